@@ -1,0 +1,1 @@
+"""One ComfyUI: its protocol (`events`, `answers`), its connections (`server`), a run on it (`run`)."""

@@ -1,0 +1,261 @@
+"""A run: graphs in, pictures out. Upload, queue, follow, collect, and leave nothing behind, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
+from comfy_client.comfyui.delivery import SAVE_NODE, delivered, prefix_of, save_nodes
+from comfy_client.comfyui.follow import Follower, Limits, Prompt, unavailable
+from comfy_client.comfyui.server import ComfyServer
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError, RequestError
+from comfy_client.images import identify
+from comfy_client.request import Upload
+from comfy_client.workflows import Graph
+
+_STOP_WAIT_S = 2.0
+"""How long a clean-up waits for interrupted prompts to end. One that takes longer is forgotten after a later run."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SavedImage:
+    """A picture that a graph saved: its file's bytes as ComfyUI made them, and the name that the graph gives it."""
+
+    data: bytes
+    prefix: str
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """Anything else that a graph wrote: a video, an animation, a sound."""
+
+    data: bytes
+    filename: str
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """What one graph made."""
+
+    prompt_id: str
+    images: tuple[SavedImage, ...]
+    files: tuple[SavedFile, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made, a result a graph in their order, and the seconds that it was queued, ran, and fetched."""
+
+    prompts: tuple[PromptResult, ...]
+    queue_s: float
+    execute_s: float
+    fetch_s: float
+
+
+def run_graphs(
+    server: ComfyServer,
+    graphs: Sequence[Graph],
+    uploads: Sequence[Upload],
+    limits: Limits,
+    stop: Callable[[], JobError | None],
+) -> RunResult:
+    """Run `graphs` one after another on `server` and return what they made. All are queued at once.
+
+    `stop` is asked ten times a second; the error that it returns ends the run.
+
+    Raises:
+        JobError: workflow_rejected, model_missing, execution_failed, out_of_memory (memory was freed and it failed
+            again), interrupted, deadline_exceeded, comfyui_unavailable, no_output, or what `stop` returned.
+    """
+    run = _Run(server, limits, stop)
+    try:
+        return run.make(graphs, uploads)
+    except RequestError as error:
+        raise unavailable(str(error)) from error
+    finally:
+        run.clean_up()
+
+
+class _Run:
+    """One run's state: the folder and the prompts that `clean_up` has to remove."""
+
+    def __init__(self, server: ComfyServer, limits: Limits, stop: Callable[[], JobError | None]) -> None:
+        self._server = server
+        self._limits = limits
+        self._stop = stop
+        self._folder = f"run-{uuid.uuid4().hex}"
+        self._prompts: list[Prompt] = []
+        self._files: list[OutputFile] = []
+
+    def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
+        named = self._upload(graphs, uploads)
+        over_websocket = self._server.has_node_type(SAVE_NODE)
+        follower = Follower(self._server, self._limits, self._stop)
+        queued_at = time.monotonic()
+        prompts = self._execute(
+            follower, [delivered(graph, self._folder, over_websocket=over_websocket) for graph in named]
+        )
+        ended_at = time.monotonic()
+        results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
+        if not any(result.images or result.files or result.texts for result in results):
+            message = "The graph ended well and saved nothing. End it in SaveImage, or another node that saves."
+            raise JobError.because(ErrorCode.NO_OUTPUT, message)
+        started_at = follower.started_at or ended_at
+        return RunResult(results, started_at - queued_at, ended_at - started_at, time.monotonic() - ended_at)
+
+    def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
+        """Return `graphs` with the names that ComfyUI gives to the pictures they load."""
+        named = [copy.deepcopy(graph) for graph in graphs]
+        for number, upload in enumerate(uploads):
+            picture = upload.picture
+            filename = f"{number}.{picture.mime_type.rpartition('/')[2]}"
+            self._files.append(OutputFile("", "", filename, self._folder, "input"))
+            name = self._server.upload(
+                picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
+            )
+            for graph in named:
+                for target in upload.targets:
+                    target.set(graph, name)
+        return named
+
+    def _execute(self, follower: Follower, graphs: Sequence[Graph]) -> list[Prompt]:
+        """Run the graphs; where memory does not suffice, have it freed and run those that have not ended once more."""
+        prompts = [Prompt(graph, str(uuid.uuid4())) for graph in graphs]
+        try:
+            self._queue_and_follow(follower, prompts)
+        except JobError as error:
+            if error.code is not ErrorCode.OUT_OF_MEMORY:
+                raise
+            log.warning("the GPU ran out of memory; freeing it and trying once more")
+            self._end([prompt for prompt in prompts if prompt.outcome is None])
+            self._server.free_memory()
+            prompts = [prompt if prompt.outcome else Prompt(prompt.graph, str(uuid.uuid4())) for prompt in prompts]
+            self._queue_and_follow(follower, [prompt for prompt in prompts if prompt.outcome is None])
+        return prompts
+
+    def _queue_and_follow(self, follower: Follower, prompts: Sequence[Prompt]) -> None:
+        with self._server.listen([prompt.prompt_id for prompt in prompts]) as notices:
+            for prompt in prompts:
+                self._prompts.append(prompt)
+                self._queue(prompt)
+            follower.follow(prompts, notices)
+
+    def _queue(self, prompt: Prompt) -> None:
+        """Queue one prompt. Raises JobError where ComfyUI refuses it, wholly or in part."""
+        try:
+            refusal = read_refusal(self._post(prompt))
+        except RequestError as error:
+            refusal = _refusal_of(error)
+            if refusal is None:
+                raise
+        if refusal is not None:
+            raise refusal.error(
+                {
+                    problem.input: problem.choices
+                    or combo_choices(self._server.node_type(problem.node_type), problem.input)
+                    for problem in refusal.missing
+                }
+            )
+
+    def _post(self, prompt: Prompt) -> object:
+        """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
+        try:
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
+        except RequestError as error:
+            if error.status is not None:
+                raise
+            running, pending = self._server.queue_state()
+            if prompt.prompt_id in running | pending or read_history(
+                self._server.history(prompt.prompt_id), prompt.prompt_id
+            ):
+                return None
+            log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
+
+    def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
+        """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
+        nodes = save_nodes(prompt.graph)
+        if nodes and not prompt.is_complete:
+            log.warning("frames of the websocket are missing; saving the pictures again, into files")
+            self._server.reopen_socket()
+            again = delivered(graph, self._folder, over_websocket=False)
+            [prompt] = self._execute(Follower(self._server, self._limits, self._stop), [again])
+        images = [SavedImage(data, prefix_of(graph, node)) for node in nodes for data in prompt.images.get(node, ())]
+        files = []
+        outcome = prompt.outcome
+        assert isinstance(outcome, Succeeded)  # noqa: S101 - `follow` returns only then
+        for file in outcome.files:
+            self._files.append(file)
+            if file.type != "output":
+                continue
+            data = self._server.view(file)
+            if identify(data):
+                images.append(SavedImage(data, prefix_of(graph, file.node_id)))
+            else:
+                files.append(SavedFile(data, file.filename))
+        return PromptResult(prompt.prompt_id, tuple(images), tuple(files), outcome.texts)
+
+    def clean_up(self) -> None:
+        """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is logged."""
+        with _logged("ending prompts and deleting their history"):
+            running = self._end([prompt for prompt in self._prompts if prompt.outcome is None])
+            self._server.forget_prompts({prompt.prompt_id for prompt in self._prompts}, later=running)
+        if self._server.directory is not None:
+            self._delete_files(self._server.directory.resolve())
+        else:
+            self._empty_files()
+
+    def _delete_files(self, directory: Path) -> None:
+        for file in self._files:
+            path = (directory / file.type / file.subfolder / file.filename).resolve()
+            if path.is_relative_to(directory):
+                with _logged("deleting a file"):
+                    path.unlink(missing_ok=True)
+        for kind in ("input", "output"):
+            shutil.rmtree(directory / kind / self._folder, ignore_errors=True)
+
+    def _empty_files(self) -> None:
+        for file in self._files:
+            with _logged("emptying a file"):
+                self._server.empty_file(file)
+
+    def _end(self, prompts: Sequence[Prompt]) -> frozenset[str]:
+        """Take the prompts out of the queue or interrupt them; return those that still run after a moment."""
+        ids = frozenset(prompt.prompt_id for prompt in prompts)
+        if not ids:
+            return ids
+        self._server.stop_prompts(ids)
+        deadline = time.monotonic() + _STOP_WAIT_S
+        while (running := ids & self._server.queue_state()[0]) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return running
+
+
+def _refusal_of(error: RequestError) -> Refusal | None:
+    if error.status != 400:  # noqa: PLR2004 - the status of a refusal
+        return None
+    try:
+        return read_refusal(json.loads(error.body))
+    except ValueError:
+        return None
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (RequestError, OSError) as error:
+        log.warning("%s failed: %s", what, error)

@@ -1,0 +1,240 @@
+"""What travels between a caller and the worker, as pure data: the request's envelope, the result, the errors.
+
+Nothing here validates, renders or talks; `workflows.py` derives the validation of a whole request from `ENVELOPE` and a
+workflow's own inputs. The shapes are those of docs/api.md, which is generated from this module.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+JsonObject: TypeAlias = dict[str, Any]
+
+ALIASES = {"txt2img": "flux-dev-txt2img", "img2img": "flux-dev-img2img"}
+"""Short names of workflows. Where a request names none, `image` decides between these two."""
+
+OUTPUT_FORMATS = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+"""`output_format` and the MIME type of the pictures that it gives."""
+
+MAX_SEED = 2**63 - 1
+"""The largest seed a request may carry. ComfyUI itself takes up to 2**64 - 1; JSON clients in Java and Go do not."""
+
+ENVELOPE: JsonObject = {
+    "workflow": {
+        "description": "A template's name (`flux-dev-txt2img`; `txt2img` and `img2img` are aliases), or a whole graph "
+        "in ComfyUI's API format. Absent: img2img where `image` is given, else txt2img.",
+        "type": ["string", "object"],
+    },
+    "images": {
+        "description": "For graphs: the pictures that its LoadImage nodes name, each base64 or a data URI.",
+        "type": "array",
+        "maxItems": 16,
+        "items": {
+            "type": "object",
+            "required": ["name", "image"],
+            "additionalProperties": False,
+            "properties": {
+                "name": {"type": "string", "minLength": 1, "maxLength": 255},
+                "image": {"type": "string", "minLength": 1, "contentMediaType": "image/*"},
+            },
+        },
+    },
+    "overrides": {
+        "description": 'Values set after rendering: `{"Node title.input": value}` or `{"12.input": value}`.',
+        "type": "object",
+    },
+    "output_format": {
+        "description": "The pictures' format.",
+        "enum": list(OUTPUT_FORMATS),
+        "default": "png",
+    },
+    "output_quality": {
+        "description": "Quality of webp and jpeg; png is lossless and ignores it.",
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 100,
+        "default": 90,
+    },
+    "metadata": {
+        "description": "Write the prompt, the seed and the graph into the picture's file.",
+        "type": "boolean",
+        "default": True,
+    },
+    "delivery": {
+        "description": "How the pictures come back.",
+        "enum": ["auto", "base64"],
+        "default": "auto",
+    },
+    "timeout_s": {
+        "description": "Seconds that this job may run once ComfyUI has begun it; the worker's own limit caps it.",
+        "type": "number",
+        "minimum": 1,
+        "maximum": 3600,
+    },
+}
+"""JSON Schema (2020-12) of the keys that every request may carry, whatever its workflow."""
+
+
+class ErrorCode(str, enum.Enum):
+    """One stable code a cause. Codes are added, never renamed."""
+
+    INVALID_INPUT = "invalid_input"
+    INVALID_IMAGE = "invalid_image"
+    UNKNOWN_WORKFLOW = "unknown_workflow"
+    WORKFLOW_REJECTED = "workflow_rejected"
+    MODEL_MISSING = "model_missing"
+    EXECUTION_FAILED = "execution_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERRUPTED = "interrupted"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    COMFYUI_UNAVAILABLE = "comfyui_unavailable"
+    NO_OUTPUT = "no_output"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+    UNRECOGNIZED = "unrecognized"
+
+
+@dataclass(frozen=True)
+class ErrorFacts:
+    """What is true of every error with one code."""
+
+    retryable: bool
+    cause: str
+    remedy: str
+    details: str = ""
+
+
+ERRORS: dict[ErrorCode, ErrorFacts] = {
+    ErrorCode.INVALID_INPUT: ErrorFacts(
+        retryable=False,
+        cause="The request breaks its schema. All faults are listed at once; nothing was sent to ComfyUI.",
+        remedy="Correct each path that `details.faults` names.",
+        details="`faults`: list of `{path, message}`",
+    ),
+    ErrorCode.INVALID_IMAGE: ErrorFacts(
+        retryable=False,
+        cause="A picture of the request is not an image, is cut off, or is too large.",
+        remedy="Send a whole PNG, JPEG, WebP, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
+        details="`path`",
+    ),
+    ErrorCode.UNKNOWN_WORKFLOW: ErrorFacts(
+        retryable=False,
+        cause="There is no workflow of that name.",
+        remedy="Use a name of `details.known`, or send a whole graph.",
+        details="`known`",
+    ),
+    ErrorCode.WORKFLOW_REJECTED: ErrorFacts(
+        retryable=False,
+        cause="ComfyUI refused the graph, or would have dropped some of its outputs.",
+        remedy="Correct the nodes that `details.nodes` names. A node that does not exist needs its custom node in the "
+        "image.",
+        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`",
+    ),
+    ErrorCode.MODEL_MISSING: ErrorFacts(
+        retryable=False,
+        cause="The graph names a model, LoRA, sampler or scheduler that this ComfyUI does not have. "
+        "No GPU time was spent.",
+        remedy="Use a name of `details.available`, or put the file into the worker's model folder.",
+        details="`missing`: list of `{node_id, node_type, input, value}`, `available`: `{input: [names]}`",
+    ),
+    ErrorCode.EXECUTION_FAILED: ErrorFacts(
+        retryable=False,
+        cause="A node raised an exception while the graph ran.",
+        remedy="Read `details.exception_type` and the message; the same graph will fail again.",
+        details="`node_id`, `node_type`, `exception_type`",
+    ),
+    ErrorCode.OUT_OF_MEMORY: ErrorFacts(
+        retryable=True,
+        cause="The GPU's memory did not suffice.",
+        remedy="Ask for a smaller size or fewer LoRAs, or give the endpoint a GPU with more memory.",
+        details="`node_id`, `node_type`, `exception_type`",
+    ),
+    ErrorCode.INTERRUPTED: ErrorFacts(
+        retryable=True,
+        cause="Someone else interrupted ComfyUI while it ran this job.",
+        remedy="Send the job again.",
+        details="`node_id`, `node_type`",
+    ),
+    ErrorCode.DEADLINE_EXCEEDED: ErrorFacts(
+        retryable=True,
+        cause="The job did not end in its time; its prompts were interrupted.",
+        remedy="Ask for fewer steps, pictures or pixels, or raise `timeout_s` and the worker's WORKER_JOB_TIMEOUT_S.",
+        details="`after_s`",
+    ),
+    ErrorCode.COMFYUI_UNAVAILABLE: ErrorFacts(
+        retryable=True,
+        cause="ComfyUI does not answer, or has lost the job because it was started anew.",
+        remedy="Send the job again; if it stays so, read the worker's log.",
+    ),
+    ErrorCode.NO_OUTPUT: ErrorFacts(
+        retryable=False,
+        cause="The graph ended well and saved nothing.",
+        remedy="End the graph in SaveImage, or another node that saves; PreviewImage does not count.",
+    ),
+    ErrorCode.CANCELLED: ErrorFacts(
+        retryable=False,
+        cause="The job was cancelled; its prompts were interrupted.",
+        remedy="Nothing: this is what was asked for.",
+    ),
+    ErrorCode.INTERNAL: ErrorFacts(
+        retryable=False,
+        cause="A bug in the worker.",
+        remedy="Report it with the job's id; the traceback is in the worker's log.",
+    ),
+    ErrorCode.UNRECOGNIZED: ErrorFacts(
+        retryable=False,
+        cause="The report carries a code that this version of the client does not know, or is no report at all.",
+        remedy="Read the message; a newer client knows the code.",
+        details="`error`: what came",
+    ),
+}
+"""The one registry of errors. docs/errors.md is generated from it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a request: where it is (`loras[0].strength`) and what to do about it."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """A failure as it travels: `{"error": "<JSON text of this>"}`, always a string (reference/runpod.md 1.3)."""
+
+    code: ErrorCode
+    message: str
+    details: JsonObject = field(default_factory=dict)
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed when it is sent again."""
+        return ERRORS[self.code].retryable
+
+    def to_json(self) -> str:
+        """Return the report as JSON text. Raises ValueError where a detail is no JSON value."""
+        return json.dumps(
+            {"code": self.code.value, "message": self.message, "retryable": self.retryable, "details": self.details},
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+
+    @staticmethod
+    def from_json(text: str) -> ErrorReport:
+        """Return the report that `text` carries; anything else reads as `unrecognized` and keeps its text."""
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            parsed = None
+        match parsed:
+            case {"code": str(code), "message": str(message), **rest}:
+                details = rest.get("details")
+                known = {known.value: known for known in ErrorCode}
+                if code in known:
+                    return ErrorReport(known[code], message, details if isinstance(details, dict) else {})
+                return ErrorReport(ErrorCode.UNRECOGNIZED, message, {"error": parsed})
+        return ErrorReport(ErrorCode.UNRECOGNIZED, text, {"error": text})
