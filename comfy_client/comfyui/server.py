@@ -158,7 +158,7 @@ class ComfyServer:
         self._http.call("POST", "/free", timeout_s=CALL_TIMEOUT_S, json=freed)
 
     def forget_prompts(self, prompt_ids: Collection[str], *, later: Collection[str] = ()) -> None:
-        """Delete the history of these prompts, with their graphs; of those in `later`, still running, at the next call."""
+        """Delete the history of these prompts, with their graphs; of those still running (`later`) at the next call."""
         ended = (self._unforgotten | set(prompt_ids)) - set(later)
         if ended:
             self._http.call("POST", "/history", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(ended)})

@@ -1,0 +1,121 @@
+"""Makes two pictures with handler.py, through RunPod's local API, and writes them to debug-output/."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "debug-output"
+PICTURE = ROOT / "examples" / "knight.png"
+START_TIMEOUT_S = 60.0
+JOB_TIMEOUT_S = 600.0
+
+
+def main() -> None:
+    """Run both jobs and print where the pictures are."""
+    options = _arguments()
+    with contextlib.ExitStack() as running:
+        comfyui_url = os.environ.get("COMFYUI_URL") or running.enter_context(_simulator())
+        worker_url = running.enter_context(_worker(comfyui_url))
+        txt2img = json.loads((ROOT / "test_input.json").read_text())["input"]
+        img2img = {
+            "workflow": "flux-dev-img2img",
+            "prompt": "the same knight as an oil painting",
+            "image": base64.b64encode(PICTURE.read_bytes()).decode(),
+            "strength": 0.6,
+            "seed": 43,
+        }
+        if options.prompt:
+            txt2img["prompt"] = img2img["prompt"] = options.prompt
+        chosen = {name: getattr(options, name) for name in ("seed", "width", "height", "steps")}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        for name, job_input in (("txt2img", txt2img), ("img2img", img2img)):
+            _run(worker_url, name, {**job_input, **chosen})
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("prompt", nargs="?", help="what the pictures show")
+    for name in ("seed", "width", "height", "steps"):
+        parser.add_argument(f"--{name}", type=int, help=f"the request's {name}")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _process(arguments: list[str], url: str, environment: dict[str, str], name: str) -> Iterator[str]:
+    """Yield `url` once it answers from a process that ends with this."""
+    OUTPUT.mkdir(exist_ok=True)
+    log_file = OUTPUT / f"{name}.log"
+    with log_file.open("w") as log:
+        process = subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)  # noqa: S603 - our own programs
+        try:
+            _await(url, process, log_file)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(requests.RequestException):
+            requests.get(url, timeout=2)
+            return
+        time.sleep(0.05)
+    sys.exit(f"scripts/demo: {process.args!r} did not start; see {log_file}:\n{log_file.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def _simulator() -> Iterator[str]:
+    print("No COMFYUI_URL is set: using the simulator, whose pictures are placeholders.")
+    port = _free_port()
+    arguments = [sys.executable, "-m", "comfy_client.simulator", "--port", str(port), "--step-s", "0.02"]
+    with _process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _worker(comfyui_url: str) -> Iterator[str]:
+    port = _free_port()
+    arguments = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
+    with _process(arguments, f"http://127.0.0.1:{port}", {"COMFYUI_URL": comfyui_url}, "worker") as url:
+        yield url
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
+    """Run one job, write its pictures, print a line for each. Ends the program with the error where it fails."""
+    answer = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=JOB_TIMEOUT_S).json()
+    match answer:
+        case {"output": {"images": [*images], "timings": {"total_s": total_s}}}:
+            for image in images:
+                path = OUTPUT / f"{name}-{image['seed']}.png"
+                path.write_bytes(base64.b64decode(image["data"]))
+                size = f"{image['width']} x {image['height']}"
+                print(f"{name}: {path.relative_to(ROOT)}  {size}  seed {image['seed']}  {total_s:.2f} s")
+        case _:
+            sys.exit(f"{name} failed: {answer.get('error', answer)}")
+
+
+if __name__ == "__main__":
+    main()

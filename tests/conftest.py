@@ -1,0 +1,27 @@
+"""What every test may rely on: an environment without our variables, and the shipped workflows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from comfy_client.workflows import Workflow, default_directory, load_workflows
+
+OURS = ("COMFYUI_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_GENERATION_PROVIDER")
+COMFYUI_URL = os.environ.get("COMFYUI_URL")
+"""A real ComfyUI that tests/comfyui is to run on; read before the environment is scrubbed."""
+
+
+@pytest.fixture(autouse=True)
+def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(OURS):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def workflows() -> Mapping[str, Workflow]:
+    """The workflows that ship."""
+    return load_workflows(default_directory())
