@@ -1,0 +1,315 @@
+"""Jobs on a ComfyUI, from the request to the result: the promises of docs/api.md, whatever ComfyUI it is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.comfyui.follow import Limits
+from comfy_client.comfyui.run import run_graphs
+from comfy_client.comfyui.server import ComfyServer
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import ConfigError, JobError
+from comfy_client.workflows import Graph, Workflow, render
+from tests.comfyui.conftest import PATIENT, never, png
+
+Job = Callable[[dict[str, Any]], dict[str, Any]]
+Ask = Callable[[str], Any]
+
+
+def picture_of(result: dict[str, Any], number: int = 0) -> Image.Image:
+    """Return a picture of a result, decoded."""
+    return Image.open(io.BytesIO(base64.b64decode(result["images"][number]["data"])))
+
+
+def b64(data: bytes) -> str:
+    """Return `data` as a request carries it."""
+    return base64.b64encode(data).decode()
+
+
+def becomes_idle(ask: Ask) -> bool:
+    """Whether ComfyUI has nothing to do, within the time that a node which cannot be interrupted may take."""
+    deadline = time.monotonic() + 30
+    while ask("/queue") != {"queue_running": [], "queue_pending": []}:
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def graph_with(workflows: Mapping[str, Workflow], **changes: dict[str, Any] | None) -> Graph:
+    """Return the small txt2img graph with some nodes changed, added or (None) left out."""
+    values = {"prompt": "a knight", "seed": 5, "steps": 2, "width": 64, "height": 64, "sampler": "euler"}
+    [graph] = render(workflows["flux-dev-txt2img"], values)
+    for node_id, node in changes.items():
+        if node is None:
+            del graph[node_id.lstrip("n")]
+        else:
+            graph[node_id.lstrip("n")] = node
+    return graph
+
+
+def test_txt2img_makes_the_picture_that_was_asked_for(job: Job) -> None:
+    """A prompt becomes one PNG of the wanted size, with its hash, seed, and the inputs as used."""
+    result = job({"prompt": "a knight", "seed": 7, "width": 96, "height": 64})
+
+    [image] = result["images"]
+    data = base64.b64decode(image["data"])
+    assert picture_of(result).size == (96, 64) == (image["width"], image["height"])
+    assert (image["type"], image["mime_type"], image["seed"], image["bytes"]) == ("base64", "image/png", 7, len(data))
+    assert image["sha256"] == hashlib.sha256(data).hexdigest()
+    assert image["filename"] == "flux-dev_00001_.png"
+    assert result["seed"] == 7
+    assert result["inputs"]["guidance"] == 3.5
+    assert set(result["timings"]) == {"queue_s", "execute_s", "fetch_s", "encode_s", "total_s"}
+    assert result["versions"]["comfyui"]
+    assert json.dumps(result, allow_nan=False)
+
+
+def test_the_same_request_twice_gives_the_same_file_twice(job: Job) -> None:
+    """Nothing of an earlier job's cache, file name or clock is in a picture."""
+    first, second = (job({"prompt": "a knight", "seed": 11})["images"] for _ in range(2))
+
+    assert first == second
+
+
+def test_another_seed_gives_another_picture(job: Job) -> None:
+    """The seed decides the noise, and is random where it is absent."""
+    results = [job({"prompt": "a knight"}), job({"prompt": "a knight"})]
+
+    assert results[0]["seed"] != results[1]["seed"]
+    assert picture_of(results[0]).tobytes() != picture_of(results[1]).tobytes()
+
+
+def test_each_of_several_pictures_can_be_made_again_alone(job: Job) -> None:
+    """num_images counts the seed on, and picture i alone with its seed is the same file."""
+    several = job({"prompt": "a knight", "seed": 20, "num_images": 3})
+    alone = job({"prompt": "a knight", "seed": 22})
+
+    assert [image["seed"] for image in several["images"]] == [20, 21, 22]
+    assert len(several["prompt_ids"]) == 3
+    assert several["images"][2]["sha256"] == alone["images"][0]["sha256"]
+
+
+def test_img2img_keeps_the_size_of_its_picture(job: Job) -> None:
+    """Without width and height the result has the picture's size, rounded to 16."""
+    result = job({"prompt": "a knight", "image": b64(png(90, 70)), "strength": 0.5, "seed": 1})
+
+    assert picture_of(result).size == (96, 64)
+    assert (result["inputs"]["width"], result["inputs"]["height"]) == (96, 64)
+    assert "image" not in result["inputs"]
+
+
+def test_img2img_takes_its_picture_into_account(job: Job) -> None:
+    """Two pictures with all else equal give two results."""
+    results = [
+        job({"prompt": "x", "image": b64(png(64, 64, colour)), "strength": 0.3, "seed": 1})
+        for colour in ("red", "blue")
+    ]
+
+    assert picture_of(results[0]).tobytes() != picture_of(results[1]).tobytes()
+
+
+def test_the_graph_and_the_inputs_are_in_the_file(job: Job) -> None:
+    """A PNG carries its graph as ComfyUI's own do, and its inputs in words; not where `metadata` is false."""
+    told = picture_of(job({"prompt": "a knight", "seed": 3}))
+    silent = picture_of(job({"prompt": "a knight", "seed": 3, "metadata": False}))
+
+    assert isinstance(told, Image.Image)
+    graph = json.loads(told.info["prompt"])
+    assert graph["8"]["inputs"]["seed"] == 3
+    assert graph["10"]["class_type"] == "SaveImage"
+    assert told.info["parameters"].startswith("a knight\n")
+    assert "prompt" not in silent.info
+    assert told.tobytes() == silent.tobytes()
+
+
+@pytest.mark.parametrize(("output_format", "pillow"), [("webp", "WEBP"), ("jpeg", "JPEG")])
+def test_other_formats(job: Job, output_format: str, pillow: str) -> None:
+    """Pictures come as webp or jpeg where that is asked."""
+    result = job({"prompt": "a knight", "seed": 3, "output_format": output_format, "output_quality": 80})
+
+    assert picture_of(result).format == pillow
+    assert result["images"][0]["mime_type"] == f"image/{output_format}"
+
+
+def test_nothing_of_a_job_is_left(job: Job, ask: Ask) -> None:
+    """After a job its prompts are in no queue and no history, and its upload is empty or gone."""
+    result = job({"prompt": "a knight", "image": b64(png(64, 64)), "num_images": 2})
+
+    history = ask("/history")
+    assert not set(result["prompt_ids"]) & history.keys()
+    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_a_missing_lora_is_named_before_anything_runs(job: Job) -> None:
+    """A LoRA that ComfyUI does not have is model_missing, and says what it has."""
+    with pytest.raises(JobError) as info:
+        job({"prompt": "a knight", "loras": [{"name": "no-such.safetensors"}]})
+
+    assert info.value.code is ErrorCode.MODEL_MISSING
+    assert info.value.report.details["missing"][0]["value"] == "no-such.safetensors"
+    assert "lora_name" in info.value.report.details["available"]
+
+
+def test_a_missing_sampler_lists_those_that_are_there(job: Job) -> None:
+    """The refusal does not list so many names; they are asked for."""
+    with pytest.raises(JobError) as info:
+        job({"prompt": "a knight", "sampler": "eulerr"})
+
+    assert info.value.code is ErrorCode.MODEL_MISSING
+    assert "euler" in info.value.report.details["available"]["sampler_name"]
+
+
+def test_a_graph_of_the_callers_own_runs_with_pictures_and_overrides(
+    job: Job, workflows: Mapping[str, Workflow]
+) -> None:
+    """worker-comfyui's request: a graph that loads a picture by the name it was given."""
+    [graph] = render(workflows["flux-dev-img2img"], {"image": "me.png", "prompt": "x", "width": 64, "height": 64})
+    request = {
+        "workflow": graph,
+        "images": [{"name": "me.png", "image": f"data:image/png;base64,{b64(png(64, 64))}"}],
+        "overrides": {"KSampler.steps": 1, "8.seed": 99},
+    }
+    result = job(request)
+
+    [image] = result["images"]
+    assert image["seed"] is None
+    assert result["inputs"] == {"overrides": {"KSampler.steps": 1, "8.seed": 99}}
+    assert json.loads(picture_of(result).info["prompt"])["8"]["inputs"]["seed"] == 99
+    assert "me.png" in picture_of(result).info["prompt"]
+
+
+def test_a_graph_with_two_save_nodes_gives_both_pictures(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """Each save node's picture comes, under the name that the node gives it."""
+    second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "../deep/other"}}
+    result = job({"workflow": graph_with(workflows, n11=second)})
+
+    assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00002_.png"]
+    assert picture_of(result, 0).tobytes() == picture_of(result, 1).tobytes()
+
+
+def test_a_batch_gives_all_its_pictures(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """One prompt that makes two pictures gives two."""
+    batch = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}}
+    result = job({"workflow": graph_with(workflows, n7=batch)})
+
+    assert len(result["images"]) == 2
+    assert picture_of(result, 0).tobytes() != picture_of(result, 1).tobytes()
+
+
+def test_a_graph_that_only_previews_is_told_what_to_do(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """PreviewImage saves nothing: the error says to end in SaveImage."""
+    preview = {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}}
+    with pytest.raises(JobError) as info:
+        job({"workflow": graph_with(workflows, n10=preview)})
+
+    assert info.value.code is ErrorCode.WORKFLOW_REJECTED
+    assert "SaveImage" in info.value.report.message
+
+
+def test_an_unknown_node_is_a_rejected_workflow(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """A node type that ComfyUI does not have is named."""
+    with pytest.raises(JobError) as info:
+        job({"workflow": graph_with(workflows, n9={"class_type": "NoSuchNode", "inputs": {}})})
+
+    assert info.value.code is ErrorCode.WORKFLOW_REJECTED
+    assert "NoSuchNode" in info.value.report.message
+
+
+def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(
+    job: Job, ask: Ask, workflows: Mapping[str, Workflow]
+) -> None:
+    """ComfyUI answers 200 and would run the valid half; the job is refused whole."""
+    half = {"class_type": "SaveImage", "inputs": {"filename_prefix": "half"}}
+    with pytest.raises(JobError) as info:
+        job({"workflow": graph_with(workflows, n11=half)})
+
+    assert info.value.code is ErrorCode.WORKFLOW_REJECTED
+    assert [node["node_id"] for node in info.value.report.details["nodes"]] == ["11"]
+    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_a_node_that_fails_is_named(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """An exception while running carries the node and the exception's type."""
+    wrong_clip = {
+        "class_type": "DualCLIPLoader",
+        "inputs": {"clip_name1": "clip_l.safetensors", "clip_name2": "t5xxl_fp8_e4m3fn.safetensors", "type": "sdxl"},
+    }
+    with pytest.raises(JobError) as info:
+        job({"workflow": graph_with(workflows, n2=wrong_clip)})
+
+    assert info.value.code is ErrorCode.EXECUTION_FAILED
+    assert info.value.report.details["node_id"] == "8"
+    assert info.value.report.details["exception_type"] == "RuntimeError"
+
+
+def test_a_deadline_interrupts_the_prompt(server: ComfyServer, ask: Ask, workflows: Mapping[str, Workflow]) -> None:
+    """A run that takes too long ends with its deadline, and ComfyUI is free for the next."""
+    graph = graph_with(workflows)
+    graph["8"]["inputs"]["steps"] = 1000
+    with pytest.raises(JobError) as info:
+        run_graphs(server, [graph], [], Limits(timeout_s=1, queue_timeout_s=60), never)
+
+    assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
+    assert info.value.report.details["after_s"] >= 1
+    assert becomes_idle(ask)
+    assert len(run_graphs(server, [graph_with(workflows)], [], PATIENT, never).prompts) == 1
+    assert ask("/history") == {}
+
+
+def test_a_cancel_interrupts_the_running_prompt_and_takes_out_the_waiting(
+    server: ComfyServer, ask: Ask, workflows: Mapping[str, Workflow]
+) -> None:
+    """Of two queued prompts none is left a moment after the cancel."""
+    graph = graph_with(workflows)
+    graph["8"]["inputs"]["steps"] = 1000
+    cancelled = threading.Event()
+
+    def stop() -> JobError | None:
+        running = ask("/queue")["queue_running"]
+        if running and not cancelled.is_set():
+            cancelled.set()
+        return JobError.because(ErrorCode.CANCELLED, "Cancelled.") if cancelled.is_set() else None
+
+    with pytest.raises(JobError) as info:
+        run_graphs(server, [graph, graph], [], PATIENT, stop)
+
+    assert info.value.code is ErrorCode.CANCELLED
+    assert becomes_idle(ask)
+
+
+def test_two_runs_at_once_share_one_socket(server: ComfyServer, workflows: Mapping[str, Workflow]) -> None:
+    """Two runs in two threads each get their own pictures over the one kept websocket."""
+    graphs = [graph_with(workflows), graph_with(workflows)]
+    graphs[1]["8"]["inputs"]["seed"] = 6
+    results: dict[int, bytes] = {}
+
+    def run(number: int) -> None:
+        [prompt] = run_graphs(server, [graphs[number]], [], PATIENT, never).prompts
+        results[number] = prompt.images[0].data
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+
+    alone = run_graphs(server, [graphs[1]], [], PATIENT, never).prompts[0].images[0].data
+    assert results[1] == alone
+    assert results[0] != results[1]
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    """A ComfyUI's address has a scheme and a host."""
+    for url in ("127.0.0.1:8188", "ftp://x", "http://", ""):
+        with pytest.raises(ConfigError, match="no address"):
+            ComfyServer(url)

@@ -1,0 +1,342 @@
+"""Golden: what a real ComfyUI answered, read by our protocol modules, ends as it did (tests/recordings/README.md)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client.comfyui.answers import (
+    Failed,
+    Interrupted,
+    Outcome,
+    OutputFile,
+    Succeeded,
+    combo_choices,
+    read_history,
+    read_refusal,
+)
+from comfy_client.comfyui.events import (
+    Addressed,
+    Attribution,
+    Cached,
+    Executing,
+    Finished,
+    Image,
+    Progress,
+    Started,
+    parse_frame,
+)
+from comfy_client.contract import ErrorCode
+
+RECORDINGS = Path(__file__).parent.parent / "recordings"
+RUNS = (
+    "txt2img_cold",
+    "txt2img_warm",
+    "txt2img_cached_same_seed",
+    "txt2img_batch2",
+    "txt2img_ws_save",
+    "txt2img_ws_save_again",
+    "txt2img_with_previews",
+    "img2img",
+)
+FAILURES = ("err_corrupt_image", "err_runtime_shape", "interrupted")
+REFUSALS = (
+    "err_bad_values",
+    "err_empty_graph",
+    "err_load_missing_image",
+    "err_missing_link",
+    "err_missing_model",
+    "err_no_outputs",
+    "err_unknown_node",
+)
+
+
+def recording(name: str) -> list[dict[str, Any]]:
+    """Return the entries of a recording."""
+    entries: list[dict[str, Any]] = json.loads((RECORDINGS / f"{name}.json").read_text())
+    return entries
+
+
+def events_of(name: str) -> list[Addressed]:
+    """Return the events of a recording; a reconnect (a note) begins a new attribution, as our socket does."""
+    attribution, events = Attribution(), []
+    for entry in recording(name):
+        if "closed" in entry.get("note", ""):
+            attribution = Attribution()
+        frame = frame_of(entry)
+        event = parse_frame(frame) if frame is not None else None
+        if event is not None:
+            events.append(attribution.address(event))
+    return events
+
+
+def frame_of(entry: dict[str, Any]) -> str | bytes | None:
+    """Return the frame of an entry; of a binary one only the head was recorded."""
+    match entry:
+        case {"ws": message}:
+            return json.dumps(message)
+        case {"ws_binary": {"head_hex": str(head), "len": int(length)}}:
+            return bytes.fromhex(head).ljust(length, b"\0")
+    return None
+
+
+def history_of(name: str) -> tuple[str, Outcome]:
+    """Return the prompt's id and the outcome by the last history entry of a recording."""
+    bodies = [entry["body"] for entry in recording(name) if "/history/" in json.dumps(entry)[:200] and entry["body"]]
+    [(prompt_id, _)] = bodies[-1].items()
+    outcome = read_history(bodies[-1], prompt_id)
+    assert outcome is not None
+    return prompt_id, outcome
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_ends_with_its_last_frame_and_history_says_it_succeeded(name: str) -> None:
+    """Each recorded run begins, ends once, and is a success by its history."""
+    prompt_id, outcome = history_of(name)
+    events = events_of(name)
+
+    assert [each.event for each in events if isinstance(each.event, Started)] == [Started(prompt_id)]
+    assert events[-1].event == Finished(prompt_id)
+    assert {each.prompt_id for each in events} == {prompt_id}
+    assert isinstance(outcome, Succeeded)
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failed_run_ends_with_the_same_frame_as_a_good_one(name: str) -> None:
+    """The last frame of a failed or interrupted run is Finished as well, and none before it is an end."""
+    prompt_id, outcome = history_of(name)
+    ends = [each.event for each in events_of(name) if isinstance(each.event, Finished)]
+
+    assert ends == [Finished(prompt_id)] or ends == []  # the recording of err_* stops at the error's frame
+    assert not isinstance(outcome, Succeeded)
+
+
+def test_recorded_files_are_the_outputs() -> None:
+    """A run's history names the files that it saved, also where they are an earlier run's."""
+    _, warm = history_of("txt2img_warm")
+    _, cached = history_of("txt2img_cached_same_seed")
+    _, batch = history_of("txt2img_batch2")
+
+    assert warm == cached == Succeeded((OutputFile("out", "images", "rec_00002_.png", "", "output"),), ())
+    assert isinstance(batch, Succeeded)
+    assert len(batch.files) == 2
+
+
+def test_a_cached_run_says_which_nodes_it_does_not_run() -> None:
+    """The same graph again: every node is cached, nothing is executed."""
+    events = [each.event for each in events_of("txt2img_cached_same_seed")]
+
+    [cached] = [event for event in events if isinstance(event, Cached)]
+    assert cached.nodes[-1] == "out"
+    assert not any(isinstance(event, Executing | Progress) for event in events)
+
+
+@pytest.mark.parametrize("name", ["txt2img_ws_save", "txt2img_ws_save_again"])
+def test_a_picture_of_the_websocket_is_attributed_to_its_node(name: str) -> None:
+    """The binary frame of SaveImageWebsocket is a PNG of the node that the frame before it named."""
+    pictures = [each for each in events_of(name) if isinstance(each.event, Image)]
+
+    [picture] = pictures
+    assert isinstance(picture.event, Image)
+    assert picture.node == "out"
+    assert picture.event.is_png
+    assert picture.event.data.startswith(b"\x89PNG")
+    assert history_of(name)[1] == Succeeded((), ())
+
+
+def test_previews_are_jpeg_and_of_the_sampler() -> None:
+    """Preview frames are no PNG, and belong to the node that samples."""
+    previews = [each for each in events_of("txt2img_with_previews") if isinstance(each.event, Image)]
+
+    assert len(previews) == 3
+    assert {each.node for each in previews} == {"ks"}
+    assert not any(each.event.is_png for each in previews if isinstance(each.event, Image))
+
+
+def test_steps_are_counted() -> None:
+    """Progress of the sampler counts its steps."""
+    steps = [each.event for each in events_of("img2img") if isinstance(each.event, Progress)]
+
+    assert [(step.value, step.maximum) for step in steps] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_a_corrupt_image_names_node_and_exception_without_paths() -> None:
+    """A node's exception carries its id, type and message, and no folder of the container."""
+    _, outcome = history_of("err_corrupt_image")
+
+    assert outcome == Failed("img", "LoadImage", "PIL.UnidentifiedImageError", "cannot identify image file 'bad.png'")
+    error = outcome.error()
+    assert error.code is ErrorCode.EXECUTION_FAILED
+    assert error.report.details == {
+        "node_id": "img",
+        "node_type": "LoadImage",
+        "exception_type": "PIL.UnidentifiedImageError",
+    }
+
+
+def test_a_runtime_error_names_its_node() -> None:
+    """A failure inside the sampler is the sampler's."""
+    _, outcome = history_of("err_runtime_shape")
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.node_id, outcome.exception_type) == ("ks", "RuntimeError")
+    assert outcome.message == "mat1 and mat2 shapes cannot be multiplied (77x2048 and 4096x3072)"
+
+
+def test_an_interruption_is_no_failure() -> None:
+    """An interrupted run is told from a failed one, and may be sent again."""
+    _, outcome = history_of("interrupted")
+
+    assert outcome == Interrupted("ks", "KSampler")
+    assert outcome.error().report.retryable
+
+
+def test_a_reconnect_gives_a_node_without_prompt_and_then_nothing_of_the_end() -> None:
+    """After a reconnect the node comes unaddressed, progress says whose it is, and the end never comes."""
+    events = events_of("reconnect")
+    prompt_id, outcome = history_of("reconnect")
+
+    first = next(number for number, each in enumerate(events) if each.prompt_id is None)
+    assert events[first].event == Executing(None, "ks")
+    assert events[first + 1] == Addressed(prompt_id, "ks", Progress(prompt_id, "ks", 3, 6))
+    assert not any(isinstance(each.event, Finished) for each in events)
+    assert isinstance(outcome, Succeeded)
+
+
+def test_a_deleted_prompt_has_no_history_an_interrupted_one_has() -> None:
+    """Three prompts: the interrupted one ended so, the deleted one never was, the third succeeded."""
+    asked = [entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))]
+    outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in asked]
+    read = [read_history(body, prompt_id) for prompt_id, body in outcomes]
+
+    assert read == [
+        None,
+        Interrupted("ks", "KSampler"),
+        None,
+        Succeeded((OutputFile("out", "images", "rec_00019_.png", "", "output"),), ()),
+    ]
+    ended = [each.prompt_id for each in events_of("queue_delete_interrupt") if isinstance(each.event, Finished)]
+    assert ended == [outcomes[1][0], outcomes[3][0]]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_is_read_as_one(name: str) -> None:
+    """Each recorded 400 is a refusal whose error says more than that it was refused."""
+    [entry] = recording(name)
+    refusal = read_refusal(entry["body"])
+
+    assert entry["status"] == 400
+    assert refusal is not None
+    error = refusal.error({problem.input: problem.choices for problem in refusal.missing})
+    assert error.code in {ErrorCode.WORKFLOW_REJECTED, ErrorCode.MODEL_MISSING}
+    assert len(error.report.message) > len("ComfyUI refused the graph: .")
+
+
+def test_an_accepted_prompt_is_no_refusal() -> None:
+    """The 200 of a queued prompt is none."""
+    assert read_refusal(recording("txt2img_cold")[0]["body"]) is None
+
+
+def test_a_missing_model_is_named_with_those_that_are_there() -> None:
+    """A loader's unknown file becomes model_missing, with the files that could be named."""
+    [entry] = recording("err_missing_model")
+    refusal = read_refusal(entry["body"])
+    assert refusal is not None
+    [missing] = refusal.missing
+    error = refusal.error({missing.input: missing.choices})
+
+    assert error.code is ErrorCode.MODEL_MISSING
+    assert error.report.details == {
+        "missing": [
+            {"node_id": "unet", "node_type": "UNETLoader", "input": "unet_name", "value": "missing.safetensors"}
+        ],
+        "available": {"unet_name": ["flux1-dev-fp8.safetensors"]},
+    }
+
+
+def test_bad_values_are_all_named() -> None:
+    """A refusal with a missing name among other problems is workflow_rejected, with every problem."""
+    [entry] = recording("err_bad_values")
+    refusal = read_refusal(entry["body"])
+    assert refusal is not None
+    error = refusal.error({})
+
+    assert error.code is ErrorCode.WORKFLOW_REJECTED
+    assert [(node["input"], node["node_type"]) for node in error.report.details["nodes"]] == [
+        ("steps", "KSampler"),
+        ("sampler_name", "KSampler"),
+    ]
+
+
+def test_the_choices_of_an_input_are_read_from_object_info() -> None:
+    """A sampler's names are too many for a refusal; /object_info has them."""
+    object_info = json.loads((RECORDINGS / "object_info.json").read_text())
+
+    assert "euler" in combo_choices(object_info["KSampler"], "sampler_name")
+    assert combo_choices(object_info["KSampler"], "steps") == ()
+    assert combo_choices({}, "steps") == ()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "no json",
+        "[]",
+        '{"type": "status", "data": {}}',
+        '{"type": "executing", "data": {}}',
+        b"",
+        b"\0\0\0\1",
+        b"\0" * 20,
+    ],
+)
+def test_what_says_nothing_of_a_run_is_no_event(frame: str | bytes) -> None:
+    """Frames that are unknown, broken or of no run are passed over."""
+    assert parse_frame(frame) is None
+
+
+@pytest.mark.parametrize("body", [None, [], {}, {"other": {}}, {"id": "text"}])
+def test_what_is_no_entry_is_no_outcome(body: object) -> None:
+    """An answer of /history without the prompt's entry says nothing of it."""
+    assert read_history(body, "id") is None
+
+
+def test_an_entry_of_another_shape_is_read_as_far_as_it_goes() -> None:
+    """Unknown outputs are passed over, texts kept, and an error without a reason is still a failure."""
+    outputs = {"9": {"text": ["hello", 5], "gifs": [{"filename": "a.webp", "type": "output"}], "odd": None}, "10": None}
+
+    assert read_history({"id": {"outputs": outputs}}, "id") == Succeeded(
+        (OutputFile("9", "gifs", "a.webp", "", "output"),), ("hello",)
+    )
+    assert isinstance(read_history({"id": {"status": {"status_str": "error"}}}, "id"), Failed)
+
+
+@pytest.mark.parametrize("body", [None, {}, {"prompt_id": "x", "node_errors": {}}])
+def test_what_is_no_refusal(body: object) -> None:
+    """An answer without errors is no refusal."""
+    assert read_refusal(body) is None
+
+
+def test_a_200_with_node_errors_is_a_refusal() -> None:
+    """Outputs that ComfyUI would drop silently are named."""
+    node = {"errors": [{"type": "bad", "message": "Wrong", "details": ""}, None], "class_type": "SaveImage"}
+    refusal = read_refusal({"prompt_id": "x", "number": 1, "node_errors": {"9": node, "10": None}})
+
+    assert refusal is not None
+    error = refusal.error({})
+    assert error.code is ErrorCode.WORKFLOW_REJECTED
+    assert error.report.details["nodes"] == [
+        {"node_id": "9", "node_type": "SaveImage", "input": "", "problem": "Wrong"}
+    ]
+
+
+def test_older_and_newer_refusals_are_read() -> None:
+    """An error that is a text, and choices in the newer COMBO form."""
+    old = read_refusal({"error": "invalid prompt"})
+    assert old is not None
+    assert "invalid prompt" in old.error({}).report.message
+    new = {"COMBO": None, "input": {"required": {"unet_name": ["COMBO", {"options": ["a", "b"]}]}}}
+    assert combo_choices(new, "unet_name") == ("a", "b")
