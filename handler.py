@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias
 
 from comfy_client.comfyui.server import ComfyServer
@@ -23,7 +23,7 @@ from comfy_client.workflows import load_workflows
 from worker.jobs import Worker, run_job
 from worker.settings import Settings
 
-Handler: TypeAlias = Callable[[JsonObject], Awaitable[JsonObject]]
+Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 
 log = logging.getLogger("handler")
 

@@ -228,7 +228,7 @@ class ErrorReport:
         """Return the report that `text` carries; anything else reads as `unrecognized` and keeps its text."""
         try:
             parsed = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         match parsed:
             case {"code": str(code), "message": str(message), **rest}:

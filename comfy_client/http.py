@@ -62,7 +62,7 @@ class HttpApi:
                 files=files,
                 data=form,
             )
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:  # requests lets ValueErrors of urllib3 through
             raise RequestError(f"{self._name} was not reached ({method} {path}: {_reason(error)})") from error
         if response.status_code >= requests.codes.bad_request:
             raise RequestError(
@@ -79,7 +79,7 @@ class HttpApi:
         response = self.call(method, path, timeout_s=timeout_s, json=json)
         try:
             return response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(
                 f"{self._name} answered {method} {path} with something that is not JSON",
                 status=response.status_code,
@@ -91,7 +91,7 @@ class HttpApi:
         self._session.close()
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: Exception) -> str:
     """Return what went wrong in a few words, without addresses and object names."""
     if isinstance(error, requests.ConnectTimeout):
         return "no connection in time"

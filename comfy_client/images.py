@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,10 +21,27 @@ MAX_BYTES = 25 * 1024 * 1024
 MAX_PIXELS = 64 * 1024 * 1024
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise on damaged files (found by changing bytes at random)."""
+
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _EXIF_ORIENTATION = 0x0112
 _EXIF_USER_COMMENT = 0x9286
 _EXIF_IFD = 0x8769
+_MAX_COMMENT = 15_000
+"""Characters of an EXIF comment, at most 4 bytes each: a JPEG holds 64 KB of EXIF, and is refused beyond."""
 _PNG_HEADER = len(b"\x89PNG\r\n\x1a\n") + 4 + 4 + 13 + 4
 """Bytes before the first chunk behind IHDR, which must stand first (PNG specification, 5.6)."""
 
@@ -55,7 +74,7 @@ def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
         raise _invalid(path, f"is not an image of a known format ({', '.join(INPUT_FORMATS)})") from None
     except _BOMBS:
         raise _invalid(path, f"has far more than the {MAX_PIXELS:,} pixels that are taken") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except _BROKEN as error:
         raise _invalid(path, f"cannot be decoded, it may be cut off ({error})") from error
 
 
@@ -65,9 +84,10 @@ def _checked(data: bytes, path: str, *, flatten: bool) -> Picture:
             raise _invalid(path, f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are taken")
         mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
         frames = getattr(image, "n_frames", 1)
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        turned = image.getexif().get(_EXIF_ORIENTATION) in range(2, 9)
         image.load()
-        if not flatten or (image.mode == "RGB" and frames == 1 and not turned):
+        opaque = image.mode == "RGB" and not image.has_transparency_data
+        if not flatten or (opaque and frames == 1 and not turned):
             return Picture(data, image.width, image.height, mime_type)
         flat = _flattened(image)
     encoded = io.BytesIO()
@@ -76,19 +96,24 @@ def _checked(data: bytes, path: str, *, flatten: bool) -> Picture:
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
+    upright = _eight_bit(ImageOps.exif_transpose(image))
     if not upright.has_transparency_data:
-        return _eight_bit(upright).convert("RGB")
+        return upright.convert("RGB")
     with_alpha = upright.convert("RGBA")
     white = Image.new("RGBA", with_alpha.size, "white")
     return Image.alpha_composite(white, with_alpha).convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return `image` with 16-bit greys scaled down; Pillow's own conversion would clip them to white."""
+    """Return `image` with 16-bit greys scaled down; Pillow's own conversion would clip them to white.
+
+    A grey that such a file calls transparent is taken as it is: many of them share a grey of 8 bits.
+    """
     if not image.mode.startswith("I"):
         return image
-    return image.convert("I").point(lambda grey: grey / 257).convert("L")
+    grey = image.convert("I").point(lambda grey: grey / 257).convert("L")
+    grey.info.pop("transparency", None)
+    return grey
 
 
 def _invalid(path: str, problem: str) -> JobError:
@@ -112,7 +137,7 @@ def encode_picture(png: bytes, output_format: str, quality: int, text: Mapping[s
     """Return the picture of ComfyUI's `png` as png, webp or jpeg, with `text` written into it.
 
     A PNG is not compressed anew: its text goes into iTXt chunks behind the header. webp and jpeg carry `parameters` of
-    `text` alone, as EXIF user comment.
+    `text` alone, as EXIF user comment, at most _MAX_COMMENT characters of it.
     """
     if output_format == "png":
         chunks = _text_chunks(text)
@@ -121,7 +146,8 @@ def encode_picture(png: bytes, output_format: str, quality: int, text: Mapping[s
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         exif = image.getexif()
         if "parameters" in text:
-            exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = b"UNICODE\0" + text["parameters"].encode("utf-16-be")
+            comment = text["parameters"][:_MAX_COMMENT].encode("utf-16-be")
+            exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = b"UNICODE\0" + comment
         keeps_alpha = output_format == "webp"
         image.convert("RGBA" if keeps_alpha and image.has_transparency_data else "RGB").save(
             encoded, output_format, quality=quality, exif=exif
@@ -146,5 +172,5 @@ def identify(data: bytes) -> Picture | None:
             if getattr(image, "n_frames", 1) > 1:
                 return None
             return Picture(data, image.width, image.height, Image.MIME.get(image.format or "", ""))
-    except (OSError, SyntaxError, ValueError, *_BOMBS):
+    except (*_BROKEN, *_BOMBS):
         return None

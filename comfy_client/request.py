@@ -24,6 +24,7 @@ from comfy_client.workflows import (
     Workflow,
     find_workflow,
     graph_faults,
+    has_nodes,
     override,
     override_faults,
     render,
@@ -77,7 +78,11 @@ class Request:
     timeout_s: float | None
 
     def render(self, random_seed: Callable[[], int]) -> Rendered:
-        """Return what ComfyUI is to run. Raises JobError (invalid_image) where a picture cannot be taken."""
+        """Return what ComfyUI is to run.
+
+        Raises JobError: invalid_image where a picture cannot be taken, invalid_input where an override names an item
+        that a list of the inputs does not have.
+        """
         if self.template is None:
             return self._render_graph()
         return self._render_template(self.template, random_seed)
@@ -93,6 +98,8 @@ class Request:
         if "seed" in template.inputs:
             inputs.setdefault("seed", random_seed())
         graphs = render(template, inputs)
+        if faults := override_faults(graphs[0], self.overrides):
+            raise invalid_input(faults)
         for graph in graphs:
             override(graph, self.overrides)
         seed_targets = template.targets("seed") if "seed" in template.inputs else ()
@@ -155,10 +162,12 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     value, faults = plain(raw)
     if not isinstance(value, dict):
         raise invalid_input([Fault("", 'must be a JSON object, like {"prompt": "a pixel art knight"}')])
-    named = value.get("workflow", "img2img" if "image" in value else "txt2img")
-    if isinstance(named, str) and named.lstrip()[:1] != "{":
-        return _read_template(value, find_workflow(named, workflows), faults)
-    return _read_graph(value, faults)
+    default = "img2img" if "image" in value else "txt2img"
+    named = value.get("workflow", default)
+    if isinstance(named, dict) or (isinstance(named, str) and named.lstrip()[:1] == "{"):
+        return _read_graph(value, faults)
+    # What is neither text nor an object is a fault by the template's schema, and need not hide the others.
+    return _read_template(value, find_workflow(named if isinstance(named, str) else default, workflows), faults)
 
 
 def _parsed(text: str) -> object:
@@ -179,7 +188,7 @@ def _read_template(value: JsonObject, template: Workflow, faults: list[Fault]) -
         faults = _merged([Fault("images", "goes with a graph of your own; a template takes `image`")], faults)
     overrides = value.get("overrides", {})
     if isinstance(overrides, dict):
-        faults += override_faults(template.graph, overrides)
+        faults = _merged(faults, override_faults(template.graph, overrides))
     pictures, faults = _pictures({name: (name, value.get(name)) for name in template.pictures}, faults)
     if faults:
         raise invalid_input(faults[:MAX_FAULTS])
@@ -198,11 +207,10 @@ def _read_graph(value: JsonObject, faults: list[Fault]) -> Request:
         )
         for name in sorted(value.keys() - {"workflow"} - _GRAPH_KEYS.keys())
     ]
-    broken = graph_faults(graph)
-    faults = _merged(faults, [*broken, *schema_faults(value, schema), *unknown])
+    faults = _merged(faults, [*graph_faults(graph), *schema_faults(value, schema), *unknown])
     overrides = value.get("overrides")
-    if not broken and isinstance(overrides, dict):
-        faults += override_faults(graph, overrides)
+    if has_nodes(graph) and isinstance(overrides, dict):
+        faults = _merged(faults, override_faults(graph, overrides))
     pictures, faults = _pictures(_named_images(value.get("images")), faults)
     if faults:
         raise invalid_input(faults[:MAX_FAULTS])

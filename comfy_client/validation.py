@@ -1,7 +1,7 @@
 """A JSON value against a JSON Schema: every fault at once, each with its path and what to do about it.
 
 The rules are jsonschema's. What is ours: sentences that never repeat a long value, the nearest known name beside an
-unknown one, and the values that JSON Schema lets through (NaN and infinity, text that
+unknown one, and the values that JSON Schema lets through (NaN and infinity, numbers that no double holds, text that
 cannot be encoded, endless nesting).
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -29,6 +29,7 @@ _TYPE_NAMES = {
     "boolean": "true or false",
     "array": "a list",
     "object": "an object",
+    "null": "null",
 }
 
 
@@ -60,22 +61,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def plain(value: object) -> tuple[Any, list[Fault]]:
     """Return a copy of `value` that every JSON encoder takes, and the faults for what was left out (None stands there).
 
-    Left out are NaN and infinity, text that is no Unicode or holds a NUL, and what is nested deeper than MAX_DEPTH.
+    Left out are NaN and infinity (as other decoders read a whole number that no double holds), text that is no Unicode
+    or holds a NUL, and what is nested deeper than MAX_DEPTH.
     """
     faults: list[Fault] = []
-    return _plain(value, [], faults), faults
+    copied = _plain(value, [], faults)
+    return copied, list({fault.path: fault for fault in faults}.values())
 
 
 def _plain(value: object, path: list[str | int], faults: list[Fault]) -> object:
     problem = ""
     match value:
-        case float() if not math.isfinite(value):
+        case int() | float() if not abs(value) <= sys.float_info.max:
             problem = "must be a finite number"
         case str() if not _is_text(value):
             problem = "must be Unicode text without NUL characters"
         case dict() | list() if len(path) >= MAX_DEPTH:
             problem = f"is nested deeper than {MAX_DEPTH} levels"
         case dict():
+            named = [path_of([*path, _key(key)]) for key in value if _key(key) != key]
+            faults += [Fault(name, "has a name that is no Unicode text without NUL characters") for name in named]
             return {_key(key): _plain(item, [*path, _key(key)], faults) for key, item in value.items()}
         case list():
             return [_plain(item, [*path, index], faults) for index, item in enumerate(value)]
@@ -112,7 +117,7 @@ def _faults_of(error: jsonschema.ValidationError, schema: JsonObject) -> Iterato
             for name in (name for name in rule["required"] if name not in instance):
                 yield Fault(path_of([*path, name]), f"is missing{': ' + why if why else ''}")
         case "additionalProperties":
-            known = rule["properties"]
+            known = rule.get("properties", {})
             for name in sorted(instance.keys() - known.keys()):
                 yield Fault(path_of([*path, name]), f"is not known{nearest(name, known)}")
         case _:
@@ -133,13 +138,13 @@ def _sentence(error: jsonschema.ValidationError) -> str:  # noqa: PLR0911 - one 
             return f"must be {word} {limit}, not {shown(instance)}"
         case "exclusiveMinimum":
             return f"must be above {limit}, not {shown(instance)}"
-        case "multipleOf":
+        case "multipleOf" if abs(instance) < 2**53:
             return f"must be a multiple of {limit}; the nearest is {max(1, round(instance / limit)) * limit}"
         case "enum":
             known = ", ".join(shown(item) for item in limit)
             close = nearest(instance, map(str, limit)) if isinstance(instance, str) else ""
             return f"must be one of {known}, not {shown(instance)}{close}"
-        case "minLength" | "minItems":
+        case "minLength" | "minItems" if limit == 1:
             return "must not be empty"
         case "maxLength" | "maxItems":
             unit = "characters" if error.validator == "maxLength" else "items"
@@ -165,6 +170,6 @@ def _filled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JSON
     match rule:
         case {"type": "integer"}:
             return int(item)
-        case {"type": "array", "items": {"properties": _} as each}:
+        case {"type": "array", "items": {"type": "object", "properties": _} as each}:
             return [filled(element, each) for element in item]
     return item

@@ -27,9 +27,9 @@ from typing import Any, TypeAlias
 
 import jsonschema
 
-from comfy_client.contract import ALIASES, MAX_SEED, ErrorCode, Fault, JsonObject
+from comfy_client.contract import ALIASES, ENVELOPE, MAX_SEED, ErrorCode, Fault, JsonObject
 from comfy_client.errors import ConfigError, JobError
-from comfy_client.validation import nearest, path_of, shown
+from comfy_client.validation import nearest, path_of, schema_faults, shown
 
 Graph: TypeAlias = dict[str, Any]
 """A graph in ComfyUI's API format: node id to `{"class_type", "inputs", "_meta"}`."""
@@ -38,6 +38,36 @@ EDITOR_FORMAT = (
     "is in ComfyUI's editor format, which cannot be run. Export it with Workflow > Export (API) (older versions: "
     '"Save (API Format)", after enabling Dev mode in the settings), and send that file\'s content'
 )
+
+GRAPH_AS_TEXT = "is text; send the graph itself, as a JSON object, and not the text of its file"
+
+_KEYWORDS: JsonObject = {
+    "type": "object",
+    "required": ["properties"],
+    "properties": {
+        "properties": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {
+                    "x-node": {"type": ["string", "array"], "items": {"type": "string"}},
+                    "x-add": {"type": "number"},
+                    "x-insert": {
+                        "type": "object",
+                        "required": ["class_type", "link", "inputs"],
+                        "properties": {
+                            "class_type": {"type": "string"},
+                            "link": {"type": "string"},
+                            "inputs": {"type": "object", "additionalProperties": {"type": "string"}},
+                        },
+                    },
+                },
+            },
+        },
+        "x-models": {"type": "array", "items": {"type": "string"}},
+    },
+}
+"""JSON Schema of an inputs file's own keywords; the rest of it is JSON Schema's."""
 
 
 @dataclass(frozen=True)
@@ -104,27 +134,53 @@ def load_workflows(directory: Path) -> dict[str, Workflow]:
 
 
 def _load(name: str, graph_file: Path, inputs_file: Path) -> Workflow:
-    try:
-        contents = [file.read_bytes() for file in (graph_file, inputs_file)]
-    except OSError as error:
-        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
-    try:
-        graph, schema = (json.loads(content) for content in contents)
-    except ValueError as error:
-        raise ConfigError(f"{graph_file} or {inputs_file.name} is not JSON: {error}") from error
-    faults = graph_faults(graph)
-    if faults:
+    graph_content, graph = _read_json(graph_file)
+    inputs_content, schema = _read_json(inputs_file)
+    if faults := graph_faults(graph):
         raise ConfigError(f"{graph_file}: {faults[0].path} {faults[0].message}")
-    workflow = Workflow(name, graph, schema, hashlib.sha256(b"\0".join(contents)).hexdigest()[:12])
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
-        for input_name in workflow.inputs:
-            workflow.targets(input_name)
-    except LookupError as error:
-        raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
     except jsonschema.SchemaError as error:
         raise ConfigError(f"{inputs_file} is not a JSON Schema: {error.message}") from error
+    if faults := schema_faults(schema, _KEYWORDS):
+        raise ConfigError(f"{inputs_file}: {faults[0].path or 'it'} {faults[0].message}")
+    version = hashlib.sha256(graph_content + b"\0" + inputs_content).hexdigest()[:12]
+    workflow = Workflow(name, graph, schema, version)
+    try:
+        for input_name, rule in workflow.inputs.items():
+            workflow.targets(input_name)
+            _check_rule(input_name, rule)
+    except LookupError as error:
+        raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
     return workflow
+
+
+def _read_json(file: Path) -> tuple[bytes, Any]:
+    try:
+        content = file.read_bytes()
+        return content, json.loads(content)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from error
+
+
+def _check_rule(name: str, rule: JsonObject) -> None:
+    """Raise LookupError with a sentence where an input could not be rendered, whatever its value."""
+    if name in ENVELOPE:
+        raise LookupError(f"input {shown(name)} has the name of a key that every request may carry")
+    if name in {"seed", "num_images"} and rule.get("type") != "integer":
+        raise LookupError(f"input {shown(name)} must have the type integer")
+    if "x-add" in rule and rule.get("type") not in {"integer", "number"}:
+        raise LookupError(f"input {shown(name)} has x-add and must have the type integer or number")
+    if "default" in rule and (faults := schema_faults(rule["default"], rule)):
+        raise LookupError(f"the default of input {shown(name)} {faults[0].message}")
+    match rule:
+        case {"x-insert": {"inputs": bound}, "type": "array", "items": {"type": "object", "properties": dict(keys)}}:
+            if keys.keys() - bound.keys():
+                raise LookupError(f"input {shown(name)}: x-insert binds not every key of an item")
+        case {"x-insert": _}:
+            raise LookupError(f"input {shown(name)} has x-insert and must be a list of objects with properties")
 
 
 def find_workflow(name: str, workflows: Mapping[str, Workflow]) -> Workflow:
@@ -134,7 +190,7 @@ def find_workflow(name: str, workflows: Mapping[str, Workflow]) -> Workflow:
         known = sorted(workflows)
         raise JobError.because(
             ErrorCode.UNKNOWN_WORKFLOW,
-            f"There is no workflow {shown(name)}{nearest(name, [*known, *ALIASES])} Known: {', '.join(known)}; "
+            f"There is no workflow {shown(name)}{nearest(name, [*known, *ALIASES]) or '.'} Known: {', '.join(known)}; "
             "or send a whole graph in ComfyUI's API format.",
             known=known,
         )
@@ -146,20 +202,33 @@ def graph_faults(graph: object) -> list[Fault]:
     match graph:
         case {"nodes": list()}:
             return [Fault("workflow", EDITOR_FORMAT)]
+        case str():
+            return [Fault("workflow", GRAPH_AS_TEXT)]
         case dict() if graph:
             return [fault for node_id, node in graph.items() for fault in _node_faults(node_id, node, graph)]
     return [Fault("workflow", "must be an object of nodes and hold at least one")]
 
 
-def _node_faults(node_id: str, node: object, graph: Graph) -> Iterator[Fault]:
+def has_nodes(graph: object) -> bool:
+    """Return whether `graph` is made of nodes, so that an input of it can be looked for; its links may be broken."""
+    return isinstance(graph, dict) and all(_is_node(node) for node in graph.values())
+
+
+def _is_node(node: object) -> bool:
     match node:
-        case {"class_type": str(), "inputs": dict(inputs)}:
-            for name, value in inputs.items():
-                if is_link(value) and value[0] not in graph:
-                    message = f"links to node {shown(value[0])}, which is not in the graph"
-                    yield Fault(path_of(["workflow", node_id, "inputs", name]), message)
-        case _:
-            yield Fault(path_of(["workflow", node_id]), "must be a node: an object with class_type and inputs")
+        case {"class_type": str(), "inputs": dict()}:
+            return True
+    return False
+
+
+def _node_faults(node_id: str, node: Any, graph: Graph) -> Iterator[Fault]:  # noqa: ANN401 - any JSON value
+    if not _is_node(node):
+        yield Fault(path_of(["workflow", node_id]), "must be a node: an object with class_type and inputs")
+        return
+    for name, value in node["inputs"].items():
+        if is_link(value) and value[0] not in graph:
+            message = f"links to node {shown(value[0])}, which is not in the graph"
+            yield Fault(path_of(["workflow", node_id, "inputs", name]), message)
 
 
 def is_link(value: object) -> bool:
@@ -175,7 +244,9 @@ def find_target(graph: Graph, place: str) -> Target:
 
     Raises LookupError with a sentence where there is no such node or input, or where two nodes have the title.
     """
-    head, _, last = place.rpartition(".")
+    head, dot, last = place.rpartition(".")
+    if not dot:
+        raise LookupError(f'{shown(place)} names no input; write "Node title.input" or "12.input"')
     if re.fullmatch("[0-9]{1,4}", last) and "." in head:
         target = _find_input(graph, *head.rsplit(".", 1))
         items = graph[target.node_id]["inputs"][target.input]
@@ -201,7 +272,7 @@ def _find_node(graph: Graph, name: str) -> str:
     if not named:
         raise LookupError(f"the graph has no node {shown(name)}{nearest(name, [*graph, *titles.values()])}")
     if len(named) > 1:
-        raise LookupError(f"{len(named)} nodes are titled {shown(name)}; use an id: {', '.join(named[:8])}")
+        raise LookupError(f"{len(named)} nodes are titled {shown(name)}; use an id: {', '.join(map(shown, named[:8]))}")
     return named[0]
 
 
@@ -245,15 +316,16 @@ def _insert_nodes(graph: Graph, target: Target, node: JsonObject, items: list[Js
 def override(graph: Graph, overrides: Mapping[str, Any]) -> None:
     """Write `overrides` (`{"KSampler.seed": 5}`) into `graph`; `override_faults` names those that cannot be."""
     for place, value in overrides.items():
-        find_target(graph, place).set(graph, value)
+        find_target(graph, place).set(graph, copy.deepcopy(value))
 
 
 def override_faults(graph: Graph, overrides: Mapping[str, Any]) -> list[Fault]:
-    """Return a fault for each override that names no input of `graph`."""
+    """Return a fault for each override that names no input of `graph`, as those before it leave it."""
     faults = []
-    for place in overrides:
+    trial = copy.deepcopy(graph) if overrides else graph
+    for place, value in overrides.items():
         try:
-            find_target(graph, place)
+            override(trial, {place: value})
         except LookupError as error:  # noqa: PERF203 - each override has its own fault
             faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
     return faults

@@ -1,0 +1,44 @@
+"""A simulator whose faults are asked for, and a worker on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from comfy_client.comfyui.server import ComfyServer
+from comfy_client.errors import JobError
+from comfy_client.simulator import Simulator
+from comfy_client.workflows import Workflow
+from worker.jobs import Worker, run_job
+
+SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "seed": 1}
+
+RunJob = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A simulator of this test's own, 0.05 s a step."""
+    with Simulator(step_s=0.05) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def server(simulator: Simulator) -> Iterator[ComfyServer]:
+    """The connections to it, by HTTP alone."""
+    server = ComfyServer(simulator.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
+    """Run the small job, changed by the given inputs."""
+    worker = Worker(server=server, workflows=workflows, job_timeout_s=20)
+
+    def run_small(stop: Callable[[], JobError | None] = lambda: None, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+        return run_job(worker, "test", {**SMALL, **changes}, stop)
+
+    return run_small

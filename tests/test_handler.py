@@ -1,0 +1,185 @@
+"""handler.py: what RunPod gets back, and the modes that its SDK gives it, in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from comfy_client.contract import ErrorCode, ErrorReport
+from comfy_client.errors import ConfigError
+from comfy_client.simulator import Simulator
+from handler import Handler, make_handler, make_worker
+from tests.waiting import until
+from worker.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2}
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A simulator of this test's own."""
+    with Simulator(step_s=0.01) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def handler(simulator: Simulator) -> Iterator[Handler]:
+    """The handler on it."""
+    worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
+    yield make_handler(worker)
+    worker.server.close()
+
+
+def report_of(result: dict[str, Any]) -> ErrorReport:
+    """Return the report of a failed result, which is nothing else."""
+    assert list(result) == ["error"]
+    assert isinstance(result["error"], str)
+    return ErrorReport.from_json(result["error"])
+
+
+def test_a_job_gives_a_result_without_forbidden_keys(handler: Handler) -> None:
+    """The SDK takes `error` and `refresh_worker` out of a result and nests `output`: none is there."""
+    result = asyncio.run(handler({"id": "1", "input": SMALL}))
+
+    assert result["images"]
+    assert not {"error", "refresh_worker", "output"} & result.keys()
+
+
+@pytest.mark.parametrize("job", [{}, {"input": None}, {"input": []}, {"input": "text"}, {"input": {}}, {"input": 5}])
+def test_a_job_without_a_request_is_an_invalid_input(handler: Handler, job: dict[str, Any]) -> None:
+    """Whatever stands in the place of the input, the answer is one report."""
+    assert report_of(asyncio.run(handler(job))).code is ErrorCode.INVALID_INPUT
+
+
+def test_a_bug_is_reported_without_its_traceback(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception that nobody foresaw is `internal`: the log has the traceback, the caller the job's id."""
+    worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
+    broken = make_handler(replace(worker, job_timeout_s=None))  # type: ignore[arg-type] # the bug
+    report = report_of(asyncio.run(broken({"id": "job-7", "input": SMALL})))
+    worker.server.close()
+
+    assert report.code is ErrorCode.INTERNAL
+    assert "job-7" in report.message
+    assert "Traceback" not in report.to_json()
+    assert "Traceback" in caplog.text
+
+
+def test_a_cancelled_task_interrupts_the_job_and_leaves_nothing(simulator: Simulator, handler: Handler) -> None:
+    """The SDK cancels the task: the prompts are interrupted, CancelledError goes on, the next job runs."""
+    simulator.faults.hang_sampling(at_step=2)
+
+    async def cancelled_while_sampling() -> None:
+        task = asyncio.ensure_future(handler({"id": "1", "input": {**SMALL, "num_images": 2}}))
+        assert await asyncio.to_thread(until, lambda: simulator.sampled_steps)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 5)
+
+    asyncio.run(cancelled_while_sampling())
+    assert list(simulator.queue_ids) == []
+    assert asyncio.run(handler({"id": "2", "input": SMALL}))["images"]
+
+
+def test_two_jobs_in_hand_do_not_wait_for_each_other_s_post(simulator: Simulator, handler: Handler) -> None:
+    """Two jobs at once are both in ComfyUI's queue, and both end."""
+
+    async def both() -> list[dict[str, Any]]:
+        jobs = [handler({"id": str(seed), "input": {**SMALL, "seed": seed}}) for seed in (1, 2)]
+        return list(await asyncio.gather(*jobs))
+
+    assert [result["seed"] for result in asyncio.run(both())] == [1, 2]
+    assert len(simulator.executed_prompts) == 2
+
+
+def test_a_bad_setting_ends_the_start_with_its_name() -> None:
+    """A wrong address is a ConfigError before anything is served."""
+    with pytest.raises(ConfigError, match="no address"):
+        make_worker(Settings.from_env({"COMFYUI_URL": "gpu"}))
+
+
+def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run handler.py as a person would."""
+    env = {**os.environ, "COMFYUI_URL": simulator.url, **environment}
+    return subprocess.run(
+        [sys.executable, "handler.py", *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
+    """`python handler.py` runs test_input.json through RunPod's SDK and exits 0."""
+    ended = run_handler(simulator)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "completed successfully" in ended.stdout
+    assert len(simulator.executed_prompts) == 1
+
+
+def test_a_test_input_can_be_given(simulator: Simulator) -> None:
+    """`--test_input` runs that job; a failing one shows its report."""
+    good = run_handler(simulator, "--test_input", json.dumps({"input": SMALL}))
+    bad = run_handler(simulator, "--test_input", json.dumps({"input": {**SMALL, "steps": 0}}))
+
+    assert good.returncode == 0, good.stderr
+    assert bad.returncode == 1
+    assert "steps: must be at least 1" in bad.stdout
+
+
+def test_a_bad_variable_ends_the_process_with_its_name(simulator: Simulator) -> None:
+    """The process says which variable is wrong, without a traceback."""
+    ended = run_handler(simulator, WORKER_JOB_TIMEOUT_S="soon")
+
+    assert ended.returncode == 1
+    assert "WORKER_JOB_TIMEOUT_S='soon'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def local_api(simulator: Simulator) -> Iterator[str]:
+    """The address of `handler.py --rp_serve_api`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
+    environment: Mapping[str, str] = {**os.environ, "COMFYUI_URL": simulator.url}
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        started = threading.Timer(30, process.kill)
+        started.start()
+        for line in process.stderr:
+            if "Uvicorn running" in line:
+                break
+        started.cancel()
+        drain = threading.Thread(target=process.stderr.read, daemon=True)
+        drain.start()
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        process.wait(10)
+        drain.join(10)
+
+
+def test_the_local_api_serves_jobs(local_api: str) -> None:
+    """`--rp_serve_api` answers /runsync with the result, and with the report where the job fails."""
+    good = requests.post(f"{local_api}/runsync", json={"input": SMALL}, timeout=30).json()
+    bad = requests.post(f"{local_api}/runsync", json={"input": {"prompt": ""}}, timeout=30).json()
+
+    assert good["output"]["images"][0]["width"] == 64
+    assert ErrorReport.from_json(bad["error"]).code is ErrorCode.INVALID_INPUT

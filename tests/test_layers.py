@@ -1,0 +1,91 @@
+"""The order of modules: each may import only what stands before it, and only the packages named beside it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ORDER: tuple[tuple[str, frozenset[str]], ...] = (
+    ("comfy_client", frozenset()),
+    ("comfy_client.contract", frozenset()),
+    ("comfy_client.errors", frozenset()),
+    ("comfy_client.validation", frozenset({"jsonschema"})),
+    ("comfy_client.images", frozenset({"PIL"})),
+    ("comfy_client.fetch", frozenset({"requests", "urllib3"})),
+    ("comfy_client.http", frozenset({"requests"})),
+    ("comfy_client.workflows", frozenset({"jsonschema"})),
+    ("comfy_client.request", frozenset()),
+    ("comfy_client.comfyui", frozenset()),
+    ("comfy_client.comfyui.events", frozenset()),
+    ("comfy_client.comfyui.answers", frozenset()),
+    ("comfy_client.comfyui.delivery", frozenset()),
+    ("comfy_client.comfyui.server", frozenset({"requests", "websocket"})),
+    ("comfy_client.comfyui.follow", frozenset()),
+    ("comfy_client.comfyui.run", frozenset()),
+    ("worker", frozenset()),
+    ("worker.settings", frozenset()),
+    ("worker.outputs", frozenset()),
+    ("worker.jobs", frozenset()),
+    ("handler", frozenset({"runpod"})),
+)
+"""Every module but the simulator's, from the ground up, and the third-party packages that each may use."""
+
+POSITION = {name: number for number, (name, _) in enumerate(ORDER)}
+SIMULATOR = frozenset({"aiohttp", "PIL"})
+
+
+def modules() -> dict[str, Path]:
+    """Return the project's modules by name."""
+    files = [*ROOT.glob("comfy_client/**/*.py"), *ROOT.glob("worker/**/*.py"), ROOT / "handler.py"]
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+    return {name.removesuffix(".__init__"): file for name, file in names.items()}
+
+
+def imports_of(file: Path, name: str) -> set[str]:
+    """Return what a module imports, each as far as it is named: `comfy_client.errors`, `requests`."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                found |= {
+                    f"{module}.{alias.name}" if f"{module}.{alias.name}" in POSITION else module for alias in names
+                }
+            case ast.ImportFrom():
+                pytest.fail(f"{name} has a relative import")
+    return found - {"__future__"}
+
+
+def test_every_module_has_its_place() -> None:
+    """A new module is put into the order, and none stands there that is gone."""
+    outside = {name for name in modules() if not name.startswith("comfy_client.simulator")}
+
+    assert outside == set(POSITION)
+
+
+@pytest.mark.parametrize(("name", "packages"), ORDER, ids=list(POSITION))
+def test_arrows_point_down(name: str, packages: frozenset[str]) -> None:
+    """A module imports what stands before it, its own packages, and the standard library."""
+    for imported in imports_of(modules()[name], name):
+        top = imported.partition(".")[0]
+        if top in {"comfy_client", "worker", "handler"}:
+            assert POSITION[imported] < POSITION[name], f"{name} imports {imported}, which stands after it"
+        else:
+            assert top in sys.stdlib_module_names or top in packages, f"{name} imports {top}"
+
+
+def test_the_simulator_knows_nothing_of_ours() -> None:
+    """The simulator cannot share a mistake with what it is to test."""
+    for name, file in modules().items():
+        if not name.startswith("comfy_client.simulator"):
+            continue
+        for imported in imports_of(file, name):
+            top = imported.partition(".")[0]
+            ours = imported.startswith("comfy_client.simulator")
+            assert ours or top in sys.stdlib_module_names or top in SIMULATOR, f"{name} imports {imported}"

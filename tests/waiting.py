@@ -1,0 +1,18 @@
+"""Waiting for what other threads and processes do, with an end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+def until(reached: Callable[[], object], timeout_s: float = 30.0) -> bool:
+    """Return whether `reached` became true in time; it is asked every few milliseconds."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not reached():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.005)
+    return True
