@@ -62,7 +62,7 @@ def _bare(server: ComfyServer, graph: Graph) -> float:
     prompt = delivered(graph, "bench", over_websocket=True)
     with server.listen([prompt_id]) as notices:
         server.queue_prompt(prompt, prompt_id)
-        times = {}
+        times: dict[type, float] = {}
         while Finished not in times:
             match notices.get(timeout=10):
                 case Addressed(event=event):

@@ -79,7 +79,7 @@ def test_a_report_survives_the_wire(code: ErrorCode, message: str, details: dict
 
 
 def test_a_report_is_json_of_four_keys() -> None:
-    """The wire names the code, the message, whether a second try may help, and the details, in the letters it was given."""
+    """The wire names the code, the message, whether a second try may help, and the details, letters as they are."""
     text = ErrorReport(ErrorCode.OUT_OF_MEMORY, "zu groß", {"node_id": "8"}).to_json()
 
     assert json.loads(text) == {

@@ -107,7 +107,7 @@ def test_what_no_encoder_takes_is_a_fault(value: object, problem: str) -> None:
 
 def test_a_name_that_cannot_be_encoded_is_a_fault() -> None:
     """A key with half a surrogate pair or a NUL is not renamed in silence; two such keys are one path."""
-    copied, faults = plain({"a": {"\ud800": 1, "\ud801": 2, "\0": 3}, "é": 4})
+    copied, faults = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4})
 
     assert faults == [Fault('a["?"]', "has a name that is no Unicode text without NUL characters")]
     json.dumps(copied).encode("utf-8")
