@@ -1,0 +1,68 @@
+"""The simulator as a process of its own: python -m comfy_client.simulator.
+
+It takes ComfyUI's own launch flags without complaint, tells on stderr when it can be called, in ComfyUI's words, and
+ends with 0 at SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from comfy_client.simulator import faults
+from comfy_client.simulator.simulator import Simulator
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104  what --listen means where it names nothing
+
+logger = logging.getLogger("comfy_client.simulator")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    options = argparse.ArgumentParser(prog="python -m comfy_client.simulator", description=__doc__.split("\n")[0])
+    options.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    options.add_argument("--listen", dest="host", nargs="?", const=EVERYWHERE, help="the same, in ComfyUI's words")
+    options.add_argument("--port", type=int, default=8188)
+    options.add_argument("--step-s", type=float, default=0.02, help="how long a sampling step takes")
+    options.add_argument("--base-directory", help="where input, output and temp live; a temporary folder if not given")
+    options.add_argument("--preview-method", default="none", help="anything but none sends previews")
+    options.add_argument("--fault", action="append", default=[], metavar="VERB[:ARG...]", help="see faults.py")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal; return the exit status."""
+    options, ignored = parser().parse_known_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        verbs = [faults.parsed(words) for words in options.fault]
+    except ValueError as unknown:
+        parser().error(str(unknown))
+    if ignored:
+        logger.info("These mean nothing to the simulator: %s", " ".join(ignored))
+    told_to_end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told_to_end.set())
+    simulator = Simulator(
+        step_s=options.step_s,
+        base_directory=options.base_directory,
+        host=options.host.split(",")[0],
+        port=options.port,
+        previews=options.preview_method != "none",
+        is_own_process=True,
+    )
+    logger.info("Starting server\n")
+    with simulator:
+        for verb in verbs:
+            verb(simulator.faults)
+        logger.info("To see the GUI go to: %s", simulator.url)
+        told_to_end.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

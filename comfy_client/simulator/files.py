@@ -1,0 +1,134 @@
+"""The folders that ComfyUI reads and writes, and how it names files in them. Knows nothing of HTTP.
+
+Facts of ComfyUI 0.3.64:
+
+- `name.png [output]` (or `[input]`, `[temp]`) in LoadImage and /view names another folder than the usual one.
+- A saved picture is `<prefix>_<counter>_.png`. The counter is one more than the highest of that prefix in the folder,
+  with at least five digits. A slash in the prefix names a subfolder; one that leads out of the folder is an error.
+- An upload under a name that exists keeps the name where the bytes are the same, else becomes `name (1).png`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDERS = ("output", "input", "temp")
+
+
+class OutsideFolderError(Exception):
+    """A path leads out of the folder that it belongs to."""
+
+
+@dataclass(frozen=True)
+class SavePlace:
+    """Where the next picture of a prefix goes."""
+
+    folder: Path
+    stem: str
+    counter: int
+    subfolder: str
+
+    def file_name(self, index: int) -> str:
+        """Return the name of the picture at `index` of the batch."""
+        return f"{self.stem.replace('%batch_num%', str(index))}_{self.counter + index:05}_.png"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders `input`, `output` and `temp` below one base folder."""
+
+    base: Path
+
+    @property
+    def input(self) -> Path:
+        """Return the folder of uploads."""
+        return self.base / "input"
+
+    @property
+    def output(self) -> Path:
+        """Return the folder of saved pictures."""
+        return self.base / "output"
+
+    @property
+    def temp(self) -> Path:
+        """Return the folder of previews."""
+        return self.base / "temp"
+
+    def make(self) -> None:
+        """Make sure that all folders exist."""
+        for name in FOLDERS:
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+
+    def of_type(self, name: str) -> Path | None:
+        """Return the folder of a `type`, or None where there is no such type."""
+        return self.base / name if name in FOLDERS else None
+
+    def annotated(self, name: str) -> tuple[str, Path | None]:
+        """Return a name without its ` [output]`, and the folder that the annotation names."""
+        for folder in FOLDERS:
+            if name.endswith(f"[{folder}]"):
+                return name[: -len(folder) - 3], self.base / folder
+        return name, None
+
+    def readable(self, name: str) -> Path:
+        """Return where LoadImage looks for a picture."""
+        plain, folder = self.annotated(name)
+        return (folder or self.input) / plain
+
+    def pictures(self) -> tuple[str, ...]:
+        """Return the files right in the input folder, in order."""
+        return tuple(sorted(entry.name for entry in self.input.iterdir() if entry.is_file()))
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """Return the path of `parts` below `folder`.
+
+    Raises:
+        OutsideFolderError: the parts lead out of the folder.
+    """
+    path = Path(os.path.abspath(folder.joinpath(*parts)))  # noqa: PTH100  Path.resolve would follow links
+    if not path.is_relative_to(os.path.abspath(folder)):  # noqa: PTH100  the same
+        raise OutsideFolderError(str(path))
+    return path
+
+
+def place_to_save(folder: Path, prefix: str, size: tuple[int, int]) -> SavePlace:
+    """Return where the next picture of `prefix` goes, and make sure that its folder exists.
+
+    Raises:
+        OutsideFolderError: the prefix leads out of the folder.
+    """
+    subfolder, stem = os.path.split(os.path.normpath(_filled_in(prefix, size)))
+    place = inside(folder, subfolder)
+    place.mkdir(parents=True, exist_ok=True)
+    taken = [_counter(entry.name, stem) for entry in place.iterdir()]
+    return SavePlace(place, stem, max(taken, default=0) + 1, subfolder)
+
+
+def name_to_upload(folder: Path, name: str, content: bytes) -> str:
+    """Return the name under which an upload is stored without overwriting another content."""
+    stem, extension = os.path.splitext(name)  # noqa: PTH122  the name may hold folders
+    names = itertools.chain([name], (f"{stem} ({number}){extension}" for number in itertools.count(1)))
+    return next(free for free in names if not (folder / free).exists() or (folder / free).read_bytes() == content)
+
+
+def _filled_in(prefix: str, size: tuple[int, int]) -> str:
+    width, height = size
+    now = time.localtime()
+    values = {"width": width, "height": height, "year": now.tm_year, "month": f"{now.tm_mon:02}"}
+    values |= {"day": f"{now.tm_mday:02}", "hour": f"{now.tm_hour:02}", "minute": f"{now.tm_min:02}"}
+    values |= {"second": f"{now.tm_sec:02}"}
+    for key, value in values.items():
+        prefix = prefix.replace(f"%{key}%", str(value))
+    return prefix
+
+
+def _counter(name: str, stem: str) -> int:
+    if not name.startswith(f"{stem}_"):
+        return 0
+    digits = name[len(stem) + 1 :].partition("_")[0]
+    return int(digits) if digits.isdecimal() else 0

@@ -1,0 +1,157 @@
+"""The prompts that wait, the one that runs and the ones that ended. Knows nothing of HTTP or of nodes.
+
+Facts of ComfyUI 0.3.64:
+
+- The lowest (number, id) runs first; `front` makes a number negative. The waiting ones are listed in heap order.
+- Every change tells every socket how many prompts wait or run, twice where the last waiting one is deleted.
+- A history entry keeps the graph as it was when the run began, and holds at most 10,000 others before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+MOST_HISTORY_ENTRIES = 10_000
+SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
+
+
+@dataclass(frozen=True, order=True)
+class Prompt:
+    """One prompt as it was queued."""
+
+    number: float
+    prompt_id: str
+    graph: dict[str, Any] = field(compare=False)
+    extra_data: dict[str, Any] = field(compare=False)
+    outputs: list[str] = field(compare=False)
+
+    @property
+    def client_id(self) -> str | None:
+        """Return who is told of the run, or None for everyone."""
+        client_id = self.extra_data.get("client_id")
+        return None if client_id is None else str(client_id)
+
+    def listed(self) -> list[Any]:
+        """Return the prompt as /queue and /history show it."""
+        return [self.number, self.prompt_id, self.graph, self.extra_data, self.outputs]
+
+
+class PromptQueue:
+    """Waiting, running and ended prompts. `changed` is called at every change of their number."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._waiting: list[Prompt] = []
+        self._running: Prompt | None = None
+        self._history: dict[str, dict[str, Any]] = {}
+        self._woken = asyncio.Event()
+
+    @property
+    def remaining(self) -> int:
+        """Return how many prompts wait or run."""
+        return len(self._waiting) + (self._running is not None)
+
+    @property
+    def running_id(self) -> str | None:
+        """Return the id of the prompt that runs."""
+        return self._running.prompt_id if self._running else None
+
+    @property
+    def ids(self) -> list[str]:
+        """Return the ids of the prompt that runs and of those that wait."""
+        running = [self._running] if self._running else []
+        return [prompt.prompt_id for prompt in (*running, *sorted(self._waiting))]
+
+    @property
+    def history_ids(self) -> list[str]:
+        """Return the ids of the prompts that ended, oldest first."""
+        return list(self._history)
+
+    def put(self, prompt: Prompt) -> None:
+        """Add a prompt."""
+        heapq.heappush(self._waiting, prompt)
+        self._changed()
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Let `next_prompt` return even though nothing waits."""
+        self._woken.set()
+
+    async def next_prompt(self) -> Prompt | None:
+        """Wait for a prompt or a wake-up; return the prompt, which runs from now on."""
+        if not self._waiting:
+            await self._woken.wait()
+        self._woken.clear()
+        if not self._waiting:
+            return None
+        prompt = heapq.heappop(self._waiting)
+        self._running = copy.deepcopy(prompt)
+        self._changed()
+        return prompt
+
+    def ended(self, result: dict[str, Any]) -> None:
+        """Write the history entry of the prompt that runs, which then runs no more."""
+        if self._running is None:
+            return
+        prompt, self._running = self._running, None
+        if len(self._history) > MOST_HISTORY_ENTRIES:
+            del self._history[next(iter(self._history))]
+        for secret in SECRET_EXTRA_DATA:
+            prompt.extra_data.pop(secret, None)
+        self._history[prompt.prompt_id] = {"prompt": prompt.listed(), **result}
+        self._changed()
+
+    def info(self) -> dict[str, Any]:
+        """Return what /prompt and `status` frames show."""
+        return {"exec_info": {"queue_remaining": self.remaining}}
+
+    def listed(self) -> dict[str, list[list[Any]]]:
+        """Return what /queue shows."""
+        running = [self._running.listed()] if self._running else []
+        return {"queue_running": running, "queue_pending": [prompt.listed() for prompt in self._waiting]}
+
+    def clear(self) -> None:
+        """Drop every waiting prompt."""
+        self._waiting = []
+        self._changed()
+
+    def delete(self, prompt_id: str) -> None:
+        """Drop one waiting prompt."""
+        for prompt in self._waiting:
+            if prompt.prompt_id == prompt_id:
+                if len(self._waiting) == 1:
+                    self.clear()
+                else:
+                    self._waiting.remove(prompt)
+                    heapq.heapify(self._waiting)
+                self._changed()
+                return
+
+    def history(self, most: int | None = None, offset: int = -1) -> dict[str, dict[str, Any]]:
+        """Return the newest `most` entries, or as many from `offset` on."""
+        ids = list(self._history)
+        if offset < 0 and most is not None:
+            offset = len(ids) - most
+        chosen = ids[max(offset, 0) :]
+        return {key: self._history[key] for key in (chosen if most is None else chosen[: max(most, 1)])}
+
+    def history_of(self, prompt_id: str) -> dict[str, dict[str, Any]]:
+        """Return the entry of one prompt, or nothing."""
+        return {prompt_id: self._history[prompt_id]} if prompt_id in self._history else {}
+
+    def clear_history(self) -> None:
+        """Forget every prompt that ended."""
+        self._history = {}
+
+    def forget(self, prompt_id: str) -> None:
+        """Forget one prompt that ended."""
+        self._history.pop(prompt_id, None)
+
+    def forget_everything(self) -> None:
+        """Be as after a restart."""
+        self._waiting, self._running, self._history = [], None, {}

@@ -1,0 +1,202 @@
+"""The websockets of one server: who is connected, and frames that leave in the order in which they were queued.
+
+Facts of ComfyUI 0.3.64:
+
+- A text frame is `{"type", "data"}`. A binary frame opens with its event as four bytes, big-endian: 1 is a picture,
+  then four bytes format (1 JPEG, 2 PNG) and the file; 4 is a picture with metadata, then four bytes length, the
+  metadata as JSON and the file.
+- On connecting, `status` with the `sid` comes first: the clientId of the query or one made up. If that client's prompt
+  runs, `executing` follows, without a prompt_id.
+- The first message of a client may be `feature_flags`; it is answered with the server's. A client that says
+  `supports_preview_metadata` gets event 4, before `progress`; any other gets event 1, after it.
+- A second socket with the same clientId takes over. When either of them ends, the clientId is forgotten: the other one
+  stays open and gets no frame any more, not even an answer to `feature_flags`.
+- Where a prompt came without client_id, its progress goes to everyone, and everything else to nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import struct
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import ClientError, WSMsgType, web
+
+PICTURE, PICTURE_WITH_METADATA = 1, 4
+JPEG, PNG = 1, 2
+MIME_TYPES = {JPEG: "image/jpeg", PNG: "image/png"}
+MAX_UPLOAD_SIZE = 100 * 1024 * 1024
+FEATURES = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_SIZE}
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Client:
+    """One connected websocket."""
+
+    socket: web.WebSocketResponse
+    request: web.Request
+    flags: dict[str, Any] = field(default_factory=dict)
+    is_stalled: bool = False
+    is_cut: bool = False
+
+
+class Sockets:
+    """All websockets of one server, and the one queue of frames to them."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
+        self._status = status
+        self._clients: dict[str, Client] = {}
+        self._open: list[Client] = []
+        self._outbox: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self.client_id: str | None = None
+        self.running_node: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Return how many websockets are open."""
+        return len(self._open)
+
+    def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
+        """Queue a text frame for one client, or for everyone."""
+        text = json.dumps({"type": event, "data": data})
+        self._queue(lambda client: client.socket.send_str(text), sid)
+
+    def send_status(self) -> None:
+        """Queue the length of the prompt queue as it is now, for everyone."""
+        self.send("status", {"status": self._status()})
+
+    def send_picture(self, kind: int, file: bytes, sid: str | None) -> None:
+        """Queue a picture for one client, or for everyone."""
+        frame = struct.pack(">II", PICTURE, kind) + file
+        self._queue(lambda client: client.socket.send_bytes(frame), sid)
+
+    def send_picture_with_metadata(self, kind: int, file: bytes, metadata: dict[str, Any], sid: str | None) -> None:
+        """Queue a picture that says where it comes from."""
+        words = json.dumps({**metadata, "image_type": MIME_TYPES[kind]}).encode()
+        frame = struct.pack(">II", PICTURE_WITH_METADATA, len(words)) + words + file
+        self._queue(lambda client: client.socket.send_bytes(frame), sid)
+
+    def wants_metadata(self, sid: str | None) -> bool:
+        """Return whether a client said that it understands event 4."""
+        client = self._clients.get(sid or "")
+        return client is not None and client.flags.get("supports_preview_metadata") is True
+
+    def call(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Queue an action behind the frames that are queued now."""
+        self._outbox.put_nowait(action)
+
+    async def deliver(self) -> None:
+        """Send what is queued, for as long as the task lives."""
+        while True:  # ends with its task
+            action = await self._outbox.get()
+            await action()
+
+    async def drop(self, sid: str | None) -> None:
+        """Close a client's socket in order, or all."""
+        for client in self._forget(sid):
+            await client.socket.close(drain=False)
+
+    async def reset(self, sid: str | None) -> None:
+        """Cut a client's connection with an RST, or all."""
+        for client in self._forget(sid):
+            if client.request.transport is not None:
+                connection = client.request.transport.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                client.request.transport.abort()
+
+    async def stall(self, sid: str | None) -> None:
+        """Keep a client's socket open and send no frame to it any more, or so with all."""
+        for client in self._of(sid):
+            client.is_stalled = True
+
+    def go_on(self) -> None:
+        """Send frames to stalled sockets again; those of the meantime are lost."""
+        for client in self._open:
+            client.is_stalled = False
+
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """Answer GET /ws: stay until the client leaves."""
+        response = web.WebSocketResponse(autoping=False)  # a stalled socket answers no ping either
+        await response.prepare(request)
+        sid = request.query.get("clientId") or uuid.uuid4().hex
+        client = Client(response, request)
+        self._clients[sid] = client
+        self._open.append(client)
+        try:
+            await self._greet(sid)
+            await self._listen(client, sid)
+        finally:
+            self._open.remove(client)
+            if not client.is_cut:
+                self._clients.pop(sid, None)
+        return response
+
+    async def _greet(self, sid: str) -> None:
+        await self._answer(sid, "status", {"status": self._status(), "sid": sid})
+        if self.client_id == sid and self.running_node is not None:
+            await self._answer(sid, "executing", {"node": self.running_node})
+
+    async def _listen(self, client: Client, sid: str) -> None:
+        is_first = True
+        async for message in client.socket:
+            if message.type == WSMsgType.PING and not client.is_stalled:
+                await _attempt(client.socket.pong(message.data))
+            if message.type != WSMsgType.TEXT:
+                continue
+            match _parsed(message.data):
+                case {"type": "feature_flags", **rest} if is_first:
+                    await self._agree(sid, rest.get("data", {}))
+            is_first = False
+
+    async def _agree(self, sid: str, flags: object) -> None:
+        for client in self._of(sid):
+            client.flags = flags if isinstance(flags, dict) else {}
+        await self._answer(sid, "feature_flags", FEATURES)
+
+    async def _answer(self, sid: str, event: str, data: dict[str, Any]) -> None:
+        for client in self._of(sid):
+            if not client.is_stalled:
+                await _attempt(client.socket.send_str(json.dumps({"type": event, "data": data})))
+
+    def _queue(self, send: Callable[[Client], Awaitable[None]], sid: str | None) -> None:
+        async def action() -> None:
+            for client in self._of(sid):
+                if not client.is_stalled:
+                    await _attempt(send(client))
+
+        self.call(action)
+
+    def _of(self, sid: str | None) -> list[Client]:
+        if sid is None:
+            return list(self._clients.values())
+        return [self._clients[sid]] if sid in self._clients else []
+
+    def _forget(self, sid: str | None) -> list[Client]:
+        clients = self._of(sid)
+        for client in clients:
+            client.is_cut = True
+        self._clients = {key: client for key, client in self._clients.items() if not client.is_cut}
+        return clients
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+async def _attempt(sending: Awaitable[None]) -> None:
+    try:
+        await sending
+    except (ClientError, ConnectionError, RuntimeError) as gone:
+        logger.debug("a frame found no reader: %s", gone)

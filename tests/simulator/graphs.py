@@ -1,0 +1,66 @@
+"""The graphs of the recordings, and how to change them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+Graph = dict[str, dict[str, Any]]
+
+
+def node(class_type: str, **inputs: object) -> dict[str, Any]:
+    """Return one node of a graph."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
+TXT2IMG: Graph = {
+    "unet": node("UNETLoader", unet_name="flux1-dev-fp8.safetensors", weight_dtype="default"),
+    "clip": node(
+        "DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp8_e4m3fn.safetensors", type="flux"
+    ),
+    "vae": node("VAELoader", vae_name="ae.safetensors"),
+    "pos": node("CLIPTextEncode", text="a pixel art knight", clip=["clip", 0]),
+    "guid": node("FluxGuidance", conditioning=["pos", 0], guidance=3.5),
+    "neg": node("ConditioningZeroOut", conditioning=["pos", 0]),
+    "lat": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+    "ks": node(
+        "KSampler",
+        model=["unet", 0],
+        seed=7,
+        steps=3,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="simple",
+        positive=["guid", 0],
+        negative=["neg", 0],
+        latent_image=["lat", 0],
+        denoise=1.0,
+    ),
+    "dec": node("VAEDecode", samples=["ks", 0], vae=["vae", 0]),
+    "out": node("SaveImage", images=["dec", 0], filename_prefix="rec"),
+}
+
+
+def changed(graph: Graph, **changes: dict[str, Any] | None) -> Graph:
+    """Return a graph with inputs of nodes changed; an input that is None, or such a node, is taken out."""
+    result = copy.deepcopy(graph)
+    for node_id, inputs in changes.items():
+        if inputs is None:
+            del result[node_id]
+            continue
+        for name, value in inputs.items():
+            result[node_id]["inputs"][name] = value
+            if value is None:
+                del result[node_id]["inputs"][name]
+    return result
+
+
+def img2img(image: str, **sampler: object) -> Graph:
+    """Return the graph that starts from a picture."""
+    start = {"img": node("LoadImage", image=image), "lat": node("VAEEncode", pixels=["img", 0], vae=["vae", 0])}
+    return changed({**TXT2IMG, **start}, ks=sampler)
+
+
+def to_websocket(graph: Graph) -> Graph:
+    """Return a graph that sends its picture in place of saving it."""
+    return {**copy.deepcopy(graph), "out": node("SaveImageWebsocket", images=["dec", 0])}

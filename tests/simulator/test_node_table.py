@@ -1,0 +1,55 @@
+"""The declared nodes are those that a real ComfyUI declares."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from .driver import Driver, simulated
+from .recorded import RECORDINGS
+
+RECORDED: dict[str, dict[str, Any]] = json.loads((RECORDINGS / "object_info.json").read_text())
+UPLOADED = ("astro.png", "bad.png", "example.png", "ok (1).png", "ok.png")
+COMPARED = ("output", "output_is_list", "output_name", "name", "output_node")
+
+
+@pytest.fixture(scope="module")
+def declared() -> dict[str, dict[str, Any]]:
+    """Return what a simulator with the recording's files declares."""
+    with simulated(models={"loras": ()}) as (sim, driver):
+        for name in UPLOADED:
+            (sim.input_dir / name).touch()
+        (sim.input_dir / "jobs").mkdir()
+        info: dict[str, dict[str, Any]] = driver.get("/object_info").json()
+    return info
+
+
+def _inputs(info: dict[str, Any]) -> dict[str, Any]:
+    """Return the declared inputs; options that are empty (tooltips are cut) and none are the same."""
+    return {
+        group: {
+            name: [part for part in entry if part != {}] if group != "hidden" else entry
+            for name, entry in inputs.items()
+        }
+        for group, inputs in info["input"].items()
+    }
+
+
+def test_the_same_nodes_are_declared(declared: dict[str, dict[str, Any]]) -> None:
+    """Nothing is missing, and nothing is invented."""
+    assert set(declared) == set(RECORDED)
+
+
+@pytest.mark.parametrize("name", list(RECORDED))
+def test_a_node_is_declared_as_recorded(declared: dict[str, dict[str, Any]], name: str) -> None:
+    """Inputs with types, ranges and choices, and outputs, are those of the real one."""
+    assert _inputs(declared[name]) == _inputs(RECORDED[name])
+    assert {key: declared[name][key] for key in COMPARED} == {key: RECORDED[name][key] for key in COMPARED}
+    assert declared[name]["input_order"] == {group: list(inputs) for group, inputs in declared[name]["input"].items()}
+
+
+def test_one_node_can_be_asked_for(driver: Driver) -> None:
+    """/object_info/{class} answers that class alone."""
+    assert list(driver.get("/object_info/KSampler").json()) == ["KSampler"]
