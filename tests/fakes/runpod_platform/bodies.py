@@ -1,0 +1,93 @@
+"""What goes over the wire, as pure functions."""
+
+from __future__ import annotations
+
+import http
+import json
+
+from aiohttp import web
+
+from .faults import Answer
+from .terms import MIB
+from .values import Job, JobState, JsonObject
+
+NOT_JSON = object()
+
+
+def parsed(raw: bytes) -> object:
+    """Return the JSON of a body, or NOT_JSON; NaN is none."""
+    try:
+        return json.loads(raw, parse_constant=_refuse)
+    except ValueError:
+        return NOT_JSON
+
+
+def status_of(job: Job) -> JsonObject:
+    """Return a job as /status shows it."""
+    body: JsonObject = {"id": job.id, "status": job.state.value}
+    if job.retries:
+        body["retries"] = job.retries
+    if job.started_at is None:
+        return body
+    body |= {"delayTime": _ms(job.started_at - job.queued_at), "workerId": job.worker_id}
+    if job.state is JobState.IN_PROGRESS:
+        return body | {"output": job.progress[-1]} if job.progress else body
+    if job.ended_at is not None:
+        body["executionTime"] = _ms(job.ended_at - job.started_at)
+    return body | {key: value for key, value in {"output": job.output, "error": job.error}.items() if value is not None}
+
+
+def webhook_of(job: Job) -> JsonObject:
+    """Return a job as its webhook gets it."""
+    return {**status_of(job), "input": job.input, "webhook": job.webhook}
+
+
+def problem(status: int, detail: str) -> web.Response:
+    """Answer with an error as RunPod words it."""
+    return web.json_response({"status": status, "title": _phrase(status), "detail": detail}, status=status)
+
+
+def too_large(limit_bytes: int) -> web.Response:
+    """Answer a request that is over a limit."""
+    size = f"{limit_bytes // MIB}MiB" if limit_bytes % MIB == 0 else f"{limit_bytes}B"
+    return web.Response(status=400, text=f"bad request: body: exceeded max body size of {size}")
+
+
+def not_json() -> web.Response:
+    """Answer a request that is not JSON."""
+    return web.Response(status=400, text="bad request: body: invalid JSON")
+
+
+def edge_page(status: int) -> web.Response:
+    """Answer as the edge does, for a platform that it cannot reach."""
+    title = f"{status} {_phrase(status)}"
+    page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>"
+    return web.Response(status=status, text=page, content_type="text/html")
+
+
+def answer_of(fault: Answer) -> web.Response:
+    """Answer as a fault says."""
+    if isinstance(fault.body, str):
+        return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
+    if fault.body is not None:
+        return web.json_response(fault.body, status=fault.status, headers=fault.headers)
+    response = (
+        edge_page(fault.status)
+        if fault.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+        else problem(fault.status, _phrase(fault.status).lower())
+    )
+    response.headers.update(fault.headers)
+    return response
+
+
+def _phrase(status: int) -> str:
+    known = {known.value: known.phrase for known in http.HTTPStatus}
+    return known.get(status, "Unknown Error")
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(constant)

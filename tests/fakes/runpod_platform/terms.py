@@ -1,0 +1,30 @@
+"""What can be set on the stand-in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(kw_only=True, eq=False)
+class Terms:
+    """All of it may be changed while the platform runs. Limits are bytes of a body as it is sent.
+
+    A job's own `policy` comes before `execution_timeout_s` and `ttl_s`; RunPod's least values (5 s and 10 s) are not
+    enforced, so that tests stay quick.
+    """
+
+    endpoint_id: str = "ep"
+    api_key: str = "rpa_stand_in"
+    round_trip_s: float = 0.0
+    long_poll_s: float = 10.0
+    result_limit_bytes: int = 10 * MIB
+    request_limit_bytes: int = 10 * MIB
+    sync_request_limit_bytes: int = 20_000_000
+    retention_s: float = 1800.0
+    sync_retention_s: float = 60.0
+    execution_timeout_s: float = 600.0
+    ttl_s: float = 86_400.0
+    lost_job_s: float = 20.0
+    webhook_retry_s: float = 10.0
