@@ -1,4 +1,4 @@
-"""The RunPod worker's entry: settings, wiring, and `handler(job)`, which never raises.
+"""The RunPod worker's entry: settings, wiring, and `handler(job)`, which never raises but when it is cancelled.
 
 python handler.py                                    runs test_input.json and prints the result
 python handler.py --test_input '{"input": {...}}'    runs that job
@@ -13,19 +13,40 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
-from comfy_client.errors import ConfigError, JobError
+from comfy_client.errors import ComfyClientError, ComfyUIBroken, ConfigError, JobError, RequestError
+from comfy_client.http import HttpApi
 from comfy_client.workflows import load_workflows
-from worker.jobs import Worker, run_job
+from worker import logs
+from worker.boot import await_boot, make_process
+from worker.comfyui_process import ComfyProcess, ModelsMissing
+from worker.jobs import Control, Worker, run_job
+from worker.lifecycle import Lifecycle
+from worker.progress import ProgressSender, progress_of
 from worker.settings import Settings
+from worker.turns import Turn, Turns
 
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
+PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
 log = logging.getLogger("handler")
+
+
+@dataclass(frozen=True)
+class Service:
+    """The worker with what surrounds its jobs. `post_progress` takes a job and its progress, on the platform."""
+
+    worker: Worker
+    lifecycle: Lifecycle
+    comfyui: ComfyProcess | None = None
+    post_progress: PostProgress | None = None
+    turns: Turns = field(default_factory=Turns)
 
 
 def make_worker(settings: Settings) -> Worker:
@@ -34,10 +55,13 @@ def make_worker(settings: Settings) -> Worker:
         server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_directory),
         workflows=load_workflows(settings.workflows_directory),
         job_timeout_s=settings.job_timeout_s,
+        max_result_bytes=settings.max_result_bytes,
+        allow_graphs=settings.allow_graphs,
+        bucket=settings.bucket,
     )
 
 
-def make_handler(worker: Worker) -> Handler:
+def make_handler(service: Service) -> Handler:
     """Return `handler(job)`: a result (docs/api.md), or exactly `{"error": "<JSON text of an ErrorReport>"}`.
 
     The job runs in a thread, so that the SDK's loop stays free to see that a job is to be stopped. Then the task is
@@ -45,48 +69,167 @@ def make_handler(worker: Worker) -> Handler:
     """
 
     async def handler(job: JsonObject) -> JsonObject:
+        service.lifecycle.note_job()
         cancelled = threading.Event()
-        running = asyncio.get_running_loop().run_in_executor(None, _outcome, worker, job, cancelled)
+        attempt = _Attempt(service, job, cancelled)
+        sender = None
+        if service.post_progress is not None:
+            post = service.post_progress
+            sender = ProgressSender(lambda progress: post(job, progress))
+        report = sender.report if sender else lambda _: None
+        running = asyncio.get_running_loop().run_in_executor(None, attempt.outcome, report)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             cancelled.set()
             await running
             raise
+        finally:
+            if sender is not None:
+                await sender.drain()
 
     return handler
 
 
-def _outcome(worker: Worker, job: Mapping[str, Any], cancelled: threading.Event) -> JsonObject:
-    job_id = str(job.get("id", "unknown"))
+class _Attempt:
+    """One job in its thread, from its turn to its result or report."""
 
-    def stop() -> JobError | None:
-        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.") if cancelled.is_set() else None
+    def __init__(self, service: Service, job: Mapping[str, Any], cancelled: threading.Event) -> None:
+        self._service = service
+        self._job = job
+        self._job_id = str(job.get("id", "unknown"))
+        self._cancelled = cancelled
+        self._deaths = service.comfyui.deaths if service.comfyui else 0
+        self._turn: Turn = service.turns.take(self._stop)
 
+    def outcome(self, report: Callable[[JsonObject], None]) -> JsonObject:
+        """Return the job's result, or its error."""
+        logs.job_id.set(self._job_id)
+        begun_at = time.monotonic()
+        try:
+            result = self._run(report)
+            log.info("done in %.2f s", time.monotonic() - begun_at)
+        except JobError as error:
+            log.warning("%s after %.2f s", error.code.value, time.monotonic() - begun_at)
+            return {"error": error.report.to_json()}
+        except Exception:
+            log.exception("a bug")
+            message = f"A bug in the worker; its log has the traceback for job {self._job_id}."
+            return {"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()}
+        else:
+            return result
+        finally:
+            self._turn.end()
+            if self._service.comfyui is not None:
+                self._service.comfyui.end_if_stuck(self._service.worker.server)
+
+    def _run(self, report: Callable[[JsonObject], None]) -> JsonObject:
+        comfyui = self._service.comfyui
+        if comfyui is not None:
+            comfyui.await_use(self._stop)
+            self._deaths = comfyui.deaths
+        control = Control(self._stop, lambda sampling: report(progress_of(sampling)), self._turn)
+        try:
+            result = run_job(self._service.worker, self._job, control)
+        except ComfyUIBroken as error:
+            self._service.lifecycle.retire(error.report.message)
+            raise
+        except JobError as error:
+            if error.code is ErrorCode.COMFYUI_UNAVAILABLE and comfyui is not None:
+                raise comfyui.failure_since(self._deaths) or error from error
+            raise
+        if comfyui is not None:
+            comfyui.note_success()
+        return result
+
+    def _stop(self) -> JobError | None:
+        if self._cancelled.is_set():
+            return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+        comfyui = self._service.comfyui
+        died = comfyui.failure_since(self._deaths) if comfyui else None
+        return died or self._service.lifecycle.stop_error()
+
+
+def report_unhealthy(environment: Mapping[str, str], reason: str) -> None:
+    """Tell the platform why this worker retires, as the SDK's failed fitness checks do (reference/runpod.md 1.8)."""
+    url = environment.get("RUNPOD_WEBHOOK_PING", "").replace("$RUNPOD_POD_ID", environment.get("RUNPOD_POD_ID", ""))
+    key = environment.get("RUNPOD_AI_API_KEY", "")
+    if not url or not key:
+        return
+    api = HttpApi(url, name="RunPod", headers={"Authorization": key})
+    params = {"status": "unhealthy", "check": "comfyui", "reason": reason[:256]}
     try:
-        return run_job(worker, job_id, job.get("input"), stop)
-    except JobError as error:
-        log.warning("job %s: %s", job_id, error.code.value)
-        report = error.report
-    except Exception:
-        log.exception("job %s: a bug", job_id)
-        report = ErrorReport(ErrorCode.INTERNAL, f"A bug in the worker; its log has the traceback for job {job_id}.")
-    return {"error": report.to_json()}
+        api.call("GET", "", timeout_s=2, params=params)
+    except RequestError as error:
+        log.warning("the platform was not told: %s", error)
 
 
 def main() -> None:
-    """Serve jobs, in the mode that RunPod's SDK reads from the arguments and the environment."""
+    """Boot, then serve jobs in the mode that RunPod's SDK reads from the arguments and the environment."""
     try:
         settings = Settings.from_env(os.environ)
         worker = make_worker(settings)
     except ConfigError as error:
         sys.exit(f"handler.py: {error}")
+    logs.configure(settings.log_level)
+    lifecycle = Lifecycle(
+        stop_comfyui=lambda: comfyui.stop() if comfyui else None,
+        report_unhealthy=lambda reason: report_unhealthy(os.environ, reason),
+        grace_s=settings.shutdown_grace_s,
+    )
+    comfyui = make_process(
+        settings, worker.server, worker.workflows, os.environ, lambda: lifecycle.retire("ComfyUI died and stayed dead")
+    )
+    if comfyui is not None:
+        comfyui.start()
+    _serve(settings, Service(worker, lifecycle, comfyui))
+
+
+def _serve(settings: Settings, service: Service) -> None:
+    """Hand over to the SDK. On RunPod the boot is a fitness check: no job is taken, and none billed, before it ends."""
     # The SDK logs the first 4096 characters of every result at DEBUG, its default (reference/runpod.md 1.4).
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
-    import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so never at import
+    import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so never at import, and while ComfyUI boots
 
-    logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s", force=True)
-    runpod.serverless.start({"handler": make_handler(worker)})
+    logs.configure(settings.log_level)  # runpod's import installs a handler of its own
+
+    def boot() -> None:
+        await_boot(settings, service.worker.server, service.worker.workflows, service.comfyui)
+
+    def concurrency(_current: int) -> int:
+        # The SDK calls this first in its running loop, after it has installed its own signal handlers.
+        service.lifecycle.handle_sigterm()
+        return settings.concurrency
+
+    config: dict[str, Any] = {"handler": make_handler(service), "concurrency_modifier": concurrency}
+    if _is_on_platform():
+        runpod.serverless.register_fitness_check(boot)
+        config["handler"] = make_handler(replace(service, post_progress=_post_progress))
+        runpod.serverless.start(config)
+        return
+    try:
+        boot()
+        runpod.serverless.start(config)
+    except (ComfyClientError, ModelsMissing) as error:
+        sys.exit(f"handler.py: {error}")
+    finally:
+        if service.comfyui is not None:
+            service.comfyui.stop()
+
+
+def _is_on_platform() -> bool:
+    """Whether the SDK will take jobs from RunPod (worker.py of runpod 1.12: these arguments come first)."""
+    local = {"--rp_serve_api", "--test_input"} & {argument.partition("=")[0] for argument in sys.argv[1:]}
+    return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local
+
+
+async def _post_progress(job: JsonObject, progress: JsonObject) -> None:
+    """Post the progress of a job, as the SDK's progress_update does, in the caller's own order."""
+    from runpod.http_client import AsyncClientSession  # noqa: PLC0415 - see _serve
+    from runpod.serverless.modules.rp_http import send_result  # noqa: PLC0415 - see _serve
+
+    async with AsyncClientSession() as session:
+        await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
 
 
 if __name__ == "__main__":

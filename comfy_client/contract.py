@@ -64,8 +64,9 @@ ENVELOPE: JsonObject = {
         "default": True,
     },
     "delivery": {
-        "description": "How the pictures come back.",
-        "enum": ["auto", "base64"],
+        "description": "How the pictures come back: inline as base64, in the worker's bucket (or that of the job's "
+        "`s3Config`), or `auto`: inline where they fit, else in the bucket.",
+        "enum": ["auto", "base64", "s3"],
         "default": "auto",
     },
     "timeout_s": {
@@ -92,6 +93,8 @@ class ErrorCode(str, enum.Enum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     COMFYUI_UNAVAILABLE = "comfyui_unavailable"
     NO_OUTPUT = "no_output"
+    OUTPUT_TOO_LARGE = "output_too_large"
+    OUTPUT_NOT_STORED = "output_not_stored"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
     UNRECOGNIZED = "unrecognized"
@@ -166,13 +169,25 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ),
     ErrorCode.COMFYUI_UNAVAILABLE: ErrorFacts(
         retryable=True,
-        cause="ComfyUI does not answer, or has lost the job because it was started anew.",
+        cause="ComfyUI does not answer, died, or has lost the job because it was started anew.",
         remedy="Send the job again; if it stays so, read the worker's log.",
+        details="`log_tail`: the last lines of ComfyUI, where it died",
     ),
     ErrorCode.NO_OUTPUT: ErrorFacts(
         retryable=False,
         cause="The graph ended well and saved nothing.",
         remedy="End the graph in SaveImage, or another node that saves; PreviewImage does not count.",
+    ),
+    ErrorCode.OUTPUT_TOO_LARGE: ErrorFacts(
+        retryable=False,
+        cause="The result is larger than what RunPod returns, and the worker has no bucket for it.",
+        remedy="Ask for `output_format` webp or jpeg, fewer pictures or a smaller size; or use a bucket.",
+        details="`bytes`, `limit`",
+    ),
+    ErrorCode.OUTPUT_NOT_STORED: ErrorFacts(
+        retryable=True,
+        cause="The bucket did not take a picture.",
+        remedy="Check the bucket's name, keys and rights, or ask for `delivery` base64.",
     ),
     ErrorCode.CANCELLED: ErrorFacts(
         retryable=False,

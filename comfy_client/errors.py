@@ -4,7 +4,8 @@ ComfyClientError            catch this to catch all
 ├ ConfigError               a setting is wrong; nothing was sent
 ├ RequestError              a server was not reached, or answered badly (`.status`)
 └ JobError                  the job failed: `.report.code` says why
-  └ JobCancelled            someone cancelled it
+  ├ JobCancelled            someone cancelled it
+  └ ComfyUIBroken           the ComfyUI it ran on can run nothing more
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class JobError(ComfyClientError):
 
 class JobCancelled(JobError):  # noqa: N818 - an outcome that callers name, like asyncio.CancelledError
     """A job was cancelled by its caller."""
+
+
+class ComfyUIBroken(JobError):  # noqa: N818 - an outcome, as above
+    """A job failed in a way that leaves its ComfyUI unusable: what runs it is to be started anew."""
 
 
 def invalid_input(faults: list[Fault]) -> JobError:

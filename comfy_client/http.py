@@ -24,14 +24,18 @@ class HttpApi:
     Args:
         base_url: scheme, host and path in front of every call's path.
         name: what the API is called in errors.
+        headers: sent with every call.
         use_proxies: whether proxies and netrc of the environment count; not for a server of our own machine.
     """
 
-    def __init__(self, base_url: str, *, name: str, use_proxies: bool = True) -> None:
+    def __init__(
+        self, base_url: str, *, name: str, headers: Mapping[str, str] | None = None, use_proxies: bool = True
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self._name = name
         self._session = requests.Session()
         self._session.trust_env = use_proxies
+        self._session.headers.update(headers or {})
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_KEPT_CONNECTIONS, max_retries=0)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)

@@ -126,11 +126,12 @@ def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int
     It has at most `max_pixels` and keeps the picture's proportions as well as the rounding allows.
     """
     scale = min(1.0, math.sqrt(max_pixels / (width * height)), 2048 / max(width, height))
-    sides = [max(64, round(side * scale / multiple) * multiple) for side in (width, height)]
-    if sides[0] * sides[1] > max_pixels:
-        longer = sides.index(max(sides))
-        sides[longer] = max_pixels // sides[1 - longer] // multiple * multiple
-    return sides[0], sides[1]
+    wanted = width * scale, height * scale
+    widths, heights = (
+        [min(2048, max(64, (int(side // multiple) + step) * multiple)) for step in (0, 1)] for side in wanted
+    )
+    fitting = [(wide, high) for wide in widths for high in heights if wide * high <= max_pixels]
+    return min(fitting, key=lambda size: math.dist(size, wanted))
 
 
 def encode_picture(png: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> bytes:
@@ -174,3 +175,15 @@ def identify(data: bytes) -> Picture | None:
             return Picture(data, image.width, image.height, Image.MIME.get(image.format or "", ""))
     except (*_BROKEN, *_BOMBS):
         return None
+
+
+def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
+    """Return a preview of at most `side` pixels as a JPEG of a few kilobytes, or None where `jpeg` is none."""
+    encoded = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+            image.thumbnail((side, side))
+            image.save(encoded, "JPEG", quality=60)
+    except OSError:
+        return None
+    return encoded.getvalue()

@@ -11,7 +11,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy_client.contract import ENVELOPE, Fault, JsonObject
@@ -63,13 +63,21 @@ class Rendered:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a picture of the request comes from: bytes, or an https address still to be fetched. `path` names it."""
+
+    path: str
+    content: bytes | str
+
+
+@dataclass(frozen=True)
 class Request:
     """A valid request. `template` is None where the caller sent a graph of their own."""
 
     template: Workflow | None
     graph: Graph
     inputs: JsonObject
-    pictures: Mapping[str, bytes]
+    pictures: Mapping[str, Source]
     overrides: JsonObject
     output_format: str
     output_quality: int
@@ -77,8 +85,17 @@ class Request:
     delivery: str
     timeout_s: float | None
 
+    def with_fetched(self, fetch: Callable[[str, str], bytes]) -> Request:
+        """Return the request with every picture's bytes; `fetch` takes an address and the path that named it."""
+        fetched = {
+            name: replace(source, content=fetch(source.content, source.path))
+            for name, source in self.pictures.items()
+            if isinstance(source.content, str)
+        }
+        return replace(self, pictures={**self.pictures, **fetched}) if fetched else self
+
     def render(self, random_seed: Callable[[], int]) -> Rendered:
-        """Return what ComfyUI is to run.
+        """Return what ComfyUI is to run. Its pictures have been fetched.
 
         Raises JobError: invalid_image where a picture cannot be taken, invalid_input where an override names an item
         that a list of the inputs does not have.
@@ -89,8 +106,7 @@ class Request:
 
     def _render_template(self, template: Workflow, random_seed: Callable[[], int]) -> Rendered:
         uploads = [
-            Upload(check_picture(data, name, flatten=True), template.targets(name))
-            for name, data in self.pictures.items()
+            Upload(_checked(source, flatten=True), template.targets(name)) for name, source in self.pictures.items()
         ]
         inputs = dict(self.inputs)
         if uploads:
@@ -117,18 +133,24 @@ class Request:
         graph = copy.deepcopy(self.graph)
         override(graph, self.overrides)
         uploads, warnings = [], []
-        for number, (name, data) in enumerate(self.pictures.items()):
+        for name, source in self.pictures.items():
             targets = tuple(
                 Target(node_id, key)
                 for node_id, node in graph.items()
                 for key, value in node["inputs"].items()
                 if value == name
             )
-            uploads.append(Upload(check_picture(data, f"images[{number}].image", flatten=False), targets))
+            uploads.append(Upload(_checked(source, flatten=False), targets))
             if not targets:
-                warnings.append(f"images[{number}]: no node of the graph loads {name!r}")
+                warnings.append(f"{source.path}: no node of the graph loads {name!r}")
         inputs = {"overrides": self.overrides} if self.overrides else {}
         return Rendered((graph,), (None,), tuple(uploads), "custom", "custom", inputs, tuple(warnings))
+
+
+def _checked(source: Source, *, flatten: bool) -> Picture:
+    if isinstance(source.content, str):
+        raise TypeError(f"{source.path} was not fetched")
+    return check_picture(source.content, source.path, flatten=flatten)
 
 
 def _size(inputs: JsonObject, picture: Picture, template: Workflow) -> JsonObject:
@@ -227,7 +249,7 @@ def _named_images(images: object) -> dict[str, tuple[str, Any]]:
 
 
 def _request(
-    template: Workflow | None, graph: Graph, inputs: JsonObject, pictures: Mapping[str, bytes], value: JsonObject
+    template: Workflow | None, graph: Graph, inputs: JsonObject, pictures: Mapping[str, Source], value: JsonObject
 ) -> Request:
     envelope = filled(value, {"properties": ENVELOPE})
     return Request(
@@ -250,14 +272,14 @@ def _merged(first: list[Fault], second: list[Fault]) -> list[Fault]:
     return [*first, *(fault for fault in second if fault.path not in paths)]
 
 
-def _pictures(sources: Mapping[str, tuple[str, Any]], faults: list[Fault]) -> tuple[dict[str, bytes], list[Fault]]:
-    """Return the bytes of each picture by name, and the faults with those of the pictures that are no base64."""
+def _pictures(sources: Mapping[str, tuple[str, Any]], faults: list[Fault]) -> tuple[dict[str, Source], list[Fault]]:
+    """Return the source of each picture by name, and the faults with those of the pictures that are none."""
     pictures, found = {}, []
     for name, (path, text) in sources.items():
         if not isinstance(text, str) or not text:
             continue
         try:
-            pictures[name] = decode_base64(text)
+            pictures[name] = Source(path, text if re.match("https://", text, re.IGNORECASE) else decode_base64(text))
         except ValueError as error:
             found.append(Fault(path, str(error)))
     return pictures, _merged(faults, found)
@@ -271,7 +293,7 @@ def decode_base64(text: str) -> bytes:
         if not comma or not head.endswith(";base64"):
             raise ValueError("is a data URI that is not base64; it begins data:image/png;base64,")
     elif re.match(r"[a-z][a-z0-9+.-]*://", text[:32], re.IGNORECASE):
-        raise ValueError("is an address; send the picture itself, as base64 or a data URI")
+        raise ValueError("is an address of another kind than https; send an https address, base64 or a data URI")
     try:
         return base64.b64decode("".join(content.split()), validate=True)
     except (binascii.Error, ValueError):

@@ -14,7 +14,7 @@ from comfy_client.comfyui.server import ComfyServer
 from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Graph, default_directory, load_workflows
-from worker.jobs import Worker, run_job
+from worker.jobs import Control, Worker, run_job
 
 RUNS = 20
 
@@ -24,7 +24,7 @@ def overhead() -> None:
     workflows = load_workflows(default_directory())
     with Simulator() as simulator:
         server = ComfyServer(simulator.url)
-        worker = Worker(server, workflows, 60)
+        worker = Worker(server, workflows, 60, 8 * 1024 * 1024)
         parts: dict[str, list[float]] = {}
 
         def note(name: str, seconds: float) -> None:
@@ -37,7 +37,8 @@ def overhead() -> None:
             validate_s = time.monotonic() - begun
             bare_s = _bare(server, graph)
             begun = time.monotonic()
-            timings = run_job(worker, "bench", {**request, "seed": seed + 1000}, lambda: None)["timings"]
+            job = {"id": "bench", "input": {**request, "seed": seed + 1000}}
+            timings = run_job(worker, job, Control())["timings"]
             total_s = time.monotonic() - begun
             if seed == 0:
                 continue  # connections and caches are made once a process

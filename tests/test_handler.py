@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import requests
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import ConfigError
 from comfy_client.simulator import Simulator
-from handler import Handler, make_handler, make_worker
+from handler import Handler, Service, make_handler, make_worker
 from tests.waiting import until
+from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -35,12 +36,23 @@ def simulator() -> Iterator[Simulator]:
         yield simulator
 
 
+def make_service(simulator: Simulator) -> Service:
+    """Return the worker's service on a simulator; nothing ends the process."""
+    lifecycle = Lifecycle(
+        stop_comfyui=lambda: None,
+        report_unhealthy=lambda _: None,
+        grace_s=1,
+        end=lambda status: pytest.fail(str(status)),
+    )
+    return Service(make_worker(Settings.from_env({"COMFYUI_URL": simulator.url})), lifecycle)
+
+
 @pytest.fixture
 def handler(simulator: Simulator) -> Iterator[Handler]:
     """The handler on it."""
-    worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
-    yield make_handler(worker)
-    worker.server.close()
+    service = make_service(simulator)
+    yield make_handler(service)
+    service.worker.server.close()
 
 
 def report_of(result: dict[str, Any]) -> ErrorReport:
@@ -66,10 +78,11 @@ def test_a_job_without_a_request_is_an_invalid_input(handler: Handler, job: dict
 
 def test_a_bug_is_reported_without_its_traceback(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
     """An exception that nobody foresaw is `internal`: the log has the traceback, the caller the job's id."""
-    worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
-    broken = make_handler(replace(worker, job_timeout_s=None))  # type: ignore[arg-type] # the bug
-    report = report_of(asyncio.run(broken({"id": "job-7", "input": SMALL})))
-    worker.server.close()
+    service = make_service(simulator)
+    broken = replace(service.worker, job_timeout_s=None)  # type: ignore[arg-type] # the bug
+    handler = make_handler(replace(service, worker=broken))
+    report = report_of(asyncio.run(handler({"id": "job-7", "input": SMALL})))
+    service.worker.server.close()
 
     assert report.code is ErrorCode.INTERNAL
     assert "job-7" in report.message
@@ -112,7 +125,7 @@ def test_a_bad_setting_ends_the_start_with_its_name() -> None:
 
 def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run handler.py as a person would."""
-    env = {**os.environ, "COMFYUI_URL": simulator.url, **environment}
+    env = {**os.environ, "COMFYUI_URL": simulator.url, "WORKER_WARMUP": "false", **environment}
     return subprocess.run(
         [sys.executable, "handler.py", *arguments],
         cwd=ROOT,
@@ -159,7 +172,7 @@ def local_api(simulator: Simulator) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
-    environment: Mapping[str, str] = {**os.environ, "COMFYUI_URL": simulator.url}
+    environment = {**os.environ, "COMFYUI_URL": simulator.url}
     with subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         started = threading.Timer(30, process.kill)

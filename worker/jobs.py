@@ -1,4 +1,4 @@
-"""The story of one job: read the request, render its graphs, run them, make the result."""
+"""The story of one job: read the request, fetch its pictures, render its graphs, run them, deliver what they made."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import comfy_client
-from comfy_client.comfyui.follow import Limits
-from comfy_client.comfyui.run import run_graphs
+from comfy_client.comfyui.follow import Limits, Observe
+from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import MAX_SEED, JsonObject
-from comfy_client.errors import JobError
-from comfy_client.request import read_request
+from comfy_client.contract import MAX_SEED, Fault, JsonObject
+from comfy_client.errors import JobError, invalid_input
+from comfy_client.fetch import FetchRules, fetch_picture
+from comfy_client.request import Rendered, Request, read_request
 from comfy_client.workflows import Workflow
-from worker.outputs import file_entries, image_entries
+from worker.outputs import Delivery, Output, encoded_images, other_files
+from worker.storage import Bucket, job_bucket, store
 
 log = logging.getLogger(__name__)
 
@@ -28,23 +32,77 @@ class Worker:
     server: ComfyServer
     workflows: Mapping[str, Workflow]
     job_timeout_s: float
+    max_result_bytes: int
+    allow_graphs: bool = True
+    bucket: Bucket | None = None
+    fetch_rules: FetchRules = field(default_factory=FetchRules)
 
 
-def run_job(worker: Worker, job_id: str, job_input: object, stop: Callable[[], JobError | None]) -> JsonObject:
-    """Return the result of a job (docs/api.md). Raises JobError with the report for the caller.
+@dataclass(frozen=True)
+class Control:
+    """One job's strings: what ends it early, who is told how far it is, and its turn to queue its prompts."""
 
-    `stop` is asked ten times a second; the error that it returns ends the job, and its prompts with it.
-    """
+    stop: Callable[[], JobError | None] = lambda: None
+    observe: Observe = lambda _: None
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+
+def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
+    """Return the result (docs/api.md) of a job as RunPod's SDK hands it over. Raises JobError with its report."""
     begun_at = time.monotonic()
-    request = read_request(job_input, worker.workflows)
+    job_id = str(job.get("id", "unknown"))
+    request = read_request(job.get("input"), worker.workflows)
+    bucket = _check_permitted(worker, request, job)
+    request = request.with_fetched(lambda url, path: fetch_picture(url, path, worker.fetch_rules))
     rendered = request.render(lambda: secrets.randbelow(MAX_SEED + 1))
-    log.info("job %s: %s, %d prompts", job_id, rendered.workflow, len(rendered.graphs))
+    log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     timeout_s = min(request.timeout_s or worker.job_timeout_s, worker.job_timeout_s)
     limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
-    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, stop)
+    hooks = Hooks(control.observe, control.turn)
+    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks)
     encode_from = time.monotonic()
+    result = _result(worker, request, rendered, run, _delivery(worker, request, bucket, job_id))
+    ended_at = time.monotonic()
+    result["timings"] = {
+        "queue_s": round(run.queue_s, 4),
+        "execute_s": round(run.execute_s, 4),
+        "fetch_s": round(run.fetch_s, 4),
+        "encode_s": round(ended_at - encode_from, 4),
+        "total_s": round(ended_at - begun_at, 4),
+    }
+    return result
+
+
+def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
+    """Return the bucket that the job may use. Raises JobError where it asks for what this worker does not do."""
+    faults = []
+    if request.template is None and not worker.allow_graphs:
+        known = ", ".join(sorted(worker.workflows))
+        faults.append(Fault("workflow", f"is a graph of your own, which this worker does not take; use one of {known}"))
+    bucket, found = job_bucket(job.get("s3Config"), worker.bucket)
+    faults += found
+    if request.delivery == "s3" and bucket is None and not found:
+        faults.append(Fault("delivery", "asks for s3, and this worker has no bucket; send s3Config, or use auto"))
+    if faults:
+        raise invalid_input(faults)
+    return bucket
+
+
+def _delivery(worker: Worker, request: Request, bucket: Bucket | None, job_id: str) -> Delivery:
+    if bucket is None:
+        return Delivery(request.delivery, worker.max_result_bytes, None)
+    client = bucket.client()
+
+    def put(output: Output) -> str:
+        return store(client, bucket, f"{job_id}/{output.filename}", output.data, output.mime_type)
+
+    return Delivery(request.delivery, worker.max_result_bytes, put)
+
+
+def _result(worker: Worker, request: Request, rendered: Rendered, run: RunResult, delivery: Delivery) -> JsonObject:
+    images, files = delivery.entries([encoded_images(request, rendered, run.prompts), list(other_files(run.prompts))])
     result: JsonObject = {
-        "images": image_entries(request, rendered, run.prompts),
+        "images": images,
         "workflow": rendered.workflow,
         "inputs": rendered.inputs,
         "seed": rendered.seeds[0],
@@ -56,17 +114,8 @@ def run_job(worker: Worker, job_id: str, job_input: object, stop: Callable[[], J
             "workflow": rendered.version,
         },
     }
-    if files := list(file_entries(run.prompts)):
+    if files:
         result["files"] = files
     if texts := [text for prompt in run.prompts for text in prompt.texts]:
         result["texts"] = texts
-    ended_at = time.monotonic()
-    result["timings"] = {
-        "queue_s": round(run.queue_s, 4),
-        "execute_s": round(run.execute_s, 4),
-        "fetch_s": round(run.fetch_s, 4),
-        "encode_s": round(ended_at - encode_from, 4),
-        "total_s": round(ended_at - begun_at, 4),
-    }
-    log.info("job %s: done in %.2f s", job_id, ended_at - begun_at)
     return result

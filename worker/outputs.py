@@ -1,4 +1,4 @@
-"""From what ComfyUI made to what the caller gets: encoded pictures, inline as base64."""
+"""From what ComfyUI made to what the caller gets: pictures encoded, and delivered inline or through a bucket."""
 
 from __future__ import annotations
 
@@ -6,33 +6,104 @@ import base64
 import hashlib
 import json
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from comfy_client.comfyui.run import PromptResult, SavedImage
-from comfy_client.contract import OUTPUT_FORMATS, JsonObject
+from comfy_client.contract import OUTPUT_FORMATS, ErrorCode, JsonObject
+from comfy_client.errors import JobError
 from comfy_client.images import encode_picture, identify
 from comfy_client.request import Rendered, Request
 from comfy_client.workflows import Graph
 
+_ENTRY_BYTES = 400
+"""What an entry of the result has beside its picture, at most."""
 
-def image_entries(request: Request, rendered: Rendered, results: tuple[PromptResult, ...]) -> list[JsonObject]:
-    """Return `images` of the result: a picture of each prompt in order, encoded as the request asks."""
-    entries: list[JsonObject] = []
+
+@dataclass(frozen=True)
+class Output:
+    """One file of a result; `facts` are what its entry says beside the file's own."""
+
+    filename: str
+    data: bytes
+    mime_type: str
+    facts: JsonObject
+
+    def entry(self, kind: str, data: str) -> JsonObject:
+        """Return its entry in the result, `data` being base64 or an address."""
+        return {
+            "filename": self.filename,
+            "type": kind,
+            "data": data,
+            "mime_type": self.mime_type,
+            "bytes": len(self.data),
+            "sha256": hashlib.sha256(self.data).hexdigest(),
+            **self.facts,
+        }
+
+
+def encoded_images(request: Request, rendered: Rendered, results: Sequence[PromptResult]) -> list[Output]:
+    """Return the pictures of each prompt in order, encoded as the request asks."""
+    outputs: list[Output] = []
     for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
         text = _metadata(rendered, graph, seed) if request.metadata else {}
         for image in result.images:
-            data, mime_type, size = _encoded(request, image, text)
-            filename = f"{image.prefix}_{len(entries) + 1:05}_{mimetypes.guess_extension(mime_type) or ''}"
-            entries.append({**_entry(filename, data, mime_type), "width": size[0], "height": size[1], "seed": seed})
-    return entries
+            data, mime_type, (width, height) = _encoded(request, image, text)
+            filename = f"{image.prefix}_{len(outputs) + 1:05}_{mimetypes.guess_extension(mime_type) or ''}"
+            outputs.append(Output(filename, data, mime_type, {"width": width, "height": height, "seed": seed}))
+    return outputs
 
 
-def file_entries(results: tuple[PromptResult, ...]) -> Iterator[JsonObject]:
-    """Yield `files` of the result: what is no still picture."""
+def other_files(results: Sequence[PromptResult]) -> Iterator[Output]:
+    """Yield what is no still picture."""
     for result in results:
         for file in result.files:
             mime_type = mimetypes.guess_type(file.filename)[0] or "application/octet-stream"
-            yield _entry(file.filename, file.data, mime_type)
+            yield Output(file.filename, file.data, mime_type, {})
+
+
+Store = Callable[[Output], str]
+"""Puts an output into a bucket and returns its address. Raises JobError (output_not_stored)."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How one job's outputs are delivered: inline, or through `store`, where there is a bucket."""
+
+    wanted: str
+    limit_bytes: int
+    store: Store | None
+
+    def entries(self, groups: Sequence[Sequence[Output]]) -> list[list[JsonObject]]:
+        """Return the entries of each group. All go the same way.
+
+        Raises JobError: output_too_large where they do not fit inline and there is no bucket, output_not_stored.
+        """
+        store = self.store
+        inline_bytes = sum(_inline_bytes(output) for group in groups for output in group)
+        if store is not None and (self.wanted == "s3" or (self.wanted == "auto" and inline_bytes > self.limit_bytes)):
+            return [[output.entry("s3_url", store(output)) for output in group] for group in groups]
+        if inline_bytes > self.limit_bytes:
+            raise _too_large(inline_bytes, self.limit_bytes)
+        return [[output.entry("base64", _base64(output.data)) for output in group] for group in groups]
+
+
+def _inline_bytes(output: Output) -> int:
+    return (len(output.data) + 2) // 3 * 4 + _ENTRY_BYTES
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _too_large(size: int, limit: int) -> JobError:
+    return JobError.because(
+        ErrorCode.OUTPUT_TOO_LARGE,
+        f"The result has {size:,} bytes; at most {limit:,} can be returned inline. Ask for output_format webp or jpeg, "
+        "for fewer pictures or a smaller size, or give the worker a bucket (BUCKET_ENDPOINT_URL) and use delivery s3.",
+        bytes=size,
+        limit=limit,
+    )
 
 
 def _encoded(request: Request, image: SavedImage, text: dict[str, str]) -> tuple[bytes, str, tuple[int, int]]:
@@ -61,14 +132,3 @@ def _metadata(rendered: Rendered, graph: Graph, seed: int | None) -> dict[str, s
         prompt = inputs.pop("prompt", "")
         text["parameters"] = f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in inputs.items())
     return text
-
-
-def _entry(filename: str, data: bytes, mime_type: str) -> JsonObject:
-    return {
-        "filename": filename,
-        "type": "base64",
-        "data": base64.b64encode(data).decode("ascii"),
-        "mime_type": mime_type,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }

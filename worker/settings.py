@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from comfy_client.errors import ConfigError
 from comfy_client.workflows import default_directory
+from worker.storage import Bucket
+
+Parse: TypeAlias = Callable[[str], Any]
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= 86_400:  # noqa: PLR2004 - said in the message
-        raise ValueError("must be from 1 to 86400 seconds")
-    return seconds
+def _number(kind: type[float], low: float, high: float) -> Parse:
+    def parse(text: str) -> float:
+        number = kind(text)
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    choices = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if text.lower() not in choices:
+        raise ValueError("must be true or false")
+    return choices[text.lower()]
 
 
 def _log_level(text: str) -> str:
@@ -30,58 +44,200 @@ class Variable:
 
     name: str
     field: str
-    parse: Callable[[str], Any]
+    parse: Parse
     default: str
     meaning: str
+    secret: bool = False
 
 
 VARIABLES = (
-    Variable("COMFYUI_URL", "comfyui_url", str, "http://127.0.0.1:8188", "Address of the ComfyUI to use."),
+    Variable(
+        "COMFYUI_URL",
+        "comfyui_url",
+        str,
+        "",
+        "Address of a ComfyUI that runs elsewhere. Absent: the worker starts its own from COMFYUI_DIR.",
+    ),
     Variable(
         "COMFYUI_DIR",
         "comfyui_directory",
         Path,
         "",
-        "ComfyUI's base folder (`input`, `output`, `temp`), where this process reaches it. A job's files are deleted "
-        "there; without it they can only be emptied.",
+        "ComfyUI's folder (`main.py`, `input`, `output`); `/comfyui` where COMFYUI_URL is absent. With COMFYUI_URL, "
+        "only if this process reaches its files: a job's are deleted there, and can only be emptied without it.",
+    ),
+    Variable("COMFYUI_PORT", "comfyui_port", _number(int, 1, 65535), "8188", "Port of the worker's own ComfyUI."),
+    Variable(
+        "COMFYUI_ARGS", "comfyui_arguments", shlex.split, "", "Further launch flags of ComfyUI, such as `--lowvram`."
     ),
     Variable(
-        "WORKER_WORKFLOWS", "workflows_directory", Path, "", "Folder of workflow templates. Default: those that ship."
+        "COMFYUI_READY_TIMEOUT_S",
+        "ready_timeout_s",
+        _number(float, 1, 3600),
+        "300",
+        "Seconds until ComfyUI must answer and list the workflows' models. RunPod gives a cold start seven minutes.",
+    ),
+    Variable(
+        "WORKER_WORKFLOWS", "workflows_directory", Path, "", "Folder of workflow templates. Absent: those that ship."
+    ),
+    Variable("WORKER_ALLOW_GRAPHS", "allow_graphs", _switch, "true", "Whether a job may bring a graph of its own."),
+    Variable(
+        "WORKER_WARMUP",
+        "warmup",
+        _switch,
+        "true",
+        "Whether one small step is run at boot, so that the models are loaded.",
+    ),
+    Variable(
+        "WORKER_CONCURRENCY",
+        "concurrency",
+        _number(int, 1, 8),
+        "2",
+        "Jobs in hand. ComfyUI runs one at a time; with 2 the next is queued while the last is encoded and posted.",
     ),
     Variable(
         "WORKER_JOB_TIMEOUT_S",
         "job_timeout_s",
-        _seconds,
+        _number(float, 1, 86_400),
         "300",
         "Seconds that a job may run; also the default of `timeout_s`, and the longest wait for an earlier job. Keep it "
         "below the endpoint's execution timeout, so that a job ends with an error of ours.",
     ),
-    Variable("WORKER_LOG_LEVEL", "log_level", _log_level, "INFO", "DEBUG, INFO, WARNING or ERROR."),
+    Variable(
+        "WORKER_SHUTDOWN_GRACE_S",
+        "shutdown_grace_s",
+        _number(float, 0, 3600),
+        "20",
+        "Seconds that a job may run on after SIGTERM before it is interrupted.",
+    ),
+    Variable(
+        "WORKER_MAX_RESULT_MB",
+        "max_result_mb",
+        _number(float, 0.01, 20),
+        "8",
+        "Megabytes (1,048,576 bytes) of JSON that a result may have; RunPod loses what is much larger.",
+    ),
+    Variable("WORKER_PREVIEWS", "previews", _switch, "false", "Whether progress carries a small preview picture."),
+    Variable(
+        "WORKER_LOG_LEVEL", "log_level", _log_level, "INFO", "DEBUG (with ComfyUI's own log), INFO, WARNING or ERROR."
+    ),
+    Variable(
+        "BUCKET_ENDPOINT_URL", "bucket_endpoint_url", str, "", "S3 address of a bucket's provider, without the bucket."
+    ),
+    Variable(
+        "BUCKET_NAME", "bucket_name", str, "", "The bucket for pictures that do not fit, or are asked for as `s3`."
+    ),
+    Variable("BUCKET_ACCESS_KEY_ID", "bucket_access_key_id", str, "", "Its access key.", secret=True),
+    Variable("BUCKET_SECRET_ACCESS_KEY", "bucket_secret_access_key", str, "", "Its secret key.", secret=True),
+    Variable("BUCKET_REGION", "bucket_region", str, "auto", "Its region; R2 takes `auto`."),
+    Variable(
+        "BUCKET_PREFIX", "bucket_prefix", lambda text: text.strip("/"), "", "Folder in it, in front of the job's id."
+    ),
+    Variable(
+        "BUCKET_PUBLIC_URL",
+        "bucket_public_url",
+        str,
+        "",
+        "Public address of the bucket. Absent: addresses are presigned, and expire.",
+    ),
+    Variable(
+        "BUCKET_URL_EXPIRES_S",
+        "bucket_url_expires_s",
+        _number(int, 60, 604_800),
+        "86400",
+        "Seconds until a presigned address expires.",
+    ),
 )
+
+_BUCKET_NEEDS = ("BUCKET_ENDPOINT_URL", "BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The worker's settings, one field a row of VARIABLES."""
+    """The worker's settings."""
 
     comfyui_url: str
+    """Where ComfyUI answers: the address given, or that of the worker's own."""
+    comfyui_is_ours: bool
     comfyui_directory: Path | None
+    comfyui_port: int
+    comfyui_arguments: tuple[str, ...]
+    ready_timeout_s: float
     workflows_directory: Path
+    allow_graphs: bool
+    warmup: bool
+    concurrency: int
     job_timeout_s: float
+    shutdown_grace_s: float
+    max_result_bytes: int
+    previews: bool
     log_level: str
+    bucket: Bucket | None
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Settings:
         """Return the settings in `env`. Raises ConfigError that names the variable at fault."""
         values = {variable.field: _value(variable, env.get(variable.name, "").strip()) for variable in VARIABLES}
-        values["workflows_directory"] = values["workflows_directory"] or default_directory()
-        return Settings(**values)
+        ours = values["comfyui_url"] is None
+        return Settings(
+            comfyui_url=values["comfyui_url"] or f"http://127.0.0.1:{values['comfyui_port']}",
+            comfyui_is_ours=ours,
+            comfyui_directory=_comfyui_directory(values["comfyui_directory"], is_ours=ours),
+            comfyui_port=values["comfyui_port"],
+            comfyui_arguments=tuple(values["comfyui_arguments"] or ()),
+            ready_timeout_s=values["ready_timeout_s"],
+            workflows_directory=values["workflows_directory"] or default_directory(),
+            allow_graphs=values["allow_graphs"],
+            warmup=values["warmup"],
+            concurrency=values["concurrency"],
+            job_timeout_s=values["job_timeout_s"],
+            shutdown_grace_s=values["shutdown_grace_s"],
+            max_result_bytes=int(values["max_result_mb"] * 1024 * 1024),
+            previews=values["previews"],
+            log_level=values["log_level"],
+            bucket=_bucket(values),
+        )
 
 
-def _value(variable: Variable, text: str) -> Any:  # noqa: ANN401 - the field's type
+def _value(variable: Variable, text: str) -> Any:  # noqa: ANN401 - what the variable parses to
     if not (text or variable.default):
         return None
     try:
         return variable.parse(text or variable.default)
     except ValueError as error:
-        raise ConfigError(f"{variable.name}={text!r}: {error}. {variable.meaning}") from error
+        shown = "(not shown)" if variable.secret else repr(text)
+        raise ConfigError(f"{variable.name}={shown}: {error}. {variable.meaning}") from error
+
+
+def _comfyui_directory(given: Path | None, *, is_ours: bool) -> Path | None:
+    if not is_ours:
+        return given
+    directory = given or Path("/comfyui")
+    if not (directory / "main.py").is_file():
+        raise ConfigError(
+            f"COMFYUI_DIR: {directory} has no main.py. Name the folder of ComfyUI there, or in COMFYUI_URL the address "
+            "of one that runs elsewhere (python -m comfy_client.simulator is one without a GPU)"
+        )
+    return directory
+
+
+def _bucket(values: Mapping[str, Any]) -> Bucket | None:
+    fields = {variable.name: variable.field for variable in VARIABLES}
+    missing = [name for name in _BUCKET_NEEDS if values[fields[name]] is None]
+    if len(missing) == len(_BUCKET_NEEDS):
+        return None
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)}: absent, while other BUCKET_ variables are set. A bucket needs all of "
+            f"{', '.join(_BUCKET_NEEDS)}; set them all, or none"
+        )
+    return Bucket(
+        endpoint_url=values["bucket_endpoint_url"],
+        access_key_id=values["bucket_access_key_id"],
+        secret_access_key=values["bucket_secret_access_key"],
+        name=values["bucket_name"],
+        region=values["bucket_region"],
+        prefix=values["bucket_prefix"] or "",
+        public_url=values["bucket_public_url"] or "",
+        url_expires_s=values["bucket_url_expires_s"],
+    )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from comfy_client.contract import ErrorCode, JsonObject
-from comfy_client.errors import JobError
+from comfy_client.errors import ComfyUIBroken, JobError
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,15 @@ class Failed:
     @property
     def is_out_of_memory(self) -> bool:
         """Whether the GPU's memory did not suffice (torch.OutOfMemoryError, torch.cuda.OutOfMemoryError)."""
-        return self.exception_type.endswith("OutOfMemoryError")
+        return self.exception_type.endswith("OutOfMemoryError") or "CUDA error: out of memory" in self.message
+
+    @property
+    def breaks_cuda(self) -> bool:
+        """Whether the process's CUDA context is unusable from now on: every later kernel fails as well.
+
+        torch raises AcceleratorError (2.8 and newer) or a RuntimeError that begins `CUDA error:`.
+        """
+        return self.exception_type.endswith("AcceleratorError") or "CUDA error:" in self.message
 
     def error(self) -> JobError:
         """Return it as the job's error."""
@@ -64,6 +72,9 @@ class Failed:
                 f"The GPU ran out of memory in {where}. Ask for a smaller size or fewer LoRAs, or use a larger GPU."
             )
             return JobError.because(ErrorCode.OUT_OF_MEMORY, message, **details)
+        if self.breaks_cuda:
+            message = f"The GPU failed in {where}: {self.message}. The worker starts anew; send the job again."
+            return ComfyUIBroken.because(ErrorCode.COMFYUI_UNAVAILABLE, message, **details)
         return JobError.because(ErrorCode.EXECUTION_FAILED, f"{where} failed: {self.message}", **details)
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from comfy_client.comfyui.answers import Outcome, Succeeded, read_history
 from comfy_client.comfyui.delivery import save_nodes
-from comfy_client.comfyui.events import Addressed, Finished, Image, Started
+from comfy_client.comfyui.events import Addressed, Finished, Image, Progress, Started
 from comfy_client.comfyui.server import ASK_TIMEOUT_S, ComfyServer, Notice, SocketBack, SocketLost
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError, RequestError
@@ -41,6 +42,20 @@ class Limits:
     """How long after a prompt's last frame its history entry may take."""
     unreachable_s: float = 10.0
     """How long ComfyUI may not answer."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How far a run is: prompt `picture` of `pictures`, at `step` of `steps`; a preview (JPEG) where one came."""
+
+    picture: int
+    pictures: int
+    step: int
+    steps: int
+    preview: bytes | None = None
+
+
+Observe: TypeAlias = Callable[[Sampling], None]
 
 
 @dataclass
@@ -71,13 +86,15 @@ class Follower:
         server: ComfyServer,
         limits: Limits,
         stop: Callable[[], JobError | None],
-        clock: Callable[[], float] = time.monotonic,
+        observe: Observe,
     ) -> None:
         self._server = server
         self._limits = limits
         self._stop = stop
-        self._clock = clock
-        self._queued_at = self._asked_at = clock()
+        self._observe = observe
+        self._clock: Callable[[], float] = time.monotonic
+        self._sampling = Sampling(1, 1, 0, 0)
+        self._queued_at = self._asked_at = self._clock()
         self._unanswered_since: float | None = None
         self.started_at: float | None = None
 
@@ -86,7 +103,8 @@ class Follower:
 
         Raises JobError for the first that has not, and for what ended the wait.
         """
-        by_id = {prompt.prompt_id: prompt for prompt in prompts}
+        numbered = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(prompts, 1)}
+        self._sampling = Sampling(1, len(prompts), 0, 0)
         while waiting := [prompt for prompt in prompts if prompt.outcome is None]:
             self._check_ends()
             try:
@@ -95,7 +113,7 @@ class Follower:
                 if self._is_time_to_ask(waiting):
                     self._ask(waiting)
                 continue
-            self._take(notice, by_id, waiting)
+            self._take(notice, numbered, waiting)
 
     def _check_ends(self) -> None:
         error = self._stop()
@@ -115,7 +133,7 @@ class Follower:
         pause_s = _TICK_S if waiting[0].finished_at is not None else self._limits.silence_s
         return self._clock() - self._asked_at >= pause_s
 
-    def _take(self, notice: Notice, prompts: dict[str, Prompt], waiting: Sequence[Prompt]) -> None:
+    def _take(self, notice: Notice, numbered: dict[str, tuple[int, Prompt]], waiting: Sequence[Prompt]) -> None:
         match notice:
             case SocketLost():
                 for prompt in waiting:
@@ -124,7 +142,9 @@ class Follower:
                 self._ask(waiting)
             case Addressed(str(prompt_id), node, event):
                 self._asked_at = self._clock()
-                self._take_event(prompts[prompt_id], node, event)
+                number, prompt = numbered[prompt_id]
+                self._take_event(prompt, node, event)
+                self._tell(number, node in save_nodes(prompt.graph), event)
 
     def _take_event(self, prompt: Prompt, node: str | None, event: object) -> None:
         self._note_start(prompt)
@@ -136,6 +156,19 @@ class Follower:
             case Finished():
                 prompt.finished_at = self._clock()
                 self._ask([prompt])
+
+    def _tell(self, number: int, is_saving: bool, event: object) -> None:
+        """Tell the observer of what has changed for it: a prompt's start, a step, a preview."""
+        match event:
+            case Started():
+                self._sampling = replace(self._sampling, picture=number, step=0, steps=0, preview=None)
+            case Progress(value=step, maximum=steps) if not is_saving:
+                self._sampling = replace(self._sampling, picture=number, step=step, steps=steps, preview=None)
+            case Image(data, is_png=False):
+                self._sampling = replace(self._sampling, preview=data)
+            case _:
+                return
+        self._observe(self._sampling)
 
     def _note_start(self, prompt: Prompt) -> None:
         prompt.started = True

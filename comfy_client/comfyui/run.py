@@ -10,12 +10,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
 from comfy_client.comfyui.delivery import SAVE_NODE, delivered, prefix_of, save_nodes
-from comfy_client.comfyui.follow import Follower, Limits, Prompt, unavailable
+from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError, RequestError
@@ -65,12 +66,28 @@ class RunResult:
     fetch_s: float
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller of a run may take part in.
+
+    `observe` is told how far it is. `turn` is entered around the queueing of prompts, so that runs at once queue theirs
+    in an order; it may be entered more than once.
+    """
+
+    observe: Observe = lambda _: None
+    turn: AbstractContextManager[object] = field(default_factory=contextlib.nullcontext)
+
+
+NO_HOOKS = Hooks()
+
+
 def run_graphs(
     server: ComfyServer,
     graphs: Sequence[Graph],
     uploads: Sequence[Upload],
     limits: Limits,
     stop: Callable[[], JobError | None],
+    hooks: Hooks = NO_HOOKS,
 ) -> RunResult:
     """Run `graphs` one after another on `server` and return what they made. All are queued at once.
 
@@ -80,7 +97,7 @@ def run_graphs(
         JobError: workflow_rejected, model_missing, execution_failed, out_of_memory (memory was freed and it failed
             again), interrupted, deadline_exceeded, comfyui_unavailable, no_output, or what `stop` returned.
     """
-    run = _Run(server, limits, stop)
+    run = _Run(server, limits, stop, hooks)
     try:
         return run.make(graphs, uploads)
     except RequestError as error:
@@ -92,10 +109,11 @@ def run_graphs(
 class _Run:
     """One run's state: the folder and the prompts that `clean_up` has to remove."""
 
-    def __init__(self, server: ComfyServer, limits: Limits, stop: Callable[[], JobError | None]) -> None:
+    def __init__(self, server: ComfyServer, limits: Limits, stop: Callable[[], JobError | None], hooks: Hooks) -> None:
         self._server = server
         self._limits = limits
         self._stop = stop
+        self._hooks = hooks
         self._folder = f"run-{uuid.uuid4().hex}"
         self._prompts: list[Prompt] = []
         self._files: list[OutputFile] = []
@@ -103,7 +121,7 @@ class _Run:
     def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
         named = self._upload(graphs, uploads)
         over_websocket = self._server.has_node_type(SAVE_NODE)
-        follower = Follower(self._server, self._limits, self._stop)
+        follower = self._follower()
         queued_at = time.monotonic()
         prompts = self._execute(
             follower, [delivered(graph, self._folder, over_websocket=over_websocket) for graph in named]
@@ -115,6 +133,9 @@ class _Run:
             raise JobError.because(ErrorCode.NO_OUTPUT, message)
         started_at = follower.started_at or ended_at
         return RunResult(results, started_at - queued_at, ended_at - started_at, time.monotonic() - ended_at)
+
+    def _follower(self) -> Follower:
+        return Follower(self._server, self._limits, self._stop, self._hooks.observe)
 
     def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
         """Return `graphs` with the names that ComfyUI gives to the pictures they load."""
@@ -148,9 +169,10 @@ class _Run:
 
     def _queue_and_follow(self, follower: Follower, prompts: Sequence[Prompt]) -> None:
         with self._server.listen([prompt.prompt_id for prompt in prompts]) as notices:
-            for prompt in prompts:
-                self._prompts.append(prompt)
-                self._queue(prompt)
+            with self._hooks.turn:
+                for prompt in prompts:
+                    self._prompts.append(prompt)
+                    self._queue(prompt)
             follower.follow(prompts, notices)
 
     def _queue(self, prompt: Prompt) -> None:
@@ -192,7 +214,7 @@ class _Run:
             log.warning("frames of the websocket are missing; saving the pictures again, into files")
             self._server.reopen_socket()
             again = delivered(graph, self._folder, over_websocket=False)
-            [prompt] = self._execute(Follower(self._server, self._limits, self._stop), [again])
+            [prompt] = self._execute(self._follower(), [again])
         images = [SavedImage(data, prefix_of(graph, node)) for node in nodes for data in prompt.images.get(node, ())]
         files = []
         outcome = prompt.outcome

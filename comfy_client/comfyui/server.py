@@ -102,13 +102,25 @@ class ComfyServer:
     def version(self) -> str:
         """Return ComfyUI's version; asked once."""
         if self._version is None:
-            stats = self._http.json("GET", "/system_stats", timeout_s=CALL_TIMEOUT_S)
-            match stats:
-                case {"system": {"comfyui_version": str(version)}}:
-                    self._version = version
-                case _:
-                    self._version = "unknown"
+            self._version = self.ask_version()
         return self._version
+
+    def ask_version(self) -> str:
+        """Return ComfyUI's version. Raises RequestError while ComfyUI is not there yet."""
+        match self._http.json("GET", "/system_stats", timeout_s=CALL_TIMEOUT_S):
+            case {"system": {"comfyui_version": str(version)}}:
+                return version
+        return "unknown"
+
+    def models(self, folder: str) -> list[str]:
+        """Return the files of a model folder; none where ComfyUI knows no such folder."""
+        try:
+            names = self._http.json("GET", f"/models/{quote(folder, safe='')}", timeout_s=CALL_TIMEOUT_S)
+        except RequestError as error:
+            if error.status == requests.codes.not_found:
+                return []
+            raise
+        return [str(name) for name in names] if isinstance(names, list) else []
 
     def node_type(self, class_type: str) -> JsonObject:
         """Return what /object_info says of a node type, `{}` for one that ComfyUI does not have."""
@@ -163,6 +175,11 @@ class ComfyServer:
         if ended:
             self._http.call("POST", "/history", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(ended)})
         self._unforgotten = set(later)
+
+    @property
+    def lingering(self) -> frozenset[str]:
+        """The prompts that were stopped and still ran when their run ended."""
+        return frozenset(self._unforgotten)
 
     def upload(self, data: bytes, *, folder: str, filename: str, mime_type: str) -> str:
         """Write a file into a folder of ComfyUI's inputs and return the name by which a node loads it."""

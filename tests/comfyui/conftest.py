@@ -16,7 +16,7 @@ from comfy_client.errors import JobError
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow
 from tests.conftest import COMFYUI_URL
-from worker.jobs import Worker, run_job
+from worker.jobs import Control, Worker, run_job
 
 PATIENT = Limits(timeout_s=110, queue_timeout_s=110)
 
@@ -52,13 +52,13 @@ def ask(comfyui_url: str) -> Callable[[str], Any]:
 @pytest.fixture
 def job(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Run a job's input on it, small unless the test says otherwise."""
-    worker = Worker(server=server, workflows=workflows, job_timeout_s=110)
+    worker = Worker(server=server, workflows=workflows, job_timeout_s=110, max_result_bytes=8 * 1024 * 1024)
 
     def run(job_input: dict[str, Any]) -> dict[str, Any]:
         small = {} if isinstance(job_input.get("workflow"), dict) else {"steps": 2}
         if "image" not in job_input and not isinstance(job_input.get("workflow"), dict):
             small |= {"width": 64, "height": 64}
-        return run_job(worker, "test", {**small, **job_input}, never)
+        return run_job(worker, {"id": "test", "input": {**small, **job_input}}, Control())
 
     return run
 

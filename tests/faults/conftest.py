@@ -11,7 +11,7 @@ from comfy_client.comfyui.server import ComfyServer
 from comfy_client.errors import JobError
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow
-from worker.jobs import Worker, run_job
+from worker.jobs import Control, Worker, run_job
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "seed": 1}
 
@@ -36,9 +36,9 @@ def server(simulator: Simulator) -> Iterator[ComfyServer]:
 @pytest.fixture
 def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
     """Run the small job, changed by the given inputs."""
-    worker = Worker(server=server, workflows=workflows, job_timeout_s=20)
+    worker = Worker(server=server, workflows=workflows, job_timeout_s=20, max_result_bytes=8 * 1024 * 1024)
 
     def run_small(stop: Callable[[], JobError | None] = lambda: None, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
-        return run_job(worker, "test", {**SMALL, **changes}, stop)
+        return run_job(worker, {"id": "test", "input": {**SMALL, **changes}}, Control(stop))
 
     return run_small

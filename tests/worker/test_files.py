@@ -15,8 +15,8 @@ from comfy_client.comfyui.server import ComfyServer
 from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
-from worker.jobs import Worker, run_job
-from worker.outputs import file_entries, image_entries
+from worker.jobs import Control, Worker, run_job
+from worker.outputs import encoded_images, other_files
 
 
 def picture(image_format: str = "PNG") -> bytes:
@@ -31,7 +31,7 @@ def beside(tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[tuple[
     """A worker that reaches the folders of its ComfyUI, as in the container."""
     with Simulator(base_directory=tmp_path) as simulator:
         server = ComfyServer(simulator.url, directory=tmp_path)
-        yield simulator, Worker(server, workflows, 20)
+        yield simulator, Worker(server, workflows, 20, 8 * 1024 * 1024)
         server.close()
 
 
@@ -42,7 +42,7 @@ def test_uploads_and_outputs_are_deleted(beside: tuple[Simulator, Worker], workf
     simulator.faults.drop_socket(at_step=1)
     image = base64.b64encode(picture()).decode()
     job_input = {"workflow": graph, "images": [{"name": "in.png", "image": image}]}
-    result = run_job(worker, "test", job_input, lambda: None)
+    result = run_job(worker, {"id": "test", "input": job_input}, Control())
 
     assert result["images"]
     assert list(simulator.input_dir.iterdir()) == []
@@ -55,17 +55,17 @@ def test_a_picture_that_the_graph_encoded_itself_stays_as_it_is(workflows: Mappi
     jpeg = picture("JPEG")
     result = PromptResult("id", (SavedImage(jpeg, "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1, "output_format": "webp"}, workflows)
-    [entry] = image_entries(request, request.render(lambda: 0), (result,))
+    [output] = encoded_images(request, request.render(lambda: 0), (result,))
 
-    assert base64.b64decode(entry["data"]) == jpeg
-    assert (entry["mime_type"], entry["filename"]) == ("image/jpeg", "photo_00001_.jpg")
+    assert output.data == jpeg
+    assert (output.mime_type, output.filename) == ("image/jpeg", "photo_00001_.jpg")
 
 
 def test_what_is_no_still_picture_comes_as_a_file() -> None:
     """A video has its name, type and hash, and no size in pixels."""
     result = PromptResult("id", (), (SavedFile(b"video", "a.mp4"), SavedFile(b"?", "b.unknown-kind")), ())
-    entries = list(file_entries((result,)))
+    outputs = list(other_files((result,)))
 
-    assert [entry["mime_type"] for entry in entries] == ["video/mp4", "application/octet-stream"]
-    assert base64.b64decode(entries[0]["data"]) == b"video"
-    assert "width" not in entries[0]
+    assert [output.mime_type for output in outputs] == ["video/mp4", "application/octet-stream"]
+    assert outputs[0].data == b"video"
+    assert "width" not in outputs[0].entry("base64", "")

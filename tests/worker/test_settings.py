@@ -10,27 +10,47 @@ from comfy_client.errors import ConfigError
 from comfy_client.workflows import default_directory
 from worker.settings import VARIABLES, Settings
 
+ELSEWHERE = {"COMFYUI_URL": "http://gpu:8188"}
+BUCKET = {
+    "BUCKET_ENDPOINT_URL": "https://s3.example",
+    "BUCKET_NAME": "pictures",
+    "BUCKET_ACCESS_KEY_ID": "key-id-value",
+    "BUCKET_SECRET_ACCESS_KEY": "secret-value",
+}
 
-def test_an_empty_environment_gives_the_defaults() -> None:
-    """Nothing has to be set; an empty text counts as absent."""
-    settings = Settings.from_env({"COMFYUI_URL": "", "WORKER_LOG_LEVEL": " "})
 
-    assert settings == Settings("http://127.0.0.1:8188", None, default_directory(), 300.0, "INFO")
+def test_a_comfyui_elsewhere_is_all_that_has_to_be_named() -> None:
+    """Everything else has a default; an empty text counts as absent."""
+    settings = Settings.from_env({**ELSEWHERE, "WORKER_LOG_LEVEL": " "})
+
+    assert settings.comfyui_url == "http://gpu:8188"
+    assert not settings.comfyui_is_ours
+    assert settings.comfyui_directory is None
+    assert settings.workflows_directory == default_directory()
+    assert (settings.concurrency, settings.warmup, settings.allow_graphs) == (2, True, True)
+    assert settings.max_result_bytes == 8 * 1024 * 1024
+    assert settings.bucket is None
 
 
-def test_values_are_read() -> None:
-    """Each variable reaches its field."""
+def test_values_are_read(tmp_path: Path) -> None:
+    """Numbers, switches, lists and paths reach their fields."""
+    (tmp_path / "main.py").touch()
     settings = Settings.from_env(
         {
-            "COMFYUI_URL": "http://gpu:8188",
-            "COMFYUI_DIR": "/comfyui",
-            "WORKER_WORKFLOWS": "/workflows",
+            "COMFYUI_DIR": str(tmp_path),
+            "COMFYUI_PORT": "9000",
+            "COMFYUI_ARGS": "--lowvram --cache-lru '10'",
             "WORKER_JOB_TIMEOUT_S": "45.5",
+            "WORKER_WARMUP": "Off",
             "WORKER_LOG_LEVEL": "debug",
         }
     )
 
-    assert settings == Settings("http://gpu:8188", Path("/comfyui"), Path("/workflows"), 45.5, "DEBUG")
+    assert settings.comfyui_is_ours
+    assert settings.comfyui_url == "http://127.0.0.1:9000"
+    assert settings.comfyui_directory == tmp_path
+    assert settings.comfyui_arguments == ("--lowvram", "--cache-lru", "10")
+    assert (settings.job_timeout_s, settings.warmup, settings.log_level) == (45.5, False, "DEBUG")
 
 
 @pytest.mark.parametrize(
@@ -39,15 +59,48 @@ def test_values_are_read() -> None:
         ("WORKER_JOB_TIMEOUT_S", "soon"),
         ("WORKER_JOB_TIMEOUT_S", "0"),
         ("WORKER_JOB_TIMEOUT_S", "nan"),
+        ("WORKER_CONCURRENCY", "1.5"),
+        ("WORKER_CONCURRENCY", "9"),
+        ("WORKER_ALLOW_GRAPHS", "perhaps"),
         ("WORKER_LOG_LEVEL", "loud"),
+        ("COMFYUI_ARGS", "'unclosed"),
+        ("BUCKET_URL_EXPIRES_S", "1"),
     ],
 )
 def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
     """The error says which variable, what it holds, and what it means."""
-    with pytest.raises(ConfigError, match=f"{name}='{value}'"):
-        Settings.from_env({name: value})
+    with pytest.raises(ConfigError, match=name) as info:
+        Settings.from_env({**ELSEWHERE, name: value})
+
+    assert value.strip("'") in str(info.value)
 
 
-def test_every_variable_has_its_field_once() -> None:
-    """The table and the settings have the same fields."""
-    assert sorted(variable.field for variable in VARIABLES) == sorted(Settings.__dataclass_fields__)
+def test_a_folder_without_comfyui_is_named_with_the_way_out(tmp_path: Path) -> None:
+    """A worker that is to start its own ComfyUI says where it looked, and what else there is."""
+    with pytest.raises(ConfigError, match=r"COMFYUI_DIR: .* has no main.py.*COMFYUI_URL"):
+        Settings.from_env({"COMFYUI_DIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize("absent", sorted(BUCKET))
+def test_a_half_configured_bucket_names_what_is_absent(absent: str) -> None:
+    """Of the four variables of a bucket all or none are set; no secret is in the error."""
+    with pytest.raises(ConfigError, match=f"^{absent}: absent") as info:
+        Settings.from_env({**ELSEWHERE, **{name: value for name, value in BUCKET.items() if name != absent}})
+
+    assert "secret-value" not in str(info.value)
+
+
+def test_a_whole_bucket_is_one() -> None:
+    """The bucket's settings are one value, which does not show its secret."""
+    bucket = Settings.from_env({**ELSEWHERE, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
+
+    assert bucket is not None
+    assert (bucket.name, bucket.region, bucket.prefix, bucket.url_expires_s) == ("pictures", "auto", "a/b", 86400)
+    assert "secret-value" not in repr(bucket)
+
+
+def test_every_variable_stands_once() -> None:
+    """No variable and no field is written twice in the table, and each says what it means."""
+    assert len({variable.name for variable in VARIABLES}) == len({variable.field for variable in VARIABLES})
+    assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
+    assert all(variable.meaning.endswith(".") for variable in VARIABLES)

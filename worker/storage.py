@@ -1,0 +1,138 @@
+"""Pictures into a bucket: S3, and what speaks it (R2, GCS, MinIO). One file a call; the only module that sees boto3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from comfy_client.contract import ErrorCode, Fault
+from comfy_client.errors import JobError
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where pictures are put. Without `public_url` their addresses are presigned, and expire."""
+
+    endpoint_url: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    name: str
+    region: str
+    prefix: str
+    public_url: str
+    url_expires_s: int
+
+    def client(self) -> BaseClient:
+        """Return a client for it. Nothing is sent yet."""
+        import boto3  # noqa: PLC0415 - takes 0.3 s, and most workers have no bucket
+        from botocore.config import Config  # noqa: PLC0415 - as above
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            region_name=self.region,
+            config=Config(
+                signature_version="s3v4",
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                read_timeout=_READ_TIMEOUT_S,
+                retries={"max_attempts": 3, "mode": "standard"},
+                # R2 and GCS refuse the checksums that boto3 sends by default since 1.36 (worker-comfyui #156).
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+
+def store(client: Any, bucket: Bucket, key: str, data: bytes, mime_type: str) -> str:  # noqa: ANN401 - boto3 has no types
+    """Put `data` into the bucket under its prefix and return its address.
+
+    A PUT of the same content under the same key is safe to repeat, and boto3 does, twice. Raises JobError
+    (output_not_stored) with the bucket's answer, and never an address.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
+
+    path = f"{bucket.prefix}/{key}" if bucket.prefix else key
+    filename = key.rpartition("/")[2]
+    try:
+        client.put_object(
+            Bucket=bucket.name,
+            Key=path,
+            Body=data,
+            ContentType=mime_type,
+            ContentDisposition=f'inline; filename="{filename}"',
+        )
+        if bucket.public_url:
+            return f"{bucket.public_url.rstrip('/')}/{quote(path)}"
+        url: str = client.generate_presigned_url(
+            "get_object", Params={"Bucket": bucket.name, "Key": path}, ExpiresIn=bucket.url_expires_s
+        )
+    except ClientError as error:
+        problem = error.response.get("Error", {}).get("Code", "an error")
+        raise _not_stored(bucket, f"answered {problem}") from None
+    except BotoCoreError as error:
+        raise _not_stored(bucket, f"was not reached ({type(error).__name__})") from None
+    return url
+
+
+def _not_stored(bucket: Bucket, problem: str) -> JobError:
+    return JobError.because(
+        ErrorCode.OUTPUT_NOT_STORED,
+        f"The bucket {bucket.name!r} {problem}. Check its name, keys and rights, or ask for delivery base64.",
+    )
+
+
+_S3_CONFIG = ("endpointUrl", "accessId", "accessSecret", "bucketName")
+"""The keys of a job's `s3Config` (reference/runpod.md 1.9, 3.1)."""
+
+
+def job_bucket(s3_config: object, configured: Bucket | None) -> tuple[Bucket | None, list[Fault]]:
+    """Return the bucket of a job: that of its `s3Config`, else the worker's; and the faults of `s3Config`.
+
+    An endpoint of the job's own must be https, unless it is the worker's: an address inside is nobody's to choose.
+    """
+    if s3_config is None:
+        return configured, []
+    if not isinstance(s3_config, dict):
+        return None, [Fault("s3Config", f"must be an object of {', '.join(_S3_CONFIG)}")]
+    values = {name: s3_config.get(name) for name in _S3_CONFIG}
+    faults = [
+        Fault(f"s3Config.{name}", "is missing, or no text")
+        for name, value in values.items()
+        if not (isinstance(value, str) and value)
+    ]
+    endpoint = str(values["endpointUrl"])
+    is_ours = configured is not None and endpoint == configured.endpoint_url
+    if not faults and not is_ours and not endpoint.startswith("https://"):
+        faults.append(Fault("s3Config.endpointUrl", "must begin with https://"))
+    if faults:
+        return None, faults
+    base = configured if is_ours and configured is not None else _DEFAULTS
+    return replace(
+        base,
+        endpoint_url=endpoint,
+        access_key_id=str(values["accessId"]),
+        secret_access_key=str(values["accessSecret"]),
+        name=str(values["bucketName"]),
+        public_url="",
+    ), []
+
+
+_DEFAULTS = Bucket(
+    endpoint_url="",
+    access_key_id="",
+    secret_access_key="",
+    name="",
+    region="auto",
+    prefix="",
+    public_url="",
+    url_expires_s=86_400,
+)
