@@ -1,0 +1,90 @@
+"""handler.py in production: a backlog, progress, cancel, boot, and its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from comfy_client.workflows import default_directory
+from tests.fakes.runpod_platform import JobState
+from tests.stage import code_of, staged
+
+
+def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
+    """Six jobs through the SDK and the worker's own ComfyUI, two in hand: all end, in order, with warm-up before."""
+    with staged(own_comfyui=True, step_s=0.02, WORKER_WARMUP="true") as stage:
+        ids = [stage.submit(seed=seed) for seed in range(6)]
+        jobs = [stage.platform.wait_for(job_id, 60) for job_id in ids]
+
+        assert [code_of(job) for job in jobs] == [None] * 6
+        assert [job.output["seed"] for job in jobs] == list(range(6))
+        ends = [job.ended_at for job in jobs if job.ended_at is not None]
+        assert len(ends) == len(jobs)
+        assert ends == sorted(ends)
+        assert "warmed up in" in stage.worker.log
+        assert stage.files_left() == []
+        stage.worker.terminate()
+        assert stage.worker.wait(10) == 0
+        assert stage.comfyui_processes() == []
+
+
+def test_progress_arrives_in_order_and_never_after_the_result() -> None:
+    """The caller sees step k of n of picture i, at most once a second, and the result is the last post."""
+    with staged(step_s=0.2) as stage:
+        job = stage.run(steps=10, num_images=2)
+
+        seen = [(each["picture"], each["step"]) for each in job.progress]
+        assert seen == sorted(seen)
+        assert 2 <= len(seen) <= 6
+        assert all(each["stage"] == "sampling" and each["steps"] in {0, 10} for each in job.progress)
+        assert job.final_posts == 1
+        posts = [post.kind for post in stage.platform.posts if post.job_id == job.id]
+        assert posts == ["progress"] * len(seen) + ["final"]
+
+
+def test_progress_carries_a_small_preview_where_that_is_wanted() -> None:
+    """WORKER_PREVIEWS has ComfyUI make previews, and progress carry them, a few kilobytes each."""
+    with staged(own_comfyui=True, step_s=0.3, WORKER_PREVIEWS="true") as stage:
+        job = stage.run(steps=6)
+
+        previews = [each["preview"] for each in job.progress if "preview" in each]
+        assert previews
+        assert all(len(preview) < 40_000 for preview in previews)
+
+
+def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
+    """Each line of ours is one object that names its job; prompts and pictures are in none."""
+    with staged() as stage:
+        job = stage.run(prompt="a very secret castle")
+        lines = [json.loads(line) for line in stage.worker.log.splitlines() if '"logger"' in line]
+
+        assert {"job_id", "level", "logger", "message", "time"} <= lines[0].keys()
+        assert any(line["job_id"] == job.id for line in lines)
+        assert "secret castle" not in stage.worker.log
+        assert "iVBOR" not in stage.worker.log
+
+
+def test_a_worker_that_may_not_run_graphs_says_so() -> None:
+    """WORKER_ALLOW_GRAPHS=false refuses a graph, and says which templates there are."""
+    with staged(WORKER_ALLOW_GRAPHS="false") as stage:
+        job = stage.platform.wait_for(
+            stage.platform.submit({"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}), 30
+        )
+
+        assert code_of(job) == "invalid_input"
+        assert "flux-dev-txt2img" in str(job.error)
+        assert stage.run().state == JobState.COMPLETED
+
+
+def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> None:
+    """Boot names the file that is missing; the platform is told, no job is taken, nothing is left."""
+    for file in default_directory().glob("flux-dev-txt2img*"):
+        text = file.read_text().replace("vae/ae.safetensors", "vae/other.safetensors")
+        (tmp_path / file.name).write_text(text)
+
+    with staged(own_comfyui=True, WORKER_WORKFLOWS=str(tmp_path)) as stage:
+        assert stage.worker.wait(30) == 1
+        assert not stage.platform.takes
+        [ping] = [ping for ping in stage.platform.pings if ping.is_unhealthy]
+        assert "vae/other.safetensors" in str(ping.reason)
+        assert stage.comfyui_processes() == []

@@ -1,0 +1,123 @@
+"""The worker in true production mode: the platform's stand-in, handler.py as a process, and a ComfyUI.
+
+The ComfyUI is a simulator, in this process (its faults are asked for as they are needed) or the worker's own child, as
+in the container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from comfy_client.contract import ErrorReport
+from comfy_client.simulator import Simulator
+from tests.fakes.runpod_platform import Job, JobState, RunPodPlatform, WorkerProcess
+from tests.waiting import until
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4}
+CHILD = """\
+import sys
+from comfy_client.simulator.__main__ import main
+sys.exit(main([*sys.argv[1:], "--base-directory", {directory!r}]))
+"""
+"""The main.py of a ComfyUI folder whose ComfyUI is the simulator."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a test acts on. `simulator` is None where ComfyUI is the worker's child, in `comfyui_directory`."""
+
+    platform: RunPodPlatform
+    worker: WorkerProcess
+    simulator: Simulator | None
+    comfyui_directory: Path
+
+    def submit(self, **inputs: object) -> str:
+        """Submit a small job, changed by `inputs`, and return its id."""
+        return self.platform.submit({**SMALL, **inputs})
+
+    def run(self, timeout_s: float = 60, **inputs: object) -> Job:
+        """Submit a small job and return it once it has ended."""
+        return self.platform.wait_for(self.submit(**inputs), timeout_s)
+
+    def await_ready(self) -> None:
+        """Return when the worker asks for jobs."""
+        assert until(lambda: self.platform.takes or self.worker.exit_code is not None, 60)
+
+    def await_sampling(self, job_id: str) -> None:
+        """Return when ComfyUI has begun to sample the job, by the progress that the platform has seen."""
+        self.platform.wait_until(
+            lambda: any(isinstance(seen, dict) and seen.get("step") for seen in self.platform.jobs[job_id].progress), 60
+        )
+
+    def comfyui_processes(self) -> list[psutil.Process]:
+        """Return the processes of the worker's own ComfyUI."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.comfyui_directory):
+                    found.append(process)
+        return found
+
+    def kill_comfyui(self) -> None:
+        """Kill the worker's own ComfyUI, as the kernel does when memory is short."""
+        for process in self.comfyui_processes():
+            process.send_signal(signal.SIGKILL)
+
+    def files_left(self) -> list[Path]:
+        """Return the files in ComfyUI's folders, empty ones apart."""
+        base = self.simulator.input_dir.parent if self.simulator else self.comfyui_directory
+        files = [path for kind in ("input", "output") for path in (base / kind).rglob("*")]
+        return [path for path in files if path.is_file() and path.stat().st_size]
+
+
+@contextlib.contextmanager
+def staged(
+    *, own_comfyui: bool = False, step_s: float = 0.05, platform: RunPodPlatform | None = None, **environment: str
+) -> Iterator[Stage]:
+    """Yield a worker in production mode that is ready for jobs; nothing of it is left afterwards."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfyui-")))
+        platform = stack.enter_context(platform or RunPodPlatform(long_poll_s=1.0))
+        simulator = None
+        env = {"WORKER_WARMUP": "false", "RUNPOD_PING_INTERVAL": "1000", "PYTHONPATH": str(ROOT)}
+        if own_comfyui:
+            (directory / "main.py").write_text(CHILD.format(directory=str(directory)))
+            arguments = f"--step-s {step_s} {environment.pop('COMFYUI_ARGS', '')}"
+            env |= {"COMFYUI_DIR": str(directory), "COMFYUI_PORT": str(free_port()), "COMFYUI_ARGS": arguments}
+        else:
+            simulator = stack.enter_context(Simulator(step_s=step_s))
+            env |= {"COMFYUI_URL": simulator.url}
+        worker = WorkerProcess(platform, ROOT / "handler.py", env={**env, **environment})
+        stage = Stage(platform, stack.enter_context(worker), simulator, directory)
+        stack.callback(stage.kill_comfyui)
+        stage.await_ready()
+        yield stage
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def code_of(job: Job) -> str | None:
+    """Return the error code of a job that has ended, or None where it has a result."""
+    if job.state == JobState.COMPLETED:
+        assert isinstance(job.output, dict), "completed without output"
+        assert job.output["images"] or job.output["files"]
+        return None
+    assert isinstance(job.error, str), job
+    assert json.loads(job.error)["code"]
+    return ErrorReport.from_json(job.error).code.value
