@@ -184,6 +184,6 @@ def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             image.thumbnail((side, side))
             image.save(encoded, "JPEG", quality=60)
-    except OSError:
+    except (*_BROKEN, *_BOMBS):
         return None
     return encoded.getvalue()

@@ -11,7 +11,7 @@ import json
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +45,9 @@ class Stage:
         """Submit a small job, changed by `inputs`, and return its id."""
         return self.platform.submit({**SMALL, **inputs})
 
-    def run(self, timeout_s: float = 60, **inputs: object) -> Job:
-        """Submit a small job and return it once it has ended."""
-        return self.platform.wait_for(self.submit(**inputs), timeout_s)
+    def run(self, **inputs: object) -> Job:
+        """Submit a small job, changed by `inputs`, and return it once it has ended."""
+        return self.platform.wait_for(self.submit(**inputs), 60)
 
     def await_ready(self) -> None:
         """Return when the worker asks for jobs."""
@@ -82,16 +82,22 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(
-    *, own_comfyui: bool = False, step_s: float = 0.05, platform: RunPodPlatform | None = None, **environment: str
+    *,
+    own_comfyui: bool = False,
+    step_s: float = 0.05,
+    main: str = CHILD,
+    platform: RunPodPlatform | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stage]:
-    """Yield a worker in production mode that is ready for jobs; nothing of it is left afterwards."""
+    """Yield a worker in production mode that is ready for jobs, or has ended; nothing of it is left afterwards."""
+    environment = dict(environment or {})
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfyui-")))
         platform = stack.enter_context(platform or RunPodPlatform(long_poll_s=1.0))
         simulator = None
         env = {"WORKER_WARMUP": "false", "RUNPOD_PING_INTERVAL": "1000", "PYTHONPATH": str(ROOT)}
         if own_comfyui:
-            (directory / "main.py").write_text(CHILD.format(directory=str(directory)))
+            (directory / "main.py").write_text(main.format(directory=str(directory)))
             arguments = f"--step-s {step_s} {environment.pop('COMFYUI_ARGS', '')}"
             env |= {"COMFYUI_DIR": str(directory), "COMFYUI_PORT": str(free_port()), "COMFYUI_ARGS": arguments}
         else:

@@ -4,7 +4,8 @@ It imports nothing else of comfy_client, so that it cannot share our mistakes; w
 of a real ComfyUI 0.3.64 by tests/simulator. It needs the extra `simulator` (aiohttp) and Pillow.
 """
 
+from comfy_client.simulator.core import Execution
 from comfy_client.simulator.faults import Faults
 from comfy_client.simulator.simulator import Simulator
 
-__all__ = ["Faults", "Simulator"]
+__all__ = ["Execution", "Faults", "Simulator"]

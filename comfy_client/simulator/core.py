@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
@@ -43,6 +44,15 @@ class Settings:
     is_own_process: bool = False
 
 
+@dataclass(frozen=True)
+class Execution:
+    """When the executor took a prompt up and when it was free for the next, by the monotonic clock."""
+
+    prompt_id: str
+    started_at: float
+    ended_at: float
+
+
 class Core:
     """One server. Everything here runs in its event loop."""
 
@@ -65,6 +75,7 @@ class Core:
         self.sockets = Sockets(self.queue.info)
         self.requests: list[tuple[str, str]] = []
         self.executed_prompts: list[str] = []
+        self.executions: list[Execution] = []
         self.connections = 0
         self._runner = web.AppRunner(application(self), access_log=None, logger=logger, shutdown_timeout=0.0)
 
@@ -161,6 +172,7 @@ class Core:
                 self._executor.forget()
 
     async def _run(self, prompt: Prompt) -> None:
+        started_at = time.monotonic()
         self.executed_prompts.append(prompt.prompt_id)
         self.sockets.client_id = prompt.client_id
         progress = Progress(self.sockets, prompt)
@@ -169,6 +181,7 @@ class Core:
         await asyncio.sleep(self.faults.history_delay_s)
         self.queue.ended(entry)
         progress.ended()
+        self.executions.append(Execution(prompt.prompt_id, started_at, time.monotonic()))
 
     def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task whose failure ends the server."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from comfy_client.simulator.core import Core, Settings
+from comfy_client.simulator.core import Core, Execution, Settings
 from comfy_client.simulator.faults import Cut, Faults
 from comfy_client.simulator.files import Folders
 from comfy_client.simulator.sampling import Pace
@@ -98,6 +98,11 @@ class Simulator:
     def executed_prompts(self) -> list[str]:
         """Return the ids of the prompts that began to run, in order."""
         return list(self._core.executed_prompts)
+
+    @property
+    def executions(self) -> list[Execution]:
+        """Return when each prompt that ran to an end began and ended, in order."""
+        return list(self._core.executions)
 
     @property
     def sampled_steps(self) -> int:

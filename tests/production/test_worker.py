@@ -12,7 +12,7 @@ from tests.stage import code_of, staged
 
 def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
     """Six jobs through the SDK and the worker's own ComfyUI, two in hand: all end, in order, with warm-up before."""
-    with staged(own_comfyui=True, step_s=0.02, WORKER_WARMUP="true") as stage:
+    with staged(own_comfyui=True, step_s=0.02, environment={"WORKER_WARMUP": "true"}) as stage:
         ids = [stage.submit(seed=seed) for seed in range(6)]
         jobs = [stage.platform.wait_for(job_id, 60) for job_id in ids]
 
@@ -44,7 +44,7 @@ def test_progress_arrives_in_order_and_never_after_the_result() -> None:
 
 def test_progress_carries_a_small_preview_where_that_is_wanted() -> None:
     """WORKER_PREVIEWS has ComfyUI make previews, and progress carry them, a few kilobytes each."""
-    with staged(own_comfyui=True, step_s=0.3, WORKER_PREVIEWS="true") as stage:
+    with staged(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as stage:
         job = stage.run(steps=6)
 
         previews = [each["preview"] for each in job.progress if "preview" in each]
@@ -66,7 +66,7 @@ def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
 
 def test_a_worker_that_may_not_run_graphs_says_so() -> None:
     """WORKER_ALLOW_GRAPHS=false refuses a graph, and says which templates there are."""
-    with staged(WORKER_ALLOW_GRAPHS="false") as stage:
+    with staged(environment={"WORKER_ALLOW_GRAPHS": "false"}) as stage:
         job = stage.platform.wait_for(
             stage.platform.submit({"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}), 30
         )
@@ -82,7 +82,7 @@ def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> No
         text = file.read_text().replace("vae/ae.safetensors", "vae/other.safetensors")
         (tmp_path / file.name).write_text(text)
 
-    with staged(own_comfyui=True, WORKER_WORKFLOWS=str(tmp_path)) as stage:
+    with staged(own_comfyui=True, environment={"WORKER_WORKFLOWS": str(tmp_path)}) as stage:
         assert stage.worker.wait(30) == 1
         assert not stage.platform.takes
         [ping] = [ping for ping in stage.platform.pings if ping.is_unhealthy]

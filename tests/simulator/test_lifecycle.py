@@ -75,6 +75,21 @@ def test_what_was_asked_is_remembered(sim: Simulator, driver: Driver) -> None:
     assert {path.name for path in (sim.input_dir, sim.output_dir, sim.temp_dir)} == {"input", "output", "temp"}
 
 
+def test_when_prompts_ran_is_remembered() -> None:
+    """Each that ran to an end, well or not, with its times; they do not overlap."""
+    with simulated(step_s=0.01) as (sim, driver):
+        sim.faults.run_out_of_memory()
+        begun_at = time.monotonic()
+        for prompt_id in ("a", "b"):
+            driver.ran(TXT2IMG, prompt_id=prompt_id)
+        until(lambda: len(sim.executions) == 2)
+        first, second = sim.executions
+
+    assert (first.prompt_id, second.prompt_id) == ("a", "b")
+    assert begun_at <= first.started_at <= first.ended_at <= second.started_at
+    assert second.ended_at - second.started_at >= 3 * 0.01
+
+
 def test_nothing_can_be_looked_at_before_the_start() -> None:
     """A simulator that does not run says so."""
     with pytest.raises(RuntimeError, match="not running"):

@@ -1,0 +1,352 @@
+"""The fault table: one row a fault, each played on the worker in production mode. docs/operate.md is made from it.
+
+A row says what the caller gets (`code` of docs/errors.md, None for a result), within how many seconds of the fault's
+job being submitted, and whether the same worker runs the next job. `play` brings the fault about and returns the job.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import requests
+from PIL import Image
+
+from comfy_client.simulator import Simulator
+from tests.fakes.runpod_platform import Job
+from tests.stage import Stage
+from tests.waiting import until
+
+Play = Callable[[Stage], Job]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault. `own_comfyui`: ComfyUI is the worker's child; `environment`: what the worker is given besides."""
+
+    fault: str
+    happens: str
+    code: str | None
+    within_s: float
+    next_job_works: bool
+    play: Play
+    own_comfyui: bool = False
+    step_s: float = 0.05
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+ROWS: list[Row] = []
+
+
+def the_simulator(stage: Stage) -> Simulator:
+    """Return the stage's simulator, where ComfyUI is not the worker's child."""
+    assert stage.simulator is not None
+    return stage.simulator
+
+
+def row(
+    fault: str,
+    happens: str,
+    *,
+    code: str | None,
+    within_s: float,
+    next_job_works: bool = True,
+    own_comfyui: bool = False,
+    step_s: float = 0.05,
+    **environment: str,
+) -> Callable[[Play], Play]:
+    """Put the decorated play into the table."""
+
+    def add(play: Play) -> Play:
+        ROWS.append(Row(fault, happens, code, within_s, next_job_works, play, own_comfyui, step_s, environment))
+        return play
+
+    return add
+
+
+# --- the connection to ComfyUI
+
+
+@row("socket dropped while running", "reconnects, runs the save again into a file", code=None, within_s=4)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.drop_socket(at_step=2)
+    return stage.run()
+
+
+@row("run ends while the socket is away", "asks /history after the reconnect", code=None, within_s=4)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.drop_socket(at_step=4)
+    return stage.run()
+
+
+@row("connection reset", "as a dropped socket", code=None, within_s=4)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.reset_socket(at_step=2)
+    return stage.run()
+
+
+@row("socket stalled", "asks /history after a second of silence, opens a new socket", code=None, within_s=6)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.stall_socket(at_step=1)
+    return stage.run()
+
+
+@row("history late by 500 ms", "asks until the entry is there", code=None, within_s=4)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.write_history_late(0.5)
+    return stage.run()
+
+
+@row("500 from /prompt", "fails at once; nothing is queued", code="comfyui_unavailable", within_s=3)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.answer_500("POST /prompt")
+    return stage.run()
+
+
+@row(
+    "200 with node_errors",
+    "the whole job is refused, the valid half is taken out",
+    code="workflow_rejected",
+    within_s=3,
+)
+def _(stage: Stage) -> Job:
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
+        "3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "b"}},
+    }
+    return stage.platform.wait_for(stage.platform.submit({"workflow": graph}), 30)
+
+
+# --- ComfyUI's process
+
+
+@row(
+    "ComfyUI killed before a job",
+    "started again; the job waits for it",
+    code=None,
+    within_s=15,
+    own_comfyui=True,
+)
+def _(stage: Stage) -> Job:
+    stage.kill_comfyui()
+    assert until(lambda: "ComfyUI died" in stage.worker.log)
+    return stage.run()
+
+
+@row(
+    "ComfyUI killed during sampling",
+    "the job fails at once with the log's end; ComfyUI is started again",
+    code="comfyui_unavailable",
+    within_s=5,
+    own_comfyui=True,
+    step_s=0.3,
+)
+def _(stage: Stage) -> Job:
+    job_id = stage.submit()
+    stage.await_sampling(job_id)
+    stage.kill_comfyui()
+    return stage.platform.wait_for(job_id, 30)
+
+
+@row(
+    "ComfyUI killed after a job",
+    "that job's result is not touched; the next one waits for the restart",
+    code=None,
+    within_s=15,
+    own_comfyui=True,
+)
+def _(stage: Stage) -> Job:
+    stage.run()
+    stage.kill_comfyui()
+    return stage.run()
+
+
+@row(
+    "ComfyUI killed twice",
+    "no third start: the worker reports itself unhealthy and exits once its jobs are answered",
+    code="comfyui_unavailable",
+    within_s=15,
+    next_job_works=False,
+    own_comfyui=True,
+    step_s=0.3,
+)
+def _(stage: Stage) -> Job:
+    first = stage.submit()
+    stage.await_sampling(first)
+    stage.kill_comfyui()
+    stage.platform.wait_for(first, 30)
+    assert until(lambda: "started again" in stage.worker.log)
+    second = stage.submit()
+    stage.await_sampling(second)
+    stage.kill_comfyui()
+    return stage.platform.wait_for(second, 30)
+
+
+# --- what ComfyUI makes of the job
+
+
+@row("out of memory once", "memory is freed, the prompt runs again", code=None, within_s=4)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.run_out_of_memory(times=1)
+    return stage.run()
+
+
+@row("out of memory always", "an error with advice", code="out_of_memory", within_s=4)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.run_out_of_memory(times=2)
+    return stage.run()
+
+
+@row(
+    "an error that breaks CUDA",
+    "the worker reports itself unhealthy and exits once its jobs are answered",
+    code="comfyui_unavailable",
+    within_s=4,
+    next_job_works=False,
+)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.fail_node("KSampler", "torch.AcceleratorError", "CUDA error: an illegal memory access")
+    return stage.run()
+
+
+@row("deadline", "the prompt is interrupted", code="deadline_exceeded", within_s=5)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.hang_sampling()
+    return stage.run(timeout_s=1)
+
+
+@row("two jobs at once, one failing", "the other one is not touched", code="execution_failed", within_s=5)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.fail_node("KSampler", "ValueError", "bad latent", times=1)
+    failing, good = stage.submit(seed=1), stage.submit(seed=2)
+    assert stage.platform.wait_for(good, 30).output["seed"] == 2
+    return stage.platform.wait_for(failing, 30)
+
+
+# --- cancel
+
+
+@row("cancel while queued in ComfyUI", "taken out of the queue", code="CANCELLED", within_s=5, step_s=0.3)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    first = stage.submit(steps=10)
+    stage.await_sampling(first)
+    second = stage.submit(seed=2)
+    assert until(lambda: len(simulator.queue_ids) == 2)
+    cancel(stage, second)
+    assert until(lambda: len(simulator.queue_ids) <= 1)
+    assert stage.platform.wait_for(first, 30).output["images"]
+    return stage.platform.wait_for(second, 30)
+
+
+@row("cancel while sampling", "interrupted within a second of the SDK's word", code="CANCELLED", within_s=5, step_s=0.2)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    job_id = stage.submit(steps=100)
+    stage.await_sampling(job_id)
+    cancel(stage, job_id)
+    assert until(lambda: not simulator.queue_ids, 5)
+    return stage.platform.wait_for(job_id, 30)
+
+
+@row("cancel while encoding", "nothing is posted any more, nothing is left", code="CANCELLED", within_s=8)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    job_id = stage.submit(num_images=8, width=1024, height=1024, steps=1, output_format="webp", output_quality=100)
+    assert until(lambda: len(simulator.executed_prompts) == 8 and not simulator.queue_ids)
+    cancel(stage, job_id)
+    return stage.platform.wait_for(job_id, 30)
+
+
+def cancel(stage: Stage, job_id: str) -> None:
+    """Cancel a job as a client does."""
+    headers = {"Authorization": f"Bearer {stage.platform.api_key}"}
+    requests.post(f"{stage.platform.endpoint_url}/cancel/{job_id}", headers=headers, timeout=10).raise_for_status()
+
+
+# --- the platform
+
+
+@row("job-done answers 500, 500, 200", "the SDK posts a third time", code=None, within_s=12)
+def _(stage: Stage) -> Job:
+    stage.platform.faults.answer("final", 500, times=2)
+    return stage.run()
+
+
+@row(
+    "job-done answers 400",
+    "the platform has no result: COMPLETED without output; the worker goes on",
+    code="no output",
+    within_s=5,
+)
+def _(stage: Stage) -> Job:
+    stage.platform.faults.answer("final", 400)
+    return stage.run()
+
+
+@row(
+    "a result of 12 MB, no bucket",
+    "measured before it is returned; says what would help",
+    code="output_too_large",
+    within_s=30,
+)
+def _(stage: Stage) -> Job:
+    return stage.run(width=2048, height=2048, num_images=8, steps=1)
+
+
+# --- what a caller sends
+
+
+def picture(data: bytes) -> str:
+    """Return bytes as a request carries them."""
+    return base64.b64encode(data).decode()
+
+
+@row("corrupt picture", "opened and refused before ComfyUI sees it", code="invalid_image", within_s=3)
+def _(stage: Stage) -> Job:
+    encoded = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(encoded, "PNG")
+    return stage.platform.wait_for(
+        stage.platform.submit({"prompt": "x", "image": picture(encoded.getvalue()[:900])}), 30
+    )
+
+
+@row("picture URL to a private address", "no connection is made", code="invalid_image", within_s=3)
+def _(stage: Stage) -> Job:
+    return stage.platform.wait_for(
+        stage.platform.submit({"prompt": "x", "image": "https://169.254.169.254/latest/meta-data"}), 30
+    )
+
+
+@row("NaN in the input", "named with its path", code="invalid_input", within_s=3)
+def _(stage: Stage) -> Job:
+    return stage.run(guidance=float("nan"))
+
+
+@row("null as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
+def _(stage: Stage) -> Job:
+    return stage.platform.wait_for(stage.platform.submit(None), 30)
+
+
+@row("a list as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
+def _(stage: Stage) -> Job:
+    return stage.platform.wait_for(stage.platform.submit([1, 2]), 30)
+
+
+@row("text as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
+def _(stage: Stage) -> Job:
+    return stage.platform.wait_for(stage.platform.submit("a knight"), 30)

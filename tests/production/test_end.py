@@ -1,0 +1,71 @@
+"""The worker's end and its failing start: SIGTERM, and a ComfyUI that never becomes ready."""
+
+from __future__ import annotations
+
+import time
+
+from tests.fakes.runpod_platform import JobState, RunPodPlatform
+from tests.stage import code_of, staged
+from tests.waiting import until
+
+NEVER_READY = "import threading; print('loading for ever', flush=True); threading.Event().wait()"
+
+
+def test_sigterm_while_idle_ends_at_once() -> None:
+    """Without a job the worker stops ComfyUI and exits 0 without waiting for the SDK's long polls."""
+    with staged(own_comfyui=True, platform=RunPodPlatform(long_poll_s=30)) as stage:
+        begun = time.monotonic()
+        stage.worker.terminate()
+
+        assert stage.worker.wait(10) == 0
+        assert time.monotonic() - begun < 4
+        assert stage.comfyui_processes() == []
+
+
+def test_sigterm_while_busy_lets_the_job_finish() -> None:
+    """A running job is finished and posted, then the worker exits 0; no further job is taken."""
+    with staged(own_comfyui=True, step_s=0.2, platform=RunPodPlatform(long_poll_s=30)) as stage:
+        job_id = stage.submit(steps=10)
+        stage.await_sampling(job_id)
+        stage.worker.terminate()
+        job = stage.platform.wait_for(job_id, 30)
+
+        assert code_of(job) is None
+        assert stage.worker.wait(10) == 0
+        assert stage.comfyui_processes() == []
+
+
+def test_sigterm_beyond_the_grace_interrupts_the_job() -> None:
+    """A job that takes longer than the grace ends as interrupted, which may be sent again, and is posted."""
+    with staged(step_s=0.2, environment={"WORKER_SHUTDOWN_GRACE_S": "1"}) as stage:
+        job_id = stage.submit(steps=100)
+        stage.await_sampling(job_id)
+        stage.worker.terminate()
+        job = stage.platform.wait_for(job_id, 30)
+
+        assert code_of(job) == "interrupted"
+        assert stage.worker.wait(10) == 0
+        assert until(lambda: stage.simulator is not None and not stage.simulator.queue_ids)
+
+
+def test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs() -> None:
+    """After COMFYUI_READY_TIMEOUT_S the platform is told, the worker exits 1, and its ComfyUI is gone."""
+    environment = {"COMFYUI_READY_TIMEOUT_S": "1"}
+    with staged(own_comfyui=True, main=NEVER_READY, environment=environment) as stage:
+        assert stage.worker.wait(20) == 1
+        assert not stage.platform.takes
+        assert ["not ready" in str(ping.reason) for ping in stage.platform.pings if ping.is_unhealthy] == [True]
+        assert stage.comfyui_processes() == []
+
+
+def test_a_job_that_waits_at_sigterm_is_left_to_another_worker() -> None:
+    """What was not taken stays queued on the platform."""
+    with staged(step_s=0.2) as stage:
+        running = [stage.submit(steps=10, seed=seed) for seed in (1, 2)]
+        stage.await_sampling(running[0])
+        stage.worker.terminate()
+        waiting = stage.submit(seed=3)
+
+        assert [code_of(stage.platform.wait_for(job_id, 30)) for job_id in running] == [None, None]
+        assert stage.worker.wait(10) == 0
+        assert stage.platform.jobs[waiting].state == JobState.IN_QUEUE

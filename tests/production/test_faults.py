@@ -1,0 +1,38 @@
+"""Every row of the fault table, over real processes and sockets."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fakes.runpod_platform import Job, JobState
+from tests.production.faults import ROWS, Row
+from tests.stage import code_of, staged
+from tests.waiting import until
+
+
+def outcome(job: Job) -> str | None:
+    """Return what the caller got: an error code, `no output`, CANCELLED, or None for a result."""
+    if job.state == JobState.CANCELLED:
+        return "CANCELLED"
+    if job.state == JobState.COMPLETED and job.output is None:
+        return "no output"
+    return code_of(job)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.fault for row in ROWS])
+def test_a_fault_ends_as_the_table_says(row: Row) -> None:
+    """The caller gets what the row says, in its time; the next job runs or the worker is gone; nothing is left."""
+    with staged(own_comfyui=row.own_comfyui, step_s=row.step_s, environment=row.environment) as stage:
+        job = row.play(stage)
+
+        assert outcome(job) == row.code
+        assert job.ended_at is not None
+        assert job.ended_at - job.submitted_at < row.within_s
+        if row.next_job_works:
+            assert outcome(stage.run(width=64, height=64, seed=77)) is None
+            assert stage.simulator is None or until(lambda: not stage.simulator or not stage.simulator.history_ids)
+            assert stage.files_left() == []
+        else:
+            assert stage.worker.wait(30) == 1
+            assert [ping.check for ping in stage.platform.pings if ping.is_unhealthy] == ["comfyui"]
+            assert stage.comfyui_processes() == []
