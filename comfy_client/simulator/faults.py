@@ -17,6 +17,7 @@ A step is counted within one sampling: step 1 is reached when its progress was s
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and what runs are gone |
 | hang_sampling(at_step=1, deaf=False, times=1) | that step never ends until interrupted; if deaf, not even then |
 | go_on() | what hangs, stalls or comes late does so no more |
+| clear() | no fault is to come any more |
 
 A path is `/history`, which also means what lies below it, or `POST /history`; the prefix /api makes no difference.
 """
@@ -169,6 +170,11 @@ class Faults:
         """Undo what hangs, stalls or is late."""
         self._history_delay_s = 0.0
         self._server.go_on()
+
+    def clear(self) -> None:
+        """Undo every fault that is still to come."""
+        with self._lock:
+            self._armed = []
 
     def node_fault(self, class_type: str) -> NodeFault | None:
         """Take the next fault of a class of nodes."""

@@ -1,0 +1,579 @@
+"""Pictures: known by content, upright, opaque, whole, of a size that fits; and what leaves keeps its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import random
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError
+from comfy_client.images import (
+    INPUT_FORMATS,
+    MAX_BYTES,
+    Picture,
+    check_picture,
+    encode_picture,
+    identify,
+    rounded_size,
+    small_preview,
+)
+
+RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 0)
+ORIENTATION = 0x0112
+EXIF_IFD = 0x8769
+USER_COMMENT = 0x9286
+
+
+QUIET = pytest.mark.filterwarnings("ignore::UserWarning")
+"""Pillow warns of damage that it decodes."""
+
+
+def quarters(width: int = 32, height: int = 16) -> Image.Image:
+    """Return a picture whose four quarters tell which way is up."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(GREEN, (width // 2, 0, width, height // 2))
+    image.paste(BLUE, (0, height // 2, width // 2, height))
+    image.paste(YELLOW, (width // 2, height // 2, width, height))
+    return image
+
+
+def noise(mode: str = "RGB") -> Image.Image:
+    """Return a picture whose file is not tiny."""
+    pixels = hashlib.shake_128(b"noise")
+    return Image.frombytes("RGB", (40, 30), pixels.digest(40 * 30 * 3)).convert(mode)
+
+
+def saved(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    """Return a picture's file."""
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    """Return the picture of a file, decoded."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def flat(data: bytes) -> Image.Image:
+    """Return what image to image makes of a picture: a PNG whose size and mode are as promised."""
+    picture = check_picture(data, "image", flatten=True)
+    image = opened(picture.data)
+    assert (image.mode, image.size) == ("RGB", (picture.width, picture.height))
+    assert Image.MIME[image.format or ""] == picture.mime_type
+    return image
+
+
+def refusal(data: bytes, *, flatten: bool = True) -> str:
+    """Return the message of the refusal of a picture, after a look at its report."""
+    with pytest.raises(JobError) as info:
+        check_picture(data, "images[2].image", flatten=flatten)
+    assert info.value.code is ErrorCode.INVALID_IMAGE
+    assert info.value.report.details == {"path": "images[2].image"}
+    assert info.value.report.message.startswith("images[2].image ")
+    return info.value.report.message
+
+
+def verdict(data: bytes, *, flatten: bool) -> Picture | ErrorCode:
+    """Return the picture, or the code of its refusal."""
+    try:
+        return check_picture(data, "image", flatten=flatten)
+    except JobError as error:
+        return error.code
+
+
+def animated(file_format: str) -> bytes:
+    """Return a file of three frames; the first is red."""
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
+    return saved(frames[0], file_format, save_all=True, append_images=frames[1:])
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """Return a PNG of a few bytes that says it is so large."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = zlib.compress(b"\0" * 1000)
+    signature = b"\x89PNG\r\n\x1a\n"
+    return signature + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", content) + png_chunk(b"IEND", b"")
+
+
+def huge_gif(width: int, height: int) -> bytes:
+    """Return a GIF of a few bytes that says it is so large."""
+    size = struct.pack("<HH", width, height)
+    return b"GIF89a" + size + b"\x80\0\0" + b"\0" * 6 + b"," + b"\0" * 4 + size + b"\0\x02\x02\x4c\x01\0;"
+
+
+def huge_bmp(width: int, height: int) -> bytes:
+    """Return a BMP of a few bytes that says it is so large."""
+    return b"BM" + struct.pack("<IHHI", 70, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, *[0] * 6)
+
+
+FORMATS: dict[str, Callable[[Image.Image], bytes]] = {
+    "PNG": saved,
+    "JPEG": lambda image: saved(image, "JPEG", quality=95),
+    "WEBP": lambda image: saved(image, "WEBP", lossless=True),
+    "GIF": lambda image: saved(image, "GIF"),
+    "BMP": lambda image: saved(image, "BMP"),
+    "TIFF": lambda image: saved(image, "TIFF"),
+}
+
+
+@pytest.mark.parametrize("file_format", INPUT_FORMATS)
+def test_a_format_is_known_by_its_content(file_format: str) -> None:
+    """Every format of the promise is taken, and its MIME type comes from its bytes; nothing ever asks for a name."""
+    data = FORMATS[file_format](quarters())
+
+    picture = check_picture(data, "image", flatten=False)
+
+    assert picture == Picture(data, 32, 16, f"image/{file_format.lower()}")
+    assert identify(data) == picture
+    assert flat(data).convert("RGB").getpixel((1, 1)) == pytest.approx(RED, abs=3)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_a_picture_that_fits_keeps_its_bytes(file_format: str) -> None:
+    """What is one upright RGB frame already is not encoded anew."""
+    data = FORMATS[file_format](quarters())
+
+    assert check_picture(data, "image", flatten=True).data is data
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_turned_picture_stands_upright(file_format: str, orientation: int) -> None:
+    """Each of the eight orientations of EXIF ends in the picture that a person sees."""
+    turns: dict[int, Image.Transpose] = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = quarters().transpose(turns[orientation]) if orientation in turns else quarters()
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = saved(stored, file_format, exif=exif)
+
+    image = flat(data)
+
+    assert image.size == (32, 16)
+    corners = [image.getpixel(corner) for corner in ((3, 3), (28, 3), (3, 12), (28, 12))]
+    assert corners == [pytest.approx(colour, abs=16) for colour in (RED, GREEN, BLUE, YELLOW)]
+    assert ImageOps.exif_transpose(image).size == image.size
+    assert (check_picture(data, "image", flatten=True).data == data) is (orientation == 1)
+    assert check_picture(data, "image", flatten=False).data == data
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 1000])
+def test_an_orientation_that_is_none_turns_nothing(orientation: int) -> None:
+    """A number that EXIF does not know leaves the picture and its bytes as they are."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = saved(quarters(), exif=exif)
+
+    assert check_picture(data, "image", flatten=True).data == data
+
+
+def palette(transparent: int) -> bytes:
+    """Return a PNG of two colours, green on the left and red on the right, one of them transparent."""
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([*GREEN, *RED])
+    image.paste(1, (8, 0, 16, 16))
+    return saved(image, transparency=transparent)
+
+
+@pytest.mark.parametrize(
+    ("data", "left", "right"),
+    [
+        (saved(Image.new("RGBA", (16, 16), (255, 0, 0, 0))), (255, 255, 255), (255, 255, 255)),
+        (saved(Image.new("RGBA", (16, 16), (255, 0, 0, 255))), RED, RED),
+        (saved(Image.new("RGBA", (16, 16), (0, 0, 0, 51))), (204, 204, 204), (204, 204, 204)),
+        (saved(Image.new("LA", (16, 16), (100, 0))), (255, 255, 255), (255, 255, 255)),
+        (saved(Image.new("LA", (16, 16), (100, 255))), (100, 100, 100), (100, 100, 100)),
+        (saved(Image.new("RGB", (16, 16), RED), transparency=RED), (255, 255, 255), (255, 255, 255)),
+        (saved(Image.new("L", (16, 16), 7), transparency=7), (255, 255, 255), (255, 255, 255)),
+        (palette(transparent=0), (255, 255, 255), RED),
+        (saved(Image.new("RGBA", (16, 16), (255, 0, 0, 0)), "WEBP", lossless=True), (255,) * 3, (255,) * 3),
+        (saved(Image.new("RGBA", (16, 16), (255, 0, 0, 0)), "TIFF"), (255,) * 3, (255,) * 3),
+        (saved(Image.new("RGBA", (16, 16), (255, 0, 0, 0)), "GIF"), (255,) * 3, (255,) * 3),
+    ],
+    ids=["rgba", "opaque", "half", "la", "la-opaque", "rgb-key", "l-key", "palette", "webp", "tiff", "gif"],
+)
+def test_transparent_parts_are_white(data: bytes, left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    """Alpha of any kind is laid over white, and never shows what was hidden beneath."""
+    image = flat(data)
+
+    assert image.getpixel((1, 8)) == left
+    assert image.getpixel((14, 8)) == right
+
+
+@pytest.mark.parametrize(
+    ("data", "colour"),
+    [
+        (saved(Image.new("L", (16, 16), 77)), (77, 77, 77)),
+        (saved(Image.new("1", (16, 16), 1)), (255, 255, 255)),
+        (saved(Image.new("P", (16, 16), 0)), None),
+        (saved(Image.new("I;16", (16, 16), 77 * 257)), (77, 77, 77)),
+        (saved(Image.new("I;16", (16, 16), 77 * 257), transparency=77 * 257), (77, 77, 77)),
+        (saved(Image.new("I;16", (16, 16), 77 * 257), "TIFF"), (77, 77, 77)),
+        (saved(Image.new("I", (16, 16), 77 * 257), "TIFF"), (77, 77, 77)),
+        (saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), RED),
+        (saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "TIFF"), RED),
+    ],
+    ids=["grey", "bits", "palette", "grey16", "grey16-key", "grey16-tiff", "grey32-tiff", "cmyk-jpeg", "cmyk-tiff"],
+)
+def test_other_modes_become_rgb(data: bytes, colour: tuple[int, ...] | None) -> None:
+    """Grey of 8 or 16 bits, palette, bits and CMYK become the RGB that a person sees."""
+    image = flat(data)
+
+    if colour is not None:
+        assert image.getpixel((8, 8)) == pytest.approx(colour, abs=3)
+    assert image.getpixel((8, 8)) == image.getpixel((0, 0))
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_an_animation_gives_its_first_frame(file_format: str) -> None:
+    """Image to image takes the first frame; a graph of the caller's own gets all of them; it is no still picture."""
+    data = animated(file_format)
+
+    image = flat(data)
+
+    assert getattr(image, "n_frames", 1) == 1
+    assert image.getpixel((8, 8)) == pytest.approx(RED, abs=3)
+    assert check_picture(data, "image", flatten=False).data is data
+    assert identify(data) is None
+
+
+@QUIET
+@pytest.mark.parametrize("file_format", INPUT_FORMATS)
+def test_a_cut_file_is_refused_or_decoded(file_format: str) -> None:
+    """A file that ends at any byte is taken or refused by the words of the report, and most are refused."""
+    data = FORMATS[file_format](noise())
+    refused = 0
+    for end in [*range(min(64, len(data))), *range(64, len(data), max(1, len(data) // 150))]:
+        for flatten in (True, False):
+            match verdict(data[:end], flatten=flatten):
+                case Picture(data=taken):
+                    assert opened(taken).size == (40, 30)
+                case code:
+                    assert code is ErrorCode.INVALID_IMAGE
+                    refused += 1
+        found = identify(data[:end])
+        assert found is None or (found.width, found.height) == (40, 30)
+
+    assert refused > 200
+    assert "cut off" in refusal(data[: len(data) // 2])
+
+
+def damaged(count: int) -> Iterator[bytes]:
+    """Yield files of every format with some bytes changed, always the same ones."""
+    chance = random.Random(20)  # noqa: S311 - damage, no secret
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"x" * 40
+    whole = [
+        *(make(noise()) for make in FORMATS.values()),
+        *(saved(noise(), file_format, exif=exif) for file_format in ("PNG", "JPEG", "WEBP", "TIFF")),
+        *(animated(file_format) for file_format in ("GIF", "PNG", "WEBP", "TIFF")),
+        saved(noise("CMYK"), "JPEG"),
+        saved(noise("LA")),
+        saved(noise("L"), "TIFF", compression="tiff_lzw"),
+    ]
+    for data in itertools.islice(itertools.cycle(whole), count):
+        changed = bytearray(data)
+        for _ in range(chance.randint(1, 5)):
+            place = chance.randrange(min(len(changed), chance.choice([40, 200, len(changed)])))
+            how = chance.random()
+            if how < 0.6:
+                changed[place] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
+            elif how < 0.75:
+                del changed[place : place + chance.randint(1, 8)]
+            elif how < 0.9:
+                changed[place:place] = chance.randbytes(chance.randint(1, 8))
+            else:
+                changed[place : place + 4] = chance.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"])
+        yield bytes(changed)
+
+
+@QUIET
+def test_a_damaged_file_is_refused_or_decoded() -> None:
+    """No damage to a file ends in anything but a picture or a refusal: not even in what Pillow never documents."""
+    verdicts = [verdict(data, flatten=True) for data in damaged(3000)]
+
+    codes = [code for code in verdicts if isinstance(code, ErrorCode)]
+    assert set(codes) == {ErrorCode.INVALID_IMAGE}
+    assert 300 < len(codes) < 2700
+
+
+@QUIET
+def test_a_damaged_file_is_identified_or_not() -> None:
+    """What ComfyUI sends is a still picture or none, whatever it is."""
+    found = [identify(data) for data in damaged(1500)]
+
+    assert None in found
+    assert any(picture and picture.width == 40 for picture in found)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GIF87a\x14\x00\x14\x00\x87\x00\x00\x00",
+        b"II*\x00\x08\x00\x00\x00\x00\x00",
+        b"II*\x00\x08\x00\x00\x00\x01\x00\x00\x01\x03\x00\x01\x00\x00\x00\x05\x00\x00\x00",
+    ],
+    ids=["gif-colours", "tiff-empty", "tiff-one-side"],
+)
+@QUIET
+def test_a_damaged_header_is_refused(data: bytes) -> None:
+    """Files at which Pillow raises IndexError or TypeError are refused like any other."""
+    assert refusal(data)
+    assert identify(data) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"a pixel art knight",
+        b"<!doctype html><html><body>404</body></html>",
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
+        b"\0" * 1000,
+        b"\x00\x00\x00\x1cftypavif",
+        saved(quarters(), "PPM"),
+        saved(quarters(), "ICO"),
+        saved(quarters(), "TGA"),
+        saved(quarters(), "JPEG2000"),
+    ],
+    ids=["empty", "text", "html", "svg", "pdf", "zeros", "avif", "ppm", "ico", "tga", "jpeg2000"],
+)
+@pytest.mark.parametrize("flatten", [True, False])
+def test_what_is_no_picture_is_refused(data: bytes, *, flatten: bool) -> None:
+    """Text, documents and the formats that were not chosen reach no decoder; the message names the known ones."""
+    assert refusal(data, flatten=flatten).endswith("(PNG, JPEG, WEBP, GIF, BMP, TIFF).")
+    assert identify(data) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        huge_png(50_000, 50_000),
+        huge_png(2**31 - 1, 2**31 - 1),
+        huge_png(9_000, 9_000),
+        huge_png(10_000, 10_000),
+        huge_gif(65_535, 65_535),
+        huge_bmp(100_000, 100_000),
+        huge_bmp(2**31 - 1, 2),
+    ],
+    ids=["png-50k", "png-max", "png-9k", "png-10k", "gif", "bmp-100k", "bmp-wide"],
+)
+def test_a_bomb_is_refused_by_its_header(data: bytes) -> None:
+    """A tiny file that would unpack to more than 64 megapixels is refused before anything is unpacked."""
+    assert len(data) < 200
+    began_at = time.monotonic()
+    for flatten in (True, False):
+        assert "67,108,864" in refusal(data, flatten=flatten)
+    assert time.monotonic() - began_at < 1
+
+
+def test_a_bomb_of_text_is_refused() -> None:
+    """A PNG whose text would unpack to a gigabyte is refused."""
+    text = b"a\0\0" + zlib.compress(b"\0" * 50_000_000, 9)
+    data = saved(quarters())
+    assert "cannot be decoded" in refusal(data[:33] + png_chunk(b"zTXt", text) + data[33:])
+
+
+def test_as_many_pixels_as_promised_are_taken() -> None:
+    """64 megapixels are taken, one row more is not; the message names the size."""
+    row = Image.new("1", (8192, 8192))
+    more = Image.new("1", (8192, 8193))
+
+    assert check_picture(saved(row), "image", flatten=False).width == 8192
+    assert refusal(saved(more)) == "images[2].image has 8192 x 8193 pixels; at most 67,108,864 are taken."
+
+
+def test_as_many_bytes_as_promised_are_taken() -> None:
+    """25 MB are taken, one byte more is not."""
+    whole = saved(quarters())
+    full = whole + b"\0" * (MAX_BYTES - len(whole))
+
+    assert check_picture(full, "image", flatten=True).data is full
+    assert "26,214,401 bytes; at most 26,214,400" in refusal(full + b"\0")
+
+
+@given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
+@settings(derandomize=True, deadline=None, max_examples=1000)
+def test_a_rounded_size_fits(width: int, height: int) -> None:
+    """Any picture's size becomes multiples of 16 from 64 to 2048, of at most 2 megapixels, in its proportions."""
+    size = rounded_size(width, height)
+
+    assert all(side % 16 == 0 and 64 <= side <= 2048 for side in size)
+    assert size[0] * size[1] <= 2 * 1024 * 1024
+    scale = min(1.0, (2 * 1024 * 1024 / (width * height)) ** 0.5, 2048 / max(width, height))
+    for side, own in zip(size, (width, height), strict=True):
+        assert side == 64 or abs(side - own * scale) < 16
+    assert sorted(rounded_size(height, width)) == sorted(size)
+
+
+@given(width=st.integers(4, 128), height=st.integers(4, 128))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_a_size_that_fits_is_kept(width: int, height: int) -> None:
+    """A picture whose own size can be made keeps it."""
+    width, height = width * 16, height * 16
+
+    if width * height <= 2 * 1024 * 1024:
+        assert rounded_size(width, height) == (width, height)
+    else:
+        assert rounded_size(width, height) < (width + 1, height + 1)
+
+
+TEXTS = {
+    "prompt": json.dumps({"3": {"inputs": {"text": "größer"}}}),
+    "parameters": "ein Ritter, 像素骑士, рыцарь, 🗡️\nsteps: 20",
+}
+
+
+def chunks_of(png: bytes) -> dict[str, bytes]:
+    """Return the chunks of a PNG by kind, those of one kind one behind the other."""
+    chunks: dict[str, bytes] = {}
+    place = 8
+    while place < len(png):
+        [length] = struct.unpack(">I", png[place : place + 4])
+        kind, content = png[place + 4 : place + 8], png[place + 8 : place + 8 + length]
+        assert zlib.crc32(kind + content) == struct.unpack(">I", png[place + 8 + length : place + 12 + length])[0]
+        chunks[kind.decode()] = chunks.get(kind.decode(), b"") + content
+        place += 12 + length
+    return chunks
+
+
+def test_a_png_keeps_its_compressed_data() -> None:
+    """Text is added to a PNG without compressing it anew: every chunk stays, and text of any script is read back."""
+    png = saved(noise())
+
+    data = encode_picture(png, "png", 90, TEXTS)
+
+    before, after = chunks_of(png), chunks_of(data)
+    assert {kind: content for kind, content in after.items() if kind != "iTXt"} == before
+    assert next(iter(after)) == "IHDR"
+    image = opened(data)
+    assert image.tobytes() == noise().tobytes()
+    assert {key: image.info[key] for key in TEXTS} == TEXTS
+    assert image.info.keys() == TEXTS.keys()
+
+
+def test_a_png_without_text_is_the_same_file() -> None:
+    """Without metadata not a byte of a PNG changes."""
+    png = saved(noise())
+
+    assert encode_picture(png, "png", 1, {}) == png
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpeg"])
+def test_webp_and_jpeg_carry_the_parameters(output_format: str) -> None:
+    """The other formats show the same picture, and their EXIF comment is the parameters in any script."""
+    data = encode_picture(saved(quarters(64, 64)), output_format, 95, TEXTS)
+
+    image = opened(data)
+    assert (image.format or "").lower() == output_format
+    assert image.convert("RGB").getpixel((8, 8)) == pytest.approx(RED, abs=6)
+    comment = image.getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
+    assert comment[:8] == b"UNICODE\0"
+    assert comment[8:].decode("utf-16-be") == TEXTS["parameters"]
+    assert identify(data) == Picture(data, 64, 64, f"image/{output_format}")
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpeg"])
+def test_without_parameters_there_is_no_comment(output_format: str) -> None:
+    """Without metadata, or with the graph alone, nothing is written into the file."""
+    png = saved(noise())
+
+    data = encode_picture(png, output_format, 90, {})
+
+    assert USER_COMMENT not in opened(data).getexif().get_ifd(EXIF_IFD)
+    assert encode_picture(png, output_format, 90, {"prompt": "{}"}) == data
+
+
+@pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
+def test_parameters_of_any_length_are_written(output_format: str) -> None:
+    """A prompt beyond what a JPEG's EXIF can hold is cut there, and never ends a job that has been paid for."""
+    data = encode_picture(saved(noise()), output_format, 90, {"parameters": "🗡" * 100_000})
+
+    assert opened(data).size == (40, 30)
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpeg"])
+def test_quality_is_obeyed(output_format: str) -> None:
+    """More quality takes more bytes."""
+    png = saved(noise())
+    sizes = [len(encode_picture(png, output_format, quality, {})) for quality in (1, 50, 100)]
+
+    assert sizes == sorted(set(sizes))
+
+
+def test_alpha_stays_where_the_format_has_it() -> None:
+    """WebP and PNG keep a transparent picture transparent; JPEG has no such thing."""
+    png = saved(Image.new("RGBA", (16, 16), (255, 0, 0, 0)))
+
+    modes = {name: opened(encode_picture(png, name, 90, {})).mode for name in ("png", "webp", "jpeg")}
+
+    assert modes == {"png": "RGBA", "webp": "RGBA", "jpeg": "RGB"}
+
+
+def test_the_same_picture_is_the_same_file() -> None:
+    """The same picture and text give the same bytes, so that a hash can tell."""
+    png = saved(noise())
+    for output_format in ("png", "webp", "jpeg"):
+        first, second = (encode_picture(png, output_format, 80, TEXTS) for _ in range(2))
+        assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
+
+
+def test_a_picture_is_identified_by_its_header() -> None:
+    """A still picture is known by its first bytes; what is none, or says that it is huge, is not."""
+    data = saved(quarters())
+
+    assert identify(data[:60]) == Picture(data[:60], 32, 16, "image/png")
+    assert identify(b"") is None
+    assert identify(b"\0\0\0\x18ftypmp42") is None
+    assert identify(huge_png(50_000, 50_000)) is None
+
+
+def test_a_preview_is_small() -> None:
+    """A preview keeps its proportions in a few kilobytes; one that is small already is not enlarged."""
+    preview = opened(small_preview(saved(quarters(1024, 512), "JPEG")) or b"")
+    little = opened(small_preview(saved(quarters(), "JPEG")) or b"")
+
+    assert (preview.format, preview.size) == ("JPEG", (256, 128))
+    assert preview.getpixel((8, 8)) == pytest.approx(RED, abs=8)
+    assert little.size == (32, 16)
+
+
+@QUIET
+def test_what_is_no_preview_gives_none() -> None:
+    """Other formats, cut and damaged frames give no preview, and never end a job."""
+    whole = saved(noise(), "JPEG")
+
+    assert small_preview(b"") is None
+    assert small_preview(saved(noise())) is None
+    assert small_preview(whole.replace(struct.pack(">HH", 30, 40), b"\xff\xdc\xff\xdc", 1)) is None
+    assert small_preview(whole[: len(whole) // 2]) is None
+    assert all(preview is None or opened(preview).size for preview in map(small_preview, damaged(1500)))
