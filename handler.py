@@ -198,7 +198,7 @@ def _serve(settings: Settings, service: Service) -> None:
 
     def concurrency(_current: int) -> int:
         # The SDK calls this first in its running loop, after it has installed its own signal handlers.
-        service.lifecycle.handle_sigterm()
+        service.lifecycle.handle_signals()
         return settings.concurrency
 
     config: dict[str, Any] = {"handler": make_handler(service), "concurrency_modifier": concurrency}

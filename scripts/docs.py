@@ -1,4 +1,4 @@
-"""Writes docs/api.md, docs/errors.md and docs/configure.md from the code that they describe."""
+"""Writes docs/api.md, errors.md and configure.md, and the fault table of operate.md, from what they describe."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 from comfy_client.contract import ENVELOPE, ERRORS
 from comfy_client.workflows import Workflow, default_directory, load_workflows
+from tests.production.faults import ELSEWHERE, ROWS
 from worker.settings import VARIABLES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+TABLE_BEGINS = "<!-- The table is written by scripts/docs from tests/production/faults.py. -->"
+TABLE_ENDS = "<!-- The table ends. -->"
 NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -->"
 
 RESULT = """\
@@ -128,9 +131,26 @@ def configure() -> Iterator[str]:
     yield "\n".join(rows) + "\n"
 
 
+def operate() -> Iterator[str]:
+    """Yield docs/operate.md as it is, with its fault table made anew between the two marks."""
+    page = (DOCS / "operate.md").read_text()
+    before, _, rest = page.partition(TABLE_BEGINS)
+    after = rest.partition(TABLE_ENDS)[2]
+    rows = ["| fault | what happens | the caller gets | within | the next job works |", "|---|---|---|---|---|"]
+    for row in ROWS:
+        gets = "a result" if row.code is None else row.code if row.code == "no output" else f"`{row.code}`"
+        works = "yes" if row.next_job_works else "on another worker"
+        rows.append(f"| {row.fault} | {row.happens} | {gets} | {row.within_s:g} s | {works} |")
+    rows += [
+        f"| {other.fault} | {other.happens} | {other.gets} | {other.within_s:g} s | {other.next_job} |"
+        for other in ELSEWHERE
+    ]
+    yield f"{before}{TABLE_BEGINS}\n{chr(10).join(rows)}\n{TABLE_ENDS}{after}"
+
+
 def main() -> None:
     """Write the pages, or with --check exit 1 where one is not current."""
-    pages = {"api.md": api(), "errors.md": errors(), "configure.md": configure()}
+    pages = {"api.md": api(), "errors.md": errors(), "configure.md": configure(), "operate.md": operate()}
     for name, parts in pages.items():
         path, text = DOCS / name, "\n".join(parts)
         if "--check" not in sys.argv:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,7 +28,7 @@ def comfyui_command(settings: Settings) -> list[str]:
     SaveImageWebsocket stands among the custom nodes that ComfyUI ships (0.3.64, custom_nodes/websocket_image_save.py).
     """
     return [
-        sys.executable,
+        settings.comfyui_python,
         "main.py",
         "--listen",
         "127.0.0.1",

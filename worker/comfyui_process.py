@@ -91,16 +91,18 @@ class ComfyProcess:
         environment: Mapping[str, str],
         await_ready: Callable[[Callable[[], JobError | None]], None],
         on_lost: Callable[[], None],
+        stuck_s: float = STUCK_S,
     ) -> None:
         self._command = list(command)
         self._directory = directory
         self._environment = {name: value for name, value in environment.items() if not name.startswith(_SECRETS)}
         self._await_ready = await_ready
         self._on_lost = on_lost
+        self._stuck_s = stuck_s
         self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
-        self._stopping = False
+        self._stopping = threading.Event()
         self._restarted = False
         self._ready = threading.Event()
         self.deaths = 0
@@ -141,7 +143,7 @@ class ComfyProcess:
         self._restarted = False
 
     def end_if_stuck(self, server: ComfyServer) -> None:
-        """Where a prompt goes on although it was interrupted, kill ComfyUI after STUCK_S: the next job waits behind it.
+        """Where a prompt goes on although it was interrupted, kill ComfyUI after `stuck_s`: the next job waits for it.
 
         Returns at once. ComfyUI is then started again, as after any death.
         """
@@ -150,7 +152,7 @@ class ComfyProcess:
             threading.Thread(target=self._kill_stuck, args=arguments, name="comfyui-stuck", daemon=True).start()
 
     def _kill_stuck(self, server: ComfyServer, lingering: frozenset[str], deaths: int) -> None:
-        deadline = time.monotonic() + STUCK_S
+        deadline = time.monotonic() + self._stuck_s
         while self.deaths == deaths and time.monotonic() < deadline:
             with contextlib.suppress(RequestError):
                 if not lingering & server.queue_state()[0]:
@@ -169,14 +171,14 @@ class ComfyProcess:
     def stop(self, grace_s: float = 5.0) -> None:
         """End ComfyUI and everything it started."""
         with self._lock:
-            self._stopping = True
+            self._stopping.set()
             child = self._child
         if child is not None:
             _end_group(child, grace_s)
 
     def _spawn(self) -> subprocess.Popen[str]:
         with self._lock:
-            if self._stopping:
+            if self._stopping.is_set():
                 raise self._error("The worker is stopping")
             child = subprocess.Popen(  # noqa: S603 - the command is the worker's own
                 [*_dies_with_us(), *self._command],
@@ -208,7 +210,7 @@ class ComfyProcess:
             status = child.wait()
             self._ready.clear()
             self.deaths += 1
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             log.error("ComfyUI died with status %d", status)
             _end_group(child, 0)
@@ -220,6 +222,8 @@ class ComfyProcess:
                 child = self._spawn()
                 self._await_ready(lambda child=child: self._death_of(child))  # type: ignore[misc] # bound at once
             except (JobError, ModelsMissing, OSError) as error:
+                if self._stopping.is_set():
+                    return
                 log.error("ComfyUI could not be started again: %s", error)  # noqa: TRY400 - foreseen
                 self.stop()
                 self._lose()

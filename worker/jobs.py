@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import comfy_client
@@ -91,18 +92,17 @@ def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -
 def _delivery(worker: Worker, request: Request, bucket: Bucket | None, job_id: str) -> Delivery:
     if bucket is None:
         return Delivery(request.delivery, worker.max_result_bytes, None)
-    client = bucket.client()
+    client = cache(bucket.client)  # made only where something is stored
 
     def put(output: Output) -> str:
-        return store(client, bucket, f"{job_id}/{output.filename}", output.data, output.mime_type)
+        return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type)
 
     return Delivery(request.delivery, worker.max_result_bytes, put)
 
 
 def _result(worker: Worker, request: Request, rendered: Rendered, run: RunResult, delivery: Delivery) -> JsonObject:
-    images, files = delivery.entries([encoded_images(request, rendered, run.prompts), list(other_files(run.prompts))])
+    outputs = [encoded_images(request, rendered, run.prompts), list(other_files(run.prompts))]
     result: JsonObject = {
-        "images": images,
         "workflow": rendered.workflow,
         "inputs": rendered.inputs,
         "seed": rendered.seeds[0],
@@ -114,8 +114,7 @@ def _result(worker: Worker, request: Request, rendered: Rendered, run: RunResult
             "workflow": rendered.version,
         },
     }
-    if files:
-        result["files"] = files
     if texts := [text for prompt in run.prompts for text in prompt.texts]:
         result["texts"] = texts
-    return result
+    images, files = delivery.entries(outputs, result)
+    return {"images": images, **({"files": files} if files else {}), **result}

@@ -65,6 +65,7 @@ class Lifecycle:
         self._last_job_at = 0.0
         self._ending = threading.Lock()
         self._interrupting = False
+        self._handles_signals = False
 
     def note_job(self) -> None:
         """Note the job of the current task: it is in hand until the SDK has posted its result and the task is done."""
@@ -83,8 +84,11 @@ class Lifecycle:
             return None
         return JobError.because(ErrorCode.INTERRUPTED, "The worker was told to stop. Send the job again.")
 
-    def handle_sigterm(self) -> None:
+    def handle_signals(self) -> None:
         """Have SIGTERM and SIGINT end the worker in order, beside what the SDK does on them. In the main thread."""
+        if self._handles_signals:
+            return
+        self._handles_signals = True
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.getsignal(number)
 
@@ -98,6 +102,8 @@ class Lifecycle:
     def retire(self, reason: str) -> None:
         """End the worker as unhealthy once its jobs in hand have been answered. Returns at once."""
         self._begin_end(1, reason)
+        if self._handles_signals:
+            os.kill(os.getpid(), signal.SIGTERM)  # the SDK's word for taking no more jobs
 
     def _begin_end(self, status: int, reason: str) -> None:
         if self._ending.acquire(blocking=False):

@@ -8,6 +8,7 @@ import json
 import mimetypes
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from comfy_client.comfyui.run import PromptResult, SavedImage
 from comfy_client.contract import OUTPUT_FORMATS, ErrorCode, JsonObject
@@ -16,8 +17,8 @@ from comfy_client.images import encode_picture, identify
 from comfy_client.request import Rendered, Request
 from comfy_client.workflows import Graph
 
-_ENTRY_BYTES = 400
-"""What an entry of the result has beside its picture, at most."""
+_ADDED_BYTES = 400
+"""What is added to a result once it is measured, at most: its timings, and what the SDK wraps it in."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Output:
     mime_type: str
     facts: JsonObject
 
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of its bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
     def entry(self, kind: str, data: str) -> JsonObject:
         """Return its entry in the result, `data` being base64 or an address."""
         return {
@@ -37,7 +43,7 @@ class Output:
             "data": data,
             "mime_type": self.mime_type,
             "bytes": len(self.data),
-            "sha256": hashlib.sha256(self.data).hexdigest(),
+            "sha256": self.sha256,
             **self.facts,
         }
 
@@ -55,11 +61,12 @@ def encoded_images(request: Request, rendered: Rendered, results: Sequence[Promp
 
 
 def other_files(results: Sequence[PromptResult]) -> Iterator[Output]:
-    """Yield what is no still picture."""
-    for result in results:
-        for file in result.files:
-            mime_type = mimetypes.guess_type(file.filename)[0] or "application/octet-stream"
-            yield Output(file.filename, file.data, mime_type, {})
+    """Yield what is no still picture. A name that came before, from another folder, gets a number in front."""
+    names: set[str] = set()
+    for number, file in enumerate((file for result in results for file in result.files), 1):
+        name = f"{number}_{file.filename}" if file.filename in names else file.filename
+        names.add(name)
+        yield Output(name, file.data, mimetypes.guess_type(name)[0] or "application/octet-stream", {})
 
 
 Store = Callable[[Output], str]
@@ -74,22 +81,29 @@ class Delivery:
     limit_bytes: int
     store: Store | None
 
-    def entries(self, groups: Sequence[Sequence[Output]]) -> list[list[JsonObject]]:
-        """Return the entries of each group. All go the same way.
+    def entries(self, groups: Sequence[Sequence[Output]], beside: JsonObject) -> list[list[JsonObject]]:
+        """Return the entries of each group. All go the same way. `beside` is the rest of the result.
 
         Raises JobError: output_too_large where they do not fit inline and there is no bucket, output_not_stored.
         """
+        outputs = [output for group in groups for output in group]
+        size = inline_size(outputs, beside)
         store = self.store
-        inline_bytes = sum(_inline_bytes(output) for group in groups for output in group)
-        if store is not None and (self.wanted == "s3" or (self.wanted == "auto" and inline_bytes > self.limit_bytes)):
+        if self.wanted == "base64" or (self.wanted == "auto" and size <= self.limit_bytes):
+            store = None
+        if store is not None:
+            size = inline_size([], beside)
+        if size > self.limit_bytes:
+            raise _too_large(size, self.limit_bytes)
+        if store is not None:
             return [[output.entry("s3_url", store(output)) for output in group] for group in groups]
-        if inline_bytes > self.limit_bytes:
-            raise _too_large(inline_bytes, self.limit_bytes)
         return [[output.entry("base64", _base64(output.data)) for output in group] for group in groups]
 
 
-def _inline_bytes(output: Output) -> int:
-    return (len(output.data) + 2) // 3 * 4 + _ENTRY_BYTES
+def inline_size(outputs: Sequence[Output], beside: JsonObject) -> int:
+    """Return how many bytes of JSON a result has at most, with `outputs` inline and `beside` them the rest."""
+    base64_bytes = sum((len(output.data) + 2) // 3 * 4 for output in outputs)
+    return base64_bytes + len(json.dumps([beside, *(output.entry("base64", "") for output in outputs)])) + _ADDED_BYTES
 
 
 def _base64(data: bytes) -> str:

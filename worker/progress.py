@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
 from comfy_client.comfyui.follow import Sampling
@@ -18,6 +19,8 @@ from comfy_client.images import small_preview
 INTERVAL_S = 1.0
 DRAIN_S = 10.0
 """How long a post that is under way is waited for; then it is given up and its connection closed."""
+
+log = logging.getLogger(__name__)
 
 Post = Callable[[JsonObject], Awaitable[None]]
 
@@ -41,9 +44,10 @@ def progress_of(sampling: Sampling) -> JsonObject:
 class ProgressSender:
     """Sends the newest progress of one job. Made in a running event loop; `report` may be called from any thread."""
 
-    def __init__(self, post: Post, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, post: Post, interval_s: float = INTERVAL_S, drain_s: float = DRAIN_S) -> None:
         self._post = post
         self._interval_s = interval_s
+        self._drain_s = drain_s
         self._newest: JsonObject | None = None
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
@@ -56,13 +60,16 @@ class ProgressSender:
             self._loop.call_soon_threadsafe(self._note, progress)
 
     async def drain(self) -> None:
-        """Return when nothing is under way any more and nothing will be sent."""
+        """Return when nothing is under way any more and nothing will be sent. A post that failed is logged."""
         self._ended.set()
         self._changed.set()
-        done, _ = await asyncio.wait({self._task}, timeout=DRAIN_S)
+        done, _ = await asyncio.wait({self._task}, timeout=self._drain_s)
         if not done:
+            log.warning("a post of progress hangs; giving it up")
             self._task.cancel()
             await asyncio.wait({self._task})
+        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+            log.warning("progress could not be posted: %s", type(error).__name__)
 
     def _note(self, progress: JsonObject) -> None:
         self._newest = progress

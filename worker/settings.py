@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias
 
 from comfy_client.errors import ConfigError
 from comfy_client.workflows import default_directory
-from worker.storage import Bucket
+from worker.storage import Bucket, is_address
 
 Parse: TypeAlias = Callable[[str], Any]
 
@@ -36,6 +37,12 @@ def _log_level(text: str) -> str:
     if text.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
     return text.upper()
+
+
+def _address(text: str) -> str:
+    if not is_address(text, "http", "https"):
+        raise ValueError("must be an address that begins with http:// or https://")
+    return text
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ VARIABLES = (
         "only if this process reaches its files: a job's are deleted there, and can only be emptied without it.",
     ),
     Variable("COMFYUI_PORT", "comfyui_port", _number(int, 1, 65535), "8188", "Port of the worker's own ComfyUI."),
+    Variable("COMFYUI_PYTHON", "comfyui_python", str, "", "The Python of the worker's own ComfyUI. Absent: this one."),
     Variable(
         "COMFYUI_ARGS", "comfyui_arguments", shlex.split, "", "Further launch flags of ComfyUI, such as `--lowvram`."
     ),
@@ -122,7 +130,11 @@ VARIABLES = (
         "WORKER_LOG_LEVEL", "log_level", _log_level, "INFO", "DEBUG (with ComfyUI's own log), INFO, WARNING or ERROR."
     ),
     Variable(
-        "BUCKET_ENDPOINT_URL", "bucket_endpoint_url", str, "", "S3 address of a bucket's provider, without the bucket."
+        "BUCKET_ENDPOINT_URL",
+        "bucket_endpoint_url",
+        _address,
+        "",
+        "S3 address of a bucket's provider, without the bucket.",
     ),
     Variable(
         "BUCKET_NAME", "bucket_name", str, "", "The bucket for pictures that do not fit, or are asked for as `s3`."
@@ -161,6 +173,7 @@ class Settings:
     comfyui_is_ours: bool
     comfyui_directory: Path | None
     comfyui_port: int
+    comfyui_python: str
     comfyui_arguments: tuple[str, ...]
     ready_timeout_s: float
     workflows_directory: Path
@@ -184,6 +197,7 @@ class Settings:
             comfyui_is_ours=ours,
             comfyui_directory=_comfyui_directory(values["comfyui_directory"], is_ours=ours),
             comfyui_port=values["comfyui_port"],
+            comfyui_python=values["comfyui_python"] or sys.executable,
             comfyui_arguments=tuple(values["comfyui_arguments"] or ()),
             ready_timeout_s=values["ready_timeout_s"],
             workflows_directory=values["workflows_directory"] or default_directory(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -30,26 +31,32 @@ class Bucket:
     url_expires_s: int
 
     def client(self) -> BaseClient:
-        """Return a client for it. Nothing is sent yet."""
-        import boto3  # noqa: PLC0415 - takes 0.3 s, and most workers have no bucket
+        """Return a client for it. Nothing is sent yet. Raises JobError (output_not_stored) where there can be none."""
+        from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most workers have no bucket
         from botocore.config import Config  # noqa: PLC0415 - as above
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - as above
 
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint_url,
-            aws_access_key_id=self.access_key_id,
-            aws_secret_access_key=self.secret_access_key,
-            region_name=self.region,
-            config=Config(
-                signature_version="s3v4",
-                connect_timeout=_CONNECT_TIMEOUT_S,
-                read_timeout=_READ_TIMEOUT_S,
-                retries={"max_attempts": 3, "mode": "standard"},
-                # R2 and GCS refuse the checksums that boto3 sends by default since 1.36 (worker-comfyui #156).
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
+        config = Config(
+            signature_version="s3v4",
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+            retries={"max_attempts": 3, "mode": "standard"},
+            # R2 and GCS refuse the checksums that boto3 sends by default since 1.36 (worker-comfyui #156).
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
         )
+        try:
+            # A session of its own: boto3's default one is not safe where two jobs make their clients at once.
+            return Session().client(
+                "s3",
+                endpoint_url=self.endpoint_url,
+                aws_access_key_id=self.access_key_id,
+                aws_secret_access_key=self.secret_access_key,
+                region_name=self.region,
+                config=config,
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise _not_stored(self, f"has settings that are not valid ({type(error).__name__})") from None
 
 
 def store(client: Any, bucket: Bucket, key: str, data: bytes, mime_type: str) -> str:  # noqa: ANN401 - boto3 has no types
@@ -68,7 +75,7 @@ def store(client: Any, bucket: Bucket, key: str, data: bytes, mime_type: str) ->
             Key=path,
             Body=data,
             ContentType=mime_type,
-            ContentDisposition=f'inline; filename="{filename}"',
+            ContentDisposition=_disposition(filename),
         )
         if bucket.public_url:
             return f"{bucket.public_url.rstrip('/')}/{quote(path)}"
@@ -83,11 +90,26 @@ def store(client: Any, bucket: Bucket, key: str, data: bytes, mime_type: str) ->
     return url
 
 
+def _disposition(filename: str) -> str:
+    """Return the header that names the file to a browser; what is no plain ASCII stands as RFC 6266 has it."""
+    if re.fullmatch(r"[\w .()-]+", filename, re.ASCII):
+        return f'inline; filename="{filename}"'
+    return f"inline; filename*=UTF-8''{quote(filename, safe='')}"
+
+
 def _not_stored(bucket: Bucket, problem: str) -> JobError:
     return JobError.because(
         ErrorCode.OUTPUT_NOT_STORED,
         f"The bucket {bucket.name!r} {problem}. Check its name, keys and rights, or ask for delivery base64.",
     )
+
+
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
+
+
+def is_address(text: str, *schemes: str) -> bool:
+    """Return whether `text` is the address of a server, of one of `schemes`."""
+    return bool(re.fullmatch(rf"({'|'.join(schemes)})://{_HOST}(/\S*)?", text))
 
 
 _S3_CONFIG = ("endpointUrl", "accessId", "accessSecret", "bucketName")
@@ -105,14 +127,14 @@ def job_bucket(s3_config: object, configured: Bucket | None) -> tuple[Bucket | N
         return None, [Fault("s3Config", f"must be an object of {', '.join(_S3_CONFIG)}")]
     values = {name: s3_config.get(name) for name in _S3_CONFIG}
     faults = [
-        Fault(f"s3Config.{name}", "is missing, or no text")
+        Fault(f"s3Config.{name}", "is missing, or no plain text")
         for name, value in values.items()
-        if not (isinstance(value, str) and value)
+        if not (isinstance(value, str) and value and value.isprintable())
     ]
     endpoint = str(values["endpointUrl"])
     is_ours = configured is not None and endpoint == configured.endpoint_url
-    if not faults and not is_ours and not endpoint.startswith("https://"):
-        faults.append(Fault("s3Config.endpointUrl", "must begin with https://"))
+    if not faults and not is_ours and not is_address(endpoint, "https"):
+        faults.append(Fault("s3Config.endpointUrl", "must be an address that begins with https://"))
     if faults:
         return None, faults
     base = configured if is_ours and configured is not None else _DEFAULTS

@@ -350,3 +350,92 @@ def _(stage: Stage) -> Job:
 @row("text as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
 def _(stage: Stage) -> Job:
     return stage.platform.wait_for(stage.platform.submit("a knight"), 30)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A row whose test stands elsewhere: as `file::test`."""
+
+    fault: str
+    happens: str
+    gets: str
+    within_s: float
+    next_job: str
+    test: str
+
+
+ELSEWHERE = (
+    Elsewhere(
+        "ComfyUI never becomes ready",
+        "no job is taken; the platform is told, the worker exits 1",
+        "nothing: the job stays queued for another worker",
+        300,
+        "another worker",
+        "tests/production/test_end.py::test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs",
+    ),
+    Elsewhere(
+        "a workflow's model is missing at boot",
+        "the file is named; no job is taken; the worker exits 1",
+        "nothing: the job stays queued for another worker",
+        5,
+        "another worker",
+        "tests/production/test_worker.py::test_a_missing_model_keeps_the_worker_from_taking_jobs",
+    ),
+    Elsewhere(
+        "SIGTERM while idle",
+        "ComfyUI is stopped, exit 0",
+        "nothing",
+        4,
+        "another worker",
+        "tests/production/test_end.py::test_sigterm_while_idle_ends_at_once",
+    ),
+    Elsewhere(
+        "SIGTERM while busy",
+        "the job is finished and posted, then exit 0",
+        "a result",
+        20,
+        "another worker",
+        "tests/production/test_end.py::test_sigterm_while_busy_lets_the_job_finish",
+    ),
+    Elsewhere(
+        "SIGTERM, and the job takes longer than the grace",
+        "interrupted and posted, then exit 0",
+        "`interrupted`",
+        22,
+        "another worker",
+        "tests/production/test_end.py::test_sigterm_beyond_the_grace_interrupts_the_job",
+    ),
+    Elsewhere(
+        "picture URL that redirects to a private address",
+        "the redirect is checked like the first address; no connection is made",
+        "`invalid_image`",
+        20,
+        "yes",
+        "tests/test_fetch.py::test_redirect_to_a_private_address",
+    ),
+    Elsewhere(
+        "ComfyUI does not heed an interrupt",
+        "the job ends all the same; a ComfyUI of the worker's own is killed after 30 s and started again",
+        "`deadline_exceeded`, or cancelled",
+        5,
+        "yes, after ComfyUI's restart",
+        "tests/faults/test_following.py::test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job",
+    ),
+    Elsewhere(
+        "ComfyUI elsewhere (COMFYUI_URL) is gone while a job runs",
+        "asked for ten seconds, then given up",
+        "`comfyui_unavailable`",
+        16,
+        "once it is back",
+        "tests/faults/test_following.py::test_a_comfyui_that_dies_is_given_up_in_time",
+    ),
+    Elsewhere(
+        "a result of 12 MB, with a bucket",
+        "delivered through the bucket",
+        "a result",
+        10,
+        "yes",
+        "tests/production/test_bucket.py::test_a_result_that_does_not_fit_goes_to_the_bucket",
+    ),
+)
+"""Rows of the table that other tests prove. `test_the_other_rows_have_their_tests` holds the names."""

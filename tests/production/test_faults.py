@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.runpod_platform import Job, JobState
-from tests.production.faults import ROWS, Row
-from tests.stage import code_of, staged
+from tests.production.faults import ELSEWHERE, ROWS, Elsewhere, Row
+from tests.stage import ROOT, code_of, staged
 from tests.waiting import until
 
 
@@ -36,3 +36,11 @@ def test_a_fault_ends_as_the_table_says(row: Row) -> None:
             assert stage.worker.wait(30) == 1
             assert [ping.check for ping in stage.platform.pings if ping.is_unhealthy] == ["comfyui"]
             assert stage.comfyui_processes() == []
+
+
+@pytest.mark.parametrize("other", ELSEWHERE, ids=[other.fault for other in ELSEWHERE])
+def test_the_other_rows_have_their_tests(other: Elsewhere) -> None:
+    """A row that is proven elsewhere names a test that is there."""
+    file, _, name = other.test.partition("::")
+
+    assert f"def {name}(" in (ROOT / file).read_text()
