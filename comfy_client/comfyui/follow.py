@@ -66,7 +66,6 @@ class Prompt:
     prompt_id: str
     outcome: Outcome | None = None
     images: dict[str, list[bytes]] = field(default_factory=dict)
-    started: bool = False
     frames_missing: bool = False
     finished_at: float | None = None
     unknown_before: bool = False
@@ -147,7 +146,7 @@ class Follower:
                 self._tell(number, node in save_nodes(prompt.graph), event)
 
     def _take_event(self, prompt: Prompt, node: str | None, event: object) -> None:
-        self._note_start(prompt)
+        self._note_start()
         match event:
             case Started():
                 prompt.frames_missing = False
@@ -170,8 +169,7 @@ class Follower:
                 return
         self._observe(self._sampling)
 
-    def _note_start(self, prompt: Prompt) -> None:
-        prompt.started = True
+    def _note_start(self) -> None:
         if self.started_at is None:
             self.started_at = self._clock()
 
@@ -197,7 +195,7 @@ class Follower:
             if outcome is not None:
                 self._note_outcome(prompt, outcome)
             elif prompt.prompt_id in running:
-                self._note_start(prompt)
+                self._note_start()
                 return
             else:
                 self._note_unknown(prompt)
@@ -205,7 +203,7 @@ class Follower:
 
     def _note_outcome(self, prompt: Prompt, outcome: Outcome) -> None:
         """Take the outcome; a good one only when all frames have come, or will not come any more."""
-        self._note_start(prompt)
+        self._note_start()
         if not isinstance(outcome, Succeeded):
             raise outcome.error()
         if prompt.is_complete or prompt.frames_missing or prompt.ended_before or not save_nodes(prompt.graph):

@@ -219,8 +219,8 @@ class _Run:
         files = []
         outcome = prompt.outcome
         assert isinstance(outcome, Succeeded)  # noqa: S101 - `follow` returns only then
+        self._files += [file for file in outcome.files if file.type in {"output", "temp"}]
         for file in outcome.files:
-            self._files.append(file)
             if file.type != "output":
                 continue
             data = self._server.view(file)
@@ -234,7 +234,7 @@ class _Run:
         """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is logged."""
         with _logged("ending prompts and deleting their history"):
             running = self._end([prompt for prompt in self._prompts if prompt.outcome is None])
-            self._server.forget_prompts({prompt.prompt_id for prompt in self._prompts}, later=running)
+            self._server.forget_prompts({prompt.prompt_id for prompt in self._prompts}, running)
         if self._server.directory is not None:
             self._delete_files(self._server.directory.resolve())
         else:
@@ -243,7 +243,7 @@ class _Run:
     def _delete_files(self, directory: Path) -> None:
         for file in self._files:
             path = (directory / file.type / file.subfolder / file.filename).resolve()
-            if path.is_relative_to(directory):
+            if path.is_relative_to(directory / file.type):
                 with _logged("deleting a file"):
                     path.unlink(missing_ok=True)
         for kind in ("input", "output"):

@@ -74,7 +74,9 @@ class ComfyServer:
         self._socket = _EventSocket(f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}")
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
-        self._unforgotten: set[str] = set()
+        self._forgetting = threading.Lock()
+        self.lingering: frozenset[str] = frozenset()
+        """The prompts that were stopped and still ran when their run ended."""
 
     def close(self) -> None:
         """Close the connections. A run that still goes on loses its socket and its calls fail."""
@@ -169,17 +171,16 @@ class ComfyServer:
         freed = {"unload_models": True, "free_memory": True}
         self._http.call("POST", "/free", timeout_s=CALL_TIMEOUT_S, json=freed)
 
-    def forget_prompts(self, prompt_ids: Collection[str], *, later: Collection[str] = ()) -> None:
-        """Delete the history of these prompts, with their graphs; of those still running (`later`) at the next call."""
-        ended = (self._unforgotten | set(prompt_ids)) - set(later)
-        if ended:
-            self._http.call("POST", "/history", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(ended)})
-        self._unforgotten = set(later)
-
-    @property
-    def lingering(self) -> frozenset[str]:
-        """The prompts that were stopped and still ran when their run ended."""
-        return frozenset(self._unforgotten)
+    def forget_prompts(self, prompt_ids: Collection[str], running: Collection[str]) -> None:
+        """Delete the history of these prompts, with their graphs; of those that still run, at a later call."""
+        with self._forgetting:
+            lingering = set(running)
+            if self.lingering:
+                lingering |= self.lingering & self.queue_state(timeout_s=CLEAN_TIMEOUT_S)[0]
+            ended = (self.lingering | set(prompt_ids)) - lingering
+            if ended:
+                self._http.call("POST", "/history", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(ended)})
+            self.lingering = frozenset(lingering)
 
     def upload(self, data: bytes, *, folder: str, filename: str, mime_type: str) -> str:
         """Write a file into a folder of ComfyUI's inputs and return the name by which a node loads it."""
