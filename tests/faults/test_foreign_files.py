@@ -28,7 +28,7 @@ class LyingComfyUI(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         """Answer /history with lies, /queue with nothing, and 404 what else is asked."""
         prompt_id = self.path.rpartition("/")[2]
         entry = {"outputs": {"1": {"images": LIES}}, "status": {"status_str": "success", "messages": []}}
@@ -40,7 +40,7 @@ class LyingComfyUI(BaseHTTPRequestHandler):
         answer = answers.get(self.path.split("/")[1])
         self._answer(404 if answer is None else 200, answer)
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+    def do_POST(self) -> None:
         """Take everything."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self._answer(200, {})

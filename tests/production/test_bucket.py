@@ -1,0 +1,71 @@
+"""Results through a bucket, by the worker in production mode and a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+
+import requests
+
+from tests.fakes.runpod_platform import Job
+from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+from tests.stage import SMALL, code_of, staged
+
+
+def variables(s3: S3Server) -> dict[str, str]:
+    """Return the worker's variables for the bucket `pictures`."""
+    return {
+        "BUCKET_ENDPOINT_URL": s3.url,
+        "BUCKET_NAME": "pictures",
+        "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
+        "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+    }
+
+
+def stored(job: Job) -> list[dict[str, object]]:
+    """Return the pictures of a job that ended well, each fetched from its address and checked."""
+    assert code_of(job) is None
+    images: list[dict[str, object]] = job.output["images"]
+    for image in images:
+        assert image["type"] == "s3_url"
+        content = requests.get(str(image["data"]), timeout=10).content
+        assert hashlib.sha256(content).hexdigest() == image["sha256"]
+    return images
+
+
+def test_a_result_that_does_not_fit_goes_to_the_bucket() -> None:
+    """12 MB of pictures come as addresses that give them; a small result stays inline; nothing secret is logged."""
+    with S3Server() as s3, staged(environment=variables(s3)) as stage:
+        job = stage.run(width=2048, height=2048, num_images=8, steps=1)
+        small = stage.run()
+
+        assert len(stored(job)) == 8
+        assert [image["type"] for image in small.output["images"]] == ["base64"]
+        assert SECRET_ACCESS_KEY not in stage.worker.log
+        assert "X-Amz-Signature" not in stage.worker.log
+
+
+def test_a_job_s_own_bucket_is_used() -> None:
+    """`s3Config` beside the input names another bucket of the same provider."""
+    with S3Server(["pictures", "of-the-caller"]) as s3:
+        s3_config = {
+            "endpointUrl": s3.url,
+            "bucketName": "of-the-caller",
+            "accessId": ACCESS_KEY_ID,
+            "accessSecret": SECRET_ACCESS_KEY,
+        }
+        with staged(environment=variables(s3)) as stage:
+            job_id = stage.platform.submit({**SMALL, "delivery": "s3"}, s3Config=s3_config)
+            [image] = stored(stage.platform.wait_for(job_id, 30))
+
+            assert "/of-the-caller/" in str(image["data"])
+            assert SECRET_ACCESS_KEY not in stage.worker.log
+
+
+def test_a_bucket_that_refuses_is_an_error_of_its_own() -> None:
+    """A wrong key ends as output_not_stored, and names no key."""
+    with S3Server() as s3, staged(environment={**variables(s3), "BUCKET_ACCESS_KEY_ID": "another-key-id"}) as stage:
+        job = stage.run(delivery="s3")
+
+        assert code_of(job) == "output_not_stored"
+        assert "another-key-id" not in str(job.error)
+        assert code_of(stage.run()) is None
