@@ -358,7 +358,8 @@ def test_worker_process_kills_what_is_left(platform: RunPodPlatform, tmp_path: P
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, subprocess, sys\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], preexec_fn=os.setpgrp)\n"
+        "idle = 'import threading; threading.Event().wait()'\n"
+        "subprocess.Popen([sys.executable, '-c', idle], preexec_fn=os.setpgrp)\n"
     )
     with WorkerProcess(platform, script) as worker:
         assert worker.wait() == 0
