@@ -206,6 +206,7 @@ def _serve(settings: Settings, service: Service) -> None:
         runpod.serverless.register_fitness_check(boot)
         config["handler"] = make_handler(replace(service, post_progress=_post_progress))
         runpod.serverless.start(config)
+        service.lifecycle.await_end()
         return
     try:
         boot()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
 import uuid
+from collections.abc import Iterable
 
 from comfy_client.comfyui.delivery import delivered
 from comfy_client.comfyui.events import Addressed, Finished, Image, Started
@@ -14,12 +16,16 @@ from comfy_client.comfyui.server import ComfyServer
 from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Graph, default_directory, load_workflows
+from tests.fakes.runpod_platform import Job, RunPodPlatform
+from tests.stage import code_of, staged
 from worker.jobs import Control, Worker, run_job
 
 RUNS = 20
+ROUND_TRIP_S = 0.06
+STEPS = 20
 
 
-def overhead() -> None:
+def overhead(_: argparse.Namespace) -> None:
     """Print what one 1024 x 1024 PNG costs around ComfyUI's own execution."""
     workflows = load_workflows(default_directory())
     with Simulator() as simulator:
@@ -53,8 +59,7 @@ def overhead() -> None:
         server.close()
     print(f"1024 x 1024 PNG on the simulator, median of {RUNS} (quartiles), ms")
     for name, values in parts.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        print(f"  {name:40} {middle:8.2f}   ({low:.2f} to {high:.2f})")
+        print(f"  {name:40} {_spread(values)}")
 
 
 def _bare(server: ComfyServer, graph: Graph) -> float:
@@ -68,18 +73,82 @@ def _bare(server: ComfyServer, graph: Graph) -> float:
             match notices.get(timeout=10):
                 case Addressed(event=event):
                     times.setdefault(type(event), time.monotonic())
-    server.forget_prompts([prompt_id])
+    server.remove_prompts([prompt_id])
     if Image not in times:
         sys.exit("the bare run made no picture")
     return times[Finished] - times[Started]
 
 
+def gap(options: argparse.Namespace) -> None:
+    """Print how long ComfyUI idles between the jobs of a backlog, in production mode."""
+    if options.jobs < 3:  # noqa: PLR2004 - as many as quartiles of the pauses between need
+        sys.exit("scripts/bench: gap needs 3 jobs or more")
+    print(
+        f"{options.jobs} jobs waiting, 1024 x 1024 PNG, {STEPS} steps of {options.step_s:g} s, round trips of "
+        f"{ROUND_TRIP_S * 1000:.0f} ms; median (quartiles), ms"
+    )
+    for concurrency in (2, 1):
+        print(f"WORKER_CONCURRENCY={concurrency}", flush=True)
+        for name, text in _backlog(options.jobs, options.step_s, concurrency):
+            print(f"  {name:40} {text}")
+
+
+def _backlog(count: int, step_s: float, concurrency: int) -> Iterable[tuple[str, str]]:
+    """Run a backlog through a worker of its own; yield what was measured, in words."""
+    platform = RunPodPlatform(round_trip_s=ROUND_TRIP_S)
+    environment = {"WORKER_CONCURRENCY": str(concurrency)}
+    with staged(step_s=step_s, platform=platform, environment=environment) as stage:
+        ids = [platform.submit({"prompt": "a knight", "seed": seed, "steps": STEPS}) for seed in range(count)]
+        jobs = [platform.wait_for(job_id, 60 + count * (STEPS * step_s + 5)) for job_id in ids]
+        if failed := [job.error for job in jobs if code_of(job)]:
+            sys.exit(f"{len(failed)} jobs failed: {failed[0]}")
+        assert stage.simulator is not None  # noqa: S101 - ComfyUI is no child here
+        runs = stage.simulator.executions
+    pauses = [later.started_at - earlier.ended_at for earlier, later in itertools.pairwise(runs)]
+    running = [run.ended_at - run.started_at for run in runs]
+    ends = {job.output["prompt_ids"][0]: _ended_at(job) for job in jobs}
+    yield "ComfyUI idle between two jobs", _spread([1000 * pause for pause in pauses])
+    yield "ComfyUI running, a job", _spread([1000 * each for each in running])
+    yield (
+        "end in ComfyUI to result at the platform",
+        _spread([1000 * (ends[run.prompt_id] - run.ended_at) for run in runs]),
+    )
+    starts = itertools.pairwise([run.started_at for run in runs])
+    yield "a job in all: start to next start", _spread([1000 * (later - earlier) for earlier, later in starts])
+    busy_s = sum(running)
+    yield (
+        "utilisation",
+        f"{busy_s / (busy_s + sum(pauses)):12.4f}   (jobs an hour: {_an_hour(runs[0].started_at, jobs)})",
+    )
+
+
+def _ended_at(job: Job) -> float:
+    if job.ended_at is None:
+        raise ValueError(f"{job} has not ended")
+    return job.ended_at
+
+
+def _an_hour(begun_at: float, jobs: list[Job]) -> int:
+    return int(3600 * len(jobs) / (max(map(_ended_at, jobs)) - begun_at))
+
+
+def _spread(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:8.2f}   ({low:.2f} to {high:.2f})"
+
+
 def main() -> None:
     """Run the benchmark that is named."""
-    benchmarks = {"overhead": overhead}
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("benchmark", choices=benchmarks)
-    benchmarks[parser.parse_args().benchmark]()
+    benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    parts = benchmarks.add_parser("overhead", help="what a job costs around ComfyUI's own execution, by part")
+    parts.set_defaults(run=overhead)
+    backlog = benchmarks.add_parser("gap", help="how long ComfyUI idles between two jobs of a backlog")
+    backlog.add_argument("--jobs", type=int, default=12, help="jobs of each backlog; %(default)s")
+    backlog.add_argument("--step-s", type=float, default=0.15, help="seconds of each of 20 steps; %(default)s")
+    backlog.set_defaults(run=gap)
+    options = parser.parse_args()
+    options.run(options)
 
 
 if __name__ == "__main__":

@@ -84,12 +84,16 @@ class Stage:
 def staged(
     *,
     own_comfyui: bool = False,
+    shares_files: bool = False,
     step_s: float = 0.05,
     main: str = CHILD,
     platform: RunPodPlatform | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stage]:
-    """Yield a worker in production mode that is ready for jobs, or has ended; nothing of it is left afterwards."""
+    """Yield a worker in production mode that is ready for jobs, or has ended; nothing of it is left afterwards.
+
+    With `shares_files` it reaches the files of the simulator, as it does those of a ComfyUI of its own.
+    """
     environment = dict(environment or {})
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfyui-")))
@@ -101,8 +105,8 @@ def staged(
             arguments = f"--step-s {step_s} {environment.pop('COMFYUI_ARGS', '')}"
             env |= {"COMFYUI_DIR": str(directory), "COMFYUI_PORT": str(free_port()), "COMFYUI_ARGS": arguments}
         else:
-            simulator = stack.enter_context(Simulator(step_s=step_s))
-            env |= {"COMFYUI_URL": simulator.url}
+            simulator = stack.enter_context(Simulator(step_s=step_s, base_directory=directory))
+            env |= {"COMFYUI_URL": simulator.url, **({"COMFYUI_DIR": str(directory)} if shares_files else {})}
         worker = WorkerProcess(platform, ROOT / "handler.py", env={**env, **environment})
         stage = Stage(platform, stack.enter_context(worker), simulator, directory)
         stack.callback(stage.kill_comfyui)

@@ -35,6 +35,8 @@ STUCK_S = 30.0
 _TOLD_LINES = 20
 _STUCK_POLL_S = 0.5
 _POLL_S = 0.05
+_LAST_WORDS_S = 1.0
+"""How long the output of a ComfyUI that died is read on, so that an error has its last lines."""
 _SECRETS = ("RUNPOD_", "BUCKET_", "AWS_", "HF_TOKEN")
 """What a graph's nodes have no business with: variables that begin so are not handed on."""
 
@@ -102,6 +104,7 @@ class ComfyProcess:
         self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
+        self._reader = threading.Thread()
         self._stopping = threading.Event()
         self._restarted = False
         self._ready = threading.Event()
@@ -193,7 +196,8 @@ class ComfyProcess:
             )
             self._child = child
         assert child.stdout is not None  # noqa: S101 - a pipe was asked for
-        threading.Thread(target=self._read, args=(child.stdout,), name="comfyui-log", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(child.stdout,), name="comfyui-log", daemon=True)
+        self._reader.start()
         return child
 
     def _read(self, output: IO[str]) -> None:
@@ -209,11 +213,12 @@ class ComfyProcess:
         while True:
             status = child.wait()
             self._ready.clear()
+            _end_group(child, 0)
+            self._reader.join(_LAST_WORDS_S)
             self.deaths += 1
             if self._stopping.is_set():
                 return
             log.error("ComfyUI died with status %d", status)
-            _end_group(child, 0)
             if self._restarted:
                 self._lose()
                 return
@@ -237,7 +242,10 @@ class ComfyProcess:
 
     def _death_of(self, child: subprocess.Popen[str]) -> JobError | None:
         status = child.poll()
-        return None if status is None else self._error(f"ComfyUI ended with status {status} before it was ready")
+        if status is None:
+            return None
+        self._reader.join(_LAST_WORDS_S)
+        return self._error(f"ComfyUI ended with status {status} before it was ready")
 
     def _lost_error(self) -> JobError | None:
         return self._error("ComfyUI died and could not be started again") if self.is_lost else None

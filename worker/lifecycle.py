@@ -2,7 +2,8 @@
 
 The SDK answers SIGTERM by taking no more jobs, and leaves once its long polls have returned, up to 90 s later; it knows
 nothing of ComfyUI (reference/runpod.md 1.5). Here a thread waits until the tasks of all jobs in hand are done, which is
-after the SDK has posted their results, stops ComfyUI, and ends the process.
+after the SDK has posted their results, stops ComfyUI, and ends the process; where the SDK leaves first, it waits for
+that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from comfy_client.errors import JobError
 
 INTERRUPTED_S = 15.0
 """How long jobs in hand may take to end and be posted once they are interrupted."""
+STOP_S = 15.0
+"""How long ComfyUI may take to stop, and the platform to be told."""
 SETTLE_S = 0.5
 """Without a job for so long, none is in hand: the SDK starts one that it has taken within 0.1 s."""
 _POLL_S = 0.05
@@ -64,6 +67,7 @@ class Lifecycle:
         self._tasks: set[asyncio.Task[object]] = set()
         self._last_job_at = 0.0
         self._ending = threading.Lock()
+        self._ended = threading.Event()
         self._interrupting = False
         self._handles_signals = False
 
@@ -105,6 +109,15 @@ class Lifecycle:
         if self._handles_signals:
             os.kill(os.getpid(), signal.SIGTERM)  # the SDK's word for taking no more jobs
 
+    def await_end(self) -> None:
+        """End the process in order where the SDK has left before that was done. Returns only where `end` does.
+
+        It leaves once its long polls have returned, which may be at once: the thread that stops ComfyUI and tells the
+        platform would die with the main thread, and the status would be 0 (seen in scripts/soak).
+        """
+        self._begin_end(0, "")
+        self._ended.wait(self._grace_s + INTERRUPTED_S + STOP_S)
+
     def _begin_end(self, status: int, reason: str) -> None:
         if self._ending.acquire(blocking=False):
             threading.Thread(target=self._end_in_order, args=(status, reason), name="worker-end", daemon=True).start()
@@ -119,6 +132,7 @@ class Lifecycle:
         if reason:
             self._report_unhealthy(reason)
         self._end(status)
+        self._ended.set()
 
     def _await_idle(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s

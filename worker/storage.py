@@ -40,7 +40,7 @@ class Bucket:
             signature_version="s3v4",
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
-            retries={"max_attempts": 3, "mode": "standard"},
+            retries={"total_max_attempts": 3, "mode": "standard"},
             # R2 and GCS refuse the checksums that boto3 sends by default since 1.36 (worker-comfyui #156).
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -40,6 +40,11 @@ class Succeeded:
     files: tuple[OutputFile, ...]
     texts: tuple[str, ...]
 
+    @property
+    def written(self) -> tuple[OutputFile, ...]:
+        """The files that are the prompt's own; a node may also show one of the inputs."""
+        return tuple(file for file in self.files if file.type in {"output", "temp"})
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -104,6 +109,14 @@ def read_history(body: object, prompt_id: str) -> Outcome | None:
         case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
             return _read_entry(entry)
     return None
+
+
+def read_written(body: object, prompt_id: str) -> tuple[OutputFile, ...]:
+    """Return the files that the prompt wrote, however it ended, by an answer of /history."""
+    match body:
+        case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
+            return _read_outputs(entry.get("outputs")).written
+    return ()
 
 
 def _read_entry(entry: Mapping[str, Any]) -> Outcome:

@@ -73,8 +73,12 @@ class Prompt:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every frame of the prompt has come, so that `images` are all that it saved."""
-        return self.finished_at is not None and not self.frames_missing
+        """Whether every frame of the prompt has come, so that `images` are all that it saved.
+
+        A node that saves sends one picture at least; where none came, they were lost without notice.
+        """
+        is_whole = all(self.images.get(node) for node in save_nodes(self.graph))
+        return self.finished_at is not None and not self.frames_missing and is_whole
 
 
 class Follower:

@@ -24,9 +24,6 @@ from comfy_client.images import identify
 from comfy_client.request import Upload
 from comfy_client.workflows import Graph
 
-_STOP_WAIT_S = 2.0
-"""How long a clean-up waits for interrupted prompts to end. One that takes longer is forgotten after a later run."""
-
 log = logging.getLogger(__name__)
 
 
@@ -119,6 +116,9 @@ class _Run:
         self._files: list[OutputFile] = []
 
     def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
+        with _logged("removing what earlier runs left"):
+            self._server.remove_prompts()
+            self._server.empty_files()
         named = self._upload(graphs, uploads)
         over_websocket = self._server.has_node_type(SAVE_NODE)
         follower = self._follower()
@@ -161,7 +161,7 @@ class _Run:
             if error.code is not ErrorCode.OUT_OF_MEMORY:
                 raise
             log.warning("the GPU ran out of memory; freeing it and trying once more")
-            self._end([prompt for prompt in prompts if prompt.outcome is None])
+            self._server.stop_prompts([prompt.prompt_id for prompt in prompts if prompt.outcome is None])
             self._server.free_memory()
             prompts = [prompt if prompt.outcome else Prompt(prompt.graph, str(uuid.uuid4())) for prompt in prompts]
             self._queue_and_follow(follower, [prompt for prompt in prompts if prompt.outcome is None])
@@ -219,7 +219,7 @@ class _Run:
         files = []
         outcome = prompt.outcome
         assert isinstance(outcome, Succeeded)  # noqa: S101 - `follow` returns only then
-        self._files += [file for file in outcome.files if file.type in {"output", "temp"}]
+        self._files += outcome.written
         for file in outcome.files:
             if file.type != "output":
                 continue
@@ -231,14 +231,15 @@ class _Run:
         return PromptResult(prompt.prompt_id, tuple(images), tuple(files), outcome.texts)
 
     def clean_up(self) -> None:
-        """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is logged."""
-        with _logged("ending prompts and deleting their history"):
-            running = self._end([prompt for prompt in self._prompts if prompt.outcome is None])
-            self._server.forget_prompts({prompt.prompt_id for prompt in self._prompts}, running)
+        """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
+        ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
+        with _logged("removing prompts"):
+            self._server.remove_prompts(ended, {prompt.prompt_id for prompt in self._prompts} - ended)
         if self._server.directory is not None:
             self._delete_files(self._server.directory.resolve())
         else:
-            self._empty_files()
+            with _logged("emptying files"):
+                self._server.empty_files(self._files)
 
     def _delete_files(self, directory: Path) -> None:
         for file in self._files:
@@ -248,22 +249,6 @@ class _Run:
                     path.unlink(missing_ok=True)
         for kind in ("input", "output"):
             shutil.rmtree(directory / kind / self._folder, ignore_errors=True)
-
-    def _empty_files(self) -> None:
-        for file in self._files:
-            with _logged("emptying a file"):
-                self._server.empty_file(file)
-
-    def _end(self, prompts: Sequence[Prompt]) -> frozenset[str]:
-        """Take the prompts out of the queue or interrupt them; return those that still run after a moment."""
-        ids = frozenset(prompt.prompt_id for prompt in prompts)
-        if not ids:
-            return ids
-        self._server.stop_prompts(ids)
-        deadline = time.monotonic() + _STOP_WAIT_S
-        while (running := ids & self._server.queue_state()[0]) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return running
 
 
 def _refusal_of(error: RequestError) -> Refusal | None:

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 import requests
 import websocket
 
-from comfy_client.comfyui.answers import OutputFile
+from comfy_client.comfyui.answers import OutputFile, read_written
 from comfy_client.comfyui.events import Addressed, Attribution, parse_frame
 from comfy_client.contract import JsonObject
 from comfy_client.errors import ConfigError, RequestError
@@ -35,6 +35,10 @@ CLEAN_TIMEOUT_S = 10.0
 """For calls that end or remove something."""
 ASK_TIMEOUT_S = 2.0
 """For questions that are asked again anyway."""
+_STOP_WAIT_S = 2.0
+"""How long prompts that were interrupted may take to end. One that takes longer is removed after a later run."""
+_STOP_POLL_S = 0.02
+_EMPTY_ATTEMPTS = 3
 _CONNECT_TIMEOUT_S = 5.0
 _RECONNECT_DELAYS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Waits between attempts to reconnect; the last one repeats for as long as anyone listens."""
@@ -74,7 +78,10 @@ class ComfyServer:
         self._socket = _EventSocket(f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}")
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
-        self._forgetting = threading.Lock()
+        self._leftovers = threading.Lock()
+        self._unended: frozenset[str] = frozenset()
+        self._unforgotten: frozenset[str] = frozenset()
+        self._unemptied: dict[OutputFile, int] = {}
         self.lingering: frozenset[str] = frozenset()
         """The prompts that were stopped and still ran when their run ended."""
 
@@ -156,31 +163,59 @@ class ComfyServer:
                 return frozenset(str(item[1]) for item in running), frozenset(str(item[1]) for item in pending)
         raise RequestError("ComfyUI answered GET /queue with something else than its queue")
 
-    def stop_prompts(self, prompt_ids: Collection[str]) -> None:
-        """Take the prompts out of the queue, and interrupt the one of them that runs.
+    def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:
+        """Take the prompts out of the queue, interrupt the one of them that runs, and return it if it still runs then.
 
         An older ComfyUI ignores which prompt an interrupt is for, and stops whatever runs (reference/comfyui.md 9).
         """
-        self._http.call("POST", "/queue", timeout_s=CLEAN_TIMEOUT_S, json={"delete": list(prompt_ids)})
-        running, _ = self.queue_state()
-        for prompt_id in running & frozenset(prompt_ids):
+        ids = frozenset(prompt_ids)
+        if not ids:
+            return ids
+        self._http.call("POST", "/queue", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(ids)})
+        for prompt_id in ids & self.queue_state()[0]:
             self._http.call("POST", "/interrupt", timeout_s=CLEAN_TIMEOUT_S, json={"prompt_id": prompt_id})
+        deadline = time.monotonic() + _STOP_WAIT_S
+        while (running := ids & self.queue_state()[0]) and time.monotonic() < deadline:
+            time.sleep(_STOP_POLL_S)
+        return running
 
     def free_memory(self) -> None:
         """Have ComfyUI unload its models and let go of its cache before the next prompt."""
         freed = {"unload_models": True, "free_memory": True}
         self._http.call("POST", "/free", timeout_s=CALL_TIMEOUT_S, json=freed)
 
-    def forget_prompts(self, prompt_ids: Collection[str], running: Collection[str]) -> None:
-        """Delete the history of these prompts, with their graphs; of those that still run, at a later call."""
-        with self._forgetting:
-            lingering = set(running)
-            if self.lingering:
-                lingering |= self.lingering & self.queue_state(timeout_s=CLEAN_TIMEOUT_S)[0]
-            ended = (self.lingering | set(prompt_ids)) - lingering
-            if ended:
-                self._http.call("POST", "/history", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(ended)})
-            self.lingering = frozenset(lingering)
+    def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
+        """Remove prompts, with their history and graphs: those that `ended`, and `others`, which are stopped first.
+
+        What runs on although it was interrupted, and everything where a call fails (RequestError), is removed by a
+        later call: none of these calls does harm when it is repeated.
+        """
+        with self._leftovers:
+            self._unforgotten |= set(ended)
+            self._unended |= set(others)
+            unended = self._unended
+        if unended:
+            self._end(unended)
+        with self._leftovers:
+            forgotten = self._unforgotten
+        if forgotten:
+            self._http.call("POST", "/history", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(forgotten)})
+            with self._leftovers:
+                self._unforgotten -= forgotten
+
+    def _end(self, prompt_ids: frozenset[str]) -> None:
+        """Stop prompts of which nobody has read what they wrote, and empty that."""
+        running = self.stop_prompts(prompt_ids)
+        with self._leftovers:
+            self.lingering = (self.lingering - prompt_ids) | running
+        stopped = prompt_ids - running
+        if self.directory is None:
+            self.empty_files(
+                [file for each in stopped for file in read_written(self.history(each, timeout_s=CLEAN_TIMEOUT_S), each)]
+            )
+        with self._leftovers:
+            self._unended -= stopped
+            self._unforgotten |= stopped
 
     def upload(self, data: bytes, *, folder: str, filename: str, mime_type: str) -> str:
         """Write a file into a folder of ComfyUI's inputs and return the name by which a node loads it."""
@@ -191,9 +226,32 @@ class ComfyServer:
                 return f"{subfolder}/{name}" if subfolder else name
         raise RequestError("ComfyUI answered an upload with something else than the file's name")
 
-    def empty_file(self, file: OutputFile) -> None:
-        """Write nothing over a file: all that can be done over HTTP to be rid of its content."""
-        self._write(file, b"", "application/octet-stream", timeout_s=CLEAN_TIMEOUT_S)
+    def empty_files(self, files: Iterable[OutputFile] = ()) -> None:
+        """Write nothing over files: all that can be done over HTTP to be rid of their content.
+
+        Raises RequestError where that fails. It is tried again by later calls: for a file that ComfyUI refuses to
+        write, a few times.
+        """
+        with self._leftovers:
+            for file in files:
+                self._unemptied.setdefault(file, _EMPTY_ATTEMPTS)
+            unemptied = list(self._unemptied.items())
+        refusal = None
+        for file, attempts in unemptied:
+            try:
+                self._write(file, b"", "application/octet-stream", timeout_s=CLEAN_TIMEOUT_S)
+            except RequestError as error:
+                if error.status is None:
+                    raise
+                refusal, attempts = error, attempts - 1  # noqa: PLW2901 - one fewer
+            else:
+                attempts = 0  # noqa: PLW2901 - done
+            with self._leftovers:
+                self._unemptied.pop(file, None)
+                if attempts:
+                    self._unemptied[file] = attempts
+        if refusal is not None:
+            raise refusal
 
     def _write(self, file: OutputFile, data: bytes, mime_type: str, *, timeout_s: float) -> requests.Response:
         return self._http.call(

@@ -1,0 +1,129 @@
+"""What a run could not remove while ComfyUI failed is removed by the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from comfy_client.comfyui.answers import OutputFile
+from comfy_client.comfyui.delivery import delivered
+from comfy_client.comfyui.follow import Prompt
+from comfy_client.comfyui.server import ComfyServer
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError, RequestError
+from comfy_client.simulator import Simulator
+from tests.comfyui.conftest import png
+from tests.comfyui.test_jobs import b64
+from tests.faults.conftest import RunJob
+from tests.faults.test_following import error_of, left_behind
+from tests.waiting import until
+
+
+def test_history_that_could_not_be_deleted_is_deleted_later(simulator: Simulator, run: RunJob) -> None:
+    """A 500 to the deletion costs the job nothing; the next job removes both entries."""
+    simulator.faults.answer_500("POST /history")
+    run()
+    assert len(left_behind(simulator)) == 1
+
+    run(seed=2)
+
+    assert left_behind(simulator) == []
+
+
+@pytest.mark.parametrize("path", ["POST /queue", "POST /interrupt"])
+def test_a_prompt_that_could_not_be_stopped_is_stopped_later(simulator: Simulator, run: RunJob, path: str) -> None:
+    """A prompt hangs and its stop is answered with 500: the next job stops it before it queues its own, and works."""
+    simulator.faults.hang_sampling()
+    simulator.faults.answer_500(path)
+    assert error_of(lambda: run(timeout_s=1)).code is ErrorCode.DEADLINE_EXCEEDED
+    assert simulator.hanging_step == 1
+
+    assert run(seed=2)["images"]
+
+    assert left_behind(simulator) == []
+
+
+def test_a_picture_that_could_not_be_emptied_is_emptied_later(simulator: Simulator, run: RunJob) -> None:
+    """An upload whose emptying was answered with 500 is emptied by the next job."""
+    simulator.faults.hang_sampling()
+
+    def stop_and_fail() -> JobError | None:
+        if simulator.hanging_step is None:
+            return None
+        simulator.faults.answer_500("POST /upload/image")
+        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+
+    assert error_of(lambda: run(stop_and_fail, image=b64(png(64, 64)))).code is ErrorCode.CANCELLED
+    assert [Path(path).name for path in left_behind(simulator)] == ["0.png"]
+
+    run()
+
+    assert left_behind(simulator) == []
+
+
+def test_what_cannot_be_emptied_is_given_up_in_the_end(simulator: Simulator, server: ComfyServer) -> None:
+    """A file that ComfyUI refuses to write is tried three times, and does not keep others from being emptied."""
+    refused = [OutputFile("", "", "a/b.png", "run-1", "input")]  # ComfyUI answers 500 to a slash in a name
+    for files in ([*refused, OutputFile("", "", "c.png", "run-1", "input")], [], []):
+        with pytest.raises(RequestError, match="500 to POST /upload/image"):
+            server.empty_files(files)
+
+    asked = len(simulator.requests)
+    server.empty_files()
+
+    assert len(simulator.requests) == asked
+    assert (simulator.input_dir / "run-1" / "c.png").is_file()
+
+
+def test_a_file_of_a_run_that_failed_is_emptied(simulator: Simulator, run: RunJob) -> None:
+    """Pictures saved again into files are gone too where they could not be fetched."""
+    simulator.faults.drop_socket(at_step=2)
+    simulator.faults.answer_500("/view")
+
+    assert error_of(run).code is ErrorCode.COMFYUI_UNAVAILABLE
+    assert left_behind(simulator) == []
+
+
+def test_pictures_that_came_not_at_all_are_missing() -> None:
+    """A run whose last frame came, and no picture, is not complete."""
+    graph = delivered(
+        {"1": {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": "x"}}},
+        "run",
+        over_websocket=True,
+    )
+
+    assert not Prompt(graph, "a", finished_at=1.0).is_complete
+    assert Prompt(graph, "a", finished_at=1.0, images={"1": [b"png"]}).is_complete
+
+
+def test_the_next_job_does_not_wait_behind_a_lost_one(simulator: Simulator, run: RunJob) -> None:
+    """ComfyUI refuses connections while a job is cleaned up: the job hangs there until the next one, and no longer."""
+    simulator.faults.hang_sampling()
+    refused: list[bool] = []
+
+    def stop() -> JobError | None:
+        if simulator.hanging_step is None:
+            return None
+        if not refused:
+            refused.append(True)
+            simulator.faults.refuse_connections(0.5)
+        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+
+    assert error_of(lambda: run(stop)).code is ErrorCode.CANCELLED
+    assert simulator.hanging_step == 1
+    assert until(lambda: _answers(simulator))
+
+    assert run(seed=2)["images"]
+
+    assert left_behind(simulator) == []
+
+
+def _answers(simulator: Simulator) -> bool:
+    server = ComfyServer(simulator.url)
+    try:
+        return bool(server.ask_version())
+    except RequestError:
+        return False
+    finally:
+        server.close()

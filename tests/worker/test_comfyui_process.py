@@ -1,0 +1,471 @@
+"""ComfyUI as a child: ready, watched, started again once, and gone at the end with everything it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from comfy_client.comfyui.follow import Limits
+from comfy_client.comfyui.run import run_graphs
+from comfy_client.comfyui.server import ComfyServer
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError, RequestError
+from comfy_client.simulator import Simulator
+from comfy_client.workflows import Workflow, render
+from tests.stage import CHILD, ROOT, free_port
+from tests.waiting import until
+from worker.comfyui_process import LOG_LINES, ComfyProcess, ModelsMissing, await_ready
+
+SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
+CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+WAITS = "import time\ntime.sleep(600)\n"
+READY: Callable[[Callable[[], JobError | None]], None] = lambda _: None  # noqa: E731 - ready as soon as it is started
+
+
+class Child:
+    """A ComfyUI of a test, as its process, its connections, and how often it was lost."""
+
+    def __init__(
+        self,
+        directory: Path,
+        script: str = "",
+        *,
+        models: Sequence[str] = (),
+        timeout_s: float = 30,
+        stuck_s: float = 60,
+        environment: Mapping[str, str] | None = None,
+        ready: Callable[[Callable[[], JobError | None]], None] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.main = directory / "main.py"
+        self.main.write_text(script or CHILD.format(directory=str(directory)))
+        port = free_port()
+        self.server = ComfyServer(f"http://127.0.0.1:{port}")
+        self.times_lost = 0
+        self.process = ComfyProcess(
+            [sys.executable, "-u", "main.py", "--port", str(port)],
+            directory,
+            {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            ready or partial(await_ready, self.server, models, timeout_s),
+            self._note_loss,
+            stuck_s,
+        )
+
+    def _note_loss(self) -> None:
+        self.times_lost += 1
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes that live in its folder."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.directory):
+                    found.append(process)
+        return found
+
+    def kill(self) -> None:
+        """Kill it, as the kernel does when memory is short; return when that is known."""
+        deaths = self.process.deaths
+        for process in self.processes():
+            process.kill()
+        assert until(lambda: self.process.deaths > deaths)
+
+    def await_use(self) -> None:
+        """Return when it can be used, or raise what keeps it from that."""
+        deadline = time.monotonic() + 30
+        self.process.await_use(lambda: None if time.monotonic() < deadline else CANCELLED)
+
+    def logged(self, text: str) -> bool:
+        """Return whether it said `text` before long."""
+        return until(lambda: any(text in line for line in self.process.log_tail()))
+
+
+Start = Callable[..., Child]
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Start]:
+    """Make children, and see to it that none is left."""
+    children: list[Child] = []
+
+    def make(script: str = "", **options: object) -> Child:
+        children.append(Child(tmp_path, script, **options))  # type: ignore[arg-type] # as Child has them
+        children[-1].process.start()
+        return children[-1]
+
+    yield make
+    for each in children:
+        each.process.stop()
+        each.server.close()
+        assert until(lambda each=each: not each.processes(), 5)  # type: ignore[misc] # bound at once
+
+
+def error_of(run: Callable[[], object]) -> JobError:
+    """Return the error that `run` ends in, which is always that ComfyUI is not available."""
+    with pytest.raises(JobError) as info:
+        run()
+    assert info.value.code is ErrorCode.COMFYUI_UNAVAILABLE
+    assert info.value.report.retryable
+    return info.value
+
+
+# --- ready, or not
+
+
+def test_it_is_ready_when_it_answers_and_has_the_models(child: Start) -> None:
+    """`await_start` returns once ComfyUI answers; then it can be used, and has not died."""
+    comfyui = child(models=["vae/ae.safetensors"])
+    comfyui.process.await_start()
+
+    assert comfyui.server.ask_version()
+    comfyui.await_use()
+    assert comfyui.process.failure_since(0) is None
+    assert not comfyui.process.is_lost
+
+
+def test_one_that_dies_before_it_is_ready_says_why(child: Start) -> None:
+    """The error has the status and the last words, without the folders of this machine."""
+    comfyui = child(f"import sys\nprint('cannot import', {__file__!r})\nsys.exit(3)")
+    error = error_of(comfyui.process.await_start)
+
+    assert "ended with status 3 before it was ready" in error.report.message
+    assert error.report.details == {"log_tail": ["cannot import test_comfyui_process.py"]}
+
+
+def test_one_that_cannot_be_started_is_no_child(tmp_path: Path) -> None:
+    """A program that is not there ends in OSError, or with setpriv in front in its status."""
+    server = ComfyServer("http://127.0.0.1:1")
+    process = ComfyProcess(["/no/such/python"], tmp_path, {}, partial(await_ready, server, [], 30), lambda: None)
+
+    def boot() -> None:
+        process.start()
+        process.await_start()
+
+    with pytest.raises((OSError, JobError)):
+        boot()
+
+
+def test_one_that_is_never_ready_is_given_up_and_stopped(child: Start) -> None:
+    """The wait ends with its limit, and nothing of the child is left."""
+    comfyui = child(WAITS, timeout_s=0.5)
+    begun_at = time.monotonic()
+    error = error_of(comfyui.process.await_start)
+
+    assert "was not ready after" in error.report.message
+    assert time.monotonic() - begun_at < 5
+    assert comfyui.processes() == []
+
+
+def test_missing_models_are_named_at_once(child: Start) -> None:
+    """A file that ComfyUI does not list is named with its folder, long before the limit; the child is stopped."""
+    comfyui = child(models=["vae/ae.safetensors", "vae/none.safetensors", "no-folder/none.pt"], timeout_s=600)
+    with pytest.raises(ModelsMissing, match=r"have vae/none\.safetensors, no-folder/none\.pt\. Put each"):
+        comfyui.process.await_start()
+
+    assert comfyui.processes() == []
+
+
+# --- its log, and what it is not told
+
+
+def test_the_last_hundred_lines_are_kept(child: Start) -> None:
+    """Older lines and empty ones are dropped; what is no UTF-8 does no harm."""
+    script = "import sys\nsys.stdout.buffer.write(b'\\xff\\n\\n')\nfor number in range(250): print('line', number)\n"
+    comfyui = child(script + WAITS)
+
+    assert comfyui.logged("line 249")
+    assert comfyui.process.log_tail() == [f"line {number}" for number in range(250 - LOG_LINES, 250)]
+
+
+def test_no_line_has_an_absolute_path(child: Start) -> None:
+    """A traceback names files, not folders."""
+    script = "import pathlib, traceback\ntry: 1 / 0\nexcept Exception: traceback.print_exc()\n"
+    comfyui = child(f"{script}print('loading', {str(ROOT / 'models/vae/ae.safetensors')!r}, 'now')\n{WAITS}")
+
+    assert comfyui.logged("loading ae.safetensors now")
+    tail = "\n".join(comfyui.process.log_tail())
+    assert 'File "main.py", line 2' in tail
+    assert not re.search(r"(?<![\w.])/\w+/", tail)
+
+
+def test_an_error_tells_the_last_twenty_lines(child: Start) -> None:
+    """An error travels: it has the end of the log and not all of it."""
+    comfyui = child("for number in range(250): print('line', number)")
+
+    tail = error_of(comfyui.process.await_start).report.details["log_tail"]
+    assert tail == [f"line {number}" for number in range(230, 250)]
+
+
+def test_secrets_are_not_handed_on(child: Start) -> None:
+    """A graph's nodes see none of the worker's keys, and everything else."""
+    secrets = ["RUNPOD_AI_API_KEY", "BUCKET_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN"]
+    environment = {**dict.fromkeys(secrets, "secret-value"), "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    comfyui = child(
+        "import os\nfor item in os.environ.items(): print(*item)\nprint('that is all')\n" + WAITS,
+        environment=environment,
+    )
+
+    assert comfyui.logged("that is all")
+    tail = comfyui.process.log_tail()
+    assert "PYTORCH_CUDA_ALLOC_CONF expandable_segments:True" in tail
+    assert not [line for line in tail if "secret-value" in line or line.split()[0] in secrets]
+
+
+# --- its deaths
+
+
+def test_a_killed_one_fails_its_jobs_and_is_started_again(child: Start) -> None:
+    """A job that began before the death fails with the log's end; one that begins after the restart runs."""
+    comfyui = child()
+    comfyui.process.await_start()
+    deaths = comfyui.process.deaths
+    comfyui.kill()
+    error = comfyui.process.failure_since(deaths)
+
+    assert error is not None
+    assert error.code is ErrorCode.COMFYUI_UNAVAILABLE
+    assert any("To see the GUI" in line for line in error.report.details["log_tail"])
+    comfyui.await_use()
+    assert comfyui.server.ask_version()
+    assert comfyui.process.failure_since(comfyui.process.deaths) is None
+    assert (comfyui.times_lost, comfyui.process.is_lost) == (0, False)
+
+
+def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
+    """There is no third start: whoever waits for it gets an error, and the worker is told once."""
+    comfyui = child()
+    comfyui.process.await_start()
+    comfyui.kill()
+    comfyui.await_use()
+    comfyui.kill()
+    error = error_of(comfyui.await_use)
+
+    assert "could not be started again" in error.report.message
+    assert comfyui.process.is_lost
+    assert until(lambda: comfyui.times_lost == 1)
+    assert comfyui.processes() == []
+
+
+def test_after_a_success_a_death_is_a_new_one(child: Start) -> None:
+    """A job that succeeded in between shows that ComfyUI is well: it is started again."""
+    comfyui = child()
+    comfyui.process.await_start()
+    for _ in range(2):
+        comfyui.kill()
+        comfyui.await_use()
+        comfyui.process.note_success()
+
+    assert comfyui.server.ask_version()
+    assert comfyui.process.deaths == 2
+    assert comfyui.times_lost == 0
+
+
+@pytest.mark.parametrize("broken", ["import sys\nsys.exit(1)", None])
+def test_one_that_cannot_be_started_again_is_lost(child: Start, broken: str | None) -> None:
+    """A restart that dies is the end; jobs that wait for it hear so."""
+    comfyui = child()
+    comfyui.process.await_start()
+    if broken:
+        comfyui.main.write_text(broken)
+    else:
+        comfyui.main.unlink()
+    comfyui.kill()
+
+    error_of(comfyui.await_use)
+    assert until(lambda: comfyui.times_lost == 1)
+    assert comfyui.processes() == []
+
+
+def test_one_without_its_folder_is_lost(tmp_path: Path) -> None:
+    """Even the start itself may fail the second time."""
+    (tmp_path / "there").mkdir()
+    comfyui = Child(tmp_path / "there", WAITS, ready=READY)
+    comfyui.process.start()
+    comfyui.process.await_start()
+    (tmp_path / "there").rename(tmp_path / "moved")
+    comfyui.directory = tmp_path / "moved"
+    comfyui.kill()
+
+    error_of(comfyui.await_use)
+    assert until(lambda: comfyui.times_lost == 1)
+    comfyui.server.close()
+
+
+def test_a_wait_for_the_restart_ends_with_stop(child: Start) -> None:
+    """A job that is cancelled while ComfyUI starts again does not wait for it."""
+    comfyui = child()
+    comfyui.process.await_start()
+    comfyui.main.write_text(WAITS)
+    comfyui.kill()
+    with pytest.raises(JobError) as info:
+        comfyui.process.await_use(lambda: CANCELLED)
+
+    assert info.value is CANCELLED
+
+
+def test_a_restart_that_is_stopped_is_no_loss(child: Start) -> None:
+    """A worker that ends while ComfyUI starts again ends well, and does not report itself unhealthy."""
+    comfyui = child()
+    comfyui.process.await_start()
+    comfyui.main.write_text(f"print('starting again')\n{WAITS}")
+    comfyui.kill()
+    assert comfyui.logged("starting again")
+    comfyui.process.stop()
+
+    assert not until(lambda: comfyui.times_lost, 0.5)
+    assert not comfyui.process.is_lost
+    assert comfyui.processes() == []
+
+
+# --- its end
+
+FAMILY = """\
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if len(sys.argv) < 9:
+    subprocess.Popen([sys.executable, "-u", "main.py", *"abcdefgh"])
+print("heeds nothing", flush=True)
+time.sleep(600)
+"""
+
+
+def test_stop_leaves_nothing_of_its_group(child: Start) -> None:
+    """A child that ignores SIGTERM is killed after the grace, with the process that it started."""
+    comfyui = child(FAMILY)
+    assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log_tail()) == 2)
+    assert len(comfyui.processes()) == 2
+    begun_at = time.monotonic()
+    comfyui.process.stop(grace_s=0.2)
+
+    assert time.monotonic() - begun_at < 3
+    assert until(lambda: comfyui.processes() == [], 5)
+
+
+def test_what_a_dead_child_started_is_gone_before_the_restart(child: Start) -> None:
+    """A process that the killed ComfyUI leaves behind would hold its port and its memory: it is killed."""
+    comfyui = child(FAMILY, ready=READY)
+    comfyui.process.await_start()
+    assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log_tail()) == 2)
+    [eldest, orphan] = sorted(comfyui.processes(), key=lambda process: process.create_time())
+    eldest.kill()
+
+    comfyui.await_use()
+    assert until(lambda: comfyui.process.deaths == 1)
+    assert until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, 5)
+
+
+def test_stopping_twice_or_before_the_start_is_nothing(child: Start, tmp_path: Path) -> None:
+    """Whoever ends the worker may stop it once more; one that is stopped is not started."""
+    ComfyProcess(["true"], tmp_path, {}, READY, lambda: None).stop()
+    comfyui = child(WAITS)
+    comfyui.process.stop()
+    comfyui.process.stop()
+
+    error_of(comfyui.process.start)
+
+
+PARENT = """\
+import os, sys, time
+from pathlib import Path
+from worker.comfyui_process import ComfyProcess
+process = ComfyProcess([sys.executable, "main.py"], Path({directory!r}), os.environ, lambda _: None, lambda: None)
+process.start()
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+    """Where the worker itself is killed, which it cannot answer, the kernel kills ComfyUI."""
+    comfyui = Child(tmp_path, WAITS)
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(directory=str(tmp_path))],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "started\n"
+        assert until(lambda: any("main.py" in process.cmdline() for process in comfyui.processes()))
+        parent.send_signal(signal.SIGKILL)
+
+    assert until(lambda: comfyui.processes() == [], 5)
+    comfyui.server.close()
+
+
+# --- a prompt that heeds no interrupt
+
+
+@contextlib.contextmanager
+def lingering(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]:
+    """Yield the connections to a ComfyUI in which an interrupted prompt goes on."""
+    simulator.faults.hang_sampling(deaf=True)
+    server = ComfyServer(simulator.url)
+    stopped = threading.Event()
+    with pytest.raises(JobError):
+        run_graphs(
+            server,
+            render(workflow, SMALL),
+            [],
+            Limits(timeout_s=20, queue_timeout_s=20),
+            lambda: CANCELLED if simulator.hanging_step or stopped.is_set() else None,
+        )
+    assert server.lingering
+    yield server
+    simulator.faults.go_on()
+    server.close()
+
+
+def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
+    child: Start, workflows: Mapping[str, Workflow]
+) -> None:
+    """The next job waits behind the prompt that goes on: after `stuck_s` ComfyUI is killed."""
+    comfyui = child(WAITS, ready=READY, stuck_s=0.3)
+    comfyui.process.await_start()
+    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+        comfyui.process.end_if_stuck(server)
+        assert until(lambda: comfyui.process.deaths == 1, 10)
+        comfyui.await_use()
+
+    assert comfyui.times_lost == 0
+
+
+def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[str, Workflow]) -> None:
+    """A prompt that ends by itself after a while (a model was being loaded) costs no restart."""
+    comfyui = child(WAITS, ready=READY, stuck_s=1.5)
+    comfyui.process.await_start()
+    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+        comfyui.process.end_if_stuck(server)
+        simulator.faults.go_on()
+        assert until(lambda: not simulator.queue_ids)
+        assert not until(lambda: comfyui.process.deaths, 2.5)
+
+
+def test_one_that_died_meanwhile_is_not_killed_again(child: Start, workflows: Mapping[str, Workflow]) -> None:
+    """The restart is not hit by the kill that was meant for its predecessor."""
+    comfyui = child(WAITS, ready=READY, stuck_s=1)
+    comfyui.process.await_start()
+    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+        comfyui.process.end_if_stuck(server)
+        comfyui.kill()
+        assert not until(lambda: comfyui.process.deaths > 1, 2)
+
+
+def test_where_nothing_lingers_nothing_is_watched(child: Start) -> None:
+    """After an ordinary job there is no thread that looks at it."""
+    comfyui = child(WAITS)
+    comfyui.process.end_if_stuck(comfyui.server)
+
+    assert not [thread for thread in threading.enumerate() if thread.name == "comfyui-stuck"]

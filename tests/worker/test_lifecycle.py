@@ -1,0 +1,328 @@
+"""The worker's end: after the jobs in hand, in order, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import FrameType
+from urllib.parse import parse_qs, urlsplit
+
+import psutil
+import pytest
+
+from comfy_client.contract import ErrorCode
+from handler import report_unhealthy
+from tests.waiting import until
+from worker.lifecycle import SETTLE_S, Lifecycle
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class End:
+    """What surrounds a lifecycle: remembers in which order it was told what, and when the process would have ended."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.ended_at = 0.0
+        self._ended = threading.Event()
+
+    def lifecycle(self, grace_s: float = 10) -> Lifecycle:
+        """Return a lifecycle that ends this."""
+        return Lifecycle(
+            stop_comfyui=lambda: self.events.append("ComfyUI stopped"),
+            report_unhealthy=lambda reason: self.events.append(f"unhealthy: {reason}"),
+            grace_s=grace_s,
+            end=self._end,
+        )
+
+    def _end(self, status: int) -> None:
+        self.ended_at = time.monotonic()
+        self.events.append(f"ended with {status}")
+        self._ended.set()
+
+    def wait(self) -> None:
+        """Return when the process would have ended."""
+        assert self._ended.wait(20)
+
+
+@pytest.fixture
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def job(lifecycle: Lifecycle, done: threading.Event, posted_s: float = 0.0) -> None:
+    """Be a job in hand: until `done`, or until the lifecycle interrupts it, and then until its result is posted."""
+    lifecycle.note_job()
+    lifecycle.note_job()  # a handler that notes it twice counts once
+    await asyncio.to_thread(until, lambda: done.is_set() or lifecycle.stop_error())
+    await asyncio.sleep(posted_s)
+
+
+def played(story: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Run `story` in a loop of its own."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(story(), 20)
+
+    asyncio.run(bounded())
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+def test_an_idle_worker_ends_at_once() -> None:
+    """Without a job in hand it ends with 0 once none has come for SETTLE_S."""
+    end = End()
+    lifecycle = end.lifecycle()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SIG_DFL and SIG_IGN are no functions to be called as well
+    lifecycle.handle_signals()
+    begun_at = time.monotonic()
+    signal.raise_signal(signal.SIGTERM)
+    end.wait()
+
+    assert end.events == ["ComfyUI stopped", "ended with 0"]
+    assert SETTLE_S <= end.ended_at - begun_at < SETTLE_S + 1
+    assert lifecycle.stop_error() is None
+
+
+def test_a_busy_worker_ends_after_its_job() -> None:
+    """A job in hand runs on, until its task is done: that is after the SDK has posted its result."""
+    end = End()
+    lifecycle = end.lifecycle()
+
+    async def story() -> None:
+        done = threading.Event()
+        task = asyncio.ensure_future(job(lifecycle, done, posted_s=0.2))
+        await asyncio.sleep(0)
+        lifecycle.retire("a reason")
+        assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.5)
+        assert lifecycle.stop_error() is None
+        done.set()
+        await task
+        done_at = time.monotonic()
+        await asyncio.to_thread(end.wait)
+        assert end.ended_at - done_at >= SETTLE_S - 0.05
+
+    played(story)
+
+
+def test_a_job_that_begins_meanwhile_is_waited_for() -> None:
+    """The SDK may have taken a job that it has not begun: one that begins within SETTLE_S is answered too."""
+    end = End()
+    lifecycle = end.lifecycle()
+
+    async def story() -> None:
+        first, second = threading.Event(), threading.Event()
+        first.set()
+        lifecycle.retire("a reason")
+        await asyncio.ensure_future(job(lifecycle, first))
+        task = asyncio.ensure_future(job(lifecycle, second))
+        assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.3)
+        second.set()
+        await task
+        await asyncio.to_thread(end.wait)
+
+    played(story)
+
+
+def test_beyond_the_grace_a_job_is_interrupted() -> None:
+    """A job that is not done within the grace is given an error that may be retried, and is still waited for."""
+    end = End()
+    lifecycle = end.lifecycle(grace_s=0.2)
+
+    async def story() -> None:
+        task = asyncio.ensure_future(job(lifecycle, threading.Event(), posted_s=0.3))
+        await asyncio.sleep(0)
+        lifecycle.retire("a reason")
+        await task
+        assert end.events == []
+        error = lifecycle.stop_error()
+        assert error is not None
+        assert error.code is ErrorCode.INTERRUPTED
+        assert error.report.retryable
+        await asyncio.to_thread(end.wait)
+
+    played(story)
+
+
+def test_a_retiring_worker_stops_comfyui_then_tells_then_ends() -> None:
+    """It ends with 1, and the platform is told why before."""
+    end = End()
+    end.lifecycle().retire("ComfyUI died and stayed dead")
+    end.wait()
+
+    assert end.events == ["ComfyUI stopped", "unhealthy: ComfyUI died and stayed dead", "ended with 1"]
+
+
+def test_it_ends_only_once() -> None:
+    """Whatever else asks for the end meanwhile, the first one counts."""
+    end = End()
+    lifecycle = end.lifecycle()
+    for _ in range(5):
+        lifecycle.retire("first")
+    lifecycle.retire("second")
+    end.wait()
+
+    assert not until(lambda: len(end.events) > 3, 0.3)
+    assert end.events == ["ComfyUI stopped", "unhealthy: first", "ended with 1"]
+
+
+def test_outside_a_task_there_is_no_job() -> None:
+    """A job that is noted where no task runs is not waited for."""
+
+    async def story() -> None:
+        lifecycle = End().lifecycle()
+        asyncio.get_running_loop().call_soon(lifecycle.note_job)
+        await asyncio.sleep(0.01)
+
+    played(story)
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_beside_what_was_there_before(number: signal.Signals) -> None:
+    """The SDK's own handler is called as well; the worker ends with 0."""
+    end = End()
+    before: list[int] = []
+
+    def of_the_sdk(number: int, _frame: FrameType | None) -> None:
+        before.append(number)
+
+    signal.signal(number, of_the_sdk)
+    lifecycle = end.lifecycle()
+    lifecycle.handle_signals()
+    lifecycle.handle_signals()  # the SDK asks for the concurrency again and again
+    signal.raise_signal(number)
+    end.wait()
+
+    assert before == [number]
+    assert end.events == ["ComfyUI stopped", "ended with 0"]
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+def test_a_retiring_worker_has_the_sdk_take_no_more_jobs() -> None:
+    """The SDK's own word for that is SIGTERM; the worker ends with 1 all the same."""
+    end = End()
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    lifecycle = end.lifecycle()
+    lifecycle.handle_signals()
+    lifecycle.retire("ComfyUI is broken")
+    assert until(told.is_set, 5)
+    end.wait()
+
+    assert end.events == ["ComfyUI stopped", "unhealthy: ComfyUI is broken", "ended with 1"]
+
+
+ENDING = """\
+import multiprocessing, sys, threading, time
+from worker.lifecycle import end_process
+
+if __name__ == "__main__":
+    ping = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    ping.start()
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    print(ping.pid)
+    end_process(3)
+"""
+
+
+def test_the_real_end_leaves_no_process_and_waits_for_none(tmp_path: Path) -> None:
+    """end_process ends with its status in spite of threads that run on, what was printed is out, no child is left."""
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING)
+    begun_at = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert ended.returncode == 3
+    assert time.monotonic() - begun_at < 20
+    assert until(lambda: not psutil.pid_exists(int(ended.stdout)), 5)
+
+
+class _Pinged(BaseHTTPRequestHandler):
+    """Remembers the pings that it was sent, and answers with the server's status."""
+
+    def do_GET(self) -> None:
+        """Take a ping."""
+        self.server.pings.append((self.path, self.headers["Authorization"]))  # type: ignore[attr-defined] # see below
+        self.send_response(self.server.status)  # type: ignore[attr-defined] # see below
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class PingServer(HTTPServer):
+    """The platform, where it is pinged."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Pinged)
+        self.pings: list[tuple[str, str]] = []
+        self.status = 200
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the platform tells its workers."""
+        url = f"http://127.0.0.1:{self.server_port}/ping/$RUNPOD_POD_ID?gpu=A5000"
+        return {"RUNPOD_WEBHOOK_PING": url, "RUNPOD_POD_ID": "worker-1", "RUNPOD_AI_API_KEY": "the-key"}
+
+
+@pytest.fixture
+def platform() -> Iterator[PingServer]:
+    """A platform that takes pings."""
+    with PingServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_the_platform_is_told_why(platform: PingServer) -> None:
+    """The worker's id, its key, and a reason of at most 256 characters go to the address that the platform gave."""
+    report_unhealthy(platform.environment, "ComfyUI died & stayed dead" + "!" * 500)
+    [(path, key)] = platform.pings
+    query = parse_qs(urlsplit(path).query)
+
+    assert key == "the-key"
+    assert urlsplit(path).path == "/ping/worker-1"
+    assert (query["gpu"], query["status"], query["check"]) == (["A5000"], ["unhealthy"], ["comfyui"])
+    assert query["reason"][0].startswith("ComfyUI died & stayed dead")
+    assert len(query["reason"][0]) == 256
+
+
+def test_a_platform_that_does_not_answer_well_keeps_nobody(
+    platform: PingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker ends all the same; its log says what it could not tell, without key and address."""
+    platform.status = 500
+    report_unhealthy(platform.environment, "a reason")
+    report_unhealthy({**platform.environment, "RUNPOD_WEBHOOK_PING": "http://127.0.0.1:1/x"}, "a reason")
+
+    assert caplog.text.count("the platform was not told") == 2
+    assert "the-key" not in caplog.text
+
+
+def test_without_a_platform_nobody_is_told(platform: PingServer) -> None:
+    """A worker on a laptop has neither address nor key."""
+    report_unhealthy({}, "a reason")
+    report_unhealthy({**platform.environment, "RUNPOD_AI_API_KEY": ""}, "a reason")
+
+    assert platform.pings == []

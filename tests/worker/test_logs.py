@@ -1,0 +1,77 @@
+"""The log: one JSON object a line, with the job's id, and quiet where others are loud."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from worker import logs
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    """Return the lines that were logged."""
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_line_is_one_object_with_the_job_s_id(capsys: pytest.CaptureFixture[str]) -> None:
+    """Time, level, logger, job and message stand in each; a message of several lines is one line."""
+    logs.configure("INFO")
+
+    def job() -> None:
+        logs.job_id.set("job-7")
+        logging.getLogger("worker.jobs").info("done in %.2f s\nand well", 1.5)
+
+    contextvars.copy_context().run(job)
+    logging.getLogger("handler").warning("the worker ends")
+    first, second = lines(capsys)
+
+    assert first.keys() == {"time", "level", "logger", "job_id", "message"}
+    assert (first["level"], first["logger"], first["job_id"]) == ("INFO", "worker.jobs", "job-7")
+    assert first["message"] == "done in 1.50 s\nand well"
+    assert second["job_id"] is None
+
+
+def test_a_traceback_is_in_the_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """An exception does not break the line."""
+    logs.configure("INFO")
+    try:
+        int("a bug")
+    except ValueError:
+        logging.getLogger("handler").exception("a bug")
+    [line] = lines(capsys)
+
+    assert "ValueError: invalid literal" in str(line["exc_info"])
+
+
+def test_what_was_set_before_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    """The import of runpod installs a handler of its own: each line is logged once all the same."""
+    logging.getLogger().addHandler(logging.StreamHandler())
+    logs.configure("INFO")
+    logs.configure("INFO")
+    logging.getLogger("handler").info("once")
+
+    assert [line["message"] for line in lines(capsys)] == ["once"]
+
+
+def test_the_level_counts_and_others_stay_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    """DEBUG is ours alone: boto3 would log signatures, urllib3 addresses."""
+    logs.configure("DEBUG")
+    for name in ("urllib3.connectionpool", "botocore.auth", "boto3", "PIL.PngImagePlugin", "asyncio"):
+        logging.getLogger(name).debug("https://signed")
+    logging.getLogger("comfyui").debug("got prompt")
+    logs.configure("WARNING")
+    logging.getLogger("comfyui").info("got prompt")
+
+    assert [line["message"] for line in lines(capsys)] == ["got prompt"]

@@ -1,0 +1,320 @@
+"""Progress: in order, not too often, only the newest, and nothing of it after `drain`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.comfyui.follow import Sampling
+from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_client.simulator import Simulator
+from handler import Service, make_handler, make_worker
+from tests.waiting import until
+from worker.lifecycle import Lifecycle
+from worker.progress import ProgressSender, progress_of
+from worker.settings import Settings
+
+TICK_S = 0.05
+
+
+class Platform:
+    """Takes posts and remembers them, with the time of each; `post` may be slow, hang, or fail."""
+
+    def __init__(self, *, takes_s: float = 0.0, failure: Exception | None = None) -> None:
+        self._takes_s = takes_s
+        self._failure = failure
+        self.seen: list[int] = []
+        self.times: list[float] = []
+        self.under_way = 0
+        self.most_at_once = 0
+        self.given_up = 0
+
+    async def post(self, progress: JsonObject) -> None:
+        """Take one."""
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
+        self.times.append(asyncio.get_running_loop().time())
+        try:
+            if self._failure is not None:
+                raise self._failure
+            await asyncio.sleep(self._takes_s)
+            self.seen.append(progress["step"])
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        finally:
+            self.under_way -= 1
+
+
+async def reached(condition: Callable[[], object]) -> None:
+    """Return when `condition` is true; the loop goes on meanwhile."""
+    assert await asyncio.to_thread(until, condition, 10)
+
+
+def played(story: Callable[[], Awaitable[None]]) -> None:
+    """Run `story` in a loop of its own."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(story(), 20)
+
+    asyncio.run(bounded())
+
+
+def test_a_report_is_posted_at_once() -> None:
+    """The first progress does not wait for the interval."""
+
+    async def story() -> None:
+        platform = Platform()
+        sender = ProgressSender(platform.post, interval_s=60)
+        sender.report({"step": 1})
+        await reached(lambda: platform.seen == [1])
+        await sender.drain()
+
+    played(story)
+
+
+def test_posts_keep_their_order_and_their_distance() -> None:
+    """Reports that come fast are posted in order, no two closer than the interval, one at a time, the newest last."""
+    platform = Platform(takes_s=0.01)
+
+    async def story() -> None:
+        sender = ProgressSender(platform.post, interval_s=TICK_S)
+
+        def report_all() -> None:
+            for step in range(1, 301):
+                sender.report({"step": step})
+                threading.Event().wait(0.001)
+
+        await asyncio.to_thread(report_all)
+        await reached(lambda: platform.seen[-1] == 300)
+        await sender.drain()
+
+    played(story)
+    assert platform.seen == sorted(set(platform.seen))
+    assert 3 <= len(platform.seen) < 100
+    assert platform.most_at_once == 1
+    gaps = [later - earlier for earlier, later in zip(platform.times, platform.times[1:], strict=False)]
+    assert min(gaps) >= TICK_S
+
+
+def test_only_the_newest_is_posted() -> None:
+    """What was reported while a post was under way is dropped but for the newest."""
+    platform = Platform(takes_s=0.2)
+
+    async def story() -> None:
+        sender = ProgressSender(platform.post, interval_s=0)
+        sender.report({"step": 1})
+        await reached(lambda: platform.under_way)
+        for step in range(2, 50):
+            sender.report({"step": step})
+        await reached(lambda: len(platform.seen) == 2)
+        await sender.drain()
+
+    played(story)
+    assert platform.seen == [1, 49]
+
+
+def test_nothing_is_posted_after_drain() -> None:
+    """A thread goes on reporting while and after `drain`: when that has returned, no post is under way or begins."""
+    platform = Platform(takes_s=0.02)
+    stopped = threading.Event()
+
+    async def story() -> None:
+        sender = ProgressSender(platform.post, interval_s=0)
+
+        def report_on() -> None:
+            step = 0
+            while not stopped.wait(0.0005):
+                step += 1
+                sender.report({"step": step})
+
+        thread = threading.Thread(target=report_on)
+        thread.start()
+        await reached(lambda: len(platform.seen) > 2)
+        await sender.drain()
+        begun = len(platform.times)
+        assert platform.under_way == 0
+        assert not await asyncio.to_thread(until, lambda: len(platform.times) > begun, 0.2)
+        stopped.set()
+        thread.join()
+
+    played(story)
+
+
+def test_drain_does_not_wait_for_the_interval() -> None:
+    """The result does not wait for the pause between two posts."""
+
+    async def story() -> None:
+        platform = Platform()
+        sender = ProgressSender(platform.post, interval_s=60)
+        sender.report({"step": 1})
+        await reached(lambda: platform.seen)
+        await asyncio.wait_for(sender.drain(), 1)
+
+    played(story)
+
+
+def test_drain_lets_a_post_finish() -> None:
+    """A post that is under way is waited for, so that it cannot overtake the result."""
+    platform = Platform(takes_s=0.2)
+
+    async def story() -> None:
+        sender = ProgressSender(platform.post)
+        sender.report({"step": 1})
+        await reached(lambda: platform.under_way)
+        await sender.drain()
+        assert platform.seen == [1]
+
+    played(story)
+
+
+def test_a_post_that_hangs_is_given_up() -> None:
+    """The result waits for a hanging post no longer than the limit, and then nothing of it is left."""
+    platform = Platform(takes_s=3600)
+
+    async def story() -> None:
+        sender = ProgressSender(platform.post, drain_s=TICK_S)
+        sender.report({"step": 1})
+        await reached(lambda: platform.under_way)
+        await asyncio.wait_for(sender.drain(), 2)
+
+    played(story)
+    assert (platform.given_up, platform.under_way, platform.seen) == (1, 0, [])
+
+
+@pytest.mark.parametrize("failure", [asyncio.TimeoutError(), OSError("reset"), ValueError("a bug of the SDK's")])
+def test_a_post_that_fails_does_not_lose_the_result(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """The SDK's send_result lets a timeout of the whole post through: `drain` logs it and returns."""
+    platform = Platform(failure=failure)
+
+    async def story() -> None:
+        sender = ProgressSender(platform.post, interval_s=0)
+        sender.report({"step": 1})
+        await reached(lambda: platform.times)
+        sender.report({"step": 2})
+        await sender.drain()
+
+    with caplog.at_level(logging.WARNING):
+        played(story)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"progress could not be posted: {type(failure).__name__}"
+    ]
+
+
+def test_a_report_after_the_loop_s_end_is_nothing() -> None:
+    """A thread that reports when the loop is closed is not disturbed."""
+    senders: list[ProgressSender] = []
+
+    async def story() -> None:
+        senders.append(ProgressSender(Platform().post))
+        await senders[0].drain()
+
+    played(story)
+    senders[0].report({"step": 1})
+
+
+@pytest.mark.parametrize(
+    ("sampling", "percent"),
+    [
+        (Sampling(1, 1, 0, 0), 0),
+        (Sampling(1, 1, 5, 20), 25),
+        (Sampling(2, 4, 10, 20), 37),
+        (Sampling(4, 4, 20, 20), 100),
+    ],
+)
+def test_percent_counts_pictures_and_steps(sampling: Sampling, percent: int) -> None:
+    """Picture i of n at step k of m is a share of the whole job."""
+    progress = progress_of(sampling)
+
+    assert progress["percent"] == percent
+    assert (progress["stage"], progress["picture"], progress["pictures"]) == (
+        "sampling",
+        sampling.picture,
+        sampling.pictures,
+    )
+
+
+def test_a_preview_is_made_small() -> None:
+    """A preview travels as a small JPEG in base64."""
+    large = io.BytesIO()
+    Image.effect_noise((1024, 512), 80).save(large, "JPEG")
+    preview = base64.b64decode(progress_of(Sampling(1, 1, 1, 2, large.getvalue()))["preview"])
+
+    assert Image.open(io.BytesIO(preview)).size == (256, 128)
+    assert len(preview) < 40_000
+
+
+def test_a_preview_that_is_no_picture_is_left_out() -> None:
+    """A damaged preview costs no progress."""
+    assert "preview" not in progress_of(Sampling(1, 1, 1, 2, b"\xff\xd8 no JPEG"))
+
+
+# --- in the handler
+
+
+def handled(post: Callable[[JsonObject, JsonObject], Awaitable[None]], **changes: object) -> dict[str, Any]:
+    """Return what the handler answers to a job of two pictures, `post` taking its progress."""
+    with Simulator(step_s=0.02) as simulator:
+        lifecycle = Lifecycle(stop_comfyui=_never, report_unhealthy=_never, grace_s=1, end=_never)
+        worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
+        handler = make_handler(Service(worker, lifecycle, post_progress=post))
+        job_input = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "num_images": 2, **changes}
+
+        async def bounded() -> dict[str, Any]:
+            return await asyncio.wait_for(handler({"id": "job-1", "input": job_input}), 20)
+
+        result = asyncio.run(bounded())
+        worker.server.close()
+        return result
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("no job ends the worker")
+
+
+def test_the_handler_returns_when_no_post_is_under_way() -> None:
+    """A slow post began before the result was there: the result waits for it, so that it is the last thing posted."""
+    platform = Platform(takes_s=0.5)
+    jobs: list[object] = []
+
+    async def post(job: JsonObject, progress: JsonObject) -> None:
+        jobs.append(job["id"])
+        await platform.post(progress)
+
+    result = handled(post)
+
+    assert len(result["images"]) == 2
+    assert set(jobs) == {"job-1"}
+    assert len(platform.seen) == len(platform.times)
+    assert platform.under_way == 0
+
+
+def test_a_failing_post_leaves_the_handler_s_result(caplog: pytest.LogCaptureFixture) -> None:
+    """Progress that cannot be posted costs the caller nothing but progress."""
+
+    async def post(_job: JsonObject, _progress: JsonObject) -> None:
+        raise asyncio.TimeoutError
+
+    assert len(handled(post)["images"]) == 2
+    assert "progress could not be posted" in caplog.text
+
+
+def test_a_job_that_fails_early_posts_nothing() -> None:
+    """A refused request has no progress, and its report comes all the same."""
+    platform = Platform()
+
+    async def post(_job: JsonObject, progress: JsonObject) -> None:
+        await platform.post(progress)
+
+    result = handled(post, steps=0)
+
+    assert ErrorReport.from_json(result["error"]).code is ErrorCode.INVALID_INPUT
+    assert platform.times == []

@@ -1,0 +1,275 @@
+"""A bucket: what is stored there and by which address it is reached, on a real S3 server; what a bucket refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import requests
+
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError
+from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+from worker.storage import Bucket, is_address, job_bucket, store
+
+PICTURE = bytes(range(256)) * 64
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    """An S3 server with the bucket `pictures`."""
+    with S3Server() as server:
+        yield server
+
+
+def put(bucket: Bucket, key: str = "job-1/knight_00001_.png", mime_type: str = "image/png") -> str:
+    """Store the picture and return its address."""
+    return store(bucket.client(), bucket, key, PICTURE, mime_type)
+
+
+def refused(bucket: Bucket) -> str:
+    """Return the message for a bucket that does not take the picture, which comes soon and holds no secret."""
+    begun_at = time.monotonic()
+    with pytest.raises(JobError) as info:
+        put(bucket)
+    assert time.monotonic() - begun_at < 15
+    report = info.value.report
+    assert report.code is ErrorCode.OUTPUT_NOT_STORED
+    assert report.retryable
+    for secret in (bucket.access_key_id, bucket.secret_access_key, "X-Amz-Signature", bucket.endpoint_url, "://"):
+        assert not secret or secret not in report.to_json()
+    assert info.value.__suppress_context__
+    return report.message
+
+
+def test_a_picture_is_stored_under_prefix_job_and_name(s3: S3Server) -> None:
+    """The key is prefix/job id/name; the presigned address gives the bytes, with their type and name."""
+    address = put(s3.bucket(prefix="flux/prod"))
+    response = requests.get(address, timeout=10)
+
+    assert "flux/prod/job-1/knight_00001_.png" in s3.stored()
+    assert hashlib.sha256(response.content).digest() == hashlib.sha256(PICTURE).digest()
+    assert response.headers["Content-Type"] == "image/png"
+    assert response.headers["Content-Disposition"] == 'inline; filename="knight_00001_.png"'
+    assert "X-Amz-Expires=600&" in address
+
+
+def test_without_a_prefix_the_job_comes_first(s3: S3Server) -> None:
+    """No prefix leaves no slash in front of the job's id."""
+    put(s3.bucket(), "job-2/a.webp", "image/webp")
+
+    assert "job-2/a.webp" in s3.stored()
+
+
+@pytest.mark.parametrize("name", ["騎士.png", "König & Co.png", 'a "b".png', "a;b.png", "100%.png", "two\nlines.png"])
+def test_any_name_can_be_stored(s3: S3Server, name: str) -> None:
+    """A name of whatever characters reaches the bucket; the header that carries it is plain ASCII."""
+    response = requests.get(put(s3.bucket(), f"job-3/{name}"), timeout=10)
+
+    assert response.content == PICTURE
+    assert response.headers["Content-Disposition"].isascii()
+    assert response.headers["Content-Disposition"].startswith("inline; filename*=UTF-8''")
+    assert '"' not in response.headers["Content-Disposition"]
+
+
+def test_an_address_without_its_signature_gives_nothing(s3: S3Server) -> None:
+    """The server checks signatures, so that what these tests show holds for a real bucket."""
+    address = put(s3.bucket())
+
+    assert requests.get(address.partition("?")[0], timeout=10).status_code == 400
+    assert requests.get(f"{address[:-4]}0000", timeout=10).status_code == 403
+
+
+def test_a_public_address_is_used_where_there_is_one(s3: S3Server) -> None:
+    """With a public base the address is that and the key, percent-encoded, without a signature."""
+    bucket = s3.bucket(prefix="a b", public_url="https://cdn.example/x/")
+
+    assert put(bucket, "job-4/König #1.png") == "https://cdn.example/x/a%20b/job-4/K%C3%B6nig%20%231.png"
+    assert "a b/job-4/König #1.png" in s3.stored()
+
+
+def test_a_wrong_key_is_named_as_that(s3: S3Server) -> None:
+    """A secret that does not sign well ends in the server's own word for it."""
+    assert "SignatureDoesNotMatch" in refused(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - of this test
+    assert "InvalidAccessKeyId" in refused(replace(s3.bucket(), access_key_id="another-key"))
+
+
+def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
+    """The error names the bucket, with the server's word and what to do."""
+    message = refused(s3.bucket("paintings"))
+
+    assert "'paintings' answered NoSuchBucket" in message
+    assert "delivery base64" in message
+
+
+def test_a_name_that_no_bucket_has_is_refused_before_it_is_asked_for(s3: S3Server) -> None:
+    """boto3's own checks end in the same error."""
+    assert "ParamValidationError" in refused(s3.bucket("no bucket"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"region": "no such/region"}, {"endpoint_url": "https://"}, {"endpoint_url": "https://["}],
+)
+def test_settings_that_make_no_client_are_the_bucket_s_error(s3: S3Server, change: dict[str, str]) -> None:
+    """What boto3 refuses before it has a client is no bug of the worker."""
+    assert "has settings that are not valid" in refused(replace(s3.bucket(), **change))  # type: ignore[arg-type] # texts
+
+
+def test_a_server_that_is_not_there_is_given_up(s3: S3Server) -> None:
+    """Nothing listens: the error says so within seconds."""
+    assert "was not reached" in refused(replace(s3.bucket(), endpoint_url="http://127.0.0.1:1"))
+
+
+class _Failing(BaseHTTPRequestHandler):
+    """Answers 500 to whatever it is sent."""
+
+    def do_PUT(self) -> None:
+        """Read the picture and refuse it."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append(self.path)  # type: ignore[attr-defined] # the server below
+        self.send_response(500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class _FailingServer(ThreadingHTTPServer):
+    """Remembers the paths that it refused."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Failing)
+        self.seen: list[str] = []
+
+
+@pytest.fixture
+def failing_server() -> Iterator[_FailingServer]:
+    """An S3 server that answers 500."""
+    with _FailingServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_that_answers_500_is_asked_three_times(s3: S3Server, failing_server: _FailingServer) -> None:
+    """A PUT is safe to repeat and is, twice; then the status is the error."""
+    bucket = replace(s3.bucket(), endpoint_url=f"http://127.0.0.1:{failing_server.server_port}")
+
+    assert "answered 500" in refused(bucket)
+    assert failing_server.seen == ["/pictures/job-1/knight_00001_.png"] * 3
+
+
+def test_clients_can_be_made_by_many_threads_at_once(s3: S3Server) -> None:
+    """Two jobs in hand make their clients at once, each with a session of its own."""
+    addresses: list[str] = []
+    threads = [
+        threading.Thread(target=lambda number=number: addresses.append(put(s3.bucket(), f"job-5/{number}.png")))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(addresses) == 8
+    assert sum(key.startswith("job-5/") for key in s3.stored()) == 8
+
+
+OWN = {
+    "endpointUrl": "https://s3.example",
+    "accessId": "own-id",
+    "accessSecret": "own-secret",
+    "bucketName": "own",
+}
+
+
+def test_a_job_without_s3_config_has_the_worker_s_bucket(s3: S3Server) -> None:
+    """No s3Config leaves what is configured, which may be nothing."""
+    assert job_bucket(None, s3.bucket()) == (s3.bucket(), [])
+    assert job_bucket(None, None) == (None, [])
+
+
+def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
+    """RunPod's four keys are a bucket; nothing of the worker's goes with it to another endpoint."""
+    bucket, faults = job_bucket(OWN, s3.bucket(prefix="ours", public_url="https://cdn.example"))
+
+    assert faults == []
+    assert bucket is not None
+    assert (bucket.endpoint_url, bucket.name, bucket.access_key_id) == ("https://s3.example", "own", "own-id")
+    assert (bucket.secret_access_key, bucket.prefix, bucket.public_url) == ("own-secret", "", "")
+
+
+def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Server) -> None:
+    """The worker's endpoint may be http, and gives region and prefix; never the public address of another bucket."""
+    ours = replace(s3.bucket(prefix="p", public_url="https://cdn.example"), region="eu-1")
+    bucket, faults = job_bucket({**OWN, "endpointUrl": ours.endpoint_url}, ours)
+
+    assert faults == []
+    assert bucket is not None
+    assert (bucket.region, bucket.prefix, bucket.public_url, bucket.name) == ("eu-1", "p", "", "own")
+
+
+@pytest.mark.parametrize("absent", sorted(OWN))
+@pytest.mark.parametrize("value", [None, "", 5, ["x"], "\ud800", "two\nlines"])
+def test_a_half_s3_config_names_what_is_absent(absent: str, value: object) -> None:
+    """What is missing or no plain text is a fault at its own path."""
+    bucket, faults = job_bucket({**OWN, absent: value}, None)
+
+    assert bucket is None
+    assert [fault.path for fault in faults] == [f"s3Config.{absent}"]
+
+
+@pytest.mark.parametrize("value", ["text", 5, [], True])
+def test_an_s3_config_that_is_no_object_is_a_fault(value: object) -> None:
+    """The fault names the keys that it should have."""
+    bucket, [fault] = job_bucket(value, None)
+
+    assert bucket is None
+    assert fault.path == "s3Config"
+    assert "endpointUrl" in fault.message
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://169.254.169.254", "http://127.0.0.1:1", "file:///etc/passwd", "https://", "https://[", "s3.example"],
+)
+def test_an_endpoint_inside_is_refused(s3: S3Server, endpoint: str) -> None:
+    """An endpoint of the job's own that is not https, or no address, is a fault, whatever the worker's is."""
+    bucket, [fault] = job_bucket({**OWN, "endpointUrl": endpoint}, s3.bucket())
+
+    assert bucket is None
+    assert fault.path == "s3Config.endpointUrl"
+
+
+def test_no_secret_is_shown(s3: S3Server) -> None:
+    """The value does not show its secret, whoever logs it."""
+    assert SECRET_ACCESS_KEY not in repr(s3.bucket())
+    assert ACCESS_KEY_ID in repr(s3.bucket())
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("https://account.r2.cloudflarestorage.com", True),
+        ("http://minio:9000/", True),
+        ("http://[::1]:9000", True),
+        ("https://-", False),
+        ("https://user:password@host", False),
+        ("ftp://host", False),
+        ("host:9000", False),
+        ("https://a b", False),
+        ("https://host:port", False),
+    ],
+)
+def test_an_address_is_told_from_what_is_none(text: str, good: bool) -> None:
+    """Scheme, host and port are an address; credentials in it are not taken."""
+    assert is_address(text, "http", "https") is good
