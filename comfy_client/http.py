@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -80,12 +81,16 @@ class HttpApi:
 
     def json(self, method: str, path: str, *, timeout_s: float, json: object = None) -> Any:  # noqa: ANN401 - any JSON value
         """Return the answer's JSON. Raises RequestError, also where it is none."""
-        response = self.call(method, path, timeout_s=timeout_s, json=json)
+        return self.parsed(self.call(method, path, timeout_s=timeout_s, json=json))
+
+    def parsed(self, response: requests.Response) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the JSON of an answer. Raises RequestError where it is none."""
         try:
             return response.json()
         except (ValueError, RecursionError) as error:
+            asked = f"{response.request.method} {urlsplit(response.url).path}"
             raise RequestError(
-                f"{self._name} answered {method} {path} with something that is not JSON",
+                f"{self._name} answered {asked} with something that is not JSON",
                 status=response.status_code,
                 body=response.text[:_SHOWN_BODY],
             ) from error

@@ -51,7 +51,7 @@ TIMEOUT_S = 3.0
 JOB_TIMEOUT_S = 5.0
 BOUND_S = 30.0
 """From a job's handing out to its end: two waits for ComfyUI, a second run for pictures lost, posts tried again."""
-LOST_JOB_S = 8.0
+LOST_JOB_S = 5.0
 CALM_JOBS = 3
 """Jobs of each lane that come last, in fair weather, and must succeed."""
 GOOD_REQUESTS = 70

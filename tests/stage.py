@@ -19,6 +19,7 @@ import psutil
 
 from comfy_client.contract import ErrorReport
 from comfy_client.simulator import Simulator
+from comfy_client.workflows import default_directory, load_workflows, override, render
 from tests.fakes.runpod_platform import Job, JobState, RunPodPlatform, WorkerProcess
 from tests.waiting import until
 
@@ -48,6 +49,13 @@ class Stage:
     def run(self, **inputs: object) -> Job:
         """Submit a small job, changed by `inputs`, and return it once it has ended."""
         return self.platform.wait_for(self.submit(**inputs), 60)
+
+    def run_large(self) -> Job:
+        """Run a graph whose thirteen pictures of 2048 x 2048 have 12 MB and more; return the job once it has ended."""
+        values = {"prompt": "a knight", "seed": 1, "steps": 1, "width": 2048, "height": 2048}
+        [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], values)
+        override(graph, {"EmptySD3LatentImage.batch_size": 13})
+        return self.platform.wait_for(self.platform.submit({"workflow": graph}), 60)
 
     def await_ready(self) -> None:
         """Return when the worker asks for jobs."""

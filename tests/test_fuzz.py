@@ -177,7 +177,7 @@ KEYS = st.sampled_from(
 ANYTHING = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS | KEYS, inner, max_size=4),
-    max_leaves=12,
+    max_leaves=8,
 )
 
 

@@ -221,7 +221,7 @@ class ComfyServer:
         """Write a file into a folder of ComfyUI's inputs and return the name by which a node loads it."""
         file = OutputFile("", "", filename, folder, "input")
         response = self._write(file, data, mime_type, timeout_s=CALL_TIMEOUT_S)
-        match response.json():
+        match self._http.parsed(response):
             case {"name": str(name), "subfolder": str(subfolder)}:
                 return f"{subfolder}/{name}" if subfolder else name
         raise RequestError("ComfyUI answered an upload with something else than the file's name")

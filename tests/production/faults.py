@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import requests
 from PIL import Image
 
+from comfy_client.contract import ErrorReport
 from comfy_client.simulator import Simulator
 from tests.fakes.runpod_platform import Job
 from tests.stage import Stage
@@ -305,7 +306,9 @@ def _(stage: Stage) -> Job:
     within_s=30,
 )
 def _(stage: Stage) -> Job:
-    return stage.run(width=2048, height=2048, num_images=8, steps=1)
+    job = stage.run_large()
+    assert ErrorReport.from_json(str(job.error)).details["bytes"] > 12_000_000
+    return job
 
 
 # --- what a caller sends
@@ -433,7 +436,7 @@ ELSEWHERE = (
         "a result of 12 MB, with a bucket",
         "delivered through the bucket",
         "a result",
-        10,
+        30,
         "yes",
         "tests/production/test_bucket.py::test_a_result_that_does_not_fit_goes_to_the_bucket",
     ),

@@ -35,10 +35,10 @@ def stored(job: Job) -> list[dict[str, object]]:
 def test_a_result_that_does_not_fit_goes_to_the_bucket() -> None:
     """12 MB of pictures come as addresses that give them; a small result stays inline; nothing secret is logged."""
     with S3Server() as s3, staged(environment=variables(s3)) as stage:
-        job = stage.run(width=2048, height=2048, num_images=8, steps=1)
+        job = stage.run_large()
         small = stage.run()
 
-        assert len(stored(job)) == 8
+        assert len(stored(job)) == 13
         assert [image["type"] for image in small.output["images"]] == ["base64"]
         assert SECRET_ACCESS_KEY not in stage.worker.log
         assert "X-Amz-Signature" not in stage.worker.log

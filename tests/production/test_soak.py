@@ -8,7 +8,7 @@ from scripts.soak import soak
 
 
 def test_a_short_soak_keeps_every_promise(capfd: pytest.CaptureFixture[str]) -> None:
-    """Sixty jobs while everything around them fails, and ComfyUI killed three times: nothing lost, hung or left."""
-    is_well = soak(jobs=60, seconds=15, kills=3, seed=7)
+    """Fifty jobs while everything around them fails, and ComfyUI killed three times: nothing lost, hung or left."""
+    is_well = soak(jobs=50, seconds=10, kills=3, seed=7)
 
     assert is_well, capfd.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,13 +22,16 @@ import pytest
 from comfy_client.comfyui.follow import Limits
 from comfy_client.comfyui.run import run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
+from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import JobError, RequestError
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
+from handler import Service, make_handler
 from tests.stage import CHILD, ROOT, free_port
 from tests.waiting import until
 from worker.comfyui_process import LOG_LINES, ComfyProcess, ModelsMissing, await_ready
+from worker.jobs import Worker
+from worker.lifecycle import Lifecycle
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
@@ -469,3 +474,95 @@ def test_where_nothing_lingers_nothing_is_watched(child: Start) -> None:
     comfyui.process.end_if_stuck(comfyui.server)
 
     assert not [thread for thread in threading.enumerate() if thread.name == "comfyui-stuck"]
+
+
+# --- in the handler
+
+
+class Handled:
+    """The handler on a child, and what ended the worker."""
+
+    def __init__(self, comfyui: Child, workflows: Mapping[str, Workflow]) -> None:
+        self.ended: list[str] = []
+        lifecycle = Lifecycle(
+            stop_comfyui=lambda: None,
+            report_unhealthy=self.ended.append,
+            grace_s=0,
+            end=lambda status: self.ended.append(str(status)),
+        )
+        worker = Worker(comfyui.server, workflows, 30, 8 * 1024 * 1024)
+        self._handler = make_handler(Service(worker, lifecycle, comfyui.process))
+
+    def run(self, **changes: object) -> dict[str, Any]:
+        """Return the answer to a small job."""
+
+        async def bounded() -> dict[str, Any]:
+            return await asyncio.wait_for(self._handler({"id": "job-1", "input": {**SMALL, **changes}}), 30)
+
+        return asyncio.run(bounded())
+
+    def report(self, **changes: object) -> ErrorReport:
+        """Return the report of a small job that fails."""
+        return ErrorReport.from_json(self.run(**changes)["error"])
+
+
+SLOW = CHILD.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.2',")
+
+
+def test_a_job_ends_with_the_death_of_its_comfyui_and_the_next_one_runs(
+    child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
+) -> None:
+    """A killed job has the log's end in its report; a success in between makes the next death a new one."""
+    comfyui = child(SLOW.format(directory=str(tmp_path)))
+    comfyui.process.await_start()
+    handled = Handled(comfyui, workflows)
+    for _ in range(2):
+        killing = threading.Thread(target=_kill_while_it_runs, args=(comfyui,))
+        killing.start()
+        report = handled.report(steps=20)
+        killing.join()
+
+        assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
+        assert report.details["log_tail"]
+        assert handled.run()["images"]
+    assert (comfyui.process.deaths, comfyui.times_lost, handled.ended) == (2, 0, [])
+
+
+def _kill_while_it_runs(comfyui: Child) -> None:
+    def runs() -> bool:
+        try:
+            return bool(comfyui.server.queue_state()[0])
+        except RequestError:
+            return False
+
+    assert until(runs)
+    comfyui.kill()
+
+
+def test_a_job_on_a_lost_comfyui_fails_at_once(child: Start, workflows: Mapping[str, Workflow]) -> None:
+    """A job that comes when ComfyUI is lost for good does not wait for it."""
+    comfyui = child(WAITS, ready=READY)
+    comfyui.process.await_start()
+    comfyui.main.write_text("raise SystemExit(1)")
+    comfyui.kill()
+    assert until(lambda: comfyui.process.is_lost)
+    report = Handled(comfyui, workflows).report()
+
+    assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
+    assert "could not be started again" in report.message
+
+
+def test_a_gpu_that_is_broken_retires_the_worker(
+    child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
+) -> None:
+    """An error that leaves CUDA unusable ends the worker with its reason, once the job has its report."""
+    fault = "'--fault', 'fail_node:KSampler:torch.AcceleratorError:an illegal memory access'"
+    comfyui = child(CHILD.replace("[*sys.argv[1:],", f"[*sys.argv[1:], {fault},").format(directory=str(tmp_path)))
+    comfyui.process.await_start()
+    handled = Handled(comfyui, workflows)
+    report = handled.report()
+
+    assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
+    assert "an illegal memory access" in report.message
+    assert until(lambda: len(handled.ended) == 2)
+    assert handled.ended == [report.message, "1"]

@@ -176,6 +176,18 @@ def test_it_ends_only_once() -> None:
     assert end.events == ["ComfyUI stopped", "unhealthy: first", "ended with 1"]
 
 
+def test_where_the_sdk_leaves_first_the_end_is_waited_for() -> None:
+    """The main thread does not take the thread with it that stops ComfyUI and tells the platform."""
+    idle, retiring = End(), End()
+    idle.lifecycle().await_end()
+    lifecycle = retiring.lifecycle()
+    lifecycle.retire("a reason")
+    lifecycle.await_end()
+
+    assert idle.events == ["ComfyUI stopped", "ended with 0"]
+    assert retiring.events == ["ComfyUI stopped", "unhealthy: a reason", "ended with 1"]
+
+
 def test_outside_a_task_there_is_no_job() -> None:
     """A job that is noted where no task runs is not waited for."""
 

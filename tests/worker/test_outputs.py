@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from comfy_client.comfyui.answers import OutputFile
 from comfy_client.comfyui.run import PromptResult, SavedFile, SavedImage
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, ErrorReport
@@ -144,6 +145,17 @@ def test_s3_without_a_bucket_is_refused_before_comfyui_hears_of_it(worker: Worke
     assert report.code is ErrorCode.INVALID_INPUT
     assert [fault["path"] for fault in report.details["faults"]] == ["delivery"]
     assert ("POST", "/prompt") not in simulator.requests
+
+
+def test_a_graph_is_refused_where_the_worker_takes_none(worker: Worker, simulator: Simulator) -> None:
+    """WORKER_ALLOW_GRAPHS=false: the fault names the templates, and stands beside those of the bucket."""
+    graph = {"1": {"class_type": "EmptyImage", "inputs": {}}}
+    job = {"id": "job-1", "input": {"workflow": graph}, "s3Config": "text"}
+    with pytest.raises(JobError, match=r"flux-dev-img2img, flux-dev-txt2img") as info:
+        run_job(replace(worker, allow_graphs=False), job, Control())
+
+    assert [fault["path"] for fault in info.value.report.details["faults"]] == ["workflow", "s3Config"]
+    assert simulator.requests == []
 
 
 def test_a_job_s_own_bucket_is_used(worker: Worker, s3: S3Server) -> None:
@@ -314,6 +326,40 @@ def test_files_of_one_name_stay_apart() -> None:
         ("3_a.mp4", b"2"),
         ("4_b.mp4", b"2"),
     ]
+
+
+class Talkative(ComfyServer):
+    """A ComfyUI in which a custom node has made a video and a text beside the pictures, which the simulator has not."""
+
+    def history(self, prompt_id: str, *, timeout_s: float = 30) -> object:
+        """Return what ComfyUI has, with the outputs of that node."""
+        answer: Any = super().history(prompt_id, timeout_s=timeout_s)
+        video = {"filename": "knight.mp4", "subfolder": "", "type": "output"}
+        if prompt_id in answer:
+            answer[prompt_id]["outputs"]["99"] = {"gifs": [video], "text": ["a knight in armour"]}
+        return answer
+
+    def view(self, file: OutputFile) -> bytes:
+        """Return the video, or what ComfyUI has."""
+        return b"a video" if file.filename == "knight.mp4" else super().view(file)
+
+
+def test_videos_and_texts_stand_beside_the_pictures(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
+    """A graph's other outputs come under `files`, delivered as pictures are, and `texts`."""
+    server = Talkative(simulator.url)
+    talking = replace(worker, server=server, bucket=s3.bucket(prefix="talk"))
+    inline, stored = run(talking), run(talking, delivery="s3")
+    server.close()
+
+    [file] = inline["files"]
+    assert (file["filename"], file["mime_type"], base64.b64decode(file["data"])) == (
+        "knight.mp4",
+        "video/mp4",
+        b"a video",
+    )
+    assert requests.get(stored["files"][0]["data"], timeout=10).content == b"a video"
+    assert inline["texts"] == stored["texts"] == ["a knight in armour"]
+    assert list(inline)[:2] == ["images", "files"]
 
 
 def test_what_there_is_not_has_no_key(worker: Worker) -> None:

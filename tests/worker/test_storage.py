@@ -13,8 +13,9 @@ import pytest
 import requests
 
 from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
+from comfy_client.errors import ConfigError, JobError
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+from worker.settings import Settings
 from worker.storage import Bucket, is_address, job_bucket, store
 
 PICTURE = bytes(range(256)) * 64
@@ -254,6 +255,24 @@ def test_no_secret_is_shown(s3: S3Server) -> None:
     """The value does not show its secret, whoever logs it."""
     assert SECRET_ACCESS_KEY not in repr(s3.bucket())
     assert ACCESS_KEY_ID in repr(s3.bucket())
+
+
+def test_an_endpoint_that_is_no_address_keeps_the_worker_from_booting(s3: S3Server) -> None:
+    """BUCKET_ENDPOINT_URL is checked at boot, and not by the first job whose pictures do not fit."""
+    environment = {
+        "COMFYUI_URL": "http://gpu:8188",
+        "BUCKET_NAME": "pictures",
+        "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
+        "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+    }
+    good = Settings.from_env({**environment, "BUCKET_ENDPOINT_URL": s3.url})
+
+    assert good.bucket is not None
+    assert good.bucket.endpoint_url == s3.url
+    with pytest.raises(
+        ConfigError, match=r"BUCKET_ENDPOINT_URL='s3\.example': must be an address that begins with http"
+    ):
+        Settings.from_env({**environment, "BUCKET_ENDPOINT_URL": "s3.example"})
 
 
 @pytest.mark.parametrize(
