@@ -9,7 +9,7 @@ import pytest
 
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 
-OURS = ("COMFYUI_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_GENERATION_PROVIDER")
+OURS = ("COMFYUI_", "HF_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_GENERATION_PROVIDER")
 COMFYUI_URL = os.environ.get("COMFYUI_URL")
 """A real ComfyUI that tests/comfyui is to run on; read before the environment is scrubbed."""
 

@@ -35,7 +35,7 @@ from worker.lifecycle import Lifecycle
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
-WAITS = "import time\ntime.sleep(600)\n"
+WAITS = "import threading\nthreading.Event().wait()\n"
 READY: Callable[[Callable[[], JobError | None]], None] = lambda _: None  # noqa: E731 - ready as soon as it is started
 
 
@@ -541,8 +541,9 @@ def _kill_while_it_runs(comfyui: Child) -> None:
 
 def test_a_job_on_a_lost_comfyui_fails_at_once(child: Start, workflows: Mapping[str, Workflow]) -> None:
     """A job that comes when ComfyUI is lost for good does not wait for it."""
-    comfyui = child(WAITS, ready=READY)
+    comfyui = child(f"print('it has begun')\n{WAITS}", ready=READY)
     comfyui.process.await_start()
+    assert comfyui.logged("it has begun")
     comfyui.main.write_text("raise SystemExit(1)")
     comfyui.kill()
     assert until(lambda: comfyui.process.is_lost)

@@ -95,14 +95,15 @@ def test_an_idle_worker_ends_at_once() -> None:
 
 
 def test_a_busy_worker_ends_after_its_job() -> None:
-    """A job in hand runs on, until its task is done: that is after the SDK has posted its result."""
+    """A job in hand runs on, also when another one is done, until its task is: after the SDK has posted its result."""
     end = End()
     lifecycle = end.lifecycle()
 
     async def story() -> None:
-        done = threading.Event()
+        done, short = threading.Event(), threading.Event()
         task = asyncio.ensure_future(job(lifecycle, done, posted_s=0.2))
-        await asyncio.sleep(0)
+        short.set()
+        await asyncio.ensure_future(job(lifecycle, short))
         lifecycle.retire("a reason")
         assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.5)
         assert lifecycle.stop_error() is None

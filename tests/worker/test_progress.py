@@ -162,6 +162,20 @@ def test_drain_does_not_wait_for_the_interval() -> None:
     played(story)
 
 
+def test_drain_begins_no_post() -> None:
+    """What was reported last and not posted yet is dropped: the result says more."""
+    platform = Platform()
+
+    async def story() -> None:
+        sender = ProgressSender(platform.post)
+        await asyncio.sleep(0)
+        sender.report({"step": 1})
+        await sender.drain()
+
+    played(story)
+    assert platform.times == []
+
+
 def test_drain_lets_a_post_finish() -> None:
     """A post that is under way is waited for, so that it cannot overtake the result."""
     platform = Platform(takes_s=0.2)

@@ -1,0 +1,393 @@
+"""The command, as people and builds run it: its exit status, what it says, and what it survives."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import pty
+import re
+import resource
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.model_server import Answer
+from tests.waiting import until
+from tests.worker.models.conftest import SIZE, Models, Served
+from worker.models.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+HALF = SIZE // 2
+TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
+
+
+class Terminal(io.StringIO):
+    """A terminal as far as it is asked."""
+
+    def isatty(self) -> bool:
+        """Return that it is one."""
+        return True
+
+
+def listed(folder: Path, *served: Served) -> Path:
+    """Return a list of these models."""
+    file = folder / "models.txt"
+    file.write_text(
+        "".join(
+            f"{model.sha256} {model.size} {model.path} {model.url} {model.licence}\n"
+            for model in (each.model for each in served)
+        )
+    )
+    return file
+
+
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    """ComfyUI's models folder, which is not there yet."""
+    return tmp_path / "comfyui" / "models"
+
+
+def ran(models: Models, to: Path, *served: Served, more: tuple[str, ...] = (), **env: str) -> tuple[int, str]:
+    """Run the command in this process; return its exit status and what it said."""
+    err = io.StringIO()
+    arguments = ["--list", str(listed(to.parents[1], *served)), "--to", str(to), *more]
+    status = main(arguments, {"HF_ENDPOINT": models.server.url, **env}, err)
+    return status, err.getvalue()
+
+
+def started(
+    models: Models, to: Path, file: Path, *more: str, before: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
+    return subprocess.Popen(
+        [*(before or (sys.executable, "-m", "worker.models")), "--list", str(file), "--to", str(to), *more],
+        env={**os.environ, "HF_ENDPOINT": models.server.url, **(env or {})},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """Wait for a process; return what it said."""
+    return process.communicate(timeout=60)[1]
+
+
+def part_grows(to: Path, served: Served) -> bool:
+    """Wait until bytes of a model are on the disk."""
+    part = to / f"{served.model.path}.part"
+    return until(lambda: part.exists() and part.stat().st_size > 0)
+
+
+# What it says.
+
+
+def test_one_line_a_model(models: Models, to: Path) -> None:
+    """Not on a terminal, each model has its line, and there is one for all; the next run says what is there."""
+    served = [models.put("vae/a.safetensors"), models.put("loras/b.safetensors")]
+
+    status, text = ran(models, to, *served)
+
+    assert status == 0
+    lines = sorted(text.splitlines())
+    assert lines[0] == f"2 of 2 models are right in {to}"
+    assert re.fullmatch(r"loras/b\.safetensors: fetched and verified, 1,000,000 bytes in \d+\.\d s", lines[1])
+    assert re.fullmatch(r"vae/a\.safetensors: fetched and verified, 1,000,000 bytes in \d+\.\d s", lines[2])
+
+    status, text = ran(models, to, *served)
+    assert (status, sorted(text.splitlines())[1:]) == (
+        0,
+        ["loras/b.safetensors: is there", "vae/a.safetensors: is there"],
+    )
+
+
+def test_quiet(models: Models, to: Path) -> None:
+    """--quiet says nothing where all goes well, and still what failed."""
+    served = models.put()
+
+    assert ran(models, to, served, more=("--quiet",)) == (0, "")
+
+    (to / served.model.path).unlink()
+    status, text = ran(models, to, served, more=("--quiet", "--check"))
+    assert status == 1
+    assert text.startswith("1 of 1 models failed:\n  vae/ae.safetensors: is not there (")
+
+
+def test_bars_on_a_terminal(models: Models, to: Path) -> None:
+    """On a terminal there is a bar for each model, and a warning stands above them."""
+    served = models.put()
+    models.server.cut(served.path, HALF)
+    err = Terminal()
+
+    status = main(
+        ["--list", str(listed(to.parents[1], served)), "--to", str(to)], {"HF_ENDPOINT": models.server.url}, err
+    )
+
+    assert status == 0
+    assert re.search(r"vae/ae\.safetensors: 100%.*1\.00M/1\.00M", err.getvalue())
+    assert "refused or lost; asking again in" in err.getvalue()
+
+
+def test_all_failures_are_listed(models: Models, to: Path) -> None:
+    """One model's failure keeps no other back; the end has each that failed with its remedy, and the status is 1."""
+    gone, good, gated = (models.put(f"vae/{name}.safetensors") for name in "abc")
+    models.server.answer(gone.path, Answer(404))
+    models.server.answer(gated.path, Answer(401))
+
+    status, text = ran(models, to, gone, good, gated, HF_TOKEN=TOKEN)
+
+    assert status == 1
+    failed = text[text.index("2 of 3 models failed:") :].splitlines()
+    assert re.match(r"  vae/a\.safetensors: .* 404: .* Correct its address", failed[1])
+    assert re.match(r"  vae/c\.safetensors: .* 401: the token of HF_TOKEN does not open it", failed[2])
+    assert TOKEN not in text
+    assert (to / good.model.path).read_bytes() == good.content
+
+
+def test_only(models: Models, to: Path) -> None:
+    """--only takes the models whose path fits, and may be repeated."""
+    served = [models.put(f"{folder}/x.safetensors") for folder in ("vae", "loras", "unet")]
+
+    status, text = ran(models, to, *served, more=("--only", "vae/*", "--only", "unet/x.*", "--jobs", "1"))
+
+    assert (status, text.splitlines()[-1]) == (0, f"2 of 2 models are right in {to}")
+    assert not (to / "loras").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --to"),
+        (["--to", "x", "--jobs", "0"], "must be from 1 to 32, not '0'"),
+        (["--to", "x", "--jobs", "many"], "must be from 1 to 32, not 'many'"),
+        (["--to", "x", "--wrong"], "unrecognized arguments: --wrong"),
+        (["--to", "x", "--only", "nothing"], "--only 'nothing' fits no model"),
+        (["--to", "x", "--list", "nothing.txt"], "nothing.txt was not read"),
+    ],
+)
+def test_misuse(arguments: list[str], message: str) -> None:
+    """What cannot be meant ends with 3 and says what is wrong."""
+    err = io.StringIO()
+
+    assert main(arguments, {}, err) == 3
+    assert message in err.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT must be an address"),
+        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT must be an address"),
+        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT must be an address"),
+        ({"HF_ENDPOINT": "http://mirror", "HF_TOKEN": TOKEN}, "HF_ENDPOINT is http, and the token of HF_TOKEN"),
+        ({"HF_TOKEN": f"{TOKEN}\nX: y"}, "HF_TOKEN: what is there is no token"),
+        ({"HF_TOKEN_FILE": "/"}, "HF_TOKEN_FILE: / cannot be read (IsADirectoryError)"),
+    ],
+)
+def test_a_bad_setting_is_named(models: Models, to: Path, tmp_path: Path, env: dict[str, str], message: str) -> None:
+    """A variable that cannot be right ends with 3 and its name; nothing was sent, and no secret is shown."""
+    err = io.StringIO()
+
+    status = main(["--to", str(to), "--list", str(listed(tmp_path, models.put()))], env, err)
+
+    assert status == 3
+    assert message in err.getvalue()
+    assert TOKEN not in err.getvalue()
+    assert models.server.asked == []
+
+
+def test_the_token_may_be_a_file(models: Models, to: Path, tmp_path: Path) -> None:
+    """A build's secret is a file: its token is sent, is named in an error, and may be absent."""
+    served = models.put()
+    secret = tmp_path / "hf_token"
+    secret.write_text(f"{TOKEN}\n")
+    models.server.answer(served.path, Answer(403))
+
+    status, text = ran(models, to, served, HF_TOKEN_FILE=str(secret))
+    assert status == 1
+    assert f"the token of HF_TOKEN_FILE ({secret}) does not open it" in text
+
+    assert ran(models, to, served, HF_TOKEN_FILE=str(tmp_path / "nothing"))[0] == 0
+    assert [asked.token for asked in models.server.asked] == [TOKEN, ""]
+
+
+# Processes.
+
+
+def test_two_processes_on_one_volume(models: Models, to: Path, tmp_path: Path) -> None:
+    """Two at once fetch each model once, and both end well; the second one says that it waits."""
+    served = [models.put(f"vae/{name}.safetensors") for name in "ab"]
+    holds = [models.server.hold(each.path, HALF) for each in served]
+    file = listed(tmp_path, *served)
+    first = started(models, to, file)
+    assert all(part_grows(to, each) for each in served)
+    second = started(models, to, file)
+    assert second.stderr is not None
+    heard = [second.stderr.readline(), second.stderr.readline()]
+    for hold in holds:
+        hold.release()
+
+    said(first)
+    rest = said(second)
+
+    assert all("another process is fetching it; waiting for that" in line for line in heard)
+    assert rest.count("another process has fetched it") == 2
+    assert (first.returncode, second.returncode) == (0, 0)
+    for each in served:
+        assert len(models.server.requests(each.path)) == 1
+        assert (to / each.model.path).read_bytes() == each.content
+
+
+def test_killed_and_run_again(models: Models, to: Path, tmp_path: Path) -> None:
+    """After SIGKILL in the middle nothing stands in the model's place, and the next run asks for the rest alone."""
+    served = models.put()
+    hold = models.server.hold(served.path, HALF)
+    file = listed(tmp_path, served)
+    process = started(models, to, file)
+    assert part_grows(to, served)
+    process.kill()
+    said(process)
+    assert not (to / served.model.path).exists()
+    kept = (to / f"{served.model.path}.part").stat().st_size
+    hold.release()
+
+    status, text = ran(models, to, served)
+
+    assert status == 0
+    assert f"going on from {kept:,} of 1,000,000 bytes" in text
+    assert [asked.offset for asked in models.server.asked] == [0, kept]
+    assert (to / served.model.path).read_bytes() == served.content
+
+
+def test_the_waiting_one_takes_over_from_a_killed_one(models: Models, to: Path, tmp_path: Path) -> None:
+    """The death of the process that fetches frees its part: who waited goes on with it."""
+    served = models.put()
+    hold = models.server.hold(served.path, HALF)
+    file = listed(tmp_path, served)
+    first = started(models, to, file)
+    assert part_grows(to, served)
+    second = started(models, to, file)
+    assert second.stderr is not None
+    assert "waiting for that" in second.stderr.readline()
+    first.kill()
+    hold.release()
+
+    assert "going on from" in said(second)
+    assert second.returncode == 0
+    assert (to / served.model.path).read_bytes() == served.content
+    said(first)
+
+
+def test_ctrl_c(models: Models, to: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends it with 130 and keeps what came."""
+    served = models.put()
+    hold = models.server.hold(served.path, HALF)
+    process = started(models, to, listed(tmp_path, served))
+    assert part_grows(to, served)
+
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert "stopping" in process.stderr.readline()
+    hold.release()
+
+    assert "Interrupted. What came is kept; the same command goes on with it" in said(process)
+    assert process.returncode == 130
+    assert [file.name for file in (to / "vae").iterdir()] == ["ae.safetensors.part"]
+
+
+def test_a_limit_of_the_disk(models: Models, to: Path, tmp_path: Path) -> None:
+    """A disk that takes no more is an error with the bytes that are missing; the part is kept, and gone on with."""
+    served = models.put()
+    file = listed(tmp_path, served)
+    limited = (
+        "import resource, runpy, sys;"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({HALF}, {resource.RLIM_INFINITY}));"
+        "sys.argv[0] = 'models'; runpy.run_module('worker.models', run_name='__main__')"
+    )
+    process = started(models, to, file, before=(sys.executable, "-c", limited))
+
+    text = said(process)
+
+    assert process.returncode == 1
+    assert f"vae/ae.safetensors: the disk is full ({os.strerror(errno.EFBIG)}): 500,000 of 1,000,000 bytes are" in text
+    assert "ae.safetensors.part is kept and gone on with" in text
+    assert ran(models, to, served)[0] == 0
+    assert [asked.offset for asked in models.server.asked] == [0, HALF]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", "size=4m", "models", str(folder)]
+    if mount is None or subprocess.run([mount, *options], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mounts no tmpfs here; it takes root")
+    yield folder
+    subprocess.run([shutil.which("umount") or "umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_filled_meanwhile(models: Models, small_disk: Path, tmp_path: Path) -> None:
+    """Room that is there at first and gone later is the same error; with room again, the rest is fetched."""
+    served = models.put()
+    hold = models.server.hold(served.path, HALF)
+    process = started(models, small_disk, listed(tmp_path, served))
+    assert part_grows(small_disk, served)
+    filler = small_disk / "filler"
+    fill(filler)
+    hold.release()
+
+    text = said(process)
+
+    assert process.returncode == 1
+    assert f"the disk is full ({os.strerror(errno.ENOSPC)}): " in text
+    assert " 0 are free. Make room" in text
+    filler.unlink()
+    assert ran(models, small_disk, served)[0] == 0
+    assert (small_disk / served.model.path).read_bytes() == served.content
+
+
+def fill(file: Path) -> None:
+    """Write until the disk is full."""
+    with file.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while stream.write(bytes(4096)):
+            pass
+
+
+def test_the_script(models: Models, tmp_path: Path) -> None:
+    """scripts/download_models runs it from any folder, whatever package lies there, with paths of that folder."""
+    served = models.put()
+    file = listed(tmp_path, served)
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "worker/__init__.py").write_text("raise SystemExit('the wrong one')")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
+
+    process = subprocess.Popen(
+        [ROOT / "scripts/download_models", "--list", file.name, "--to", "models"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_ENDPOINT": models.server.url},
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end, as Linux tells it
+        while select.select([ours], [], [], 60)[0]:
+            shown += os.read(ours, 65536)
+    os.close(ours)
+
+    assert process.wait(60) == 0
+    assert b"vae/ae.safetensors: 100%" in shown
+    assert (tmp_path / "models" / served.model.path).read_bytes() == served.content

@@ -1,0 +1,766 @@
+"""Fetching over real sockets, from a server that does what servers and networks do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import errno
+import os
+import socket
+import ssl
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.fakes.model_server import Answer
+from tests.waiting import until
+from tests.worker.models.conftest import SIZE, Models, Served
+from worker.models.fetch import Patience, check_models, fetch_models
+from worker.models.files import held_part
+from worker.models.listing import ModelError, ModelFile, ModelsError
+from worker.models.source import Hub
+
+QUICK = Patience(first_s=0.001, longest_s=0.001)
+CUT = SIZE * 3 // 10
+PIECE = 256 * 1024
+TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
+
+
+class Pauses(threading.Event):
+    """A stop that never comes; it remembers how long it was waited for, and does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Note the time."""
+        self.seconds.append(timeout or 0.0)
+        return False
+
+
+def failure(models: Models, folder: Path, *served: Served, hub: Hub | None = None, patience: Patience = QUICK) -> str:
+    """Fetch in vain; return the error of the one model that failed."""
+    with pytest.raises(ModelsError) as info:
+        fetch_models([each.model for each in served], folder, hub or models.hub, patience=patience)
+    [error] = info.value.errors
+    return str(error)
+
+
+def left(folder: Path) -> list[str]:
+    """Return the files in `folder`."""
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+# What goes well.
+
+
+def test_all_are_fetched(models: Models, tmp_path: Path) -> None:
+    """Each model comes to its place, with nothing but its marker beside it, and not writable by others."""
+    served = [models.put(f"loras/{number}.safetensors", 300_000 + number) for number in range(6)]
+
+    fetch_models([each.model for each in served], tmp_path, models.hub, jobs=3)
+
+    for each in served:
+        assert (tmp_path / each.model.path).read_bytes() == each.content
+        assert (tmp_path / each.model.path).stat().st_mode & 0o777 == 0o644
+        assert len(models.server.requests(each.path)) == 1
+    assert left(tmp_path) == sorted(f"{each.model.path}{end}" for each in served for end in ("", ".verified"))
+
+
+def test_what_is_there_is_not_asked_for(models: Models, tmp_path: Path) -> None:
+    """A second run asks for nothing, and reads no file: it goes by the marker, the size and the time of change."""
+    served = models.put()
+    read: list[int] = []
+    fetch_models([served.model], tmp_path, models.hub)
+
+    fetch_models([served.model], tmp_path, models.hub, progress=lambda _, size: read.append(size))
+
+    assert len(models.server.asked) == 1
+    assert read == []
+
+
+def test_a_file_of_unknown_origin_is_read_once(models: Models, tmp_path: Path) -> None:
+    """A right file that was copied there is hashed at first sight and never again; it is not fetched."""
+    served = models.put()
+    target = tmp_path / served.model.path
+    target.parent.mkdir()
+    target.write_bytes(served.content)
+    read: list[int] = []
+
+    for _ in range(2):
+        fetch_models([served.model], tmp_path, models.hub, progress=lambda _, size: read.append(size))
+
+    assert read == [SIZE]
+    assert models.server.asked == []
+
+
+@pytest.mark.parametrize("content", [b"short", bytes(SIZE)], ids=["wrong size", "wrong bytes"])
+def test_another_file_is_replaced(models: Models, tmp_path: Path, content: bytes) -> None:
+    """What has the name of a model and other bytes is replaced by it."""
+    served = models.put()
+    target = tmp_path / served.model.path
+    target.parent.mkdir()
+    target.write_bytes(content)
+
+    fetch_models([served.model], tmp_path, models.hub)
+
+    assert target.read_bytes() == served.content
+
+
+def test_another_file_stays_until_the_right_one_is_there(models: Models, tmp_path: Path) -> None:
+    """Where the right bytes do not come, what was there is still there."""
+    served = models.put(served=b"also wrong")
+    target = tmp_path / served.model.path
+    target.parent.mkdir()
+    target.write_bytes(b"wrong")
+
+    failure(models, tmp_path, served)
+
+    assert target.read_bytes() == b"wrong"
+
+
+def test_a_changed_file_is_seen_without_check(models: Models, tmp_path: Path) -> None:
+    """A marker does not count for a file that was changed after it: its time tells."""
+    served = models.put()
+    fetch_models([served.model], tmp_path, models.hub)
+    target = tmp_path / served.model.path
+    target.write_bytes(bytes(SIZE))
+    os.utime(target, (1, 1))
+
+    fetch_models([served.model], tmp_path, models.hub)
+
+    assert target.read_bytes() == served.content
+
+
+# Cut, resumed, begun anew.
+
+
+def test_a_cut_is_gone_on_with(models: Models, tmp_path: Path) -> None:
+    """Cut at 30 %, only the rest is asked for, but for the piece that was on its way."""
+    served = models.put()
+    models.server.cut(served.path, CUT)
+
+    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+
+    first, second = models.server.requests(served.path)
+    assert first.offset == 0
+    assert CUT - PIECE < second.offset <= CUT
+    assert (tmp_path / served.model.path).read_bytes() == served.content
+
+
+def test_a_server_without_ranges_is_begun_with_anew(models: Models, tmp_path: Path) -> None:
+    """A server that answers a range with 200 is read from the start."""
+    served = models.put()
+    models.server.cut(served.path, CUT)
+    models.server.ignore_ranges(served.path)
+
+    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+
+    assert models.server.requests(served.path)[1].offset > 0
+    assert (tmp_path / served.model.path).read_bytes() == served.content
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(416),
+        Answer(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
+        Answer(206, {"Content-Range": "nonsense"}, bytes(10)),
+    ],
+    ids=["416", "206 from elsewhere", "206 without a range"],
+)
+def test_an_answer_to_another_range_is_not_taken(models: Models, tmp_path: Path, answer: Answer) -> None:
+    """What does not go on where the part ends is thrown away, and the model is asked for from its start."""
+    served = models.put()
+    kept_part(tmp_path, served, served.content[:CUT])
+    models.server.answer(served.path, answer)
+
+    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+
+    assert [asked.offset for asked in models.server.requests(served.path)] == [CUT, 0]
+    assert (tmp_path / served.model.path).read_bytes() == served.content
+
+
+def kept_part(folder: Path, served: Served, content: bytes) -> Path:
+    """Leave a part as an earlier run would."""
+    part = folder / f"{served.model.path}.part"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(content)
+    return part
+
+
+def test_a_whole_part_is_asked_for_no_more(models: Models, tmp_path: Path) -> None:
+    """Killed between the last byte and the move, the next run only hashes and moves."""
+    served = models.put()
+    kept_part(tmp_path, served, served.content)
+
+    fetch_models([served.model], tmp_path, models.hub)
+
+    assert models.server.asked == []
+    assert (tmp_path / served.model.path).read_bytes() == served.content
+
+
+@pytest.mark.parametrize(
+    ("content", "offsets"),
+    [(bytes(CUT), [CUT, 0]), (bytes(SIZE), [0]), (bytes(SIZE + 1), [0])],
+    ids=["wrong start", "wrong whole", "too long"],
+)
+def test_a_spoilt_part_costs_a_new_start(models: Models, tmp_path: Path, content: bytes, offsets: list[int]) -> None:
+    """A part whose bytes are wrong (a loss of power, say) is found out by the hash; the model is fetched anew, once."""
+    served = models.put()
+    kept_part(tmp_path, served, content)
+
+    fetch_models([served.model], tmp_path, models.hub)
+
+    assert [asked.offset for asked in models.server.requests(served.path)] == offsets
+    assert (tmp_path / served.model.path).read_bytes() == served.content
+
+
+# What is another file.
+
+
+def test_wrong_bytes_are_refused(models: Models, tmp_path: Path) -> None:
+    """Wrong bytes of the right size never come to the place, are not kept, and are not asked for again."""
+    served = models.put(served=bytes(SIZE))
+
+    message = failure(models, tmp_path, served)
+
+    assert message.startswith(f"vae/ae.safetensors: wrong bytes: sha256 {served.model.sha256} was expected, ")
+    assert "the line in the list is wrong" in message
+    assert left(tmp_path) == []
+    assert len(models.server.asked) == 1
+
+
+def test_a_wrong_size_is_refused_before_its_bytes(models: Models, tmp_path: Path) -> None:
+    """A server that tells another size is believed; nothing is read, and an earlier part is left as it is."""
+    served = models.put(served=bytes(SIZE - 1))
+    kept_part(tmp_path, served, served.content[:CUT])
+    models.server.ignore_ranges(served.path)
+
+    message = failure(models, tmp_path, served)
+
+    assert f"wrong size: {SIZE:,} bytes were expected, 127.0.0.1 has {SIZE - 1:,}" in message
+    assert left(tmp_path) == ["vae/ae.safetensors.part"]
+
+
+def test_a_wrong_size_behind_a_range_is_refused(models: Models, tmp_path: Path) -> None:
+    """A file that is shorter than what was kept of it answers 416 and its size."""
+    served = models.put(served=bytes(CUT))
+    kept_part(tmp_path, served, served.content[:CUT])
+
+    assert f"{SIZE:,} bytes were expected, 127.0.0.1 has {CUT:,}" in failure(models, tmp_path, served)
+
+
+def test_more_than_expected_is_refused(models: Models, tmp_path: Path) -> None:
+    """A body without a length ends as soon as it is too long, and nothing is kept."""
+    served = models.put()
+    models.server.answer(served.path, Answer(200, {}, served.content + b"!", tells_length=False))
+
+    assert "wrong size: 1,000,000 bytes were expected, more came" in failure(models, tmp_path, served)
+    assert left(tmp_path) == []
+
+
+def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> None:
+    """A body without a length that ends early may have been cut: the rest is asked for."""
+    served = models.put()
+    models.server.answer(served.path, Answer(200, {}, served.content[:CUT], tells_length=False))
+
+    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+
+    assert [asked.offset for asked in models.server.requests(served.path)] == [0, CUT]
+
+
+# Refused, and busy.
+
+
+@pytest.mark.parametrize(
+    ("status", "token", "remedy"),
+    [
+        (401, "", "Accept the licence at https://huggingface.co/org/repo, make a token at"),
+        (403, "", "pass it in HF_TOKEN"),
+        (401, TOKEN, "the token of HF_TOKEN does not open it"),
+        (403, TOKEN, "Accept the licence at https://huggingface.co/org/repo with the token's account"),
+        (404, "", "its revision or the file is gone. Correct its address in the list: https://huggingface.co/org/repo"),
+        (404, TOKEN, "its revision or the file is gone"),
+        (418, "", "where 200 was expected"),
+    ],
+)
+def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: str, remedy: str) -> None:
+    """What will not get better is asked for once, and the error says what to do; it has no token in it."""
+    served = models.put()
+    models.server.answer(served.path, Answer(status, {}, b"no"))
+
+    message = failure(models, tmp_path, served, hub=Hub(models.server.url, token))
+
+    assert f"vae/ae.safetensors: 127.0.0.1 answered {status}" in message
+    assert remedy in message
+    assert TOKEN not in message
+    assert len(models.server.asked) == 1
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_busy_server_is_asked_again(models: Models, tmp_path: Path, status: int) -> None:
+    """What may get better is asked for again."""
+    served = models.put()
+    models.server.answer(served.path, Answer(status), Answer(status))
+
+    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+
+    assert len(models.server.asked) == 3
+    assert (tmp_path / served.model.path).read_bytes() == served.content
+
+
+def test_retry_after_is_honoured(models: Models, tmp_path: Path) -> None:
+    """A server's word on when to come back counts, as seconds or as a date; nonsense does not."""
+    served = models.put()
+    date = email.utils.formatdate(time.time() + 100, usegmt=True)
+    for text in ("7", date, "soon", "Mon, 99 Foo"):
+        models.server.answer(served.path, Answer(429, {"Retry-After": text}))
+    pauses = Pauses()
+
+    fetch_models([served.model], tmp_path, models.hub, patience=QUICK, stop=pauses)
+
+    assert pauses.seconds[0] == 7
+    assert 97 < pauses.seconds[1] <= 100
+    assert all(seconds <= 0.001 for seconds in pauses.seconds[2:])
+
+
+def test_a_pause_that_is_too_long_is_not_taken(models: Models, tmp_path: Path) -> None:
+    """A server that wants an hour is given up at once, with its word."""
+    served = models.put()
+    models.server.answer(served.path, Answer(429, {"Retry-After": "3600"}))
+
+    message = failure(models, tmp_path, served)
+
+    assert "127.0.0.1 answered 429, asking for a pause of 3600 s; given up after 1 tries. Try again later" in message
+
+
+def test_a_server_that_stays_busy_is_given_up(models: Models, tmp_path: Path) -> None:
+    """After six failures in a row the model is given up, and what came before stays."""
+    served = models.put()
+    part = kept_part(tmp_path, served, served.content[:CUT])
+    models.server.answer(served.path, *[Answer(503)] * 20)
+
+    message = failure(models, tmp_path, served)
+
+    assert len(models.server.asked) == 6
+    assert part.read_bytes() == served.content[:CUT]
+    assert "127.0.0.1 answered 503; given up after 6 tries. Try again later, or from a mirror" in message
+
+
+def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
+    """A connection that brings a little each time is borne with, however often it is lost, up to a limit."""
+    served = models.put(size=6 * PIECE)
+    models.server.cut(served.path, *[PIECE] * 5)
+    fetch_models([served.model], tmp_path, models.hub, patience=replace(QUICK, in_a_row=2))
+    assert len(models.server.asked) == 6
+
+    other = models.put("vae/other.safetensors", 6 * PIECE)
+    models.server.cut(other.path, *[PIECE] * 5)
+    message = failure(models, tmp_path, other, patience=replace(QUICK, in_all=4))
+
+    assert "the connection to 127.0.0.1 was refused or lost; given up after 4 tries" in message
+    assert f"The {4 * PIECE:,} bytes that came are kept" in message
+    assert "vae/other.safetensors.part" in left(tmp_path)
+
+
+def test_pauses_grow() -> None:
+    """Pauses double up to the longest, are spread, and are never shorter than the server asked for."""
+    patience = Patience(first_s=1, longest_s=5)
+
+    assert [patience.pause_s(failures, None, 1.0) for failures in (1, 2, 3, 4, 2000)] == [1, 2, 4, 5, 5]
+    assert patience.pause_s(1, None, 0.0) == 0.5
+    assert patience.pause_s(1, 9.0, 1.0) == 9
+
+
+# No way there.
+
+
+def closed_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_nobody_there(models: Models, tmp_path: Path) -> None:
+    """A refused connection is tried six times, and the error says what was tried and what to look at."""
+    message = failure(models, tmp_path, models.put(), hub=Hub(f"http://127.0.0.1:{closed_port()}"))
+
+    assert "the connection to 127.0.0.1 was refused or lost; given up after 6 tries" in message
+    assert "Check the network and its proxies (HTTPS_PROXY), or name a mirror in HF_ENDPOINT" in message
+
+
+def test_no_such_name(models: Models, tmp_path: Path) -> None:
+    """A name without an address is said to be one."""
+    message = failure(models, tmp_path, models.put(), hub=Hub("https://nowhere.invalid"))
+
+    assert "the name nowhere.invalid was not resolved" in message
+
+
+def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is not there is told from a server that is not there; this machine is reached without it."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+    served = models.put()
+
+    message = failure(models, tmp_path, served, hub=Hub("https://nowhere.invalid"))
+
+    assert "the proxy to nowhere.invalid was not reached" in message
+    fetch_models([served.model], tmp_path, models.hub)
+
+
+def test_silence_has_an_end(models: Models, tmp_path: Path) -> None:
+    """A server that takes the connection and says nothing is given up."""
+    patience = replace(QUICK, in_a_row=2, silence_s=0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hub = Hub(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        message = failure(models, tmp_path, models.put(), hub=hub, patience=patience)
+
+    assert "127.0.0.1 was silent for too long; given up after 2 tries" in message
+
+
+def test_tls_with_one_that_speaks_none(models: Models, tmp_path: Path) -> None:
+    """A connection that breaks while TLS is agreed on counts as lost."""
+    hub = Hub(models.server.url.replace("http", "https"))
+
+    assert "was refused or lost; given up after 6 tries" in failure(models, tmp_path, models.put(), hub=hub)
+
+
+def test_a_certificate_that_is_not_trusted_is_final(models: Models, tmp_path: Path, untrusted: ssl.SSLContext) -> None:
+    """A certificate of nobody is not asked for twice, and the error says where to name another authority."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=shake_hands, args=(listener, untrusted))
+        thread.start()
+        hub = Hub(f"https://127.0.0.1:{listener.getsockname()[1]}")
+
+        message = failure(models, tmp_path, models.put(), hub=hub)
+
+        thread.join()
+    assert "the certificate of 127.0.0.1 was not accepted" in message
+    assert "REQUESTS_CA_BUNDLE" in message
+
+
+def shake_hands(listener: socket.socket, tls: ssl.SSLContext) -> None:
+    """Take one connection and offer the certificate, which is refused."""
+    connection, _ = listener.accept()
+    with connection, pytest.raises(ssl.SSLError):
+        tls.wrap_socket(connection, server_side=True)
+
+
+@pytest.fixture
+def untrusted(tmp_path: Path) -> ssl.SSLContext:
+    """A certificate that nobody has signed but itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nobody")])
+    now = dt.datetime.now(dt.timezone.utc)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+# The token, and redirects.
+
+
+def test_the_token_stays_with_its_host(models: Models, tmp_path: Path) -> None:
+    """The token is sent to the hub, and not to the host that it redirects to; nor is it in the address."""
+    served = models.put()
+    models.server.put("/cdn", served.content)
+    models.server.answer(served.path, Answer(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
+
+    fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
+
+    first, second = models.server.asked
+    assert (first.host, first.token) == ("127.0.0.1", TOKEN)
+    assert (second.host, second.path, second.token) == ("localhost", "/cdn", "")
+    assert "Authorization" not in second.headers
+    assert (tmp_path / served.model.path).read_bytes() == served.content
+
+
+def test_the_token_does_not_come_back(models: Models, tmp_path: Path) -> None:
+    """After a redirect away, a redirect back gets no token either; one within the host keeps it."""
+    served = models.put()
+    models.server.put("/last", served.content)
+    models.server.answer(served.path, Answer(307, {"Location": "/moved"}))
+    models.server.answer("/moved", Answer(302, {"Location": f"{models.server.other_url}/away"}))
+    models.server.answer("/away", Answer(302, {"Location": f"{models.server.url}/last"}))
+
+    fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
+
+    assert [asked.token for asked in models.server.asked] == [TOKEN, TOKEN, "", ""]
+
+
+def test_the_token_is_for_no_other_address_of_the_list(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address of the list that is not the hub's gets no token, and no login of a netrc."""
+    served = models.put()
+    model = replace(served.model, url=f"{models.server.other_url}{served.path}?key=shown")
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"default login somebody password {TOKEN}\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    hub = Hub(models.server.url, TOKEN)
+
+    fetch_models([model], tmp_path, hub)
+
+    [asked] = models.server.asked
+    assert (asked.host, asked.token, "Authorization" in asked.headers) == ("localhost", "", False)
+
+    models.server.answer(served.path, Answer(403))
+    message = failure(models, tmp_path / "again", replace(served, model=model), hub=hub)
+    assert "localhost answered 403: no token is sent there. Name an open address" in message
+    assert "shown" not in message
+
+
+@pytest.mark.parametrize("target", ["ftp://localhost/x", "https://", "https://[", "http://localhost:port/"])
+def test_a_redirect_to_nowhere_is_final(models: Models, tmp_path: Path, target: str) -> None:
+    """A redirect to what is no address of a server ends it, in an error of ours."""
+    served = models.put()
+    models.server.answer(served.path, Answer(302, {"Location": target}))
+
+    message = failure(models, tmp_path, served)
+
+    assert "Correct its address in the list" in message
+    assert len(models.server.asked) == 1
+
+
+def test_redirects_have_an_end(models: Models, tmp_path: Path) -> None:
+    """A server that redirects in circles is left."""
+    served = models.put()
+    models.server.answer(served.path, *[Answer(302, {"Location": served.path})] * 10)
+
+    assert "127.0.0.1 redirects more than 5 times" in failure(models, tmp_path, served)
+    assert len(models.server.asked) == 6
+
+
+# The disk.
+
+
+def test_space_is_looked_at_before_the_first_byte(models: Models, tmp_path: Path) -> None:
+    """What cannot fit is not begun with: the error has the bytes that are needed and those that are free."""
+    served = models.put()
+    model = replace(served.model, size=10**17)
+    small = models.put("vae/small.safetensors", 10)
+
+    message = failure(models, tmp_path, small, replace(served, model=model))
+
+    assert f"{10**17 + 10:,} bytes are needed" in message
+    assert " are free. Make room" in message
+    assert models.server.asked == []
+
+
+def test_a_folder_that_is_a_file_is_named(models: Models, tmp_path: Path) -> None:
+    """A place that cannot be written is an error with its path."""
+    (tmp_path / "vae").write_text("no folder")
+
+    message = failure(models, tmp_path, models.put())
+
+    assert f"its place on the disk cannot be read or written (File exists: {tmp_path}/vae)" in message
+
+
+# Two at once, and the end.
+
+
+def test_two_threads_fetch_one_model_once(models: Models, tmp_path: Path) -> None:
+    """Who comes second waits, finds the model there, and asks for nothing."""
+    served = models.put()
+    hold = models.server.hold(served.path, CUT)
+    ends: list[int] = []
+
+    def fetch() -> None:
+        fetch_models([served.model], tmp_path, models.hub)
+        ends.append(1)
+
+    threads = [threading.Thread(target=fetch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert hold.reached.wait(10)
+    hold.release()
+    for thread in threads:
+        thread.join()
+
+    assert len(ends) == 3
+    assert len(models.server.asked) == 1
+
+
+def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Path) -> None:
+    """A process that hangs on to a part is not waited for without end."""
+    served = models.put()
+    target = tmp_path / served.model.path
+    target.parent.mkdir()
+    patience = replace(QUICK, for_lock_s=0.05)
+
+    with held_part(served.model, target, threading.Event(), patience_s=1):
+        message = failure(models, tmp_path, served, patience=patience)
+
+    assert "another process holds its .part and has written nothing for 0.05 s. End that process" in message
+
+
+def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
+    """Told to stop, what runs ends with its part kept, what waits for a part ends, and the rest is not begun."""
+    served = models.put()
+    other = models.put("vae/other.safetensors")
+    hold = models.server.hold(served.path, CUT)
+    stop = threading.Event()
+    errors: list[ModelsError] = []
+
+    def fetch(*wanted: ModelFile) -> None:
+        try:
+            fetch_models(wanted, tmp_path, models.hub, jobs=1, stop=stop)
+        except ModelsError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=fetch, args=(served.model, other.model)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    part = tmp_path / f"{served.model.path}.part"
+    assert until(lambda: part.exists() and part.stat().st_size > 0)
+    stop.set()
+    hold.release()
+    for thread in threads:
+        thread.join()
+
+    assert [len(error.errors) for error in errors] == [2, 2]
+    assert "was stopped; what came is kept" in str(errors[0])
+    assert models.server.requests(other.path) == []
+    assert left(tmp_path) == ["vae/ae.safetensors.part"]
+
+
+def test_a_stop_ends_a_pause(models: Models, tmp_path: Path) -> None:
+    """Told to stop between two tries, it asks no more."""
+    served = models.put()
+    models.server.answer(served.path, *[Answer(503)] * 3)
+
+    class StopAtOnce(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            self.set()
+            return super().wait(timeout)
+
+    with pytest.raises(ModelsError, match="was stopped"):
+        fetch_models([served.model], tmp_path, models.hub, stop=StopAtOnce())
+
+    assert len(models.server.asked) == 1
+
+
+def test_a_stop_ends_a_reading(models: Models, tmp_path: Path) -> None:
+    """Told to stop, the hashing of a file that is there ends too."""
+    served = models.put()
+    target = tmp_path / served.model.path
+    target.parent.mkdir()
+    target.write_bytes(served.content)
+    stop = threading.Event()
+    stop.set()
+
+    with pytest.raises(ModelsError, match="was stopped"):
+        check_models([served.model], tmp_path, stop=stop)
+
+
+def test_a_volume_without_locks_gets_a_part_of_its_own(models: Models, tmp_path: Path) -> None:
+    """Where nothing can be locked, nobody else's part is touched, and none is left."""
+    served = models.put()
+    target = tmp_path / served.model.path
+    theirs = kept_part(tmp_path, served, b"theirs")
+
+    def flock(_fd: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with held_part(served.model, target, threading.Event(), patience_s=1, flock=flock) as part:
+        part.append(b"ours")
+        assert len(left(tmp_path)) == 2
+
+    assert left(tmp_path) == ["vae/ae.safetensors.part"]
+    assert theirs.read_bytes() == b"theirs"
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(models: Models, tmp_path: Path) -> None:
+    """Only a volume without locks is written without one."""
+    served = models.put()
+    target = tmp_path / served.model.path
+    target.parent.mkdir()
+
+    def flock(_fd: int, _operation: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with (
+        pytest.raises(OSError, match="Input/output error"),
+        held_part(served.model, target, threading.Event(), patience_s=1, flock=flock),
+    ):
+        pass
+
+
+def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: Models, tmp_path: Path) -> None:
+    """Who waited for a part that was moved or removed meanwhile opens the one that is there now."""
+    served = models.put()
+    target = tmp_path / served.model.path
+    target.parent.mkdir()
+    path = tmp_path / f"{served.model.path}.part"
+    calls: list[int] = []
+
+    def flock(_fd: int, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            path.unlink()
+
+    with held_part(served.model, target, threading.Event(), patience_s=1, flock=flock) as part:
+        part.append(b"x")
+
+    assert len(calls) == 2
+    assert path.read_bytes() == b"x"
+
+
+# Verifying.
+
+
+def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> None:
+    """--check names each that is missing, of another size or of other bytes, one flipped bit included."""
+    right, flipped, short, missing = (models.put(f"vae/{name}.safetensors") for name in "abcd")
+    fetch_models([right.model, flipped.model, short.model], tmp_path, models.hub)
+    target = tmp_path / flipped.model.path
+    before = target.stat()
+    with target.open("r+b") as file:
+        file.seek(SIZE // 2)
+        file.write(bytes([flipped.content[SIZE // 2] ^ 1]))
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / short.model.path).write_bytes(b"short")
+    asked = len(models.server.asked)
+
+    with pytest.raises(ModelsError) as info:
+        check_models([each.model for each in (right, flipped, short, missing)], tmp_path)
+
+    messages = [str(error) for error in info.value.errors]
+    assert f"vae/b.safetensors: wrong bytes: sha256 {flipped.model.sha256} was expected, {target} has " in messages[0]
+    assert f"vae/c.safetensors: wrong size: {SIZE:,} bytes were expected" in messages[1]
+    assert "vae/d.safetensors: is not there" in messages[2]
+    assert len(messages) == 3
+    assert len(models.server.asked) == asked
+
+    fetch_models([flipped.model], tmp_path, models.hub)
+    assert target.read_bytes() == flipped.content
+
+
+def test_a_model_error_names_its_model(models: Models) -> None:
+    """An error knows the model that it is about."""
+    model = models.put().model
+
+    assert ModelError(model, "is lost").model is model

@@ -1,0 +1,143 @@
+"""models.txt: what it has, and what is no line of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from comfy_client.errors import ConfigError
+from comfy_client.workflows import default_directory
+from worker.models.files import missing_models
+from worker.models.listing import ModelFile, chosen, default_list, read_models
+
+SHA = "0123456789abcdef" * 4
+URL = "https://huggingface.co/org/repo/resolve/abc/ae.safetensors"
+GOOD = f"{SHA} 12 vae/ae.safetensors {URL} MIT"
+
+
+def written(folder: Path, *lines: str) -> Path:
+    """Return a list with these lines."""
+    file = folder / "models.txt"
+    file.write_text("".join(f"{line}\n" for line in lines))
+    return file
+
+
+def test_the_shipped_list_is_what_the_workflows_load() -> None:
+    """The list has exactly the models that the workflows name in x-models."""
+    schemas = [json.loads(file.read_text()) for file in default_directory().glob("*.inputs.json")]
+
+    assert {model.path for model in read_models(default_list())} == {
+        path for schema in schemas for path in schema["x-models"]
+    }
+
+
+def test_the_shipped_list_is_pinned() -> None:
+    """Each address names a commit of Hugging Face, and each model has a licence; the sum is what the docs say."""
+    models = read_models(default_list())
+
+    assert all(
+        re.fullmatch(r"https://huggingface\.co/[\w-]+/[\w.-]+/resolve/[0-9a-f]{40}/[\w./-]+", model.url)
+        for model in models
+    )
+    assert all(model.licence for model in models)
+    assert sum(model.size for model in models) == 17_376_909_332
+
+
+def test_a_line_is_a_model(tmp_path: Path) -> None:
+    """Comments and empty lines count for nothing, and the licence may be absent."""
+    file = written(tmp_path, "# a comment", "", f"  {GOOD}", f"{SHA} 1 loras/a_B-1.0.safetensors {URL}")
+
+    assert read_models(file) == (
+        ModelFile(SHA, 12, "vae/ae.safetensors", URL, "MIT"),
+        ModelFile(SHA, 1, "loras/a_B-1.0.safetensors", URL),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("vae/ae.safetensors", "4 or 5 fields, and has 1"),
+        (f"{GOOD} and more", "4 or 5 fields, and has 7"),
+        (GOOD.replace(SHA, SHA[1:]), "sha256 must be 64"),
+        (GOOD.replace(SHA, SHA.upper()), "sha256 must be 64"),
+        (GOOD.replace(" 12 ", " 12k "), "bytes must be a whole number, not '12k'"),
+        (GOOD.replace(" 12 ", " 0 "), "bytes must be 1 or more"),
+        (GOOD.replace("vae/", "../"), "path must stay inside ComfyUI's models folder"),
+        (GOOD.replace("vae/", "vae/../../"), "path must stay inside"),
+        (GOOD.replace("vae/", "/etc/"), "path must stay inside"),
+        (GOOD.replace("vae/", "C:/"), "path must stay inside"),
+        (GOOD.replace("vae/", "vae\\"), "path must stay inside"),
+        (GOOD.replace("vae/", "vae//"), "path must stay inside"),
+        (GOOD.replace("vae/ae.safetensors", "vae/"), "path must stay inside"),
+        (GOOD.replace("vae/ae.safetensors", "vae/ae.part"), "path must stay inside"),
+        (GOOD.replace("vae/ae.safetensors", "vae/ae.verified"), "path must stay inside"),
+        (GOOD.replace("https://", "ftp://"), "url must begin with https://"),
+        (GOOD.replace("https://", "http://"), "url must begin with https://"),
+        (GOOD.replace("https://", "https://user:secret@"), "no password"),
+        (GOOD.replace("huggingface.co", "huggingface.co:port"), "url must begin with https://"),
+        (GOOD.replace("https://huggingface.co", "https://"), "url must begin with https://"),
+        (GOOD.replace("org", "\u00f6rg"), "url must begin with https://"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    """A line that is no model is refused with its number and what is wrong with it; a password is not shown."""
+    file = written(tmp_path, "# a comment", line)
+
+    with pytest.raises(ConfigError, match=re.escape(message)) as info:
+        read_models(file)
+
+    assert str(info.value).startswith(f"{file} line 2: ")
+    assert "secret" not in str(info.value)
+
+
+def test_all_bad_lines_are_named(tmp_path: Path) -> None:
+    """Every fault is told at once."""
+    file = written(tmp_path, "one", GOOD, "three")
+
+    with pytest.raises(ConfigError, match=r"line 1: .*; .* line 3: "):
+        read_models(file)
+
+
+def test_a_path_stands_once(tmp_path: Path) -> None:
+    """A path that stands twice is refused, also where only its case differs."""
+    file = written(tmp_path, GOOD, GOOD.replace("vae/ae", "VAE/ae"))
+
+    with pytest.raises(ConfigError, match=r"line 2: path 'VAE/ae.safetensors' stands in line 1 already"):
+        read_models(file)
+
+
+def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A missing list, or one that is no text, is an error with its name."""
+    with pytest.raises(ConfigError, match=r"nothing\.txt was not read: No such file"):
+        read_models(tmp_path / "nothing.txt")
+
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"bytes\.txt was not read: it is no UTF-8 text"):
+        read_models(tmp_path / "bytes.txt")
+
+
+def test_only_some_are_chosen(tmp_path: Path) -> None:
+    """Patterns choose by path, and one that fits nothing is refused with what there is."""
+    models = read_models(written(tmp_path, GOOD, GOOD.replace("vae/ae", "loras/x"), GOOD.replace("vae/ae", "loras/y")))
+
+    assert [model.path for model in chosen(models, ["loras/*"])] == ["loras/x.safetensors", "loras/y.safetensors"]
+    assert chosen(models, []) == models
+    with pytest.raises(ConfigError, match=r"--only 'vea/\*' fits no model of the list. It has vae/ae.safetensors, "):
+        chosen(models, ["vae/*", "vea/*"])
+
+
+def test_missing_is_what_no_folder_has_in_its_size(tmp_path: Path) -> None:
+    """A model may lie in any of the folders; one of another size, or a folder of its name, does not count."""
+    baked, volume = tmp_path / "baked", tmp_path / "volume"
+    for folder in (baked / "vae", volume / "loras", volume / "unet.safetensors"):
+        folder.mkdir(parents=True)
+    (baked / "vae/a.safetensors").write_bytes(bytes(12))
+    (volume / "loras/b.safetensors").write_bytes(bytes(11))
+    names = ("vae/a.safetensors", "loras/b.safetensors", "unet.safetensors", "vae/c.safetensors")
+
+    missing = missing_models([ModelFile(SHA, 12, name, URL) for name in names], [volume, baked])
+
+    assert [model.path for model in missing] == list(names[1:])

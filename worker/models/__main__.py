@@ -1,0 +1,137 @@
+"""The command: python -m worker.models --to DIR. Exit status 0: all there; 1: some not; 3: usage or a setting."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from tqdm import tqdm
+
+from comfy_client.errors import ConfigError
+from worker.models.fetch import JOBS, check_models, fetch_models, silent
+from worker.models.files import Progress
+from worker.models.listing import ModelFile, ModelsError, chosen, default_list, read_models
+from worker.models.source import Hub
+
+FAILED = 1
+MISUSED = 3
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
+    """Fetch or check as `arguments` say; return the exit status."""
+    try:
+        options = _parser().parse_args(arguments)
+        models = chosen(read_models(options.list), options.only)
+        hub = Hub.from_env(env)
+    except ConfigError as error:
+        err.write(f"{error}\n")
+        return MISUSED
+    bars = _Bars(err) if err.isatty() and not options.quiet else None
+    progress: Progress = bars.show if bars else silent
+    try:
+        with _log_to(err, logging.WARNING if bars or options.quiet else logging.INFO):
+            if options.check:
+                check_models(models, options.to, jobs=options.jobs, progress=progress)
+            else:
+                fetch_models(models, options.to, hub, jobs=options.jobs, progress=progress)
+    except ModelsError as error:
+        failed = "".join(f"  {each}\n" for each in error.errors)
+        err.write(f"{len(error.errors)} of {len(models)} models failed:\n{failed}")
+        return FAILED
+    except KeyboardInterrupt:
+        err.write("Interrupted. What came is kept; the same command goes on with it\n")
+        return INTERRUPTED
+    finally:
+        if bars:
+            bars.close()
+    if not options.quiet:
+        err.write(f"{len(models)} of {len(models)} models are right in {options.to}\n")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.format_usage()}{self.prog}: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m worker.models",
+        description="Fetch the models of a list into ComfyUI's models folder, or verify those that are there.",
+        epilog="HF_TOKEN (or a file named by HF_TOKEN_FILE) opens gated files of Hugging Face and goes nowhere else; "
+        "HF_ENDPOINT names a mirror of it.",
+    )
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="ComfyUI's models folder")
+    parser.add_argument("--list", type=Path, default=default_list(), metavar="FILE", help="the list; %(default)s")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="GLOB", help="only models with such a path; may be repeated"
+    )
+    parser.add_argument("--check", action="store_true", help="read all of them and fetch nothing")
+    parser.add_argument("--jobs", type=_count, default=JOBS, metavar="N", help="how many at a time; %(default)s")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= 32):  # noqa: PLR2004 - more help nobody
+        raise argparse.ArgumentTypeError(f"must be from 1 to 32, not {text!r}")
+    return int(text)
+
+
+class _Bars:
+    """A bar for each model that something is done with."""
+
+    def __init__(self, err: TextIO) -> None:
+        self._err = err
+        self._bars: dict[str, tqdm] = {}
+        self._lock = threading.Lock()
+
+    def show(self, model: ModelFile, size: int) -> None:
+        """Move the bar of `model` to `size` bytes."""
+        with self._lock:
+            bar = self._bars.get(model.path)
+            if bar is None:
+                bar = self._bars[model.path] = tqdm(
+                    desc=model.path, total=model.size, file=self._err, unit="B", unit_scale=True, dynamic_ncols=True
+                )
+            bar.update(size - bar.n)
+
+    def close(self) -> None:
+        """Leave the bars as they are, the cursor below them."""
+        for bar in self._bars.values():
+            bar.close()
+
+
+class _Lines(logging.Handler):
+    """Log lines that do not run into bars."""
+
+    def __init__(self, err: TextIO) -> None:
+        super().__init__()
+        self._err = err
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(record.getMessage(), file=self._err)
+
+
+@contextlib.contextmanager
+def _log_to(err: TextIO, level: int) -> Iterator[None]:
+    log, lines = logging.getLogger("worker.models"), _Lines(err)
+    log.addHandler(lines)
+    log.setLevel(level)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(logging.NOTSET)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ, sys.stderr))

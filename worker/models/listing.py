@@ -1,0 +1,151 @@
+"""models.txt as values: which file is to be where, with which bytes, from which address. It only reads the list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from comfy_client.errors import ComfyClientError, ConfigError
+
+PART_SUFFIX = ".part"
+MARKER_SUFFIX = ".verified"
+_FIELDS = ("sha256", "bytes", "path", "url", "licence")
+_NAME = r"\w[\w.+-]*"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One model.
+
+    Attributes:
+        sha256: of its content, in lower-case hex.
+        size: in bytes.
+        path: inside ComfyUI's models folder, parted by `/`.
+        url: where it is to be had. No secret, but its query is not shown all the same.
+        licence: an SPDX name where it has one, or empty.
+    """
+
+    sha256: str
+    size: int
+    path: str
+    url: str
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits in lower case, not {self.sha256!r}")
+        if self.size < 1:
+            raise ValueError(f"bytes must be 1 or more, not {self.size}")
+        if not re.fullmatch(rf"{_NAME}(/{_NAME})*", self.path) or self.path.endswith((PART_SUFFIX, MARKER_SUFFIX)):
+            raise ValueError(
+                f"path must stay inside ComfyUI's models folder: names parted by '/', none beginning with a dot or "
+                f"ending in {PART_SUFFIX} or {MARKER_SUFFIX}, not {self.path!r}"
+            )
+        if not _is_address(self.url):
+            raise ValueError(
+                "url must begin with https:// (or http:// and a loopback address), and hold no user and no password"
+            )
+
+
+class ModelError(ComfyClientError):
+    """A model is not there as the list has it. The message names it, what was expected, what came, and the remedy."""
+
+    def __init__(self, model: ModelFile, problem: str) -> None:
+        super().__init__(f"{model.path}: {problem}")
+        self.model = model
+
+
+class WrongContentError(ModelError):
+    """What came is another file: of another size, or of other bytes."""
+
+
+class ModelsError(ComfyClientError):
+    """Some models are not there. `errors` has one for each."""
+
+    def __init__(self, errors: tuple[ModelError, ...]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = errors
+
+
+def default_list() -> Path:
+    """Return the list that ships with the worker."""
+    return Path(__file__).parents[2] / "models.txt"
+
+
+def read_models(file: Path) -> tuple[ModelFile, ...]:
+    """Return the models of a list. Raises ConfigError with every fault of it, each with its line."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ConfigError(f"The list of models {file} was not read: {reason}. Name another one with --list") from error
+    lines: dict[str, int] = {}
+    models: list[ModelFile] = []
+    faults: list[str] = []
+    for number, line in _entries(text):
+        model = _model_or_fault(line)
+        if isinstance(model, str):
+            faults.append(f"{file} line {number}: {model}")
+            continue
+        first = lines.setdefault(model.path.casefold(), number)  # a volume may not tell cases apart
+        if first != number:
+            faults.append(f"{file} line {number}: path {model.path!r} stands in line {first} already")
+        models.append(model)
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return tuple(models)
+
+
+def _entries(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield number, line
+
+
+def _model_or_fault(line: str) -> ModelFile | str:
+    fields = line.split()
+    if not len(_FIELDS) - 1 <= len(fields) <= len(_FIELDS):
+        names = " ".join(_FIELDS[:-1])
+        return f"must be `{names} [{_FIELDS[-1]}]`, 4 or 5 fields, and has {len(fields)}"
+    sha256, size, *rest = fields
+    if not re.fullmatch(r"[0-9]{1,18}", size):
+        return f"bytes must be a whole number, not {size!r}"
+    try:
+        return ModelFile(sha256, int(size), *rest)
+    except ValueError as error:
+        return str(error)
+
+
+def chosen(models: tuple[ModelFile, ...], patterns: list[str]) -> tuple[ModelFile, ...]:
+    """Return the models whose path fits one of `patterns`, or all. Raises ConfigError for a pattern that fits none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(model.path, pattern) for model in models):
+            known = ", ".join(model.path for model in models)
+            raise ConfigError(f"--only {pattern!r} fits no model of the list. It has {known or 'none'}")
+    return tuple(
+        model for model in models if not patterns or any(fnmatchcase(model.path, pattern) for pattern in patterns)
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` is this machine."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # a port that is no number raises
+    except ValueError:
+        return False
+    if not host or "@" in parts.netloc or not (url.isascii() and url.isprintable()):
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
