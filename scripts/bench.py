@@ -16,6 +16,8 @@ from comfy_client.comfyui.server import ComfyServer
 from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Graph, default_directory, load_workflows
+from scripts.bench_boot import boot
+from scripts.bench_models import models
 from tests.fakes.runpod_platform import Job, RunPodPlatform
 from tests.stage import code_of, staged
 from worker.jobs import Control, Worker, run_job
@@ -147,6 +149,16 @@ def main() -> None:
     backlog.add_argument("--jobs", type=int, default=12, help="jobs of each backlog; %(default)s")
     backlog.add_argument("--step-s", type=float, default=0.15, help="seconds of each of 20 steps; %(default)s")
     backlog.set_defaults(run=gap)
+    download = benchmarks.add_parser("models", help="how fast a model is fetched and verified, beside cp and sha256sum")
+    download.set_defaults(run=models)
+    container = benchmarks.add_parser("boot", help="how long a container takes to its first picture, by step")
+    container.add_argument(
+        "--image", default="comfy-client/worker:test-flux1-dev-fp8", help="%(default)s, of the tests"
+    )
+    container.add_argument("--runs", type=int, default=5, help="new containers; %(default)s")
+    container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
+    container.add_argument("--models", help="a folder in place of the image's models")
+    container.set_defaults(run=boot)
     options = parser.parse_args()
     options.run(options)
 

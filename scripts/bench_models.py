@@ -87,7 +87,3 @@ def _sha256(file: Path) -> str:
         while piece := stream.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
-
-
-if __name__ == "__main__":
-    models(argparse.Namespace())

@@ -68,7 +68,7 @@ class RunPodPlatform(Terms):
     @property
     def base_url(self) -> str:
         """Return the address below which the endpoints are."""
-        return f"http://127.0.0.1:{self._port}/v2"
+        return f"http://{self.host}:{self._port}/v2"
 
     @property
     def endpoint_url(self) -> str:
@@ -165,7 +165,7 @@ class RunPodPlatform(Terms):
         # Without handler_cancellation a worker that is gone would still be handed a job.
         runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, self.host, 0).start()
         self._port = runner.addresses[0][1]
         self._changes.attach(asyncio.get_running_loop())
         self._started.set()

@@ -15,6 +15,7 @@ class Terms:
     enforced, so that tests stay quick.
     """
 
+    host: str = "127.0.0.1"
     endpoint_id: str = "ep"
     api_key: str = "rpa_stand_in"
     round_trip_s: float = 0.0

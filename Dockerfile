@@ -1,0 +1,188 @@
+# The worker's image, and one with the weights in it. Build it with docker-bake.hcl; docs/image.md says how and why.
+#
+#   runtime     what every result stands on: Python, tini, a user, how it is started and asked for its health
+#   build       that with pip and git, which no result has
+#   torch       /opt/torch, gigabytes that change seldom, so a layer of their own
+#   python      /opt/venv, the locked packages of ComfyUI and the worker
+#   comfyui     /opt/comfyui with its custom nodes, at the commits of snapshot.json
+#   app         /app, this repository's own code
+#   weights     /opt/models, one layer a file, below all that changes more often
+#   worker, worker-flux1-dev-fp8, simulator    the results
+#
+# Bytecode is compiled here: a serverless container is new each time, and ComfyUI then boots in half the time.
+
+ARG BASE_IMAGE=debian:bookworm-slim
+
+FROM ${BASE_IMAGE} AS runtime
+# The versions are those of the base image's suite.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/*.log \
+    && useradd --uid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin worker
+# The CUDA libraries come with torch, and the driver from the host: the container toolkit reads these two.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    DO_NOT_TRACK=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    COMFYUI_DIR=/opt/comfyui \
+    COMFYUI_DATA_DIR=/tmp/comfyui \
+    WORKER_MODELS_DIR=/opt/models
+LABEL org.opencontainers.image.title="Flux.1-dev on ComfyUI, a RunPod serverless worker" \
+      org.opencontainers.image.description="Text and pictures in, PNGs out: handler.py, ComfyUI and the models of Flux.1-dev" \
+      org.opencontainers.image.licenses="MIT AND GPL-3.0-only"
+WORKDIR /app
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# A boot that fetches models may take its time; it is not unhealthy before.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --start-interval=5s --retries=3 \
+    CMD ["/opt/venv/bin/python", "-m", "worker.health"]
+# tini ends what ComfyUI's nodes leave behind, and hands signals on to the worker, which ends ComfyUI itself.
+ENTRYPOINT ["/usr/bin/tini", "--", "/opt/venv/bin/python", "/app/handler.py"]
+
+
+FROM runtime AS build
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends git python3-pip python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+
+FROM build AS torch
+# cuda: PyPI's build, locked with its hashes. cpu: the same versions of PyTorch's own index. none: for the simulator.
+ARG TORCH=cuda
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements/torch.txt,target=/torch.txt \
+    mkdir /opt/torch && case "$TORCH" in \
+      cuda) pip install --quiet --no-deps --require-hashes --target /opt/torch --requirement /torch.txt ;; \
+      cpu) grep -oE '^torch(vision)?==[0-9.]+' /torch.txt > /versions.txt \
+        && pip install --quiet --no-deps --target /opt/torch --requirement /versions.txt \
+             --index-url https://download.pytorch.org/whl/cpu ;; \
+      none) ;; \
+      *) echo "TORCH must be cuda, cpu or none, not $TORCH" >&2 && exit 1 ;; \
+    esac
+
+
+FROM build AS python
+# Which list of requirements/: comfyui, or simulator for an image whose ComfyUI is the simulator.
+ARG REQUIREMENTS=comfyui
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements,target=/requirements \
+    python3 -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --quiet --no-deps --require-hashes \
+         --requirement "/requirements/$REQUIREMENTS.txt" \
+    && echo /opt/torch > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
+
+
+FROM scratch AS restorer
+COPY comfy_client/__init__.py comfy_client/contract.py comfy_client/errors.py /comfy_client/
+COPY worker/__init__.py /worker/
+COPY worker/snapshot /worker/snapshot
+COPY snapshot.json /
+
+
+FROM python AS comfyui
+ARG COMFYUI_REPO=https://github.com/Comfy-Org/ComfyUI
+# A commit in place of snapshot.json's.
+ARG COMFYUI_REF=
+ARG REQUIREMENTS=comfyui
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements,target=/requirements \
+    --mount=type=bind,from=torch,source=/opt/torch,target=/opt/torch \
+    --mount=type=bind,from=restorer,target=/restorer \
+    grep -ohE '^[a-z0-9.-]+==[^ ]+' "/requirements/$REQUIREMENTS.txt" /requirements/torch.txt > /constraints.txt \
+    && PYTHONPATH=/restorer python3 -m worker.snapshot --snapshot /restorer/snapshot.json --to /opt/comfyui \
+         --comfyui-repo "$COMFYUI_REPO" --comfyui-ref "$COMFYUI_REF" \
+         --python /opt/venv/bin/python --constraints /constraints.txt \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/comfyui \
+    && chmod -R go-w /opt/comfyui
+
+
+FROM build AS app
+COPY handler.py models.txt test_input.json LICENSE /app/
+COPY workflows /app/workflows
+COPY worker /app/worker
+COPY comfy_client /app/comfy_client
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app && chmod -R u=rwX,go=rX /app
+
+
+# The two that follow can be replaced when building: --build-context model-list=FOLDER, --build-context licences=FOLDER.
+FROM scratch AS model-list
+COPY models.txt /
+
+FROM scratch AS licences
+COPY NOTICE.md /
+ADD --chmod=644 --checksum=sha256:6f7b3d94ddd94380a4dc2d1211ed57883d320dea96f4393b34d4a454041029e1 \
+    https://raw.githubusercontent.com/black-forest-labs/flux/802fb4713906133fcbd0d8dc5351620ca4773036/model_licenses/LICENSE-FLUX1-dev /
+
+
+FROM build AS model-lines
+RUN --mount=type=bind,from=model-list,target=/list \
+    awk '/^[^#]/ { folder = "/lines/" $3; system("mkdir -p " folder); print > (folder "/models.txt") }' /list/models.txt
+
+
+# A new version of the worker must not fetch the weights again, so what fetches them is no more than it needs.
+FROM build AS downloader
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=requirements/simulator.txt,target=/lock.txt \
+    awk '/^[^ #]/ { wanted = /^(requests|certifi|charset-normalizer|idna|urllib3|tqdm)==/ } wanted' /lock.txt > /wanted.txt \
+    && pip install --quiet --no-compile --no-deps --require-hashes --target /downloader --requirement /wanted.txt \
+    && rm -r /downloader/bin
+COPY comfy_client/__init__.py comfy_client/contract.py comfy_client/errors.py /downloader/comfy_client/
+COPY worker/__init__.py /downloader/worker/
+COPY worker/models /downloader/worker/models
+COPY --chmod=755 scripts/bake_model /downloader/
+
+
+FROM runtime AS weights
+# One layer a file. A mirror of https://huggingface.co; a token is given as a secret: --secret id=hf_token,env=HF_TOKEN
+ARG HF_ENDPOINT=
+RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
+    --mount=type=bind,from=model-lines,source=/lines/vae/ae.safetensors,target=/list /downloader/bake_model
+# hadolint ignore=DL3059
+RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
+    --mount=type=bind,from=model-lines,source=/lines/text_encoders/clip_l.safetensors,target=/list /downloader/bake_model
+# hadolint ignore=DL3059
+RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
+    --mount=type=bind,from=model-lines,source=/lines/text_encoders/t5xxl_fp8_e4m3fn.safetensors,target=/list /downloader/bake_model
+# hadolint ignore=DL3059
+RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
+    --mount=type=bind,from=model-lines,source=/lines/diffusion_models/flux1-dev-fp8.safetensors,target=/list /downloader/bake_model
+COPY --link --from=licences / /opt/models/licences/
+LABEL org.opencontainers.image.licenses="MIT AND GPL-3.0-only AND Apache-2.0 AND LicenseRef-FLUX.1-dev-Non-Commercial" \
+      org.opencontainers.image.description="Text and pictures in, PNGs out. The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial License. Copyright Black Forest Labs. Inc."
+USER 1000:1000
+
+
+FROM weights AS worker-flux1-dev-fp8
+COPY --link --from=torch /opt/torch /opt/torch
+COPY --link --from=comfyui /opt/venv /opt/venv
+COPY --link --from=comfyui /opt/comfyui /opt/comfyui
+COPY --link --from=app /app /app
+ARG VERSION=0 REVISION=unknown
+LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
+
+
+# No GPU and no ComfyUI: the simulator answers in its place, from a container of the same image (compose.yaml).
+FROM runtime AS simulator
+COPY --link --from=python /opt/venv /opt/venv
+COPY --link --from=app /app /app
+USER 1000:1000
+ARG VERSION=0 REVISION=unknown
+LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
+
+
+FROM runtime AS worker
+# What is fetched at boot goes here where there is no volume.
+RUN install --directory --owner=1000 --group=1000 /opt/models
+USER 1000:1000
+COPY --link --from=torch /opt/torch /opt/torch
+COPY --link --from=comfyui /opt/venv /opt/venv
+COPY --link --from=comfyui /opt/comfyui /opt/comfyui
+COPY --link --from=app /app /app
+ARG VERSION=0 REVISION=unknown
+LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION

@@ -1,0 +1,96 @@
+"""The images, built once a session from stand-ins, and a network that leads to the platform's stand-in alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+from docker.models.networks import Network
+
+from tests.fakes.model_server import ModelServer
+from tests.image.engine import Build, connected, ensure_base_image
+from tests.image.standins import GitServer, make_comfyui, make_models
+
+TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - it opens nothing
+WORKER = "comfy-client/worker:test"
+BAKED = "comfy-client/worker:test-flux1-dev-fp8"
+SIMULATOR = "comfy-client/worker:test-simulator"
+
+
+@dataclass(frozen=True)
+class Images:
+    """What was built, and from what.
+
+    Attributes:
+        logs: of the builds, by the image's name.
+        weights: how the image with weights was built.
+        models: a folder with the models.txt of the stand-ins.
+        server: has the models, and remembers who asked.
+    """
+
+    logs: dict[str, str]
+    weights: Build
+    models: Path
+    server: ModelServer
+
+
+NOT_TESTED = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> docker.DockerClient:
+    """Return a client of the Docker engine. Without one its tests are left out loudly, and in CI they fail."""
+    client = connected()
+    if client is None:
+        missing = "no Docker engine answers: start one with ./scripts/engine start"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        request.config.stash[NOT_TESTED] = missing
+        pytest.skip(missing)
+    return client
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say at the end, where nobody misses it, that the image was not tested."""
+    if missing := config.stash.get(NOT_TESTED, ""):
+        terminalreporter.section("THE IMAGE WAS NOT TESTED", red=True, bold=True)
+        terminalreporter.line(missing)
+
+
+@pytest.fixture(scope="session")
+def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+    """Build the three images of docker-bake.hcl."""
+    ensure_base_image(engine)
+    folder = tmp_path_factory.mktemp("standins")
+    commit = make_comfyui(folder / "git" / "comfyui")
+    (folder / "licences").mkdir()
+    (folder / "licences" / "LICENSE-FLUX1-dev").write_text("stands for the licence\n")
+    with ModelServer() as server, GitServer(folder / "git") as git:
+        make_models(folder / "models", server)
+        light = {"TORCH": "none", "REQUIREMENTS": "simulator"}
+        source = {**light, "COMFYUI_REPO": git.address("comfyui"), "COMFYUI_REF": commit}
+        weights = Build(
+            "worker-flux1-dev-fp8",
+            {**source, "HF_ENDPOINT": server.url},
+            {"model-list": str(folder / "models"), "licences": str(folder / "licences")},
+            {"HF_TOKEN": TOKEN},
+        )
+        logs = {
+            WORKER: Build("worker", source).run(WORKER),
+            BAKED: weights.run(BAKED),
+            SIMULATOR: Build("simulator").run(SIMULATOR),
+        }
+        yield Images(logs, weights, folder / "models", server)
+
+
+@pytest.fixture(scope="session")
+def network(engine: docker.DockerClient) -> Iterator[Network]:
+    """Make a network without a way out. The host has an address in it, where the platform's stand-in listens."""
+    made = engine.networks.create("comfy-client-test", internal=True)
+    made.reload()
+    yield made
+    made.remove()

@@ -1,0 +1,27 @@
+"""Run inside the image: prints the bytes of the packages that are named, and of all that these ask for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+
+def sizes_of(names: list[str], seen: dict[str, int]) -> dict[str, int]:
+    """Return the bytes of each package and of what it asks for, by name, over those of `seen`."""
+    for name in names:
+        try:
+            package = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # asked for on another platform
+        if package.name.lower() not in seen:
+            files = [Path(file.locate()) for file in package.files or ()]
+            seen[package.name.lower()] = sum(file.stat().st_size for file in files if file.exists())
+            asked = [text for text in package.requires or () if "extra ==" not in text]
+            sizes_of([re.split(r"[^\w.-]", text)[0] for text in asked], seen)
+    return seen
+
+
+if __name__ == "__main__":
+    print(sum(sizes_of(sys.argv[1:], {}).values()))  # noqa: T201 - read by the test

@@ -1,0 +1,180 @@
+"""What the images hold, and what they must not."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import stat
+import subprocess
+import sysconfig
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.image.conftest import BAKED, SIMULATOR, TOKEN, WORKER, Images
+from tests.image.engine import BASE_IMAGE
+from tests.stage import ROOT
+
+pytestmark = pytest.mark.usefixtures("images")
+
+MIB = 1024 * 1024
+ALLOWED_EXTRA_BYTES = 100 * MIB
+COMFYUIS_OWN = ("aiohttp", "pillow")
+"""What the stand-in for ComfyUI asks for, as a real one asks for torch."""
+
+
+def layers_of(engine: docker.DockerClient, image: str) -> Iterator[tarfile.TarFile]:
+    """Yield the layers of an image, from the ground up."""
+    saved = io.BytesIO(b"".join(engine.images.get(image).save()))
+    with tarfile.open(fileobj=saved) as outer:
+        manifest = outer.extractfile("manifest.json")
+        assert manifest is not None
+        for name in json.load(manifest)[0]["Layers"]:
+            with tarfile.open(fileobj=outer.extractfile(name)) as layer:
+                yield layer
+
+
+@pytest.mark.parametrize("image", [WORKER, BAKED])
+def test_the_structure_is_as_promised(image: str) -> None:
+    """container-structure-test finds the metadata and the files of structure.yaml."""
+    tool = Path(sysconfig.get_path("scripts")) / "container-structure-test"
+    done = subprocess.run(
+        [str(tool), "test", "--image", image, "--config", str(ROOT / "tests" / "image" / "structure.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("image", [WORKER, BAKED, SIMULATOR])
+def test_it_is_asked_for_its_health_and_told_to_end(engine: docker.DockerClient, image: str) -> None:
+    """A health check and a stop signal are part of the image."""
+    config = engine.images.get(image).attrs["Config"]
+
+    assert config["Healthcheck"]["Test"] == ["CMD", "/opt/venv/bin/python", "-m", "worker.health"]
+    assert config["StopSignal"] == "SIGTERM"
+
+
+@pytest.mark.parametrize("image", [WORKER, BAKED, SIMULATOR])
+def test_no_file_can_be_written_by_others(engine: docker.DockerClient, image: str) -> None:
+    """No file or folder of a layer is open to everybody but /tmp and its like, which are sticky."""
+    found = [
+        member.name
+        for layer in layers_of(engine, image)
+        for member in layer
+        if member.mode & stat.S_IWOTH and not member.issym() and not member.mode & stat.S_ISVTX
+    ]
+
+    assert found == []
+
+
+@pytest.mark.parametrize("image", [WORKER, BAKED])
+def test_no_repository_is_left(engine: docker.DockerClient, image: str) -> None:
+    """No .git, no tests, and no cache of pip, apt or Python's temporary files."""
+    forbidden = (".git/", "/root/.cache", "var/lib/apt/lists/", "/.pytest_cache", ".part")
+    found = [
+        member.name
+        for layer in layers_of(engine, image)
+        for member in layer
+        if member.isfile() and any(word in f"/{member.name}" for word in forbidden)
+    ]
+
+    assert found == []
+
+
+def test_the_token_is_nowhere(engine: docker.DockerClient, images: Images) -> None:
+    """The token opened the models, and is in no layer, no history, no configuration and no log."""
+    assert {asked.token for asked in images.server.asked} == {TOKEN}
+    saved = b"".join(engine.images.get(BAKED).save())
+
+    assert TOKEN.encode() not in saved
+    for layer in layers_of(engine, BAKED):
+        for member in layer:
+            file = layer.extractfile(member) if member.isfile() else None
+            assert file is None or TOKEN.encode() not in file.read(), member.name
+    assert TOKEN not in json.dumps(engine.images.get(BAKED).history())
+    assert all(TOKEN not in log for log in images.logs.values())
+
+
+def test_the_models_are_there_with_their_notices(engine: docker.DockerClient, images: Images) -> None:
+    """Each file of models.txt is in a layer of its own; the licence and the notices are in the image with them."""
+    baked = [
+        [member.name for member in layer if member.isfile() and member.name.startswith("opt/models/")]
+        for layer in layers_of(engine, BAKED)
+    ]
+    names = [line.split()[2] for line in (images.models / "models.txt").read_text().splitlines()]
+
+    assert sorted(files[0] for files in baked if len(files) == 2 and files[1] == f"{files[0]}.verified") == sorted(
+        f"opt/models/{name}" for name in names
+    )
+    assert "opt/models/licences/LICENSE-FLUX1-dev" in {name for files in baked for name in files}
+    label = engine.images.get(BAKED).labels["org.opencontainers.image.description"]
+    assert "FLUX.1 [dev] Non-Commercial License" in label
+
+
+def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, images: Images) -> None:
+    """Fetched once more, the same models make layers of the same hashes: nobody pushes or pulls them again."""
+    images.weights.run(BAKED + "-again", "--no-cache-filter=weights")
+    layers = [set(engine.images.get(tag).attrs["RootFS"]["Layers"]) for tag in (BAKED, BAKED + "-again")]
+    engine.images.remove(BAKED + "-again", force=True)
+
+    assert layers[0] == layers[1]
+
+
+def test_new_code_fetches_no_weights(engine: docker.DockerClient, images: Images, tmp_path: Path) -> None:
+    """A change of the handler leaves the models' layers as they are, and asks their server for nothing."""
+    asked_before = len(images.server.asked)
+    ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache", "debug-output", "tests")
+    shutil.copytree(ROOT, tmp_path / "changed", ignore=ignored)
+    (tmp_path / "changed" / "handler.py").write_text("print('changed')\n")
+    tag = BAKED + "-changed"
+
+    images.weights.run(tag, context=tmp_path / "changed")
+
+    layers = [engine.images.get(each).attrs["RootFS"]["Layers"] for each in (BAKED, tag)]
+    engine.images.remove(tag, force=True)
+    assert len(images.server.asked) == asked_before
+    assert [one == other for one, other in zip(*layers, strict=True)].count(False) == 1
+
+
+def test_the_worker_adds_little(engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond the base image, its Python and what ComfyUI itself asks for, the worker is 100 MB at most."""
+    image = engine.images.get(WORKER)
+    sizes = {layer["CreatedBy"].removeprefix("/bin/sh -c ")[:90]: layer["Size"] for layer in image.history()}
+    own = _comfyuis_own_bytes(engine)
+    with capsys.disabled():
+        lines = [f"{image.attrs['Size'] / MIB:9.1f} MiB  {WORKER}, ComfyUI's own packages {own / MIB:.1f} of it"]
+        lines += [f"{size / MIB:9.1f} MiB  {name}" for name, size in sizes.items() if size]
+        print("", *lines, sep="\n")  # noqa: T201 - to be seen in each run
+
+    base = engine.images.get(BASE_IMAGE).attrs["Size"]
+    runtime = next(size for name, size in sizes.items() if "apt-get install" in name)
+    assert image.attrs["Size"] - base - runtime - own <= ALLOWED_EXTRA_BYTES
+
+
+def _comfyuis_own_bytes(engine: docker.DockerClient) -> int:
+    """Return the bytes of what ComfyUI asks for and of all that this asks for, as they lie in the image."""
+    script = (ROOT / "tests" / "image" / "package_sizes.py").read_text()
+    command = ["-c", script, *COMFYUIS_OWN]
+    return int(engine.containers.run(WORKER, command, entrypoint="/opt/venv/bin/python", remove=True))
+
+
+def test_a_wrong_model_fails_the_build(images: Images, tmp_path: Path) -> None:
+    """A list whose hash does not fit ends the build, with the file, what was expected and what came."""
+    lines: Mapping[str, list[str]] = {
+        line.split()[2]: line.split() for line in (images.models / "models.txt").read_text().splitlines()
+    }
+    lines["vae/ae.safetensors"][0] = "0" * 64
+    (tmp_path / "models.txt").write_text("\n".join(" ".join(fields) for fields in lines.values()) + "\n")
+
+    log = images.weights.failing(contexts={**images.weights.contexts, "model-list": str(tmp_path)})
+
+    assert "vae/ae.safetensors" in log
+    assert "0" * 64 in log
+    assert TOKEN not in log

@@ -1,0 +1,117 @@
+"""The images on someone's own machine: RunPod's local API on a mapped port, and compose.yaml without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+
+import docker
+import pytest
+import requests
+
+from tests.image.box import STRICT
+from tests.image.conftest import BAKED, SIMULATOR
+from tests.stage import ROOT, SMALL, free_port
+from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("images")
+
+
+def _answers(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/docs", timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def _run_job(port: int, **inputs: object) -> dict[str, object]:
+    answer = requests.post(f"http://127.0.0.1:{port}/runsync", json={"input": {**SMALL, **inputs}}, timeout=60)
+    answered: dict[str, object] = answer.json()
+    return answered
+
+
+def test_the_local_api_answers_on_a_mapped_port(engine: docker.DockerClient) -> None:
+    """SERVE_API_LOCALLY=true is all that it takes: POST /runsync returns a result, and SIGTERM ends it with 0."""
+    port = free_port()
+    ports = {"8000/tcp": ("127.0.0.1", port)}
+    environment = {"SERVE_API_LOCALLY": "true"}
+    container = engine.containers.run(BAKED, detach=True, environment=environment, ports=ports, **STRICT)
+    try:
+        assert until(lambda: _answers(port), 60), container.logs().decode()
+
+        answer = _run_job(port, seed=5)
+
+        assert answer["status"] == "COMPLETED", answer
+        assert isinstance(answer["output"], dict)
+        assert answer["output"]["seed"] == 5
+        container.kill("SIGTERM")
+        assert container.wait(timeout=20)["StatusCode"] == 0
+    finally:
+        container.remove(force=True)
+
+
+def compose(environment: dict[str, str], *arguments: str) -> str:
+    """Return what docker compose prints."""
+    done = subprocess.run(
+        ["docker", "compose", *arguments],  # noqa: S607
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def project() -> Iterator[dict[str, str]]:
+    """The variables of a compose project of its own, of which nothing is left afterwards."""
+    name, version = SIMULATOR.removesuffix("-simulator").split(":")
+    variables = {
+        "COMPOSE_PROJECT_NAME": "comfy-client-test",
+        "IMAGE": name,
+        "VERSION": version,
+        "PORT": str(free_port()),
+    }
+    yield variables
+    compose(variables, "--profile", "cpu", "down", "--volumes", "--timeout", "20")
+
+
+def test_compose_runs_without_a_gpu(project: dict[str, str]) -> None:
+    """`docker compose --profile cpu up` makes a placeholder picture through RunPod's local API; both become healthy."""
+    compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
+
+    answer = _run_job(int(project["PORT"]))
+
+    assert answer["status"] == "COMPLETED", answer
+    states = [json.loads(line) for line in compose(project, "ps", "--format", "json").splitlines()]
+    assert {(each["Service"], each["Health"]) for each in states} == {
+        ("worker-cpu", "healthy"),
+        ("simulator", "healthy"),
+    }
+
+
+def test_health_follows_a_comfyui_elsewhere(project: dict[str, str]) -> None:
+    """A worker whose ComfyUI runs elsewhere says that it is unhealthy once that is gone."""
+    compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
+    check = ["exec", "-T", "worker-cpu", "python", "-m", "worker.health"]
+    compose(project, *check)
+
+    compose(project, "stop", "--timeout", "5", "simulator")
+
+    with pytest.raises(AssertionError):
+        compose(project, *check)
+
+
+def test_compose_asks_for_a_gpu_by_itself(project: dict[str, str]) -> None:
+    """Without a profile it is the worker alone, with the machine's GPU and the local API."""
+    plan = json.loads(compose(project, "config", "--format", "json"))
+
+    assert list(plan["services"]) == ["worker"]
+    worker = plan["services"]["worker"]
+    assert worker["build"]["target"] == "worker"
+    assert worker["environment"]["SERVE_API_LOCALLY"] == "true"
+    assert worker["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]

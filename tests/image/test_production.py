@@ -1,0 +1,191 @@
+"""The image in true production mode: the platform's stand-in outside; tini, the worker and its own ComfyUI inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import requests
+from docker.models.networks import Network
+from PIL import Image
+
+from comfy_client.workflows import default_directory, load_workflows, render
+from tests.fakes.runpod_platform import JobState
+from tests.image.box import Box, boxed
+from tests.image.conftest import BAKED, WORKER, Images
+from tests.image.standins import fill
+from tests.stage import ROOT, SMALL, code_of
+from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("images")
+
+SOON = {"test": ["CMD", "/opt/venv/bin/python", "-m", "worker.health"], "timeout": 2 * 10**9}
+QUICK_HEALTH = {**SOON, "interval": 10**9, "start_period": 10**9, "retries": 1}
+
+
+@pytest.fixture(scope="module")
+def box(engine: docker.DockerClient, network: Network) -> Iterator[Box]:
+    """A worker with baked weights that several tests use one after the other."""
+    with boxed(engine, network, BAKED) as shared:
+        yield shared
+
+
+def test_text_becomes_a_picture(box: Box) -> None:
+    """A txt2img job comes back as a PNG of the size asked for."""
+    job = box.run(width=96)
+
+    assert code_of(job) is None
+    picture = Image.open(io.BytesIO(base64.b64decode(job.output["images"][0]["data"])))
+    assert (picture.format, picture.size) == ("PNG", (96, 64))
+
+
+def test_a_picture_becomes_another(box: Box) -> None:
+    """An img2img job takes a picture and gives one."""
+    image = base64.b64encode((ROOT / "examples" / "knight.png").read_bytes()).decode()
+
+    job = box.platform.wait_for(
+        box.platform.submit({"prompt": "a knight in winter", "image": image, "strength": 0.5, "steps": 2}), 60
+    )
+
+    assert code_of(job) is None
+    assert job.output["workflow"] == "flux-dev-img2img"
+
+
+def test_a_graph_of_the_caller_s_own_runs(box: Box) -> None:
+    """A whole graph in API format runs as it is."""
+    [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], {**SMALL, "seed": 7})
+
+    assert code_of(box.platform.wait_for(box.platform.submit({"workflow": graph}), 60)) is None
+
+
+def test_two_jobs_are_in_hand_at_once(box: Box) -> None:
+    """The second is taken while the first samples, and both end well."""
+    first = box.submit(steps=40, seed=1)
+    second = box.submit(steps=2, seed=2)
+    box.await_sampling(first)
+
+    box.platform.wait_until(lambda: box.platform.jobs[second].state is JobState.IN_PROGRESS, 10)
+    assert box.platform.jobs[first].state is JobState.IN_PROGRESS
+    assert [code_of(box.platform.wait_for(job_id, 60)) for job_id in (first, second)] == [None, None]
+
+
+def test_a_cancelled_job_makes_room(box: Box) -> None:
+    """A job of a minute is cancelled, and the next one does not wait for it."""
+    long = box.submit(steps=100, num_images=8)
+    box.await_sampling(long)
+
+    headers = {"Authorization": f"Bearer {box.platform.api_key}"}
+    requests.post(f"{box.platform.endpoint_url}/cancel/{long}", headers=headers, timeout=10).raise_for_status()
+
+    assert code_of(box.run(seed=3)) is None
+    assert box.platform.jobs[long].state is JobState.CANCELLED
+
+
+def test_a_comfyui_that_is_killed_comes_back(box: Box) -> None:
+    """The job that ran fails as one that can be sent again; the next one works, and the worker is still the same."""
+    job_id = box.submit(steps=100)
+    box.await_sampling(job_id)
+
+    box.signal_comfyui(signal.SIGKILL)
+
+    assert code_of(box.platform.wait_for(job_id, 60)) == "comfyui_unavailable"
+    assert code_of(box.run(seed=4)) is None
+    assert box.state()["Status"] == "running"
+
+
+def test_nobody_in_it_is_root(box: Box) -> None:
+    """Every process has the user 1000 and no capability at all, and PID 1 is tini."""
+    status = box.read("cat", "/proc/1/status")
+    words = {line.split(":")[0]: line.split()[1:] for line in status.splitlines() if len(line.split()) > 1}
+
+    assert words["Name"] == ["tini"]
+    assert words["Uid"] == ["1000"] * 4
+    assert words["CapEff"] == ["0" * 16]
+    assert words["NoNewPrivs"] == ["1"]
+
+
+def test_it_leads_nowhere_but_to_the_platform(box: Box) -> None:
+    """The jobs above ran without any route out of the container's own network."""
+    routes = [line.split()[1] for line in box.read("cat", "/proc/net/route").splitlines()[1:]]
+
+    assert routes
+    assert "00000000" not in routes
+
+
+def test_nothing_of_the_jobs_is_left(box: Box) -> None:
+    """After all of that ComfyUI's folders hold no picture."""
+    found = box.read("find", "/tmp/comfyui/input", "/tmp/comfyui/output", "-type", "f", "-size", "+0")  # noqa: S108
+
+    assert found == ""
+
+
+def test_an_idle_worker_ends_at_once(engine: docker.DockerClient, network: Network) -> None:
+    """SIGTERM without a job: exit status 0."""
+    with boxed(engine, network, BAKED) as box:
+        box.container.kill("SIGTERM")
+
+        assert box.await_end(15) == 0
+
+
+def test_a_busy_worker_ends_with_its_result_posted(engine: docker.DockerClient, network: Network) -> None:
+    """SIGTERM in the middle of a job: the job ends well, its result is posted, and then the worker ends with 0."""
+    with boxed(engine, network, BAKED) as box:
+        job_id = box.submit(steps=60)
+        box.await_sampling(job_id)
+
+        box.container.kill("SIGTERM")
+
+        assert code_of(box.platform.wait_for(job_id, 30)) is None
+        assert box.await_end(15) == 0
+
+
+def test_health_follows_comfyui(engine: docker.DockerClient, network: Network) -> None:
+    """The engine calls the container healthy while ComfyUI answers, and unhealthy when it does not."""
+    with boxed(engine, network, BAKED, healthcheck=QUICK_HEALTH) as box:
+        assert until(lambda: box.state()["Health"]["Status"] == "healthy", 20)
+
+        box.signal_comfyui(signal.SIGSTOP)
+
+        assert until(lambda: box.state()["Health"]["Status"] == "unhealthy", 20)
+        assert "ComfyUI" in box.state()["Health"]["Log"][-1]["Output"]
+        box.signal_comfyui(signal.SIGCONT)
+        assert until(lambda: box.state()["Health"]["Status"] == "healthy", 20)
+
+
+def test_the_models_of_a_volume_are_found(
+    engine: docker.DockerClient, network: Network, images: Images, tmp_path: Path
+) -> None:
+    """The image without weights takes them from a network volume that it can only read."""
+    fill(tmp_path / "models", images.models, images.server)
+
+    with boxed(engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], **_listed(images)) as box:
+        assert code_of(box.run()) is None
+
+
+def test_a_missing_model_is_named(
+    engine: docker.DockerClient, network: Network, images: Images, tmp_path: Path
+) -> None:
+    """Without one of its models the worker takes no job, says which and where it looked, and ends."""
+    fill(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
+
+    options: dict[str, Any] = {"volumes": [f"{tmp_path}:/runpod-volume:ro"], "is_to_be_ready": False, **_listed(images)}
+    with boxed(engine, network, WORKER, **options) as box:
+        assert box.await_end() != 0
+        assert not box.platform.takes
+        log = box.log()
+    assert "text_encoders/clip_l.safetensors" in log
+    assert "/runpod-volume/models" in log
+    assert "vae/ae.safetensors" not in log.split("text_encoders/clip_l.safetensors")[0].rpartition("\n")[2]
+
+
+def _listed(images: Images) -> dict[str, Any]:
+    """Return how a container knows the sizes of the stand-ins: by their own list in the place of ours."""
+    return {
+        "mounts": [docker.types.Mount("/app/models.txt", str(images.models / "models.txt"), "bind", read_only=True)]
+    }
