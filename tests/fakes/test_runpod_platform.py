@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import uuid
@@ -18,7 +19,7 @@ import requests
 from .runpod_platform import JobState, RunPodPlatform, WorkerProcess
 
 WORKER = """
-import asyncio, os, pathlib, runpod
+import asyncio, contextlib, os, runpod
 
 cancelled = asyncio.Event()
 
@@ -35,10 +36,11 @@ async def handler(job):
             return value
         case {"raise": text}:
             raise ValueError(text)
-        case {"progress": value, "gate": gate}:
+        case {"progress": value, "gate": port}:
             runpod.serverless.progress_update(job, value)
-            while not pathlib.Path(gate).exists():
-                await asyncio.sleep(0.01)
+            with contextlib.suppress(ConnectionError):
+                reader, _ = await asyncio.open_connection("127.0.0.1", port)
+                await reader.read()
             return "through the gate"
         case {"bytes": count}:
             return "x" * count
@@ -176,10 +178,24 @@ def served_client(served: RunPodPlatform, session: requests.Session) -> Caller:
     return Caller(served, session, f"Bearer {served.api_key}")
 
 
+class Gate:
+    """Handlers wait at its port: for the end of a connection that nobody accepts, or for its refusal."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def open(self) -> None:
+        """Let through who waits, and who comes later."""
+        self._listener.close()
+
+
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """Return the file for which a handler waits."""
-    return tmp_path / "gate"
+def gate() -> Iterator[Gate]:
+    """Yield a gate that is shut."""
+    gate = Gate()
+    yield gate
+    gate.open()
 
 
 def eventually(answer: Callable[[], Answer], status: int, timeout_s: float = 5.0) -> Answer:
@@ -226,16 +242,16 @@ def test_exception_fails_job_with_traceback(served: RunPodPlatform) -> None:
     assert "Traceback" in report["error_traceback"]
 
 
-def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: Caller, gate: Path) -> None:
+def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: Caller, gate: Gate) -> None:
     """The latest progress is the output of a running job, pings name the job, and the result comes after."""
-    job_id = served.submit({"progress": {"step": 3}, "gate": str(gate)})
+    job_id = served.submit({"progress": {"step": 3}, "gate": gate.port})
     served.wait_until(lambda: served.jobs[job_id].progress)
 
     body = served_client.get(f"status/{job_id}").json
     assert (body["status"], body["output"], body["workerId"]) == ("IN_PROGRESS", {"step": 3}, "worker-1")
 
     served.wait_until(lambda: any(job_id in ping.job_ids for ping in served.pings))
-    gate.touch()
+    gate.open()
 
     assert served.wait_for(job_id).output == "through the gate"
     assert [post.kind for post in served.posts if post.job_id == job_id] == ["progress", "final"]
@@ -253,16 +269,16 @@ def test_cancel_reaches_running_handler(served: RunPodPlatform, served_client: C
     assert [post for post in served.posts if post.job_id == job_id] == []
 
 
-def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: Path) -> None:
+def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: Gate) -> None:
     """A worker with room for more gets two at once, and runs both."""
     served.faults.throttle_workers()
-    job_ids = [served.submit({"progress": number, "gate": str(gate)}) for number in range(2)]
+    job_ids = [served.submit({"progress": number, "gate": gate.port}) for number in range(2)]
     takes = len(served.takes)
     served.wait_until(lambda: any(take.batch_size > 1 for take in served.takes[takes:]))
     served.faults.clear()
 
     served.wait_until(lambda: all(served.jobs[job_id].progress for job_id in job_ids))
-    gate.touch()
+    gate.open()
 
     assert [served.wait_for(job_id).state for job_id in job_ids] == [JobState.COMPLETED] * 2
 
@@ -317,7 +333,7 @@ def test_dropped_result_is_not_posted_again(served: RunPodPlatform) -> None:
     assert len([post for post in served.posts if post.job_id == job_id]) == 1
 
 
-def test_workers_end_on_sigterm(script: Path, gate: Path) -> None:
+def test_workers_end_on_sigterm(script: Path, gate: Gate) -> None:
     """Told to end, an idle worker and a busy one exit with 0, the busy one after it posted its result."""
     with (
         RunPodPlatform(long_poll_s=0.1) as idle_platform,
@@ -326,12 +342,12 @@ def test_workers_end_on_sigterm(script: Path, gate: Path) -> None:
         WorkerProcess(busy_platform, script) as busy,
     ):
         streamed = idle_platform.wait_for(idle_platform.submit({"count": 3}))
-        job_id = busy_platform.submit({"progress": 1, "gate": str(gate)})
+        job_id = busy_platform.submit({"progress": 1, "gate": gate.port})
         busy_platform.wait_until(lambda: busy_platform.jobs[job_id].progress)
 
         idle.terminate()
         busy.terminate()
-        gate.touch()
+        gate.open()
 
         assert (streamed.chunks, streamed.output) == ((0, 1, 2), [])
         assert busy_platform.wait_for(job_id).output == "through the gate"

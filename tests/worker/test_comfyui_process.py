@@ -337,12 +337,12 @@ def test_a_restart_that_is_stopped_is_no_loss(child: Start) -> None:
 # --- its end
 
 FAMILY = """\
-import signal, subprocess, sys, time
+import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if len(sys.argv) < 9:
     subprocess.Popen([sys.executable, "-u", "main.py", *"abcdefgh"])
 print("heeds nothing", flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 
@@ -382,13 +382,13 @@ def test_stopping_twice_or_before_the_start_is_nothing(child: Start, tmp_path: P
 
 
 PARENT = """\
-import os, sys, time
+import os, signal, sys
 from pathlib import Path
 from worker.comfyui_process import ComfyProcess
 process = ComfyProcess([sys.executable, "main.py"], Path({directory!r}), os.environ, lambda _: None, lambda: None)
 process.start()
 print("started", flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 

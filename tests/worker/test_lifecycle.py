@@ -61,12 +61,22 @@ def _signals_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-async def job(lifecycle: Lifecycle, done: threading.Event, posted_s: float = 0.0) -> None:
-    """Be a job in hand: until `done`, or until the lifecycle interrupts it, and then until its result is posted."""
-    lifecycle.note_job()
-    lifecycle.note_job()  # a handler that notes it twice counts once
-    await asyncio.to_thread(until, lambda: done.is_set() or lifecycle.stop_error())
-    await asyncio.sleep(posted_s)
+class Job:
+    """A job in hand, as the task of `run`: until it is `done` or interrupted, and then until its result is `posted`."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self.begun = asyncio.Event()
+        self.done = threading.Event()
+        self.posted = asyncio.Event()
+
+    async def run(self) -> None:
+        """Be in hand."""
+        self._lifecycle.note_job()
+        self._lifecycle.note_job()  # a handler that notes it twice counts once
+        self.begun.set()
+        await asyncio.to_thread(until, lambda: self.done.is_set() or self._lifecycle.stop_error())
+        await self.posted.wait()
 
 
 def played(story: Callable[[], Coroutine[object, object, None]]) -> None:
@@ -100,14 +110,17 @@ def test_a_busy_worker_ends_after_its_job() -> None:
     lifecycle = end.lifecycle()
 
     async def story() -> None:
-        done, short = threading.Event(), threading.Event()
-        task = asyncio.ensure_future(job(lifecycle, done, posted_s=0.2))
-        short.set()
-        await asyncio.ensure_future(job(lifecycle, short))
+        job, short = Job(lifecycle), Job(lifecycle)
+        task = asyncio.ensure_future(job.run())
+        short.done.set()
+        short.posted.set()
+        await asyncio.ensure_future(short.run())
         lifecycle.retire("a reason")
         assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.5)
         assert lifecycle.stop_error() is None
-        done.set()
+        job.done.set()
+        assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.2)
+        job.posted.set()
         await task
         done_at = time.monotonic()
         await asyncio.to_thread(end.wait)
@@ -122,13 +135,15 @@ def test_a_job_that_begins_meanwhile_is_waited_for() -> None:
     lifecycle = end.lifecycle()
 
     async def story() -> None:
-        first, second = threading.Event(), threading.Event()
-        first.set()
+        first, second = Job(lifecycle), Job(lifecycle)
+        for job in (first, second):
+            job.posted.set()
+        first.done.set()
         lifecycle.retire("a reason")
-        await asyncio.ensure_future(job(lifecycle, first))
-        task = asyncio.ensure_future(job(lifecycle, second))
+        await asyncio.ensure_future(first.run())
+        task = asyncio.ensure_future(second.run())
         assert not await asyncio.to_thread(until, lambda: end.events, SETTLE_S + 0.3)
-        second.set()
+        second.done.set()
         await task
         await asyncio.to_thread(end.wait)
 
@@ -141,11 +156,14 @@ def test_beyond_the_grace_a_job_is_interrupted() -> None:
     lifecycle = end.lifecycle(grace_s=0.2)
 
     async def story() -> None:
-        task = asyncio.ensure_future(job(lifecycle, threading.Event(), posted_s=0.3))
-        await asyncio.sleep(0)
+        job = Job(lifecycle)
+        task = asyncio.ensure_future(job.run())
+        await job.begun.wait()
         lifecycle.retire("a reason")
+        assert await asyncio.to_thread(until, lifecycle.stop_error)
+        assert not await asyncio.to_thread(until, lambda: end.events, 0.3)
+        job.posted.set()
         await task
-        assert end.events == []
         error = lifecycle.stop_error()
         assert error is not None
         assert error.code is ErrorCode.INTERRUPTED
@@ -191,13 +209,23 @@ def test_where_the_sdk_leaves_first_the_end_is_waited_for() -> None:
 
 def test_outside_a_task_there_is_no_job() -> None:
     """A job that is noted where no task runs is not waited for."""
+    end = End()
+    lifecycle = end.lifecycle()
 
     async def story() -> None:
-        lifecycle = End().lifecycle()
-        asyncio.get_running_loop().call_soon(lifecycle.note_job)
-        await asyncio.sleep(0.01)
+        noted = asyncio.Event()
+
+        def note() -> None:
+            lifecycle.note_job()
+            noted.set()
+
+        asyncio.get_running_loop().call_soon(note)
+        await noted.wait()
+        lifecycle.retire("a reason")
+        await asyncio.to_thread(end.wait)
 
     played(story)
+    assert lifecycle.stop_error() is None
 
 
 @pytest.mark.usefixtures("_signals_as_before")
@@ -237,13 +265,13 @@ def test_a_retiring_worker_has_the_sdk_take_no_more_jobs() -> None:
 
 
 ENDING = """\
-import multiprocessing, sys, threading, time
+import multiprocessing, signal, threading
 from worker.lifecycle import end_process
 
 if __name__ == "__main__":
-    ping = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    ping = multiprocessing.get_context("fork").Process(target=signal.pause)
     ping.start()
-    threading.Thread(target=time.sleep, args=(600,)).start()
+    threading.Thread(target=threading.Event().wait).start()
     print(ping.pid)
     end_process(3)
 """

@@ -168,7 +168,9 @@ def test_drain_begins_no_post() -> None:
 
     async def story() -> None:
         sender = ProgressSender(platform.post)
-        await asyncio.sleep(0)
+        begun = asyncio.Event()
+        asyncio.get_running_loop().call_soon(begun.set)  # after the sender's task, which waits for a report by then
+        await begun.wait()
         sender.report({"step": 1})
         await sender.drain()
 

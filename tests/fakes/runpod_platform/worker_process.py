@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -113,14 +114,10 @@ class WorkerProcess:
             AssertionError: something of it does not die.
         """
         deadline = time.monotonic() + KILL_DEADLINE_S
-        while pids := self.leftovers():
+        while pids := self.leftovers():  # again, for what one of them started meanwhile
             if time.monotonic() > deadline:
                 raise AssertionError(f"{self._worker_id} left processes that do not die: {pids}")
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._running.poll()
-            time.sleep(0.005)
+            _end(pids, deadline)
         self._running.wait()
 
     @property
@@ -128,6 +125,20 @@ class WorkerProcess:
         if self._process is None:
             raise RuntimeError("the worker was not started")
         return self._process
+
+
+def _end(pids: Sequence[int], deadline: float) -> None:
+    """Kill processes, and return when all have died or it is too late."""
+    with contextlib.ExitStack() as stack:
+        living = set()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                process = os.pidfd_open(pid)
+                stack.callback(os.close, process)
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                living.add(process)
+        while living and (left_s := deadline - time.monotonic()) > 0:
+            living.difference_update(select.select(living, [], [], left_s)[0])
 
 
 def _lives_in(pid: int, session: int) -> bool:
