@@ -308,8 +308,6 @@ GRAPHS = [
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     },
 ]
-TYPED_IN = ("", "COMBO", "STRING", "INT", "FLOAT", "BOOLEAN")
-"""Types of inputs whose values are typed in, and no links."""
 LINKS = st.tuples(st.sampled_from(["1", "2", "3", "8", "9", "99"]), st.integers(-1, 3)).map(list)
 NODES = st.fixed_dictionaries(
     {
@@ -342,17 +340,6 @@ def graphs(draw: st.DrawFn) -> dict[str, Any]:
                 del graph[node_id]
             case _:
                 graph[draw(st.sampled_from(["11", "0", "-1", "x", "a.b", "#1"]) | TEXTS)] = draw(NODES)
-    return linked(graph)
-
-
-def linked(graph: dict[str, Any]) -> dict[str, Any]:
-    """Return `graph` without what stands for a link and is none: a node of the simulator's ends its server over it."""
-    for node in graph.values():
-        match node:
-            case {"class_type": str(kind), "inputs": dict(inputs)} if kind in NODE_TYPES:
-                for name, declared in NODE_TYPES[kind].inputs.items():
-                    if declared.type not in TYPED_IN and not isinstance(inputs.get(name), list):
-                        inputs.pop(name, None)
     return graph
 
 

@@ -31,6 +31,7 @@ from PIL import Image
 from comfy_client.simulator.faults import Faults
 from comfy_client.simulator.files import Folders
 from comfy_client.simulator.graph import RunOrder, inputs_of, is_link, signatures
+from comfy_client.simulator.literals import check_literals
 from comfy_client.simulator.node_table import NODE_TYPES
 from comfy_client.simulator.nodes import BEHAVIOURS
 from comfy_client.simulator.progress import Progress
@@ -158,6 +159,7 @@ class _Run:
         fault = self.tools.faults.node_fault(class_type)
         if fault is not None:
             raise NodeFailure(fault.type_name, fault.message, fault.tip)
+        check_literals(NODE_TYPES[class_type], self.graph[node_id]["inputs"])
         behaviour = BEHAVIOURS[class_type]
         if inspect.iscoroutinefunction(behaviour):
             return cast("Result", await behaviour(self._bench(node_id), given))

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from comfy_client.simulator import Simulator
+from comfy_client.simulator.literals import FIRST_USES, OTHER_FIRST_USES
+from comfy_client.simulator.node_table import NODE_TYPES
 
 from .driver import Driver, simulated, until
 from .graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
@@ -348,6 +350,47 @@ def test_an_unreadable_picture_is_an_execution_error(driver: Driver, content: by
     driver.upload("x.png", content)
 
     assert driver.ran(img2img("x.png"))["status"]["messages"][-1][1]["node_type"] == "LoadImage"
+
+
+@pytest.mark.parametrize(
+    ("node_id", "name", "literal", "kind", "message"),
+    [
+        ("pos", "clip", True, "AttributeError", "'bool' object has no attribute 'tokenize'"),
+        ("guid", "conditioning", 5, "TypeError", "'int' object is not iterable"),
+        ("guid", "conditioning", "abc", "IndexError", "string index out of range"),
+        ("ks", "model", None, "AttributeError", "'NoneType' object has no attribute 'get_model_object'"),
+        ("ks", "latent_image", 2.5, "TypeError", "'float' object is not subscriptable"),
+        ("ks", "latent_image", {}, "KeyError", "'samples'"),
+        ("dec", "vae", "abc", "AttributeError", "'str' object has no attribute 'decode'"),
+        ("out", "images", True, "TypeError", "'bool' object is not subscriptable"),
+        ("out", "images", {"a": 1}, "KeyError", "0"),
+    ],
+)
+def test_a_literal_in_place_of_a_link_is_an_execution_error(
+    driver: Driver, node_id: str, name: str, literal: object, kind: str, message: str
+) -> None:
+    """It is not refused: the node fails over its first use of it, in the words of the real one, and the next runs."""
+    graph = {**TXT2IMG, node_id: node(TXT2IMG[node_id]["class_type"], **{**TXT2IMG[node_id]["inputs"], name: literal})}
+    error = driver.ran(graph)["status"]["messages"][-1][1]
+
+    assert (error["node_id"], error["exception_type"], error["exception_message"]) == (node_id, kind, f"{message}\n")
+    assert driver.pictures(TXT2IMG)
+
+
+def test_a_literal_that_bears_its_first_use_fails_too(driver: Driver) -> None:
+    """Nothing that is no value of ours goes on to the next node."""
+    graph = changed(TXT2IMG, guid={"conditioning": ""})
+
+    assert driver.ran(graph)["status"]["messages"][-1][1]["exception_type"] == "TypeError"
+
+
+def test_every_link_of_every_node_has_a_first_use() -> None:
+    """The table knows all types that are linked, and names no input that is not there."""
+    typed_in = {"", "COMBO", "STRING", "INT", "FLOAT", "BOOLEAN"}
+    inputs = {f"{kind.name}.{name}": entry.type for kind in NODE_TYPES.values() for name, entry in kind.inputs.items()}
+
+    assert {declared for declared in inputs.values() if declared not in typed_in} == set(FIRST_USES)
+    assert set(OTHER_FIRST_USES) <= set(inputs)
 
 
 def test_a_picture_that_is_gone_is_an_execution_error(sim: Simulator, driver: Driver) -> None:
