@@ -19,7 +19,7 @@ import mimetypes
 import os
 import sys
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -29,6 +29,7 @@ from aiohttp import web
 from comfy_client.simulator import validation
 from comfy_client.simulator.faults import Faults
 from comfy_client.simulator.files import FOLDERS, Folders, OutsideFolderError, inside, name_to_upload
+from comfy_client.simulator.masks import masked
 from comfy_client.simulator.node_table import NODE_TYPES
 from comfy_client.simulator.queue_and_history import Prompt, PromptQueue
 from comfy_client.simulator.sockets import FEATURES, MAX_UPLOAD_SIZE, Sockets
@@ -95,6 +96,7 @@ def application(backend: Backend) -> web.Application:
         ("GET", "/history/{prompt_id}", prompts.get_history_of),
         ("POST", "/history", prompts.post_history),
         ("POST", "/upload/image", files.upload),
+        ("POST", "/upload/mask", files.upload_mask),
         ("GET", "/view", files.view),
     )
     for prefix in ("", "/api"):
@@ -200,13 +202,20 @@ class _Prompts:
 
 
 class _Files:
-    """/upload/image and /view."""
+    """/upload/image, /upload/mask and /view."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
     async def upload(self, request: web.Request) -> web.Response:
+        return self._uploaded(await request.post(), lambda content: content)
+
+    async def upload_mask(self, request: web.Request) -> web.Response:
         form = await request.post()
+        return self._uploaded(form, lambda mask: masked(self._backend.folders, str(form["original_ref"]), mask))
+
+    def _uploaded(self, form: Mapping[str, Any], written: Callable[[bytes], bytes | None]) -> web.Response:
+        """Write what `written` makes of the file that was sent, and return its name."""
         kind, image = str(form.get("type", "input")), form.get("image")
         folder = self._backend.folders.base / FOLDERS[FOLDERS.index(kind)]
         if image is None:
@@ -220,9 +229,13 @@ class _Files:
             return web.Response(status=400)
         place = folder / subfolder
         place.mkdir(parents=True, exist_ok=True)
-        if form.get("overwrite") not in {"true", "1"}:
+        overwrites = form.get("overwrite") in {"true", "1"}
+        if not overwrites:
             name = name_to_upload(place, name, content)
-        (place / name).write_bytes(content)
+        if overwrites or not (place / name).exists():  # else it is there with the same content
+            made = written(content)
+            if made is not None:
+                (place / name).write_bytes(made)
         return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
     async def view(self, request: web.Request) -> web.StreamResponse:

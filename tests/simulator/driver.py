@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import struct
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import requests
 import websocket
+from PIL import Image
 
 from comfy_client.simulator import Simulator
 
@@ -32,6 +34,13 @@ def until(is_so: Callable[[], object]) -> None:
     while not is_so():
         assert time.monotonic() < deadline, "it never happened"
         pause.wait(POLL_S)
+
+
+def png(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401  those of Image.save
+    """Return a picture as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
 
 
 def parsed(message: str | bytes) -> Frame:

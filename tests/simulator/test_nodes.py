@@ -13,15 +13,8 @@ from comfy_client.simulator import Simulator
 from comfy_client.simulator.literals import FIRST_USES, OTHER_FIRST_USES
 from comfy_client.simulator.node_table import NODE_TYPES
 
-from .driver import Driver, simulated, until
+from .driver import Driver, png, simulated, until
 from .graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
-
-
-def png(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401  those of Image.save
-    """Return a picture as a PNG file."""
-    file = io.BytesIO()
-    image.save(file, "PNG", **options)
-    return file.getvalue()
 
 
 def opened(file: bytes) -> Image.Image:
