@@ -75,7 +75,7 @@ def _bare(server: ComfyServer, graph: Graph) -> float:
             match notices.get(timeout=10):
                 case Addressed(event=event):
                     times.setdefault(type(event), time.monotonic())
-    server.remove_prompts([prompt_id])
+    server.leftovers.remove_prompts([prompt_id])
     if Image not in times:
         sys.exit("the bare run made no picture")
     return times[Finished] - times[Started]

@@ -18,8 +18,9 @@ from typing import TypeAlias
 
 from comfy_client.comfyui.answers import Outcome, Succeeded, read_history
 from comfy_client.comfyui.delivery import save_nodes
+from comfy_client.comfyui.event_socket import Notice, SocketBack, SocketLost
 from comfy_client.comfyui.events import Addressed, Finished, Image, Progress, Started
-from comfy_client.comfyui.server import ASK_TIMEOUT_S, ComfyServer, Notice, SocketBack, SocketLost
+from comfy_client.comfyui.server import ASK_TIMEOUT_S, ComfyServer
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError, RequestError
 from comfy_client.workflows import Graph

@@ -117,8 +117,8 @@ class _Run:
 
     def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
         with _logged("removing what earlier runs left"):
-            self._server.remove_prompts()
-            self._server.empty_files()
+            self._server.leftovers.remove_prompts()
+            self._server.leftovers.empty_files()
         named = self._upload(graphs, uploads)
         over_websocket = self._server.has_node_type(SAVE_NODE)
         follower = self._follower()
@@ -234,12 +234,12 @@ class _Run:
         """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
         ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
         with _logged("removing prompts"):
-            self._server.remove_prompts(ended, {prompt.prompt_id for prompt in self._prompts} - ended)
+            self._server.leftovers.remove_prompts(ended, {prompt.prompt_id for prompt in self._prompts} - ended)
         if self._server.directory is not None:
             self._delete_files(self._server.directory.resolve())
         else:
             with _logged("emptying files"):
-                self._server.empty_files(self._files)
+                self._server.leftovers.empty_files(self._files)
 
     def _delete_files(self, directory: Path) -> None:
         for file in self._files:
