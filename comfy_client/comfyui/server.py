@@ -7,6 +7,7 @@ exception.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import time
 import uuid
@@ -34,6 +35,8 @@ ASK_TIMEOUT_S = 2.0
 _STOP_WAIT_S = 2.0
 """How long prompts that were interrupted may take to end. One that takes longer is removed after a later run."""
 _STOP_POLL_S = 0.02
+
+log = logging.getLogger(__name__)
 
 
 class ComfyServer:
@@ -193,5 +196,15 @@ class ComfyServer:
 
     def view(self, file: OutputFile) -> bytes:
         """Return the content of a file that a node wrote."""
+        try:
+            return self._view(file)
+        except RequestError as error:
+            if error.status is not None and error.status < requests.codes.server_error:
+                raise
+            # Once more, where no answer came or a 5xx: reading changes nothing, and the job's GPU time is spent.
+            log.warning("%s; asking for the file once more", error)
+            return self._view(file)
+
+    def _view(self, file: OutputFile) -> bytes:
         params = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
         return self._http.call("GET", "/view", timeout_s=CALL_TIMEOUT_S, params=params).content

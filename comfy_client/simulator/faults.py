@@ -13,6 +13,7 @@ A step is counted within one sampling: step 1 is reached when its progress was s
 | die(at_step=1) | everything is cut and refused from that step on, as after SIGKILL; a process of its own exits 137 |
 | answer_slowly(path, seconds, times=1) | an answer comes so much later |
 | answer_500(path, times=1) | 500 in place of an answer; the request has no effect |
+| cut_answer(path, times=1) | the connection ends in place of an answer; the request has no effect |
 | write_history_late(seconds) | so long between execution_success (or _error) and the entry in /history, every time |
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and what runs are gone |
 | hang_sampling(at_step=1, deaf=False, times=1) | that step never ends until interrupted; if deaf, not even then |
@@ -66,11 +67,12 @@ class NodeFault:
 
 @dataclass(frozen=True)
 class AnswerFault:
-    """How a path answers: late, or with a 500."""
+    """How a path answers: late, with a 500, or not at all."""
 
     path: str
     seconds: float = 0.0
     is_500: bool = False
+    is_cut: bool = False
 
     def fits(self, method: str, path: str) -> bool:
         """Return whether a request is meant."""
@@ -153,6 +155,10 @@ class Faults:
     def answer_500(self, path: str, times: int = 1) -> None:
         """Answer requests to a path with 500."""
         self._arm(AnswerFault(path, is_500=True), times)
+
+    def cut_answer(self, path: str, times: int = 1) -> None:
+        """Cut the connection of requests to a path."""
+        self._arm(AnswerFault(path, is_cut=True), times)
 
     def write_history_late(self, seconds: float) -> None:
         """Write history entries so much later."""

@@ -117,6 +117,9 @@ def _gate(backend: Backend) -> Any:  # noqa: ANN401  aiohttp's own type of a mid
             answer = web.Response(status=500, text=INTERNAL_ERROR)
             answer.force_close()
             return answer
+        if fault is not None and fault.is_cut and request.transport is not None:
+            request.transport.abort()
+            return web.Response()
         if fault is not None:
             await asyncio.sleep(fault.seconds)
         return await handler(request)

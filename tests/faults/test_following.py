@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from comfy_client.comfyui.answers import OutputFile
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
+from comfy_client.errors import JobError, RequestError
 from comfy_client.simulator import Simulator
 from tests.faults.conftest import RunJob
 
@@ -158,6 +159,32 @@ def test_a_server_error_for_the_prompt_is_unavailability(simulator: Simulator, r
     assert error.code is ErrorCode.COMFYUI_UNAVAILABLE
     assert "500" in error.report.message
     assert run()["images"]
+
+
+@pytest.mark.parametrize("fault", ["answer_500", "cut_answer"])
+def test_a_picture_that_could_not_be_fetched_is_fetched_once_more(
+    simulator: Simulator, run: RunJob, fault: str
+) -> None:
+    """A finished job is not lost over one 500 or one lost connection to /view; two in a row fail it."""
+    fail: Callable[..., None] = getattr(simulator.faults, fault)
+    for times in (1, 2):
+        simulator.faults.drop_socket(at_step=2)  # so that its picture is saved into a file
+        fail("/view", times=times)
+        if times == 1:
+            assert run(seed=times)["images"]
+        else:
+            assert error_of(lambda: run(seed=2)).code is ErrorCode.COMFYUI_UNAVAILABLE
+        assert left_behind(simulator) == []
+
+    assert simulator.requests.count(("GET", "/view")) == 4
+
+
+def test_a_picture_that_is_gone_is_asked_for_once(simulator: Simulator, server: ComfyServer) -> None:
+    """A 404 is the same the second time."""
+    with pytest.raises(RequestError, match="404 to GET /view"):
+        server.view(OutputFile("", "", "none.png", "", "output"))
+
+    assert simulator.requests.count(("GET", "/view")) == 1
 
 
 def test_a_slow_answer_is_waited_for(simulator: Simulator, run: RunJob) -> None:

@@ -79,7 +79,7 @@ def test_what_cannot_be_emptied_is_given_up_in_the_end(simulator: Simulator, ser
 def test_a_file_of_a_run_that_failed_is_emptied(simulator: Simulator, run: RunJob) -> None:
     """Pictures saved again into files are gone too where they could not be fetched."""
     simulator.faults.drop_socket(at_step=2)
-    simulator.faults.answer_500("/view")
+    simulator.faults.answer_500("/view", times=2)
 
     assert error_of(run).code is ErrorCode.COMFYUI_UNAVAILABLE
     assert left_behind(simulator) == []

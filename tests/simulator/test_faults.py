@@ -203,6 +203,16 @@ def test_a_500_has_no_effect(sim: Simulator, driver: Driver) -> None:
     assert sim.executed_prompts == []
 
 
+def test_an_answer_can_be_cut(sim: Simulator, driver: Driver) -> None:
+    """The connection ends in place of an answer, the request has no effect, and the next one is answered."""
+    sim.faults.cut_answer("POST /prompt")
+
+    with pytest.raises(requests.ConnectionError):
+        driver.queue(TXT2IMG)
+    assert sim.executed_prompts == []
+    assert driver.queue(TXT2IMG).status_code == 200
+
+
 def test_a_handshake_can_be_a_500(sim: Simulator, driver: Driver) -> None:
     """The websocket's own path is a path like others."""
     sim.faults.answer_500("/ws")
