@@ -1,0 +1,53 @@
+"""What the worker's process holds over the time of a soak: memory, files, threads."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from dataclasses import dataclass
+
+import psutil
+
+MEASURE_S = 0.25
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the worker's process holds at one moment."""
+
+    rss_mb: float
+    files: int
+    threads: int
+
+
+class Gauge:
+    """Samples a process now and then; `faults` are what grew from the second quarter to the last."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._next_at = 0.0
+        self._samples: list[Sample] = []
+
+    def look(self) -> None:
+        """Take a sample when it is time."""
+        now = time.monotonic()
+        if now < self._next_at:
+            return
+        self._next_at = now + MEASURE_S
+        with contextlib.suppress(psutil.Error), self._process.oneshot():
+            rss_mb = self._process.memory_info().rss / 2**20
+            self._samples.append(Sample(rss_mb, self._process.num_fds(), self._process.num_threads()))
+
+    def quarters(self) -> list[Sample]:
+        """Return the median of each quarter of the time."""
+        quarter = len(self._samples) // 4
+        parts = [self._samples[number * quarter : (number + 1) * quarter] for number in range(4)]
+        return [
+            Sample(
+                statistics.median(sample.rss_mb for sample in part),
+                round(statistics.median(sample.files for sample in part)),
+                round(statistics.median(sample.threads for sample in part)),
+            )
+            for part in parts
+        ]
