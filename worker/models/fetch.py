@@ -6,6 +6,7 @@ moved there. So what stands in its place was right once, whoever was killed when
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
@@ -152,16 +153,19 @@ def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, 
             reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
             errors[model] = ModelError(model, f"its place on the disk cannot be read or written ({reason})")
 
-    with ThreadPoolExecutor(max_workers=jobs) as threads:
-        try:
-            for _ in threads.map(attempt, models):
-                pass
-        except BaseException:  # Ctrl-C: the threads are waited for, so they have to hear of it
-            stop.set()
-            LOG.warning("stopping, once the servers' next bytes or the end of their time have come")
-            raise
+    with ThreadPoolExecutor(max_workers=jobs) as threads, contextlib.ExitStack() as cut_short:
+        # Ctrl-C, or a bug: the threads are waited for, so they have to hear of it.
+        cut_short.callback(_tell_to_stop, stop)
+        for _ in threads.map(attempt, models):
+            pass
+        cut_short.pop_all()
     if errors:
         raise ModelsError(tuple(errors[model] for model in models if model in errors))
+
+
+def _tell_to_stop(stop: threading.Event) -> None:
+    stop.set()
+    LOG.warning("stopping, once the servers' next bytes or the end of their time have come")
 
 
 def _is_there(model: ModelFile, target: Path, terms: Terms) -> bool:

@@ -219,14 +219,12 @@ def _lock(model: ModelFile, path: Path, stop: threading.Event, patience_s: float
     """Return the open and locked part. Raises OSError where the volume has no locks."""
     while not stop.is_set():
         fd = _open(path)
-        try:
+        with contextlib.ExitStack() as unless_held:
+            unless_held.callback(os.close, fd)
             _await_lock(model, fd, stop, patience_s, flock)
-            if _is_at(path, fd):
+            if _is_at(path, fd):  # else whoever had it has finished or removed it
+                unless_held.pop_all()
                 return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)  # whoever had it has finished or removed it
     raise stopped(model)
 
 
