@@ -163,7 +163,7 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ),
     ErrorCode.DEADLINE_EXCEEDED: ErrorFacts(
         retryable=True,
-        cause="The job did not end in its time; its prompts were interrupted.",
+        cause="The job did not end in its time; its prompts were interrupted, or its results not all stored.",
         remedy="Ask for fewer steps, pictures or pixels, or raise `timeout_s` and the worker's WORKER_JOB_TIMEOUT_S.",
         details="`after_s`",
     ),

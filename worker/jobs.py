@@ -15,7 +15,7 @@ import comfy_client
 from comfy_client.comfyui.follow import Limits, Observe
 from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import MAX_SEED, Fault, JsonObject
+from comfy_client.contract import MAX_SEED, ErrorCode, Fault, JsonObject
 from comfy_client.errors import JobError, invalid_input
 from comfy_client.fetch import FetchRules, fetch_picture
 from comfy_client.request import Rendered, Request, read_request
@@ -37,6 +37,8 @@ class Worker:
     allow_graphs: bool = True
     bucket: Bucket | None = None
     fetch_rules: FetchRules = field(default_factory=FetchRules)
+    store_s: float = 15.0
+    """What a job has to store its results at least, however late it is: the GPU has done its part by then."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     hooks = Hooks(control.observe, control.turn)
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks)
     encode_from = time.monotonic()
-    result = _result(worker, request, rendered, run, _delivery(worker, request, bucket, job_id))
+    timed = _Timed(control.stop, encode_from - run.execute_s - run.fetch_s, timeout_s, encode_from + worker.store_s)
+    result = _result(worker, request, rendered, run, _delivery(worker, request, bucket, job_id, timed.check))
     ended_at = time.monotonic()
     result["timings"] = {
         "queue_s": round(run.queue_s, 4),
@@ -72,6 +75,32 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
         "total_s": round(ended_at - begun_at, 4),
     }
     return result
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """The ends of a job whose prompts have run, while its results are stored."""
+
+    stop: Callable[[], JobError | None]
+    started_at: float
+    timeout_s: float
+    earliest_end_at: float
+
+    def check(self) -> None:
+        """Raise the JobError that ends it, if there is one."""
+        error = self.stop()
+        # A ComfyUI that dies now takes nothing of this job with it.
+        if error is not None and error.code is not ErrorCode.COMFYUI_UNAVAILABLE:
+            raise error
+        now = time.monotonic()
+        if now > max(self.started_at + self.timeout_s, self.earliest_end_at):
+            after_s = now - self.started_at
+            raise JobError.because(
+                ErrorCode.DEADLINE_EXCEEDED,
+                f"After {after_s:.1f} s the bucket had not taken all results. Allow more time, or ask for fewer or "
+                "smaller pictures, or for delivery base64.",
+                after_s=round(after_s, 1),
+            )
 
 
 def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
@@ -89,13 +118,15 @@ def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -
     return bucket
 
 
-def _delivery(worker: Worker, request: Request, bucket: Bucket | None, job_id: str) -> Delivery:
+def _delivery(
+    worker: Worker, request: Request, bucket: Bucket | None, job_id: str, check: Callable[[], None]
+) -> Delivery:
     if bucket is None:
         return Delivery(request.delivery, worker.max_result_bytes, None)
     client = cache(bucket.client)  # made only where something is stored
 
     def put(output: Output) -> str:
-        return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type)
+        return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
 
     return Delivery(request.delivery, worker.max_result_bytes, put)
 

