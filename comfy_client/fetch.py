@@ -129,6 +129,18 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     return inner.is_global and (inner.version == 4 or inner in _UNICAST)  # noqa: PLR2004 - IPv4
 
 
+def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, timeout_s: float = 5.0) -> bool:
+    """Return whether `host` is found in time, and all its addresses are public.
+
+    For a connection that someone else makes, who looks the host up again: a second answer of the DNS is not covered.
+    """
+    try:
+        addresses = [ip_address(address) for address in _resolved(host, port, resolve, timeout_s)]
+    except (TimeoutError, ValueError):
+        return False
+    return bool(addresses) and all(is_public(address) for address in addresses)
+
+
 def _unwrapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     """Return the IPv4 address that a packet to `address` ends at, where it is mapped or goes through NAT64."""
     if isinstance(address, IPv4Address):
@@ -216,20 +228,7 @@ def _get(target: _Target, rules: FetchRules, resolve: Resolve, deadline: _Deadli
 
 def _checked_addresses(target: _Target, rules: FetchRules, resolve: Resolve, deadline: _Deadline) -> Sequence[str]:
     """Return the addresses of the target's host, once every one of them is allowed."""
-    answers: queue.SimpleQueue[Sequence[str]] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(resolve(target.host, target.port))
-        except (OSError, ValueError):
-            answers.put([])
-
-    # The system's resolver knows no deadline: a thread that waits for it is left behind, and ends when it does.
-    threading.Thread(target=ask, name="resolve", daemon=True).start()
-    try:
-        addresses = answers.get(timeout=deadline.left())
-    except queue.Empty:
-        raise TimeoutError from None
+    addresses = _resolved(target.host, target.port, resolve, deadline.left())
     if not addresses:
         raise _FetchError("no such host was found; correct the address, or send the picture itself as base64")
     for address in map(ip_address, addresses):
@@ -237,6 +236,24 @@ def _checked_addresses(target: _Target, rules: FetchRules, resolve: Resolve, dea
         if not (allowed or is_public(address)):
             raise _FetchError("that host is not on the public internet; send the picture itself, as base64")
     return addresses
+
+
+def _resolved(host: str, port: int, resolve: Resolve, timeout_s: float) -> Sequence[str]:
+    """Return the addresses of `host`, none where it is not found. Raises TimeoutError."""
+    answers: queue.SimpleQueue[Sequence[str]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(resolve(host, port))
+        except (OSError, ValueError):
+            answers.put([])
+
+    # The system's resolver knows no deadline: a thread that waits for it is left behind, and ends when it does.
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    try:
+        return answers.get(timeout=timeout_s)
+    except queue.Empty:
+        raise TimeoutError from None
 
 
 def _connected(addresses: Sequence[str], port: int, deadline: _Deadline) -> socket.socket:

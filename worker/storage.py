@@ -12,16 +12,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from comfy_client.contract import ErrorCode, Fault
 from comfy_client.errors import JobError
+from comfy_client.fetch import Resolve, is_public_host, resolve_host
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
+_HTTPS_PORT = 443
 _TICK_S = 0.1
 """How long one wait for the bucket lasts before the job's end is looked at again."""
 
@@ -38,8 +40,10 @@ class Bucket:
     prefix: str
     public_url: str
     url_expires_s: int
+    must_be_public: bool = False
+    """Whether it was named by a caller, who must not lead the worker to an address inside."""
 
-    def client(self) -> BaseClient:
+    def client(self, resolve: Resolve = resolve_host) -> BaseClient:
         """Return a client for it. Nothing is sent yet. Raises JobError (output_not_stored) where there can be none."""
         from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most workers have no bucket
         from botocore.config import Config  # noqa: PLC0415 - as above
@@ -56,7 +60,7 @@ class Bucket:
         )
         try:
             # A session of its own: boto3's default one is not safe where two jobs make their clients at once.
-            return Session().client(
+            client = Session().client(
                 "s3",
                 endpoint_url=self.endpoint_url,
                 aws_access_key_id=self.access_key_id,
@@ -66,6 +70,17 @@ class Bucket:
             )
         except (BotoCoreError, ValueError) as error:
             raise _not_stored(self, f"has settings that are not valid ({type(error).__name__})") from None
+        if self.must_be_public:
+            # Looked at with every request, as boto3 may make another host of endpoint and bucket (`bucket.host`), and
+            # the DNS may answer otherwise by now. Not covered: an answer of the DNS that differs once more for boto3's
+            # own look-up, where only TLS stands between (a server inside cannot prove the host's name), and a proxy of
+            # the environment, which looks the host up by itself.
+            client.meta.events.register("before-send.s3", lambda request, **_: self._check_public(request.url, resolve))
+        return client
+
+    def _check_public(self, url: str, resolve: Resolve) -> None:
+        if not _is_public(url, resolve):
+            raise _not_stored(self, "is not on the public internet")
 
 
 class _GivenUpError(Exception):
@@ -161,10 +176,13 @@ _S3_CONFIG = ("endpointUrl", "accessId", "accessSecret", "bucketName")
 """The keys of a job's `s3Config` (reference/runpod.md 1.9, 3.1)."""
 
 
-def job_bucket(s3_config: object, configured: Bucket | None) -> tuple[Bucket | None, list[Fault]]:
+def job_bucket(
+    s3_config: object, configured: Bucket | None, resolve: Resolve = resolve_host
+) -> tuple[Bucket | None, list[Fault]]:
     """Return the bucket of a job: that of its `s3Config`, else the worker's; and the faults of `s3Config`.
 
-    An endpoint of the job's own must be https, unless it is the worker's: an address inside is nobody's to choose.
+    An endpoint of the job's own must be https and public, unless it is the worker's: an address inside is nobody's to
+    choose. It is looked at here, before ComfyUI does anything, and by the client again.
     """
     if s3_config is None:
         return configured, []
@@ -180,6 +198,8 @@ def job_bucket(s3_config: object, configured: Bucket | None) -> tuple[Bucket | N
     is_ours = configured is not None and endpoint == configured.endpoint_url
     if not faults and not is_ours and not is_address(endpoint, "https"):
         faults.append(Fault("s3Config.endpointUrl", "must be an address that begins with https://"))
+    elif not faults and not is_ours and not _is_public(endpoint, resolve):
+        faults.append(Fault("s3Config.endpointUrl", "must be the address of a server on the public internet"))
     if faults:
         return None, faults
     base = configured if is_ours and configured is not None else _DEFAULTS
@@ -190,7 +210,17 @@ def job_bucket(s3_config: object, configured: Bucket | None) -> tuple[Bucket | N
         secret_access_key=str(values["accessSecret"]),
         name=str(values["bucketName"]),
         public_url="",
+        must_be_public=not is_ours,
     ), []
+
+
+def _is_public(url: str, resolve: Resolve) -> bool:
+    """Return whether `url` leads to the public internet."""
+    try:
+        parts = urlsplit(url)
+        return is_public_host(parts.hostname or "", parts.port or _HTTPS_PORT, resolve=resolve)
+    except ValueError:  # a port that is none
+        return False
 
 
 _DEFAULTS = Bucket(

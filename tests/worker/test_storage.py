@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,6 +15,7 @@ import requests
 
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import ConfigError, JobError
+from comfy_client.fetch import Resolve
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.waiting import until
 from worker.settings import Settings
@@ -232,6 +234,21 @@ OWN = {
 }
 
 
+def public(_host: str, _port: int) -> Sequence[str]:
+    """Resolve every host to an address of the open internet."""
+    return ["93.184.215.14"]
+
+
+def private(_host: str, _port: int) -> Sequence[str]:
+    """Resolve every host to one such address and to one inside."""
+    return ["93.184.215.14", "10.0.0.1"]
+
+
+def unknown(_host: str, _port: int) -> Sequence[str]:
+    """Find no host."""
+    raise socket.gaierror
+
+
 def test_a_job_without_s3_config_has_the_worker_s_bucket(s3: S3Server) -> None:
     """No s3Config leaves what is configured, which may be nothing."""
     assert job_bucket(None, s3.bucket()) == (s3.bucket(), [])
@@ -240,12 +257,13 @@ def test_a_job_without_s3_config_has_the_worker_s_bucket(s3: S3Server) -> None:
 
 def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
     """RunPod's four keys are a bucket; nothing of the worker's goes with it to another endpoint."""
-    bucket, faults = job_bucket(OWN, s3.bucket(prefix="ours", public_url="https://cdn.example"))
+    bucket, faults = job_bucket(OWN, s3.bucket(prefix="ours", public_url="https://cdn.example"), public)
 
     assert faults == []
     assert bucket is not None
     assert (bucket.endpoint_url, bucket.name, bucket.access_key_id) == ("https://s3.example", "own", "own-id")
     assert (bucket.secret_access_key, bucket.prefix, bucket.public_url) == ("own-secret", "", "")
+    assert bucket.must_be_public
 
 
 def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Server) -> None:
@@ -256,6 +274,7 @@ def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Serv
     assert faults == []
     assert bucket is not None
     assert (bucket.region, bucket.prefix, bucket.public_url, bucket.name) == ("eu-1", "p", "", "own")
+    assert not bucket.must_be_public
 
 
 @pytest.mark.parametrize("absent", sorted(OWN))
@@ -288,6 +307,53 @@ def test_an_endpoint_inside_is_refused(s3: S3Server, endpoint: str) -> None:
 
     assert bucket is None
     assert fault.path == "s3Config.endpointUrl"
+
+
+@pytest.mark.parametrize("resolve", [private, unknown, lambda *_: ["no address"]])
+def test_an_endpoint_that_leads_inside_is_refused(resolve: Resolve) -> None:
+    """A name that does not resolve, or to one address that is not public, is a fault before ComfyUI does anything."""
+    bucket, [fault] = job_bucket(OWN, None, resolve)
+
+    assert bucket is None
+    assert (fault.path, fault.message) == (
+        "s3Config.endpointUrl",
+        "must be the address of a server on the public internet",
+    )
+
+
+@pytest.mark.parametrize("endpoint", ["https://127.0.0.1", "https://[::1]:9000", "https://169.254.169.254/latest"])
+def test_an_endpoint_that_is_an_address_inside_is_refused(endpoint: str) -> None:
+    """An address needs no name."""
+    bucket, [fault] = job_bucket({**OWN, "endpointUrl": endpoint}, None)
+
+    assert bucket is None
+    assert "public internet" in fault.message
+
+
+def test_an_endpoint_that_leads_inside_by_then_gets_no_request(s3: S3Server) -> None:
+    """The host of each request is looked at once more; nothing is sent, and nothing is tried again."""
+    with StalledS3() as stalled:
+        bucket = replace(stalled.instead_of(s3.bucket()), must_be_public=True)
+        with pytest.raises(JobError, match="is not on the public internet"):
+            store(bucket.client(), bucket, "job-1/x.png", PICTURE, "image/png")
+
+        assert stalled.paths == []
+
+
+def test_the_host_that_boto3_makes_of_bucket_and_endpoint_is_looked_at(s3: S3Server) -> None:
+    """A bucket's name may become part of the host: that host has to be public, and not the endpoint's alone."""
+    asked: list[str] = []
+
+    def resolve(host: str, _port: int) -> Sequence[str]:
+        asked.append(host)
+        return ["10.0.0.1"]
+
+    name = "arn:aws:s3:eu-1:123456789012:accesspoint:inside"
+    bucket = replace(s3.bucket(name), endpoint_url="https://s3.example", region="eu-1", must_be_public=True)
+    with pytest.raises(JobError, match="is not on the public internet"):
+        store(bucket.client(resolve), bucket, "job-1/x.png", PICTURE, "image/png")
+
+    assert asked == ["inside-123456789012.s3.example"]
 
 
 def test_no_secret_is_shown(s3: S3Server) -> None:
