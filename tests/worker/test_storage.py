@@ -321,9 +321,12 @@ def test_an_endpoint_that_leads_inside_is_refused(resolve: Resolve) -> None:
     )
 
 
-@pytest.mark.parametrize("endpoint", ["https://127.0.0.1", "https://[::1]:9000", "https://169.254.169.254/latest"])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://127.0.0.1", "https://[::1]:9000", "https://169.254.169.254/latest", "https://s3.example:99999"],
+)
 def test_an_endpoint_that_is_an_address_inside_is_refused(endpoint: str) -> None:
-    """An address needs no name."""
+    """An address needs no name; a port that is none is no address."""
     bucket, [fault] = job_bucket({**OWN, "endpointUrl": endpoint}, None)
 
     assert bucket is None
