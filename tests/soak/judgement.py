@@ -15,6 +15,7 @@ from tests.waiting import until
 
 BOUND_S = 30.0
 """From a job's handing out to its end: two waits for ComfyUI, a second run for pictures lost, posts tried again."""
+GONE_S = 2.0
 GRACE_S = 30.0
 """For what comes after the last job: jobs without faults, clean-up, the worker's end."""
 
@@ -69,10 +70,16 @@ def leftovers(stage: Stage, unknowable_files: int = 0) -> list[str]:
     stage.worker.terminate()
     if (status := stage.worker.wait(GRACE_S)) != 0:
         wrong.append(f"the worker ended with {status}")
-    if pids := [*stage.worker.leftovers(), *stage.comfyui_processes()]:
-        wrong.append(f"processes are left: {pids}")
+    wrong += processes_left(stage)
     if "Traceback" in stage.worker.log:
         wrong.append(
             f"the worker's log has a traceback: {stage.worker.log[stage.worker.log.index('Traceback') :][:4000]}"
         )
     return wrong
+
+
+def processes_left(stage: Stage) -> list[str]:
+    """Return what is left of a worker that has ended: what it killed at its end may take a moment to be gone."""
+    until(lambda: not (stage.worker.leftovers() or stage.comfyui_processes()), GONE_S)
+    pids = [*stage.worker.leftovers(), *(process.pid for process in stage.comfyui_processes())]
+    return [f"processes are left: {pids}"] if pids else []

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from comfy_client.contract import ErrorCode
 from tests.fakes.runpod_platform import JobState
 from tests.soak.cases import Case
-from tests.soak.judgement import BOUND_S, GRACE_S, Report, leftovers, outcome_of, problems_of
+from tests.soak.judgement import BOUND_S, GRACE_S, Report, leftovers, outcome_of, problems_of, processes_left
 from tests.stage import Stage, staged
 from tests.waiting import until
 
@@ -76,8 +76,7 @@ def _kill_twice(stage: Stage, dice: random.Random, submitted: Mapping[str, Case]
         report.wrong.append(f"the worker ended with {status} when its ComfyUI was lost")
     if not any(ping.is_unhealthy for ping in stage.platform.pings):
         report.wrong.append("the platform was not told that the worker is unhealthy")
-    if pids := [*stage.worker.leftovers(), *stage.comfyui_processes()]:
-        report.wrong.append(f"processes are left: {pids}")
+    report.wrong += processes_left(stage)
     waiting = {job_id for job_id in submitted if stage.platform.jobs[job_id].state is JobState.IN_QUEUE}
     report.outcomes["left to the next worker"] += len(waiting)
     _judge_killed(stage, {job_id: case for job_id, case in submitted.items() if job_id not in waiting}, report)
