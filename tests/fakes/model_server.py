@@ -28,6 +28,7 @@ class Asked:
     token: str
     """Of its Authorization; empty without one."""
     headers: Mapping[str, str] = field(repr=False)
+    query: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
             int(found[1]) if found else 0,
             self.headers.get("Authorization", "").removeprefix("Bearer "),
             dict(self.headers),
+            self.path.partition("?")[2],
         )
         self.close_connection = True
         content = self.server.models.content(path)

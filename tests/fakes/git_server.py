@@ -1,0 +1,156 @@
+"""A server of git repositories: Debian's own `git daemon` behind a socket of ours, so that a connection can go wrong.
+
+Its dumb twin gives the same repositories as files over HTTP: without shallow fetches, without commits by their hash.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import socketserver
+import subprocess
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+_WHO = {
+    "GIT_AUTHOR_NAME": "A. Tester",
+    "GIT_AUTHOR_EMAIL": "tester@example.org",
+    "GIT_COMMITTER_NAME": "A. Tester",
+    "GIT_COMMITTER_EMAIL": "tester@example.org",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_ALLOW_PROTOCOL": "file:git",
+}
+
+
+class GitServer:
+    """Serves the repositories that it makes in `folder`, for as long as the context lasts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.connections = 0
+        """How many came."""
+        self._to_drop = 0
+        self._hangs = False
+        self._server = _GitServer(self)
+        files = partial(_Files, directory=str(folder))
+        self._dumb_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), files)
+        self._threads = [
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+            for server in (self._server, self._dumb_server)
+        ]
+
+    def __enter__(self) -> GitServer:  # noqa: PYI034 - Self is newer than Python 3.10
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in (self._server, self._dumb_server):
+            server.shutdown()
+            server.server_close()
+        for thread in self._threads:
+            thread.join()
+
+    def url(self, name: str) -> str:
+        """Return a repository's address."""
+        return f"git://127.0.0.1:{self._server.server_address[1]}/{name}"
+
+    def dumb_url(self, name: str) -> str:
+        """Return its address at the server that has files alone."""
+        return f"http://127.0.0.1:{self._dumb_server.server_port}/{name}/.git"
+
+    def put(self, name: str, *commits: Mapping[str, str], submodule: str = "") -> list[str]:
+        """Make a repository whose commits have these files in turn; return their hashes.
+
+        `submodule` names another repository, which becomes the folder `part`.
+        """
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        _git(folder, "init", "--quiet", "--initial-branch=main")
+        hashes: list[str] = []
+        for files in commits:
+            for file, text in files.items():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).write_text(text)
+            if submodule and not hashes:
+                _git(folder, "submodule", "--quiet", "add", self.url(submodule), "part")
+            _git(folder, "add", "--all")
+            _git(folder, "commit", "--quiet", "--allow-empty", "--message", "change")
+            hashes.append(_git(folder, "rev-parse", "HEAD"))
+        _git(folder, "update-server-info")
+        return hashes
+
+    def tag(self, name: str) -> str:
+        """Make an annotated tag of a repository's last commit; return the tag's own hash."""
+        _git(self.folder / name, "tag", "--annotate", "v1", "--message", "v1")
+        return _git(self.folder / name, "rev-parse", "v1")
+
+    # Verbs of hostility.
+
+    def drop(self, count: int) -> None:
+        """Close the next connections without a word."""
+        self._to_drop = count
+
+    def hang(self) -> None:
+        """Take connections from now on, and never answer."""
+        self._hangs = True
+
+    # Of the handler alone.
+
+    def serve(self, connection: socket.socket) -> None:
+        """Answer one connection."""
+        self.connections += 1
+        if self._hangs:
+            connection.recv(1)
+            while connection.recv(4096):
+                pass
+        elif self._to_drop:
+            self._to_drop -= 1
+        else:
+            subprocess.run(
+                ["git", "daemon", "--inetd", "--export-all", f"--base-path={self.folder}"],  # noqa: S607 - of PATH
+                stdin=connection.fileno(),
+                stdout=connection.fileno(),
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+
+
+class _GitServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, git: GitServer) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.git = git
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: _GitServer
+
+    def handle(self) -> None:
+        self.server.git.serve(self.request)
+
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **_WHO}
+    ended = subprocess.run(
+        ["git", *arguments],  # noqa: S607 - of PATH
+        cwd=folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return ended.stdout.strip()

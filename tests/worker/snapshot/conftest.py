@@ -1,0 +1,170 @@
+"""Repositories on a git server, a registry, an index of wheels, and a restore that uses them through the command."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import venv
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.git_server import GitServer
+from tests.fakes.model_server import ModelServer
+from worker.snapshot.__main__ import main
+
+MAIN = {"main.py": "print('one')\n", "custom_nodes/websocket_image_save.py": "NODE = 1\n"}
+
+
+class Wheels:
+    """A folder of wheels that pip takes for its only index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def put(self, name: str, version: str, *, needs: str = "") -> Path:
+        """Make the wheel of a package, which says its version; return it."""
+        info = f"{name}-{version}.dist-info"
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        files = {
+            f"{name}.py": f"VERSION = {version!r}\n",
+            f"{info}/METADATA": metadata + (f"Requires-Dist: {needs}\n" if needs else ""),
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+        wheel = self.folder / f"{name}-{version}-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for file, text in {**files, f"{info}/RECORD": record}.items():
+                archive.writestr(file, text)
+        return wheel
+
+
+class Bench:
+    """Everything that a restore reaches, and the restore itself."""
+
+    def __init__(self, folder: Path, git: GitServer, web: ModelServer) -> None:
+        self.folder = folder
+        self.git = git
+        self.web = web
+        self.to = folder / "opt" / "comfyui"
+        self.wheels = Wheels(folder / "wheels")
+        self.commits = git.put("ComfyUI", MAIN, {"main.py": "print('two')\n"})
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "COMFY_REGISTRY": web.url,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels.folder),
+            "PIP_CONFIG_FILE": os.devnull,
+        }
+
+    def snapshot(self, **parts: object) -> Path:
+        """Write a snapshot of ComfyUI's first commit, with these parts instead of empty ones."""
+        file = self.folder / "snapshot.json"
+        file.write_text(json.dumps({"comfyui": self.commits[0], **parts}))
+        return file
+
+    def restore(self, *more: str, **parts: object) -> tuple[int, str]:
+        """Restore such a snapshot by the command; return its exit status and what it said."""
+        err = io.StringIO()
+        arguments = ["--snapshot", str(self.snapshot(**parts)), "--to", str(self.to)]
+        status = main([*arguments, "--comfyui-repo", self.git.url("ComfyUI"), *more], self.env, err)
+        return status, err.getvalue()
+
+    def node(self, name: str, files: Mapping[str, str]) -> dict[str, object]:
+        """Put a node with one commit on the git server; return its entry of git_custom_nodes."""
+        [commit] = self.git.put(name, {"__init__.py": "", **files})
+        return {self.git.url(name): {"hash": commit, "disabled": False}}
+
+    def archive(self, name: str, version: str, content: bytes, answer: Mapping[str, object] | None = None) -> str:
+        """Put a node's archive into the registry, which says `answer` of it too; return its sha256."""
+        path = f"/{name}/{version}/node.zip"
+        self.web.put(path, content)
+        described = {"id": "1", "version": version, "downloadUrl": self.web.url + path, **(answer or {})}
+        self.web.put(f"/nodes/{name}/install", json.dumps(described).encode())
+        return hashlib.sha256(content).hexdigest()
+
+    @property
+    def nodes(self) -> Path:
+        """ComfyUI's folder of nodes."""
+        return self.to / "custom_nodes"
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of a restore is there, not even beside its place."""
+        return not self.to.parent.exists() or not list(self.to.parent.iterdir())
+
+
+def packed(files: Mapping[str, str]) -> bytes:
+    """Return a zip of these files."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A fresh one, with two commits of a ComfyUI."""
+    with GitServer(tmp_path / "git") as git, ModelServer() as web:
+        yield Bench(tmp_path, git, web)
+
+
+class Installed:
+    """A Python environment of its own, with pip."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, with_pip=True)
+        self.python = folder / "bin" / "python"
+        [self._packages] = folder.glob("lib/*/site-packages")
+        self._first = set(self._packages.iterdir())
+
+    def put(self, wheel: Path) -> None:
+        """Install a wheel, in a hundredth of the time that pip takes."""
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(self._packages)
+
+    def clear(self) -> None:
+        """Leave pip and nothing else."""
+        for each in set(self._packages.iterdir()) - self._first:
+            if each.is_dir():
+                shutil.rmtree(each)
+            else:
+                each.unlink()
+
+    def version(self, name: str) -> str:
+        """Return the version of a package there, or nothing."""
+        ended = subprocess.run(
+            [self.python, "-c", f"import {name}; print({name}.VERSION)"], capture_output=True, text=True, check=False
+        )
+        return ended.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return Installed(tmp_path_factory.mktemp("environment") / "venv")
+
+
+@pytest.fixture
+def installed(_environment: Installed, bench: Bench) -> Iterator[Installed]:
+    """An environment that has `locked` 1.0 and nothing else but pip."""
+    bench.wheels.put("locked", "2.0")
+    _environment.put(bench.wheels.put("locked", "1.0"))
+    yield _environment
+    _environment.clear()
+
+
+@pytest.fixture
+def lock(bench: Bench) -> str:
+    """A hashed list of what that environment has, as scripts/lock writes them."""
+    file = bench.folder / "lock.txt"
+    file.write_text(f"# by scripts/lock\nlocked[extra]==1.0 ; python_version > '3' \\\n    --hash=sha256:{64 * 'a'}\n")
+    return str(file)

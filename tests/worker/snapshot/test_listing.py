@@ -1,0 +1,203 @@
+"""snapshot.json as values: what a Manager's file means, and every fault of a wrong one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from comfy_client.errors import ConfigError
+from worker.snapshot.listing import Package, RegistryNode, Repository, default_snapshot, read_snapshot, redacted
+
+ONE, TWO = "1" * 40, "2" * 40
+SHA256 = "a" * 64
+
+SAVED = {
+    "comfyui": ONE,
+    "git_custom_nodes": {
+        "https://github.com/org/pack.git": {"hash": TWO, "disabled": False},
+        "git@github.com:org/other": {"hash": TWO},
+        "https://github.com/org/off": {"hash": "main", "disabled": True},
+        "https://github.com/ltdrdata/ComfyUI-Manager": {"hash": TWO, "disabled": False},
+    },
+    "cnr_custom_nodes": {"some-node": "1.2.3", "pinned": "0.4.0-rc.1", "comfyui-manager": "3.1.0"},
+    "cnr_sha256": {"pinned": SHA256},
+    "file_custom_nodes": [
+        {"filename": "websocket_image_save.py", "disabled": False},
+        {"filename": "off.py.disabled", "disabled": True},
+    ],
+    "pips": {
+        "numpy==2.0": "",
+        "tool": "git+https://github.com/org/tool@abc",
+        "torch==2.9.1+cu130": "",
+        "nvidia-nccl-cu13==2.28": "",
+    },
+    "made_by": "a newer Manager",
+}
+"""As ComfyUI-Manager writes it, with everything that it may have."""
+
+
+def written(folder: Path, content: object, name: str = "snapshot.json") -> Path:
+    """Return a file with this content, as JSON where it is no text."""
+    file = folder / name
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def test_the_default_is_the_comfyui_that_everything_was_measured_with() -> None:
+    """The snapshot that ships is ComfyUI 0.3.64 and nothing else."""
+    snapshot = read_snapshot(default_snapshot())
+
+    assert snapshot.comfyui == "a125cd84b054a57729b5eecab930ca9408719832"
+    rest = (snapshot.repositories, snapshot.registry_nodes, snapshot.files, snapshot.packages, snapshot.notices)
+    assert rest == ((), (), (), (), ())
+
+
+def test_what_the_manager_saves(tmp_path: Path) -> None:
+    """Each part of a full snapshot is read; what is passed over is said."""
+    snapshot = read_snapshot(written(tmp_path, SAVED))
+
+    assert snapshot.comfyui == ONE
+    assert snapshot.repositories == (
+        Repository("https://github.com/org/pack.git", TWO),
+        Repository("git@github.com:org/other", TWO),
+    )
+    assert [each.folder for each in snapshot.repositories] == ["pack", "other"]
+    assert snapshot.registry_nodes == (RegistryNode("some-node", "1.2.3"), RegistryNode("pinned", "0.4.0-rc.1", SHA256))
+    assert snapshot.files == ("websocket_image_save.py",)
+    assert snapshot.packages == (Package("numpy", "2.0"), Package("tool", url="git+https://github.com/org/tool@abc"))
+    assert [each.requirement for each in snapshot.packages] == [
+        "numpy==2.0",
+        "tool @ git+https://github.com/org/tool@abc",
+    ]
+    assert snapshot.notices == (
+        "made_by: not known here, and passed over",
+        "git_custom_nodes[https://github.com/org/off]: disabled, and not installed",
+        "git_custom_nodes[https://github.com/ltdrdata/ComfyUI-Manager]: not installed, as in the Manager's own restore",
+        "cnr_custom_nodes[comfyui-manager]: not installed, as in the Manager's own restore",
+        "pips: the image chooses its own torch, nvidia-nccl-cu13",
+    )
+
+
+def test_nodes_alone(tmp_path: Path) -> None:
+    """A snapshot of the nodes alone has null for ComfyUI and packages; an old one lacks keys."""
+    snapshot = read_snapshot(written(tmp_path, {"comfyui": None, "pips": None}))
+
+    assert (snapshot.comfyui, snapshot.packages, snapshot.repositories) == ("", (), ())
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    """Every fault is named with its place, and none hides another."""
+    file = written(
+        tmp_path,
+        {
+            "comfyui": "v0.3.64",
+            "git_custom_nodes": {
+                "https://host/short": {"hash": "1111111", "disabled": False},
+                "https://host/upper": {"hash": "A" * 40, "disabled": False},
+                "https://host/none": {"hash": None, "disabled": False},
+                "https://host/odd": {"hash": ONE, "disabled": "no"},
+                "https://u:secret@host/pack": {"hash": "main"},
+                "/home/me/node": {"hash": ONE},
+                "--upload-pack=x": {"hash": ONE},
+                "ext::sh -c x": {"hash": ONE},
+                "https://host/..": {"hash": ONE},
+                "https://a/same": {"hash": ONE},
+                "https://b/Same.git": {"hash": ONE},
+            },
+            "cnr_custom_nodes": {"same": "1.0", "../up": "1.0", "latest": "latest", "number": 1, "hashed": "1.0"},
+            "cnr_sha256": {"absent": SHA256, "hashed": "abc"},
+            "file_custom_nodes": [{"filename": "../x.py"}, "x"],
+            "pips": {
+                "here": "file:///home/me/here.whl",
+                "-e git+https://h/x": "",
+                "bare": "",
+                "odd==1.0": "ftp://host/x",
+                "none==1.0": None,
+            },
+        },
+    )
+
+    with pytest.raises(ConfigError) as info:
+        read_snapshot(file)
+
+    told = str(info.value).split(f"{file}: ")[1:]
+    for place, reason in (
+        ("comfyui", "not 'v0.3.64'"),
+        ("git_custom_nodes[https://host/short]", "no short hash, branch or tag, not '1111111'"),
+        ("git_custom_nodes[https://host/upper]", "in lower case"),
+        ("git_custom_nodes[https://host/none]", 'must be {"hash": commit, "disabled": true or false}'),
+        ("git_custom_nodes[https://host/odd]", 'must be {"hash": commit, "disabled": true or false}'),
+        ("git_custom_nodes[https://***@host/pack]", "not 'main'"),
+        ("git_custom_nodes[/home/me/node]", "its address must begin with https://"),
+        ("git_custom_nodes[--upload-pack=x]", "its address must begin with https://"),
+        ("git_custom_nodes[ext::sh -c x]", "its address must begin with https://"),
+        ("git_custom_nodes[https://host/..]", "must end in the name of a folder, not in '..'"),
+        ("https://a/same and https://b/Same.git", "both go into custom_nodes/Same"),
+        ("https://a/same and same of the registry", "both go into custom_nodes/same"),
+        ("cnr_custom_nodes[../up]", "its id must be a name"),
+        ("cnr_custom_nodes[latest]", "its version must be one such as 1.2.3, not 'latest'"),
+        ("cnr_custom_nodes[number]", "must be texts"),
+        ("cnr_custom_nodes[hashed]", "its sha256 must be 64 hexadecimal digits"),
+        ("cnr_sha256[absent]", "no node of that id"),
+        ("file_custom_nodes[0]", 'must be {"filename": name'),
+        ("file_custom_nodes[1]", 'must be {"filename": name'),
+        ("pips[here]", "a file of the machine that saved the snapshot (file:///home/me/here.whl)"),
+        ("pips[-e git+https://h/x]", "take it out"),
+        ("pips[bare]", "must have a version (name==1.2.3) or an address"),
+        ("pips[odd==1.0]", "must have an address that begins with https://"),
+        ("pips[none==1.0]", "take it out"),
+    ):
+        assert [fault for fault in told if fault.startswith(place) and reason in fault], (place, told)
+    assert len(told) == 24
+    assert "secret" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ([], "must be an object of JSON"),
+        ({"git_custom_nodes": []}, "git_custom_nodes: must be an object of JSON"),
+        ({"cnr_custom_nodes": 1}, "cnr_custom_nodes: must be an object of JSON"),
+        ({"file_custom_nodes": {}}, "file_custom_nodes: must be a list"),
+        ({"pips": ["numpy"]}, "pips: must be an object of JSON"),
+        ('{"pips": {"a==1": "", "a==1": ""}}', "a==1 stands there twice"),
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+    ],
+)
+def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:
+    """JSON of another shape, and what is none, are refused with the place."""
+    with pytest.raises(ConfigError, match=fault):
+        read_snapshot(written(tmp_path, content))
+
+
+@pytest.mark.parametrize("name", ["snapshot.yaml", "snapshot.json"])
+@pytest.mark.parametrize("content", ["custom_nodes:\n  comfyui: x\n", {"custom_nodes": {}}])
+def test_yaml(tmp_path: Path, name: str, content: object) -> None:
+    """A snapshot saved as YAML is refused with what to do instead."""
+    with pytest.raises(ConfigError, match="Save it as JSON: in the Manager's snapshot menu"):
+        read_snapshot(written(tmp_path, content, name))
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file, and one of other bytes, name the option."""
+    with pytest.raises(ConfigError, match=r"No such file or directory. Name another one with --snapshot"):
+        read_snapshot(tmp_path / "none.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="it is no UTF-8 text"):
+        read_snapshot(tmp_path / "bytes.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:pa@ss@host/x?token=t#f", "https://***@host/x?***#f"),
+        ("fatal: 'git+ssh://me@host/x' and https://host/y", "fatal: 'git+ssh://***@host/x' and https://host/y"),
+        ("git@github.com:org/x", "git@github.com:org/x"),
+    ],
+)
+def test_logins_are_not_shown(text: str, shown: str) -> None:
+    """Users, passwords and queries of addresses become stars."""
+    assert redacted(text) == shown

@@ -1,0 +1,265 @@
+"""What nodes ask of Python, with a real pip and wheels of a local folder: installed within the lock, or an error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.waiting import until
+from tests.worker.snapshot.conftest import Bench, Installed, packed
+
+
+def asking(bench: Bench, **requirements: str) -> dict[str, object]:
+    """Put a node a name on the git server, with these requirements.txt; return their entries of git_custom_nodes."""
+    entries: dict[str, object] = {}
+    for name, text in requirements.items():
+        entries |= bench.node(name, {"requirements.txt": text})
+    return entries
+
+
+def restored(bench: Bench, installed: Installed, lock: str, *more: str, **parts: object) -> tuple[int, str]:
+    """Restore with that environment and its lock."""
+    return bench.restore("--python", str(installed.python), "--constraints", lock, *more, **parts)
+
+
+def test_requirements_of_two_nodes(bench: Bench, installed: Installed, lock: str) -> None:
+    """Each node's requirements are installed, in versions that suit both and the lock."""
+    for version in ("1.0", "2.0", "3.0"):
+        bench.wheels.put("shared", version)
+    bench.wheels.put("single", "1.0", needs="locked")
+
+    nodes = asking(bench, one="# first\nshared>=1.5\n", two="shared<3\nsingle\n", three="\n# nothing\n")
+    status, text = restored(bench, installed, lock, git_custom_nodes=nodes)
+
+    assert status == 0, text
+    assert "installing the requirements of one, two\n" in text
+    assert [installed.version(name) for name in ("shared", "single", "locked")] == ["2.0", "1.0", "1.0"]
+
+
+def test_requirement_that_does_not_exist(bench: Bench, installed: Installed, lock: str) -> None:
+    """The node is named, with what pip said; the other one, which is fine, is not."""
+    bench.wheels.put("single", "1.0")
+
+    nodes = asking(bench, good="single", bad="nosuch==1.0")
+    status, text = restored(bench, installed, lock, git_custom_nodes=nodes)
+
+    assert status == 1
+    assert "- bad: its requirements cannot be installed\n" in text
+    assert "No matching distribution found for nosuch==1.0" in text
+    assert "Pin another commit of it" in text
+    assert "- good" not in text
+    assert bench.is_untouched
+
+
+def test_requirement_that_contradicts_the_lock(bench: Bench, installed: Installed, lock: str) -> None:
+    """A node cannot change what ComfyUI runs on: it and the package are named, and the package stays."""
+    status, text = restored(bench, installed, lock, git_custom_nodes=asking(bench, greedy="locked>=2"))
+
+    assert status == 1
+    assert "- greedy: its requirements contradict the lock, which has locked==1.0\n" in text
+    assert installed.version("locked") == "1.0"
+    assert bench.is_untouched
+
+
+def test_nodes_that_contradict_one_another(bench: Bench, installed: Installed, lock: str) -> None:
+    """Two nodes of which each could be installed alone fail together, instead of the later one winning."""
+    bench.wheels.put("shared", "1.0")
+    bench.wheels.put("shared", "2.0")
+
+    nodes = asking(bench, one="shared==1.0", two="shared==2.0")
+    status, text = restored(bench, installed, lock, git_custom_nodes=nodes)
+
+    assert status == 1
+    assert "- one and two: their requirements cannot be installed together, though each alone might be\n" in text
+    assert "The user requested shared==2.0" in text
+    assert bench.is_untouched
+
+
+def test_several_constraints(bench: Bench, installed: Installed, lock: str) -> None:
+    """--constraints may be repeated, as the lock is several files."""
+    bench.wheels.put("shared", "1.0")
+    bench.wheels.put("shared", "2.0")
+    more = bench.folder / "more.txt"
+    more.write_text("shared==1.0\n")
+
+    nodes = asking(bench, one="shared\nlocked")
+    assert restored(bench, installed, lock, "--constraints", str(more), git_custom_nodes=nodes)[0] == 0
+    assert installed.version("shared") == "1.0"
+
+
+def test_without_constraints(bench: Bench, installed: Installed) -> None:
+    """Without a lock the nodes' word counts, and that is said."""
+    nodes = asking(bench, greedy="locked>=2")
+    status, text = bench.restore("--python", str(installed.python), git_custom_nodes=nodes)
+
+    assert status == 0
+    assert "No --constraints: what the nodes ask for may change the packages that ComfyUI runs on" in text
+    assert installed.version("locked") == "2.0"
+
+
+def test_packages_of_the_snapshot(bench: Bench, installed: Installed, lock: str) -> None:
+    """`pips` are installed in their versions; what the lock has in the same one is there already."""
+    bench.wheels.put("single", "1.0")
+    bench.wheels.put("single", "2.0")
+
+    pips = {"single==1.0": "", "Locked==1.0": "", "torch==2.0": ""}
+    status, text = restored(bench, installed, lock, pips=pips)
+
+    assert status == 0, text
+    assert installed.version("single") == "1.0"
+
+
+def test_packages_from_addresses(bench: Bench, installed: Installed, lock: str) -> None:
+    """One of `pips` may name an address; what cannot be had is an error of `pips`."""
+    wheel = bench.wheels.put("single", "1.0")
+    bench.web.put(f"/{wheel.name}", wheel.read_bytes())
+
+    assert restored(bench, installed, lock, pips={"single": f"{bench.web.url}/{wheel.name}"})[0] == 0
+    assert installed.version("single") == "1.0"
+
+    bench.to = bench.folder / "second" / "comfyui"
+    status, text = restored(bench, installed, lock, pips={"gone": f"{bench.web.url}/gone-1.0-py3-none-any.whl"})
+    assert status == 1
+    assert "- pips: its requirements cannot be installed\n" in text
+
+
+def test_packages_that_contradict_the_lock(bench: Bench, installed: Installed, lock: str) -> None:
+    """All of `pips` that the lock has otherwise are named, before anything is fetched."""
+    status, text = restored(bench, installed, lock, pips={"LOCKED==2.0": ""})
+
+    assert status == 1
+    assert "- pips[LOCKED]: the snapshot has 2.0, the lock 1.0. Take it out of the snapshot, or lock that" in text
+    assert bench.git.connections == 0
+
+
+def test_nothing_of_it_can_be_installed_without_a_python(bench: Bench) -> None:
+    """Without --python, nodes and packages that need it are named."""
+    nodes = {**asking(bench, one="single"), **bench.node("two", {"install.py": ""}), **bench.node("three", {})}
+
+    status, text = bench.restore(git_custom_nodes=nodes, pips={"single==1.0": ""})
+
+    assert status == 1
+    for name in ("one", "two", "pips"):
+        assert f"- {name}: it needs something installed. Name the Python that ComfyUI runs on with --python\n" in text
+    assert "- three" not in text
+    assert bench.is_untouched
+
+
+# Scripts.
+
+
+def test_install_script(bench: Bench, installed: Installed, lock: str) -> None:
+    """A node's install.py runs in its folder, at its final place, on that Python, and imports what lies beside it."""
+    bench.wheels.put("single", "1.0")
+    script = """
+import beside, os, subprocess, sys
+subprocess.run([sys.executable, "-m", "pip", "install", "-qq", "single"], check=True)
+with open("told.txt", "w") as file:
+    print(os.getcwd(), os.environ["COMFYUI_PATH"], sys.executable, file=file)
+"""
+    node = bench.node("node", {"install.py": script, "beside.py": ""})
+
+    status, text = restored(bench, installed, lock, git_custom_nodes=node)
+
+    assert status == 0, text
+    folder = bench.nodes / "node"
+    assert (folder / "told.txt").read_text() == f"{folder} {bench.to} {installed.python}\n"
+    assert installed.version("single") == "1.0"
+
+
+def test_install_script_that_fails(bench: Bench, installed: Installed, lock: str) -> None:
+    """A status other than 0 fails the restore, with the script's last words; each such node is named."""
+    nodes = {
+        **bench.node("one", {"install.py": "import sys; sys.exit('no compiler')"}),
+        **bench.node("two", {"install.py": "raise SystemExit(7)"}),
+    }
+
+    status, text = restored(bench, installed, lock, git_custom_nodes=nodes)
+
+    assert status == 1
+    assert "- one: its install.py ended with status 1\n    no compiler\n" in text
+    assert "- two: its install.py ended with status 7\n" in text
+    assert bench.is_untouched
+
+
+def test_install_script_that_hangs(bench: Bench, installed: Installed, lock: str) -> None:
+    """It is killed at its end of time, with whatever it has started."""
+    script = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+open({str(bench.folder / "child")!r}, "w").write(str(child.pid))
+child.wait()
+"""
+    node = bench.node("node", {"install.py": script})
+
+    status, text = restored(bench, installed, lock, "--install-timeout", "5", git_custom_nodes=node)
+
+    assert status == 1
+    assert "- node: its install.py did not end within 5 s\n" in text
+    child = int((bench.folder / "child").read_text())
+    assert until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    assert bench.is_untouched
+
+
+@pytest.mark.parametrize("way", ["install -qq --force-reinstall locked==2.0", "uninstall -qq --yes locked"])
+def test_install_script_that_changes_the_lock(bench: Bench, installed: Installed, lock: str, way: str) -> None:
+    """What a script does to locked packages behind pip's constraints is found afterwards."""
+    script = f"""
+import os, subprocess, sys
+del os.environ["PIP_CONSTRAINT"]
+subprocess.run([sys.executable, "-m", "pip", *{way.split()}], check=True)
+"""
+    node = bench.node("node", {"install.py": script})
+
+    status, text = restored(bench, installed, lock, git_custom_nodes=node)
+
+    assert status == 1
+    assert "- node: its install.py changed what is locked: locked from 1.0 to " in text
+    assert bench.is_untouched
+
+
+def test_registry_node_with_requirements(bench: Bench, installed: Installed, lock: str) -> None:
+    """A node of the registry is installed as one of git."""
+    bench.wheels.put("single", "1.0")
+    bench.archive("node", "1.0.0", packed({"requirements.txt": "single\n", "install.py": "open('ran', 'w')"}))
+
+    status, text = restored(bench, installed, lock, cnr_custom_nodes={"node": "1.0.0"})
+
+    assert status == 0, text
+    assert installed.version("single") == "1.0"
+    assert (bench.nodes / "node" / "ran").exists()
+
+
+# Wrong options.
+
+
+def test_python_that_is_none(bench: Bench) -> None:
+    """A Python that is not there, and one without pip, are refused before anything is fetched."""
+    status, text = bench.restore("--python", str(bench.folder / "python"))
+    assert (status, text) == (3, f"--python: {bench.folder}/python cannot be run (No such file or directory)\n")
+
+    bare = bench.folder / "bare"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    status, text = bench.restore("--python", str(bare))
+    assert status == 3
+    assert f"--python: {bare} has no pip" in text
+    assert bench.git.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [(None, "was not read (FileNotFoundError)"), ("-r other.txt\n", "names another file (-r other.txt)")],
+)
+def test_constraints_that_cannot_be_used(bench: Bench, tmp_path: Path, content: str | None, fault: str) -> None:
+    """A lock that is not there, or lies in other files too, is refused."""
+    file = tmp_path / "constraints.txt"
+    if content:
+        file.write_text(content)
+
+    status, text = bench.restore("--constraints", str(file))
+
+    assert (status, f"--constraints: {file} {fault}" in text) == (3, True)

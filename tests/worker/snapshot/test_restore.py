@@ -1,0 +1,287 @@
+"""The restore, through its command: real repositories from a git server, each commit as pinned, or an error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.model_server import Answer
+from tests.waiting import until
+from tests.worker.snapshot.conftest import MAIN, Bench
+from worker.snapshot.listing import Repository, RestoreError
+from worker.snapshot.patience import Patience
+from worker.snapshot.repository import Git, fetch_commit
+
+ROOT = Path(__file__).parents[3]
+HASTY = Patience(first_s=0.01)
+NOWHERE = "1" * 40
+UNAUTHORIZED = Answer(401, {"WWW-Authenticate": 'Basic realm="private"'})
+
+
+def first_commit(bench: Bench) -> Repository:
+    """Return ComfyUI's first commit."""
+    return Repository(bench.git.url("ComfyUI"), bench.commits[0])
+
+
+# What comes.
+
+
+def test_the_pinned_commit_and_not_the_newest(bench: Bench) -> None:
+    """A pin of the first of two commits gets that one."""
+    status, text = bench.restore()
+
+    assert status == 0
+    assert (bench.to / "main.py").read_text() == "print('one')\n"
+    assert f"ComfyUI: {bench.commits[0]} of {bench.git.url('ComfyUI')}, fetched and verified in " in text
+    assert text.endswith(f"ComfyUI with 0 custom nodes is in {bench.to}\n")
+
+
+def test_comfyui_ref_goes_first(bench: Bench) -> None:
+    """--comfyui-ref overrides the snapshot's commit, and stands in where it has none."""
+    assert bench.restore("--comfyui-ref", bench.commits[1], comfyui=None)[0] == 0
+    assert (bench.to / "main.py").read_text() == "print('two')\n"
+
+
+def test_nodes_at_their_commits(bench: Bench) -> None:
+    """Each node lies in the folder that the Manager would choose, at its commit; a disabled one does not."""
+    first = bench.git.put("packs/First.git", {"__init__.py": "1"}, {"__init__.py": "2"})
+    nodes = {
+        f"{bench.git.url('packs/First.git')}": {"hash": first[0], "disabled": False},
+        **bench.node("second", {"nodes.py": "x"}),
+        "https://example.invalid/third": {"hash": None, "disabled": True},
+    }
+
+    status, text = bench.restore(git_custom_nodes=nodes)
+
+    assert status == 0
+    assert (bench.nodes / "First" / "__init__.py").read_text() == "1"
+    assert sorted(each.name for each in bench.nodes.iterdir()) == ["First", "second", "websocket_image_save.py"]
+    assert "git_custom_nodes[https://example.invalid/third]: disabled, and not installed" in text
+    assert text.endswith(f"ComfyUI with 2 custom nodes is in {bench.to}\n")
+
+
+def test_submodules(bench: Bench) -> None:
+    """A node's submodule comes with it, at the commit that the node has of it."""
+    bench.git.put("library", {"code.py": "old"})
+    [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
+
+    status, text = bench.restore(git_custom_nodes={bench.git.url("node"): {"hash": commit}})
+
+    assert status == 0, text
+    assert (bench.nodes / "node" / "part" / "code.py").read_text() == "old"
+    assert not list(bench.to.rglob(".git"))
+
+
+def test_submodule_that_is_gone(bench: Bench) -> None:
+    """A node without its submodule is an error of that node."""
+    bench.git.put("library", {"code.py": "old"})
+    [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
+    (bench.git.folder / "library").rename(bench.git.folder / "elsewhere")
+
+    status, text = bench.restore(git_custom_nodes={bench.git.url("node"): {"hash": commit}})
+
+    assert status == 1
+    assert f"- node: git submodule update of {commit} of {bench.git.url('node')} failed\n" in text
+    assert bench.is_untouched
+
+
+def test_no_git_is_left(bench: Bench) -> None:
+    """The folder has no .git, and anyone may read it; with --keep-git it is a repository at that commit."""
+    node = bench.node("node", {})
+
+    assert bench.restore(git_custom_nodes=node)[0] == 0
+    assert not list(bench.to.rglob(".git"))
+    assert stat.S_IMODE(bench.to.stat().st_mode) & 0o555 == 0o555
+
+    bench.to = bench.folder / "kept"
+    assert bench.restore("--keep-git", git_custom_nodes=node)[0] == 0
+    assert (bench.to / ".git").is_dir()
+    assert (bench.nodes / "node" / ".git").is_dir()
+
+
+def test_server_that_gives_no_commit_by_its_hash(bench: Bench) -> None:
+    """Where there are branches alone, the whole history is fetched, and the pinned commit comes all the same."""
+    status, text = bench.restore("--comfyui-repo", bench.git.dumb_url("ComfyUI"))
+
+    assert status == 0
+    assert (bench.to / "main.py").read_text() == "print('one')\n"
+    assert "gives no commit by its hash; fetching all of its history" in text
+
+
+def test_file_that_comfyui_brings(bench: Bench) -> None:
+    """A file that stands in every snapshot since ComfyUI brings it is no error; another one is, by its name."""
+    brought, own = ({"filename": name, "disabled": False} for name in ("websocket_image_save.py", "own.py"))
+
+    assert bench.restore(file_custom_nodes=[brought, {"filename": "off.py.disabled", "disabled": True}])[0] == 0
+
+    bench.to = bench.folder / "new" / "comfyui"
+    status, text = bench.restore(file_custom_nodes=[brought, own])
+    assert status == 1
+    assert "- own.py: the snapshot has it as a file in custom_nodes and has nothing but its name" in text
+    assert bench.is_untouched
+
+
+# What does not come.
+
+
+def test_what_is_missing_is_named(bench: Bench) -> None:
+    """A repository and a commit that are not there fail the restore; both are named, and nothing is left."""
+    bench.node("there", {})
+    nodes = {
+        bench.git.url("gone"): {"hash": NOWHERE, "disabled": False},
+        bench.git.url("there"): {"hash": NOWHERE, "disabled": False},
+    }
+
+    status, text = bench.restore(git_custom_nodes=nodes)
+
+    assert status == 1
+    assert f"- gone: git fetch of {NOWHERE} of {bench.git.url('gone')} failed\n" in text
+    assert "There is no such repository. Correct its address" in text
+    assert f"- there: {bench.git.url('there')} has no commit {NOWHERE}, on no branch and no tag" in text
+    assert "Asking again" not in text
+    assert bench.is_untouched
+
+
+@pytest.mark.parametrize("address", ["url", "dumb_url"])
+def test_comfyui_that_is_missing(bench: Bench, address: str) -> None:
+    """Without ComfyUI nothing else is tried."""
+    status, text = bench.restore("--comfyui-repo", getattr(bench.git, address)("gone"))
+
+    assert status == 1
+    assert "- ComfyUI: git fetch of " in text
+    assert "There is no such repository" in text
+
+
+def test_hash_of_a_tag(bench: Bench) -> None:
+    """The hash of a tag object is none of a commit."""
+    tag = bench.git.tag("ComfyUI")
+
+    status, text = bench.restore("--comfyui-ref", tag)
+
+    assert status == 1
+    assert f"{tag} of {bench.git.url('ComfyUI')} was checked out, and {bench.commits[1]} came" in text
+
+
+def test_what_passes_is_tried_again(bench: Bench) -> None:
+    """Two connections that break are no error."""
+    bench.git.drop(2)
+
+    fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, HASTY))
+
+    assert (bench.to / "main.py").is_file()
+    assert bench.git.connections == 3
+
+
+def test_what_does_not_pass_is_given_up(bench: Bench) -> None:
+    """The third broken connection ends it."""
+    bench.git.drop(9)
+
+    with pytest.raises(RestoreError, match=r"(?s)ComfyUI: git fetch of .*Given up after 3 tries"):
+        fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, HASTY))
+    assert bench.git.connections == 3
+
+
+def test_server_that_never_answers(bench: Bench) -> None:
+    """A server that takes the connection and says nothing costs its time, and no more."""
+    bench.git.hang()
+
+    with pytest.raises(RestoreError, match=r"(?s)did not end in its time.*Given up after 3 tries"):
+        fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, Patience(first_s=0.01, step_s=0.5)))
+
+
+def test_nobody_is_asked_for_a_password(bench: Bench) -> None:
+    """A server that wants a login ends the restore at once, and the login of the address is not shown."""
+    address = bench.web.url.replace("://", "://user:hunter2@") + "/private"
+    bench.web.answer("/private/info/refs", *[UNAUTHORIZED] * 9)
+
+    status, text = bench.restore("--comfyui-repo", address)
+
+    assert status == 1
+    assert "It is not there, or private" in text
+    assert "***@127.0.0.1" in text
+    assert "hunter2" not in text
+
+
+# The folder.
+
+
+def test_folder_that_is_there(bench: Bench) -> None:
+    """An empty folder is taken; one with something in it is refused before anything is fetched."""
+    bench.to.mkdir(parents=True)
+    assert bench.restore()[0] == 0
+
+    connections = bench.git.connections
+    status, text = bench.restore()
+    assert (status, text) == (3, f"--to: {bench.to} is there already. Remove it, or name a new folder\n")
+    assert bench.git.connections == connections
+
+
+def test_node_that_comfyui_brings(bench: Bench) -> None:
+    """A node does not replace a folder that ComfyUI brings."""
+    commits = bench.git.put("Other", {**MAIN, "custom_nodes/node/__init__.py": ""})
+
+    status, text = bench.restore(
+        "--comfyui-repo",
+        bench.git.url("Other"),
+        comfyui=commits[0],
+        git_custom_nodes=bench.node("node", {}),
+        cnr_custom_nodes={"websocket_image_save.py": "1.0.0"},
+    )
+
+    assert status == 1
+    assert "- node: ComfyUI brings a node of that name itself" in text
+    assert "- websocket_image_save.py: ComfyUI brings a node of that name itself" in text
+
+
+def test_folder_that_cannot_be_made(bench: Bench) -> None:
+    """A file where a folder should be is named."""
+    bench.to.parent.write_text("")
+
+    status, text = bench.restore()
+
+    assert status in {1, 3}
+    assert str(bench.to.parent) in text
+
+
+# The command.
+
+
+def test_it_needs_nothing_but_the_standard_library(bench: Bench) -> None:
+    """It runs on a Python without any package, and from any folder by its script's way of naming paths."""
+    ended = subprocess.run(
+        [sys.executable, "-S", "-m", "worker.snapshot", "--help"],
+        cwd=bench.folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "--comfyui-ref SHA" in ended.stdout
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(bench: Bench, sign: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end it soon, git with it, and nothing is left."""
+    bench.git.hang()
+    arguments = ["--snapshot", str(bench.snapshot()), "--to", str(bench.to), "--comfyui-repo", bench.git.url("ComfyUI")]
+    process = subprocess.Popen(
+        [ROOT / "scripts" / "restore_snapshot", *arguments],
+        env={**os.environ, **bench.env},
+        cwd=bench.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert until(lambda: bench.git.connections)
+
+    process.send_signal(sign)
+    said = process.communicate(timeout=60)[1]
+
+    assert (process.returncode, said) == (130, "Interrupted. Nothing of it is left\n")
+    assert bench.is_untouched

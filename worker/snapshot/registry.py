@@ -1,0 +1,215 @@
+"""Nodes of registry.comfy.org: a version's archive, hashed, and unpacked as what a stranger has packed.
+
+GET /nodes/{id}/install?version=V answers with `downloadUrl`, a zip (ComfyUI-Manager 4.3, cnr_utils.py). Nothing there
+says what its bytes are to be, so a hash is ours to pin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import lzma
+import re
+import ssl
+import stat
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote, urlsplit
+
+from comfy_client.errors import ConfigError
+from worker.snapshot.listing import RegistryNode, RestoreError, redacted
+from worker.snapshot.patience import AgainError, Patience, patiently
+
+OFFICIAL = "https://api.comfy.org"
+
+_MAX_ANSWER = 1024 * 1024
+_TRY_AGAIN = frozenset({408, 425, 429})
+_PIECE = 256 * 1024
+_PLAIN = frozenset({0, stat.S_IFREG, stat.S_IFDIR})
+_USE_GIT = "Use the node's git repository instead, under git_custom_nodes"
+_REFUSED_STATES = frozenset({"NodeVersionStatusFlagged", "NodeVersionStatusBanned", "NodeVersionStatusDeleted"})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a node's archive may be at most."""
+
+    archive: int = 512 * 1024**2
+    unpacked: int = 2 * 1024**3
+    files: int = 20_000
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Where nodes are asked for.
+
+    Attributes:
+        url: its address; https, except for a stand-in.
+        patience: the ends of all waits.
+        limits: of archives.
+    """
+
+    url: str
+    patience: Patience
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+(/[\w./-]*)?", self.url):
+            raise ConfigError(f"The registry must be an address such as {OFFICIAL}, not {redacted(self.url)!r}")
+
+    def fetch(self, node: RegistryNode, folder: Path) -> str:
+        """Make `folder` with the files of a node; return its archive's sha256. Raises RestoreError."""
+        address = self._address_of(node)
+        archive = folder.with_name(f"{folder.name}.zip")
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            sha256 = patiently(node.id, lambda: self._download(node.id, address, archive), self.patience)
+            if node.sha256 and sha256 != node.sha256:
+                raise RestoreError(
+                    node.id,
+                    f"cnr_sha256 has {node.sha256}, the archive of {node.version} that came has {sha256}. It was "
+                    "changed in the registry or on the way; look at it before you pin the new one",
+                )
+            unpack(node.id, archive, folder, self.limits)
+        finally:
+            archive.unlink(missing_ok=True)
+        return sha256
+
+    def _address_of(self, node: RegistryNode) -> str:
+        query = f"{self.url.rstrip('/')}/nodes/{quote(node.id)}/install?version={quote(node.version)}"
+        text = patiently(node.id, lambda: self._answer(node, query), self.patience)
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            answer = None
+        match answer:
+            case {"status": str(state)} if state in _REFUSED_STATES:
+                raise RestoreError(node.id, f"the registry has {node.version} as {state}. Choose another version")
+            case {"version": str(version)} if version != node.version:
+                raise RestoreError(node.id, f"version {node.version} was asked for, the registry has {version} for it")
+            case {"downloadUrl": str(url)} if self.may_be_fetched(url):
+                return url
+        raise RestoreError(node.id, f"{redacted(query)} answered without a downloadUrl of https. {_USE_GIT}")
+
+    def _answer(self, node: RegistryNode, query: str) -> bytes:
+        with self._open(node.id, query, f"Correct its id and its version ({node.version})") as answer:
+            return answer.read(_MAX_ANSWER)
+
+    def _download(self, part: str, url: str, archive: Path) -> str:
+        """Write what is at an address into a file; return its sha256."""
+        deadline = time.monotonic() + self.patience.step_s
+        digest, size = hashlib.sha256(), 0
+        with archive.open("wb") as file, self._open(part, url, _USE_GIT) as answer:
+            told = answer.headers.get("Content-Length", "")
+            while piece := answer.read(_PIECE):
+                size += len(piece)
+                if size > self.limits.archive:
+                    raise RestoreError(part, f"its archive has more than {self.limits.archive:,} bytes. {_USE_GIT}")
+                if time.monotonic() > deadline:
+                    raise AgainError(f"its archive did not come within {self.patience.step_s:g} s")
+                digest.update(piece)
+                file.write(piece)
+        if told.isdigit() and size != int(told):
+            raise AgainError(f"its archive ended after {size:,} of {int(told):,} bytes")
+        return digest.hexdigest()
+
+    @contextlib.contextmanager
+    def _open(self, part: str, url: str, remedy: str) -> Iterator[http.client.HTTPResponse]:
+        """Ask for an address and yield the answer; no exception of urllib leaves here, also while it is read."""
+        host = urlsplit(url).hostname
+        opener = urllib.request.build_opener(_Redirects(self.may_be_fetched))
+        request = urllib.request.Request(url, headers={"User-Agent": "flux-comfyui-worker"})  # noqa: S310 - checked
+        try:
+            with opener.open(request, timeout=self.patience.silence_s) as answer:
+                yield answer
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in _TRY_AGAIN or error.code >= 500:  # noqa: PLR2004 - the server's own faults
+                raise AgainError(f"{host} answered {error.code}") from error
+            raise RestoreError(part, f"{host} answered {error.code}. {remedy}") from error
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+            reason = redacted(str(getattr(error, "reason", "") or error) or type(error).__name__)
+            raise AgainError(f"{host} was not reached, or fell silent ({reason})") from error
+
+    def may_be_fetched(self, url: str) -> bool:
+        """Return whether an address is of https, or of http where the registry's own is."""
+        scheme = urlsplit(url).scheme
+        return scheme == "https" or scheme == urlsplit(self.url).scheme == "http"
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect to where nothing may be fetched."""
+
+    def __init__(self, may_be_fetched: Callable[[str], bool]) -> None:
+        self._may_be_fetched = may_be_fetched
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return the request for the new address."""
+        if not self._may_be_fetched(newurl):
+            raise urllib.error.HTTPError(req.full_url, code, "redirects away from https", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def unpack(part: str, archive: Path, folder: Path, limits: Limits) -> None:
+    """Unpack a zip into a new folder: plain files below it and nothing else. Raises RestoreError for what is not."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            entries = packed.infolist()
+            if len(entries) > limits.files:
+                raise RestoreError(
+                    part, f"its archive has {len(entries):,} files, more than {limits.files:,}. {_USE_GIT}"
+                )
+            for entry in entries:
+                _require_plain(part, entry)
+            folder.mkdir()
+            left = limits.unpacked
+            for entry in entries:
+                left -= _unpack_entry(part, packed, entry, folder / entry.filename, left)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise RestoreError(part, f"its archive cannot be unpacked ({error}). {_USE_GIT}") from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise RestoreError(part, f"its archive has two entries of one name ({error.filename}). {_USE_GIT}") from error
+
+
+def _require_plain(part: str, entry: zipfile.ZipInfo) -> None:
+    name = entry.filename.removesuffix("/")
+    is_inside = all(step not in {"", ".", ".."} for step in name.split("/"))
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if not is_inside or not name.isprintable() or re.search(r"[\\:]", name) or kind not in _PLAIN:
+        raise RestoreError(
+            part,
+            f"its archive has {entry.filename!r}, which is no plain file inside it, so none was unpacked. {_USE_GIT}",
+        )
+
+
+def _unpack_entry(part: str, packed: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, most: int) -> int:
+    """Write an entry; return its size. What the archive itself says of sizes does not count."""
+    if entry.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        return 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = 0
+    with packed.open(entry) as content, target.open("xb") as file:
+        while piece := content.read(_PIECE):
+            size += len(piece)
+            if size > most:
+                raise RestoreError(part, f"its archive unpacks to more than is allowed in all. {_USE_GIT}")
+            file.write(piece)
+    return size
