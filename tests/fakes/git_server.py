@@ -65,10 +65,10 @@ class GitServer:
         """Return its address at the server that has files alone."""
         return f"http://127.0.0.1:{self._dumb_server.server_port}/{name}/.git"
 
-    def put(self, name: str, *commits: Mapping[str, str], submodule: str = "") -> list[str]:
+    def put(self, name: str, *commits: Mapping[str, str], submodule: str = "", submodule_url: str = "") -> list[str]:
         """Make a repository whose commits have these files in turn; return their hashes.
 
-        `submodule` names another repository, which becomes the folder `part`.
+        `submodule` names another repository, which becomes the folder `part`; `submodule_url` has its address.
         """
         folder = self.folder / name
         folder.mkdir(parents=True)
@@ -80,6 +80,8 @@ class GitServer:
                 (folder / file).write_text(text)
             if submodule and not hashes:
                 _git(folder, "submodule", "--quiet", "add", self.url(submodule), "part")
+                if submodule_url:
+                    _git(folder, "config", "--file", ".gitmodules", "submodule.part.url", submodule_url)
             _git(folder, "add", "--all")
             _git(folder, "commit", "--quiet", "--allow-empty", "--message", "change")
             hashes.append(_git(folder, "rev-parse", "HEAD"))

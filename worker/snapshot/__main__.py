@@ -48,7 +48,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
             err.write(f"The snapshot was not restored: {error.strerror} ({error.filename})\n")
             return FAILED
         except KeyboardInterrupt:
-            err.write("Interrupted. Nothing of it is left\n")
+            err.write(f"Interrupted, and {options.to} not made\n")
             return INTERRUPTED
     count = len(snapshot.repositories) + len(snapshot.registry_nodes)
     err.write(f"ComfyUI with {count} custom node{'' if count == 1 else 's'} is in {options.to}\n")

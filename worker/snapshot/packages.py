@@ -149,7 +149,9 @@ class Python:
             return []
         if ended.late:
             return [RestoreError("pip", f"it did not end within {self.timeout_s:g} s{ended.tail()}")]
-        alone = {name: self._pip(constraints, "--dry-run", *words) for name, words in lists.items()}
+        alone = dict.fromkeys(lists, ended)
+        if len(lists) > 1:
+            alone = {name: self._pip(constraints, "--dry-run", *words) for name, words in lists.items()}
         errors = [RestoreError(name, _pip_problem(each)) for name, each in alone.items() if not each.succeeded]
         return errors or [
             RestoreError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.waiting import until
 from tests.worker.snapshot.conftest import Bench, Installed, packed
+from worker.snapshot.packages import Lock, Node, Python
 
 
 def asking(bench: Bench, **requirements: str) -> dict[str, object]:
@@ -145,6 +147,32 @@ def test_nothing_of_it_can_be_installed_without_a_python(bench: Bench) -> None:
     for name in ("one", "two", "pips"):
         assert f"- {name}: it needs something installed. Name the Python that ComfyUI runs on with --python\n" in text
     assert "- three" not in text
+    assert bench.is_untouched
+
+
+def test_index_that_never_answers(bench: Bench, installed: Installed, lock: str) -> None:
+    """A pip that hangs is killed at its end of time, and not asked again for each node."""
+    bench.git.hang()
+    (bench.folder / "requirements.txt").write_text("single")
+    env = {"PATH": bench.env["PATH"], "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": bench.git.url("")}
+    env["PIP_INDEX_URL"] = env["PIP_INDEX_URL"].replace("git://", "http://")
+    python = Python(installed.python, Lock.read([Path(lock)]), env, timeout_s=3)
+
+    [error] = python.install([Node("node", bench.folder)], (), bench.folder)
+
+    assert str(error).startswith("pip: it did not end within 3 s")
+
+
+def test_requirement_that_does_not_build(bench: Bench, installed: Installed, lock: str) -> None:
+    """A failure that comes after pip has found everything names the node as well."""
+    node = bench.node("node", {"requirements.txt": f"{bench.folder}/sources\n"})
+    (bench.folder / "sources").mkdir()
+    (bench.folder / "sources" / "setup.py").write_text("raise SystemExit('no compiler')")
+
+    status, text = restored(bench, installed, lock, git_custom_nodes=node)
+
+    assert status == 1
+    assert "- node: its requirements cannot be installed\n" in text
     assert bench.is_untouched
 
 

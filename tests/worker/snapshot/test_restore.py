@@ -168,6 +168,36 @@ def test_hash_of_a_tag(bench: Bench) -> None:
     assert f"{tag} of {bench.git.url('ComfyUI')} was checked out, and {bench.commits[1]} came" in text
 
 
+def test_submodule_of_a_server_without_shallow_fetches(bench: Bench) -> None:
+    """A submodule at such a server comes whole too."""
+    bench.git.put("library", {"code.py": "old"})
+    [commit] = bench.git.put(
+        "node", {"__init__.py": ""}, submodule="library", submodule_url=bench.git.dumb_url("library")
+    )
+
+    status, text = bench.restore(git_custom_nodes={bench.git.url("node"): {"hash": commit}})
+
+    assert status == 0, text
+    assert (bench.nodes / "node" / "part" / "code.py").read_text() == "old"
+
+
+def test_submodule_of_this_machine(bench: Bench) -> None:
+    """A submodule cannot be a folder of the machine that builds."""
+    bench.git.put("library", {"code.py": "old"})
+    local = f"file://{bench.git.folder}/library"
+    [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library", submodule_url=local)
+
+    status, text = bench.restore(git_custom_nodes={bench.git.url("node"): {"hash": commit}})
+
+    assert status == 1
+    assert "transport 'file' not allowed" in text
+
+
+def test_comfyui_of_this_machine(bench: Bench) -> None:
+    """A folder of this machine may be named by whoever runs the restore."""
+    assert bench.restore("--comfyui-repo", f"file://{bench.git.folder}/ComfyUI")[0] == 0
+
+
 def test_what_passes_is_tried_again(bench: Bench) -> None:
     """Two connections that break are no error."""
     bench.git.drop(2)
@@ -245,7 +275,7 @@ def test_folder_that_cannot_be_made(bench: Bench) -> None:
 
     status, text = bench.restore()
 
-    assert status in {1, 3}
+    assert status == 1
     assert str(bench.to.parent) in text
 
 
@@ -283,5 +313,58 @@ def test_interrupted(bench: Bench, sign: signal.Signals) -> None:
     process.send_signal(sign)
     said = process.communicate(timeout=60)[1]
 
-    assert (process.returncode, said) == (130, "Interrupted. Nothing of it is left\n")
+    assert (process.returncode, said) == (130, f"Interrupted, and {bench.to} not made\n")
+    assert bench.is_untouched
+
+
+def test_git_is_needed(bench: Bench) -> None:
+    """Where there is no git, that is said first."""
+    bench.env["PATH"] = str(bench.folder)
+
+    status, text = bench.restore()
+
+    assert (status, text) == (3, "git is not installed. On Debian and Ubuntu: apt-get install git\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("--comfyui-ref", "v0.3.64"), "--comfyui-repo, --comfyui-ref: its hash must be the 40 hexadecimal digits"),
+        (("--comfyui-repo", "/src/ComfyUI"), "--comfyui-repo, --comfyui-ref: its address must begin with https://"),
+        (
+            ("--comfyui-repo", "https://u:hunter2@host/x", "--keep-git"),
+            "--keep-git would keep the login that an address",
+        ),
+        (("--timeout", "0"), "--timeout: must be a number of seconds above 0, not '0'"),
+        (("--install-timeout", "soon"), "--install-timeout: must be a number of seconds above 0, not 'soon'"),
+        (("--branch", "main"), "unrecognized arguments: --branch main"),
+    ],
+)
+def test_wrong_options(bench: Bench, arguments: tuple[str, ...], fault: str) -> None:
+    """A wrong option ends with status 3 and its name, before anything is fetched."""
+    status, text = bench.restore(*arguments)
+
+    assert (status, fault in text) == (3, True), text
+    assert "hunter2" not in text
+    assert bench.git.connections == 0
+
+
+def test_snapshot_without_comfyui(bench: Bench) -> None:
+    """A snapshot of the nodes alone needs --comfyui-ref."""
+    status, text = bench.restore(comfyui=None)
+
+    assert status == 3
+    assert text.endswith("comfyui has no commit. Save the snapshot in full, or give --comfyui-ref\n")
+
+
+def test_disk_that_cannot_be_written(bench: Bench) -> None:
+    """What the disk refuses is an error of the part that needed it."""
+    commits = bench.git.put("Other", {"main.py": "", "custom_nodes": "a file"})
+
+    status, text = bench.restore(
+        "--comfyui-repo", bench.git.url("Other"), comfyui=commits[0], git_custom_nodes=bench.node("node", {})
+    )
+
+    assert status == 1
+    assert "- node: its place on the disk cannot be read or written (Not a directory: " in text
     assert bench.is_untouched
