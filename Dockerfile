@@ -78,13 +78,18 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && echo /opt/torch > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
 
 
+# Three stages can be replaced when building, each by a folder: --build-context snapshot=FOLDER, and model-list and licences.
+FROM scratch AS snapshot
+COPY snapshot.json /
+
+
 FROM scratch AS restorer
 COPY comfy_client/__init__.py comfy_client/contract.py comfy_client/errors.py /comfy_client/
 COPY worker/__init__.py /worker/
 COPY worker/snapshot /worker/snapshot
-COPY snapshot.json /
 
 
+# A node's install.py may call pip, so the environment has it for as long as that takes.
 FROM python AS comfyui
 ARG COMFYUI_REPO=https://github.com/Comfy-Org/ComfyUI
 # A commit in place of snapshot.json's.
@@ -94,10 +99,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements,target=/requirements \
     --mount=type=bind,from=torch,source=/opt/torch,target=/opt/torch \
     --mount=type=bind,from=restorer,target=/restorer \
-    grep -ohE '^[a-z0-9.-]+==[^ ]+' "/requirements/$REQUIREMENTS.txt" /requirements/torch.txt > /constraints.txt \
-    && PYTHONPATH=/restorer python3 -m worker.snapshot --snapshot /restorer/snapshot.json --to /opt/comfyui \
-         --comfyui-repo "$COMFYUI_REPO" --comfyui-ref "$COMFYUI_REF" \
-         --python /opt/venv/bin/python --constraints /constraints.txt \
+    --mount=type=bind,from=snapshot,target=/snapshot \
+    pip --python /opt/venv/bin/python install --quiet --no-index /usr/share/python-wheels/pip-*.whl \
+    && PYTHONPATH=/restorer python3 -m worker.snapshot --snapshot /snapshot/snapshot.json --to /opt/comfyui \
+         --comfyui-repo "$COMFYUI_REPO" --comfyui-ref "$COMFYUI_REF" --python /opt/venv/bin/python \
+         --constraints "/requirements/$REQUIREMENTS.txt" --constraints /requirements/torch.txt \
+    && pip --python /opt/venv/bin/python uninstall --quiet --yes pip \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/comfyui \
     && chmod -R go-w /opt/comfyui
 
@@ -110,9 +117,9 @@ COPY comfy_client /app/comfy_client
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app && chmod -R u=rwX,go=rX /app
 
 
-# The two that follow can be replaced when building: --build-context model-list=FOLDER, --build-context licences=FOLDER.
 FROM scratch AS model-list
 COPY models.txt /
+
 
 FROM scratch AS licences
 COPY NOTICE.md /

@@ -30,7 +30,7 @@ for entry in os.listdir('/proc'):
         words = open(f'/proc/{entry}/cmdline').read().split(chr(0))
         if 'main.py' in words:
             os.kill(int(entry), int(sys.argv[1]))
-            print(entry)
+            print(*words)
 """
 LOG_TAIL = 60
 
@@ -58,9 +58,11 @@ class Box:
 
     def signal_comfyui(self, number: int) -> None:
         """Send a signal to the ComfyUI inside."""
-        done = self.container.exec_run(["python", "-c", FIND_COMFYUI, str(int(number))])
-        assert done.exit_code == 0, done.output
-        assert done.output, "no ComfyUI runs"
+        assert self.read("python", "-c", FIND_COMFYUI, str(int(number))), "no ComfyUI runs"
+
+    def comfyui_command(self) -> list[str]:
+        """Return the command line of the ComfyUI inside."""
+        return self.read("python", "-c", FIND_COMFYUI, "0").split()
 
     def read(self, *command: str) -> str:
         """Return what a command prints inside."""

@@ -11,13 +11,15 @@ import docker
 import pytest
 from docker.models.networks import Network
 
+from tests.fakes.git_server import GitServer
 from tests.fakes.model_server import ModelServer
 from tests.image.engine import Build, connected, ensure_base_image
-from tests.image.standins import GitServer, make_comfyui, make_models
+from tests.image.standins import comfyui_files, make_models
 
 TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - it opens nothing
 WORKER = "comfy-client/worker:test"
 BAKED = "comfy-client/worker:test-flux1-dev-fp8"
+NEVER = "comfy-client/never"
 SIMULATOR = "comfy-client/worker:test-simulator"
 
 
@@ -27,15 +29,18 @@ class Images:
 
     Attributes:
         logs: of the builds, by the image's name.
-        weights: how the image with weights was built.
+        worker, weights: how the images without and with weights were built.
         models: a folder with the models.txt of the stand-ins.
         server: has the models, and remembers who asked.
+        git: has ComfyUI.
     """
 
     logs: dict[str, str]
+    worker: Build
     weights: Build
     models: Path
     server: ModelServer
+    git: GitServer
 
 
 NOT_TESTED = pytest.StashKey[str]()
@@ -66,13 +71,14 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
     """Build the three images of docker-bake.hcl."""
     ensure_base_image(engine)
     folder = tmp_path_factory.mktemp("standins")
-    commit = make_comfyui(folder / "git" / "comfyui")
     (folder / "licences").mkdir()
     (folder / "licences" / "LICENSE-FLUX1-dev").write_text("stands for the licence\n")
     with ModelServer() as server, GitServer(folder / "git") as git:
         make_models(folder / "models", server)
+        [commit] = git.put("comfyui", comfyui_files())
         light = {"TORCH": "none", "REQUIREMENTS": "simulator"}
-        source = {**light, "COMFYUI_REPO": git.address("comfyui"), "COMFYUI_REF": commit}
+        source = {**light, "COMFYUI_REPO": git.url("comfyui"), "COMFYUI_REF": commit}
+        worker = Build("worker", source)
         weights = Build(
             "worker-flux1-dev-fp8",
             {**source, "HF_ENDPOINT": server.url},
@@ -80,11 +86,11 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
             {"HF_TOKEN": TOKEN},
         )
         logs = {
-            WORKER: Build("worker", source).run(WORKER),
+            WORKER: worker.run(WORKER),
             BAKED: weights.run(BAKED),
             SIMULATOR: Build("simulator").run(SIMULATOR),
         }
-        yield Images(logs, weights, folder / "models", server)
+        yield Images(logs, worker, weights, folder / "models", server, git)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,6 @@ class Build:
         if done.returncode:
             raise BuildFailedError(done.stderr)
         return done.stderr
-
-    def failing(self, contexts: Mapping[str, str]) -> str:
-        """Return the log of a build with other contexts that ends with an error."""
-        try:
-            replace(self, contexts=contexts).run("comfy-client/never")
-        except BuildFailedError as error:
-            return str(error)
-        raise AssertionError("the build did not fail")
 
     def _plan(self) -> dict[str, Any]:
         """Return the target as docker-bake.hcl has it; bake itself knows no network of the host."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 from tests.fakes.model_server import ModelServer
-from tests.stage import ROOT, free_port
-from tests.waiting import until
+from tests.stage import ROOT
 from worker.models.listing import default_list, read_models
 
 HUGGING_FACE = "https://huggingface.co"
@@ -23,69 +19,12 @@ sys.exit(main())
 '''
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """Return what git prints in `folder`."""
-    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-    command = ["git", "-C", str(folder), *identity, *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def make_repository(folder: Path, files: Mapping[str, str | Path]) -> str:
-    """Make a git repository of texts and copies of files and folders; return its commit, to be fetched by hash."""
-    for name, content in files.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            target.write_text(content)
-        else:
-            shutil.copytree(content, target, ignore=shutil.ignore_patterns("__pycache__"))
-    git(folder, "init", "--quiet")
-    git(folder, "config", "uploadpack.allowAnySHA1InWant", "true")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "all of it")
-    return git(folder, "rev-parse", "HEAD")
-
-
-def make_comfyui(folder: Path) -> str:
-    """Make a repository of a ComfyUI that is the simulator; return its commit."""
-    files: dict[str, str | Path] = {
-        "main.py": MAIN,
-        "comfy_client/__init__.py": "",
-        "comfy_client/simulator": ROOT / "comfy_client" / "simulator",
-        "custom_nodes/websocket_image_save.py": "",
-    }
-    return make_repository(folder, files)
-
-
-class GitServer:
-    """Serves the repositories of a folder at git://127.0.0.1."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = free_port()
-        self._daemon: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> GitServer:  # noqa: PYI034 - Self is newer than Python 3.10
-        options = ["--listen=127.0.0.1", f"--port={self._port}", f"--base-path={self._folder}", "--export-all"]
-        self._daemon = subprocess.Popen(["git", "daemon", "--reuseaddr", *options], stderr=subprocess.DEVNULL)  # noqa: S607
-        assert until(self._answers, 10)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._daemon is not None
-        self._daemon.terminate()
-        self._daemon.wait(10)
-
-    def address(self, name: str) -> str:
-        """Return the address of a repository."""
-        return f"git://127.0.0.1:{self._port}/{name}"
-
-    def _answers(self) -> bool:
-        asked = subprocess.run(["git", "ls-remote", self.address("comfyui")], check=False, capture_output=True)  # noqa: S607
-        return asked.returncode == 0
+def comfyui_files() -> dict[str, str]:
+    """Return the files of a repository of a ComfyUI that is the simulator."""
+    simulator = ROOT / "comfy_client" / "simulator"
+    sources = {f"comfy_client/simulator/{file.name}": file.read_text() for file in simulator.glob("*.py")}
+    shipped = {"comfy_client/__init__.py": "", "custom_nodes/websocket_image_save.py": ""}
+    return {"main.py": MAIN, **shipped, **sources}
 
 
 def make_models(folder: Path, server: ModelServer) -> None:
@@ -108,3 +47,4 @@ def fill(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] =
             target = folder / model.path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
+    folder.parent.chmod(0o755)  # pytest's folders are for their owner alone

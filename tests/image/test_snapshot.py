@@ -1,0 +1,62 @@
+"""A build with custom nodes: they are there at their commits with what they ask for, or nothing is built."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import docker
+import pytest
+from docker.models.networks import Network
+
+from tests.image.box import boxed
+from tests.image.conftest import NEVER, WORKER, Images
+from tests.image.engine import BuildFailedError
+from tests.image.standins import fill
+from tests.stage import code_of
+
+TAG = WORKER + "-nodes"
+
+
+def write_snapshot(folder: Path, images: Images, nodes: dict[str, str]) -> dict[str, str]:
+    """Write a snapshot.json of the stand-in's ComfyUI and nodes (commits by repository); return the build contexts."""
+    folder.mkdir()
+    pinned = {images.git.url(name): {"hash": commit, "disabled": False} for name, commit in nodes.items()}
+    snapshot = {"comfyui": images.worker.args["COMFYUI_REF"], "git_custom_nodes": pinned}
+    (folder / "snapshot.json").write_text(json.dumps(snapshot))
+    return {"snapshot": str(folder)}
+
+
+def test_nodes_are_built_in_and_loaded(
+    engine: docker.DockerClient, network: Network, images: Images, tmp_path: Path
+) -> None:
+    """Two nodes, one with a requirement: both lie in ComfyUI's folder, it is told to load them, and a job works."""
+    node = {"__init__.py": "NODE_CLASS_MAPPINGS = {}\n"}
+    commits = {
+        "node-with": images.git.put("node-with", {**node, "requirements.txt": "iniconfig\n"}, node)[0],
+        "node-without": images.git.put("node-without", node)[0],
+    }
+    replace(images.worker, contexts=write_snapshot(tmp_path / "snapshot", images, commits)).run(TAG)
+    fill(tmp_path / "models", images.models, images.server)
+
+    with boxed(engine, network, TAG, volumes=[f"{tmp_path}:/runpod-volume:ro"]) as box:
+        assert code_of(box.run()) is None
+        found = box.read("find", "/opt/comfyui/custom_nodes", "-name", "__init__.py").split()
+        where = box.read("python", "-c", "import iniconfig; print(iniconfig.__file__)")
+        pip = box.container.exec_run(["python", "-m", "pip", "--version"])
+        command = box.comfyui_command()
+    engine.images.remove(TAG, force=True)
+    assert sorted(found) == [f"/opt/comfyui/custom_nodes/{name}/__init__.py" for name in commits]
+    assert where.startswith("/opt/venv/")
+    assert pip.exit_code != 0
+    assert {*commits} <= set(command)
+
+
+@pytest.mark.parametrize(("name", "commit"), [("no-such-node", "1" * 40), ("comfyui", "1" * 40)])
+def test_what_cannot_be_had_fails_the_build(images: Images, tmp_path: Path, name: str, commit: str) -> None:
+    """A repository that is not there, or a commit that it does not have, ends the build and is named."""
+    contexts = write_snapshot(tmp_path / "snapshot", images, {name: commit})
+
+    with pytest.raises(BuildFailedError, match=name):
+        replace(images.worker, contexts=contexts).run(NEVER)
