@@ -3,6 +3,7 @@
 python handler.py                                    runs test_input.json and prints the result
 python handler.py --test_input '{"input": {...}}'    runs that job
 python handler.py --rp_serve_api                     serves RunPod's local API on port 8000
+SERVE_API_LOCALLY=true                               the same on all addresses, as in the container
 on RunPod                                            takes jobs until it is told to stop
 """
 
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -24,7 +26,8 @@ from comfy_client.errors import ComfyClientError, ComfyUIBroken, ConfigError, Jo
 from comfy_client.http import HttpApi
 from comfy_client.workflows import load_workflows
 from worker import logs
-from worker.boot import await_boot, make_process
+from worker.boot import Boot
+from worker.boot_times import BootTimes
 from worker.comfyui_process import ComfyProcess, ModelsMissing
 from worker.jobs import Control, Worker, run_job
 from worker.lifecycle import Lifecycle
@@ -47,12 +50,19 @@ class Service:
     comfyui: ComfyProcess | None = None
     post_progress: PostProgress | None = None
     turns: Turns = field(default_factory=Turns)
+    threads: ThreadPoolExecutor = field(default_factory=lambda: make_threads(2))
+    """Where jobs run. asyncio's own would be shared with whoever else waits in a thread."""
+
+
+def make_threads(jobs: int) -> ThreadPoolExecutor:
+    """Return threads for so many jobs in hand; further ones wait, in the order in which they came."""
+    return ThreadPoolExecutor(jobs, thread_name_prefix="job")
 
 
 def make_worker(settings: Settings) -> Worker:
     """Return what the jobs of this process share. Raises ConfigError."""
     return Worker(
-        server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_directory),
+        server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory),
         workflows=load_workflows(settings.workflows_directory),
         job_timeout_s=settings.job_timeout_s,
         max_result_bytes=settings.max_result_bytes,
@@ -77,7 +87,7 @@ def make_handler(service: Service) -> Handler:
             post = service.post_progress
             sender = ProgressSender(lambda progress: post(job, progress))
         report = sender.report if sender else lambda _: None
-        running = asyncio.get_running_loop().run_in_executor(None, attempt.outcome, report)
+        running = asyncio.get_running_loop().run_in_executor(service.threads, attempt.outcome, report)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -166,35 +176,52 @@ def report_unhealthy(environment: Mapping[str, str], reason: str) -> None:
 
 def main() -> None:
     """Boot, then serve jobs in the mode that RunPod's SDK reads from the arguments and the environment."""
+    times = BootTimes()
+    times.note("python")
     try:
         settings = Settings.from_env(os.environ)
         worker = make_worker(settings)
+        logs.configure(settings.log_level)
+        times.note("settings")
+        boot = Boot(
+            settings,
+            worker.server,
+            worker.workflows,
+            os.environ,
+            lambda: lifecycle.retire("ComfyUI died and stayed dead"),
+            times,
+        )
+        lifecycle = Lifecycle(
+            stop_comfyui=boot.stop,
+            report_unhealthy=lambda reason: report_unhealthy(os.environ, reason),
+            grace_s=settings.shutdown_grace_s,
+        )
+        lifecycle.handle_signals()
+        boot.begin()
     except ConfigError as error:
         sys.exit(f"handler.py: {error}")
-    logs.configure(settings.log_level)
-    lifecycle = Lifecycle(
-        stop_comfyui=lambda: comfyui.stop() if comfyui else None,
-        report_unhealthy=lambda reason: report_unhealthy(os.environ, reason),
-        grace_s=settings.shutdown_grace_s,
-    )
-    comfyui = make_process(
-        settings, worker.server, worker.workflows, os.environ, lambda: lifecycle.retire("ComfyUI died and stayed dead")
-    )
-    if comfyui is not None:
-        comfyui.start()
-    _serve(settings, Service(worker, lifecycle, comfyui))
+    service = Service(worker, lifecycle, boot.process, threads=make_threads(settings.concurrency))
+    _serve(settings, service, boot, times)
 
 
-def _serve(settings: Settings, service: Service) -> None:
+def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -> None:
     """Hand over to the SDK. On RunPod the boot is a fitness check: no job is taken, and none billed, before it ends."""
     # The SDK logs the first 4096 characters of every result at DEBUG, its default (reference/runpod.md 1.4).
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so never at import, and while ComfyUI boots
 
     logs.configure(settings.log_level)  # runpod's import installs a handler of its own
+    times.note("runpod_imported")
+    if settings.serve_api_locally:
+        sys.argv[1:] = _local_api_arguments(settings.api_port)
 
-    def boot() -> None:
-        await_boot(settings, service.worker.server, service.worker.workflows, service.comfyui)
+    def finish_boot() -> None:
+        try:
+            boot.finish()
+        except (JobError, ModelsMissing):
+            if service.lifecycle.is_ending:  # it failed because it was ended, which is no fault to be reported
+                service.lifecycle.await_end()
+            raise
 
     def concurrency(_current: int) -> int:
         # The SDK calls this first in its running loop, after it has installed its own signal handlers.
@@ -203,19 +230,24 @@ def _serve(settings: Settings, service: Service) -> None:
 
     config: dict[str, Any] = {"handler": make_handler(service), "concurrency_modifier": concurrency}
     if _is_on_platform():
-        runpod.serverless.register_fitness_check(boot)
+        runpod.serverless.register_fitness_check(finish_boot)
         config["handler"] = make_handler(replace(service, post_progress=_post_progress))
         runpod.serverless.start(config)
         service.lifecycle.await_end()
         return
     try:
-        boot()
+        finish_boot()
         runpod.serverless.start(config)
     except (ComfyClientError, ModelsMissing) as error:
         sys.exit(f"handler.py: {error}")
     finally:
-        if service.comfyui is not None:
-            service.comfyui.stop()
+        boot.stop()
+        service.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _local_api_arguments(port: int) -> list[str]:
+    """Return the SDK's arguments for SERVE_API_LOCALLY. On all addresses: a container's port is published."""
+    return ["--rp_serve_api", "--rp_api_host", "0.0.0.0", "--rp_api_port", str(port)]  # noqa: S104 - as it says
 
 
 def _is_on_platform() -> bool:

@@ -20,8 +20,10 @@ import psutil
 from comfy_client.contract import ErrorReport
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import default_directory, load_workflows, override, render
+from tests.fakes import comfyui
 from tests.fakes.runpod_platform import Job, JobState, RunPodPlatform, WorkerProcess
 from tests.waiting import until
+from worker.models.listing import default_list, read_models
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4}
@@ -31,6 +33,7 @@ from comfy_client.simulator.__main__ import main
 sys.exit(main([*sys.argv[1:], "--base-directory", {directory!r}]))
 """
 """The main.py of a ComfyUI folder whose ComfyUI is the simulator."""
+MODELS = read_models(default_list())
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Stage:
 
     def files_left(self) -> list[Path]:
         """Return the files in ComfyUI's folders, empty ones apart."""
-        base = self.simulator.input_dir.parent if self.simulator else self.comfyui_directory
+        base = self.simulator.input_dir.parent if self.simulator else data_of(self.comfyui_directory)
         files = [path for kind in ("input", "output") for path in (base / kind).rglob("*")]
         return [path for path in files if path.is_file() and path.stat().st_size]
 
@@ -94,7 +97,7 @@ def staged(
     own_comfyui: bool = False,
     shares_files: bool = False,
     step_s: float = 0.05,
-    main: str = CHILD,
+    main: str = comfyui.MAIN,
     platform: RunPodPlatform | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stage]:
@@ -109,9 +112,9 @@ def staged(
         simulator = None
         env = {"WORKER_WARMUP": "false", "RUNPOD_PING_INTERVAL": "1000", "PYTHONPATH": str(ROOT)}
         if own_comfyui:
-            (directory / "main.py").write_text(main.format(directory=str(directory)))
             arguments = f"--step-s {step_s} {environment.pop('COMFYUI_ARGS', '')}"
-            env |= {"COMFYUI_DIR": str(directory), "COMFYUI_PORT": str(free_port()), "COMFYUI_ARGS": arguments}
+            put_models(directory / "baked")
+            env |= {**make_comfyui(directory, main), "COMFYUI_ARGS": arguments}
         else:
             simulator = stack.enter_context(Simulator(step_s=step_s, base_directory=directory))
             env |= {"COMFYUI_URL": simulator.url, **({"COMFYUI_DIR": str(directory)} if shares_files else {})}
@@ -120,6 +123,35 @@ def staged(
         stack.callback(stage.kill_comfyui)
         stage.await_ready()
         yield stage
+
+
+def make_comfyui(directory: Path, main: str = comfyui.MAIN) -> dict[str, str]:
+    """Make a ComfyUI's folder; return the variables of a worker that starts it, with all its places in there."""
+    (directory / "main.py").write_text(main.format(directory=str(directory), flags="OLD"))
+    return {
+        "COMFYUI_DIR": str(directory),
+        "COMFYUI_DATA_DIR": str(data_of(directory)),
+        "COMFYUI_PORT": str(free_port()),
+        "WORKER_MODELS_DIR": str(directory / "baked"),
+        "WORKER_VOLUME_DIR": str(directory / "volume"),
+        "WORKER_MODEL_CACHE_DIR": str(directory / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def data_of(directory: Path) -> Path:
+    """Return the data folder of such a ComfyUI."""
+    return directory / "data"
+
+
+def put_models(root: Path, *paths: str, size: int | None = None) -> None:
+    """Put files of models.txt's names and sizes under `root`, all or `paths`. They are holes, and take no room."""
+    for model in MODELS:
+        if not paths or model.path in paths:
+            file = root / model.path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as content:
+                content.truncate(model.size if size is None else size)
 
 
 def free_port() -> int:

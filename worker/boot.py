@@ -3,60 +3,35 @@
 from __future__ import annotations
 
 import logging
-import time
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from comfy_client.comfyui.follow import Limits
 from comfy_client.comfyui.run import run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.errors import JobError
+from comfy_client.errors import ConfigError, JobError
 from comfy_client.workflows import Workflow, render
-from worker.comfyui_process import ComfyProcess, await_ready
+from worker.boot_times import BootTimes
+from worker.comfyui_process import ComfyProcess, ModelsMissing, await_ready
+from worker.launch_flags import HELP_TIMEOUT_S, ask_flags, comfyui_command
+from worker.model_supply import ModelSupply
+from worker.models.listing import default_list, read_models
+from worker.models.source import Hub
 from worker.settings import Settings
 
 WARMUP_WORKFLOW = "flux-dev-txt2img"
 WARMUP_INPUTS = {"prompt": "warm-up", "width": 256, "height": 256, "steps": 1, "seed": 0}
 WARMUP_TIMEOUT_S = 300.0
+DATA_FOLDERS = ("input", "output", "temp", "user")
+FRONT_END = "worker/web"
+"""An empty folder in the data folder."""
+PATHS_CONFIG = "worker/extra_model_paths.yaml"
+"""Not beside ComfyUI's main.py, where the file of that name is someone else's."""
 
 log = logging.getLogger(__name__)
-
-
-def comfyui_command(settings: Settings) -> list[str]:
-    """Return how ComfyUI is started: headless, quiet, without nodes that need the network or that nobody asked for.
-
-    SaveImageWebsocket stands among the custom nodes that ComfyUI ships (0.3.64, custom_nodes/websocket_image_save.py).
-    """
-    return [
-        settings.comfyui_python,
-        "main.py",
-        "--listen",
-        "127.0.0.1",
-        "--port",
-        str(settings.comfyui_port),
-        "--disable-auto-launch",
-        "--disable-metadata",
-        "--disable-api-nodes",
-        "--disable-all-custom-nodes",
-        "--whitelist-custom-nodes",
-        "websocket_image_save",
-        *(["--preview-method", "latent2rgb"] if settings.previews else []),
-        *settings.comfyui_arguments,
-    ]
-
-
-def make_process(
-    settings: Settings,
-    server: ComfyServer,
-    workflows: Mapping[str, Workflow],
-    environment: Mapping[str, str],
-    on_lost: Callable[[], None],
-) -> ComfyProcess | None:
-    """Return the worker's own ComfyUI, not started yet, or None where it runs elsewhere."""
-    if not settings.comfyui_is_ours or settings.comfyui_directory is None:
-        return None
-    wait = partial(await_ready, server, models_of(workflows), settings.ready_timeout_s)
-    return ComfyProcess(comfyui_command(settings), settings.comfyui_directory, environment, wait, on_lost)
 
 
 def models_of(workflows: Mapping[str, Workflow]) -> list[str]:
@@ -64,27 +39,134 @@ def models_of(workflows: Mapping[str, Workflow]) -> list[str]:
     return sorted({model for workflow in workflows.values() for model in workflow.schema.get("x-models", ())})
 
 
-def await_boot(
-    settings: Settings, server: ComfyServer, workflows: Mapping[str, Workflow], process: ComfyProcess | None
-) -> None:
-    """Return when the first job can be taken: ComfyUI answers, its models are there and, after a warm-up, loaded.
-
-    Raises JobError or ModelsMissing with what is wrong; a ComfyUI of the worker's own is stopped then.
-    """
-    begun_at = time.monotonic()
-    if process is None:
-        await_ready(server, models_of(workflows), settings.ready_timeout_s, lambda: None)
-    else:
-        process.await_start()
-    ready_at = time.monotonic()
-    log.info("ComfyUI %s is ready after %.2f s", server.version(), ready_at - begun_at)
-    if settings.warmup and WARMUP_WORKFLOW in workflows:
-        limits = Limits(timeout_s=WARMUP_TIMEOUT_S, queue_timeout_s=WARMUP_TIMEOUT_S)
-        graphs = render(workflows[WARMUP_WORKFLOW], WARMUP_INPUTS)
+def make_data_folders(data: Path) -> None:
+    """Make ComfyUI's folders. Raises ConfigError where they cannot be made or written."""
+    for name in (*DATA_FOLDERS, FRONT_END):
+        folder = data / name
         try:
-            run_graphs(server, graphs, [], limits, lambda: process.failure_since(0) if process else None)
-        except JobError:
-            if process is not None:
-                process.stop()
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(folder, error.strerror) from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise _unwritable(folder, "it is another user's")
+
+
+def _unwritable(path: Path, reason: str | None) -> ConfigError:
+    return ConfigError(
+        f"COMFYUI_DATA_DIR: {path} cannot be written ({reason}). Name a folder that this user can write, such as "
+        "/tmp/comfyui; in a container with a read-only root, one on a tmpfs or a volume"  # noqa: S108 - advice
+    )
+
+
+class Boot:
+    """The start of one worker: `begin` it, do something else meanwhile, and `finish` it. `stop` ends what it started.
+
+    Args:
+        settings: of the worker.
+        server: the connections to its ComfyUI.
+        workflows: those whose models have to be there.
+        environment: what a ComfyUI of its own is given, without secrets.
+        on_lost: called when that ComfyUI died and stayed dead.
+        times: notes the steps.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        server: ComfyServer,
+        workflows: Mapping[str, Workflow],
+        environment: Mapping[str, str],
+        on_lost: Callable[[], None],
+        times: BootTimes,
+    ) -> None:
+        self._settings = settings
+        self._server = server
+        self._workflows = workflows
+        self._environment = environment
+        self._on_lost = on_lost
+        self._times = times
+        self._supply: ModelSupply | None = None
+        self._missing: ModelsMissing | None = None
+        self.process: ComfyProcess | None = None
+        """The worker's own ComfyUI, once it was started."""
+
+    def begin(self) -> None:
+        """Start ComfyUI, and the fetch of its models where that is wanted, and return at once.
+
+        A model that is plainly not there keeps ComfyUI from being started; `finish` raises it, when the platform can be
+        told. Raises ConfigError.
+        """
+        settings = self._settings
+        data = settings.comfyui_data_directory
+        if not settings.comfyui_is_ours or settings.comfyui_directory is None or data is None:
+            return
+        make_data_folders(data)
+        supply = ModelSupply(
+            settings, models_of(self._workflows), read_models(default_list()), Hub.from_env(self._environment)
+        )
+        self._supply = supply
+        help_timeout_s = min(HELP_TIMEOUT_S, settings.ready_timeout_s)
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(ask_flags, settings, self._environment, help_timeout_s)
+            try:
+                supply.begin()
+            except ModelsMissing as missing:
+                self._missing = missing
+                return
+            flags = asked.result()
+        if not supply.is_fetching:
+            self._times.note("models")
+        try:
+            (data / PATHS_CONFIG).write_text(supply.paths_config(), encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(data / PATHS_CONFIG, error.strerror) from error
+        command = comfyui_command(
+            settings, flags, data / PATHS_CONFIG, data / FRONT_END, is_on_volume=supply.is_on_volume
+        )
+        log.debug("ComfyUI's command: %s", command)
+        wait = partial(await_ready, self._server, models_of(self._workflows), settings.ready_timeout_s)
+        process = ComfyProcess(command, settings.comfyui_directory, self._environment, wait, self._on_lost)
+        process.start()
+        self.process = process
+        self._times.note("comfyui_started")
+
+    def finish(self) -> None:
+        """Return when the first job can be taken: ComfyUI answers, its models are there and, after a warm-up, loaded.
+
+        Raises JobError or ModelsMissing with what is wrong; a ComfyUI of the worker's own is stopped then.
+        """
+        try:
+            self._await_comfyui()
+            self._times.note("comfyui_ready")
+            if self._settings.warmup and WARMUP_WORKFLOW in self._workflows:
+                self._warm_up()
+                self._times.note("warmed_up")
+        except (JobError, ModelsMissing):
+            self.stop()
             raise
-        log.info("warmed up in %.2f s", time.monotonic() - ready_at)
+        self._times.log(self._server.version())
+
+    def stop(self) -> None:
+        """End a fetch that is under way, and ComfyUI where it is the worker's own."""
+        if self._supply is not None:
+            self._supply.stop()
+        if self.process is not None:
+            self.process.stop()
+
+    def _await_comfyui(self) -> None:
+        if self._missing is not None:
+            raise self._missing
+        if self.process is None or self._supply is None:
+            models = models_of(self._workflows)
+            await_ready(self._server, models, self._settings.ready_timeout_s, lambda: None)
+            return
+        if self._supply.is_fetching:
+            self._supply.await_all(self.process.start_error)
+            self._times.note("models")
+        self.process.await_start()
+
+    def _warm_up(self) -> None:
+        process = self.process
+        limits = Limits(timeout_s=WARMUP_TIMEOUT_S, queue_timeout_s=WARMUP_TIMEOUT_S)
+        graphs = render(self._workflows[WARMUP_WORKFLOW], WARMUP_INPUTS)
+        run_graphs(self._server, graphs, [], limits, lambda: process.failure_since(0) if process else None)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from comfy_client.comfyui.answers import without_paths
-from comfy_client.comfyui.server import ComfyServer
+from comfy_client.comfyui.server import CALL_TIMEOUT_S, ComfyServer
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError, RequestError
 
@@ -45,13 +45,18 @@ comfyui_log = logging.getLogger("comfyui")
 
 
 class ModelsMissing(Exception):  # noqa: N818 - a state of the machine, reported at boot
-    """ComfyUI runs and does not have the files that the workflows load."""
+    """The files that the workflows load are not there, or ComfyUI does not list them."""
 
 
-def missing_models(server: ComfyServer, models: Sequence[str]) -> list[str]:
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what ComfyUI and its nodes may see of this process's environment."""
+    return {name: value for name, value in environment.items() if not name.startswith(_SECRETS)}
+
+
+def missing_models(server: ComfyServer, models: Sequence[str], left_s: Callable[[], float]) -> list[str]:
     """Return which of `models` (`folder/file`) ComfyUI does not list. Raises RequestError where it does not answer."""
     folders = sorted({model.partition("/")[0] for model in models})
-    listed = {f"{folder}/{file}" for folder in folders for file in server.models(folder)}
+    listed = {f"{folder}/{file}" for folder in folders for file in server.models(folder, timeout_s=left_s())}
     return [model for model in models if model not in listed]
 
 
@@ -63,13 +68,17 @@ def await_ready(
     Raises JobError (comfyui_unavailable) after `timeout_s` and with what `failed` returns, ModelsMissing at once.
     """
     deadline = time.monotonic() + timeout_s
+
+    def left_s() -> float:
+        return min(CALL_TIMEOUT_S, max(_POLL_S, deadline - time.monotonic()))
+
     while True:
         error = failed()
         if error is not None:
             raise error
         with contextlib.suppress(RequestError):
-            server.ask_version()
-            missing = missing_models(server, models)
+            server.ask_version(timeout_s=left_s())
+            missing = missing_models(server, models, left_s)
             if missing:
                 raise ModelsMissing(
                     f"ComfyUI does not have {', '.join(missing)}. Put each into that folder of its models, or take the "
@@ -97,7 +106,7 @@ class ComfyProcess:
     ) -> None:
         self._command = list(command)
         self._directory = directory
-        self._environment = {name: value for name, value in environment.items() if not name.startswith(_SECRETS)}
+        self._environment = without_secrets(environment)
         self._await_ready = await_ready
         self._on_lost = on_lost
         self._stuck_s = stuck_s
@@ -123,12 +132,16 @@ class ComfyProcess:
         child = self._child
         assert child is not None  # noqa: S101 - it was started
         try:
-            self._await_ready(lambda: self._death_of(child))
+            self._await_ready(self.start_error)
         except (JobError, ModelsMissing):
             self.stop()
             raise
         self._ready.set()
         threading.Thread(target=self._watch, args=(child,), name="comfyui-watch", daemon=True).start()
+
+    def start_error(self) -> JobError | None:
+        """Return the error of the ComfyUI that was started, if it has ended before it was ready."""
+        return self._death_of(self._child) if self._child is not None else None
 
     def await_use(self, stop: Callable[[], JobError | None]) -> None:
         """Return when ComfyUI can be used: at once, or after its restart. Raises JobError where it cannot any more."""

@@ -69,7 +69,12 @@ class Lifecycle:
         self._ending = threading.Lock()
         self._ended = threading.Event()
         self._interrupting = False
-        self._handles_signals = False
+        self._handlers: dict[int, Callable[[int, FrameType | None], None]] = {}
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the worker was told to end, or retires."""
+        return self._ending.locked()
 
     def note_job(self) -> None:
         """Note the job of the current task: it is in hand until the SDK has posted its result and the task is done."""
@@ -89,24 +94,27 @@ class Lifecycle:
         return JobError.because(ErrorCode.INTERRUPTED, "The worker was told to stop. Send the job again.")
 
     def handle_signals(self) -> None:
-        """Have SIGTERM and SIGINT end the worker in order, beside what the SDK does on them. In the main thread."""
-        if self._handles_signals:
-            return
-        self._handles_signals = True
+        """Have SIGTERM and SIGINT end the worker in order, beside what was to be done on them. In the main thread.
+
+        To be called for the boot, and again once the SDK has put its own handlers in their place.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.getsignal(number)
+            if before is self._handlers.get(number):
+                continue
 
             def on_signal(number: int, frame: FrameType | None, before: object = before) -> None:
                 if callable(before):
                     before(number, frame)
                 self._begin_end(0, "")
 
+            self._handlers[number] = on_signal
             signal.signal(number, on_signal)
 
     def retire(self, reason: str) -> None:
         """End the worker as unhealthy once its jobs in hand have been answered. Returns at once."""
         self._begin_end(1, reason)
-        if self._handles_signals:
+        if self._handlers:
             os.kill(os.getpid(), signal.SIGTERM)  # the SDK's word for taking no more jobs
 
     def await_end(self) -> None:

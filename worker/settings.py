@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from comfy_client.errors import ConfigError
 from comfy_client.workflows import default_directory
+from worker.address import DEFAULT_PORT, comfyui_url
 from worker.storage import Bucket, is_address
 
 Parse: TypeAlias = Callable[[str], Any]
@@ -45,6 +46,10 @@ def _address(text: str) -> str:
     return text
 
 
+def _folder(text: str) -> Path:
+    return Path(text).absolute()
+
+
 @dataclass(frozen=True)
 class Variable:
     """One variable of the environment: how its text is read, and what it means. An empty text counts as absent."""
@@ -68,12 +73,20 @@ VARIABLES = (
     Variable(
         "COMFYUI_DIR",
         "comfyui_directory",
-        Path,
+        _folder,
         "",
-        "ComfyUI's folder (`main.py`, `input`, `output`); `/comfyui` where COMFYUI_URL is absent. With COMFYUI_URL, "
-        "only if this process reaches its files: a job's are deleted there, and can only be emptied without it.",
+        "ComfyUI's folder (`main.py`); `/comfyui` where COMFYUI_URL is absent. It is not written to where "
+        "COMFYUI_DATA_DIR names another.",
     ),
-    Variable("COMFYUI_PORT", "comfyui_port", _number(int, 1, 65535), "8188", "Port of the worker's own ComfyUI."),
+    Variable(
+        "COMFYUI_DATA_DIR",
+        "comfyui_data_directory",
+        _folder,
+        "",
+        "Folder of ComfyUI's `input`, `output`, `temp` and `user`, made at boot. Absent: COMFYUI_DIR. With "
+        "COMFYUI_URL, only if this process reaches its files: a job's are deleted there, else only emptied.",
+    ),
+    Variable("COMFYUI_PORT", "comfyui_port", _number(int, 1, 65535), DEFAULT_PORT, "Port of the worker's own ComfyUI."),
     Variable("COMFYUI_PYTHON", "comfyui_python", str, "", "The Python of the worker's own ComfyUI. Absent: this one."),
     Variable(
         "COMFYUI_ARGS", "comfyui_arguments", shlex.split, "", "Further launch flags of ComfyUI, such as `--lowvram`."
@@ -83,7 +96,44 @@ VARIABLES = (
         "ready_timeout_s",
         _number(float, 1, 3600),
         "300",
-        "Seconds until ComfyUI must answer and list the workflows' models. RunPod gives a cold start seven minutes.",
+        "Seconds until ComfyUI must answer and list the workflows' models, counted once fetched models are there. "
+        "RunPod gives a cold start seven minutes, or the endpoint's RUNPOD_INIT_TIMEOUT seconds.",
+    ),
+    Variable(
+        "WORKER_MODELS_DIR",
+        "models_directory",
+        _folder,
+        "/opt/models",
+        "Folder of models beside ComfyUI's own, with the same sub folders: baked into the image, or fetched.",
+    ),
+    Variable(
+        "WORKER_VOLUME_DIR",
+        "volume_directory",
+        _folder,
+        "/runpod-volume",
+        "Where the network volume is mounted; models lie in `models`, `ComfyUI/models` or `comfyui/models` on it.",
+    ),
+    Variable(
+        "WORKER_MODEL_CACHE_DIR",
+        "model_cache_directory",
+        _folder,
+        "/runpod",
+        "RunPod's folder of cached models on the machine, beside `huggingface-cache` on the volume.",
+    ),
+    Variable("MODEL_REVISION", "model_revision", str, "", "Revision of RunPod's cached model; RunPod sets it."),
+    Variable(
+        "WORKER_FETCH_MODELS",
+        "fetch_models",
+        _switch,
+        "false",
+        "Whether missing models of models.txt are fetched at boot: onto the volume, else into WORKER_MODELS_DIR.",
+    ),
+    Variable(
+        "WORKER_FETCH_TIMEOUT_S",
+        "fetch_timeout_s",
+        _number(float, 1, 86_400),
+        "1800",
+        "Seconds that this may take. It is part of the cold start: raise the endpoint's RUNPOD_INIT_TIMEOUT with it.",
     ),
     Variable(
         "WORKER_WORKFLOWS", "workflows_directory", Path, "", "Folder of workflow templates. Absent: those that ship."
@@ -125,6 +175,15 @@ VARIABLES = (
         "8",
         "Megabytes (1,048,576 bytes) of JSON that a result may have; RunPod loses what is much larger.",
     ),
+    Variable(
+        "SERVE_API_LOCALLY",
+        "serve_api_locally",
+        _switch,
+        "false",
+        "Whether RunPod's API is served by the worker itself, on all addresses and without a login, in place of jobs "
+        "from RunPod.",
+    ),
+    Variable("WORKER_API_PORT", "api_port", _number(int, 1, 65535), "8000", "Port of that API."),
     Variable("WORKER_PREVIEWS", "previews", _switch, "false", "Whether progress carries a small preview picture."),
     Variable(
         "WORKER_LOG_LEVEL", "log_level", _log_level, "INFO", "DEBUG (with ComfyUI's own log), INFO, WARNING or ERROR."
@@ -172,10 +231,18 @@ class Settings:
     """Where ComfyUI answers: the address given, or that of the worker's own."""
     comfyui_is_ours: bool
     comfyui_directory: Path | None
+    comfyui_data_directory: Path | None
+    """Where ComfyUI's files are; None where this process does not reach them."""
     comfyui_port: int
     comfyui_python: str
     comfyui_arguments: tuple[str, ...]
     ready_timeout_s: float
+    models_directory: Path
+    volume_directory: Path
+    model_cache_directory: Path
+    model_revision: str
+    fetch_models: bool
+    fetch_timeout_s: float
     workflows_directory: Path
     allow_graphs: bool
     warmup: bool
@@ -183,6 +250,8 @@ class Settings:
     job_timeout_s: float
     shutdown_grace_s: float
     max_result_bytes: int
+    serve_api_locally: bool
+    api_port: int
     previews: bool
     log_level: str
     bucket: Bucket | None
@@ -192,14 +261,22 @@ class Settings:
         """Return the settings in `env`. Raises ConfigError that names the variable at fault."""
         values = {variable.field: _value(variable, env.get(variable.name, "").strip()) for variable in VARIABLES}
         ours = values["comfyui_url"] is None
+        directory = _comfyui_directory(values["comfyui_directory"], is_ours=ours)
         return Settings(
-            comfyui_url=values["comfyui_url"] or f"http://127.0.0.1:{values['comfyui_port']}",
+            comfyui_url=comfyui_url(env),
             comfyui_is_ours=ours,
-            comfyui_directory=_comfyui_directory(values["comfyui_directory"], is_ours=ours),
+            comfyui_directory=directory,
+            comfyui_data_directory=values["comfyui_data_directory"] or directory,
             comfyui_port=values["comfyui_port"],
             comfyui_python=values["comfyui_python"] or sys.executable,
             comfyui_arguments=tuple(values["comfyui_arguments"] or ()),
             ready_timeout_s=values["ready_timeout_s"],
+            models_directory=values["models_directory"],
+            volume_directory=values["volume_directory"],
+            model_cache_directory=values["model_cache_directory"],
+            model_revision=values["model_revision"] or "",
+            fetch_models=values["fetch_models"],
+            fetch_timeout_s=values["fetch_timeout_s"],
             workflows_directory=values["workflows_directory"] or default_directory(),
             allow_graphs=values["allow_graphs"],
             warmup=values["warmup"],
@@ -207,6 +284,8 @@ class Settings:
             job_timeout_s=values["job_timeout_s"],
             shutdown_grace_s=values["shutdown_grace_s"],
             max_result_bytes=int(values["max_result_mb"] * 1024 * 1024),
+            serve_api_locally=values["serve_api_locally"],
+            api_port=values["api_port"],
             previews=values["previews"],
             log_level=values["log_level"],
             bucket=_bucket(values),

@@ -94,17 +94,17 @@ class ComfyServer:
             self._version = self.ask_version()
         return self._version
 
-    def ask_version(self) -> str:
+    def ask_version(self, *, timeout_s: float = CALL_TIMEOUT_S) -> str:
         """Return ComfyUI's version. Raises RequestError while ComfyUI is not there yet."""
-        match self._http.json("GET", "/system_stats", timeout_s=CALL_TIMEOUT_S):
+        match self._http.json("GET", "/system_stats", timeout_s=timeout_s):
             case {"system": {"comfyui_version": str(version)}}:
                 return version
         return "unknown"
 
-    def models(self, folder: str) -> list[str]:
+    def models(self, folder: str, *, timeout_s: float = CALL_TIMEOUT_S) -> list[str]:
         """Return the files of a model folder; none where ComfyUI knows no such folder."""
         try:
-            names = self._http.json("GET", f"/models/{quote(folder, safe='')}", timeout_s=CALL_TIMEOUT_S)
+            names = self._http.json("GET", f"/models/{quote(folder, safe='')}", timeout_s=timeout_s)
         except RequestError as error:
             if error.status == requests.codes.not_found:
                 return []

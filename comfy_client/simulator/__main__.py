@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from comfy_client.simulator import faults
 from comfy_client.simulator.simulator import Simulator
@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal; return the exit status."""
+def main(arguments: Sequence[str] | None = None, models: Mapping[str, Iterable[str]] | None = None) -> int:
+    """Serve until a signal, with these `models` in place of its own; return the exit status."""
     options, ignored = parser().parse_known_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base_directory=options.base_directory,
         host=options.host.split(",")[0],
         port=options.port,
+        models=models,
         previews=options.preview_method != "none",
         is_own_process=True,
     )

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,7 +39,7 @@ class Settings:
     host: str
     port: int
     folders: Folders
-    models: dict[str, tuple[str, ...]]
+    models: dict[str, Iterable[str]]
     pace: Pace
     is_own_process: bool = False
 

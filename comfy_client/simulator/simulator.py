@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,15 +31,15 @@ VERB_DEADLINE_S = 10.0
 class Simulator:
     """A ComfyUI that needs no GPU, in a thread of this process.
 
-    `models` replaces the files of the folders that it names. Without `base_directory`, input, output and temp live in a
-    temporary folder that is gone at the end.
+    `models` replaces the files of the folders that it names; they are iterated whenever they are asked for. Without
+    `base_directory`, input, output and temp live in a temporary folder that is gone at the end.
     """
 
     def __init__(
         self,
         *,
         step_s: float = 0.0,
-        models: Mapping[str, tuple[str, ...]] | None = None,
+        models: Mapping[str, Iterable[str]] | None = None,
         base_directory: Path | str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -48,7 +48,7 @@ class Simulator:
     ) -> None:
         self._base_directory = base_directory
         self._host, self._port = host, port
-        self._models = {**MODELS, **(models or {})}
+        self._models: dict[str, Iterable[str]] = {**MODELS, **(models or {})}
         self._pace = Pace(step_s, previews)
         self._is_own_process = is_own_process
         self._own_base: tempfile.TemporaryDirectory[str] | None = None

@@ -21,7 +21,7 @@ def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
         ends = [job.ended_at for job in jobs if job.ended_at is not None]
         assert len(ends) == len(jobs)
         assert ends == sorted(ends)
-        assert "warmed up in" in stage.worker.log
+        assert "warmed_up" in stage.worker.log
         assert stage.files_left() == []
         stage.worker.terminate()
         assert stage.worker.wait(10) == 0

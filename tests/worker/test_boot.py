@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import sys
+import socket
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
+from comfy_client.errors import ConfigError, JobError
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow
-from tests.stage import CHILD, ROOT, free_port
+from tests.fakes import comfyui
+from tests.fakes.model_server import ModelServer
+from tests.stage import MODELS, data_of, make_comfyui, put_models
 from tests.waiting import until
-from worker.boot import await_boot, comfyui_command, make_process, models_of
-from worker.comfyui_process import ComfyProcess, ModelsMissing
+from worker.boot import Boot, models_of
+from worker.boot_times import BootTimes
+from worker.comfyui_process import ModelsMissing
 from worker.settings import Settings
 
 
@@ -44,32 +48,51 @@ def elsewhere(simulator: Simulator, **environment: str) -> Settings:
     return Settings.from_env({"COMFYUI_URL": simulator.url, **environment})
 
 
+@dataclass(frozen=True)
+class Own:
+    """A worker with a ComfyUI of its own, in `directory`, not begun yet."""
+
+    directory: Path
+    boot: Boot
+    server: ComfyServer
+
+
 @pytest.fixture
-def own(tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[tuple[Settings, ComfyServer, ComfyProcess]]:
-    """A ComfyUI of the worker's own, started."""
-    (tmp_path / "main.py").write_text(CHILD.format(directory=str(tmp_path)))
-    settings = Settings.from_env({"COMFYUI_DIR": str(tmp_path), "COMFYUI_PORT": str(free_port())})
-    server = ComfyServer(settings.comfyui_url, directory=tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = make_process(settings, server, workflows, environment, lambda: None)
-    assert process is not None
-    process.start()
-    yield settings, server, process
-    process.stop()
-    server.close()
+def make_own(tmp_path: Path) -> Iterator[Callable[..., Own]]:
+    """What makes it, with workflows and further variables; it is stopped afterwards."""
+    with contextlib.ExitStack() as stack:
+
+        def make(workflows: Mapping[str, Workflow], main: str = comfyui.MAIN, **environment: str) -> Own:
+            env = {**os.environ, **make_comfyui(tmp_path, main), **environment}
+            settings = Settings.from_env(env)
+            server = ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory)
+            boot = Boot(settings, server, workflows, env, lambda: None, BootTimes())
+            stack.callback(server.close)
+            stack.callback(boot.stop)
+            return Own(tmp_path, boot, server)
+
+        yield make
+
+
+def finish(settings: Settings, server: ComfyServer, workflows: Mapping[str, Workflow]) -> None:
+    """Boot a worker whose ComfyUI runs elsewhere."""
+    boot = Boot(settings, server, workflows, {}, lambda: None, BootTimes())
+    boot.begin()
+    assert boot.process is None
+    boot.finish()
 
 
 def test_a_warm_up_runs_one_step_and_is_logged(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The txt2img workflow runs for one step, so that the models are loaded; how long it took is in the log."""
+    """The txt2img workflow runs for one step, so that the models are loaded; when it ended is in the log."""
     with caplog.at_level(logging.INFO, "worker.boot"):
-        await_boot(elsewhere(simulator), server, workflows, None)
+        finish(elsewhere(simulator), server, workflows)
 
     assert simulator.sampled_steps == 1
-    ready, warm = [record.getMessage() for record in caplog.records if record.name == "worker.boot"]
-    assert ready.startswith("ComfyUI 0.3.64 is ready after")
-    assert warm.startswith("warmed up in")
+    [booted] = [record.__dict__ for record in caplog.records if record.name == "worker.boot"]
+    assert (booted["message"], booted["comfyui"]) == ("booted", "0.3.64")
+    assert list(booted["boot_s"]) == ["comfyui_ready", "warmed_up", "total"]
     assert [*simulator.queue_ids, *simulator.history_ids] == []
 
 
@@ -77,7 +100,7 @@ def test_it_asks_before_it_warms_up(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
     """ComfyUI answers, then its models are looked at, then a prompt is queued."""
-    await_boot(elsewhere(simulator), server, workflows, None)
+    finish(elsewhere(simulator), server, workflows)
     asked = simulator.requests
 
     models = max(place for place, (_, path) in enumerate(asked) if path.startswith("/models/"))
@@ -91,7 +114,7 @@ def test_without_a_warm_up_nothing_is_sampled(
 ) -> None:
     """WORKER_WARMUP=false, or a folder without the workflow for it, leaves it out."""
     settings = elsewhere(simulator) if chosen else elsewhere(simulator, WORKER_WARMUP="false")
-    await_boot(settings, server, {name: workflows[name] for name in chosen} or workflows, None)
+    finish(settings, server, {name: workflows[name] for name in chosen} or workflows)
 
     assert simulator.sampled_steps == 0
 
@@ -104,7 +127,7 @@ def test_a_comfyui_that_is_not_there_is_an_error_in_time(
     simulator.stop()
     begun_at = time.monotonic()
     with pytest.raises(JobError, match="was not ready after 1 s") as info:
-        await_boot(settings, server, workflows, None)
+        finish(settings, server, workflows)
 
     assert info.value.code is ErrorCode.COMFYUI_UNAVAILABLE
     assert 1 <= time.monotonic() - begun_at < 3
@@ -117,7 +140,7 @@ def test_a_comfyui_that_comes_late_is_waited_for(
     simulator.faults.answer_500("/system_stats", times=2)
     simulator.faults.answer_500("/models", times=2)
     simulator.faults.refuse_connections(0.5)
-    await_boot(elsewhere(simulator), server, workflows, None)
+    finish(elsewhere(simulator), server, workflows)
 
     assert simulator.sampled_steps == 1
 
@@ -127,7 +150,7 @@ def test_a_model_that_is_missing_elsewhere_is_named(workflows: Mapping[str, Work
     with Simulator(models={"vae": ()}) as simulator:
         server = ComfyServer(simulator.url)
         with pytest.raises(ModelsMissing, match=r"does not have vae/ae\.safetensors\."):
-            await_boot(elsewhere(simulator), server, workflows, None)
+            finish(elsewhere(simulator), server, workflows)
         server.close()
 
     assert simulator.sampled_steps == 0
@@ -139,60 +162,138 @@ def test_a_warm_up_that_fails_is_a_boot_that_fails(
     """A GPU that cannot run one step takes no job."""
     simulator.faults.run_out_of_memory(times=2)
     with pytest.raises(JobError) as info:
-        await_boot(elsewhere(simulator), server, workflows, None)
+        finish(elsewhere(simulator), server, workflows)
 
     assert info.value.code is ErrorCode.OUT_OF_MEMORY
 
 
 def test_the_worker_s_own_boots(
-    own: tuple[Settings, ComfyServer, ComfyProcess],
-    workflows: Mapping[str, Workflow],
-    caplog: pytest.LogCaptureFixture,
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The child is waited for, warmed up, and can be used; its own words are in the log at DEBUG alone."""
-    settings, server, process = own
+    """The child finds the baked models, is warmed up and can be used; its own words are in the log at DEBUG alone."""
+    own = make_own(workflows)
+    put_models(own.directory / "baked")
     with caplog.at_level(logging.INFO):
-        await_boot(settings, server, workflows, process)
+        own.boot.begin()
+        own.boot.finish()
 
-    process.await_use(lambda: None)
-    assert "warmed up in" in caplog.text
+    assert own.boot.process is not None
+    own.boot.process.await_use(lambda: None)
+    [steps] = [record.__dict__["boot_s"] for record in caplog.records if record.getMessage() == "booted"]
+    assert list(steps) == ["models", "comfyui_started", "comfyui_ready", "warmed_up", "total"]
+    assert sorted(steps.values()) == list(steps.values())
     assert "To see the GUI" not in caplog.text
-    assert any("To see the GUI" in line for line in process.log_tail())
+    assert any("To see the GUI" in line for line in own.boot.process.log_tail())
+    made = sorted(path.name for path in data_of(own.directory).iterdir())
+    assert made == ["input", "output", "temp", "user", "worker"]
 
 
-def test_one_that_fails_its_warm_up_is_stopped(
-    own: tuple[Settings, ComfyServer, ComfyProcess], workflows: Mapping[str, Workflow]
-) -> None:
+def test_one_that_fails_its_warm_up_is_stopped(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
     """A boot that fails leaves no ComfyUI behind."""
-    settings, server, process = own
     workflow = workflows["flux-dev-txt2img"]
     graph = {name: {**node, "class_type": "NoSuchNode"} for name, node in workflow.graph.items()}
-    broken = {workflow.name: replace(workflow, graph=graph)}
+    own = make_own({workflow.name: replace(workflow, graph=graph)})
+    put_models(own.directory / "baked")
+    own.boot.begin()
     with pytest.raises(JobError) as info:
-        await_boot(settings, server, broken, process)
+        own.boot.finish()
 
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
+    assert own.boot.process is not None
     with pytest.raises(JobError, match="is stopping"):
-        process.start()
+        own.boot.process.start()
 
 
-def test_a_comfyui_elsewhere_is_nobody_s_child(
-    simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
+def test_a_model_that_is_nowhere_is_named_before_comfyui_is_started(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
 ) -> None:
-    """With COMFYUI_URL there is no process to start."""
-    assert make_process(elsewhere(simulator), server, workflows, {}, lambda: None) is None
+    """The error says which, where it was looked for, and what to do; it comes when the platform can be told."""
+    own = make_own(workflows)
+    put_models(own.directory / "baked", "vae/ae.safetensors", "text_encoders/clip_l.safetensors")
+    own.boot.begin()
+
+    assert own.boot.process is None
+    with pytest.raises(ModelsMissing) as info:
+        own.boot.finish()
+    told = str(info.value)
+    assert told.startswith("Not there: diffusion_models/flux1-dev-fp8.safetensors, text_encoders/t5xxl_fp8_e4m3fn")
+    assert "ae.safetensors" not in told
+    assert all(remedy in told for remedy in ("volume/models", "WORKER_FETCH_MODELS=true", "has the weights inside"))
+    assert f"{own.directory}/baked, " in told
+    assert f"{own.directory}/volume/ComfyUI/models (not there)" in told
 
 
-def test_the_launch_flags_are_those_of_the_settings(tmp_path: Path) -> None:
-    """Headless and quiet; previews only where they are wanted; COMFYUI_ARGS come last, so that they win."""
-    (tmp_path / "main.py").touch()
-    base = {"COMFYUI_DIR": str(tmp_path), "COMFYUI_PORT": "9000"}
-    plain = comfyui_command(Settings.from_env(base))
-    rich = comfyui_command(Settings.from_env({**base, "WORKER_PREVIEWS": "true", "COMFYUI_ARGS": "--lowvram --fast"}))
+@pytest.mark.parametrize("knows", ["its own file", "its arguments"])
+def test_a_comfyui_with_places_of_its_own_is_asked_itself(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow], knows: str
+) -> None:
+    """Where ComfyUI may have the models in folders that only it knows, it is started and asked for its list."""
+    arguments = "--extra-model-paths-config other.yaml" if knows == "its arguments" else ""
+    own = make_own(workflows, COMFYUI_ARGS=arguments)
+    (own.directory / "other.yaml").write_text("{}")
+    if not arguments:
+        (own.directory / "extra_model_paths.yaml").write_text("{}")
+    own.boot.begin()
 
-    assert plain[:6] == [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", "9000"]
-    assert "--disable-all-custom-nodes" in plain
-    assert rich == [*plain, "--preview-method", "latent2rgb", "--lowvram", "--fast"]
+    assert own.boot.process is not None
+    with pytest.raises(ModelsMissing, match="ComfyUI does not have diffusion_models/flux1"):
+        own.boot.finish()
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
+) -> None:
+    """What stands in the way is named with the variable, before anything is started."""
+    own = make_own(workflows)
+    data_of(own.directory).write_text("a file in the way")
+    with pytest.raises(ConfigError, match=r"COMFYUI_DATA_DIR: .*/data/input cannot be written .*/tmp/comfyui"):
+        own.boot.begin()
+
+    assert own.boot.process is None
+
+
+def test_cached_models_are_linked_and_listed(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A snapshot of Hugging Face's cache on the volume is enough to boot from; ComfyUI is told not to map its files."""
+    own = make_own(workflows, WORKER_WARMUP="false")
+    hub = own.directory / "volume" / "huggingface-cache" / "hub"
+    put_models(hub / "models--org--flux" / "snapshots" / "abc")
+    with caplog.at_level(logging.DEBUG, "worker"):
+        own.boot.begin()
+        own.boot.finish()
+
+    assert own.server.models("vae") == ["ae.safetensors"]
+    assert "vae/ae.safetensors is taken from" in caplog.text
+    assert "--disable-mmap" in caplog.text
+    link = data_of(own.directory) / "models" / "vae" / "ae.safetensors"
+    assert link.resolve().is_relative_to(hub)
+
+
+def test_a_model_that_cannot_be_fetched_ends_the_boot(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
+) -> None:
+    """WORKER_FETCH_MODELS=true: ComfyUI starts beside the fetch, and is stopped where that fails; the file is named."""
+    with ModelServer() as hub:
+        own = make_own(workflows, WORKER_FETCH_MODELS="true", HF_ENDPOINT=hub.url)
+        put_models(own.directory / "baked", *(model.path for model in MODELS if not model.path.startswith("vae/")))
+        with caplog.at_level(logging.INFO):
+            own.boot.begin()
+            assert own.boot.process is not None
+            with pytest.raises(ModelsMissing, match=r"1 of 1 models .*vae/ae.safetensors: .* answered 404") as info:
+                own.boot.finish()
+
+    assert "Correct its address" in str(info.value)
+    assert f"fetching vae/ae.safetensors into {own.directory}/baked: 0.34 GB" in caplog.text
+    assert own.boot.process.start_error() is not None
+
+
+def test_nowhere_to_put_fetched_models_is_said(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
+    """Without a volume, and with a folder that cannot be made, the variables are named."""
+    own = make_own(workflows, WORKER_FETCH_MODELS="true")
+    (own.directory / "baked").write_text("a file in the way")
+    with pytest.raises(ConfigError, match=r"WORKER_FETCH_MODELS: neither WORKER_MODELS_DIR .*/volume\) can be written"):
+        own.boot.begin()
 
 
 def test_the_models_are_those_of_all_workflows(workflows: Mapping[str, Workflow]) -> None:
@@ -203,13 +304,28 @@ def test_the_models_are_those_of_all_workflows(workflows: Mapping[str, Workflow]
     assert len(models) == len(set(models))
 
 
-def test_a_child_that_is_ready_late_is_ready(
-    own: tuple[Settings, ComfyServer, ComfyProcess], workflows: Mapping[str, Workflow]
-) -> None:
-    """`start` returns at once; what happens until `await_boot` is called is not waited for twice."""
-    settings, server, process = own
+def test_a_child_that_is_ready_early_is_ready(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
+    """`begin` returns at once; what happens until `finish` is called is not waited for twice."""
+    own = make_own(workflows)
+    put_models(own.directory / "baked")
+    own.boot.begin()
+    process = own.boot.process
+    assert process is not None
     assert until(lambda: any("To see the GUI" in line for line in process.log_tail()))
     begun_at = time.monotonic()
-    await_boot(settings, server, workflows, process)
+    own.boot.finish()
 
     assert time.monotonic() - begun_at < 5
+
+
+def test_a_server_that_accepts_and_never_answers_does_not_overstay(workflows: Mapping[str, Workflow]) -> None:
+    """COMFYUI_READY_TIMEOUT_S holds for each call too."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        server = ComfyServer(url)
+        begun_at = time.monotonic()
+        with pytest.raises(JobError, match="was not ready after 1 s"):
+            finish(Settings.from_env({"COMFYUI_URL": url, "COMFYUI_READY_TIMEOUT_S": "1"}), server, workflows)
+        server.close()
+
+    assert 1 <= time.monotonic() - begun_at < 3

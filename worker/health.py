@@ -1,0 +1,52 @@
+"""The container's health check: python -m worker.health. Status 0 where ComfyUI answers, else 1; says which on stdout.
+
+It runs every half minute beside a GPU's work, so it imports nothing but the standard library and one small module.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import TextIO
+from urllib.parse import urlsplit
+
+from worker.address import comfyui_url
+
+TIMEOUT_S = 5.0
+
+
+def main(env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S) -> int:
+    """Ask ComfyUI once, say what came of it, and return the exit status."""
+    problem = problem_of(comfyui_url(env), timeout_s)
+    out.write(f"{problem or 'ComfyUI answers.'}\n")
+    return 1 if problem else 0
+
+
+def problem_of(url: str, timeout_s: float) -> str:
+    """Return why ComfyUI at `url` counts as unhealthy, in one sentence; empty where it answers /system_stats."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host:
+        return "COMFYUI_URL or COMFYUI_PORT is no address of a ComfyUI; give one like http://127.0.0.1:8188."
+    where = f"{host}:{port}" if port else host
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(host, port, timeout=timeout_s)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/system_stats")
+        status = connection.getresponse().status
+    except TimeoutError:
+        return f"ComfyUI at {where} gave no answer within {timeout_s:g} s; the worker's log has its last words."
+    except (OSError, HTTPException) as error:
+        return f"ComfyUI at {where} was not reached ({type(error).__name__}): it is starting, or it has ended."
+    finally:
+        connection.close()
+    return "" if status == 200 else f"ComfyUI at {where} answered {status} to /system_stats."  # noqa: PLR2004 - OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ, sys.stdout))

@@ -1,0 +1,145 @@
+"""How ComfyUI is started: headless, quiet, in the worker's folders. Only with flags that this ComfyUI has.
+
+ComfyUI ends with status 2 at a flag that it does not know, and its flags change with its versions. Its --help answers
+in 0.1 s, since it is parsed before torch is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from comfy_client.errors import ConfigError
+from worker.comfyui_process import without_secrets
+from worker.settings import Settings
+
+HELP_TIMEOUT_S = 5.0
+KNOWN_FLAGS = frozenset(
+    {
+        "--listen",
+        "--port",
+        "--disable-auto-launch",
+        "--disable-metadata",
+        "--disable-api-nodes",
+        "--disable-all-custom-nodes",
+        "--whitelist-custom-nodes",
+        "--preview-method",
+        "--input-directory",
+        "--output-directory",
+        "--temp-directory",
+        "--user-directory",
+        "--database-url",
+        "--front-end-root",
+        "--extra-model-paths-config",
+        "--disable-mmap",
+    }
+)
+"""The flags of ComfyUI 0.3.64 that the worker uses: for one that does not tell its own."""
+
+_WEBSOCKET_NODE = "websocket_image_save"
+
+log = logging.getLogger(__name__)
+
+
+def ask_flags(settings: Settings, environment: Mapping[str, str], timeout_s: float = HELP_TIMEOUT_S) -> frozenset[str]:
+    """Return the launch flags of the ComfyUI in COMFYUI_DIR; KNOWN_FLAGS where it does not tell them in time.
+
+    Raises ConfigError where its Python cannot be started.
+    """
+    try:
+        child = subprocess.Popen(  # noqa: S603 - the command is the worker's own
+            [settings.comfyui_python, "main.py", "--help"],
+            cwd=settings.comfyui_directory,
+            env={**without_secrets(environment), "COLUMNS": "120", "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"COMFYUI_PYTHON: {settings.comfyui_python} cannot be started ({error.strerror}). Name the Python that has "
+            "ComfyUI's packages"
+        ) from error
+    with child:
+        try:
+            text, _ = child.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)  # also what it started, which would hold the pipe open
+            text = ""
+    flags = flags_in(text)
+    if "--port" in flags:
+        return flags
+    log.warning("ComfyUI did not tell its launch flags within %g s; taking those of 0.3.64", timeout_s)
+    return KNOWN_FLAGS
+
+
+def flags_in(text: str) -> frozenset[str]:
+    """Return the flags that the text of a --help explains; not those that its sentences mention."""
+    explained = re.findall(r"^ {2}(-\S.*?)(?: {2}|$)", text, re.MULTILINE)
+    return frozenset(flag for option in explained for flag in re.findall(r"(?<!\S)--[\w-]+", option))
+
+
+def image_nodes(comfyui: Path) -> list[str]:
+    """Return the custom nodes of the image, as ComfyUI's whitelist names them: the folders and modules that lie there.
+
+    A whitelist keeps out what further paths bring, so that nothing from a network volume is run as code. A module is
+    named with its ending by 0.3.64. SaveImageWebsocket is one of those that ComfyUI ships.
+    """
+    try:
+        found = sorted((comfyui / "custom_nodes").iterdir())
+    except OSError:
+        found = []
+    folders = {each.name for each in found if each.is_dir() and not each.name.endswith(".disabled")}
+    modules = {each.stem for each in found if each.is_file() and each.suffix == ".py"} | {_WEBSOCKET_NODE}
+    names = {name for name in folders if not name.startswith((".", "__"))}
+    return sorted(names | modules | {f"{name}.py" for name in modules})
+
+
+def comfyui_command(
+    settings: Settings, flags: frozenset[str], paths_config: Path, front_end: Path, *, is_on_volume: bool
+) -> list[str]:
+    """Return how ComfyUI is started, with what of this is in its `flags`; COMFYUI_ARGS come last, so that they win.
+
+    Args:
+        settings: of a worker with a ComfyUI of its own.
+        flags: those that it has.
+        paths_config: the file that names the folders of models.
+        front_end: an empty folder: nobody looks at its pages, which are 583 MB of packages.
+        is_on_volume: whether models are read from the network volume, where mapping them into memory takes 30 to 50
+            times as long as reading them.
+    """
+    data = settings.comfyui_data_directory
+    assert settings.comfyui_directory is not None  # noqa: S101 - as above
+    assert data is not None  # noqa: S101 - as above
+    # Since 0.39 --disable-api-nodes means offline altogether.
+    api_nodes = "--disable-partner-nodes" if "--disable-partner-nodes" in flags else "--disable-api-nodes"
+    wanted: list[tuple[str, Sequence[str]]] = [
+        ("--listen", ["127.0.0.1"]),
+        ("--port", [str(settings.comfyui_port)]),
+        ("--disable-auto-launch", []),
+        ("--disable-metadata", []),
+        (api_nodes, []),
+        ("--disable-assets", []),
+        ("--disable-all-custom-nodes", []),
+        ("--whitelist-custom-nodes", image_nodes(settings.comfyui_directory)),
+        ("--input-directory", [str(data / "input")]),
+        ("--output-directory", [str(data / "output")]),
+        ("--temp-directory", [str(data)]),  # ComfyUI puts `temp` behind it, and empties that
+        ("--user-directory", [str(data / "user")]),
+        # In memory, a traceback of SQLAlchemy's stands in the log of 0.3.64, and so in the errors that quote its end.
+        ("--database-url", [f"sqlite:///{data}/user/comfyui.db"]),
+        ("--front-end-root", [str(front_end)]),
+        ("--extra-model-paths-config", [str(paths_config)]),
+        ("--preview-method", ["latent2rgb" if settings.previews else "none"]),
+        *([("--disable-mmap", [])] if is_on_volume else []),
+    ]
+    passed = [text for flag, values in wanted if flag in flags for text in (flag, *values)]
+    return [settings.comfyui_python, "main.py", *passed, *settings.comfyui_arguments]
