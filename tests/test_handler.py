@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import requests
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import ConfigError
 from comfy_client.simulator import Simulator
-from handler import Handler, Service, make_handler, make_worker
+from handler import Handler, Service, make_handler, make_threads, make_worker
+from tests.stage import free_port
 from tests.waiting import until
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
@@ -117,6 +118,39 @@ def test_two_jobs_in_hand_do_not_wait_for_each_other_s_post(simulator: Simulator
     assert len(simulator.executed_prompts) == 2
 
 
+def test_jobs_have_threads_of_their_own(simulator: Simulator) -> None:
+    """Who else waits in a thread of the loop's does not keep a job waiting."""
+    service = make_service(simulator)
+    freed = threading.Event()
+
+    async def beside_others() -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        other = loop.run_in_executor(None, freed.wait, 60)
+        try:
+            return await asyncio.wait_for(make_handler(service)({"id": "1", "input": SMALL}), 30)
+        finally:
+            freed.set()
+            await other
+
+    assert asyncio.run(beside_others())["images"]
+    service.worker.server.close()
+    service.threads.shutdown()
+
+
+def test_more_jobs_than_threads_wait_in_order(simulator: Simulator) -> None:
+    """The local API may be sent any number at once: all end."""
+    service = replace(make_service(simulator), threads=make_threads(1))
+    handler = make_handler(service)
+
+    async def all_of_them() -> list[dict[str, Any]]:
+        return list(await asyncio.gather(*(handler({"id": str(n), "input": {**SMALL, "seed": n}}) for n in range(4))))
+
+    assert [result["seed"] for result in asyncio.run(all_of_them())] == [0, 1, 2, 3]
+    service.worker.server.close()
+    service.threads.shutdown()
+
+
 def test_a_bad_setting_ends_the_start_with_its_name() -> None:
     """A wrong address is a ConfigError before anything is served."""
     with pytest.raises(ConfigError, match="no address"):
@@ -165,14 +199,16 @@ def test_a_bad_variable_ends_the_process_with_its_name(simulator: Simulator) -> 
     assert "Traceback" not in ended.stderr
 
 
-@pytest.fixture
-def local_api(simulator: Simulator) -> Iterator[str]:
-    """The address of `handler.py --rp_serve_api`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
+@pytest.fixture(params=["arguments", "variables"])
+def local_api(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of `handler.py --rp_serve_api`, and of one that the variables have serve the API."""
+    port = str(free_port())
+    arguments = [sys.executable, "handler.py"]
     environment = {**os.environ, "COMFYUI_URL": simulator.url}
+    if request.param == "arguments":
+        arguments += ["--rp_serve_api", "--rp_api_port", port]
+    else:
+        environment |= {"SERVE_API_LOCALLY": "true", "WORKER_API_PORT": port}
     with subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         started = threading.Timer(30, process.kill)
@@ -183,14 +219,15 @@ def local_api(simulator: Simulator) -> Iterator[str]:
         started.cancel()
         drain = threading.Thread(target=process.stderr.read, daemon=True)
         drain.start()
-        yield f"http://127.0.0.1:{port}"
+        host = "127.0.0.1" if request.param == "arguments" else "127.0.0.2"  # that, or every address
+        yield f"http://{host}:{port}"
         process.terminate()
-        process.wait(10)
+        assert process.wait(20) == 0
         drain.join(10)
 
 
 def test_the_local_api_serves_jobs(local_api: str) -> None:
-    """`--rp_serve_api` answers /runsync with the result, and with the report where the job fails."""
+    """/runsync answers with the result, and with the report where the job fails; SIGTERM ends it with status 0."""
     good = requests.post(f"{local_api}/runsync", json={"input": SMALL}, timeout=30).json()
     bad = requests.post(f"{local_api}/runsync", json={"input": {"prompt": ""}}, timeout=30).json()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 
-from tests.fakes.runpod_platform import JobState, RunPodPlatform
-from tests.stage import code_of, staged
+from tests.fakes.model_server import ModelServer
+from tests.fakes.runpod_platform import JobState, RunPodPlatform, WorkerProcess
+from tests.stage import MODELS, ROOT, code_of, make_comfyui, put_models, staged
 from tests.waiting import until
 
 NEVER_READY = "import threading; print('loading for ever', flush=True); threading.Event().wait()"
@@ -69,3 +72,38 @@ def test_a_job_that_waits_at_sigterm_is_left_to_another_worker() -> None:
         assert [code_of(stage.platform.wait_for(job_id, 30)) for job_id in running] == [None, None]
         assert stage.worker.wait(10) == 0
         assert stage.platform.jobs[waiting].state == JobState.IN_QUEUE
+
+
+def test_sigterm_while_comfyui_starts_ends_in_order() -> None:
+    """A boot that is ended is no fault: nothing is reported, ComfyUI is stopped, exit 0."""
+    with RunPodPlatform(long_poll_s=1.0) as platform, tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        put_models(directory / "baked")
+        env = make_comfyui(directory, NEVER_READY)
+        with WorkerProcess(platform, ROOT / "handler.py", env={**env, "COMFYUI_READY_TIMEOUT_S": "60"}) as worker:
+            assert until(lambda: "taking those of 0.3.64" in worker.log)
+            worker.terminate()
+
+            assert worker.wait(20) == 0
+            assert not [ping for ping in platform.pings if ping.is_unhealthy]
+
+
+def test_sigterm_while_models_are_fetched_keeps_what_came() -> None:
+    """The fetch ends, its part stays for the next worker, exit 0."""
+    with ModelServer() as hub, RunPodPlatform(long_poll_s=1.0) as platform, tempfile.TemporaryDirectory() as name:
+        directory, vae = Path(name), next(model for model in MODELS if model.path == "vae/ae.safetensors")
+        put_models(directory / "baked", *(model.path for model in MODELS if model != vae))
+        (directory / "volume").mkdir()
+        path = vae.url.removeprefix("https://huggingface.co")
+        hub.put(path, bytes(vae.size))
+        hold = hub.hold(path, 1_000_000)
+        env = {**make_comfyui(directory), "WORKER_FETCH_MODELS": "true", "HF_ENDPOINT": hub.url}
+        with WorkerProcess(platform, ROOT / "handler.py", env=env) as worker:
+            part = directory / "volume" / "models" / f"{vae.path}.part"
+            assert until(lambda: part.exists() and part.stat().st_size)
+            assert hold.reached.is_set()
+            worker.terminate()
+
+            assert worker.wait(20) == 0
+            assert part.stat().st_size
+            assert not [ping for ping in platform.pings if ping.is_unhealthy]

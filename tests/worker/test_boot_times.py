@@ -1,0 +1,39 @@
+"""The steps of a boot, counted from the process's start."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.stage import ROOT
+from worker.boot_times import BootTimes, process_age_s
+
+
+def test_steps_are_counted_from_the_process_s_start(caplog: pytest.LogCaptureFixture) -> None:
+    """One line with every step, in order, as a field that a program can read."""
+    times = BootTimes(lambda: 5.0)
+    times.note("python")
+    with caplog.at_level(logging.INFO):
+        times.log("0.3.64")
+    [record] = caplog.records
+    steps = record.__dict__["boot_s"]
+
+    assert record.getMessage() == "booted"
+    assert list(steps) == ["python", "total"]
+    assert 5.0 <= steps["python"] <= steps["total"] < 6.0
+
+
+def test_the_process_s_age_is_the_system_s() -> None:
+    """What Python itself takes to start is counted too."""
+    began_at = psutil.Process().create_time()
+    script = "from worker.boot_times import process_age_s; import time; print(process_age_s(), time.time())"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    age_s, _ = map(float, ended.stdout.split())
+
+    assert 0.01 <= age_s < 10
+    assert process_age_s() == pytest.approx(time.time() - began_at, abs=1.5)

@@ -1,0 +1,95 @@
+"""The container's health check: one question, one sentence, one status."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+import psutil
+import pytest
+
+from comfy_client.simulator import Simulator
+from tests.stage import ROOT, free_port
+from worker.health import main
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A ComfyUI."""
+    with Simulator() as simulator:
+        yield simulator
+
+
+def checked(environment: Mapping[str, str], timeout_s: float = 5.0) -> tuple[int, str]:
+    """Return the status and the sentence."""
+    out = io.StringIO()
+    return main(environment, out, timeout_s), out.getvalue().rstrip("\n")
+
+
+def test_a_comfyui_that_answers_is_healthy(simulator: Simulator) -> None:
+    """By its port, as in the container, and by its address."""
+    port = simulator.url.rpartition(":")[2]
+
+    assert checked({"COMFYUI_PORT": port}) == (0, "ComfyUI answers.")
+    assert checked({"COMFYUI_URL": f"{simulator.url}/"}) == (0, "ComfyUI answers.")
+    assert set(simulator.requests) == {("GET", "/system_stats")}
+
+
+def test_one_that_is_not_there_is_not() -> None:
+    """Before it has started, and after it has ended."""
+    port = str(free_port())
+    sentence = f"ComfyUI at 127.0.0.1:{port} was not reached (ConnectionRefusedError): it is starting, or it has ended."
+
+    assert checked({"COMFYUI_PORT": port}) == (1, sentence)
+
+
+def test_one_that_answers_badly_is_not(simulator: Simulator) -> None:
+    """Something else may have its port."""
+    simulator.faults.answer_500("/system_stats")
+    status, sentence = checked({"COMFYUI_URL": simulator.url})
+
+    assert status == 1
+    assert sentence.endswith("answered 500 to /system_stats.")
+
+
+def test_one_that_is_silent_is_not() -> None:
+    """The answer has a limit."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun_at = time.monotonic()
+        status, sentence = checked({"COMFYUI_PORT": str(silent.getsockname()[1])}, 0.3)
+
+    assert (status, "gave no answer within 0.3 s" in sentence) == (1, True)
+    assert time.monotonic() - begun_at < 2
+
+
+@pytest.mark.parametrize("environment", [{"COMFYUI_URL": "gpu"}, {"COMFYUI_PORT": "many"}, {"COMFYUI_PORT": "99999"}])
+def test_what_is_no_address_is_said(environment: dict[str, str]) -> None:
+    """The variables are named."""
+    status, sentence = checked(environment)
+
+    assert status == 1
+    assert "COMFYUI_URL or COMFYUI_PORT" in sentence
+
+
+def test_the_command_is_cheap(simulator: Simulator) -> None:
+    """It runs every half minute: a tenth of a second of a core, or little more on a busy machine."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "worker.health"],
+        cwd=ROOT,
+        env={**env, "COMFYUI_URL": simulator.url},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        before = psutil.Process().cpu_times()
+        said, _ = process.communicate(timeout=30)
+        after = psutil.Process().cpu_times()
+
+    assert (process.returncode, said) == (0, "ComfyUI answers.\n")
+    used_s = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used_s < 0.3

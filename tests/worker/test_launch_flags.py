@@ -1,0 +1,164 @@
+"""ComfyUI's launch flags: asked of it, with an end, and only those passed that it has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from comfy_client.errors import ConfigError
+from tests.fakes import comfyui
+from tests.stage import ROOT, make_comfyui
+from tests.waiting import until
+from worker.launch_flags import KNOWN_FLAGS, ask_flags, comfyui_command, flags_in, image_nodes
+from worker.settings import Settings
+
+HANGS = """\
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).wait()
+"""
+
+
+def settings_of(directory: Path, main: str = comfyui.MAIN, **environment: str) -> Settings:
+    """Return the settings of a worker with such a ComfyUI."""
+    return Settings.from_env({**make_comfyui(directory, main), **environment})
+
+
+def command(settings: Settings, flags: frozenset[str], *, is_on_volume: bool = False) -> list[str]:
+    """Return how ComfyUI is started."""
+    return comfyui_command(settings, flags, Path("/d/paths.yaml"), Path("/d/web"), is_on_volume=is_on_volume)
+
+
+def test_comfyui_is_asked(tmp_path: Path) -> None:
+    """Its --help has all flags, and none that its sentences mention; the worker's secrets are not handed on."""
+    spy = "import os; open('seen', 'w').write(' '.join(os.environ))\n" + comfyui.MAIN
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": "secret", "BUCKET_NAME": "pictures"}
+    flags = ask_flags(settings_of(tmp_path, spy), environment)
+
+    assert flags == {*comfyui.OLD, "--help", "--step-s", "--fault"}
+    assert flags >= KNOWN_FLAGS
+    seen = (tmp_path / "seen").read_text().split()
+    assert "PYTHONPATH" in seen
+    assert not {"HF_TOKEN", "BUCKET_NAME"} & {*seen}
+
+
+def test_a_flag_is_read_in_every_shape() -> None:
+    """Short names, values, two long names, a sentence on the next line."""
+    text = """\
+usage: main.py [-h] [--listen [IP]]
+
+options:
+  -h, --help            show this help message and exit
+  --listen [IP]         The address; --not-a-flag is none
+  --fast [FAST ...], --quick [FAST ...]
+                        Untested; see --nor-this.
+  -v, --verbose {DEBUG,INFO}  How much
+"""
+
+    assert flags_in(text) == {"--help", "--listen", "--fast", "--quick", "--verbose"}
+
+
+@pytest.mark.parametrize(
+    "main",
+    [HANGS, "import sys; sys.exit(1)", "print('no flags')", "print(b'\\xff')"],
+    ids=["hangs", "fails", "says something else", "says nonsense"],
+)
+def test_one_that_does_not_tell_is_taken_for_an_old_one(
+    tmp_path: Path, main: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ComfyUI that hangs, fails or says something else is started all the same; nothing of the question is left."""
+    begun_at = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        flags = ask_flags(settings_of(tmp_path, main), os.environ, 1)
+
+    assert flags == KNOWN_FLAGS
+    assert time.monotonic() - begun_at < 5
+    assert "did not tell its launch flags" in caplog.text
+    assert until(lambda: not [child for child in psutil.process_iter() if _lives_in(child, tmp_path)], 5)
+
+
+def _lives_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder)
+    except psutil.Error:
+        return False
+
+
+def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """COMFYUI_PYTHON is said to be wrong, before anything is started."""
+    with pytest.raises(ConfigError, match=r"COMFYUI_PYTHON: /no/python cannot be started \(No such file"):
+        ask_flags(settings_of(tmp_path, COMFYUI_PYTHON="/no/python"), os.environ)
+
+
+def test_the_flags_are_those_of_the_settings(tmp_path: Path) -> None:
+    """Headless, quiet, in the data folder; COMFYUI_ARGS come last, so that they win."""
+    settings = settings_of(tmp_path, COMFYUI_ARGS="--lowvram --fast", COMFYUI_PORT="9000")
+    plain = command(settings, KNOWN_FLAGS)
+    data = str(tmp_path / "data")
+
+    assert plain[:6] == [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", "9000"]
+    for flag, value in {
+        "--input-directory": f"{data}/input",
+        "--output-directory": f"{data}/output",
+        "--temp-directory": data,
+        "--user-directory": f"{data}/user",
+        "--database-url": f"sqlite:///{data}/user/comfyui.db",
+        "--front-end-root": "/d/web",
+        "--extra-model-paths-config": "/d/paths.yaml",
+        "--preview-method": "none",
+    }.items():
+        assert plain[plain.index(flag) + 1] == value
+    assert plain[-2:] == ["--lowvram", "--fast"]
+    assert "--disable-api-nodes" in plain
+    assert "--disable-mmap" not in plain
+
+
+def test_previews_and_the_volume_have_flags_of_their_own(tmp_path: Path) -> None:
+    """Previews only where they are wanted; models on the network volume are read and not mapped."""
+    rich = command(settings_of(tmp_path, WORKER_PREVIEWS="true"), KNOWN_FLAGS, is_on_volume=True)
+
+    assert rich[rich.index("--preview-method") + 1] == "latent2rgb"
+    assert "--disable-mmap" in rich
+
+
+def test_a_newer_comfyui_gets_its_newer_flags(tmp_path: Path) -> None:
+    """Since 0.39 --disable-api-nodes means offline; assets are on unless they are switched off."""
+    settings = settings_of(tmp_path)
+    new = command(settings, frozenset(comfyui.NEW))
+
+    assert "--disable-partner-nodes" in new
+    assert "--disable-api-nodes" not in new
+    assert "--disable-assets" in new
+    comfyui.parser(comfyui.NEW).parse_args(new[2:])
+    comfyui.parser(comfyui.OLD).parse_args(command(settings, frozenset(comfyui.OLD))[2:])
+
+
+def test_a_comfyui_without_a_flag_is_not_given_it(tmp_path: Path) -> None:
+    """It would end with status 2."""
+    flags = KNOWN_FLAGS - {"--disable-mmap", "--front-end-root", "--whitelist-custom-nodes"}
+    lean = command(settings_of(tmp_path), flags, is_on_volume=True)
+
+    assert not {"--disable-mmap", "--front-end-root", "--whitelist-custom-nodes", "websocket_image_save"} & {*lean}
+
+
+def test_the_image_s_own_nodes_are_loaded(tmp_path: Path) -> None:
+    """Folders and modules that lie in ComfyUI's folder, and SaveImageWebsocket, by both names that versions want."""
+    nodes = tmp_path / "custom_nodes"
+    for folder in ("ComfyUI-Impact", "gone.disabled", "__pycache__", ".git"):
+        (nodes / folder).mkdir(parents=True)
+    for file in ("single.py", "example_node.py.example", "notes.txt"):
+        (nodes / file).touch()
+
+    assert image_nodes(tmp_path) == [
+        "ComfyUI-Impact",
+        "single",
+        "single.py",
+        "websocket_image_save",
+        "websocket_image_save.py",
+    ]
+    assert image_nodes(tmp_path / "empty") == ["websocket_image_save", "websocket_image_save.py"]
