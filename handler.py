@@ -213,6 +213,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
     logs.configure(settings.log_level)  # runpod's import installs a handler of its own
     times.note("runpod_imported")
     if settings.serve_api_locally:
+        log.warning("SERVE_API_LOCALLY: jobs come to port %d, and none from RunPod", settings.api_port)
         sys.argv[1:] = _local_api_arguments(settings.api_port)
 
     def finish_boot() -> None:

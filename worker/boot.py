@@ -101,9 +101,8 @@ class Boot:
         if not settings.comfyui_is_ours or settings.comfyui_directory is None or data is None:
             return
         make_data_folders(data)
-        supply = ModelSupply(
-            settings, models_of(self._workflows), read_models(default_list()), Hub.from_env(self._environment)
-        )
+        hub = Hub.from_env(self._environment) if settings.fetch_models else Hub()
+        supply = ModelSupply(settings, models_of(self._workflows), read_models(default_list()), hub)
         self._supply = supply
         help_timeout_s = min(HELP_TIMEOUT_S, settings.ready_timeout_s)
         with ThreadPoolExecutor(1) as threads:

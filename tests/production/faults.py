@@ -378,11 +378,36 @@ ELSEWHERE = (
     ),
     Elsewhere(
         "a workflow's model is missing at boot",
-        "the file is named; no job is taken; the worker exits 1",
+        "the file is named with every place where it was looked for; ComfyUI is not started, no job is taken; the "
+        "worker exits 1",
         "nothing: the job stays queued for another worker",
         5,
         "another worker",
         "tests/production/test_worker.py::test_a_missing_model_keeps_the_worker_from_taking_jobs",
+    ),
+    Elsewhere(
+        "a model cannot be fetched at boot (WORKER_FETCH_MODELS)",
+        "the file is named with what was expected and what came; no job is taken; the worker exits 1",
+        "nothing: the job stays queued for another worker",
+        1800,
+        "another worker",
+        "tests/worker/test_boot.py::test_a_model_that_cannot_be_fetched_ends_the_boot",
+    ),
+    Elsewhere(
+        "ComfyUI does not tell its launch flags",
+        "asked for five seconds, then started with those of 0.3.64",
+        "a result",
+        10,
+        "yes",
+        "tests/worker/test_launch_flags.py::test_one_that_does_not_tell_is_taken_for_an_old_one",
+    ),
+    Elsewhere(
+        "SIGTERM while models are fetched",
+        "the fetch ends, what came is kept, nothing is reported, exit 0",
+        "nothing: the job stays queued for another worker",
+        20,
+        "another worker",
+        "tests/production/test_end.py::test_sigterm_while_models_are_fetched_keeps_what_came",
     ),
     Elsewhere(
         "SIGTERM while idle",
