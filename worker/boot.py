@@ -94,12 +94,21 @@ class Boot:
         """Start ComfyUI, and the fetch of its models where that is wanted, and return at once.
 
         A model that is plainly not there keeps ComfyUI from being started; `finish` raises it, when the platform can be
-        told. Raises ConfigError.
+        told. Raises ConfigError, and has stopped what was begun then.
         """
         settings = self._settings
-        data = settings.comfyui_data_directory
-        if not settings.comfyui_is_ours or settings.comfyui_directory is None or data is None:
+        if not settings.comfyui_is_ours:
             return
+        assert settings.comfyui_directory is not None  # noqa: S101 - a ComfyUI of ours has a folder
+        assert settings.comfyui_data_directory is not None  # noqa: S101 - the same
+        try:
+            self._begin(settings.comfyui_directory, settings.comfyui_data_directory)
+        except ConfigError:
+            self.stop()
+            raise
+
+    def _begin(self, directory: Path, data: Path) -> None:
+        settings = self._settings
         make_data_folders(data)
         hub = Hub.from_env(self._environment) if settings.fetch_models else Hub()
         supply = ModelSupply(settings, models_of(self._workflows), read_models(default_list()), hub)
@@ -124,7 +133,7 @@ class Boot:
         )
         log.debug("ComfyUI's command: %s", command)
         wait = partial(await_ready, self._server, models_of(self._workflows), settings.ready_timeout_s)
-        process = ComfyProcess(command, settings.comfyui_directory, self._environment, wait, self._on_lost)
+        process = ComfyProcess(command, directory, self._environment, wait, self._on_lost)
         process.start()
         self.process = process
         self._times.note("comfyui_started")

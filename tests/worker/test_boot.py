@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -286,6 +287,25 @@ def test_a_model_that_cannot_be_fetched_ends_the_boot(
     assert "Correct its address" in str(info.value)
     assert f"fetching vae/ae.safetensors into {own.directory}/baked: 0.34 GB" in caplog.text
     assert own.boot.process.start_error() is not None
+
+
+def test_a_wrong_setting_ends_a_fetch_that_was_begun(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
+) -> None:
+    """The process does not stay for gigabytes that nobody waits for."""
+    vae = next(model for model in MODELS if model.path == "vae/ae.safetensors")
+    path = vae.url.removeprefix("https://huggingface.co")
+    with ModelServer() as hub:
+        hub.put(path, bytes(vae.size))
+        hold = hub.hold(path, 1)
+        own = make_own(workflows, WORKER_FETCH_MODELS="true", HF_ENDPOINT=hub.url, COMFYUI_PYTHON="/no/python")
+        put_models(own.directory / "baked", *(model.path for model in MODELS if model != vae))
+        with pytest.raises(ConfigError, match="COMFYUI_PYTHON"):
+            own.boot.begin()
+        hold.release()
+
+        assert until(lambda: not [thread for thread in threading.enumerate() if thread.name == "model-fetch"])
+        assert not (own.directory / "baked" / vae.path).exists()
 
 
 def test_nowhere_to_put_fetched_models_is_said(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
