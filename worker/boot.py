@@ -149,8 +149,11 @@ class Boot:
             if self._settings.warmup and WARMUP_WORKFLOW in self._workflows:
                 self._warm_up()
                 self._times.note("warmed_up")
-        except (JobError, ModelsMissing):
+        except (JobError, ModelsMissing) as error:
             self.stop()
+            log.error("the boot failed: %s", error)  # noqa: TRY400 - foreseen
+            if self.process is not None:
+                log.error("ComfyUI's last lines:\n%s", "\n".join(self.process.log_tail()))  # noqa: TRY400 - the same
             raise
         self._times.log(self._server.version())
 

@@ -160,7 +160,7 @@ def paths_config(where: Places) -> str:
     folders are added under their own names: later versions of ComfyUI and custom nodes have kinds of their own.
     """
     config: dict[str, dict[str, object]] = {}
-    for number, root in enumerate(root for root in where.roots if root == where.links or root.is_dir()):
+    for number, root in enumerate(root for root in where.roots if root == where.links or _is_folder(root)):
         own = sorted(folder.name for folder in _folders(root) if folder.name not in _NEVER)
         kinds = {**FOLDERS, **{name: (name,) for name in own}}
         is_first = root == where.links
@@ -187,8 +187,8 @@ def fetch_directory(models: Path, volume: Path) -> Path | None:
     The folder is made. None where neither can be written.
     """
     layouts = [volume / layout for layout in VOLUME_LAYOUTS]
-    on_volume = next((layout for layout in layouts if layout.is_dir()), layouts[0])
-    for directory in ([on_volume] if volume.is_dir() else []) + [models]:
+    on_volume = next((layout for layout in layouts if _is_folder(layout)), layouts[0])
+    for directory in ([on_volume] if _is_folder(volume) else []) + [models]:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -272,9 +272,21 @@ def _folders(folder: Path) -> list[Path]:
 
 def _state(folder: Path) -> str:
     """Return what is to be said of a folder that cannot be searched; nothing of one that can."""
-    if not folder.is_dir():
+    try:
+        folder.stat()
+    except PermissionError:
+        return " (may not be read by this user)"
+    except OSError:
         return " (not there)"
     return "" if os.access(folder, os.R_OK | os.X_OK) else " (may not be read by this user)"
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a folder is there; not where this user may not know, which pathlib raises."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _real(path: Path) -> Path:

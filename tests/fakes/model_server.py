@@ -1,6 +1,6 @@
 """A server of models on a real socket, as hostile as it is told to be.
 
-It answers on 127.0.0.1, and as `localhost` is another host to whoever compares names. It takes ranges, as Hugging Face.
+It answers on 127.0.0.1 where no other host is named, and then as `localhost`, another host to whoever compares names. It takes ranges, as Hugging Face.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Hold:
 class ModelServer:
     """Serves what was put there, for as long as the context lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.asked: list[Asked] = []
         """Every request, in order."""
         self._files: dict[str, bytes | Path] = {}
@@ -79,7 +80,7 @@ class ModelServer:
         self._holds: dict[str, Hold] = {}
         self._rangeless: set[str] = set()
         self._lock = threading.Lock()
-        self._server = _Server(self)
+        self._server = _Server(self, host)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> ModelServer:  # noqa: PYI034 - Self is newer than Python 3.10
@@ -98,7 +99,7 @@ class ModelServer:
     @property
     def url(self) -> str:
         """Its address, to stand for https://huggingface.co."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://{self._host}:{self._server.server_port}"
 
     @property
     def other_url(self) -> str:
@@ -167,8 +168,8 @@ class ModelServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, models: ModelServer) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, models: ModelServer, host: str) -> None:
+        super().__init__((host, 0), _Handler)
         self.models = models
 
     def handle_error(self, request: object, client_address: object) -> None:

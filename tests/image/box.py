@@ -60,10 +60,6 @@ class Box:
         """Send a signal to the ComfyUI inside."""
         assert self.read("python", "-c", FIND_COMFYUI, str(int(number))), "no ComfyUI runs"
 
-    def comfyui_command(self) -> list[str]:
-        """Return the command line of the ComfyUI inside."""
-        return self.read("python", "-c", FIND_COMFYUI, "0").split()
-
     def read(self, *command: str) -> str:
         """Return what a command prints inside."""
         done = self.container.exec_run(list(command))
@@ -89,6 +85,12 @@ class Box:
         return status
 
 
+def gateway_of(network: Network) -> str:
+    """Return the host's address in a network."""
+    address: str = network.attrs["IPAM"]["Config"][0]["Gateway"]
+    return address
+
+
 @contextlib.contextmanager
 def boxed(
     engine: docker.DockerClient,
@@ -102,8 +104,7 @@ def boxed(
     **options: Any,  # noqa: ANN401 - the SDK's own
 ) -> Iterator[Box]:
     """Yield a worker in production mode that is ready for jobs; nothing of it is left afterwards."""
-    gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
-    with RunPodPlatform(long_poll_s=1.0, host=gateway) as platform:
+    with RunPodPlatform(long_poll_s=1.0, host=gateway_of(network)) as platform:
         variables = {
             **platform.worker_env(),
             "RUNPOD_PING_INTERVAL": "1000",

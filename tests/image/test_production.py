@@ -16,10 +16,11 @@ from docker.models.networks import Network
 from PIL import Image
 
 from comfy_client.workflows import default_directory, load_workflows, render
+from tests.fakes.model_server import ModelServer
 from tests.fakes.runpod_platform import JobState
-from tests.image.box import Box, boxed
+from tests.image.box import Box, boxed, gateway_of
 from tests.image.conftest import BAKED, WORKER, Images
-from tests.image.standins import fill
+from tests.image.standins import fill, make_models
 from tests.stage import ROOT, SMALL, code_of
 from tests.waiting import until
 
@@ -182,6 +183,36 @@ def test_a_missing_model_is_named(
     assert "text_encoders/clip_l.safetensors" in log
     assert "/runpod-volume/models" in log
     assert "vae/ae.safetensors" not in log.split("text_encoders/clip_l.safetensors")[0].rpartition("\n")[2]
+
+
+def test_models_are_fetched_at_the_first_boot(
+    engine: docker.DockerClient, network: Network, images: Images, tmp_path: Path
+) -> None:
+    """WORKER_FETCH_MODELS=true fetches them into a new volume, as in compose.yaml; a second worker finds them there."""
+    name = "comfy-client-test-models"
+    options = {"volumes": [f"{name}:/opt/models"], **_listed(images)}
+    with ModelServer(gateway_of(network)) as server:
+        make_models(tmp_path, server)
+        environment = {"WORKER_FETCH_MODELS": "true", "HF_ENDPOINT": server.url}
+        try:
+            for _ in range(2):
+                with boxed(engine, network, WORKER, environment=environment, **options) as box:
+                    assert code_of(box.run()) is None
+        finally:
+            engine.volumes.get(name).remove()
+        assert len(server.asked) == len((tmp_path / "models.txt").read_text().splitlines())
+
+
+def test_a_volume_that_may_not_be_read_is_named(
+    engine: docker.DockerClient, network: Network, images: Images, tmp_path: Path
+) -> None:
+    """A volume that is another user's alone is said to be that, and not to be empty."""
+    fill(tmp_path / "models", images.models, images.server)
+    tmp_path.chmod(0o700)
+
+    with boxed(engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], is_to_be_ready=False) as box:
+        assert box.await_end() != 0
+        assert "/runpod-volume/models (may not be read by this user)" in box.log()
 
 
 def _listed(images: Images) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def write_snapshot(folder: Path, images: Images, nodes: dict[str, str]) -> dict[
 def test_nodes_are_built_in_and_loaded(
     engine: docker.DockerClient, network: Network, images: Images, tmp_path: Path
 ) -> None:
-    """Two nodes, one with a requirement: both lie in ComfyUI's folder, it is told to load them, and a job works."""
+    """Two nodes, one with a requirement: both lie in ComfyUI's folder, pip is gone again, and a job works."""
     node = {"__init__.py": "NODE_CLASS_MAPPINGS = {}\n"}
     commits = {
         "node-with": images.git.put("node-with", {**node, "requirements.txt": "iniconfig\n"}, node)[0],
@@ -45,12 +45,10 @@ def test_nodes_are_built_in_and_loaded(
         found = box.read("find", "/opt/comfyui/custom_nodes", "-name", "__init__.py").split()
         where = box.read("python", "-c", "import iniconfig; print(iniconfig.__file__)")
         pip = box.container.exec_run(["python", "-m", "pip", "--version"])
-        command = box.comfyui_command()
     engine.images.remove(TAG, force=True)
     assert sorted(found) == [f"/opt/comfyui/custom_nodes/{name}/__init__.py" for name in commits]
     assert where.startswith("/opt/venv/")
     assert pip.exit_code != 0
-    assert {*commits} <= set(command)
 
 
 @pytest.mark.parametrize(("name", "commit"), [("no-such-node", "1" * 40), ("comfyui", "1" * 40)])
