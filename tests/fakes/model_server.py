@@ -1,6 +1,7 @@
 """A server of models on a real socket, as hostile as it is told to be.
 
-It answers on 127.0.0.1 where no other host is named, and then as `localhost`, another host to whoever compares names. It takes ranges, as Hugging Face.
+It answers on 127.0.0.1 where no other host is named, and then as `localhost` too, another host to whoever compares
+names. It takes ranges, as Hugging Face.
 """
 
 from __future__ import annotations
