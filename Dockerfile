@@ -85,7 +85,7 @@ COPY snapshot.json /
 
 FROM scratch AS restorer
 COPY comfy_client/__init__.py comfy_client/contract.py comfy_client/errors.py /comfy_client/
-COPY worker/__init__.py /worker/
+COPY worker/__init__.py worker/command_line.py /worker/
 COPY worker/snapshot /worker/snapshot
 
 
@@ -140,7 +140,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install --quiet --no-compile --no-deps --require-hashes --target /downloader --requirement /wanted.txt \
     && rm -r /downloader/bin
 COPY comfy_client/__init__.py comfy_client/contract.py comfy_client/errors.py /downloader/comfy_client/
-COPY worker/__init__.py /downloader/worker/
+COPY worker/__init__.py worker/command_line.py /downloader/worker/
 COPY worker/models /downloader/worker/models
 COPY --chmod=755 scripts/bake_model /downloader/
 

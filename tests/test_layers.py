@@ -30,6 +30,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.comfyui.follow", frozenset()),
     ("comfy_client.comfyui.run", frozenset()),
     ("worker", frozenset()),
+    ("worker.command_line", frozenset()),
     ("worker.logs", frozenset({"pythonjsonlogger"})),
     ("worker.address", frozenset()),
     ("worker.health", frozenset()),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
 from comfy_client.errors import ConfigError
+from worker.command_line import Parser, shown
 from worker.models.fetch import JOBS, check_models, fetch_models, silent
 from worker.models.files import Progress
 from worker.models.listing import ModelFile, ModelsError, chosen, default_list, read_models
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     bars = _Bars(err) if err.isatty() and not options.quiet else None
     progress: Progress = bars.show if bars else silent
     try:
-        with _log_to(err, logging.WARNING if bars or options.quiet else logging.INFO):
+        level = logging.WARNING if bars or options.quiet else logging.INFO
+        with shown("worker.models", _Lines(err), level):
             if options.check:
                 check_models(models, options.to, jobs=options.jobs, progress=progress)
             else:
@@ -57,13 +58,8 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.format_usage()}{self.prog}: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m worker.models",
         description="Fetch the models of a list into ComfyUI's models folder, or verify those that are there.",
         epilog="HF_TOKEN (or a file named by HF_TOKEN_FILE) opens gated files of Hugging Face and goes nowhere else; "
@@ -119,18 +115,6 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(record.getMessage(), file=self._err)
-
-
-@contextlib.contextmanager
-def _log_to(err: TextIO, level: int) -> Iterator[None]:
-    log, lines = logging.getLogger("worker.models"), _Lines(err)
-    log.addHandler(lines)
-    log.setLevel(level)
-    try:
-        yield
-    finally:
-        log.removeHandler(lines)
-        log.setLevel(logging.NOTSET)
 
 
 if __name__ == "__main__":

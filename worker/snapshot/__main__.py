@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from comfy_client.errors import ConfigError
+from worker.command_line import Parser, shown
 from worker.snapshot.listing import Repository, Snapshot, SnapshotError, default_snapshot, read_snapshot
 from worker.snapshot.packages import Lock, Python
 from worker.snapshot.patience import Patience
@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     """Restore as `arguments` say; return the exit status."""
-    with _log_to(err):
+    with shown("worker.snapshot", logging.StreamHandler(err), logging.INFO):
         try:
             options = _parser().parse_args(arguments)
             snapshot = read_snapshot(options.snapshot)
@@ -55,13 +55,8 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.format_usage()}{self.prog}: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m worker.snapshot",
         description="Make ComfyUI's folder with its custom nodes from a snapshot of ComfyUI-Manager: each commit as it "
         "is pinned, or an error.",
@@ -133,28 +128,6 @@ def _sources(options: argparse.Namespace, snapshot: Snapshot, env: Mapping[str, 
 
 def _has_login(url: str) -> bool:
     return re.search(r"^https?://[^/]*@", url) is not None
-
-
-class _Lines(logging.Handler):
-    def __init__(self, err: TextIO) -> None:
-        super().__init__()
-        self._err = err
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._err.write(f"{record.getMessage()}\n")
-        self._err.flush()
-
-
-@contextlib.contextmanager
-def _log_to(err: TextIO) -> Iterator[None]:
-    log, lines = logging.getLogger("worker.snapshot"), _Lines(err)
-    log.addHandler(lines)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(lines)
-        log.setLevel(logging.NOTSET)
 
 
 if __name__ == "__main__":
