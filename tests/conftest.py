@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 
 import pytest
@@ -12,6 +13,10 @@ from comfy_client.workflows import Workflow, default_directory, load_workflows
 OURS = ("COMFYUI_", "HF_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_GENERATION_PROVIDER")
 COMFYUI_URL = os.environ.get("COMFYUI_URL")
 """A real ComfyUI that tests/comfyui is to run on; read before the environment is scrubbed."""
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts what runs in its background so, and the processes of the tests would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
