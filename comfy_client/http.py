@@ -157,6 +157,7 @@ class HttpApi:
                 f"{self._name} answered {asked} with something that is not JSON",
                 status=response.status_code,
                 body=response.text[:_SHOWN_BODY],
+                is_transient=True,
             ) from error
 
     def close(self) -> None:

@@ -270,7 +270,8 @@ def _events_between(before: JobStatus | None, now: JobStatus) -> Generator[Event
     was = before.state if before else None
     if now.state is JobState.QUEUED and was is not JobState.QUEUED:
         yield Queued(now.job_id)
-    if now.state is JobState.RUNNING and was is not JobState.RUNNING:
+    ran_unseen = was is JobState.QUEUED and now.state is JobState.SUCCEEDED
+    if ran_unseen or (now.state is JobState.RUNNING and was is not JobState.RUNNING):
         yield Running(now.worker_id)
     progress, earlier = now.progress, before.progress if before else None
     if progress is None:
