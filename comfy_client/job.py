@@ -18,6 +18,8 @@ from comfy_client.steps import Pause
 
 PATIENCE_S = 60.0
 """How long a provider may not answer well while a job is followed."""
+FETCH_PATIENCE_S = 10.0
+"""The same for a bucket that has the result of a job which has ended."""
 PROPAGATION_S = 30.0
 """How long after its submission a job may be unknown: RunPod's own client asks for 31 s (reference/runpod.md 3.2)."""
 UNKNOWN_S = 2.0
@@ -118,7 +120,7 @@ class JobStory:
     def wait(self, timeout_s: float) -> Generator[Pause, None, GenerationResult]:
         """Return what the job made. Raises JobError, RequestError, WaitTimeout."""
         yield from self._pauses(self._followed(timeout_s))
-        return self._result()
+        return (yield from self._pauses(self._result()))
 
     def events(self, timeout_s: float) -> Generator[Pause | Event, None, None]:
         """Yield what happens until the job's end. Raises as `wait` does."""
@@ -135,14 +137,16 @@ class JobStory:
                 yield told
             if before is not None and before.state is JobState.QUEUED:
                 yield from why.news()
-        yield Done(self._result())
+        yield Done((yield from self._result()))
 
-    def _result(self) -> GenerationResult:
-        if self.last is None:
+    def _result(self) -> Generator[Pause | Unanswered, None, GenerationResult]:
+        """Return what the job made, of its last status. It may be fetched twice: nothing is changed by it."""
+        status = self.last
+        if status is None:
             raise RuntimeError("the job was never looked at")
-        if self.last.error is not None:
-            raise JobError.of(self.last.error, self.id)
-        return self.provider.result(self.last)
+        if status.error is not None:
+            raise JobError.of(status.error, self.id)
+        return (yield from self._asked(lambda: self.provider.result(status), time.monotonic() + FETCH_PATIENCE_S))
 
     def _followed(self, timeout_s: float) -> Generator[Pause | Unanswered | JobStatus, None, JobStatus]:
         """Yield each change of the job until its end, and return that. Looks once even where there is no time left."""

@@ -13,19 +13,18 @@ from urllib.parse import urlsplit
 
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError, RequestError
-from comfy_client.http import HttpApi, retries
+from comfy_client.http import HttpApi
 from comfy_client.images import identify
 from comfy_client.providers.interface import GeneratedFile, GeneratedImage, GenerationResult, JobStatus
 
 FETCH_TIMEOUT_S = 60.0
-_ATTEMPTS = 2
 
 
 def read_result(status: JobStatus, provider: str) -> GenerationResult:
     """Return the result in a job's output; pictures behind an address are fetched.
 
-    Raises JobError: the job's own where it failed, result_lost where a picture is not there or not whole,
-    no_output, or unrecognized where the output is no result. Raises RequestError where a bucket cannot be reached.
+    Raises JobError: the job's own where it failed, result_lost where a picture is not there or not whole, no_output, or
+    unrecognized where the output is no result. Raises RequestError where a bucket is not reached: ask again then.
     """
     if status.error is not None:
         raise JobError.of(status.error, status.job_id)
@@ -86,19 +85,22 @@ def _file(entry: Mapping[str, Any], status: JobStatus) -> GeneratedFile:
     """Return a file of the result, whole: its bytes have the hash that the worker gave it."""
     filename = str(entry.get("filename") or "picture.png")
     wanted = entry.get("sha256")
-    data = b""
-    for _ in range(_ATTEMPTS if entry.get("type") == "s3_url" else 1):
+    data = _data(entry, filename, status)
+    if wanted not in {None, _sha256(data)} and entry.get("type") == "s3_url":
         data = _data(entry, filename, status)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if wanted in {None, sha256}:
-            mime_type = entry.get("mime_type") or mimetypes.guess_type(filename)[0] or "application/octet-stream"
-            return GeneratedFile(filename, str(mime_type), sha256, data)
+    if wanted in {None, _sha256(data)}:
+        mime_type = entry.get("mime_type") or mimetypes.guess_type(filename)[0] or "application/octet-stream"
+        return GeneratedFile(filename, str(mime_type), _sha256(data), data)
     raise _error(
         status,
         ErrorCode.RESULT_LOST,
         f"{filename} is not what the worker made: its sha256 differs, with {len(data):,} bytes. Send the job again.",
         filename=filename,
     )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _data(entry: Mapping[str, Any], filename: str, status: JobStatus) -> bytes:
@@ -123,11 +125,10 @@ def _fetched(url: str, filename: str, status: JobStatus) -> bytes:
             f"{filename} is behind no address but a path of the worker: its bucket's keys are missing.",
             filename=filename,
         )
-    api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"The bucket at {parts.hostname}", policies={"": retries(4)})
+    api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"The bucket at {parts.hostname}")
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
     try:
-        return api.call(
-            "GET", f"{parts.path}?{parts.query}" if parts.query else parts.path, timeout_s=FETCH_TIMEOUT_S
-        ).content
+        return api.call("GET", path, timeout_s=FETCH_TIMEOUT_S).content
     except RequestError as error:
         if error.status is None or error.is_transient:
             raise

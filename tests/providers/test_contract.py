@@ -30,7 +30,10 @@ KNIGHT = ROOT / "examples" / "knight.png"
 
 STAGINGS: dict[str, tuple[str, Callable[[Stage], dict[str, str]]]] = {
     "comfyui": ("comfyui", lambda stage: stage.platform.client_env()),
-    "comfyui, directly": ("comfyui", lambda stage: {"COMFYUI_ENDPOINT": stage.simulator.url if stage.simulator else ""}),
+    "comfyui, directly": (
+        "comfyui",
+        lambda stage: {"COMFYUI_ENDPOINT": stage.simulator.url if stage.simulator else ""},
+    ),
     "runpod": ("runpod", lambda stage: stage.platform.client_env()),
 }
 """How each provider is put on a stage: its name, and the variables that lead it there."""
@@ -94,7 +97,12 @@ def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene, stage: Sta
 @pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil"])
 def test_a_picture_becomes_a_picture(scene: Scene, kind: str) -> None:
     """A picture may come as a path, bytes or a PIL image."""
-    source = {"path": KNIGHT, "text": str(KNIGHT), "bytes": KNIGHT.read_bytes(), "pil": Image.open(io.BytesIO(KNIGHT.read_bytes()))}[kind]
+    source: Any = {
+        "path": KNIGHT,
+        "text": str(KNIGHT),
+        "bytes": KNIGHT.read_bytes(),
+        "pil": Image.open(io.BytesIO(KNIGHT.read_bytes())),
+    }[kind]
 
     result = scene.client.img2img(source, "as an oil painting", strength=0.5, seed=1, **SMALL)
 
@@ -106,7 +114,9 @@ def test_a_graph_of_one_s_own_runs(scene: Scene, workflows: Mapping[str, Workflo
     """A whole graph is run with its pictures and overrides; its images have no seed."""
     [graph] = render(workflows["flux-dev-img2img"], {"prompt": "x", "seed": 1, "steps": 1, "width": 64, "height": 64})
     title = next(node["_meta"]["title"] for node in graph.values() if node["class_type"] == "LoadImage")
-    result = scene.client.run(graph, images={"in.png": KNIGHT}, overrides={f"{title}.image": "in.png", "KSampler.seed": 3})
+    result = scene.client.run(
+        graph, images={"in.png": KNIGHT}, overrides={f"{title}.image": "in.png", "KSampler.seed": 3}
+    )
 
     assert result.image.seed is None
     assert result.image.size == (64, 64)

@@ -191,7 +191,9 @@ def test_an_error_s_body_may_be_anything(platform: RunPodPlatform, client: Clien
     assert ("words" in str(info.value)) == ("words" in body)
 
 
-@pytest.mark.parametrize("body", ["<html>hello</html>", "[]", '{"status": "IN_QUEUE"}', '{"id": 5, "status": "IN_QUEUE"}'])
+@pytest.mark.parametrize(
+    "body", ["<html>hello</html>", "[]", '{"status": "IN_QUEUE"}', '{"id": 5, "status": "IN_QUEUE"}']
+)
 def test_a_submit_s_answer_that_is_no_job_may_have_started_one(
     platform: RunPodPlatform, client: Client, body: str
 ) -> None:
@@ -357,6 +359,7 @@ def test_the_queue_can_be_purged(platform: RunPodPlatform, client: Client) -> No
     assert client.purge_queue() == 3
     with pytest.raises(JobCancelled):
         jobs[0].wait(5)
+    assert len(platform.jobs) == 3
 
 
 @pytest.mark.parametrize(
