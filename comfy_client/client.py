@@ -129,9 +129,12 @@ class Client:
         """Start a job and return it without waiting. Raises JobError and RequestError as `run` does."""
         return self.submit_request(make_request(workflow, options=options, **inputs))
 
-    def submit_request(self, request: GenerationRequest) -> Job:
-        """Start the job of a request that was made before."""
-        status = self.provider.submit(request)
+    def submit_request(self, request: GenerationRequest, *, is_followed: bool = False) -> Job:
+        """Start the job of a request that was made before.
+
+        Where it is followed at once, it may have 20 MB, and RunPod need not keep its result for longer than a minute.
+        """
+        status = self.provider.submit(request, 0.0 if is_followed else None)
         return Job(self, JobStory(self.provider, status.job_id, status))
 
     def job(self, job_id: str) -> Job:

@@ -138,6 +138,14 @@ class ComfyUIProvider:
             sentence=sentence,
         )
 
+    def missing_models(self) -> list[str]:
+        """Return the files of the workflows that ComfyUI does not list, as `folder/file`."""
+        wanted = sorted(
+            {model for workflow in self._workflows.values() for model in workflow.schema.get("x-models", [])}
+        )
+        listed = {folder: self._server.models(folder) for folder in {model.partition("/")[0] for model in wanted}}
+        return [model for model in wanted if model.partition("/")[2] not in listed[model.partition("/")[0]]]
+
     def purge_queue(self) -> int:
         """Cancel the jobs of this process that wait, and return how many those were. Others' prompts are not ours."""
         with self._lock:

@@ -248,6 +248,10 @@ class Provider(Protocol):
         """Return what the provider is doing."""
         ...
 
+    def missing_models(self) -> list[str] | None:
+        """Return the files of the workflows that are not there; None where that cannot be asked without a job."""
+        ...
+
     def purge_queue(self) -> int:
         """Drop the jobs that wait, whoever sent them, and return how many those were."""
         ...

@@ -64,6 +64,9 @@ class RunPodProvider:
         """Return how many jobs and workers there are."""
         return self._endpoint.health()
 
+    def missing_models(self) -> None:
+        """Return None: only a worker knows its models."""
+
     def purge_queue(self) -> int:
         """Drop all jobs that wait."""
         return self._endpoint.purge_queue()
