@@ -30,7 +30,10 @@ class Flag:
 
     @property
     def usage(self) -> str:
-        """How it is written: `-o, --output FILE`."""
+        """How it is written: `-o, --output FILE`, `PROMPT`, `[NAME]`."""
+        if not self.names[0].startswith("-"):
+            name = self.metavar or self.names[0].upper()
+            return f"[{name}]" if self.settings.get("nargs") == "?" else name
         return f"{', '.join(self.names)} {self.metavar}".strip()
 
 
