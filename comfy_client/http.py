@@ -63,7 +63,7 @@ class HttpApi:
         base_url: scheme, host and path in front of every call's path.
         name: what the API is called in errors.
         headers: sent with every call.
-        use_proxies: whether proxies and netrc of the environment count; not for a server of our own machine.
+        use_proxies: whether proxies of the environment count; not for a server of our own machine.
         policies: what is retried, by the beginning of a call's path; the longest that fits counts.
         connections: how many are kept.
     """
@@ -82,6 +82,7 @@ class HttpApi:
         self._name = name
         self._session = requests.Session()
         self._session.trust_env = use_proxies
+        self._session.auth = _as_it_is  # else requests takes a password of ~/.netrc in place of our header
         self._session.headers.update(headers or {})
         for prefix, policy in {"http://": 0, "https://": 0, **self._below(policies or {})}.items():
             adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=policy)
@@ -166,6 +167,10 @@ class HttpApi:
 
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _is_unsent(error: Exception) -> bool:
