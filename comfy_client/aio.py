@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from comfy_client import steps
-from comfy_client.client import Client, Observer, client_from_env, make_request, run_steps
+from comfy_client.client import (
+    Client,
+    Observer,
+    Outcome,
+    client_from_env,
+    make_request,
+    outcome_steps,
+    run_steps,
+)
 from comfy_client.job import Event, JobStory
 from comfy_client.pictures import PictureSource
 from comfy_client.providers.interface import (
@@ -92,6 +101,35 @@ class AsyncClient:
         """See Client.job."""
         return AsyncJob(self._client, JobStory(self._client.provider, job_id))
 
+    async def map(
+        self,
+        requests: Iterable[GenerationRequest | Mapping[str, Any]],
+        concurrency: int = 8,
+        *,
+        wait_timeout_s: float | None = None,
+    ) -> AsyncIterator[Outcome]:
+        """See Client.map."""
+        free = asyncio.Semaphore(concurrency)
+
+        async def outcome(request: GenerationRequest | Mapping[str, Any]) -> Outcome:
+            async with free:
+                return await steps.arun(outcome_steps(self._client, request, wait_timeout_s))
+
+        waiting: deque[asyncio.Task[Outcome]] = deque()
+        try:
+            for request in requests:
+                waiting.append(asyncio.create_task(outcome(request)))
+                if len(waiting) >= 2 * concurrency:
+                    yield await waiting[0]
+                    waiting.popleft()
+            while waiting:
+                yield await waiting[0]
+                waiting.popleft()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
     async def health(self) -> Health:
         """See Client.health."""
         return await asyncio.to_thread(self._client.health)
@@ -110,6 +148,11 @@ class AsyncJob:
 
     def __repr__(self) -> str:
         return f"AsyncJob({self.id!r})"
+
+    @classmethod
+    def from_id(cls, client: AsyncClient, job_id: str) -> AsyncJob:
+        """See Job.from_id."""
+        return client.job(job_id)
 
     @property
     def id(self) -> str:

@@ -159,7 +159,7 @@ class Client:
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="comfy-map")
         try:
             for request in requests:
-                waiting.append(pool.submit(self._outcome, request, wait_timeout_s, stopped))
+                waiting.append(pool.submit(_outcome, self, request, wait_timeout_s, stopped))
                 if len(waiting) >= 2 * concurrency:
                     yield waiting.popleft().result()
             while waiting:
@@ -175,16 +175,6 @@ class Client:
     def purge_queue(self) -> int:
         """Drop all jobs that wait at the endpoint, whoever sent them; return how many those were."""
         return self.provider.purge_queue()
-
-    def _outcome(
-        self, request: GenerationRequest | Mapping[str, Any], timeout_s: float | None, stopped: threading.Event
-    ) -> Outcome:
-        try:
-            made = request if isinstance(request, GenerationRequest) else make_request(**request)
-            work = run_steps(self, made, timeout_s, may_hold=False)
-            return Outcome(request, result=steps.run(work, lambda pause_s: _sleep(pause_s, stopped)))
-        except ComfyClientError as error:
-            return Outcome(request, error=error)
 
 
 @dataclass(frozen=True)
@@ -290,6 +280,27 @@ def _observed(story: JobStory, timeout_s: float, observer: Observer) -> steps.St
         if isinstance(told, Done):
             return told.result
     raise AssertionError("events end with Done, or raise")
+
+
+def outcome_steps(
+    client: Client, request: GenerationRequest | Mapping[str, Any], wait_timeout_s: float | None
+) -> steps.Steps[Outcome]:
+    """Do one request of a `map` and return its outcome, whatever it is."""
+    try:
+        made = request if isinstance(request, GenerationRequest) else make_request(**request)
+        return Outcome(request, result=(yield from run_steps(client, made, wait_timeout_s, may_hold=False)))
+    except ComfyClientError as error:
+        return Outcome(request, error=error)
+
+
+def _outcome(
+    client: Client,
+    request: GenerationRequest | Mapping[str, Any],
+    wait_timeout_s: float | None,
+    stopped: threading.Event,
+) -> Outcome:
+    work = outcome_steps(client, request, wait_timeout_s)
+    return steps.run(work, lambda pause_s: _sleep(pause_s, stopped))
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: nobody wants the outcome any more

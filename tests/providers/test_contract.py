@@ -260,6 +260,25 @@ def test_many_come_back_in_order_each_with_its_own_outcome(scene: Scene) -> None
         outcomes[2].unwrap()
 
 
+def test_many_are_awaited_in_order(scene: Scene) -> None:
+    """AsyncClient.map too has one outcome a request; a loop that is left cancels what is under way."""
+    requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(4)]
+    requests[1] = {"prompt": "a knight", "steps": 0}
+
+    async def story() -> list[int | None]:
+        client = AsyncClient(scene.client)
+        results = [outcome.result async for outcome in client.map(requests, 2)]
+        outcomes = client.map(requests * 5, 2)
+        async for outcome in outcomes:
+            assert outcome.unwrap().seed == 0
+            break
+        await outcomes.aclose()  # type: ignore[attr-defined] # a generator, which the type does not promise
+        return [result.seed if result else None for result in results]
+
+    assert asyncio.run(story()) == [0, None, 2, 3]
+    assert until(lambda: not scene.simulator.queue_ids)
+
+
 def test_the_same_is_awaited(scene: Scene) -> None:
     """AsyncClient gives what Client gives, and its jobs too."""
 

@@ -266,6 +266,40 @@ def test_row_14_the_client_is_light() -> None:
     assert all(getattr(comfy_client, name) for name in comfy_client.__all__)
 
 
+def test_nothing_secret_is_logged(platform: RunPodPlatform, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the key nor a prompt nor a picture, even with everything logged that urllib3 has to say."""
+    caplog.set_level("DEBUG")
+    with ScriptedWorker(platform, pictured):
+        client.txt2img("a very secret castle")
+    platform.faults.answer("run", 500)
+    with pytest.raises(RequestError):
+        client.submit(prompt="a very secret castle")
+
+    for secret in (platform.api_key, "secret castle", "iVBOR"):
+        assert secret not in caplog.text
+
+
+def test_importing_reads_nothing() -> None:
+    """No file but Python's own modules is opened, and no variable is asked for."""
+    program = """
+import os, sys
+import importlib, typing, __future__
+opened = []
+class Never(dict):
+    def __getitem__(self, name): raise AssertionError(name)
+    get = __contains__ = __iter__ = __getitem__
+sys.addaudithook(lambda event, told: opened.append(str(told[0])) if event == "open" else None)
+os.environ = Never()
+import comfy_client
+print([path for path in opened if not path.endswith((".py", ".pyc"))])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
+    )
+
+    assert ended.stdout.strip() == "[]"
+
+
 def test_a_lost_poll_is_told_and_survived(platform: RunPodPlatform, client: Client) -> None:
     """Whoever watches hears that the platform does not answer; the job goes on."""
     job = client.submit(prompt="x")

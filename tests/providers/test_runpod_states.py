@@ -13,6 +13,8 @@ from comfy_client.client import Client, client_from_env
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from comfy_client.providers.interface import JobOptions, JobState
+from comfy_client.providers.runpod import RunPodProvider
+from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
 
@@ -330,6 +332,16 @@ def test_a_platform_that_refuses_the_size_is_understood(platform: RunPodPlatform
 def test_a_request_without_input_is_never_sent(platform: RunPodPlatform) -> None:
     """RunPod strips an empty input, and the job dies of it 40 s later."""
     with client_from_env(platform.client_env(), workflows=None) as client, pytest.raises(JobError) as info:
+        client.run()
+
+    assert info.value.code is ErrorCode.INVALID_INPUT
+    assert platform.submissions == 0
+
+
+def test_an_empty_input_is_refused_whoever_checks_inputs(platform: RunPodPlatform) -> None:
+    """The endpoint itself does not send it."""
+    endpoint = RunPodEndpoint(platform.endpoint_id, platform.api_key, platform.base_url)
+    with Client(RunPodProvider(endpoint, {})) as client, pytest.raises(JobError) as info:
         client.run()
 
     assert info.value.code is ErrorCode.INVALID_INPUT
