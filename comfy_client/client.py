@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 600.0
 """For a cold start that downloads nothing, and a job."""
+CANCEL_PATIENCE_S = 5.0
+"""How long work that is given up may take to cancel its job."""
 SYNC_WAIT_S = 10.0
 """How long a call that nobody watches may be answered late, with the result: it saves a round trip, or several."""
 
@@ -267,7 +269,7 @@ def run_steps(
         return (yield from _observed(story, left_s, observer))
     except (GeneratorExit, KeyboardInterrupt):
         with contextlib.suppress(ComfyClientError):
-            client.provider.cancel(story.id)
+            steps.run(story.cancel(CANCEL_PATIENCE_S))
         raise
 
 

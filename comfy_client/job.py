@@ -23,7 +23,7 @@ FETCH_PATIENCE_S = 10.0
 PROPAGATION_S = 30.0
 """How long after its submission a job may be unknown: RunPod's own client asks for 31 s (reference/runpod.md 3.2)."""
 UNKNOWN_S = 2.0
-"""The same for a job whose submission was not ours."""
+"""The same for a job that was seen before, or whose submission was not ours: it is gone."""
 HEALTH_AFTER_S = 3.0
 """How long a job waits before its watcher asks why; asked again as often, and twice as late each time."""
 
@@ -88,13 +88,14 @@ Event: TypeAlias = Queued | Waiting | Running | Sampling | Preview | Unanswered 
 
 
 class JobStory:
-    """One job. `last` is how it stood when it was last looked at; `submitted_at` is monotonic, None where not by us."""
+    """One job. `last` is how it stood when it was last looked at, at first by its submit's answer, if that was ours."""
 
     def __init__(self, provider: Provider, job_id: str, last: JobStatus | None = None) -> None:
         self.provider = provider
         self.id = job_id
         self.last = last
-        self._is_ours = last is not None
+        self._is_new = last is not None
+        """Whether its submit was ours, and it has not been seen since."""
         self._begun_at = time.monotonic()
 
     @property
@@ -106,9 +107,9 @@ class JobStory:
         """Return how the job stands. An end that was seen once is not asked for again."""
         return (yield from self._pauses(self._look(time.monotonic() + PATIENCE_S)))
 
-    def cancel(self) -> Generator[Pause, None, None]:
-        """End the job; one that has ended stays as it is."""
-        ask = self._asked(lambda: self.provider.cancel(self.id), time.monotonic() + PATIENCE_S)
+    def cancel(self, patience_s: float = PATIENCE_S) -> Generator[Pause, None, None]:
+        """End the job; one that has ended stays as it is. Asked again for up to `patience_s`."""
+        ask = self._asked(lambda: self.provider.cancel(self.id), time.monotonic() + patience_s)
         yield from self._pauses(ask)
 
     def retry(self) -> Generator[Pause, None, JobStatus]:
@@ -157,7 +158,7 @@ class JobStory:
             try:
                 status = yield from self._look(deadline)
             except (RequestError, JobError) as error:
-                is_early = isinstance(error, RequestError) or self._is_ours
+                is_early = isinstance(error, RequestError) or self._is_new
                 if is_early and _is_passing(error) and time.monotonic() >= deadline:
                     raise self._timeout(timeout_s, str(error)) from error
                 raise
@@ -176,6 +177,7 @@ class JobStory:
         if self.last is not None and self.last.state.is_final:
             return self.last
         self.last = yield from self._asked(lambda: self.provider.status(self.id), deadline)
+        self._is_new = False
         return self.last
 
     def _asked(self, ask: Callable[[], _Answer], deadline: float) -> Generator[Pause | Unanswered, None, _Answer]:
@@ -186,8 +188,7 @@ class JobStory:
             try:
                 return ask()
             except ComfyClientError as error:  # noqa: PERF203 - each attempt may fail
-                until = begun_at + PATIENCE_S if isinstance(error, RequestError) else self._unknown_until
-                left_s = min(deadline, until) - time.monotonic()
+                left_s = min(deadline, self._patient_until(error, begun_at)) - time.monotonic()
                 if not _is_passing(error) or left_s <= 0:
                     raise
                 if isinstance(error, RequestError):
@@ -195,9 +196,10 @@ class JobStory:
                 yield Pause(min(left_s, backoff_s(attempt, getattr(error, "retry_after_s", None))))
                 attempt += 1
 
-    @property
-    def _unknown_until(self) -> float:
-        return self._begun_at + (PROPAGATION_S if self._is_ours else UNKNOWN_S)
+    def _patient_until(self, error: ComfyClientError, begun_at: float) -> float:
+        if isinstance(error, RequestError):
+            return begun_at + PATIENCE_S
+        return self._begun_at + PROPAGATION_S if self._is_new else begun_at + UNKNOWN_S
 
     def _pauses(self, steps: Generator[object, None, _Answer]) -> Generator[Pause, None, _Answer]:
         """Do the steps without what they tell."""

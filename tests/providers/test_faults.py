@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any, Literal
 
 import psutil
 import pytest
 
+from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError, RequestError, WaitTimeout
@@ -239,3 +241,20 @@ def test_a_caller_that_stops_a_map_leaves_nothing_running(platform: RunPodPlatfo
     assert until(lambda: all(job.state.is_final for job in platform.jobs.values()))
     assert platform.submissions == sent
     assert {job.state.value for job in platform.jobs.values()} == {"COMPLETED", "CANCELLED"}
+
+
+def test_a_call_that_is_given_up_at_once_still_cancels_its_job(platform: RunPodPlatform) -> None:
+    """Although the platform does not know the job yet when it is asked first."""
+
+    async def given_up() -> None:
+        async with async_client_from_env(platform.client_env()) as client:
+            task = asyncio.create_task(client.txt2img("a knight"))
+            assert await asyncio.to_thread(until, lambda: platform.jobs)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    platform.faults.late_404(1.0)
+    asyncio.run(given_up())
+
+    assert [job.state.value for job in platform.jobs.values()] == ["CANCELLED"]

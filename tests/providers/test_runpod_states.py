@@ -249,6 +249,31 @@ def test_a_job_whose_result_was_kept_long_enough_is_expired(platform: RunPodPlat
     assert info.value.report.retryable
 
 
+def test_a_job_beyond_its_ttl_is_expired(platform: RunPodPlatform, client: Client) -> None:
+    """RunPod deletes it, wherever it is: a job that was seen and is unknown now is not waited for."""
+    platform.ttl_s = 1.0
+    with pytest.raises(JobError, match="ttl") as info:
+        job_of(client).wait(20)
+
+    assert info.value.code is ErrorCode.JOB_EXPIRED
+    assert platform.submissions == 1
+
+
+def test_a_result_that_runsync_kept_for_a_minute_is_expired(platform: RunPodPlatform) -> None:
+    """What ends behind a held call, and is not fetched in its minute, is told as that."""
+    platform.sync_retention_s = 0.0
+    with (
+        client_from_env(platform.client_env(), timeout_s=20, sync_wait_s=1.0) as brief,
+        ScriptedWorker(platform, pictured),
+    ):
+        platform.faults.cold_start(1.5)
+        with pytest.raises(JobError, match="1 minute") as info:
+            brief.txt2img("a knight")
+
+    assert info.value.code is ErrorCode.JOB_EXPIRED
+    assert platform.submissions == 1
+
+
 def test_what_is_to_be_run_how_goes_beside_the_input(platform: RunPodPlatform, client: Client) -> None:
     """Policy in milliseconds, webhook and bucket stand at the top of RunPod's request."""
     s3 = {"accessId": "a", "accessSecret": "b", "bucketName": "c", "endpointUrl": "https://s3"}
