@@ -1,3 +1,81 @@
-"""The client of a ComfyUI worker: pictures in, pictures out. Importing it reads no file and no variable."""
+"""The client of a ComfyUI worker: pictures in, pictures out. Importing it reads no file and no variable.
+
+Its names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comfy_client.aio import AsyncClient, AsyncJob, async_client_from_env
+    from comfy_client.client import Client, Job, Outcome, client_from_env, make_request
+    from comfy_client.contract import ErrorCode, ErrorReport
+    from comfy_client.errors import (
+        ComfyClientError,
+        ConfigError,
+        JobCancelled,
+        JobError,
+        RequestError,
+        Unauthorized,
+        WaitTimeout,
+    )
+    from comfy_client.providers.interface import (
+        GeneratedFile,
+        GeneratedImage,
+        GenerationRequest,
+        GenerationResult,
+        JobOptions,
+        JobState,
+        JobStatus,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "Client",
+    "ComfyClientError",
+    "ConfigError",
+    "ErrorCode",
+    "ErrorReport",
+    "GeneratedFile",
+    "GeneratedImage",
+    "GenerationRequest",
+    "GenerationResult",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobOptions",
+    "JobState",
+    "JobStatus",
+    "Outcome",
+    "RequestError",
+    "Unauthorized",
+    "WaitTimeout",
+    "async_client_from_env",
+    "client_from_env",
+    "make_request",
+]
+
+_HOMES = {
+    "comfy_client.aio": {"AsyncClient", "AsyncJob", "async_client_from_env"},
+    "comfy_client.client": {"Client", "Job", "Outcome", "client_from_env", "make_request"},
+    "comfy_client.contract": {"ErrorCode", "ErrorReport"},
+    "comfy_client.errors": {name for name in __all__ if name.endswith("Error")}
+    | {"JobCancelled", "Unauthorized", "WaitTimeout"},
+}
+"""Where each name lives; those that stand nowhere here live in providers.interface."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = next((home for home, names in _HOMES.items() if name in names), "comfy_client.providers.interface")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

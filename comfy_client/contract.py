@@ -97,6 +97,16 @@ class ErrorCode(str, enum.Enum):
     OUTPUT_NOT_STORED = "output_not_stored"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
+    AUTH_FAILED = "auth_failed"
+    ENDPOINT_NOT_FOUND = "endpoint_not_found"
+    RATE_LIMITED = "rate_limited"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    NETWORK = "network"
+    WORKER_LOST = "worker_lost"
+    JOB_EXPIRED = "job_expired"
+    RESULT_LOST = "result_lost"
+    QUEUE_TIMEOUT = "queue_timeout"
+    MISCONFIGURED = "misconfigured"
     UNRECOGNIZED = "unrecognized"
 
 
@@ -108,6 +118,8 @@ class ErrorFacts:
     cause: str
     remedy: str
     details: str = ""
+    is_of_client: bool = False
+    """Whether the client makes it, of what the platform or the network did."""
 
 
 ERRORS: dict[ErrorCode, ErrorFacts] = {
@@ -198,6 +210,76 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
         retryable=False,
         cause="A bug in the worker.",
         remedy="Report it with the job's id; the traceback is in the worker's log.",
+    ),
+    ErrorCode.AUTH_FAILED: ErrorFacts(
+        retryable=False,
+        cause="The API key is missing, wrong, or has no access to the endpoint.",
+        remedy="Make a key in RunPod's console (Settings > API Keys) and set RUNPOD_API_KEY.",
+        details="`status`",
+        is_of_client=True,
+    ),
+    ErrorCode.ENDPOINT_NOT_FOUND: ErrorFacts(
+        retryable=False,
+        cause="The platform has no endpoint of that id.",
+        remedy="Copy the id from RunPod's console (Serverless > the endpoint), and look at RUNPOD_ENDPOINT_BASE_URL.",
+        details="`status`",
+        is_of_client=True,
+    ),
+    ErrorCode.RATE_LIMITED: ErrorFacts(
+        retryable=True,
+        cause="The platform takes no more requests for now, and went on so after several attempts.",
+        remedy="Send less at once: a smaller `concurrency`, or wait.",
+        details="`status`",
+        is_of_client=True,
+    ),
+    ErrorCode.PAYLOAD_TOO_LARGE: ErrorFacts(
+        retryable=False,
+        cause="The request is larger than what RunPod takes: 10 MiB, or 20 MB where the call waits for the result.",
+        remedy="Send an https address in place of the picture, or a smaller one (JPEG or WebP); base64 adds a third.",
+        details="`bytes`, `limit`",
+        is_of_client=True,
+    ),
+    ErrorCode.NETWORK: ErrorFacts(
+        retryable=True,
+        cause="A server was not reached, or answered with something else than it should.",
+        remedy="Try again. Where a submit was under way, look first whether the job runs: it is never sent twice.",
+        details="`status`, `may_run`: whether a job may have been accepted",
+        is_of_client=True,
+    ),
+    ErrorCode.WORKER_LOST: ErrorFacts(
+        retryable=True,
+        cause="RunPod heard nothing more of the worker that had the job, and gave it up.",
+        remedy="Send the job again; if it stays so, read the worker's log: it may die of too little memory.",
+        details="`error`: RunPod's words",
+        is_of_client=True,
+    ),
+    ErrorCode.JOB_EXPIRED: ErrorFacts(
+        retryable=True,
+        cause="The platform does not know the job, or no more: its `ttl` was over, or its result was not fetched in "
+        "time (RunPod keeps it for 30 minutes).",
+        remedy="Look at the id. Send the job again, with a longer `ttl_s`, and fetch its result sooner.",
+        is_of_client=True,
+    ),
+    ErrorCode.RESULT_LOST: ErrorFacts(
+        retryable=False,
+        cause="The job ended well and its result is not there, or not whole: RunPod drops results that are too large, "
+        "a bucket's address expires.",
+        remedy="Ask for `output_format` webp or jpeg, fewer pictures or `delivery` s3, and fetch the result at once.",
+        details="`filename`, where one picture is meant",
+        is_of_client=True,
+    ),
+    ErrorCode.QUEUE_TIMEOUT: ErrorFacts(
+        retryable=True,
+        cause="The caller's time was over before the job ended. The job goes on.",
+        remedy="Wait for the same job again with its id; the message says what the endpoint is doing.",
+        details="`job_id`, `state`, `workers`: counts by state, `why`",
+        is_of_client=True,
+    ),
+    ErrorCode.MISCONFIGURED: ErrorFacts(
+        retryable=False,
+        cause="A setting is missing or wrong. Nothing was sent.",
+        remedy="Set the variable that the message names.",
+        is_of_client=True,
     ),
     ErrorCode.UNRECOGNIZED: ErrorFacts(
         retryable=False,

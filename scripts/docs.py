@@ -1,4 +1,4 @@
-"""Writes docs/api.md, errors.md and configure.md, and the fault table of operate.md, from what they describe."""
+"""Writes docs/api.md, errors.md and configure.md, and tables of operate.md and client.md, from what they describe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from comfy_client.cli.commands import commands
 from comfy_client.contract import ENVELOPE, ERRORS
+from comfy_client.providers import PROVIDERS
+from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 from tests.production.faults import ELSEWHERE, ROWS
 from worker.settings import VARIABLES
@@ -113,11 +116,20 @@ def errors() -> Iterator[str]:
         "remedy), `retryable` (whether the same request may succeed when it is sent again) and `details`. Codes are "
         "added, never renamed; a client that does not know a code reads it as `unrecognized`.\n"
     )
+    yield errors_table(is_of_client=False)
+    yield "## Made by the client\n"
+    yield "Of what the platform, the network or a setting did; the same report, `.report` of every exception.\n"
+    yield errors_table(is_of_client=True)
+
+
+def errors_table(*, is_of_client: bool) -> str:
+    """Return a table of the codes that the client makes, or of the others."""
     rows = ["| code | retryable | cause | remedy | details |", "|---|---|---|---|---|"]
     for code, facts in ERRORS.items():
-        retryable = "yes" if facts.retryable else "no"
-        rows.append(f"| `{code.value}` | {retryable} | {facts.cause} | {facts.remedy} | {facts.details} |")
-    yield "\n".join(rows) + "\n"
+        if facts.is_of_client == is_of_client:
+            retryable = "yes" if facts.retryable else "no"
+            rows.append(f"| `{code.value}` | {retryable} | {facts.cause} | {facts.remedy} | {facts.details} |")
+    return "\n".join(rows) + "\n"
 
 
 def configure() -> Iterator[str]:
@@ -148,9 +160,52 @@ def operate() -> Iterator[str]:
     yield f"{before}{TABLE_BEGINS}\n{chr(10).join(rows)}\n{TABLE_ENDS}{after}"
 
 
+def client() -> Iterator[str]:
+    """Yield docs/client.md as it is, with its tables made anew, each between two marks."""
+    page = (DOCS / "client.md").read_text()
+    tables = {"providers": providers_table(), "variables": variables_table(), "commands": commands_table()}
+    for name, table in tables.items():
+        mark = f"<!-- {name}: written by scripts/docs -->"
+        before, _, rest = page.partition(mark)
+        page = f"{before}{mark}\n{table}<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    yield page
+
+
+def providers_table() -> str:
+    """Return a table of the client's providers."""
+    rows = ["| value | reaches | needs |", "|---|---|---|"]
+    rows += [f"| `{name}` | {row.reaches} | {row.needs} |" for name, row in PROVIDERS.items()]
+    return "\n".join(rows) + "\n"
+
+
+def variables_table() -> str:
+    """Return a table of the variables that the client reads."""
+    rows = ["| variable | meaning | where |", "|---|---|---|"]
+    rows += [f"| `{variable.name}` | {variable.meaning} | {variable.where} |" for variable in CLIENT_VARIABLES.values()]
+    return "\n".join(rows) + "\n"
+
+
+def commands_table() -> str:
+    """Return each command of comfy-client with its flags."""
+    parts = []
+    for command in commands(load_workflows(default_directory())):
+        parts.append(f"### `comfy-client {command.name}`\n\n{command.summary[0].upper()}{command.summary[1:]}.\n")
+        if command.flags:
+            cells = [(flag.usage.replace("|", "\\|"), flag.help.replace("|", "\\|")) for flag in command.flags]
+            rows = ["| argument | meaning |", "|---|---|", *(f"| `{usage}` | {meaning} |" for usage, meaning in cells)]
+            parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
 def main() -> None:
     """Write the pages, or with --check exit 1 where one is not current."""
-    pages = {"api.md": api(), "errors.md": errors(), "configure.md": configure(), "operate.md": operate()}
+    pages = {
+        "api.md": api(),
+        "errors.md": errors(),
+        "configure.md": configure(),
+        "operate.md": operate(),
+        "client.md": client(),
+    }
     for name, parts in pages.items():
         path, text = DOCS / name, "\n".join(parts)
         if "--check" not in sys.argv:

@@ -48,9 +48,10 @@ ADDED_BY_CLIENTS = {
     "cancelled",
     "queue_timeout",
     "misconfigured",
+    "worker_lost",
     "unrecognized",
 }
-"""The codes of design.md that have no flag there."""
+"""The codes of design.md that have no flag there, and one that was added: RunPod lost the worker that had the job."""
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -60,9 +61,15 @@ JSON = st.recursive(
 
 
 def codes_in(file: Path) -> Iterator[tuple[str, bool]]:
-    """Yield each `ErrorCode.X` that a file mentions, and whether an error is built with it."""
+    """Yield each `ErrorCode.X` that a file mentions, and whether an error is built with it, or is so by default."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    arguments = {id(argument) for call in ast.walk(tree) if isinstance(call, ast.Call) for argument in call.args}
+    arguments = {
+        id(argument)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        for argument in (*call.args, *(keyword.value for keyword in call.keywords))
+    }
+    arguments |= {id(each) for node in ast.walk(tree) if isinstance(node, ast.arguments) for each in node.kw_defaults}
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(value=ast.Name(id="ErrorCode"), attr=name):

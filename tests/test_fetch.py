@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import io
 import itertools
 import queue
@@ -19,9 +18,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +25,7 @@ from PIL import Image
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError
 from comfy_client.fetch import FetchRules, fetch_picture, is_public, resolve_host
+from tests.fakes.certificate import write_certificate
 
 HERE = "127.0.0.1"
 ELSEWHERE = "127.0.0.2"
@@ -669,40 +666,7 @@ def test_dns_failure(error: Exception) -> None:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with a key and a self-signed certificate of `CERTIFIED`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test's own authority")])
-    now = dt.datetime.now(dt.timezone.utc)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(CERTIFIED)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(_key_usage(), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ) + signed.public_bytes(serialization.Encoding.PEM)
-    file = tmp_path_factory.mktemp("tls") / "server.pem"
-    file.write_bytes(pem)
-    return file
-
-
-def _key_usage() -> x509.KeyUsage:
-    names = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign")
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-        **dict.fromkeys(names, False),
-    )
+    return write_certificate(tmp_path_factory.mktemp("tls") / "server.pem", CERTIFIED)
 
 
 class SecureServer:

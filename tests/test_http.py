@@ -7,12 +7,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from comfy_client.errors import RequestError
-from comfy_client.http import HttpApi
+from comfy_client.http import MAX_RETRY_AFTER_S, HttpApi, Retries, retries
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.2
@@ -327,3 +328,66 @@ def test_several_threads_share_one_api(api: HttpApi, server: Api) -> None:
 
     assert answers == [{"größe": [1, None]}] * 6
     assert server.connections <= 6
+
+
+def test_a_password_of_netrc_does_not_replace_the_key(
+    server: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests would send it instead of the header that the API was given."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    api = HttpApi(server.url, name="The server", headers={"Authorization": "Bearer key"})
+    api.json("GET", "/x", timeout_s=PATIENCE_S)
+    api.close()
+
+    assert [headers["Authorization"] for _, _, headers, _ in server.asked] == ["Bearer key"]
+
+
+@pytest.mark.parametrize(("prefix", "asked"), [("/status", 3), ("/other", 1)])
+def test_a_policy_is_for_the_paths_below_it(server: Api, prefix: str, asked: int) -> None:
+    """What is not named is asked once."""
+    api = HttpApi(server.url, name="The server", use_proxies=False, policies={prefix: retries(2)})
+
+    assert failure(api, "/status/503").is_transient
+    assert len(server.asked) == asked
+    api.close()
+
+
+@pytest.mark.parametrize(("is_repeatable", "asked"), [(True, 2), (False, 1)])
+def test_a_lost_call_is_repeated_where_that_is_said(server: Api, is_repeatable: bool, asked: int) -> None:
+    """Behind a lost connection the call may have arrived."""
+    policies = {"": retries(1, is_repeatable=is_repeatable)}
+    api = HttpApi(server.url, name="The server", use_proxies=False, policies=policies)
+
+    error = failure(api, "/no-answer")
+    assert (error.is_transient, error.is_unsent, len(server.asked)) == (True, False, asked)
+    api.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("3", 3.0), ("0", 0.0), ("7200", MAX_RETRY_AFTER_S), ("soon", 0.0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0)],
+)
+def test_retry_after_is_heeded_within_reason(header: str, seconds: float) -> None:
+    """Seconds or a date; nobody is made to wait for hours, and what is neither is no reason to fail."""
+    assert Retries().parse_retry_after(header) == seconds
+
+
+def test_an_error_does_not_show_what_follows_the_path(api: HttpApi) -> None:
+    """It may be a signature."""
+    with pytest.raises(RequestError) as info:
+        api.call("GET", "/status/403?signature=secret", timeout_s=PATIENCE_S)
+
+    assert "secret" not in str(info.value)
+
+
+def test_a_refused_connection_surely_brought_nothing() -> None:
+    """So its call may be repeated, whatever it does."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    api = HttpApi(f"http://127.0.0.1:{port}", name="The server", use_proxies=False)
+
+    error = failure(api, "/x")
+    assert (error.is_unsent, error.is_transient) == (True, True)
+    api.close()

@@ -17,7 +17,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.validation", frozenset({"jsonschema"})),
     ("comfy_client.images", frozenset({"PIL"})),
     ("comfy_client.fetch", frozenset({"requests"})),
-    ("comfy_client.http", frozenset({"requests"})),
+    ("comfy_client.http", frozenset({"requests", "urllib3"})),
     ("comfy_client.workflows", frozenset({"jsonschema"})),
     ("comfy_client.request", frozenset()),
     ("comfy_client.comfyui", frozenset()),
@@ -29,6 +29,27 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.comfyui.server", frozenset({"requests"})),
     ("comfy_client.comfyui.follow", frozenset()),
     ("comfy_client.comfyui.run", frozenset()),
+    ("comfy_client.comfyui.outputs", frozenset()),
+    ("comfy_client.providers.interface", frozenset({"PIL"})),
+    ("comfy_client.providers.runpod_answers", frozenset()),
+    ("comfy_client.providers.runpod_endpoint", frozenset({"requests"})),
+    ("comfy_client.providers.results", frozenset()),
+    ("comfy_client.providers.runpod", frozenset()),
+    ("comfy_client.providers.premade", frozenset()),
+    ("comfy_client.providers.comfyui", frozenset()),
+    ("comfy_client.providers", frozenset()),
+    ("comfy_client.steps", frozenset()),
+    ("comfy_client.job", frozenset()),
+    ("comfy_client.pictures", frozenset({"PIL"})),
+    ("comfy_client.inputs", frozenset()),
+    ("comfy_client.client", frozenset()),
+    ("comfy_client.aio", frozenset()),
+    ("comfy_client.cli", frozenset()),
+    ("comfy_client.cli.flags", frozenset()),
+    ("comfy_client.cli.screen", frozenset({"tqdm"})),
+    ("comfy_client.cli.doctor", frozenset()),
+    ("comfy_client.cli.commands", frozenset()),
+    ("comfy_client.cli.main", frozenset({"shtab"})),
     ("worker", frozenset()),
     ("worker.command_line", frozenset()),
     ("worker.logs", frozenset({"pythonjsonlogger"})),
@@ -79,9 +100,21 @@ def modules() -> dict[str, Path]:
 
 
 def imports_of(file: Path, name: str) -> set[str]:
-    """Return what a module imports, each as far as it is named: `comfy_client.errors`, `requests`."""
+    """Return what a module imports, each as far as it is named: `comfy_client.errors`, `requests`.
+
+    What it imports for a type checker alone is no arrow: nothing of it is there when it runs.
+    """
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         match node:
             case ast.Import(names=names):
                 found |= {alias.name for alias in names}

@@ -25,6 +25,8 @@ def test_the_wheel_has_its_workflows_and_nothing_of_the_worker(tmp_path: Path) -
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+        [entry_points] = [name for name in names if name.endswith("entry_points.txt")]
+        assert b"comfy-client = comfy_client.cli.main:main" in archive.read(entry_points)
         archive.extractall(tmp_path / "installed")
     told = subprocess.run(
         [sys.executable, "-c", PROGRAM],

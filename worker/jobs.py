@@ -13,6 +13,7 @@ from typing import Any
 
 import comfy_client
 from comfy_client.comfyui.follow import Limits, Observe
+from comfy_client.comfyui.outputs import Output, encoded_images, other_files
 from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import MAX_SEED, ErrorCode, Fault, JsonObject
@@ -20,7 +21,7 @@ from comfy_client.errors import JobError, invalid_input
 from comfy_client.fetch import FetchRules, fetch_picture
 from comfy_client.request import Rendered, Request, read_request
 from comfy_client.workflows import Workflow
-from worker.outputs import Delivery, Output, encoded_images, other_files
+from worker.outputs import Delivery
 from worker.storage import Bucket, job_bucket, store
 
 log = logging.getLogger(__name__)

@@ -1,72 +1,18 @@
-"""From what ComfyUI made to what the caller gets: pictures encoded, and delivered inline or through a bucket."""
+"""From the files that a job made to what its caller gets: inline as base64, or through a bucket."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import mimetypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from comfy_client.comfyui.run import PromptResult, SavedImage
-from comfy_client.contract import OUTPUT_FORMATS, ErrorCode, JsonObject
+from comfy_client.comfyui.outputs import Output
+from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import JobError
-from comfy_client.images import encode_picture, identify
-from comfy_client.request import Rendered, Request
-from comfy_client.workflows import Graph
 
 _ADDED_BYTES = 400
 """What is added to a result once it is measured, at most: its timings, and what the SDK wraps it in."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """One file of a result; `facts` are what its entry says beside the file's own."""
-
-    filename: str
-    data: bytes
-    mime_type: str
-    facts: JsonObject
-
-    @cached_property
-    def sha256(self) -> str:
-        """The hash of its bytes."""
-        return hashlib.sha256(self.data).hexdigest()
-
-    def entry(self, kind: str, data: str) -> JsonObject:
-        """Return its entry in the result, `data` being base64 or an address."""
-        return {
-            "filename": self.filename,
-            "type": kind,
-            "data": data,
-            "mime_type": self.mime_type,
-            "bytes": len(self.data),
-            "sha256": self.sha256,
-            **self.facts,
-        }
-
-
-def encoded_images(request: Request, rendered: Rendered, results: Sequence[PromptResult]) -> list[Output]:
-    """Return the pictures of each prompt in order, encoded as the request asks."""
-    outputs: list[Output] = []
-    for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
-        text = _metadata(rendered, graph, seed) if request.metadata else {}
-        for image in result.images:
-            data, mime_type, (width, height) = _encoded(request, image, text)
-            filename = f"{image.prefix}_{len(outputs) + 1:05}_{mimetypes.guess_extension(mime_type) or ''}"
-            outputs.append(Output(filename, data, mime_type, {"width": width, "height": height, "seed": seed}))
-    return outputs
-
-
-def other_files(results: Sequence[PromptResult]) -> Iterator[Output]:
-    """Yield what is no still picture. A name that came before, from another folder, gets a number in front."""
-    names: set[str] = set()
-    for number, file in enumerate((file for result in results for file in result.files), 1):
-        name = f"{number}_{file.filename}" if file.filename in names else file.filename
-        names.add(name)
-        yield Output(name, file.data, mimetypes.guess_type(name)[0] or "application/octet-stream", {})
 
 
 Store = Callable[[Output], str]
@@ -118,31 +64,3 @@ def _too_large(size: int, limit: int) -> JobError:
         bytes=size,
         limit=limit,
     )
-
-
-def _encoded(request: Request, image: SavedImage, text: dict[str, str]) -> tuple[bytes, str, tuple[int, int]]:
-    """Return the picture's bytes, MIME type and size. What is no PNG was encoded by the graph, and stays so."""
-    picture = identify(image.data)
-    if picture is None:
-        raise ValueError("ComfyUI sent a picture that is none")
-    size = picture.width, picture.height
-    if picture.mime_type != "image/png":
-        return image.data, picture.mime_type, size
-    data = encode_picture(image.data, request.output_format, request.output_quality, text)
-    return data, OUTPUT_FORMATS[request.output_format], size
-
-
-def _metadata(rendered: Rendered, graph: Graph, seed: int | None) -> dict[str, str]:
-    """Return the text for a picture's file.
-
-    `prompt` is the graph, as ComfyUI writes it itself (its canvas opens such a file); `parameters` are the inputs in
-    words, as the tools of the field read them. Neither says which picture of how many it was: made again alone with its
-    seed, the file is the same to the byte.
-    """
-    text = {"prompt": json.dumps(graph)}
-    if seed is not None:
-        inputs = {**rendered.inputs, "seed": seed}
-        inputs.pop("num_images", None)
-        prompt = inputs.pop("prompt", "")
-        text["parameters"] = f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in inputs.items())
-    return text

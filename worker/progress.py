@@ -27,14 +27,13 @@ Post = Callable[[JsonObject], Awaitable[None]]
 
 def progress_of(sampling: Sampling) -> JsonObject:
     """Return what a caller sees as `output` while the job is IN_PROGRESS."""
-    done = sampling.picture - 1 + (sampling.step / sampling.steps if sampling.steps else 0)
     progress: JsonObject = {
         "stage": "sampling",
         "picture": sampling.picture,
         "pictures": sampling.pictures,
         "step": sampling.step,
         "steps": sampling.steps,
-        "percent": int(100 * done / sampling.pictures),
+        "percent": sampling.percent,
     }
     if sampling.preview is not None and (preview := small_preview(sampling.preview)) is not None:
         progress["preview"] = base64.b64encode(preview).decode("ascii")

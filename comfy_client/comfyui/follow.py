@@ -55,6 +55,12 @@ class Sampling:
     steps: int
     preview: bytes | None = None
 
+    @property
+    def percent(self) -> int:
+        """How much of all pictures is done."""
+        done = self.picture - 1 + (self.step / self.steps if self.steps else 0)
+        return int(100 * done / self.pictures)
+
 
 Observe: TypeAlias = Callable[[Sampling], None]
 

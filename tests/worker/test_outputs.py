@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfy_client.comfyui.answers import OutputFile
+from comfy_client.comfyui.outputs import Output, encoded_images, other_files
 from comfy_client.comfyui.run import PromptResult, SavedFile, SavedImage
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, ErrorReport
@@ -28,7 +29,7 @@ from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.jobs import Control, Worker, run_job
-from worker.outputs import Delivery, Output, encoded_images, inline_size, other_files
+from worker.outputs import Delivery, inline_size
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 MEGABYTE = 1024 * 1024

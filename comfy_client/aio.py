@@ -1,0 +1,196 @@
+"""The client for asyncio: the steps of client.py and job.py, awaited. Nothing is decided here.
+
+Each step between two pauses is done in a thread (`asyncio.to_thread`); a call that is cancelled cancels its job, as
+Ctrl-C does in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from comfy_client import steps
+from comfy_client.client import (
+    Client,
+    Observer,
+    Outcome,
+    client_from_env,
+    make_request,
+    outcome_steps,
+    run_steps,
+)
+from comfy_client.job import Event, JobStory
+from comfy_client.pictures import PictureSource
+from comfy_client.providers.interface import (
+    NO_OPTIONS,
+    GenerationRequest,
+    GenerationResult,
+    Health,
+    JobOptions,
+    JobStatus,
+    Progress,
+)
+from comfy_client.workflows import Graph
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from comfy_client.inputs import Img2ImgInputs, Txt2ImgInputs
+
+
+class AsyncClient:
+    """`client`, awaited. To run many jobs, start many tasks: no thread is held while they wait."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await asyncio.to_thread(self._client.close)
+
+    async def txt2img(self, prompt: str, **inputs: Unpack[Txt2ImgInputs]) -> GenerationResult:
+        """See Client.txt2img."""
+        return await self.run("txt2img", prompt=prompt, **inputs)
+
+    async def img2img(self, image: PictureSource, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
+        """See Client.img2img."""
+        return await self.run("img2img", image=image, prompt=prompt, **inputs)
+
+    async def run(
+        self,
+        workflow: str | Graph | None = None,
+        *,
+        options: JobOptions = NO_OPTIONS,
+        wait_timeout_s: float | None = None,
+        observer: Observer | None = None,
+        **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+    ) -> GenerationResult:
+        """See Client.run. `observer` is called in a thread."""
+        request = await asyncio.to_thread(make_request, workflow, options=options, **inputs)
+        return await steps.arun(run_steps(self._client, request, wait_timeout_s, observer, may_hold=False))
+
+    async def submit(
+        self,
+        workflow: str | Graph | None = None,
+        *,
+        options: JobOptions = NO_OPTIONS,
+        **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+    ) -> AsyncJob:
+        """See Client.submit."""
+        return await self.submit_request(await asyncio.to_thread(make_request, workflow, options=options, **inputs))
+
+    async def submit_request(self, request: GenerationRequest) -> AsyncJob:
+        """See Client.submit_request."""
+        status = await asyncio.to_thread(self._client.provider.submit, request)
+        return AsyncJob(self._client, JobStory(self._client.provider, status.job_id, status))
+
+    def job(self, job_id: str) -> AsyncJob:
+        """See Client.job."""
+        return AsyncJob(self._client, JobStory(self._client.provider, job_id))
+
+    async def map(
+        self,
+        requests: Iterable[GenerationRequest | Mapping[str, Any]],
+        concurrency: int = 8,
+        *,
+        wait_timeout_s: float | None = None,
+    ) -> AsyncIterator[Outcome]:
+        """See Client.map."""
+        free = asyncio.Semaphore(concurrency)
+
+        async def outcome(request: GenerationRequest | Mapping[str, Any]) -> Outcome:
+            async with free:
+                return await steps.arun(outcome_steps(self._client, request, wait_timeout_s))
+
+        waiting: deque[asyncio.Task[Outcome]] = deque()
+        try:
+            for request in requests:
+                waiting.append(asyncio.create_task(outcome(request)))
+                if len(waiting) >= 2 * concurrency:
+                    yield await waiting[0]
+                    waiting.popleft()
+            while waiting:
+                yield await waiting[0]
+                waiting.popleft()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def health(self) -> Health:
+        """See Client.health."""
+        return await asyncio.to_thread(self._client.health)
+
+    async def purge_queue(self) -> int:
+        """See Client.purge_queue."""
+        return await asyncio.to_thread(self._client.purge_queue)
+
+
+class AsyncJob:
+    """See Job."""
+
+    def __init__(self, client: Client, story: JobStory) -> None:
+        self._client = client
+        self._story = story
+
+    def __repr__(self) -> str:
+        return f"AsyncJob({self.id!r})"
+
+    @classmethod
+    def from_id(cls, client: AsyncClient, job_id: str) -> AsyncJob:
+        """See Job.from_id."""
+        return client.job(job_id)
+
+    @property
+    def id(self) -> str:
+        """The provider's id of it."""
+        return self._story.id
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it was when it was last looked at."""
+        return self._story.progress
+
+    async def status(self) -> JobStatus:
+        """See Job.status."""
+        return await steps.arun(self._story.status())
+
+    async def wait(self, timeout_s: float | None = None) -> GenerationResult:
+        """See Job.wait."""
+        return await steps.arun(self._story.wait(self._client.timeout_s if timeout_s is None else timeout_s))
+
+    async def result(self) -> GenerationResult:
+        """See Job.result."""
+        return await self.wait(0)
+
+    def events(self, timeout_s: float | None = None) -> AsyncIterator[Event]:
+        """See Job.events."""
+        return steps.aiterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
+
+    async def cancel(self) -> None:
+        """See Job.cancel."""
+        await steps.arun(self._story.cancel())
+
+    async def retry(self) -> JobStatus:
+        """See Job.retry."""
+        return await steps.arun(self._story.retry())
+
+
+def async_client_from_env(
+    environment: Mapping[str, str] = os.environ, *, workflows: Path | None = None, **settings: float
+) -> AsyncClient:
+    """Return the client that IMAGE_GENERATION_PROVIDER names: see client_from_env."""
+    return AsyncClient(client_from_env(environment, workflows=workflows, **settings))

@@ -1,0 +1,483 @@
+"""Every command of `comfy-client`, as data: its name, what it is for, its flags, and the function that does it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_client.cli.doctor import Finding, find_endpoint, find_picture, find_settings
+from comfy_client.cli.flags import PICTURE, Flag, input_flags, pair, range_of, value_of
+from comfy_client.cli.screen import Screen
+from comfy_client.client import Client, Job, client_from_env, make_request
+from comfy_client.contract import ENVELOPE, ERRORS, ErrorCode, JsonObject
+from comfy_client.errors import ComfyClientError, ConfigError, JobError
+from comfy_client.job import Done
+from comfy_client.providers.interface import GeneratedFile, GenerationRequest, GenerationResult, JobOptions, JobStatus
+from comfy_client.validation import nearest
+from comfy_client.workflows import Workflow, find_workflow
+
+INTERRUPTED = 130
+"""The status of a shell's command that Ctrl-C ended: 128 + SIGINT."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the command: what was given, and where it shows its result."""
+
+    options: argparse.Namespace
+    screen: Screen
+    environment: Mapping[str, str]
+    workflows: Mapping[str, Workflow]
+
+    def client(self) -> Client:
+        """Return the client that the environment names. Raises ConfigError."""
+        return client_from_env(self.environment)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. `run` returns the exit status; what it raises has its own."""
+
+    name: str
+    summary: str
+    flags: Sequence[Flag]
+    run: Callable[[Call], int]
+
+
+JSON = Flag(("--json",), "Print one JSON object on stdout, an error too.", settings={"action": "store_true"})
+OUTPUT = Flag(
+    ("-o", "--output"),
+    "Where the picture goes: a file, a folder, or - for stdout. Several get -1, -2 behind the name. "
+    "Absent: this folder, under the workflow's name and the seed.",
+    "FILE",
+    {"default": "."},
+)
+WAIT = Flag(("--wait-timeout",), "Stop waiting after so long; the job goes on.", "SECONDS", {"type": float})
+JOB = Flag(("job_id",), "The job's id, as `submit` prints it.")
+OPTIONS = (
+    Flag(("--execution-timeout",), "RunPod ends the job after so long.", "SECONDS", {"type": float}),
+    Flag(("--ttl",), "RunPod forgets the job so long after its submit.", "SECONDS", {"type": float}),
+    Flag(("--low-priority",), "Wait for all other jobs, and start no worker.", settings={"action": "store_true"}),
+    Flag(("--webhook",), "An address that RunPod tells of the job's end.", "URL"),
+)
+SET = Flag(
+    ("--set",),
+    'Set a value of the graph, as in --set "KSampler.seed=5".',
+    "NODE.INPUT=VALUE",
+    {"action": "append", "default": [], "type": pair, "dest": "overrides"},
+)
+RUN = (
+    Flag(("name",), "The workflow's name; `comfy-client workflows` lists them.", "NAME", {"nargs": "?"}),
+    Flag(
+        ("-i", "--input"),
+        "An input of the workflow, as in -i prompt=knight.",
+        "KEY=VALUE",
+        {"action": "append", "default": [], "type": pair, "dest": "pairs"},
+    ),
+    Flag(("--graph",), "A graph in ComfyUI's API format, in place of a workflow.", "FILE"),
+    Flag(
+        ("--image",),
+        "The workflow's picture; for a graph, one that it loads by that name.",
+        "[NAME=]PATH|URL",
+        {"action": "append", "default": []},
+    ),
+    SET,
+)
+
+
+def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return all commands; the flags of txt2img and img2img are those of their workflows."""
+    txt2img, img2img = (find_workflow(name, workflows).inputs for name in ("txt2img", "img2img"))
+    prompt = Flag(("prompt",), txt2img["prompt"]["description"], "PROMPT")
+    end = (*OPTIONS, WAIT, OUTPUT, JSON)
+    return (
+        Command(
+            "txt2img", "make pictures of a prompt", [prompt, *input_flags(txt2img, ("prompt",)), SET, *end], _txt2img
+        ),
+        Command(
+            "img2img",
+            "make pictures from a picture and a prompt",
+            [
+                prompt,
+                Flag(("--image",), img2img["image"]["description"], PICTURE, {"required": True}),
+                *input_flags(img2img, ("prompt", "image")),
+                SET,
+                *end,
+            ],
+            _img2img,
+        ),
+        Command("run", "run a workflow by its name, or a graph", [*RUN, *end], _run),
+        Command("submit", "start a job and print its id", [*RUN, *OPTIONS, JSON], _submit),
+        Command("status", "show how a job stands", [JOB, JSON], _status),
+        Command("wait", "wait for a job and save its pictures", [JOB, WAIT, OUTPUT, JSON], _wait),
+        Command("cancel", "end a job", [JOB, JSON], _cancel),
+        Command("health", "show the endpoint's workers and jobs", [JSON], _health),
+        Command(
+            "workflows",
+            "list the workflows, or the inputs of one",
+            [
+                Flag(("name",), "The workflow.", "NAME", {"nargs": "?"}),
+                Flag(("--schema",), "Print the JSON Schema of its inputs.", settings={"action": "store_true"}),
+                JSON,
+            ],
+            _workflows,
+        ),
+        Command(
+            "errors",
+            "list the error codes, or explain one",
+            [Flag(("code",), "The code.", "CODE", {"nargs": "?"}), JSON],
+            _errors,
+        ),
+        Command(
+            "doctor",
+            "look for what is wrong: variables, address, key, endpoint, workers, models",
+            [Flag(("--generate",), "Make a tiny picture too.", settings={"action": "store_true"}), JSON],
+            _doctor,
+        ),
+        Command(
+            "simulate",
+            "serve a ComfyUI that needs no GPU; its flags are those of `comfy-client simulate --help`",
+            [],
+            _simulate,
+        ),
+    )
+
+
+def _txt2img(call: Call) -> int:
+    return _make(call, _request(call, "txt2img", {"prompt": call.options.prompt}))
+
+
+def _img2img(call: Call) -> int:
+    return _make(call, _request(call, "img2img", {"prompt": call.options.prompt, "image": call.options.image}))
+
+
+def _run(call: Call) -> int:
+    return _make(call, _run_request(call))
+
+
+def _submit(call: Call) -> int:
+    with call.client() as client:
+        job = client.submit_request(_run_request(call))
+        call.screen.show({"job_id": job.id}, job.id)
+    return 0
+
+
+def _request(call: Call, name: str, inputs: JsonObject) -> GenerationRequest:
+    """Return the request of a command whose flags are the inputs of its workflow."""
+    known = {*find_workflow(name, call.workflows).inputs, *ENVELOPE} - {"overrides", "images", "workflow"}
+    given = {key: value for key, value in vars(call.options).items() if key in known and value is not None}
+    return make_request(name, options=_options(call), **{**_overrides(call), **given, **inputs})
+
+
+def _run_request(call: Call) -> GenerationRequest:
+    """Return the request of `run` and `submit`. Raises ConfigError for a graph that cannot be read."""
+    options = call.options
+    if (options.graph is None) == (options.name is None):
+        raise ConfigError("Name either a workflow (comfy-client run txt2img …) or a graph (--graph file.json)")
+    if options.graph is not None:
+        images = dict(pair(image) if "=" in image else (Path(image).name, image) for image in options.image)
+        inputs = {key: value_of(text, ENVELOPE.get(key)) for key, text in options.pairs}
+        graph = _read_graph(Path(options.graph))
+        return make_request(graph, options=_options(call), **{**_overrides(call), **_images(images), **inputs})
+    workflow = call.workflows.get(options.name) or _alias(call, options.name)
+    rules = {**ENVELOPE, **(workflow.inputs if workflow else {})}
+    inputs = {key: value_of(text, rules.get(key)) for key, text in options.pairs}
+    picture = {"image": options.image[-1]} if options.image else {}
+    return make_request(options.name, options=_options(call), **{**_overrides(call), **picture, **inputs})
+
+
+def _alias(call: Call, name: str) -> Workflow | None:
+    try:
+        return find_workflow(name, call.workflows)
+    except JobError:
+        return None  # a workflow of the worker's own: it checks the name
+
+
+def _images(images: Mapping[str, str]) -> JsonObject:
+    return {"images": images} if images else {}
+
+
+def _overrides(call: Call) -> JsonObject:
+    overrides = {place: value_of(text) for place, text in call.options.overrides}
+    return {"overrides": overrides} if overrides else {}
+
+
+def _read_graph(file: Path) -> JsonObject:
+    try:
+        graph = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"--graph {file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--graph {file} is not JSON: {error}") from error
+    if not isinstance(graph, dict):
+        raise ConfigError(f"--graph {file} holds no graph: export one with Workflow > Export (API)")
+    return graph
+
+
+def _options(call: Call) -> JobOptions:
+    options = call.options
+    return JobOptions(
+        execution_timeout_s=options.execution_timeout,
+        ttl_s=options.ttl,
+        low_priority=options.low_priority,
+        webhook=options.webhook,
+    )
+
+
+def _make(call: Call, request: GenerationRequest) -> int:
+    """Run a job and save what it made. Ctrl-C cancels it and says so."""
+    with call.client() as client:
+        job = None
+        try:
+            with call.screen.bar() as bar:
+                job = client.submit_request(request, is_followed=True)
+                result = _followed(call, job, bar.show)
+        except KeyboardInterrupt:
+            return _interrupted(call, job)
+        return _save(call, result)
+
+
+def _followed(call: Call, job: Job, show: Callable[..., None]) -> GenerationResult:
+    for event in job.events(call.options.wait_timeout):
+        show(event)
+        if isinstance(event, Done):
+            return event.result
+    raise AssertionError("events end with Done, or raise")
+
+
+def _interrupted(call: Call, job: Job | None) -> int:
+    if job is None:
+        message = "Interrupted while the job was sent: RunPod may have it, and nobody knows its id."
+    else:
+        try:
+            job.cancel()
+            message = f"Interrupted: job {job.id} was cancelled."
+        except ComfyClientError as error:
+            message = f"Interrupted, and job {job.id} could not be cancelled: {error}"
+    _tell_interrupt(call, message, job)
+    return INTERRUPTED
+
+
+def _tell_interrupt(call: Call, message: str, job: Job | None) -> None:
+    call.screen.say(f"comfy-client: {message}")
+    if call.screen.is_json:
+        details = {"job_id": job.id if job else None}
+        report = {"code": "cancelled", "message": message, "retryable": False, "details": details}
+        call.screen.show({"error": report})
+
+
+def _save(call: Call, result: GenerationResult) -> int:
+    """Write what a job made where it is wanted, and say where. Raises ConfigError where it cannot be written."""
+    files: list[GeneratedFile] = [*result.images, *result.files]
+    if call.options.output == "-":
+        if len(files) != 1 or call.screen.is_json:
+            raise ConfigError("-o - writes one picture, and no JSON; give a file, or ask for one picture")
+        call.screen.write_bytes(files[0].bytes)
+        return 0
+    targets = [_target(Path(call.options.output), result, file, number) for number, file in enumerate(files)]
+    try:
+        paths = [file.save(target) for file, target in zip(files, targets, strict=True)]
+    except OSError as error:
+        raise ConfigError(f"-o {call.options.output}: {error.strerror}: {error.filename}") from error
+    lines = [
+        f"{path}  {image.width} x {image.height}  seed {image.seed}"
+        for path, image in zip(paths, result.images, strict=False)
+    ]
+    lines += [str(path) for path in paths[len(result.images) :]]
+    call.screen.show(_result_object(result, paths), *lines, *result.texts)
+    for warning in result.warnings:
+        call.screen.say(f"comfy-client: warning: {warning}")
+    return 0
+
+
+def _target(output: Path, result: GenerationResult, file: GeneratedFile, number: int) -> Path:
+    """Return the path of file `number` of a result."""
+    several = len(result.images) + len(result.files) > 1
+    if output.is_dir():
+        seed = getattr(file, "seed", None)
+        name = f"{result.workflow}-{seed}{Path(file.filename).suffix}" if seed is not None else file.filename
+        return output / name
+    return output.with_name(f"{output.stem}-{number + 1}{output.suffix}") if several else output
+
+
+def _result_object(result: GenerationResult, paths: Sequence[Path]) -> JsonObject:
+    images = [
+        {
+            "path": str(path),
+            "width": image.width,
+            "height": image.height,
+            "seed": image.seed,
+            "mime_type": image.mime_type,
+            "bytes": len(image.bytes),
+            "sha256": image.sha256,
+        }
+        for path, image in zip(paths, result.images, strict=False)
+    ]
+    return {
+        "job_id": result.job_id,
+        "provider": result.provider,
+        "workflow": result.workflow,
+        "seed": result.seed,
+        "inputs": result.inputs,
+        "images": images,
+        "files": [{"path": str(path)} for path in paths[len(images) :]],
+        "texts": list(result.texts),
+        "warnings": list(result.warnings),
+        "timings": dict(result.timings),
+        "versions": dict(result.versions),
+        "delay_s": result.delay_s,
+        "execution_s": result.execution_s,
+        "worker_id": result.worker_id,
+    }
+
+
+def _status(call: Call) -> int:
+    with call.client() as client:
+        status = client.job(call.options.job_id).status()
+    progress = status.progress
+    percent = f", {progress.percent}% (step {progress.step} of {progress.steps})" if progress else ""
+    problem = f": {status.error.message}" if status.error else ""
+    call.screen.show(_status_object(status), f"{status.job_id}  {status.state.value}{percent}{problem}")
+    return 0
+
+
+def _status_object(status: JobStatus) -> JsonObject:
+    progress = status.progress
+    return {
+        "job_id": status.job_id,
+        "state": status.state.value,
+        "progress": {
+            "stage": progress.stage,
+            "picture": progress.picture,
+            "pictures": progress.pictures,
+            "step": progress.step,
+            "steps": progress.steps,
+            "percent": progress.percent,
+        }
+        if progress
+        else None,
+        "delay_s": status.delay_s,
+        "execution_s": status.execution_s,
+        "worker_id": status.worker_id,
+        "retries": status.retries,
+        "job_error": json.loads(status.error.to_json()) if status.error else None,
+    }
+
+
+def _wait(call: Call) -> int:
+    """Wait for a job that was sent before. Ctrl-C ends the wait alone, since another process may wait for it too."""
+    with call.client() as client:
+        job = client.job(call.options.job_id)
+        try:
+            with call.screen.bar() as bar:
+                result = _followed(call, job, bar.show)
+        except KeyboardInterrupt:
+            _tell_interrupt(call, f"Interrupted: job {job.id} goes on; `comfy-client cancel {job.id}` ends it.", job)
+            return INTERRUPTED
+        return _save(call, result)
+
+
+def _cancel(call: Call) -> int:
+    with call.client() as client:
+        job = client.job(call.options.job_id)
+        job.cancel()
+        state = job.status().state.value
+    call.screen.show({"job_id": job.id, "state": state}, f"{job.id}  {state}")
+    return 0
+
+
+def _health(call: Call) -> int:
+    with call.client() as client:
+        health = client.health()
+    value = {"jobs": dict(health.jobs), "workers": dict(health.workers), "why": health.why, "sentence": health.sentence}
+    lines = [
+        f"{kind}: {', '.join(f'{n} {state}' for state, n in counts.items())}"
+        for kind, counts in (("workers", health.workers), ("jobs", health.jobs))
+    ]
+    call.screen.show(value, health.sentence, *lines)
+    return 0
+
+
+def _workflows(call: Call) -> int:
+    if call.options.name is None:
+        listed = {name: workflow.schema.get("title", "") for name, workflow in call.workflows.items()}
+        call.screen.show({"workflows": listed}, *(f"{name:24}{title}" for name, title in listed.items()))
+        return 0
+    workflow = find_workflow(call.options.name, call.workflows)
+    if call.options.schema:
+        call.screen.show(workflow.schema, json.dumps(workflow.schema, indent=2, ensure_ascii=False))
+        return 0
+    required = workflow.schema.get("required", [])
+    lines = [
+        f"  {name:18}{_type(rule):14}{'required. ' if name in required else ''}{rule['description']}{range_of(rule)}"
+        for name, rule in workflow.inputs.items()
+    ]
+    value = {"name": workflow.name, "version": workflow.version, "schema": workflow.schema}
+    call.screen.show(value, f"{workflow.name}: {workflow.schema.get('title', '')}", *lines)
+    return 0
+
+
+def _type(rule: JsonObject) -> str:
+    match rule:
+        case {"contentMediaType": "image/*"}:
+            return "picture"
+        case {"type": str(kind)}:
+            return kind
+    return "one of"
+
+
+def _errors(call: Call) -> int:
+    if call.options.code is None:
+        listed = {code.value: facts.cause for code, facts in ERRORS.items()}
+        call.screen.show({"errors": listed}, *(f"{code:22}{cause}" for code, cause in listed.items()))
+        return 0
+    known = {code.value: code for code in ErrorCode}
+    if call.options.code not in known:
+        raise ConfigError(f"{call.options.code!r} is no error code{nearest(call.options.code, known)}")
+    facts = ERRORS[known[call.options.code]]
+    value = {
+        "code": call.options.code,
+        "retryable": facts.retryable,
+        "cause": facts.cause,
+        "remedy": facts.remedy,
+        "details": facts.details,
+    }
+    again = (
+        "The same request may succeed when it is sent again."
+        if facts.retryable
+        else "The same request will fail again."
+    )
+    call.screen.show(value, call.options.code, f"  {facts.cause}", f"  {facts.remedy}", f"  {again}")
+    return 0
+
+
+def _doctor(call: Call) -> int:
+    findings = list(find_settings(call.environment))
+    try:
+        with call.client() as client:
+            findings += find_endpoint(client)
+            if call.options.generate and not any(finding.error for finding in findings):
+                findings.append(find_picture(client))
+    except ConfigError as error:
+        if not any(finding.error for finding in findings):
+            findings.append(Finding("variables", str(error), error))
+    found = [{"what": each.what, "mark": each.mark, "sentence": each.sentence} for each in findings]
+    failed = next((finding.error for finding in findings if finding.error), None)
+    report = {"error": json.loads(failed.report.to_json())} if failed else {}
+    call.screen.show(
+        {"findings": found, **report}, *(f"{each.mark}  {each.what:11}{each.sentence}" for each in findings)
+    )
+    return failed.exit_status if failed else 0
+
+
+def _simulate(call: Call) -> int:
+    try:
+        simulator = importlib.import_module("comfy_client.simulator.__main__")
+    except ImportError as error:
+        raise ConfigError("The simulator needs aiohttp: pip install 'comfy-client[simulator]'") from error
+    status: int = simulator.main(call.options.arguments)
+    return status

@@ -1,0 +1,125 @@
+"""The flags of the inputs, from their schemas, and the values that they and `-i key=value` give. Pure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy_client.contract import ENVELOPE, JsonObject
+
+PICTURE = "PATH|URL"
+_MOST_CHOICES = 8
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One argument of a command, as argparse takes it and as the documentation shows it."""
+
+    names: tuple[str, ...]
+    help: str
+    metavar: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Give the argument to a parser."""
+        shown: dict[str, Any] = {"metavar": self.metavar} if self.metavar else {}
+        parser.add_argument(*self.names, help=self.help.replace("%", "%%"), **shown, **self.settings)
+
+    @property
+    def usage(self) -> str:
+        """How it is written: `-o, --output FILE`, `PROMPT`, `[NAME]`."""
+        if not self.names[0].startswith("-"):
+            name = self.metavar or self.names[0].upper()
+            return f"[{name}]" if self.settings.get("nargs") == "?" else name
+        return f"{', '.join(self.names)} {self.metavar}".strip()
+
+
+def input_flags(inputs: Mapping[str, JsonObject], without: tuple[str, ...] = ()) -> list[Flag]:
+    """Return a flag for each input by its schema, then those for every request; `without` are given in another way."""
+    rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in {"workflow", "images"}}}
+    return [_flag(name, rule) for name, rule in rules.items() if name not in {*without, "overrides"}]
+
+
+def _flag(name: str, rule: JsonObject) -> Flag:  # noqa: PLR0911 - one return a kind of input
+    names = (f"--{name.replace('_', '-')}",)
+    settings: dict[str, Any] = {"dest": name, "default": None}
+    described = f"{rule['description']}{range_of(rule)}"
+    match rule:
+        case {"contentMediaType": "image/*"}:
+            return Flag(names, described, PICTURE, settings)
+        case {"enum": list(choices)}:
+            return Flag(names, described, "|".join(map(str, choices)), {**settings, "choices": choices})
+        case {"type": "integer"}:
+            return Flag(names, described, "N", {**settings, "type": int})
+        case {"type": "number"}:
+            return Flag(names, described, "X", {**settings, "type": float})
+        case {"type": "boolean"}:
+            return Flag((*names, f"--no-{names[0][2:]}"), described, "", {**settings, "action": OnOff})
+        case {"type": "array"}:
+            return Flag(names, described, "NAME[:X]", {**settings, "action": "append", "type": _item(rule)})
+    return Flag(names, described, "TEXT", settings)
+
+
+def range_of(rule: JsonObject) -> str:
+    """Return what a schema says of an input's range and default, in brackets, or nothing."""
+    match rule:
+        case {"minimum": low, "maximum": high} if high < 2**53:
+            parts = [f"{low} to {high}"]
+        case {"maxItems": most}:
+            parts = [f"at most {most}, one a flag"]
+        case _:
+            parts = []
+    if rule.get("default") not in (None, "", []):
+        default = rule["default"]
+        parts.append(f"default {str(default).lower() if isinstance(default, bool) else default}")
+    return f" [{'; '.join(parts)}]" if parts else ""
+
+
+class OnOff(argparse.Action):
+    """`--metadata` is true, `--no-metadata` is false; argparse's own adds a default to the help."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(nargs=0, **settings)
+
+    def __call__(
+        self, _parser: object, namespace: argparse.Namespace, _values: object, option_string: str | None = None
+    ) -> None:
+        """Take the flag."""
+        setattr(namespace, self.dest, not (option_string or "").startswith("--no-"))
+
+
+def _item(rule: JsonObject) -> Callable[[str], object]:
+    """Return how an item of a list is read: JSON, or `name` or `name:strength` where it has these."""
+    keys = list(rule.get("items", {}).get("properties", {}))
+
+    def item(text: str) -> object:
+        if text.lstrip().startswith(("{", "[", '"')):
+            return json.loads(text)
+        name, colon, number = text.rpartition(":")
+        if keys[:2] == ["name", "strength"]:
+            return {"name": name, "strength": float(number)} if colon else {"name": text}
+        return text
+
+    item.__name__ = "name, name:number or JSON"
+    return item
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Return key and value of `key=value`. Raises argparse.ArgumentTypeError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def value_of(text: str, rule: JsonObject | None = None) -> object:
+    """Return what `text` means: itself where its schema wants text, else JSON where it is some, else itself."""
+    if rule is not None and rule.get("type") == "string":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,324 @@
+"""The client: pictures from whatever provider it is given. `AsyncClient` (aio.py) is the same, awaited.
+
+with client_from_env() as client:
+    client.txt2img("a pixel art knight", seed=42).image.save("knight.png")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from comfy_client import steps
+from comfy_client.errors import ComfyClientError
+from comfy_client.job import Done, Event, JobStory
+from comfy_client.pictures import PictureSource, with_texts
+from comfy_client.providers import provider_from_env
+from comfy_client.providers.interface import (
+    NO_OPTIONS,
+    GenerationRequest,
+    GenerationResult,
+    Health,
+    JobOptions,
+    JobStatus,
+    Progress,
+    Provider,
+)
+from comfy_client.workflows import Graph
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from comfy_client.inputs import Img2ImgInputs, Txt2ImgInputs
+
+TIMEOUT_S = 600.0
+"""For a cold start that downloads nothing, and a job."""
+CANCEL_PATIENCE_S = 5.0
+"""How long work that is given up may take to cancel its job."""
+SYNC_WAIT_S = 10.0
+"""How long a call that nobody watches may be answered late, with the result: it saves a round trip, or several."""
+
+Observer: TypeAlias = Callable[[Event], None]
+
+
+def make_request(
+    workflow: str | Graph | None = None,
+    *,
+    options: JobOptions = NO_OPTIONS,
+    **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+) -> GenerationRequest:
+    """Return the request for a workflow by name, or for a whole graph in ComfyUI's API format.
+
+    `image`, and `images` (`{name: picture}`) for graphs, may be anything that `PictureSource` names; an input that is
+    None is left out. Raises JobError (invalid_image).
+    """
+    texts = with_texts(inputs)
+    return GenerationRequest({"workflow": workflow, **texts} if workflow is not None else texts, options)
+
+
+class Client:
+    """Makes pictures at `provider`. Safe to use from several threads; `close` it, or use it in a `with`.
+
+    Args:
+        provider: where jobs run; `client_from_env` makes the one that the environment names.
+        timeout_s: how long a call waits for its job where it does not say so itself.
+        sync_wait_s: how long `run` and its kind may be answered late, with the result. 0 always polls.
+    """
+
+    def __init__(self, provider: Provider, *, timeout_s: float = TIMEOUT_S, sync_wait_s: float = SYNC_WAIT_S) -> None:
+        self.provider = provider
+        self.timeout_s = timeout_s
+        self.sync_wait_s = sync_wait_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.provider.close()
+
+    def txt2img(self, prompt: str, **inputs: Unpack[Txt2ImgInputs]) -> GenerationResult:
+        """Return pictures of a prompt. Raises as `run` does."""
+        return self.run("txt2img", prompt=prompt, **inputs)
+
+    def img2img(self, image: PictureSource, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
+        """Return pictures made from a picture and a prompt. Raises as `run` does."""
+        return self.run("img2img", image=image, prompt=prompt, **inputs)
+
+    def run(
+        self,
+        workflow: str | Graph | None = None,
+        *,
+        options: JobOptions = NO_OPTIONS,
+        wait_timeout_s: float | None = None,
+        observer: Observer | None = None,
+        **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+    ) -> GenerationResult:
+        """Return what a workflow makes of `inputs` (docs/api.md). `observer` is told what happens meanwhile.
+
+        `timeout_s` among the inputs ends the job; `wait_timeout_s` ends the wait for it. A call that is interrupted
+        (Ctrl-C) cancels its job.
+
+        Raises:
+            JobError: the job failed, or its inputs are none (nothing was sent); `.code` says why.
+            RequestError: the provider was not reached, or answered badly; `Unauthorized` for the key.
+            WaitTimeout: `wait_timeout_s` was over first; the job goes on, and `.job_id` leads back to it.
+        """
+        request = make_request(workflow, options=options, **inputs)
+        return steps.run(run_steps(self, request, wait_timeout_s, observer))
+
+    def submit(
+        self,
+        workflow: str | Graph | None = None,
+        *,
+        options: JobOptions = NO_OPTIONS,
+        **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+    ) -> Job:
+        """Start a job and return it without waiting. Raises JobError and RequestError as `run` does."""
+        return self.submit_request(make_request(workflow, options=options, **inputs))
+
+    def submit_request(self, request: GenerationRequest, *, is_followed: bool = False) -> Job:
+        """Start the job of a request that was made before.
+
+        Where it is followed at once, it may have 20 MB, and RunPod need not keep its result for longer than a minute.
+        """
+        status = self.provider.submit(request, 0.0 if is_followed else None)
+        return Job(self, JobStory(self.provider, status.job_id, status))
+
+    def job(self, job_id: str) -> Job:
+        """Return a job that was started before, here or in another process."""
+        return Job.from_id(self, job_id)
+
+    def map(
+        self,
+        requests: Iterable[GenerationRequest | Mapping[str, Any]],
+        concurrency: int = 8,
+        *,
+        wait_timeout_s: float | None = None,
+    ) -> Iterator[Outcome]:
+        """Yield the outcome of each request, in their order, with up to `concurrency` jobs at once.
+
+        A request is a mapping of what `run` takes (`workflow`, and its inputs), or a GenerationRequest. They are read
+        as they are needed, and at most twice `concurrency` outcomes wait to be taken. Where the caller stops early, no
+        more are sent, and the jobs under way are cancelled.
+        """
+        waiting: deque[Future[Outcome]] = deque()
+        stopped = threading.Event()
+        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="comfy-map")
+        try:
+            for request in requests:
+                waiting.append(pool.submit(_outcome, self, request, wait_timeout_s, stopped))
+                if len(waiting) >= 2 * concurrency:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def health(self) -> Health:
+        """Return what the provider is doing: jobs, workers, and why a job may have to wait."""
+        return self.provider.health()
+
+    def purge_queue(self) -> int:
+        """Drop all jobs that wait at the endpoint, whoever sent them; return how many those were."""
+        return self.provider.purge_queue()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one request of `map`: a result or an error."""
+
+    request: GenerationRequest | Mapping[str, Any]
+    result: GenerationResult | None = None
+    error: ComfyClientError | None = None
+
+    def unwrap(self) -> GenerationResult:
+        """Return the result, or raise the error."""
+        if self.result is None:
+            raise self.error or RuntimeError("neither result nor error")
+        return self.result
+
+
+class Job:
+    """A job that was started. Its calls raise JobError where it failed, RequestError where nobody answers."""
+
+    def __init__(self, client: Client, story: JobStory) -> None:
+        self._client = client
+        self._story = story
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r})"
+
+    @classmethod
+    def from_id(cls, client: Client, job_id: str) -> Job:
+        """Return the job with that id, started here or in another process. Asks nothing yet."""
+        return cls(client, JobStory(client.provider, job_id))
+
+    @property
+    def id(self) -> str:
+        """The provider's id of it."""
+        return self._story.id
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it was when it was last looked at."""
+        return self._story.progress
+
+    def status(self) -> JobStatus:
+        """Return how it stands now."""
+        return steps.run(self._story.status())
+
+    def wait(self, timeout_s: float | None = None) -> GenerationResult:
+        """Return what it made, once it has ended. Raises WaitTimeout where that takes longer; it then goes on."""
+        return steps.run(self._story.wait(self._client.timeout_s if timeout_s is None else timeout_s))
+
+    def result(self) -> GenerationResult:
+        """Return what it made, if it has ended; WaitTimeout if not."""
+        return self.wait(0)
+
+    def events(self, timeout_s: float | None = None) -> Iterator[Event]:
+        """Yield what happens to it: Queued, Waiting, Running, Sampling, Preview, Unanswered, and last Done."""
+        return steps.iterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
+
+    def cancel(self) -> None:
+        """End it; one that has ended stays as it is."""
+        steps.run(self._story.cancel())
+
+    def retry(self) -> JobStatus:
+        """Start it once more, where it failed or timed out."""
+        return steps.run(self._story.retry())
+
+
+def run_steps(
+    client: Client,
+    request: GenerationRequest,
+    timeout_s: float | None = None,
+    observer: Observer | None = None,
+    *,
+    may_hold: bool = True,
+) -> steps.Steps[GenerationResult]:
+    """Submit a job and return its result. Work that is given up cancels the job.
+
+    Where somebody watches, or it may not hold a thread, the submit is answered at once: until a held one is, nobody
+    knows the job's id.
+    """
+    timeout_s = client.timeout_s if timeout_s is None else timeout_s
+    begun_at = time.monotonic()
+    wait_s = min(client.sync_wait_s, timeout_s) if may_hold and observer is None else 0.0
+    status = client.provider.submit(request, wait_s)
+    story = JobStory(client.provider, status.job_id, status)
+    left_s = max(0.0, begun_at + timeout_s - time.monotonic())
+    try:
+        if observer is None:
+            return (yield from story.wait(left_s))
+        return (yield from _observed(story, left_s, observer))
+    except (GeneratorExit, KeyboardInterrupt):
+        with contextlib.suppress(ComfyClientError):
+            steps.run(story.cancel(CANCEL_PATIENCE_S))
+        raise
+
+
+def _observed(story: JobStory, timeout_s: float, observer: Observer) -> steps.Steps[GenerationResult]:
+    for told in story.events(timeout_s):
+        if isinstance(told, steps.Pause):
+            yield told
+            continue
+        observer(told)
+        if isinstance(told, Done):
+            return told.result
+    raise AssertionError("events end with Done, or raise")
+
+
+def outcome_steps(
+    client: Client, request: GenerationRequest | Mapping[str, Any], wait_timeout_s: float | None
+) -> steps.Steps[Outcome]:
+    """Do one request of a `map` and return its outcome, whatever it is."""
+    try:
+        made = request if isinstance(request, GenerationRequest) else make_request(**request)
+        return Outcome(request, result=(yield from run_steps(client, made, wait_timeout_s, may_hold=False)))
+    except ComfyClientError as error:
+        return Outcome(request, error=error)
+
+
+def _outcome(
+    client: Client,
+    request: GenerationRequest | Mapping[str, Any],
+    wait_timeout_s: float | None,
+    stopped: threading.Event,
+) -> Outcome:
+    work = outcome_steps(client, request, wait_timeout_s)
+    return steps.run(work, lambda pause_s: _sleep(pause_s, stopped))
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: nobody wants the outcome any more
+    pass
+
+
+def _sleep(seconds: float, stopped: threading.Event) -> None:
+    if stopped.wait(seconds):
+        raise _Stopped
+
+
+def client_from_env(
+    environment: Mapping[str, str] = os.environ, *, workflows: Path | None = None, **settings: float
+) -> Client:
+    """Return the client that IMAGE_GENERATION_PROVIDER names in `environment`; `settings` are those of Client.
+
+    `workflows` is a folder of templates in place of those that ship. Raises ConfigError that names what is missing.
+    """
+    return Client(provider_from_env(environment, workflows), **settings)

@@ -1,0 +1,101 @@
+"""A caller's pictures as a request carries them: path, bytes, PIL image, data URI, base64 or https address to text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, Union
+
+from PIL import Image
+
+from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.errors import JobError
+from comfy_client.images import MAX_BYTES, check_picture
+
+PictureSource: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
+"""A picture, as a caller has it."""
+
+_LEAST_BASE64 = 64
+"""Characters that a picture has at least; no picture is smaller, and a shorter text is the name of a file."""
+
+
+def picture_text(source: object, path: str) -> str:
+    """Return the picture as text for a request: an https address as it is, all else as base64 once it is checked.
+
+    Raises JobError (invalid_image) that names `path` where it cannot be read, or is no picture: nothing is sent then.
+    """
+    match source:
+        case str() if re.match(r"(data:|[a-z][a-z0-9+.-]+://)", source, re.IGNORECASE) or _is_base64(source):
+            return source
+        case str() | os.PathLike():
+            return _encoded(_read(Path(source), path), path)
+        case bytes() | bytearray() | memoryview():
+            return _encoded(bytes(source), path)
+        case Image.Image():
+            return _encoded(_png(source), path)
+    kinds = "a path, bytes, a PIL image, a data URI or an https address"
+    raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} must be {kinds}, not {type(source).__name__}.", path=path)
+
+
+def _is_base64(text: str) -> bool:
+    return len(text) >= _LEAST_BASE64 and re.fullmatch(r"[A-Za-z0-9+/=\s]+", text) is not None and not _is_file(text)
+
+
+def with_texts(inputs: Mapping[str, Any]) -> JsonObject:
+    """Return a request's input with its pictures as text: `image`, and `images` as a mapping or as on the wire."""
+    texts = dict(inputs)
+    if texts.get("image") is not None:
+        texts["image"] = picture_text(texts["image"], "image")
+    match texts.get("images"):
+        case Mapping() as named:
+            texts["images"] = [
+                {"name": name, "image": picture_text(each, f"images.{name}")} for name, each in named.items()
+            ]
+        case list() as entries:
+            texts["images"] = [_entry(entry, number) for number, entry in enumerate(entries)]
+    return {name: value for name, value in texts.items() if value is not None}
+
+
+def _entry(entry: object, number: int) -> object:
+    match entry:
+        case {"name": str(name), "image": source, **rest} if not rest:
+            return {"name": name, "image": picture_text(source, f"images[{number}].image")}
+    return entry
+
+
+def _read(file: Path, path: str) -> bytes:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise JobError.because(
+                ErrorCode.INVALID_IMAGE,
+                f"{path}: {file} has more than {MAX_BYTES:,} bytes. Send it smaller.",
+                path=path,
+            )
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is none"
+        shown = str(file) if len(str(file)) <= 200 else f"{str(file)[:200]}..."  # noqa: PLR2004 - fits an error's sentence
+        raise JobError.because(
+            ErrorCode.INVALID_IMAGE, f"{path}: {shown} cannot be read ({reason}).", path=path
+        ) from error
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _png(image: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG", compress_level=1)
+    return encoded.getvalue()
+
+
+def _encoded(data: bytes, path: str) -> str:
+    return base64.b64encode(check_picture(data, path, flatten=False).data).decode("ascii")

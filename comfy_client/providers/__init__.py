@@ -1,0 +1,148 @@
+"""The providers by the name that IMAGE_GENERATION_PROVIDER gives, and the variables that each needs.
+
+To add one: write a module with a class that implements `interface.Provider`, and add its row to PROVIDERS. Its
+variables go into VARIABLES. tests/providers/test_contract.py then wants to know how it is put on a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from comfy_client.errors import ConfigError
+from comfy_client.providers.comfyui import ComfyUIProvider
+from comfy_client.providers.interface import Provider
+from comfy_client.providers.premade import PremadeProvider
+from comfy_client.providers.runpod import RunPodProvider
+from comfy_client.providers.runpod_endpoint import BASE_URL, RunPodEndpoint
+from comfy_client.validation import nearest
+from comfy_client.workflows import Workflow, default_directory, load_workflows
+
+SWITCH = "IMAGE_GENERATION_PROVIDER"
+DEFAULT = "comfyui"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of the environment; `where` says where its value is to be found."""
+
+    name: str
+    meaning: str
+    where: str
+    secret: bool = False
+
+
+VARIABLES: Mapping[str, Variable] = {
+    variable.name: variable
+    for variable in (
+        Variable(SWITCH, "Which provider makes the pictures.", f"`{DEFAULT}` where it is absent"),
+        Variable("RUNPOD_API_KEY", "RunPod's API key.", "RunPod's console: Settings > API Keys", secret=True),
+        Variable(
+            "RUNPOD_COMFYUI_ENDPOINT_ID",
+            "The endpoint of this project's worker; RUNPOD_ENDPOINT_ID where it is absent.",
+            "RunPod's console: Serverless, beside the endpoint's name",
+        ),
+        Variable(
+            "RUNPOD_ENDPOINT_ID",
+            "The endpoint that jobs go to.",
+            "RunPod's console: Serverless, beside the endpoint's name",
+        ),
+        Variable(
+            "RUNPOD_ENDPOINT_BASE_URL", "Another address of RunPod's queue API.", f"`{BASE_URL}` where it is absent"
+        ),
+        Variable(
+            "COMFYUI_ENDPOINT", "A ComfyUI that is reached directly, without RunPod.", "as `http://127.0.0.1:8188`"
+        ),
+        Variable(
+            "COMFYUI_DIR",
+            "Its folder, where this process can reach it: files are then deleted.",
+            "ComfyUI's base folder",
+        ),
+    )
+}
+"""Every variable that the client reads, once."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The environment for one provider. Empty is absent."""
+
+    environment: Mapping[str, str]
+    provider: str = DEFAULT
+
+    def optional(self, name: str) -> str:
+        """Return a variable's value, or an empty text."""
+        return self.environment.get(VARIABLES[name].name, "").strip()
+
+    def needed(self, *names: str) -> str:
+        """Return the value of the first variable that is set. Raises ConfigError that says where to get it."""
+        for name in names:
+            if value := self.optional(name):
+                return value
+        either = " or ".join(names)
+        where = VARIABLES[names[-1]].where
+        raise ConfigError(
+            f"{either} is not set. The provider {self.provider!r} ({SWITCH}) needs it. "
+            f"{VARIABLES[names[-1]].meaning} You find it here: {where}"
+        )
+
+
+Workflows: TypeAlias = Mapping[str, Workflow]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One provider: what it reaches, the variables it reads, and how it is made of them."""
+
+    reaches: str
+    needs: str
+    make: Callable[[Reader, Workflows], Provider]
+
+
+def _comfyui(read: Reader, workflows: Workflows) -> Provider:
+    if url := read.optional("COMFYUI_ENDPOINT"):
+        directory = read.optional("COMFYUI_DIR")
+        return ComfyUIProvider(url, workflows, directory=Path(directory) if directory else None)
+    return RunPodProvider(_endpoint(read, "RUNPOD_COMFYUI_ENDPOINT_ID", "RUNPOD_ENDPOINT_ID"), workflows)
+
+
+def _premade(read: Reader, workflows: Workflows) -> Provider:
+    return PremadeProvider(_endpoint(read, "RUNPOD_ENDPOINT_ID"), workflows)
+
+
+def _endpoint(read: Reader, *names: str) -> RunPodEndpoint:
+    api_key = read.needed("RUNPOD_API_KEY")
+    return RunPodEndpoint(read.needed(*names), api_key, read.optional("RUNPOD_ENDPOINT_BASE_URL") or BASE_URL)
+
+
+PROVIDERS: Mapping[str, Row] = {
+    "comfyui": Row(
+        "this project's worker on RunPod serverless; a ComfyUI directly where COMFYUI_ENDPOINT is set",
+        "`RUNPOD_API_KEY` and `RUNPOD_COMFYUI_ENDPOINT_ID` (or `RUNPOD_ENDPOINT_ID`), or `COMFYUI_ENDPOINT`",
+        _comfyui,
+    ),
+    "runpod": Row(
+        "an endpoint with RunPod's stock worker-comfyui: the graph is rendered by the client",
+        "`RUNPOD_API_KEY` and `RUNPOD_ENDPOINT_ID`",
+        _premade,
+    ),
+}
+"""Every provider by its name."""
+
+
+def provider_name(environment: Mapping[str, str]) -> str:
+    """Return the name that IMAGE_GENERATION_PROVIDER has. Raises ConfigError for one that is none."""
+    name = Reader(environment).optional(SWITCH) or DEFAULT
+    if name not in PROVIDERS:
+        raise ConfigError(
+            f"{SWITCH}={name!r} is no provider{nearest(name, PROVIDERS)}. There are {', '.join(PROVIDERS)}"
+        )
+    return name
+
+
+def provider_from_env(environment: Mapping[str, str], workflows: Path | None = None) -> Provider:
+    """Return the provider that the environment names. Only its own variables are read. Raises ConfigError."""
+    name = provider_name(environment)
+    return PROVIDERS[name].make(Reader(environment, name), load_workflows(workflows or default_directory()))

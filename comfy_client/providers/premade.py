@@ -1,0 +1,231 @@
+"""RunPod's stock worker-comfyui: it runs whole graphs alone, so that templates are rendered here.
+
+Facts (worker-comfyui 5.8, handler.py; reference/peers.md 1): the input is `workflow`, a graph, and `images`, each a
+`name` and base64. The result has `images` (`filename`, `type`, `data`), and `errors` beside them where a part failed.
+It takes no address of a picture, encodes PNG alone, returns no seed, and never deletes a file: so names are unique,
+addresses are fetched here, and the seed stands in the file's name, where another process still finds it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import mimetypes
+import re
+import secrets
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from comfy_client.comfyui.outputs import encode_output, metadata_text
+from comfy_client.contract import MAX_SEED, ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_client.errors import invalid_input
+from comfy_client.fetch import FetchRules, fetch_picture
+from comfy_client.providers.interface import (
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    Health,
+    JobStatus,
+)
+from comfy_client.providers.results import read_result
+from comfy_client.providers.runpod_endpoint import RunPodEndpoint
+from comfy_client.request import Rendered, Request, Upload, read_request
+from comfy_client.workflows import Graph, Workflow, is_link
+
+_SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")
+_KNOWN_JOBS = 256
+"""Jobs of which is kept what the result does not say."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked of a job, for its result."""
+
+    request: Request
+    rendered: Rendered
+
+
+class PremadeProvider:
+    """A RunPod endpoint that runs worker-comfyui, or any worker that takes its requests."""
+
+    name = "runpod"
+
+    def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
+        self._endpoint = endpoint
+        self._workflows = workflows
+        self._lock = threading.Lock()
+        self._asked: OrderedDict[str, _Asked] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"PremadeProvider({self._endpoint!r})"
+
+    def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
+        """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
+        asked = read_request(request.input, self._workflows)
+        if asked.delivery == "s3" or request.options.s3_config is not None:
+            message = "is up to worker-comfyui: it uses a bucket where BUCKET_ENDPOINT_URL is set for it"
+            raise invalid_input([Fault("delivery", message)])
+        asked = asked.with_fetched(lambda url, path: fetch_picture(url, path, FetchRules()))
+        rendered = asked.render(lambda: secrets.randbelow(MAX_SEED + 1))
+        body = stock_input(rendered, secrets.token_hex(4))
+        status = self._endpoint.submit(GenerationRequest(body, request.options), wait_s)
+        with self._lock:
+            self._asked[status.job_id] = _Asked(asked, rendered)
+            while len(self._asked) > _KNOWN_JOBS:
+                self._asked.popitem(last=False)
+        return _in_our_words(status)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Return how a job stands. worker-comfyui tells no progress."""
+        return _in_our_words(self._endpoint.status(job_id))
+
+    def result(self, status: JobStatus) -> GenerationResult:
+        """Return what a job made, encoded as it was asked for where this process asked for it."""
+        result = read_result(status, self.name)
+        asked = self._asked.get(status.job_id)
+        images = sorted((_with_seed(image) for image in result.images), key=_number)
+        if asked is None:
+            return replace(result, images=tuple(images), seed=images[0].seed if images else None)
+        rendered = asked.rendered
+        return replace(
+            result,
+            images=tuple(_encoded(image, asked) for image in images),
+            workflow=rendered.workflow,
+            inputs=rendered.inputs,
+            seed=rendered.seeds[0],
+            warnings=(*rendered.warnings, *result.warnings),
+            versions={**result.versions, "workflow": rendered.version},
+        )
+
+    def cancel(self, job_id: str) -> None:
+        """End a job. worker-comfyui does not heed it while it samples (reference/peers.md 1.5)."""
+        self._endpoint.cancel(job_id)
+
+    def retry(self, job_id: str) -> JobStatus:
+        """Queue a job anew that failed or timed out."""
+        return _in_our_words(self._endpoint.retry(job_id))
+
+    def health(self) -> Health:
+        """Return how many jobs and workers there are."""
+        return self._endpoint.health()
+
+    def missing_models(self) -> None:
+        """Return None: only a worker knows its models."""
+
+    def purge_queue(self) -> int:
+        """Drop all jobs that wait."""
+        return self._endpoint.purge_queue()
+
+    def pause_s(self, waited_s: float) -> float:
+        """Return a tenth of the wait so far, 0.25 s to 5 s."""
+        return min(5.0, max(0.25, waited_s / 10))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._endpoint.close()
+
+
+def stock_input(rendered: Rendered, mark: str) -> JsonObject:
+    """Return worker-comfyui's `input` for what was rendered; `mark` (8 hex) makes the names of its files unique."""
+    graphs = [
+        _named(graph, seed, number, mark)
+        for number, (graph, seed) in enumerate(zip(rendered.graphs, rendered.seeds, strict=True))
+    ]
+    images = [_image(upload, graphs) for upload in rendered.uploads]
+    return {"workflow": merged(graphs), **({"images": images} if images else {})}
+
+
+def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
+    """Return the graph with its seed and place in the names of the files it saves."""
+    named = {}
+    for node_id, node in graph.items():
+        match node["inputs"]:
+            case {"filename_prefix": str(prefix)} if seed is not None:
+                unique = f"{prefix}_seed{seed}_{number}_{mark}"
+                named[node_id] = {**node, "inputs": {**node["inputs"], "filename_prefix": unique}}
+            case inputs:
+                named[node_id] = {**node, "inputs": dict(inputs)}
+    return named
+
+
+def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
+    picture = upload.picture
+    name = f"{uuid.uuid4().hex}.{picture.mime_type.rpartition('/')[2]}"
+    for graph in graphs:
+        for target in upload.targets:
+            target.set(graph, name)
+    return {"name": name, "image": base64.b64encode(picture.data).decode("ascii")}
+
+
+def merged(graphs: Sequence[Graph]) -> Graph:
+    """Return one graph that does what all do: nodes that are the same in each stand once, such as the loaders.
+
+    The graphs are copies of one, with other values: the same ids and links. Node n of graph i > 0 becomes `n-i`.
+    """
+    first = graphs[0]
+    differing = {node_id for graph in graphs for node_id in graph if graph[node_id] != first.get(node_id)}
+    while more := {node_id for node_id, node in first.items() if node_id not in differing and _links(node) & differing}:
+        differing |= more
+    whole = dict(first)
+    for number, graph in enumerate(graphs[1:], 1):
+        for node_id in differing:
+            inputs = {
+                name: [f"{value[0]}-{number}", value[1]] if is_link(value) and value[0] in differing else value
+                for name, value in graph[node_id]["inputs"].items()
+            }
+            whole[f"{node_id}-{number}"] = {**graph[node_id], "inputs": inputs}
+    return whole
+
+
+def _links(node: JsonObject) -> set[str]:
+    return {value[0] for value in node["inputs"].values() if is_link(value)}
+
+
+def _with_seed(image: GeneratedImage) -> GeneratedImage:
+    found = _SEED.search(image.filename)
+    return replace(image, seed=int(found[1])) if found and image.seed is None else image
+
+
+def _number(image: GeneratedImage) -> int:
+    found = _SEED.search(image.filename)
+    return int(found[2]) if found else 0
+
+
+def _encoded(image: GeneratedImage, asked: _Asked) -> GeneratedImage:
+    """Return the picture as it was asked for: worker-comfyui gives PNG alone, without prompt and seed in it."""
+    found = _SEED.search(image.filename)
+    text = {}
+    if asked.request.metadata:
+        text = metadata_text(asked.rendered, asked.rendered.graphs[_number(image)], image.seed)
+    if image.size == (0, 0):
+        return image
+    data, mime_type, (width, height) = encode_output(image.bytes, asked.request, text)
+    stem = (_SEED.sub("", image.filename) if found else image.filename).rpartition(".")[0]
+    return replace(
+        image,
+        filename=f"{stem}{mimetypes.guess_extension(mime_type) or ''}",
+        mime_type=mime_type,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=data,
+        width=width,
+        height=height,
+    )
+
+
+def _in_our_words(status: JobStatus) -> JobStatus:
+    """Return the status with the code of what worker-comfyui says in text alone."""
+    if status.error is None or status.error.code is not ErrorCode.UNRECOGNIZED:
+        return status
+    message = status.error.message
+    for pattern, code in (
+        (r"out of memory|OutOfMemory", ErrorCode.OUT_OF_MEMORY),
+        (r"validation failed|Missing 'workflow'", ErrorCode.WORKFLOW_REJECTED),
+        (r"Node Type: .*Node ID: ", ErrorCode.EXECUTION_FAILED),
+        (r"not reachable", ErrorCode.COMFYUI_UNAVAILABLE),
+    ):
+        if re.search(pattern, message, re.IGNORECASE | re.DOTALL):
+            return replace(status, error=ErrorReport(code, message, status.error.details))
+    return status

@@ -1,0 +1,156 @@
+"""A worker's result (docs/api.md, and worker-comfyui's) as values: pictures decoded or fetched, and checked by hash."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import mimetypes
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError, RequestError
+from comfy_client.http import HttpApi
+from comfy_client.images import identify
+from comfy_client.providers.interface import GeneratedFile, GeneratedImage, GenerationResult, JobStatus
+
+FETCH_TIMEOUT_S = 60.0
+
+
+def read_result(status: JobStatus, provider: str) -> GenerationResult:
+    """Return the result in a job's output; pictures behind an address are fetched.
+
+    Raises JobError: the job's own where it failed, result_lost where a picture is not there or not whole, no_output, or
+    unrecognized where the output is no result. Raises RequestError where a bucket is not reached: ask again then.
+    """
+    if status.error is not None:
+        raise JobError.of(status.error, status.job_id)
+    match status.output:
+        case {"images": list(images), **rest}:
+            output = _mapping(rest)
+        case _:
+            raise _error(
+                status,
+                ErrorCode.UNRECOGNIZED,
+                "The job's output is no result of a ComfyUI worker. Is it the right endpoint?",
+            )
+    files = output.get("files")
+    result = GenerationResult(
+        images=tuple(_image(entry, status) for entry in images if isinstance(entry, dict)),
+        files=tuple(
+            _file(entry, status) for entry in (files if isinstance(files, list) else []) if isinstance(entry, dict)
+        ),
+        texts=tuple(map(str, _list(output.get("texts")))),
+        provider=provider,
+        job_id=status.job_id,
+        warnings=tuple(map(str, [*_list(output.get("warnings")), *_list(output.get("errors"))])),
+        inputs=_mapping(output.get("inputs")),
+        timings=_mapping(output.get("timings")),
+        versions=_mapping(output.get("versions")),
+        delay_s=status.delay_s,
+        execution_s=status.execution_s,
+        worker_id=status.worker_id,
+        retries=status.retries,
+    )
+    if not (result.images or result.files or result.texts):
+        raise _error(status, ErrorCode.NO_OUTPUT, "The graph ended well and saved nothing. End it in SaveImage.")
+    match output:
+        case {"workflow": str(workflow)}:
+            result = replace(result, workflow=workflow)
+    match output:
+        case {"seed": int(seed)}:
+            result = replace(result, seed=seed)
+    return result
+
+
+def _image(entry: Mapping[str, Any], status: JobStatus) -> GeneratedImage:
+    file = _file(entry, status)
+    found = identify(file.bytes)
+    width, height = (found.width, found.height) if found else (0, 0)
+    return GeneratedImage(
+        filename=file.filename,
+        mime_type=file.mime_type,
+        sha256=file.sha256,
+        bytes=file.bytes,
+        width=width,
+        height=height,
+        seed=entry["seed"] if isinstance(entry.get("seed"), int) else None,
+    )
+
+
+def _file(entry: Mapping[str, Any], status: JobStatus) -> GeneratedFile:
+    """Return a file of the result, whole: its bytes have the hash that the worker gave it."""
+    filename = str(entry.get("filename") or "picture.png")
+    wanted = entry.get("sha256")
+    data = _data(entry, filename, status)
+    if wanted not in {None, _sha256(data)} and entry.get("type") == "s3_url":
+        data = _data(entry, filename, status)
+    if wanted in {None, _sha256(data)}:
+        mime_type = entry.get("mime_type") or mimetypes.guess_type(filename)[0] or "application/octet-stream"
+        return GeneratedFile(filename, str(mime_type), _sha256(data), data)
+    raise _error(
+        status,
+        ErrorCode.RESULT_LOST,
+        f"{filename} is not what the worker made: its sha256 differs, with {len(data):,} bytes. Send the job again.",
+        filename=filename,
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _data(entry: Mapping[str, Any], filename: str, status: JobStatus) -> bytes:
+    match entry:
+        case {"type": "s3_url", "data": str(url)}:
+            return _fetched(url, filename, status)
+        case {"data": str(text)}:
+            try:
+                return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+            except (binascii.Error, ValueError):
+                pass
+    raise _error(status, ErrorCode.RESULT_LOST, f"{filename} is not whole: its data is no base64.", filename=filename)
+
+
+def _fetched(url: str, filename: str, status: JobStatus) -> bytes:
+    """Return what is at a bucket's address, which is signed: it is asked without a key, and shown nowhere."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise _error(
+            status,
+            ErrorCode.RESULT_LOST,
+            f"{filename} is behind no address but a path of the worker: its bucket's keys are missing.",
+            filename=filename,
+        )
+    api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"The bucket at {parts.hostname}")
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    try:
+        return api.call("GET", path, timeout_s=FETCH_TIMEOUT_S).content
+    except RequestError as error:
+        if error.status is None or error.is_transient:
+            raise
+        raise _error(
+            status,
+            ErrorCode.RESULT_LOST,
+            f"{filename} is not in its bucket any more, or its address has expired ({error}).",
+            filename=filename,
+        ) from error
+    finally:
+        api.close()
+
+
+def _error(status: JobStatus, code: ErrorCode, message: str, **details: Any) -> JobError:  # noqa: ANN401 - any JSON value
+    error = JobError.because(code, message, **details)
+    error.job_id = status.job_id
+    return error
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

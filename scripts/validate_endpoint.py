@@ -1,0 +1,203 @@
+"""Makes evidence of an endpoint: five jobs on what the variables name; what came of them is in debug-output/<date>/."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import html
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from comfy_client import Client, ErrorCode, JobCancelled, JobError, client_from_env
+from comfy_client.errors import ComfyClientError, ConfigError
+from comfy_client.job import Running, Sampling
+from comfy_client.providers.interface import GenerationResult
+from comfy_client.workflows import default_directory, load_workflows, render
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "debug-output"
+PICTURE = ROOT / "examples" / "knight.png"
+NOWHERE = "this-lora-is-nowhere.safetensors"
+
+
+@dataclass
+class Case:
+    """One job: what was asked, what came of it, and whether that is right."""
+
+    name: str
+    promise: str
+    request: dict[str, Any]
+    outcome: dict[str, Any] = field(default_factory=dict)
+    pictures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A client, the folder, and how large the pictures are."""
+
+    client: Client
+    folder: Path
+    inputs: Mapping[str, Any]
+
+    def txt2img(self, case: Case) -> None:
+        """Make a picture of a prompt."""
+        self._keep(case, self.client.run(**case.request))
+
+    def img2img(self, case: Case) -> None:
+        """Make a picture of a picture."""
+        (self.folder / "in.png").write_bytes(PICTURE.read_bytes())
+        case.pictures.append("in.png")
+        self._keep(case, self.client.run(image=PICTURE, **case.request))
+
+    def graph(self, case: Case) -> None:
+        """Run a whole graph, with a value of it set."""
+        self._keep(case, self.client.run(**case.request))
+
+    def bad_request(self, case: Case) -> None:
+        """Ask for a file that no worker has."""
+        try:
+            self.client.run(**case.request)
+        except JobError as error:
+            case.outcome = json.loads(error.report.to_json())
+            if error.code is not ErrorCode.MODEL_MISSING or NOWHERE not in error.report.to_json():
+                case.problem = f"{error.code.value} in place of model_missing"
+        else:
+            case.problem = "a job that cannot work ended well"
+
+    def cancel(self, case: Case) -> None:
+        """Cancel a job while it runs."""
+        job = self.client.submit(**case.request)
+        case.outcome = {"job_id": job.id}
+        try:
+            for event in job.events():
+                if isinstance(event, Running | Sampling):
+                    job.cancel()
+        except JobCancelled as error:
+            case.outcome |= json.loads(error.report.to_json())
+        else:
+            case.problem = "the job ended before it could be cancelled; ask for more --steps"
+
+    def _keep(self, case: Case, result: GenerationResult) -> None:
+        for number, image in enumerate(result.images, 1):
+            name = f"{case.name}-{number}{Path(image.filename).suffix}"
+            image.save(self.folder / name)
+            case.pictures.append(name)
+            if image.pil().getextrema() == ((0, 0),) * 3:
+                case.problem = f"{name} is black"
+        case.outcome = {
+            "job_id": result.job_id,
+            "seed": result.seed,
+            "inputs": result.inputs,
+            "images": [
+                {"sha256": image.sha256, "size": image.size, "seed": image.seed, "bytes": len(image.bytes)}
+                for image in result.images
+            ],
+            "timings": dict(result.timings),
+            "delay_s": result.delay_s,
+            "execution_s": result.execution_s,
+            "worker_id": result.worker_id,
+            "versions": dict(result.versions),
+        }
+
+
+def cases(inputs: Mapping[str, Any]) -> list[Case]:
+    """Return what is asked of the endpoint; `inputs` are size, steps and seed."""
+    template = load_workflows(default_directory())["flux-dev-txt2img"]
+    values = {name: rule["default"] for name, rule in template.inputs.items() if "default" in rule}
+    [graph] = render(template, {**values, **inputs, "prompt": "a pixel art castle", "num_images": 1})
+    seed = inputs["seed"] + 1
+    knight = {"prompt": "a pixel art knight, game asset, plain background", **inputs}
+    return [
+        Case("txt2img", "a prompt becomes two pictures with their seeds", {**knight, "num_images": 2}),
+        Case(
+            "img2img",
+            "a picture and a prompt become a picture",
+            {**knight, "prompt": "as an oil painting", "strength": 0.6},
+        ),
+        Case("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
+        Case("bad_request", "what cannot work is refused with its reason", {**knight, "loras": [{"name": NOWHERE}]}),
+        Case("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
+    ]
+
+
+def play(evidence: Evidence, case: Case) -> None:
+    """Run one case, and keep what came of it."""
+    does: dict[str, Callable[[Case], None]] = {
+        "txt2img": evidence.txt2img,
+        "img2img": evidence.img2img,
+        "graph": evidence.graph,
+        "bad_request": evidence.bad_request,
+        "cancel": evidence.cancel,
+    }
+    begun_at = time.monotonic()
+    try:
+        does[case.name](case)
+    except ComfyClientError as error:
+        case.problem = str(error)
+        case.outcome = json.loads(error.report.to_json())
+    case.seconds = time.monotonic() - begun_at
+    for kind, value in (("request", case.request), ("result", case.outcome)):
+        (evidence.folder / f"{case.name}.{kind}.json").write_text(
+            f"{json.dumps(value, indent=2, ensure_ascii=False)}\n"
+        )
+
+
+def page(all_cases: list[Case], about: str) -> str:
+    """Return index.html: each case with its pictures, request and result side by side."""
+    rows = "\n".join(
+        f"<tr><td><b>{case.name}</b><br>{html.escape(case.promise)}<br>{case.seconds:.1f} s<br>"
+        f"<span class={'bad' if case.problem else 'good'}>{html.escape(case.problem or 'as promised')}</span></td>"
+        f"<td>{''.join(f'<a href={name!r}><img src={name!r}></a>' for name in case.pictures)}</td>"
+        f"<td><pre>{html.escape(json.dumps(case.request, indent=1)[:4000])}</pre></td>"
+        f"<td><pre>{html.escape(json.dumps(case.outcome, indent=1)[:4000])}</pre></td></tr>"
+        for case in all_cases
+    )
+    return f"""<!doctype html><meta charset="utf-8"><title>Evidence</title>
+<style>body{{font-family:sans-serif}}td{{vertical-align:top;border-top:1px solid #ccc;padding:8px}}
+img{{max-width:256px;margin:4px}}
+pre{{max-width:420px;max-height:320px;overflow:auto;font-size:11px}}.good{{color:green}}.bad{{color:#b00}}</style>
+<h1>Evidence</h1><p>{html.escape(about)}</p>
+<table><tr><th>case</th><th>pictures</th><th>request</th><th>result</th></tr>
+{rows}
+</table>
+"""
+
+
+def main() -> int:
+    """Play all cases; return 0 only if each ended as promised."""
+    parser = argparse.ArgumentParser(prog="scripts/validate_endpoint", description=__doc__)
+    for name, default in (("width", 1024), ("height", 1024), ("steps", 20), ("seed", 42)):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"the pictures' {name} ({default})")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="the folder of the evidence (debug-output)")
+    options = parser.parse_args()
+    inputs = {name: getattr(options, name) for name in ("width", "height", "steps", "seed")}
+    now = dt.datetime.now(dt.timezone.utc).astimezone()
+    folder = options.output / now.strftime("%Y-%m-%d_%H%M%S")
+    folder.mkdir(parents=True)
+    try:
+        client = client_from_env()
+    except ConfigError as error:
+        sys.stderr.write(f"scripts/validate_endpoint: {error}\n")
+        return error.exit_status
+    all_cases = cases(inputs)
+    with client:
+        about = f"{client.provider!r}, {now:%Y-%m-%d %H:%M:%S %Z}, comfy-client"
+        for case in all_cases:
+            play(Evidence(client, folder, inputs), case)
+            print(
+                f"{'!!' if case.problem else 'ok'}  {case.name:12}{case.seconds:7.1f} s  {case.problem or case.promise}"
+            )
+            (folder / "index.html").write_text(page(all_cases, about))
+    print(f"Evidence: {folder / 'index.html'}")
+    return int(any(case.problem for case in all_cases))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""`comfy-client` as a process of its own: on a terminal, interrupted, and serving the simulator."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import requests
+
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.stage import free_port, staged
+from tests.waiting import until
+
+COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
+SMALL = ["--width", "64", "--height", "64", "--steps", "8"]
+
+
+class Terminal:
+    """A process whose stderr is a terminal, and what was shown there."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+        self._near, far = pty.openpty()
+        self._pieces: list[bytes] = []
+        self.process = subprocess.Popen(  # ended by `end`
+            [*COMMAND, *arguments],
+            cwd=folder,
+            env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"},
+            stdout=subprocess.PIPE,
+            stderr=far,
+            text=True,
+        )
+        os.close(far)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        try:
+            while piece := os.read(self._near, 4096):
+                self._pieces.append(piece)
+        except OSError:  # Linux: the other side was closed
+            pass
+
+    @property
+    def shown(self) -> str:
+        """What stands on the terminal so far."""
+        return b"".join(self._pieces).decode("utf-8", "replace")
+
+    def end(self) -> tuple[int, str]:
+        """Return the exit status, and what went to stdout."""
+        with self.process:
+            out, _ = self.process.communicate(timeout=60)
+        self._reader.join(10)
+        os.close(self._near)
+        return self.process.returncode, out
+
+
+def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None:
+    """The bar runs through the stages on stderr; stdout has the result alone."""
+    with staged(step_s=0.4) as stage:
+        terminal = Terminal(
+            ["txt2img", "a knight", "-o", "x.png", "--seed", "1", *SMALL], stage.platform.client_env(), tmp_path
+        )
+        status, out = terminal.end()
+
+    assert status == 0, terminal.shown
+    assert out == "x.png  64 x 64  seed 1\n"
+    for part in ("queued", "sampling", "of 8", "100%", "done", "[00:0"):
+        assert part in terminal.shown
+    assert (tmp_path / "x.png").exists()
+
+
+def test_ctrl_c_cancels_the_job_and_says_so(tmp_path: Path) -> None:
+    """The job ends at the platform, the exit status is 130, and the message names the job."""
+    with RunPodPlatform(long_poll_s=0.5) as platform:
+        terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path)
+        [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
+        assert until(lambda: "queued" in terminal.shown)
+        terminal.process.send_signal(signal.SIGINT)
+        status, out = terminal.end()
+
+        assert (status, out) == (130, "")
+        assert platform.jobs[job_id].state.value == "CANCELLED"
+        assert f"job {job_id} was cancelled" in terminal.shown
+
+
+def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:
+    """`wait` did not start the job, and does not end it."""
+    with RunPodPlatform(long_poll_s=0.5) as platform:
+        job_id = platform.submit({"prompt": "x"})
+        terminal = Terminal(["wait", job_id], platform.client_env(), tmp_path)
+        assert until(lambda: "queued" in terminal.shown)
+        terminal.process.send_signal(signal.SIGINT)
+        status, out = terminal.end()
+
+    assert (status, out) == (130, "")
+    assert f"job {job_id} goes on" in terminal.shown
+
+
+def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
+    """`comfy-client errors | head -1` shows no traceback."""
+    with subprocess.Popen([*COMMAND, "errors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        err = process.stderr.read()
+
+    assert err == ""
+
+
+def test_the_simulator_is_served(tmp_path: Path) -> None:
+    """`comfy-client simulate --port N` is a ComfyUI, and pictures can be made on it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen([*COMMAND, "simulate", "--port", str(port)], stderr=subprocess.DEVNULL) as served:
+        try:
+            assert until(lambda: answers(url))
+            terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
+            assert terminal.end()[0] == 0, terminal.shown
+        finally:
+            served.terminate()
+
+    assert (tmp_path / "x.png").exists()
+
+
+def answers(url: str) -> bool:
+    """Return whether somebody answers there."""
+    try:
+        return requests.get(f"{url}/system_stats", timeout=1).ok
+    except requests.RequestException:
+        return False

@@ -1,0 +1,105 @@
+"""A worker of the platform's stand-in that makes no pictures: it answers each job with what a function says, at once.
+
+It speaks the wire of reference/runpod.md part 2 by itself, without RunPod's SDK, in threads of this process.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import random
+import threading
+from collections.abc import Callable
+from functools import cache
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import requests
+from PIL import Image
+
+from tests.fakes.runpod_platform import RunPodPlatform
+
+Body: TypeAlias = dict[str, Any]
+Answer: TypeAlias = Callable[[Body], Body]
+"""From a job as a worker takes it to the body that it posts: `{"output": …}` or `{"error": …}`."""
+
+TAKE_TIMEOUT_S = 15.0
+POST_TIMEOUT_S = 30.0
+
+
+class ScriptedWorker:
+    """`hands` threads that take jobs and post what `answer` says."""
+
+    def __init__(self, platform: RunPodPlatform, answer: Answer, hands: int = 1) -> None:
+        self._platform = platform
+        self._answer = answer
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(hands)]
+
+    def __enter__(self) -> ScriptedWorker:  # noqa: PYI034 - Self is newer than Python 3.10
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(TAKE_TIMEOUT_S)
+
+    def _work(self, number: int) -> None:
+        session = requests.Session()
+        session.trust_env = False
+        session.headers["Authorization"] = self._platform.api_key
+        worker = f"scripted-{number}"
+        while not self._ended.is_set():
+            try:
+                taken = session.get(f"{self._platform.endpoint_url}/job-take/{worker}?gpu=FAKE", timeout=TAKE_TIMEOUT_S)
+                if taken.status_code != requests.codes.ok:
+                    continue
+                job = taken.json()
+                url = f"{self._platform.endpoint_url}/job-done/{worker}/{job['id']}?gpu=FAKE&isStream=false"
+                session.post(url, json=self._answer(job), timeout=POST_TIMEOUT_S)
+            except requests.RequestException:
+                self._ended.wait(0.05)
+        session.close()
+
+
+@cache
+def png(side: int = 8, seed: int = 0) -> bytes:
+    """Return a small picture."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (side, side), (seed % 256, seed // 256 % 256, 80)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def noise(width: int, height: int) -> bytes:
+    """Return a picture that does not compress."""
+    encoded = io.BytesIO()
+    pixels = random.Random(1).randbytes(width * height * 3)  # noqa: S311 - no secret
+    Image.frombytes("RGB", (width, height), pixels).save(encoded, "PNG", compress_level=0)
+    return encoded.getvalue()
+
+
+def entry(data: bytes, seed: int | None = 0, **changes: Any) -> Body:  # noqa: ANN401 - any JSON value
+    """Return a picture's entry in a result, as docs/api.md has it."""
+    return {
+        "filename": "flux-dev_00001_.png",
+        "type": "base64",
+        "data": base64.b64encode(data).decode(),
+        "mime_type": "image/png",
+        "width": 8,
+        "height": 8,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "seed": seed,
+        **changes,
+    }
+
+
+def pictured(job: Body) -> Body:
+    """Answer a job with one small picture of its seed."""
+    seed = job["input"].get("seed", 0)
+    return {"output": {"images": [entry(png(8, seed), seed)], "workflow": "flux-dev-txt2img", "seed": seed}}

@@ -1,0 +1,317 @@
+"""What every provider does alike. RunPod and premade run on the platform's stand-in with the real worker behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.aio import AsyncClient
+from comfy_client.client import Client, client_from_env
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobCancelled, JobError, WaitTimeout
+from comfy_client.job import Done, Queued, Running
+from comfy_client.providers import PROVIDERS
+from comfy_client.providers.interface import JobState
+from comfy_client.simulator import Simulator
+from comfy_client.workflows import Workflow, render
+from tests.stage import ROOT, Stage, staged
+from tests.waiting import until
+
+SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 4}
+KNIGHT = ROOT / "examples" / "knight.png"
+
+STAGINGS: dict[str, tuple[str, Callable[[Stage], dict[str, str]]]] = {
+    "comfyui": ("comfyui", lambda stage: stage.platform.client_env()),
+    "comfyui, directly": (
+        "comfyui",
+        lambda stage: {"COMFYUI_ENDPOINT": stage.simulator.url if stage.simulator else ""},
+    ),
+    "runpod": ("runpod", lambda stage: stage.platform.client_env()),
+}
+"""How each provider is put on a stage: its name, and the variables that lead it there."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A client of one provider, and what stands behind it."""
+
+    client: Client
+    stage: Stage
+    simulator: Simulator
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """One worker for all tests of this file."""
+    with staged(step_s=0.03) as stage:
+        yield stage
+
+
+@pytest.fixture(params=STAGINGS)
+def scene(request: pytest.FixtureRequest, stage: Stage) -> Iterator[Scene]:
+    """Each provider in turn."""
+    name, variables = STAGINGS[request.param]
+    assert stage.simulator is not None
+    with client_from_env({"IMAGE_GENERATION_PROVIDER": name, **variables(stage)}, timeout_s=60.0) as client:
+        yield Scene(client, stage, stage.simulator)
+        stage.simulator.faults.clear()
+
+
+def test_every_provider_is_on_a_stage() -> None:
+    """A provider that is added is held to this contract."""
+    assert {name for name, _ in STAGINGS.values()} == set(PROVIDERS)
+
+
+def test_text_becomes_pictures(scene: Scene, tmp_path: Path) -> None:
+    """Pictures come in order, each with its seed, size, type and hash, and can be saved and opened."""
+    result = scene.client.txt2img("a knight", seed=5, num_images=2, **SMALL)
+
+    assert [image.seed for image in result.images] == [5, 6]
+    for image in result.images:
+        assert image.size == (64, 64) == image.pil().size
+        assert image.mime_type == "image/png"
+        assert image.sha256 == hashlib.sha256(image.bytes).hexdigest()
+    assert result.image.save(tmp_path / "knight.png").read_bytes() == result.image.bytes
+    assert result.image.save(tmp_path) == tmp_path / result.image.filename
+    assert (result.seed, result.workflow, result.inputs["steps"]) == (5, "flux-dev-txt2img", 4)
+    assert result.provider == scene.client.provider.name
+    assert result.job_id
+
+
+def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene, stage: Stage) -> None:
+    """The pixels do not depend on the provider, so that switching back is no risk."""
+    with client_from_env(stage.platform.client_env()) as reference:
+        expected = reference.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes()
+
+    assert scene.client.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes() == expected
+
+
+@pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil"])
+def test_a_picture_becomes_a_picture(scene: Scene, kind: str) -> None:
+    """A picture may come as a path, bytes or a PIL image."""
+    source: Any = {
+        "path": KNIGHT,
+        "text": str(KNIGHT),
+        "bytes": KNIGHT.read_bytes(),
+        "pil": Image.open(io.BytesIO(KNIGHT.read_bytes())),
+    }[kind]
+
+    result = scene.client.img2img(source, "as an oil painting", strength=0.5, seed=1, **SMALL)
+
+    assert result.image.size == (64, 64)
+    assert result.workflow == "flux-dev-img2img"
+
+
+def test_a_graph_of_one_s_own_runs(scene: Scene, workflows: Mapping[str, Workflow]) -> None:
+    """A whole graph is run with its pictures and overrides; its images have no seed."""
+    [graph] = render(workflows["flux-dev-img2img"], {"prompt": "x", "seed": 1, "steps": 1, "width": 64, "height": 64})
+    title = next(node["_meta"]["title"] for node in graph.values() if node["class_type"] == "LoadImage")
+    result = scene.client.run(
+        graph, images={"in.png": KNIGHT}, overrides={f"{title}.image": "in.png", "KSampler.seed": 3}
+    )
+
+    assert result.image.seed is None
+    assert result.image.size == (64, 64)
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpeg"])
+def test_the_format_is_what_was_asked_for(scene: Scene, output_format: Any) -> None:  # noqa: ANN401 - a Literal
+    """Pictures come as WebP or JPEG where that is asked for, in bytes, type and name."""
+    image = scene.client.txt2img("a knight", output_format=output_format, seed=1, **SMALL).image
+
+    assert image.mime_type == f"image/{output_format}"
+    assert Image.open(io.BytesIO(image.bytes)).format == output_format.upper()
+    assert image.filename.endswith((".webp", ".jpg", ".jpeg"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code"),
+    [
+        ({"prompt": "", **SMALL}, ErrorCode.INVALID_INPUT),
+        ({"prompt": "x", "steps": 0, "width": 7}, ErrorCode.INVALID_INPUT),
+        ({"prompt": "x", "stepps": 4}, ErrorCode.INVALID_INPUT),
+        ({}, ErrorCode.INVALID_INPUT),
+        ({"prompt": "x", "image": b"no picture"}, ErrorCode.INVALID_IMAGE),
+        ({"prompt": "x", "image": "nowhere.png"}, ErrorCode.INVALID_IMAGE),
+    ],
+    ids=["blank", "range", "unknown key", "nothing", "no picture", "no file"],
+)
+def test_a_wrong_request_costs_nothing(scene: Scene, inputs: dict[str, Any], code: ErrorCode) -> None:
+    """Its faults are told before anything is sent: no job, no prompt."""
+    before = scene.stage.platform.submissions, len(scene.simulator.executed_prompts)
+
+    with pytest.raises(JobError) as info:
+        scene.client.run(**inputs)
+
+    assert info.value.code is code
+    assert (scene.stage.platform.submissions, len(scene.simulator.executed_prompts)) == before
+
+
+def test_an_unknown_workflow_names_the_known(scene: Scene) -> None:
+    """A name that is none is told by the provider or by its worker."""
+    with pytest.raises(JobError, match="flux-dev-txt2img") as info:
+        scene.client.run("txt3img", prompt="x")
+
+    assert info.value.code is ErrorCode.UNKNOWN_WORKFLOW
+
+
+def test_a_missing_model_is_named(scene: Scene) -> None:
+    """What ComfyUI does not have is an error of its own, with what there is."""
+    with pytest.raises(JobError) as info:
+        scene.client.txt2img("x", loras=[{"name": "nowhere.safetensors", "strength": 1.0}], **SMALL)
+
+    assert info.value.code is ErrorCode.MODEL_MISSING
+    assert info.value.job_id
+
+
+def test_a_node_that_fails_is_named(scene: Scene) -> None:
+    """An exception while the graph runs is execution_failed, with the node."""
+    scene.simulator.faults.fail_node("KSampler", "RuntimeError", "the tensor is wrong")
+
+    with pytest.raises(JobError, match="the tensor is wrong") as info:
+        scene.client.txt2img("x", **SMALL)
+
+    assert info.value.code is ErrorCode.EXECUTION_FAILED
+    assert info.value.report.details["node_type"] == "KSampler"
+
+
+def test_events_begin_with_the_queue_and_end_with_the_result(scene: Scene) -> None:
+    """Events come in order; afterwards the job has its result as often as it is asked."""
+    job = scene.client.submit(prompt="a knight", seed=3, **SMALL)
+    events = list(job.events())
+
+    assert events[0] == Queued(job.id)
+    assert any(isinstance(event, Running) for event in events)
+    [done] = [event for event in events if isinstance(event, Done)]
+    assert events[-1] is done
+    assert done.result.image.seed == 3
+    assert job.result().image.bytes == job.wait().image.bytes == done.result.image.bytes
+    assert job.status().state is JobState.SUCCEEDED
+
+
+def test_an_observer_is_told_and_the_result_returned(scene: Scene) -> None:
+    """`run` tells what happens while it waits."""
+    told: list[object] = []
+    result = scene.client.txt2img("a knight", observer=told.append, **SMALL)
+
+    assert told[0] == Queued(result.job_id)
+    assert told[-1] == Done(result)
+
+
+def test_a_cancelled_job_is_cancelled(scene: Scene) -> None:
+    """Its ComfyUI is free again, its wait ends with JobCancelled, and the next job runs."""
+    scene.simulator.faults.hang_sampling(at_step=2)
+    job = scene.client.submit(prompt="a knight", **SMALL)
+    assert until(lambda: scene.simulator.hanging_step)
+    job.cancel()
+
+    with pytest.raises(JobCancelled) as info:
+        job.wait(20)
+    assert info.value.job_id == job.id
+    assert job.status().state is JobState.CANCELLED
+    assert until(lambda: not scene.simulator.queue_ids)
+    job.cancel()
+    assert scene.client.txt2img("a knight", **SMALL).images
+
+
+def test_a_wait_that_is_over_leaves_the_job_running(scene: Scene) -> None:
+    """WaitTimeout says what is done and whose job it is; the same job can be waited for again."""
+    scene.simulator.faults.hang_sampling(at_step=2)
+    job = scene.client.submit(prompt="a knight", **SMALL)
+    assert until(lambda: scene.simulator.hanging_step)
+
+    with pytest.raises(WaitTimeout, match=job.id) as info:
+        job.wait(0.3)
+    assert info.value.job_id == job.id
+    with pytest.raises(WaitTimeout):
+        job.result()
+    scene.simulator.faults.go_on()
+
+    assert job.wait().images
+
+
+def test_a_job_that_nobody_knows_is_expired(scene: Scene) -> None:
+    """An id of nowhere ends soon, as job_expired."""
+    with pytest.raises(JobError) as info:
+        scene.client.job("nobody-knows-it").status()
+
+    assert info.value.code is ErrorCode.JOB_EXPIRED
+
+
+def test_many_come_back_in_order_each_with_its_own_outcome(scene: Scene) -> None:
+    """One bad request among many is one bad outcome."""
+    requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(5)]
+    requests[2] = {"prompt": "a knight", "steps": 0}
+    outcomes = list(scene.client.map(requests, 3))
+
+    assert [outcome.request for outcome in outcomes] == requests
+    assert [outcome.result and outcome.result.seed for outcome in outcomes] == [0, 1, None, 3, 4]
+    assert outcomes[2].error is not None
+    assert outcomes[2].error.code is ErrorCode.INVALID_INPUT
+    with pytest.raises(JobError):
+        outcomes[2].unwrap()
+
+
+def test_many_are_awaited_in_order(scene: Scene) -> None:
+    """AsyncClient.map too has one outcome a request; a loop that is left cancels what is under way."""
+    requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(4)]
+    requests[1] = {"prompt": "a knight", "steps": 0}
+
+    async def story() -> list[int | None]:
+        client = AsyncClient(scene.client)
+        results = [outcome.result async for outcome in client.map(requests, 2)]
+        outcomes = client.map(requests * 5, 2)
+        async for outcome in outcomes:
+            assert outcome.unwrap().seed == 0
+            break
+        await outcomes.aclose()  # type: ignore[attr-defined] # a generator, which the type does not promise
+        return [result.seed if result else None for result in results]
+
+    assert asyncio.run(story()) == [0, None, 2, 3]
+    assert until(lambda: not scene.simulator.queue_ids)
+
+
+def test_the_same_is_awaited(scene: Scene) -> None:
+    """AsyncClient gives what Client gives, and its jobs too."""
+
+    async def both() -> list[int | None]:
+        client = AsyncClient(scene.client)
+        results = await asyncio.gather(*(client.txt2img("x", seed=seed, **SMALL) for seed in (1, 2)))
+        job = await client.submit(prompt="x", seed=3, **SMALL)
+        last = [event async for event in job.events()][-1]
+        assert isinstance(last, Done)
+        again = await job.result()
+        with pytest.raises(JobError):
+            await client.txt2img("")
+        return [*(result.seed for result in results), last.result.seed, again.seed]
+
+    assert asyncio.run(both()) == [1, 2, 3, 3]
+
+
+def test_an_await_that_is_cancelled_cancels_its_job(scene: Scene) -> None:
+    """A task that is cancelled leaves nothing running."""
+    scene.simulator.faults.hang_sampling(at_step=2)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(AsyncClient(scene.client).txt2img("x", **SMALL))
+        assert await asyncio.to_thread(until, lambda: scene.simulator.hanging_step)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert until(lambda: not scene.simulator.queue_ids)
+
+
+def test_health_says_that_it_is_idle(scene: Scene) -> None:
+    """An endpoint that waits for jobs is idle, in numbers and in a sentence."""
+    assert until(lambda: scene.client.health().why == "idle")
+    assert scene.client.health().workers["idle"] == 1

@@ -1,0 +1,131 @@
+"""A ComfyUI that is reached directly: what is its own, beside the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client.client import Client, client_from_env
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError, RequestError
+from comfy_client.job import Preview, Sampling
+from comfy_client.providers.interface import JobOptions, JobState
+from comfy_client.simulator import Simulator
+from tests.waiting import until
+
+SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "steps": 3}
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A ComfyUI that sends previews."""
+    with Simulator(step_s=0.1, previews=True) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def client(simulator: Simulator) -> Iterator[Client]:
+    """The client of it."""
+    with client_from_env({"COMFYUI_ENDPOINT": simulator.url}, timeout_s=30) as client:
+        yield client
+
+
+def test_every_step_and_previews_are_told(client: Client) -> None:
+    """Steps come one by one, with their previews; only those of a moment may be passed over."""
+    events = list(client.submit(**SMALL).events())
+    steps = [event.step for event in events if isinstance(event, Sampling)]
+    previews = [event.jpeg for event in events if isinstance(event, Preview)]
+
+    assert steps == sorted(set(steps))
+    assert {1, 2} <= set(steps)
+    assert previews
+    assert all(jpeg.startswith(b"\xff\xd8") for jpeg in previews)
+
+
+def test_files_are_deleted_where_its_folder_is_reached(tmp_path: Path) -> None:
+    """With COMFYUI_DIR nothing of a job is left there."""
+    with Simulator(base_directory=tmp_path) as simulator:
+        environment = {"COMFYUI_ENDPOINT": simulator.url, "COMFYUI_DIR": str(tmp_path)}
+        with client_from_env(environment) as client:
+            assert client.img2img(client.run(**SMALL).image.bytes, "x", steps=1, width=64, height=64).images
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"delivery": "s3"},
+        {"options": JobOptions(webhook="https://me")},
+        {"options": JobOptions(s3_config={"bucketName": "b"})},
+    ],
+    ids=["delivery", "webhook", "s3_config"],
+)
+def test_what_runpod_alone_can_do_is_refused(client: Client, simulator: Simulator, asked: dict[str, Any]) -> None:
+    """Nothing that was asked for is left undone in silence."""
+    with pytest.raises(JobError, match="COMFYUI_ENDPOINT") as info:
+        client.run(**SMALL, **asked)
+
+    assert info.value.code is ErrorCode.INVALID_INPUT
+    assert simulator.executed_prompts == []
+
+
+def test_its_own_deadline_ends_a_job(client: Client, simulator: Simulator) -> None:
+    """`timeout_s` interrupts it, as in the worker."""
+    simulator.faults.hang_sampling()
+    with pytest.raises(JobError) as info:
+        client.run(**SMALL, timeout_s=1)
+
+    assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
+    assert until(lambda: not simulator.queue_ids)
+
+
+def test_a_comfyui_that_is_not_there_is_told_at_once() -> None:
+    """A wrong address is an error of the submit, and of the health."""
+    with client_from_env({"COMFYUI_ENDPOINT": "http://127.0.0.1:1"}) as client:
+        for call in (client.health, lambda: client.submit(**SMALL)):
+            with pytest.raises(RequestError, match="ComfyUI was not reached"):
+                call()
+
+
+def test_what_waits_can_be_dropped_and_nothing_is_retried(client: Client, simulator: Simulator) -> None:
+    """purge_queue ends this process's waiting jobs alone; a retry is a new submit."""
+    simulator.faults.hang_sampling()
+    first = client.submit(**SMALL)
+    assert until(lambda: simulator.hanging_step)
+    waiting = [client.submit(**SMALL) for _ in range(2)]
+
+    assert client.purge_queue() >= 2
+    with pytest.raises(JobError):
+        waiting[0].wait()
+    with pytest.raises(RequestError, match="send the request"):
+        first.retry()
+    assert client.health().why == "busy"
+    simulator.faults.go_on()
+
+
+def test_closing_interrupts_what_runs(simulator: Simulator) -> None:
+    """Nothing of it is left in ComfyUI."""
+    simulator.faults.hang_sampling()
+    client = client_from_env({"COMFYUI_ENDPOINT": simulator.url})
+    job = client.submit(**SMALL)
+    assert until(lambda: simulator.hanging_step)
+    client.close()
+
+    assert job.status().state is JobState.CANCELLED
+    assert until(lambda: not simulator.queue_ids)
+
+
+def test_ended_jobs_are_forgotten_in_time(simulator: Simulator) -> None:
+    """A process that makes pictures all day keeps the results of the last jobs alone."""
+    with Simulator() as quick, client_from_env({"COMFYUI_ENDPOINT": quick.url}) as client:
+        jobs = [outcome.unwrap().job_id for outcome in client.map([SMALL] * 40, 4)]
+        assert client.job(jobs[-1]).status().state is JobState.SUCCEEDED
+        with pytest.raises(JobError) as info:
+            client.job(jobs[0]).result()
+
+    assert info.value.code is ErrorCode.JOB_EXPIRED
+    assert simulator.executed_prompts == []

@@ -1,0 +1,260 @@
+"""What goes wrong between a client and RunPod, over sockets: each ends in its outcome, and no job is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any, Literal
+
+import psutil
+import pytest
+
+from comfy_client.aio import async_client_from_env
+from comfy_client.client import Client, client_from_env
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError, RequestError, WaitTimeout
+from comfy_client.job import Waiting
+from tests.fakes.gate import Gate
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
+from tests.stage import staged
+from tests.waiting import until
+from worker.storage import store
+
+SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
+
+
+def test_a_cold_start_of_20_s_ends_in_a_picture(platform: RunPodPlatform) -> None:
+    """The call waits, tells that a worker starts, and gives the picture; one job was sent."""
+    told: list[object] = []
+    with ScriptedWorker(platform, pictured), client_from_env(platform.client_env()) as client:
+        platform.faults.cold_start(20)
+        result = client.txt2img("a knight", observer=told.append)
+
+    assert result.images
+    assert result.delay_s is not None
+    assert 19 < result.delay_s < 22
+    [why] = [each for each in told if isinstance(each, Waiting)]
+    assert why.why == "cold"
+    assert platform.submissions == 1
+
+
+def test_throttled_workers_end_in_a_wait_timeout_that_says_so(platform: RunPodPlatform, client: Client) -> None:
+    """Without a GPU the wait ends with its time, names the cause, and the job can be waited for again."""
+    platform.faults.throttle_workers()
+    with ScriptedWorker(platform, pictured):
+        with pytest.raises(WaitTimeout, match="no GPU of this kind free") as info:
+            client.txt2img("a knight", wait_timeout_s=1.0)
+        platform.faults.clear()
+        result = client.job(info.value.job_id).wait()
+
+    assert info.value.report.details["why"] == "throttled"
+    assert result.images
+    assert platform.submissions == 1
+
+
+def test_a_platform_that_answers_502_for_5_s_is_survived(platform: RunPodPlatform) -> None:
+    """Polls go on through it; the job is not sent again."""
+    with client_from_env(platform.client_env(), timeout_s=60.0) as client:
+        job = client.submit(prompt="a knight")
+        platform.faults.outage(5.0)
+        with ScriptedWorker(platform, pictured):
+            assert job.wait().images
+
+    assert platform.submissions == 1
+
+
+def test_a_platform_that_is_gone_for_longer_than_the_wait_is_a_wait_timeout(
+    platform: RunPodPlatform, client: Client
+) -> None:
+    """The caller's time counts more than patience; the error says what the platform answered last."""
+    job = client.submit(prompt="a knight")
+    platform.faults.outage(60)
+    with pytest.raises(WaitTimeout, match="502") as info:
+        job.wait(1.0)
+
+    assert info.value.job_id == job.id
+
+
+@pytest.mark.parametrize("route", ["run", "runsync"])
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_connection_that_is_lost_behind_the_submit_is_never_sent_again(
+    platform: RunPodPlatform, client: Client, route: Literal["run", "runsync"], arrived: bool
+) -> None:
+    """Whether it arrived or not: the caller is told that the job may run, and nothing is repeated."""
+    platform.faults.drop_connection(route, after_handling=arrived)
+    with pytest.raises(RequestError, match="not sent again") as info:
+        client.submit(prompt="a knight") if route == "run" else client.txt2img("a knight")
+
+    assert info.value.report.details["may_run"] is True
+    assert info.value.code is ErrorCode.NETWORK
+    assert platform.submissions == (1 if arrived else 0)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 520, 524])
+def test_a_submit_that_the_edge_answers_badly_is_never_sent_again(
+    platform: RunPodPlatform, client: Client, status: int
+) -> None:
+    """A 5xx says nothing of the job."""
+    platform.faults.answer("run", status, times=1)
+    with pytest.raises(RequestError) as info:
+        client.submit(prompt="a knight")
+
+    assert info.value.report.details["may_run"] is True
+    assert platform.submissions == 0
+
+
+def test_a_submit_that_found_nobody_is_sent_once_somebody_is_there(platform: RunPodPlatform) -> None:
+    """A refused connection surely brought nothing: it is tried again, and there is one job."""
+    with Gate(platform.base_url) as gate, ScriptedWorker(platform, pictured):
+        environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": gate.url}
+        opening = threading.Timer(1.0, gate.open)
+        opening.start()
+        with client_from_env(environment) as client:
+            assert client.txt2img("a knight").images
+        opening.join()
+
+    assert platform.submissions == 1
+
+
+def test_a_submit_that_finds_nobody_at_all_started_nothing(platform: RunPodPlatform) -> None:
+    """The error says that no job runs, after several attempts."""
+    with Gate(platform.base_url) as gate:
+        environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": gate.url}
+        with client_from_env(environment) as client, pytest.raises(RequestError, match="not reached") as info:
+            client.submit(prompt="a knight")
+
+    assert info.value.report.details["may_run"] is False
+    assert info.value.status is None
+
+
+def test_a_result_that_vanishes_is_lost(platform: RunPodPlatform, client: Client) -> None:
+    """COMPLETED without output is an error of its own, through either route."""
+    platform.faults.lose_result(2)
+    with ScriptedWorker(platform, pictured):
+        for call in (client.txt2img, lambda prompt: client.submit(prompt=prompt).wait()):
+            with pytest.raises(JobError) as info:
+                call("a knight")
+            assert info.value.code is ErrorCode.RESULT_LOST
+            assert info.value.job_id in platform.jobs
+
+    assert platform.submissions == 2
+
+
+def test_a_result_too_large_for_the_platform_is_lost(platform: RunPodPlatform, client: Client) -> None:
+    """RunPod drops it, and the caller gets the remedy."""
+    platform.result_limit_bytes = 10_000
+    large = {"output": {"images": [entry(noise(64, 64))]}}
+    with ScriptedWorker(platform, lambda _: large), pytest.raises(JobError, match="webp") as info:
+        client.txt2img("a knight")
+
+    assert info.value.code is ErrorCode.RESULT_LOST
+
+
+def test_a_result_in_a_bucket_is_fetched_and_checked() -> None:
+    """From the worker through S3: the bytes are whole. Changed, or gone, they are lost; the signature is not shown."""
+    with S3Server() as s3:
+        variables = {
+            "BUCKET_ENDPOINT_URL": s3.url,
+            "BUCKET_NAME": "pictures",
+            "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
+            "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+        }
+        with staged(environment=variables) as stage, client_from_env(stage.platform.client_env()) as client:
+            inline = client.txt2img("a knight", seed=1, **SMALL)
+            stored = client.txt2img("a knight", seed=1, delivery="s3", **SMALL)
+            assert stored.image.bytes == inline.image.bytes
+            job = client.submit(prompt="a knight", delivery="s3", **SMALL)
+            stage.platform.wait_for(job.id)
+            [key] = [name for name in s3.stored() if name.startswith(job.id)]
+            bucket = s3.bucket()
+            store(bucket.client(), bucket, key, png(), "image/png")
+            with pytest.raises(JobError, match="sha256") as changed:
+                job.wait()
+            bucket.client().delete_object(Bucket=bucket.name, Key=key)
+            with pytest.raises(JobError, match="not in its bucket") as gone:
+                job.wait()
+
+    for info in (changed, gone):
+        assert info.value.code is ErrorCode.RESULT_LOST
+        assert "Signature" not in str(info.value)
+
+
+def test_a_bucket_that_is_not_reached_can_be_asked_again(platform: RunPodPlatform, client: Client) -> None:
+    """The job is not lost with its bucket's connection: it is a RequestError, and a later look gives the picture."""
+    data = png()
+    with Gate("http://127.0.0.1:1") as nobody:
+        stored = entry(data) | {"type": "s3_url", "data": f"{nobody.url}/x.png?X-Amz-Signature=abc"}
+        with ScriptedWorker(platform, lambda _: {"output": {"images": [stored]}}):
+            job = client.submit(prompt="a knight")
+            with pytest.raises(RequestError, match="bucket") as info:
+                job.wait()
+
+    assert "abc" not in str(info.value)
+
+
+def test_two_hundred_jobs_come_back_whole_and_memory_is_flat(platform: RunPodPlatform) -> None:
+    """200 jobs of about 1 MB at concurrency 16: each its own picture, in order, none sent twice, nothing kept."""
+    data = noise(512, 512)
+    process = psutil.Process()
+    seen: list[int] = []
+    rss: list[int] = []
+
+    def answer(job: Body) -> Body:
+        seed = job["input"]["seed"]
+        return {"output": {"images": [entry(data, seed)], "seed": seed}}
+
+    with ScriptedWorker(platform, answer, hands=4), client_from_env(platform.client_env()) as client:
+        for outcome in client.map(({"prompt": "x", "seed": seed} for seed in range(200)), 16):
+            seen.append(outcome.unwrap().seed or 0)
+            assert outcome.unwrap().image.bytes == data
+            rss.append(process.memory_info().rss - held_by(platform))
+
+    assert seen == list(range(200))
+    assert platform.submissions == 200
+    assert max(rss[100:]) < max(rss[:100]) + 40 * 1024 * 1024
+
+
+def held_by(platform: RunPodPlatform) -> int:
+    """Return the bytes of the results that the stand-in, in this process, keeps for its clients."""
+    return sum(len(image["data"]) for job in platform.jobs.values() if job.output for image in job.output["images"])
+
+
+def test_a_caller_that_stops_a_map_leaves_nothing_running(platform: RunPodPlatform, client: Client) -> None:
+    """Jobs under way are cancelled, and no more are sent."""
+    release = threading.Event()
+
+    def answer(job: Body) -> Body:
+        if job["input"]["seed"]:
+            release.wait(20)
+        return pictured(job)
+
+    with ScriptedWorker(platform, answer):
+        outcomes = client.map(({"prompt": "x", "seed": seed} for seed in range(50)), 4)
+        assert next(outcomes).unwrap().seed == 0
+        outcomes.close()  # type: ignore[attr-defined] # a generator, which the type does not promise
+        release.set()
+
+    sent = platform.submissions
+    assert sent < 12
+    assert until(lambda: all(job.state.is_final for job in platform.jobs.values()))
+    assert platform.submissions == sent
+    assert {job.state.value for job in platform.jobs.values()} == {"COMPLETED", "CANCELLED"}
+
+
+def test_a_call_that_is_given_up_at_once_still_cancels_its_job(platform: RunPodPlatform) -> None:
+    """Although the platform does not know the job yet when it is asked first."""
+
+    async def given_up() -> None:
+        async with async_client_from_env(platform.client_env()) as client:
+            task = asyncio.create_task(client.txt2img("a knight"))
+            assert await asyncio.to_thread(until, lambda: platform.jobs)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    platform.faults.late_404(1.0)
+    asyncio.run(given_up())
+
+    assert [job.state.value for job in platform.jobs.values()] == ["CANCELLED"]

@@ -1,0 +1,311 @@
+"""What RunPod's own client lacks (reference/runpod.md part 4), row by row: each is a promise of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import comfy_client
+from comfy_client.aio import async_client_from_env
+from comfy_client.client import Client, client_from_env
+from comfy_client.contract import ErrorCode, ErrorReport
+from comfy_client.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
+from comfy_client.job import Queued, Running, Unanswered
+from comfy_client.providers.interface import JobOptions, JobState
+from tests.fakes.certificate import write_certificate
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
+from tests.stage import ROOT
+
+FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
+
+
+def test_row_1_a_call_that_waits_raises_what_went_wrong(platform: RunPodPlatform, client: Client) -> None:
+    """FAILED, TIMED_OUT and CANCELLED raise out of `run` with their text; None is never a result."""
+    with ScriptedWorker(platform, lambda _: {"error": FULL}), pytest.raises(JobError, match="The GPU is full"):
+        client.txt2img("a knight")
+    platform.execution_timeout_s = 0.2
+    gone = threading.Event()
+
+    def hang(_: Body) -> Body:
+        gone.wait(10)
+        return {"output": "late"}
+
+    with ScriptedWorker(platform, hang):
+        with pytest.raises(JobError) as info:
+            client.txt2img("a knight")
+        gone.set()
+    assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.txt2img, "a knight")
+        [job] = platform.wait_until(lambda: [job for job in platform.jobs.values() if not job.state.is_final])
+        client.job(job.id).cancel()
+        with pytest.raises(JobCancelled):
+            waiting.result(10)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, Unauthorized), (404, RequestError), (500, RequestError)])
+def test_row_2_errors_have_types_and_runpod_s_words(
+    platform: RunPodPlatform, client: Client, status: int, kind: type[RequestError]
+) -> None:
+    """Whatever the status, it is a RequestError with RunPod's message in it, and with a code."""
+    platform.faults.answer("run", status, body={"error": "because of the moon"})
+    with pytest.raises(kind, match="because of the moon") as info:
+        client.submit(prompt="x")
+
+    assert info.value.status == status
+    assert info.value.report.message
+
+
+class Unwell(http.server.BaseHTTPRequestHandler):
+    """Answers 502 and 500 before it is well."""
+
+    answers = (502, 500, 200)
+    asked = 0
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        """Answer the next one."""
+        body = json.dumps({"jobs": {}, "workers": {"idle": 1}}).encode()
+        self.send_response(self.answers[type(self).asked])
+        type(self).asked += 1
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def secure_url(tmp_path: Path) -> Iterator[str]:
+    """An https server that is unwell at first."""
+    certificate = write_certificate(tmp_path / "server.pem", "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unwell) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"https://127.0.0.1:{server.server_port}/v2"
+        server.shutdown()
+        thread.join(10)
+
+
+def test_row_3_questions_are_repeated_over_https_too(
+    secure_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 502 and a 500 over TLS are asked past."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "server.pem"))
+    environment = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep", "RUNPOD_ENDPOINT_BASE_URL": secure_url}
+    with client_from_env(environment) as client:
+        assert client.health().why == "idle"
+
+    assert Unwell.asked == 3
+
+
+def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: Client) -> None:
+    """An answer after 10.5 s is one, to a submit (10 s with RunPod's client) as to /health (3 s)."""
+    platform.round_trip_s = 10.5
+    with ThreadPoolExecutor() as pool:
+        job, health = pool.submit(client.submit, prompt="x"), pool.submit(client.health)
+
+        assert job.result(60).id in platform.jobs
+        assert health.result(60).jobs
+
+
+def test_row_5_progress_is_never_a_result(platform: RunPodPlatform, client: Client) -> None:
+    """A running job has no result yet, whatever its `output` says meanwhile."""
+    job = client.submit(prompt="x")
+    body = {"id": job.id, "status": "IN_PROGRESS", "output": "progress 3"}
+    platform.faults.answer("status", 200, body=body)
+
+    with pytest.raises(WaitTimeout):
+        job.result()
+
+
+def test_row_6_time_is_the_clock_s_and_a_hiccup_is_none(platform: RunPodPlatform, client: Client) -> None:
+    """A wait of 1.5 s takes that, with slow polls and lost ones among them; then the same job ends well."""
+    job = client.submit(prompt="x")
+    platform.round_trip_s = 0.3
+    platform.faults.drop_connection("status", times=2)
+    begun_at = time.monotonic()
+    with pytest.raises(WaitTimeout):
+        job.wait(1.5)
+    assert 1.5 <= time.monotonic() - begun_at < 3
+
+    platform.faults.drop_connection("status", times=2)
+    with ScriptedWorker(platform, pictured):
+        assert job.wait().images
+
+
+def test_row_7_the_events_of_a_cancelled_job_end(platform: RunPodPlatform, client: Client) -> None:
+    """They end with JobCancelled, whoever cancelled it."""
+    job = client.submit(prompt="x")
+    events = job.events()
+
+    assert next(events) == Queued(job.id)
+    client.job(job.id).cancel()
+    with pytest.raises(JobCancelled):
+        list(events)
+    assert platform.submissions == 1
+
+
+def test_row_8_the_input_is_sent_as_it_is(platform: RunPodPlatform, client: Client) -> None:
+    """It stands under `input`, once."""
+    client.submit(prompt="x", steps=3)
+
+    [job] = platform.jobs.values()
+    assert dict(job.body) == {"input": {"prompt": "x", "steps": 3}}
+
+
+def test_row_9_policy_is_typed_and_the_same_when_awaited(platform: RunPodPlatform) -> None:
+    """Execution timeout, ttl, priority and webhook are keywords of both clients."""
+
+    async def submit() -> None:
+        async with async_client_from_env(platform.client_env()) as client:
+            await client.submit(prompt="x", options=JobOptions(execution_timeout_s=30, low_priority=True))
+
+    asyncio.run(submit())
+    [job] = platform.jobs.values()
+    assert job.body["policy"] == {"executionTimeout": 30_000, "lowPriority": True}
+
+
+def test_row_10_times_worker_and_progress_are_told(platform: RunPodPlatform, client: Client) -> None:
+    """Status and result have them, in seconds."""
+    with ScriptedWorker(platform, pictured):
+        job = client.submit(prompt="x")
+        result = job.wait()
+
+    status = job.status()
+    assert status.execution_s == result.execution_s is not None
+    assert status.delay_s == result.delay_s is not None
+    assert status.worker_id == result.worker_id == "scripted-0"
+    assert (status.retries, result.retries, job.progress) == (0, 0, None)
+
+
+def test_row_11_a_job_can_be_retried_and_followed(platform: RunPodPlatform, client: Client) -> None:
+    """`retry` runs it under the same id; `events` follow it without a stream of the worker."""
+    answers: Iterator[Body] = iter([{"error": FULL}])
+    with ScriptedWorker(platform, lambda job: next(answers, None) or pictured(job)):
+        job = client.submit(prompt="x")
+        with pytest.raises(JobError):
+            job.wait()
+        job.retry()
+        kinds = [type(event).__name__ for event in job.events()]
+
+    assert kinds == ["Queued", "Running", "Done"]
+    assert platform.submissions == 1
+
+
+def test_row_12_awaited_calls_fail_as_the_others_do(platform: RunPodPlatform) -> None:
+    """A refusal is typed, a job that has ended is there at once, and no session is asked of the caller."""
+
+    async def story() -> None:
+        async with async_client_from_env(platform.client_env()) as client:
+            platform.faults.answer("run", 401)
+            with pytest.raises(Unauthorized):
+                await client.submit(prompt="x")
+            job = await client.submit(prompt="x")
+            with pytest.raises(WaitTimeout):
+                await job.wait(0.1)
+            with ScriptedWorker(platform, pictured):
+                await asyncio.to_thread(platform.wait_for, job.id)
+            assert (await job.result()).images
+            assert (await job.status()).state is JobState.SUCCEEDED
+            failed = await client.submit(prompt="x")
+            await failed.cancel()
+            with pytest.raises(JobCancelled):
+                await failed.wait()
+            assert await client.purge_queue() == 0
+            assert (await client.health()).jobs["completed"] == 1
+
+    asyncio.run(story())
+
+
+def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
+    """Two clients of one process have their own key and address; the environment is an argument, read when called."""
+    with RunPodPlatform(api_key="rpa_other", endpoint_id="other", long_poll_s=0.5) as other:
+        with client_from_env(platform.client_env()) as here, client_from_env(other.client_env()) as there:
+            here.submit(prompt="x")
+            there.submit(prompt="x")
+            there.submit(prompt="x")
+        assert (platform.submissions, other.submissions) == (1, 2)
+
+
+def test_row_14_the_client_is_light() -> None:
+    """It installs six packages and theirs, and its import loads none of them, within 200 ms."""
+    text = (ROOT / "pyproject.toml").read_text()
+    dependencies = text.partition("dependencies = [")[2].partition("]")[0]
+    program = (
+        "import sys, time; t = time.perf_counter(); import comfy_client; print(time.perf_counter() - t, *sys.modules)"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
+        )
+        for _ in range(3)
+    ]
+    seconds, modules = zip(*(run.stdout.split(maxsplit=1) for run in runs), strict=True)
+
+    names = [line.strip().strip('",').partition(">")[0] for line in dependencies.strip().splitlines()]
+    assert names == ["jsonschema", "pillow", "requests", "tqdm", "websocket-client"]
+    assert min(map(float, seconds)) < 0.2
+    assert not {"requests", "PIL", "jsonschema", "websocket", "tqdm", "runpod"} & set(modules[0].split())
+    assert set(comfy_client.__all__) <= set(dir(comfy_client))
+    assert all(getattr(comfy_client, name) for name in comfy_client.__all__)
+
+
+def test_nothing_secret_is_logged(platform: RunPodPlatform, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the key nor a prompt nor a picture, even with everything logged that urllib3 has to say."""
+    caplog.set_level("DEBUG")
+    with ScriptedWorker(platform, pictured):
+        client.txt2img("a very secret castle")
+    platform.faults.answer("run", 500)
+    with pytest.raises(RequestError):
+        client.submit(prompt="a very secret castle")
+
+    for secret in (platform.api_key, "secret castle", "iVBOR"):
+        assert secret not in caplog.text
+
+
+def test_importing_reads_nothing() -> None:
+    """No file but Python's own modules is opened, and no variable is asked for."""
+    program = """
+import os, sys
+import importlib, typing, __future__
+opened = []
+class Never(dict):
+    def __getitem__(self, name): raise AssertionError(name)
+    get = __contains__ = __iter__ = __getitem__
+sys.addaudithook(lambda event, told: opened.append(str(told[0])) if event == "open" else None)
+os.environ = Never()
+import comfy_client
+print([path for path in opened if not path.endswith((".py", ".pyc"))])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
+    )
+
+    assert ended.stdout.strip() == "[]"
+
+
+def test_a_lost_poll_is_told_and_survived(platform: RunPodPlatform, client: Client) -> None:
+    """Whoever watches hears that the platform does not answer; the job goes on."""
+    job = client.submit(prompt="x")
+    platform.faults.answer("status", 503, times=2, headers={"Retry-After": "0"})
+    with ScriptedWorker(platform, pictured):
+        told = list(job.events())
+
+    assert [type(each) for each in told[:3]] == [Queued, Unanswered, Unanswered]
+    assert any(isinstance(each, Running) for each in told)

@@ -1,0 +1,124 @@
+"""IMAGE_GENERATION_PROVIDER: which provider the environment names, what it needs, and what it does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from comfy_client.client import client_from_env
+from comfy_client.errors import ConfigError
+from comfy_client.providers import PROVIDERS, VARIABLES, provider_from_env
+from comfy_client.providers.comfyui import ComfyUIProvider
+from comfy_client.providers.premade import PremadeProvider
+from comfy_client.providers.runpod import RunPodProvider
+
+RUNPOD = {"RUNPOD_API_KEY": "rpa_secret", "RUNPOD_ENDPOINT_ID": "ep1"}
+
+
+class Watched(Mapping[str, str]):
+    """An environment that remembers what was read of it."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.read.add(name)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("the environment is not searched")
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind", "read"),
+    [
+        (RUNPOD, RunPodProvider, {"COMFYUI_ENDPOINT", "RUNPOD_COMFYUI_ENDPOINT_ID", *RUNPOD}),
+        ({**RUNPOD, "IMAGE_GENERATION_PROVIDER": "comfyui"}, RunPodProvider, {"COMFYUI_ENDPOINT", *RUNPOD}),
+        ({**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}, RunPodProvider, {"RUNPOD_API_KEY"}),
+        ({"COMFYUI_ENDPOINT": "http://127.0.0.1:8188"}, ComfyUIProvider, {"COMFYUI_ENDPOINT", "COMFYUI_DIR"}),
+        ({**RUNPOD, "IMAGE_GENERATION_PROVIDER": "runpod"}, PremadeProvider, set(RUNPOD)),
+    ],
+)
+def test_the_environment_names_the_provider(environment: dict[str, str], kind: type, read: set[str]) -> None:
+    """One variable decides; only the variables of that provider are read."""
+    watched = Watched(environment)
+    with client_from_env(watched) as client:
+        assert isinstance(client.provider, kind)
+
+    assert read <= watched.read <= set(VARIABLES)
+    assert not {name for name in watched.read if name.startswith("SCENARIO")}
+    if kind is ComfyUIProvider:
+        assert not {name for name in watched.read if name.startswith("RUNPOD")}
+    if kind is PremadeProvider:
+        assert not {name for name in watched.read if "COMFYUI" in name}
+
+
+def test_the_endpoint_of_its_own_comes_first() -> None:
+    """RUNPOD_COMFYUI_ENDPOINT_ID is this worker's; RUNPOD_ENDPOINT_ID may be the stock one's, side by side."""
+    both = {**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}
+
+    assert "'ep2'" in repr(provider_from_env(both))
+    assert "'ep1'" in repr(provider_from_env({**both, "IMAGE_GENERATION_PROVIDER": "runpod"}))
+
+
+@pytest.mark.parametrize("name", ["comfyui", "runpod"])
+@pytest.mark.parametrize("missing", RUNPOD)
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, missing: str, value: str | None) -> None:
+    """The error says which variable, which provider needs it, and where it is found; empty is missing."""
+    environment = {**RUNPOD, "IMAGE_GENERATION_PROVIDER": name, **({} if value is None else {missing: value})}
+    if value is None:
+        del environment[missing]
+    with pytest.raises(ConfigError) as info:
+        provider_from_env(environment)
+
+    assert missing in str(info.value)
+    assert repr(name) in str(info.value)
+    assert "RunPod's console" in str(info.value)
+    assert info.value.exit_status == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"IMAGE_GENERATION_PROVIDER": "comfui"}, 'did you mean "comfyui"'),
+        ({"IMAGE_GENERATION_PROVIDER": "dalle"}, "There are comfyui, runpod"),
+        ({"RUNPOD_API_KEY": "with a space"}, "RUNPOD_API_KEY"),
+        ({"RUNPOD_API_KEY": "newline\nin it"}, "RUNPOD_API_KEY"),
+        ({"RUNPOD_API_KEY": "ключ"}, "RUNPOD_API_KEY"),
+        ({"RUNPOD_ENDPOINT_ID": "https://api.runpod.ai/v2/x"}, "no id of an endpoint"),
+        ({"RUNPOD_ENDPOINT_BASE_URL": "api.runpod.ai"}, "RUNPOD_ENDPOINT_BASE_URL"),
+        ({"COMFYUI_ENDPOINT": "gpu"}, "no address of a ComfyUI"),
+    ],
+)
+def test_a_wrong_variable_is_named(changes: dict[str, str], said: str) -> None:
+    """What cannot be right is told before anything is sent; a key is never shown."""
+    with pytest.raises(ConfigError, match=said) as info:
+        provider_from_env({**RUNPOD, **changes})
+
+    assert changes.get("RUNPOD_API_KEY", "rpa_secret") not in str(info.value)
+
+
+def test_white_space_around_a_value_does_not_count() -> None:
+    """A key that was pasted with its line's end works."""
+    assert provider_from_env({**RUNPOD, "RUNPOD_API_KEY": " rpa_secret\n"}).name == "comfyui"
+
+
+def test_the_key_is_in_no_representation() -> None:
+    """Neither the client nor its provider shows it."""
+    for name in PROVIDERS:
+        with client_from_env({**RUNPOD, "IMAGE_GENERATION_PROVIDER": name}) as client:
+            shown = f"{client!r} {client.provider!r} {vars(client.provider)!r} {client.job('x')!r}"
+            assert "rpa_secret" not in shown
+
+
+def test_workflows_may_come_from_a_folder(tmp_path: Path) -> None:
+    """Templates of one's own stand in place of those that ship; an empty folder is told."""
+    with pytest.raises(ConfigError, match="holds no workflow"):
+        client_from_env(RUNPOD, workflows=tmp_path)

@@ -1,0 +1,88 @@
+"""A caller's pictures: whatever they come as, the request carries text, or nothing is sent."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError
+from comfy_client.images import MAX_BYTES
+from comfy_client.pictures import picture_text, with_texts
+from tests.fakes.scripted_worker import noise, png
+
+TEXT = base64.b64encode(png()).decode()
+
+
+def test_every_kind_becomes_the_same_text(tmp_path: Path) -> None:
+    """A path, its name, bytes, and base64 that is one already."""
+    file = tmp_path / "a b.png"
+    file.write_bytes(png())
+    for source in (file, str(file), png(), bytearray(png()), memoryview(png()), TEXT):
+        assert picture_text(source, "image") == TEXT
+
+
+@pytest.mark.parametrize("source", ["https://host/a.png?sig=x", "http://host/a.png", f"data:image/png;base64,{TEXT}"])
+def test_addresses_and_data_uris_go_as_they_are(source: str) -> None:
+    """What the worker reads itself is not read here."""
+    assert picture_text(source, "image") == source
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "I;16"])
+def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
+    """Its pixels arrive as they are."""
+    image = Image.new(mode, (8, 8))
+    sent = Image.open(io.BytesIO(base64.b64decode(picture_text(image, "image"))))
+
+    assert sent.convert("RGB").tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nowhere.png", "nowhere.png cannot be read"),
+        (Path("nowhere.png"), "No such file"),
+        ("a\0b", "cannot be read"),
+        ("x-" * 2500, "cannot be read"),
+        (b"", "not an image"),
+        (b"no picture", "not an image"),
+        (noise(32, 32)[:-40], "cannot be decoded"),
+        (5, "not int"),
+        (["a.png"], "not list"),
+        (b"\x89PNG" + b"x" * MAX_BYTES, "at most"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_no_picture_is_told(source: Any, said: str) -> None:  # noqa: ANN401 - whatever a caller gives
+    """The error names the input and what is wrong with it."""
+    with pytest.raises(JobError, match=said) as info:
+        picture_text(source, "image")
+
+    assert info.value.code is ErrorCode.INVALID_IMAGE
+    assert info.value.report.details == {"path": "image"}
+
+
+def test_a_folder_and_a_file_that_is_too_large_are_told(tmp_path: Path) -> None:
+    """Nothing is read of them."""
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    for source in (tmp_path, large):
+        with pytest.raises(JobError) as info:
+            picture_text(source, "image")
+        assert info.value.code is ErrorCode.INVALID_IMAGE
+
+
+def test_a_graph_s_pictures_are_named() -> None:
+    """A mapping of names, or the wire's own list; what is no entry is left to validation. None is left out."""
+    expected = {"images": [{"name": "a.png", "image": TEXT}]}
+
+    assert with_texts({"images": {"a.png": png()}, "seed": None}) == expected
+    assert with_texts({"images": [{"name": "a.png", "image": png()}]}) == expected
+    assert with_texts({"images": [5]}) == {"images": [5]}
+    assert with_texts({"images": "x", "image": None}) == {"images": "x"}

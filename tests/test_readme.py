@@ -1,0 +1,86 @@
+"""What the README and the scripts promise an application, run as it stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.stage import ROOT, Stage, staged
+
+EXAMPLE = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```python\n(.*?)```", re.DOTALL)
+SMALL = ["--width", "64", "--height", "64", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """A worker on the platform's stand-in."""
+    with staged(step_s=0.02) as stage:
+        yield stage
+
+
+def run(command: list[str], stage: Stage, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command with the variables of the platform."""
+    env = {**os.environ, **stage.platform.client_env(), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=110, check=False)
+
+
+def test_the_example_of_the_readme_is_four_lines_that_run(stage: Stage, tmp_path: Path) -> None:
+    """It makes knight.png from nothing but the environment."""
+    [example] = EXAMPLE.findall((ROOT / "README.md").read_text())
+    ended = run([sys.executable, "-c", example], stage, tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    assert len([line for line in example.splitlines() if line]) == 4
+    with Image.open(tmp_path / "knight.png") as image:
+        assert image.size == (1024, 1024)
+
+
+def test_one_picture_is_made_by_one_script(stage: Stage, tmp_path: Path) -> None:
+    """`test_comfyui_api` writes a PNG of a prompt, and of a picture, and exits 0."""
+    script = str(ROOT / "scripts" / "test_comfyui_api")
+    made = run([script, "A pixel art knight", "txt2img", *SMALL, "-o", "a.png"], stage, tmp_path)
+    again = run([script, "Refine", "img2img", "a.png", *SMALL, "-o", "b.png"], stage, tmp_path)
+    wrong = run([script, "Refine"], stage, tmp_path)
+
+    assert (made.returncode, again.returncode, wrong.returncode) == (0, 0, 2), made.stderr + again.stderr
+    for name in ("a.png", "b.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG"
+
+
+def test_evidence_is_made_and_counted(stage: Stage, tmp_path: Path) -> None:
+    """`validate_endpoint` exits 0, and leaves pictures, requests, results and a page that shows them."""
+    script = str(ROOT / "scripts" / "validate_endpoint")
+    ended = run([script, *SMALL, "--output", str(tmp_path)], stage, ROOT)
+    [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
+    page = (folder / "index.html").read_text()
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [line[:2] for line in ended.stdout.splitlines()[:-1]] == ["ok"] * 5
+    for name in ("txt2img-1.png", "txt2img-2.png", "img2img-1.png", "graph-1.png", "in.png"):
+        assert (folder / name).exists()
+        assert name in page
+    for name in ("txt2img", "img2img", "graph", "bad_request", "cancel"):
+        assert json.loads((folder / f"{name}.request.json").read_text())
+        assert json.loads((folder / f"{name}.result.json").read_text())
+    assert stage.platform.api_key not in page
+
+
+def test_evidence_of_what_does_not_work_is_no_success(stage: Stage, tmp_path: Path) -> None:
+    """Where an endpoint fails, the script exits 1 and says which case."""
+    assert stage.simulator is not None
+    stage.simulator.faults.fail_node("KSampler", "RuntimeError", "boom", times=1)
+    script = str(ROOT / "scripts" / "validate_endpoint")
+    ended = run([script, *SMALL, "--output", str(tmp_path)], stage, ROOT)
+
+    assert ended.returncode == 1, ended.stdout
+    assert "!!  txt2img" in ended.stdout
+    assert "boom" in ended.stdout
