@@ -51,7 +51,8 @@ def find_endpoint(client: Client) -> Iterator[Finding]:
         health = client.health()
     except ComfyClientError as error:
         what = {ErrorCode.AUTH_FAILED: "key", ErrorCode.ENDPOINT_NOT_FOUND: "endpoint"}.get(error.code, "address")
-        yield Finding(what, str(error), error)
+        ask = ". Does it run there, and is this its address?" if what == "address" else ""
+        yield Finding(what, f"{client.provider!r}: {error}{ask}", error)
         return
     yield Finding("address", f"{client.provider!r} answers, and takes the key")
     counts = ", ".join(f"{count} {state}" for state, count in {**health.workers, **health.jobs}.items() if count)

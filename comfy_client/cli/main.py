@@ -23,7 +23,7 @@ from comfy_client import __version__
 from comfy_client.cli.commands import INTERRUPTED, Call, Command, commands
 from comfy_client.cli.screen import Screen
 from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.errors import ComfyClientError, ConfigError
+from comfy_client.errors import ComfyClientError, ConfigError, RequestError
 from comfy_client.workflows import default_directory, load_workflows
 
 SUMMARY = "Makes pictures with Flux.1-dev on your own ComfyUI. IMAGE_GENERATION_PROVIDER and its variables say where."
@@ -49,6 +49,7 @@ def make_parser(all_commands: Sequence[Command]) -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = Parser(prog="comfy-client", description=SUMMARY, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--json", dest="is_json_first", action="store_true", help="print one object on stdout")
     named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for command in all_commands:
         added = named.add_parser(
@@ -84,6 +85,8 @@ def main(
         status: int = options.do(Call(options, screen, environment, workflows))
     except ComfyClientError as error:
         screen.fail(error)
+        if isinstance(error, RequestError) and error.status is None:
+            screen.say("comfy-client: `comfy-client doctor` looks for the reason, step by step.")
         return error.exit_status
     except KeyboardInterrupt:
         screen.say("comfy-client: interrupted")

@@ -333,3 +333,16 @@ def test_pictures_of_webp_are_named_so(shell: Shell, platform: RunPodPlatform) -
 
     assert Path("flux-dev-txt2img-4.webp").exists()
     assert platform.submissions == 0
+
+
+def test_json_may_stand_before_the_command(shell: Shell) -> None:
+    """`comfy-client --json health` is `comfy-client health --json`."""
+    assert shell("--json", "health").json == shell("health", "--json").json
+
+
+def test_what_is_not_reached_leads_to_the_doctor(shell: Shell) -> None:
+    """Where no answer came the way on is named, and the doctor names the address that it asked."""
+    nowhere = {"COMFYUI_ENDPOINT": "http://127.0.0.1:1"}
+
+    assert "comfy-client doctor" in shell("txt2img", "a knight", **nowhere).err
+    assert "http://127.0.0.1:1" in shell("doctor", **nowhere).out.splitlines()[-1]
