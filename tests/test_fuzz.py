@@ -122,8 +122,8 @@ def check(fuzzed: Fuzzed, job: dict[str, Any]) -> None:
         for image in result["images"]:
             assert Image.open(io.BytesIO(base64.b64decode(image["data"]))).size == (image["width"], image["height"])
         result = {**result, "images": [{**image, "data": ""} for image in result["images"]]}
-    told = json.dumps(result)
-    assert not [word for word in ("Traceback", *OF_THIS_MACHINE) if word in told]
+    told, asked = json.dumps(result), json.dumps(job)  # an error repeats what it was asked
+    assert not [word for word in ("Traceback", *OF_THIS_MACHINE) if word in told and word not in asked]
 
 
 def bodies(max_examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -84,11 +84,11 @@ def _image(entry: Mapping[str, Any], status: JobStatus) -> GeneratedImage:
 def _file(entry: Mapping[str, Any], status: JobStatus) -> GeneratedFile:
     """Return a file of the result, whole: its bytes have the hash that the worker gave it."""
     filename = str(entry.get("filename") or "picture.png")
-    wanted = entry.get("sha256")
+    wanted = entry.get("sha256")  # anything: it may have no hash of its own, so tuples and no sets below
     data = _data(entry, filename, status)
-    if wanted not in {None, _sha256(data)} and entry.get("type") == "s3_url":
+    if wanted not in (None, _sha256(data)) and entry.get("type") == "s3_url":
         data = _data(entry, filename, status)
-    if wanted in {None, _sha256(data)}:
+    if wanted in (None, _sha256(data)):
         mime_type = entry.get("mime_type") or mimetypes.guess_type(filename)[0] or "application/octet-stream"
         return GeneratedFile(filename, str(mime_type), _sha256(data), data)
     raise _error(
