@@ -161,7 +161,7 @@ def page(all_cases: list[Case], about: str) -> str:
     )
     return f"""<!doctype html><meta charset="utf-8"><title>Evidence</title>
 <style>body{{font-family:sans-serif}}td{{vertical-align:top;border-top:1px solid #ccc;padding:8px}}
-img{{max-width:256px;margin:4px}}
+td:nth-child(2){{white-space:nowrap}}img{{width:220px;margin:4px}}
 pre{{max-width:420px;max-height:320px;overflow:auto;font-size:11px}}.good{{color:green}}.bad{{color:#b00}}</style>
 <h1>Evidence</h1><p>{html.escape(about)}</p>
 <table><tr><th>case</th><th>pictures</th><th>request</th><th>result</th></tr>
