@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,17 @@ COMFYUI_URL = os.environ.get("COMFYUI_URL")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what runs in its background so, and the processes of the tests would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+ALONE = ("image",)
+"""Folders of tests that share what is made once a session, and stay together where the run is divided (-n)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one file together, as they share its fixtures, and those of such a folder."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group(folder if folder in ALONE else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(autouse=True)
