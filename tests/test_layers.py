@@ -14,6 +14,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client", frozenset()),
     ("comfy_client.contract", frozenset()),
     ("comfy_client.errors", frozenset()),
+    ("comfy_client.prices", frozenset()),
     ("comfy_client.validation", frozenset({"jsonschema"})),
     ("comfy_client.images", frozenset({"PIL"})),
     ("comfy_client.fetch", frozenset({"requests"})),

@@ -1,0 +1,54 @@
+"""What a second of a GPU costs at RunPod serverless, as a dated table, and what a job costs by it. Pure.
+
+The figures are those of reference/runpod.md 5.5 (RunPod's pricing page). They age: `comfy-client deploy` and
+scripts/benchmark ask RunPod's catalogue where there is a key, and COMFY_CLIENT_GPU_USD_PER_S sets the owner's own rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+AS_OF = "2026-08-20"
+"""The day of RunPod's pages that the table was read from."""
+
+
+@dataclass(frozen=True)
+class PoolPrice:
+    """One pool of GPUs. `flex_usd_per_s` is for workers that come and go, `active_usd_per_s` for those that stay."""
+
+    pool: str
+    gpus: tuple[str, ...]
+    memory_gb: int
+    flex_usd_per_s: float
+    active_usd_per_s: float | None = None
+
+
+POOLS: Mapping[str, PoolPrice] = {
+    price.pool: price
+    for price in (
+        PoolPrice("AMPERE_16", ("A4000", "A4500", "RTX 4000 Ada", "RTX 2000 Ada"), 16, 0.00016, 0.00011),
+        PoolPrice("AMPERE_24", ("L4", "A5000", "RTX 3090"), 24, 0.00019, 0.00013),
+        PoolPrice("ADA_24", ("RTX 4090",), 24, 0.00031, 0.00021),
+        PoolPrice("AMPERE_48", ("A6000", "A40"), 48, 0.00034, 0.00024),
+        PoolPrice("ADA_48_PRO", ("L40", "L40S", "RTX 6000 Ada"), 48, 0.00053, 0.00037),
+        PoolPrice("AMPERE_80", ("A100",), 80, 0.00076, 0.00060),
+        PoolPrice("BLACKWELL_96", ("RTX PRO 6000",), 96, 0.00111),
+        PoolPrice("ADA_80_PRO", ("H100",), 80, 0.00116, 0.00093),
+        PoolPrice("HOPPER_141", ("H200",), 141, 0.00155, 0.00124),
+        PoolPrice("BLACKWELL_180", ("B200",), 180, 0.00240, 0.00190),
+    )
+}
+"""RunPod's pools by their ids, the cheapest first. The RTX 5090's price is not known (reference/runpod.md 5.5)."""
+
+DEFAULT_POOL = "ADA_24"
+"""The RTX 4090: the pool that deploy.toml names first."""
+
+
+def job_usd(execution_s: float, usd_per_s: float) -> float:
+    """Return what `execution_s` of a worker cost: RunPod bills whole seconds, rounded up (reference/runpod.md 5.5).
+
+    The worker's start and its idle time come on top, and are shared by all its jobs.
+    """
+    return math.ceil(round(execution_s, 3)) * usd_per_s
