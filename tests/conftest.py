@@ -24,6 +24,7 @@ ALONE = ("image",)
 """Folders of tests that share what is made once a session, and stay together where the run is divided (-n)."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of one file together, as they share its fixtures, and those of such a folder."""
     for item in items:
