@@ -6,6 +6,7 @@ and its own plugin). docs/scenario.md is the page for its users.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,14 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ScenarioShim", "ShimError"]
 
+_HOMES = {"ScenarioShim": "comfy_client.scenario.client", "ShimError": "comfy_client.scenario.errors"}
+
 
 def __getattr__(name: str) -> object:
-    if name == "ScenarioShim":
-        from comfy_client.scenario.client import ScenarioShim  # noqa: PLC0415 - loaded when it is first used
-
-        return ScenarioShim
-    if name == "ShimError":
-        from comfy_client.scenario.errors import ShimError  # noqa: PLC0415 - as above
-
-        return ShimError
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
