@@ -239,14 +239,12 @@ class JobRunner:
         for image in result.images:
             await _patiently(lambda kept=image: self._keeper.blobs.put(kept.bytes, kept.mime_type))  # type: ignore[misc] # the default binds it
         assets = list(self._assets(job, result))
-        asked = {**job.asked, "seed": str(result.seed) if result.seed is not None else job.asked.get("seed")}
         ended = self._moved(self._job(job_id), Status.SUCCESS, 1.0)
         self._store.add(
             *assets,
             replace(
                 ended,
                 phase=Phase.ENDED,
-                asked=asked,
                 notes=(*ended.notes, *result.warnings),
                 asset_ids=tuple(asset.id for asset in assets),
                 execution_s=result.execution_s,

@@ -63,6 +63,8 @@ def job_record(job: JobRow, costs: CostRules) -> JsonObject:
     """Return a job as `GET /jobs/{jobId}` has it. `id` is there beside `jobId` for callers of an old page."""
     usd = job.estimate_usd if job.execution_s is None else job_usd(job.execution_s, costs.usd_per_s)
     metadata: JsonObject = {"input": dict(job.asked), "assetIds": list(job.asset_ids), "output": {}}
+    if job.endpoint_id:
+        metadata["endpointJobId"] = job.endpoint_id
     if job.notes:
         metadata["hint"] = "; ".join(job.notes)
     if job.error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import logging
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -67,6 +68,8 @@ class _Announced:
         server.startup = self._start
 
     def run(self) -> int:
+        # uvicorn raises the signal that ended it once more; an orderly end is no failure.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         self._server.run()
         return 0 if self._server.started else 1
 

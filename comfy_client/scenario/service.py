@@ -7,6 +7,7 @@ into one. `owner` is whoever calls; nothing of another's is seen.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 THREADS = 32
 """For calls to the endpoint and to the disk: as many as RunPodEndpoint keeps connections."""
+SEEDS = 2**31
 _MODELS_PAGE = 100
 
 
@@ -131,6 +133,8 @@ class ShimService:
     async def _new_job(self, owner: str, route: str, mapped: Mapped, print_: str, repeat: Repeat) -> JobRow:
         now = self._keeper.clock()
         picture, asked = await self._picture(owner, mapped)
+        # Chosen here, as Scenario chooses them: small enough for callers that read an int32 (scenario.md 2.1).
+        seed = mapped.input.get("seed", secrets.randbelow(SEEDS))
         return JobRow(
             id=new_id("job"),
             owner=owner,
@@ -140,8 +144,8 @@ class ShimService:
             model_id=mapped.model_id,
             created_at=now,
             updated_at=now,
-            asked=asked,
-            input=mapped.input,
+            asked={**asked, "seed": str(seed)},
+            input={**mapped.input, "seed": seed},
             picture=picture,
             notes=mapped.notes,
             history=((now, Status.QUEUED.value),),
