@@ -118,6 +118,8 @@ def store(
     data: bytes,
     mime_type: str,
     check: Callable[[], None] = lambda: None,
+    *,
+    cache_control: str = "",
 ) -> str:
     """Put `data` into the bucket under its prefix and return its address.
 
@@ -139,6 +141,7 @@ def store(
         Body=body,
         ContentType=mime_type,
         ContentDisposition=_disposition(filename),
+        **({"CacheControl": cache_control} if cache_control else {}),
     )
     thread.shutdown(wait=False)
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy_client.cli import scenario
+from comfy_client.cli import batch, scenario
 from comfy_client.cli.doctor import Finding, find_endpoint, find_picture, find_settings
 from comfy_client.cli.flags import PICTURE, Flag, input_flags, pair, range_of, value_of
 from comfy_client.cli.screen import Screen
@@ -145,6 +145,7 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
             [],
             _simulate,
         ),
+        Command("batch", batch.SUMMARY, [*batch.FLAGS, JSON], batch.run),
         Command("scenario", scenario.SUMMARY, [*scenario.FLAGS, JSON], _scenario),
     )
 
