@@ -69,6 +69,7 @@ class Journal:
             end = whole.rfind(b"\n") + 1
             self._file.truncate(end)  # a line that a kill cut off was not on the disk when it would have counted
         except BlockingIOError:
+            self._file.close()
             raise ConfigError(f"Another run uses {path.parent}: wait for it, or end it") from None
         except OSError as error:
             raise ConfigError(f"{path} cannot be used: {error.strerror}. --out names another folder") from error

@@ -72,4 +72,7 @@ def write(folder: Path, manifest: JsonObject) -> None:
             part.write_text(text, encoding="utf-8")
             part.replace(folder / name)
         except OSError as error:
-            raise ConfigError(f"{folder / name} cannot be written: {error.strerror}") from error
+            raise ConfigError(
+                f"{folder / name} cannot be written: {error.strerror}. Make room and run again: what was made is kept, "
+                "and jobs that were sent are not sent again"
+            ) from error

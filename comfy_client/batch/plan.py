@@ -249,9 +249,15 @@ class _Reader:
         """Return the prompt that template, fields and style make, and the negative prompt's inputs."""
         text = own.get("prompt", "")
         template = own.get("template", "")
+        named = [each for _, each, _, _ in string.Formatter().parse(template) if each]
+        known = {"name", "prompt", "from", *_OWN, *self._inputs}
+        self._faults += [
+            Fault(f"{where}.{key}", f"is not known, and no field of the template{nearest(key, [*known, *named])}")
+            for key in own
+            if key not in known and key not in named
+        ]
         if template and not text:
             fields = {key: value for key, value in own.items() if isinstance(value, str)}
-            named = [each for _, each, _, _ in string.Formatter().parse(template) if each]
             missing = [each for each in named if each not in fields]
             if missing:
                 self._faults.append(Fault(where, f"has no {', '.join(missing)}, which the template wants"))

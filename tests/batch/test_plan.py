@@ -52,11 +52,8 @@ def test_a_file_becomes_requests(plan_of: Callable[[dict[str, Any]], Plan]) -> N
     assert assets["entities/gold"].source == "entities/knight"
     assert assets["entities/gold"].input["workflow"] == "img2img"
     assert assets["entities/gold"].input["strength"] == 0.5
-    assert (assets["ui/coin"].kind, assets["ui/coin"].input["width"], assets["ui/coin"].input["steps"]) == (
-        "ui",
-        128,
-        4,
-    )
+    coin = assets["ui/coin"]
+    assert (coin.kind, coin.input["width"], coin.input["steps"]) == ("ui", 128, 4)
 
 
 def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
@@ -95,6 +92,7 @@ def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]
     ("change", "words"),
     [
         (lambda game: game["groups"]["ui"]["assets"][0].update(stepps=4), ("stepps",)),
+        (lambda game: game["groups"]["ui"]["assets"][0].update(stepps="4"), ("stepps", "steps")),
         (lambda game: game["groups"]["ui"]["assets"][0].update(width=7), ("width",)),
         (lambda game: game["groups"]["ui"]["assets"][0].pop("prompt"), ("neither a prompt nor a template",)),
         (lambda game: game["groups"]["entities"]["assets"][1].pop("who"), ("who", "template")),
