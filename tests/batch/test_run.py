@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from comfy_client.cli.main import main
+from comfy_client.simulator import Simulator
 from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
@@ -347,3 +349,58 @@ def test_the_real_worker_makes_them(tmp_path: Path) -> None:
     assert status == 0, told
     assert told["counts"] == {"made": 4}
     assert {(asset["width"], asset["height"]) for asset in told["assets"]} == {(64, 64)}
+
+
+@pytest.mark.usefixtures("_in_folder")
+def test_a_slow_bucket_ends_in_an_error_and_loses_nothing(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
+    """A bucket that cuts every upload off is named; the pictures are there for the next run."""
+    with CuttingServer() as cutting, ScriptedWorker(platform, pictured, hands=2):
+        slow = bucket_variables(s3, BUCKET_ENDPOINT_URL=cutting.url)
+        refused = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **slow)
+        again = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(s3))
+
+    assert refused[0] == 1
+    assert refused[1]["error"]["code"] == "output_not_stored"
+    assert again[1]["counts"] == {"reused": 2}
+    assert platform.submissions == 2
+
+
+def test_the_script_makes_the_shipped_game(tmp_path: Path) -> None:
+    """`scripts/generate_game_assets castle-defence --type=entity` makes its entities."""
+    with Simulator() as simulator:
+        done = subprocess.run(
+            [ROOT / "scripts" / "generate_game_assets", "castle-defence", "--type=entity", f"--out={tmp_path}"],
+            env={**os.environ, "COMFYUI_ENDPOINT": simulator.url},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+
+    assert "6 made" in done.stdout
+    assert (tmp_path / "entities" / "knight-gold.png").exists()
+    assert not (tmp_path / "ui").exists()
+
+
+class CuttingServer:
+    """Takes connections, reads a little, and cuts them."""
+
+    def __enter__(self) -> CuttingServer:  # noqa: PYI034 - Self is newer than Python 3.10
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._cut, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+    def _cut(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(64)
