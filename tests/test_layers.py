@@ -47,7 +47,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.aio", frozenset()),
     ("comfy_client.deploy", frozenset()),
     ("comfy_client.deploy.variables", frozenset()),
-    ("comfy_client.deploy.description", frozenset({"tomli"})),
+    ("comfy_client.deploy.description", frozenset()),
     ("comfy_client.deploy.offers", frozenset()),
     ("comfy_client.deploy.desired", frozenset()),
     ("comfy_client.deploy.diff", frozenset()),

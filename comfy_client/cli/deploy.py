@@ -5,11 +5,11 @@ What is told on the way goes to stderr; stdout has the result alone, so that `co
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from comfy_client.cli.commands import JSON, Call, Command
@@ -21,43 +21,25 @@ from comfy_client.deploy.description import Description, read_description
 from comfy_client.deploy.graphql import CachedModels
 from comfy_client.deploy.offers import HOUR_S
 from comfy_client.deploy.plan import Plan, RunPod, make_plan
-from comfy_client.deploy.steps import await_worker, carry_out, client_variables, destroy, find_remains
+from comfy_client.deploy.steps import (
+    Patience,
+    await_worker,
+    carry_out,
+    client_variables,
+    destroy,
+    find_remains,
+    stale_workers,
+)
 from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secrets_of, value_of
 from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
 from comfy_client.providers.runpod_endpoint import BASE_URL
 
 PROMPT = "a pixel art knight"
-FILE = Flag(("file",), "The description; `deploy.toml` where it is absent.", "FILE", {"nargs": "?", "default": "deploy.toml"})
-YES = Flag(("--yes",), "Do not ask.", settings={"action": "store_true"})
 
-COMMANDS = (
-    Command(
-        "deploy",
-        "create or update the endpoint at RunPod, and make one picture on it",
-        (
-            FILE,
-            Flag(("--dry-run",), "Show what would change, and change nothing.", settings={"action": "store_true"}),
-            YES,
-            Flag(
-                ("--picture", "--no-picture"),
-                "Wait for a worker and make a picture; absent: where something has changed.",
-                settings={"dest": "picture", "default": None, "action": OnOff},
-            ),
-            Flag(("-o", "--output"), "Where the picture goes; `NAME.png` where it is absent.", "FILE"),
-            Flag(("--wait-timeout",), "Stop waiting after so long [default 1200].", "SECONDS", {"type": float, "default": 1200.0}),
-            JSON,
-        ),
-        lambda call: _deploy(call),
-    ),
-    Command(
-        "destroy",
-        "delete the endpoint and its template at RunPod",
-        (FILE, YES, JSON),
-        lambda call: _destroy(call),
-    ),
-)
-"""Both commands, as data."""
+
+class Declined(ComfyClientError):  # noqa: N818 - an answer
+    """The person said no."""
 
 
 def _deploy(call: Call) -> int:
@@ -77,9 +59,10 @@ def _deploy(call: Call) -> int:
         else:
             call.screen.say("Nothing to do: RunPod has what is described.")
         endpoint = carry_out(runpod, description, plan, call.screen.say)
-    variables = client_variables(endpoint, BASE_URL)
-    wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
-    picture = _picture(call, description, variables) if wants_picture else None
+        variables = client_variables(endpoint, BASE_URL)
+        wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
+        stale = partial(stale_workers, runpod.rest, str(endpoint["id"]))
+        picture = _picture(call, description, variables, stale) if wants_picture else None
     value = {
         **_plan_object(plan),
         "endpoint_id": endpoint["id"],
@@ -121,7 +104,7 @@ def _runpod(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> It
 
 
 def _ask(call: Call, question: str) -> None:
-    """Return where the answer is yes, or was given by --yes. Raises ConfigError where nobody can be asked, or it is no."""
+    """Return if the answer is yes, or --yes gave it. Raises Declined for a no, ConfigError where nobody is there."""
     if call.options.yes:
         return
     if not sys.stdin.isatty():
@@ -130,10 +113,6 @@ def _ask(call: Call, question: str) -> None:
     call.screen.err.flush()
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise Declined("Nothing was changed.")
-
-
-class Declined(ComfyClientError):  # noqa: N818 - an answer
-    """The person said no."""
 
 
 def _cost_lines(description: Description, plan: Plan) -> list[str]:
@@ -174,14 +153,14 @@ def _plan_object(plan: Plan) -> JsonObject:
     return {"steps": steps, "gpus": gpus, "prices": plan.offers.source}
 
 
-def _picture(call: Call, description: Description, variables: Mapping[str, str]) -> Path:
+def _picture(call: Call, description: Description, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, make one picture and return where it is. Ctrl-C cancels its job."""
     target = Path(call.options.output or f"{description.name}.png")
     given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
     own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
     begun_at = time.monotonic()
     with client_from_env({**call.environment, **own}) as client:
-        await_worker(client.health, call.options.wait_timeout, call.screen.say)
+        await_worker(client.health, stale, Patience(call.options.wait_timeout), call.screen.say)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
         result = client.run("txt2img", prompt=PROMPT, wait_timeout_s=left_s, observer=_Watcher(call))
         try:
@@ -218,3 +197,42 @@ class _Watcher:
         if sentence != self._told:
             self._told = sentence
             self._say(f"picture: {sentence}")
+
+
+FILE = Flag(
+    ("file",), "The description; `deploy.toml` where it is absent.", "FILE", {"nargs": "?", "default": "deploy.toml"}
+)
+YES = Flag(("--yes",), "Do not ask.", settings={"action": "store_true"})
+
+COMMANDS = (
+    Command(
+        "deploy",
+        "create or update the endpoint at RunPod, and make one picture on it",
+        (
+            FILE,
+            Flag(("--dry-run",), "Show what would change, and change nothing.", settings={"action": "store_true"}),
+            YES,
+            Flag(
+                ("--picture", "--no-picture"),
+                "Wait for a worker and make a picture; absent: where something has changed.",
+                settings={"dest": "picture", "default": None, "action": OnOff},
+            ),
+            Flag(("-o", "--output"), "Where the picture goes; `NAME.png` where it is absent.", "FILE"),
+            Flag(
+                ("--wait-timeout",),
+                "Stop waiting after so long [default 1200].",
+                "SECONDS",
+                {"type": float, "default": 1200.0},
+            ),
+            JSON,
+        ),
+        _deploy,
+    ),
+    Command(
+        "destroy",
+        "delete the endpoint and its template at RunPod",
+        (FILE, YES, JSON),
+        _destroy,
+    ),
+)
+"""Both commands, as data."""

@@ -1,7 +1,7 @@
 """What RunPod's management API says when it refuses, as errors that name the field and the remedy. Pure.
 
-Its errors are RFC 9457 (`application/problem+json`): `title`, `status`, `detail`, and `errors`, a list of texts with one
-failed field each. An unknown field is a 422, a key without the right a 403, and a 429 carries Retry-After in seconds.
+Its errors are RFC 9457 (`application/problem+json`): `title`, `status`, `detail`, and `errors`, a list of texts, one a
+failed field. An unknown field is a 422, a key without the right a 403, and a 429 carries Retry-After in seconds.
 """
 
 from __future__ import annotations
@@ -44,12 +44,17 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
                 body=body,
             )
         case 404:
-            code, remedy = ErrorCode.ENDPOINT_NOT_FOUND, f"Somebody deleted it, or RUNPOD_REST_BASE_URL is wrong. {AGAIN}"
+            code, remedy = (
+                ErrorCode.ENDPOINT_NOT_FOUND,
+                f"Somebody deleted it, or RUNPOD_REST_BASE_URL is wrong. {AGAIN}",
+            )
         case 429:
             waits = f" after {error.retry_after_s:g} s" if error.retry_after_s else " later"
             code, remedy = ErrorCode.RATE_LIMITED, f"RunPod takes no more calls for now. {AGAIN}{waits}"
         case 400 | 422:
-            remedy = "Correct in deploy.toml what it names; a field that it does not know is one that RunPod has changed"
+            remedy = (
+                "Correct in deploy.toml what it names; a field that it does not know is one that RunPod has changed"
+            )
         case status if status >= 500:  # noqa: PLR2004 - HTTP's own
             remedy = f"RunPod's API is unwell. {AGAIN}"
         case _:

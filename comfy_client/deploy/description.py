@@ -1,8 +1,10 @@
-"""deploy.toml as a value: read, checked against SCHEMA with all faults at once, frozen. No I/O but `read_description`."""
+"""deploy.toml as a value: read, checked against SCHEMA with all faults at once, frozen. Pure but `read_description`."""
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,9 @@ SCHEMA: JsonObject = _table(
             "The name of the template and of the endpoint. They are found by it: another name is another endpoint.",
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$",
         ),
-        "image": _text("The worker's image, with a tag that stays (not `latest`).", pattern=r"^[^\s@:/][^\s]*[:@][^\s/]+$"),
+        "image": _text(
+            "The worker's image, with a tag that stays (not `latest`).", pattern=r"^[^\s@:/][^\s]*[:@][^\s/]+$"
+        ),
         "registry": _text("Name or id of the credential at RunPod that opens a private image.", default=""),
         "disk_gb": _whole("Container disk: the image, and 10 % that must stay free.", 5, 1000, 40),
         "gpu": _table(
@@ -157,7 +161,7 @@ class Description:
 
 
 def read_description(path: Path) -> Description:
-    """Return what the file says. Raises ConfigError: it cannot be read, is no TOML, or has faults, all named by path."""
+    """Return what the file says. Raises ConfigError: it cannot be read, is no TOML, or has faults, all named."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -173,16 +177,14 @@ def read_description(path: Path) -> Description:
 
 def _parsed(text: str, path: Path) -> JsonObject:
     try:
-        import tomllib  # noqa: PLC0415 - Python 3.11 and newer
-    except ModuleNotFoundError:  # Python 3.10
-        try:
-            import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]  # noqa: PLC0415 - an extra
-        except ModuleNotFoundError as error:
-            raise ConfigError("deploy.toml needs tomli here: pip install 'comfy-client[deploy]'") from error
+        toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ModuleNotFoundError as error:
+        raise ConfigError("deploy.toml needs tomli here: pip install 'comfy-client[deploy]'") from error
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        value: JsonObject = toml.loads(text)
+    except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    return value
 
 
 def find_faults(value: JsonObject) -> list[Fault]:
@@ -191,7 +193,17 @@ def find_faults(value: JsonObject) -> list[Fault]:
     faults: dict[str, Fault] = {}
     for fault in (*not_json, *_rule_faults(copied), *schema_faults(copied, SCHEMA)):
         faults.setdefault(fault.path, fault)
-    return list(faults.values())
+    return [_explained(fault) for fault in faults.values()]
+
+
+def _explained(fault: Fault) -> Fault:
+    """Return a fault against a pattern with what the key is, which says more than the pattern does."""
+    rule: Any = SCHEMA
+    for part in fault.path.split("."):
+        rule = rule.get("properties", {}).get(part, {})
+    if not fault.message.startswith("breaks the rule") or "description" not in rule:
+        return fault
+    return Fault(fault.path, f"{fault.message}. {rule['description']}")
 
 
 def _rule_faults(value: JsonObject) -> list[Fault]:
@@ -199,7 +211,9 @@ def _rule_faults(value: JsonObject) -> list[Fault]:
     found = []
     match value:
         case {"image": str(image)} if image.endswith(":latest"):
-            found.append(Fault("image", "has the tag latest: RunPod would not see a new one; name a version or a commit"))
+            found.append(
+                Fault("image", "has the tag latest: RunPod would not see a new one; name a version or a commit")
+            )
     match value:
         case {"workers": {"min": int(low), **workers}} if low > _number(workers.get("max"), 3):
             found.append(Fault("workers.min", f"must be at most workers.max, {_number(workers.get('max'), 3)}"))
@@ -213,8 +227,8 @@ def _rule_faults(value: JsonObject) -> list[Fault]:
             found.append(
                 Fault(
                     path_of(["env", name]),
-                    f'looks like a secret: write secrets = ["{name}"] and export its value, or refer to one that RunPod '
-                    "keeps, as {{ RUNPOD_SECRET_name }}",
+                    f'looks like a secret: write secrets = ["{name}"] and export its value, or refer to one that '
+                    "RunPod keeps, as {{ RUNPOD_SECRET_name }}",
                 )
             )
     return found

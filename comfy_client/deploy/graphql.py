@@ -1,8 +1,8 @@
 """Cached models, which REST v2 has no field for: RunPod's GraphQL API, which is retired early in 2027.
 
 `saveEndpoint` replaces the whole endpoint: what is left out falls back to a default. So all that is read is sent back,
-with the models changed. Source: `update --model-reference` of runpodctl (internal/api/endpoints.go) and `set-endpoint-gpus`
-of runpod-mcp (src/tools/endpoint-gpus.ts), which do the same; reference/runpod.md 5.4.
+with the models changed. Source: `update --model-reference` of runpodctl (internal/api/endpoints.go) and
+`set-endpoint-gpus` of runpod-mcp (src/tools/endpoint-gpus.ts), which do the same; reference/runpod.md 5.4.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ KEPT = (
     "minCudaVersion",
 )
 """The fields of an endpoint that are sent back as they are; null ones are left out, which means the same."""
-READ = f"query {{ myself {{ endpoints {{ {' '.join(KEPT)} modelReferences networkVolumeIds {{ networkVolumeId }} }} }} }}"
+READ = (
+    f"query {{ myself {{ endpoints {{ {' '.join(KEPT)} modelReferences networkVolumeIds {{ networkVolumeId }} }} }} }}"
+)
 WRITE = "mutation Save($input: EndpointInput!) { saveEndpoint(input: $input) { id modelReferences } }"
 
 

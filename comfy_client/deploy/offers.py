@@ -1,7 +1,7 @@
 """What RunPod's pools of GPUs cost and whether any is free: of its catalogue, else of the dated table. Pure.
 
-The catalogue (GET /v2/catalog/gpus?include=AVAILABILITY&product=SERVERLESS) lists types of GPUs, each with its pool, its
-memory in GB, `price.serverless` in USD an hour for one GPU, and `availability` (NONE, LOW, MEDIUM, HIGH).
+The catalogue (GET /v2/catalog/gpus?include=AVAILABILITY&product=SERVERLESS) lists types of GPUs, each with its pool,
+its memory in GB, `price.serverless` in USD an hour for one GPU, and `availability` (NONE, LOW, MEDIUM, HIGH).
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def make_offers(
     unknown = [pool for pool in pools if live and pool not in live]
     if unknown:
         raise ConfigError(
-            f"gpu.pools: {unknown[0]} is no pool of GPUs at RunPod{nearest(unknown[0], live)}. "
-            f"There are {', '.join(sorted(live))}"
+            f"gpu.pools: {unknown[0]} is no pool of GPUs at RunPod; there are {', '.join(sorted(live))}"
+            f"{nearest(unknown[0], live)}"
         )
     found = [live.get(pool) or _of_table(pool) for pool in pools]
     if is_by_price:
@@ -79,7 +79,7 @@ def make_offers(
 
 
 def _of_catalogue(catalogue: Sequence[JsonObject], excluded: frozenset[str]) -> Mapping[str, Offer]:
-    """Return the pools of a catalogue by name. The price is that of the dearest GPU, the memory that of the smallest."""
+    """Return the pools of a catalogue by name, each with the price of its dearest GPU, the memory of its smallest."""
     offers: dict[str, Offer] = {}
     for gpu in catalogue:
         match gpu:

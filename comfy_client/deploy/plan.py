@@ -128,8 +128,8 @@ def _named(wanted: str, there: Sequence[JsonObject], path: str, what: str) -> Js
             return found[0]
     names = [str(each.get("name")) for each in there]
     raise ConfigError(
-        f"{path}: RunPod has no {what} {wanted!r}{nearest(wanted, names)}. There are: {', '.join(names) or 'none'}. "
-        "Make it in RunPod's console, or take the line out"
+        f"{path}: RunPod has no {what} {wanted!r}; there are: {', '.join(names) or 'none'}"
+        f"{nearest(wanted, names) or '.'} Make it in RunPod's console, or take the line out"
     )
 
 

@@ -25,8 +25,6 @@ PROPAGATION_S = 30.0
 """How long a new endpoint may be unknown to the queue API."""
 PATIENCE_S = 60.0
 """How long the queue API may not answer well."""
-UNASKED_S = 10.0
-"""How long to wait for a worker that nobody asked for. With a minimum of 0 one may come with the first job alone."""
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
 READY = frozenset({"idle", "busy"})
@@ -45,7 +43,9 @@ def carry_out(runpod: RunPod, description: Description, plan: Plan, tell: Tell) 
     template_id = plan.template_id
     if step := plan.step("template"):
         if template_id is None:
-            template = _once(rest.create_template, template_creation(name, step.body), lambda: find_template(rest, name))
+            template = _once(
+                rest.create_template, template_creation(name, step.body), lambda: find_template(rest, name)
+            )
             template_id = str(template["id"])
         else:
             rest.update_template(template_id, step.body)
@@ -101,33 +101,59 @@ def client_variables(endpoint: JsonObject, usual_url: str) -> Mapping[str, str]:
     return {"IMAGE_GENERATION_PROVIDER": "comfyui", "RUNPOD_COMFYUI_ENDPOINT_ID": str(endpoint["id"]), **other}
 
 
-def await_worker(health: Callable[[], Health], timeout_s: float, tell: Tell, unasked_s: float = UNASKED_S) -> None:
-    """Return when a worker is ready, or when none comes without a job. `tell` hears what the workers do.
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for what, in seconds.
 
-    Raises NotReady at the deadline, RequestError where the queue API stays silent or unknown.
+    Attributes:
+        in_all: then NotReady is raised.
+        unasked: for a worker that nobody asked for: with a minimum of 0 one may come with the first job alone.
+        stale: for workers of the old settings to go; a busy one goes after its job.
+    """
+
+    in_all: float
+    unasked: float = 10.0
+    stale: float = 120.0
+
+
+def await_worker(health: Callable[[], Health], stale: Callable[[], int], patience: Patience, tell: Tell) -> None:
+    """Return when a worker is ready and `stale` ones of old settings are gone, or when none comes without a job.
+
+    `tell` hears what the workers do. Raises NotReady at the deadline, RequestError where the queue API stays silent or
+    does not know the endpoint.
     """
     begun_at = heard_at = time.monotonic()
     told, pause_s = "", FIRST_PAUSE_S
     while True:
-        now = time.monotonic()
+        waited_s = time.monotonic() - begun_at
         why = ""
         try:
             state = health()
-            heard_at, why, sentence = now, state.why, state.sentence
+            heard_at, why, sentence = time.monotonic(), state.why, state.sentence
         except RequestError as error:
-            is_new = error.code is ErrorCode.ENDPOINT_NOT_FOUND and now - begun_at < PROPAGATION_S
-            if not is_new and not (error.is_transient and now - heard_at < PATIENCE_S):
+            is_new = error.code is ErrorCode.ENDPOINT_NOT_FOUND and waited_s < PROPAGATION_S
+            if not is_new and not (error.is_transient and time.monotonic() - heard_at < PATIENCE_S):
                 raise
             sentence = "the queue does not know the endpoint yet" if is_new else f"{error}; it is asked again"
+        if why in READY and waited_s < patience.stale and (count := stale()):
+            why, sentence = "stale", f"workers with the old settings: {count}; RunPod replaces them"
         if sentence != told:
             told = sentence
-            tell(f"{now - begun_at:4.0f} s  {sentence}")
-        if why in READY or (why == "no_worker" and now - begun_at >= unasked_s):
+            tell(f"{waited_s:4.0f} s  {sentence}")
+        if why in READY or (why == "no_worker" and waited_s >= patience.unasked):
             return
-        if now - begun_at + pause_s > timeout_s:
-            raise _not_ready(timeout_s, sentence)
+        if waited_s + pause_s > patience.in_all:
+            raise _not_ready(patience.in_all, sentence)
         time.sleep(pause_s)
         pause_s = min(LONGEST_PAUSE_S, pause_s * 1.5)
+
+
+def stale_workers(rest: RestApi, endpoint_id: str) -> int:
+    """Return how many workers run old settings; 0 where nobody says."""
+    try:
+        return sum(worker.get("isStale") is True for worker in rest.workers(endpoint_id))
+    except RequestError:
+        return 0
 
 
 def _not_ready(timeout_s: float, sentence: str) -> NotReady:

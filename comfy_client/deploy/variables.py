@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from comfy_client.errors import ConfigError
-from comfy_client.providers import Variable
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
+from comfy_client.providers import Variable
 
 REST_URL = "https://api.runpod.io/v2"
 GRAPHQL_URL = "https://api.runpod.io/graphql"
@@ -20,7 +20,9 @@ VARIABLES: Mapping[str, Variable] = {
             CLIENT_VARIABLES["RUNPOD_API_KEY"].where,
             secret=True,
         ),
-        Variable("RUNPOD_REST_BASE_URL", "Another address of RunPod's REST API v2.", f"`{REST_URL}` where it is absent"),
+        Variable(
+            "RUNPOD_REST_BASE_URL", "Another address of RunPod's REST API v2.", f"`{REST_URL}` where it is absent"
+        ),
         Variable(
             "RUNPOD_GRAPHQL_URL",
             "Another address of RunPod's GraphQL API, which alone has cached models.",

@@ -7,7 +7,15 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .shapes import CATALOGUE, CREATE_ENDPOINT, CREATE_TEMPLATE, UPDATE_ENDPOINT, UPDATE_TEMPLATE, JsonObject, failed_fields
+from .shapes import (
+    CATALOGUE,
+    CREATE_ENDPOINT,
+    CREATE_TEMPLATE,
+    UPDATE_ENDPOINT,
+    UPDATE_TEMPLATE,
+    JsonObject,
+    failed_fields,
+)
 
 CONTAINER = ("image", "args", "disk", "env", "ports", "registry")
 CREATED_AT = "2026-11-25T20:00:00Z"
@@ -38,6 +46,7 @@ class Account:
         ]
         self.registries: list[JsonObject] = [{"id": "reg1", "name": "ghcr"}]
         self.gpus: list[JsonObject] = list(CATALOGUE)
+        self.workers: list[JsonObject] = []
 
     def lists(self) -> Mapping[str, tuple[str, list[JsonObject]]]:
         """Return what can be listed: the path, and the key and the items of its answer."""
@@ -63,7 +72,13 @@ class Account:
             raise Refusal(400, "Template name must be unique")
         template_id = f"tpl{next(self._numbers)}"
         defaults = {"args": "", "disk": 20, "env": {}, "ports": [], "registry": None, "serverless": False}
-        more = {"public": False, "category": "NVIDIA", "startSsh": True, "startJupyter": True, "allowedCudaVersions": []}
+        more = {
+            "public": False,
+            "category": "NVIDIA",
+            "startSsh": True,
+            "startJupyter": True,
+            "allowedCudaVersions": [],
+        }
         self.templates[template_id] = {"id": template_id, **defaults, **more, **copy.deepcopy(body)}
         return self.templates[template_id]
 

@@ -25,7 +25,7 @@ _DEFAULTS: JsonObject = {
 
 
 def answered(account: Account, body: JsonObject) -> JsonObject:
-    """Return the answer to a query or a mutation; what is wrong stands in `errors`, with status 200 as GraphQL has it."""
+    """Return the answer to a query or a mutation; what is wrong stands in `errors`, as GraphQL has it."""
     try:
         if "saveEndpoint" in str(body.get("query")):
             return {"data": {"saveEndpoint": _save(account, body["variables"]["input"])}}

@@ -95,6 +95,8 @@ class RunPodAccount(Account):
         if method == "GET" and f"/{kind}" in self.lists() and not item_id:
             key, items = self.lists()[f"/{kind}"]
             return 200, {key: items}
+        if method == "GET" and kind == "serverless" and item_id.endswith("/workers"):
+            return 200, {"workers": self.workers, "summary": {"total": len(self.workers)}, "endpointVersion": 2}
         return self._write(method, kind, item_id, body)
 
     def _write(self, method: str, kind: str, item_id: str, body: JsonObject) -> tuple[int, Any]:
@@ -157,12 +159,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handled(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
         try:
-            if self.headers.get("Authorization") != f"Bearer {self.account.api_key}":
-                raise Refusal(401, "missing bearer token" if "Authorization" not in self.headers else "invalid api key")
+            self._check_key()
             return self.account.handle(self.command, path, query, body)
         except Refusal as refusal:
             problem = {"title": HTTPStatus(refusal.status).phrase, "status": refusal.status, "detail": refusal.detail}
             return refusal.status, {**problem, **({"errors": refusal.errors} if refusal.errors else {})}
+
+    def _check_key(self) -> None:
+        if self.headers.get("Authorization") != f"Bearer {self.account.api_key}":
+            raise Refusal(401, "missing bearer token" if "Authorization" not in self.headers else "invalid api key")
 
     def _send(self, status: int, answer: object, headers: dict[str, str]) -> None:
         if isinstance(answer, str):

@@ -37,7 +37,11 @@ def _gpu(floor: str, required: list[str]) -> JsonObject:
         "dependentRequired": {"excludedTypes": ["pools"]},
         "properties": {
             "pools": {"type": "array", "minItems": 1, "items": {"type": "string"}},
-            "excludedTypes": {"type": "array", "uniqueItems": True, "items": {"type": "string", "pattern": r"^\s*[^-\s]"}},
+            "excludedTypes": {
+                "type": "array",
+                "uniqueItems": True,
+                "items": {"type": "string", "pattern": r"^\s*[^-\s]"},
+            },
             "count": {"type": "integer", "minimum": 1},
             "allowedCudaVersions": {"type": "array", "items": {"type": "string", "pattern": _VERSION}},
             "minCudaVersion": {"type": "string", "pattern": floor},
