@@ -17,7 +17,7 @@ from comfy_client.errors import ConfigError, RequestError
 from comfy_client.http import HttpApi, retries
 
 TIMEOUT_S = 60.0
-TIMES = 4
+TIMES = 3
 TOO_MANY = frozenset({429})
 NOT_FOUND = 404
 

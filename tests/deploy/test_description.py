@@ -125,7 +125,7 @@ A_B = "c"
 )
 def test_one_fault_is_one_sentence(tmp_path: Path, text: str, problem: str) -> None:
     """It names the file, the path and the rule."""
-    with pytest.raises(ConfigError, match="deploy.toml") as caught:
+    with pytest.raises(ConfigError, match=r"deploy\.toml") as caught:
         read(tmp_path, text)
 
     assert problem in str(caught.value)

@@ -141,9 +141,9 @@ def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, co
 
 def test_an_error_never_repeats_a_secret() -> None:
     """Also where RunPod does, as it stands and as JSON writes it."""
-    secret = 'p4"ss\\wd'
-    body = json.dumps({"detail": "bad value", "errors": [f"body.env.B: is {secret}", "key rpa_1"]})
-    error = api_error(RequestError("x", status=422, body=body), "create", (secret, "rpa_1"))
+    text_of_it = 'p4"ss\\wd'
+    body = json.dumps({"detail": "bad value", "errors": [f"body.env.B: is {text_of_it}", "key rpa_1"]})
+    error = api_error(RequestError("x", status=422, body=body), "create", (text_of_it, "rpa_1"))
 
     for text in (str(error), error.body, error.report.to_json()):
         assert "p4" not in text
