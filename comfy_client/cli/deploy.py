@@ -23,6 +23,7 @@ from comfy_client.deploy.offers import HOUR_S
 from comfy_client.deploy.plan import Plan, RunPod, make_plan
 from comfy_client.deploy.steps import (
     Patience,
+    Tell,
     await_worker,
     carry_out,
     client_variables,
@@ -43,8 +44,9 @@ class Declined(ComfyClientError):  # noqa: N818 - an answer
 
 
 def _deploy(call: Call) -> int:
+    tell = _teller(call)
     description = read_description(Path(call.options.file))
-    description.ready_to_deploy()
+    description.refuse_placeholder()
     secrets = secrets_of(call.environment, description.secrets)
     with _runpod(call.environment, tuple(secrets.values())) as runpod:
         plan = make_plan(runpod, description, secrets)
@@ -53,12 +55,12 @@ def _deploy(call: Call) -> int:
             call.screen.show(_plan_object(plan), *(lines if plan.steps else ["Nothing to change.", *lines]))
             return 0
         for line in lines:
-            call.screen.say(line)
+            tell(line)
         if plan.steps:
             _ask(call, "Do this?")
         else:
-            call.screen.say("Nothing to do: RunPod has what is described.")
-        endpoint = carry_out(runpod, description, plan, call.screen.say)
+            tell("Nothing to do: RunPod has what is described.")
+        endpoint = carry_out(runpod, description, plan, tell)
         variables = client_variables(endpoint, BASE_URL)
         wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
         stale = partial(stale_workers, runpod.rest, str(endpoint["id"]))
@@ -74,14 +76,15 @@ def _deploy(call: Call) -> int:
 
 
 def _destroy(call: Call) -> int:
+    tell = _teller(call)
     description = read_description(Path(call.options.file))
     with _runpod(call.environment) as runpod:
         remains = find_remains(runpod.rest, description)
         for line in remains.lines:
-            call.screen.say(line)
+            tell(line)
         if remains.lines:
             _ask(call, "Delete this? It cannot be undone.")
-        destroy(runpod.rest, remains, call.screen.say)
+        destroy(runpod.rest, remains, tell)
     done = f"{description.name} is gone." if remains.lines else f"Nothing to do: there is no {description.name}."
     value = {
         "endpoint_id": remains.endpoint["id"] if remains.endpoint else None,
@@ -101,6 +104,11 @@ def _runpod(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> It
         yield runpod
     finally:
         runpod.close()
+
+
+def _teller(call: Call) -> Tell:
+    """Return what tells a person on the way. With --json and --yes nobody listens, and nothing is told."""
+    return (lambda _: None) if call.screen.is_json and call.options.yes else call.screen.say
 
 
 def _ask(call: Call, question: str) -> None:
@@ -155,28 +163,29 @@ def _plan_object(plan: Plan) -> JsonObject:
 
 def _picture(call: Call, description: Description, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, make one picture and return where it is. Ctrl-C cancels its job."""
+    tell = _teller(call)
     target = Path(call.options.output or f"{description.name}.png")
     given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
     own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
     begun_at = time.monotonic()
     with client_from_env({**call.environment, **own}) as client:
-        await_worker(client.health, stale, Patience(call.options.wait_timeout), call.screen.say)
+        await_worker(client.health, stale, Patience(call.options.wait_timeout), tell)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
-        result = client.run("txt2img", prompt=PROMPT, wait_timeout_s=left_s, observer=_Watcher(call))
+        result = client.run("txt2img", prompt=PROMPT, wait_timeout_s=left_s, observer=_Watcher(tell))
         try:
             path = result.image.save(target)
         except OSError as error:
             raise ConfigError(f"-o {target}: {error.strerror}") from error
     took = f", {result.execution_s:.1f} s of a worker" if result.execution_s is not None else ""
-    call.screen.say(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}")
+    tell(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}")
     return path
 
 
 class _Watcher:
     """Tells what happens to the picture's job: each stage once, and every reason to wait."""
 
-    def __init__(self, call: Call) -> None:
-        self._say = call.screen.say
+    def __init__(self, tell: Tell) -> None:
+        self._say = tell
         self._told = ""
 
     def __call__(self, event: Event) -> None:

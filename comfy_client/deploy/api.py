@@ -93,9 +93,9 @@ class RestApi:
     def _list(self, path: str, key: str, what: str, params: dict[str, str] | None = None) -> list[JsonObject]:
         answer = self._asked(self._others, "GET", path, what, params=params)
         items = answer.get(key) if isinstance(answer, dict) else None
-        if not isinstance(items, list):
+        if not isinstance(items, list) or not all(isinstance(item, dict) and "id" in item for item in items):
             raise RequestError(f"RunPod answered without {key!r} to {what}", is_transient=True)
-        return [item for item in items if isinstance(item, dict)]
+        return items
 
     def _object(self, api: HttpApi, method: str, path: str, what: str, body: JsonObject) -> JsonObject:
         match self._asked(api, method, path, what, body=body):

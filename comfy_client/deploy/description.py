@@ -151,7 +151,7 @@ class Description:
     env: tuple[tuple[str, str], ...]
     secrets: tuple[str, ...]
 
-    def ready_to_deploy(self) -> None:
+    def refuse_placeholder(self) -> None:
         """Raise ConfigError where the image is still the placeholder of the shipped file."""
         if PLACEHOLDER in re.split("[/:@]", self.image):
             raise ConfigError(

@@ -33,6 +33,7 @@ KEPT = (
     "templateId",
     "allowedCudaVersions",
     "minCudaVersion",
+    "compliance",
 )
 """The fields of an endpoint that are sent back as they are; null ones are left out, which means the same."""
 READ = (

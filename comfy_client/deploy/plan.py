@@ -13,7 +13,7 @@ from comfy_client.deploy.desired import ENDPOINT_TYPE, Places, make_endpoint, ma
 from comfy_client.deploy.diff import Change, Step, changes_of, patch_of
 from comfy_client.deploy.graphql import CachedModels
 from comfy_client.deploy.offers import Offers, make_offers
-from comfy_client.errors import ConfigError, RequestError, Unauthorized
+from comfy_client.errors import ConfigError, RequestError
 from comfy_client.validation import nearest
 
 FLASHBOOT_SUFFIX = " -fb"
@@ -137,8 +137,6 @@ def _catalogue(rest: RestApi) -> list[JsonObject] | None:
     """Return the catalogue, or None where it does not answer: prices are worth no failure."""
     try:
         return rest.catalogue()
-    except Unauthorized:
-        raise
     except RequestError:
         return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import Ended, Shell
+from tests.cli.conftest import Ended, Shell
 from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.runpod_rest import RunPodAccount
 from tests.fakes.scripted_worker import ScriptedWorker, pictured

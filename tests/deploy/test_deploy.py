@@ -86,9 +86,11 @@ def test_nobody_to_ask_is_no_yes(desk: Desk) -> None:
 
 
 def test_json_has_the_plan_the_prices_and_the_variables(desk: Desk) -> None:
-    """One object on stdout, whatever is told on the way."""
-    value = desk.deploy("--json").json
+    """One object on stdout, and with --yes nothing on stderr."""
+    ended = desk.deploy("--json")
+    value = ended.json
 
+    assert ended.err == ""
     assert [(step["verb"], step["what"]) for step in value["steps"]] == [("create", "template"), ("create", "endpoint")]
     assert value["gpus"][0]["pool"] == "ADA_24"
     assert value["endpoint_id"] == value["variables"]["RUNPOD_COMFYUI_ENDPOINT_ID"]

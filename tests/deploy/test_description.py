@@ -31,7 +31,7 @@ def test_the_shipped_file_is_right_by_its_own_schema(tmp_path: Path, shipped: st
     assert all(POOLS[pool].memory_gb >= 24 for pool in description.pools)
     assert "L40" in POOLS[description.pools[-1]].gpus
     with pytest.raises(ConfigError, match="OWNER"):
-        description.ready_to_deploy()
+        description.refuse_placeholder()
 
 
 def test_what_stands_behind_the_comments_of_the_shipped_file_is_right_too(tmp_path: Path, shipped: str) -> None:

@@ -112,7 +112,7 @@ def test_nobody_there_is_not_reached(desk: Desk) -> None:
     assert "RunPod was not reached to list the templates" in ended.err
 
 
-@pytest.mark.parametrize("body", [{"templates": {}}, [], "<html>", {"id": 5}])
+@pytest.mark.parametrize("body", [{"templates": {}}, {"templates": [{"name": "flux"}]}, [], "<html>", {"id": 5}])
 def test_an_answer_of_another_shape_is_an_error(desk: Desk, body: object) -> None:
     """Nothing is taken for an empty list: that would create what is there."""
     desk.account.faults.answer("GET /templates", 200, body=body)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.test_commands import Shell
+from tests.cli.conftest import Shell
 from tests.fakes.runpod_rest import RunPodAccount
 from tests.stage import Stage, staged
 

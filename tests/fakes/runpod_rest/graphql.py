@@ -19,6 +19,7 @@ _DEFAULTS: JsonObject = {
     "templateId": None,
     "allowedCudaVersions": None,
     "minCudaVersion": None,
+    "compliance": None,
     "modelReferences": [],
     "networkVolumeIds": None,
 }
@@ -56,6 +57,7 @@ def _read(account: Account, endpoint_id: str) -> JsonObject:
         "templateId": bound,
         "allowedCudaVersions": ",".join(gpu["allowedCudaVersions"]) or None,
         "minCudaVersion": gpu["minCudaVersion"],
+        "compliance": None,
         "modelReferences": account.cached_models.get(endpoint_id, []),
         "networkVolumeIds": [{"networkVolumeId": each} for each in endpoint["networkVolumes"]],
     }
