@@ -22,6 +22,8 @@ image = "ghcr.io/me/worker:1.0.0"
 pools = ["ADA_48_PRO", "ADA_24"]
 min_cuda_version = "13.0"
 """
+MODEL = "https://huggingface.co/me/models:main"
+STORED = f'[storage]\ncached_model = "{MODEL}"\nnetwork_volume = "models"\n'
 
 
 @dataclass(frozen=True)

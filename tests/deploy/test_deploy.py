@@ -8,13 +8,11 @@ import pytest
 from PIL import Image
 
 from comfy_client.prices import AS_OF
-from tests.deploy.conftest import DESCRIPTION, Desk
+from tests.deploy.conftest import DESCRIPTION, MODEL, STORED, Desk
 
 SECRETS = 'secrets = ["HF_TOKEN"]\n'
 WITH_SECRET = DESCRIPTION.replace("[gpu]", f"{SECRETS}[gpu]") + '[env]\nWORKER_LOG_LEVEL = "DEBUG"\n'
 VALUE = "hf_a-very-secret-text"
-MODEL = "https://huggingface.co/me/models:main"
-STORED = f'[storage]\ncached_model = "{MODEL}"\nnetwork_volume = "models"\n'
 
 
 def test_one_command_from_nothing_to_a_picture(desk: Desk) -> None:

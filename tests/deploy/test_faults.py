@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.deploy.conftest import Desk
+from tests.deploy.conftest import MODEL, STORED, Desk
 
 PROBLEM = {"title": "Internal Server Error", "status": 500, "detail": "oops"}
 
@@ -146,6 +146,32 @@ def test_destroy_goes_on_where_it_was(desk: Desk, asked: str) -> None:
     assert desk.destroy().status == 3
     assert desk.destroy().status == 0
     assert made(desk) == (0, 0)
+
+
+CALLS = (0, 4, 5, 6, 7, 8, 9)
+"""How many of its ten calls a deployment comes through; of the first four, which read, one is enough."""
+
+
+@pytest.mark.parametrize("last_counts", [False, True])
+def test_ended_anywhere_the_next_run_does_the_rest(desk: Desk, *, last_counts: bool) -> None:
+    """After each of its calls, the last done or not: in the end there is one of each, as described, and then none."""
+    desk.write(STORED)
+    for calls in CALLS:
+        desk.account.faults.end_after(calls, last_counts=last_counts)
+        assert desk.deploy().status == 3
+        desk.account.faults.clear()
+        ended = desk.deploy()
+        assert ended.status == 0, ended.err
+        assert made(desk) == (1, 1)
+        assert desk.endpoint["networkVolumes"] == ["vol1"]
+        assert list(desk.account.cached_models.values()) == [[MODEL]]
+        assert "Nothing to do" in desk.deploy().err
+
+        desk.account.faults.end_after(calls, last_counts=last_counts)
+        desk.destroy()
+        desk.account.faults.clear()
+        assert desk.destroy().status == 0
+        assert made(desk) == (0, 0)
 
 
 def test_destroy_whose_answer_is_lost_has_happened(desk: Desk) -> None:

@@ -41,6 +41,8 @@ class Account:
         self.templates: dict[str, JsonObject] = {}
         self.endpoints: dict[str, JsonObject] = {}
         self.cached_models: dict[str, list[str]] = {}
+        self.bound: dict[str, str] = {}
+        """The endpoint of each template that is bound to one, by the template's id."""
         self.volumes: list[JsonObject] = [
             {"id": "vol1", "name": "models", "size": 50, "dataCenter": "US-KS-2", "type": "STANDARD"}
         ]
@@ -71,7 +73,7 @@ class Account:
         if any(each["name"] == body["name"] for each in self.templates.values()):
             raise Refusal(400, "Template name must be unique")
         template_id = f"tpl{next(self._numbers)}"
-        defaults = {"args": "", "disk": 20, "env": {}, "ports": [], "registry": None, "serverless": False}
+        defaults = {"args": "", "disk": 20, "env": {}, "ports": [], "registry": None, "serverless": False, "mounts": {}}
         more = {
             "public": False,
             "category": "NVIDIA",
@@ -91,8 +93,8 @@ class Account:
 
     def delete_template(self, template_id: str) -> None:
         """Delete a template that no endpoint is bound to."""
-        template = _found(self.templates, template_id)
-        if template.get("boundTo") in self.endpoints:
+        _found(self.templates, template_id)
+        if self.bound.get(template_id) in self.endpoints:
             raise Refusal(400, "Template is in use by a pod or serverless endpoint and cannot be deleted")
         del self.templates[template_id]
 
@@ -112,8 +114,8 @@ class Account:
             endpoint["gpu"] = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None, **given["gpu"]}
         _check_gpu(endpoint, self.gpus)
         self.endpoints[endpoint_id] = endpoint
-        self.create_template({"name": f"{body['name']}__template__{endpoint_id}", "image": endpoint["image"]})
-        next(reversed(self.templates.values()))["boundTo"] = endpoint_id
+        bound = self.create_template({"name": f"{body['name']}__template__{endpoint_id}", "image": endpoint["image"]})
+        self.bound[bound["id"]] = endpoint_id
         return endpoint
 
     def update_endpoint(self, endpoint_id: str, body: JsonObject) -> JsonObject:
@@ -140,7 +142,7 @@ class Account:
         if endpoint["workers"]["max"]:
             raise Refusal(400, "endpoint has workers: set workers.min and workers.max to 0 before deleting it")
         del self.endpoints[endpoint_id]
-        self.templates = {key: each for key, each in self.templates.items() if each.get("boundTo") != endpoint_id}
+        self.templates = {key: each for key, each in self.templates.items() if self.bound.get(key) != endpoint_id}
         self.cached_models.pop(endpoint_id, None)
 
     def _container_of(self, body: JsonObject) -> JsonObject:

@@ -35,6 +35,8 @@ class Faults:
         """Whether a PATCH of REST v2 drops the cached models, which it has no field for."""
         self.forbids_writing = False
         """Whether the key may only read."""
+        self._left: int | None = None
+        self._last_counts = False
 
     def answer(
         self,
@@ -58,9 +60,26 @@ class Faults:
         """Reset the connection of the next requests of `asked`."""
         self._arm(asked, Drop(after_handling), times)
 
+    def end_after(self, requests: int, *, last_counts: bool = False) -> None:
+        """Refuse all after so many requests, until `clear`; with `last_counts` the first of these is done all the same.
+
+        To whoever asks it is as if it were killed there: what it did counts, and it does nothing more.
+        """
+        with self._lock:
+            self._left, self._last_counts = requests, last_counts
+
+    def clear(self) -> None:
+        """Undo what is still to come."""
+        with self._lock:
+            self._armed, self._left = [], None
+
     def of_request(self, asked: str) -> Answer | Drop | None:
         """Take the next fault of a request."""
         with self._lock:
+            if self._left is not None:
+                self._left -= 1
+                if self._left < 0:
+                    return Answer(403, after_handling=self._last_counts and self._left == -1)
             for place, (begin, fault) in enumerate(self._armed):
                 if asked.startswith(begin):
                     del self._armed[place]

@@ -39,7 +39,7 @@ def _read(account: Account, endpoint_id: str) -> JsonObject:
     endpoint = account.endpoints[endpoint_id]
     gpu, workers = endpoint["gpu"], endpoint["workers"]
     excluded = [f"-{each}" for each in gpu.get("excludedTypes", [])]
-    bound = next(key for key, each in account.templates.items() if each.get("boundTo") == endpoint_id)
+    bound = next(key for key, bound_to in account.bound.items() if bound_to == endpoint_id)
     return {
         "id": endpoint_id,
         "name": endpoint["name"],
