@@ -47,6 +47,9 @@ def _deploy(call: Call) -> int:
     tell = _teller(call)
     description = read_description(Path(call.options.file))
     description.refuse_placeholder()
+    picture_file = Path(call.options.output or f"{description.name}.png")
+    if not picture_file.parent.is_dir():
+        raise ConfigError(f"-o {picture_file}: there is no folder {picture_file.parent}")
     secrets = secrets_of(call.environment, description.secrets)
     with _runpod(call.environment, tuple(secrets.values())) as runpod:
         plan = make_plan(runpod, description, secrets)
@@ -64,7 +67,7 @@ def _deploy(call: Call) -> int:
         variables = client_variables(endpoint, BASE_URL)
         wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
         stale = partial(stale_workers, runpod.rest, str(endpoint["id"]))
-        picture = _picture(call, description, variables, stale) if wants_picture else None
+        picture = _picture(call, picture_file, variables, stale) if wants_picture else None
     value = {
         **_plan_object(plan),
         "endpoint_id": endpoint["id"],
@@ -131,17 +134,15 @@ def _cost_lines(description: Description, plan: Plan) -> list[str]:
     ]
     rates = [offer.usd_per_s for offer in plan.offers.pools if offer.usd_per_s is not None]
     if rates:
-        idle, most = description.idle_timeout_s * rates[0], description.workers_max * max(rates) * HOUR_S
-        lines.append(
-            f"  {description.workers_min} to {description.workers_max} workers: nothing while none runs"
-            if description.workers_min == 0
-            else f"  {description.workers_min} workers always run: at most "
-            f"${description.workers_min * rates[0] * HOUR_S:.2f} an hour, busy or not"
-        )
-        lines.append(
-            f"  an idle worker waits {description.idle_timeout_s} s: ${idle:.4f}; all {description.workers_max} busy: "
-            f"at most ${most:.2f} an hour"
-        )
+        low, high = description.workers_min, description.workers_max
+        idle_s, dearest_usd_per_h = description.idle_timeout_s, max(rates) * HOUR_S
+        lines += [
+            f"  {low} workers always run: at most ${low * dearest_usd_per_h:.2f} an hour, busy or not"
+            if low
+            else f"  0 to {high} workers: nothing while none runs",
+            f"  a worker of the first that waits for {idle_s} s: ${idle_s * rates[0]:.4f}; all {high} busy: at most "
+            f"${high * dearest_usd_per_h:.2f} an hour",
+        ]
     return lines
 
 
@@ -161,10 +162,9 @@ def _plan_object(plan: Plan) -> JsonObject:
     return {"steps": steps, "gpus": gpus, "prices": plan.offers.source}
 
 
-def _picture(call: Call, description: Description, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
+def _picture(call: Call, target: Path, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, make one picture and return where it is. Ctrl-C cancels its job."""
     tell = _teller(call)
-    target = Path(call.options.output or f"{description.name}.png")
     given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
     own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
     begun_at = time.monotonic()

@@ -105,7 +105,7 @@ SCHEMA: JsonObject = _table(
                     "A repository of Hugging Face that RunPod brings to the machine. Absent: as it is; empty: none.",
                     pattern=r"^$|^https://huggingface\.co/[\w.-]+/[\w.-]+(:[\w./-]+)?$",
                 ),
-                "data_centers": _names("Where workers may run; empty: anywhere.", r"^[A-Z0-9-]+$", default=[]),
+                "data_centers": _names("Where workers may run. Absent: as it is; empty: anywhere.", r"^[A-Z0-9-]+$"),
             },
         ),
         "env": {
@@ -129,7 +129,11 @@ _REFERENCE = re.compile(r"^\{\{\s*RUNPOD_SECRET_\w+\s*\}\}$")
 
 @dataclass(frozen=True)
 class Description:
-    """What deploy.toml says, with SCHEMA's defaults. `cached_model` is None where it is left as it is."""
+    """What deploy.toml says, with SCHEMA's defaults.
+
+    `cached_model` and `data_centers` are None where they are left as RunPod has them: it fills in data centres by
+    itself, as for a network volume, and REST v2 has no field for cached models.
+    """
 
     name: str
     image: str
@@ -147,7 +151,7 @@ class Description:
     execution_timeout_s: int
     network_volume: str
     cached_model: str | None
-    data_centers: tuple[str, ...]
+    data_centers: tuple[str, ...] | None
     env: tuple[tuple[str, str], ...]
     secrets: tuple[str, ...]
 
@@ -262,7 +266,7 @@ def make_description(value: JsonObject) -> Description:
         execution_timeout_s=workers["execution_timeout_s"],
         network_volume=storage["network_volume"],
         cached_model=_with_revision(storage.get("cached_model")),
-        data_centers=tuple(storage["data_centers"]),
+        data_centers=tuple(storage["data_centers"]) if "data_centers" in storage else None,
         env=tuple(sorted(top.get("env", {}).items())),
         secrets=tuple(top["secrets"]),
     )

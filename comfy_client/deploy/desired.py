@@ -68,7 +68,7 @@ def make_endpoint(
         "timeout": description.execution_timeout_s * MS,
         "flashboot": description.flashboot,
         "networkVolumes": [places.volume_id] if places.volume_id else [],
-        "dataCenterIds": list(description.data_centers),
+        **({} if description.data_centers is None else {"dataCenterIds": list(description.data_centers)}),
     }
 
 

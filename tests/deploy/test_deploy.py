@@ -69,8 +69,16 @@ def test_a_dry_run_changes_nothing(desk: Desk) -> None:
     assert ended.status == 0
     assert "create endpoint flux" in ended.out
     assert "1. ADA_24: RTX 4090 (24 GB), $0.00031 a second, $1.116 an hour, availability HIGH" in ended.out
-    assert "an idle worker waits 30 s: $0.0093; all 3 busy: at most $5.72 an hour" in ended.out
+    assert "0 to 3 workers: nothing while none runs" in ended.out
+    assert "a worker of the first that waits for 30 s: $0.0093; all 3 busy: at most $5.72 an hour" in ended.out
     assert desk.account.writes() == []
+
+
+def test_workers_that_always_run_have_their_price(desk: Desk) -> None:
+    """Before anything is done: they are paid day and night."""
+    desk.write("[workers]\nmin = 2\n")
+
+    assert "2 workers always run: at most $3.82 an hour, busy or not" in desk.shell("deploy", "--dry-run").out
 
 
 def test_nobody_to_ask_is_no_yes(desk: Desk) -> None:
@@ -118,6 +126,19 @@ def test_what_somebody_changed_by_hand_is_put_back(desk: Desk) -> None:
 
     assert "~ workers.min: 2 -> 0" in ended.err
     assert desk.endpoint["workers"] == {"min": 0, "max": 3, "idleTimeout": 30}
+
+
+def test_what_runpod_fills_in_by_itself_is_no_difference(desk: Desk) -> None:
+    """Data centres that nobody described, as those of a network volume; an empty list asks for any."""
+    desk.deploy()
+    desk.endpoint["dataCenterIds"] = ["US-KS-2"]
+    left = desk.deploy()
+    desk.write("[storage]\ndata_centers = []\n")
+    asked_for = desk.deploy()
+
+    assert "Nothing to do" in left.err
+    assert "~ dataCenterIds: US-KS-2 -> none" in asked_for.err
+    assert desk.endpoint["dataCenterIds"] == []
 
 
 def test_a_secret_goes_to_the_endpoint_and_nowhere_else(desk: Desk) -> None:

@@ -21,6 +21,7 @@ DESCRIPTION = make_description(
         "name": "flux",
         "image": "a/b:1",
         "gpu": {"pools": ["ADA_24"]},
+        "storage": {"data_centers": []},
         "env": {"A": "plain"},
         "secrets": ["B"],
     }

@@ -126,12 +126,16 @@ def test_no_worker_in_time_leaves_the_endpoint(desk: Desk, platform: RunPodPlatf
     assert Path("flux.png").exists()
 
 
-def test_a_picture_that_cannot_be_written_is_named(desk: Desk) -> None:
-    """As `-o` of the other commands."""
-    ended = desk.deploy("--picture", "-o", "nowhere/x.png")
+def test_a_picture_goes_to_a_folder_that_is_there(desk: Desk) -> None:
+    """A folder that is not there before anything is asked, let alone paid; one that is gets it."""
+    nowhere = desk.deploy("--picture", "-o", "nowhere/x.png")
+    assert desk.account.asked == []
+    Path("y").mkdir()
+    in_folder = desk.deploy("--picture", "-o", "y")
 
-    assert ended.status == 3
-    assert "-o nowhere/x.png" in ended.err
+    assert (nowhere.status, "-o nowhere/x.png" in nowhere.err) == (3, True)
+    assert in_folder.status == 0
+    assert list(Path("y").iterdir())
 
 
 def test_the_queue_s_address_is_what_runpod_says() -> None:
