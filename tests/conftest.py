@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 
@@ -20,15 +20,21 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-ALONE = ("image",)
-"""Folders of tests that share what is made once a session, and stay together where the run is divided (-n)."""
+TOGETHER = ("tests/image/",)
+"""Folders of tests that share what is made once a session: one process runs them all where the run is divided (-n)."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one file together, as they share its fixtures, and those of such a folder."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder if folder in ALONE else item.nodeid.partition("::")[0]))
+class ByFile(LoadFileScheduling):  # type: ignore[misc] # pytest-xdist ships no types
+    """Gives each file's tests to one process, as they share its fixtures, and each such folder's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = next((folder for folder in TOGETHER if nodeid.startswith(folder)), None)
+        return folder or str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    """Divide the tests so. With pytest 9.2, `--dist loadgroup` of pytest-xdist 3.8 divides the groups too."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
