@@ -140,8 +140,8 @@ def _cost_lines(description: Description, plan: Plan) -> list[str]:
             f"  {low} workers always run: at most ${low * dearest_usd_per_h:.2f} an hour, busy or not"
             if low
             else f"  0 to {high} workers: nothing while none runs",
-            f"  a worker of the first that waits for {idle_s} s: ${idle_s * rates[0]:.4f}; all {high} busy: at most "
-            f"${high * dearest_usd_per_h:.2f} an hour",
+            f"  a worker of the first that waits for {idle_s} s: ${idle_s * rates[0]:.4f}",
+            f"  all {high} busy: at most ${high * dearest_usd_per_h:.2f} an hour",
         ]
     return lines
 
