@@ -79,8 +79,15 @@ def words_of(body: str) -> str:
         return ""
     detail = problem.get("detail") or problem.get("title") or problem.get("message") or ""
     errors = problem.get("errors")
-    fields = [str(each)[:_SHOWN] for each in errors[:_MOST_ERRORS]] if isinstance(errors, list) else []
+    fields = [_field(each)[:_SHOWN] for each in errors[:_MOST_ERRORS]] if isinstance(errors, list) else []
     return "; ".join([str(detail)[:_SHOWN].rstrip("."), *fields] if detail else fields)
+
+
+def _field(error: object) -> str:
+    match error:
+        case str(text) | {"message": str(text)} | {"detail": str(text)}:
+            return text
+    return json.dumps(error)
 
 
 def without(text: str, hidden: Iterable[str]) -> str:

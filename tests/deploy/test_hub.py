@@ -6,6 +6,7 @@ The Hub builds the Dockerfile of a release by itself, without weights, and runs 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,15 @@ def test_the_hub_s_tests_are_requests_that_the_worker_takes() -> None:
 
     for each in load("tests.json")["tests"]:
         assert read_request(each["input"], workflows).template is not None
+
+
+def test_deploy_toml_names_the_image_that_this_version_builds(shipped: str) -> None:
+    """The name of docker-bake.hcl, the version of pyproject.toml, the target with the weights."""
+    [name] = re.findall(r'variable "IMAGE" \{ default = "(.*)" \}', (ROOT / "docker-bake.hcl").read_text())
+    [version] = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+    assert f'image = "ghcr.io/OWNER/{name}:{version}-flux1-dev-fp8"' in shipped
+    assert 'target "worker-flux1-dev-fp8"' in (ROOT / "docker-bake.hcl").read_text()
 
 
 def test_what_the_hub_needs_beside_is_there() -> None:

@@ -122,7 +122,12 @@ def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
         (404, {"detail": "resource not found"}, ErrorCode.ENDPOINT_NOT_FOUND, "RUNPOD_REST_BASE_URL"),
         (422, {"detail": "failed.", "errors": ["body.x: unknown"]}, ErrorCode.NETWORK, "failed; body.x: unknown"),
         (429, {"detail": "rate limit exceeded"}, ErrorCode.RATE_LIMITED, "after 7 s"),
-        (400, {"errors": [{"message": "m"}]}, ErrorCode.NETWORK, "deploy.toml"),
+        (
+            400,
+            {"errors": [{"message": "one"}, "two", [3]]},
+            ErrorCode.NETWORK,
+            ": one; two; [3]. Correct in deploy.toml",
+        ),
         (409, "taken", ErrorCode.NETWORK, "taken"),
         (500, "<html>oops</html>", ErrorCode.NETWORK, "Run the command again"),
         (503, {"title": "Unavailable"}, ErrorCode.NETWORK, "Unavailable"),
