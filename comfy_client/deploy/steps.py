@@ -123,9 +123,9 @@ def await_worker(health: Callable[[], Health], stale: Callable[[], int], patienc
     does not know the endpoint.
     """
     begun_at = heard_at = time.monotonic()
-    told, pause_s = "", FIRST_PAUSE_S
-    while True:
-        waited_s = time.monotonic() - begun_at
+    sentence = told = "nobody was asked"
+    pause_s = FIRST_PAUSE_S
+    while (waited_s := time.monotonic() - begun_at) < patience.in_all:
         why = ""
         try:
             state = health()
@@ -142,10 +142,9 @@ def await_worker(health: Callable[[], Health], stale: Callable[[], int], patienc
             tell(f"{waited_s:4.0f} s  {sentence}")
         if why in READY or (why == "no_worker" and waited_s >= patience.unasked):
             return
-        if waited_s + pause_s > patience.in_all:
-            raise _not_ready(patience.in_all, sentence)
-        time.sleep(pause_s)
+        time.sleep(min(pause_s, max(0.0, begun_at + patience.in_all - time.monotonic())))
         pause_s = min(LONGEST_PAUSE_S, pause_s * 1.5)
+    raise _not_ready(patience.in_all, sentence)
 
 
 def stale_workers(rest: RestApi, endpoint_id: str) -> int:
