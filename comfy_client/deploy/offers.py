@@ -68,7 +68,7 @@ def make_offers(
     unknown = [pool for pool in pools if live and pool not in live]
     if unknown:
         raise ConfigError(
-            f"gpu.pools: {unknown[0]} is no pool of RunPod with a GPU that is wanted; there are {', '.join(sorted(live))}"
+            f"gpu.pools: {unknown[0]} is no pool (without gpu.excluded); there are {', '.join(sorted(live))}"
             f"{nearest(unknown[0], live)}"
         )
     found = [live.get(pool) or _of_table(pool) for pool in pools]
