@@ -4,7 +4,7 @@ It imports nothing of ours, so that it cannot share our mistakes. Facts that it 
 `?` marks what nobody has measured.
 
 Below /v1, with `Authorization: Basic KEY:SECRET`, else 401:
-  POST generate/custom/{model}  {"job": {…}, "creativeUnitsCost": n}; an unknown field, or a value out of range, is 400 ?;
+  POST generate/custom/{model}  {"job": {…}, "creativeUnitsCost": n}; unknown fields and values out of range are 400 ?;
                                 a picture that is no asset of ours is 404
   GET  jobs/{id}                {"job": {…}}: queued, warming-up ?, in-progress, finalizing; success, failure, canceled
   GET  jobs                     {"jobs": […]}, by `status`; all on one page

@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import TypeAlias
 
-from aiohttp import BasicAuth, hdrs, web
+from aiohttp import hdrs, web
 from PIL import Image
 
 from .faults import Answer, Cut, Drop, Faults
@@ -22,6 +22,7 @@ Route: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
 KEY = "api_standin"
 SECRET = "sec_standin_0123456789"  # noqa: S105 - it opens nothing but this server
+BASIC = f"Basic {base64.b64encode(f'{KEY}:{SECRET}'.encode()).decode()}"
 MODEL = "model_bfl-flux-1-dev"
 START_DEADLINE_S = 10.0
 UPLOAD_LIMIT_BYTES = 6_000_000
@@ -116,7 +117,7 @@ class ScenarioStandIn:
 
     async def _handle(self, name: str, route: Route, request: web.Request) -> web.Response:
         self.calls.append(f"{request.method} {request.path}")
-        if name != "picture" and request.headers.get(hdrs.AUTHORIZATION) != BasicAuth(KEY, SECRET).encode():
+        if name != "picture" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
             return problem(401, "Unauthorized")
         fault = self.faults.of_call(name)
         if isinstance(fault, Answer):
@@ -153,8 +154,8 @@ class ScenarioStandIn:
             await asyncio.sleep(line_s / 2)
         for step in range(STEPS):
             job.go("in-progress", step / STEPS)
-            while job.progress == HELD_AT and not self.faults.goes_on.is_set() and not job.is_final:  # noqa: ASYNC110 - set by another thread
-                await asyncio.sleep(0.005)
+            if job.progress == HELD_AT and self.faults.holds_job():
+                await self._held(job)
             await asyncio.sleep(self._run_s / STEPS)
         job.go("finalizing", 1.0)
         if self.faults.failure:
@@ -163,6 +164,10 @@ class ScenarioStandIn:
         elif not (job.is_final or self.faults.loses_assets):
             job.asset_ids = [self._made(job, number) for number in range(job.body.get("numOutputs", 1))]
         job.go("success", 1.0)
+
+    async def _held(self, job: Job) -> None:
+        while not (self.faults.goes_on.is_set() or job.is_final):  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.005)
 
     def _made(self, job: Job, number: int) -> str:
         width, height = job.body.get("width", 1104), job.body.get("height", 832)

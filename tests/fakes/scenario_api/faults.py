@@ -6,11 +6,11 @@
 | throttle(seconds, times) | 429 to a submit, with `remainingSeconds` |
 | drop_connection(route, times, after_handling) | no answer; the call may have been handled |
 | fail_job(error, hint) | the next job ends as `failure` with that in its metadata |
-| hold_jobs() | jobs stay at 40 %, until go_on(), or until they are cancelled |
+| hold_job() | the next job stays at 40 %, until go_on(), or until it is cancelled |
 | wait_in_line(seconds) | the next job is `queued`, then `warming-up`, for so long |
 | cut_picture(times) | a picture's bytes end in the middle, and its length says so too |
 | lose_assets() | jobs end well and have no assets |
-| clear() | all is well again, and jobs that were held go on |
+| clear() | all is well again, and a job that was held goes on |
 """
 
 from __future__ import annotations
@@ -73,13 +73,20 @@ class Faults:
         """Let the next job end badly."""
         self.failure = {"error": error, **({"hint": hint} if hint else {})}
 
-    def hold_jobs(self) -> None:
-        """Let jobs stay in the middle."""
+    def hold_job(self) -> None:
+        """Let the next job stay in the middle."""
         self.goes_on.clear()
+        self._holds = True
 
     def go_on(self) -> None:
-        """Let them end."""
+        """Let it end."""
         self.goes_on.set()
+
+    def holds_job(self) -> bool:
+        """Take the wish that a job be held."""
+        with self._lock:
+            holds, self._holds = self._holds, False
+        return holds
 
     def wait_in_line(self, seconds: float) -> None:
         """Let the next job wait before it starts."""
@@ -100,6 +107,7 @@ class Faults:
         self.failure = {}
         self.line_s = 0.0
         self.loses_assets = False
+        self._holds = False
         self.goes_on.set()
 
     def of_call(self, route: str) -> Answer | Drop | Cut | None:
