@@ -15,6 +15,7 @@ from tests.fakes.runpod_rest import Account
 from tests.fakes.runpod_rest.shapes import CATALOGUE
 
 KNOWN = sorted({gpu["pool"] for gpu in CATALOGUE} & set(POOLS))
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=5)
 VERSIONS = st.sampled_from(["", "12.8", "13.0"])
 
 
@@ -42,12 +43,12 @@ def descriptions(draw: st.DrawFn) -> dict[str, Any]:
             "execution_timeout_s": draw(st.integers(5, 9999)),
         },
         "storage": draw(st.sampled_from([{}, {"data_centers": []}, {"data_centers": ["US-KS-2", "EU-RO-1"]}])),
-        "env": draw(st.dictionaries(st.sampled_from(["A", "B", "C"]), st.text(max_size=5), max_size=3)),
+        "env": draw(st.dictionaries(st.sampled_from(["A", "B", "C"]), TEXTS, max_size=3)),
     }
 
 
 @given(descriptions(), descriptions(), st.sampled_from(["", "reg1"]), st.sampled_from(["", "vol1"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_change_leads_from_any_description_to_any_other(
     first: dict[str, Any], then: dict[str, Any], registry: str, volume: str
 ) -> None:
