@@ -11,7 +11,7 @@ from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.providers import PROVIDERS, SWITCH, VARIABLES, provider_name
 
-TINY: JsonObject = {"prompt": "a pixel art knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
+TINY: JsonObject = {"prompt": "a pixel art knight", "width": 128, "height": 128, "steps": 1, "seed": 1}
 
 
 @dataclass(frozen=True)
