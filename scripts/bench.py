@@ -18,6 +18,7 @@ from comfy_client.simulator import Simulator
 from comfy_client.workflows import Graph, default_directory, load_workflows
 from scripts.bench_boot import boot
 from scripts.bench_models import models
+from scripts.bench_shim import shim
 from tests.fakes.runpod_platform import Job, RunPodPlatform
 from tests.stage import code_of, staged
 from worker.jobs import Control, Worker, run_job
@@ -159,6 +160,10 @@ def main() -> None:
     container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
     container.add_argument("--models", help="a folder in place of the image's models")
     container.set_defaults(run=boot)
+    load = benchmarks.add_parser("shim", help="the Scenario shim under load: what is lost, and how long a poll takes")
+    load.add_argument("--callers", type=int, default=100, help="at once; %(default)s")
+    load.add_argument("--jobs", type=int, default=500, help="of all callers; %(default)s")
+    load.set_defaults(run=shim)
     options = parser.parse_args()
     options.run(options)
 

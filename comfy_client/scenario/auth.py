@@ -55,12 +55,12 @@ class Keys:
                 if _equal(given.strip(), token):
                     found = token
         if not found:
+            # Without WWW-Authenticate: a browser would ask for the key by itself, before the page can.
             raise ShimError(
                 UNAUTHORIZED,
                 "The key is missing or wrong: it is the shim's own (SCENARIO_SHIM_ACCOUNTS or SCENARIO_SHIM_TOKENS), "
                 "given as Scenario's is, with Basic or Bearer",
                 code=ErrorCode.AUTH_FAILED,
-                headers={"WWW-Authenticate": 'Basic realm="scenario shim"'},
             )
         return owner_of(found)
 

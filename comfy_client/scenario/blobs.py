@@ -6,8 +6,11 @@ import hashlib
 import os
 import re
 import tempfile
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from comfy_client import buckets
 
 
 class Blobs(Protocol):
@@ -63,3 +66,28 @@ class FolderBlobs:
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise FileNotFoundError(sha256[:64])
         return self._directory / sha256[:2] / sha256
+
+
+class BucketBlobs:
+    """A bucket; S3 shows a file whole or not at all. Its client is made when something is first kept."""
+
+    def __init__(self, bucket: buckets.Bucket) -> None:
+        self._bucket = bucket
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
+        return self._bucket.client()
+
+    def put(self, data: bytes, mime_type: str) -> str:
+        """Put `data` under its hash; the same bytes again change nothing."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        buckets.store(self._client, self._bucket, sha256, data, mime_type)
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """Return the bytes."""
+        return buckets.fetch(self._client, self._bucket, sha256)
+
+    def delete(self, sha256: str) -> None:
+        """Remove the file."""
+        buckets.delete(self._client, self._bucket, sha256)

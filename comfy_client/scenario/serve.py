@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comfy_client.buckets import NEEDED, read_bucket
 from comfy_client.client import client_from_env
 from comfy_client.errors import ConfigError
-from comfy_client.scenario.blobs import Blobs, FolderBlobs
+from comfy_client.scenario.blobs import Blobs, BucketBlobs, FolderBlobs
 from comfy_client.scenario.settings import ShimSettings, read_settings
 
 if TYPE_CHECKING:
@@ -87,8 +88,12 @@ class _Announced:
 
 def make_blobs(settings: ShimSettings, environment: Mapping[str, str]) -> Blobs:
     """Return where pictures are kept: the folder, or the bucket. Raises ConfigError."""
-    del environment
-    return FolderBlobs(settings.directory / "pictures")
+    if settings.bucket_prefix is None:
+        return FolderBlobs(settings.directory / "pictures")
+    bucket = read_bucket(environment)
+    if bucket is None:
+        raise ConfigError(f"SCENARIO_SHIM_BUCKET_PREFIX is set, and there is no bucket: set {', '.join(NEEDED)}")
+    return BucketBlobs(replace(bucket, prefix=settings.bucket_prefix.strip("/")))
 
 
 def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:
