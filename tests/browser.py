@@ -1,4 +1,4 @@
-"""The machine's own Chromium, driven by Playwright. Where there is none, its tests are left out loudly, and in CI they fail."""
+"""The machine's Chromium, driven by Playwright. Where there is none, its tests are left out loudly; in CI they fail."""
 
 from __future__ import annotations
 
