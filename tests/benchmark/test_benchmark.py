@@ -1,0 +1,281 @@
+"""scripts/benchmark against stand-ins: what it sends, counts, writes and shows. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.simulator import Simulator
+from scripts.benchmark import main
+from scripts.benchmarking.figures import Price
+from scripts.benchmarking.price import find_price
+from tests.browser import WIDTHS, browser, overflows
+from tests.fakes.runpod_platform import JobState, RunPodPlatform
+from tests.fakes.runpod_rest import RunPodAccount
+from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
+from tests.stage import ROOT
+
+TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
+RATE = {"COMFY_CLIENT_GPU_USD_PER_S": "0.00031"}
+"""So that no catalogue is asked."""
+
+
+def timed(job: Body) -> Body:
+    """Answer as our worker does, with timings and versions; every seed that ends with 7 fails."""
+    if job["input"]["seed"] % 10 == 7:
+        return {"error": json.dumps({"code": "out_of_memory", "message": "no room", "retryable": True, "details": {}})}
+    body = pictured(job)
+    return {"output": {**body["output"], "timings": TIMINGS, "versions": {"worker": "9.9.9"}}}
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[RunPodPlatform]:
+    """An endpoint whose workers answer at once."""
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, timed, hands=4):
+        yield platform
+
+
+def run(environment: Mapping[str, str], folder: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Measure with few jobs; return the status and benchmark.json."""
+    small = ["--jobs", "3", "--levels", "1,2", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
+    status = main([*small, *arguments, "--output", str(folder)], environment)
+    return status, json.loads((folder / "benchmark.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def measured(platform: RunPodPlatform, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], Path]:
+    """One run on the endpoint: seed 17 is among its jobs, and fails."""
+    folder = tmp_path_factory.mktemp("measured")
+    before = platform.submissions
+    status, found = run({**platform.client_env(), **RATE}, folder)
+    assert platform.submissions - before == 1 + (1 + 3) + (2 + 3)  # the first job, and behind each warm-up a level
+    return status, found, folder
+
+
+def test_everything_is_accounted_for(measured: tuple[int, dict[str, Any], Path]) -> None:
+    """Each level's jobs are done or failed, the stages of each add up to its whole time, warm-ups are no samples."""
+    _, found, _ = measured
+
+    assert [level["concurrency"] for level in found["levels"]] == [1, 2]
+    for level in found["levels"]:
+        assert level["asked"] == 3 == level["done"] + level["failed"] == len(level["samples"])
+        for sample in level["samples"]:
+            if sample["end"] == "done":
+                whole = sample["ended_s"] - sample["begun_s"]
+                assert sum(sample["stages"].values()) == pytest.approx(whole, abs=0.05)
+        assert set(level["stages"]) == {"wait", "queue", "execute", "fetch", "encode", "rest"}
+        assert level["stages"]["execute"]["p50"] == 0.001
+    seeds = [sample["seed"] for level in found["levels"] for sample in level["samples"]]
+    assert seeds == [12, 13, 14, 17, 18, 19]
+
+
+def test_a_failure_is_counted_and_shown(
+    measured: tuple[int, dict[str, Any], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status is 1; code, sentence and count are in the JSON, the page and the terminal."""
+    status, found, folder = measured
+
+    assert status == 1
+    assert found["levels"][1]["failures"] == [{"code": "out_of_memory", "count": 1, "message": "no room"}]
+    assert "2 at once: 1 times out_of_memory: no room" in (folder / "benchmark.html").read_text()
+    main(["--compare", str(folder / "benchmark.json"), "--output", str(folder / "again")], {})
+    assert "2 at once: 1 times out_of_memory: no room" in capsys.readouterr().out
+
+
+def test_what_was_measured_is_written_down(
+    measured: tuple[int, dict[str, Any], Path], platform: RunPodPlatform
+) -> None:
+    """Machine, date, versions, inputs and price stand beside the figures; the key is nowhere."""
+    _, found, folder = measured
+
+    assert found["machine"].keys() == {"python", "system", "cpus"}
+    assert found["versions"]["worker"] == "9.9.9"
+    assert (found["inputs"]["width"], found["inputs"]["steps"]) == (64, 1)
+    assert found["price"] == {"usd_per_s": 0.00031, "source": "COMFY_CLIENT_GPU_USD_PER_S", "pool": ""}
+    assert found["made_at"].startswith("20")
+    assert found["ended_because"] == ""
+    for path in folder.glob("*.*"):
+        assert platform.api_key.encode() not in path.read_bytes()
+
+
+def test_the_report_is_one_page_with_its_plots(measured: tuple[int, dict[str, Any], Path]) -> None:
+    """Three PNGs, and a page that loads nothing from elsewhere and fits into narrow and wide windows."""
+    _, _, folder = measured
+    for name in ("latency", "throughput", "cost"):
+        with Image.open(folder / f"{name}.png") as image:
+            assert image.size[0] > 1000
+    loaded: list[str] = []
+    with browser() as chromium:
+        page = chromium.new_page()
+        page.on("request", lambda request: loaded.append(request.url))
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto((folder / "benchmark.html").as_uri())
+            assert not overflows(page)
+        assert page.locator("img").evaluate_all("images => images.filter(each => each.naturalWidth > 1000).length") == 3
+    assert {url.partition(":")[0] for url in loaded} <= {"file", "data"}
+
+
+def test_two_runs_are_shown_side_by_side(
+    measured: tuple[int, dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--compare reads both and calls them by their files; nothing is sent."""
+    _, found, folder = measured
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**found, "levels": found["levels"][:1]}))
+
+    assert main(["--compare", str(folder / "benchmark.json"), str(other), "--output", str(tmp_path)], {}) == 0
+
+    page = (tmp_path / "benchmark.html").read_text()
+    assert "<h1>Benchmark: benchmark and other</h1>" in page
+    assert page.count("<section>") == 2
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("== ")] == [
+        "== benchmark",
+        "== other",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 0}'])
+def test_a_file_that_is_no_benchmark_is_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With status 3 and no traceback."""
+    (tmp_path / "a.json").write_text(text)
+
+    assert main(["--compare", str(tmp_path / "a.json")], {}) == 3
+    assert "a.json" in capsys.readouterr().err
+
+
+def test_a_cold_start_is_seen(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """Where no worker is there before the first job, what health said of it is kept with the time to a worker."""
+    platform.faults.cold_start(1.0)
+    _, found = run({**platform.client_env(), **RATE}, tmp_path, "--levels", "1", "--jobs", "1")
+
+    first = found["first_job"]
+    assert first["was_cold"]
+    assert first["health"]["why"] == "cold"
+    assert 0 <= first["to_running_s"] <= first["to_result_s"]
+
+
+def test_nothing_is_sent_that_was_not_asked_for(platform: RunPodPlatform, capsys: pytest.CaptureFixture[str]) -> None:
+    """--dry-run says how many jobs it would be."""
+    before = platform.submissions
+
+    assert main(["--dry-run", "--jobs", "5", "--levels", "2"], {**platform.client_env(), **RATE}) == 0
+    assert "8 jobs" in capsys.readouterr().err
+    assert platform.submissions == before
+
+
+def test_a_comfyui_is_measured_directly(tmp_path: Path) -> None:
+    """Any provider of the client: this one has no platform to wait for."""
+    with Simulator(step_s=0.001) as simulator:
+        status, found = run({"COMFYUI_ENDPOINT": simulator.url}, tmp_path, "--warmups", "0")
+
+    assert status == 0
+    assert set(found["levels"][0]["stages"]) == {"queue", "execute", "fetch", "encode", "rest"}
+    assert found["levels"][0]["cost"].keys() == {"by_execution", "by_time"}
+
+
+def never(ended: threading.Event, job: Body) -> Body:
+    """Answer the first job, and no other until the end."""
+    if job["input"]["seed"] != 10:
+        ended.wait(60)
+    return pictured(job)
+
+
+@pytest.fixture
+def stuck() -> Iterator[RunPodPlatform]:
+    """An endpoint that has answered one job, and works on the others for ever."""
+    ended = threading.Event()
+    with (
+        RunPodPlatform(long_poll_s=0.5) as platform,
+        ScriptedWorker(platform, lambda job: never(ended, job), hands=2),
+    ):
+        yield platform
+        ended.set()
+
+
+def test_a_time_that_is_over_ends_it(stuck: RunPodPlatform, tmp_path: Path) -> None:
+    """What is under way is cancelled, what was not sent is counted, and the status is 1."""
+    limits = ("--max-s", "4", "--hold-s", "0", "--warmups", "0", "--levels", "2")
+    status, found = run({**stuck.client_env(), **RATE}, tmp_path, *limits)
+
+    assert status == 1
+    assert found["ended_because"] == "its time, 4 s, was over"
+    [level] = found["levels"]
+    assert (level["done"], level["cancelled"], level["not_run"]) == (0, 2, 1)
+    assert sorted(job.state for job in stuck.jobs.values()) == sorted([JobState.COMPLETED, *[JobState.CANCELLED] * 2])
+
+
+def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck: RunPodPlatform, tmp_path: Path) -> None:
+    """It does not go on, billed, behind the benchmark's back."""
+    limits = ("--job-timeout-s", "0.5", "--hold-s", "0", "--warmups", "0", "--levels", "1", "--jobs", "1")
+    status, found = run({**stuck.client_env(), **RATE}, tmp_path, *limits)
+
+    assert status == 1
+    assert [each["code"] for each in found["levels"][0]["failures"]] == ["queue_timeout"]
+    assert JobState.CANCELLED in [job.state for job in stuck.jobs.values()]
+
+
+def test_ctrl_c_cancels_what_is_under_way(stuck: RunPodPlatform, tmp_path: Path) -> None:
+    """The status is 130, no job is left running, and what was measured is there."""
+    small = ["--jobs", "3", "--levels", "2,4", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
+    command = [sys.executable, "-m", "scripts.benchmark", *small, "--hold-s", "0", "--warmups", "0"]
+    environment = {**os.environ, **stuck.client_env(), **RATE}
+    with subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment) as process:
+        stuck.wait_until(lambda: len(stuck.jobs) == 3, 60)
+        process.send_signal(signal.SIGINT)
+        status = process.wait(60)
+
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    assert status == 130
+    assert all(job.state.is_final for job in stuck.jobs.values())
+    assert found["ended_because"] == "interrupted"
+    assert [(level["cancelled"], level["not_run"]) for level in found["levels"]] == [(2, 1)]
+    assert (tmp_path / "benchmark.html").exists()
+
+
+def test_the_catalogue_says_the_price_where_there_is_a_key(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """What RunPod's catalogue has now comes before the table; the owner's own rate before both."""
+    one = ("--levels", "1", "--jobs", "1", "--warmups", "0")
+    with RunPodAccount(platform) as account:
+        environment = account.environment() | platform.client_env()
+        _, live = run(environment, tmp_path, *one)
+        own = find_price("ADA_24", {**environment, **RATE})
+    table = find_price("ADA_24", {**environment, "RUNPOD_REST_BASE_URL": "http://127.0.0.1:9"})
+
+    assert live["price"]["source"] == "RunPod's catalogue"
+    assert own.source == "COMFY_CLIENT_GPU_USD_PER_S"
+    assert table == Price(0.00031, "the table of 2026-08-20", "ADA_24")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["--pool", "ADA_42"], {}, "--pool 'ADA_42'"),
+        ([], {"COMFY_CLIENT_GPU_USD_PER_S": "cheap"}, "COMFY_CLIENT_GPU_USD_PER_S"),
+        ([], {}, "RUNPOD_API_KEY"),
+    ],
+)
+def test_a_wrong_setting_is_a_sentence(
+    arguments: list[str], environment: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With status 3, before anything is sent."""
+    assert main(arguments, environment) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_the_script_is_one_command() -> None:
+    """`scripts/benchmark --help` says what it does."""
+    command = [str(ROOT / "scripts" / "benchmark"), "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert "cold start, latency by stage" in ended.stdout
