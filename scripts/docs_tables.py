@@ -1,0 +1,122 @@
+"""The tables of the pages under docs/, from the code that they describe. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from comfy_client.cli.main import all_commands
+from comfy_client.deploy.description import SCHEMA
+from comfy_client.prices import AS_OF, POOLS
+from comfy_client.providers import PROVIDERS, Variable
+from comfy_client.scenario.fields import ROUTES
+from comfy_client.workflows import default_directory, load_workflows
+from scripts.docs_api import shown, type_of
+from tests.production.faults import ELSEWHERE, ROWS
+
+
+class Setting(Protocol):
+    """A variable with a default, of the worker or the shim."""
+
+    @property
+    def name(self) -> str:
+        """As the environment has it."""
+
+    @property
+    def default(self) -> str:
+        """Its text where it is absent."""
+
+    @property
+    def meaning(self) -> str:
+        """What it sets."""
+
+
+def settings_table(variables: Iterable[Setting]) -> str:
+    """Return a table of variables with their defaults."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for variable in variables:
+        default = f"`{variable.default}`" if variable.default else ""
+        rows.append(f"| `{variable.name}` | {default} | {variable.meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def faults_table() -> str:
+    """Return the table of faults, each with the time that its test allows."""
+    rows = ["| fault | what happens | the caller gets | within | the next job works |", "|---|---|---|---|---|"]
+    for row in ROWS:
+        gets = "a result" if row.code is None else row.code if row.code == "no output" else f"`{row.code}`"
+        works = "yes" if row.next_job_works else "on another worker"
+        rows.append(f"| {row.fault} | {row.happens} | {gets} | {row.within_s:g} s | {works} |")
+    rows += [
+        f"| {other.fault} | {other.happens} | {other.gets} | {other.within_s:g} s | {other.next_job} |"
+        for other in ELSEWHERE
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def fields_tables() -> str:
+    """Return a table of fields for each generate call of the shim."""
+    parts = []
+    for route in ROUTES.values():
+        rows = [f"### `POST {route.path}`\n", "| field | default | becomes |", "|---|---|---|"]
+        for name, field in route.fields.items():
+            default = f"`{route.defaults[name]}`" if name in route.defaults else ""
+            why = f"**{'refused' if field.is_refused else 'left out'}**: {field.why_not}"
+            rows.append(f"| `{name}` | {default} | {field.becomes or why} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def providers_table() -> str:
+    """Return a table of the client's providers."""
+    rows = ["| value | reaches | needs |", "|---|---|---|"]
+    rows += [f"| `{name}` | {row.reaches} | {row.needs} |" for name, row in PROVIDERS.items()]
+    return "\n".join(rows) + "\n"
+
+
+def variables_table(variables: Iterable[Variable]) -> str:
+    """Return a table of the variables that the client, or a deployment, reads."""
+    rows = ["| variable | meaning | where |", "|---|---|---|"]
+    rows += [f"| `{variable.name}` | {variable.meaning} | {variable.where} |" for variable in variables]
+    return "\n".join(rows) + "\n"
+
+
+def description_table() -> str:
+    """Return a table of the keys of deploy.toml, each with its table's name in front."""
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, rule in SCHEMA["properties"].items():
+        inner = rule.get("properties")
+        keys = {f"{name}.{key}": each for key, each in inner.items()} if inner else {name: rule}
+        required = {f"{name}.{key}" for key in rule.get("required", ())} if inner else set(SCHEMA["required"])
+        for key, each in keys.items():
+            default = "**required**" if key in required else shown(each.get("default", ""))
+            kind = "list of text" if each.get("type") == "array" else type_of(each)
+            rows.append(f"| `{key}` | {kind} | {default} | {each['description']} |")
+    return "\n".join(rows) + "\n"
+
+
+def prices_table() -> str:
+    """Return the table of prices, with its date."""
+    rows = [
+        "| pool | GPUs | GB | flex, $ a second | flex, $ an hour | active, $ a second |",
+        "|---|---|---|---|---|---|",
+    ]
+    for price in POOLS.values():
+        active = f"{price.active_usd_per_s:.5f}" if price.active_usd_per_s is not None else "not known"
+        rows.append(
+            f"| `{price.pool}` | {', '.join(price.gpus)} | {price.memory_gb} | {price.flex_usd_per_s:.5f} "
+            f"| {price.flex_usd_per_s * 3600:.3f} | {active} |"
+        )
+    return f"As of {AS_OF}.\n\n" + "\n".join(rows) + "\n"
+
+
+def commands_table() -> str:
+    """Return each command of comfy-client with its flags."""
+    parts = []
+    for command in all_commands(load_workflows(default_directory())):
+        parts.append(f"### `comfy-client {command.name}`\n\n{command.summary[0].upper()}{command.summary[1:]}.\n")
+        if command.flags:
+            cells = [(flag.usage.replace("|", "\\|"), flag.help.replace("|", "\\|")) for flag in command.flags]
+            rows = ["| argument | meaning |", "|---|---|", *(f"| `{usage}` | {meaning} |" for usage, meaning in cells)]
+            parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
