@@ -1,0 +1,213 @@
+"""Every command on a page for people is run by a test, or says what it needs that is not here.
+
+A block of commands (```sh) has one of these lines right above it:
+
+    <!-- Run by tests/the/test_that_runs_it.py. -->    that file names the page, or each of the block's programs
+    <!-- Run by tests/test_docs.py. -->                it is run here, as it stands
+    <!-- Needs an account. -->                         or a GPU, or whatever cannot be had here
+
+A block without one has each of its commands in LISTED.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from comfy_client.cli.main import all_commands
+from comfy_client.simulator import Simulator
+from comfy_client.workflows import default_directory, load_workflows
+from tests.stage import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```sh\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN = re.compile(r"<!-- Run by (tests/[\w/]+\.py)\. -->")
+NEEDS = re.compile(r"<!-- Needs .+\. -->")
+HERE = "tests/test_docs.py"
+LISTED = {
+    "./scripts/demo": "tests/test_docs.py::test_the_demo_of_the_readme_runs",
+    "./scripts/test": "tests/release/test_workflows.py::ci: Test",
+    "python handler.py": "tests/test_handler.py::test_input",
+    'python handler.py --test_input \'{"input": {"prompt": "a red fox"}}\'': "tests/test_handler.py::--test_input",
+    "python handler.py --rp_serve_api": "tests/test_handler.py::--rp_serve_api",
+    "docker compose --profile cpu up": "tests/image/test_local.py::test_compose_runs_without_a_gpu",
+    "docker compose up": "needs a GPU",
+    "scripts/build worker-flux1-dev-fp8": "tests/image/conftest.py::worker-flux1-dev-fp8",
+}
+"""Commands of blocks without a mark: the test that runs each, with a word of it, or what it needs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of commands, and the line above it."""
+
+    page: str
+    above: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.commands[0]}"
+
+    @property
+    def commands(self) -> list[str]:
+        """Its commands without comments; a continued line is one."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [stripped for line in lines if (stripped := re.sub(r"(^|\s)#( .*|$)", "", line).strip())]
+
+    @property
+    def run_by(self) -> str:
+        """The test file that is said to run it, or an empty text."""
+        found = RUN.fullmatch(self.above)
+        return found[1] if found else ""
+
+
+def blocks() -> Iterator[Block]:
+    """Yield every block of every page."""
+    for page in PAGES:
+        for found in BLOCK.finditer(page.read_text()):
+            yield Block(page.name, found["above"], found["text"])
+
+
+BLOCKS = list(blocks())
+
+
+def test_no_block_is_overlooked() -> None:
+    """Each fence of commands is one that is read here."""
+    assert sum(len(re.findall(r"^```sh$", page.read_text(), re.MULTILINE)) for page in PAGES) == len(BLOCKS)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_says_who_runs_it(block: Block) -> None:
+    """A test, what it needs, or each of its commands is listed."""
+    if block.run_by or NEEDS.fullmatch(block.above):
+        return
+    missing = [command for command in block.commands if command not in LISTED]
+    assert not missing, (
+        f"{block.page}: nobody is said to run {missing[0]!r}. Put one line right above its ```sh: "
+        "<!-- Run by tests/….py. -->, naming a test that runs it (this file does, for what is cheap), or "
+        "<!-- Needs an account. -->; or put the command into LISTED of tests/test_docs.py"
+    )
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by not in {"", HERE}], ids=str)
+def test_the_test_that_is_named_knows_of_it(block: Block) -> None:
+    """Its file is there, and names the page or every program of the block."""
+    path = ROOT / block.run_by
+    assert path.is_file(), f"{block.page} names {block.run_by}, which is not there"
+    test = path.read_text()
+    unknown = [name for command in block.commands if (name := program_of(command)) not in test]
+    assert block.page in test or not unknown, (
+        f"{block.run_by} names neither {block.page} nor {unknown}: name the test that runs {block.commands[0]!r}"
+    )
+
+
+def program_of(command: str) -> str:
+    """Return what a command runs: a script's name, the subcommand of comfy-client, or the program."""
+    words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
+    return words[1] if words[0] == "comfy-client" else Path(words[0]).name
+
+
+@pytest.mark.parametrize(("command", "who"), LISTED.items(), ids=list(LISTED))
+def test_what_is_listed_is_there(command: str, who: str) -> None:
+    """The command stands on a page, and the test that runs it is there."""
+    assert command in {each for block in BLOCKS for each in block.commands}, f"{command!r} is on no page any more"
+    if not who.startswith("needs "):
+        path, _, word = who.partition("::")
+        assert word in (ROOT / path).read_text(), f"{path} has no {word!r}"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_what_is_ours_in_a_block_exists(block: Block) -> None:
+    """Also where it cannot be run here: scripts, tests and commands of comfy-client are there."""
+    ours = {command.name for command in all_commands(load_workflows(default_directory()))}
+    for script in re.findall(r"(?<![\w/-])(?:\./)?scripts/([\w]+)", block.text):
+        assert os.access(ROOT / "scripts" / script, os.X_OK), f"{block.page}: there is no scripts/{script}"
+    for name in re.findall(r"comfy-client ([a-z][\w]*)", block.text):
+        assert name in ours, f"{block.page}: comfy-client has no command {name}"
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    """A ComfyUI for the commands that want one."""
+    with Simulator(step_s=0.002) as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="module")
+def log(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with worker.log: that of a worker with a good job and a bad one."""
+    folder = tmp_path_factory.mktemp("log")
+    jobs = (
+        '{"id": "job-1", "input": {"prompt": "x", "steps": 0}}',
+        '{"id": "job-2", "input": {"prompt": "x", "steps": 1}}',
+    )
+    with (folder / "worker.log").open("w") as file:
+        for job in jobs:
+            subprocess.run(
+                [sys.executable, str(ROOT / "handler.py"), "--test_input", job],
+                env={**os.environ, "COMFYUI_URL": simulator.url, "WORKER_WARMUP": "false"},
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                check=False,
+            )
+    return folder
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by == HERE], ids=str)
+def test_a_block_runs_as_it_stands(block: Block, simulator: Simulator, log: Path) -> None:
+    """In the repository, or beside worker.log, with a ComfyUI: it ends with 0, and each command says something."""
+    place = ROOT if "scripts/" in block.text else log
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],  # noqa: S607
+        cwd=place,
+        env={**os.environ, "COMFYUI_ENDPOINT": simulator.url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout + ended.stderr
+
+
+def test_the_log_is_read_as_the_page_says(log: Path) -> None:
+    """The commands of docs/operate.md find the job's story, the failure's code and the boots."""
+    [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == HERE]
+    story, codes, boots, errors = (
+        subprocess.run(["bash", "-c", command], cwd=log, capture_output=True, text=True, check=True).stdout  # noqa: S607
+        for command in block.commands
+    )
+
+    begun, ended = (json.loads(line)[1] for line in story.splitlines())
+    assert (begun, ended[:4]) == ("flux-dev-txt2img, 1 prompts, 0 pictures in", "done")
+    assert codes.split() == ["1", "invalid_input"]
+    assert all(float(line) > 0 for line in boots.splitlines())
+    assert len(boots.splitlines()) == 2
+    assert errors == ""
+
+
+def test_the_demo_of_the_readme_runs() -> None:
+    """`./scripts/demo` makes its two pictures with nothing set."""
+    ended = subprocess.run([str(ROOT / "scripts" / "demo")], capture_output=True, text=True, timeout=120, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert re.findall(r"^(\w+): debug-output/", ended.stdout, re.MULTILINE) == ["txt2img", "img2img"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every page, file and picture of this repository that is linked is there."""
+    text = page.read_text()
+
+    for target in re.findall(r"\]\((?!https?://)([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
