@@ -24,9 +24,11 @@ from comfy_client.errors import ComfyClientError, ConfigError
 from scripts.benchmarking import report
 from scripts.benchmarking.figures import FAILED, Price, Sample, failures, level_figures
 from scripts.benchmarking.measure import FirstJob, Plan, Stop, Stopped, run_first, run_level
-from scripts.benchmarking.price import find_price
+from scripts.benchmarking.price import SCENARIO, find_price
 
 FORMAT = 1
+MOST_RUNS = 4
+"""Side by side: more lines are not told apart."""
 INTERRUPTED = 130
 OUTPUT = Path("debug-output") / "benchmark"
 
@@ -142,6 +144,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--levels {options.levels}: numbers with commas between are wanted, such as 1,2,4,8")
     if min(options.levels) < 1 or options.jobs < 1 or options.warmups < 0:
         parser.error("--levels and --jobs are 1 or more, --warmups 0 or more")
+    if options.compare and len(options.compare) > MOST_RUNS:
+        parser.error(f"--compare shows {MOST_RUNS} at most")
     return options
 
 
@@ -162,12 +166,12 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     plan = Plan(
         inputs, options.seed, options.warmups, options.jobs, options.levels, options.job_timeout_s, options.max_s
     )
-    price = find_price(options.pool, environment)
     with client_from_env(environment, sync_wait_s=options.hold_s) as client:
         count = 1 + sum(plan.jobs + plan.warmups * level for level in plan.levels)
         print(f"{client.provider!r}: {count} jobs, {plan.max_s:g} s at most", file=sys.stderr)
         if options.dry_run:
             return 0
+        price = SCENARIO if client.provider.name == "scenario" else find_price(options.pool, environment)
         run = measure(client, plan, price, Stop(plan.max_s))
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "benchmark.json").write_text(json.dumps(run, indent=1) + "\n")

@@ -79,7 +79,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Price:
-    """What a second of a worker costs, and who says so."""
+    """What a second of a worker costs, and who says so; 0 where nothing is billed by the second."""
 
     usd_per_s: float
     source: str
@@ -127,14 +127,14 @@ def failures(samples: Iterable[Sample]) -> list[dict[str, Any]]:
 
 
 def cost(done: Sequence[Sample], seconds: float, price: Price, workers: int | None) -> dict[str, float] | None:
-    """Return the dollars a picture, by two reckonings; None where nobody says how long the worker took.
+    """Return the dollars a picture, by two reckonings; None where nobody says how long the worker took, or its price.
 
     `by_execution`: each job's execution, whole seconds rounded up. Jobs that a worker holds at once are counted twice.
     `by_time`: all workers that ran, for the whole time of the level: what is billed while they are busy.
     """
     executions = [sample.execution_s for sample in done if sample.execution_s is not None]
     pictures = sum(sample.pictures for sample in done)
-    if not executions or not pictures:
+    if not executions or not pictures or not price.usd_per_s:
         return None
     usd = {"by_execution": sum(job_usd(each, price.usd_per_s) for each in executions) / pictures}
     if workers:

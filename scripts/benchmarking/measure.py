@@ -156,7 +156,8 @@ def run_level(
 
 def _workers(client: Client) -> int | None:
     with contextlib.suppress(ComfyClientError):
-        return client.health().workers.get("running") or 1  # at one at once it may be between two jobs
+        workers = client.health().workers
+        return (workers.get("running") or 1) if workers else None  # at one at once it may be between two jobs
     return None
 
 

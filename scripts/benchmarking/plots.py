@@ -56,14 +56,16 @@ def legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own
 def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
     """Draw the distribution of the whole time at each level, and the stages at the lowest."""
     left, right = axes
+    at_once = sorted({level["concurrency"] for run in runs for level in run["levels"]})
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        for index, level in enumerate(run["levels"]):
+        for level in run["levels"]:
+            index = at_once.index(level["concurrency"]) % len(COLOURS)
             took = sorted(each["ended_s"] - each["begun_s"] for each in level["samples"] if each["end"] == DONE)
             if took:
                 label = f"{level['concurrency']} at once (n = {len(took)})"
                 label = f"{name}: {label}" if len(runs) > 1 else label
                 style = STYLES[number if len(runs) > 1 else index % len(STYLES)]
-                left.ecdf(took, color=COLOURS[index % len(COLOURS)], linestyle=style, linewidth=2, label=label)
+                left.ecdf(took, color=COLOURS[index], linestyle=style, linewidth=2, label=label)
     for share in (0.5, 0.95):
         left.axhline(share, color="#777788", linewidth=0.8)
         left.text(1.01, share, f"p{share * 100:.0f}", transform=left.get_yaxis_transform(), va="center", fontsize=9)
@@ -96,9 +98,9 @@ def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
                 va="center",
                 fontsize=9,
             )
-    at_once = {first["concurrency"] for first in firsts if first}
+    lowest = {first["concurrency"] for first in firsts if first}
     axis.set(
-        title=f"By stage, {' and '.join(map(str, sorted(at_once)))} at once: p50 / p95",
+        title=f"By stage, {' and '.join(map(str, sorted(lowest)))} at once: p50 / p95",
         xlabel="seconds",
         xlim=(0, most * 1.35 or 1.0),
         yticks=range(len(shown)),
@@ -114,7 +116,7 @@ def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) 
     """Draw pictures a minute, and p50 and p95 of the whole time, by how many run at once."""
     left, right = axes
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        levels = [level for level in run["levels"] if level["total"]]
+        levels = [level for level in run["levels"] if level["pictures_per_min"]]
         if not levels:
             continue
         at_once = [level["concurrency"] for level in levels]

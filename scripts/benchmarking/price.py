@@ -19,6 +19,8 @@ RATE = Variable(
     "RunPod's catalogue where RUNPOD_API_KEY is set, else the table of prices, where it is absent",
 )
 
+SCENARIO = Price(0.0, "Scenario bills units of its own, and no seconds")
+
 
 def find_price(pool: str, environment: Mapping[str, str]) -> Price:
     """Return the price of a pool of GPUs. Raises ConfigError for a pool that is not known, or a rate that is none."""

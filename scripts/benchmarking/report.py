@@ -117,10 +117,8 @@ def facts(run: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
     price = run["price"]
     pool = f"{price['pool']}, " if price["pool"] else ""
-    return (
-        f"{run['provider']}, {run['made_at']}. {inputs}. {versions}. "
-        f"${price['usd_per_s']:.5f} a second ({pool}{price['source']})."
-    )
+    costs = f"${price['usd_per_s']:.5f} a second ({pool}{price['source']})" if price["usd_per_s"] else price["source"]
+    return f"{run['provider']}, {run['made_at']}. {inputs}. {versions}. {costs}."
 
 
 def page(runs: Sequence[Mapping[str, Any]], names: Sequence[str], plots: Iterable[tuple[str, str, Path]]) -> str:

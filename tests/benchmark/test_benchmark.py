@@ -22,12 +22,14 @@ from scripts.benchmarking.price import find_price
 from tests.browser import WIDTHS, browser, overflows
 from tests.fakes.runpod_platform import JobState, RunPodPlatform
 from tests.fakes.runpod_rest import RunPodAccount
+from tests.fakes.scenario_api import ScenarioStandIn
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
 from tests.stage import ROOT
 
 TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
 RATE = {"COMFY_CLIENT_GPU_USD_PER_S": "0.00031"}
 """So that no catalogue is asked."""
+DIRECT = {"COMFYUI_ENDPOINT": "http://127.0.0.1:9"}
 
 
 def timed(job: Body) -> Body:
@@ -184,6 +186,18 @@ def test_a_comfyui_is_measured_directly(tmp_path: Path) -> None:
     assert found["levels"][0]["cost"].keys() == {"by_execution", "by_time"}
 
 
+def test_scenario_is_measured_without_a_price(tmp_path: Path) -> None:
+    """What it bills are no seconds of a GPU: a picture has no price here, and the page says why."""
+    with ScenarioStandIn(run_s=0.01) as scenario:
+        environment = {"IMAGE_GENERATION_PROVIDER": "scenario", **scenario.client_env()}
+        sizes = ("--width", "512", "--height", "512", "--steps", "4")
+        status, found = run(environment, tmp_path, "--levels", "1", "--jobs", "1", "--warmups", "0", *sizes)
+
+    assert status == 0, found["first_job"]
+    assert [level["cost"] for level in found["levels"]] == [None]
+    assert "Scenario bills units of its own" in (tmp_path / "benchmark.html").read_text()
+
+
 def never(ended: threading.Event, job: Body) -> Body:
     """Answer the first job, and no other until the end."""
     if job["input"]["seed"] != 10:
@@ -260,8 +274,8 @@ def test_the_catalogue_says_the_price_where_there_is_a_key(platform: RunPodPlatf
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["--pool", "ADA_42"], {}, "--pool 'ADA_42'"),
-        ([], {"COMFY_CLIENT_GPU_USD_PER_S": "cheap"}, "COMFY_CLIENT_GPU_USD_PER_S"),
+        (["--pool", "ADA_42"], DIRECT, "--pool 'ADA_42'"),
+        ([], {**DIRECT, "COMFY_CLIENT_GPU_USD_PER_S": "cheap"}, "COMFY_CLIENT_GPU_USD_PER_S"),
         ([], {}, "RUNPOD_API_KEY"),
     ],
 )
