@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from comfy_client.cli.commands import commands
+from comfy_client.cli.main import all_commands
 from comfy_client.contract import ENVELOPE, ERRORS
-from comfy_client.providers import PROVIDERS
+from comfy_client.deploy.description import SCHEMA
+from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
+from comfy_client.prices import AS_OF, POOLS
+from comfy_client.providers import PROVIDERS, Variable
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
 from comfy_client.scenario.fields import ROUTES
 from comfy_client.scenario.settings import VARIABLES as SHIM_VARIABLES
@@ -162,29 +165,45 @@ def operate() -> Iterator[str]:
     yield f"{before}{TABLE_BEGINS}\n{chr(10).join(rows)}\n{TABLE_ENDS}{after}"
 
 
-def with_tables(name: str, tables: Mapping[str, str]) -> Iterator[str]:
-    """Yield the page `name` as it is, with its tables made anew, each between two marks."""
+def client() -> Iterator[str]:
+    """Yield docs/client.md with its tables."""
+    yield with_tables(
+        "client.md",
+        providers=providers_table(),
+        variables=variables_table(CLIENT_VARIABLES.values()),
+        commands=commands_table(),
+    )
+
+
+def deploy() -> Iterator[str]:
+    """Yield docs/deploy.md with its tables."""
+    yield with_tables(
+        "deploy.md", description=description_table(), variables=variables_table(DEPLOY_VARIABLES.values())
+    )
+
+
+def cost() -> Iterator[str]:
+    """Yield docs/cost.md with its table."""
+    yield with_tables("cost.md", prices=prices_table())
+
+
+def with_tables(name: str, **tables: str) -> str:
+    """Return a page as it is, with its tables made anew, each between two marks."""
     page = (DOCS / name).read_text()
-    for each, table in tables.items():
-        mark = f"<!-- {each}: written by scripts/docs -->"
+    for key, table in tables.items():
+        mark = f"<!-- {key}: written by scripts/docs -->"
         before, _, rest = page.partition(mark)
         page = f"{before}{mark}\n{table}<!-- end -->{rest.partition('<!-- end -->')[2]}"
-    yield page
-
-
-def client() -> Iterator[str]:
-    """Yield docs/client.md."""
-    tables = {"providers": providers_table(), "variables": variables_table(), "commands": commands_table()}
-    yield from with_tables("client.md", tables)
+    return page
 
 
 def scenario() -> Iterator[str]:
-    """Yield docs/scenario.md."""
+    """Yield docs/scenario.md with its tables."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for variable in SHIM_VARIABLES:
         default = f"`{variable.default}`" if variable.default else ""
         rows.append(f"| `{variable.name}` | {default} | {variable.meaning} |")
-    yield from with_tables("scenario.md", {"fields": fields_tables(), "variables": "\n".join(rows) + "\n"})
+    yield with_tables("scenario.md", fields=fields_tables(), variables="\n".join(rows) + "\n")
 
 
 def fields_tables() -> str:
@@ -207,17 +226,46 @@ def providers_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def variables_table() -> str:
-    """Return a table of the variables that the client reads."""
+def variables_table(variables: Iterable[Variable]) -> str:
+    """Return a table of the variables that the client, or a deployment, reads."""
     rows = ["| variable | meaning | where |", "|---|---|---|"]
-    rows += [f"| `{variable.name}` | {variable.meaning} | {variable.where} |" for variable in CLIENT_VARIABLES.values()]
+    rows += [f"| `{variable.name}` | {variable.meaning} | {variable.where} |" for variable in variables]
     return "\n".join(rows) + "\n"
+
+
+def description_table() -> str:
+    """Return a table of the keys of deploy.toml, each with its table's name in front."""
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, rule in SCHEMA["properties"].items():
+        inner = rule.get("properties")
+        keys = {f"{name}.{key}": each for key, each in inner.items()} if inner else {name: rule}
+        required = {f"{name}.{key}" for key in rule.get("required", ())} if inner else set(SCHEMA["required"])
+        for key, each in keys.items():
+            default = "**required**" if key in required else shown(each.get("default", ""))
+            kind = "list of text" if each.get("type") == "array" else type_of(each)
+            rows.append(f"| `{key}` | {kind} | {default} | {each['description']} |")
+    return "\n".join(rows) + "\n"
+
+
+def prices_table() -> str:
+    """Return the table of prices, with its date."""
+    rows = [
+        "| pool | GPUs | GB | flex, $ a second | flex, $ an hour | active, $ a second |",
+        "|---|---|---|---|---|---|",
+    ]
+    for price in POOLS.values():
+        active = f"{price.active_usd_per_s:.5f}" if price.active_usd_per_s is not None else "not known"
+        rows.append(
+            f"| `{price.pool}` | {', '.join(price.gpus)} | {price.memory_gb} | {price.flex_usd_per_s:.5f} "
+            f"| {price.flex_usd_per_s * 3600:.3f} | {active} |"
+        )
+    return f"As of {AS_OF}.\n\n" + "\n".join(rows) + "\n"
 
 
 def commands_table() -> str:
     """Return each command of comfy-client with its flags."""
     parts = []
-    for command in commands(load_workflows(default_directory())):
+    for command in all_commands(load_workflows(default_directory())):
         parts.append(f"### `comfy-client {command.name}`\n\n{command.summary[0].upper()}{command.summary[1:]}.\n")
         if command.flags:
             cells = [(flag.usage.replace("|", "\\|"), flag.help.replace("|", "\\|")) for flag in command.flags]
@@ -235,6 +283,8 @@ def main() -> None:
         "operate.md": operate(),
         "client.md": client(),
         "scenario.md": scenario(),
+        "deploy.md": deploy(),
+        "cost.md": cost(),
     }
     for name, parts in pages.items():
         path, text = DOCS / name, "\n".join(parts)

@@ -20,11 +20,12 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn, TextIO
 
 from comfy_client import __version__
+from comfy_client.cli import batch, deploy, scenario
 from comfy_client.cli.commands import INTERRUPTED, Call, Command, commands
 from comfy_client.cli.screen import Screen
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import ComfyClientError, ConfigError, RequestError
-from comfy_client.workflows import default_directory, load_workflows
+from comfy_client.workflows import Workflow, default_directory, load_workflows
 
 SUMMARY = "Makes pictures with Flux.1-dev on your own ComfyUI. IMAGE_GENERATION_PROVIDER and its variables say where."
 SHELLS = ("bash", "zsh", "tcsh")
@@ -43,6 +44,11 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError with the usage, as argparse would print it."""
         text = f"{message} (see {self.prog} --help)"
         raise UsageError(text, ErrorReport(ErrorCode.INVALID_INPUT, text))
+
+
+def all_commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return every command: those of jobs, and those around them."""
+    return (*commands(workflows), *batch.COMMANDS, *scenario.COMMANDS, *deploy.COMMANDS)
 
 
 def make_parser(all_commands: Sequence[Command]) -> argparse.ArgumentParser:
@@ -75,7 +81,7 @@ def main(
     screen = Screen(out or sys.stdout, err or sys.stderr, is_json=is_json)
     try:
         workflows = load_workflows(default_directory())
-        parser = make_parser(commands(workflows))
+        parser = make_parser(all_commands(workflows))
         is_simulate = arguments[:1] == ["simulate"]
         options = parser.parse_args(arguments[:1] if is_simulate else arguments)
         options.arguments = arguments[1:]

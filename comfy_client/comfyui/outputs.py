@@ -85,8 +85,13 @@ def metadata_text(rendered: Rendered, graph: Graph, seed: int | None) -> dict[st
     """
     text = {"prompt": json.dumps(graph)}
     if seed is not None:
-        inputs = {**rendered.inputs, "seed": seed}
-        inputs.pop("num_images", None)
-        prompt = inputs.pop("prompt", "")
-        text["parameters"] = f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in inputs.items())
+        text["parameters"] = parameters_text(rendered, seed)
     return text
+
+
+def parameters_text(rendered: Rendered, seed: int) -> str:
+    """Return the inputs of one picture in words."""
+    inputs = {**rendered.inputs, "seed": seed}
+    inputs.pop("num_images", None)
+    prompt = inputs.pop("prompt", "")
+    return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in inputs.items())

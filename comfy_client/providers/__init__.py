@@ -6,6 +6,7 @@ variables go into VARIABLES. tests/providers/test_contract.py then wants to know
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from comfy_client.providers.interface import Provider
 from comfy_client.providers.premade import PremadeProvider
 from comfy_client.providers.runpod import RunPodProvider
 from comfy_client.providers.runpod_endpoint import BASE_URL, RunPodEndpoint
+from comfy_client.providers.scenario import ScenarioProvider
+from comfy_client.providers.scenario_api import BASE_URL as SCENARIO_URL
+from comfy_client.providers.scenario_api import ScenarioApi
+from comfy_client.providers.scenario_request import MODEL_ID
 from comfy_client.validation import nearest
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 
@@ -59,6 +64,29 @@ VARIABLES: Mapping[str, Variable] = {
             "COMFYUI_DIR",
             "Its folder, where this process can reach it: files are then deleted.",
             "ComfyUI's base folder",
+        ),
+        Variable(
+            "SCENARIO_SDK_API_KEY",
+            "Scenario's API key; its own SDK reads it too.",
+            "Scenario's web app: the project's API keys",
+            secret=True,
+        ),
+        Variable(
+            "SCENARIO_SDK_API_SECRET",
+            "The secret of that key.",
+            "Scenario's web app, shown once when the key is made",
+            secret=True,
+        ),
+        Variable(
+            "SCENARIO_BASE_URL",
+            "Another address of Scenario's API. Its own SDK reads it too: callers of the shim have the shim's in it.",
+            f"`{SCENARIO_URL}` where it is absent",
+        ),
+        Variable("SCENARIO_MODEL_ID", "Scenario's model that jobs go to.", f"`{MODEL_ID}` where it is absent"),
+        Variable(
+            "SCENARIO_LORAS",
+            "From the worker's LoRA files to Scenario's ids, as JSON; others are refused.",
+            'as `{"knight.safetensors": "model_x"}`',
         ),
     )
 }
@@ -112,6 +140,25 @@ def _premade(read: Reader, workflows: Workflows) -> Provider:
     return PremadeProvider(_endpoint(read, "RUNPOD_ENDPOINT_ID"), workflows)
 
 
+def _scenario(read: Reader, workflows: Workflows) -> Provider:
+    keys = read.needed("SCENARIO_SDK_API_KEY"), read.needed("SCENARIO_SDK_API_SECRET")
+    loras = _table("SCENARIO_LORAS", read.optional("SCENARIO_LORAS"))
+    model_id = read.optional("SCENARIO_MODEL_ID") or MODEL_ID
+    api = ScenarioApi(*keys, read.optional("SCENARIO_BASE_URL") or SCENARIO_URL)
+    return ScenarioProvider(api, workflows, model_id=model_id, loras=loras)
+
+
+def _table(name: str, text: str) -> dict[str, str]:
+    """Return the JSON object of texts that a variable holds. Raises ConfigError."""
+    try:
+        table = json.loads(text or "{}")
+    except ValueError:
+        table = None
+    if not isinstance(table, dict) or not all(isinstance(value, str) and value for value in table.values()):
+        raise ConfigError(f"{name} is no JSON object of texts. {VARIABLES[name].meaning} It is {VARIABLES[name].where}")
+    return table
+
+
 def _endpoint(read: Reader, *names: str) -> RunPodEndpoint:
     api_key = read.needed("RUNPOD_API_KEY")
     return RunPodEndpoint(read.needed(*names), api_key, read.optional("RUNPOD_ENDPOINT_BASE_URL") or BASE_URL)
@@ -127,6 +174,11 @@ PROVIDERS: Mapping[str, Row] = {
         "an endpoint with RunPod's stock worker-comfyui: the graph is rendered by the client",
         "`RUNPOD_API_KEY` and `RUNPOD_ENDPOINT_ID`",
         _premade,
+    ),
+    "scenario": Row(
+        "Scenario.com itself, through its official SDK (`pip install 'comfy-client[scenario-sdk]'`): the way back",
+        "`SCENARIO_SDK_API_KEY` and `SCENARIO_SDK_API_SECRET`",
+        _scenario,
     ),
 }
 """Every provider by its name."""

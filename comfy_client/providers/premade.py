@@ -13,16 +13,15 @@ import hashlib
 import mimetypes
 import re
 import secrets
-import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from comfy_client.comfyui.outputs import encode_output, metadata_text
 from comfy_client.contract import MAX_SEED, ErrorCode, ErrorReport, Fault, JsonObject
 from comfy_client.errors import invalid_input
 from comfy_client.fetch import FetchRules, fetch_picture
+from comfy_client.providers.asked import Asked, AskedJobs
 from comfy_client.providers.interface import (
     GeneratedImage,
     GenerationRequest,
@@ -32,20 +31,10 @@ from comfy_client.providers.interface import (
 )
 from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
-from comfy_client.request import Rendered, Request, Upload, read_request
+from comfy_client.request import Rendered, Upload, read_request
 from comfy_client.workflows import Graph, Workflow, is_link
 
 _SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")
-_KNOWN_JOBS = 256
-"""Jobs of which is kept what the result does not say."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What was asked of a job, for its result."""
-
-    request: Request
-    rendered: Rendered
 
 
 class PremadeProvider:
@@ -56,8 +45,7 @@ class PremadeProvider:
     def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
         self._endpoint = endpoint
         self._workflows = workflows
-        self._lock = threading.Lock()
-        self._asked: OrderedDict[str, _Asked] = OrderedDict()
+        self._asked = AskedJobs()
 
     def __repr__(self) -> str:
         return f"PremadeProvider({self._endpoint!r})"
@@ -72,10 +60,7 @@ class PremadeProvider:
         rendered = asked.render(lambda: secrets.randbelow(MAX_SEED + 1))
         body = stock_input(rendered, secrets.token_hex(4))
         status = self._endpoint.submit(GenerationRequest(body, request.options), wait_s)
-        with self._lock:
-            self._asked[status.job_id] = _Asked(asked, rendered)
-            while len(self._asked) > _KNOWN_JOBS:
-                self._asked.popitem(last=False)
+        self._asked.remember(status.job_id, Asked(asked, rendered))
         return _in_our_words(status)
 
     def status(self, job_id: str) -> JobStatus:
@@ -85,7 +70,7 @@ class PremadeProvider:
     def result(self, status: JobStatus) -> GenerationResult:
         """Return what a job made, encoded as it was asked for where this process asked for it."""
         result = read_result(status, self.name)
-        asked = self._asked.get(status.job_id)
+        asked = self._asked.of(status.job_id)
         images = sorted((_with_seed(image) for image in result.images), key=_number)
         if asked is None:
             return replace(result, images=tuple(images), seed=images[0].seed if images else None)
@@ -194,7 +179,7 @@ def _number(image: GeneratedImage) -> int:
     return int(found[2]) if found else 0
 
 
-def _encoded(image: GeneratedImage, asked: _Asked) -> GeneratedImage:
+def _encoded(image: GeneratedImage, asked: Asked) -> GeneratedImage:
     """Return the picture as it was asked for: worker-comfyui gives PNG alone, without prompt and seed in it."""
     found = _SEED.search(image.filename)
     text = {}

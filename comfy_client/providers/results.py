@@ -116,7 +116,7 @@ def _data(entry: Mapping[str, Any], filename: str, status: JobStatus) -> bytes:
 
 
 def _fetched(url: str, filename: str, status: JobStatus) -> bytes:
-    """Return what is at a bucket's address, which is signed: it is asked without a key, and shown nowhere."""
+    """Return what is at a bucket's address."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise _error(
@@ -125,10 +125,8 @@ def _fetched(url: str, filename: str, status: JobStatus) -> bytes:
             f"{filename} is behind no address but a path of the worker: its bucket's keys are missing.",
             filename=filename,
         )
-    api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"The bucket at {parts.hostname}")
-    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
     try:
-        return api.call("GET", path, timeout_s=FETCH_TIMEOUT_S).content
+        return fetch_signed(url, "The bucket")
     except RequestError as error:
         if error.status is None or error.is_transient:
             raise
@@ -138,6 +136,18 @@ def _fetched(url: str, filename: str, status: JobStatus) -> bytes:
             f"{filename} is not in its bucket any more, or its address has expired ({error}).",
             filename=filename,
         ) from error
+
+
+def fetch_signed(url: str, holder: str) -> bytes:
+    """Return what is at a signed address of `holder`: it is asked without a key, and shown nowhere.
+
+    Raises RequestError.
+    """
+    parts = urlsplit(url)
+    api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"{holder} at {parts.hostname}")
+    try:
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        return api.call("GET", path, timeout_s=FETCH_TIMEOUT_S).content
     finally:
         api.close()
 

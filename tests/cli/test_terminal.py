@@ -22,7 +22,7 @@ SMALL = ["--width", "64", "--height", "64", "--steps", "8"]
 
 
 class Terminal:
-    """A process whose stderr is a terminal, and what was shown there."""
+    """A process whose stdin and stderr are a terminal, and what was shown there."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
         self._near, far = pty.openpty()
@@ -31,6 +31,7 @@ class Terminal:
             [*COMMAND, *arguments],
             cwd=folder,
             env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"},
+            stdin=far,
             stdout=subprocess.PIPE,
             stderr=far,
             text=True,
@@ -50,6 +51,10 @@ class Terminal:
     def shown(self) -> str:
         """What stands on the terminal so far."""
         return b"".join(self._pieces).decode("utf-8", "replace")
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        os.write(self._near, f"{text}\n".encode())
 
     def end(self) -> tuple[int, str]:
         """Return the exit status, and what went to stdout."""

@@ -1,12 +1,14 @@
-"""What every provider does alike. RunPod and premade run on the platform's stand-in with the real worker behind it."""
+"""What every provider does alike, each on its stage (stagings.py says how, and what some can do beyond).
+
+RunPod and premade run on the platform's stand-in with the real worker behind it, Scenario on the stand-in of its API.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +16,73 @@ import pytest
 from PIL import Image
 
 from comfy_client.aio import AsyncClient
-from comfy_client.client import Client, client_from_env
+from comfy_client.client import client_from_env
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobCancelled, JobError, WaitTimeout
 from comfy_client.job import Done, Queued, Running
 from comfy_client.providers import PROVIDERS
 from comfy_client.providers.interface import JobState
-from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
-from tests.stage import ROOT, Stage, staged
+from tests.fakes.scenario_api import ScenarioStandIn
+from tests.providers.stagings import STAGINGS, Ability, Scene, World, able, unable
+from tests.stage import ROOT, staged
 from tests.waiting import until
 
-SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 4}
+SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 KNIGHT = ROOT / "examples" / "knight.png"
-
-STAGINGS: dict[str, tuple[str, Callable[[Stage], dict[str, str]]]] = {
-    "comfyui": ("comfyui", lambda stage: stage.platform.client_env()),
-    "comfyui, directly": (
-        "comfyui",
-        lambda stage: {"COMFYUI_ENDPOINT": stage.simulator.url if stage.simulator else ""},
-    ),
-    "runpod": ("runpod", lambda stage: stage.platform.client_env()),
-}
-"""How each provider is put on a stage: its name, and the variables that lead it there."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A client of one provider, and what stands behind it."""
-
-    client: Client
-    stage: Stage
-    simulator: Simulator
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    """One worker for all tests of this file."""
-    with staged(step_s=0.03) as stage:
-        yield stage
+def world() -> Iterator[World]:
+    """One worker and one Scenario for all tests of this file."""
+    with staged(step_s=0.03) as stage, ScenarioStandIn() as scenario:
+        assert stage.simulator is not None
+        yield World(stage, stage.simulator, scenario)
 
 
 @pytest.fixture(params=STAGINGS)
-def scene(request: pytest.FixtureRequest, stage: Stage) -> Iterator[Scene]:
-    """Each provider in turn."""
-    name, variables = STAGINGS[request.param]
-    assert stage.simulator is not None
-    with client_from_env({"IMAGE_GENERATION_PROVIDER": name, **variables(stage)}, timeout_s=60.0) as client:
-        yield Scene(client, stage, stage.simulator)
-        stage.simulator.faults.clear()
+def scene(request: pytest.FixtureRequest, world: World) -> Iterator[Scene]:
+    """Each provider in turn; a test that needs an ability has those that have it."""
+    staging = STAGINGS[request.param]
+    environment = {"IMAGE_GENERATION_PROVIDER": staging.provider, **staging.variables(world)}
+    with client_from_env(environment, timeout_s=60.0) as client:
+        behind = staging.behind(world)
+        yield Scene(client, world, behind, staging.abilities)
+        behind.clear()
+
+
+def needs(ability: Ability) -> pytest.MarkDecorator:
+    """Return the mark of a test that asks for an ability."""
+    return pytest.mark.parametrize("scene", able(ability), indirect=True)
 
 
 def test_every_provider_is_on_a_stage() -> None:
     """A provider that is added is held to this contract."""
-    assert {name for name, _ in STAGINGS.values()} == set(PROVIDERS)
+    assert {staging.provider for staging in STAGINGS.values()} == set(PROVIDERS)
+
+
+def test_every_ability_is_some_provider_s() -> None:
+    """No test of an ability runs for nobody."""
+    assert all(able(ability) for ability in Ability)
+
+
+ASKED: dict[Ability, dict[str, Any]] = {
+    Ability.GRAPHS: {"workflow": {"1": {"class_type": "KSampler", "inputs": {}}}},
+    Ability.FILES: {"prompt": "x", "loras": [{"name": "knight.safetensors", "strength": 1.0}]},
+}
+"""A request for each ability that can be asked for."""
+
+
+@pytest.mark.parametrize(("scene", "ability"), unable(*ASKED), indirect=["scene"])
+def test_what_a_provider_cannot_do_it_refuses_with_a_remedy(scene: Scene, ability: Ability) -> None:
+    """It says so before anything is sent, and which provider can."""
+    before = scene.behind.taken()
+
+    with pytest.raises(JobError, match="IMAGE_GENERATION_PROVIDER=comfyui") as info:
+        scene.client.run(**ASKED[ability])
+
+    assert info.value.code is ErrorCode.INVALID_INPUT
+    assert scene.behind.taken() == before
 
 
 def test_text_becomes_pictures(scene: Scene, tmp_path: Path) -> None:
@@ -76,7 +91,7 @@ def test_text_becomes_pictures(scene: Scene, tmp_path: Path) -> None:
 
     assert [image.seed for image in result.images] == [5, 6]
     for image in result.images:
-        assert image.size == (64, 64) == image.pil().size
+        assert image.size == (128, 128) == image.pil().size
         assert image.mime_type == "image/png"
         assert image.sha256 == hashlib.sha256(image.bytes).hexdigest()
     assert result.image.save(tmp_path / "knight.png").read_bytes() == result.image.bytes
@@ -86,9 +101,10 @@ def test_text_becomes_pictures(scene: Scene, tmp_path: Path) -> None:
     assert result.job_id
 
 
-def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene, stage: Stage) -> None:
-    """The pixels do not depend on the provider, so that switching back is no risk."""
-    with client_from_env(stage.platform.client_env()) as reference:
+@needs(Ability.PIXELS)
+def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene) -> None:
+    """The pixels do not depend on the provider, wherever a ComfyUI makes them."""
+    with client_from_env(scene.world.stage.platform.client_env()) as reference:
         expected = reference.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes()
 
     assert scene.client.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes() == expected
@@ -106,20 +122,21 @@ def test_a_picture_becomes_a_picture(scene: Scene, kind: str) -> None:
 
     result = scene.client.img2img(source, "as an oil painting", strength=0.5, seed=1, **SMALL)
 
-    assert result.image.size == (64, 64)
+    assert result.image.size == (128, 128)
     assert result.workflow == "flux-dev-img2img"
 
 
+@needs(Ability.GRAPHS)
 def test_a_graph_of_one_s_own_runs(scene: Scene, workflows: Mapping[str, Workflow]) -> None:
     """A whole graph is run with its pictures and overrides; its images have no seed."""
-    [graph] = render(workflows["flux-dev-img2img"], {"prompt": "x", "seed": 1, "steps": 1, "width": 64, "height": 64})
+    [graph] = render(workflows["flux-dev-img2img"], {"prompt": "x", "seed": 1, "steps": 1, "width": 128, "height": 128})
     title = next(node["_meta"]["title"] for node in graph.values() if node["class_type"] == "LoadImage")
     result = scene.client.run(
         graph, images={"in.png": KNIGHT}, overrides={f"{title}.image": "in.png", "KSampler.seed": 3}
     )
 
     assert result.image.seed is None
-    assert result.image.size == (64, 64)
+    assert result.image.size == (128, 128)
 
 
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
@@ -145,14 +162,14 @@ def test_the_format_is_what_was_asked_for(scene: Scene, output_format: Any) -> N
     ids=["blank", "range", "unknown key", "nothing", "no picture", "no file"],
 )
 def test_a_wrong_request_costs_nothing(scene: Scene, inputs: dict[str, Any], code: ErrorCode) -> None:
-    """Its faults are told before anything is sent: no job, no prompt."""
-    before = scene.stage.platform.submissions, len(scene.simulator.executed_prompts)
+    """Its faults are told before anything is sent: no job, no prompt, no picture."""
+    before = scene.behind.taken()
 
     with pytest.raises(JobError) as info:
         scene.client.run(**inputs)
 
     assert info.value.code is code
-    assert (scene.stage.platform.submissions, len(scene.simulator.executed_prompts)) == before
+    assert scene.behind.taken() == before
 
 
 def test_an_unknown_workflow_names_the_known(scene: Scene) -> None:
@@ -163,6 +180,7 @@ def test_an_unknown_workflow_names_the_known(scene: Scene) -> None:
     assert info.value.code is ErrorCode.UNKNOWN_WORKFLOW
 
 
+@needs(Ability.FILES)
 def test_a_missing_model_is_named(scene: Scene) -> None:
     """What ComfyUI does not have is an error of its own, with what there is."""
     with pytest.raises(JobError) as info:
@@ -172,6 +190,7 @@ def test_a_missing_model_is_named(scene: Scene) -> None:
     assert info.value.job_id
 
 
+@needs(Ability.GRAPHS)
 def test_a_node_that_fails_is_named(scene: Scene) -> None:
     """An exception while the graph runs is execution_failed, with the node."""
     scene.simulator.faults.fail_node("KSampler", "RuntimeError", "the tensor is wrong")
@@ -207,33 +226,33 @@ def test_an_observer_is_told_and_the_result_returned(scene: Scene) -> None:
 
 
 def test_a_cancelled_job_is_cancelled(scene: Scene) -> None:
-    """Its ComfyUI is free again, its wait ends with JobCancelled, and the next job runs."""
-    scene.simulator.faults.hang_sampling(at_step=2)
+    """What ran it is free again, its wait ends with JobCancelled, and the next job runs."""
+    scene.behind.hold()
     job = scene.client.submit(prompt="a knight", **SMALL)
-    assert until(lambda: scene.simulator.hanging_step)
+    assert until(scene.behind.is_held)
     job.cancel()
 
     with pytest.raises(JobCancelled) as info:
         job.wait(20)
     assert info.value.job_id == job.id
     assert job.status().state is JobState.CANCELLED
-    assert until(lambda: not scene.simulator.queue_ids)
+    assert until(scene.behind.is_idle)
     job.cancel()
     assert scene.client.txt2img("a knight", **SMALL).images
 
 
 def test_a_wait_that_is_over_leaves_the_job_running(scene: Scene) -> None:
     """WaitTimeout says what is done and whose job it is; the same job can be waited for again."""
-    scene.simulator.faults.hang_sampling(at_step=2)
+    scene.behind.hold()
     job = scene.client.submit(prompt="a knight", **SMALL)
-    assert until(lambda: scene.simulator.hanging_step)
+    assert until(scene.behind.is_held)
 
     with pytest.raises(WaitTimeout, match=job.id) as info:
         job.wait(0.3)
     assert info.value.job_id == job.id
     with pytest.raises(WaitTimeout):
         job.result()
-    scene.simulator.faults.go_on()
+    scene.behind.go_on()
 
     assert job.wait().images
 
@@ -276,7 +295,7 @@ def test_many_are_awaited_in_order(scene: Scene) -> None:
         return [result.seed if result else None for result in results]
 
     assert asyncio.run(story()) == [0, None, 2, 3]
-    assert until(lambda: not scene.simulator.queue_ids)
+    assert until(scene.behind.is_idle)
 
 
 def test_the_same_is_awaited(scene: Scene) -> None:
@@ -298,20 +317,26 @@ def test_the_same_is_awaited(scene: Scene) -> None:
 
 def test_an_await_that_is_cancelled_cancels_its_job(scene: Scene) -> None:
     """A task that is cancelled leaves nothing running."""
-    scene.simulator.faults.hang_sampling(at_step=2)
+    scene.behind.hold()
 
     async def cancelled() -> None:
         task = asyncio.create_task(AsyncClient(scene.client).txt2img("x", **SMALL))
-        assert await asyncio.to_thread(until, lambda: scene.simulator.hanging_step)
+        assert await asyncio.to_thread(until, scene.behind.is_held)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(cancelled())
-    assert until(lambda: not scene.simulator.queue_ids)
+    assert until(scene.behind.is_idle)
 
 
 def test_health_says_that_it_is_idle(scene: Scene) -> None:
-    """An endpoint that waits for jobs is idle, in numbers and in a sentence."""
+    """A provider without jobs is idle."""
     assert until(lambda: scene.client.health().why == "idle")
-    assert scene.client.health().workers["idle"] == 1
+    assert scene.client.health().sentence
+
+
+@needs(Ability.WORKERS)
+def test_health_counts_workers(scene: Scene) -> None:
+    """An endpoint that waits for jobs has an idle worker."""
+    assert until(lambda: scene.client.health().workers["idle"] == 1)

@@ -1,0 +1,247 @@
+"""The commands `deploy` and `destroy`: show what would change, ask, do it, make one picture, print two variables.
+
+What is told on the way goes to stderr; stdout has the result alone, so that `comfy-client deploy --yes >> .env` works.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from comfy_client.cli.commands import JSON, Call, Command
+from comfy_client.cli.flags import Flag, OnOff
+from comfy_client.client import client_from_env
+from comfy_client.contract import JsonObject
+from comfy_client.deploy.api import RestApi
+from comfy_client.deploy.description import Description, read_description
+from comfy_client.deploy.graphql import CachedModels
+from comfy_client.deploy.offers import HOUR_S
+from comfy_client.deploy.plan import Plan, RunPod, make_plan
+from comfy_client.deploy.steps import (
+    Patience,
+    Tell,
+    await_worker,
+    carry_out,
+    client_variables,
+    destroy,
+    find_remains,
+    stale_workers,
+)
+from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secrets_of, value_of
+from comfy_client.errors import ComfyClientError, ConfigError
+from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
+from comfy_client.providers.runpod_endpoint import BASE_URL
+
+PROMPT = "a pixel art knight"
+
+
+class Declined(ComfyClientError):  # noqa: N818 - an answer
+    """The person said no."""
+
+
+def _deploy(call: Call) -> int:
+    tell = _teller(call)
+    description = read_description(Path(call.options.file))
+    description.refuse_placeholder()
+    picture_file = Path(call.options.output or f"{description.name}.png")
+    if not picture_file.parent.is_dir():
+        raise ConfigError(f"-o {picture_file}: there is no folder {picture_file.parent}")
+    secrets = secrets_of(call.environment, description.secrets)
+    with _runpod(call.environment, tuple(secrets.values())) as runpod:
+        plan = make_plan(runpod, description, secrets)
+        lines = [*(line for step in plan.steps for line in step.lines), *_cost_lines(description, plan)]
+        if call.options.dry_run:
+            call.screen.show(_plan_object(plan), *(lines if plan.steps else ["Nothing to change.", *lines]))
+            return 0
+        for line in lines:
+            tell(line)
+        if plan.steps:
+            _ask(call, "Do this?")
+        else:
+            tell("Nothing to do: RunPod has what is described.")
+        endpoint = carry_out(runpod, description, plan, tell)
+        variables = client_variables(endpoint, BASE_URL)
+        wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
+        stale = partial(stale_workers, runpod.rest, str(endpoint["id"]))
+        picture = _picture(call, picture_file, variables, stale) if wants_picture else None
+    value = {
+        **_plan_object(plan),
+        "endpoint_id": endpoint["id"],
+        "variables": dict(variables),
+        "picture": str(picture) if picture else None,
+    }
+    call.screen.show(value, *(f"{name}={text}" for name, text in variables.items()))
+    return 0
+
+
+def _destroy(call: Call) -> int:
+    tell = _teller(call)
+    description = read_description(Path(call.options.file))
+    with _runpod(call.environment) as runpod:
+        remains = find_remains(runpod.rest, description)
+        for line in remains.lines:
+            tell(line)
+        if remains.lines:
+            _ask(call, "Delete this? It cannot be undone.")
+        destroy(runpod.rest, remains, tell)
+    done = f"{description.name} is gone." if remains.lines else f"Nothing to do: there is no {description.name}."
+    value = {
+        "endpoint_id": remains.endpoint["id"] if remains.endpoint else None,
+        "template_id": remains.template["id"] if remains.template else None,
+        "stays": list(remains.stays),
+    }
+    call.screen.show(value, done, *(f"It stays: {sentence}." for sentence in remains.stays))
+    return 0
+
+
+@contextmanager
+def _runpod(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> Iterator[RunPod]:
+    key = api_key(environment)
+    rest = RestApi(key, value_of(environment, "RUNPOD_REST_BASE_URL") or REST_URL, secrets)
+    runpod = RunPod(rest, CachedModels(key, value_of(environment, "RUNPOD_GRAPHQL_URL") or GRAPHQL_URL))
+    try:
+        yield runpod
+    finally:
+        runpod.close()
+
+
+def _teller(call: Call) -> Tell:
+    """Return what tells a person on the way. With --json and --yes nobody listens, and nothing is told."""
+    return (lambda _: None) if call.screen.is_json and call.options.yes else call.screen.say
+
+
+def _ask(call: Call, question: str) -> None:
+    """Return if the answer is yes, or --yes gave it. Raises Declined for a no, ConfigError where nobody is there."""
+    if call.options.yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"Nothing was changed: nobody can be asked here ({question}). Give --yes, or use a terminal")
+    call.screen.err.write(f"{question} [y/N] ")
+    call.screen.err.flush()
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise Declined("Nothing was changed.")
+
+
+def _cost_lines(description: Description, plan: Plan) -> list[str]:
+    """Return what workers cost, in lines."""
+    lines = [
+        f"GPUs, prices of {plan.offers.source}:",
+        *(f"  {number}. {offer.sentence}" for number, offer in enumerate(plan.offers.pools, 1)),
+    ]
+    rates = [offer.usd_per_s for offer in plan.offers.pools if offer.usd_per_s is not None]
+    if rates:
+        low, high = description.workers_min, description.workers_max
+        idle_s, dearest_usd_per_h = description.idle_timeout_s, max(rates) * HOUR_S
+        lines += [
+            f"  {low} workers always run: at most ${low * dearest_usd_per_h:.2f} an hour, busy or not"
+            if low
+            else f"  0 to {high} workers: nothing while none runs",
+            f"  a worker of the first that waits for {idle_s} s: ${idle_s * rates[0]:.4f}",
+            f"  all {high} busy: at most ${high * dearest_usd_per_h:.2f} an hour",
+        ]
+    return lines
+
+
+def _plan_object(plan: Plan) -> JsonObject:
+    steps = [
+        {
+            "verb": step.verb,
+            "what": step.what,
+            "changes": [{"path": each.path, "before": each.before, "after": each.after} for each in step.changes],
+        }
+        for step in plan.steps
+    ]
+    gpus = [
+        {"pool": each.pool, "usd_per_s": each.usd_per_s, "memory_gb": each.memory_gb, "availability": each.availability}
+        for each in plan.offers.pools
+    ]
+    return {"steps": steps, "gpus": gpus, "prices": plan.offers.source}
+
+
+def _picture(call: Call, target: Path, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
+    """Wait for a worker, make one picture and return where it is. Ctrl-C cancels its job."""
+    tell = _teller(call)
+    given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
+    own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
+    begun_at = time.monotonic()
+    with client_from_env({**call.environment, **own}) as client:
+        await_worker(client.health, stale, Patience(call.options.wait_timeout), tell)
+        left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
+        result = client.run("txt2img", prompt=PROMPT, wait_timeout_s=left_s, observer=_Watcher(tell))
+        try:
+            path = result.image.save(target)
+        except OSError as error:
+            raise ConfigError(f"-o {target}: {error.strerror}") from error
+    took = f", {result.execution_s:.1f} s of a worker" if result.execution_s is not None else ""
+    tell(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}")
+    return path
+
+
+class _Watcher:
+    """Tells what happens to the picture's job: each stage once, and every reason to wait."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._say = tell
+        self._told = ""
+
+    def __call__(self, event: Event) -> None:
+        """Take the next event."""
+        match event:
+            case Queued(job_id):
+                self._tell(f"job {job_id} queued")
+            case Waiting(_, sentence) | Unanswered(sentence):
+                self._tell(sentence)
+            case Running(worker_id):
+                self._tell(f"worker {worker_id} has the job")
+            case Sampling():
+                self._tell("sampling")
+            case Done():
+                self._tell("done")
+
+    def _tell(self, sentence: str) -> None:
+        if sentence != self._told:
+            self._told = sentence
+            self._say(f"picture: {sentence}")
+
+
+FILE = Flag(
+    ("file",), "The description; `deploy.toml` where it is absent.", "FILE", {"nargs": "?", "default": "deploy.toml"}
+)
+YES = Flag(("--yes",), "Do not ask.", settings={"action": "store_true"})
+
+COMMANDS = (
+    Command(
+        "deploy",
+        "create or update the endpoint at RunPod, and make one picture on it",
+        (
+            FILE,
+            Flag(("--dry-run",), "Show what would change, and change nothing.", settings={"action": "store_true"}),
+            YES,
+            Flag(
+                ("--picture", "--no-picture"),
+                "Wait for a worker and make a picture; absent: where something has changed.",
+                settings={"dest": "picture", "default": None, "action": OnOff},
+            ),
+            Flag(("-o", "--output"), "Where the picture goes; `NAME.png` where it is absent.", "FILE"),
+            Flag(
+                ("--wait-timeout",),
+                "Stop waiting after so long [default 1200].",
+                "SECONDS",
+                {"type": float, "default": 1200.0},
+            ),
+            JSON,
+        ),
+        _deploy,
+    ),
+    Command(
+        "destroy",
+        "delete the endpoint and its template at RunPod",
+        (FILE, YES, JSON),
+        _destroy,
+    ),
+)
+"""Both commands, as data."""

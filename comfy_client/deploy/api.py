@@ -1,0 +1,141 @@
+"""RunPod's REST API v2, as far as a deployment needs it: one function a call, nothing decided here.
+
+Every call but the two creates may be repeated without harm, and is where RunPod does not answer well. A create is sent
+again only where it surely did not arrive, or was refused with 429; who calls looks by name before it creates anything.
+Source of the calls: reference/runpod.md 5.2 and https://api.runpod.io/v2/openapi.json.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from comfy_client.contract import JsonObject
+from comfy_client.deploy.answers import api_error
+from comfy_client.deploy.variables import REST_URL
+from comfy_client.errors import ConfigError, RequestError
+from comfy_client.http import HttpApi, retries
+
+TIMEOUT_S = 60.0
+TIMES = 3
+TOO_MANY = frozenset({429})
+NOT_FOUND = 404
+
+
+class RestApi:
+    """REST v2 with one key. What is in `hidden` (the key and the secrets) is shown in no error.
+
+    Its calls raise RequestError (Unauthorized for the key) as `answers` words it.
+    """
+
+    def __init__(self, api_key: str, base_url: str = REST_URL, hidden: tuple[str, ...] = ()) -> None:
+        check_address("RUNPOD_REST_BASE_URL", base_url, REST_URL)
+        headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
+        self._hidden = (api_key, *hidden)
+        once = retries(TIMES, statuses=TOO_MANY, is_repeatable=False)
+        self._creates = HttpApi(base_url, name="RunPod", headers=headers, policies={"/": once})
+        self._others = HttpApi(base_url, name="RunPod", headers=headers, policies={"/": retries(TIMES)})
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._creates.close()
+        self._others.close()
+
+    def templates(self) -> list[JsonObject]:
+        """Return the owner's templates."""
+        return self._list("/templates", "templates", "list the templates")
+
+    def endpoints(self) -> list[JsonObject]:
+        """Return the owner's serverless endpoints."""
+        return self._list("/serverless", "endpoints", "list the endpoints")
+
+    def registries(self) -> list[JsonObject]:
+        """Return the credentials of registries: id and name."""
+        return self._list("/registries", "registries", "list the registries' credentials")
+
+    def network_volumes(self) -> list[JsonObject]:
+        """Return the network volumes: id, name, size in GB, dataCenter."""
+        return self._list("/network-volumes", "networkVolumes", "list the network volumes")
+
+    def workers(self, endpoint_id: str) -> list[JsonObject]:
+        """Return an endpoint's workers: id, status, isStale, gpuTypeId."""
+        return self._list(f"/serverless/{endpoint_id}/workers", "workers", "list the endpoint's workers")
+
+    def catalogue(self) -> list[JsonObject]:
+        """Return the types of GPUs with their pool, price and availability for serverless."""
+        params = {"include": "AVAILABILITY", "product": "SERVERLESS"}
+        return self._list("/catalog/gpus", "gpus", "read the catalogue of GPUs", params)
+
+    def create_template(self, body: JsonObject) -> JsonObject:
+        """Create a template and return it. Never repeated blindly."""
+        return self._object(self._creates, "POST", "/templates", f"create the template {body['name']}", body)
+
+    def update_template(self, template_id: str, body: JsonObject) -> JsonObject:
+        """Change the given fields of a template and return it."""
+        return self._object(self._others, "PATCH", f"/templates/{template_id}", "update the template", body)
+
+    def create_endpoint(self, body: JsonObject) -> JsonObject:
+        """Create an endpoint and return it. Never repeated blindly."""
+        return self._object(self._creates, "POST", "/serverless", f"create the endpoint {body['name']}", body)
+
+    def update_endpoint(self, endpoint_id: str, body: JsonObject) -> JsonObject:
+        """Change the given fields of an endpoint and return it; workers of the old settings are replaced."""
+        return self._object(self._others, "PATCH", f"/serverless/{endpoint_id}", "update the endpoint", body)
+
+    def delete_endpoint(self, endpoint_id: str) -> None:
+        """Delete an endpoint, its workers and its jobs. One that is gone is no error."""
+        self._delete(f"/serverless/{endpoint_id}", "delete the endpoint")
+
+    def delete_template(self, template_id: str) -> None:
+        """Delete a template. One that is gone is no error; one that an endpoint still uses is refused (400)."""
+        self._delete(f"/templates/{template_id}", "delete the template")
+
+    def _list(self, path: str, key: str, what: str, params: dict[str, str] | None = None) -> list[JsonObject]:
+        answer = self._asked(self._others, "GET", path, what, params=params)
+        items = answer.get(key) if isinstance(answer, dict) else None
+        if not isinstance(items, list) or not all(isinstance(item, dict) and "id" in item for item in items):
+            raise RequestError(f"RunPod answered without {key!r} to {what}", is_transient=True)
+        return items
+
+    def _object(self, api: HttpApi, method: str, path: str, what: str, body: JsonObject) -> JsonObject:
+        match self._asked(api, method, path, what, body=body):
+            case {"id": str()} as found:
+                return dict(found)
+        raise RequestError(f"RunPod answered without an id to {what}", is_transient=True)
+
+    def _delete(self, path: str, what: str) -> None:
+        try:
+            self._others.call("DELETE", path, timeout_s=TIMEOUT_S)
+        except RequestError as error:
+            if error.status != NOT_FOUND:
+                raise api_error(error, what, self._hidden) from error
+
+    def _asked(
+        self,
+        api: HttpApi,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        body: JsonObject | None = None,
+        params: dict[str, str] | None = None,
+    ) -> Any:  # noqa: ANN401 - any JSON value
+        try:
+            return api.json(method, path, timeout_s=TIMEOUT_S, json=body, params=params)
+        except RequestError as error:
+            raise api_error(error, what, self._hidden) from error
+
+
+def check_address(variable: str, url: str, usual: str) -> None:
+    """Raise ConfigError where a variable holds no address that a key may be sent to."""
+    if not re.fullmatch(r"https://[^/@\s]+(/\S*)?|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/\S*)?", url):
+        raise ConfigError(
+            f"{variable}={url!r} is no https address (http is for this machine alone); the usual one is {usual}"
+        )
+
+
+def checked_key(api_key: str) -> str:
+    """Return a key that can stand in a header. Raises ConfigError."""
+    if not re.fullmatch(r"[!-~]{1,512}", api_key):
+        raise ConfigError("RUNPOD_API_KEY is no API key: it is empty, or has spaces or other characters in it")
+    return api_key

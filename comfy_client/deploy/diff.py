@@ -1,0 +1,104 @@
+"""What to change: the wanted bodies against what is there, as values that can be shown and done. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from comfy_client.contract import JsonObject
+
+ABSENT: JsonObject = {
+    "env": {},
+    "registry": None,
+    "networkVolumes": [],
+    "dataCenterIds": [],
+    "gpu.excludedTypes": [],
+    "gpu.allowedCudaVersions": [],
+    "gpu.minCudaVersion": "",
+    "gpu.count": 1,
+}
+"""What a field means that an answer leaves out, or has as null, by its path."""
+HIDDEN = "(not shown)"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that is to change. Texts of variables are hidden but for those that deploy.toml itself shows."""
+
+    path: str
+    before: str
+    after: str
+
+    @property
+    def line(self) -> str:
+        """The change as a person reads it."""
+        if not self.before:
+            return f"+ {self.path} = {self.after}"
+        return f"~ {self.path}: {self.before} -> {self.after}" if self.after else f"- {self.path}: {self.before}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do. `body` is all that is wanted of what is created, and what is to change of what is updated."""
+
+    verb: Literal["create", "update"]
+    what: Literal["template", "endpoint", "cached model"]
+    name: str
+    changes: tuple[Change, ...]
+    body: JsonObject
+
+    @property
+    def lines(self) -> list[str]:
+        """The step and its changes as a person reads them."""
+        return [f"{self.verb} {self.what} {self.name}", *(f"  {change.line}" for change in self.changes)]
+
+
+def changes_of(wanted: JsonObject, found: JsonObject | None, shown: Collection[str]) -> tuple[Change, ...]:
+    """Return the fields of `wanted` that `found` has otherwise; all where there is none. `shown` are variables."""
+    return tuple(_changes(wanted, found, shown))
+
+
+def patch_of(wanted: JsonObject, found: JsonObject) -> JsonObject:
+    """Return the fields of `wanted` that are to be sent, each whole."""
+    return {name: value for name, value in wanted.items() if tuple(_changes({name: value}, found, ()))}
+
+
+def _changes(wanted: JsonObject, found: JsonObject | None, shown: Collection[str]) -> Iterator[Change]:
+    for name, value in wanted.items():
+        was = None if found is None else _read(found, name)
+        if name == "env":
+            yield from _of_variables(value, was or {}, shown)
+        elif isinstance(value, dict):
+            inner = {f"{name}.{key}": item for key, item in value.items()}
+            was_inner = None if found is None else {f"{name}.{key}": item for key, item in (was or {}).items()}
+            yield from _changes(inner, was_inner, shown)
+        elif found is None:
+            if value != ABSENT.get(name, ...):
+                yield Change(name, "", _text(value))
+        elif value != was:
+            yield Change(name, _text(was), _text(value))
+
+
+def _read(found: JsonObject, name: str) -> Any:  # noqa: ANN401 - any JSON value
+    value = found.get(name)
+    return ABSENT.get(name) if value is None else value
+
+
+def _of_variables(wanted: JsonObject, found: JsonObject, shown: Collection[str]) -> Iterator[Change]:
+    """Yield what becomes of the variables. What one was may be a secret, and is never shown."""
+    for name in sorted({*wanted, *found}):
+        after = "" if name not in wanted else _text(wanted[name]) if name in shown else HIDDEN
+        if wanted.get(name) != found.get(name):
+            yield Change(f"env.{name}", HIDDEN if name in found else "", after)
+
+
+def _text(value: object) -> str:
+    match value:
+        case list():
+            return ", ".join(map(str, value)) or "none"
+        case None | "":
+            return "none"
+        case bool():
+            return str(value).lower()
+    return str(value)

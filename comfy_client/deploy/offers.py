@@ -1,0 +1,110 @@
+"""What RunPod's pools of GPUs cost and whether any is free: of its catalogue, else of the dated table. Pure.
+
+The catalogue (GET /v2/catalog/gpus?include=AVAILABILITY&product=SERVERLESS) lists types of GPUs, each with its pool,
+its memory in GB, `price.serverless` in USD an hour for one GPU, and `availability` (NONE, LOW, MEDIUM, HIGH).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from comfy_client.contract import JsonObject
+from comfy_client.deploy.description import LEAST_MEMORY_GB
+from comfy_client.errors import ConfigError
+from comfy_client.prices import AS_OF, POOLS
+from comfy_client.validation import nearest
+
+LEVELS = ("NONE", "LOW", "MEDIUM", "HIGH")
+HOUR_S = 3600
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One pool. `usd_per_s` is None where nobody says the price, `availability` where the catalogue did not answer."""
+
+    pool: str
+    gpus: tuple[str, ...] = ()
+    memory_gb: int | None = None
+    usd_per_s: float | None = None
+    availability: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What a person wants to know of it, in a line."""
+        price = (
+            f"${self.usd_per_s:.5f} a second, ${self.usd_per_s * HOUR_S:.3f} an hour"
+            if self.usd_per_s is not None
+            else "price unknown"
+        )
+        free = f", availability {self.availability}" if self.availability else ""
+        memory = f" ({self.memory_gb} GB)" if self.memory_gb else ""
+        short = self.memory_gb is not None and self.memory_gb < LEAST_MEMORY_GB
+        warning = f"; less than the {LEAST_MEMORY_GB} GB that Flux.1-dev wants" if short else ""
+        return f"{self.pool}: {', '.join(self.gpus) or 'unknown GPUs'}{memory}, {price}{free}{warning}"
+
+
+@dataclass(frozen=True)
+class Offers:
+    """The pools of a deployment in the order that they are asked for, and where the prices are from."""
+
+    pools: tuple[Offer, ...]
+    source: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their ids."""
+        return tuple(offer.pool for offer in self.pools)
+
+
+def make_offers(
+    pools: Sequence[str], catalogue: Sequence[JsonObject] | None, *, is_by_price: bool, excluded: Iterable[str] = ()
+) -> Offers:
+    """Return what `pools` cost, the cheapest first with `is_by_price`; one without a price stands last.
+
+    Raises ConfigError for a pool that the catalogue does not have.
+    """
+    live = _of_catalogue(catalogue, frozenset(excluded)) if catalogue else {}
+    unknown = [pool for pool in pools if live and pool not in live]
+    if unknown:
+        raise ConfigError(
+            f"gpu.pools: {unknown[0]} is no pool (without gpu.excluded); there are {', '.join(sorted(live))}"
+            f"{nearest(unknown[0], live)}"
+        )
+    found = [live.get(pool) or _of_table(pool) for pool in pools]
+    if is_by_price:
+        found.sort(key=lambda offer: float("inf") if offer.usd_per_s is None else offer.usd_per_s)
+    source = "RunPod's catalogue, now" if live else f"the table of {AS_OF}, as the catalogue did not answer"
+    return Offers(tuple(found), source)
+
+
+def _of_catalogue(catalogue: Sequence[JsonObject], excluded: frozenset[str]) -> Mapping[str, Offer]:
+    """Return the pools of a catalogue by name, each with the price of its dearest GPU, the memory of its smallest."""
+    offers: dict[str, Offer] = {}
+    for gpu in catalogue:
+        match gpu:
+            case {"id": str(gpu_id), "pool": str(pool)} if gpu_id not in excluded:
+                offers[pool] = _joined(offers.get(pool) or Offer(pool), gpu)
+    return offers
+
+
+def _joined(offer: Offer, gpu: JsonObject) -> Offer:
+    name = gpu["name"] if isinstance(gpu.get("name"), str) else gpu["id"]
+    memory = [size for size in (offer.memory_gb, gpu.get("memory")) if isinstance(size, int)]
+    rates = [] if offer.usd_per_s is None else [offer.usd_per_s]
+    match gpu.get("price"):
+        case {"serverless": int() | float() as usd_per_h}:
+            rates.append(usd_per_h / HOUR_S)
+    levels = [level for level in (offer.availability, gpu.get("availability")) if level in LEVELS]
+    return Offer(
+        offer.pool,
+        (*offer.gpus, name),
+        min(memory, default=None),
+        max(rates, default=None),
+        max(levels, key=LEVELS.index, default=None),
+    )
+
+
+def _of_table(pool: str) -> Offer:
+    known = POOLS.get(pool)
+    return Offer(pool, known.gpus, known.memory_gb, known.flex_usd_per_s) if known else Offer(pool)

@@ -1,0 +1,152 @@
+"""What a deployment or its end would do, from what is there: look by name, decide. It changes nothing at RunPod."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from comfy_client.contract import JsonObject
+from comfy_client.deploy.api import RestApi
+from comfy_client.deploy.description import Description
+from comfy_client.deploy.desired import ENDPOINT_TYPE, Places, make_endpoint, make_template
+from comfy_client.deploy.diff import Change, Step, changes_of, patch_of
+from comfy_client.deploy.graphql import CachedModels
+from comfy_client.deploy.offers import Offers, make_offers
+from comfy_client.errors import ConfigError, RequestError
+from comfy_client.validation import nearest
+
+FLASHBOOT_SUFFIX = " -fb"
+"""GraphQL and the console show FlashBoot by it behind a name (docs.runpod.io, Manage endpoints)."""
+
+
+@dataclass(frozen=True)
+class RunPod:
+    """The two APIs that a deployment talks to."""
+
+    rest: RestApi
+    models: CachedModels
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.rest.close()
+        self.models.close()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, in order. `endpoint` is there where it exists before; its settings may be old."""
+
+    steps: tuple[Step, ...]
+    offers: Offers
+    template_id: str | None
+    endpoint: JsonObject | None
+
+    def step(self, what: str) -> Step | None:
+        """Return the step that concerns `what`, if there is one."""
+        return next((step for step in self.steps if step.what == what), None)
+
+
+def make_plan(runpod: RunPod, description: Description, secrets: Mapping[str, str]) -> Plan:
+    """Return what has to be done so that RunPod has what is described. Raises ConfigError and RequestError."""
+    template = find_template(runpod.rest, description.name)
+    endpoint = find_endpoint(runpod.rest, description.name)
+    places = _find_places(runpod.rest, description)
+    offers = make_offers(
+        description.pools,
+        _catalogue(runpod.rest),
+        is_by_price=description.is_by_price,
+        excluded=description.excluded_gpus,
+    )
+    shown = dict(description.env)
+    pairs: tuple[tuple[Literal["template", "endpoint"], JsonObject, JsonObject | None], ...] = (
+        ("template", make_template(description, places), template),
+        ("endpoint", make_endpoint(description, places, offers.names, secrets), endpoint),
+    )
+    steps = [
+        Step("update", what, description.name, changes, patch_of(wanted, found))
+        if found
+        else Step("create", what, description.name, changes, wanted)
+        for what, wanted, found in pairs
+        if (changes := changes_of(wanted, found, shown))
+    ]
+    steps += _model_steps(runpod.models, description, endpoint)
+    return Plan(tuple(steps), offers, template["id"] if template else None, endpoint)
+
+
+def wanted_models(description: Description) -> tuple[str, ...]:
+    """Return the cached models that a description asks for."""
+    return (description.cached_model,) if description.cached_model else ()
+
+
+def find_template(rest: RestApi, name: str) -> JsonObject | None:
+    """Return the template of that name, if there is one. Raises ConfigError where there are several."""
+    return _only([each for each in rest.templates() if each.get("name") == name], "template", name)
+
+
+def find_endpoint(rest: RestApi, name: str) -> JsonObject | None:
+    """Return the endpoint of that name, if there is one. Raises ConfigError for several, or one of another type."""
+    named = [each for each in rest.endpoints() if str(each.get("name", "")).removesuffix(FLASHBOOT_SUFFIX) == name]
+    endpoint = _only(named, "endpoint", name)
+    if endpoint is not None and endpoint.get("type", ENDPOINT_TYPE) != ENDPOINT_TYPE:
+        raise ConfigError(
+            f"The endpoint {name} ({endpoint['id']}) has the type {endpoint['type']}, which cannot be changed. Choose "
+            "another name in deploy.toml, or delete it"
+        )
+    return endpoint
+
+
+def _only(named: Sequence[JsonObject], what: str, name: str) -> JsonObject | None:
+    if len(named) > 1:
+        ids = ", ".join(str(each.get("id")) for each in named)
+        raise ConfigError(f"RunPod has {len(named)} {what}s with the name {name} ({ids}). Delete or rename all but one")
+    return named[0] if named else None
+
+
+def _find_places(rest: RestApi, description: Description) -> Places:
+    registry = volume = ""
+    if description.registry:
+        registry = str(_named(description.registry, rest.registries(), "registry", "credential of a registry")["id"])
+    if description.network_volume:
+        found = _named(description.network_volume, rest.network_volumes(), "storage.network_volume", "network volume")
+        volume, where = str(found["id"]), found.get("dataCenter")
+        if description.data_centers and where not in description.data_centers:
+            raise ConfigError(
+                f"storage.network_volume: {description.network_volume} is in {where}, which is none of "
+                f"storage.data_centers ({', '.join(description.data_centers)}). A worker runs where its volume is"
+            )
+    return Places(registry, volume)
+
+
+def _named(wanted: str, there: Sequence[JsonObject], path: str, what: str) -> JsonObject:
+    for key in ("id", "name"):
+        found = [each for each in there if each.get(key) == wanted]
+        if len(found) > 1:
+            ids = ", ".join(str(each.get("id")) for each in found)
+            raise ConfigError(f"{path}: RunPod has several with the name {wanted}; write the id in its place ({ids})")
+        if found:
+            return found[0]
+    names = [str(each.get("name")) for each in there]
+    raise ConfigError(
+        f"{path}: RunPod has no {what} {wanted!r}; there are: {', '.join(names) or 'none'}"
+        f"{nearest(wanted, names) or '.'} Make it in RunPod's console, or take the line out"
+    )
+
+
+def _catalogue(rest: RestApi) -> list[JsonObject] | None:
+    """Return the catalogue, or None where it does not answer: prices are worth no failure."""
+    try:
+        return rest.catalogue()
+    except RequestError:
+        return None
+
+
+def _model_steps(models: CachedModels, description: Description, endpoint: JsonObject | None) -> list[Step]:
+    if description.cached_model is None:
+        return []
+    wanted = wanted_models(description)
+    found = models.read(endpoint["id"]) if endpoint else ()
+    if found == wanted:
+        return []
+    change = Change("modelReferences", ", ".join(found), ", ".join(wanted))
+    return [Step("update", "cached model", description.name, (change,), {"modelReferences": list(wanted)})]

@@ -1,0 +1,61 @@
+"""The variables that `comfy-client deploy` and `destroy` read, beside the secrets that deploy.toml names. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from comfy_client.errors import ConfigError
+from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
+from comfy_client.providers import Variable
+
+REST_URL = "https://api.runpod.io/v2"
+GRAPHQL_URL = "https://api.runpod.io/graphql"
+
+VARIABLES: Mapping[str, Variable] = {
+    variable.name: variable
+    for variable in (
+        Variable(
+            "RUNPOD_API_KEY",
+            "RunPod's API key. It needs write access to Serverless (and to GraphQL for `cached_model`).",
+            CLIENT_VARIABLES["RUNPOD_API_KEY"].where,
+            secret=True,
+        ),
+        Variable(
+            "RUNPOD_REST_BASE_URL", "Another address of RunPod's REST API v2.", f"`{REST_URL}` where it is absent"
+        ),
+        Variable(
+            "RUNPOD_GRAPHQL_URL",
+            "Another address of RunPod's GraphQL API, which alone has cached models.",
+            f"`{GRAPHQL_URL}` where it is absent",
+        ),
+        Variable(
+            "RUNPOD_ENDPOINT_BASE_URL",
+            "Another address of RunPod's queue API, for the picture at the end.",
+            "that of the endpoint's own addresses where it is absent",
+        ),
+    )
+}
+"""Every variable of the two commands, once."""
+
+
+def value_of(environment: Mapping[str, str], name: str) -> str:
+    """Return a variable's value, or an empty text."""
+    return environment.get(VARIABLES[name].name, "").strip()
+
+
+def api_key(environment: Mapping[str, str]) -> str:
+    """Return RunPod's key. Raises ConfigError that says where to get it."""
+    if key := value_of(environment, "RUNPOD_API_KEY"):
+        return key
+    variable = VARIABLES["RUNPOD_API_KEY"]
+    raise ConfigError(f"RUNPOD_API_KEY is not set. {variable.meaning} You find it here: {variable.where}")
+
+
+def secrets_of(environment: Mapping[str, str], names: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the values of the secrets that deploy.toml names. Raises ConfigError with all that are not set."""
+    missing = [name for name in names if not environment.get(name)]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)}: named as a secret in deploy.toml, and not set here. Export it, or take the name out"
+        )
+    return {name: environment[name] for name in names}

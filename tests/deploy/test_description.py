@@ -1,0 +1,165 @@
+"""deploy.toml: what is read, and what is refused, with every fault at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from comfy_client.deploy.description import SCHEMA, find_faults, read_description
+from comfy_client.deploy.variables import secrets_of
+from comfy_client.errors import ConfigError
+from comfy_client.prices import DEFAULT_POOL, POOLS
+
+LEAST = 'name = "flux"\nimage = "ghcr.io/me/worker:1.0.0"\n[gpu]\npools = ["ADA_24"]\n'
+
+
+def read(folder: Path, text: str) -> object:
+    """Read a text as deploy.toml."""
+    (folder / "deploy.toml").write_text(text)
+    return read_description(folder / "deploy.toml")
+
+
+def test_the_shipped_file_is_right_by_its_own_schema(tmp_path: Path, shipped: str) -> None:
+    """It has what the checklist asks for, and no owner yet: that is said before anything is sent."""
+    (tmp_path / "deploy.toml").write_text(shipped)
+    description = read_description(tmp_path / "deploy.toml")
+
+    assert (description.disk_gb, description.workers_min, description.workers_max) == (40, 0, 3)
+    assert (description.idle_timeout_s, description.flashboot) == (30, "FLASHBOOT")
+    assert description.pools[0] == DEFAULT_POOL
+    assert all(POOLS[pool].memory_gb >= 24 for pool in description.pools)
+    assert "L40" in POOLS[description.pools[-1]].gpus
+    with pytest.raises(ConfigError, match="OWNER"):
+        description.refuse_placeholder()
+
+
+def test_what_stands_behind_the_comments_of_the_shipped_file_is_right_too(tmp_path: Path, shipped: str) -> None:
+    """Each line that is commented out may be taken in as it is."""
+    keys = {"registry", "secrets", "excluded", "network_volume", "cached_model", "data_centers"}
+    lines = [
+        line[2:] if line.startswith("# ") and line[2:].split(" ")[0] in keys else line for line in shipped.splitlines()
+    ]
+    (tmp_path / "deploy.toml").write_text("\n".join(lines))
+    description = read_description(tmp_path / "deploy.toml")
+
+    assert description.registry == "ghcr"
+    assert description.network_volume == "models"
+    assert description.cached_model == "https://huggingface.co/you/a-repository-with-just-these-files:main"
+    assert len(description.secrets) == 2
+
+
+def test_the_least_file_has_the_defaults(tmp_path: Path, shipped: str) -> None:
+    """Name, image and pools are enough; the defaults are the numbers of the shipped file."""
+    (tmp_path / "deploy.toml").write_text(shipped)
+    whole = read_description(tmp_path / "deploy.toml")
+    (tmp_path / "deploy.toml").write_text(LEAST)
+    least = read_description(tmp_path / "deploy.toml")
+
+    for field in (
+        "disk_gb",
+        "workers_min",
+        "workers_max",
+        "idle_timeout_s",
+        "queue_delay_s",
+        "flashboot",
+        "is_by_price",
+    ):
+        assert getattr(least, field) == getattr(whole, field)
+    assert least.cached_model is None
+
+
+def test_all_faults_are_told_at_once_by_their_paths(tmp_path: Path) -> None:
+    """One error names each, with what is right."""
+    text = """\
+name = "x"
+image = "ghcr.io/me/worker:latest"
+discs = 40
+secrets = ["A_B"]
+[gpu]
+pools = []
+min_cuda_version = "13"
+[workers]
+min = 5
+idle_timeout_s = 0
+queue_delay_s = nan
+flashboot = "on"
+[env]
+HF_TOKEN = "hf_very_secret"
+BUCKET_SECRET_ACCESS_KEY = 8155321
+A_B = "c"
+"""
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    told = str(caught.value)
+
+    assert "12 faults" in told
+    for path in (
+        "name:",
+        "image: has the tag latest",
+        "discs: is not known",
+        "gpu.pools:",
+        "gpu.min_cuda_version:",
+        "workers.min: must be at most workers.max, 3",
+        "workers.idle_timeout_s: must be at least 1",
+        "workers.queue_delay_s: must be a finite number",
+        'workers.flashboot: must be one of "OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"',
+        "env.HF_TOKEN: looks like a secret",
+        "env.BUCKET_SECRET_ACCESS_KEY: looks like a secret",
+        "env.A_B: stands in secrets too",
+    ):
+        assert path in told, told
+    assert "hf_very_secret" not in told
+    assert "8155321" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('name = "a', "is not TOML"),
+        ("", "image: is missing"),
+        (LEAST.replace(":1.0.0", ""), "image: breaks the rule pattern"),
+        (LEAST + "[env]\nA = 1\n", "env.A: must be text"),
+        (LEAST + '[storage]\ncached_model = "org/name"\n', "storage.cached_model"),
+    ],
+)
+def test_one_fault_is_one_sentence(tmp_path: Path, text: str, problem: str) -> None:
+    """It names the file, the path and the rule."""
+    with pytest.raises(ConfigError, match=r"deploy\.toml") as caught:
+        read(tmp_path, text)
+
+    assert problem in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The path and the reason, as of any file."""
+    with pytest.raises(ConfigError, match=r"nowhere.toml cannot be read: No such file"):
+        read_description(tmp_path / "nowhere.toml")
+
+
+def test_a_secret_that_runpod_keeps_may_stand_in_env() -> None:
+    """A reference is no secret."""
+    value = {
+        "name": "flux",
+        "image": "a/b:1",
+        "gpu": {"pools": ["ADA_24"]},
+        "env": {"HF_TOKEN": "{{ RUNPOD_SECRET_hf_token }}"},
+    }
+
+    assert find_faults(value) == []
+
+
+def test_secrets_that_are_not_set_are_all_named() -> None:
+    """And those that are come with their values."""
+    with pytest.raises(ConfigError, match="B, C"):
+        secrets_of({"A": "1", "C": ""}, ("A", "B", "C"))
+    assert secrets_of({"A": "1"}, ("A",)) == {"A": "1"}
+
+
+def test_every_key_says_what_it_is() -> None:
+    """The table of docs/deploy.md is made of these sentences."""
+    tables = [SCHEMA, *(rule for rule in SCHEMA["properties"].values() if "properties" in rule)]
+
+    for table in tables:
+        for name, rule in table["properties"].items():
+            assert rule["description"], name

@@ -1,0 +1,99 @@
+"""docs/deploy.md and docs/cost.md: each command is run here or marked as needing an account, figures are computed."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from comfy_client.cli.main import all_commands, make_parser
+from comfy_client.prices import POOLS, job_usd
+from comfy_client.workflows import default_directory, load_workflows
+from tests.deploy.conftest import Desk
+from tests.stage import ROOT
+
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
+BLOCK = re.compile(r"^(?P<mark>[^\n]*)\n```sh\n(?P<lines>.*?)```", re.MULTILINE | re.DOTALL)
+RUN = "<!-- Run by tests/deploy/test_docs.py. -->"
+NEEDS = "<!-- Needs an account. -->"
+
+
+def commands_of(mark: str) -> list[list[str]]:
+    """Return the commands of the blocks below a mark, in their order, without comments."""
+    lines = [line for block in BLOCK.finditer(PAGE) if block["mark"] == mark for line in block["lines"].splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_every_block_of_commands_is_marked() -> None:
+    """A new one has to say whether it is run here."""
+    assert {block["mark"] for block in BLOCK.finditer(PAGE)} == {RUN, NEEDS}
+    assert PAGE.count("```sh") == len(BLOCK.findall(PAGE))
+
+
+def test_the_commands_run_one_after_another(desk: Desk, shipped: str) -> None:
+    """As they stand on the page, on the shipped deploy.toml with an owner: each exits 0."""
+    desk.write(text=shipped.replace("OWNER", "me"))
+
+    for program, *arguments in commands_of(RUN):
+        assert program == "comfy-client"
+        given, _, target = " ".join(arguments).partition(" >> ")
+        ended = desk.shell(*given.split())
+        assert ended.status == 0, (arguments, ended.err)
+        if target:
+            with Path(target).open("a") as file:
+                file.write(ended.out)
+
+    assert "RUNPOD_COMFYUI_ENDPOINT_ID=ep\n" in Path(".env").read_text()
+    assert Path("flux-comfyui.png").exists()
+    assert desk.account.endpoints == {}
+
+
+def test_commands_that_need_an_account_are_ones() -> None:
+    """Their programs and flags exist as far as they are ours."""
+    parser = make_parser(all_commands(load_workflows(default_directory())))
+
+    for words in commands_of(NEEDS):
+        program, *arguments = (word for word in words if not re.match("[A-Z]+=", word))
+        if program == "comfy-client":
+            assert parser.parse_args(arguments).command == arguments[0]
+        elif program.startswith("scripts/"):
+            assert (ROOT / program).is_file()
+        else:
+            assert program in {"docker", "gh", "export"}
+
+
+@pytest.mark.parametrize("page", ["deploy.md", "cost.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    """Every page and file that is linked is there."""
+    text = (ROOT / "docs" / page).read_text()
+
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert (ROOT / "docs" / target).exists(), target
+
+
+def test_the_worked_example_is_right() -> None:
+    """Each row follows from the assumptions above it and the table of prices."""
+    text = (ROOT / "docs" / "cost.md").read_text()
+    found = re.search(r"(\d+) s a picture, (\d+) s of cold start,\n(\d+) s idle", text)
+    assert found is not None
+    picture, start, idle = map(int, found.groups())
+    price = POOLS["ADA_24"]
+    assert f"`ADA_24`, ${price.flex_usd_per_s} a second" in text
+    month_s = 30 * 86_400
+    assert price.active_usd_per_s is not None
+    wanted = [
+        (picture, job_usd(picture, price.flex_usd_per_s)),
+        (start + picture + idle, (start + picture + idle) * price.flex_usd_per_s),
+        (start + 100 * picture + idle, (start + 100 * picture + idle) * price.flex_usd_per_s),
+        (3 * (start + idle) + 100 * picture, (3 * (start + idle) + 100 * picture) * price.flex_usd_per_s),
+        (month_s, month_s * price.active_usd_per_s),
+    ]
+    table = text.partition("<!-- Computed by tests/deploy/test_docs.py. -->")[2]
+    rows = re.findall(r"^\| .* \| (\d+) \| ([\d.]+) \|$", table, re.MULTILINE)
+
+    assert [int(seconds) for seconds, _ in rows] == [seconds for seconds, _ in wanted]
+    for (_, shown), (_, usd) in zip(rows, wanted, strict=True):
+        assert math.isclose(float(shown), usd, abs_tol=0.00006), (shown, usd)

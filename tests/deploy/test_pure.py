@@ -1,0 +1,156 @@
+"""What is decided without a socket: bodies, differences, prices, the words of errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from comfy_client.contract import ErrorCode
+from comfy_client.deploy.answers import api_error
+from comfy_client.deploy.description import make_description
+from comfy_client.deploy.desired import Places, endpoint_creation, make_endpoint, make_template
+from comfy_client.deploy.diff import HIDDEN, changes_of, patch_of
+from comfy_client.deploy.offers import make_offers
+from comfy_client.errors import ConfigError, RequestError, Unauthorized
+from comfy_client.prices import AS_OF, POOLS
+from tests.fakes.runpod_rest.shapes import CATALOGUE, gpu
+
+DESCRIPTION = make_description(
+    {
+        "name": "flux",
+        "image": "a/b:1",
+        "gpu": {"pools": ["ADA_24"]},
+        "storage": {"data_centers": []},
+        "env": {"A": "plain"},
+        "secrets": ["B"],
+    }
+)
+ENDPOINT = make_endpoint(DESCRIPTION, Places(), DESCRIPTION.pools, {"B": "s3cret"})
+
+
+def test_what_is_there_as_described_has_no_difference() -> None:
+    """Whether RunPod leaves a field out, has it as null, or as its empty value."""
+    answer = {**ENDPOINT, "id": "ep", "createdAt": "now", "gpu": {**ENDPOINT["gpu"], "minCudaVersion": None}}
+    for left_out in ("registry", "networkVolumes", "dataCenterIds"):
+        answer.pop(left_out)
+    answer["gpu"].pop("excludedTypes")
+
+    assert changes_of(ENDPOINT, answer, {"A"}) == ()
+
+
+def test_secrets_stand_in_the_endpoint_alone() -> None:
+    """A template may be shared; it has the plain variables."""
+    assert make_template(DESCRIPTION, Places())["env"] == {"A": "plain"}
+    assert ENDPOINT["env"] == {"A": "plain", "B": "s3cret"}
+
+
+def test_a_difference_hides_what_may_be_secret() -> None:
+    """The new text of a plain variable is shown; neither a secret's, nor what any was before."""
+    there = {**ENDPOINT, "env": {"A": "old-text", "B": "old-s3cret", "GONE": "x-text"}, "disk": 20}
+    lines = [change.line for change in changes_of(ENDPOINT, there, {"A"})]
+
+    assert lines == [
+        "~ disk: 20 -> 40",
+        f"~ env.A: {HIDDEN} -> plain",
+        f"~ env.B: {HIDDEN} -> {HIDDEN}",
+        f"- env.GONE: {HIDDEN}",
+    ]
+
+
+def test_a_patch_has_the_changed_fields_alone() -> None:
+    """`gpu` is sent whole, since pools without exclusions would clear these."""
+    there = {**ENDPOINT, "disk": 20, "gpu": {**ENDPOINT["gpu"], "allowedCudaVersions": ["12.8"]}}
+
+    assert patch_of(ENDPOINT, there) == {"disk": 40, "gpu": ENDPOINT["gpu"]}
+
+
+def test_a_create_has_no_empty_constraint() -> None:
+    """RunPod takes an empty CUDA version in a PATCH, where it clears, and not in a POST."""
+    body = endpoint_creation("flux", ENDPOINT, "tpl1")
+
+    assert body["gpu"] == {"pools": ["ADA_24"], "count": 1}
+    assert (body["name"], body["type"], body["templateId"]) == ("flux", "QUEUE", "tpl1")
+
+
+def test_the_cheapest_pool_is_asked_for_first() -> None:
+    """By the catalogue's prices, an hour of which are 3,600 of ours; a pool without a price comes last."""
+    dear = [gpu("ADA_24", "RTX 4090", 24, 3.6), *CATALOGUE[1:]]
+    pools = ["ADA_32_PRO", "ADA_48_PRO", "ADA_24", "AMPERE_48"]
+
+    offers = make_offers(pools, dear, is_by_price=True)
+
+    assert offers.names == ("AMPERE_48", "ADA_48_PRO", "ADA_24", "ADA_32_PRO")
+    assert offers.pools[2].usd_per_s == pytest.approx(0.001)
+    assert "now" in offers.source
+    assert make_offers(pools, dear, is_by_price=False).names == tuple(pools)
+
+
+def test_a_pool_is_as_free_as_its_freest_gpu() -> None:
+    """A worker runs on whichever is free; the memory is what any of them has at least."""
+    [offer] = make_offers(["ADA_48_PRO"], CATALOGUE, is_by_price=True).pools
+    [small] = make_offers(["AMPERE_16"], CATALOGUE, is_by_price=True).pools
+    [without] = make_offers(["ADA_48_PRO"], CATALOGUE, is_by_price=True, excluded=["NVIDIA L40"]).pools
+
+    assert (offer.gpus, offer.availability) == (("L40", "L40S"), "LOW")
+    assert (without.gpus, without.availability) == (("L40S",), "NONE")
+    assert "less than the 24 GB" in small.sentence
+
+
+def test_without_a_catalogue_the_dated_table_counts() -> None:
+    """Its prices, its date, and nothing about what is free."""
+    offers = make_offers(["ADA_48_PRO", "ADA_24", "NEW_POOL"], None, is_by_price=True)
+
+    assert offers.names == ("ADA_24", "ADA_48_PRO", "NEW_POOL")
+    assert offers.pools[0].usd_per_s == POOLS["ADA_24"].flex_usd_per_s
+    assert AS_OF in offers.source
+    assert offers.pools[0].availability is None
+    assert "price unknown" in offers.pools[2].sentence
+
+
+def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
+    """With the nearest that it has."""
+    with pytest.raises(ConfigError, match=r'gpu.pools: ADA_25 is no pool .*AMPERE_48; did you mean "ADA_24"\?'):
+        make_offers(["ADA_25"], CATALOGUE, is_by_price=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "told"),
+    [
+        (401, {"detail": "invalid api key"}, ErrorCode.AUTH_FAILED, "refuses the API key"),
+        (403, {"detail": "access denied"}, ErrorCode.AUTH_FAILED, "may read and write Serverless"),
+        (404, {"detail": "resource not found"}, ErrorCode.ENDPOINT_NOT_FOUND, "RUNPOD_REST_BASE_URL"),
+        (422, {"detail": "failed.", "errors": ["body.x: unknown"]}, ErrorCode.NETWORK, "failed; body.x: unknown"),
+        (429, {"detail": "rate limit exceeded"}, ErrorCode.RATE_LIMITED, "after 7 s"),
+        (
+            400,
+            {"errors": [{"message": "one"}, "two", [3]]},
+            ErrorCode.NETWORK,
+            ": one; two; [3]. Correct in deploy.toml",
+        ),
+        (409, "taken", ErrorCode.NETWORK, "taken"),
+        (500, "<html>oops</html>", ErrorCode.NETWORK, "Run the command again"),
+        (503, {"title": "Unavailable"}, ErrorCode.NETWORK, "Unavailable"),
+    ],
+)
+def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, code: ErrorCode, told: str) -> None:
+    """Whatever shape its body has."""
+    text = body if isinstance(body, str) else json.dumps(body)
+    error = api_error(RequestError("x", status=status, body=text, retry_after_s=7), "create the endpoint flux")
+
+    assert error.code is code
+    assert told in str(error)
+    assert "create the endpoint flux" in str(error)
+    assert "<html>" not in str(error)
+    assert isinstance(error, Unauthorized) == (status in {401, 403})
+
+
+def test_an_error_never_repeats_a_secret() -> None:
+    """Also where RunPod does, as it stands and as JSON writes it."""
+    text_of_it = 'p4"ss\\wd'
+    body = json.dumps({"detail": "bad value", "errors": [f"body.env.B: is {text_of_it}", "key rpa_1"]})
+    error = api_error(RequestError("x", status=422, body=body), "create", (text_of_it, "rpa_1"))
+
+    for text in (str(error), error.body, error.report.to_json()):
+        assert "p4" not in text
+        assert "rpa_1" not in text

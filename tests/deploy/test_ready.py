@@ -1,0 +1,149 @@
+"""Waiting until an endpoint works: what is told meanwhile, and that every wait ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comfy_client.client import client_from_env
+from comfy_client.deploy.steps import NotReady, Patience, await_worker, client_variables, queue_url
+from comfy_client.errors import RequestError
+from tests.deploy.conftest import Desk
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.fakes.scripted_worker import ScriptedWorker, pictured
+
+
+@pytest.fixture
+def empty() -> Iterator[RunPodPlatform]:
+    """An endpoint's queue that nobody serves."""
+    with RunPodPlatform(long_poll_s=0.5) as platform:
+        yield platform
+
+
+def none_stale() -> int:
+    """Return that no worker has old settings."""
+    return 0
+
+
+def test_a_cold_start_is_waited_for(empty: RunPodPlatform) -> None:
+    """What the workers do is told, each state once, until one is ready."""
+    told: list[str] = []
+
+    def tell(sentence: str) -> None:
+        told.append(sentence)
+        empty.faults.clear()
+
+    empty.faults.cold_start(60)
+    with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
+        await_worker(client.health, none_stale, Patience(30), tell)
+
+    assert "a cold start" in told[0]
+    assert "1 worker is idle" in told[-1]
+    assert len(told) <= 3
+
+
+def test_an_endpoint_without_workers_gets_its_job_all_the_same(empty: RunPodPlatform) -> None:
+    """With a minimum of 0 a worker may come with the first job alone: so nobody waits for one for long."""
+    told: list[str] = []
+    with client_from_env(empty.client_env()) as client:
+        await_worker(client.health, none_stale, Patience(30, unasked=0.1), told.append)
+
+    assert "no worker yet" in told[0]
+
+
+def test_no_gpu_in_time_is_an_outcome_of_its_own(empty: RunPodPlatform) -> None:
+    """It ends with the reason, and the status of a wait that was over."""
+    empty.faults.throttle_workers()
+    with client_from_env(empty.client_env()) as client, pytest.raises(NotReady, match="no GPU of this kind") as caught:
+        await_worker(client.health, none_stale, Patience(0.5), lambda _: None)
+
+    assert caught.value.exit_status == 5
+
+
+def test_a_new_endpoint_may_be_unknown_for_a_while(empty: RunPodPlatform) -> None:
+    """The queue hears of it a little later; a hiccup of the queue is told, and waited for."""
+    told: list[str] = []
+    empty.faults.answer("health", 404, times=2)
+    with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
+        await_worker(client.health, none_stale, Patience(30), told.append)
+
+    assert "does not know the endpoint yet" in told[0]
+
+
+def test_a_queue_that_refuses_is_an_error_at_once(empty: RunPodPlatform) -> None:
+    """A key that may not use the endpoint does not become right by waiting."""
+    with client_from_env({**empty.client_env(), "RUNPOD_API_KEY": "wrong"}) as client, pytest.raises(RequestError):
+        await_worker(client.health, none_stale, Patience(30), lambda _: None)
+
+
+def test_workers_of_the_old_settings_do_not_count(empty: RunPodPlatform) -> None:
+    """After an update RunPod replaces them; the picture is to be made by a new one."""
+    counts = [2, 1, 0]
+    told: list[str] = []
+    with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
+        empty.wait_until(lambda: empty.takes, 10)
+        await_worker(client.health, lambda: counts.pop(0), Patience(30), told.append)
+
+    assert [line.split("  ")[-1] for line in told[:2]] == [
+        "workers with the old settings: 2; RunPod replaces them",
+        "workers with the old settings: 1; RunPod replaces them",
+    ]
+
+
+def test_but_they_are_not_waited_for_for_ever(empty: RunPodPlatform) -> None:
+    """One that stays busy ends no deployment."""
+    with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
+        empty.wait_until(lambda: empty.takes, 10)
+        await_worker(client.health, lambda: 1, Patience(30, stale=0.5), lambda _: None)
+
+
+def test_a_deployment_looks_at_runpod_s_workers(desk: Desk) -> None:
+    """Those that RunPod calls stale; where it does not say, none is."""
+    desk.account.workers = [{"id": "w", "status": "IDLE", "isStale": False}]
+    assert desk.deploy("--picture").status == 0
+    desk.account.faults.answer("GET /serverless/ep/workers", 404)
+    ended = desk.deploy("--picture")
+
+    assert ended.status == 0
+    assert "Nothing to do" in ended.err
+    assert "GET /serverless/ep/workers" in [each.line for each in desk.account.asked]
+
+
+def test_no_worker_in_time_leaves_the_endpoint(desk: Desk, platform: RunPodPlatform) -> None:
+    """The command exits 5 and says how to go on; what was made stays."""
+    platform.faults.throttle_workers()
+    try:
+        ended = desk.deploy("--picture", "--wait-timeout", "0.5")
+    finally:
+        platform.faults.clear()
+    again = desk.shell("deploy", "--picture")
+
+    assert ended.status == 5
+    assert "--picture" in ended.err
+    assert again.status == 0, again.err
+    assert Path("flux.png").exists()
+
+
+def test_a_picture_goes_to_a_folder_that_is_there(desk: Desk) -> None:
+    """A folder that is not there before anything is asked, let alone paid; one that is gets it."""
+    nowhere = desk.deploy("--picture", "-o", "nowhere/x.png")
+    assert desk.account.asked == []
+    Path("y").mkdir()
+    in_folder = desk.deploy("--picture", "-o", "y")
+
+    assert (nowhere.status, "-o nowhere/x.png" in nowhere.err) == (3, True)
+    assert in_folder.status == 0
+    assert list(Path("y").iterdir())
+
+
+def test_the_queue_s_address_is_what_runpod_says() -> None:
+    """Printed where it is not the usual one, and not guessed where RunPod says none."""
+    usual = "https://api.runpod.ai/v2"
+    endpoint = {"id": "ep", "requestUrls": {"run": f"{usual}/ep/run"}}
+    other = {"id": "ep", "requestUrls": {"run": "https://eu.example/v2/ep/run"}}
+
+    assert "RUNPOD_ENDPOINT_BASE_URL" not in client_variables(endpoint, usual)
+    assert client_variables(other, usual)["RUNPOD_ENDPOINT_BASE_URL"] == "https://eu.example/v2"
+    assert queue_url({"id": "ep"}) == queue_url({"id": "ep", "requestUrls": {"run": "x"}}) == ""

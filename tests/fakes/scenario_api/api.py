@@ -1,0 +1,268 @@
+"""The stand-in as a context manager: a thread with one server in it, what it keeps, and what a test may look at."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import TypeAlias
+
+from aiohttp import hdrs, web
+from PIL import Image
+
+from .faults import Answer, Cut, Drop, Faults
+from .records import Asset, Job, Record, drawn, new_id
+
+Route: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
+
+KEY = "api_standin"
+SECRET = "sec_standin_0123456789"  # noqa: S105 - it opens nothing but this server
+BASIC = f"Basic {base64.b64encode(f'{KEY}:{SECRET}'.encode()).decode()}"
+MODEL = "model_bfl-flux-1-dev"
+START_DEADLINE_S = 10.0
+UPLOAD_LIMIT_BYTES = 6_000_000
+STEPS = 5
+HELD_AT = 0.4
+RANGES = {
+    "strength": (0.01, 1),
+    "numOutputs": (1, 4),
+    "numInferenceSteps": (1, 50),
+    "width": (128, 2048),
+    "height": (128, 2048),
+    "guidance": (0, 10),
+    "seed": (0, 2147483647),
+}
+KNOWN = {"prompt", "image", "loras", "lorasScale", *RANGES}
+
+
+class ScenarioStandIn:
+    """Scenario, for as long as the context lasts. A job takes `run_s`."""
+
+    def __init__(self, run_s: float = 0.15) -> None:
+        self.faults = Faults()
+        self.jobs: dict[str, Job] = {}
+        self.assets: dict[str, Asset] = {}
+        self.calls: list[str] = []
+        """Every call that came as far as the API, as `POST /v1/assets`."""
+        self.submissions = 0
+        """How many jobs were accepted. Each one would be billed."""
+        self._run_s = run_s
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._served()), daemon=True)
+        self._started = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._port = 0
+
+    def __enter__(self) -> ScenarioStandIn:  # noqa: PYI034 - Self is newer than Python 3.10
+        self._thread.start()
+        if not self._started.wait(START_DEADLINE_S):
+            raise RuntimeError("the stand-in did not start")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.faults.clear()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """The address that stands for https://api.cloud.scenario.com/v1."""
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    def client_env(self) -> dict[str, str]:
+        """Return the variables that lead the provider `scenario` here; the switch is not among them."""
+        return {"SCENARIO_SDK_API_KEY": KEY, "SCENARIO_SDK_API_SECRET": SECRET, "SCENARIO_BASE_URL": self.url}
+
+    def held(self) -> list[Job]:
+        """Return the jobs that stay in the middle."""
+        return [job for job in self.jobs.values() if job.progress == HELD_AT and not job.is_final]
+
+    def under_way(self) -> list[Job]:
+        """Return the jobs that have not ended."""
+        return [job for job in self.jobs.values() if not job.is_final]
+
+    async def _served(self) -> None:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        for method, name, path, route in (
+            (hdrs.METH_POST, "generate", "/v1/generate/custom/{model}", self._generate),
+            (hdrs.METH_GET, "jobs", "/v1/jobs", self._list_jobs),
+            (hdrs.METH_GET, "job", "/v1/jobs/{job}", self._job),
+            (hdrs.METH_POST, "action", "/v1/jobs/{job}/action", self._act),
+            (hdrs.METH_POST, "upload", "/v1/assets", self._upload),
+            (hdrs.METH_GET, "asset", "/v1/assets/{asset}", self._asset),
+            (hdrs.METH_GET, "model", "/v1/models/{model}", self._model),
+            (hdrs.METH_GET, "picture", "/assets/{asset}", self._picture),
+        ):
+            app.router.add_route(method, path, partial(self._handle, name, route))
+        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self._port = runner.addresses[0][1]
+        self._loop = asyncio.get_running_loop()
+        self._started.set()
+        await self._stop.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await runner.cleanup()
+
+    async def _handle(self, name: str, route: Route, request: web.Request) -> web.Response:
+        self.calls.append(f"{request.method} {request.path}")
+        if name != "picture" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
+            return problem(401, "Unauthorized")
+        fault = self.faults.of_call(name)
+        if isinstance(fault, Answer):
+            return _answer_of(fault)
+        if isinstance(fault, Drop) and not fault.after_handling:
+            return _dropped(request)
+        answer = await route(request)
+        if isinstance(fault, Drop):
+            return _dropped(request)
+        if isinstance(fault, Cut) and isinstance(answer.body, bytes):
+            return web.Response(body=answer.body[: len(answer.body) // 2], content_type="image/png")
+        return answer
+
+    async def _generate(self, request: web.Request) -> web.Response:
+        body: Record = await request.json()
+        if request.match_info["model"] != MODEL:
+            return problem(404, "Model not found")
+        if said := _refused(body):
+            return problem(400, said)
+        if "image" in body and body["image"] not in self.assets:
+            return problem(404, f"Asset {body['image']} not found")
+        self.submissions += 1
+        job = Job(body, MODEL)
+        self.jobs[job.job_id] = job
+        task = asyncio.get_running_loop().create_task(self._run(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return web.json_response({"job": job.record(), "creativeUnitsCost": 5, "costDetails": {"custom-generation": 5}})
+
+    async def _run(self, job: Job) -> None:
+        if line_s := self.faults.line_s:
+            await asyncio.sleep(line_s / 2)
+            job.go("warming-up", 0.0)
+            await asyncio.sleep(line_s / 2)
+        for step in range(STEPS):
+            job.go("in-progress", step / STEPS)
+            if job.progress == HELD_AT and self.faults.holds_job():
+                await self._held(job)
+            await asyncio.sleep(self._run_s / STEPS)
+        job.go("finalizing", 1.0)
+        if self.faults.failure:
+            job.failure, self.faults.failure = self.faults.failure, {}
+            job.go("failure", 1.0)
+        elif not (job.is_final or self.faults.loses_assets):
+            job.asset_ids = [self._made(job, number) for number in range(job.body.get("numOutputs", 1))]
+        job.go("success", 1.0)
+
+    async def _held(self, job: Job) -> None:
+        while not (self.faults.goes_on.is_set() or job.is_final):  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.005)
+
+    def _made(self, job: Job, number: int) -> str:
+        width, height = job.body.get("width", 1104), job.body.get("height", 832)
+        seed = job.body.get("seed", 0) + number
+        kind = "img2img" if "image" in job.body else "txt2img"
+        facts = {"seed": str(seed), "width": width, "height": height, "prompt": job.body["prompt"]}
+        asset = Asset(drawn(width, height, seed), "image/png", kind, facts)
+        self.assets[asset.asset_id] = asset
+        return asset.asset_id
+
+    async def _job(self, request: web.Request) -> web.Response:
+        job = self.jobs.get(request.match_info["job"])
+        return web.json_response({"job": job.record()}) if job else problem(404, "Job not found")
+
+    async def _list_jobs(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("status")
+        jobs = [job.record() for job in self.jobs.values() if wanted in {None, job.status}]
+        return web.json_response({"jobs": jobs})
+
+    async def _act(self, request: web.Request) -> web.Response:
+        job = self.jobs.get(request.match_info["job"])
+        if job is None:
+            return problem(404, "Job not found")
+        if job.is_final:
+            return problem(400, "The job has ended")
+        if (await request.json()).get("action") != "cancel":
+            return problem(400, "Unknown action")
+        job.go("canceled", job.progress)
+        return web.json_response({"job": job.record()})
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        body: Record = await request.json()
+        text = str(body.get("image", ""))
+        if len(text) > UPLOAD_LIMIT_BYTES:
+            return problem(413, "Request entity too large")
+        try:
+            data = base64.b64decode(text.rpartition(",")[2], validate=True)
+            with Image.open(io.BytesIO(data)) as image:
+                mime_type = Image.MIME[image.format or ""]
+        except (binascii.Error, OSError, KeyError):
+            return problem(400, "Not an image")
+        asset = Asset(data, mime_type, "uploaded")
+        self.assets[asset.asset_id] = asset
+        return web.json_response({"asset": asset.record(self._origin)})
+
+    async def _asset(self, request: web.Request) -> web.Response:
+        asset = self.assets.get(request.match_info["asset"])
+        return web.json_response({"asset": asset.record(self._origin)}) if asset else problem(404, "Asset not found")
+
+    async def _model(self, request: web.Request) -> web.Response:
+        if request.match_info["model"] != MODEL:
+            return problem(404, "Model not found")
+        return web.json_response({"model": {"id": MODEL, "type": "custom", "status": "trained", "custom": True}})
+
+    async def _picture(self, request: web.Request) -> web.Response:
+        asset = self.assets.get(request.match_info["asset"])
+        if asset is None or request.query.get("Signature") != asset.signature:
+            return web.Response(status=403, text="Access Denied")
+        return web.Response(body=asset.data, content_type=asset.mime_type)
+
+    @property
+    def _origin(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+
+def _refused(body: Record) -> str:
+    """Return what is wrong with a body, or an empty text."""
+    if not body.get("prompt"):
+        return "Input prompt is required"
+    if unknown := body.keys() - KNOWN:
+        return f"Unknown input {sorted(unknown)}"
+    for name, (least, most) in RANGES.items():
+        if name in body and not least <= body[name] <= most:
+            return f"Input {name} must be from {least} to {most}"
+    if any(body.get(side, 16) % 16 for side in ("width", "height")):
+        return "Input width and height must be multiples of 16"
+    if len(body.get("loras", [])) != len(body.get("lorasScale", [])):
+        return "Input lorasScale must have one number for each of loras"
+    return ""
+
+
+def problem(status: int, reason: str) -> web.Response:
+    """Return an error as Scenario words it."""
+    return web.json_response({"reason": reason, "trace_id": new_id("trace")}, status=status)
+
+
+def _answer_of(fault: Answer) -> web.Response:
+    if fault.body is None:
+        return problem(fault.status, "because of the moon")
+    if isinstance(fault.body, str):
+        return web.Response(status=fault.status, text=fault.body, content_type="text/html")
+    return web.json_response(dict(fault.body), status=fault.status)
+
+
+def _dropped(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()

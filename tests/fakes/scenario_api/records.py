@@ -1,0 +1,117 @@
+"""Jobs and assets as Scenario writes them down, and the pictures that it draws."""
+
+from __future__ import annotations
+
+import io
+import random
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, TypeAlias
+
+from PIL import Image
+
+Record: TypeAlias = dict[str, Any]
+FINAL = ("success", "failure", "canceled")
+OWNER = {"ownerId": "proj_standin", "authorId": "user_standin"}
+
+
+def now() -> str:
+    """Return the time, as Scenario writes it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_id(kind: str) -> str:
+    """Return an id, as `job_0123456789abcdef01234567`."""
+    return f"{kind}_{secrets.token_hex(12)}"
+
+
+def drawn(width: int, height: int, seed: int) -> bytes:
+    """Return the PNG that a seed gives: coarse noise, the same each time."""
+    pixels = random.Random(seed).randbytes(8 * 8 * 3)  # noqa: S311 - no secret
+    encoded = io.BytesIO()
+    Image.frombytes("RGB", (8, 8), pixels).resize((width, height), Image.Resampling.BICUBIC).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+@dataclass
+class Job:
+    """One job. It is changed by the stand-in's loop alone."""
+
+    body: Record
+    model_id: str
+    job_id: str = field(default_factory=lambda: new_id("job"))
+    status: str = "queued"
+    progress: float = 0.0
+    asset_ids: list[str] = field(default_factory=list)
+    failure: dict[str, str] = field(default_factory=dict)
+    created_at: str = field(default_factory=now)
+    history: list[Record] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.go("queued", 0.0)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+        return self.status in FINAL
+
+    def go(self, status: str, progress: float) -> None:
+        """Bring it on, unless it has ended."""
+        if self.is_final:
+            return
+        self.status, self.progress = status, progress
+        if not self.history or self.history[-1]["status"] != status:
+            self.history.append({"date": now(), "status": status})
+
+    def record(self) -> Record:
+        """Return what GET jobs/{id} has under `job`."""
+        return {
+            "jobId": self.job_id,
+            "jobType": "custom",
+            "status": self.status,
+            "progress": self.progress,
+            "metadata": {
+                "input": {**self.body, "modelId": self.model_id},
+                "assetIds": list(self.asset_ids),
+                **self.failure,
+            },
+            "statusHistory": [dict(entry) for entry in self.history],
+            "createdAt": self.created_at,
+            "updatedAt": self.history[-1]["date"],
+            "billing": {"cuCost": 5, "cuDiscount": 0},
+            **OWNER,
+        }
+
+
+@dataclass
+class Asset:
+    """One picture."""
+
+    data: bytes
+    mime_type: str
+    source: str
+    facts: Record = field(default_factory=dict)
+    asset_id: str = field(default_factory=lambda: new_id("asset"))
+    signature: str = field(default_factory=lambda: secrets.token_hex(8))
+    created_at: str = field(default_factory=now)
+
+    def record(self, base_url: str) -> Record:
+        """Return what GET assets/{id} has under `asset`."""
+        return {
+            "id": self.asset_id,
+            "url": f"{base_url}/assets/{self.asset_id}?p=100&Signature={self.signature}",
+            "mimeType": self.mime_type,
+            "kind": "image",
+            "source": self.source,
+            "status": "success",
+            "metadata": {"kind": "image", "type": self.source, "size": len(self.data), **self.facts},
+            "properties": {"size": len(self.data)},
+            "privacy": "private",
+            "tags": [],
+            "collectionIds": [],
+            "editCapabilities": [],
+            "createdAt": self.created_at,
+            "updatedAt": self.created_at,
+            **OWNER,
+        }
