@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 
@@ -20,16 +22,25 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-ALONE = ("image",)
+TOGETHER = ("image",)
 """Folders of tests that share what is made once a session, and stay together where the run is divided (-n)."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one file together, as they share its fixtures, and those of such a folder."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder if folder in ALONE else item.nodeid.partition("::")[0]))
+class ByFile(LoadScopeScheduling):  # type: ignore[misc] # of a package without types
+    """Keeps the tests of one file in one process, as they share its fixtures, and those of a folder of TOGETHER.
+
+    pytest-xdist 3.8 does the first with --dist loadfile. Its --dist loadgroup would do both, and does nothing with
+    pytest 9.2, whose node ids it cannot change.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = PurePosixPath(nodeid.partition("::")[0])
+        return next((name for name in TOGETHER if name in file.parts), str(file))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Divide the tests so, whatever --dist says."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
