@@ -38,6 +38,7 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc] # of a package without 
         return next((name for name in TOGETHER if name in file.parts), str(file))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     """Divide the tests so, whatever --dist says."""
     return ByFile(config, log)
