@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import requests
+import pytest
 
 from tests.fakes.runpod_platform import RunPodPlatform
-from tests.stage import free_port, staged
+from tests.stage import staged
 from tests.waiting import until
 
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
@@ -102,6 +104,26 @@ def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:
     assert f"job {job_id} goes on" in terminal.shown
 
 
+@pytest.mark.parametrize("command", [["txt2img", "x"], ["wait", "job-1"], ["health"]], ids=" ".join)
+def test_ctrl_c_is_json_where_that_is_wanted(tmp_path: Path, command: list[str]) -> None:
+    """Whatever is interrupted, stdout has one object, and the terminal shows no bar."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v2"
+        environment = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep", "RUNPOD_ENDPOINT_BASE_URL": base_url}
+        terminal = Terminal([*command, "--json"], environment, tmp_path)
+        silent.settimeout(30)
+        asked, _ = silent.accept()
+        with asked:
+            asked.recv(1)
+            terminal.process.send_signal(signal.SIGINT)
+            status, out = terminal.end()
+
+    assert status == 130
+    assert json.loads(out)["error"]["code"] == "cancelled"
+    assert "Traceback" not in terminal.shown
+    assert "%" not in terminal.shown
+
+
 def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
     """`comfy-client errors | head -1` shows no traceback."""
     with subprocess.Popen([*COMMAND, "errors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -114,23 +136,15 @@ def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
 
 
 def test_the_simulator_is_served(tmp_path: Path) -> None:
-    """`comfy-client simulate --port N` is a ComfyUI, and pictures can be made on it."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen([*COMMAND, "simulate", "--port", str(port)], stderr=subprocess.DEVNULL) as served:
+    """`comfy-client simulate --json` tells its address once it is a ComfyUI, on which pictures can be made."""
+    command = [*COMMAND, "simulate", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as served:
         try:
-            assert until(lambda: answers(url))
+            assert served.stdout is not None
+            url = json.loads(served.stdout.readline())["url"]
             terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
             assert terminal.end()[0] == 0, terminal.shown
         finally:
             served.terminate()
 
     assert (tmp_path / "x.png").exists()
-
-
-def answers(url: str) -> bool:
-    """Return whether somebody answers there."""
-    try:
-        return requests.get(f"{url}/system_stats", timeout=1).ok
-    except requests.RequestException:
-        return False
