@@ -17,6 +17,7 @@ from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Graph, default_directory, load_workflows
 from scripts.bench_boot import boot
+from scripts.bench_client import import_time, many
 from scripts.bench_models import models
 from tests.fakes.runpod_platform import Job, RunPodPlatform
 from tests.stage import code_of, staged
@@ -159,6 +160,12 @@ def main() -> None:
     container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
     container.add_argument("--models", help="a folder in place of the image's models")
     container.set_defaults(run=boot)
+    loading = benchmarks.add_parser("import", help="how long `import comfy_client` takes")
+    loading.set_defaults(run=import_time)
+    mapped = benchmarks.add_parser("map", help="time and memory of many jobs through Client.map")
+    mapped.add_argument("--jobs", type=int, default=200, help="%(default)s")
+    mapped.add_argument("--concurrency", type=int, default=16, help="%(default)s")
+    mapped.set_defaults(run=many)
     options = parser.parse_args()
     options.run(options)
 

@@ -22,6 +22,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = ("image", "test_fuzz.py", "production", "providers")
+"""Folders and files that are begun with, as the others are divided better beside them."""
 TOGETHER = ("image",)
 """Folders of tests that share what is made once a session, and stay together where the run is divided (-n)."""
 
@@ -38,9 +40,15 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc] # of a package without 
         return next((name for name in TOGETHER if name in file.parts), str(file))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: min((LONGEST.index(part) for part in item.path.parts if part in LONGEST), default=99))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
-    """Divide the tests so, whatever --dist says."""
+    """Divide the tests so, whatever --dist says, in their order."""
+    config.option.loadscopereorder = False  # which would begin with the file that has most tests
     return ByFile(config, log)
 
 

@@ -116,7 +116,7 @@ def test_a_job_is_submitted_looked_at_waited_for_and_cancelled(shell: Shell) -> 
 def test_several_pictures_are_numbered(platform: RunPodPlatform, shell: Shell) -> None:
     """`-o knight.png` with two pictures writes knight-1.png and knight-2.png; `-o -` refuses them."""
     two = {"output": {"images": [entry(png(8, 1), 1), entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
-    with RunPodPlatform(long_poll_s=0.5) as other, ScriptedWorker(other, lambda _: two):
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
         both = shell("txt2img", "x", "-o", "knight.png", **other.client_env())
         piped = shell("txt2img", "x", "-o", "-", **other.client_env())
 
@@ -128,7 +128,7 @@ def test_several_pictures_are_numbered(platform: RunPodPlatform, shell: Shell) -
 def test_a_failed_job_exits_1_and_a_wait_that_is_over_5(platform: RunPodPlatform, shell: Shell) -> None:
     """The two can be told apart without reading anything."""
     failure = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}
-    with RunPodPlatform(long_poll_s=0.5) as other, ScriptedWorker(other, lambda _: failure):
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: failure):
         failed = shell("txt2img", "x", **other.client_env())
         other.faults.throttle_workers()
         over = shell("txt2img", "x", "--wait-timeout", "0.5", "--json", **other.client_env())
@@ -163,7 +163,7 @@ def test_doctor_names_models_that_are_missing(shell: Shell) -> None:
 
 def test_doctor_warns_of_an_endpoint_without_workers(shell: Shell) -> None:
     """What may become well by itself is no error."""
-    with RunPodPlatform(long_poll_s=0.5) as empty:
+    with RunPodPlatform(long_poll_s=0.1) as empty:
         ended = shell("doctor", **empty.client_env())
 
     assert ended.status == 0
@@ -202,7 +202,7 @@ def test_pictures_of_webp_are_named_so(shell: Shell, platform: RunPodPlatform) -
     Image.new("RGB", (8, 8)).save(encoded, "WEBP")
     picture: Body = entry(encoded.getvalue(), 4, mime_type="image/webp") | {"filename": "flux-dev_00001_.webp"}
     answer = {"output": {"images": [picture], "workflow": "flux-dev-txt2img"}}
-    with RunPodPlatform(long_poll_s=0.5) as other, ScriptedWorker(other, lambda _: answer):
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: answer):
         shell("txt2img", "x", "--output-format", "webp", **other.client_env())
 
     assert Path("flux-dev-txt2img-4.webp").exists()

@@ -79,7 +79,7 @@ def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None
 
 def test_ctrl_c_cancels_the_job_and_says_so(tmp_path: Path) -> None:
     """The job ends at the platform, the exit status is 130, and the message names the job."""
-    with RunPodPlatform(long_poll_s=0.5) as platform:
+    with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
         assert until(lambda: "queued" in terminal.shown)
@@ -93,7 +93,7 @@ def test_ctrl_c_cancels_the_job_and_says_so(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:
     """`wait` did not start the job, and does not end it."""
-    with RunPodPlatform(long_poll_s=0.5) as platform:
+    with RunPodPlatform(long_poll_s=0.1) as platform:
         job_id = platform.submit({"prompt": "x"})
         terminal = Terminal(["wait", job_id], platform.client_env(), tmp_path)
         assert until(lambda: "queued" in terminal.shown)

@@ -89,7 +89,15 @@ def test_a_job_that_has_ended_stays_as_it_is(platform: RunPodPlatform, client: C
 def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> None:
     """Steps and previews of the worker's progress become events, each only where it is new."""
     job = client.submit(prompt="x")
-    output = {"stage": "sampling", "picture": 1, "pictures": 1, "step": 3, "steps": 20, "percent": 15, "preview": "/9g="}
+    output = {
+        "stage": "sampling",
+        "picture": 1,
+        "pictures": 1,
+        "step": 3,
+        "steps": 20,
+        "percent": 15,
+        "preview": "/9g=",
+    }
     platform.faults.answer("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
     with ScriptedWorker(platform, pictured):
         events = list(job.events())
