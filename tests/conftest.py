@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadFileScheduling
 
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 
@@ -24,20 +22,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 LONGEST = ("image", "test_fuzz.py", "production", "providers")
 """Folders and files that are begun with, as the others are divided better beside them."""
-TOGETHER = ("image",)
-"""Folders of tests that share what is made once a session, and stay together where the run is divided (-n)."""
+TOGETHER = ("tests/image/",)
+"""Folders of tests that share what is made once a session: one process runs them all where the run is divided (-n)."""
 
 
-class ByFile(LoadScopeScheduling):  # type: ignore[misc] # of a package without types
-    """Keeps the tests of one file in one process, as they share its fixtures, and those of a folder of TOGETHER.
-
-    pytest-xdist 3.8 does the first with --dist loadfile. Its --dist loadgroup would do both, and does nothing with
-    pytest 9.2, whose node ids it cannot change.
-    """
+class ByFile(LoadFileScheduling):  # type: ignore[misc] # pytest-xdist ships no types
+    """Gives each file's tests to one process, as they share its fixtures, and each such folder's."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = PurePosixPath(nodeid.partition("::")[0])
-        return next((name for name in TOGETHER if name in file.parts), str(file))
+        folder = next((folder for folder in TOGETHER if nodeid.startswith(folder)), None)
+        return folder or str(super()._split_scope(nodeid))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,9 +39,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: min((LONGEST.index(part) for part in item.path.parts if part in LONGEST), default=99))
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
-    """Divide the tests so, whatever --dist says, in their order."""
+@pytest.hookimpl(optionalhook=True)  # also without pytest-xdist (-p no:xdist)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    """Divide the tests so, in their order. With pytest 9.2, `--dist loadgroup` of pytest-xdist 3.8 divides the groups too."""
     config.option.loadscopereorder = False  # which would begin with the file that has most tests
     return ByFile(config, log)
 
