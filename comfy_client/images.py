@@ -187,3 +187,17 @@ def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
     except (*_BROKEN, *_BOMBS):
         return None
     return encoded.getvalue()
+
+
+def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> bytes:
+    """Return a picture of INPUT_FORMATS as png, webp or jpeg, no wider than `width` pixels where that is above 0.
+
+    Its first frame, and over white where it is transparent and becomes JPEG. Raises JobError (invalid_image).
+    """
+    check_picture(data, "image", flatten=False)
+    with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
+        if 0 < width < image.width:
+            image.thumbnail((width, image.height))
+        encoded = io.BytesIO()
+        (_flattened(image) if output_format == "jpeg" else image).save(encoded, output_format, quality=quality)
+    return encoded.getvalue()

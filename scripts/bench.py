@@ -19,6 +19,7 @@ from comfy_client.workflows import Graph, default_directory, load_workflows
 from scripts.bench_boot import boot
 from scripts.bench_client import import_time, many
 from scripts.bench_models import models
+from scripts.bench_shim import shim
 from tests.fakes.runpod_platform import Job, RunPodPlatform
 from tests.stage import code_of, staged
 from worker.jobs import Control, Worker, run_job
@@ -166,6 +167,10 @@ def main() -> None:
     mapped.add_argument("--jobs", type=int, default=200, help="%(default)s")
     mapped.add_argument("--concurrency", type=int, default=16, help="%(default)s")
     mapped.set_defaults(run=many)
+    load = benchmarks.add_parser("shim", help="the Scenario shim under load: what is lost, and how long a poll takes")
+    load.add_argument("--callers", type=int, default=100, help="at once; %(default)s")
+    load.add_argument("--jobs", type=int, default=500, help="of all callers; %(default)s")
+    load.set_defaults(run=shim)
     options = parser.parse_args()
     options.run(options)
 

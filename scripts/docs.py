@@ -1,9 +1,9 @@
-"""Writes docs/api.md, errors.md and configure.md, and tables of operate.md and client.md, from what they describe."""
+"""Writes docs/api.md, errors.md and configure.md, and tables of other pages, from what they describe."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from comfy_client.cli.commands import commands
 from comfy_client.contract import ENVELOPE, ERRORS
 from comfy_client.providers import PROVIDERS
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
+from comfy_client.scenario.fields import ROUTES
+from comfy_client.scenario.settings import VARIABLES as SHIM_VARIABLES
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 from tests.production.faults import ELSEWHERE, ROWS
 from worker.settings import VARIABLES
@@ -160,15 +162,42 @@ def operate() -> Iterator[str]:
     yield f"{before}{TABLE_BEGINS}\n{chr(10).join(rows)}\n{TABLE_ENDS}{after}"
 
 
-def client() -> Iterator[str]:
-    """Yield docs/client.md as it is, with its tables made anew, each between two marks."""
-    page = (DOCS / "client.md").read_text()
-    tables = {"providers": providers_table(), "variables": variables_table(), "commands": commands_table()}
-    for name, table in tables.items():
-        mark = f"<!-- {name}: written by scripts/docs -->"
+def with_tables(name: str, tables: Mapping[str, str]) -> Iterator[str]:
+    """Yield the page `name` as it is, with its tables made anew, each between two marks."""
+    page = (DOCS / name).read_text()
+    for each, table in tables.items():
+        mark = f"<!-- {each}: written by scripts/docs -->"
         before, _, rest = page.partition(mark)
         page = f"{before}{mark}\n{table}<!-- end -->{rest.partition('<!-- end -->')[2]}"
     yield page
+
+
+def client() -> Iterator[str]:
+    """Yield docs/client.md."""
+    tables = {"providers": providers_table(), "variables": variables_table(), "commands": commands_table()}
+    yield from with_tables("client.md", tables)
+
+
+def scenario() -> Iterator[str]:
+    """Yield docs/scenario.md."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for variable in SHIM_VARIABLES:
+        default = f"`{variable.default}`" if variable.default else ""
+        rows.append(f"| `{variable.name}` | {default} | {variable.meaning} |")
+    yield from with_tables("scenario.md", {"fields": fields_tables(), "variables": "\n".join(rows) + "\n"})
+
+
+def fields_tables() -> str:
+    """Return a table of fields for each generate call of the shim."""
+    parts = []
+    for route in ROUTES.values():
+        rows = [f"### `POST {route.path}`\n", "| field | default | becomes |", "|---|---|---|"]
+        for name, field in route.fields.items():
+            default = f"`{route.defaults[name]}`" if name in route.defaults else ""
+            why = f"**{'refused' if field.is_refused else 'left out'}**: {field.why_not}"
+            rows.append(f"| `{name}` | {default} | {field.becomes or why} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
 
 
 def providers_table() -> str:
@@ -205,6 +234,7 @@ def main() -> None:
         "configure.md": configure(),
         "operate.md": operate(),
         "client.md": client(),
+        "scenario.md": scenario(),
     }
     for name, parts in pages.items():
         path, text = DOCS / name, "\n".join(parts)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import comfy_client
+from comfy_client.buckets import Bucket, store
 from comfy_client.comfyui.follow import Limits, Observe
 from comfy_client.comfyui.outputs import Output, encoded_images, other_files
 from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
@@ -22,7 +23,7 @@ from comfy_client.fetch import FetchRules, fetch_picture
 from comfy_client.request import Rendered, Request, read_request
 from comfy_client.workflows import Workflow
 from worker.outputs import Delivery
-from worker.storage import Bucket, job_bucket, store
+from worker.storage import job_bucket
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from comfy_client.buckets import VARIABLES as BUCKET_VARIABLES
+from comfy_client.buckets import Bucket, read_bucket
 from comfy_client.errors import ConfigError
 from comfy_client.workflows import default_directory
 from worker.address import DEFAULT_PORT, comfyui_url
-from worker.storage import Bucket, is_address
 
 Parse: TypeAlias = Callable[[str], Any]
 
@@ -38,12 +39,6 @@ def _log_level(text: str) -> str:
     if text.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
     return text.upper()
-
-
-def _address(text: str) -> str:
-    if not is_address(text, "http", "https"):
-        raise ValueError("must be an address that begins with http:// or https://")
-    return text
 
 
 def _folder(text: str) -> Path:
@@ -188,39 +183,11 @@ VARIABLES = (
     Variable(
         "WORKER_LOG_LEVEL", "log_level", _log_level, "INFO", "DEBUG (with ComfyUI's own log), INFO, WARNING or ERROR."
     ),
-    Variable(
-        "BUCKET_ENDPOINT_URL",
-        "bucket_endpoint_url",
-        _address,
-        "",
-        "S3 address of a bucket's provider, without the bucket.",
-    ),
-    Variable(
-        "BUCKET_NAME", "bucket_name", str, "", "The bucket for pictures that do not fit, or are asked for as `s3`."
-    ),
-    Variable("BUCKET_ACCESS_KEY_ID", "bucket_access_key_id", str, "", "Its access key.", secret=True),
-    Variable("BUCKET_SECRET_ACCESS_KEY", "bucket_secret_access_key", str, "", "Its secret key.", secret=True),
-    Variable("BUCKET_REGION", "bucket_region", str, "auto", "Its region; R2 takes `auto`."),
-    Variable(
-        "BUCKET_PREFIX", "bucket_prefix", lambda text: text.strip("/"), "", "Folder in it, in front of the job's id."
-    ),
-    Variable(
-        "BUCKET_PUBLIC_URL",
-        "bucket_public_url",
-        str,
-        "",
-        "Public address of the bucket. Absent: addresses are presigned, and expire.",
-    ),
-    Variable(
-        "BUCKET_URL_EXPIRES_S",
-        "bucket_url_expires_s",
-        _number(int, 60, 604_800),
-        "86400",
-        "Seconds until a presigned address expires.",
+    *(
+        Variable(each.name, each.name.lower(), each.parse, each.default, each.meaning, secret=each.secret)
+        for each in BUCKET_VARIABLES
     ),
 )
-
-_BUCKET_NEEDS = ("BUCKET_ENDPOINT_URL", "BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
 
 
 @dataclass(frozen=True)
@@ -288,7 +255,7 @@ class Settings:
             api_port=values["api_port"],
             previews=values["previews"],
             log_level=values["log_level"],
-            bucket=_bucket(values),
+            bucket=read_bucket(env),
         )
 
 
@@ -312,25 +279,3 @@ def _comfyui_directory(given: Path | None, *, is_ours: bool) -> Path | None:
             "of one that runs elsewhere (python -m comfy_client.simulator is one without a GPU)"
         )
     return directory
-
-
-def _bucket(values: Mapping[str, Any]) -> Bucket | None:
-    fields = {variable.name: variable.field for variable in VARIABLES}
-    missing = [name for name in _BUCKET_NEEDS if values[fields[name]] is None]
-    if len(missing) == len(_BUCKET_NEEDS):
-        return None
-    if missing:
-        raise ConfigError(
-            f"{', '.join(missing)}: absent, while other BUCKET_ variables are set. A bucket needs all of "
-            f"{', '.join(_BUCKET_NEEDS)}; set them all, or none"
-        )
-    return Bucket(
-        endpoint_url=values["bucket_endpoint_url"],
-        access_key_id=values["bucket_access_key_id"],
-        secret_access_key=values["bucket_secret_access_key"],
-        name=values["bucket_name"],
-        region=values["bucket_region"],
-        prefix=values["bucket_prefix"] or "",
-        public_url=values["bucket_public_url"] or "",
-        url_expires_s=values["bucket_url_expires_s"],
-    )

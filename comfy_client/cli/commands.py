@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from comfy_client.cli import batch, scenario
 from comfy_client.cli.doctor import Finding, find_endpoint, find_picture, find_settings
 from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, pair, range_of, value_of
 from comfy_client.cli.screen import Screen
@@ -144,6 +145,8 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
             [],
             _simulate,
         ),
+        Command("batch", batch.SUMMARY, [*batch.FLAGS, JSON], batch.run),
+        Command("scenario", scenario.SUMMARY, [*scenario.FLAGS, JSON], _scenario),
     )
 
 
@@ -466,6 +469,19 @@ def _doctor(call: Call) -> int:
         {"findings": found, **report}, *(f"{each.mark}  {each.what:11}{each.sentence}" for each in findings)
     )
     return failed.exit_status if failed else 0
+
+
+def _scenario(call: Call) -> int:
+    options = call.options
+    return scenario.serve(
+        call.environment,
+        host=options.host,
+        port=options.port,
+        is_open=options.insecure_local,
+        directory=options.data,
+        is_strict=options.strict,
+        told=call.screen.err,
+    )
 
 
 def _simulate(call: Call) -> int:

@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
+from comfy_client.buckets import Bucket
 from tests.waiting import until
-from worker.storage import Bucket
 
 ACCESS_KEY_ID = "the-key-id"
 SECRET_ACCESS_KEY = "the-secret-key"  # noqa: S105 - it opens nothing but this server

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from comfy_client.aio import async_client_from_env
+from comfy_client.buckets import store
 from comfy_client.client import Client, client_from_env
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError, RequestError, WaitTimeout
@@ -20,7 +21,6 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
 from tests.stage import staged
 from tests.waiting import until
-from worker.storage import store
 
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
 

@@ -13,13 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 
+from comfy_client.buckets import Bucket, is_address, store
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import ConfigError, JobError
 from comfy_client.fetch import Resolve
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.waiting import until
 from worker.settings import Settings
-from worker.storage import Bucket, is_address, job_bucket, store
+from worker.storage import job_bucket
 
 PICTURE = bytes(range(256)) * 64
 

@@ -1,0 +1,79 @@
+"""Where pictures go beside the folder: a bucket, and the check that what it serves is what was put there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+from comfy_client import buckets
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import ConfigError, JobError, RequestError
+from comfy_client.http import HttpApi
+
+CHECK_TIMEOUT_S = 30.0
+CACHE_CONTROL = "public, max-age=300"
+"""A picture may be made anew under its name: what a game has cached is looked at again after five minutes."""
+
+
+class BucketDestination:
+    """A bucket, and what stands in front of each name in it. Its client is made when something is first put."""
+
+    def __init__(self, bucket: buckets.Bucket) -> None:
+        self.bucket = bucket
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
+        return self.bucket.client()
+
+    @property
+    def place(self) -> str:
+        """Its name, as `--out` has it."""
+        return f"s3://{self.bucket.name}/{self.bucket.prefix}".rstrip("/")
+
+    def put(self, name: str, data: bytes, mime_type: str) -> str:
+        """Put a file and return its address, which was asked for and gives those bytes.
+
+        Raises JobError (output_not_stored) where the bucket refuses it, or serves something else.
+        """
+        url = buckets.store(self._client, self.bucket, name, data, mime_type, cache_control=CACHE_CONTROL)
+        self._check(url, name, data)
+        return url.partition("?")[0] if self.bucket.public_url else f"{self.place}/{name}"
+
+    def _check(self, url: str, name: str, data: bytes) -> None:
+        parts = urlsplit(url)
+        api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"The bucket's address at {parts.hostname}")
+        try:
+            path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            served = api.call("GET", path, timeout_s=CHECK_TIMEOUT_S).content
+        except RequestError as error:
+            raise _not_served(name, str(error)) from error
+        finally:
+            api.close()
+        if hashlib.sha256(served).digest() != hashlib.sha256(data).digest():
+            raise _not_served(name, f"it serves {len(served):,} other bytes")
+
+
+def _not_served(name: str, problem: str) -> JobError:
+    return JobError.because(
+        ErrorCode.OUTPUT_NOT_STORED,
+        f"{name} was put into the bucket, and its address does not give it: {problem}. Check BUCKET_PUBLIC_URL, and "
+        "that the bucket may be read there.",
+    )
+
+
+def bucket_destination(url: str, environment: Mapping[str, str]) -> BucketDestination:
+    """Return the destination that `s3://bucket/prefix` names; its keys are of the variables BUCKET_*.
+
+    Raises ConfigError that names what is missing.
+    """
+    parts = urlsplit(url)
+    if not parts.netloc:
+        raise ConfigError(f"--out {url}: name a bucket, as s3://bucket/prefix")
+    bucket = buckets.read_bucket({**environment, "BUCKET_NAME": parts.netloc})
+    if bucket is None:
+        raise ConfigError(f"--out {url} needs {', '.join(buckets.NEEDED)}")
+    return BucketDestination(replace(bucket, prefix=parts.path.strip("/")))

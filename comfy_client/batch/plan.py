@@ -1,0 +1,300 @@
+"""assets.toml as a plan: every picture with its request, and the picture that it starts from. Pure.
+
+A picture's `digest` is of all that makes it, its chain included: the same digest is the same picture, and is never paid
+twice; a changed prompt changes it and those that start from it, and no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy_client.contract import ENVELOPE, Fault, JsonObject
+from comfy_client.errors import JobError, invalid_input
+from comfy_client.request import read_request
+from comfy_client.validation import nearest, schema_faults
+from comfy_client.workflows import Workflow, find_workflow
+
+SEEDS = 2**31
+_NAME = "^[a-z0-9][a-z0-9_-]{0,63}$"
+_PICTURE = "https://example.com/picture.png"
+"""Stands for the picture of a stage while its request is checked."""
+_STYLE: JsonObject = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "prefix": {"type": "string"},
+        "suffix": {"type": "string"},
+        "negative": {"type": "string"},
+        "negative_strength": {"type": "number", "minimum": 0, "maximum": 10},
+    },
+}
+_OWN: JsonObject = {
+    "style": {"type": "string"},
+    "template": {"type": "string", "minLength": 1},
+    "variations": {"type": "integer", "minimum": 1, "maximum": 16},
+    "seed": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    "strength": {"type": "number", "minimum": 0.01, "maximum": 1},
+}
+_NOT_GIVEN = frozenset({"image", "num_images", "prompt", "seed", "strength", "workflow", "images", "overrides"})
+"""Inputs that a plan makes by itself."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One picture to be made.
+
+    Attributes:
+        path: `<group>/<name>[-<variant>]`, without an ending.
+        kind: the group's type, as `--type` takes it.
+        input: the request of docs/api.md, without a picture to start from.
+        source: the path of the asset that it starts from, or an empty text.
+    """
+
+    path: str
+    group: str
+    kind: str
+    prompt: str
+    input: JsonObject = field(repr=False)
+    source: str
+    digest: str
+
+    @property
+    def filename(self) -> str:
+        """Where its picture is kept, below the output folder."""
+        ending = {"jpeg": "jpg"}.get(self.input.get("output_format", "png"), self.input.get("output_format", "png"))
+        return f"{self.path}.{ending}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All pictures of a game; each stands behind the one that it starts from."""
+
+    game: str
+    title: str
+    assets: tuple[Asset, ...]
+
+    def only(self, kinds: Sequence[str]) -> Plan:
+        """Return the plan of those types alone, and of what they start from. Raises JobError (invalid_input)."""
+        if not kinds:
+            return self
+        known = {asset.kind for asset in self.assets}
+        faults = [
+            Fault(
+                "--type",
+                f"{kind!r} is no type of this file{nearest(kind, known)}; there are {', '.join(sorted(known))}",
+            )
+            for kind in kinds
+            if kind not in known
+        ]
+        if faults:
+            raise invalid_input(faults)
+        wanted: set[str] = set()
+        for asset in reversed(self.assets):
+            if asset.kind in kinds or asset.path in wanted:
+                wanted |= {asset.path, asset.source}
+        return Plan(self.game, self.title, tuple(asset for asset in self.assets if asset.path in wanted))
+
+
+def read_plan(data: JsonObject, workflows: Mapping[str, Workflow]) -> Plan:
+    """Return the plan of a parsed assets.toml. Raises JobError (invalid_input) with all faults, each with its path."""
+    faults = schema_faults(data, _schema(workflows))
+    if faults:
+        raise invalid_input(faults)
+    return _Reader(data, workflows).plan()
+
+
+def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
+    inputs = {**find_workflow("img2img", workflows).inputs, **ENVELOPE}
+    free = {
+        name: {key: value for key, value in rule.items() if not key.startswith("x-")} for name, rule in inputs.items()
+    }
+    free = {name: rule for name, rule in free.items() if name not in _NOT_GIVEN}
+    asset: JsonObject = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": {"type": "string", "pattern": _NAME},
+            "prompt": {"type": "string", "minLength": 1, "pattern": r"\S"},
+            "from": {"type": "string"},
+            **_OWN,
+            **free,
+        },
+        "additionalProperties": {"type": "string"},  # fields of the template
+    }
+    group: JsonObject = {
+        "type": "object",
+        "required": ["assets"],
+        "additionalProperties": False,
+        "properties": {
+            "type": {"type": "string", "pattern": _NAME},
+            "assets": {"type": "array", "minItems": 1, "items": asset},
+            **_OWN,
+            **free,
+        },
+    }
+    return {
+        "type": "object",
+        "required": ["game", "groups"],
+        "additionalProperties": False,
+        "properties": {
+            "game": {"type": "string", "pattern": _NAME},
+            "title": {"type": "string"},
+            "defaults": {"type": "object", "additionalProperties": False, "properties": {**_OWN, **free}},
+            "styles": {"type": "object", "additionalProperties": _STYLE},
+            "groups": {"type": "object", "minProperties": 1, "additionalProperties": group},
+        },
+    }
+
+
+class _Reader:
+    """A parsed file that fits the schema, on its way to a plan."""
+
+    def __init__(self, data: JsonObject, workflows: Mapping[str, Workflow]) -> None:
+        self._data = data
+        self._workflows = workflows
+        self._styles: JsonObject = data.get("styles", {})
+        self._inputs = {*find_workflow("img2img", workflows).inputs, *ENVELOPE} - _NOT_GIVEN
+        self._faults: list[Fault] = []
+
+    def plan(self) -> Plan:
+        entries = dict(self._entries())
+        order = self._ordered(entries)
+        made: dict[str, Asset] = {}
+        for name in order:
+            for asset in self._assets(name, *entries[name], made):
+                made[asset.path] = asset
+        if self._faults:
+            raise invalid_input(self._faults)
+        return Plan(self._data["game"], str(self._data.get("title", self._data["game"])), tuple(made.values()))
+
+    def _entries(self) -> Iterator[tuple[str, tuple[str, JsonObject, JsonObject]]]:
+        """Yield `<group>/<name>` of each asset with where it stands, its group, and what counts for it."""
+        seen: set[str] = set()
+        for group_name, group in self._data["groups"].items():
+            if not re.fullmatch(_NAME, group_name):
+                self._faults.append(
+                    Fault(f"groups.{group_name[:64]}", "must be a name of small letters, digits, - and _")
+                )
+            shared = {key: value for key, value in group.items() if key not in ("assets", "type")}
+            for number, own in enumerate(group["assets"]):
+                path, where = f"{group_name}/{own['name']}", f"groups.{group_name}.assets[{number}]"
+                if path in seen:
+                    self._faults.append(Fault(f"{where}.name", f"{own['name']!r} is there twice"))
+                seen.add(path)
+                yield path, (where, group, {**self._data.get("defaults", {}), **shared, **own})
+
+    def _ordered(self, entries: Mapping[str, tuple[str, JsonObject, JsonObject]]) -> list[str]:
+        """Return the assets' names, each behind the one that it starts from; what goes in a circle is a fault."""
+        order: list[str] = []
+
+        def visit(name: str, above: tuple[str, ...]) -> None:
+            if name in above:
+                self._faults.append(
+                    Fault(
+                        f"{entries[name][0]}.from",
+                        f"goes in a circle: {' -> '.join([*above[above.index(name) :], name])}",
+                    )
+                )
+            elif name not in order:
+                if source := self._source(name, entries, is_told=True):
+                    visit(source, (*above, name))
+                if name not in order:
+                    order.append(name)
+
+        for name in entries:
+            visit(name, ())
+        return order
+
+    def _source(self, name: str, entries: Mapping[str, tuple[str, JsonObject, JsonObject]], *, is_told: bool) -> str:
+        where, _, own = entries[name]
+        wanted = own.get("from", "")
+        if not wanted:
+            return ""
+        source = wanted if "/" in wanted else f"{name.partition('/')[0]}/{wanted}"
+        if source in entries:
+            return source
+        if is_told:
+            self._faults.append(Fault(f"{where}.from", f"{wanted!r} is no asset{nearest(source, entries)}"))
+        return ""
+
+    def _assets(
+        self, name: str, where: str, group: JsonObject, own: JsonObject, made: Mapping[str, Asset]
+    ) -> Iterator[Asset]:
+        """Yield the pictures of one asset: one a variation."""
+        group_name = name.partition("/")[0]
+        prompt, negative = self._prompt(where, own)
+        wanted = own.get("from", "")
+        source = (wanted if "/" in wanted else f"{group_name}/{wanted}") if wanted else ""
+        if wanted and source not in made:
+            return  # it is a fault already
+        inputs: JsonObject = {key: value for key, value in own.items() if key in self._inputs}
+        inputs |= {"workflow": "img2img" if source else "txt2img", "prompt": prompt, **negative}
+        if source and "strength" in own:
+            inputs["strength"] = own["strength"]
+        for number in range(own.get("variations", 1)):
+            path = name if number == 0 else f"{name}-{number + 1}"
+            seed = own["seed"] + number if "seed" in own else seed_of(self._data["game"], path)
+            request = {**inputs, "seed": seed}
+            self._check(where, request, has_picture=bool(source))
+            digest = _digest(request, made[source].digest if source else "")
+            yield Asset(path, group_name, group.get("type", group_name), prompt, request, source, digest)
+
+    def _prompt(self, where: str, own: JsonObject) -> tuple[str, JsonObject]:
+        """Return the prompt that template, fields and style make, and the negative prompt's inputs."""
+        text = own.get("prompt", "")
+        template = own.get("template", "")
+        named = [each for _, each, _, _ in string.Formatter().parse(template) if each]
+        known = {"name", "prompt", "from", *_OWN, *self._inputs}
+        self._faults += [
+            Fault(f"{where}.{key}", f"is not known, and no field of the template{nearest(key, [*known, *named])}")
+            for key in own
+            if key not in known and key not in named
+        ]
+        if template and not text:
+            fields = {key: value for key, value in own.items() if isinstance(value, str)}
+            missing = [each for each in named if each not in fields]
+            if missing:
+                self._faults.append(Fault(where, f"has no {', '.join(missing)}, which the template wants"))
+            else:
+                text = template.format_map(fields)
+        elif not text:
+            self._faults.append(Fault(where, "has neither a prompt nor a template"))
+        style_name = own.get("style", "")
+        if style_name and style_name not in self._styles:
+            self._faults.append(
+                Fault(f"{where}.style", f"{style_name!r} is no style{nearest(style_name, self._styles)}")
+            )
+        style = self._styles.get(style_name, {})
+        negative: JsonObject = {}
+        if style.get("negative"):
+            negative = {
+                "negative_prompt": style["negative"],
+                "negative_strength": style.get("negative_strength", 1.0),
+            }
+        return f"{style.get('prefix', '')}{text}{style.get('suffix', '')}", negative
+
+    def _check(self, where: str, request: JsonObject, *, has_picture: bool) -> None:
+        """Find now what the worker would refuse: nothing is paid before the whole file is right."""
+        if self._faults:
+            return
+        try:
+            read_request({**request, **({"image": _PICTURE} if has_picture else {})}, self._workflows)
+        except JobError as error:
+            for fault in error.report.details.get("faults", [{"path": "", "message": error.report.message}]):
+                self._faults.append(Fault(f"{where}.{fault['path']}", fault["message"]))
+
+
+def seed_of(game: str, path: str) -> int:
+    """Return the seed of an asset that names none: always the same one, and another for each."""
+    return int.from_bytes(hashlib.sha256(f"{game}/{path}".encode()).digest()[:8], "big") % SEEDS
+
+
+def _digest(request: Mapping[str, Any], source: str) -> str:
+    text = json.dumps([request, source], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,0 +1,238 @@
+"""What the shim does, without HTTP: each call of Scenario's API as a method, JSON in and JSON out.
+
+All methods are called in one event loop. They raise ShimError, or another error of this package that `shim_error` turns
+into one. `owner` is whoever calls; nothing of another's is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from comfy_client.client import Client
+from comfy_client.contract import Fault, JsonObject
+from comfy_client.errors import ComfyClientError
+from comfy_client.images import check_picture
+from comfy_client.prices import job_usd
+from comfy_client.scenario.assets import Assets, decoded
+from comfy_client.scenario.blobs import Blobs
+from comfy_client.scenario.errors import ShimError, bad_request, not_found
+from comfy_client.scenario.jobs import JobRunner, Keeper, new_id
+from comfy_client.scenario.lists import Query, fill_page, read_page
+from comfy_client.scenario.mapping import INFERENCES, Mapped, is_asset_id, known_models, map_call
+from comfy_client.scenario.records import (
+    Address,
+    PartAddress,
+    cost,
+    estimate_usd,
+    inference_record,
+    job_record,
+    model_records,
+)
+from comfy_client.scenario.repeats import FIRST, WINDOW_S, Repeat, fingerprint, repeated
+from comfy_client.scenario.rows import JobRow, Status
+from comfy_client.scenario.settings import ShimSettings
+from comfy_client.scenario.store import Store
+from comfy_client.scenario.uploads import Uploads
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+THREADS = 32
+"""For calls to the endpoint and to the disk: as many as RunPodEndpoint keeps connections."""
+SEEDS = 2**31
+_MODELS_PAGE = 100
+
+
+class ShimService:
+    """The shim over one endpoint. Use it in an `async with`: jobs of earlier processes go on from there.
+
+    Args:
+        client: leads to the endpoint; it is the caller's to close.
+        settings: how the shim behaves.
+        blobs: where pictures are kept.
+        url_of, part_of: make the addresses of pictures and of uploads' parts.
+    """
+
+    def __init__(
+        self, client: Client, settings: ShimSettings, blobs: Blobs, *, url_of: Address, part_of: PartAddress
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._url_of = url_of
+        self._keeper = Keeper(Store(settings.directory), blobs)
+        self._store = self._keeper.store
+        self._runner = JobRunner(client.provider, self._keeper)
+        self._arriving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.assets = Assets(self._keeper, url_of)
+        self.uploads = Uploads(self._keeper, self.assets, settings.directory / "uploads", part_of)
+        self.resumed = 0
+        """How many jobs of an earlier process went on."""
+
+    async def __aenter__(self) -> Self:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="shim"))
+        self.uploads.forget_old()
+        self.resumed = self._runner.resume()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.stop()
+        self._store.close()
+
+    # --- generating
+
+    async def generate(
+        self, owner: str, route: str, body: object, *, model_id: str | None = None, repeat: Repeat = FIRST
+    ) -> JsonObject:
+        """Store a job and return at once what Scenario answers; `route` is one of ROUTES, or INFERENCES.
+
+        A repeat of an earlier call gets that one's job. Raises ShimError.
+        """
+        mapped = self._mapped(route, body, model_id)
+        print_ = fingerprint(owner, route, model_id, body)
+        async with self._arriving.setdefault(repeat.key or print_, asyncio.Lock()):
+            job = self._earlier(owner, print_, repeat)
+            if job is None:
+                job = await self._new_job(owner, route, mapped, print_, repeat)
+                self._store.add(job)
+                self._runner.begin(job.id)
+        answer = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
+        if route == INFERENCES:
+            answer["inference"] = inference_record(job, self._url_of)
+        return answer
+
+    def estimate(self, owner: str, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
+        """Return what a call would cost (a dry run). Raises ShimError as `generate` does."""
+        del owner  # the price is the same for everyone
+        return cost(estimate_usd(self._mapped(route, body, model_id).input, self._settings.costs), self._settings.costs)
+
+    def answered(self, job_id: str) -> None:
+        """Note that the caller of a job was there to take its answer: a repeat then rather means another job."""
+        job = self._store.job(job_id)
+        if job is not None and not job.is_answered:
+            self._store.change(job, is_answered=True)
+
+    def _mapped(self, route: str, body: object, model_id: str | None) -> Mapped:
+        return map_call(route, body, model_id, self._settings.loras, is_strict=self._settings.is_strict)
+
+    def _earlier(self, owner: str, print_: str, repeat: Repeat) -> JobRow | None:
+        if repeat.key:
+            job = self._store.job_of_key(owner, repeat.key)
+            if job is not None and job.fingerprint != print_:
+                raise bad_request([Fault("Idempotency-Key", "was used for another call")])
+            return job
+        job = repeated(repeat, self._store.equal_jobs(print_, self._keeper.clock() - WINDOW_S))
+        return None if job is None else self._store.change(job, repeats=repeat.count)
+
+    async def _new_job(self, owner: str, route: str, mapped: Mapped, print_: str, repeat: Repeat) -> JobRow:
+        now = self._keeper.clock()
+        picture, asked = await self._picture(owner, mapped)
+        # Chosen here, as Scenario chooses them: small enough for callers that read an int32 (scenario.md 2.1).
+        seed = mapped.input.get("seed", secrets.randbelow(SEEDS))
+        return JobRow(
+            id=new_id("job"),
+            owner=owner,
+            route=route,
+            job_type=mapped.job_type,
+            task=mapped.task,
+            model_id=mapped.model_id,
+            created_at=now,
+            updated_at=now,
+            asked={**asked, "seed": str(seed)},
+            input={**mapped.input, "seed": seed},
+            picture=picture,
+            notes=mapped.notes,
+            history=((now, Status.QUEUED.value),),
+            is_hidden=mapped.is_hidden,
+            estimate_usd=estimate_usd(mapped.input, self._settings.costs),
+            fingerprint=print_,
+            repeats=repeat.count,
+            idempotency_key=repeat.key,
+        )
+
+    async def _picture(self, owner: str, mapped: Mapped) -> tuple[str, JsonObject]:
+        """Return the picture to start from, by its hash once it is kept, or by its address; and what names it."""
+        source = mapped.picture
+        if source is None:
+            return "", mapped.asked
+        if is_asset_id(source):
+            return self.assets.row(owner, source).sha256, {**mapped.asked, "image": source}
+        if source.startswith("https://"):
+            return source, {**mapped.asked, "image": source.partition("?")[0]}
+        if source.startswith("http://"):
+            raise bad_request([Fault("image", "is fetched by https alone")])
+        data = await asyncio.to_thread(decoded, source, "image")
+        picture = await asyncio.to_thread(check_picture, data, "image", flatten=True)
+        sha256 = await asyncio.to_thread(self._keeper.blobs.put, picture.data, picture.mime_type)
+        return sha256, {**mapped.asked, "image": f"sha256:{sha256}"}
+
+    # --- jobs
+
+    def job(self, owner: str, job_id: str) -> JsonObject:
+        """Return a job (`GET /jobs/{jobId}`). Raises ShimError (404)."""
+        return {"job": self._record(self._row(owner, job_id))}
+
+    def jobs(self, owner: str, query: Query) -> JsonObject:
+        """Return a page of jobs (`GET /jobs`)."""
+        rows, beside = fill_page(self._store, JobRow, read_page(JobRow, owner, query))
+        return {"jobs": [self._record(row) for row in rows], **beside}
+
+    async def act(self, owner: str, job_id: str, body: object) -> JsonObject:
+        """Cancel a job (`POST /jobs/{jobId}/action`). One that has ended stays as it is. Raises ShimError."""
+        job = self._row(owner, job_id)
+        if not isinstance(body, dict) or body.get("action") != "cancel":
+            raise bad_request([Fault("action", "must be cancel")])
+        await self._runner.cancel(job.id)
+        return self.job(owner, job_id)
+
+    def inference(self, owner: str, model_id: str, inference_id: str) -> JsonObject:
+        """Return a job as the oldest route has it. Raises ShimError (404)."""
+        job = self._row(owner, inference_id)
+        if job.model_id != model_id:
+            raise not_found(f"inference of {model_id[:80]}", inference_id)
+        return {"inference": inference_record(job, self._url_of), "job": self._record(job)}
+
+    def _row(self, owner: str, job_id: str) -> JobRow:
+        job = self._store.job(job_id, owner)
+        if job is None:
+            raise not_found("job", job_id)
+        return job
+
+    def _record(self, job: JobRow) -> JsonObject:
+        return job_record(job, self._settings.costs)
+
+    # --- models, and what a page shows
+
+    def models(self, query: Query) -> JsonObject:
+        """Return the models (`GET /models`): Flux.1-dev and the LoRAs of the table."""
+        records = model_records(self._settings.loras)
+        begin = query.get("paginationToken") or "0"
+        begin_at = int(begin) if begin.isascii() and begin.isdigit() and len(begin) < 10 else 0  # noqa: PLR2004 - no endless number
+        page = records[begin_at : begin_at + _MODELS_PAGE]
+        more = begin_at + _MODELS_PAGE < len(records)
+        return {"models": page, **({"nextPaginationToken": str(begin_at + _MODELS_PAGE)} if more else {})}
+
+    def model(self, model_id: str) -> JsonObject:
+        """Return a model (`GET /models/{id}`). Raises ShimError (404) that names those there are."""
+        for record in model_records(self._settings.loras):
+            if record["id"] == model_id:
+                return {"model": record}
+        error = not_found("model", model_id)
+        raise ShimError(error.status, f"{error.reason}. {known_models(self._settings.loras)}", code=error.code)
+
+    async def overview(self, owner: str) -> JsonObject:
+        """Return what the page shows beside jobs and assets: the endpoint's health, and the cost so far."""
+        count, seconds = self._store.spent(owner)
+        usd = job_usd(seconds, self._settings.costs.usd_per_s)
+        try:
+            health = await asyncio.to_thread(self._client.health)
+            state: JsonObject = {"why": health.why, "sentence": health.sentence, "workers": dict(health.workers)}
+        except ComfyClientError as error:
+            state = {"why": "unreachable", "sentence": str(error), "workers": {}}
+        return {"health": state, "cost": {"jobs": count, "seconds": round(seconds, 1), "usd": round(usd, 4)}}

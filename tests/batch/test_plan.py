@@ -1,0 +1,136 @@
+"""assets.toml as a plan: prompts, seeds, chains, digests; every fault of a file at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client.batch.plan import Plan, read_plan
+from comfy_client.cli.batch import _toml
+from comfy_client.errors import JobError
+from comfy_client.workflows import Workflow
+from tests.stage import ROOT
+
+GAME: dict[str, Any] = {
+    "game": "castle",
+    "defaults": {"steps": 4, "width": 64, "height": 64},
+    "styles": {"pixel": {"prefix": "pixel art of ", "suffix": ", plain", "negative": "text"}},
+    "groups": {
+        "entities": {
+            "type": "entity",
+            "style": "pixel",
+            "template": "{who}, {doing}",
+            "assets": [
+                {"name": "gold", "from": "knight", "prompt": "a golden knight", "strength": 0.5},
+                {"name": "knight", "who": "a knight", "doing": "resting", "variations": 2, "seed": 7},
+            ],
+        },
+        "ui": {"assets": [{"name": "coin", "prompt": "a coin", "width": 128}]},
+    },
+}
+
+
+@pytest.fixture
+def plan_of(workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], Plan]:
+    """Read a plan."""
+    return lambda data: read_plan(data, workflows)
+
+
+def test_a_file_becomes_requests(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+    """Template, style, defaults and variations make the requests; a chain stands behind what it starts from."""
+    assets = {asset.path: asset for asset in plan_of(GAME).assets}
+
+    assert list(assets) == ["entities/knight", "entities/knight-2", "entities/gold", "ui/coin"]
+    assert assets["entities/knight"].prompt == "pixel art of a knight, resting, plain"
+    assert assets["entities/knight"].input["seed"] == 7
+    assert assets["entities/knight-2"].input["seed"] == 8
+    assert assets["entities/knight"].input["negative_prompt"] == "text"
+    assert assets["entities/gold"].source == "entities/knight"
+    assert assets["entities/gold"].input["workflow"] == "img2img"
+    assert assets["entities/gold"].input["strength"] == 0.5
+    coin = assets["ui/coin"]
+    assert (coin.kind, coin.input["width"], coin.input["steps"]) == ("ui", 128, 4)
+
+
+def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+    """It is the same in every run, and another for each asset."""
+    once, again = plan_of(GAME), plan_of(GAME)
+
+    assert [asset.input["seed"] for asset in once.assets] == [asset.input["seed"] for asset in again.assets]
+    assert len({asset.input["seed"] for asset in once.assets}) == 4
+
+
+def test_a_changed_prompt_changes_itself_and_its_chain(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+    """Digests say what is to be made anew."""
+    changed = copy.deepcopy(GAME)
+    changed["groups"]["entities"]["assets"][1]["who"] = "an old knight"
+    before, after = ({asset.path: asset.digest for asset in plan_of(data).assets} for data in (GAME, changed))
+
+    assert {path for path in before if before[path] != after[path]} == {
+        "entities/knight",
+        "entities/knight-2",
+        "entities/gold",
+    }
+
+
+def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+    """`--type` leaves the others out, but not the source of a chain."""
+    data = copy.deepcopy(GAME)
+    data["groups"]["ui"]["assets"].append({"name": "portrait", "from": "entities/knight", "prompt": "a portrait"})
+    plan = plan_of(data)
+
+    assert [asset.path for asset in plan.only(["ui"]).assets] == ["entities/knight", "ui/coin", "ui/portrait"]
+    with pytest.raises(JobError, match="entity"):
+        plan.only(["entitty"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda game: game["groups"]["ui"]["assets"][0].update(stepps=4), ("stepps",)),
+        (lambda game: game["groups"]["ui"]["assets"][0].update(stepps="4"), ("stepps", "steps")),
+        (lambda game: game["groups"]["ui"]["assets"][0].update(width=7), ("width",)),
+        (lambda game: game["groups"]["ui"]["assets"][0].pop("prompt"), ("neither a prompt nor a template",)),
+        (lambda game: game["groups"]["entities"]["assets"][1].pop("who"), ("who", "template")),
+        (lambda game: game["groups"]["entities"]["assets"][0].update({"from": "knigt"}), ("knigt", "knight")),
+        (lambda game: game["groups"]["entities"]["assets"][1].update({"from": "gold"}), ("circle", "gold")),
+        (lambda game: game["groups"]["entities"].update(style="pixl"), ("pixl", "pixel")),
+        (lambda game: game["groups"]["ui"]["assets"].append({"name": "coin", "prompt": "x"}), ("twice",)),
+        (lambda game: game.pop("groups"), ("groups",)),
+        (lambda game: game["groups"]["ui"]["assets"][0].update(sampler=3), ("sampler",)),
+    ],
+)
+def test_a_wrong_file_says_where(
+    plan_of: Callable[[dict[str, Any]], Plan], change: Callable[[dict[str, Any]], object], words: tuple[str, ...]
+) -> None:
+    """Before anything is paid, the file is told its faults, each with its place."""
+    data = copy.deepcopy(GAME)
+    change(data)
+
+    with pytest.raises(JobError) as wrong:
+        plan_of(data)
+    assert [word for word in words if word not in str(wrong.value)] == []
+
+
+def test_all_faults_come_at_once(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+    """Nobody corrects a file fault by fault."""
+    data = copy.deepcopy(GAME)
+    data["groups"]["ui"]["assets"] = [{"name": "a", "prompt": "x", "from": "b"}, {"name": "c", "style": "none"}]
+
+    with pytest.raises(JobError) as wrong:
+        plan_of(data)
+    assert len(wrong.value.report.details["faults"]) == 3
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*/assets.toml")), ids=lambda file: file.parent.name)
+def test_the_shipped_games_are_right(file: Path, plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+    """Each has entities, backgrounds and parts of the user interface, and a chain."""
+    plan = plan_of(_toml(file))
+
+    assert plan.game == file.parent.name
+    assert {"entity", "background", "ui"} <= {asset.kind for asset in plan.assets}
+    assert any(asset.source for asset in plan.assets)

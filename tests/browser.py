@@ -1,0 +1,40 @@
+"""Debian's Chromium, driven by Playwright. Where there is none, its tests are left out loudly, and in CI they fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+WIDTHS = (400, 1400)
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Yield a headless Chromium."""
+    found = shutil.which("chromium")
+    if found is None:
+        missing = "THE PAGES WERE NOT TESTED: there is no chromium; ./scripts/browser installs it on Debian"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=found, args=list(_FLAGS))
+
+
+def overflows(page: Page) -> bool:
+    """Return whether a page is wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
