@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # also without pytest-xdist (-p no:xdist)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
-    """Divide the tests so, in their order. `--dist loadgroup` of pytest-xdist 3.8 divides the groups of pytest 9.2 too."""
+    """Divide the tests so, in their order. With pytest 9.2, `--dist loadgroup` of xdist 3.8 divides the groups too."""
     config.option.loadscopereorder = False  # which would begin with the file that has most tests
     return ByFile(config, log)
 

@@ -481,6 +481,7 @@ def _scenario(call: Call) -> int:
         directory=options.data,
         is_strict=options.strict,
         told=call.screen.err,
+        on_ready=lambda url: _served(call, url),
     )
 
 
@@ -501,6 +502,6 @@ def _simulate(call: Call) -> int:
 
 
 def _served(call: Call, url: str) -> None:
-    """Tell who reads JSON; a person reads it in the simulator's own words."""
+    """Tell who reads JSON; a person reads it in the server's own words."""
     if call.screen.is_json:
         call.screen.show({"url": url})

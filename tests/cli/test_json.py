@@ -14,6 +14,7 @@ from comfy_client.workflows import Workflow
 from tests.cli.conftest import Shell
 from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.scripted_worker import ScriptedWorker
+from tests.stage import ROOT
 
 JSON_COMMANDS = (
     ["txt2img", "a knight"],
@@ -31,15 +32,18 @@ JSON_COMMANDS = (
     ["errors", "result_lost"],
     ["doctor", "--generate"],
     ["completion", "bash"],
+    ["batch", str(ROOT / "examples" / "castle-defence" / "assets.toml"), "--dry-run"],
 )
+SERVERS = {"simulate", "scenario"}
+"""Commands that serve until they are told to end: they print their address."""
 
 
 def test_every_command_is_among_them(workflows: Mapping[str, Workflow]) -> None:
-    """A command that is added is held to this promise; `simulate`, which does not end, has a test of its own below."""
-    assert {arguments[0] for arguments in JSON_COMMANDS} | {"simulate"} >= {each.name for each in commands(workflows)}
+    """A command that is added is held to this promise; those that serve have tests of their own."""
+    assert {arguments[0] for arguments in JSON_COMMANDS} | SERVERS >= {each.name for each in commands(workflows)}
 
 
-@pytest.mark.parametrize("arguments", JSON_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("arguments", JSON_COMMANDS, ids=lambda words: " ".join(words).replace(str(ROOT), ""))
 def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
     """With --json every command prints one object on stdout, and nothing on stderr."""
     if "JOB" in arguments:
@@ -79,6 +83,8 @@ def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
         (["doctor"], {"RUNPOD_API_KEY": "wrong"}, 3, "auth_failed"),
         (["doctor"], {"IMAGE_GENERATION_PROVIDER": "x"}, 3, "misconfigured"),
         (["status", "nobody-knows"], {}, 1, "job_expired"),
+        (["batch", "nowhere.toml"], {}, 3, "misconfigured"),
+        (["scenario", "serve", "--port", "many"], {}, 2, "invalid_input"),
         (["simulate", "--port", "many"], {}, 2, "invalid_input"),
         (["simulate", "--fault", "nowhere"], {}, 2, "invalid_input"),
     ],
@@ -116,10 +122,11 @@ def test_every_code_arrives(shell: Shell) -> None:
             assert ended.json == {"error": json.loads(report.to_json())}
 
 
-def test_a_port_that_is_taken_is_an_error(shell: Shell) -> None:
-    """`simulate` on it says so, with the remedy, and no traceback."""
+@pytest.mark.parametrize("command", [["simulate"], ["scenario", "serve", "--insecure-local", "--data=."]], ids=" ".join)
+def test_a_port_that_is_taken_is_an_error(shell: Shell, command: list[str]) -> None:
+    """Who cannot serve on it says so, with the remedy, and no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ended = shell("simulate", "--port", str(taken.getsockname()[1]), "--json")
+        ended = shell(*command, "--port", str(taken.getsockname()[1]), "--json")
 
     assert ended.status == 3
     assert "--port" in ended.json["error"]["message"]

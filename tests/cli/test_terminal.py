@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.fakes.runpod_platform import RunPodPlatform
 from tests.stage import staged
@@ -133,6 +134,20 @@ def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
         err = process.stderr.read()
 
     assert err == ""
+
+
+def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
+    """`comfy-client scenario serve --json` tells its address once it answers; Ctrl-C is its orderly end."""
+    command = [*COMMAND, "scenario", "serve", "--port=0", "--insecure-local", f"--data={tmp_path}", "--json"]
+    environment = {**os.environ, "RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as served:
+        assert served.stdout is not None
+        url = json.loads(served.stdout.readline())["url"]
+        assert requests.get(url, timeout=10).ok
+        served.send_signal(signal.SIGINT)
+
+        assert served.stdout.read() == b""
+        assert served.wait(20) == 0
 
 
 def test_the_simulator_is_served(tmp_path: Path) -> None:
