@@ -56,7 +56,7 @@ def run(call: Call) -> int:
                 made = batch.run(plan, _Bar(call, len(plan.assets)).show)
             except KeyboardInterrupt:
                 then = "were cancelled" if options.cancel else "go on; the same command picks them up"
-                call.screen.say(f"comfy-client: interrupted. What was made is kept; jobs under way {then}.")
+                call.screen.interrupted(f"Interrupted: what was made is kept; jobs under way {then}.")
                 return INTERRUPTED
         rate = options.usd_per_s or POOLS[DEFAULT_POOL].flex_usd_per_s
         manifest = manifest_of(plan, made, journal.entries, rate)

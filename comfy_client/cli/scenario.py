@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from comfy_client.cli.commands import JSON, Call, Command
+from comfy_client.cli.commands import JSON, Call, Command, served
 from comfy_client.cli.flags import Flag
 from comfy_client.scenario.serve import serve
 
@@ -45,6 +45,7 @@ def _serve(call: Call) -> int:
         directory=options.data,
         is_strict=options.strict,
         told=call.screen.err,
+        on_ready=lambda url: served(call, url),
     )
 
 

@@ -12,8 +12,8 @@ from tests.fakes.runpod_platform import RunPodPlatform
 
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
-    """An endpoint without a worker, which holds polls for half a second."""
-    with RunPodPlatform(long_poll_s=0.5) as platform:
+    """An endpoint without a worker, which holds polls for a tenth of a second."""
+    with RunPodPlatform(long_poll_s=0.1) as platform:
         yield platform
 
 
