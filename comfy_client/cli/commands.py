@@ -306,6 +306,7 @@ def _result_object(result: GenerationResult, paths: Sequence[Path]) -> JsonObjec
             "mime_type": image.mime_type,
             "bytes": len(image.bytes),
             "sha256": image.sha256,
+            **({"asset_id": image.asset_id} if image.asset_id is not None else {}),
         }
         for path, image in zip(paths, result.images, strict=False)
     ]

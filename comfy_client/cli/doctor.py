@@ -11,7 +11,7 @@ from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.providers import PROVIDERS, SWITCH, VARIABLES, provider_name
 
-TINY: JsonObject = {"prompt": "a pixel art knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
+TINY: JsonObject = {"prompt": "a pixel art knight", "width": 128, "height": 128, "steps": 1, "seed": 1}
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,11 @@ def find_endpoint(client: Client) -> Iterator[Finding]:
     yield Finding("address", f"{client.provider!r} answers, and takes the key")
     counts = ", ".join(f"{count} {state}" for state, count in {**health.workers, **health.jobs}.items() if count)
     is_warning = health.why in {"throttled", "unhealthy", "no_worker"}
-    yield Finding("workers", f"{health.sentence} ({counts or 'no worker, no job'})", is_warning=is_warning)
+    nothing = "no worker, no job" if health.workers else "no job"
+    yield Finding("workers", f"{health.sentence} ({counts or nothing})", is_warning=is_warning)
     missing = client.provider.missing_models()
     if missing is None:
-        yield Finding("models", "the worker looks for them when it starts, and takes no job without them")
+        yield Finding("models", "not to be asked here; this project's worker takes no job without them")
     elif missing:
         problem = f"ComfyUI does not have {', '.join(missing)}. scripts/download_models fetches them"
         yield Finding("models", problem, ConfigError(problem))

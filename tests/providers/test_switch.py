@@ -13,8 +13,10 @@ from comfy_client.providers import PROVIDERS, VARIABLES, provider_from_env
 from comfy_client.providers.comfyui import ComfyUIProvider
 from comfy_client.providers.premade import PremadeProvider
 from comfy_client.providers.runpod import RunPodProvider
+from comfy_client.providers.scenario import ScenarioProvider
 
 RUNPOD = {"RUNPOD_API_KEY": "rpa_secret", "RUNPOD_ENDPOINT_ID": "ep1"}
+SCENARIO = {"SCENARIO_SDK_API_KEY": "api_secret", "SCENARIO_SDK_API_SECRET": "sec_secret"}
 
 
 class Watched(Mapping[str, str]):
@@ -43,6 +45,7 @@ class Watched(Mapping[str, str]):
         ({**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}, RunPodProvider, {"RUNPOD_API_KEY"}),
         ({"COMFYUI_ENDPOINT": "http://127.0.0.1:8188"}, ComfyUIProvider, {"COMFYUI_ENDPOINT", "COMFYUI_DIR"}),
         ({**RUNPOD, "IMAGE_GENERATION_PROVIDER": "runpod"}, PremadeProvider, set(RUNPOD)),
+        ({**SCENARIO, "IMAGE_GENERATION_PROVIDER": "scenario"}, ScenarioProvider, set(SCENARIO)),
     ],
 )
 def test_the_environment_names_the_provider(environment: dict[str, str], kind: type, read: set[str]) -> None:
@@ -52,10 +55,10 @@ def test_the_environment_names_the_provider(environment: dict[str, str], kind: t
         assert isinstance(client.provider, kind)
 
     assert read <= watched.read <= set(VARIABLES)
-    assert not {name for name in watched.read if name.startswith("SCENARIO")}
-    if kind is ComfyUIProvider:
+    assert (kind is ScenarioProvider) == any(name.startswith("SCENARIO") for name in watched.read)
+    if kind in {ComfyUIProvider, ScenarioProvider}:
         assert not {name for name in watched.read if name.startswith("RUNPOD")}
-    if kind is PremadeProvider:
+    if kind in {PremadeProvider, ScenarioProvider}:
         assert not {name for name in watched.read if "COMFYUI" in name}
 
 
@@ -88,7 +91,7 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
     ("changes", "said"),
     [
         ({"IMAGE_GENERATION_PROVIDER": "comfui"}, 'did you mean "comfyui"'),
-        ({"IMAGE_GENERATION_PROVIDER": "dalle"}, "There are comfyui, runpod"),
+        ({"IMAGE_GENERATION_PROVIDER": "dalle"}, "There are comfyui, runpod, scenario"),
         ({"RUNPOD_API_KEY": "with a space"}, "RUNPOD_API_KEY"),
         ({"RUNPOD_API_KEY": "newline\nin it"}, "RUNPOD_API_KEY"),
         ({"RUNPOD_API_KEY": "ключ"}, "RUNPOD_API_KEY"),
@@ -113,9 +116,9 @@ def test_white_space_around_a_value_does_not_count() -> None:
 def test_the_key_is_in_no_representation() -> None:
     """Neither the client nor its provider shows it."""
     for name in PROVIDERS:
-        with client_from_env({**RUNPOD, "IMAGE_GENERATION_PROVIDER": name}) as client:
+        with client_from_env({**RUNPOD, **SCENARIO, "IMAGE_GENERATION_PROVIDER": name}) as client:
             shown = f"{client!r} {client.provider!r} {vars(client.provider)!r} {client.job('x')!r}"
-            assert "rpa_secret" not in shown
+            assert "secret" not in shown
 
 
 def test_workflows_may_come_from_a_folder(tmp_path: Path) -> None:

@@ -1,0 +1,221 @@
+"""The examples of docs/migrate.md and docs/rollout.md, taken from the pages and run as they stand.
+
+Four processes: the shim as the page starts it, the platform's stand-in, the real worker, ComfyUI's simulator. The drill
+of rollout.md goes to the stand-in of Scenario's API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import io
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.client import client_from_env
+from tests.fakes.scenario_api import ScenarioStandIn
+from tests.stage import ROOT, Stage, staged
+from tests.waiting import until
+
+FENCE = re.compile(r"^```(python|ts|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^##+ (.*)$", re.MULTILINE)
+SERVE = "comfy-client scenario serve"
+START_DEADLINE_S = 30.0
+RUN_DEADLINE_S = 110
+KEY, SECRET = "api_caller", "sec_caller_0123456789"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One block of a page, with the heading that it stands below."""
+
+    page: str
+    heading: str
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.heading}, {self.language}"
+
+    def command(self, folder: Path) -> list[str]:
+        """Return the command that runs it; what it needs as a file is written to `folder`."""
+        match self.language:
+            case "python":
+                return [sys.executable, "-c", self.text]
+            case "sh":
+                return ["bash", "-euo", "pipefail", "-c", self.text]
+        module = folder / "example.mjs"
+        module.write_text(self.text)
+        return [shutil.which("node") or "node", str(module)]
+
+
+def examples(page: str) -> list[Example]:
+    """Return the blocks of a page that run, in order."""
+    text = (ROOT / "docs" / page).read_text()
+    headings = [(found.start(), found[1]) for found in HEADING.finditer(text)]
+    return [
+        Example(page, next(name for at, name in reversed(headings) if at < found.start()), found[1], found[2])
+        for found in FENCE.finditer(text)
+    ]
+
+
+MIGRATE = [example for example in examples("migrate.md") if SERVE not in example.text]
+ROLLOUT = examples("rollout.md")
+[SERVING] = [example for example in examples("migrate.md") if SERVE in example.text]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the examples run on."""
+
+    stage: Stage
+    scenario: ScenarioStandIn
+    shim_url: str
+    tools: Path
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that the page names; the commands of this checkout are on the path."""
+        kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+        return {
+            **kept,
+            "PATH": f"{self.tools}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            **self.stage.platform.client_env(),
+            "SCENARIO_SDK_API_KEY": KEY,
+            "SCENARIO_SDK_API_SECRET": SECRET,
+            **({"SCENARIO_BASE_URL": f"{self.shim_url}/v1"} if self.shim_url else {}),
+        }
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """The worker and its kin, and the shim as the page starts it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="migrate-") as name,
+        staged(step_s=0.02) as stage,
+        ScenarioStandIn(run_s=0.05) as scenario,
+    ):
+        tools = Path(name, "tools")
+        tools.mkdir()
+        command = tools / "comfy-client"
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} -m comfy_client.cli.main "$@"\n')
+        command.chmod(0o755)
+        before = Scene(stage, scenario, "", tools)
+        with Path(name, "shim.log").open("w+") as log:
+            shim = subprocess.Popen(
+                SERVING.command(Path(name)),
+                env={**before.environment(), "PORT": "0"},
+                cwd=name,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                yield Scene(stage, scenario, address(shim, Path(log.name)), tools)
+            finally:
+                shim.terminate()
+                shim.wait(START_DEADLINE_S)
+
+
+def address(shim: subprocess.Popen[bytes], log: Path) -> str:
+    """Return where the shim listens, once it says so."""
+
+    def told() -> str:
+        found = re.search(r"listens on (http://\S+)", log.read_text())
+        return found[1] if found else ""
+
+    assert until(lambda: told() or shim.poll() is not None, START_DEADLINE_S)
+    assert told(), log.read_text()
+    return told()
+
+
+def run(example: Example, environment: dict[str, str], folder: Path) -> str:
+    """Run an example where there is a knight.png, and return what it printed."""
+    shutil.copy(ROOT / "examples" / "knight.png", folder)
+    ended = subprocess.run(
+        example.command(folder),
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=RUN_DEADLINE_S,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{example}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+@pytest.mark.parametrize("example", MIGRATE, ids=str)
+def test_an_example_of_the_migration_runs_as_it_stands(example: Example, scene: Scene, tmp_path: Path) -> None:
+    """It exits 0, and each picture that it names is there and whole."""
+    run(example, scene.environment(), tmp_path)
+
+    for name in set(re.findall(r"[\w-]+\.png", example.text)):
+        with Image.open(tmp_path / name) as image:
+            image.load()
+
+
+def test_every_kind_of_caller_has_an_example() -> None:
+    """The SDK, plain HTTP in Python, TypeScript and curl; uploads in the last two."""
+    told = "\n".join(f"# {example.language}\n{example.text}" for example in MIGRATE)
+
+    for part in ("from scenario_sdk", "import requests", "# ts\n", "await fetch(", "curl -sS"):
+        assert part in told
+    assert {example.language for example in MIGRATE if "/assets" in example.text} >= {"ts", "sh"}
+
+
+@pytest.mark.parametrize("example", ROLLOUT, ids=str)
+def test_an_example_of_the_rollout_runs_as_it_stands(example: Example, scene: Scene, tmp_path: Path) -> None:
+    """It exits 0; what goes to Scenario goes to its stand-in."""
+    printed = run(example, {**scene.environment(), **scene.scenario.client_env()}, tmp_path)
+
+    if example.language == "python":
+        assert f"```text\n{printed}```" in (ROOT / "docs" / "rollout.md").read_text()
+
+
+def test_the_provider_scenario_reads_the_shim_too(scene: Scene) -> None:
+    """Two things that were made apart, the provider and the shim, speak one language; the doctor's sentence tells."""
+    with client_from_env({**scene.environment(), "IMAGE_GENERATION_PROVIDER": "scenario"}, timeout_s=60.0) as client:
+        knight = ROOT / "examples" / "knight.png"
+        result = client.img2img(knight, "as an oil painting", width=128, height=128, steps=2, seed=7)
+
+        assert (result.provider, result.image.size, result.image.seed) == ("scenario", (128, 128), 7)
+        assert result.image.asset_id
+        assert "is not Scenario's own address" in client.health().sentence
+
+
+def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float, float]:
+    """Return p50 and p95 of a line with that many workers, to which 50,000 jobs come at random."""
+    chance = random.Random(1)  # noqa: S311 - no secret
+    free_at, now, took = [0.0] * workers, 0.0, []
+    for _ in range(50_000):
+        now += chance.expovariate(jobs_per_hour / 3600)
+        ends_at = max(now, heapq.heappop(free_at)) + run_s
+        heapq.heappush(free_at, ends_at)
+        took.append(ends_at - now)
+    took.sort()
+    return took[len(took) // 2], took[len(took) * 95 // 100]
+
+
+def test_the_formula_of_the_rollout_is_near_what_a_line_does() -> None:
+    """Its p50 and p95 are within a sixth of a simulated line's, for each row of the table."""
+    [formula] = [example for example in ROLLOUT if example.language == "python"]
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(formula.text, names)  # noqa: S102 - our own page
+
+    for jobs, workers in ((20, 1), (100, 1), (200, 2), (400, 3), (800, 4), (1600, 8)):
+        expected = [names["warm_s"](share, jobs, workers) for share in (0.5, 0.95)]
+        assert expected == pytest.approx(simulated_s(jobs, workers, names["run_s"]), rel=1 / 6)
