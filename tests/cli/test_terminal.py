@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -121,6 +122,9 @@ def test_ctrl_c_is_json_where_that_is_wanted(tmp_path: Path, command: list[str])
         asked, _ = silent.accept()
         with asked:
             asked.recv(1)
+            # A signal that comes just before the read begins would not interrupt it.
+            waiting = psutil.Process(terminal.process.pid)
+            assert until(lambda: waiting.status() == psutil.STATUS_SLEEPING)
             terminal.process.send_signal(signal.SIGINT)
             status, out = terminal.end()
 
