@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by Playwright. Where there is none, its tests are left out loudly, and in CI they fail."""
+"""The machine's Chromium, driven by Playwright. Where there is none, its tests are left out loudly; in CI they fail."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 WIDTHS = (400, 1400)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""As Debian calls it, and as GitHub's runners do."""
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -25,7 +27,7 @@ _FLAGS = (
 @contextmanager
 def browser() -> Iterator[Browser]:
     """Yield a headless Chromium."""
-    found = shutil.which("chromium")
+    found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         missing = "THE PAGES WERE NOT TESTED: there is no chromium; ./scripts/browser installs it on Debian"
         if os.environ.get("CI"):

@@ -1,0 +1,26 @@
+"""What image.yml runs before it pushes: scripts/smoke_image, on images that are built here."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.image.conftest import BAKED, SIMULATOR, WORKER
+from tests.stage import ROOT
+
+pytestmark = pytest.mark.usefixtures("images")
+
+
+@pytest.mark.parametrize("image", [WORKER, BAKED])
+def test_a_built_image_passes_the_smoke_test(image: str) -> None:
+    """Its labels, a job with the simulator, an end by SIGTERM. Its own ComfyUI is a stand-in here, and left out."""
+    ended = subprocess.run(
+        [str(ROOT / "scripts" / "smoke_image"), image, SIMULATOR, "--without-comfyui"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,0 +1,179 @@
+"""What a release is called and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.release import (
+    GHCR_LAYER_LIMIT_BYTES,
+    SUFFIXES,
+    ReleaseError,
+    check_tag,
+    layers_above,
+    notes,
+    tags,
+    version_in,
+)
+from tests.fakes.commands import FakeCommands
+from tests.stage import ROOT
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CHANGELOG = """\
+# Changelog
+
+## [Unreleased]
+
+## [1.2.0] - 2026-11-25
+
+### Added
+
+- Pictures. See [1.1.0].
+
+## [1.1.0] - 2026-10-01
+
+## [1.0.0] - 2026-09-01
+
+- First.
+"""
+
+
+def test_notes_are_the_section_of_the_version() -> None:
+    """What stands between its heading and the next one, and nothing else; the last section too."""
+    assert notes(CHANGELOG, "1.2.0") == "### Added\n\n- Pictures. See [1.1.0]."
+    assert notes(CHANGELOG, "1.0.0") == "- First."
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [("1.3.0", "Rename \\[Unreleased\\]"), ("1.1.0", "says nothing"), ("1.2", "no heading")]
+)
+def test_a_version_without_notes_is_refused(version: str, said: str) -> None:
+    """No release goes out that says nothing; the error says what to write."""
+    with pytest.raises(ReleaseError, match=said):
+        notes(CHANGELOG, version)
+
+
+def test_an_image_is_named_by_version_and_commit() -> None:
+    """At a version's tag both, in each repository, in small letters as registries want them; else the commit alone."""
+    both = list(tags("worker-flux1-dev-fp8", ["ghcr.io/Me/x", "docker.io/me/x"], "1.2.0", COMMIT, "refs/tags/v1.2.0"))
+    one = list(tags("worker", ["ghcr.io/Me/x"], "1.2.0", COMMIT, "refs/heads/main"))
+
+    assert both == [
+        "ghcr.io/me/x:1.2.0-flux1-dev-fp8",
+        "ghcr.io/me/x:sha-0123456789ab-flux1-dev-fp8",
+        "docker.io/me/x:1.2.0-flux1-dev-fp8",
+        "docker.io/me/x:sha-0123456789ab-flux1-dev-fp8",
+    ]
+    assert one == ["ghcr.io/me/x:sha-0123456789ab"]
+
+
+def test_the_suffixes_are_those_of_the_bake_file() -> None:
+    """A target is called here as docker-bake.hcl calls it."""
+    bake = (ROOT / "docker-bake.hcl").read_text()
+
+    for target, suffix in SUFFIXES.items():
+        assert f'target "{target}" {{' in bake
+        assert f'tags     = ["${{IMAGE}}:${{VERSION}}{suffix}"]' in bake
+
+
+def test_a_tag_that_is_not_the_version_is_refused() -> None:
+    """A tag v1.3.0 on a commit of version 1.2.0 makes no image and no release."""
+    with pytest.raises(ReleaseError, match="Delete the tag"):
+        list(tags("worker", ["x"], "1.2.0", COMMIT, "refs/tags/v1.3.0"))
+    with pytest.raises(ReleaseError, match="does not fit"):
+        check_tag("refs/heads/main", "1.2.0")
+
+
+@pytest.mark.parametrize(("target", "commit"), [("nothing", COMMIT), ("worker", "main")])
+def test_unknown_targets_and_commits_are_refused(target: str, commit: str) -> None:
+    """A name is made of what is known alone."""
+    with pytest.raises(ReleaseError):
+        list(tags(target, ["x"], "1.2.0", commit, ""))
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    """It is read without a parser of TOML, which Python 3.10 has not."""
+    assert version_in((ROOT / "pyproject.toml").read_text()).count(".") == 2
+    with pytest.raises(ReleaseError):
+        version_in("[project]\n")
+
+
+def test_layers_that_ghcr_does_not_take_are_found() -> None:
+    """The limit itself is taken."""
+    sizes = [5, GHCR_LAYER_LIMIT_BYTES, GHCR_LAYER_LIMIT_BYTES + 1]
+
+    assert layers_above({"layers": [{"size": size} for size in sizes]}, GHCR_LAYER_LIMIT_BYTES) == sizes[2:]
+
+
+def test_a_fault_is_a_sentence_and_a_status() -> None:
+    """The scripts end with status 3 and no traceback."""
+    ended = subprocess.run(
+        [str(ROOT / "scripts" / "release_notes"), "99.0.0"], capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 3
+    assert ended.stderr.startswith("scripts/release: CHANGELOG.md has no heading")
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("free", "runner", "status", "deletes"),
+    [
+        (["90"], "github-hosted", 0, False),
+        (["20", "20", "60"], "github-hosted", 0, True),
+        (["20", "20", "30"], "github-hosted", 1, True),
+        (["20"], "", 1, False),
+    ],
+    ids=["enough", "after deleting", "not even then", "on a machine of one's own"],
+)
+def test_disk_space_is_had_or_the_job_ends(
+    free: list[str], runner: str, status: int, deletes: bool, tmp_path: Path
+) -> None:
+    """It deletes only where it must, and only on GitHub's own runners; too little ends the job with what to do."""
+    fakes = FakeCommands(tmp_path, ("df", "sudo", "docker"), {"df": [f"Avail\n {gb}\n" for gb in free]})
+    ended = subprocess.run(
+        [str(ROOT / "scripts" / "free_disk_space"), "40"],
+        env={"PATH": fakes.path, "RUNNER_ENVIRONMENT": runner},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == status, ended.stderr
+    assert any(call.startswith("sudo rm -rf /usr/share/dotnet") for call in fakes.calls) == deletes
+    assert ("docs/release.md" in ended.stderr) == (status == 1)
+
+
+@pytest.mark.parametrize(("size", "is_copied"), [(9 * 10**9, True), (11 * 10**9, False)])
+def test_ghcr_gets_the_image_where_it_takes_its_layers(size: int, is_copied: bool, tmp_path: Path) -> None:
+    """The list of an image with attestations is looked into; one that is too large stays at Docker Hub, and says so."""
+    index = {"manifests": [{"digest": "sha256:a", "platform": {"architecture": "unknown"}}]}
+    index["manifests"].append({"digest": "sha256:b", "platform": {"architecture": "amd64"}})
+    fakes = FakeCommands(
+        tmp_path,
+        ("docker",),
+        {
+            "docker buildx imagetools inspect --raw docker.io/me/x:": json.dumps(index),
+            "docker buildx imagetools inspect --raw docker.io/me/x@sha256:b": json.dumps({"layers": [{"size": size}]}),
+        },
+    )
+    command = [str(ROOT / "scripts" / "copy_to_ghcr"), "worker-flux1-dev-fp8", "docker.io/me/x", "ghcr.io/me/x"]
+    ended = subprocess.run(
+        command, env={"PATH": fakes.path, "GITHUB_SHA": COMMIT}, capture_output=True, text=True, check=False
+    )
+
+    name = "x:sha-0123456789ab-flux1-dev-fp8"
+    assert ended.returncode == 0, ended.stderr
+    copied = f"docker buildx imagetools create --tag ghcr.io/me/{name} docker.io/me/{name}"
+    assert (copied in fakes.calls) == is_copied
+    assert ("11.0 GB" in ended.stderr) != is_copied
+
+
+def test_nothing_but_python_is_needed() -> None:
+    """The two modules run without any package, as the jobs of CI have it."""
+    code = "import sys; sys.path.insert(0, '.'); import scripts.release, scripts.smoke_image"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=ROOT, check=True)

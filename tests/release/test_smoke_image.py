@@ -1,0 +1,170 @@
+"""scripts/smoke_image: what it takes for a good image. A stand-in of docker here; tests/image runs it on real ones."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.commands import FakeCommands
+from tests.stage import ROOT
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n...").decode()
+GOOD = {"status": "COMPLETED", "output": {"images": [{"data": PNG}]}}
+LABELS = {f"org.opencontainers.image.{name}": "1" for name in ("version", "revision", "licenses")}
+CONFIG = {"Labels": LABELS, "Healthcheck": {"Test": ["CMD"]}, "User": "1000:1000"}
+
+
+class LocalApi(ThreadingHTTPServer):
+    """What RunPod's local API answers inside a container."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer: object = GOOD
+        self.jobs: list[object] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: LocalApi
+
+    def do_GET(self) -> None:
+        self._send("docs")
+
+    def do_POST(self) -> None:
+        self.server.jobs.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self._send(self.server.answer)
+
+    def _send(self, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def api() -> Iterator[LocalApi]:
+    """The API of the container, whichever it is."""
+    with LocalApi() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def smoke(
+    port: int, folder: Path, config: Mapping[str, object] = CONFIG, **changes: str
+) -> tuple[subprocess.CompletedProcess[str], FakeCommands]:
+    """Run the script on an image of that configuration; return how it ended, and what docker was asked."""
+    state = {"Running": "true", "ExitCode": "0", **changes}
+    answers = {
+        "docker image inspect": json.dumps([{"Config": config}]),
+        "docker run": "a-container",
+        "docker port": f"127.0.0.1:{port}\n",
+        "docker logs": "the last line of its log",
+        **{f"docker inspect --format {{{{.State.{key}}}}}": value for key, value in state.items()},
+    }
+    fakes = FakeCommands(folder, ("docker",), answers)
+    ended = subprocess.run(
+        [str(ROOT / "scripts" / "smoke_image"), "me/worker:1", "me/worker:1-simulator"],
+        env={"PATH": fakes.path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return ended, fakes
+
+
+def test_a_good_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path) -> None:
+    """It runs the shipped job; every container and network that it made is removed, each as strict as on a host."""
+    ended, fakes = smoke(api.server_port, tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    assert [line[:2] for line in ended.stdout.splitlines()] == ["ok"] * 3
+    [job] = api.jobs
+    assert isinstance(job, dict)
+    assert job["input"]["workflow"] == "flux-dev-txt2img"
+    runs = [call for call in fakes.calls if call.startswith("docker run")]
+    assert len(runs) == 3
+    assert all("--read-only" in run and "--cap-drop=ALL" in run for run in runs)
+    assert sum(call.startswith("docker rm --force") for call in fakes.calls) == 3
+    [network] = [call.split()[-1] for call in fakes.calls if call.startswith("docker network create")]
+    assert f"docker network rm {network}" in fakes.calls
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({**CONFIG, "Labels": {**LABELS, "org.opencontainers.image.revision": "unknown"}}, "no label for its revision"),
+        ({**CONFIG, "Labels": None}, "no label for its version, revision, licenses"),
+        ({**CONFIG, "Healthcheck": None}, "no health check"),
+        ({**CONFIG, "User": ""}, "runs as root"),
+        ({**CONFIG, "User": "0:0"}, "runs as root"),
+    ],
+)
+def test_an_image_that_does_not_say_what_it_is_fails(
+    api: LocalApi, tmp_path: Path, config: dict[str, object], said: str
+) -> None:
+    """Before any container is started."""
+    ended, fakes = smoke(api.server_port, tmp_path, config)
+
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert not [call for call in fakes.calls if call.startswith("docker run")]
+
+
+def test_a_job_without_a_picture_fails(api: LocalApi, tmp_path: Path) -> None:
+    """The answer is shown, and the containers are removed all the same."""
+    api.answer = {"status": "FAILED", "error": "no such model"}
+
+    ended, fakes = smoke(api.server_port, tmp_path)
+
+    assert ended.returncode == 1
+    assert "no such model" in ended.stderr
+    assert sum(call.startswith("docker rm --force") for call in fakes.calls) == 2
+
+
+def test_a_worker_that_does_not_end_in_order_fails(api: LocalApi, tmp_path: Path) -> None:
+    """Killed after SIGTERM's grace is status 137; the log's end is shown."""
+    ended, _ = smoke(api.server_port, tmp_path, ExitCode="137")
+
+    assert ended.returncode == 1
+    assert "status 137" in ended.stderr
+    assert "the last line of its log" in ended.stderr
+
+
+def test_a_container_that_ends_at_its_boot_fails_at_once(tmp_path: Path) -> None:
+    """Nobody waits for an API that will not come."""
+    with LocalApi() as silent:
+        port = silent.server_port
+
+    ended, _ = smoke(port, tmp_path, Running="false")
+
+    assert ended.returncode == 1
+    assert "the container ended before its API was served" in ended.stderr
+
+
+def test_docker_that_fails_is_a_sentence(api: LocalApi, tmp_path: Path) -> None:
+    """A missing image, or an engine that does not answer."""
+    fakes = FakeCommands(tmp_path, ("docker",), {"docker image inspect": "1:"})
+    ended = subprocess.run(
+        [str(ROOT / "scripts" / "smoke_image"), "a", "b"],
+        env={"PATH": fakes.path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ended.returncode, api.jobs) == (1, [])
+    assert ended.stderr.startswith("scripts/smoke_image: docker image failed")

@@ -1,0 +1,254 @@
+"""The workflows of GitHub: each step's script is run here, and what linters do not look at."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped] # it ships no types
+
+from scripts.release import version_in
+from tests.fakes.commands import FakeCommands
+from tests.stage import ROOT
+
+FOLDER = ROOT / ".github" / "workflows"
+VERSION = version_in((ROOT / "pyproject.toml").read_text())
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SHORT = f"sha-{COMMIT[:12]}"
+EXPRESSIONS = {
+    "github.repository_owner": "Octo-Org",
+    "github.token": "ghs_token",
+    "secrets.DOCKERHUB_USERNAME": "octo",
+    "env.GHCR": "ghcr.io/Octo-Org/flux-comfyui-worker",
+    "toJSON(needs.*.result)": '["success", "success", "success"]',
+}
+"""What GitHub puts in the place of an expression of a step's environment."""
+OURS = ("check", "test", "browser", "engine", "wheel", "smoke_image")
+"""Scripts that a step of its own calls, and that other tests run: they are only remembered here."""
+HUB = "docker.io/octo/flux-comfyui-worker"
+GHCR = "ghcr.io/octo-org/flux-comfyui-worker"
+BAKE = "docker buildx bake --file docker-bake.hcl"
+FP8 = "worker-flux1-dev-fp8"
+ATTESTED = "--push --sbom=true --provenance=mode=max"
+
+
+def pushed(target: str, suffix: str, *repositories: str) -> str:
+    """Return the call that pushes a target under its names."""
+    names = [f"{repository}:{name}{suffix}" for repository in repositories for name in (VERSION, SHORT)]
+    sets = " ".join(f"--set {target}.tags={name}" for name in names)
+    to = f" --set {target}.cache-to=type=registry,ref={GHCR}:cache-{target},mode=max" if target != FP8 else ""
+    return f"{BAKE} {target} {ATTESTED} {sets}{to}"
+
+
+def candidate(target: str, cache: str) -> str:
+    """Return the options that build a target into the engine."""
+    return f"--set {target}.tags=candidate:{target} --set {target}.cache-from=type=registry,ref={GHCR}:cache-{cache}"
+
+
+CALLS: dict[str, list[str]] = {
+    "ci: Check the source": ["check"],
+    "ci: Have a browser and a Docker engine": ["browser", "engine start"],
+    "ci: Have a browser": ["browser"],
+    "ci: Test": ["test"],
+    "ci: Test (oldest)": ["test -n 3 --ignore=tests/image"],
+    "ci: All of them succeeded": [],
+    "image: Have 40 GB of disk": [],
+    "image: Have 80 GB of disk (weights)": [],
+    "image: Have Docker Hub, whose layers may be larger than GHCR's (weights)": [],
+    "image: Build": [
+        f"{BAKE} worker simulator --load {candidate('worker', 'worker')} {candidate('simulator', 'simulator')}",
+    ],
+    "image: Build (weights)": [
+        f"{BAKE} {FP8} simulator --load {candidate(FP8, 'worker')} {candidate('simulator', 'simulator')}",
+    ],
+    "image: Try it": ["smoke_image candidate:worker candidate:simulator"],
+    "image: Try it (weights)": ["smoke_image candidate:worker-flux1-dev-fp8 candidate:simulator"],
+    "image: Push": [
+        pushed("worker", "", GHCR, HUB),
+        pushed("simulator", "-simulator", GHCR, HUB),
+    ],
+    "image: Push (weights)": [pushed(FP8, "-flux1-dev-fp8", HUB)],
+    "image: Copy to GHCR, where it takes the layers (weights)": [
+        f"docker buildx imagetools create --tag {GHCR}:{name}-flux1-dev-fp8 {HUB}:{name}-flux1-dev-fp8"
+        for name in (VERSION, SHORT)
+    ],
+    "release: Compare them": [],
+    "release: Build it and try it": ["wheel"],
+    "release: Publish it": [
+        f"gh release create v{VERSION} dist/comfy_client.whl --verify-tag --title {VERSION} --notes-file notes.md"
+    ],
+}
+"""Every step's script by its workflow and name, and what it must have called. Where two agree the job stands behind."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step with a script, and the environment that it gets."""
+
+    name: str
+    script: str
+    env: dict[str, str]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def workflows() -> dict[str, Any]:
+    """Return the workflows by their files' names."""
+    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yml"))}
+
+
+def jobs() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield every job with its workflow's name and its own."""
+    for workflow, content in workflows().items():
+        for name, job in content["jobs"].items():
+            yield workflow, name, job
+
+
+def steps() -> Iterator[Step]:
+    """Yield every step that has a script, under the name by which CALLS knows it."""
+    for workflow, job_name, job in jobs():
+        for step in job.get("steps", []):
+            if "run" in step:
+                name = f"{workflow}: {step['name']}"
+                special = f"{name} ({job_name})"
+                env = {**job.get("env", {}), **step.get("env", {})}
+                yield Step(special if special in CALLS else name, step["run"], env)
+
+
+STEPS = list(steps())
+
+
+def expanded(text: str) -> str:
+    """Return a text with its expressions replaced, as GitHub does before a step starts."""
+    return re.sub(r"\$\{\{ *(.*?) *\}\}", lambda found: EXPRESSIONS[found[1]], text)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A checkout of what the scripts read, at a commit whose version has notes. Other scripts only remember."""
+    place = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns("__pycache__", *OURS)
+    shutil.copytree(ROOT / "scripts", place / "scripts", ignore=ignored)
+    for name in ("pyproject.toml", "docker-bake.hcl"):
+        shutil.copy(ROOT / name, place)
+    dated = f"## [Unreleased]\n\n## [{VERSION}] - 2026-11-25"
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    if f"## [{VERSION}]" not in changelog:
+        changelog = changelog.replace("## [Unreleased]", dated, 1)
+    (place / "CHANGELOG.md").write_text(changelog)
+    (place / "dist").mkdir()
+    (place / "dist" / "comfy_client.whl").touch()
+    return place
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_every_script_of_a_step_runs(step: Step, repository: Path, tmp_path: Path) -> None:
+    """As GitHub runs it (bash -e -o pipefail) it ends with 0, and has called what CALLS says."""
+    assert step.name in CALLS, f"a new step: put {step.name!r} and what it must call into CALLS"
+    answers = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
+    fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), answers)
+    for name in OURS:
+        fakes.put(repository / "scripts" / name)
+    github = {"GITHUB_SHA": COMMIT, "GITHUB_REF": f"refs/tags/v{VERSION}", "GITHUB_REF_NAME": f"v{VERSION}"}
+    ended = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step.script],  # noqa: S607
+        cwd=repository,
+        env={"PATH": fakes.path, "HOME": str(tmp_path), **github, **{k: expanded(v) for k, v in step.env.items()}},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    called = [call for call in fakes.calls if not call.startswith(("df", "docker buildx imagetools inspect"))]
+    assert called == CALLS[step.name]
+
+
+def test_no_step_is_gone() -> None:
+    """CALLS names no step that there is no longer."""
+    assert {step.name for step in STEPS} == set(CALLS)
+
+
+@pytest.mark.parametrize("result", ["failure", "cancelled", "skipped"])
+def test_the_required_job_fails_where_one_did_not_succeed(result: str) -> None:
+    """Also where a job was left out or cancelled: only success of all is success."""
+    [step] = [step for step in STEPS if step.name == "ci: All of them succeeded"]
+    ended = subprocess.run(
+        ["bash", "-e", "-c", step.script],  # noqa: S607
+        env={**os.environ, "RESULTS": f'["success", "{result}", "success"]'},
+        capture_output=True,
+        check=False,
+    )
+
+    assert ended.returncode != 0
+
+
+def test_without_docker_hub_the_images_go_to_ghcr_alone(repository: Path, tmp_path: Path) -> None:
+    """Its two secrets may be absent."""
+    [step] = [step for step in STEPS if step.name == "image: Push"]
+    fakes = FakeCommands(tmp_path / "fakes", ("docker",), {})
+    env = {"PATH": fakes.path, "GITHUB_SHA": COMMIT, "GHCR": GHCR, "DOCKERHUB_USERNAME": ""}
+    subprocess.run(["bash", "-e", "-o", "pipefail", "-c", step.script], cwd=repository, env=env, check=True)  # noqa: S607
+
+    assert fakes.calls
+    assert not [call for call in fakes.calls if "docker.io" in call]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_shellcheck_finds_nothing_in_a_step(step: Step) -> None:
+    """The scripts of the steps are held to what scripts/ are held to."""
+    ended = subprocess.run(
+        ["shellcheck", "--shell=bash", "-"],  # noqa: S607
+        input=step.script,
+        env={**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_a_workflow_may_do_nothing_that_a_job_does_not_ask_for() -> None:
+    """No permission at the top; each job names its own, and how long it may take."""
+    for name, content in workflows().items():
+        assert content["permissions"] == {}, name
+        assert content["concurrency"]["group"], name
+    for workflow, name, job in jobs():
+        assert "permissions" in job, (workflow, name)
+        assert "uses" in job or job["timeout-minutes"] <= 180, (workflow, name)
+
+
+def test_every_action_is_one_commit() -> None:
+    """An action is named by its full commit, with the version beside it; a checkout keeps no credentials."""
+    for path in FOLDER.glob("*.yml"):
+        for line in re.findall(r"uses: (.*)", path.read_text()):
+            local = line.startswith("./")
+            assert local or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+    for workflow, name, job in jobs():
+        for step in job.get("steps", []):
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"] == {"persist-credentials": False}, (workflow, name)
+
+
+def test_no_script_has_an_expression_in_it() -> None:
+    """What GitHub puts into a script's text could be anybody's code: values come by the environment."""
+    assert not [step.name for step in STEPS if "${{" in step.script]
+
+
+def test_an_image_is_tried_and_scanned_before_it_is_pushed() -> None:
+    """In each job that pushes, the smoke test stands before; where there are no weights, the scan too."""
+    for name, job in workflows()["image"]["jobs"].items():
+        names = [step.get("name", "") for step in job["steps"]]
+        assert names.index("Build") < names.index("Try it") < names.index("Push"), name
+    plain = [step.get("name", "") for step in workflows()["image"]["jobs"]["image"]["steps"]]
+    assert plain.index("Look for known vulnerabilities") < plain.index("Push")
