@@ -1,7 +1,7 @@
 """What a second of a GPU costs at RunPod serverless, as a dated table, and what a job costs by it. Pure.
 
-The figures are those of reference/runpod.md 5.5 (RunPod's pricing page). They age: `comfy-client deploy` and
-scripts/benchmark ask RunPod's catalogue where there is a key, and COMFY_CLIENT_GPU_USD_PER_S sets the owner's own rate.
+The figures are those of reference/runpod.md 5.5 (RunPod's pricing page). They age: `comfy-client deploy` asks RunPod's
+catalogue, and SCENARIO_SHIM_GPU_USD_PER_S and `comfy-client batch --usd-per-s` take the owner's own rate.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Graph, default_directory, load_workflows
 from scripts.bench_boot import boot
+from scripts.bench_client import import_time, many
 from scripts.bench_models import models
 from scripts.bench_shim import shim
 from tests.fakes.runpod_platform import Job, RunPodPlatform
@@ -160,6 +161,12 @@ def main() -> None:
     container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
     container.add_argument("--models", help="a folder in place of the image's models")
     container.set_defaults(run=boot)
+    loading = benchmarks.add_parser("import", help="how long `import comfy_client` takes")
+    loading.set_defaults(run=import_time)
+    mapped = benchmarks.add_parser("map", help="time and memory of many jobs through Client.map")
+    mapped.add_argument("--jobs", type=int, default=200, help="%(default)s")
+    mapped.add_argument("--concurrency", type=int, default=16, help="%(default)s")
+    mapped.set_defaults(run=many)
     load = benchmarks.add_parser("shim", help="the Scenario shim under load: what is lost, and how long a poll takes")
     load.add_argument("--callers", type=int, default=100, help="at once; %(default)s")
     load.add_argument("--jobs", type=int, default=500, help="of all callers; %(default)s")

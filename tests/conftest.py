@@ -20,6 +20,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = ("image", "test_fuzz.py", "production", "providers")
+"""Folders and files that are begun with, as the others are divided better beside them."""
 TOGETHER = ("tests/image/",)
 """Folders of tests that share what is made once a session: one process runs them all where the run is divided (-n)."""
 
@@ -32,8 +34,15 @@ class ByFile(LoadFileScheduling):  # type: ignore[misc] # pytest-xdist ships no 
         return folder or str(super()._split_scope(nodeid))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: min((LONGEST.index(part) for part in item.path.parts if part in LONGEST), default=99))
+
+
+@pytest.hookimpl(optionalhook=True)  # also without pytest-xdist (-p no:xdist)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
-    """Divide the tests so. With pytest 9.2, `--dist loadgroup` of pytest-xdist 3.8 divides the groups too."""
+    """Divide the tests so, in their order. With pytest 9.2, `--dist loadgroup` of xdist 3.8 divides the groups too."""
+    config.option.loadscopereorder = False  # which would begin with the file that has most tests
     return ByFile(config, log)
 
 

@@ -41,6 +41,9 @@ LISTED = {
     "python handler.py --rp_serve_api": "tests/test_handler.py::--rp_serve_api",
     "docker compose --profile cpu up": "tests/image/test_local.py::test_compose_runs_without_a_gpu",
     "docker compose up": "needs a GPU",
+    "comfy-client deploy --dry-run": "tests/deploy/test_deploy.py::--dry-run",
+    "comfy-client deploy": "needs an account",
+    "scripts/generate_game_assets castle-defence --type=entity": "tests/batch/test_run.py::generate_game_assets",
     "scripts/build worker-flux1-dev-fp8": "tests/image/conftest.py::worker-flux1-dev-fp8",
 }
 """Commands of blocks without a mark: the test that runs each, with a word of it, or what it needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -86,11 +87,12 @@ class Answers(BaseHTTPRequestHandler):
             self.send(200, json.dumps({"größe": [1, None]}).encode())
 
     def send(self, status: int, body: bytes) -> None:
-        """Send a whole answer."""
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        """Send a whole answer, where the client is still there."""
+        with contextlib.suppress(ConnectionError):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
     do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names of http.server
 

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from comfy_client.client import client_from_env
 from tests.fakes.scenario_api import ScenarioStandIn
 from tests.stage import ROOT, Stage, staged
 from tests.waiting import until
@@ -182,6 +183,17 @@ def test_an_example_of_the_rollout_runs_as_it_stands(example: Example, scene: Sc
 
     if example.language == "python":
         assert f"```text\n{printed}```" in (ROOT / "docs" / "rollout.md").read_text()
+
+
+def test_the_provider_scenario_reads_the_shim_too(scene: Scene) -> None:
+    """Two things that were made apart, the provider and the shim, speak one language; the doctor's sentence tells."""
+    with client_from_env({**scene.environment(), "IMAGE_GENERATION_PROVIDER": "scenario"}, timeout_s=60.0) as client:
+        knight = ROOT / "examples" / "knight.png"
+        result = client.img2img(knight, "as an oil painting", width=128, height=128, steps=2, seed=7)
+
+        assert (result.provider, result.image.size, result.image.seed) == ("scenario", (128, 128), 7)
+        assert result.image.asset_id
+        assert "is not Scenario's own address" in client.health().sentence
 
 
 def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float, float]:

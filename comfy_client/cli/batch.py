@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -16,16 +16,12 @@ from comfy_client.batch.journal import Journal
 from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, write
 from comfy_client.batch.plan import Plan, read_plan
 from comfy_client.batch.run import Batch, Made, Settings, failures
+from comfy_client.cli.commands import INTERRUPTED, JSON, Call, Command
 from comfy_client.cli.flags import Flag
 from comfy_client.contract import JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.prices import DEFAULT_POOL, POOLS
 
-if TYPE_CHECKING:
-    from comfy_client.cli.commands import Call
-
-SUMMARY = "make all pictures of a game from one file"
-INTERRUPTED = 130
 STATE = Path(".batch", "journal.jsonl")
 _SWITCH = {"action": "store_true"}
 FLAGS: Sequence[Flag] = (
@@ -60,7 +56,7 @@ def run(call: Call) -> int:
                 made = batch.run(plan, _Bar(call, len(plan.assets)).show)
             except KeyboardInterrupt:
                 then = "were cancelled" if options.cancel else "go on; the same command picks them up"
-                call.screen.say(f"comfy-client: interrupted. What was made is kept; jobs under way {then}.")
+                call.screen.interrupted(f"Interrupted: what was made is kept; jobs under way {then}.")
                 return INTERRUPTED
         rate = options.usd_per_s or POOLS[DEFAULT_POOL].flex_usd_per_s
         manifest = manifest_of(plan, made, journal.entries, rate)
@@ -145,3 +141,6 @@ def _columns() -> int:
         return os.get_terminal_size(2).columns
     except OSError:
         return 100
+
+
+COMMANDS = (Command("batch", "make all pictures of a game from one file", [*FLAGS, JSON], run),)

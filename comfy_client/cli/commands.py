@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy_client.cli import batch, scenario
 from comfy_client.cli.doctor import Finding, find_endpoint, find_picture, find_settings
-from comfy_client.cli.flags import PICTURE, Flag, input_flags, pair, range_of, value_of
+from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, pair, range_of, value_of
 from comfy_client.cli.screen import Screen
 from comfy_client.client import Client, Job, client_from_env, make_request
 from comfy_client.contract import ENVELOPE, ERRORS, ErrorCode, JsonObject
@@ -145,8 +144,6 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
             [],
             _simulate,
         ),
-        Command("batch", batch.SUMMARY, [*batch.FLAGS, JSON], batch.run),
-        Command("scenario", scenario.SUMMARY, [*scenario.FLAGS, JSON], _scenario),
     )
 
 
@@ -261,16 +258,8 @@ def _interrupted(call: Call, job: Job | None) -> int:
             message = f"Interrupted: job {job.id} was cancelled."
         except ComfyClientError as error:
             message = f"Interrupted, and job {job.id} could not be cancelled: {error}"
-    _tell_interrupt(call, message, job)
+    call.screen.interrupted(message, job.id if job else None)
     return INTERRUPTED
-
-
-def _tell_interrupt(call: Call, message: str, job: Job | None) -> None:
-    call.screen.say(f"comfy-client: {message}")
-    if call.screen.is_json:
-        details = {"job_id": job.id if job else None}
-        report = {"code": "cancelled", "message": message, "retryable": False, "details": details}
-        call.screen.show({"error": report})
 
 
 def _save(call: Call, result: GenerationResult) -> int:
@@ -380,7 +369,9 @@ def _wait(call: Call) -> int:
             with call.screen.bar() as bar:
                 result = _followed(call, job, bar.show)
         except KeyboardInterrupt:
-            _tell_interrupt(call, f"Interrupted: job {job.id} goes on; `comfy-client cancel {job.id}` ends it.", job)
+            call.screen.interrupted(
+                f"Interrupted: job {job.id} goes on; `comfy-client cancel {job.id}` ends it.", job.id
+            )
             return INTERRUPTED
         return _save(call, result)
 
@@ -478,23 +469,23 @@ def _doctor(call: Call) -> int:
     return failed.exit_status if failed else 0
 
 
-def _scenario(call: Call) -> int:
-    options = call.options
-    return scenario.serve(
-        call.environment,
-        host=options.host,
-        port=options.port,
-        is_open=options.insecure_local,
-        directory=options.data,
-        is_strict=options.strict,
-        told=call.screen.err,
-    )
-
-
 def _simulate(call: Call) -> int:
     try:
         simulator = importlib.import_module("comfy_client.simulator.__main__")
     except ImportError as error:
         raise ConfigError("The simulator needs aiohttp: pip install 'comfy-client[simulator]'") from error
-    status: int = simulator.main(call.options.arguments)
+    try:
+        status: int = simulator.main(call.options.arguments, on_ready=lambda url: served(call, url))
+    except SystemExit as ended:
+        if not ended.code:  # --help
+            raise
+        if isinstance(ended.code, str):
+            raise ConfigError(ended.code) from ended
+        raise UsageError("The simulator was called in a wrong way; what it says of that stands on stderr") from ended
     return status
+
+
+def served(call: Call, url: str) -> None:
+    """Tell who reads JSON; a person reads it in the server's own words."""
+    if call.screen.is_json:
+        call.screen.show({"url": url})

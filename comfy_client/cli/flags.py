@@ -8,10 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from comfy_client.contract import ENVELOPE, JsonObject
+from comfy_client.contract import ENVELOPE, ErrorCode, ErrorReport, JsonObject
+from comfy_client.errors import ComfyClientError
 
 PICTURE = "PATH|URL"
 _MOST_CHOICES = 8
+
+
+class UsageError(ComfyClientError):
+    """The command was called in a wrong way."""
+
+    exit_status = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ErrorReport(ErrorCode.INVALID_INPUT, message))
 
 
 @dataclass(frozen=True)

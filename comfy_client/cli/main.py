@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn, TextIO
 
 from comfy_client import __version__
-from comfy_client.cli import deploy
-from comfy_client.cli.commands import INTERRUPTED, Call, Command, commands
+from comfy_client.cli import batch, deploy, scenario
+from comfy_client.cli.commands import INTERRUPTED, JSON, Call, Command, commands
+from comfy_client.cli.flags import UsageError
 from comfy_client.cli.screen import Screen
-from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import ComfyClientError, ConfigError, RequestError
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 
@@ -31,24 +31,17 @@ SUMMARY = "Makes pictures with Flux.1-dev on your own ComfyUI. IMAGE_GENERATION_
 SHELLS = ("bash", "zsh", "tcsh")
 
 
-class UsageError(ComfyClientError):
-    """The command was called in a wrong way."""
-
-    exit_status = 2
-
-
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are raised, so that `--json` shows them as JSON."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the usage, as argparse would print it."""
-        text = f"{message} (see {self.prog} --help)"
-        raise UsageError(text, ErrorReport(ErrorCode.INVALID_INPUT, text))
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def all_commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return every command: those of jobs and those of a deployment."""
-    return (*commands(workflows), *deploy.COMMANDS)
+    """Return every command: those of jobs, and those around them."""
+    return (*commands(workflows), *batch.COMMANDS, *scenario.COMMANDS, *deploy.COMMANDS)
 
 
 def make_parser(all_commands: Sequence[Command]) -> argparse.ArgumentParser:
@@ -66,6 +59,7 @@ def make_parser(all_commands: Sequence[Command]) -> argparse.ArgumentParser:
         added.set_defaults(do=command.run)
     completion = named.add_parser("completion", help="print a script that completes this command in a shell")
     completion.add_argument("shell", choices=SHELLS)
+    JSON.add_to(completion)
     return parser
 
 
@@ -82,11 +76,13 @@ def main(
     try:
         workflows = load_workflows(default_directory())
         parser = make_parser(all_commands(workflows))
-        is_simulate = arguments[:1] == ["simulate"]
-        options = parser.parse_args(arguments[:1] if is_simulate else arguments)
-        options.arguments = arguments[1:]
+        words = [word for word in arguments if word != "--json"]
+        is_simulate = words[:1] == ["simulate"]  # whose flags are its own
+        options = parser.parse_args(words[:1] if is_simulate else arguments)
+        options.arguments = words[1:]
         if options.command == "completion":
-            screen.out.write(_completion(parser, options.shell))
+            script = _completion(parser, options.shell)
+            screen.show({"shell": options.shell, "script": script}, script)
             return 0
         status: int = options.do(Call(options, screen, environment, workflows))
     except ComfyClientError as error:
@@ -95,7 +91,7 @@ def main(
             screen.say("comfy-client: `comfy-client doctor` looks for the reason, step by step.")
         return error.exit_status
     except KeyboardInterrupt:
-        screen.say("comfy-client: interrupted")
+        screen.interrupted("Interrupted.")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read stdout is gone; Python would complain again when it flushes it at exit.
@@ -109,7 +105,8 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
         import shtab  # noqa: PLC0415 - an extra of its own
     except ImportError as error:
         raise ConfigError("Completion needs shtab: pip install 'comfy-client[completion]'") from error
-    return f"{shtab.complete(parser, shell)}\n"
+    script: str = shtab.complete(parser, shell)
+    return script
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from comfy_client.cli.commands import JSON, Call, Command, served
 from comfy_client.cli.flags import Flag
 from comfy_client.scenario.serve import serve
 
-SUMMARY = "answer Scenario.com's API from the endpoint (`scenario serve`)"
 FLAGS: Sequence[Flag] = (
     Flag(
         ("action",),
@@ -33,4 +33,22 @@ FLAGS: Sequence[Flag] = (
         ("--insecure-local",), "Ask nobody for a key, on a loopback address alone.", settings={"action": "store_true"}
     ),
 )
-__all__ = ["FLAGS", "SUMMARY", "serve"]
+
+
+def _serve(call: Call) -> int:
+    options = call.options
+    return serve(
+        call.environment,
+        host=options.host,
+        port=options.port,
+        is_open=options.insecure_local,
+        directory=options.data,
+        is_strict=options.strict,
+        told=call.screen.err,
+        on_ready=lambda url: served(call, url),
+    )
+
+
+COMMANDS = (
+    Command("scenario", "answer Scenario.com's API from the endpoint (`scenario serve`)", [*FLAGS, JSON], _serve),
+)

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from comfy_client.contract import JsonObject
+from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_client.errors import ComfyClientError
 from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
 
@@ -43,6 +43,13 @@ class Screen:
             self.show({"error": json.loads(error.report.to_json())})
         else:
             self.say(f"comfy-client: {error}")
+
+    def interrupted(self, message: str, job_id: str | None = None) -> None:
+        """Say that Ctrl-C ended the command, and what becomes of its job."""
+        self.say(f"comfy-client: {message}")
+        if self.is_json:
+            report = ErrorReport(ErrorCode.CANCELLED, message, {"job_id": job_id})
+            self.show({"error": json.loads(report.to_json())})
 
     def bar(self) -> Bar:
         """Return a bar, which shows nothing where stderr is no terminal."""

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ STOP_PATIENCE_S = 20
 """For answers under way; jobs go on at the next start."""
 
 
-def serve(
+def serve(  # noqa: PLR0913 - one for each flag of the command
     environment: Mapping[str, str],
     *,
     host: str = "127.0.0.1",
@@ -34,10 +34,12 @@ def serve(
     directory: Path | None = None,
     is_strict: bool = False,
     told: TextIO = sys.stderr,
+    on_ready: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Serve until a signal ends it; return the exit status.
 
-    `is_open` (`--insecure-local`) asks nobody for a key, on a loopback address alone. Raises ConfigError.
+    `is_open` (`--insecure-local`) asks nobody for a key, on a loopback address alone. `on_ready` is told the address
+    once it listens. Raises ConfigError.
     """
     settings = read_settings(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
@@ -55,24 +57,29 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=STOP_PATIENCE_S,
         )
-        running = _Announced(uvicorn.Server(config), told)
-        return running.run()
+        running = _Announced(uvicorn.Server(config), told, on_ready)
+        try:
+            running.run()
+        except SystemExit as ended:  # uvicorn's end where it cannot listen; its log says why
+            raise ConfigError(f"The shim cannot listen on {host}:{port}. Give it a free --port") from ended
+    return 0
 
 
 class _Announced:
     """A uvicorn server that says where it is once it listens, as `port` 0 is chosen by then."""
 
-    def __init__(self, server: Any, told: TextIO) -> None:  # noqa: ANN401 - uvicorn is an extra
+    def __init__(self, server: Any, told: TextIO, on_ready: Callable[[str], None]) -> None:  # noqa: ANN401 - uvicorn's
         self._server = server
         self._told = told
+        self._on_ready = on_ready
         self._startup = server.startup
         server.startup = self._start
 
-    def run(self) -> int:
+    def run(self) -> None:
         # uvicorn raises the signal that ended it once more; an orderly end is no failure.
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         self._server.run()
-        return 0 if self._server.started else 1
 
     async def _start(self, sockets: object = None) -> None:
         await self._startup(sockets=sockets)
@@ -84,6 +91,7 @@ class _Announced:
                 f"Callers of Scenario's SDK set SCENARIO_BASE_URL=http://{shown}:{port}/v1, others that address.\n"
             )
             self._told.flush()
+            self._on_ready(f"http://{shown}:{port}")
 
 
 def make_blobs(settings: ShimSettings, environment: Mapping[str, str]) -> Blobs:

@@ -19,7 +19,7 @@ class CostRules:
     Attributes:
         usd_per_s: of a worker.
         seconds_per_step: for one step of one megapixel. The default is what is told of an RTX 4090 with the fp8 model;
-            it was not measured here: scripts/benchmark measures it.
+            it was not measured here.
         seconds_per_job: beside the steps: decoding, encoding, the way.
         units_per_usd: Scenario's creative units for a dollar, for callers that show them.
     """
@@ -184,7 +184,7 @@ VARIABLES: tuple[ShimVariable, ...] = (
     ),
     ShimVariable(
         "SCENARIO_SHIM_SECONDS_PER_STEP",
-        "Seconds for one step of one megapixel, for estimates; scripts/benchmark measures it.",
+        "Seconds for one step of one megapixel, for estimates. Take it from your own jobs.",
         f"{CostRules.seconds_per_step:g}",
         f"{_COSTS}seconds_per_step",
         _positive,

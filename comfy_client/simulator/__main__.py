@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from comfy_client.simulator import faults
 from comfy_client.simulator.simulator import Simulator
@@ -34,8 +34,15 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(arguments: Sequence[str] | None = None, models: Mapping[str, Iterable[str]] | None = None) -> int:
-    """Serve until a signal, with these `models` in place of its own; return the exit status."""
+def main(
+    arguments: Sequence[str] | None = None,
+    models: Mapping[str, Iterable[str]] | None = None,
+    on_ready: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Serve until a signal, with these `models` in place of its own; return the exit status.
+
+    `on_ready` is told the address once it answers. Raises SystemExit, with what is wrong, where it cannot be served.
+    """
     options, ignored = parser().parse_known_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -57,11 +64,20 @@ def main(arguments: Sequence[str] | None = None, models: Mapping[str, Iterable[s
         is_own_process=True,
     )
     logger.info("Starting server\n")
-    with simulator:
+    try:
+        simulator.start()
+    except OSError as error:
+        sys.exit(
+            f"The simulator cannot listen on {options.host}:{options.port} ({error.strerror}). Give it a free --port"
+        )
+    try:
         for verb in verbs:
             verb(simulator.faults)
         logger.info("To see the GUI go to: %s", simulator.url)
+        on_ready(simulator.url)
         told_to_end.wait()
+    finally:
+        simulator.stop()
     return 0
 
 

@@ -52,7 +52,7 @@ class Shell:
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
     """A platform with a worker that answers at once."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured):
+    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, pictured):
         yield platform
 
 

@@ -4,85 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from comfy_client.cli.main import main
 from comfy_client.contract import ERRORS, ErrorCode, ErrorReport
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
+from tests.cli.conftest import Shell
 from tests.fakes.runpod_platform import RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, pictured, png
-
-JSON_COMMANDS = (
-    ["txt2img", "a knight"],
-    ["img2img", "a knight", "--image", "in.png"],
-    ["run", "txt2img", "-i", "prompt=a knight"],
-    ["submit", "txt2img", "-i", "prompt=a knight"],
-    ["status", "JOB"],
-    ["wait", "JOB"],
-    ["cancel", "JOB"],
-    ["health"],
-    ["workflows"],
-    ["workflows", "txt2img"],
-    ["workflows", "img2img", "--schema"],
-    ["errors"],
-    ["errors", "result_lost"],
-    ["doctor", "--generate"],
-)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A command that ended."""
-
-    status: int
-    data: bytes
-    err: str
-
-    @property
-    def out(self) -> str:
-        """What it printed."""
-        return self.data.decode("utf-8")
-
-    @property
-    def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        """The one object that it printed."""
-        return json.loads(self.out)
-
-
-@dataclass(frozen=True)
-class Shell:
-    """Calls the command with the variables of a platform."""
-
-    environment: Mapping[str, str]
-
-    def __call__(self, *arguments: str, **changes: str) -> Ended:
-        """Call `comfy-client` with `arguments`."""
-        data, err = io.BytesIO(), io.StringIO()
-        with io.TextIOWrapper(data, encoding="utf-8", write_through=True) as out:
-            status = main(arguments, {**self.environment, **changes}, out, err)
-            return Ended(status, data.getvalue(), err.getvalue())
-
-
-@pytest.fixture
-def platform() -> Iterator[RunPodPlatform]:
-    """A platform with a worker that answers at once."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured):
-        yield platform
-
-
-@pytest.fixture
-def shell(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """The command in an empty folder, but for one picture."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.png").write_bytes(png(16))
-    return Shell(platform.client_env())
+from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, png
 
 
 def test_a_picture_goes_to_its_file(shell: Shell, platform: RunPodPlatform) -> None:
@@ -183,7 +116,7 @@ def test_a_job_is_submitted_looked_at_waited_for_and_cancelled(shell: Shell) -> 
 def test_several_pictures_are_numbered(platform: RunPodPlatform, shell: Shell) -> None:
     """`-o knight.png` with two pictures writes knight-1.png and knight-2.png; `-o -` refuses them."""
     two = {"output": {"images": [entry(png(8, 1), 1), entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
-    with RunPodPlatform(long_poll_s=0.5) as other, ScriptedWorker(other, lambda _: two):
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
         both = shell("txt2img", "x", "-o", "knight.png", **other.client_env())
         piped = shell("txt2img", "x", "-o", "-", **other.client_env())
 
@@ -192,69 +125,10 @@ def test_several_pictures_are_numbered(platform: RunPodPlatform, shell: Shell) -
     assert platform.submissions == 0
 
 
-@pytest.mark.parametrize("arguments", JSON_COMMANDS, ids=" ".join)
-def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
-    """With --json every command prints one object on stdout, and nothing on stderr."""
-    if "JOB" in arguments:
-        job_id = shell("submit", "txt2img", "-iprompt=x").out.strip()
-        arguments = [job_id if argument == "JOB" else argument for argument in arguments]
-    ended = shell(*arguments, "--json")
-
-    assert ended.status == 0, ended
-    assert isinstance(ended.json, dict)
-    assert "error" not in ended.json
-    assert ended.err == ""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "changes", "status", "code"),
-    [
-        (["txt2img", "x", "--steps", "0"], {}, 1, "invalid_input"),
-        (["img2img", "x", "--image", "nowhere.png"], {}, 1, "invalid_image"),
-        (["workflows", "nowhere"], {}, 1, "unknown_workflow"),
-        (["txt2img"], {}, 2, "invalid_input"),
-        (["txt2img", "x", "--steps", "many"], {}, 2, "invalid_input"),
-        (["txt2img", "x", "--stepps", "4"], {}, 2, "invalid_input"),
-        (["txt2img", "x", "--output-format", "gif"], {}, 2, "invalid_input"),
-        (["nowhere"], {}, 2, "invalid_input"),
-        ([], {}, 2, "invalid_input"),
-        (["run", "txt2img", "-i", "prompt"], {}, 2, "invalid_input"),
-        (["run"], {}, 3, "misconfigured"),
-        (["run", "--graph", "nowhere.json"], {}, 3, "misconfigured"),
-        (["run", "--graph", "in.png"], {}, 3, "misconfigured"),
-        (["errors", "resultlost"], {}, 3, "misconfigured"),
-        (["txt2img", "x", "-o", "no/such/folder/x.png"], {}, 3, "misconfigured"),
-        (["health"], {"RUNPOD_API_KEY": ""}, 3, "misconfigured"),
-        (["health"], {"IMAGE_GENERATION_PROVIDER": "x"}, 3, "misconfigured"),
-        (["health"], {"RUNPOD_API_KEY": "wrong"}, 3, "auth_failed"),
-        (["health"], {"RUNPOD_ENDPOINT_ID": "wrong"}, 4, "endpoint_not_found"),
-        (["doctor"], {"RUNPOD_API_KEY": ""}, 3, "misconfigured"),
-        (["doctor"], {"RUNPOD_API_KEY": "wrong"}, 3, "auth_failed"),
-        (["doctor"], {"IMAGE_GENERATION_PROVIDER": "x"}, 3, "misconfigured"),
-        (["status", "nobody-knows"], {}, 1, "job_expired"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
-)
-def test_every_error_has_its_status_and_its_object(
-    shell: Shell, arguments: list[str], changes: dict[str, str], status: int, code: str
-) -> None:
-    """With --json an error is `{"error": report}`; without, a sentence on stderr and nothing on stdout."""
-    told = shell(*arguments, "--json", **changes)
-    said = shell(*arguments, **changes)
-
-    assert told.status == said.status == status, told
-    assert told.json["error"]["code"] == code
-    assert told.json["error"]["message"]
-    assert "Traceback" not in said.err
-    if arguments[:1] != ["doctor"]:
-        assert said.out == ""
-        assert said.err.startswith("comfy-client: ")
-
-
 def test_a_failed_job_exits_1_and_a_wait_that_is_over_5(platform: RunPodPlatform, shell: Shell) -> None:
     """The two can be told apart without reading anything."""
     failure = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}
-    with RunPodPlatform(long_poll_s=0.5) as other, ScriptedWorker(other, lambda _: failure):
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: failure):
         failed = shell("txt2img", "x", **other.client_env())
         other.faults.throttle_workers()
         over = shell("txt2img", "x", "--wait-timeout", "0.5", "--json", **other.client_env())
@@ -289,7 +163,7 @@ def test_doctor_names_models_that_are_missing(shell: Shell) -> None:
 
 def test_doctor_warns_of_an_endpoint_without_workers(shell: Shell) -> None:
     """What may become well by itself is no error."""
-    with RunPodPlatform(long_poll_s=0.5) as empty:
+    with RunPodPlatform(long_poll_s=0.1) as empty:
         ended = shell("doctor", **empty.client_env())
 
     assert ended.status == 0
@@ -328,16 +202,11 @@ def test_pictures_of_webp_are_named_so(shell: Shell, platform: RunPodPlatform) -
     Image.new("RGB", (8, 8)).save(encoded, "WEBP")
     picture: Body = entry(encoded.getvalue(), 4, mime_type="image/webp") | {"filename": "flux-dev_00001_.webp"}
     answer = {"output": {"images": [picture], "workflow": "flux-dev-txt2img"}}
-    with RunPodPlatform(long_poll_s=0.5) as other, ScriptedWorker(other, lambda _: answer):
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: answer):
         shell("txt2img", "x", "--output-format", "webp", **other.client_env())
 
     assert Path("flux-dev-txt2img-4.webp").exists()
     assert platform.submissions == 0
-
-
-def test_json_may_stand_before_the_command(shell: Shell) -> None:
-    """`comfy-client --json health` is `comfy-client health --json`."""
-    assert shell("--json", "health").json == shell("health", "--json").json
 
 
 def test_what_is_not_reached_leads_to_the_doctor(shell: Shell) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
+import pytest
 import requests
 
 from tests.fakes.runpod_platform import RunPodPlatform
-from tests.stage import free_port, staged
+from tests.stage import staged
 from tests.waiting import until
 
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
@@ -82,7 +86,7 @@ def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None
 
 def test_ctrl_c_cancels_the_job_and_says_so(tmp_path: Path) -> None:
     """The job ends at the platform, the exit status is 130, and the message names the job."""
-    with RunPodPlatform(long_poll_s=0.5) as platform:
+    with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
         assert until(lambda: "queued" in terminal.shown)
@@ -96,7 +100,7 @@ def test_ctrl_c_cancels_the_job_and_says_so(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:
     """`wait` did not start the job, and does not end it."""
-    with RunPodPlatform(long_poll_s=0.5) as platform:
+    with RunPodPlatform(long_poll_s=0.1) as platform:
         job_id = platform.submit({"prompt": "x"})
         terminal = Terminal(["wait", job_id], platform.client_env(), tmp_path)
         assert until(lambda: "queued" in terminal.shown)
@@ -105,6 +109,29 @@ def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:
 
     assert (status, out) == (130, "")
     assert f"job {job_id} goes on" in terminal.shown
+
+
+@pytest.mark.parametrize("command", [["txt2img", "x"], ["wait", "job-1"], ["health"]], ids=" ".join)
+def test_ctrl_c_is_json_where_that_is_wanted(tmp_path: Path, command: list[str]) -> None:
+    """Whatever is interrupted, stdout has one object, and the terminal shows no bar."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v2"
+        environment = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep", "RUNPOD_ENDPOINT_BASE_URL": base_url}
+        terminal = Terminal([*command, "--json"], environment, tmp_path)
+        silent.settimeout(30)
+        asked, _ = silent.accept()
+        with asked:
+            asked.recv(1)
+            # A signal that comes just before the read begins would not interrupt it.
+            waiting = psutil.Process(terminal.process.pid)
+            assert until(lambda: waiting.status() == psutil.STATUS_SLEEPING)
+            terminal.process.send_signal(signal.SIGINT)
+            status, out = terminal.end()
+
+    assert status == 130
+    assert json.loads(out)["error"]["code"] == "cancelled"
+    assert "Traceback" not in terminal.shown
+    assert "%" not in terminal.shown
 
 
 def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
@@ -118,24 +145,30 @@ def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
     assert err == ""
 
 
+def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
+    """`comfy-client scenario serve --json` tells its address once it answers; Ctrl-C is its orderly end."""
+    command = [*COMMAND, "scenario", "serve", "--port=0", "--insecure-local", f"--data={tmp_path}", "--json"]
+    environment = {**os.environ, "RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as served:
+        assert served.stdout is not None
+        url = json.loads(served.stdout.readline())["url"]
+        assert requests.get(url, timeout=10).ok
+        served.send_signal(signal.SIGINT)
+
+        assert served.stdout.read() == b""
+        assert served.wait(20) == 0
+
+
 def test_the_simulator_is_served(tmp_path: Path) -> None:
-    """`comfy-client simulate --port N` is a ComfyUI, and pictures can be made on it."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen([*COMMAND, "simulate", "--port", str(port)], stderr=subprocess.DEVNULL) as served:
+    """`comfy-client simulate --json` tells its address once it is a ComfyUI, on which pictures can be made."""
+    command = [*COMMAND, "simulate", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as served:
         try:
-            assert until(lambda: answers(url))
+            assert served.stdout is not None
+            url = json.loads(served.stdout.readline())["url"]
             terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
             assert terminal.end()[0] == 0, terminal.shown
         finally:
             served.terminate()
 
     assert (tmp_path / "x.png").exists()
-
-
-def answers(url: str) -> bool:
-    """Return whether somebody answers there."""
-    try:
-        return requests.get(f"{url}/system_stats", timeout=1).ok
-    except requests.RequestException:
-        return False

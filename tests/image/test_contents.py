@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
+import mmap
 import shutil
 import stat
 import subprocess
 import sysconfig
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import docker
 import pytest
@@ -28,10 +29,29 @@ COMFYUIS_OWN = ("aiohttp", "pillow")
 """What the stand-in for ComfyUI asks for, as a real one asks for torch."""
 
 
-def layers_of(engine: docker.DockerClient, image: str) -> Iterator[tarfile.TarFile]:
+Saved: TypeAlias = Callable[[str], Path]
+"""From the name of an image to its archive, as `docker save` writes it."""
+
+
+@pytest.fixture(scope="module")
+def saved(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """Each image is written once, and read by several tests."""
+    folder = tmp_path_factory.mktemp("saved")
+
+    def archive_of(name: str) -> Path:
+        image = engine.images.get(name)
+        archive = folder / f"{str(image.id).partition(':')[2]}.tar"
+        if not archive.exists():
+            with archive.open("wb") as file:
+                file.writelines(image.save())
+        return archive
+
+    return archive_of
+
+
+def layers_of(archive: Path) -> Iterator[tarfile.TarFile]:
     """Yield the layers of an image, from the ground up."""
-    saved = io.BytesIO(b"".join(engine.images.get(image).save()))
-    with tarfile.open(fileobj=saved) as outer:
+    with tarfile.open(archive) as outer:
         manifest = outer.extractfile("manifest.json")
         assert manifest is not None
         for name in json.load(manifest)[0]["Layers"]:
@@ -39,10 +59,10 @@ def layers_of(engine: docker.DockerClient, image: str) -> Iterator[tarfile.TarFi
                 yield layer
 
 
-def weights_of(engine: docker.DockerClient, image: str) -> list[str]:
+def weights_of(engine: docker.DockerClient, saved: Saved, image: str) -> list[str]:
     """Return the hashes of the layers that hold a model."""
     hashes = engine.images.get(image).attrs["RootFS"]["Layers"]
-    names = [layer.getnames() for layer in layers_of(engine, image)]
+    names = [layer.getnames() for layer in layers_of(saved(image))]
     return [
         each for each, held in zip(hashes, names, strict=True) if any(name.endswith(".safetensors") for name in held)
     ]
@@ -72,11 +92,11 @@ def test_it_is_asked_for_its_health_and_told_to_end(engine: docker.DockerClient,
 
 
 @pytest.mark.parametrize("image", [WORKER, BAKED, SIMULATOR])
-def test_no_file_can_be_written_by_others(engine: docker.DockerClient, image: str) -> None:
+def test_no_file_can_be_written_by_others(saved: Saved, image: str) -> None:
     """No file or folder of a layer is open to everybody but /tmp and its like, which are sticky."""
     found = [
         member.name
-        for layer in layers_of(engine, image)
+        for layer in layers_of(saved(image))
         for member in layer
         if (member.isfile() or member.isdir()) and member.mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
     ]
@@ -85,12 +105,12 @@ def test_no_file_can_be_written_by_others(engine: docker.DockerClient, image: st
 
 
 @pytest.mark.parametrize("image", [WORKER, BAKED])
-def test_no_repository_is_left(engine: docker.DockerClient, image: str) -> None:
+def test_no_repository_is_left(saved: Saved, image: str) -> None:
     """No .git, no tests, and no cache of pip, apt or Python's temporary files."""
     forbidden = (".git/", "/root/.cache", "var/lib/apt/lists/", "/.pytest_cache", ".part")
     found = [
         member.name
-        for layer in layers_of(engine, image)
+        for layer in layers_of(saved(image))
         for member in layer
         if member.size and any(word in f"/{member.name}" for word in forbidden)
     ]
@@ -98,13 +118,13 @@ def test_no_repository_is_left(engine: docker.DockerClient, image: str) -> None:
     assert found == []
 
 
-def test_the_token_is_nowhere(engine: docker.DockerClient, images: Images) -> None:
+def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
     """The token opened the models, and is in no layer, no history, no configuration and no log."""
     assert {asked.token for asked in images.server.asked} == {TOKEN}
-    saved = b"".join(engine.images.get(BAKED).save())
 
-    assert TOKEN.encode() not in saved
-    for layer in layers_of(engine, BAKED):
+    with saved(BAKED).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        assert whole.find(TOKEN.encode()) == -1
+    for layer in layers_of(saved(BAKED)):
         for member in layer:
             file = layer.extractfile(member) if member.isfile() else None
             assert file is None or TOKEN.encode() not in file.read(), member.name
@@ -112,11 +132,11 @@ def test_the_token_is_nowhere(engine: docker.DockerClient, images: Images) -> No
     assert all(TOKEN not in log for log in images.logs.values())
 
 
-def test_the_models_are_there_with_their_notices(engine: docker.DockerClient, images: Images) -> None:
+def test_the_models_are_there_with_their_notices(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
     """Each file of models.txt is in a layer of its own; the licence and the notices are in the image with them."""
     baked = [
         [member.name for member in layer if member.isfile() and member.name.startswith("opt/models/")]
-        for layer in layers_of(engine, BAKED)
+        for layer in layers_of(saved(BAKED))
     ]
     names = [line.split()[2] for line in (images.models / "models.txt").read_text().splitlines()]
 
@@ -128,12 +148,12 @@ def test_the_models_are_there_with_their_notices(engine: docker.DockerClient, im
     assert "FLUX.1 [dev] Non-Commercial License" in label
 
 
-def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, images: Images) -> None:
+def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
     """Fetched once more, the same models make layers of the same hashes: nobody pushes or pulls them again."""
     tag = BAKED + "-again"
     images.weights.run(tag, "--no-cache-filter=weights")
 
-    layers = [weights_of(engine, each) for each in (BAKED, tag)]
+    layers = [weights_of(engine, saved, each) for each in (BAKED, tag)]
     engine.images.remove(tag, force=True)
     assert len(layers[0]) == len((images.models / "models.txt").read_text().splitlines())
     assert layers[0] == layers[1]

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import pytest
@@ -27,6 +28,23 @@ from tests.waiting import until
 pytestmark = pytest.mark.usefixtures("images")
 
 SOON = {"test": ["CMD", "/opt/venv/bin/python", "-m", "worker.health"], "timeout": 10**10}
+CONNECT = """\
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
+    print("connected")
+except OSError as error:
+    print(error.strerror or error)
+"""
+WRITE = """\
+import pathlib, sys
+for folder in sys.argv[1:]:
+    try:
+        (pathlib.Path(folder) / "written").touch()
+        print(folder)
+    except OSError:
+        pass
+"""
 QUICK_HEALTH = {**SOON, "interval": 10**9, "start_period": 10**9, "retries": 1}
 
 
@@ -111,12 +129,33 @@ def test_nobody_in_it_is_root(box: Box) -> None:
     assert words["NoNewPrivs"] == ["1"]
 
 
-def test_it_leads_nowhere_but_to_the_platform(box: Box) -> None:
-    """The jobs above ran without any route out of the container's own network."""
+def test_it_leads_nowhere_but_to_the_platform(box: Box, engine: docker.DockerClient) -> None:
+    """The jobs above ran without any way out of the container's own network: not to the host's other address either."""
     routes = [line.split()[1] for line in box.read("cat", "/proc/net/route").splitlines()[1:]]
+    elsewhere = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+    port = str(urlsplit(box.platform.base_url).port)
 
     assert routes
     assert "00000000" not in routes
+    assert "unreachable" in box.read("python", "-c", CONNECT, elsewhere, port)
+    assert box.read("python", "-c", CONNECT, box.platform.host, port) == "connected\n"
+
+
+def test_nothing_but_tmp_can_be_written(box: Box) -> None:
+    """The root file system is read-only: a file can be made in /tmp, and nowhere else."""
+    written = box.read("python", "-c", WRITE, "/", "/app", "/opt/comfyui", "/opt/models", "/opt/venv", "/var", "/tmp")  # noqa: S108 - the container's
+
+    assert written == "/tmp\n"  # noqa: S108 - the container's
+
+
+def test_it_gets_along_with_8_gb(box: Box) -> None:
+    """The jobs above ran within a limit of 8 GB of memory, and the kernel had to kill nobody for it."""
+    stats: Any = box.container.stats(stream=False)  # of which the type says that it may be a stream
+    memory = stats["memory_stats"]
+
+    assert memory["limit"] == 8 * 1024**3
+    assert 0 < memory["usage"] < memory["limit"]
+    assert box.state()["OOMKilled"] is False
 
 
 def test_nothing_of_the_jobs_is_left(box: Box) -> None:

@@ -21,6 +21,7 @@ from tests.stage import Stage
 from tests.waiting import until
 
 Play = Callable[[Stage], Job]
+STEP_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,13 @@ class Row:
     next_job_works: bool
     play: Play
     own_comfyui: bool = False
-    step_s: float = 0.05
+    step_s: float = STEP_S
     environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def needs_stage_of_its_own(self) -> bool:
+        """Whether it asks for a worker that is set up for it, or leaves none behind."""
+        return self.own_comfyui or not self.next_job_works or self.step_s != STEP_S or bool(self.environment)
 
 
 ROWS: list[Row] = []
@@ -55,7 +61,7 @@ def row(
     within_s: float,
     next_job_works: bool = True,
     own_comfyui: bool = False,
-    step_s: float = 0.05,
+    step_s: float = STEP_S,
     **environment: str,
 ) -> Callable[[Play], Play]:
     """Put the decorated play into the table."""
@@ -267,8 +273,9 @@ def _(stage: Stage) -> Job:
 @row("cancel while encoding", "nothing is posted any more, nothing is left", code="CANCELLED", within_s=8)
 def _(stage: Stage) -> Job:
     simulator = the_simulator(stage)
+    before = len(simulator.executed_prompts)
     job_id = stage.submit(num_images=8, width=1024, height=1024, steps=1, output_format="webp", output_quality=100)
-    assert until(lambda: len(simulator.executed_prompts) == 8 and not simulator.queue_ids)
+    assert until(lambda: len(simulator.executed_prompts) == before + 8 and not simulator.queue_ids)
     cancel(stage, job_id)
     return stage.platform.wait_for(job_id, 30)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 
 from tests.fakes.runpod_platform import Job, JobState
 from tests.production.faults import ELSEWHERE, ROWS, Elsewhere, Row
-from tests.stage import ROOT, code_of, staged
+from tests.stage import ROOT, Stage, code_of, staged
 from tests.waiting import until
 
 
@@ -19,10 +22,30 @@ def outcome(job: Job) -> str | None:
     return code_of(job)
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Stage]:
+    """A worker that outlives one fault after the other."""
+    with staged() as stage:
+        yield stage
+
+
+@contextlib.contextmanager
+def stage_for(row: Row, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Yield the shared worker where the row asks for nothing of its own and leaves it alive; else one for it alone."""
+    if row.needs_stage_of_its_own:
+        with staged(own_comfyui=row.own_comfyui, step_s=row.step_s, environment=row.environment) as stage:
+            yield stage
+        return
+    stage = request.getfixturevalue("shared")
+    yield stage
+    stage.simulator.faults.clear()
+    stage.platform.faults.clear()
+
+
 @pytest.mark.parametrize("row", ROWS, ids=[row.fault for row in ROWS])
-def test_a_fault_ends_as_the_table_says(row: Row) -> None:
+def test_a_fault_ends_as_the_table_says(row: Row, request: pytest.FixtureRequest) -> None:
     """The caller gets what the row says, in its time; the next job runs or the worker is gone; nothing is left."""
-    with staged(own_comfyui=row.own_comfyui, step_s=row.step_s, environment=row.environment) as stage:
+    with stage_for(row, request) as stage:
         job = row.play(stage)
 
         assert outcome(job) == row.code

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from comfy_client.client import Client
+from comfy_client.client import Client, client_from_env
 from comfy_client.simulator import Simulator
 from tests.fakes.scenario_api import ScenarioStandIn
 from tests.stage import Stage
@@ -176,3 +176,10 @@ class Scene:
     def simulator(self) -> Simulator:
         """The ComfyUI, for tests of providers that have one."""
         return self.world.simulator
+
+
+def scenario_client(scenario: ScenarioStandIn, **changes: str) -> Client:
+    """Return a client of the stand-in, which knows one LoRA, with other variables."""
+    loras = {"SCENARIO_LORAS": '{"knight.safetensors": "model_knight"}'}
+    environment = {"IMAGE_GENERATION_PROVIDER": "scenario", **scenario.client_env(), **loras, **changes}
+    return client_from_env(environment, timeout_s=30.0)

@@ -6,6 +6,7 @@ RunPod and premade run on the platform's stand-in with the real worker behind it
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 from collections.abc import Iterator, Mapping
@@ -110,14 +111,15 @@ def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene) -> None:
     assert scene.client.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes() == expected
 
 
-@pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil"])
+@pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil", "data URI"])
 def test_a_picture_becomes_a_picture(scene: Scene, kind: str) -> None:
-    """A picture may come as a path, bytes or a PIL image."""
+    """A picture may come as a path, bytes, a PIL image or a data URI; an address is for the worker to fetch."""
     source: Any = {
         "path": KNIGHT,
         "text": str(KNIGHT),
         "bytes": KNIGHT.read_bytes(),
         "pil": Image.open(io.BytesIO(KNIGHT.read_bytes())),
+        "data URI": f"data:image/png;base64,{base64.b64encode(KNIGHT.read_bytes()).decode()}",
     }[kind]
 
     result = scene.client.img2img(source, "as an oil painting", strength=0.5, seed=1, **SMALL)

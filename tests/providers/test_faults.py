@@ -75,16 +75,20 @@ def test_a_platform_that_is_gone_for_longer_than_the_wait_is_a_wait_timeout(
         job.wait(1.0)
 
     assert info.value.job_id == job.id
+    assert platform.submissions == 1
 
 
 @pytest.mark.parametrize("route", ["run", "runsync"])
 @pytest.mark.parametrize("arrived", [True, False])
 def test_a_connection_that_is_lost_behind_the_submit_is_never_sent_again(
-    platform: RunPodPlatform, client: Client, route: Literal["run", "runsync"], arrived: bool
+    platform: RunPodPlatform, route: Literal["run", "runsync"], arrived: bool
 ) -> None:
     """Whether it arrived or not: the caller is told that the job may run, and nothing is repeated."""
     platform.faults.drop_connection(route, after_handling=arrived)
-    with pytest.raises(RequestError, match="not sent again") as info:
+    with (
+        client_from_env(platform.client_env(), sync_wait_s=1.0) as client,
+        pytest.raises(RequestError, match="not sent again") as info,
+    ):
         client.submit(prompt="a knight") if route == "run" else client.txt2img("a knight")
 
     assert info.value.report.details["may_run"] is True
@@ -127,6 +131,7 @@ def test_a_submit_that_finds_nobody_at_all_started_nothing(platform: RunPodPlatf
 
     assert info.value.report.details["may_run"] is False
     assert info.value.status is None
+    assert platform.submissions == 0
 
 
 def test_a_result_that_vanishes_is_lost(platform: RunPodPlatform, client: Client) -> None:
@@ -175,6 +180,7 @@ def test_a_result_in_a_bucket_is_fetched_and_checked() -> None:
             bucket.client().delete_object(Bucket=bucket.name, Key=key)
             with pytest.raises(JobError, match="not in its bucket") as gone:
                 job.wait()
+            assert stage.platform.submissions == 3
 
     for info in (changed, gone):
         assert info.value.code is ErrorCode.RESULT_LOST
@@ -192,6 +198,7 @@ def test_a_bucket_that_is_not_reached_can_be_asked_again(platform: RunPodPlatfor
                 job.wait()
 
     assert "abc" not in str(info.value)
+    assert platform.submissions == 1
 
 
 def test_two_hundred_jobs_come_back_whole_and_memory_is_flat(platform: RunPodPlatform) -> None:

@@ -244,11 +244,11 @@ def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
 
 
 def test_row_14_the_client_is_light() -> None:
-    """It installs six packages and theirs, and its import loads none of them, within 200 ms."""
+    """It installs five packages and theirs, and its import loads none of them, within 200 ms of a processor's time."""
     text = (ROOT / "pyproject.toml").read_text()
     dependencies = text.partition("dependencies = [")[2].partition("]")[0]
     program = (
-        "import sys, time; t = time.perf_counter(); import comfy_client; print(time.perf_counter() - t, *sys.modules)"
+        "import sys, time; t = time.process_time(); import comfy_client; print(time.process_time() - t, *sys.modules)"
     )
     runs = [
         subprocess.run(

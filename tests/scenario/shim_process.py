@@ -44,8 +44,12 @@ class ShimProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
-        self._log.close()
+        try:
+            if self.is_alive:
+                self.stop()
+        finally:
+            self.kill()
+            self._log.close()
 
     @property
     def base_url(self) -> str:

@@ -1,0 +1,132 @@
+"""`--json`: one object on stdout, whatever the command does and whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+
+import pytest
+
+from comfy_client.cli.commands import commands
+from comfy_client.contract import ErrorCode, ErrorReport
+from comfy_client.workflows import Workflow
+from tests.cli.conftest import Shell
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.fakes.scripted_worker import ScriptedWorker
+from tests.stage import ROOT
+
+JSON_COMMANDS = (
+    ["txt2img", "a knight"],
+    ["img2img", "a knight", "--image", "in.png"],
+    ["run", "txt2img", "-i", "prompt=a knight"],
+    ["submit", "txt2img", "-i", "prompt=a knight"],
+    ["status", "JOB"],
+    ["wait", "JOB"],
+    ["cancel", "JOB"],
+    ["health"],
+    ["workflows"],
+    ["workflows", "txt2img"],
+    ["workflows", "img2img", "--schema"],
+    ["errors"],
+    ["errors", "result_lost"],
+    ["doctor", "--generate"],
+    ["completion", "bash"],
+    ["batch", str(ROOT / "examples" / "castle-defence" / "assets.toml"), "--dry-run"],
+)
+SERVERS = {"simulate", "scenario"}
+"""Commands that serve until they are told to end: they print their address."""
+
+
+def test_every_command_is_among_them(workflows: Mapping[str, Workflow]) -> None:
+    """A command that is added is held to this promise; those that serve have tests of their own."""
+    assert {arguments[0] for arguments in JSON_COMMANDS} | SERVERS >= {each.name for each in commands(workflows)}
+
+
+@pytest.mark.parametrize("arguments", JSON_COMMANDS, ids=lambda words: " ".join(words).replace(str(ROOT), ""))
+def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
+    """With --json every command prints one object on stdout, and nothing on stderr."""
+    if "JOB" in arguments:
+        job_id = shell("submit", "txt2img", "-iprompt=x").out.strip()
+        arguments = [job_id if argument == "JOB" else argument for argument in arguments]
+    ended = shell(*arguments, "--json")
+
+    assert ended.status == 0, ended
+    assert isinstance(ended.json, dict)
+    assert "error" not in ended.json
+    assert ended.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "status", "code"),
+    [
+        (["txt2img", "x", "--steps", "0"], {}, 1, "invalid_input"),
+        (["img2img", "x", "--image", "nowhere.png"], {}, 1, "invalid_image"),
+        (["workflows", "nowhere"], {}, 1, "unknown_workflow"),
+        (["txt2img"], {}, 2, "invalid_input"),
+        (["txt2img", "x", "--steps", "many"], {}, 2, "invalid_input"),
+        (["txt2img", "x", "--stepps", "4"], {}, 2, "invalid_input"),
+        (["txt2img", "x", "--output-format", "gif"], {}, 2, "invalid_input"),
+        (["nowhere"], {}, 2, "invalid_input"),
+        ([], {}, 2, "invalid_input"),
+        (["run", "txt2img", "-i", "prompt"], {}, 2, "invalid_input"),
+        (["run"], {}, 3, "misconfigured"),
+        (["run", "--graph", "nowhere.json"], {}, 3, "misconfigured"),
+        (["run", "--graph", "in.png"], {}, 3, "misconfigured"),
+        (["errors", "resultlost"], {}, 3, "misconfigured"),
+        (["txt2img", "x", "-o", "no/such/folder/x.png"], {}, 3, "misconfigured"),
+        (["health"], {"RUNPOD_API_KEY": ""}, 3, "misconfigured"),
+        (["health"], {"IMAGE_GENERATION_PROVIDER": "x"}, 3, "misconfigured"),
+        (["health"], {"RUNPOD_API_KEY": "wrong"}, 3, "auth_failed"),
+        (["health"], {"RUNPOD_ENDPOINT_ID": "wrong"}, 4, "endpoint_not_found"),
+        (["doctor"], {"RUNPOD_API_KEY": ""}, 3, "misconfigured"),
+        (["doctor"], {"RUNPOD_API_KEY": "wrong"}, 3, "auth_failed"),
+        (["doctor"], {"IMAGE_GENERATION_PROVIDER": "x"}, 3, "misconfigured"),
+        (["status", "nobody-knows"], {}, 1, "job_expired"),
+        (["batch", "nowhere.toml"], {}, 3, "misconfigured"),
+        (["scenario", "serve", "--port", "many"], {}, 2, "invalid_input"),
+        (["simulate", "--port", "many"], {}, 2, "invalid_input"),
+        (["simulate", "--fault", "nowhere"], {}, 2, "invalid_input"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_every_error_has_its_status_and_its_object(
+    shell: Shell, arguments: list[str], changes: dict[str, str], status: int, code: str
+) -> None:
+    """With --json an error is `{"error": report}`; without, a sentence on stderr and nothing on stdout."""
+    told = shell(*arguments, "--json", **changes)
+    said = shell(*arguments, **changes)
+
+    assert told.status == said.status == status, told
+    assert told.json["error"]["code"] == code
+    assert told.json["error"]["message"]
+    assert "Traceback" not in said.err
+    if arguments[:1] != ["doctor"]:
+        assert said.out == ""
+        assert said.err.startswith("comfy-client: ")
+
+
+def test_json_may_stand_before_the_command(shell: Shell) -> None:
+    """`comfy-client --json health` is `comfy-client health --json`."""
+    assert shell("--json", "health").json == shell("health", "--json").json
+
+
+def test_every_code_arrives(shell: Shell) -> None:
+    """Whatever a job failed of, `wait --json` has its code, message and details, and exits 1."""
+    with RunPodPlatform() as other, ScriptedWorker(other, lambda job: {"error": job["input"]["report"]}):
+        for code in ErrorCode:
+            report = ErrorReport(code, f"That is {code.value}.", {"of": 1})
+            job = other.wait_for(other.submit({"report": report.to_json()}))
+            ended = shell("wait", job.id, "--json", **other.client_env())
+            assert (ended.status, ended.err) == (1, ""), ended
+            assert ended.json == {"error": json.loads(report.to_json())}
+
+
+@pytest.mark.parametrize("command", [["simulate"], ["scenario", "serve", "--insecure-local", "--data=."]], ids=" ".join)
+def test_a_port_that_is_taken_is_an_error(shell: Shell, command: list[str]) -> None:
+    """Who cannot serve on it says so, with the remedy, and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = shell(*command, "--port", str(taken.getsockname()[1]), "--json")
+
+    assert ended.status == 3
+    assert "--port" in ended.json["error"]["message"]

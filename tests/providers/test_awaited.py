@@ -1,0 +1,87 @@
+"""AsyncClient and AsyncJob: the same methods as Client and Job, and each does what its twin does."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from comfy_client.aio import AsyncClient, AsyncJob, async_client_from_env
+from comfy_client.client import Client, Job
+from comfy_client.contract import ErrorCode, ErrorReport
+from comfy_client.errors import JobError
+from comfy_client.job import Done
+from comfy_client.providers.interface import JobState
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured, png
+
+FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
+AT_ONCE = {"job"}
+"""What asks nobody, so that nothing is awaited."""
+
+
+def methods_of(kind: type) -> dict[str, Callable[..., Any]]:
+    """Return the public methods of a class."""
+    return {name: each for name, each in vars(kind).items() if inspect.isfunction(each) and not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("plain", "awaited"), [(Client, AsyncClient), (Job, AsyncJob)])
+def test_the_methods_are_the_same(plain: type, awaited: type) -> None:
+    """Each name of the one is one of the other, with the same parameters, and is awaited or iterated over."""
+    ours, twins = methods_of(plain), methods_of(awaited)
+
+    assert ours.keys() == twins.keys()
+    for name, twin in twins.items():
+        mine, its = (inspect.signature(each).parameters for each in (ours[name], twin))
+        assert list(its) == [each for each in mine if each != "is_followed"], name
+        is_awaited = inspect.iscoroutinefunction(twin) or "AsyncIterator" in str(inspect.signature(twin))
+        assert is_awaited is (name not in AT_ONCE), name
+
+
+def on(platform: RunPodPlatform, story: Callable[[AsyncClient], Awaitable[None]]) -> None:
+    """Run `story` with a client of the platform."""
+
+    async def told() -> None:
+        async with async_client_from_env(platform.client_env(), timeout_s=20.0) as client:
+            await story(client)
+
+    asyncio.run(told())
+
+
+def test_a_picture_becomes_a_picture(platform: RunPodPlatform) -> None:
+    """`img2img` takes bytes, as in Client."""
+
+    async def story(client: AsyncClient) -> None:
+        with ScriptedWorker(platform, pictured):
+            result = await client.img2img(png(16), "as an oil painting", seed=4)
+        assert (result.seed, result.image.bytes) == (4, png(8, 4))
+
+    on(platform, story)
+    assert platform.submissions == 1
+
+
+def test_a_job_is_picked_up_looked_at_and_retried(platform: RunPodPlatform) -> None:
+    """By its id, in another client: it fails, is retried, and its events end with the result."""
+    answers = iter([{"error": FULL}])
+
+    async def story(client: AsyncClient) -> None:
+        started = await client.submit(prompt="x", seed=2)
+        job = AsyncJob.from_id(client, started.id)
+        assert repr(job) == f"AsyncJob({started.id!r})"
+        with ScriptedWorker(platform, answer):
+            with pytest.raises(JobError, match="The GPU is full"):
+                await job.wait()
+            assert (await job.retry()).state is JobState.QUEUED
+            last = [event async for event in job.events()][-1]
+        assert isinstance(last, Done)
+        assert last.result.seed == 2
+        assert job.progress is None
+
+    def answer(job: Body) -> Body:
+        return next(answers, None) or pictured(job)
+
+    on(platform, story)
+    assert platform.submissions == 1

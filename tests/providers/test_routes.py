@@ -1,0 +1,149 @@
+"""RunPod's routes as they are asked (reference/runpod.md 3.1 to 3.5): what is repeated, how long /runsync is held."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from comfy_client.client import Client
+from comfy_client.contract import ErrorCode, ErrorReport
+from comfy_client.errors import JobError, RequestError
+from comfy_client.job import Preview, Sampling
+from comfy_client.providers.interface import GenerationRequest, JobState
+from comfy_client.providers.runpod_endpoint import RunPodEndpoint
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.fakes.scripted_worker import ScriptedWorker, pictured
+
+RETRIED_BY_RUNPOD_S_OWN_CLIENT = (429, 500, 502, 503, 504, 520, 522, 524)
+FULL = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}
+
+
+@pytest.mark.parametrize("status", RETRIED_BY_RUNPOD_S_OWN_CLIENT)
+def test_what_may_be_asked_twice_is_asked_past_a_bad_answer(
+    platform: RunPodPlatform, client: Client, status: int
+) -> None:
+    """Status, cancel, health and purge are repeated; the one job of the test was sent once."""
+    job = client.submit(prompt="x")
+    for route in ("status", "cancel", "health", "purge-queue"):
+        platform.faults.answer(route, status)
+
+    with ThreadPoolExecutor() as pool:
+        looked, purged = pool.submit(job.status), pool.submit(client.purge_queue)
+        healthy, cancelled = pool.submit(client.health), pool.submit(client.job(job.id).cancel)
+        assert looked.result(10).job_id == job.id
+        assert purged.result(10) in {0, 1}
+        assert healthy.result(10).why == "no_worker"
+        cancelled.result(10)
+
+    assert platform.jobs[job.id].state.value == "CANCELLED"
+    assert platform.submissions == 1
+
+
+@pytest.mark.parametrize("status", RETRIED_BY_RUNPOD_S_OWN_CLIENT[1:])
+def test_a_retry_that_the_edge_answers_badly_is_not_repeated(
+    platform: RunPodPlatform, client: Client, status: int
+) -> None:
+    """It starts a job as a submit does: a second one might run it twice."""
+    with ScriptedWorker(platform, lambda _: FULL):
+        job = client.submit(prompt="x")
+        with pytest.raises(JobError):
+            job.wait()
+    platform.faults.answer("retry", status)
+    with pytest.raises(RequestError) as info:
+        job.retry()
+
+    assert info.value.status == status
+    assert platform.jobs[job.id].state.value == "FAILED"
+
+
+def test_a_job_that_is_forgotten_cannot_be_retried(platform: RunPodPlatform, client: Client) -> None:
+    """After its retention a retry is told that the job is expired, and starts nothing."""
+    platform.retention_s = 0.0
+    with ScriptedWorker(platform, lambda _: FULL):
+        job = client.submit(prompt="x")
+        platform.wait_for(job.id)
+    with pytest.raises(JobError) as info:
+        client.job(job.id).retry()
+
+    assert info.value.code is ErrorCode.JOB_EXPIRED
+    assert platform.submissions == 1
+
+
+def test_a_job_that_has_ended_stays_as_it_is(platform: RunPodPlatform, client: Client) -> None:
+    """A cancel behind the end changes nothing; the result is still there."""
+    with ScriptedWorker(platform, pictured):
+        job = client.submit(prompt="x")
+        platform.wait_for(job.id)
+    job.cancel()
+
+    assert job.status().state is JobState.SUCCEEDED
+    assert job.result().images
+
+
+def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> None:
+    """Steps and previews of the worker's progress become events, each only where it is new."""
+    job = client.submit(prompt="x")
+    output = {
+        "stage": "sampling",
+        "picture": 1,
+        "pictures": 1,
+        "step": 3,
+        "steps": 20,
+        "percent": 15,
+        "preview": "/9g=",
+    }
+    platform.faults.answer("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
+    with ScriptedWorker(platform, pictured):
+        events = list(job.events())
+
+    assert [event for event in events if isinstance(event, Preview)] == [Preview(b"\xff\xd8")]
+    assert [event for event in events if isinstance(event, Sampling)] == [Sampling(1, 1, 3, 20, 15)]
+
+
+class Asked(http.server.BaseHTTPRequestHandler):
+    """Answers each submit with a job, and keeps what was asked for."""
+
+    queries: list[dict[str, list[str]]]
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        """Take a job."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.queries.append(parse_qs(urlsplit(self.path).query))
+        body = json.dumps({"id": "sync-1", "status": "IN_QUEUE"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
+    """An address where jobs are taken, and what was asked for there."""
+    queries: list[dict[str, list[str]]] = []
+    kept = type("Kept", (Asked,), {"queries": queries})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v2", queries
+        server.shutdown()
+        thread.join(10)
+
+
+def test_runsync_is_held_for_1_to_90_s(asked: tuple[str, list[dict[str, list[str]]]]) -> None:
+    """RunPod takes 1 s to 300 s, and its edge cuts a call of about 100 s; a plain /run is asked for nothing."""
+    url, queries = asked
+    endpoint = RunPodEndpoint("ep", "key", url)
+    for wait_s in (0.1, 12.5, 1000.0, 0.0):
+        assert endpoint.submit(GenerationRequest({"prompt": "x"}), wait_s).job_id == "sync-1"
+    endpoint.close()
+
+    assert queries == [{"wait": ["1000"]}, {"wait": ["12500"]}, {"wait": ["90000"]}, {}]
