@@ -16,6 +16,7 @@ from comfy_client.comfyui.server import ComfyServer
 from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Graph, default_directory, load_workflows
+from scripts.bench_batch import batch_kills
 from scripts.bench_boot import boot
 from scripts.bench_client import import_time, many
 from scripts.bench_models import models
@@ -167,6 +168,12 @@ def main() -> None:
     mapped.add_argument("--jobs", type=int, default=200, help="%(default)s")
     mapped.add_argument("--concurrency", type=int, default=16, help="%(default)s")
     mapped.set_defaults(run=many)
+    kills = benchmarks.add_parser("batch-kills", help="batch work killed at random moments: what is made twice")
+    kills.add_argument("--minutes", type=float, default=10, help="of work; %(default)s")
+    kills.add_argument("--kills", type=int, default=5, help="at random moments; %(default)s")
+    kills.add_argument("--job-s", type=float, default=3, help="seconds of a job; %(default)s")
+    kills.add_argument("--seed", type=int, default=1, help="of the moments; %(default)s")
+    kills.set_defaults(run=batch_kills)
     load = benchmarks.add_parser("shim", help="the Scenario shim under load: what is lost, and how long a poll takes")
     load.add_argument("--callers", type=int, default=100, help="at once; %(default)s")
     load.add_argument("--jobs", type=int, default=500, help="of all callers; %(default)s")

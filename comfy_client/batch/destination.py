@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -15,15 +16,21 @@ from comfy_client.errors import ConfigError, JobError, RequestError
 from comfy_client.http import HttpApi
 
 CHECK_TIMEOUT_S = 30.0
+UPLOAD_TIMEOUT_S = 120.0
+"""For one file; a picture has some megabytes."""
 CACHE_CONTROL = "public, max-age=300"
 """A picture may be made anew under its name: what a game has cached is looked at again after five minutes."""
 
 
 class BucketDestination:
-    """A bucket, and what stands in front of each name in it. Its client is made when something is first put."""
+    """A bucket, and what stands in front of each name in it. Its client is made when something is first put.
 
-    def __init__(self, bucket: buckets.Bucket) -> None:
+    A file that is not there after `timeout_s` is given up; the next run puts it.
+    """
+
+    def __init__(self, bucket: buckets.Bucket, timeout_s: float = UPLOAD_TIMEOUT_S) -> None:
         self.bucket = bucket
+        self._timeout_s = timeout_s
 
     @cached_property
     def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
@@ -37,9 +44,19 @@ class BucketDestination:
     def put(self, name: str, data: bytes, mime_type: str) -> str:
         """Put a file and return its address, which was asked for and gives those bytes.
 
-        Raises JobError (output_not_stored) where the bucket refuses it, or serves something else.
+        Raises JobError (output_not_stored) where the bucket refuses it, is too slow, or serves something else.
         """
-        url = buckets.store(self._client, self.bucket, name, data, mime_type, cache_control=CACHE_CONTROL)
+        give_up_at = time.monotonic() + self._timeout_s
+
+        def check() -> None:
+            if time.monotonic() > give_up_at:
+                raise JobError.because(
+                    ErrorCode.OUTPUT_NOT_STORED,
+                    f"The bucket {self.bucket.name!r} did not take {name} within {self._timeout_s:g} s. It is kept: "
+                    "run again, or give it longer with --upload-timeout.",
+                )
+
+        url = buckets.store(self._client, self.bucket, name, data, mime_type, check, cache_control=CACHE_CONTROL)
         self._check(url, name, data)
         return url.partition("?")[0] if self.bucket.public_url else f"{self.place}/{name}"
 
@@ -65,7 +82,9 @@ def _not_served(name: str, problem: str) -> JobError:
     )
 
 
-def bucket_destination(url: str, environment: Mapping[str, str]) -> BucketDestination:
+def bucket_destination(
+    url: str, environment: Mapping[str, str], timeout_s: float = UPLOAD_TIMEOUT_S
+) -> BucketDestination:
     """Return the destination that `s3://bucket/prefix` names; its keys are of the variables BUCKET_*.
 
     Raises ConfigError that names what is missing.
@@ -76,4 +95,4 @@ def bucket_destination(url: str, environment: Mapping[str, str]) -> BucketDestin
     bucket = buckets.read_bucket({**environment, "BUCKET_NAME": parts.netloc})
     if bucket is None:
         raise ConfigError(f"--out {url} needs {', '.join(buckets.NEEDED)}")
-    return BucketDestination(replace(bucket, prefix=parts.path.strip("/")))
+    return BucketDestination(replace(bucket, prefix=parts.path.strip("/")), timeout_s)

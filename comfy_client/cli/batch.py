@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from comfy_client.batch.destination import BucketDestination, bucket_destination
+from comfy_client.batch.destination import UPLOAD_TIMEOUT_S, BucketDestination, bucket_destination
 from comfy_client.batch.journal import Journal
 from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, write
 from comfy_client.batch.plan import Plan, read_plan
@@ -37,6 +37,12 @@ FLAGS: Sequence[Flag] = (
     Flag(("--dry-run",), "Show what would be made, and make nothing.", settings=_SWITCH),
     Flag(("--resend-unsure",), "Send again what may have been sent when an earlier run was killed.", settings=_SWITCH),
     Flag(("--cancel",), "On Ctrl-C, cancel the jobs under way; else the next run picks them up.", settings=_SWITCH),
+    Flag(
+        ("--upload-timeout",),
+        f"Give a file's upload up after so long [default {UPLOAD_TIMEOUT_S:g}].",
+        "SECONDS",
+        {"type": float, "default": UPLOAD_TIMEOUT_S},
+    ),
     Flag(("--usd-per-s",), f"What a second of a worker costs; absent: the {DEFAULT_POOL}'s.", "X", {"type": float}),
 )
 
@@ -45,7 +51,7 @@ def run(call: Call) -> int:
     """Make the pictures. Returns 0 where all are there, 1 where some are not; errors have their own status."""
     options = call.options
     plan = read_plan(_toml(options.file), call.workflows).only(options.type)
-    destination, folder = _places(options.out, plan, call.environment)
+    destination, folder = _places(call, plan)
     with Journal(folder / STATE) as journal:
         if options.dry_run:
             return _show_plan(call, plan, journal)
@@ -79,10 +85,12 @@ def _toml(file: Path) -> JsonObject:
         raise ConfigError(f"{file} is not TOML: {error}") from error
 
 
-def _places(out: str, plan: Plan, environment: Mapping[str, str]) -> tuple[BucketDestination | None, Path]:
+def _places(call: Call, plan: Plan) -> tuple[BucketDestination | None, Path]:
     """Return the bucket, if one is named, and the folder that keeps pictures and journal."""
+    out: str = call.options.out
     if out.startswith("s3://"):
-        return bucket_destination(out, environment), Path(f".batch-{plan.game}")
+        destination = bucket_destination(out, call.environment, call.options.upload_timeout)
+        return destination, Path(f".batch-{plan.game}")
     return None, Path(out)
 
 

@@ -20,7 +20,7 @@ import pytest
 from comfy_client.cli.main import main
 from comfy_client.simulator import Simulator
 from tests.fakes.runpod_platform import RunPodPlatform
-from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
 from tests.stage import ROOT, staged
 from tests.waiting import until
@@ -352,8 +352,22 @@ def test_the_real_worker_makes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_in_folder")
-def test_a_slow_bucket_ends_in_an_error_and_loses_nothing(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """A bucket that cuts every upload off is named; the pictures are there for the next run."""
+def test_a_bucket_that_is_too_slow_is_given_up(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
+    """A bucket that takes nothing ends with its time, and names it; the next run uploads, and pays for nothing."""
+    with StalledS3() as stalled, ScriptedWorker(platform, pictured, hands=2):
+        slow = bucket_variables(s3, BUCKET_ENDPOINT_URL=f"http://127.0.0.1:{stalled.server_port}")
+        given_up = batch(platform, file, "--out=s3://assets/castle", "--type=ui", "--upload-timeout=0.5", **slow)
+        again = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(s3))
+
+    assert given_up[0] == 1
+    assert "--upload-timeout" in given_up[1]["error"]["message"]
+    assert again[1]["counts"] == {"reused": 2}
+    assert platform.submissions == 2
+
+
+@pytest.mark.usefixtures("_in_folder")
+def test_a_bucket_that_cuts_uploads_off_loses_nothing(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
+    """It is named; the pictures are there for the next run."""
     with CuttingServer() as cutting, ScriptedWorker(platform, pictured, hands=2):
         slow = bucket_variables(s3, BUCKET_ENDPOINT_URL=cutting.url)
         refused = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **slow)
