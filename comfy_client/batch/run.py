@@ -190,8 +190,8 @@ class Batch:
     def _request(self, asset: Asset, source: Made | None) -> GenerationRequest:
         if source is None:
             return GenerationRequest(dict(asset.input))
-        picture = (self._folder / source.asset.filename).read_bytes()
-        return GenerationRequest({**asset.input, "image": base64.b64encode(picture).decode("ascii")})
+        picture = base64.b64encode(self._read(source.asset)).decode("ascii")
+        return GenerationRequest({**asset.input, "image": picture})
 
     def _wait(self, job_id: str) -> GenerationResult:
         # As one that was just sent: RunPod may not know it for some seconds (reference/runpod.md 3.2).
@@ -204,6 +204,8 @@ class Batch:
             raise
 
     def _keep(self, asset: Asset, result: GenerationResult) -> None:
+        if not result.images:
+            raise JobError.because(ErrorCode.NO_OUTPUT, f"The job of {asset.path} made no picture.")
         image = result.image
         self._write(asset, image.bytes)
         self._note(
@@ -237,6 +239,13 @@ class Batch:
                 "within 30 minutes without paying for it again"
             ) from error
 
+    def _read(self, asset: Asset) -> bytes:
+        """Return a picture that was made. Raises ConfigError where somebody took it away."""
+        try:
+            return (self._folder / asset.filename).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{self._folder / asset.filename} cannot be read: {error.strerror}. Run again") from error
+
     def _note(self, event: str, asset: Asset, **facts: object) -> None:
         try:
             self._journal.note(event, asset.digest, path=asset.path, **facts)
@@ -250,7 +259,7 @@ class Batch:
         place = f"{self._destination.place}/{asset.filename}"
         if place in self._journal.entry(asset.digest).urls:
             return
-        data = (self._folder / asset.filename).read_bytes()
+        data = self._read(asset)
         url = self._destination.put(asset.filename, data, str(facts["mime_type"]))
         self._note(UPLOADED, asset, to=place, url=url)
 

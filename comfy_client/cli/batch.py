@@ -16,7 +16,7 @@ from comfy_client.batch.journal import Journal
 from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, write
 from comfy_client.batch.plan import Plan, read_plan
 from comfy_client.batch.run import Batch, Made, Settings, failures
-from comfy_client.cli.commands import INTERRUPTED, JSON, Call, Command
+from comfy_client.cli.call import INTERRUPTED, JSON, Call, Command
 from comfy_client.cli.flags import Flag
 from comfy_client.contract import JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError

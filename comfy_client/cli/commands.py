@@ -1,54 +1,24 @@
-"""Every command of `comfy-client`, as data: its name, what it is for, its flags, and the function that does it."""
+"""The commands that make pictures and follow jobs, as data: name, purpose, flags, and the function that does it."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from comfy_client.cli import reference
+from comfy_client.cli.call import INTERRUPTED, JSON, Call, Command, served
 from comfy_client.cli.doctor import Finding, find_endpoint, find_picture, find_settings
-from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, pair, range_of, value_of
-from comfy_client.cli.screen import Screen
-from comfy_client.client import Client, Job, client_from_env, make_request
-from comfy_client.contract import ENVELOPE, ERRORS, ErrorCode, JsonObject
+from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, pair, value_of
+from comfy_client.cli.results import save, status_object
+from comfy_client.client import Job, make_request
+from comfy_client.contract import ENVELOPE, JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError, JobError
 from comfy_client.job import Done
-from comfy_client.providers.interface import GeneratedFile, GenerationRequest, GenerationResult, JobOptions, JobStatus
-from comfy_client.validation import nearest
+from comfy_client.providers.interface import GenerationRequest, GenerationResult, JobOptions
 from comfy_client.workflows import Workflow, find_workflow
 
-INTERRUPTED = 130
-"""The status of a shell's command that Ctrl-C ended: 128 + SIGINT."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the command: what was given, and where it shows its result."""
-
-    options: argparse.Namespace
-    screen: Screen
-    environment: Mapping[str, str]
-    workflows: Mapping[str, Workflow]
-
-    def client(self) -> Client:
-        """Return the client that the environment names. Raises ConfigError."""
-        return client_from_env(self.environment)
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command. `run` returns the exit status; what it raises has its own."""
-
-    name: str
-    summary: str
-    flags: Sequence[Flag]
-    run: Callable[[Call], int]
-
-
-JSON = Flag(("--json",), "Print one JSON object on stdout, an error too.", settings={"action": "store_true"})
 OUTPUT = Flag(
     ("-o", "--output"),
     "Where the picture goes: a file, a folder, or - for stdout. Several get -1, -2 behind the name. "
@@ -116,22 +86,7 @@ def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
         Command("wait", "wait for a job and save its pictures", [JOB, WAIT, OUTPUT, JSON], _wait),
         Command("cancel", "end a job", [JOB, JSON], _cancel),
         Command("health", "show the endpoint's workers and jobs", [JSON], _health),
-        Command(
-            "workflows",
-            "list the workflows, or the inputs of one",
-            [
-                Flag(("name",), "The workflow.", "NAME", {"nargs": "?"}),
-                Flag(("--schema",), "Print the JSON Schema of its inputs.", settings={"action": "store_true"}),
-                JSON,
-            ],
-            _workflows,
-        ),
-        Command(
-            "errors",
-            "list the error codes, or explain one",
-            [Flag(("code",), "The code.", "CODE", {"nargs": "?"}), JSON],
-            _errors,
-        ),
+        *reference.COMMANDS,
         Command(
             "doctor",
             "look for what is wrong: variables, address, key, endpoint, workers, models",
@@ -238,7 +193,7 @@ def _make(call: Call, request: GenerationRequest) -> int:
                 result = _followed(call, job, bar.show)
         except KeyboardInterrupt:
             return _interrupted(call, job)
-        return _save(call, result)
+        return save(call, result)
 
 
 def _followed(call: Call, job: Job, show: Callable[..., None]) -> GenerationResult:
@@ -262,103 +217,14 @@ def _interrupted(call: Call, job: Job | None) -> int:
     return INTERRUPTED
 
 
-def _save(call: Call, result: GenerationResult) -> int:
-    """Write what a job made where it is wanted, and say where. Raises ConfigError where it cannot be written."""
-    files: list[GeneratedFile] = [*result.images, *result.files]
-    if call.options.output == "-":
-        if len(files) != 1 or call.screen.is_json:
-            raise ConfigError("-o - writes one picture, and no JSON; give a file, or ask for one picture")
-        call.screen.write_bytes(files[0].bytes)
-        return 0
-    targets = [_target(Path(call.options.output), result, file, number) for number, file in enumerate(files)]
-    try:
-        paths = [file.save(target) for file, target in zip(files, targets, strict=True)]
-    except OSError as error:
-        raise ConfigError(f"-o {call.options.output}: {error.strerror}: {error.filename}") from error
-    lines = [
-        f"{path}  {image.width} x {image.height}  seed {image.seed}"
-        for path, image in zip(paths, result.images, strict=False)
-    ]
-    lines += [str(path) for path in paths[len(result.images) :]]
-    call.screen.show(_result_object(result, paths), *lines, *result.texts)
-    for warning in result.warnings:
-        call.screen.say(f"comfy-client: warning: {warning}")
-    return 0
-
-
-def _target(output: Path, result: GenerationResult, file: GeneratedFile, number: int) -> Path:
-    """Return the path of file `number` of a result."""
-    several = len(result.images) + len(result.files) > 1
-    if output.is_dir():
-        seed = getattr(file, "seed", None)
-        name = f"{result.workflow}-{seed}{Path(file.filename).suffix}" if seed is not None else file.filename
-        return output / name
-    return output.with_name(f"{output.stem}-{number + 1}{output.suffix}") if several else output
-
-
-def _result_object(result: GenerationResult, paths: Sequence[Path]) -> JsonObject:
-    images = [
-        {
-            "path": str(path),
-            "width": image.width,
-            "height": image.height,
-            "seed": image.seed,
-            "mime_type": image.mime_type,
-            "bytes": len(image.bytes),
-            "sha256": image.sha256,
-            **({"asset_id": image.asset_id} if image.asset_id is not None else {}),
-        }
-        for path, image in zip(paths, result.images, strict=False)
-    ]
-    return {
-        "job_id": result.job_id,
-        "provider": result.provider,
-        "workflow": result.workflow,
-        "seed": result.seed,
-        "inputs": result.inputs,
-        "images": images,
-        "files": [{"path": str(path)} for path in paths[len(images) :]],
-        "texts": list(result.texts),
-        "warnings": list(result.warnings),
-        "timings": dict(result.timings),
-        "versions": dict(result.versions),
-        "delay_s": result.delay_s,
-        "execution_s": result.execution_s,
-        "worker_id": result.worker_id,
-    }
-
-
 def _status(call: Call) -> int:
     with call.client() as client:
         status = client.job(call.options.job_id).status()
     progress = status.progress
     percent = f", {progress.percent}% (step {progress.step} of {progress.steps})" if progress else ""
     problem = f": {status.error.message}" if status.error else ""
-    call.screen.show(_status_object(status), f"{status.job_id}  {status.state.value}{percent}{problem}")
+    call.screen.show(status_object(status), f"{status.job_id}  {status.state.value}{percent}{problem}")
     return 0
-
-
-def _status_object(status: JobStatus) -> JsonObject:
-    progress = status.progress
-    return {
-        "job_id": status.job_id,
-        "state": status.state.value,
-        "progress": {
-            "stage": progress.stage,
-            "picture": progress.picture,
-            "pictures": progress.pictures,
-            "step": progress.step,
-            "steps": progress.steps,
-            "percent": progress.percent,
-        }
-        if progress
-        else None,
-        "delay_s": status.delay_s,
-        "execution_s": status.execution_s,
-        "worker_id": status.worker_id,
-        "retries": status.retries,
-        "job_error": json.loads(status.error.to_json()) if status.error else None,
-    }
 
 
 def _wait(call: Call) -> int:
@@ -373,7 +239,7 @@ def _wait(call: Call) -> int:
                 f"Interrupted: job {job.id} goes on; `comfy-client cancel {job.id}` ends it.", job.id
             )
             return INTERRUPTED
-        return _save(call, result)
+        return save(call, result)
 
 
 def _cancel(call: Call) -> int:
@@ -394,59 +260,6 @@ def _health(call: Call) -> int:
         for kind, counts in (("workers", health.workers), ("jobs", health.jobs))
     ]
     call.screen.show(value, health.sentence, *lines)
-    return 0
-
-
-def _workflows(call: Call) -> int:
-    if call.options.name is None:
-        listed = {name: workflow.schema.get("title", "") for name, workflow in call.workflows.items()}
-        call.screen.show({"workflows": listed}, *(f"{name:24}{title}" for name, title in listed.items()))
-        return 0
-    workflow = find_workflow(call.options.name, call.workflows)
-    if call.options.schema:
-        call.screen.show(workflow.schema, json.dumps(workflow.schema, indent=2, ensure_ascii=False))
-        return 0
-    required = workflow.schema.get("required", [])
-    lines = [
-        f"  {name:18}{_type(rule):14}{'required. ' if name in required else ''}{rule['description']}{range_of(rule)}"
-        for name, rule in workflow.inputs.items()
-    ]
-    value = {"name": workflow.name, "version": workflow.version, "schema": workflow.schema}
-    call.screen.show(value, f"{workflow.name}: {workflow.schema.get('title', '')}", *lines)
-    return 0
-
-
-def _type(rule: JsonObject) -> str:
-    match rule:
-        case {"contentMediaType": "image/*"}:
-            return "picture"
-        case {"type": str(kind)}:
-            return kind
-    return "one of"
-
-
-def _errors(call: Call) -> int:
-    if call.options.code is None:
-        listed = {code.value: facts.cause for code, facts in ERRORS.items()}
-        call.screen.show({"errors": listed}, *(f"{code:22}{cause}" for code, cause in listed.items()))
-        return 0
-    known = {code.value: code for code in ErrorCode}
-    if call.options.code not in known:
-        raise ConfigError(f"{call.options.code!r} is no error code{nearest(call.options.code, known)}")
-    facts = ERRORS[known[call.options.code]]
-    value = {
-        "code": call.options.code,
-        "retryable": facts.retryable,
-        "cause": facts.cause,
-        "remedy": facts.remedy,
-        "details": facts.details,
-    }
-    again = (
-        "The same request may succeed when it is sent again."
-        if facts.retryable
-        else "The same request will fail again."
-    )
-    call.screen.show(value, call.options.code, f"  {facts.cause}", f"  {facts.remedy}", f"  {again}")
     return 0
 
 
@@ -483,9 +296,3 @@ def _simulate(call: Call) -> int:
             raise ConfigError(ended.code) from ended
         raise UsageError("The simulator was called in a wrong way; what it says of that stands on stderr") from ended
     return status
-
-
-def served(call: Call, url: str) -> None:
-    """Tell who reads JSON; a person reads it in the server's own words."""
-    if call.screen.is_json:
-        call.screen.show({"url": url})

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from comfy_client.cli.commands import JSON, Call, Command
+from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, OnOff
 from comfy_client.client import client_from_env
 from comfy_client.contract import JsonObject

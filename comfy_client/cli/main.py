@@ -21,7 +21,8 @@ from typing import NoReturn, TextIO
 
 from comfy_client import __version__
 from comfy_client.cli import batch, deploy, scenario
-from comfy_client.cli.commands import INTERRUPTED, JSON, Call, Command, commands
+from comfy_client.cli.call import INTERRUPTED, JSON, Call, Command
+from comfy_client.cli.commands import commands
 from comfy_client.cli.flags import UsageError
 from comfy_client.cli.screen import Screen
 from comfy_client.errors import ComfyClientError, ConfigError, RequestError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from comfy_client.cli.commands import JSON, Call, Command, served
+from comfy_client.cli.call import JSON, Call, Command, served
 from comfy_client.cli.flags import Flag
 from comfy_client.scenario.serve import serve
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +53,7 @@ class Assets:
     async def add(self, owner: str, data: bytes, name: str, *, is_hidden: bool = False) -> AssetRow:
         """Keep an uploaded picture. Raises JobError (invalid_image)."""
         picture = await asyncio.to_thread(check_picture, data, "image", flatten=False)
-        sha256 = await asyncio.to_thread(self._keeper.blobs.put, picture.data, picture.mime_type)
+        sha256 = hashlib.sha256(picture.data).hexdigest()
         now = self._keeper.clock()
         asset = AssetRow(
             id=new_id("asset"),
@@ -69,7 +70,9 @@ class Assets:
             source="uploaded",
             is_hidden=is_hidden,
         )
-        self._store.add(asset)
+        async with self._keeper.holding(sha256):
+            await asyncio.to_thread(self._keeper.blobs.put, picture.data, picture.mime_type)
+            self._store.add(asset)
         return asset
 
     def record(self, asset: AssetRow) -> JsonObject:
@@ -102,9 +105,7 @@ class Assets:
         """Forget assets by their ids (`DELETE /assets`), and the pictures that nothing else needs."""
         rows = [row for each in _ids(body, MOST_DELETED) if (row := self._store.asset(each, owner)) is not None]
         self._store.delete_assets([row.id for row in rows])
-        for sha256 in {row.sha256 for row in rows}:
-            if not self._store.is_used(sha256):
-                await asyncio.to_thread(self._keeper.blobs.delete, sha256)
+        await self._keeper.forget(*(row.sha256 for row in rows))
         return {}
 
     def update_tags(self, owner: str, asset_id: str, body: object) -> JsonObject:

@@ -14,8 +14,11 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from comfy_client import steps
 from comfy_client.contract import ErrorCode, ErrorReport
@@ -55,13 +58,29 @@ _Answer = TypeVar("_Answer")
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True)
 class Keeper:
-    """What a job needs to be kept: the store (of the loop's thread), the blobs and the time of day."""
+    """What keeps things: the store (of the loop's thread), the blobs, and the time of day."""
 
-    store: Store
-    blobs: Blobs
-    clock: Clock = time.time
+    def __init__(self, store: Store, blobs: Blobs, clock: Clock = time.time) -> None:
+        self.store = store
+        self.blobs = blobs
+        self.clock = clock
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def holding(self, *sha256s: str) -> AsyncIterator[None]:
+        """Hold pictures between being put and being named by a row, or being found unused and deleted."""
+        async with AsyncExitStack() as stack:
+            for sha256 in sorted(set(sha256s)):
+                await stack.enter_async_context(self._locks.setdefault(sha256, asyncio.Lock()))
+            yield
+
+    async def forget(self, *sha256s: str) -> None:
+        """Delete the pictures that no row needs."""
+        for sha256 in set(sha256s):
+            async with self.holding(sha256):
+                if not self.store.is_used(sha256):
+                    await asyncio.to_thread(self.blobs.delete, sha256)
 
 
 class JobRunner:
@@ -72,6 +91,7 @@ class JobRunner:
         self._keeper = keeper
         self._store = keeper.store
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancels: dict[str, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(SUBMITS_AT_ONCE)
         self._is_stopping = False
 
@@ -79,10 +99,7 @@ class JobRunner:
         """Go on with what an earlier process left; return how many jobs those are."""
         unfinished = self._store.unfinished()
         for job in unfinished:
-            if job.phase is Phase.SENDING:
-                self._fail(job, ErrorReport(ErrorCode.NETWORK, MAY_RUN))
-            else:
-                self.begin(job.id)
+            self.begin(job.id)
         return len(unfinished)
 
     def begin(self, job_id: str) -> None:
@@ -92,7 +109,10 @@ class JobRunner:
         task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
 
     async def cancel(self, job_id: str) -> None:
-        """End a job: before it is sent at once, else at the endpoint. One that has ended stays as it is."""
+        """End a job: before it is sent at once, else at the endpoint. One that has ended stays as it is.
+
+        Returns after CANCEL_PATIENCE_S at most; an endpoint that does not answer is asked on until the job has ended.
+        """
         job = self._job(job_id)
         if job.phase is Phase.ENDED or job.is_cancel_wanted:
             return
@@ -100,14 +120,14 @@ class JobRunner:
         if job.phase is Phase.STORED:
             self._end(job, Status.CANCELED)
         elif job.phase is Phase.SENT:
-            await self._cancel_at_endpoint(job)
+            await asyncio.wait({self._cancelling(job)}, timeout=CANCEL_PATIENCE_S)
 
     async def stop(self) -> None:
         """Send no more, let the submits under way end, and leave the rest to the next start."""
         self._is_stopping = True
         while sending := [self._tasks[each.id] for each in self._store.unfinished() if self._is_sending(each)]:
             await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED, timeout=0.05)
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._cancels.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,19 +144,26 @@ class JobRunner:
     async def _run(self, job_id: str) -> None:
         """Take a job from where it is to its end. An error that nobody foresaw ends the job too, and not the shim."""
         try:
+            if self._job(job_id).phase is Phase.SENDING:
+                raise JobError.because(ErrorCode.NETWORK, MAY_RUN)
             if self._job(job_id).phase is Phase.STORED:
                 await self._send(job_id)
             if self._job(job_id).phase is Phase.SENT:
                 await self._follow(job_id)
         except ComfyClientError as error:
             self._fail(self._job(job_id), error.report)
-        except asyncio.CancelledError:
-            raise
         finally:
             job = self._store.job(job_id)
             if job is not None and not self._is_stopping and job.phase is not Phase.ENDED:
                 _log.error("a bug in the shim ended job %s", job_id)
                 self._fail(job, ErrorReport(ErrorCode.INTERNAL, "A bug in the shim ended the job; its log has more."))
+        with suppress(OSError, ComfyClientError):
+            await self._forget_picture(self._job(job_id))
+
+    async def _forget_picture(self, job: JobRow) -> None:
+        """Delete the picture that a job started from, where nothing else needs it."""
+        if job.phase is Phase.ENDED and job.picture and not _is_address(job.picture):
+            await self._keeper.forget(job.picture)
 
     # --- sending
 
@@ -177,7 +204,7 @@ class JobRunner:
     def _request(self, job: JobRow) -> GenerationRequest:
         """Return the request with its picture. Blocks. Raises JobError where the picture is not there any more."""
         picture = job.picture
-        if picture and not picture.startswith("https://"):
+        if picture and not _is_address(picture):
             try:
                 picture = base64.b64encode(self._keeper.blobs.get(picture)).decode("ascii")
             except FileNotFoundError:
@@ -191,8 +218,8 @@ class JobRunner:
         answered_at = time.monotonic()
         while True:
             job = self._job(job_id)
-            if job.is_cancel_wanted:
-                await self._cancel_at_endpoint(job)
+            if job.is_cancel_wanted and job.id not in self._cancels:
+                self._cancelling(job)
             # As one that was just submitted: RunPod may not know it for some seconds (reference/runpod.md 3.2).
             story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
             events: AsyncIterator[Event] = steps.aiterate(story.events(LONGEST_S))
@@ -222,12 +249,27 @@ class JobRunner:
             case Sampling(percent=percent):
                 self._move(job, Status.IN_PROGRESS, min(0.99, max(job.progress, percent / 100)))
 
+    def _cancelling(self, job: JobRow) -> asyncio.Task[None]:
+        """Return the task that cancels a job at the endpoint."""
+        task = asyncio.get_running_loop().create_task(self._cancel_at_endpoint(job), name=f"cancel {job.id}")
+        self._cancels[job.id] = task
+        task.add_done_callback(lambda _: self._cancels.pop(job.id, None))
+        return task
+
     async def _cancel_at_endpoint(self, job: JobRow) -> None:
+        """Ask the endpoint to end a job until it has answered, or the job has ended: a cancel may be repeated."""
         story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
-        try:
-            await steps.arun(story.cancel(CANCEL_PATIENCE_S))
-        except ComfyClientError as error:
-            _log.warning("job %s could not be cancelled yet: %s", job.id, error)
+        while self._job(job.id).phase is not Phase.ENDED:
+            try:
+                await steps.arun(story.cancel())
+            except RequestError as error:  # noqa: PERF203 - each attempt may fail
+                _log.warning("job %s could not be cancelled yet: %s", job.id, error)
+                if not _may_pass(error):
+                    return
+            except JobError:
+                return  # the endpoint does not know it: who follows it finds that out
+            else:
+                return
 
     # --- keeping
 
@@ -236,20 +278,21 @@ class JobRunner:
         job = self._move(self._job(job_id), Status.FINALIZING, 1.0)
         if not result.images:
             raise JobError.because(ErrorCode.NO_OUTPUT, "The job made no picture.")
-        for image in result.images:
-            await _patiently(lambda kept=image: self._keeper.blobs.put(kept.bytes, kept.mime_type))  # type: ignore[misc] # the default binds it
-        assets = list(self._assets(job, result))
-        ended = self._moved(self._job(job_id), Status.SUCCESS, 1.0)
-        self._store.add(
-            *assets,
-            replace(
-                ended,
-                phase=Phase.ENDED,
-                notes=(*ended.notes, *result.warnings),
-                asset_ids=tuple(asset.id for asset in assets),
-                execution_s=result.execution_s,
-            ),
-        )
+        async with self._keeper.holding(*(image.sha256 for image in result.images)):
+            for image in result.images:
+                await _patiently(partial(self._keeper.blobs.put, image.bytes, image.mime_type))
+            assets = list(self._assets(job, result))
+            ended = self._moved(self._job(job_id), Status.SUCCESS, 1.0)
+            self._store.add(
+                *assets,
+                replace(
+                    ended,
+                    phase=Phase.ENDED,
+                    notes=(*ended.notes, *result.warnings),
+                    asset_ids=tuple(asset.id for asset in assets),
+                    execution_s=result.execution_s,
+                ),
+            )
 
     def _assets(self, job: JobRow, result: GenerationResult) -> Iterator[AssetRow]:
         now = self._keeper.clock()
@@ -334,6 +377,10 @@ async def _patiently(keep: Callable[[], _Answer]) -> _Answer:
             _log.warning("a picture could not be kept yet: %s", type(error).__name__)
         await asyncio.sleep(backoff_s(attempt))
         attempt += 1
+
+
+def _is_address(picture: str) -> bool:
+    return picture.startswith("https://")
 
 
 def _may_pass(error: RequestError) -> bool:

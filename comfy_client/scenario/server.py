@@ -205,13 +205,13 @@ class ShimServer:
             case _:
                 reason = f"{request.method} {request.url.path[:120]} is not there: {why_not_here(request.url.path)}"
                 told = ShimError(NOT_HERE, reason)
-        _log.info("%s %s: %d (%s)", request.method, request.url.path, told.status, trace_id)
+        _log.info("%s %r: %d (%s)", request.method, request.url.path[:200], told.status, trace_id)
         headers = {} if told.status == TOO_MANY else {"x-should-retry": "false"}
         return _json(told.body(trace_id), told.status, headers | told.headers)
 
     async def _broken(self, request: Request, error: Exception) -> Response:
         trace_id = secrets.token_hex(8)
-        _log.error("a bug in the shim, at %s %s (%s)", request.method, request.url.path, trace_id, exc_info=error)
+        _log.error("a bug in the shim, at %s %r (%s)", request.method, request.url.path[:200], trace_id, exc_info=error)
         told = ShimError(INTERNAL, f"A bug in the shim; its log has {trace_id}", code=ErrorCode.INTERNAL)
         return _json(told.body(trace_id), INTERNAL, {"x-should-retry": "false"})
 

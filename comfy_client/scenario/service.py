@@ -7,8 +7,10 @@ into one. `owner` is whoever calls; nothing of another's is seen.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -16,7 +18,7 @@ from weakref import WeakValueDictionary
 from comfy_client.client import Client
 from comfy_client.contract import Fault, JsonObject
 from comfy_client.errors import ComfyClientError
-from comfy_client.images import check_picture
+from comfy_client.images import Picture, check_picture
 from comfy_client.prices import job_usd
 from comfy_client.scenario.assets import Assets, decoded
 from comfy_client.scenario.blobs import Blobs
@@ -48,6 +50,15 @@ SEEDS = 2**31
 _MODELS_PAGE = 100
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What a job starts from: a kept picture's hash or an address, how a job shows it, and what came with the call."""
+
+    name: str = ""
+    asked: JsonObject = field(default_factory=dict)
+    came: Picture | None = None
+
+
 class ShimService:
     """The shim over one endpoint. Use it in an `async with`: jobs of earlier processes go on from there.
 
@@ -75,7 +86,7 @@ class ShimService:
 
     async def __aenter__(self) -> Self:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="shim"))
-        self.uploads.forget_old()
+        self.uploads.resume()
         self.resumed = self._runner.resume()
         return self
 
@@ -99,8 +110,7 @@ class ShimService:
         async with self._arriving.setdefault(repeat.key or print_, asyncio.Lock()):
             job = self._earlier(owner, print_, repeat)
             if job is None:
-                job = await self._new_job(owner, route, mapped, print_, repeat)
-                self._store.add(job)
+                job = await self._stored_job(owner, route, mapped, print_, repeat)
                 self._runner.begin(job.id)
         answer = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
         if route == INFERENCES:
@@ -130,9 +140,22 @@ class ShimService:
         job = repeated(repeat, self._store.equal_jobs(print_, self._keeper.clock() - WINDOW_S))
         return None if job is None else self._store.change(job, repeats=repeat.count)
 
-    async def _new_job(self, owner: str, route: str, mapped: Mapped, print_: str, repeat: Repeat) -> JobRow:
+    async def _stored_job(self, owner: str, route: str, mapped: Mapped, print_: str, repeat: Repeat) -> JobRow:
+        """Return the new job of a call, once it and the picture that came with it are kept."""
+        source = await self._source(owner, mapped)
+        job = self._new_job(owner, route, mapped, source, repeat=repeat, print_=print_)
+        if source.came is None:
+            self._store.add(job)
+            return job
+        async with self._keeper.holding(source.name):
+            await asyncio.to_thread(self._keeper.blobs.put, source.came.data, source.came.mime_type)
+            self._store.add(job)
+        return job
+
+    def _new_job(
+        self, owner: str, route: str, mapped: Mapped, source: _Source, *, repeat: Repeat, print_: str
+    ) -> JobRow:
         now = self._keeper.clock()
-        picture, asked = await self._picture(owner, mapped)
         # Chosen here, as Scenario chooses them: small enough for callers that read an int32 (scenario.md 2.1).
         seed = mapped.input.get("seed", secrets.randbelow(SEEDS))
         return JobRow(
@@ -144,9 +167,9 @@ class ShimService:
             model_id=mapped.model_id,
             created_at=now,
             updated_at=now,
-            asked={**asked, "seed": str(seed)},
+            asked={**mapped.asked, **source.asked, "seed": str(seed)},
             input={**mapped.input, "seed": seed},
-            picture=picture,
+            picture=source.name,
             notes=mapped.notes,
             history=((now, Status.QUEUED.value),),
             is_hidden=mapped.is_hidden,
@@ -156,21 +179,21 @@ class ShimService:
             idempotency_key=repeat.key,
         )
 
-    async def _picture(self, owner: str, mapped: Mapped) -> tuple[str, JsonObject]:
-        """Return the picture to start from, by its hash once it is kept, or by its address; and what names it."""
+    async def _source(self, owner: str, mapped: Mapped) -> _Source:
+        """Return the picture that a call starts from. Raises ShimError, JobError (invalid_image)."""
         source = mapped.picture
         if source is None:
-            return "", mapped.asked
+            return _Source()
         if is_asset_id(source):
-            return self.assets.row(owner, source).sha256, {**mapped.asked, "image": source}
+            return _Source(self.assets.row(owner, source).sha256, {"image": source})
         if source.startswith("https://"):
-            return source, {**mapped.asked, "image": source.partition("?")[0]}
+            return _Source(source, {"image": source.partition("?")[0]})
         if source.startswith("http://"):
             raise bad_request([Fault("image", "is fetched by https alone")])
         data = await asyncio.to_thread(decoded, source, "image")
         picture = await asyncio.to_thread(check_picture, data, "image", flatten=True)
-        sha256 = await asyncio.to_thread(self._keeper.blobs.put, picture.data, picture.mime_type)
-        return sha256, {**mapped.asked, "image": f"sha256:{sha256}"}
+        sha256 = hashlib.sha256(picture.data).hexdigest()
+        return _Source(sha256, {"image": f"sha256:{sha256}"}, picture)
 
     # --- jobs
 

@@ -103,12 +103,14 @@ class Uploads:
         """Return how an upload stands (`GET /uploads/{id}`)."""
         return self._answer(self._row(owner, upload_id))
 
-    def forget_old(self) -> None:
-        """Remove the parts of uploads that nobody completed."""
+    def resume(self) -> None:
+        """Let uploads that a kill left half-way be completed again, and remove the parts of those that nobody did."""
         if not self._directory.is_dir():
             return
         for folder in self._directory.iterdir():
             upload = self._store.upload(folder.name)
+            if upload is not None and upload.state == "validating":
+                upload = self._changed(upload, state="pending")
             if upload is None or upload.state != "pending" or upload.created_at < self._keeper.clock() - KEPT_S:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +14,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.fakes.runpod_platform import RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
+from tests.fakes.runpod_platform import JobState, RunPodPlatform
+from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured, png
 from tests.scenario.shim_process import KEY, SECRET, ShimProcess
 from tests.waiting import until
 
@@ -196,3 +199,55 @@ def test_a_job_that_waits_is_cancelled_before_it_is_sent(shim: ShimProcess, plat
     assert ended_as == "canceled"
     assert shim.stop() == 0
     assert platform.submissions == 0
+
+
+def test_a_cancel_outlasts_an_endpoint_that_is_away(shim: ShimProcess, platform: RunPodPlatform) -> None:
+    """A cancel that the endpoint does not answer is asked again, until the job has ended there too."""
+    job_id = generate(shim)["job"]["jobId"]
+    platform.wait_until(lambda: platform.submissions == 1)
+    [endpoint_id] = platform.jobs
+    platform.faults.outage(14, 502)
+    requests.post(f"{shim.base_url}/jobs/{job_id}/action", json={"action": "cancel"}, auth=AUTH, timeout=30)
+
+    assert platform.wait_for(endpoint_id, 60).state is JobState.CANCELLED
+    assert ended(shim, job_id)["status"] == "canceled"
+
+
+def test_a_picture_that_came_with_a_call_is_kept_no_longer_than_it_is_needed(
+    shim: ShimProcess, held: HeldWorker, tmp_path: Path
+) -> None:
+    """It is there while its job runs, and gone behind it; what was made, and the same picture as an asset, stay."""
+    picture = f"data:image/png;base64,{base64.b64encode(png(64, 9)).decode()}"
+    upload = requests.post(
+        f"{shim.base_url}/assets", json={"name": "a.png", "image": picture}, auth=AUTH, timeout=30
+    ).json()["asset"]
+    other = f"data:image/png;base64,{base64.b64encode(png(64, 10)).decode()}"
+    jobs = [generate(shim, image=source)["job"]["jobId"] for source in (picture, other)]
+    kept = len(pictures(tmp_path))
+    held.may_answer.set()
+    made = [ended(shim, job_id)["metadata"]["assetIds"] for job_id in jobs]
+
+    assert kept == 2
+    assert all(made)
+    assert until(lambda: len(pictures(tmp_path)) == 2)  # the upload, and the one picture that both jobs made
+    assert requests.get(upload["url"], timeout=30).content == png(64, 9)
+
+
+def pictures(directory: Path) -> list[Path]:
+    """Return the pictures that the shim keeps."""
+    return [path for path in (directory / "shim" / "pictures").rglob("*") if path.is_file()]
+
+
+def test_an_upload_that_a_kill_left_half_way_can_be_completed(shim: ShimProcess, tmp_path: Path) -> None:
+    """Killed while it joined the parts: they are still there, and the upload is completed after the restart."""
+    asked = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": 1}
+    upload = requests.post(f"{shim.base_url}/uploads", json=asked, auth=AUTH, timeout=30).json()["upload"]
+    requests.put(upload["parts"][0]["url"], data=png(64, 1), timeout=30)
+    shim.kill()
+    with contextlib.closing(sqlite3.connect(tmp_path / "shim" / "shim.sqlite3")) as kept, kept:
+        kept.execute("UPDATE uploads SET state = 'validating'")
+    shim.start()
+    url = f"{shim.base_url}/uploads/{upload['id']}/action"
+    done = requests.post(url, json={"action": "complete"}, auth=AUTH, timeout=30).json()["upload"]
+
+    assert done["status"] == "imported"

@@ -1,0 +1,85 @@
+"""The commands that explain: the workflows and their inputs, the error codes. Nothing is asked of a provider."""
+
+from __future__ import annotations
+
+import json
+
+from comfy_client.cli.call import JSON, Call, Command
+from comfy_client.cli.flags import Flag, range_of
+from comfy_client.contract import ERRORS, ErrorCode, JsonObject
+from comfy_client.errors import ConfigError
+from comfy_client.validation import nearest
+from comfy_client.workflows import find_workflow
+
+
+def _workflows(call: Call) -> int:
+    if call.options.name is None:
+        listed = {name: workflow.schema.get("title", "") for name, workflow in call.workflows.items()}
+        call.screen.show({"workflows": listed}, *(f"{name:24}{title}" for name, title in listed.items()))
+        return 0
+    workflow = find_workflow(call.options.name, call.workflows)
+    if call.options.schema:
+        call.screen.show(workflow.schema, json.dumps(workflow.schema, indent=2, ensure_ascii=False))
+        return 0
+    required = workflow.schema.get("required", [])
+    lines = [
+        f"  {name:18}{_type(rule):14}{'required. ' if name in required else ''}{rule['description']}{range_of(rule)}"
+        for name, rule in workflow.inputs.items()
+    ]
+    value = {"name": workflow.name, "version": workflow.version, "schema": workflow.schema}
+    call.screen.show(value, f"{workflow.name}: {workflow.schema.get('title', '')}", *lines)
+    return 0
+
+
+def _type(rule: JsonObject) -> str:
+    match rule:
+        case {"contentMediaType": "image/*"}:
+            return "picture"
+        case {"type": str(kind)}:
+            return kind
+    return "one of"
+
+
+def _errors(call: Call) -> int:
+    if call.options.code is None:
+        listed = {code.value: facts.cause for code, facts in ERRORS.items()}
+        call.screen.show({"errors": listed}, *(f"{code:22}{cause}" for code, cause in listed.items()))
+        return 0
+    known = {code.value: code for code in ErrorCode}
+    if call.options.code not in known:
+        raise ConfigError(f"{call.options.code!r} is no error code{nearest(call.options.code, known)}")
+    facts = ERRORS[known[call.options.code]]
+    value = {
+        "code": call.options.code,
+        "retryable": facts.retryable,
+        "cause": facts.cause,
+        "remedy": facts.remedy,
+        "details": facts.details,
+    }
+    again = (
+        "The same request may succeed when it is sent again."
+        if facts.retryable
+        else "The same request will fail again."
+    )
+    call.screen.show(value, call.options.code, f"  {facts.cause}", f"  {facts.remedy}", f"  {again}")
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "workflows",
+        "list the workflows, or the inputs of one",
+        [
+            Flag(("name",), "The workflow.", "NAME", {"nargs": "?"}),
+            Flag(("--schema",), "Print the JSON Schema of its inputs.", settings={"action": "store_true"}),
+            JSON,
+        ],
+        _workflows,
+    ),
+    Command(
+        "errors",
+        "list the error codes, or explain one",
+        [Flag(("code",), "The code.", "CODE", {"nargs": "?"}), JSON],
+        _errors,
+    ),
+)
