@@ -26,6 +26,7 @@ import pytest
 from comfy_client.cli.main import all_commands
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import default_directory, load_workflows
+from tests.needs import programs_of
 from tests.stage import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -168,6 +169,7 @@ def log(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by == HERE], ids=str)
 def test_a_block_runs_as_it_stands(block: Block, simulator: Simulator, log: Path) -> None:
     """In the repository, or beside worker.log, with a ComfyUI: it ends with 0, and each command says something."""
+    programs_of(block.text)
     place = ROOT if "scripts/" in block.text else log
     ended = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.text],  # noqa: S607
@@ -186,6 +188,7 @@ def test_a_block_runs_as_it_stands(block: Block, simulator: Simulator, log: Path
 def test_the_log_is_read_as_the_page_says(log: Path) -> None:
     """The commands of docs/operate.md find the job's story, the failure's code and the boots."""
     [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == HERE]
+    programs_of("\n".join(block.commands))
     story, codes, boots, errors = (
         subprocess.run(["bash", "-c", command], cwd=log, capture_output=True, text=True, check=True).stdout  # noqa: S607
         for command in block.commands

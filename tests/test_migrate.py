@@ -26,6 +26,7 @@ from PIL import Image
 
 from comfy_client.client import client_from_env
 from tests.fakes.scenario_api import ScenarioStandIn
+from tests.needs import programs_of
 from tests.stage import ROOT, Stage, staged
 from tests.waiting import until
 
@@ -51,6 +52,7 @@ class Example:
 
     def command(self, folder: Path) -> list[str]:
         """Return the command that runs it; what it needs as a file is written to `folder`."""
+        programs_of("node " if self.language == "ts" else self.text)
         match self.language:
             case "python":
                 return [sys.executable, "-c", self.text]

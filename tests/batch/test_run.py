@@ -22,6 +22,7 @@ from comfy_client.simulator import Simulator
 from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
+from tests.needs import small_disk
 from tests.stage import ROOT, staged
 from tests.waiting import until
 
@@ -254,21 +255,13 @@ def test_two_runs_do_not_share_a_folder(platform: RunPodPlatform, file: Path) ->
 
 def test_a_full_disk_loses_nothing(platform: RunPodPlatform, file: Path, tmp_path: Path) -> None:
     """What cannot be written is fetched by the next run, without being paid for again."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], check=True)  # noqa: S607 - root's
-    try:
-        filler = mount / "filler"
-        with ScriptedWorker(platform, pictured, hands=2):
-            batch(platform, file, f"--out={mount}", "--dry-run")
-            journal = mount / ".batch" / "journal.jsonl"
-            filler.write_bytes(bytes(64 * 1024 - 12 * 1024))
-            full = batch(platform, file, f"--out={mount}", "--type=entity")
-            filler.unlink()
-            again = batch(platform, file, f"--out={mount}", "--type=entity")
-        assert journal.exists()
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)  # noqa: S607 - as above
+    with small_disk(tmp_path / "small", "64k") as disk, ScriptedWorker(platform, pictured, hands=2):
+        batch(platform, file, f"--out={disk}", "--dry-run")
+        filler = disk / "filler"
+        filler.write_bytes(bytes(64 * 1024 - 12 * 1024))
+        full = batch(platform, file, f"--out={disk}", "--type=entity")
+        filler.unlink()
+        again = batch(platform, file, f"--out={disk}", "--type=entity")
 
     assert full[0] == 3
     assert "Make room" in json.dumps(full[1])

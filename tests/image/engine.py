@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,10 @@ def connected() -> docker.DockerClient | None:
         client = docker.from_env(timeout=60)
         client.ping()
     except (DockerException, requests.RequestException):
+        with warnings.catch_warnings():
+            # The SDK leaves the socket open that found nobody.
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
         return None
     return client
 

@@ -20,6 +20,7 @@ from scripts.release import (
     version_in,
 )
 from tests.fakes.commands import FakeCommands
+from tests.needs import programs
 from tests.stage import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -151,6 +152,7 @@ def test_disk_space_is_had_or_the_job_ends(
 @pytest.mark.parametrize(("size", "is_copied"), [(9 * 10**9, True), (11 * 10**9, False)])
 def test_ghcr_gets_the_image_where_it_takes_its_layers(size: int, is_copied: bool, tmp_path: Path) -> None:
     """The list of an image with attestations is looked into; one that is too large stays at Docker Hub, and says so."""
+    programs("jq")
     index = {"manifests": [{"digest": "sha256:a", "platform": {"architecture": "unknown"}}]}
     index["manifests"].append({"digest": "sha256:b", "platform": {"architecture": "amd64"}})
     fakes = FakeCommands(

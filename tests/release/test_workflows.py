@@ -16,6 +16,7 @@ import yaml  # type: ignore[import-untyped] # it ships no types
 
 from scripts.release import version_in
 from tests.fakes.commands import FakeCommands
+from tests.needs import programs
 from tests.stage import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
@@ -152,6 +153,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("step", STEPS, ids=str)
 def test_every_script_of_a_step_runs(step: Step, repository: Path, tmp_path: Path) -> None:
     """As GitHub runs it (bash -e -o pipefail) it ends with 0, and has called what CALLS says."""
+    programs("jq")
     assert step.name in CALLS, f"a new step: put {step.name!r} and what it must call into CALLS"
     answers = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
     fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), answers)

@@ -24,6 +24,7 @@ from scenario_sdk import (
     Scenario,
 )
 
+from tests.needs import programs
 from tests.scenario.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
 from tests.stage import ROOT, Stage, staged
 from tests.waiting import until
@@ -266,6 +267,7 @@ def test_a_route_that_is_not_here_says_what_to_do(scene: Scene) -> None:
 
 def test_curl_goes_through(scene: Scene, tmp_path: Path) -> None:
     """What the docs of Scenario show with curl: generate, poll, the asset, its bytes."""
+    programs("curl")
 
     def curl(*arguments: str) -> bytes:
         return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], check=True, capture_output=True).stdout  # noqa: S607 - Debian's

@@ -11,7 +11,6 @@ import pty
 import re
 import resource
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.model_server import Answer
+from tests.needs import small_disk as small_disk_of
 from tests.waiting import until
 from tests.worker.models.conftest import SIZE, Models, Served
 from worker.models.__main__ import main
@@ -329,14 +329,8 @@ def test_a_limit_of_the_disk(models: Models, to: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    options = ["-t", "tmpfs", "-o", "size=4m", "models", str(folder)]
-    if mount is None or subprocess.run([mount, *options], check=False, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("mounts no tmpfs here; it takes root")
-    yield folder
-    subprocess.run([shutil.which("umount") or "umount", str(folder)], check=True)
+    with small_disk_of(tmp_path / "small", "4m") as folder:
+        yield folder
 
 
 def test_a_disk_that_is_filled_meanwhile(models: Models, small_disk: Path, tmp_path: Path) -> None:
