@@ -8,6 +8,7 @@ import os
 import subprocess
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,15 @@ BUILD_TIMEOUT_S = 900
 
 def connected() -> docker.DockerClient | None:
     """Return a client of the engine, or None where none answers."""
-    try:
+    with suppress(DockerException, requests.RequestException):
         client = docker.from_env(timeout=60)
         client.ping()
-    except (DockerException, requests.RequestException):
-        with warnings.catch_warnings():
-            # The SDK leaves the socket open that found nobody.
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
-        return None
-    return client
+        return client
+    with warnings.catch_warnings():
+        # The SDK leaves the socket open that found nobody.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return None
 
 
 def ensure_base_image(client: docker.DockerClient) -> None:
