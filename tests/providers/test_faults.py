@@ -237,7 +237,7 @@ def test_a_caller_that_stops_a_map_leaves_nothing_running(platform: RunPodPlatfo
             release.wait(20)
         return pictured(job)
 
-    with ScriptedWorker(platform, answer):
+    with ScriptedWorker(platform, answer, hands=4):  # as many as are sent at once: any of them may come first
         outcomes = client.map(({"prompt": "x", "seed": seed} for seed in range(50)), 4)
         assert next(outcomes).unwrap().seed == 0
         outcomes.close()  # type: ignore[attr-defined] # a generator, which the type does not promise
