@@ -100,7 +100,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.cli.doctor", frozenset()),
     ("comfy_client.cli.commands", frozenset()),
     ("comfy_client.cli.scenario", frozenset()),
-    ("comfy_client.cli.batch", frozenset({"tomli", "tomllib", "tqdm"})),
+    ("comfy_client.cli.batch", frozenset({"tqdm"})),
     ("comfy_client.cli.deploy", frozenset()),
     ("comfy_client.cli.main", frozenset({"shtab"})),
     ("worker", frozenset()),
