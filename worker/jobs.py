@@ -45,11 +45,12 @@ class Worker:
 
 @dataclass(frozen=True)
 class Control:
-    """One job's strings: what ends it early, who is told how far it is, and its turn to queue its prompts."""
+    """Hooks for one job: what ends it early, a progress callback, its turn to queue prompts, a call once they ran."""
 
     stop: Callable[[], JobError | None] = lambda: None
     observe: Observe = lambda _: None
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+    note_run: Callable[[], None] = lambda: None
 
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
@@ -65,6 +66,7 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
     hooks = Hooks(control.observe, control.turn)
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks)
+    control.note_run()
     encode_from = time.monotonic()
     timed = _Timed(control.stop, encode_from - run.execute_s - run.fetch_s, timeout_s, encode_from + worker.store_s)
     result = _result(worker, request, rendered, run, _delivery(worker, request, bucket, job_id, timed.check))

@@ -48,7 +48,7 @@ class Leftovers:
         self._unforgotten: frozenset[str] = frozenset()
         self._unemptied: dict[OutputFile, int] = {}
         self.lingering: frozenset[str] = frozenset()
-        """The prompts that were stopped and still ran when their run ended."""
+        """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
 
     def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
         """Remove prompts, with their history and graphs: those that `ended`, and `others`, which are stopped first.
@@ -69,9 +69,19 @@ class Leftovers:
             with self._lock:
                 self._unforgotten -= forgotten
 
+    def note_restart(self) -> None:
+        """Note that ComfyUI was ended: its queue and its history are gone."""
+        with self._lock:
+            self._unended = self._unforgotten = self.lingering = frozenset()
+
     def _end(self, prompt_ids: frozenset[str]) -> None:
         """Stop prompts of which nobody has read what they wrote, and empty that."""
-        running = self._calls.stop_prompts(prompt_ids)
+        try:
+            running = self._calls.stop_prompts(prompt_ids)
+        except RequestError:
+            with self._lock:
+                self.lingering |= prompt_ids  # for all that is known
+            raise
         with self._lock:
             self.lingering = (self.lingering - prompt_ids) | running
         stopped = prompt_ids - running

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
@@ -92,7 +93,7 @@ def run_graphs(
 
     Raises:
         JobError: workflow_rejected, model_missing, execution_failed, out_of_memory (memory was freed and it failed
-            again), interrupted, deadline_exceeded, comfyui_unavailable, no_output, or what `stop` returned.
+            again), interrupted, deadline_exceeded, comfyui_unavailable, disk_full, no_output, or what `stop` returned.
     """
     run = _Run(server, limits, stop, hooks)
     try:
@@ -144,9 +145,14 @@ class _Run:
             picture = upload.picture
             filename = f"{number}.{picture.mime_type.rpartition('/')[2]}"
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
-            name = self._server.upload(
-                picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
-            )
+            try:
+                name = self._server.upload(
+                    picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
+                )
+            except RequestError as error:
+                if (error.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise _not_stored(error) from error
+                raise
             for graph in named:
                 for target in upload.targets:
                     target.set(graph, name)
@@ -249,6 +255,11 @@ class _Run:
                     path.unlink(missing_ok=True)
         for kind in ("input", "output"):
             shutil.rmtree(directory / kind / self._folder, ignore_errors=True)
+
+
+def _not_stored(error: RequestError) -> JobError:
+    message = f"{error}: it could not store a picture, as if its disk is full or cannot be written. Send the job again."
+    return JobError.because(ErrorCode.DISK_FULL, message)
 
 
 def _refusal_of(error: RequestError) -> Refusal | None:
