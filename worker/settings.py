@@ -78,8 +78,8 @@ VARIABLES = (
         "comfyui_data_directory",
         _folder,
         "",
-        "Folder of ComfyUI's `input`, `output`, `temp` and `user`, made at boot. Absent: COMFYUI_DIR. With "
-        "COMFYUI_URL, only if this process reaches its files: a job's are deleted there, else only emptied.",
+        "Folder of ComfyUI's `input`, `output`, `temp` and `user`, made at boot. Default: COMFYUI_DIR. Set "
+        "it with COMFYUI_URL only if the worker can reach that ComfyUI's files; it then deletes each job's files.",
     ),
     Variable("COMFYUI_PORT", "comfyui_port", _number(int, 1, 65535), DEFAULT_PORT, "Port of the worker's own ComfyUI."),
     Variable("COMFYUI_PYTHON", "comfyui_python", str, "", "The Python of the worker's own ComfyUI. Absent: this one."),
