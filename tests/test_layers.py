@@ -136,6 +136,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("worker.model_supply", frozenset()),
     ("worker.progress", frozenset()),
     ("worker.outputs", frozenset()),
+    ("worker.local_results", frozenset()),
     ("worker.boot", frozenset()),
     ("worker.jobs", frozenset()),
     ("handler", frozenset({"runpod"})),
