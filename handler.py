@@ -14,12 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-<<<<<<< HEAD
-=======
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
->>>>>>> main
 from typing import Any, TypeAlias
 
 from comfy_client.comfyui.server import ComfyServer
@@ -27,12 +22,8 @@ from comfy_client.contract import JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError, JobError, RequestError
 from comfy_client.http import HttpApi
 from comfy_client.workflows import load_workflows
-<<<<<<< HEAD
-from worker import logs
-from worker.attempt import Attempt, Service, make_threads
-=======
 from worker import local_results, logs
->>>>>>> main
+from worker.attempt import Attempt, Service, make_threads
 from worker.boot import Boot
 from worker.boot_times import BootTimes
 from worker.comfyui_environment import conceal
@@ -93,7 +84,6 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
     return handler
 
 
-<<<<<<< HEAD
 async def _outcome(service: Service, attempt: Attempt) -> JsonObject:
     """Return what comes of a job, also if no thread is free for it, or its own does not end."""
     if error := service.comfyui.refusal():
@@ -120,7 +110,8 @@ async def _outcome(service: Service, attempt: Attempt) -> JsonObject:
         elif not (await asyncio.wait({running}, timeout=CANCEL_S))[0]:
             service.lifecycle.retire("the thread of a cancelled job does not end")
         raise
-=======
+
+
 def writing_files(handler: Handler, folder: Path) -> Handler:
     """Return a handler whose results have paths in `folder` in place of base64, for a person at a terminal."""
 
@@ -128,66 +119,6 @@ def writing_files(handler: Handler, folder: Path) -> Handler:
         return await asyncio.to_thread(local_results.written, await handler(job), folder)
 
     return writing
-
-
-class _Attempt:
-    """One job in its thread, from its turn to its result or report."""
-
-    def __init__(self, service: Service, job: Mapping[str, Any], cancelled: threading.Event) -> None:
-        self._service = service
-        self._job = job
-        self._job_id = str(job.get("id", "unknown"))
-        self._cancelled = cancelled
-        self._deaths = service.comfyui.deaths if service.comfyui else 0
-        self._turn: Turn = service.turns.take(self._stop)
-
-    def outcome(self, report: Callable[[JsonObject], None]) -> JsonObject:
-        """Return the job's result, or its error."""
-        logs.job_id.set(self._job_id)
-        begun_at = time.monotonic()
-        try:
-            result = self._run(report)
-            log.info("done in %.2f s", time.monotonic() - begun_at)
-        except JobError as error:
-            log.warning("%s after %.2f s", error.code.value, time.monotonic() - begun_at)
-            return {"error": error.report.to_json()}
-        except Exception:
-            log.exception("a bug")
-            message = f"A bug in the worker; its log has the traceback for job {self._job_id}."
-            return {"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()}
-        else:
-            return result
-        finally:
-            self._turn.end()
-            if self._service.comfyui is not None:
-                self._service.comfyui.end_if_stuck(self._service.worker.server)
-
-    def _run(self, report: Callable[[JsonObject], None]) -> JsonObject:
-        comfyui = self._service.comfyui
-        if comfyui is not None:
-            comfyui.await_use(self._stop)
-            self._deaths = comfyui.deaths
-        control = Control(self._stop, lambda sampling: report(progress_of(sampling)), self._turn)
-        try:
-            result = run_job(self._service.worker, self._job, control)
-        except ComfyUIBroken as error:
-            self._service.lifecycle.retire(error.report.message)
-            raise
-        except JobError as error:
-            if error.code is ErrorCode.COMFYUI_UNAVAILABLE and comfyui is not None:
-                raise comfyui.failure_since(self._deaths) or error from error
-            raise
-        if comfyui is not None:
-            comfyui.note_success()
-        return result
-
-    def _stop(self) -> JobError | None:
-        if self._cancelled.is_set():
-            return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
-        comfyui = self._service.comfyui
-        died = comfyui.failure_since(self._deaths) if comfyui else None
-        return died or self._service.lifecycle.stop_error()
->>>>>>> main
 
 
 def report_unhealthy(environment: Mapping[str, str], reason: str) -> None:
@@ -256,23 +187,21 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
     if _is_on_platform(settings):
         runpod.serverless.register_fitness_check(finish_boot)
         platform = Platform(settings.concurrency, service.lifecycle)
-        handler = make_handler(service, platform.post_progress)
+        posting = make_handler(service, platform.post_progress)
         # In the SDK's running loop, after it has installed its own signal handlers.
-        runpod.serverless.start(platform.configured(handler, on_start=service.lifecycle.handle_signals))
+        runpod.serverless.start(platform.configured(posting, on_start=service.lifecycle.handle_signals))
         service.lifecycle.await_end()
         return
-<<<<<<< HEAD
+    handler = make_handler(service)
     if settings.serve_api_locally:
         sys.argv[1:] = _local_api_arguments(settings.api_port)
-    if "--rp_serve_api" in sys.argv:
+    if "--rp_serve_api" in _options():
         secure_local_api()
-=======
-    if "--rp_serve_api" not in _options():
-        config["handler"] = writing_files(config["handler"], Path("debug-output"))
->>>>>>> main
+    else:
+        handler = writing_files(handler, Path("debug-output"))
     try:
         finish_boot()
-        runpod.serverless.start({"handler": make_handler(service)})
+        runpod.serverless.start({"handler": handler})
     except (ComfyClientError, ModelsMissing) as error:
         sys.exit(f"handler.py: {error}")
     finally:
@@ -287,27 +216,13 @@ def _local_api_arguments(port: int) -> list[str]:
 
 def _is_on_platform(settings: Settings) -> bool:
     """Whether the SDK will take jobs from RunPod (worker.py of runpod 1.12: these arguments come first)."""
-<<<<<<< HEAD
-    local = {"--rp_serve_api", "--test_input"} & {argument.partition("=")[0] for argument in sys.argv[1:]}
-    return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local and not settings.serve_api_locally
-=======
     local = {"--rp_serve_api", "--test_input"} & _options()
-    return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local
+    return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local and not settings.serve_api_locally
 
 
 def _options() -> set[str]:
     """Return the names of this process's arguments."""
     return {argument.partition("=")[0] for argument in sys.argv[1:]}
-
-
-async def _post_progress(job: JsonObject, progress: JsonObject) -> None:
-    """Post the progress of a job, as the SDK's progress_update does, in the caller's own order."""
-    from runpod.http_client import AsyncClientSession  # noqa: PLC0415 - see _serve
-    from runpod.serverless.modules.rp_http import send_result  # noqa: PLC0415 - see _serve
-
-    async with AsyncClientSession() as session:
-        await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
->>>>>>> main
 
 
 if __name__ == "__main__":

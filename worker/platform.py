@@ -118,18 +118,18 @@ class Platform:
         while (free := self._concurrency - len(self._running)) < 1:
             self._slot_freed.clear()
             await self._slot_freed.wait()
-        if self._lifecycle.is_ending:
+        if self._is_ending():
             await asyncio.sleep(MIN_WAIT_S)
             return []
         poll = asyncio.ensure_future(self._poll(session, _job_get_url(free), self._takes, self._accepted))
         try:
             while not (await asyncio.wait({poll}, timeout=_END_POLL_S))[0]:
-                if self._lifecycle.is_ending:  # a job that comes now is left to another worker
+                if self._is_ending():  # a job that comes now is left to another worker
                     return []
             jobs = poll.result()
         finally:
             poll.cancel()
-        return self._turned_away(session, jobs) if self._lifecycle.is_ending else jobs
+        return self._turned_away(session, jobs) if self._is_ending() else jobs
 
     def _turned_away(self, session: aiohttp.ClientSession, jobs: list[JsonObject]) -> list[JsonObject]:
         """Answer jobs that were handed out as the worker began to end: the SDK may have stopped running jobs."""
@@ -171,6 +171,9 @@ class Platform:
         """Post the progress of a job, once."""
         if self._session is not None:
             await self._post(self._session, str(job["id"]), progress_body(progress), 1)
+
+    def _is_ending(self) -> bool:
+        return self._lifecycle.is_ending
 
     def _accepted(self, body: bytes) -> list[JsonObject]:
         """Return the jobs of a response that are to be handled, and note them as in hand."""
