@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import comfy_client
 from comfy_client import intake
@@ -30,6 +30,9 @@ from worker.storage import job_bucket
 
 log = logging.getLogger(__name__)
 
+Deliver: TypeAlias = Callable[[JobOutputs, JsonObject], tuple[list[JsonObject], list[JsonObject]]]
+"""Returns the entries of a job's images and other files, from them and the rest of the result."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -40,6 +43,8 @@ class Worker:
     job_timeout_s: float
     max_result_bytes: int
     allow_graphs: bool = True
+    image_fields: tuple[str, ...] = ("data",)
+    """The keys that hold an image's base64 or address."""
     bucket: Bucket | None = None
     fetch_rules: FetchRules = field(default_factory=FetchRules)
     store_s: float = 15.0
@@ -74,10 +79,10 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     encode_end = JobEnd(stop, started_at, math.inf, "its pictures were not encoded")
     store_end = JobEnd(stop, started_at, started_at + timeout_s, "the bucket had not taken all results")
 
-    def deliver(outputs: JobOutputs, beside: JsonObject) -> list[list[JsonObject]]:
+    def deliver(outputs: JobOutputs, beside: JsonObject) -> tuple[list[JsonObject], list[JsonObject]]:
         check = store_end.at_least(worker.store_s).check
         delivery = _delivery(worker, request, bucket, str(job.get("id", "unknown")), check)
-        return delivery.entries([outputs.images, outputs.files], beside)
+        return delivery.entries(outputs.images, outputs.files, beside)
 
     result = _result(worker, request, rendered, run, encode_end.check, deliver)
     ended_at = time.monotonic()
@@ -110,13 +115,13 @@ def _delivery(
     worker: Worker, request: Request, bucket: Bucket | None, job_id: str, check: Callable[[], None]
 ) -> Delivery:
     if bucket is None:
-        return Delivery(request.delivery, worker.max_result_bytes, None)
+        return Delivery(request.delivery, worker.max_result_bytes, None, worker.image_fields)
     client = cache(bucket.client)  # made only where something is stored
 
     def put(output: Output) -> str:
         return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
 
-    return Delivery(request.delivery, worker.max_result_bytes, put)
+    return Delivery(request.delivery, worker.max_result_bytes, put, worker.image_fields)
 
 
 def _result(
@@ -125,7 +130,7 @@ def _result(
     rendered: Rendered,
     run: RunResult,
     check: Callable[[], None],
-    deliver: Callable[[JobOutputs, JsonObject], list[list[JsonObject]]],
+    deliver: Deliver,
 ) -> JsonObject:
     """Return the result. If it is too large, it is made again without metadata in its pictures' files."""
     try:
@@ -144,14 +149,14 @@ def _delivered(
     rendered: Rendered,
     run: RunResult,
     outputs: JobOutputs,
-    deliver: Callable[[JobOutputs, JsonObject], list[list[JsonObject]]],
+    deliver: Deliver,
 ) -> JsonObject:
     result: JsonObject = {
         "workflow": rendered.workflow,
         "inputs": rendered.inputs,
         "seed": rendered.seeds[0],
         "prompt_ids": [prompt.prompt_id for prompt in run.prompts],
-        "warnings": [*rendered.warnings, *outputs.warnings],
+        "warnings": [*rendered.warnings, *run.warnings, *outputs.warnings],
         "versions": {
             "worker": comfy_client.__version__,
             "comfyui": worker.server.version(),
