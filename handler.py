@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from comfy_client import picture_process
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError, JobError, RequestError
@@ -175,6 +176,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
 
     logs.configure(settings.log_level)  # runpod's import installs a handler of its own
     times.note("runpod_imported")
+    picture_process.warm()
 
     def finish_boot() -> None:
         try:
