@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
+import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,10 +101,6 @@ def run(call: Call) -> int:
 
 
 def _toml(file: Path) -> JsonObject:
-    if sys.version_info >= (3, 11):
-        import tomllib  # noqa: PLC0415 - new in 3.11
-    else:
-        import tomli as tomllib  # noqa: PLC0415 - its forerunner
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

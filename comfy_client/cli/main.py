@@ -27,7 +27,7 @@ from comfy_client.cli.call import JSON, Call, Command, sigterm_raised, status_of
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.parser import make_parser, overview, parse, subparsers, unknown_command
 from comfy_client.cli.screen import Screen
-from comfy_client.errors import ComfyClientError, ConfigError
+from comfy_client.errors import ComfyClientError, missing_extra
 
 if TYPE_CHECKING:
     from comfy_client.workflows import Workflow
@@ -160,7 +160,7 @@ def _completion(call: Call) -> int:
     try:
         import shtab  # noqa: PLC0415 - an extra of its own
     except ImportError as error:
-        raise ConfigError("Completion needs shtab: pip install 'comfy-client[completion]'") from error
+        raise missing_extra("Completion", "completion") from error
     script: str = shtab.complete(make_parser(SUMMARIES, all_commands(call.workflows)), call.options.shell)
     call.screen.show({"shell": call.options.shell, "script": script}, script)
     return 0

@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, Self, TextIO
 
 from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}]"
 _NO_TERMINAL_COLUMNS = 100

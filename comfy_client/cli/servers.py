@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_client.cli.call import JSON, Call, Command, served
 from comfy_client.cli.flags import Flag, UsageError, whole_number
-from comfy_client.errors import ConfigError
+from comfy_client.errors import ConfigError, missing_extra
 
 if TYPE_CHECKING:
     from comfy_client.workflows import Workflow
@@ -54,7 +54,7 @@ def _simulate(call: Call) -> int:
     try:
         status: int = _simulator().main(call.options.arguments, on_ready=ready, prog=SIMULATE)
     except ImportError as error:
-        raise ConfigError("The simulator needs aiohttp: pip install 'comfy-client[simulator]'") from error
+        raise missing_extra("The simulator", "simulator") from error
     except SystemExit as ended:
         if not ended.code:  # --help
             raise

@@ -168,21 +168,21 @@ def _endpoint(read: Reader, *names: str) -> RunPodEndpoint:
 
 PROVIDERS: Mapping[str, Row] = {
     "comfyui": Row(
-        "this project's worker on RunPod serverless, or a ComfyUI directly if COMFYUI_ENDPOINT is set",
+        "this project's worker on RunPod serverless, or a ComfyUI directly if `COMFYUI_ENDPOINT` is set",
         "`RUNPOD_API_KEY` and `RUNPOD_COMFYUI_ENDPOINT_ID` (or `RUNPOD_ENDPOINT_ID`), or `COMFYUI_ENDPOINT`",
         _comfyui,
         " Without RunPod, set COMFYUI_ENDPOINT to the address of a ComfyUI. Without a GPU, run `comfy-client simulate` "
         "and set COMFYUI_ENDPOINT=http://127.0.0.1:8188",
     ),
     "runpod": Row(
-        "an endpoint with RunPod's stock worker-comfyui; the client renders the graph",
+        "RunPod's stock worker-comfyui, not this project's worker; the client renders the graph",
         "`RUNPOD_API_KEY` and `RUNPOD_ENDPOINT_ID`",
         _premade,
         f" {SWITCH}=runpod is for RunPod's stock worker-comfyui; this project's worker, a ComfyUI without RunPod "
         f"(COMFYUI_ENDPOINT) and `comfy-client simulate` need {SWITCH}=comfyui, the default",
     ),
     "scenario": Row(
-        "Scenario.com itself, through its official SDK (`pip install 'comfy-client[scenario-sdk]'`)",
+        "Scenario.com itself, to go back to it: through its official SDK, the extra `scenario-sdk`",
         "`SCENARIO_SDK_API_KEY` and `SCENARIO_SDK_API_SECRET`",
         _scenario,
     ),
