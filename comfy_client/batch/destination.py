@@ -65,8 +65,8 @@ class BucketDestination:
             if time.monotonic() > give_up_at:
                 raise JobError.because(
                     ErrorCode.OUTPUT_NOT_STORED,
-                    f"The bucket {self.bucket.name!r} did not take {name} within {self._timeout_s:g} s. It is kept: "
-                    "run again, or give it longer with --upload-timeout.",
+                    f"The bucket {self.bucket.name!r} did not take {name} within {self._timeout_s:g} s. "
+                    "Pictures that were made are kept: run again, or allow more time with --upload-timeout.",
                 )
 
         url = buckets.store(self._client, self.bucket, name, data, mime_type, check, cache_control=CACHE_CONTROL)

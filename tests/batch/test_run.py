@@ -392,9 +392,10 @@ def test_a_bucket_that_does_not_work_is_found_before_the_first_job(
 ) -> None:
     """A small file is put, read back and deleted first: nothing is paid, and no secret is shown."""
     with StalledS3() as stalled, CuttingServer() as cutting:
+        patience = 1 if "stalled" in str(changes) else 60
         addresses = {"url": s3.url, "stalled": f"http://127.0.0.1:{stalled.server_port}", "cutting": cutting.url}
         variables = bucket_variables(s3, **{name: text.format(**addresses) for name, text in changes.items()})
-        status, told = batch(platform, file, "--out=s3://assets/castle", "--upload-timeout=1", **variables)
+        status, told = batch(platform, file, "--out=s3://assets/castle", f"--upload-timeout={patience}", **variables)
 
     assert status == 1
     assert told["error"]["code"] == code
