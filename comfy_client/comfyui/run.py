@@ -6,16 +6,18 @@ import contextlib
 import copy
 import json
 import logging
-import shutil
+import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
-from comfy_client.comfyui.delivery import SAVE_NODE, delivered, prefix_of, save_nodes
+from comfy_client.comfyui.delivery import SAVE_NODE, delivered, filled_name, prefix_of, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
 from comfy_client.comfyui.graph_checks import check_structure, with_defaults
 from comfy_client.comfyui.path_guard import path_faults
@@ -118,23 +120,23 @@ class _Run:
         self._folder = f"run-{uuid.uuid4().hex}"
         self._prompts: list[Prompt] = []
         self._files: list[OutputFile] = []
+        self._node_types: Mapping[str, JsonObject] = {}
 
     def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
         with _logged("removing what earlier runs left"):
             self._server.leftovers.remove_prompts()
-            self._server.leftovers.empty_files()
+            self._server.leftovers.remove_files()
         named = self._named(graphs, uploads)
         node_types = self._server.node_types({node["class_type"] for graph in named for node in graph.values()})
         self._check(named, node_types)
         filled = [with_defaults(graph, node_types) for graph in named]
         named = [graph for graph, _ in filled]
         self._upload(named, uploads)
+        self._node_types = node_types
         over_websocket = SAVE_NODE in self._server.node_types({SAVE_NODE})
         follower = self._follower()
         queued_at = time.monotonic()
-        prompts = self._execute(
-            follower, [delivered(graph, self._folder, over_websocket=over_websocket) for graph in named]
-        )
+        prompts = self._execute(follower, [self._delivered(graph, over_websocket=over_websocket) for graph in named])
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
@@ -233,48 +235,85 @@ class _Run:
             log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
 
+    def _delivered(self, graph: Graph, *, over_websocket: bool, attempt: int = 1) -> Graph:
+        folder = self._folder if attempt == 1 else f"{self._folder}/{attempt}"
+        return delivered(graph, folder, over_websocket=over_websocket, node_types=self._node_types)
+
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
         """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
-        nodes = save_nodes(prompt.graph)
-        if nodes and not prompt.is_complete:
+        if save_nodes(prompt.graph) and not prompt.is_complete:
             log.warning("frames of the websocket are missing; saving the pictures again, into files")
             self._server.reopen_socket()
-            again = delivered(graph, self._folder, over_websocket=False)
+            [prompt] = self._execute(self._follower(), [self._delivered(graph, over_websocket=False)])
+        files = self._read_files(prompt)
+        if not all(files.values()):
+            log.warning("a node reported a file that is empty or gone, from its cache; running it again")
+            again = self._delivered(graph, over_websocket=False, attempt=2)
             [prompt] = self._execute(self._follower(), [again])
-        images = [SavedImage(data, prefix_of(graph, node)) for node in nodes for data in prompt.images.get(node, ())]
-        files = []
+            files = self._read_files(prompt)
+        if empty := next((file for file, data in files.items() if not data), None):
+            raise _empty_file(graph, empty)
+        return self._result(prompt, graph, files)
+
+    def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
+        """Return the content of the files that a prompt reports as its outputs; none of one that is gone."""
         outcome = prompt.outcome
         assert isinstance(outcome, Succeeded)  # noqa: S101 - `follow` returns only then
-        self._files += outcome.written
-        for file in outcome.files:
-            if file.type != "output":
-                continue
-            data = self._server.view(file)
+        return {file: self._read_file(file) for file in outcome.files if file.type == "output"}
+
+    def _read_file(self, file: OutputFile) -> bytes:
+        try:
+            return self._server.view(file)
+        except RequestError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return b""
+            raise
+
+    def _result(self, prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes]) -> PromptResult:
+        images, others, now = [], [], time.localtime()
+        for node in save_nodes(prompt.graph):
+            for number, data in enumerate(prompt.images.get(node, ())):
+                images.append(_saved_image(data, prefix_of(graph, node) or SAVE_NODE, number, now))
+        saved: Counter[str] = Counter()
+        for file, data in files.items():
+            name = re.sub(rf"{self._folder}(-\d+)?_", "", file.filename)
             if identify(data):
-                images.append(SavedImage(data, prefix_of(graph, file.node_id)))
+                prefix = prefix_of(graph, file.node_id) or Path(name).stem
+                images.append(_saved_image(data, prefix, saved[file.node_id], now))
+                saved[file.node_id] += 1
             else:
-                files.append(SavedFile(data, file.filename))
-        return PromptResult(prompt.prompt_id, tuple(images), tuple(files), outcome.texts)
+                others.append(SavedFile(data, name))
+        texts = prompt.outcome.texts if isinstance(prompt.outcome, Succeeded) else ()
+        return PromptResult(prompt.prompt_id, tuple(images), tuple(others), texts)
 
     def clean_up(self) -> None:
         """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
+        prompt_ids = {prompt.prompt_id for prompt in self._prompts}
         ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
         with _logged("removing prompts"):
-            self._server.leftovers.remove_prompts(ended, {prompt.prompt_id for prompt in self._prompts} - ended)
-        if self._server.directory is not None:
-            self._delete_files(self._server.directory.resolve())
-        else:
-            with _logged("emptying files"):
-                self._server.leftovers.empty_files(self._files)
+            self._server.leftovers.remove_prompts(ended, prompt_ids - ended)
+        for prompt in self._prompts:
+            if isinstance(prompt.outcome, Succeeded):
+                self._files += prompt.outcome.written
+        with _logged("removing files"):
+            self._server.leftovers.remove_files(self._files)
+        with _logged("removing folders"):
+            self._server.leftovers.remove_folder(self._folder, prompt_ids)
 
-    def _delete_files(self, directory: Path) -> None:
-        for file in self._files:
-            path = (directory / file.type / file.subfolder / file.filename).resolve()
-            if path.is_relative_to(directory / file.type):
-                with _logged("deleting a file"):
-                    path.unlink(missing_ok=True)
-        for kind in ("input", "output"):
-            shutil.rmtree(directory / kind / self._folder, ignore_errors=True)
+
+def _saved_image(data: bytes, prefix: str, number: int, now: time.struct_time) -> SavedImage:
+    picture = identify(data)
+    size = (picture.width, picture.height) if picture else (0, 0)
+    return SavedImage(data, filled_name(prefix, size, number, now))
+
+
+def _empty_file(graph: Graph, file: OutputFile) -> JobError:
+    node_type = graph[file.node_id]["class_type"] if file.node_id in graph else "unknown"
+    return JobError.because(
+        ErrorCode.NO_OUTPUT,
+        f"Node {file.node_id} ({node_type}) reported that it saved a file, which is empty or does not exist, also when "
+        "it ran again. Use SaveImage or another node that saves, or update the custom node.",
+    )
 
 
 def _upload_name(number: int, upload: Upload) -> str:
