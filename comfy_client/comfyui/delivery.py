@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from comfy_client.comfyui.file_inputs import (
@@ -53,10 +53,12 @@ def delivered(
     *,
     over_websocket: bool,
     node_types: Mapping[str, object] | None = None,
+    again: Collection[str] = (),
 ) -> Graph:
     """Return `graph` so that it saves into `folder` alone, and with `over_websocket` sends its pictures instead.
 
-    `folder` may have several parts. `node_types` is what /object_info says of the node types.
+    `folder` may have several parts. `node_types` is what /object_info says of the node types. The nodes `again` run
+    even if ComfyUI has their results in its cache.
     """
     changed = copy.deepcopy(graph)
     links = _links_by_source(changed)
@@ -71,6 +73,8 @@ def delivered(
                 changed[node_id] = {"class_type": "SaveImage", "inputs": inputs}
             case class_type, inputs:
                 _set_place(changed, class_type, inputs, folder, (node_types or {}).get(class_type))
+                if node_id in again:
+                    inputs[_TAG] = tag_of(folder)
     return changed
 
 

@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -235,9 +235,9 @@ class _Run:
             log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
 
-    def _delivered(self, graph: Graph, *, over_websocket: bool, attempt: int = 1) -> Graph:
-        folder = self._folder if attempt == 1 else f"{self._folder}/{attempt}"
-        return delivered(graph, folder, over_websocket=over_websocket, node_types=self._node_types)
+    def _delivered(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Graph:
+        folder = f"{self._folder}/again" if again else self._folder
+        return delivered(graph, folder, over_websocket=over_websocket, node_types=self._node_types, again=again)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
         """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
@@ -246,13 +246,14 @@ class _Run:
             self._server.reopen_socket()
             [prompt] = self._execute(self._follower(), [self._delivered(graph, over_websocket=False)])
         files = self._read_files(prompt)
-        if not all(files.values()):
-            log.warning("a node reported a file that is empty or gone, from its cache; running it again")
-            again = self._delivered(graph, over_websocket=False, attempt=2)
+        if empty := {file.node_id for file, data in files.items() if not data}:
+            log.warning("nodes %s reported files that are empty or gone, from the cache; running them again", empty)
+            again = self._delivered(graph, over_websocket=False, again=empty)
             [prompt] = self._execute(self._follower(), [again])
             files = self._read_files(prompt)
-        if empty := next((file for file, data in files.items() if not data), None):
-            raise _empty_file(graph, empty)
+        for file, data in files.items():
+            if not data:
+                raise _empty_file(graph, file)
         return self._result(prompt, graph, files)
 
     def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
@@ -276,7 +277,7 @@ class _Run:
                 images.append(_saved_image(data, prefix_of(graph, node) or SAVE_NODE, number, now))
         saved: Counter[str] = Counter()
         for file, data in files.items():
-            name = re.sub(rf"{self._folder}(-\d+)?_", "", file.filename)
+            name = re.sub(rf"{self._folder}(-again)?_", "", file.filename)
             if identify(data):
                 prefix = prefix_of(graph, file.node_id) or Path(name).stem
                 images.append(_saved_image(data, prefix, saved[file.node_id], now))
