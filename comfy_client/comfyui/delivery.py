@@ -9,6 +9,8 @@ Facts (ComfyUI 0.3.64 and 0.33.0; tests/recordings/txt2img_cached_same_seed.json
   at level 1, and writes no file. It is never cached.
 - Preview nodes write files that nobody fetches. In 0.33.0 they, and SaveImage, return what they were given.
 - `filename_prefix` is a path in the nodes of ComfyUI, which create its folders, but a plain name in some custom nodes.
+- A prefix that another node computes may lead into any folder below `output`. Two nodes of ComfyUI, put in between,
+  make it a name in the run's folder.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from comfy_client.workflows import Graph, is_link
 
 SAVE_NODE = "SaveImageWebsocket"
 _TAG = "run-tag"
+TEXT_NODES = frozenset({"RegexReplace", "StringConcatenate"})
+"""The nodes by which a computed prefix is kept in the run's folder; ComfyUI has them since 0.3.35."""
 _PREVIEWS = {
     "PreviewImage": "images",
     "MaskPreview": "mask",
@@ -73,6 +77,8 @@ def delivered(
                 changed[node_id] = {"class_type": "SaveImage", "inputs": inputs}
             case class_type, inputs:
                 _set_place(changed, class_type, inputs, folder, (node_types or {}).get(class_type))
+                if (node_types or {}).keys() >= TEXT_NODES:
+                    _confine_computed_path(changed, node_id, folder)
                 if node_id in again:
                     inputs[_TAG] = tag_of(folder)
     return changed
@@ -90,6 +96,20 @@ def _set_place(graph: Graph, class_type: str, inputs: dict[str, Any], folder: st
         inputs[name_input] = f"{start}{slash}{tag_of(folder)}_{last}"
     if _writes(class_type, inputs, node_type):
         inputs[_TAG] = tag_of(folder)
+
+
+def _confine_computed_path(graph: Graph, node_id: str, folder: str) -> None:
+    """Have a path that another node computes become a name in `folder`, if a node of ComfyUI writes there."""
+    node = graph[node_id]
+    path_input = PREFIX_SAVERS.get(node["class_type"], "")
+    if not is_link(node["inputs"].get(path_input)):
+        return
+    name_id, path_id = (f"{tag_of(folder)}-{part}-{node_id}" for part in ("name", "path"))
+    replaced = {"string": node["inputs"][path_input], "regex_pattern": r"[/\\]|^\.+$", "replace": "_"}
+    graph[name_id] = {"class_type": "RegexReplace", "inputs": replaced}
+    joined = {"string_a": f"{folder}/", "string_b": [name_id, 0], "delimiter": ""}
+    graph[path_id] = {"class_type": "StringConcatenate", "inputs": joined}
+    node["inputs"][path_input] = [path_id, 0]
 
 
 def _writes(class_type: str, inputs: Mapping[str, Any], node_type: object) -> bool:

@@ -47,7 +47,7 @@ _NAME_TYPES = re.compile(r"^(STRING|COMBO|\*|.*(PATH|DIR|FOLDER|NAME|TEXT).*|FIL
 _READ = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER, FileUse.LOADS_MODEL})
 _OF_INPUT_FOLDER = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER})
 _SCHEMES = "file|concat|concatf|subfile|crypto|cache|async|pipe|fd|unix|jar|smb|ftp|gopher"
-_SCHEME = re.compile(rf"{_START}(?:{_SCHEMES}):", re.IGNORECASE)
+_SCHEME = re.compile(rf"{_START}(?:(?:{_SCHEMES}):|subfile,)", re.IGNORECASE)
 _BAD_SPELLINGS = (
     (r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", frozenset(FileUse), "must not contain control characters"),
     (rf"{_START}(?:[/\\]|[A-Za-z]:[/\\]|~|\$\{{?\w|%\w+%[/\\])", frozenset(FileUse), "must not be an absolute path"),

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
-from comfy_client.comfyui.delivery import SAVE_NODE, delivered, filled_name, prefix_of, save_nodes
+from comfy_client.comfyui.delivery import SAVE_NODE, TEXT_NODES, delivered, filled_name, prefix_of, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
 from comfy_client.comfyui.graph_checks import check_structure, with_defaults
 from comfy_client.comfyui.path_guard import path_faults
@@ -127,7 +127,8 @@ class _Run:
             self._server.leftovers.remove_prompts()
             self._server.leftovers.remove_files()
         named = self._named(graphs, uploads)
-        node_types = self._server.node_types({node["class_type"] for graph in named for node in graph.values()})
+        classes = {node["class_type"] for graph in named for node in graph.values()}
+        node_types = self._server.node_types(classes | TEXT_NODES)
         self._check(named, node_types)
         filled = [with_defaults(graph, node_types) for graph in named]
         named = [graph for graph, _ in filled]

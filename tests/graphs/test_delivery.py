@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -76,6 +77,23 @@ def test_a_prefix_that_a_node_computes_stays_and_the_saver_is_tagged() -> None:
     """The tag keeps ComfyUI from answering from its cache."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
     assert inputs_of(graph) == {"filename_prefix": ["1", 0], "run-tag": RUN}
+
+
+def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run() -> None:
+    """Where ComfyUI has the nodes for it: no slash is left, and no name of dots alone."""
+    graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
+    types = {"RegexReplace": {}, "StringConcatenate": {}}
+    changed = delivered(graph, RUN, over_websocket=False, node_types=types)
+    path_id, _ = changed["9"]["inputs"]["filename_prefix"]
+    name_id, _ = changed[path_id]["inputs"]["string_b"]
+    assert changed[path_id]["inputs"] == {"string_a": f"{RUN}/", "string_b": [name_id, 0], "delimiter": ""}
+    replaced = changed[name_id]["inputs"]
+    assert replaced["string"] == ["1", 0]
+    pattern, by = replaced["regex_pattern"], replaced["replace"]
+    computed = ("fox", "../../x", "run-a\\x", "..", ".")
+    assert [re.sub(pattern, by, text) for text in computed] == ["fox", ".._.._x", "run-a_x", "_", "_"]
+    custom = {"1": node("StringConcatenate"), "9": node("VHS_VideoCombine", filename_prefix=["1", 0])}
+    assert len(delivered(custom, RUN, over_websocket=False, node_types=types)) == 2
 
 
 def test_other_nodes_stay_as_they_are() -> None:
