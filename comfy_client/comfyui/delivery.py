@@ -27,6 +27,7 @@ from comfy_client.comfyui.file_inputs import (
     FileUse,
     declared_input,
     file_use,
+    is_comfyui_link,
     linked_literal,
 )
 from comfy_client.workflows import Graph, is_link
@@ -34,7 +35,7 @@ from comfy_client.workflows import Graph, is_link
 SAVE_NODE = "SaveImageWebsocket"
 _TAG = "run-tag"
 TEXT_NODES = frozenset({"RegexReplace", "StringConcatenate"})
-"""The nodes by which a computed prefix is kept in the run's folder; ComfyUI has them since 0.3.35."""
+"""The nodes by which a computed prefix is kept in the run's folder; ComfyUI has them in both versions."""
 _PREVIEWS = {
     "PreviewImage": "images",
     "MaskPreview": "mask",
@@ -87,22 +88,28 @@ def delivered(
 def _set_place(graph: Graph, class_type: str, inputs: dict[str, Any], folder: str, node_type: object) -> None:
     """Have a node that saves write into `folder`, or under a name that nothing else has."""
     path_input = PREFIX_SAVERS.get(class_type) or FOLDER_SAVERS.get(class_type)
-    if path_input and isinstance(path := linked_literal(graph, inputs.get(path_input)), str):
+    if path_input and (path := _text(graph, inputs, path_input)) is not None:
         inputs[path_input] = f"{folder}/{_inside(path)}"
         return
     name_input = "filename_prefix"
-    if isinstance(name := linked_literal(graph, inputs.get(name_input)), str):
+    if (name := _text(graph, inputs, name_input)) is not None:
         start, slash, last = name.rpartition("/")
         inputs[name_input] = f"{start}{slash}{tag_of(folder)}_{last}"
     if _writes(class_type, inputs, node_type):
         inputs[_TAG] = tag_of(folder)
 
 
+def _text(graph: Graph, inputs: Mapping[str, Any], name: str) -> str | None:
+    """Return an input as the text that ComfyUI makes of it; None if it is absent or another node computes it."""
+    value = linked_literal(graph, inputs.get(name))
+    return None if name not in inputs or is_comfyui_link(value) else str(value)
+
+
 def _confine_computed_path(graph: Graph, node_id: str, folder: str) -> None:
     """Have a path that another node computes become a name in `folder`, if a node of ComfyUI writes there."""
     node = graph[node_id]
     path_input = PREFIX_SAVERS.get(node["class_type"], "")
-    if not is_link(node["inputs"].get(path_input)):
+    if not is_comfyui_link(node["inputs"].get(path_input)):
         return
     name_id, path_id = (f"{tag_of(folder)}-{part}-{node_id}" for part in ("name", "path"))
     replaced = {"string": node["inputs"][path_input], "regex_pattern": r"[/\\]|^\.+$", "replace": "_"}
@@ -160,9 +167,9 @@ def save_nodes(graph: Graph) -> tuple[str, ...]:
 def prefix_of(graph: Graph, node_id: str) -> str | None:
     """Return the name that a node gives its pictures, without folders; None if its inputs do not say it."""
     match graph.get(node_id):
-        case {"class_type": str(class_type), "inputs": {**inputs}}:
-            prefix = linked_literal(graph, inputs.get(PREFIX_SAVERS.get(class_type, "filename_prefix")))
-            if isinstance(prefix, str):
+        case {"class_type": str(class_type), "inputs": dict(inputs)}:
+            prefix = _text(graph, inputs, PREFIX_SAVERS.get(class_type, "filename_prefix"))
+            if prefix is not None:
                 return _inside(prefix).rpartition("/")[2]
             return _DEFAULT_PREFIX if class_type in {"SaveImage", SAVE_NODE} else None
     return None

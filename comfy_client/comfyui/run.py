@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
-from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
+from comfy_client.comfyui.answers import OutputFile, Succeeded, read_history
 from comfy_client.comfyui.delivery import SAVE_NODE, TEXT_NODES, delivered, filled_name, prefix_of, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
 from comfy_client.comfyui.graph_checks import check_structure, with_defaults
 from comfy_client.comfyui.path_guard import path_faults
+from comfy_client.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import JobError, RequestError, invalid_input
@@ -137,7 +138,7 @@ class _Run:
         over_websocket = SAVE_NODE in self._server.node_types({SAVE_NODE})
         follower = self._follower()
         queued_at = time.monotonic()
-        prompts = self._execute(follower, [self._delivered(graph, over_websocket=over_websocket) for graph in named])
+        prompts = self._execute(follower, [self._prompt(graph, over_websocket=over_websocket) for graph in named])
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
@@ -181,9 +182,8 @@ class _Run:
                 for target in upload.targets:
                     target.set(graph, name)
 
-    def _execute(self, follower: Follower, graphs: Sequence[Graph]) -> list[Prompt]:
-        """Run the graphs; where memory does not suffice, have it freed and run those that have not ended once more."""
-        prompts = [Prompt(graph, str(uuid.uuid4())) for graph in graphs]
+    def _execute(self, follower: Follower, prompts: list[Prompt]) -> list[Prompt]:
+        """Run the prompts; if memory does not suffice, have it freed and run those that have not ended once more."""
         try:
             self._queue_and_follow(follower, prompts)
         except JobError as error:
@@ -192,7 +192,7 @@ class _Run:
             log.warning("the GPU ran out of memory; freeing it and trying once more")
             self._server.stop_prompts([prompt.prompt_id for prompt in prompts if prompt.outcome is None])
             self._server.free_memory()
-            prompts = [prompt if prompt.outcome else Prompt(prompt.graph, str(uuid.uuid4())) for prompt in prompts]
+            prompts = [each if each.outcome else Prompt(each.graph, str(uuid.uuid4()), each.asked) for each in prompts]
             self._queue_and_follow(follower, [prompt for prompt in prompts if prompt.outcome is None])
         return prompts
 
@@ -213,13 +213,13 @@ class _Run:
             if refusal is None:
                 raise
         if refusal is not None:
-            raise refusal.error(
-                {
-                    problem.input: problem.choices
-                    or combo_choices(self._server.node_type(problem.node_type), problem.input)
-                    for problem in refusal.missing
-                }
-            )
+            refusal = refusal.with_classes(prompt.class_of)
+            available = {
+                problem.input: problem.choices
+                or combo_choices(self._server.node_type(problem.node_type), problem.input)
+                for problem in refusal.missing(self._node_types)
+            }
+            raise refusal.error(self._node_types, available)
 
     def _post(self, prompt: Prompt) -> object:
         """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
@@ -236,20 +236,22 @@ class _Run:
             log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
 
-    def _delivered(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Graph:
+    def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
         folder = f"{self._folder}/again" if again else self._folder
-        return delivered(graph, folder, over_websocket=over_websocket, node_types=self._node_types, again=again)
+        types = self._node_types
+        changed = delivered(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
+        return Prompt(changed, str(uuid.uuid4()), graph)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
         """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
         if save_nodes(prompt.graph) and not prompt.is_complete:
             log.warning("frames of the websocket are missing; saving the pictures again, into files")
             self._server.reopen_socket()
-            [prompt] = self._execute(self._follower(), [self._delivered(graph, over_websocket=False)])
+            [prompt] = self._execute(self._follower(), [self._prompt(graph, over_websocket=False)])
         files = self._read_files(prompt)
         if empty := {file.node_id for file, data in files.items() if not data}:
             log.warning("nodes %s reported files that are empty or gone, from the cache; running them again", empty)
-            again = self._delivered(graph, over_websocket=False, again=empty)
+            again = self._prompt(graph, over_websocket=False, again=empty)
             [prompt] = self._execute(self._follower(), [again])
             files = self._read_files(prompt)
         for file, data in files.items():

@@ -35,6 +35,24 @@ def test_a_core_saver_writes_into_the_folder_of_the_run(class_type: str) -> None
     assert inputs_of(graph, folder=f"{RUN}/2") == {"filename_prefix": f"{RUN}/2/a/fox"}
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ({"__value__": "a/fox"}, "a/fox"),
+        ({"__value__": {"__value__": "fox"}}, "fox"),
+        ({"__value__": ["1", 0]}, "lk"),
+        (["1", 0.0], "lk"),
+        (5, "5"),
+        (None, "None"),
+        ({"a": "/b"}, "{'a': '/b'}"),
+    ],
+)
+def test_a_prefix_of_any_kind_is_the_text_that_comfyui_makes_of_it(value: object, name: str) -> None:
+    """It unwraps `__value__` and makes texts of numbers."""
+    graph = {"1": node("PrimitiveString", value={"__value__": "lk"}), "9": node("SaveVideo", filename_prefix=value)}
+    assert inputs_of(graph) == {"filename_prefix": f"{RUN}/{name}"}
+
+
 def test_the_prefix_of_a_trained_lora_has_another_name() -> None:
     """SaveLoRA calls it `prefix`."""
     assert inputs_of({"9": node("SaveLoRA", prefix="loras/x")}) == {"prefix": f"{RUN}/loras/x"}
@@ -82,7 +100,7 @@ def test_a_prefix_that_a_node_computes_stays_and_the_saver_is_tagged() -> None:
 def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run() -> None:
     """Where ComfyUI has the nodes for it: no slash is left, and no name of dots alone."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
-    types = {"RegexReplace": {}, "StringConcatenate": {}}
+    types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
     changed = delivered(graph, RUN, over_websocket=False, node_types=types)
     path_id, _ = changed["9"]["inputs"]["filename_prefix"]
     name_id, _ = changed[path_id]["inputs"]["string_b"]
