@@ -25,7 +25,8 @@ from comfy_client.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import JobError, RequestError, invalid_input
-from comfy_client.images import identify
+from comfy_client.images import png_size
+from comfy_client.picture_process import identify
 from comfy_client.request import MAX_FAULTS, Upload
 from comfy_client.workflows import Graph
 
@@ -34,15 +35,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SavedImage:
-    """A picture that a graph saved: its file's bytes as ComfyUI made them, and the name that the graph gives it."""
+    """What a graph saved as an image: its file's bytes as ComfyUI made them, and the name that the graph gives it.
+
+    `filename` is set for what is no still picture, such as an animation or a video: it keeps its bytes and name.
+    """
 
     data: bytes
     prefix: str
+    filename: str = ""
 
 
 @dataclass(frozen=True)
 class SavedFile:
-    """Anything else that a graph wrote: a video, an animation, a sound."""
+    """Anything else that a graph wrote, such as a sound or a latent."""
 
     data: bytes
     filename: str
@@ -277,18 +282,28 @@ class _Run:
         images, others, now = [], [], time.localtime()
         for node in save_nodes(prompt.graph):
             for number, data in enumerate(prompt.images.get(node, ())):
-                images.append(_saved_image(data, prefix_of(graph, node) or SAVE_NODE, number, now))
+                prefix = prefix_of(graph, node) or SAVE_NODE
+                images.append(SavedImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
         saved: Counter[str] = Counter()
         for file, data in files.items():
             name = re.sub(rf"{self._folder}(-again)?_", "", file.filename)
-            if identify(data):
-                prefix = prefix_of(graph, file.node_id) or Path(name).stem
-                images.append(_saved_image(data, prefix, saved[file.node_id], now))
+            found = identify(data, self._end_if_stopped)
+            if found is not None and not found.is_animated:
+                prefix = prefix_of(graph, file.node_id) or re.sub(r"(_\d+)?_?$", "", Path(name).stem)
+                size = (found.width, found.height)
+                images.append(SavedImage(data, filled_name(prefix, size, saved[file.node_id], now)))
                 saved[file.node_id] += 1
+            elif file.key == "images":  # as worker-comfyui: videos and animations of ComfyUI's own nodes
+                images.append(SavedImage(data, "", name))
             else:
                 others.append(SavedFile(data, name))
         texts = prompt.outcome.texts if isinstance(prompt.outcome, Succeeded) else ()
         return PromptResult(prompt.prompt_id, tuple(images), tuple(others), texts)
+
+    def _end_if_stopped(self) -> None:
+        error = self._stop()
+        if error is not None:
+            raise error
 
     def clean_up(self) -> None:
         """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
@@ -303,12 +318,6 @@ class _Run:
             self._server.leftovers.remove_files(self._files)
         with _logged("removing folders"):
             self._server.leftovers.remove_folder(self._folder, prompt_ids)
-
-
-def _saved_image(data: bytes, prefix: str, number: int, now: time.struct_time) -> SavedImage:
-    picture = identify(data)
-    size = (picture.width, picture.height) if picture else (0, 0)
-    return SavedImage(data, filled_name(prefix, size, number, now))
 
 
 def _empty_file(graph: Graph, file: OutputFile) -> JobError:
