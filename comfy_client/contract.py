@@ -22,6 +22,15 @@ OUTPUT_FORMATS = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"
 MAX_SEED = 2**63 - 1
 """The largest seed a request may carry. ComfyUI itself takes up to 2**64 - 1; JSON clients in Java and Go do not."""
 
+MAX_RANDOM_SEED = 2**32 - 1
+"""The largest seed drawn for a request that names none: a JavaScript client rounds seeds above 2**53."""
+
+MAX_FAULTS = 50
+"""Faults that one report lists; a graph can have thousands."""
+
+EXPORT_MENU = "File > Export (API) (older frontends: Workflow > Export (API))"
+"""The menu of ComfyUI's editor that writes a graph which can be run."""
+
 ENVELOPE: JsonObject = {
     "workflow": {
         "description": "A template's name (`flux-dev-txt2img`; `txt2img` and `img2img` are aliases), or a whole graph "
