@@ -39,9 +39,9 @@ ENVELOPE: JsonObject = {
     },
     "images": {
         "description": "For graphs: the files that its LoadImage nodes (and other loaders) name, each base64, a data "
-        "URI or an https address; at most 256 files of 100 MB in all, 16 of them addresses. Other keys of an entry are "
-        "ignored.",
+        "URI or an https address; at most 100 MB in all, and 16 addresses. Other keys of an entry are ignored.",
         "type": "array",
+        "maxItems": 256,
         "items": {
             "type": "object",
             "required": ["name", "image"],
@@ -90,7 +90,7 @@ ENVELOPE: JsonObject = {
 
 GRAPH_KEYS: JsonObject = {
     "extra_data": {
-        "description": "Passed to ComfyUI beside the graph, such as `{\"extra_pnginfo\": {\"workflow\": …}}`. Keys that "
+        "description": 'Passed to ComfyUI beside the graph, such as `{"extra_pnginfo": {"workflow": …}}`. Keys that '
         "name the job or its caller are left out.",
         "type": "object",
     },

@@ -181,10 +181,10 @@ def _beyond_limits(sources: Mapping[str, Source]) -> Iterator[Fault]:
 
 
 def named(images: Any) -> dict[str, tuple[str, str]]:  # noqa: ANN401 - any JSON value
-    """Return the path and the text of each entry of `images` by its name; the last one counts if a name stands twice."""
+    """Return the path and the text of each entry of `images` by its name; the last of a name counts."""
     return {
         image["name"]: (f"images[{number}].image", image["image"])
-        for number, image in enumerate(images if isinstance(images, list) else [])
+        for number, image in enumerate(images[:MAX_FILES] if isinstance(images, list) else [])
         if isinstance(image, dict) and isinstance(image.get("name"), str) and isinstance(image.get("image"), str)
-        if image["name"] and image["image"]
+        if image["image"]
     }

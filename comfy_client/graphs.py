@@ -19,9 +19,11 @@ EDITOR_FORMAT = (
 GRAPH_AS_TEXT = "is text that is no JSON; send the graph itself, as a JSON object"
 
 _EDITOR_ONLY = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "SetNode", "GetNode"})
-_GROUP_NODE = re.compile(r"workflow[/>]|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", re.IGNORECASE)
+_GROUP_NODE = re.compile(r"workflow[/>]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
 """Class types of group nodes and of subgraphs, which an export takes apart."""
-_OUTPUT_NODE = re.compile(r"(?!load)(.*(save|preview|export|write|upload|output|send|show|display|view))", re.IGNORECASE)
+_OUTPUT_NODE = re.compile(
+    r"(?!load)(.*(save|preview|export|write|upload|output|send|show|display|view))", re.IGNORECASE
+)
 """Class types of nodes that are probably outputs: ComfyUI runs these, and what they need."""
 
 
@@ -135,7 +137,9 @@ def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
     broken = {node_id for node_id, found in faults_of.items() if found}
     if not broken:
         return [], []
-    links = {node_id: {value[0] for value in node["inputs"].values() if is_link(value)} for node_id, node in graph.items()}
+    links = {
+        node_id: {value[0] for value in node["inputs"].values() if is_link(value)} for node_id, node in graph.items()
+    }
     users: dict[str, set[str]] = {node_id: set() for node_id in graph}
     for node_id, sources in links.items():
         for source in sources & graph.keys():
@@ -144,18 +148,19 @@ def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
     outputs = {node_id for node_id, node in graph.items() if _is_output(node)}
     ends = outputs | {node_id for node_id in graph if not users[node_id] and node_id not in tainted}
     needed = _closure(ends, links) if ends else set(graph)
-    if faults := [fault for node_id in graph if node_id in broken & needed for fault in faults_of[node_id]]:
+    required = broken & needed
+    if faults := [fault for node_id in graph if node_id in required for fault in faults_of[node_id]]:
         return faults[:MAX_FAULTS], []
     for node_id in tainted - needed:
         del graph[node_id]
-    reasons = [fault for found in faults_of.values() for fault in found]
-    warnings = [f"{fault.path} {fault.message}; no output needs it, and it was left out" for fault in reasons[:MAX_FAULTS]]
-    return [], warnings
+    reasons = [f"{fault.path} {fault.message}" for found in faults_of.values() for fault in found]
+    return [], [f"{reason}; no output needs it, and it was left out" for reason in reasons[:MAX_FAULTS]]
 
 
 def _is_output(node: JsonObject) -> bool:
     class_type = node["class_type"]
-    return not _editor_only(class_type) and ("filename_prefix" in node["inputs"] or bool(_OUTPUT_NODE.match(class_type)))
+    sounds_like_one = "filename_prefix" in node["inputs"] or _OUTPUT_NODE.match(class_type)
+    return bool(sounds_like_one) and not _editor_only(class_type)
 
 
 def _closure(start: Iterable[str], edges: dict[str, set[str]]) -> set[str]:

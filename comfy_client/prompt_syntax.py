@@ -10,12 +10,12 @@ from comfy_client.validation import shown
 _SYNTAX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), sentence)
     for pattern, sentence in (
-        (r"\{[^{}|]*\|[^{}]*\}", "is a choice that nothing here makes: the model reads all of it. Choose before sending"),
+        (r"\{[^{}|]*\|[^{}]*\}", "is a choice that nothing here makes: the model reads all of it"),
         (r"__[a-z0-9][\w/.*-]*?__", "is a wildcard that nothing here fills in: fill it in before sending"),
         (r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>", "loads no LoRA: use `loras`"),
         (r"\bembedding:[\w./\\-]+", "has no effect unless the worker has an embedding of that name"),
         (r"(?<![:\w/])//|/\*", "begins a comment in ComfyUI's editor alone: here the model reads the comment"),
-        (r"\[[^\[\]:]*:[^\[\]:]*:[0-9.]+\]", "is prompt editing, which does not exist here: the model reads all of it"),
+        (r"\[[^\[\]:]*:[^\[\]:]*:[0-9.]+\]", "is prompt editing, which does not exist here"),
         (
             r"(?<!\S)--(?:ar|v|q|s|c|no|niji|style|stylize|chaos|seed|iw|tile|weird)\b",
             "is a parameter of another tool, and the model reads it as text: use the inputs of the request",

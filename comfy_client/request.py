@@ -11,7 +11,7 @@ import mimetypes
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Protocol
 
 from comfy_client.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, ErrorCode, Fault, JsonObject
 from comfy_client.encoded import bare_address, decode_base64, is_https
@@ -31,6 +31,13 @@ from comfy_client.wrappers import beside_graph, parsed, unwrapped, with_parsed_g
 _GRAPH_KEYS = {name: ENVELOPE[name] for name in ENVELOPE if name != "workflow"}
 _TEMPLATE_KEYS = {name: ENVELOPE[name] for name in ENVELOPE if name != "images"}
 _MAX_WARNINGS = 20
+
+
+class CheckPicture(Protocol):
+    """images.check_picture, or a function that does the same elsewhere."""
+
+    def __call__(self, data: bytes, path: str, *, flatten: bool) -> Picture:
+        """Return the picture in `data`, fit for a LoadImage node. Raises JobError (invalid_image)."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +118,20 @@ class Request:
                 fetched[name] = replace(source, content=content)
         return replace(self, pictures={**self.pictures, **fetched}) if fetched else self
 
-    def render(self, random_seed: Callable[[], int] = draw_seed) -> Rendered:
-        """Return what ComfyUI is to run. Its pictures have been fetched.
+    def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckPicture = check_picture) -> Rendered:
+        """Return what ComfyUI is to run. Its pictures have been fetched; `check` decodes them.
 
         Raises JobError: invalid_image if a picture cannot be taken, invalid_input if an override names an item that a
         list of the inputs does not have.
         """
         if self.template is None:
-            return self._render_graph()
-        return self._render_template(self.template, random_seed)
+            return self._render_graph(check)
+        return self._render_template(self.template, random_seed, check)
 
-    def _render_template(self, template: Workflow, random_seed: Callable[[], int]) -> Rendered:
-        uploads = [_upload(source, template.targets(name), flatten=True) for name, source in self.pictures.items()]
+    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
+        uploads = [
+            _upload(source, template.targets(name), check, flatten=True) for name, source in self.pictures.items()
+        ]
         inputs = dict(self.inputs)
         if uploads:
             inputs |= _size(inputs, uploads[0].picture, template)
@@ -144,11 +153,11 @@ class Request:
             warnings=self.warnings,
         )
 
-    def _render_graph(self) -> Rendered:
+    def _render_graph(self, check: CheckPicture) -> Rendered:
         return Rendered(
             graphs=(copy.deepcopy(self.graph),),
             seeds=(None,),
-            uploads=tuple(_upload(source, source.targets, flatten=False) for source in self.pictures.values()),
+            uploads=tuple(_upload(source, source.targets, check, flatten=False) for source in self.pictures.values()),
             workflow="custom",
             version="custom",
             inputs={"overrides": self.overrides} if self.overrides else {},
@@ -157,11 +166,11 @@ class Request:
         )
 
 
-def _upload(source: Source, targets: tuple[Target, ...], *, flatten: bool) -> Upload:
+def _upload(source: Source, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
     if isinstance(source.content, str):
         raise TypeError(f"{source.path} was not fetched")
     if source.is_picture:
-        return Upload(check_picture(source.content, source.path, flatten=flatten), targets)
+        return Upload(check(source.content, source.path, flatten=flatten), targets)
     if len(source.content) > MAX_BYTES:
         message = f"{source.path} has {len(source.content):,} bytes; at most {MAX_BYTES:,} are taken."
         raise JobError.because(ErrorCode.INVALID_IMAGE, message, path=source.path)
@@ -202,7 +211,8 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     if not isinstance(value, dict):
         raise invalid_input([Fault("", 'must be a JSON object, like {"prompt": "a pixel art knight"}')])
     value, warnings = unwrapped({name: item for name, item in value.items() if item is not None})
-    default = "img2img" if "image" in value else "txt2img"
+    has_image = "image" in value or any(fault.path == "image" for fault in faults)
+    default = "img2img" if has_image else "txt2img"
     named_workflow = value.get("workflow", default)
     if isinstance(named_workflow, dict) or (isinstance(named_workflow, str) and named_workflow.lstrip()[:1] == "{"):
         return _read_graph(value, faults, warnings)
@@ -247,9 +257,7 @@ def _unknown(names: Iterable[str], rules: Mapping[str, JsonObject]) -> list[Faul
     ]
 
 
-def _pictures(
-    template: Workflow, value: JsonObject, faults: list[Fault]
-) -> tuple[list[Fault], dict[str, Source]]:
+def _pictures(template: Workflow, value: JsonObject, faults: list[Fault]) -> tuple[list[Fault], dict[str, Source]]:
     """Return the faults with those of the template's pictures, and the source of each picture by name."""
     sources, found = {}, []
     for name in template.pictures:
@@ -277,7 +285,11 @@ def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> 
         pictures, lost, notes_of_files = graph_files(graph, named(value.get("images")), written)
         faults = _merged(faults, [*unreached, *broken, *lost])
         warnings += [*notes, *notes_of_nodes, *notes_of_files]
-        overrides = {place: target.get(graph) for place, target in written.items() if target.node_id in graph}
+        overrides = {
+            place: target.get(graph) if path_of(["overrides", place]) in pictures else overrides[place]
+            for place, target in written.items()
+            if target.node_id in graph
+        }
     else:
         faults = _merged(faults, graph_faults(graph))
     if faults:
@@ -288,19 +300,22 @@ def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> 
 
 def _without_nulls(overrides: object) -> JsonObject:
     """Return overrides without those that are null; nothing if there is no object of them."""
-    return {place: value for place, value in overrides.items() if value is not None} if isinstance(overrides, dict) else {}
+    given = overrides.items() if isinstance(overrides, dict) else ()
+    return {place: value for place, value in given if value is not None}
 
 
 def _schema_faults(value: JsonObject, schema: JsonObject) -> list[Fault]:
-    """Return the faults of `value`; a list item that is null counts as absent."""
-    nulls = {
-        path_of([name, number])
-        for name, items in value.items()
-        if isinstance(items, list)
-        for number, item in enumerate(items)
-        if item is None
-    }
-    return [fault for fault in schema_faults(value, schema) if fault.path not in nulls]
+    """Return the faults of `value`. A list item that is null counts as absent; of a list too long, no item is read."""
+    faults: list[Fault] = []
+    nulls: set[str] = set()
+    for name, items in value.items():
+        limit = schema["properties"].get(name, {}).get("maxItems")
+        if isinstance(items, list) and limit is not None and len(items) > limit:
+            faults.append(Fault(path_of([name]), f"has {len(items):,} items; at most {limit:,} are taken"))
+            value = {**value, name: []}
+        elif isinstance(items, list):
+            nulls |= {path_of([name, number]) for number, item in enumerate(items) if item is None}
+    return [*faults, *(fault for fault in schema_faults(value, schema) if fault.path not in nulls)]
 
 
 def _request(

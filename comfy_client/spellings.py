@@ -1,6 +1,7 @@
-"""Reads the spellings of a value that mean the same: `"64"`, `"PNG"`, `"jpg"`, null for absent, a LoRA as its name. Pure.
+"""Reads other spellings of a value: `"64"`, `"PNG"`, `"jpg"`, null for absent, a LoRA as its name. Pure.
 
-A value is changed only if its JSON Schema leaves one meaning. Everything else stays as it is, and validation refuses it.
+A value is changed only if its JSON Schema leaves one meaning. Everything else stays as it is, and validation refuses
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def respelled(value: Mapping[str, Any], rules: Mapping[str, JsonObject]) -> Json
     }
 
 
-def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401, PLR0911 - any JSON value; one return a rule
+def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JSON value
     """Return `item` as the JSON Schema `rule` wants it, if it is another spelling of such a value."""
     match rule, item:
         case {"type": "integer" | "number"}, str() if _NUMBER.fullmatch(item.strip()):

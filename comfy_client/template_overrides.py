@@ -27,6 +27,7 @@ from comfy_client.workflows import Workflow
 MAX_TEXT = 4096
 _SEEDS = frozenset({"seed", "noise_seed"})
 _MAX_COMFYUI_SEED = 2**64 - 1
+_LIMIT = "a number that no input of the workflow sets may not exceed the workflow's own"
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
@@ -78,10 +79,12 @@ class _Rules:
         """Return the value as its place spells it, and what is wrong with it; empty if nothing is."""
         class_type = self._graph[target.node_id]["class_type"]
         use = file_use(class_type, target.input)
-        if target in self._bound:
-            name, rule = self._bound[target]
-            if rule.get("contentMediaType"):
-                return value, f"names a file; send the picture itself as `{name}`"
+        name, rule = self._bound.get(target, ("", None))
+        if rule is None and target.index is not None:
+            rule = self._bound.get(Target(target.node_id, target.input), ("", {}))[1].get("items")
+        if rule is not None and rule.get("contentMediaType"):
+            return value, f"names a file; send the picture itself as `{name}`"
+        if rule is not None:
             return _read_by(rule, value)
         if use in {FileUse.LOADS, FileUse.LOADS_FOLDER}:
             return value, "names a file that the node reads, which an override of a workflow may not"
@@ -104,9 +107,7 @@ class _Rules:
             case int() | float():
                 limited = {"type": "number", "minimum": min(0, held), "maximum": max(0, held)}
                 read, problem = _read_by(limited, value)
-                return read, f"{problem}; the workflow has {held}, and only a graph of your own has no such limit" * bool(
-                    problem
-                )
+                return read, f"{problem}; {_LIMIT}" if problem else ""
             case str():
                 return _read_by({"type": "string", "maxLength": MAX_TEXT}, value)
             case list() if isinstance(value, list) and len(value) <= len(held):

@@ -24,7 +24,7 @@ MAX_DEPTH = 32
 """Levels of nesting that a request may have. A graph with its links needs five."""
 
 _SHOWN_CHARACTERS = 60
-_MAX_CANDIDATES = 300
+_MAX_CANDIDATES = 200
 """Known names that one unknown name is compared with: a graph can have thousands of nodes."""
 
 _TYPE_NAMES = {
@@ -73,7 +73,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Upper and lower case count as equal. At most the first _MAX_CANDIDATES known names are compared.
     """
     candidates = {each.lower(): each for each in reversed([*itertools.islice(known, _MAX_CANDIDATES)])}
-    close = difflib.get_close_matches(name[:64].lower(), candidates, n=1)
+    close = difflib.get_close_matches(name[:48].lower(), candidates, n=1)
     return f"; did you mean {shown(candidates[close[0]])}?" if close else ""
 
 
@@ -146,9 +146,7 @@ def schema_faults(value: object, schema: JsonObject) -> list[Fault]:
     return list(found.values())
 
 
-def _faults_of(
-    error: jsonschema.ValidationError, schema: JsonObject, suggestions: Suggestions
-) -> Iterator[Fault]:
+def _faults_of(error: jsonschema.ValidationError, schema: JsonObject, suggestions: Suggestions) -> Iterator[Fault]:
     path = list(error.absolute_path)
     rule: Any = error.schema
     instance: Any = error.instance
@@ -189,7 +187,7 @@ def _type_name(kinds: Any) -> str:  # noqa: ANN401 - one type of JSON Schema, or
     return " or ".join(_TYPE_NAMES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
 
-def _sentence(error: jsonschema.ValidationError) -> str:  # noqa: PLR0911 - one return a rule
+def _sentence(error: jsonschema.ValidationError) -> str:  # noqa: C901, PLR0911 - one return a rule
     limit: Any = error.validator_value
     instance: Any = error.instance
     match error.validator:

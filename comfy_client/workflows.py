@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,8 +129,7 @@ def _load(name: str, graph_file: Path, inputs_file: Path) -> Workflow:
         for input_name, rule in workflow.inputs.items():
             _check_keywords(rule, _KEYWORDS_OF_INPUT, f"input {shown(input_name)}")
             _check_rule(input_name, rule)
-            if not workflow.targets(input_name) and input_name != "num_images":
-                raise LookupError(f"input {shown(input_name)} reaches no node: {_missing_place(rule)}")
+            _check_reach(workflow, input_name, rule)
     except LookupError as error:
         raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
     return workflow
@@ -151,6 +150,12 @@ def _check_keywords(rule: JsonObject, known: frozenset[str], subject: str) -> No
     for keyword in rule:
         if keyword.lower().startswith("x-") and keyword not in known:
             raise LookupError(f"{subject} has the unknown keyword {shown(keyword)}{nearest(keyword, known)}")
+
+
+def _check_reach(workflow: Workflow, name: str, rule: JsonObject) -> None:
+    """Raise LookupError with a sentence for an input whose value reaches no node."""
+    if not workflow.targets(name) and name != "num_images":
+        raise LookupError(f"input {shown(name)} reaches no node: {_missing_place(rule)}")
 
 
 def _missing_place(rule: JsonObject) -> str:

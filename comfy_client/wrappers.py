@@ -1,4 +1,4 @@
-"""Finds the request in what callers send around it: RunPod's envelope, a body of POST /prompt, a graph by itself. Pure."""
+"""Finds the request in what callers send around it: RunPod's envelope, or a body of ComfyUI's POST /prompt. Pure."""
 
 from __future__ import annotations
 
@@ -71,7 +71,11 @@ def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
         return {"workflow": value}, []
     if not any(map(is_node, value.values())):
         return value, []
-    graph = {name: item for name, item in value.items() if isinstance(item, dict) and name not in ENVELOPE and name not in GRAPH_KEYS}
+    graph = {
+        name: item
+        for name, item in value.items()
+        if isinstance(item, dict) and name not in ENVELOPE and name not in GRAPH_KEYS
+    }
     rest = {name: item for name, item in value.items() if name not in graph}
     return {**rest, "workflow": graph}, ["input is a graph itself, and was read as `workflow`"]
 
@@ -88,7 +92,10 @@ def beside_graph(value: JsonObject) -> tuple[JsonObject, JsonObject, list[str]]:
     match value.get("extra_data", {}):
         case dict(given):
             extra_data = {name: item for name, item in given.items() if name not in _RESERVED_DATA}
-            warnings += [f"extra_data.{name} says whose prompt it is, and was left out" for name in given.keys() - extra_data.keys()]
+            warnings += [
+                f"extra_data.{name} says whose prompt it is, and was left out"
+                for name in given.keys() - extra_data.keys()
+            ]
         case _:
             warnings.append("extra_data is no object, and was left out")
     if not isinstance(extra_data.get("extra_pnginfo", {}), dict):

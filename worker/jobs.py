@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +16,7 @@ from comfy_client.comfyui.follow import Limits, Observe
 from comfy_client.comfyui.outputs import Output, encoded_images, other_files
 from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import MAX_SEED, ErrorCode, Fault, JsonObject
+from comfy_client.contract import ErrorCode, Fault, JsonObject
 from comfy_client.errors import JobError, invalid_input
 from comfy_client.fetch import FetchRules, fetch_picture
 from comfy_client.request import Rendered, Request, read_request
@@ -59,12 +58,12 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     request = read_request(job.get("input"), worker.workflows)
     bucket = _check_permitted(worker, request, job)
     request = request.with_fetched(lambda url, path: fetch_picture(url, path, worker.fetch_rules))
-    rendered = request.render(lambda: secrets.randbelow(MAX_SEED + 1))
+    rendered = request.render()
     log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     timeout_s = min(request.timeout_s or worker.job_timeout_s, worker.job_timeout_s)
     limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
     hooks = Hooks(control.observe, control.turn)
-    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks)
+    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
     encode_from = time.monotonic()
     timed = _Timed(control.stop, encode_from - run.execute_s - run.fetch_s, timeout_s, encode_from + worker.store_s)
     result = _result(worker, request, rendered, run, _delivery(worker, request, bucket, job_id, timed.check))

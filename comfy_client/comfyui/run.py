@@ -18,7 +18,7 @@ from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_c
 from comfy_client.comfyui.delivery import SAVE_NODE, delivered, prefix_of, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
+from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import JobError, RequestError
 from comfy_client.images import identify
 from comfy_client.request import Upload
@@ -85,16 +85,18 @@ def run_graphs(
     limits: Limits,
     stop: Callable[[], JobError | None],
     hooks: Hooks = NO_HOOKS,
+    extra_data: JsonObject | None = None,
 ) -> RunResult:
     """Run `graphs` one after another on `server` and return what they made. All are queued at once.
 
-    `stop` is asked ten times a second; the error that it returns ends the run.
+    `stop` is asked ten times a second; the error that it returns ends the run. `extra_data` is passed to ComfyUI beside
+    each graph.
 
     Raises:
         JobError: workflow_rejected, model_missing, execution_failed, out_of_memory (memory was freed and it failed
             again), interrupted, deadline_exceeded, comfyui_unavailable, no_output, or what `stop` returned.
     """
-    run = _Run(server, limits, stop, hooks)
+    run = _Run(server, limits, stop, hooks, extra_data or {})
     try:
         return run.make(graphs, uploads)
     except RequestError as error:
@@ -106,11 +108,19 @@ def run_graphs(
 class _Run:
     """One run's state: the folder and the prompts that `clean_up` has to remove."""
 
-    def __init__(self, server: ComfyServer, limits: Limits, stop: Callable[[], JobError | None], hooks: Hooks) -> None:
+    def __init__(
+        self,
+        server: ComfyServer,
+        limits: Limits,
+        stop: Callable[[], JobError | None],
+        hooks: Hooks,
+        extra_data: JsonObject,
+    ) -> None:
         self._server = server
         self._limits = limits
         self._stop = stop
         self._hooks = hooks
+        self._extra_data = extra_data
         self._folder = f"run-{uuid.uuid4().hex}"
         self._prompts: list[Prompt] = []
         self._files: list[OutputFile] = []
@@ -142,7 +152,7 @@ class _Run:
         named = [copy.deepcopy(graph) for graph in graphs]
         for number, upload in enumerate(uploads):
             picture = upload.picture
-            filename = f"{number}.{picture.mime_type.rpartition('/')[2]}"
+            filename = f"{number}.{upload.extension}"
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
             name = self._server.upload(
                 picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
@@ -195,7 +205,7 @@ class _Run:
     def _post(self, prompt: Prompt) -> object:
         """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
         try:
-            return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
         except RequestError as error:
             if error.status is not None:
                 raise
@@ -205,7 +215,7 @@ class _Run:
             ):
                 return None
             log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
-            return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
         """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
