@@ -18,7 +18,8 @@ EDITOR_FORMAT = (
 )
 GRAPH_AS_TEXT = "is text that is no JSON; send the graph itself, as a JSON object"
 
-_EDITOR_ONLY = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "SetNode", "GetNode"})
+EDITOR_NODES = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "SetNode", "GetNode"})
+"""Class types that exist only in ComfyUI's editor."""
 _GROUP_NODE = re.compile(r"workflow[/>]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
 """Class types of group nodes and of subgraphs, which an export takes apart."""
 _OUTPUT_NODE = re.compile(
@@ -99,7 +100,7 @@ def _node_faults(node_id: str, node: Any, graph: Graph) -> Iterator[Fault]:  # n
 
 def _editor_only(class_type: str) -> str:
     """Return why a node of that class cannot be run; empty if it can."""
-    if class_type in _EDITOR_ONLY or _GROUP_NODE.match(class_type):
+    if class_type in EDITOR_NODES or _GROUP_NODE.match(class_type):
         return (
             f"is a {shown(class_type)}, which exists only in ComfyUI's editor and cannot be run. {EXPORT_MENU} leaves "
             "such nodes out"

@@ -36,6 +36,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.comfyui.events", frozenset()),
     ("comfy_client.comfyui.answers", frozenset()),
     ("comfy_client.comfyui.path_guard", frozenset()),
+    ("comfy_client.comfyui.graph_checks", frozenset()),
     ("comfy_client.comfyui.delivery", frozenset()),
     ("comfy_client.comfyui.event_socket", frozenset({"websocket"})),
     ("comfy_client.comfyui.leftovers", frozenset()),
