@@ -77,7 +77,7 @@ def graph_files(
             target.set(graph, f"upload-{len(sources)}{'.' * bool(source.extension)}{source.extension}")
     sent, found, warnings = _sent(images, named, graph)
     sources |= sent
-    return sources, [*faults, *found, *_beyond_limits(sources)][:MAX_FAULTS], warnings
+    return sources, [*faults, *found, *beyond_limits(sources)][:MAX_FAULTS], warnings
 
 
 def plain_name(value: str) -> str | None:
@@ -167,6 +167,11 @@ def _extension(name: str, text: str) -> str:
         plain = mimetypes.guess_extension(text[:128].partition(":")[2].partition(";")[0].strip().lower()) or ""
     found = _HAS_EXTENSION.search(plain)
     return found[1].lower() if found else "bin"
+
+
+def beyond_limits(sources: Mapping[str, Source]) -> list[Fault]:
+    """Return a fault for each limit that the files exceed together."""
+    return list(_beyond_limits(sources))
 
 
 def _beyond_limits(sources: Mapping[str, Source]) -> Iterator[Fault]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import copy
 import mimetypes
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from comfy_client.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, ErrorCode, Fault, JsonObject
+from comfy_client.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, Fault, JsonObject
 from comfy_client.encoded import bare_address, decode_base64, is_https
-from comfy_client.errors import JobError, invalid_input
+from comfy_client.errors import invalid_input
 from comfy_client.foreign_keys import advice
-from comfy_client.graph_files import MAX_TOTAL_BYTES, Source, graph_files, named
+from comfy_client.graph_files import Source, beyond_limits, graph_files, named
 from comfy_client.graphs import Graph, graph_faults, has_nodes, left_out, with_links
-from comfy_client.images import MAX_BYTES, Picture, check_picture, rounded_size
+from comfy_client.images import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
 from comfy_client.places import Target, overridden
 from comfy_client.prompt_syntax import syntax_warnings
 from comfy_client.spellings import as_number, respelled
@@ -34,7 +34,7 @@ _MAX_WARNINGS = 20
 
 
 class CheckPicture(Protocol):
-    """images.check_picture, or a function that does the same elsewhere."""
+    """images.check_picture, or its namesake in picture_process."""
 
     def __call__(self, data: bytes, path: str, *, flatten: bool) -> Picture:
         """Return the picture in `data`, fit for a LoadImage node. Raises JobError (invalid_image)."""
@@ -102,21 +102,23 @@ class Request:
     has_random_seed: bool = False
     extra_data: JsonObject = field(default_factory=dict, repr=False)
 
-    def with_fetched(self, fetch: Callable[[str, str], bytes]) -> Request:
-        """Return the request with every file's bytes; `fetch` takes an address and the path that named it.
+    def with_fetched(self, fetch: Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]) -> Request:
+        """Return the request with every file's bytes; `fetch` takes each address with the path that named it.
 
         Raises JobError (invalid_input) if the files have more than MAX_TOTAL_BYTES.
         """
-        total = sum(len(source.content) for source in self.pictures.values() if isinstance(source.content, bytes))
-        fetched = {}
-        for name, source in self.pictures.items():
-            if isinstance(source.content, str):
-                content = fetch(source.content, source.path)
-                total += len(content)
-                if total > MAX_TOTAL_BYTES:
-                    raise invalid_input([Fault(source.path, f"makes the files larger than {MAX_TOTAL_BYTES:,} bytes")])
-                fetched[name] = replace(source, content=content)
-        return replace(self, pictures={**self.pictures, **fetched}) if fetched else self
+        wanted = {name: source for name, source in self.pictures.items() if isinstance(source.content, str)}
+        if not wanted:
+            return self
+        contents = fetch([(str(source.content), source.path) for source in wanted.values()])
+        fetched = {
+            name: replace(source, content=content)
+            for (name, source), content in zip(wanted.items(), contents, strict=True)
+        }
+        pictures = {**self.pictures, **fetched}
+        if faults := beyond_limits(pictures):
+            raise invalid_input(faults)
+        return replace(self, pictures=pictures)
 
     def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckPicture = check_picture) -> Rendered:
         """Return what ComfyUI is to run. Its pictures have been fetched; `check` decodes them.
@@ -172,8 +174,7 @@ def _upload(source: Source, targets: tuple[Target, ...], check: CheckPicture, *,
     if source.is_picture:
         return Upload(check(source.content, source.path, flatten=flatten), targets)
     if len(source.content) > MAX_BYTES:
-        message = f"{source.path} has {len(source.content):,} bytes; at most {MAX_BYTES:,} are taken."
-        raise JobError.because(ErrorCode.INVALID_IMAGE, message, path=source.path)
+        raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are taken")
     mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
     return Upload(Picture(source.content, 0, 0, mime_type), targets, source.extension)
 
