@@ -14,14 +14,16 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from worker.address import comfyui_url
-from worker.disk import full_disk, temporary_folder
+from worker.disk import MIN_FREE_BYTES, full_disk, temporary_folder
 
 TIMEOUT_S = 5.0
 
 
-def main(env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S) -> int:
+def main(
+    env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S, min_free_bytes: int = MIN_FREE_BYTES
+) -> int:
     """Ask ComfyUI once, look at its disk, print what came of it, and return the exit status."""
-    problem = problem_of(comfyui_url(env), timeout_s) or full_disk(_folders(env))
+    problem = problem_of(comfyui_url(env), timeout_s) or full_disk(_folders(env), min_free_bytes)
     out.write(f"{problem or 'ComfyUI answers.'}\n")
     return 1 if problem else 0
 
