@@ -28,8 +28,8 @@ from worker import local_results, logs
 from worker.attempt import Attempt, Service, make_threads
 from worker.boot import Boot
 from worker.boot_times import BootTimes
-from worker.comfyui_environment import conceal
 from worker.comfyui_process import ModelsMissing
+from worker.conceal import conceal
 from worker.disk import full_disk, temporary_folder
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle
@@ -141,10 +141,12 @@ def main() -> None:
     times = BootTimes()
     times.note("python")
     try:
-        conceal()
+        is_concealed = conceal()
         settings = Settings.from_env(os.environ)
         worker = make_worker(settings)
         logs.configure(settings.log_level)
+        if settings.comfyui_is_ours and not is_concealed:
+            log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")
         times.note("settings")
         boot = Boot(
             settings,

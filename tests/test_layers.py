@@ -131,6 +131,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("worker.command_line", frozenset()),
     ("worker.logs", frozenset({"pythonjsonlogger"})),
     ("worker.address", frozenset()),
+    ("worker.conceal", frozenset()),
     ("worker.disk", frozenset()),
     ("worker.health", frozenset()),
     ("worker.boot_times", frozenset()),

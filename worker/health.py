@@ -1,6 +1,6 @@
 """The container's health check: python -m worker.health. Status 0 if ComfyUI answers and its disk is not full, else 1.
 
-It runs every half minute beside a GPU's work, so it imports nothing but the standard library and two small modules.
+It runs every half minute beside a GPU's work, so it imports nothing but the standard library and three small modules.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from worker.address import comfyui_url
+from worker.conceal import conceal
 from worker.disk import MIN_FREE_BYTES, full_disk, temporary_folder
 
 TIMEOUT_S = 5.0
@@ -61,4 +62,5 @@ def problem_of(url: str, timeout_s: float) -> str:
 
 
 if __name__ == "__main__":
+    conceal()  # the container's secrets are in its environment
     sys.exit(main(os.environ, sys.stdout))
