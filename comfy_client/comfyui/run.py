@@ -274,7 +274,7 @@ class _Run:
         try:
             return self._server.view(file)
         except RequestError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
+            if error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return b""
             raise
 
