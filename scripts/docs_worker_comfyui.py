@@ -1,24 +1,23 @@
-"""The text of docs/worker-comfyui.md, from the requests of tests/compat and what both workers answered to them. Pure."""
+"""The text of docs/worker-comfyui.md, from the requests of tests/compat and what both workers answered to them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from scripts.docs_api import NOTE
 from tests.compat.cases import CASES
-from tests.compat.outcomes import OURS, STOCK, Verdict, verdict
+from tests.compat.recordings import OURS, STOCK, Verdict, recorded, source_of, verdict
 
 INTRODUCTION = """\
 # Coming from worker-comfyui
 
 {note}
 
-Callers of RunPod's stock [worker-comfyui](https://github.com/runpod-workers/worker-comfyui) send the same requests to the same
-routes, and find the images in the same place: `output.images[]` with `filename`, `type` and `data`. Nothing has to be changed but the
-endpoint's id. This page lists what differs all the same. `tests/compat` sends every request below to this worker; the answers of
-worker-comfyui were recorded from {about}.
+Callers of RunPod's stock [worker-comfyui](https://github.com/runpod-workers/worker-comfyui) send the same requests
+to the same routes, and find the images in the same place: `output.images[]` with `filename`, `type` and `data`. They
+change nothing but the endpoint's id. This page lists what differs. A test sends every request below to this worker; the
+answers of worker-comfyui were recorded from {about}.
 
 A caller that reads `images[].image` instead of `images[].data` gets it with `WORKER_IMAGE_FIELD=image` (or `both`).
 """
@@ -44,7 +43,7 @@ GENERAL = (
 VARIABLES = (
     (
         "`BUCKET_ENDPOINT_URL`",
-        "the address with the bucket in it",
+        "the address, with the bucket",
         "the address without it; the bucket is `BUCKET_NAME`",
     ),
     ("`BUCKET_ACCESS_KEY_ID`, `BUCKET_SECRET_ACCESS_KEY`", "the bucket's keys", "the same"),
@@ -60,9 +59,9 @@ VARIABLES = (
 
 def page() -> Iterator[str]:
     """Yield the parts of docs/worker-comfyui.md."""
-    stock, ours = (json.loads(file.read_text()) for file in (STOCK, OURS))
-    yield INTRODUCTION.format(note=NOTE, about=stock["about"])
-    rows = [(case, stock["outcomes"][case.request], ours["outcomes"][case.request]) for case in CASES]
+    stock, ours = recorded(STOCK), recorded(OURS)
+    yield INTRODUCTION.format(note=NOTE, about=source_of(STOCK))
+    rows = [(case, stock[case.request], ours[case.request]) for case in CASES]
     verdicts = {case.request: verdict(of_stock, of_ours) for case, of_stock, of_ours in rows}
     differing = [
         f"| {case.request} | {shown(of_stock)} | {shown(of_ours)} | {case.why} |"

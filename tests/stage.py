@@ -104,8 +104,8 @@ def staged(
 ) -> Iterator[Stage]:
     """Yield a worker in production mode that is ready for jobs, or has ended; nothing of it is left afterwards.
 
-    `models` are the simulator's, by folder. With `shares_files` the worker reaches the simulator's files, as it does those
-    of a ComfyUI of its own.
+    `models` are the simulator's, by folder. With `shares_files` the worker reaches the simulator's files, as it does
+    those of a ComfyUI of its own.
     """
     environment = dict(environment or {})
     with contextlib.ExitStack() as stack:
