@@ -22,7 +22,7 @@ from comfy_client.comfyui.path_guard import path_faults
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import JobError, RequestError, invalid_input
-from comfy_client.images import identify
+from comfy_client.picture_process import identify
 from comfy_client.request import MAX_FAULTS, Upload
 from comfy_client.workflows import Graph
 
@@ -31,15 +31,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SavedImage:
-    """A picture that a graph saved: its file's bytes as ComfyUI made them, and the name that the graph gives it."""
+    """What a graph saved as an image: its file's bytes as ComfyUI made them, and the name that the graph gives it.
+
+    `filename` is set for what is no still picture, such as an animation or a video: it keeps its bytes and name.
+    """
 
     data: bytes
     prefix: str
+    filename: str = ""
 
 
 @dataclass(frozen=True)
 class SavedFile:
-    """Anything else that a graph wrote: a video, an animation, a sound."""
+    """Anything else that a graph wrote, such as a sound or a latent."""
 
     data: bytes
     filename: str
@@ -250,11 +254,19 @@ class _Run:
             if file.type != "output":
                 continue
             data = self._server.view(file)
-            if identify(data):
+            found = identify(data, self._end_if_stopped)
+            if found is not None and not found.is_animated:
                 images.append(SavedImage(data, prefix_of(graph, file.node_id)))
+            elif file.key == "images":  # as worker-comfyui: videos and animations of ComfyUI's own nodes
+                images.append(SavedImage(data, "", file.filename))
             else:
                 files.append(SavedFile(data, file.filename))
         return PromptResult(prompt.prompt_id, tuple(images), tuple(files), outcome.texts)
+
+    def _end_if_stopped(self) -> None:
+        error = self._stop()
+        if error is not None:
+            raise error
 
     def clean_up(self) -> None:
         """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
