@@ -19,6 +19,9 @@ to the same routes, and find the images in the same place: `output.images[]` wit
 change nothing but the endpoint's id. This page lists what differs. A test sends every request below to this worker; the
 answers of worker-comfyui were recorded from {about}.
 
+These callers are tested too: SillyTavern's loop, the `curl` of worker-comfyui's README, the request bodies of n8n and
+Zapier (null for an empty field, numbers as text), and the ComfyUI client of hassoncs/clover (`tests/compat/test_callers.py`).
+
 A caller that reads `images[].image` instead of `images[].data` gets it with `WORKER_IMAGE_FIELD=image` (or `both`).
 """
 
@@ -30,6 +33,7 @@ GENERAL = (
     ),
     ("keys of a result", "`images`, `errors`", "more of them ([api.md](api.md)); `warnings` in place of `errors`"),
     ("a failure's `error`", "a sentence", "JSON text with a stable `code` ([errors.md](errors.md))"),
+    ("`output` of a failed job", "`details` for some errors", "none"),
     ("a job that fails halfway", "COMPLETED, with the images so far and `errors`", "FAILED"),
     ("a result over RunPod's limit", "COMPLETED without `output`", "`output_too_large`, or a bucket"),
     ("the longest job", "no limit", "`WORKER_JOB_TIMEOUT_S`, 300 s; `timeout_s` of a request shortens it"),
@@ -81,8 +85,12 @@ def page() -> Iterator[str]:
         if verdicts[case.request] is Verdict.BOTH_FAIL
     ]
     yield _table("| request | worker-comfyui | this worker |", failing)
-    yield "## Requests with the same answer\n"
-    yield "".join(f"- {case.request}\n" for case in CASES if verdicts[case.request] is Verdict.SAME)
+    for title, wanted in (
+        ("## Requests with the same answer", Verdict.SAME),
+        ("## Requests that only this worker answers", Verdict.ONLY_OURS),
+    ):
+        yield f"{title}\n"
+        yield "".join(f"- {case.request}\n" for case in CASES if verdicts[case.request] is wanted)
 
 
 def shown(outcome: dict[str, Any]) -> str:

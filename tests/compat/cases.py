@@ -22,8 +22,8 @@ def _nothing(_: Simulator) -> None:
 class Case:
     """One request; `before` are requests that the same worker answered first.
 
-    `why` says why the answers differ. It is empty if this worker's answer has all that worker-comfyui's has, or if both
-    fail. `prepare` arms a fault of ComfyUI.
+    `why` says why the answers differ. It is empty if they are equal, or if worker-comfyui fails. `prepare` arms a fault of
+    ComfyUI.
     """
 
     request: str
@@ -55,6 +55,7 @@ CASES: tuple[Case, ...] = (
     Case(
         "the example of its README: two savers, a preview, an image that no node loads",
         {**_with_image(), "workflow": checkpoint()},
+        "ComfyUI runs two equal savers once and names one file twice. Here each image has a name of its own.",
     ),
     Case("`images` with a data URI", _with_image(f"data:image/png;base64,{PNG}")),
     Case("`images` with base64 alone", _with_image()),
@@ -83,13 +84,31 @@ CASES: tuple[Case, ...] = (
     Case("two savers", {"workflow": _with_second_saver(["1", 0])}),
     Case("a prefix with a folder", {"workflow": blank(prefix="castle/tower")}),
     Case("a prefix with `%width%`", {"workflow": blank(prefix="fox_%width%x%height%")}),
-    Case("another job with the same prefix", {"workflow": blank(64)}, before=({"workflow": blank()},)),
+    Case(
+        "another job with the same prefix",
+        {"workflow": blank(64)},
+        "The number counts the images of one job, so a name does not depend on the jobs before it.",
+        before=({"workflow": blank()},),
+    ),
     Case("the same job again", {"workflow": blank()}, before=({"workflow": blank()},)),
-    Case("a graph that previews alone", {"workflow": _previewed()}),
-    Case("a link to a missing node in one of two savers", {"workflow": _with_second_saver(["7", 0])}),
+    Case(
+        "a graph that previews alone",
+        {"workflow": _previewed()},
+        "A graph that saves nothing is refused before the GPU runs; the error says to add SaveImage.",
+    ),
+    Case(
+        "a link to a missing node in one of two savers",
+        {"workflow": _with_second_saver(["7", 0])},
+        "A graph of which only a part can run is refused, instead of returning a part of the result without a word.",
+    ),
     Case(
         "a link to a missing node in a node that feeds no output",
-        {"workflow": {**blank(), "5": node("ImageScaleBy", image=["7", 0], upscale_method="area", scale_by=2)}},
+        {
+            "workflow": {
+                **blank(),
+                "5": node("ImageScale", image=["7", 0], upscale_method="area", width=8, height=8, crop="disabled"),
+            }
+        },
     ),
     # Failures.
     Case("no `workflow`, no `prompt`", {"images": []}),

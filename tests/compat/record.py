@@ -18,14 +18,17 @@ from tests.compat.outcomes import Handle, our_handler, outcome_of
 from tests.compat.recordings import OURS, STOCK
 
 
-def stock_handler(folder: str) -> Callable[[Simulator], Handle]:
+HandlerOn = Callable[[Simulator], Handle]
+
+
+def stock_handler(folder: str) -> HandlerOn:
     """Return what makes worker-comfyui's handler on a ComfyUI, from a folder that holds its files."""
     sys.modules.pop("handler", None)  # ours, which tests.compat.outcomes imports
     sys.path.insert(0, folder)
     module = importlib.import_module("handler")
 
     def handler_on(simulator: Simulator) -> Handle:
-        module.COMFY_HOST = simulator.url.removeprefix("http://")
+        vars(module)["COMFY_HOST"] = simulator.url.removeprefix("http://")
         handle: Handle = module.handler
         return handle
 
@@ -34,9 +37,10 @@ def stock_handler(folder: str) -> Callable[[Simulator], Handle]:
 
 def main() -> None:
     """Write the recording that is named."""
+    handler_on: HandlerOn = our_handler
     match sys.argv[1:]:
         case ["ours"]:
-            file, about, handler_on = OURS, "this worker", our_handler
+            file, about = OURS, "this worker"
         case ["stock", folder]:
             version = "worker-comfyui 5.8.5 (runpod-workers/worker-comfyui d2a5572)"
             file, about, handler_on = STOCK, f"{version}, {datetime.now(UTC):%Y-%m-%d}", stock_handler(folder)

@@ -16,6 +16,7 @@ class Verdict(StrEnum):
 
     SAME = "same"
     DIFFERENT = "different"
+    ONLY_OURS = "only this worker answers"
     BOTH_FAIL = "both fail"
 
 
@@ -32,6 +33,6 @@ def source_of(file: Path) -> str:
 
 def verdict(stock: Outcome, ours: Outcome) -> Verdict:
     """Return how two outcomes compare: status, and images by name, kind and size, in order."""
-    if stock["status"] == ours["status"] == "FAILED":
-        return Verdict.BOTH_FAIL
+    if stock["status"] == "FAILED":
+        return Verdict.BOTH_FAIL if ours["status"] == "FAILED" else Verdict.ONLY_OURS
     return Verdict.SAME if stock == ours else Verdict.DIFFERENT
