@@ -20,7 +20,7 @@ change nothing but the endpoint's id. This page lists what differs. A test sends
 answers of worker-comfyui were recorded from {about}.
 
 These callers are tested too: SillyTavern's loop, the `curl` of worker-comfyui's README, the request bodies of n8n and
-Zapier (null for an empty field, numbers as text), and the ComfyUI client of hassoncs/clover (`tests/compat/test_callers.py`).
+Zapier (null for an empty field, numbers as text), and the ComfyUI client of hassoncs/clover.
 
 A caller that reads `images[].image` instead of `images[].data` gets it with `WORKER_IMAGE_FIELD=image` (or `both`).
 """

@@ -22,8 +22,8 @@ def _nothing(_: Simulator) -> None:
 class Case:
     """One request; `before` are requests that the same worker answered first.
 
-    `why` says why the answers differ. It is empty if they are equal, or if worker-comfyui fails. `prepare` arms a fault of
-    ComfyUI.
+    `why` says why the answers differ. It is empty if they are equal, or if worker-comfyui fails. `prepare` arms a fault
+    of ComfyUI.
     """
 
     request: str

@@ -17,7 +17,6 @@ from tests.compat.cases import CASES
 from tests.compat.outcomes import Handle, our_handler, outcome_of
 from tests.compat.recordings import OURS, STOCK
 
-
 HandlerOn = Callable[[Simulator], Handle]
 
 
