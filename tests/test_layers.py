@@ -31,6 +31,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.intake", frozenset()),
     ("comfy_client.comfyui.events", frozenset()),
     ("comfy_client.comfyui.answers", frozenset()),
+    ("comfy_client.comfyui.refusals", frozenset()),
     ("comfy_client.comfyui.path_guard", frozenset()),
     ("comfy_client.comfyui.graph_checks", frozenset()),
     ("comfy_client.comfyui.delivery", frozenset()),
