@@ -15,9 +15,10 @@ from PIL import Image
 from runpod.serverless.modules.rp_job import run_job
 
 from comfy_client.simulator import Simulator
-from handler import Service, make_handler, make_worker
+from handler import make_handler, make_worker
 from tests.compat.cases import Case
 from tests.compat.recordings import Outcome
+from worker.attempt import Service
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 
