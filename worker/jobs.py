@@ -140,7 +140,7 @@ def _result(worker: Worker, request: Request, rendered: Rendered, run: RunResult
         "inputs": rendered.inputs,
         "seed": rendered.seeds[0],
         "prompt_ids": [prompt.prompt_id for prompt in run.prompts],
-        "warnings": list(rendered.warnings),
+        "warnings": [*rendered.warnings, *run.warnings],
         "versions": {
             "worker": comfy_client.__version__,
             "comfyui": worker.server.version(),

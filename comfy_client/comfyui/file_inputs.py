@@ -8,9 +8,9 @@ and, where it is known, the input's declaration in /object_info decide. A rule t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 
 class FileUse(Enum):
@@ -98,7 +98,7 @@ LITERALS = {
     "String Literal": "string",
     "easy string": "value",
 }
-"""Nodes whose only output is the text of one of their inputs."""
+"""Nodes whose only output is the value of one of their inputs."""
 _CORE: dict[tuple[str, str], FileUse | None] = {
     **{(name, each): FileUse.LOADS for name, inputs in _CORE_LOADERS.items() for each in inputs},
     **dict.fromkeys(_CORE_FOLDER_LOADERS.items(), FileUse.LOADS_FOLDER),
@@ -154,6 +154,11 @@ def is_encoded(class_type: str, input_name: str) -> bool:
     return class_type not in _CORE_LOADERS and bool(_ENCODED.search(class_type) or _ENCODED.search(input_name))
 
 
+def is_core_loader(class_type: str) -> bool:
+    """Return whether a node is one of ComfyUI's own that read files of the input folder."""
+    return class_type in _CORE_LOADERS or class_type in _CORE_FOLDER_LOADERS
+
+
 def is_loader(class_type: str) -> bool:
     """Return whether the name of a node's class says that it reads files."""
     return class_type in _CORE_LOADERS or bool(_LOADER.search(class_type))
@@ -196,3 +201,24 @@ def declared_input(node_type: object, input_name: str) -> Any:  # noqa: ANN401 -
                 if isinstance(inputs, dict) and input_name in inputs:
                     return inputs[input_name]
     return None
+
+
+def linked_literal(graph: Mapping[str, Any], value: object) -> object:
+    """Return the value that a link leads to through nodes that hold one text; None if another node computes it."""
+    visited: set[str] = set()
+    while is_comfyui_link(value):
+        node_id = value[0]
+        node = graph.get(node_id)
+        if node is None or node_id in visited or node["class_type"] not in LITERALS:
+            return None
+        visited.add(node_id)
+        value = node["inputs"].get(LITERALS[node["class_type"]])
+    return value
+
+
+def is_comfyui_link(value: object) -> TypeGuard[list[Any]]:
+    """Return whether ComfyUI takes a value for a link. It also takes `["5", 0.0]` for one."""
+    match value:
+        case [str(), int() | float()]:
+            return True
+    return False

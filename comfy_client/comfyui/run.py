@@ -9,7 +9,7 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,13 @@ from pathlib import Path
 from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
 from comfy_client.comfyui.delivery import SAVE_NODE, delivered, prefix_of, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
+from comfy_client.comfyui.graph_checks import check_structure, with_defaults
+from comfy_client.comfyui.path_guard import path_faults
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError, RequestError
+from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.errors import JobError, RequestError, invalid_input
 from comfy_client.images import identify
-from comfy_client.request import Upload
+from comfy_client.request import MAX_FAULTS, Upload
 from comfy_client.workflows import Graph
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class RunResult:
     queue_s: float
     execute_s: float
     fetch_s: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,9 @@ def run_graphs(
     `stop` is asked ten times a second; the error that it returns ends the run.
 
     Raises:
-        JobError: workflow_rejected, model_missing, execution_failed, out_of_memory (memory was freed and it failed
-            again), interrupted, deadline_exceeded, comfyui_unavailable, no_output, or what `stop` returned.
+        JobError: invalid_input (a file's name leads outside), workflow_rejected, model_missing, execution_failed,
+            out_of_memory (memory was freed and it failed again), interrupted, deadline_exceeded, comfyui_unavailable,
+            no_output, or what `stop` returned.
     """
     run = _Run(server, limits, stop, hooks)
     try:
@@ -119,8 +123,13 @@ class _Run:
         with _logged("removing what earlier runs left"):
             self._server.leftovers.remove_prompts()
             self._server.leftovers.empty_files()
-        named = self._upload(graphs, uploads)
-        over_websocket = self._server.has_node_type(SAVE_NODE)
+        named = self._named(graphs, uploads)
+        node_types = self._server.node_types({node["class_type"] for graph in named for node in graph.values()})
+        self._check(named, node_types)
+        filled = [with_defaults(graph, node_types) for graph in named]
+        named = [graph for graph, _ in filled]
+        self._upload(named, uploads)
+        over_websocket = SAVE_NODE in self._server.node_types({SAVE_NODE})
         follower = self._follower()
         queued_at = time.monotonic()
         prompts = self._execute(
@@ -132,25 +141,42 @@ class _Run:
             message = "The graph ended well and saved nothing. End it in SaveImage, or another node that saves."
             raise JobError.because(ErrorCode.NO_OUTPUT, message)
         started_at = follower.started_at or ended_at
-        return RunResult(results, started_at - queued_at, ended_at - started_at, time.monotonic() - ended_at)
+        fetch_s = time.monotonic() - ended_at
+        warnings = tuple(dict.fromkeys(warning for _, each in filled for warning in each))
+        return RunResult(results, started_at - queued_at, ended_at - started_at, fetch_s, warnings)
 
     def _follower(self) -> Follower:
         return Follower(self._server, self._limits, self._stop, self._hooks.observe)
 
-    def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
-        """Return `graphs` with the names that ComfyUI gives to the pictures they load."""
+    def _named(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
+        """Return copies of `graphs` with the names that the uploaded files will have."""
         named = [copy.deepcopy(graph) for graph in graphs]
         for number, upload in enumerate(uploads):
-            picture = upload.picture
-            filename = f"{number}.{picture.mime_type.rpartition('/')[2]}"
+            for graph in named:
+                for target in upload.targets:
+                    target.set(graph, f"{self._folder}/{_upload_name(number, upload)}")
+        return named
+
+    def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject]) -> None:
+        """Raise JobError for graphs that would read or write files of others, or that cannot run."""
+        faults = [fault for graph in graphs for fault in path_faults(graph, node_types, self._folder)]
+        if faults:
+            raise invalid_input(list(dict.fromkeys(faults))[:MAX_FAULTS])
+        for graph in graphs:
+            check_structure(graph, node_types)
+
+    def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> None:
+        """Upload the files, and write the names that ComfyUI gives them into `graphs`."""
+        for number, upload in enumerate(uploads):
+            filename = _upload_name(number, upload)
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
+            picture = upload.picture
             name = self._server.upload(
                 picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
             )
-            for graph in named:
+            for graph in graphs:
                 for target in upload.targets:
                     target.set(graph, name)
-        return named
 
     def _execute(self, follower: Follower, graphs: Sequence[Graph]) -> list[Prompt]:
         """Run the graphs; where memory does not suffice, have it freed and run those that have not ended once more."""
@@ -249,6 +275,10 @@ class _Run:
                     path.unlink(missing_ok=True)
         for kind in ("input", "output"):
             shutil.rmtree(directory / kind / self._folder, ignore_errors=True)
+
+
+def _upload_name(number: int, upload: Upload) -> str:
+    return f"{number}.{upload.picture.mime_type.rpartition('/')[2]}"
 
 
 def _refusal_of(error: RequestError) -> Refusal | None:

@@ -35,6 +35,8 @@ ASK_TIMEOUT_S = 2.0
 _STOP_WAIT_S = 2.0
 """How long prompts that were interrupted may take to end. One that takes longer is removed after a later run."""
 _STOP_POLL_S = 0.02
+_MANY_NODE_TYPES = 32
+"""How many node types are asked for one by one; the description of all has megabytes."""
 
 log = logging.getLogger(__name__)
 
@@ -113,18 +115,27 @@ class ComfyServer:
 
     def node_type(self, class_type: str) -> JsonObject:
         """Return what /object_info says of a node type, `{}` for one that ComfyUI does not have."""
-        answer = self._http.json("GET", f"/object_info/{quote(class_type, safe='')}", timeout_s=CALL_TIMEOUT_S)
+        try:
+            answer = self._http.json("GET", f"/object_info/{quote(class_type, safe='')}", timeout_s=CALL_TIMEOUT_S)
+        except RequestError as error:
+            if error.status is None or error.status >= requests.codes.server_error:
+                raise
+            return {}  # no type has a name that cannot stand in a path
         found = answer.get(class_type) if isinstance(answer, dict) else None
         return found if isinstance(found, dict) else {}
 
-    def has_node_type(self, class_type: str) -> bool:
-        """Return whether ComfyUI has that node type; asked once for each that it has."""
-        if class_type not in self._node_types:
-            found = self.node_type(class_type)
-            if not found:
-                return False
-            self._node_types[class_type] = found
-        return True
+    def node_types(self, class_types: Collection[str]) -> dict[str, JsonObject]:
+        """Return what /object_info says of those of the node types that ComfyUI has.
+
+        It is asked once for each: the lists of files in it may be out of date, its inputs and outputs are not.
+        """
+        unknown = set(class_types) - self._node_types.keys()
+        if len(unknown) > _MANY_NODE_TYPES:
+            found = self._http.json("GET", "/object_info", timeout_s=CALL_TIMEOUT_S)
+            self._node_types |= found if isinstance(found, dict) else {}
+        else:
+            self._node_types |= {name: found for name in sorted(unknown) if (found := self.node_type(name))}
+        return {name: self._node_types[name] for name in class_types if name in self._node_types}
 
     def queue_prompt(self, graph: Graph, prompt_id: str) -> Any:  # noqa: ANN401 - `answers.read_refusal` reads it
         """Queue `graph` under `prompt_id` and return the answer's JSON. A RequestError of status 400 is a refusal."""

@@ -217,7 +217,7 @@ class ComfyUIProvider:
             workflow=job.rendered.workflow,
             inputs=job.rendered.inputs,
             seed=job.rendered.seeds[0],
-            warnings=job.rendered.warnings,
+            warnings=(*job.rendered.warnings, *run.warnings),
             timings={name: round(value, 4) for name, value in timings.items()},
             versions={"comfyui": self._server.version(), "workflow": job.rendered.version},
             delay_s=run.queue_s,

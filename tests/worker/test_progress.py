@@ -258,6 +258,11 @@ def test_percent_counts_pictures_and_steps(sampling: Sampling, percent: int) -> 
     )
 
 
+def test_progress_has_an_empty_list_of_images() -> None:
+    """A caller that reads `output.images[0]` as soon as there is an output finds no image, and no missing key."""
+    assert progress_of(Sampling(1, 1, 0, 0, None))["images"] == []
+
+
 def test_a_preview_is_made_small() -> None:
     """A preview travels as a small JPEG in base64."""
     large = io.BytesIO()
