@@ -24,6 +24,7 @@ UNNAMED = "unnamed-9c27e3"
 """In the names of planted files that no request names: a list of files that comes back has it."""
 OTHER_JOB = f"run-{'c' * 32}"
 NEVER_THERE = f"run-{'e' * 32}"
+FOLDERS = ("input", "output", "temp")
 SYSTEM_FILES = ("/etc/shadow", "/proc/self/environ", "/dev/zero", "/dev/stdin", "/root/.ssh/id_rsa")
 
 
@@ -70,14 +71,15 @@ class Canaries:
         self._directory = directory
         self.folders = [outside / "private"]
         if directory is not None:
-            self.folders += [directory / kind / place for kind in ("input", "output", "temp") for place in (OTHER_JOB, "")]
-            self.folders += [directory / "input" / "3d", directory / "input-private"]
+            self.folders += [directory / kind / OTHER_JOB for kind in FOLDERS]
+            self.folders += [directory / "output", directory / "temp", directory / "input-private"]
         self._closed = [folder for folder in self.folders if folder.name in {"private", OTHER_JOB, "input-private"}]
-        for folder in self.folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, content in CONTENTS.items():
-                (folder / name).write_bytes(content)
-                (folder / f"{UNNAMED}-{name}").write_bytes(content)
+        self._files = [folder / f"{mark}{name}" for folder in self.folders for name in CONTENTS for mark in ("", f"{UNNAMED}-")]
+        if directory is not None:  # what lies in the input folder itself may be named, and is no secret but its list
+            self._files += [directory / "input" / place / f"{UNNAMED}-{name}" for name in CONTENTS for place in ("", "3d")]
+        for file in self._files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(CONTENTS[file.name.removeprefix(f"{UNNAMED}-")])
         self._before = self._tree()
 
     @property
@@ -104,18 +106,16 @@ class Canaries:
     def _tree(self) -> dict[str, bytes]:
         roots = [self.folders[0]]
         if self._directory is not None:
-            roots += [self._directory / kind for kind in ("input", "output", "temp", "input-private")]
+            roots += [self._directory / kind for kind in (*FOLDERS, "input-private")]
         files = (path for root in roots for path in root.rglob("*"))
         return {str(path): path.read_bytes() if path.is_file() else b"" for path in files}
 
     def remove(self) -> None:
         """Remove what was planted."""
-        for folder in self.folders:
-            for name in CONTENTS:
-                (folder / name).unlink(missing_ok=True)
-                (folder / f"{UNNAMED}-{name}").unlink(missing_ok=True)
-            if folder in self._closed or folder.name == "3d":
-                shutil.rmtree(folder, ignore_errors=True)
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        for folder in self._closed:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def leaks(result: Mapping[str, Any]) -> Iterator[str]:

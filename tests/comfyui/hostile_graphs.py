@@ -247,7 +247,7 @@ class Generator:
         for number in range(count):
             target = self._random.choice(self._targets)
             value = self._random.choice(spellings(target, self._base, self._random))
-            if number % 16 == 15:  # noqa: PLR2004 - one in sixteen
+            if number % 25 == 24:  # noqa: PLR2004 - one in twenty-five
                 yield self._on_a_template(number, target, value)
                 continue
             if not queue:
