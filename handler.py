@@ -68,6 +68,7 @@ def make_worker(settings: Settings) -> Worker:
         job_timeout_s=settings.job_timeout_s,
         max_result_bytes=settings.max_result_bytes,
         allow_graphs=settings.allow_graphs,
+        image_fields=settings.image_fields,
         bucket=settings.bucket,
     )
 

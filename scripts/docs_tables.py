@@ -14,6 +14,18 @@ from comfy_client.workflows import default_directory, load_workflows
 from scripts.docs_api import shown, type_of
 from tests.production.faults import ELSEWHERE, ROWS
 
+LICENCE = (
+    "The FLUX.1 [dev] model is under a licence for non-commercial use only.",
+    "Black Forest Labs offers a commercial licence for hosting the model yourself.",
+    "Whether the images may be used commercially without that licence is disputed: ask Black Forest Labs.",
+)
+"""What an owner has to know before the first job."""
+
+
+def licence_box() -> str:
+    """Return the box about the model's licence."""
+    return "> [!IMPORTANT]\n" + "".join(f"> {sentence}\n" for sentence in LICENCE)
+
 
 class Setting(Protocol):
     """A variable with a default, of the worker or the shim."""

@@ -37,6 +37,8 @@ class Worker:
     job_timeout_s: float
     max_result_bytes: int
     allow_graphs: bool = True
+    image_fields: tuple[str, ...] = ("data",)
+    """The keys that hold an image's base64 or address."""
     bucket: Bucket | None = None
     fetch_rules: FetchRules = field(default_factory=FetchRules)
     store_s: float = 15.0
@@ -124,17 +126,17 @@ def _delivery(
     worker: Worker, request: Request, bucket: Bucket | None, job_id: str, check: Callable[[], None]
 ) -> Delivery:
     if bucket is None:
-        return Delivery(request.delivery, worker.max_result_bytes, None)
+        return Delivery(request.delivery, worker.max_result_bytes, None, worker.image_fields)
     client = cache(bucket.client)  # made only where something is stored
 
     def put(output: Output) -> str:
         return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
 
-    return Delivery(request.delivery, worker.max_result_bytes, put)
+    return Delivery(request.delivery, worker.max_result_bytes, put, worker.image_fields)
 
 
 def _result(worker: Worker, request: Request, rendered: Rendered, run: RunResult, delivery: Delivery) -> JsonObject:
-    outputs = [encoded_images(request, rendered, run.prompts), list(other_files(run.prompts))]
+    made_images = encoded_images(request, rendered, run.prompts)
     result: JsonObject = {
         "workflow": rendered.workflow,
         "inputs": rendered.inputs,
@@ -149,5 +151,5 @@ def _result(worker: Worker, request: Request, rendered: Rendered, run: RunResult
     }
     if texts := [text for prompt in run.prompts for text in prompt.texts]:
         result["texts"] = texts
-    images, files = delivery.entries(outputs, result)
+    images, files = delivery.entries(made_images, list(other_files(run.prompts)), result)
     return {"images": images, **({"files": files} if files else {}), **result}

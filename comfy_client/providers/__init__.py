@@ -166,12 +166,12 @@ def _endpoint(read: Reader, *names: str) -> RunPodEndpoint:
 
 PROVIDERS: Mapping[str, Row] = {
     "comfyui": Row(
-        "this project's worker on RunPod serverless; a ComfyUI directly where COMFYUI_ENDPOINT is set",
+        "this project's worker on RunPod serverless, or a ComfyUI directly if `COMFYUI_ENDPOINT` is set",
         "`RUNPOD_API_KEY` and `RUNPOD_COMFYUI_ENDPOINT_ID` (or `RUNPOD_ENDPOINT_ID`), or `COMFYUI_ENDPOINT`",
         _comfyui,
     ),
     "runpod": Row(
-        "an endpoint with RunPod's stock worker-comfyui: the graph is rendered by the client",
+        "RunPod's stock worker-comfyui, not this project's worker; the client renders the graph",
         "`RUNPOD_API_KEY` and `RUNPOD_ENDPOINT_ID`",
         _premade,
     ),

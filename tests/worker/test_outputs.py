@@ -24,6 +24,8 @@ from comfy_client.comfyui.run import PromptResult, SavedFile, SavedImage
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import JobError
+from comfy_client.providers.interface import JobState, JobStatus
+from comfy_client.providers.results import read_result
 from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
@@ -250,12 +252,37 @@ def test_no_address_is_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path
     assert str(tmp_path) not in json.dumps(image)
 
 
+@pytest.mark.parametrize("fields", [("data",), ("image",), ("data", "image")], ids="+".join)
+@pytest.mark.parametrize("delivery", ["base64", "s3"])
+def test_an_image_is_under_the_keys_that_are_set(
+    worker: Worker, s3: S3Server, fields: tuple[str, ...], delivery: str
+) -> None:
+    """WORKER_IMAGE_FIELD names the keys of base64 and addresses alike; our own client reads any of them."""
+    output = run(replace(worker, bucket=s3.bucket(), image_fields=fields), delivery=delivery)
+    [image] = output["images"]
+    read = read_result(JobStatus("1", JobState.SUCCEEDED, output=output), "comfyui")
+
+    assert {"data", "image"} & image.keys() == set(fields)
+    assert len({image[field] for field in fields}) == 1
+    assert (image["type"] == "s3_url") == (delivery == "s3")
+    assert read.image.size == (64, 64)
+
+
+def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
+    """The limit is on the JSON that travels."""
+    result = run(replace(worker, image_fields=("data", "image")))
+    limit = len(json.dumps(result)) - 1
+
+    assert report_of(replace(worker, image_fields=("data", "image"), max_result_bytes=limit)).details["bytes"] > limit
+    assert run(replace(worker, max_result_bytes=limit))["images"]
+
+
 # --- how large it is
 
 
 def entries_of(outputs: list[Output], beside: dict[str, Any]) -> dict[str, Any]:
     """Return the result that `outputs` inline and `beside` make, with what is added to it later."""
-    images, files = Delivery("base64", 10**9, None).entries([outputs, []], beside)
+    images, files = Delivery("base64", 10**9, None).entries(outputs, [], beside)
     timings = dict.fromkeys(("queue_s", "execute_s", "fetch_s", "encode_s", "total_s"), 86_400.1234)
     return {"images": images, "files": files, **beside, "timings": timings}
 
@@ -298,7 +325,7 @@ def test_what_a_bucket_does_not_take_away_is_measured_too(s3: S3Server) -> None:
         return s3.url
 
     with pytest.raises(JobError, match="output_too_large"):
-        Delivery("s3", 10_000, store).entries([[Output("a.png", b"", "image/png", {})]], {"texts": ["x" * 10_000]})
+        Delivery("s3", 10_000, store).entries([Output("a.png", b"", "image/png", {})], [], {"texts": ["x" * 10_000]})
 
     assert stored == []
 
