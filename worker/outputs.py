@@ -70,7 +70,8 @@ def _too_large(size: int, limit: int) -> JobError:
     return JobError.because(
         ErrorCode.OUTPUT_TOO_LARGE,
         f"The result has {size:,} bytes; at most {limit:,} can be returned inline. Ask for output_format webp or jpeg, "
-        "for fewer pictures or a smaller size, or give the worker a bucket (BUCKET_ENDPOINT_URL) and use delivery s3.",
+        "for fewer pictures or a smaller size, set `metadata: false`, or give the worker a bucket "
+        "(BUCKET_ENDPOINT_URL) and use delivery s3.",
         bytes=size,
         limit=limit,
     )

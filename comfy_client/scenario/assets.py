@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from comfy_client.contract import OUTPUT_FORMATS, Fault, JsonObject
-from comfy_client.images import check_picture, converted
+from comfy_client.picture_process import check_picture, converted
 from comfy_client.scenario.errors import bad_request, not_found
 from comfy_client.scenario.jobs import Keeper, new_id
 from comfy_client.scenario.lists import Query, fill_page, read_page
@@ -154,7 +154,7 @@ class Assets:
         wanted = output_format or asset.mime_type.partition("/")[2]
         wanted = wanted if wanted in OUTPUT_FORMATS else "png"
         changed = await asyncio.to_thread(converted, data, wanted, width)
-        return StoredPicture(changed, OUTPUT_FORMATS[wanted], f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
+        return StoredPicture(changed.data, changed.mime_type, f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
 
 
 def decoded(text: str, path: str) -> bytes:

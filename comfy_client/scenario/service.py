@@ -18,7 +18,8 @@ from weakref import WeakValueDictionary
 from comfy_client.client import Client
 from comfy_client.contract import Fault, JsonObject
 from comfy_client.errors import ComfyClientError
-from comfy_client.images import Picture, check_picture
+from comfy_client.images import Picture
+from comfy_client.picture_process import check_picture
 from comfy_client.prices import job_usd
 from comfy_client.scenario.assets import Assets, decoded
 from comfy_client.scenario.blobs import Blobs
