@@ -156,7 +156,7 @@ class GeneratedImage(GeneratedFile):
     def _converted(self, output_format: str) -> builtins.bytes:
         from comfy_client.images import converted  # noqa: PLC0415 - imports Pillow, as above
 
-        return converted(self.bytes, output_format)
+        return converted(self.bytes, output_format).data
 
     def _repr_png_(self) -> builtins.bytes:
         """Return the picture as PNG, for Jupyter."""
