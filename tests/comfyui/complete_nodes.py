@@ -38,7 +38,9 @@ KEEPERS: Mapping[str, tuple[str, str]] = {
 SIDES = {"width", "height"}
 
 
-def declared_inputs(node_type: Mapping[str, Any], group: str | None = None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+def declared_inputs(
+    node_type: Mapping[str, Any], group: str | None = None
+) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield the name, type and options of a node class's inputs: all, or those of `required` or `optional`."""
     inputs = node_type.get("input", {})
     for each in ("required", "optional") if group is None else (group,):
@@ -63,34 +65,33 @@ def completed(graph: Graph, node_types: NodeTypes, *, with_sources: bool = True)
 
 
 def _filled(name: str, kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
-    if isinstance(kind, list) or kind == "COMBO":
-        choices = kind if isinstance(kind, list) else options.get("options", [])
-        return {name: options.get("default", choices[0] if choices else "none")}
-    if kind in {"INT", "FLOAT"}:
-        number = options.get("default", 0)
-        small = min(number, 16) if name in SIDES else number
-        return {name: max(options.get("min", small), small)}
-    if kind == "BOOLEAN":
-        return {name: options.get("default", False)}
-    if kind == "COMFY_DYNAMICCOMBO_V3":
-        first = options["options"][0]
-        rest = {
-            key: value
-            for inner, inner_kind, inner_options in declared_inputs({"input": first["inputs"]}, "required")
-            for key, value in _filled(f"{name}.{inner}", inner_kind, inner_options).items()
-        }
-        return {name: first["key"], **rest}
-    if kind == "COMFY_AUTOGROW_V3":
-        template = options["template"]
-        [(_, inner, _)] = declared_inputs(template, "required")
-        first = template.get("names", [f"{template.get('prefix', '')}0"])[0]
-        return _filled(f"{name}.{first}", inner, {}) if template.get("min") else {}
-    if kind == "STRING" and not options.get("forceInput"):
-        return {name: options.get("default", "text")}
-    for each in str(kind).split(","):
-        if each in SOURCES:
-            return {name: [f"source-{each}", 0]}
-    return {name: options.get("default", {})}
+    """Return a value for the input `name`, and those of the inputs that come with it."""
+    match kind:
+        case list() | "COMBO":
+            choices = kind if isinstance(kind, list) else options.get("options", [])
+            return {name: options.get("default", choices[0] if choices else "none")}
+        case "INT" | "FLOAT":
+            number = options.get("default", 0)
+            small = min(number, 16) if name in SIDES else number
+            return {name: max(options.get("min", small), small)}
+        case "COMFY_DYNAMICCOMBO_V3":
+            return _first_option(name, options["options"][0])
+        case "COMFY_AUTOGROW_V3":
+            template = options["template"]
+            [(_, inner, _)] = declared_inputs(template, "required")
+            first = template.get("names", [f"{template.get('prefix', '')}0"])[0]
+            return _filled(f"{name}.{first}", inner, {}) if template.get("min") else {}
+        case "STRING" if not options.get("forceInput"):
+            return {name: options.get("default", "text")}
+    source = next((each for each in str(kind).split(",") if each in SOURCES), None)
+    return {name: [f"source-{source}", 0] if source else options.get("default", {})}
+
+
+def _first_option(name: str, option: Mapping[str, Any]) -> dict[str, Any]:
+    inputs = {name: option["key"]}
+    for inner, kind, options in declared_inputs({"input": option["inputs"]}, "required"):
+        inputs |= _filled(f"{name}.{inner}", kind, options)
+    return inputs
 
 
 def _keepers(node: Mapping[str, Any] | None, node_types: NodeTypes) -> Graph:

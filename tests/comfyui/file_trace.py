@@ -1,6 +1,6 @@
-"""What a ComfyUI's process did to files, from a log of strace: Python's own opens, and those of libraries in C and Rust.
+"""What a ComfyUI's process did to files, from a log of strace: by Python, and by libraries in C and Rust.
 
-    strace -f --seccomp-bpf -qq -y -ttt -s 4096 -e trace=%file -o LOG python main.py ...
+strace -f --seccomp-bpf -qq -y -ttt -s 4096 -e trace=%file -o LOG python main.py ...
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _WRITES = {"mkdir", "mkdirat", "rename", "renameat", "renameat2", "unlink", "unl
 _OPENS = {"open", "openat", "openat2"}
 _MADE_AGAIN = {"input", "output", "temp", "input/3d"}
 """Folders that ComfyUI makes, if they do not exist, whenever the choices of a loader are read."""
-_OWN = re.compile(r"^(input|output|temp)/run-[0-9a-f]{32}(/|$)")
+_OWN = re.compile(r"(^|/)(input|output|temp|datasets)/(run-[0-9a-f]{32}(/|$)|ComfyUI_temp_[a-z]{5}_\d+_\.png$)")
+"""The folders of a run, and the pictures of preview nodes, which have random names and are deleted with the run."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,14 @@ def strays(
             continue
         inside = access.path.relative_to(directory).as_posix() if access.path.is_relative_to(directory) else None
         in_folders = inside is not None and inside.partition("/")[0] in {"input", "output", "temp"}
-        if inside is not None and _OWN.match(inside) and not is_forbidden(access.path):
+        if _OWN.search(str(access.path)) and not is_forbidden(access.path):
             continue
         if access.writes:
-            if inside not in _MADE_AGAIN and not any(map(access.path.is_relative_to, own_account)):
+            if (
+                access.path.name != "datasets"
+                and inside not in _MADE_AGAIN
+                and not any(map(access.path.is_relative_to, own_account))
+            ):
                 yield access
         elif in_folders:
             if access.opens and not access.is_directory:

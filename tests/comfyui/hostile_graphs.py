@@ -10,6 +10,8 @@ An attack is one path, written in one way, carried by one means into one input o
 
 from __future__ import annotations
 
+import base64
+import json
 import posixpath
 import random
 import re
@@ -26,10 +28,19 @@ MODEL_INPUT = re.compile(r"_name\d?$|(^|_)(ckpt|lora|type|name)\d?(_|$)")
 PATH_TYPES = {"WEBCAM", "AUDIO_RECORD", "LOAD_3D", "LOAD_3D_ANIMATION"}
 """Types whose values come from a widget of the canvas, and hold file names."""
 UPLOADS = ("image_upload", "audio_upload", "video_upload", "file_upload", "animated_image_upload")
-FOLDER_NODES = {"LoadTrainingDataset", "SaveTrainingDataset", "SaveImageDataSetToFolder", "SaveImageTextDataSetToFolder"}
+FOLDER_NODES = {
+    "LoadTrainingDataset",
+    "SaveTrainingDataset",
+    "SaveImageDataSetToFolder",
+    "SaveImageTextDataSetToFolder",
+}
 FOLDERS = ("input", "output", "temp")
 LOAD_3D_KEYS = ("image", "mask", "normal", "lineart", "recording")
-CODE_MODULES = "comfy_api_nodes"
+PLAYERS = {"LoadVideo", "LoadAudio", "RecordAudio"}
+"""Nodes that have ffmpeg open their file."""
+PAID_NODES = "comfy_api_nodes"
+
+TEMPLATE_EVERY = 25
 
 JobInput = dict[str, Any]
 Graph = dict[str, dict[str, Any]]
@@ -66,7 +77,7 @@ def sinks(node_types: NodeTypes) -> list[Sink]:
     return [
         Sink(class_type, name, str(kind), _is_cold(class_type, name))
         for class_type, node_type in sorted(node_types.items())
-        if not str(node_type.get("python_module", "")).startswith(CODE_MODULES)
+        if not str(node_type.get("python_module", "")).startswith(PAID_NODES)
         for name, kind, options in declared_inputs(node_type)
         if _may_name_a_file(name, kind, options)
     ]
@@ -110,8 +121,8 @@ def spellings(path: str, base: str, random_: random.Random) -> list[str]:
         f"{'../' * 20}{path.lstrip('/')}",
         climbing.replace("../", "..//"),
         climbing.replace("..", "%2e%2e").replace("/", "%2f"),
-        climbing.replace("..", "．．"),
-        climbing.replace("/", "∕"),
+        climbing.replace("..", "\uff0e\uff0e"),
+        climbing.replace("/", "\u2215"),
         climbing.replace("..", "..\u200b"),
         f"{climbing}\0.png",
         f"{climbing}\n",
@@ -138,34 +149,33 @@ def spellings(path: str, base: str, random_: random.Random) -> list[str]:
     ]
 
 
-def _literal(value: object) -> tuple[object, Graph]:
-    return value, {}
+def _literal(value: str) -> object:
+    return value
 
 
-def _wrapped(value: object) -> tuple[object, Graph]:
-    return {"__value__": value}, {}
+def _wrapped(value: str) -> object:
+    return {"__value__": value}
 
 
-def _listed(value: object) -> tuple[object, Graph]:
-    return [value], {}
+def _listed(value: str) -> object:
+    return [value]
 
 
-def _wrapped_list(value: object) -> tuple[object, Graph]:
-    return {"__value__": [value]}, {}
+def _wrapped_list(value: str) -> object:
+    return {"__value__": [value]}
 
 
-def _nested_list(value: object) -> tuple[object, Graph]:
-    return {"__value__": [[value, value]]}, {}
+def _nested_list(value: str) -> object:
+    return {"__value__": [[value, value]]}
 
 
-def _object(value: object) -> tuple[object, Graph]:
-    return {"image": value, "filename": value, "subfolder": "", "type": "input"}, {}
+def _object(value: str) -> object:
+    return {"image": value, "filename": value, "subfolder": "", "type": "input"}
 
 
-LITERALS: tuple[Callable[[object], tuple[object, Graph]], ...] = (
+LITERALS: tuple[Callable[[str], object], ...] = (
     *[_literal] * 6,
-    _wrapped,
-    _wrapped,
+    *[_wrapped] * 2,
     _listed,
     _wrapped_list,
     _nested_list,
@@ -189,14 +199,12 @@ def _text_links(value: str, node_types: NodeTypes) -> list[tuple[str, Graph]]:
             "t": _node("RegexReplace", string="x", regex_pattern="x", replace=value.replace("\\", "\\\\"))
         },
         "RegexExtract": {
-            "t": _node(
-                "RegexExtract", string=f"<{value}>", regex_pattern="<(.*)>", mode="First Group", group_index=1
-            )
+            "t": _node("RegexExtract", string=f"<{value}>", regex_pattern="<(.*)>", mode="First Group", group_index=1)
         },
         "StringTrim": {"t": _node("StringTrim", string=f"  {value}  ", mode="Both")},
         "StringSubstring": {"t": _node("StringSubstring", string=f"__{value}__", start=2, end=2 + len(value))},
         "StringFormat": {"t": {"class_type": "StringFormat", "inputs": {"f_string": "{a}", "values.a": value}}},
-        "JsonExtractString": {"t": _node("JsonExtractString", json_string='{"k": "%s"}' % value, key="k")},
+        "JsonExtractString": {"t": _node("JsonExtractString", json_string=json.dumps({"k": value}), key="k")},
         "CustomCombo": {"t": _node("CustomCombo", choice=value, option1=value, index=0)},
         "PreviewAny": {"s": _node("PrimitiveString", value=value), "t": _node("PreviewAny", source=["s", 0])},
         "CreateList": {
@@ -212,7 +220,9 @@ def _text_links(value: str, node_types: NodeTypes) -> list[tuple[str, Graph]]:
             "t": _node("ComfySwitchNode", switch=True, on_true=["s", 0], on_false=["s", 0]),
         },
     }
-    known = [(name, graph) for name, graph in made.items() if all(n["class_type"] in node_types for n in graph.values())]
+    known = [
+        (name, graph) for name, graph in made.items() if all(n["class_type"] in node_types for n in graph.values())
+    ]
     return [(name, {key: _completed_text(node, node_types) for key, node in graph.items()}) for name, graph in known]
 
 
@@ -247,7 +257,7 @@ class Generator:
         for number in range(count):
             target = self._random.choice(self._targets)
             value = self._random.choice(spellings(target, self._base, self._random))
-            if number % 25 == 24:  # noqa: PLR2004 - one in twenty-five
+            if number % TEMPLATE_EVERY == TEMPLATE_EVERY - 1:
                 yield self._on_a_template(number, target, value)
                 continue
             if not queue:
@@ -259,29 +269,39 @@ class Generator:
         job_input: JobInput = {}
         extra: Graph = {}
         given: object = value
-        if means == "literal":
+        if sink.class_type in PLAYERS and means == "name":
+            means, given = "playlist", "list.m3u8"
+            job_input["images"] = [{"name": given, "image": self._playlist(target)}]
+        elif means == "literal":
             carrier = self._random.choice(LITERALS)
-            given, extra = carrier(value)
-            means = carrier.__name__.strip("_")
+            means, given = carrier.__name__.strip("_"), carrier(value)
         elif means == "link":
             means, extra = self._random.choice(_text_links(value, self._node_types) or [("none", {})])
             given = ["t", self._random.choice((0, 0, 0, 1))] if extra else value
         elif means == "name":
-            job_input["images"] = [{"name": self._random.choice((value, posixpath.basename(value))), "image": PICTURE}]
-        if sink.kind.startswith("LOAD_3D") and not extra:
-            given = {**dict.fromkeys(LOAD_3D_KEYS, given), "recording": self._random.choice(("", value))}
-            given["camera_info"] = {}
+            name = self._random.choice((value, posixpath.basename(value)))
+            job_input["images"] = [{"name": name, "image": PICTURE}]
+        if "LOAD_3D" in sink.kind and not extra:
+            given = {**dict.fromkeys(LOAD_3D_KEYS, given), "camera_info": {}}
         node = {"class_type": sink.class_type, "inputs": {sink.input: given}, "_meta": {"title": "The Node"}}
         graph = completed({"x": node, **extra}, self._node_types)
         if means == "override":
             job_input["overrides"] = self._override(sink, given, graph["x"]["inputs"])
         return Attack(number, target, value, f"{sink.class_type}.{sink.input}", means, {"workflow": graph, **job_input})
 
+    def _playlist(self, target: str) -> str:
+        """Return a file in base64 of which ffmpeg plays another one."""
+        lists = (
+            f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n",
+            f"ffconcat version 1.0\nfile {target}\n",
+        )
+        return base64.b64encode(self._random.choice(lists).encode()).decode()
+
     def _override(self, sink: Sink, given: object, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return overrides that make a harmless input what was to be given, and take it out of the graph."""
         inputs[sink.input] = "harmless.png"
         node = self._random.choice(("x", "The Node"))
-        if self._random.random() < 0.2:  # noqa: PLR2004 - one in five
+        if self._random.random() < 0.2:
             return {f"{node}.{sink.input}.{self._random.choice(LOAD_3D_KEYS)}": given, f"{node}.{sink.input}": given}
         return {f"{node}.{sink.input}": given}
 
@@ -301,6 +321,4 @@ class Generator:
 
 
 SIZE = {"width": 64, "height": 64}
-PICTURE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP4z8CAFTEMLQkAKP8/wTPQzjMAAAAASUVORK5CYII="
-)
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP4z8CAFTEMLQkAKP8/wTPQzjMAAAAASUVORK5CYII="
