@@ -71,12 +71,8 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
     hooks = Hooks(control.observe, control.turn)
-<<<<<<< HEAD
-    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks)
-    control.note_run()
-=======
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
->>>>>>> main
+    control.note_run()
     encode_from = time.monotonic()
     started_at = encode_from - run.execute_s - run.fetch_s
     # A ComfyUI that dies now takes nothing of this job with it.
