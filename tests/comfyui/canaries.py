@@ -103,7 +103,7 @@ class Canaries:
         return str(path) in SYSTEM_FILES or path in self.folders[:1] or any(map(path.is_relative_to, self._closed))
 
     def changes(self) -> list[str]:
-        """Return what is there that was not, and what was changed or is gone."""
+        """Return the files that are new, changed or gone. A custom saver's empty folders are none."""
         now = self._tree()
         return sorted(
             [f"+ {path}" for path in now.keys() - self._before.keys()]
@@ -116,7 +116,7 @@ class Canaries:
         if self._directory is not None:
             roots += [self._directory / kind for kind in (*FOLDERS, "input-private")]
         files = (path for root in roots for path in root.rglob("*"))
-        return {str(path): path.read_bytes() if path.is_file() else b"" for path in files}
+        return {str(path): path.read_bytes() for path in files if path.is_file()}
 
     def remove(self) -> None:
         """Remove what was planted."""
