@@ -7,6 +7,7 @@ import itertools
 import json
 import mimetypes
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,7 @@ def job_outputs(
     images: list[Output] = []
     warnings: list[str] = []
     names: set[str] = set()
+    numbers: Counter[str] = Counter()
     until = time.monotonic() + ENCODE_S
     for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
         text = metadata_text(rendered, graph, seed) if request.metadata else {}
@@ -83,7 +85,8 @@ def job_outputs(
             left_s = min(TIMEOUT_S, until - time.monotonic())
             picture = encode_picture(image.data, request.output_format, request.output_quality, text, check, left_s)
             extension = mimetypes.guess_extension(picture.mime_type) or ""
-            filename = _unused(f"{image.prefix}_{len(images) + 1:05}_{extension}", names)
+            numbers[image.prefix] += 1
+            filename = _unused(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
             images.append(Output(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
             if picture.warning:
                 warnings.append(f"{filename} {picture.warning}")
