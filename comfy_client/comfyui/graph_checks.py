@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comfy_client.comfyui.file_inputs import FileUse, file_use
-from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.contract import ErrorCode, JsonObject, shortened
 from comfy_client.errors import JobError
 from comfy_client.validation import shown
 from comfy_client.workflows import Graph, is_link
@@ -36,7 +36,7 @@ def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
     ]
     problems += _bad_links(graph, node_types)
     if cycle := _cycle(graph):
-        problems.append(_problem(graph, cycle[0], "", f"is part of a cycle: {' -> '.join(cycle[:_SHOWN_NODES])}"))
+        problems.append(_problem(graph, cycle[0], "", f"is part of a cycle: {shortened(' -> '.join(cycle))}"))
     if problems:
         told = "; ".join(
             f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in problems[:_SHOWN_NODES]
@@ -51,7 +51,8 @@ def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
 
 
 def _problem(graph: Graph, node_id: str, name: str, problem: str) -> JsonObject:
-    return {"node_id": node_id, "node_type": graph[node_id]["class_type"], "input": name, "problem": problem}
+    node_type = shortened(graph[node_id]["class_type"])
+    return {"node_id": shortened(node_id), "node_type": node_type, "input": shortened(name), "problem": problem}
 
 
 def _bad_links(graph: Graph, node_types: Mapping[str, JsonObject]) -> Iterator[JsonObject]:
@@ -62,7 +63,8 @@ def _bad_links(graph: Graph, node_types: Mapping[str, JsonObject]) -> Iterator[J
                 continue
             match node_types.get(graph[value[0]]["class_type"]):
                 case {"output": [*outputs]} if not 0 <= value[1] < len(outputs):
-                    problem = f"links to output {value[1]} of node {value[0]}, which has {len(outputs)} outputs"
+                    source = shortened(value[0])
+                    problem = f"links to output {value[1]} of node {source}, which has {len(outputs)} outputs"
                     yield _problem(graph, node_id, name, problem)
 
 
@@ -91,7 +93,7 @@ def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[G
             if value is not None:
                 node["inputs"][name] = value
                 warnings.append(
-                    f"node {node_id} ({node['class_type']}) had no {name}, which this ComfyUI requires; "
+                    f"node {shortened(node_id)} ({node['class_type']}) had no {name}, which this ComfyUI requires; "
                     f"its default was used: {shown(value)}"
                 )
     return filled, warnings

@@ -6,22 +6,26 @@ import contextlib
 import copy
 import json
 import logging
-import shutil
+import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
-from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
-from comfy_client.comfyui.delivery import SAVE_NODE, delivered, prefix_of, save_nodes
+from comfy_client.comfyui.answers import OutputFile, Succeeded, read_history
+from comfy_client.comfyui.delivery import SAVE_NODE, TEXT_NODES, delivered, filled_name, prefix_of, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
 from comfy_client.comfyui.graph_checks import check_structure, with_defaults
 from comfy_client.comfyui.path_guard import path_faults
+from comfy_client.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import JobError, RequestError, invalid_input
+from comfy_client.images import png_size
 from comfy_client.picture_process import identify
 from comfy_client.request import MAX_FAULTS, Upload
 from comfy_client.workflows import Graph
@@ -122,23 +126,24 @@ class _Run:
         self._folder = f"run-{uuid.uuid4().hex}"
         self._prompts: list[Prompt] = []
         self._files: list[OutputFile] = []
+        self._node_types: Mapping[str, JsonObject] = {}
 
     def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
         with _logged("removing what earlier runs left"):
             self._server.leftovers.remove_prompts()
-            self._server.leftovers.empty_files()
+            self._server.leftovers.remove_files()
         named = self._named(graphs, uploads)
-        node_types = self._server.node_types({node["class_type"] for graph in named for node in graph.values()})
+        classes = {node["class_type"] for graph in named for node in graph.values()}
+        node_types = self._server.node_types(classes | TEXT_NODES)
         self._check(named, node_types)
         filled = [with_defaults(graph, node_types) for graph in named]
         named = [graph for graph, _ in filled]
         self._upload(named, uploads)
+        self._node_types = node_types
         over_websocket = SAVE_NODE in self._server.node_types({SAVE_NODE})
         follower = self._follower()
         queued_at = time.monotonic()
-        prompts = self._execute(
-            follower, [delivered(graph, self._folder, over_websocket=over_websocket) for graph in named]
-        )
+        prompts = self._execute(follower, [self._prompt(graph, over_websocket=over_websocket) for graph in named])
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
@@ -182,9 +187,8 @@ class _Run:
                 for target in upload.targets:
                     target.set(graph, name)
 
-    def _execute(self, follower: Follower, graphs: Sequence[Graph]) -> list[Prompt]:
-        """Run the graphs; where memory does not suffice, have it freed and run those that have not ended once more."""
-        prompts = [Prompt(graph, str(uuid.uuid4())) for graph in graphs]
+    def _execute(self, follower: Follower, prompts: list[Prompt]) -> list[Prompt]:
+        """Run the prompts; if memory does not suffice, have it freed and run those that have not ended once more."""
         try:
             self._queue_and_follow(follower, prompts)
         except JobError as error:
@@ -193,7 +197,7 @@ class _Run:
             log.warning("the GPU ran out of memory; freeing it and trying once more")
             self._server.stop_prompts([prompt.prompt_id for prompt in prompts if prompt.outcome is None])
             self._server.free_memory()
-            prompts = [prompt if prompt.outcome else Prompt(prompt.graph, str(uuid.uuid4())) for prompt in prompts]
+            prompts = [each if each.outcome else Prompt(each.graph, str(uuid.uuid4()), each.asked) for each in prompts]
             self._queue_and_follow(follower, [prompt for prompt in prompts if prompt.outcome is None])
         return prompts
 
@@ -214,13 +218,13 @@ class _Run:
             if refusal is None:
                 raise
         if refusal is not None:
-            raise refusal.error(
-                {
-                    problem.input: problem.choices
-                    or combo_choices(self._server.node_type(problem.node_type), problem.input)
-                    for problem in refusal.missing
-                }
-            )
+            refusal = refusal.with_classes(prompt.class_of)
+            available = {
+                problem.input: problem.choices
+                or combo_choices(self._server.node_type(problem.node_type), problem.input)
+                for problem in refusal.missing(self._node_types)
+            }
+            raise refusal.error(self._node_types, available)
 
     def _post(self, prompt: Prompt) -> object:
         """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
@@ -237,31 +241,64 @@ class _Run:
             log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
 
+    def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
+        folder = f"{self._folder}/again" if again else self._folder
+        types = self._node_types
+        changed = delivered(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
+        return Prompt(changed, str(uuid.uuid4()), graph)
+
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
         """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
-        nodes = save_nodes(prompt.graph)
-        if nodes and not prompt.is_complete:
+        if save_nodes(prompt.graph) and not prompt.is_complete:
             log.warning("frames of the websocket are missing; saving the pictures again, into files")
             self._server.reopen_socket()
-            again = delivered(graph, self._folder, over_websocket=False)
+            [prompt] = self._execute(self._follower(), [self._prompt(graph, over_websocket=False)])
+        files = self._read_files(prompt)
+        if empty := {file.node_id for file, data in files.items() if not data}:
+            log.warning("nodes %s reported files that are empty or gone, from the cache; running them again", empty)
+            again = self._prompt(graph, over_websocket=False, again=empty)
             [prompt] = self._execute(self._follower(), [again])
-        images = [SavedImage(data, prefix_of(graph, node)) for node in nodes for data in prompt.images.get(node, ())]
-        files = []
+            files = self._read_files(prompt)
+        for file, data in files.items():
+            if not data:
+                raise _empty_file(graph, file)
+        return self._result(prompt, graph, files)
+
+    def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
+        """Return the content of the files that a prompt reports as its outputs; none of one that is gone."""
         outcome = prompt.outcome
         assert isinstance(outcome, Succeeded)  # noqa: S101 - `follow` returns only then
-        self._files += outcome.written
-        for file in outcome.files:
-            if file.type != "output":
-                continue
-            data = self._server.view(file)
+        return {file: self._read_file(file) for file in outcome.files if file.type == "output"}
+
+    def _read_file(self, file: OutputFile) -> bytes:
+        try:
+            return self._server.view(file)
+        except RequestError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return b""
+            raise
+
+    def _result(self, prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes]) -> PromptResult:
+        images, others, now = [], [], time.localtime()
+        for node in save_nodes(prompt.graph):
+            for number, data in enumerate(prompt.images.get(node, ())):
+                prefix = prefix_of(graph, node) or SAVE_NODE
+                images.append(SavedImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
+        saved: Counter[str] = Counter()
+        for file, data in files.items():
+            name = re.sub(rf"{self._folder}(-again)?_", "", file.filename)
             found = identify(data, self._end_if_stopped)
             if found is not None and not found.is_animated:
-                images.append(SavedImage(data, prefix_of(graph, file.node_id)))
+                prefix = prefix_of(graph, file.node_id) or re.sub(r"(_\d+)?_?$", "", Path(name).stem)
+                size = (found.width, found.height)
+                images.append(SavedImage(data, filled_name(prefix, size, saved[file.node_id], now)))
+                saved[file.node_id] += 1
             elif file.key == "images":  # as worker-comfyui: videos and animations of ComfyUI's own nodes
-                images.append(SavedImage(data, "", file.filename))
+                images.append(SavedImage(data, "", name))
             else:
-                files.append(SavedFile(data, file.filename))
-        return PromptResult(prompt.prompt_id, tuple(images), tuple(files), outcome.texts)
+                others.append(SavedFile(data, name))
+        texts = prompt.outcome.texts if isinstance(prompt.outcome, Succeeded) else ()
+        return PromptResult(prompt.prompt_id, tuple(images), tuple(others), texts)
 
     def _end_if_stopped(self) -> None:
         error = self._stop()
@@ -270,23 +307,26 @@ class _Run:
 
     def clean_up(self) -> None:
         """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
+        prompt_ids = {prompt.prompt_id for prompt in self._prompts}
         ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
         with _logged("removing prompts"):
-            self._server.leftovers.remove_prompts(ended, {prompt.prompt_id for prompt in self._prompts} - ended)
-        if self._server.directory is not None:
-            self._delete_files(self._server.directory.resolve())
-        else:
-            with _logged("emptying files"):
-                self._server.leftovers.empty_files(self._files)
+            self._server.leftovers.remove_prompts(ended, prompt_ids - ended)
+        for prompt in self._prompts:
+            if isinstance(prompt.outcome, Succeeded):
+                self._files += prompt.outcome.written
+        with _logged("removing files"):
+            self._server.leftovers.remove_files(self._files)
+        with _logged("removing folders"):
+            self._server.leftovers.remove_folder(self._folder, prompt_ids)
 
-    def _delete_files(self, directory: Path) -> None:
-        for file in self._files:
-            path = (directory / file.type / file.subfolder / file.filename).resolve()
-            if path.is_relative_to(directory / file.type):
-                with _logged("deleting a file"):
-                    path.unlink(missing_ok=True)
-        for kind in ("input", "output"):
-            shutil.rmtree(directory / kind / self._folder, ignore_errors=True)
+
+def _empty_file(graph: Graph, file: OutputFile) -> JobError:
+    node_type = graph[file.node_id]["class_type"] if file.node_id in graph else "unknown"
+    return JobError.because(
+        ErrorCode.NO_OUTPUT,
+        f"Node {file.node_id} ({node_type}) reported that it saved a file, which is empty or does not exist, also when "
+        "it ran again. Use SaveImage or another node that saves, or update the custom node.",
+    )
 
 
 def _upload_name(number: int, upload: Upload) -> str:

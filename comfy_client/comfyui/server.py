@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -41,6 +42,14 @@ _MANY_NODE_TYPES = 32
 log = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def _logged_os_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning("deleting a file failed: %s", error)
+
+
 class ComfyServer:
     """One ComfyUI. Safe to use from several threads; keeps its connections until `close`.
 
@@ -60,7 +69,7 @@ class ComfyServer:
         self._socket = EventSocket(f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}")
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
-        self.leftovers = Leftovers(self, empties_files=directory is None)
+        self.leftovers = Leftovers(self)
 
     @property
     def lingering(self) -> frozenset[str]:
@@ -192,9 +201,26 @@ class ComfyServer:
                 return f"{subfolder}/{name}" if subfolder else name
         raise RequestError("ComfyUI answered an upload with something else than the file's name")
 
-    def empty_file(self, file: OutputFile) -> None:
-        """Write nothing over a file: all that can be done over HTTP to be rid of its content."""
-        self._write(file, b"", "application/octet-stream", timeout_s=CLEAN_TIMEOUT_S)
+    def remove_file(self, file: OutputFile) -> None:
+        """Delete a file; without ComfyUI's folder, write nothing over it: HTTP offers no more."""
+        if self.directory is None:
+            self._write(file, b"", "application/octet-stream", timeout_s=CLEAN_TIMEOUT_S)
+            return
+        folder = self.directory.resolve() / file.type
+        path = (folder / file.subfolder / file.filename).resolve()
+        if path.is_relative_to(folder):
+            with _logged_os_error():
+                path.unlink(missing_ok=True)
+
+    def remove_folder(self, name: str) -> None:
+        """Delete the folders of a run, and the files whose names begin with it."""
+        if self.directory is None:
+            return
+        for kind in ("input", "output", "temp", "datasets"):
+            shutil.rmtree(self.directory / kind / name, ignore_errors=True)
+            for path in (self.directory / kind).glob(f"{name}*"):
+                with _logged_os_error():
+                    path.unlink()
 
     def _write(self, file: OutputFile, data: bytes, mime_type: str, *, timeout_s: float) -> requests.Response:
         return self._http.call(

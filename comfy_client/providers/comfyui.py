@@ -35,6 +35,8 @@ from comfy_client.request import Rendered, Request, read_request
 from comfy_client.workflows import Workflow
 
 JOB_TIMEOUT_S = 600.0
+JOB_PREFIX = "local-"
+"""Begins the ids of jobs that ran without RunPod."""
 _KEPT_JOBS = 32
 """Jobs that ended and whose results are kept, for who asks again."""
 _CLOSE_S = 10.0
@@ -89,6 +91,9 @@ class ComfyUIProvider:
     def __repr__(self) -> str:
         return f"ComfyUIProvider({self._url!r})"
 
+    def __str__(self) -> str:
+        return f"ComfyUI at {self._url}"
+
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Start a job in a thread. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         asked = read_request(request.input, self._workflows)
@@ -96,7 +101,7 @@ class ComfyUIProvider:
         rendered = intake.rendered(asked, lambda: secrets.randbelow(MAX_SEED + 1))
         timeout_s = asked.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
         self._server.version()  # a wrong address is told by the submit, not by the job
-        job_id = f"local-{uuid.uuid4()}"
+        job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
         job = _DirectJob(asked, rendered, timeout_s, JobStatus(job_id, JobState.QUEUED))
         with self._lock:
             ended = [name for name, each in self._jobs.items() if each.ended.is_set()]
@@ -134,7 +139,8 @@ class ComfyUIProvider:
         """Return what ComfyUI's queue holds, whoever put it there."""
         running, pending = self._server.queue_state()
         busy = bool(running or pending)
-        sentence = f"ComfyUI runs {len(running)} prompts, and {len(pending)} wait" if busy else "ComfyUI is idle"
+        prompts = "1 prompt" if len(running) == 1 else f"{len(running)} prompts"
+        sentence = f"ComfyUI runs {prompts}; {len(pending) or 'none'} in its queue" if busy else "ComfyUI is idle"
         return Health(
             jobs={"inProgress": len(running), "inQueue": len(pending)},
             workers={"idle": int(not busy), "running": int(busy)},

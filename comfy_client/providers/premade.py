@@ -51,6 +51,9 @@ class PremadeProvider:
     def __repr__(self) -> str:
         return f"PremadeProvider({self._endpoint!r})"
 
+    def __str__(self) -> str:
+        return f"endpoint {self._endpoint.endpoint_id} at RunPod"
+
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         asked = read_request(request.input, self._workflows)

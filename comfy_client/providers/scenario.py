@@ -67,6 +67,9 @@ class ScenarioProvider:
     def __repr__(self) -> str:
         return f"ScenarioProvider({self._api.base_url!r}, {self._model_id!r})"
 
+    def __str__(self) -> str:
+        return f"Scenario at {self._api.base_url}"
+
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Start a job; a picture to start from is uploaded first. Scenario answers at once, whatever `wait_s` is.
 
