@@ -20,7 +20,7 @@ from PIL import Image
 
 from comfy_client.comfyui.answers import OutputFile
 from comfy_client.comfyui.outputs import job_outputs
-from comfy_client.comfyui.run import PromptResult, SavedImage
+from comfy_client.comfyui.saved import PromptResult, SavedImage
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError
