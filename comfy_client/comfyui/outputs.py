@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from comfy_client.comfyui.run import PromptResult
+from comfy_client.comfyui.saved import PromptResult
 from comfy_client.contract import JsonObject
 from comfy_client.images import Picture
 from comfy_client.picture_process import TIMEOUT_S, Check, encode_picture, go_on, identify
