@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comfy_client.comfyui.file_inputs import FileUse, file_use
-from comfy_client.contract import ErrorCode, JsonObject, shortened
+from comfy_client.contract import EXPORT_MENU, ErrorCode, JsonObject, shortened
 from comfy_client.errors import JobError
+from comfy_client.graphs import EDITOR_NODES
 from comfy_client.validation import shown
 from comfy_client.workflows import Graph, is_link
 
-EDITOR_NODES = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode"})
-"""Nodes that exist in the editor alone: "Export (API)" leaves them out."""
-_ONLY_IN_EDITOR = "exists in the editor only; export the workflow again with File > Export (API)"
+_ONLY_IN_EDITOR = f"exists in the editor only; export the workflow again with {EXPORT_MENU}"
 _NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or take the node out"
 _SHOWN_NODES = 8
 

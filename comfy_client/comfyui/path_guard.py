@@ -28,8 +28,8 @@ from comfy_client.comfyui.file_inputs import (
     linked_literal,
 )
 from comfy_client.contract import Fault
+from comfy_client.graphs import Graph, title_of
 from comfy_client.validation import path_of, shown
-from comfy_client.workflows import Graph, title_of
 
 MAX_NAME_LENGTH = 1000
 """No path that a caller may name is longer. What is longer is the content of a file."""

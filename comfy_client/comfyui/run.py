@@ -23,11 +23,11 @@ from comfy_client.comfyui.graph_checks import check_structure, with_defaults
 from comfy_client.comfyui.path_guard import path_faults
 from comfy_client.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.contract import MAX_FAULTS, ErrorCode, JsonObject
 from comfy_client.errors import JobError, RequestError, invalid_input
 from comfy_client.images import png_size
 from comfy_client.picture_process import identify
-from comfy_client.request import MAX_FAULTS, Upload
+from comfy_client.request import Upload
 from comfy_client.workflows import Graph
 
 log = logging.getLogger(__name__)
@@ -96,17 +96,19 @@ def run_graphs(
     limits: Limits,
     stop: Callable[[], JobError | None],
     hooks: Hooks = NO_HOOKS,
+    extra_data: JsonObject | None = None,
 ) -> RunResult:
     """Run `graphs` one after another on `server` and return what they made. All are queued at once.
 
-    `stop` is asked ten times a second; the error that it returns ends the run.
+    `stop` is asked ten times a second; the error that it returns ends the run. `extra_data` is passed to ComfyUI beside
+    each graph.
 
     Raises:
         JobError: invalid_input (a file's name leads outside), workflow_rejected, model_missing, execution_failed,
             out_of_memory (memory was freed and it failed again), interrupted, deadline_exceeded, comfyui_unavailable,
-            no_output, or what `stop` returned.
+            disk_full, no_output, or what `stop` returned.
     """
-    run = _Run(server, limits, stop, hooks)
+    run = _Run(server, limits, stop, hooks, extra_data or {})
     try:
         return run.make(graphs, uploads)
     except RequestError as error:
@@ -118,11 +120,19 @@ def run_graphs(
 class _Run:
     """One run's state: the folder and the prompts that `clean_up` has to remove."""
 
-    def __init__(self, server: ComfyServer, limits: Limits, stop: Callable[[], JobError | None], hooks: Hooks) -> None:
+    def __init__(
+        self,
+        server: ComfyServer,
+        limits: Limits,
+        stop: Callable[[], JobError | None],
+        hooks: Hooks,
+        extra_data: JsonObject,
+    ) -> None:
         self._server = server
         self._limits = limits
         self._stop = stop
         self._hooks = hooks
+        self._extra_data = extra_data
         self._folder = f"run-{uuid.uuid4().hex}"
         self._prompts: list[Prompt] = []
         self._files: list[OutputFile] = []
@@ -180,9 +190,14 @@ class _Run:
             filename = _upload_name(number, upload)
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
             picture = upload.picture
-            name = self._server.upload(
-                picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
-            )
+            try:
+                name = self._server.upload(
+                    picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
+                )
+            except RequestError as error:
+                if (error.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise _not_stored(error) from error
+                raise
             for graph in graphs:
                 for target in upload.targets:
                     target.set(graph, name)
@@ -229,7 +244,7 @@ class _Run:
     def _post(self, prompt: Prompt) -> object:
         """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
         try:
-            return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
         except RequestError as error:
             if error.status is not None:
                 raise
@@ -239,7 +254,7 @@ class _Run:
             ):
                 return None
             log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
-            return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
 
     def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
         folder = f"{self._folder}/again" if again else self._folder
@@ -329,8 +344,13 @@ def _empty_file(graph: Graph, file: OutputFile) -> JobError:
     )
 
 
+def _not_stored(error: RequestError) -> JobError:
+    message = f"{error}: it could not store a picture, as if its disk is full or cannot be written. Send the job again."
+    return JobError.because(ErrorCode.DISK_FULL, message)
+
+
 def _upload_name(number: int, upload: Upload) -> str:
-    return f"{number}.{upload.picture.mime_type.rpartition('/')[2]}"
+    return f"{number}.{upload.extension}"
 
 
 def _refusal_of(error: RequestError) -> Refusal | None:
