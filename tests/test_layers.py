@@ -48,6 +48,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.comfyui.leftovers", frozenset()),
     ("comfy_client.comfyui.server", frozenset({"requests"})),
     ("comfy_client.comfyui.follow", frozenset()),
+    ("comfy_client.comfyui.saved", frozenset()),
     ("comfy_client.comfyui.run", frozenset()),
     ("comfy_client.comfyui.outputs", frozenset()),
     ("comfy_client.providers.interface", frozenset({"PIL"})),
