@@ -157,7 +157,7 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ErrorCode.INVALID_IMAGE: ErrorFacts(
         retryable=False,
         cause="A picture of the request is not an image, is cut off, or is too large.",
-        remedy="Send a whole PNG, JPEG, WebP, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
+        remedy="Send a whole PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
         details="`path`",
     ),
     ErrorCode.UNKNOWN_WORKFLOW: ErrorFacts(
