@@ -10,7 +10,7 @@ Facts (ComfyUI 0.3.64 and 0.33.0; tests/recordings):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,30 @@ from comfy_client.validation import shown
 
 _SHOWN_PROBLEMS = 8
 _SHOWN_NAMES = 8
+_NOT_SENT: Mapping[FileUse | None, str] = {
+    FileUse.LOADS: "this file was not sent; send it in `images` under the name that stands here",
+    FileUse.LOADS_FOLDER: "ComfyUI's input folder has no such folder, and a request cannot send one",
+}
+
+
+_MODEL_FOLDERS: Mapping[str, str] = {
+    "ckpt_name": "checkpoints",
+    "unet_name": "diffusion_models",
+    "clip_name": "text_encoders",
+    "clip_name1": "text_encoders",
+    "clip_name2": "text_encoders",
+    "clip_name3": "text_encoders",
+    "clip_name4": "text_encoders",
+    "CLIPVisionLoader.clip_name": "clip_vision",
+    "vae_name": "vae",
+    "lora_name": "loras",
+    "control_net_name": "controlnet",
+    "style_model_name": "style_models",
+    "gligen_name": "gligen",
+    "hypernetwork_name": "hypernetworks",
+    "UpscaleModelLoader.model_name": "upscale_models",
+}
+"""The folders below `models` in which ComfyUI's loaders look, by input, or by class and input."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +61,9 @@ class NodeProblem:
     choices: tuple[str, ...]
     """The names to choose from; empty if there is no choice, or ComfyUI did not list them."""
 
-    def loads_file(self, node_type: object) -> bool:
-        """Return whether the input names a file of ComfyUI's input folder. `node_type` is what /object_info says."""
-        use = file_use(self.node_type, self.input, declared_input(node_type, self.input))
-        return use in {FileUse.LOADS, FileUse.LOADS_FOLDER}
+    def use(self, node_type: object) -> FileUse | None:
+        """Return what the node does with the file that the input names. `node_type` is what /object_info says."""
+        return file_use(self.node_type, self.input, declared_input(node_type, self.input))
 
 
 @dataclass(frozen=True)
@@ -61,7 +84,7 @@ class Refusal:
         return tuple(
             problem
             for problem in self.problems
-            if problem.kind == "value_not_in_list" and not problem.loads_file(node_types.get(problem.node_type))
+            if problem.kind == "value_not_in_list" and problem.use(node_types.get(problem.node_type)) not in _NOT_SENT
         )
 
     def error(self, node_types: Mapping[str, object], available: Mapping[str, tuple[str, ...]]) -> JobError:
@@ -78,7 +101,8 @@ class Refusal:
             details["available"] = {name: [shortened(each) for each in names] for name, names in available.items()}
         if missing and len(missing) == len(self.problems):
             told = _listed([_missing_text(each, available) for each in missing])
-            return JobError.because(ErrorCode.MODEL_MISSING, f"This ComfyUI has {told}.", **details)
+            message = f"This ComfyUI has {told}.{_where(missing)}"
+            return JobError.because(ErrorCode.MODEL_MISSING, message, **details)
         nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
         told = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
         remedy = ""
@@ -97,6 +121,15 @@ def _listed(texts: list[str]) -> str:
     return "; ".join(texts[:_SHOWN_PROBLEMS]) + more
 
 
+def _where(missing: Iterable[NodeProblem]) -> str:
+    """Return where the missing files belong, as far as it is known."""
+    found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
+    folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)
+    if not folders:
+        return ""
+    return f" A missing file belongs in {' or '.join(folders)}; docs/models.md says how a worker gets it."
+
+
 def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]) -> str:
     names = available.get(problem.input, ())
     has = ", ".join(shortened(name) for name in names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
@@ -105,9 +138,10 @@ def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]
 
 def _sentence(problem: NodeProblem, node_types: Mapping[str, object]) -> str:
     """Return what is wrong, without a list of choices: it may be long, and name the files of other callers."""
+    use = problem.use(node_types.get(problem.node_type))
     match problem.kind:
-        case "value_not_in_list" | "custom_validation_failed" if problem.loads_file(node_types.get(problem.node_type)):
-            return f"{problem.input}: this file was not sent; send it in `images` under the name that stands here"
+        case "value_not_in_list" | "custom_validation_failed" if use in _NOT_SENT:
+            return f"{problem.input}: {_NOT_SENT[use]}"
         case "value_not_in_list":
             return f"{problem.input}: {shown(_short(problem.value))} is not one of its choices"
         case "return_type_mismatch":

@@ -147,10 +147,11 @@ def test_nothing_of_a_job_is_left(job: Job, ask: Ask) -> None:
 
 
 def test_a_missing_lora_is_named_before_anything_runs(job: Job) -> None:
-    """A LoRA that ComfyUI does not have is model_missing, and says what it has."""
+    """A LoRA that ComfyUI does not have is model_missing, and says what it has and where the file belongs."""
     with pytest.raises(JobError) as info:
         job({"prompt": "a knight", "loras": [{"name": "no-such.safetensors"}]})
 
+    assert "models/loras" in str(info.value)
     assert info.value.code is ErrorCode.MODEL_MISSING
     assert info.value.report.details["missing"][0]["value"] == "no-such.safetensors"
     assert "lora_name" in info.value.report.details["available"]
@@ -189,7 +190,7 @@ def test_a_graph_with_two_save_nodes_gives_both_pictures(job: Job, workflows: Ma
     second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "deep/other"}}
     result = job({"workflow": graph_with(workflows, n11=second)})
 
-    assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00002_.png"]
+    assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00001_.png"]
     assert picture_of(result, 0).tobytes() == picture_of(result, 1).tobytes()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from comfy_client.comfyui.path_guard import path_faults
+from comfy_client.comfyui.path_guard import path_faults, playlist_faults
 from comfy_client.contract import Fault
-from comfy_client.workflows import Graph
+from comfy_client.graphs import Graph
+from comfy_client.places import Target
 
 OWN = "run-" + "0" * 32
 FOREIGN = "run-" + "a" * 32
@@ -228,6 +230,44 @@ def test_what_is_no_path_passes(class_type: str, name: str, value: object) -> No
     assert faults(class_type, name, value) == []
 
 
+@pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "../x.png", f"{FOREIGN}/0.png"])
+def test_an_input_for_content_names_no_file_either(value: str) -> None:
+    """Some nodes take an address or a path."""
+    assert faults("LoadImageFromUrlOrPath", "url_or_path", value)
+    assert faults("LoadImageFromUrl", "image", value)
+    assert faults("ETN_LoadImageBase64", "image", value)
+
+
+def test_a_picture_in_place_of_a_name_is_told_where_to_go() -> None:
+    """The value is not repeated, however long it is."""
+    [fault] = faults("LoadImage", "image", "A" * 5_000_000)
+    assert fault.message == (
+        "has 5000000 characters, more than the name of a file can have; send the file in `images` and write its name "
+        "here"
+    )
+
+
+def test_a_graph_of_very_many_names_is_refused_soon() -> None:
+    """10 MB of names, in the spellings that take longest."""
+    name = "é%2541" + "b/" * 450
+    graph: Graph = {
+        str(number): {"class_type": "LoadImage", "inputs": {"image": f"{name}{number}"}} for number in range(10_000)
+    }
+    started_at = time.monotonic()
+    [fault] = path_faults(graph, {}, OWN)
+    assert fault.path == "workflow"
+    few = dict(list(graph.items())[:500])
+    assert path_faults(few, {}, OWN) == []
+    assert time.monotonic() - started_at < 10
+
+
+def test_variables_that_are_long_are_refused_soon() -> None:
+    """Each of 4,000 prefixes names 60 long values."""
+    inputs = {"filename_prefix": "%SaveImage.x%" * 8, "x": "y" * 1000}
+    graph: Graph = {str(number): {"class_type": "SaveImage", "inputs": inputs} for number in range(4000)}
+    assert len(path_faults(graph, {}, OWN)) == 50
+
+
 def test_a_link_to_a_text_is_read() -> None:
     """The value that it leads to counts, and the fault names the node that holds it."""
     assert faults("LoadImage", "image", ["2", 0], text_node("x.png")) == []
@@ -273,6 +313,29 @@ def test_an_upload_that_object_info_alone_knows_is_checked() -> None:
     sketchpad = {"input": {"required": {"canvas": ["STRING", {"image_upload": True}]}}}
     assert faults("Sketchpad", "canvas", "../x.png") == []
     assert faults("Sketchpad", "canvas", "../x.png", Sketchpad=sketchpad)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n",
+        b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 10.0.0.1\r\n",
+        b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011">',
+        b"\xef\xbb\xbf#extm3u\n",
+    ],
+)
+def test_a_playlist_is_no_video(data: bytes) -> None:
+    """FFmpeg would open what it names."""
+    [fault] = playlist_faults(data, [Target("5", "file")])
+    assert fault.path == "workflow.5.inputs.file"
+    assert "no playlist" in fault.message
+
+
+@pytest.mark.parametrize("data", [b"\x00\x00\x00\x18ftypmp42", b"RIFF\x00\x00\x00\x00WAVE", b"", b"{}"])
+def test_a_video_and_other_files_are_no_playlist(data: bytes) -> None:
+    """By what they begin with."""
+    assert playlist_faults(data, [Target("5", "file")]) == []
 
 
 def test_every_fault_is_named_with_its_path_and_a_remedy() -> None:
