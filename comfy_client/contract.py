@@ -116,6 +116,7 @@ class ErrorCode(enum.StrEnum):
     INTERRUPTED = "interrupted"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     COMFYUI_UNAVAILABLE = "comfyui_unavailable"
+    DISK_FULL = "disk_full"
     NO_OUTPUT = "no_output"
     OUTPUT_TOO_LARGE = "output_too_large"
     OUTPUT_NOT_STORED = "output_not_stored"
@@ -181,9 +182,9 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ),
     ErrorCode.EXECUTION_FAILED: ErrorFacts(
         retryable=False,
-        cause="A node raised an exception while the graph ran.",
+        cause="A node raised an exception while the graph ran, or made ComfyUI hang.",
         remedy="Read `details.exception_type` and the message; the same graph will fail again.",
-        details="`node_id`, `node_type`, `exception_type`",
+        details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` where it hung",
     ),
     ErrorCode.OUT_OF_MEMORY: ErrorFacts(
         retryable=True,
@@ -207,7 +208,13 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
         retryable=True,
         cause="ComfyUI does not answer, died, or has lost the job because it was started anew.",
         remedy="Send the job again; if it stays so, read the worker's log.",
-        details="`log_tail`: the last lines of ComfyUI, where it died",
+        details="`log_tail`: ComfyUI's last lines since the job began, if it died and no other job used it meanwhile",
+    ),
+    ErrorCode.DISK_FULL: ErrorFacts(
+        retryable=True,
+        cause="The disk that ComfyUI writes to is full, or ComfyUI could not store a picture of the request.",
+        remedy="Send the job again: the worker deletes what it can, and retires if that does not help. If it stays so, "
+        "give the endpoint a larger container disk, or COMFYUI_DATA_DIR another folder.",
     ),
     ErrorCode.NO_OUTPUT: ErrorFacts(
         retryable=False,

@@ -34,6 +34,10 @@ _PICTURE_INPUTS = frozenset({("LoadImage", "image"), ("LoadImageMask", "image"),
 _LEAST_PICTURE = 64
 """Characters that a picture in base64 has at least."""
 _HAS_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})$")
+_PLAYLIST = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?\s*(?:#EXTM3U|ffconcat version|v=0\s|<.*<(?:\w+:)?MPD\b|<MPD\b)", re.IGNORECASE | re.DOTALL
+)
+"""How the files begin that have ffmpeg (LoadVideo, LoadAudio) open others: HLS, ffconcat, SDP, DASH."""
 _ANNOTATION = re.compile(r"\s*\[(input|output|temp)\]\s*$")
 
 
@@ -167,6 +171,11 @@ def _extension(name: str, text: str) -> str:
         plain = mimetypes.guess_extension(text[:128].partition(":")[2].partition(";")[0].strip().lower()) or ""
     found = _HAS_EXTENSION.search(plain)
     return found[1].lower() if found else "bin"
+
+
+def is_playlist(data: bytes) -> bool:
+    """Return whether a file names others, which a node that plays it would read from the machine or the network."""
+    return _PLAYLIST.match(data[:4096]) is not None
 
 
 def beyond_limits(sources: Mapping[str, Source]) -> list[Fault]:

@@ -17,7 +17,7 @@ from comfy_client.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, Fault, 
 from comfy_client.encoded import bare_address, decode_base64, is_https
 from comfy_client.errors import invalid_input
 from comfy_client.foreign_keys import advice
-from comfy_client.graph_files import Source, beyond_limits, graph_files, named
+from comfy_client.graph_files import Source, beyond_limits, graph_files, is_playlist, named
 from comfy_client.graphs import Graph, graph_faults, has_nodes, left_out, with_links
 from comfy_client.images import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
 from comfy_client.places import Target, overridden
@@ -175,6 +175,8 @@ def _upload(source: Source, targets: tuple[Target, ...], check: CheckPicture, *,
         return Upload(check(source.content, source.path, flatten=flatten), targets)
     if len(source.content) > MAX_BYTES:
         raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are taken")
+    if is_playlist(source.content):
+        raise invalid_image(source.path, "is a playlist; send the video or the sound itself")
     mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
     return Upload(Picture(source.content, 0, 0, mime_type), targets, source.extension)
 

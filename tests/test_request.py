@@ -509,3 +509,44 @@ def test_the_envelope_is_the_same_for_both(
         request.delivery,
         request.timeout_s,
     ) == expected
+
+
+PLAYLISTS = (
+    b"#EXTM3U\n#EXTINF:1.0,\n/private/a.mp4\n",
+    b"\xef\xbb\xbf\r\n#extm3u\nhttp://10.0.0.1/a.ts\n",
+    b"ffconcat version 1.0\nfile ../private/a.mp4\n",
+    b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=audio 5004 RTP/AVP 0\r\n",
+    b'<?xml version="1.0"?>\n<!-- a > b -->\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+)
+
+
+@pytest.mark.parametrize("content", PLAYLISTS)
+@pytest.mark.parametrize("name", ["a.m3u8", "a.mp4", "a"])
+def test_a_playlist_is_refused(workflows: Mapping[str, Workflow], content: bytes, name: str) -> None:
+    """A file by which ffmpeg reads other files of the machine reaches no node, whatever it is called."""
+    graph = {
+        "1": {"class_type": "LoadVideo", "inputs": {"file": name}},
+        "2": {"class_type": "SaveVideo", "inputs": {"video": ["1", 0], "filename_prefix": "a"}},
+    }
+    body = {"workflow": graph, "images": [{"name": name, "image": b64encode(content).decode()}]}
+
+    report = refused(workflows, body)
+
+    assert (report.code, report.details["path"]) == (ErrorCode.INVALID_IMAGE, "images[0].image")
+    assert "playlist" in report.message
+
+
+@pytest.mark.parametrize(
+    "content", [b"RIFF\x24\0\0\0WAVEfmt ", b"1\n00:00:01,000 --> 00:00:02,000\n#EXTM3U\n", b"<svg/>"]
+)
+def test_other_files_are_no_playlists(workflows: Mapping[str, Workflow], content: bytes) -> None:
+    """A sound, subtitles and other markup go to the node that loads them."""
+    graph = {
+        "1": {"class_type": "LoadAudio", "inputs": {"audio": "a.wav"}},
+        "2": {"class_type": "SaveAudio", "inputs": {"audio": ["1", 0], "filename_prefix": "a"}},
+    }
+    body = {"workflow": graph, "images": [{"name": "a.wav", "image": b64encode(content).decode()}]}
+
+    [upload] = rendered(workflows, body).uploads
+
+    assert upload.picture.data == content

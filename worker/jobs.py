@@ -52,11 +52,12 @@ class Worker:
 
 @dataclass(frozen=True)
 class Control:
-    """One job's strings: what ends it early, who is told how far it is, and its turn to queue its prompts."""
+    """Hooks for one job: what ends it early, a progress callback, its turn to queue prompts, a call once they ran."""
 
     stop: Callable[[], JobError | None] = lambda: None
     observe: Observe = lambda _: None
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+    note_run: Callable[[], None] = lambda: None
 
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
@@ -71,6 +72,7 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
     hooks = Hooks(control.observe, control.turn)
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
+    control.note_run()
     encode_from = time.monotonic()
     started_at = encode_from - run.execute_s - run.fetch_s
     # A ComfyUI that dies now takes nothing of this job with it.

@@ -73,7 +73,7 @@ class ComfyServer:
 
     @property
     def lingering(self) -> frozenset[str]:
-        """The prompts that were stopped and still ran when their run ended."""
+        """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
         return self.leftovers.lingering
 
     def close(self) -> None:

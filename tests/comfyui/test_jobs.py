@@ -241,7 +241,7 @@ def test_a_graph_with_two_save_nodes_gives_both_pictures(job: Job, workflows: Ma
     second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "deep/other"}}
     result = job({"workflow": graph_with(workflows, n11=second)})
 
-    assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00002_.png"]
+    assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00001_.png"]
     assert picture_of(result, 0).tobytes() == picture_of(result, 1).tobytes()
 
 
