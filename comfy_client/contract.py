@@ -34,7 +34,7 @@ EXPORT_MENU = "File > Export (API) (older frontends: Workflow > Export (API))"
 ENVELOPE: JsonObject = {
     "workflow": {
         "description": "A template's name (`flux-dev-txt2img`; `txt2img` and `img2img` are aliases), or a whole graph "
-        "in ComfyUI's API format. Absent: img2img if `image` is given, else txt2img.",
+        "in ComfyUI's API format. Default: img2img if `image` is given, else txt2img.",
         "type": ["string", "object"],
     },
     "images": {
@@ -62,7 +62,7 @@ ENVELOPE: JsonObject = {
         "default": "png",
     },
     "output_quality": {
-        "description": "Quality of webp and jpeg; png is lossless and ignores it.",
+        "description": "Quality of webp and jpeg; png ignores it.",
         "type": "integer",
         "minimum": 1,
         "maximum": 100,
@@ -75,12 +75,12 @@ ENVELOPE: JsonObject = {
     },
     "delivery": {
         "description": "How the pictures come back: inline as base64, in the worker's bucket (or that of the job's "
-        "`s3Config`), or `auto`: inline where they fit, else in the bucket.",
+        "`s3Config`), or `auto`: inline if they fit, else in the bucket.",
         "enum": ["auto", "base64", "s3"],
         "default": "auto",
     },
     "timeout_s": {
-        "description": "Seconds that this job may run once ComfyUI has begun it; the worker's own limit caps it.",
+        "description": "Stop the job after this many seconds of rendering (at most WORKER_JOB_TIMEOUT_S).",
         "type": "number",
         "minimum": 1,
         "maximum": 3600,
@@ -157,7 +157,7 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ErrorCode.INVALID_IMAGE: ErrorFacts(
         retryable=False,
         cause="A picture of the request is not an image, is cut off, or is too large.",
-        remedy="Send a whole PNG, JPEG, WebP, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
+        remedy="Send a whole PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
         details="`path`",
     ),
     ErrorCode.UNKNOWN_WORKFLOW: ErrorFacts(

@@ -12,7 +12,7 @@ NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -
 
 SPELLINGS = """\
 Null means absent, also inside `images` and `loras`. Numbers and booleans are read from text (`"64"`, `"true"`), choices
-in any case (`"PNG"`, `"jpg"`). Base64 is read in both alphabets, with or without padding, in a data URI or not. What has
+in any case (`"PNG"`, `"jpg"`), LoRAs from their names (`"pixel.safetensors:0.8"`, or a list of such). Base64 is read in both alphabets, with or without padding, in a data URI or not. What has
 more than one meaning is refused. A prompt in the syntax of another tool (`{a|b}`, `__animal__`, `<lora:a:1>`,
 `embedding:a`, `//`) is sent as it is, with a line in `warnings`.
 """
@@ -83,10 +83,13 @@ RESULT = """\
 ```
 
 - `images`: the pictures in order. `filename`, `type` and `data` are as worker-comfyui returns them. `seed` makes that
-  picture again alone; it is null for a graph of your own.
+  picture again alone; it is null for a graph of your own. As there, what ComfyUI's own nodes save as images but is no
+  still picture (an animation, a video) is in `images` too, as it was saved; `mime_type` says what it is; `width` and
+  `height` are absent if they are not known.
 - `inputs`: what was used, with defaults, the size of an img2img and the seed filled in, without pictures.
-- `files` (where a graph wrote something else than still pictures: a video, an animation) has the same shape without
+- `files` (if a graph wrote something else: a sound, a latent, a video of a custom node) has the same shape without
   `width`, `height` and `seed`; `texts` are texts that a graph showed.
+- `warnings`: what is not as it was asked for, such as a picture that is too large for WebP and stays a PNG.
 - `timings`: seconds in ComfyUI's queue, running, fetching what did not come over the websocket, encoding, and in all.
 - `versions.workflow` changes with either file of the workflow.
 

@@ -23,6 +23,7 @@ ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ("comfy_client.fetch", frozenset({"requests"})),
     ("comfy_client.fetch_all", frozenset()),
     ("comfy_client.http", frozenset({"requests", "urllib3"})),
+    ("comfy_client.s3_hosts", frozenset()),
     ("comfy_client.buckets", frozenset({"boto3", "botocore"})),
     ("comfy_client.foreign_keys", frozenset()),
     ("comfy_client.spellings", frozenset()),

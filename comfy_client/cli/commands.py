@@ -21,7 +21,7 @@ WAIT = Flag(
 JOB = Flag(("job_id",), "The job's id, as `submit` prints it.")
 IMAGE = Flag(
     ("--image",),
-    "Path or https URL of the start picture: PNG, JPEG, WebP, GIF, BMP or TIFF, at most 25 MB and 64 megapixels.",
+    "Path or https URL of the start picture: PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, at most 25 MB and 64 megapixels.",
     PICTURE,
     {"required": True, "action": "append"},
 )
