@@ -10,7 +10,7 @@ from comfy_client.foreign_keys import BESIDE_INPUT, advice, is_of_platform
 from comfy_client.graphs import is_node
 from comfy_client.validation import Suggestions, path_of
 
-_GRAPH_KEYS = ("prompt", "output", "workflow")
+_KEYS_OF_A_GRAPH = ("prompt", "output", "workflow")
 """Keys of a graph in a body of POST /prompt, and in what ComfyUI's editor returns from graphToPrompt."""
 _BESIDE_A_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
 _RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
@@ -57,7 +57,7 @@ def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
             value, warnings = _with_graph({**outer["input"], **value, "workflow": graph})
             return value, ["workflow is a whole RunPod request; the `input` in it was read", *warnings]
         case dict(outer) if not any(map(is_node, outer.values())):
-            for key in _GRAPH_KEYS:
+            for key in _KEYS_OF_A_GRAPH:
                 if _holds_graph(outer.get(key)):
                     passed = {name: outer[name] for name in outer.keys() & _BESIDE_A_GRAPH}
                     warning = f"workflow is an object with the graph as its `{key}`; that graph was read"
@@ -67,7 +67,7 @@ def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
 
 def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
     """Return a request without a `workflow` with the graph that it is, or that it has in another key."""
-    for key in _GRAPH_KEYS[:2]:
+    for key in _KEYS_OF_A_GRAPH[:2]:
         if _holds_graph(value.get(key)):
             rest = {name: item for name, item in value.items() if name != key}
             return {**rest, "workflow": value[key]}, [f"{key} is a graph, and was read as `workflow`"]

@@ -12,9 +12,11 @@ NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -
 
 SPELLINGS = """\
 Null means absent, also inside `images` and `loras`. Numbers and booleans are read from text (`"64"`, `"true"`), choices
-in any case (`"PNG"`, `"jpg"`), LoRAs from their names (`"pixel.safetensors:0.8"`, or a list of such). Base64 is read in both alphabets, with or without padding, in a data URI or not. What has
-more than one meaning is refused. A prompt in the syntax of another tool (`{a|b}`, `__animal__`, `<lora:a:1>`,
-`embedding:a`, `//`) is sent as it is, with a line in `warnings`.
+in any case (`"PNG"`, `"jpg"`), LoRAs from their names (`"pixel.safetensors:0.8"`, or a list of such). Base64 is read in
+both alphabets, with or without padding, in a data URI or not. What has more than one meaning is refused.
+
+A prompt in the syntax of another tool (`{a|b}`, `__animal__`, `<lora:a:1>`, `embedding:a`, `//`) is sent as it is, with
+a line in `warnings`.
 """
 
 GRAPHS = """\
