@@ -147,10 +147,11 @@ def test_nothing_of_a_job_is_left(job: Job, ask: Ask) -> None:
 
 
 def test_a_missing_lora_is_named_before_anything_runs(job: Job) -> None:
-    """A LoRA that ComfyUI does not have is model_missing, and says what it has."""
+    """A LoRA that ComfyUI does not have is model_missing, and says what it has and where the file belongs."""
     with pytest.raises(JobError) as info:
         job({"prompt": "a knight", "loras": [{"name": "no-such.safetensors"}]})
 
+    assert "models/loras" in str(info.value)
     assert info.value.code is ErrorCode.MODEL_MISSING
     assert info.value.report.details["missing"][0]["value"] == "no-such.safetensors"
     assert "lora_name" in info.value.report.details["available"]
