@@ -2,7 +2,7 @@
 
 A file counts as verified if a marker beside it (`<name>.verified`) says that it had the list's sha256 when it had this
 size and this time of change. So a boot reads one line instead of 17 GB, and a file that was changed is read again. A
-marker is believed only if nobody but this user and root can have written it or the file: see `_is_ours`.
+marker is believed only if nobody but this user and root can have written it or the file: see `is_ours`.
 
 On a shared volume other users may put links in the place of our files: a part is never opened through one, and a marker
 replaces one.
@@ -18,7 +18,6 @@ import logging
 import os
 import shutil
 import stat
-import tempfile
 import threading
 import time
 import uuid
@@ -26,14 +25,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, ModelFile
+from worker.models.own_files import is_ours, open_own, owners_of, replace_file
 
 LOG = logging.getLogger(__name__)
 _PIECE = 1024 * 1024
 _POLL_S = 0.1
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_MOST_TRIES = 100
-_NO_FILES = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
-"""How opening a link, a socket or a device that is no file fails."""
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 Progress = Callable[[ModelFile, int], None]
@@ -63,14 +60,14 @@ def is_verified(model: ModelFile, target: Path) -> bool:
     False for a symbolic link, whose target another user may be able to change: it is read each time.
     """
     try:
-        owners = _owners(target.parent)
+        owners = owners_of(target.parent)
         status = target.lstat()
-        if not (_is_ours(target.parent.stat(), owners) and _is_ours(status, owners) and stat.S_ISREG(status.st_mode)):
+        if not (is_ours(target.parent.stat(), owners) and is_ours(status, owners) and stat.S_ISREG(status.st_mode)):
             return False
         fd = os.open(_marker(target), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as marker:
-            is_ours = _is_ours(os.fstat(fd), owners)
-            return is_ours and status.st_size == model.size and marker.read(1024) == _mark(model, status)
+            believed = is_ours(os.fstat(fd), owners)
+            return believed and status.st_size == model.size and marker.read(1024) == _mark(model, status)
     except OSError:
         return False
 
@@ -83,7 +80,7 @@ def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Prog
         _read(model, file.fileno(), digest, stop, progress)
     with contextlib.suppress(OSError):  # a folder that cannot be written has no mark, and is read each time
         if digest.hexdigest() == model.sha256:
-            _write_marker(target, _mark(model, before))
+            replace_file(_marker(target), _mark(model, before))
         else:
             _marker(target).unlink()
     return digest.hexdigest()
@@ -185,7 +182,7 @@ class Part:
                 f"{target.parent}, and run it again",
             )
         with contextlib.suppress(OSError):
-            _write_marker(target, _mark(self._model, os.fstat(self._fd)))
+            replace_file(_marker(target), _mark(self._model, os.fstat(self._fd)))
         with contextlib.suppress(OSError):  # not every network volume can sync a folder
             _sync(target.parent)
 
@@ -230,7 +227,7 @@ def held_part(
             raise
         LOG.warning("%s: the volume has no locks (%s); a download cut short begins anew", model.path, error.strerror)
         path = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
-        fd = _open(path)
+        fd = open_own(path)
         is_shared = False
     part = Part(model, path, fd)
     try:
@@ -242,7 +239,7 @@ def held_part(
 def _lock(model: ModelFile, path: Path, stop: threading.Event, patience_s: float, flock: Flock) -> int:
     """Return the open and locked part. Raises OSError where the volume has no locks."""
     while not stop.is_set():
-        fd = _open(path)
+        fd = open_own(path)
         with contextlib.ExitStack() as unless_held:
             unless_held.callback(os.close, fd)
             _await_lock(model, fd, stop, patience_s, flock)
@@ -275,52 +272,11 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, patience_s: fl
     raise stopped(model)
 
 
-def _open(path: Path) -> int:
-    """Return the part at `path`, open; made, if there is none.
-
-    One that is a link, or that another user can write to, is removed first: its writer could redirect what is written,
-    or change it once it is verified.
-    """
-    owners = _owners(path.parent)
-    for _ in range(_MOST_TRIES):
-        with contextlib.suppress(FileExistsError):
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            if error.errno not in _NO_FILES:
-                raise
-        else:
-            status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 and _is_ours(status, owners):
-                return fd
-            os.close(fd)
-        LOG.warning("%s: is a link, or others can write to it; beginning anew without it", path.name)
-        path.unlink(missing_ok=True)
-    raise OSError(errno.EBUSY, "another process puts it there again and again", str(path))
-
-
 def _is_at(path: Path, fd: int) -> bool:
     try:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except FileNotFoundError:
         return False
-
-
-def _owners(folder: Path) -> frozenset[int]:
-    """Return whose files are as good as our own: root's, ours, and the user's whom the volume takes us for."""
-    owners = {0, os.geteuid()}
-    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as probe:
-        owners.add(os.fstat(probe.fileno()).st_uid)
-    return frozenset(owners)
-
-
-def _is_ours(status: os.stat_result, owners: frozenset[int]) -> bool:
-    """Return whether no user but `owners` can write to a file or folder, nor a group but ours and root's."""
-    by_group = status.st_mode & stat.S_IWGRP and status.st_gid not in {0, os.getegid()}
-    return status.st_uid in owners and not by_group and not status.st_mode & stat.S_IWOTH
 
 
 def _part(target: Path) -> Path:
@@ -334,19 +290,6 @@ def _marker(target: Path) -> Path:
 def _mark(model: ModelFile, status: os.stat_result) -> bytes:
     """Return the marker's content. Whole seconds: the layers of an image keep no fractions."""
     return f"{model.sha256} {status.st_size} {int(status.st_mtime)}\n".encode()
-
-
-def _write_marker(target: Path, mark: bytes) -> None:
-    """Put the marker beside `target` in one step, in the place of whatever has its name."""
-    fd, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # a new file, never through a link
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(mark)
-            os.fchmod(fd, 0o644)
-        Path(name).replace(_marker(target))
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _sync(folder: Path) -> None:
