@@ -150,7 +150,8 @@ class ErrorFacts:
 ERRORS: dict[ErrorCode, ErrorFacts] = {
     ErrorCode.INVALID_INPUT: ErrorFacts(
         retryable=False,
-        cause="The request breaks its schema. All faults are listed at once; nothing was sent to ComfyUI.",
+        cause="The request breaks its schema, or its graph names files outside the job's own. All faults are listed at "
+        "once; ComfyUI was given nothing to run.",
         remedy="Correct each path that `details.faults` names.",
         details="`faults`: list of `{path, message}`",
     ),
@@ -171,7 +172,8 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
         cause="ComfyUI refused the graph, or would have dropped some of its outputs.",
         remedy="Correct the nodes that `details.nodes` names. A node that does not exist needs its custom node in the "
         "image.",
-        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`",
+        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`; `missing` and `available` as in "
+        "`model_missing`, if a model is among what is wrong",
     ),
     ErrorCode.MODEL_MISSING: ErrorFacts(
         retryable=False,
@@ -218,7 +220,7 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ),
     ErrorCode.NO_OUTPUT: ErrorFacts(
         retryable=False,
-        cause="The graph ended well and saved nothing.",
+        cause="The graph succeeded and saved nothing, or a node reported a file that is empty or does not exist.",
         remedy="End the graph in SaveImage, or another node that saves; PreviewImage does not count.",
     ),
     ErrorCode.OUTPUT_TOO_LARGE: ErrorFacts(
