@@ -224,6 +224,7 @@ def test_a_child_has_no_secret_and_little_memory(processes: PictureProcesses, mo
     assert set(mine.environ()) <= {"LD_LIBRARY_PATH", "LC_CTYPE"}
     assert mine.rlimit(psutil.RLIMIT_AS) == (3 * 1024**3, 3 * 1024**3)
     assert mine.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+    assert Path(f"/proc/{mine.pid}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
