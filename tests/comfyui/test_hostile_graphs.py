@@ -1,7 +1,7 @@
 """Requests that try to leave their job's folders, on whatever ComfyUI it is.
 
 60 by default, on the simulator; `COMFYUI_HOSTILE_GRAPHS=1000` sends a thousand. On a real ComfyUI: `COMFYUI_URL`,
-`COMFYUI_DATA_DIR` (where its input, output and temp are) and `COMFYUI_FILE_TRACE` (its log of strace, see `file_trace`).
+`COMFYUI_DATA_DIR` (where its input, output and temp are), and `COMFYUI_FILE_TRACE`, its log of strace (`file_trace`).
 """
 
 from __future__ import annotations
