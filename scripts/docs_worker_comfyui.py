@@ -32,6 +32,7 @@ GENERAL = (
         'its progress: `{"images": [], "stage": "sampling", …}`; `images` stays empty until the job has ended',
     ),
     ("keys of a result", "`images`, `errors`", "more of them ([api.md](api.md)); `warnings` in place of `errors`"),
+    ("outputs that ComfyUI lists under another key than `images`", "left out", "under `files` and `texts`"),
     ("a failure's `error`", "a sentence", "JSON text with a stable `code` ([errors.md](errors.md))"),
     ("`output` of a failed job", "`details` for some errors", "none"),
     ("a job that fails halfway", "COMPLETED, with the images so far and `errors`", "FAILED"),
