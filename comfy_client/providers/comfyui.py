@@ -73,6 +73,7 @@ class ComfyUIProvider:
     """
 
     name = "comfyui"
+    jobs_outlive_process = False
 
     def __init__(self, url: str, workflows: Mapping[str, Workflow], *, directory: Path | None = None) -> None:
         self._server = ComfyServer(url, directory=directory)
@@ -130,7 +131,8 @@ class ComfyUIProvider:
         """Return what ComfyUI's queue holds, whoever put it there."""
         running, pending = self._server.queue_state()
         busy = bool(running or pending)
-        sentence = f"ComfyUI runs {len(running)} prompts, and {len(pending)} wait" if busy else "ComfyUI is idle"
+        runs = "ComfyUI runs 1 prompt" if len(running) == 1 else f"ComfyUI runs {len(running)} prompts"
+        sentence = f"{runs}, and {len(pending)} more {'waits' if len(pending) == 1 else 'wait'}" if busy else "ComfyUI is idle"
         return Health(
             jobs={"inProgress": len(running), "inQueue": len(pending)},
             workers={"idle": int(not busy), "running": int(busy)},

@@ -46,6 +46,7 @@ class ScenarioProvider:
     """
 
     name = "scenario"
+    jobs_outlive_process = True
 
     def __init__(
         self,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from comfy_client.contract import OUTPUT_FORMATS, Fault, JsonObject
 from comfy_client.images import check_picture, converted
+from comfy_client.scenario.bodies import Attached, decode_base64
 from comfy_client.scenario.errors import bad_request, not_found
-from comfy_client.scenario.jobs import Keeper, new_id
+from comfy_client.scenario.keeper import Keeper, new_id
 from comfy_client.scenario.lists import Query, fill_page, read_page
 from comfy_client.scenario.records import Address, asset_record
 from comfy_client.scenario.rows import AssetRow
@@ -159,10 +157,9 @@ class Assets:
 
 def decoded(text: str, path: str) -> bytes:
     """Return the bytes of base64 or of a data URL. Raises ShimError (400)."""
-    content = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        return base64.b64decode(re.sub(r"\s", "", content), validate=True)
-    except (binascii.Error, ValueError):
+        return decode_base64(text.data if isinstance(text, Attached) else text.encode())
+    except ValueError:
         raise bad_request([Fault(path, "is neither base64 nor a data URL")]) from None
 
 

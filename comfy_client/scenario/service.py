@@ -23,7 +23,8 @@ from comfy_client.prices import job_usd
 from comfy_client.scenario.assets import Assets, decoded
 from comfy_client.scenario.blobs import Blobs
 from comfy_client.scenario.errors import ShimError, bad_request, not_found
-from comfy_client.scenario.jobs import JobRunner, Keeper, new_id
+from comfy_client.scenario.jobs import JobRunner
+from comfy_client.scenario.keeper import Keeper, new_id
 from comfy_client.scenario.lists import Query, fill_page, read_page
 from comfy_client.scenario.mapping import INFERENCES, Mapped, is_asset_id, known_models, map_call
 from comfy_client.scenario.records import (

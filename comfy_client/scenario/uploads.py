@@ -12,7 +12,7 @@ from comfy_client.errors import JobError
 from comfy_client.images import MAX_BYTES
 from comfy_client.scenario.assets import Assets
 from comfy_client.scenario.errors import TOO_LARGE, ShimError, bad_request, not_found
-from comfy_client.scenario.jobs import Keeper, new_id
+from comfy_client.scenario.keeper import Keeper, new_id
 from comfy_client.scenario.records import PartAddress, upload_record
 from comfy_client.scenario.rows import UploadRow
 
