@@ -1,7 +1,7 @@
 """The RunPod worker's entry: settings, wiring, and `handler(job)`, which never raises but when it is cancelled.
 
-python handler.py                                    runs test_input.json and prints the result
-python handler.py --test_input '{"input": {...}}'    runs that job
+python handler.py                                    runs test_input.json; pictures are written to debug-output/
+python handler.py --test_input '{"input": {...}}'    runs that job, likewise
 python handler.py --rp_serve_api                     serves RunPod's local API on port 8000
 SERVE_API_LOCALLY=true                               the same on all addresses, as in the container
 on RunPod                                            takes jobs until it is told to stop
@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from comfy_client.comfyui.server import ComfyServer
@@ -25,7 +26,7 @@ from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_client.errors import ComfyClientError, ComfyUIBroken, ConfigError, JobError, RequestError
 from comfy_client.http import HttpApi
 from comfy_client.workflows import load_workflows
-from worker import logs
+from worker import local_results, logs
 from worker.boot import Boot
 from worker.boot_times import BootTimes
 from worker.comfyui_process import ComfyProcess, ModelsMissing
@@ -99,6 +100,15 @@ def make_handler(service: Service) -> Handler:
                 await sender.drain()
 
     return handler
+
+
+def writing_files(handler: Handler, folder: Path) -> Handler:
+    """Return a handler whose results have paths in `folder` in place of base64, for a person at a terminal."""
+
+    async def writing(job: JsonObject) -> JsonObject:
+        return await asyncio.to_thread(local_results.written, await handler(job), folder)
+
+    return writing
 
 
 class _Attempt:
@@ -236,6 +246,8 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
         runpod.serverless.start(config)
         service.lifecycle.await_end()
         return
+    if "--rp_serve_api" not in _options():
+        config["handler"] = writing_files(config["handler"], Path("debug-output"))
     try:
         finish_boot()
         runpod.serverless.start(config)
@@ -253,8 +265,13 @@ def _local_api_arguments(port: int) -> list[str]:
 
 def _is_on_platform() -> bool:
     """Whether the SDK will take jobs from RunPod (worker.py of runpod 1.12: these arguments come first)."""
-    local = {"--rp_serve_api", "--test_input"} & {argument.partition("=")[0] for argument in sys.argv[1:]}
+    local = {"--rp_serve_api", "--test_input"} & _options()
     return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local
+
+
+def _options() -> set[str]:
+    """Return the names of this process's arguments."""
+    return {argument.partition("=")[0] for argument in sys.argv[1:]}
 
 
 async def _post_progress(job: JsonObject, progress: JsonObject) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from comfy_client.contract import ErrorCode
-from comfy_client.errors import ConfigError, JobError
+from comfy_client.errors import ConfigError, JobError, missing_extra
 from comfy_client.fetch import Resolve, is_public_host, resolve_host
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Bucket:
         try:
             from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most callers have no bucket
         except ImportError as error:
-            raise ConfigError("A bucket needs boto3: pip install 'comfy-client[batch]'") from error
+            raise missing_extra("A bucket", "batch") from error
         from botocore.config import Config  # noqa: PLC0415 - as above
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - as above
 

@@ -36,7 +36,7 @@ from comfy_client.providers.interface import (
 from comfy_client.workflows import Graph
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing import Self, Unpack
 
     from comfy_client.inputs import Img2ImgInputs, Txt2ImgInputs
 

@@ -79,7 +79,7 @@ ENVELOPE: JsonObject = {
 """JSON Schema (2020-12) of the keys that every request may carry, whatever its workflow."""
 
 
-class ErrorCode(str, enum.Enum):
+class ErrorCode(enum.StrEnum):
     """One stable code a cause. Codes are added, never renamed."""
 
     INVALID_INPUT = "invalid_input"

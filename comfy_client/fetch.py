@@ -51,7 +51,7 @@ _NEVER = tuple(
         "3fff::/20",  # documentation, which Python before 3.14 does not know
     )
 )
-"""Networks refused beside those that `ipaddress` of every Python from 3.10 on calls not global."""
+"""Networks refused beside those that `ipaddress` of every Python from 3.11 on calls not global."""
 
 Resolve = Callable[[str, int], Sequence[str]]
 """From host and port to all addresses. May raise OSError or ValueError, and may block."""

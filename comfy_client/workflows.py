@@ -326,6 +326,6 @@ def override_faults(graph: Graph, overrides: Mapping[str, Any]) -> list[Fault]:
     for place, value in overrides.items():
         try:
             override(trial, {place: value})
-        except LookupError as error:  # noqa: PERF203 - each override has its own fault
+        except LookupError as error:
             faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
     return faults

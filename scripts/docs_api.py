@@ -37,6 +37,12 @@ RESULT = """\
 - `timings`: seconds in ComfyUI's queue, running, fetching what did not come over the websocket, encoding, and in all.
 - `versions.workflow` changes with either file of the workflow.
 
+While a job is IN_PROGRESS, `output` in the answer of `/status` is its progress. Its `images` is always an empty list:
+
+```json
+{"images": [], "stage": "sampling", "picture": 1, "pictures": 4, "step": 7, "steps": 20, "percent": 8}
+```
+
 A failed job returns `{"error": "<JSON text>"}` and nothing else; docs/errors.md lists the codes:
 
 ```json

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import ConfigError
@@ -24,6 +27,7 @@ from handler import Handler, Service, make_handler, make_threads, make_worker
 from tests.stage import free_port
 from tests.waiting import until
 from worker.lifecycle import Lifecycle
+from worker.local_results import written
 from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -172,12 +176,35 @@ def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> su
 
 
 def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
-    """`python handler.py` runs test_input.json through RunPod's SDK and exits 0."""
+    """`python handler.py` runs test_input.json through RunPod's SDK, writes the picture, prints its path, exits 0."""
     ended = run_handler(simulator)
 
     assert ended.returncode == 0, ended.stderr
     assert "completed successfully" in ended.stdout
     assert len(simulator.executed_prompts) == 1
+    [path] = re.findall(r"'data': '(debug-output/[^']+)'", ended.stdout)
+    with Image.open(ROOT / path) as image:
+        assert image.size == (1024, 1024)
+    (ROOT / path).unlink()
+    assert len(ended.stdout) < 4000
+
+
+def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None:
+    """Inline files are written under free names, stored ones are left; a folder that takes none is no lost result."""
+    inline = {"filename": "sub/a.png", "type": "base64", "data": base64.b64encode(b"png").decode(), "seed": 7}
+    stored = {"filename": "b.png", "type": "s3_url", "data": "https://s3/b.png"}
+    result = {"images": [inline, stored], "files": [inline], "seed": 7}
+    out = tmp_path / "out"
+    (tmp_path / "file").touch()
+
+    assert written(result, out) == {
+        "images": [{**inline, "type": "path", "data": str(out / "a.png")}, stored],
+        "files": [{**inline, "type": "path", "data": str(out / "a-2.png")}],
+        "seed": 7,
+    }
+    assert [path.read_bytes() for path in sorted(out.iterdir())] == [b"png", b"png"]
+    assert "not written to" in written(result, tmp_path / "file")["images"][0]["data"]
+    assert written({"error": "{}"}, out) == {"error": "{}"}
 
 
 def test_a_test_input_can_be_given(simulator: Simulator) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from comfy_client.contract import JsonObject
 from comfy_client.errors import ConfigError
@@ -76,7 +76,7 @@ class Journal:
         for line in whole[:end].splitlines():
             self._apply(json.loads(line))
 
-    def __enter__(self) -> Journal:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

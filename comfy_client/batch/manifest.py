@@ -10,7 +10,7 @@ from comfy_client.batch.journal import Entry
 from comfy_client.batch.plan import Plan
 from comfy_client.batch.run import Made
 from comfy_client.contract import JsonObject
-from comfy_client.errors import ConfigError
+from comfy_client.errors import ConfigError, missing_extra
 from comfy_client.prices import AS_OF, job_usd
 
 MANIFEST = "manifest.json"
@@ -62,7 +62,7 @@ def write(folder: Path, manifest: JsonObject) -> None:
     try:
         from jinja2 import Environment, PackageLoader, select_autoescape  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ConfigError("The gallery needs jinja2: pip install 'comfy-client[batch]'") from error
+        raise missing_extra("The gallery", "batch") from error
     environment = Environment(loader=PackageLoader("comfy_client.batch", "."), autoescape=select_autoescape())
     page = environment.get_template("gallery.html").render(manifest=manifest)
     texts = {MANIFEST: f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n", GALLERY: page}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,10 +73,6 @@ def run(call: Call) -> int:
 
 
 def _toml(file: Path) -> JsonObject:
-    if sys.version_info >= (3, 11):
-        import tomllib  # noqa: PLC0415 - new in 3.11
-    else:
-        import tomli as tomllib  # noqa: PLC0415 - its forerunner
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

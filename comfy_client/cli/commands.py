@@ -14,7 +14,7 @@ from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, pair,
 from comfy_client.cli.results import save, status_object
 from comfy_client.client import Job, make_request
 from comfy_client.contract import ENVELOPE, JsonObject
-from comfy_client.errors import ComfyClientError, ConfigError, JobError
+from comfy_client.errors import ComfyClientError, ConfigError, JobError, missing_extra
 from comfy_client.job import Done
 from comfy_client.providers.interface import GenerationRequest, GenerationResult, JobOptions
 from comfy_client.workflows import Workflow, find_workflow
@@ -286,7 +286,7 @@ def _simulate(call: Call) -> int:
     try:
         simulator = importlib.import_module("comfy_client.simulator.__main__")
     except ImportError as error:
-        raise ConfigError("The simulator needs aiohttp: pip install 'comfy-client[simulator]'") from error
+        raise missing_extra("The simulator", "simulator") from error
     try:
         status: int = simulator.main(call.options.arguments, on_ready=lambda url: served(call, url))
     except SystemExit as ended:

@@ -25,7 +25,7 @@ from comfy_client.cli.call import INTERRUPTED, JSON, Call, Command
 from comfy_client.cli.commands import commands
 from comfy_client.cli.flags import UsageError
 from comfy_client.cli.screen import Screen
-from comfy_client.errors import ComfyClientError, ConfigError, RequestError
+from comfy_client.errors import ComfyClientError, RequestError, missing_extra
 from comfy_client.workflows import Workflow, default_directory, load_workflows
 
 SUMMARY = "Makes pictures with Flux.1-dev on your own ComfyUI. IMAGE_GENERATION_PROVIDER and its variables say where."
@@ -105,7 +105,7 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
     try:
         import shtab  # noqa: PLC0415 - an extra of its own
     except ImportError as error:
-        raise ConfigError("Completion needs shtab: pip install 'comfy-client[completion]'") from error
+        raise missing_extra("Completion", "completion") from error
     script: str = shtab.complete(parser, shell)
     return script
 

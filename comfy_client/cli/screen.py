@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
@@ -72,7 +72,7 @@ class Bar:
             total=100, file=err, disable=not is_shown, bar_format=_FORMAT, desc="sending", ncols=columns, nrows=rows
         )
 
-    def __enter__(self) -> Bar:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -176,7 +176,7 @@ PROVIDERS: Mapping[str, Row] = {
         _premade,
     ),
     "scenario": Row(
-        "Scenario.com itself, through its official SDK (`pip install 'comfy-client[scenario-sdk]'`): the way back",
+        "Scenario.com itself, to go back to it: through its official SDK, the extra `scenario-sdk`",
         "`SCENARIO_SDK_API_KEY` and `SCENARIO_SDK_API_SECRET`",
         _scenario,
     ),

@@ -156,7 +156,7 @@ class GenerationResult:
         return self.images[0]
 
 
-class JobState(str, enum.Enum):
+class JobState(enum.StrEnum):
     """Where a job is, whatever its provider calls it."""
 
     QUEUED = "queued"

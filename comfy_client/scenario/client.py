@@ -28,7 +28,7 @@ from comfy_client.scenario.service import ShimService
 from comfy_client.scenario.settings import ShimSettings, read_settings
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 _Result = TypeVar("_Result")
 OWNER = "in-process"

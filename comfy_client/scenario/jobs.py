@@ -260,7 +260,7 @@ class JobRunner:
         while self._job(job.id).phase is not Phase.ENDED:
             try:
                 await steps.arun(story.cancel())
-            except RequestError as error:  # noqa: PERF203 - each attempt may fail
+            except RequestError as error:
                 _log.warning("job %s could not be cancelled yet: %s", job.id, error)
                 if not _may_pass(error):
                     return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_client.buckets import NEEDED, read_bucket
 from comfy_client.client import client_from_env
-from comfy_client.errors import ConfigError
+from comfy_client.errors import ConfigError, missing_extra
 from comfy_client.scenario.blobs import Blobs, BucketBlobs, FolderBlobs
 from comfy_client.scenario.settings import ShimSettings, read_settings
 
@@ -128,4 +128,4 @@ def _imported(name: str) -> Any:  # noqa: ANN401 - a module of an extra
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError("The shim needs its extra: pip install 'comfy-client[scenario]'") from error
+        raise missing_extra("The shim", "scenario") from error

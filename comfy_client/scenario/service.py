@@ -43,7 +43,7 @@ from comfy_client.scenario.store import Store
 from comfy_client.scenario.uploads import Uploads
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 THREADS = 32
 """For calls to the endpoint and to the disk: as many as RunPodEndpoint keeps connections."""

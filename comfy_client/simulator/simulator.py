@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from comfy_client.simulator.core import Core, Execution, Settings
 from comfy_client.simulator.faults import Cut, Faults
@@ -59,7 +59,7 @@ class Simulator:
         self._running: Core | None = None
         self.faults = Faults(_Hands(self))
 
-    def __enter__(self) -> Simulator:  # noqa: PYI034  Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self.start()
         return self
 

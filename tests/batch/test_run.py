@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -391,7 +391,7 @@ def test_the_script_makes_the_shipped_game(tmp_path: Path) -> None:
 class CuttingServer:
     """Takes connections, reads a little, and cuts them."""
 
-    def __enter__(self) -> CuttingServer:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._cut, daemon=True)

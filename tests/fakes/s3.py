@@ -16,6 +16,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from comfy_client.buckets import Bucket
 from tests.waiting import until
@@ -34,7 +35,7 @@ class S3Server:
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> S3Server:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         for name in self._buckets:
             (self.directory / name).mkdir(parents=True)
         self._port = _free_port()
@@ -130,7 +131,7 @@ class StalledS3(ThreadingHTTPServer):
         self.gone_on = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
 
-    def __enter__(self) -> StalledS3:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -318,7 +318,7 @@ def test_the_sdk_is_an_extra() -> None:
         [sys.executable, "-c", WITHOUT_SDK], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
     )
 
-    assert "pip install 'comfy-client[scenario-sdk]'" in ended.stdout
+    assert "pip install '.[scenario-sdk]'" in ended.stdout
 
 
 def test_an_asset_can_be_saved(at_scenario: Client, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.stage import ROOT
 from tests.waiting import until
@@ -37,7 +38,7 @@ class ShimProcess:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
         self.url = ""
 
-    def __enter__(self) -> ShimProcess:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self.start()
         return self
 

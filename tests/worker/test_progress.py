@@ -206,7 +206,7 @@ def test_a_post_that_hangs_is_given_up() -> None:
     assert (platform.given_up, platform.under_way, platform.seen) == (1, 0, [])
 
 
-@pytest.mark.parametrize("failure", [asyncio.TimeoutError(), OSError("reset"), ValueError("a bug of the SDK's")])
+@pytest.mark.parametrize("failure", [TimeoutError(), OSError("reset"), ValueError("a bug of the SDK's")])
 def test_a_post_that_fails_does_not_lose_the_result(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """The SDK's send_result lets a timeout of the whole post through: `drain` logs it and returns."""
     platform = Platform(failure=failure)
@@ -256,6 +256,11 @@ def test_percent_counts_pictures_and_steps(sampling: Sampling, percent: int) -> 
         sampling.picture,
         sampling.pictures,
     )
+
+
+def test_progress_has_an_empty_list_of_images() -> None:
+    """A caller that reads `output.images[0]` as soon as there is an output finds no image, and no missing key."""
+    assert progress_of(Sampling(1, 1, 0, 0, None))["images"] == []
 
 
 def test_a_preview_is_made_small() -> None:
@@ -317,7 +322,7 @@ def test_a_failing_post_leaves_the_handler_s_result(caplog: pytest.LogCaptureFix
     """Progress that cannot be posted costs the caller nothing but progress."""
 
     async def post(_job: JsonObject, _progress: JsonObject) -> None:
-        raise asyncio.TimeoutError
+        raise TimeoutError
 
     assert len(handled(post)["images"]) == 2
     assert "progress could not be posted" in caplog.text

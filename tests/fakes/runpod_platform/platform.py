@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -53,7 +53,7 @@ class RunPodPlatform(Terms):
         self._stop = asyncio.Event()
         self._port = 0
 
-    def __enter__(self) -> RunPodPlatform:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self._thread.start()
         if not self._started.wait(START_DEADLINE_S) or not self._port:
             raise RuntimeError("the platform did not start")
@@ -255,5 +255,5 @@ async def _posted(session: aiohttp.ClientSession, url: str, job: Job) -> int:
     try:
         async with session.post(url, json=webhook_of(job)) as response:
             return response.status
-    except (aiohttp.ClientError, asyncio.TimeoutError):
+    except (TimeoutError, aiohttp.ClientError):
         return 0
