@@ -132,7 +132,9 @@ class ComfyUIProvider:
         running, pending = self._server.queue_state()
         busy = bool(running or pending)
         runs = "ComfyUI runs 1 prompt" if len(running) == 1 else f"ComfyUI runs {len(running)} prompts"
-        sentence = f"{runs}, and {len(pending)} more {'waits' if len(pending) == 1 else 'wait'}" if busy else "ComfyUI is idle"
+        sentence = (
+            f"{runs}, and {len(pending)} more {'waits' if len(pending) == 1 else 'wait'}" if busy else "ComfyUI is idle"
+        )
         return Health(
             jobs={"inProgress": len(running), "inQueue": len(pending)},
             workers={"idle": int(not busy), "running": int(busy)},

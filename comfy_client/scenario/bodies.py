@@ -98,7 +98,7 @@ def _is_escaped(data: bytes, begin: int, end: int) -> bool:
 def _too_large() -> ShimError:
     return ShimError(
         TOO_LARGE,
-        f"The JSON of the body has more than {MAX_JSON_BYTES:,} bytes beside its pictures: send fewer or shorter fields",
+        f"The body's JSON has more than {MAX_JSON_BYTES:,} bytes beside its pictures. Send fewer or shorter fields",
         code=ErrorCode.PAYLOAD_TOO_LARGE,
     )
 

@@ -6,9 +6,10 @@ uvicorn itself closes a connection that is idle between two requests, and no oth
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import ClassVar
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEAD_TIMEOUT_S = 10.0
 """From a connection's begin, or the previous response, until the head of the next request has arrived."""
@@ -31,6 +32,8 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
+        # Else head and body of a response wait 40 ms for each other: asyncio does it for sockets of its own alone.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._await_head()
         if len(self.connections) > self.most:
             next(iter(self.waiting)).transport.abort()
@@ -64,7 +67,8 @@ class LimitedProtocol(H11Protocol):
         self._resume()
 
     def _has_request(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's type leaves out the None that it begins with
+        return cycle is not None and not cycle.response_complete
 
     def _await_head(self) -> None:
         self._stop_waiting()

@@ -8,9 +8,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-import filelock
-
-from comfy_client.errors import ConfigError
+from comfy_client.errors import ConfigError, missing_extra
 
 LOCK = "lock"
 HOLDER = "lock-holder.txt"
@@ -22,6 +20,10 @@ class FolderLock:
 
     def __init__(self, directory: Path) -> None:
         self._holder = directory / HOLDER
+        try:
+            import filelock  # noqa: PLC0415 - of the extra
+        except ImportError as error:
+            raise missing_extra("The shim", "scenario") from error
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(directory / LOCK, timeout=0, thread_local=False)
@@ -48,4 +50,4 @@ class FolderLock:
 
 
 def _now() -> str:
-    return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from comfy_client.errors import ComfyClientError
+from comfy_client.images import Picture, check_picture, converted
 from comfy_client.job import backoff_s
 from comfy_client.scenario.blobs import Blobs
+from comfy_client.scenario.errors import ShimError, storing
 from comfy_client.scenario.store import Store
 
+DECODED_AT_ONCE = 2
+"""Pictures of callers that are decoded at once: each may take 256 MB of memory, and a core."""
 PICTURE_PATIENCE_S = 6 * 3600.0
 """How long storing a made picture is tried. It was paid for, and this process may have the only copy: RunPod keeps a
 result for 30 minutes (reference/runpod.md 3.5)."""
@@ -36,6 +41,17 @@ class Keeper:
         self.blobs = blobs
         self.clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
+
+    async def checked(self, data: bytes, *, flatten: bool) -> Picture:
+        """Return a caller's picture, checked. Raises JobError (invalid_image)."""
+        async with self._decoding:
+            return await asyncio.to_thread(check_picture, data, "image", flatten=flatten)
+
+    async def converted(self, data: bytes, output_format: str, width: int) -> bytes:
+        """Return a stored picture in another format or width."""
+        async with self._decoding:
+            return await asyncio.to_thread(converted, data, output_format, width)
 
     @asynccontextmanager
     async def holding(self, *sha256s: str) -> AsyncIterator[None]:
@@ -66,6 +82,23 @@ class Keeper:
             return write()
 
         return await patiently(written, "a job's state")
+
+    @asynccontextmanager
+    async def stored(self, picture: Picture) -> AsyncIterator[str]:
+        """Store a caller's picture, and hold it until its row is written; yield its sha256.
+
+        Raises ShimError (507), or the error of a bucket. A picture without a row is deleted again.
+        """
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(picture.data).hexdigest())
+        try:
+            async with self.holding(sha256):
+                with storing(self.store.file.parent):
+                    await asyncio.to_thread(self.blobs.put, picture.data, picture.mime_type)
+                yield sha256
+        except ShimError:
+            with suppress(OSError, ComfyClientError):
+                await self.forget(sha256)
+            raise
 
 
 async def patiently(keep: Callable[[], Awaitable[_Answer]], what: str, patience_s: float = math.inf) -> _Answer:

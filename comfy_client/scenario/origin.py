@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 
 def refusal(method: str, headers: Mapping[str, str], public_url: str = "") -> str:
     """Return why a request is refused, or nothing. `public_url` is the shim's address if it is configured."""
     host = headers.get("host", "")
-    if not is_loopback(_name(f"//{host}")) and host != urlsplit(public_url).netloc:
+    if not host or not (is_loopback(_parts(f"//{host}").hostname or "") or host == _parts(public_url).netloc):
         return f"Host is {host[:80]!r}. With --insecure-local the shim answers to localhost and 127.0.0.1 alone"
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
-        return f"The request comes from a page of {origin[:80]!r}. With --insecure-local other pages may not call the shim"
+    if origin is not None and _parts(origin).netloc != host:
+        return f"The request is from a page of {origin[:80]!r}. With --insecure-local other pages may not call the shim"
     if method not in {"GET", "HEAD"} and headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
-        return "The request comes from a page of another site. With --insecure-local other pages may not call the shim"
+        return "The request is from a page of another site. With --insecure-local other pages may not call the shim"
     return ""
 
 
@@ -39,8 +39,8 @@ def is_loopback(name: str) -> bool:
         return False
 
 
-def _name(url: str) -> str:
+def _parts(url: str) -> SplitResult:
     try:
-        return urlsplit(url).hostname or ""
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return urlsplit("")

@@ -46,7 +46,7 @@ async def read_body(request: Request, most: int, advice: str, grace_s: float = G
             parts.append(chunk)
     except ClientDisconnect:
         raise ShimError(NOT_FOUND, "The caller went away") from None
-    except (TimeoutError, asyncio.TimeoutError):
+    except TimeoutError:
         raise ShimError(
             TIMED_OUT,
             f"The body came too slowly: {size:,} bytes in {time.monotonic() - begun_at:.0f} s. Send it again, faster",

@@ -100,9 +100,9 @@ class Store:
             return not_stored(error, self.file)
         return ShimError(
             INTERNAL,
-            f"The shim's database {self.file} is damaged ({error}). Stop the shim and restore its folder from a backup. "
-            f"Without a backup: `sqlite3 {self.file} .recover | sqlite3 new.sqlite3` saves what can be read, or move the "
-            f"file and its -wal and -shm away to begin without jobs and assets",
+            f"The shim's database {self.file} is damaged ({error}). Stop the shim and restore its folder from a "
+            f"backup. Without one: `sqlite3 {self.file} .recover | sqlite3 new.sqlite3` saves what can be read, or "
+            "move the file and its -wal and -shm away to begin without jobs and assets",
             code=ErrorCode.INTERNAL,
         )
 
@@ -192,7 +192,9 @@ class Store:
 
     def stale_uploads(self, before: float) -> list[UploadRow]:
         """Return everybody's uploads that began before then and are not completed yet."""
-        rows = self._rows("SELECT * FROM uploads WHERE state = 'pending' AND created_at < ?", (before,))
+        rows = self._rows(
+            "SELECT * FROM uploads WHERE state IN ('pending', 'validating') AND created_at < ?", (before,)
+        )
         return [self._read(UploadRow, row) for row in rows]
 
     def delete_assets(self, asset_ids: Sequence[str]) -> None:

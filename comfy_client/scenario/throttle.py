@@ -67,7 +67,7 @@ class CallLimits:
         what = "polls" if is_poll else "calls"
         left_s = limit.wait_s(owner)
         raise too_many(
-            f"More than {limit.per_minute} {what} of this key in a minute: wait {left_s} s, and poll a job every 2 or 3 s",
+            f"More than {limit.per_minute} {what} of this key in a minute: wait {left_s} s. Poll a job every 2 or 3 s",
             left_s,
         )
 
@@ -86,7 +86,7 @@ class LoginThrottle:
         self._checking: Counter[str] = Counter()
 
     async def owner(self, authorization: str, address: str) -> str:
-        """Return the owner of the key in a header `Authorization`. Raises ShimError: 401, or 429 after many failures."""
+        """Return the owner of the key in a header `Authorization`. Raises ShimError: 401; 429 after many failures."""
         if self._keys.is_open or not authorization:  # no key at all is no guess
             return self._keys.owner(authorization)
         place = _network(address)
