@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from comfy_client import picture_process
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_client.errors import ComfyClientError, ComfyUIBroken, ConfigError, JobError, RequestError
@@ -68,6 +69,7 @@ def make_worker(settings: Settings) -> Worker:
         job_timeout_s=settings.job_timeout_s,
         max_result_bytes=settings.max_result_bytes,
         allow_graphs=settings.allow_graphs,
+        image_fields=settings.image_fields,
         bucket=settings.bucket,
     )
 
@@ -222,6 +224,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
 
     logs.configure(settings.log_level)  # runpod's import installs a handler of its own
     times.note("runpod_imported")
+    picture_process.warm()
     if settings.serve_api_locally:
         log.warning("SERVE_API_LOCALLY: jobs come to port %d, and none from RunPod", settings.api_port)
         sys.argv[1:] = _local_api_arguments(settings.api_port)

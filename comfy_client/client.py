@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from comfy_client import steps
 from comfy_client.errors import ComfyClientError
-from comfy_client.job import Done, Event, JobStory
+from comfy_client.job import PATIENCE_S, Done, Event, JobStory
 from comfy_client.pictures import PictureSource, with_texts
 from comfy_client.providers import provider_from_env
 from comfy_client.providers.interface import (
@@ -235,9 +235,9 @@ class Job:
         """Yield what happens to it: Queued, Waiting, Running, Sampling, Preview, Unanswered, and last Done."""
         return steps.iterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
-    def cancel(self) -> None:
-        """End it; one that has ended stays as it is."""
-        steps.run(self._story.cancel())
+    def cancel(self, patience_s: float = PATIENCE_S) -> None:
+        """End the job; one that has ended stays as it is. A failing call is repeated for up to `patience_s`."""
+        steps.run(self._story.cancel(patience_s))
 
     def retry(self) -> JobStatus:
         """Start it once more, where it failed or timed out."""
@@ -315,10 +315,11 @@ def _sleep(seconds: float, stopped: threading.Event) -> None:
 
 
 def client_from_env(
-    environment: Mapping[str, str] = os.environ, *, workflows: Path | None = None, **settings: float
+    environment: Mapping[str, str] | None = None, *, workflows: Path | None = None, **settings: float
 ) -> Client:
-    """Return the client that IMAGE_GENERATION_PROVIDER names in `environment`; `settings` are those of Client.
+    """Return the client that IMAGE_GENERATION_PROVIDER selects; `settings` are those of Client.
 
-    `workflows` is a folder of templates in place of those that ship. Raises ConfigError that names what is missing.
+    `environment` replaces `os.environ`. `workflows` is a folder of templates that replaces the shipped ones. Raises
+    ConfigError that names the missing variable.
     """
-    return Client(provider_from_env(environment, workflows), **settings)
+    return Client(provider_from_env(os.environ if environment is None else environment, workflows), **settings)

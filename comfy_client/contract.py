@@ -291,6 +291,17 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
 """The one registry of errors. docs/errors.md is generated from it."""
 
 
+MAX_TEXT = 300
+"""The longest text of a caller's, or of ComfyUI's, that an error repeats."""
+MAX_REPORT_BYTES = 64_000
+"""The largest error; RunPod drops results that are too large, and an error with them."""
+
+
+def shortened(text: str, limit: int = MAX_TEXT) -> str:
+    """Return `text`, or its start where it is longer than `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault of a request: where it is (`loras[0].strength`) and what to do about it."""
@@ -313,9 +324,20 @@ class ErrorReport:
         return ERRORS[self.code].retryable
 
     def to_json(self) -> str:
-        """Return the report as JSON text. Raises ValueError where a detail is no JSON value."""
+        """Return the report as JSON text of at most MAX_REPORT_BYTES. Raises ValueError if a detail is no JSON value.
+
+        In a report that is larger, long texts and lists are cut; the end of a list says how many more there were.
+        """
+        text = self._json(self.message, self.details)
+        for items in (100, 20, 5, 0):
+            if len(text.encode()) <= MAX_REPORT_BYTES:
+                break
+            text = self._json(shortened(self.message, 4000), _cut(self.details, items))
+        return text
+
+    def _json(self, message: str, details: object) -> str:
         return json.dumps(
-            {"code": self.code.value, "message": self.message, "retryable": self.retryable, "details": self.details},
+            {"code": self.code.value, "message": message, "retryable": self.retryable, "details": details},
             ensure_ascii=False,
             allow_nan=False,
         )
@@ -335,3 +357,17 @@ class ErrorReport:
                     return ErrorReport(known[code], message, details if isinstance(details, dict) else {})
                 return ErrorReport(ErrorCode.UNRECOGNIZED, message, {"error": parsed})
         return ErrorReport(ErrorCode.UNRECOGNIZED, text, {"error": text})
+
+
+def _cut(value: Any, items: int) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a JSON value with texts of at most MAX_TEXT characters, and lists and objects of at most `items`."""
+    match value:
+        case str():
+            return shortened(value)
+        case list():
+            more = [f"and {len(value) - items} more"] if len(value) > items else []
+            return [*(_cut(item, items) for item in value[:items]), *more]
+        case dict():
+            kept = list(value.items())[: max(items, 10)]
+            return {shortened(str(key)): _cut(item, items) for key, item in kept}
+    return value

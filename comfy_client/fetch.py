@@ -8,6 +8,7 @@ first URL. Nothing of the environment (proxies, netrc) counts, and no credential
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import io
@@ -33,6 +34,8 @@ from comfy_client.images import MAX_BYTES
 CONNECT_TIMEOUT_S = 5.0
 """For one address; a host with an unreachable one (IPv6 on a network without it) has time left for its others."""
 
+_LONGEST_WAIT_S = 1.0
+"""For one read, before it is asked again whether anybody still waits for the picture."""
 _MAX_URL = 8192
 _PIECE = 64 * 1024
 _PORTS = {"https": 443, "http": 80}
@@ -67,6 +70,7 @@ class FetchRules:
         extra_ports: ports beside the scheme's own.
         max_bytes: of the picture.
         timeout_s: from the first look-up to the last byte, redirects included.
+        all_s: for all pictures of one request.
         max_redirects: how many are followed.
         tls: whom to trust instead of the authorities that requests brings.
     """
@@ -76,6 +80,7 @@ class FetchRules:
     extra_ports: frozenset[int] = frozenset()
     max_bytes: int = MAX_BYTES
     timeout_s: float = 20.0
+    all_s: float = 60.0
     max_redirects: int = 3
     tls: ssl.SSLContext | None = None
 
@@ -92,12 +97,15 @@ def fetch_picture(
     *,
     resolve: Resolve = resolve_host,
     clock: Callable[[], float] = time.monotonic,
+    given_up: threading.Event | None = None,
 ) -> bytes:
     """Return what `url` answers, which may be no picture at all. Blocks for at most `rules.timeout_s`.
 
+    Once `given_up` is set, it ends as if its time were over, within a second where the server only sends slowly.
+
     Raises JobError (invalid_image) that names `path`, the request's key that held the URL, and the host at fault.
     """
-    deadline = _Deadline(clock() + rules.timeout_s, clock)
+    deadline = _Deadline(clock() + rules.timeout_s, clock, given_up or threading.Event())
     host = ""
     try:
         target = _read_url(url, rules)
@@ -158,11 +166,12 @@ class _FetchError(Exception):
 class _Deadline:
     at: float
     clock: Callable[[], float]
+    given_up: threading.Event
 
     def left(self) -> float:
         """Return the seconds left, more than 0. Raises TimeoutError."""
         left = self.at - self.clock()
-        if left <= 0:
+        if left <= 0 or self.given_up.is_set():
             raise TimeoutError
         return left
 
@@ -315,12 +324,17 @@ class _Wire(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has a name from Python 3.12 on
-        self._sock.settimeout(self._deadline.left())
-        count = self._sock.recv_into(buffer)
+        count = self._received(buffer)
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise _FetchError("it sends without end; send the picture itself, as base64")
         return count
+
+    def _received(self, buffer: Any) -> int:  # noqa: ANN401 - as above
+        while True:
+            self._sock.settimeout(min(_LONGEST_WAIT_S, self._deadline.left()))
+            with contextlib.suppress(TimeoutError):  # the deadline decides
+                return self._sock.recv_into(buffer)
 
 
 def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:

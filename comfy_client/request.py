@@ -10,9 +10,9 @@ import binascii
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from comfy_client.contract import ENVELOPE, Fault, JsonObject
 from comfy_client.errors import invalid_input
@@ -35,6 +35,13 @@ MAX_FAULTS = 50
 
 _GRAPH_KEYS = {name: ENVELOPE[name] for name in ENVELOPE if name != "workflow"}
 _TEMPLATE_KEYS = {name: ENVELOPE[name] for name in ENVELOPE if name != "images"}
+
+
+class CheckPicture(Protocol):
+    """images.check_picture, or its namesake in picture_process."""
+
+    def __call__(self, data: bytes, path: str, *, flatten: bool) -> Picture:
+        """Return the picture in `data`, fit for a LoadImage node. Raises JobError (invalid_image)."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,12 @@ class Source:
     path: str
     content: bytes | str
 
+    def checked(self, check: CheckPicture, *, flatten: bool) -> Picture:
+        """Return the picture once it has been fetched. Raises JobError (invalid_image)."""
+        if isinstance(self.content, str):
+            raise TypeError(f"{self.path} was not fetched")
+        return check(self.content, self.path, flatten=flatten)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -85,28 +98,32 @@ class Request:
     delivery: str
     timeout_s: float | None
 
-    def with_fetched(self, fetch: Callable[[str, str], bytes]) -> Request:
-        """Return the request with every picture's bytes; `fetch` takes an address and the path that named it."""
+    def with_fetched(self, fetch: Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]) -> Request:
+        """Return the request with every picture's bytes; `fetch` takes each address with the path that named it."""
+        named = {name: source for name, source in self.pictures.items() if isinstance(source.content, str)}
+        if not named:
+            return self
+        contents = fetch([(str(source.content), source.path) for source in named.values()])
         fetched = {
-            name: replace(source, content=fetch(source.content, source.path))
-            for name, source in self.pictures.items()
-            if isinstance(source.content, str)
+            name: replace(source, content=content)
+            for (name, source), content in zip(named.items(), contents, strict=True)
         }
-        return replace(self, pictures={**self.pictures, **fetched}) if fetched else self
+        return replace(self, pictures={**self.pictures, **fetched})
 
-    def render(self, random_seed: Callable[[], int]) -> Rendered:
-        """Return what ComfyUI is to run. Its pictures have been fetched.
+    def render(self, random_seed: Callable[[], int], check: CheckPicture = check_picture) -> Rendered:
+        """Return what ComfyUI is to run. Its pictures have been fetched; `check` decodes them.
 
         Raises JobError: invalid_image where a picture cannot be taken, invalid_input where an override names an item
         that a list of the inputs does not have.
         """
         if self.template is None:
-            return self._render_graph()
-        return self._render_template(self.template, random_seed)
+            return self._render_graph(check)
+        return self._render_template(self.template, random_seed, check)
 
-    def _render_template(self, template: Workflow, random_seed: Callable[[], int]) -> Rendered:
+    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
         uploads = [
-            Upload(_checked(source, flatten=True), template.targets(name)) for name, source in self.pictures.items()
+            Upload(source.checked(check, flatten=True), template.targets(name))
+            for name, source in self.pictures.items()
         ]
         inputs = dict(self.inputs)
         if uploads:
@@ -129,7 +146,7 @@ class Request:
             warnings=(),
         )
 
-    def _render_graph(self) -> Rendered:
+    def _render_graph(self, check: CheckPicture) -> Rendered:
         graph = copy.deepcopy(self.graph)
         override(graph, self.overrides)
         uploads, warnings = [], []
@@ -140,17 +157,11 @@ class Request:
                 for key, value in node["inputs"].items()
                 if value == name
             )
-            uploads.append(Upload(_checked(source, flatten=False), targets))
+            uploads.append(Upload(source.checked(check, flatten=False), targets))
             if not targets:
                 warnings.append(f"{source.path}: no node of the graph loads {name!r}")
         inputs = {"overrides": self.overrides} if self.overrides else {}
         return Rendered((graph,), (None,), tuple(uploads), "custom", "custom", inputs, tuple(warnings))
-
-
-def _checked(source: Source, *, flatten: bool) -> Picture:
-    if isinstance(source.content, str):
-        raise TypeError(f"{source.path} was not fetched")
-    return check_picture(source.content, source.path, flatten=flatten)
 
 
 def _size(inputs: JsonObject, picture: Picture, template: Workflow) -> JsonObject:

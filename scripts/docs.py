@@ -31,6 +31,9 @@ SETTINGS: tuple[tuple[str, Callable[[], str]], ...] = (
 """Every table of variables with its title, in the order of docs/configure.md."""
 
 TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "../README.md": {"licence": docs_tables.licence_box, "providers": docs_tables.providers_table},
+    "models.md": {"licence": docs_tables.licence_box},
+    "migrate.md": {"licence": docs_tables.licence_box},
     "operate.md": {"faults": docs_tables.faults_table},
     "client.md": {
         "providers": docs_tables.providers_table,
@@ -39,6 +42,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     },
     "scenario.md": {"fields": docs_tables.fields_tables, "variables": lambda: settings_table(SHIM_VARIABLES)},
     "deploy.md": {
+        "licence": docs_tables.licence_box,
         "description": docs_tables.description_table,
         "variables": lambda: variables_table(DEPLOY_VARIABLES.values()),
     },

@@ -51,7 +51,7 @@ def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
         ("x-" * 2500, "cannot be read"),
         (b"", "not an image"),
         (b"no picture", "not an image"),
-        (noise(32, 32)[:-40], "cannot be decoded"),
+        (noise(32, 32)[:-2000], "cannot be decoded"),
         (5, "not int"),
         (["a.png"], "not list"),
         (b"\x89PNG" + b"x" * MAX_BYTES, "at most"),

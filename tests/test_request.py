@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from base64 import b64encode, encodebytes, urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +174,9 @@ def test_an_address_is_fetched_before_it_is_rendered(workflows: Mapping[str, Wor
     request = read_request({"prompt": "a", "image": "HTTPS://example.com/a.png"}, workflows)
     asked: list[tuple[str, str]] = []
 
-    def fetch(address: str, path: str) -> bytes:
-        asked.append((address, path))
-        return PNG
+    def fetch(wanted: Sequence[tuple[str, str]]) -> list[bytes]:
+        asked.extend(wanted)
+        return [PNG]
 
     fetched = request.with_fetched(fetch)
 

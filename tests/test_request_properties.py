@@ -599,7 +599,9 @@ OUTCOMES = {"rendered", "invalid_input", "invalid_image", "unknown_workflow"}
 def outcome(raw: object, workflows: Mapping[str, Workflow]) -> str:
     """Return what becomes of anything at all, once it is seen that it travels."""
     try:
-        rendered = read_request(raw, workflows).with_fetched(lambda *_: PNG).render(lambda: RANDOM_SEED)
+        rendered = (
+            read_request(raw, workflows).with_fetched(lambda wanted: [PNG] * len(wanted)).render(lambda: RANDOM_SEED)
+        )
     except JobError as error:
         report = error.report
     else:

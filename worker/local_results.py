@@ -21,11 +21,12 @@ def written(result: JsonObject, folder: Path) -> JsonObject:
 def _entry(entry: JsonObject, folder: Path) -> JsonObject:
     if entry.get("type") != "base64":
         return entry
+    fields = [field for field in ("data", "image") if field in entry]  # WORKER_IMAGE_FIELD
     try:
-        place = str(_write(base64.b64decode(entry["data"]), Path(entry["filename"]).name, folder))
+        place = str(_write(base64.b64decode(entry[fields[0]]), Path(entry["filename"]).name, folder))
     except OSError as error:
         place = f"not written to {folder}: {error.strerror}"
-    return {**entry, "type": "path", "data": place}
+    return {**entry, "type": "path", **dict.fromkeys(fields, place)}
 
 
 def _write(data: bytes, name: str, folder: Path) -> Path:

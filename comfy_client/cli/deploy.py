@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from comfy_client.cli.call import JSON, Call, Command
-from comfy_client.cli.flags import Flag, OnOff
+from comfy_client.cli.flags import Flag, OnOff, number
 from comfy_client.client import client_from_env
 from comfy_client.contract import JsonObject
 from comfy_client.deploy.api import RestApi
@@ -35,6 +35,7 @@ from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secret
 from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
 from comfy_client.providers.runpod_endpoint import BASE_URL
+from comfy_client.workflows import Workflow
 
 PROMPT = "a pixel art knight"
 
@@ -208,40 +209,29 @@ class _Watcher:
             self._say(f"picture: {sentence}")
 
 
-FILE = Flag(
-    ("file",), "The description; `deploy.toml` where it is absent.", "FILE", {"nargs": "?", "default": "deploy.toml"}
-)
+FILE = Flag(("file",), "The description. [default deploy.toml]", "FILE", {"nargs": "?", "default": "deploy.toml"})
 YES = Flag(("--yes",), "Do not ask.", settings={"action": "store_true"})
 
-COMMANDS = (
-    Command(
-        "deploy",
-        "create or update the endpoint at RunPod, and make one picture on it",
-        (
-            FILE,
-            Flag(("--dry-run",), "Show what would change, and change nothing.", settings={"action": "store_true"}),
-            YES,
-            Flag(
-                ("--picture", "--no-picture"),
-                "Wait for a worker and make a picture; absent: where something has changed.",
-                settings={"dest": "picture", "default": None, "action": OnOff},
-            ),
-            Flag(("-o", "--output"), "Where the picture goes; `NAME.png` where it is absent.", "FILE"),
-            Flag(
-                ("--wait-timeout",),
-                "Stop waiting after so long [default 1200].",
-                "SECONDS",
-                {"type": float, "default": 1200.0},
-            ),
-            JSON,
-        ),
-        _deploy,
+DEPLOY = (
+    FILE,
+    Flag(("--dry-run",), "Show what would change, and change nothing.", settings={"action": "store_true"}),
+    YES,
+    Flag(
+        ("--picture", "--no-picture"),
+        "Wait for a worker and make a picture. [default: if something has changed]",
+        settings={"dest": "picture", "default": None, "action": OnOff},
     ),
-    Command(
-        "destroy",
-        "delete the endpoint and its template at RunPod",
-        (FILE, YES, JSON),
-        _destroy,
+    Flag(("-o", "--output"), "Where the picture goes. [default NAME.png]", "FILE"),
+    Flag(
+        ("--wait-timeout",),
+        "Stop waiting after this time. [default 1200]",
+        "SECONDS",
+        {"type": number, "default": 1200.0},
     ),
+    JSON,
 )
-"""Both commands, as data."""
+
+
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return both commands."""
+    return Command("deploy", DEPLOY, _deploy), Command("destroy", (FILE, YES, JSON), _destroy)

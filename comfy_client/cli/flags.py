@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_client.contract import ENVELOPE, ErrorCode, ErrorReport, JsonObject
 from comfy_client.errors import ComfyClientError
@@ -39,6 +39,11 @@ class Flag:
         parser.add_argument(*self.names, help=self.help.replace("%", "%%"), **shown, **self.settings)
 
     @property
+    def field(self) -> str:
+        """The name under which the parsed options have its value."""
+        return str(self.settings.get("dest", self.names[-1].lstrip("-").replace("-", "_")))
+
+    @property
     def usage(self) -> str:
         """How it is written: `-o, --output FILE`, `PROMPT`, `[NAME]`."""
         if not self.names[0].startswith("-"):
@@ -56,16 +61,16 @@ def input_flags(inputs: Mapping[str, JsonObject], without: tuple[str, ...] = ())
 def _flag(name: str, rule: JsonObject) -> Flag:  # noqa: PLR0911 - one return a kind of input
     names = (f"--{name.replace('_', '-')}",)
     settings: dict[str, Any] = {"dest": name, "default": None}
-    described = f"{rule['description']}{range_of(rule)}"
+    described = f"{rule.get('description', '')}{range_of(rule)}"
     match rule:
         case {"contentMediaType": "image/*"}:
             return Flag(names, described, PICTURE, settings)
         case {"enum": list(choices)}:
             return Flag(names, described, "|".join(map(str, choices)), {**settings, "choices": choices})
         case {"type": "integer"}:
-            return Flag(names, described, "N", {**settings, "type": int})
+            return Flag(names, described, "N", {**settings, "type": whole_number})
         case {"type": "number"}:
-            return Flag(names, described, "X", {**settings, "type": float})
+            return Flag(names, described, "X", {**settings, "type": number})
         case {"type": "boolean"}:
             return Flag((*names, f"--no-{names[0][2:]}"), described, "", {**settings, "action": OnOff})
         case {"type": "array"}:
@@ -86,6 +91,26 @@ def range_of(rule: JsonObject) -> str:
         default = rule["default"]
         parts.append(f"default {str(default).lower() if isinstance(default, bool) else default}")
     return f" [{'; '.join(parts)}]" if parts else ""
+
+
+def whole_number(text: str) -> int:
+    """Return the integer that a flag's text is. Raises argparse.ArgumentTypeError."""
+    return _number(text, int, "a whole number")
+
+
+def number(text: str) -> float:
+    """Return the number that a flag's text is. Raises argparse.ArgumentTypeError."""
+    return _number(text, float, "a number")
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _number(text: str, kind: Callable[[str], _Number], name: str) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {name}, not {text!r}") from None
 
 
 class OnOff(argparse.Action):

@@ -26,6 +26,8 @@ class FileUse(Enum):
     """Writes a file."""
 
 
+RUN_FOLDER = re.compile(r"run-[0-9a-f]{32}", re.IGNORECASE)
+"""The name of a job's own folder among ComfyUI's inputs and outputs."""
 _CORE_LOADERS = {
     "LoadImage": ("image",),
     "LoadImageMask": ("image",),
@@ -204,16 +206,23 @@ def declared_input(node_type: object, input_name: str) -> Any:  # noqa: ANN401 -
 
 
 def linked_literal(graph: Mapping[str, Any], value: object) -> object:
-    """Return the value that a link leads to through nodes that hold one text; None if another node computes it."""
+    """Return the value of an input as its node gets it: links to nodes that hold a text are followed.
+
+    A link to a node that computes its output is returned as it is.
+    """
     visited: set[str] = set()
-    while is_comfyui_link(value):
-        node_id = value[0]
-        node = graph.get(node_id)
-        if node is None or node_id in visited or node["class_type"] not in LITERALS:
-            return None
-        visited.add(node_id)
-        value = node["inputs"].get(LITERALS[node["class_type"]])
-    return value
+    while True:
+        match value:
+            case {"__value__": wrapped}:
+                value = wrapped
+            case [str(node_id), int() | float()] if node_id in graph and node_id not in visited:
+                visited.add(node_id)
+                source = graph[node_id]
+                if source["class_type"] not in LITERALS:
+                    return value
+                value = source["inputs"].get(LITERALS[source["class_type"]])
+            case _:
+                return value
 
 
 def is_comfyui_link(value: object) -> TypeGuard[list[Any]]:

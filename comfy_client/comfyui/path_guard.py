@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from comfy_client.comfyui.file_inputs import (
     FOLDER_SAVERS,
     PREFIX_SAVERS,
+    RUN_FOLDER,
     SILENT_SAVERS,
     FileUse,
     declared_input,
@@ -39,7 +40,6 @@ _SLASHES = str.maketrans(
 """Characters that look like slashes and that NFKC leaves as they are."""
 _START = r"(?:^|[\n'\"\[({,;|=])\s*"
 """Where a path begins in a value that may list several."""
-_RUN_FOLDER = re.compile(r"run-[0-9a-f]{32}", re.IGNORECASE)
 _WILDCARD_FOLDER = re.compile(r"\*\*|[*?][^/\\]*[/\\]")
 _VARIABLE = re.compile(r"%([^%.]+)\.([^%]+)%")
 _NAME_TYPES = re.compile(r"^(STRING|COMBO|\*|.*(PATH|DIR|FOLDER|NAME|TEXT).*|FILE|FILES)$")
@@ -47,7 +47,7 @@ _NAME_TYPES = re.compile(r"^(STRING|COMBO|\*|.*(PATH|DIR|FOLDER|NAME|TEXT).*|FIL
 _READ = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER, FileUse.LOADS_MODEL})
 _OF_INPUT_FOLDER = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER})
 _SCHEMES = "file|concat|concatf|subfile|crypto|cache|async|pipe|fd|unix|jar|smb|ftp|gopher"
-_SCHEME = re.compile(rf"{_START}(?:{_SCHEMES}):", re.IGNORECASE)
+_SCHEME = re.compile(rf"{_START}(?:(?:{_SCHEMES}):|subfile,)", re.IGNORECASE)
 _BAD_SPELLINGS = (
     (r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", frozenset(FileUse), "must not contain control characters"),
     (rf"{_START}(?:[/\\]|[A-Za-z]:[/\\]|~|\$\{{?\w|%\w+%[/\\])", frozenset(FileUse), "must not be an absolute path"),
@@ -112,7 +112,7 @@ class _Guard:
 
     def _link_problem(self, use: FileUse, class_type: str, name: str, link: list[object]) -> str | None:
         literal = linked_literal(self.graph, link)
-        if literal is not None:
+        if not is_comfyui_link(literal):
             problems = (self._name_problem(use, class_type, str(part)) for part in _parts(literal))
             return next((f"{problem} (in node {shown(link[0])})" for problem in problems if problem), None)
         if use is FileUse.LOADS_MODEL or (use is not FileUse.WRITES and self._carries_data(class_type, name, link)):
@@ -146,7 +146,7 @@ class _Guard:
 
     def _folder_problem(self, use: FileUse, class_type: str, name: str) -> str | None:
         """Return what is wrong with a name that leads into the folders of other jobs."""
-        if any(found.lower() != self.run_folder for found in _RUN_FOLDER.findall(name)):
+        if any(found.lower() != self.run_folder for found in RUN_FOLDER.findall(name)):
             return "names the folder of another job"
         if use in {FileUse.WRITES, FileUse.LOADS_MODEL}:
             return None

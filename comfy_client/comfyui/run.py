@@ -6,22 +6,28 @@ import contextlib
 import copy
 import json
 import logging
-import shutil
+import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
-from comfy_client.comfyui.answers import OutputFile, Refusal, Succeeded, combo_choices, read_history, read_refusal
-from comfy_client.comfyui.delivery import SAVE_NODE, delivered, prefix_of, save_nodes
+from comfy_client.comfyui.answers import OutputFile, Succeeded, read_history
+from comfy_client.comfyui.delivery import SAVE_NODE, TEXT_NODES, delivered, filled_name, prefix_of, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
+from comfy_client.comfyui.graph_checks import check_structure, with_defaults
+from comfy_client.comfyui.path_guard import path_faults
+from comfy_client.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError, RequestError
-from comfy_client.images import identify
-from comfy_client.request import Upload
+from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.errors import JobError, RequestError, invalid_input
+from comfy_client.images import png_size
+from comfy_client.picture_process import identify
+from comfy_client.request import MAX_FAULTS, Upload
 from comfy_client.workflows import Graph
 
 log = logging.getLogger(__name__)
@@ -29,15 +35,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SavedImage:
-    """A picture that a graph saved: its file's bytes as ComfyUI made them, and the name that the graph gives it."""
+    """What a graph saved as an image: its file's bytes as ComfyUI made them, and the name that the graph gives it.
+
+    `filename` is set for what is no still picture, such as an animation or a video: it keeps its bytes and name.
+    """
 
     data: bytes
     prefix: str
+    filename: str = ""
 
 
 @dataclass(frozen=True)
 class SavedFile:
-    """Anything else that a graph wrote: a video, an animation, a sound."""
+    """Anything else that a graph wrote, such as a sound or a latent."""
 
     data: bytes
     filename: str
@@ -61,6 +71,7 @@ class RunResult:
     queue_s: float
     execute_s: float
     fetch_s: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,9 @@ def run_graphs(
     `stop` is asked ten times a second; the error that it returns ends the run.
 
     Raises:
-        JobError: workflow_rejected, model_missing, execution_failed, out_of_memory (memory was freed and it failed
-            again), interrupted, deadline_exceeded, comfyui_unavailable, no_output, or what `stop` returned.
+        JobError: invalid_input (a file's name leads outside), workflow_rejected, model_missing, execution_failed,
+            out_of_memory (memory was freed and it failed again), interrupted, deadline_exceeded, comfyui_unavailable,
+            no_output, or what `stop` returned.
     """
     run = _Run(server, limits, stop, hooks)
     try:
@@ -114,47 +126,69 @@ class _Run:
         self._folder = f"run-{uuid.uuid4().hex}"
         self._prompts: list[Prompt] = []
         self._files: list[OutputFile] = []
+        self._node_types: Mapping[str, JsonObject] = {}
 
     def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
         with _logged("removing what earlier runs left"):
             self._server.leftovers.remove_prompts()
-            self._server.leftovers.empty_files()
-        named = self._upload(graphs, uploads)
-        over_websocket = self._server.has_node_type(SAVE_NODE)
+            self._server.leftovers.remove_files()
+        named = self._named(graphs, uploads)
+        classes = {node["class_type"] for graph in named for node in graph.values()}
+        node_types = self._server.node_types(classes | TEXT_NODES)
+        self._check(named, node_types)
+        filled = [with_defaults(graph, node_types) for graph in named]
+        named = [graph for graph, _ in filled]
+        self._upload(named, uploads)
+        self._node_types = node_types
+        over_websocket = SAVE_NODE in self._server.node_types({SAVE_NODE})
         follower = self._follower()
         queued_at = time.monotonic()
-        prompts = self._execute(
-            follower, [delivered(graph, self._folder, over_websocket=over_websocket) for graph in named]
-        )
+        prompts = self._execute(follower, [self._prompt(graph, over_websocket=over_websocket) for graph in named])
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
             message = "The graph ended well and saved nothing. End it in SaveImage, or another node that saves."
             raise JobError.because(ErrorCode.NO_OUTPUT, message)
         started_at = follower.started_at or ended_at
-        return RunResult(results, started_at - queued_at, ended_at - started_at, time.monotonic() - ended_at)
+        fetch_s = time.monotonic() - ended_at
+        warnings = tuple(dict.fromkeys(warning for _, each in filled for warning in each))
+        return RunResult(results, started_at - queued_at, ended_at - started_at, fetch_s, warnings)
 
     def _follower(self) -> Follower:
         return Follower(self._server, self._limits, self._stop, self._hooks.observe)
 
-    def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
-        """Return `graphs` with the names that ComfyUI gives to the pictures they load."""
+    def _named(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
+        """Return copies of `graphs` with the names that the uploaded files will have."""
         named = [copy.deepcopy(graph) for graph in graphs]
         for number, upload in enumerate(uploads):
-            picture = upload.picture
-            filename = f"{number}.{picture.mime_type.rpartition('/')[2]}"
+            for graph in named:
+                for target in upload.targets:
+                    target.set(graph, f"{self._folder}/{_upload_name(number, upload)}")
+        return named
+
+    def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject]) -> None:
+        """Raise JobError for graphs that would read or write files of others, or that cannot run."""
+        faults = [fault for graph in graphs for fault in path_faults(graph, node_types, self._folder)]
+        if faults:
+            raise invalid_input(list(dict.fromkeys(faults))[:MAX_FAULTS])
+        for graph in graphs:
+            check_structure(graph, node_types)
+
+    def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> None:
+        """Upload the files, and write the names that ComfyUI gives them into `graphs`."""
+        for number, upload in enumerate(uploads):
+            filename = _upload_name(number, upload)
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
+            picture = upload.picture
             name = self._server.upload(
                 picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
             )
-            for graph in named:
+            for graph in graphs:
                 for target in upload.targets:
                     target.set(graph, name)
-        return named
 
-    def _execute(self, follower: Follower, graphs: Sequence[Graph]) -> list[Prompt]:
-        """Run the graphs; where memory does not suffice, have it freed and run those that have not ended once more."""
-        prompts = [Prompt(graph, str(uuid.uuid4())) for graph in graphs]
+    def _execute(self, follower: Follower, prompts: list[Prompt]) -> list[Prompt]:
+        """Run the prompts; if memory does not suffice, have it freed and run those that have not ended once more."""
         try:
             self._queue_and_follow(follower, prompts)
         except JobError as error:
@@ -163,7 +197,7 @@ class _Run:
             log.warning("the GPU ran out of memory; freeing it and trying once more")
             self._server.stop_prompts([prompt.prompt_id for prompt in prompts if prompt.outcome is None])
             self._server.free_memory()
-            prompts = [prompt if prompt.outcome else Prompt(prompt.graph, str(uuid.uuid4())) for prompt in prompts]
+            prompts = [each if each.outcome else Prompt(each.graph, str(uuid.uuid4()), each.asked) for each in prompts]
             self._queue_and_follow(follower, [prompt for prompt in prompts if prompt.outcome is None])
         return prompts
 
@@ -184,13 +218,13 @@ class _Run:
             if refusal is None:
                 raise
         if refusal is not None:
-            raise refusal.error(
-                {
-                    problem.input: problem.choices
-                    or combo_choices(self._server.node_type(problem.node_type), problem.input)
-                    for problem in refusal.missing
-                }
-            )
+            refusal = refusal.with_classes(prompt.class_of)
+            available = {
+                problem.input: problem.choices
+                or combo_choices(self._server.node_type(problem.node_type), problem.input)
+                for problem in refusal.missing(self._node_types)
+            }
+            raise refusal.error(self._node_types, available)
 
     def _post(self, prompt: Prompt) -> object:
         """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
@@ -207,48 +241,96 @@ class _Run:
             log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
 
+    def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
+        folder = f"{self._folder}/again" if again else self._folder
+        types = self._node_types
+        changed = delivered(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
+        return Prompt(changed, str(uuid.uuid4()), graph)
+
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
         """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
-        nodes = save_nodes(prompt.graph)
-        if nodes and not prompt.is_complete:
+        if save_nodes(prompt.graph) and not prompt.is_complete:
             log.warning("frames of the websocket are missing; saving the pictures again, into files")
             self._server.reopen_socket()
-            again = delivered(graph, self._folder, over_websocket=False)
+            [prompt] = self._execute(self._follower(), [self._prompt(graph, over_websocket=False)])
+        files = self._read_files(prompt)
+        if empty := {file.node_id for file, data in files.items() if not data}:
+            log.warning("nodes %s reported files that are empty or gone, from the cache; running them again", empty)
+            again = self._prompt(graph, over_websocket=False, again=empty)
             [prompt] = self._execute(self._follower(), [again])
-        images = [SavedImage(data, prefix_of(graph, node)) for node in nodes for data in prompt.images.get(node, ())]
-        files = []
+            files = self._read_files(prompt)
+        for file, data in files.items():
+            if not data:
+                raise _empty_file(graph, file)
+        return self._result(prompt, graph, files)
+
+    def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
+        """Return the content of the files that a prompt reports as its outputs; none of one that is gone."""
         outcome = prompt.outcome
         assert isinstance(outcome, Succeeded)  # noqa: S101 - `follow` returns only then
-        self._files += outcome.written
-        for file in outcome.files:
-            if file.type != "output":
-                continue
-            data = self._server.view(file)
-            if identify(data):
-                images.append(SavedImage(data, prefix_of(graph, file.node_id)))
+        return {file: self._read_file(file) for file in outcome.files if file.type == "output"}
+
+    def _read_file(self, file: OutputFile) -> bytes:
+        try:
+            return self._server.view(file)
+        except RequestError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return b""
+            raise
+
+    def _result(self, prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes]) -> PromptResult:
+        images, others, now = [], [], time.localtime()
+        for node in save_nodes(prompt.graph):
+            for number, data in enumerate(prompt.images.get(node, ())):
+                prefix = prefix_of(graph, node) or SAVE_NODE
+                images.append(SavedImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
+        saved: Counter[str] = Counter()
+        for file, data in files.items():
+            name = re.sub(rf"{self._folder}(-again)?_", "", file.filename)
+            found = identify(data, self._end_if_stopped)
+            if found is not None and not found.is_animated:
+                prefix = prefix_of(graph, file.node_id) or re.sub(r"(_\d+)?_?$", "", Path(name).stem)
+                size = (found.width, found.height)
+                images.append(SavedImage(data, filled_name(prefix, size, saved[file.node_id], now)))
+                saved[file.node_id] += 1
+            elif file.key == "images":  # as worker-comfyui: videos and animations of ComfyUI's own nodes
+                images.append(SavedImage(data, "", name))
             else:
-                files.append(SavedFile(data, file.filename))
-        return PromptResult(prompt.prompt_id, tuple(images), tuple(files), outcome.texts)
+                others.append(SavedFile(data, name))
+        texts = prompt.outcome.texts if isinstance(prompt.outcome, Succeeded) else ()
+        return PromptResult(prompt.prompt_id, tuple(images), tuple(others), texts)
+
+    def _end_if_stopped(self) -> None:
+        error = self._stop()
+        if error is not None:
+            raise error
 
     def clean_up(self) -> None:
         """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
+        prompt_ids = {prompt.prompt_id for prompt in self._prompts}
         ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
         with _logged("removing prompts"):
-            self._server.leftovers.remove_prompts(ended, {prompt.prompt_id for prompt in self._prompts} - ended)
-        if self._server.directory is not None:
-            self._delete_files(self._server.directory.resolve())
-        else:
-            with _logged("emptying files"):
-                self._server.leftovers.empty_files(self._files)
+            self._server.leftovers.remove_prompts(ended, prompt_ids - ended)
+        for prompt in self._prompts:
+            if isinstance(prompt.outcome, Succeeded):
+                self._files += prompt.outcome.written
+        with _logged("removing files"):
+            self._server.leftovers.remove_files(self._files)
+        with _logged("removing folders"):
+            self._server.leftovers.remove_folder(self._folder, prompt_ids)
 
-    def _delete_files(self, directory: Path) -> None:
-        for file in self._files:
-            path = (directory / file.type / file.subfolder / file.filename).resolve()
-            if path.is_relative_to(directory / file.type):
-                with _logged("deleting a file"):
-                    path.unlink(missing_ok=True)
-        for kind in ("input", "output"):
-            shutil.rmtree(directory / kind / self._folder, ignore_errors=True)
+
+def _empty_file(graph: Graph, file: OutputFile) -> JobError:
+    node_type = graph[file.node_id]["class_type"] if file.node_id in graph else "unknown"
+    return JobError.because(
+        ErrorCode.NO_OUTPUT,
+        f"Node {file.node_id} ({node_type}) reported that it saved a file, which is empty or does not exist, also when "
+        "it ran again. Use SaveImage or another node that saves, or update the custom node.",
+    )
+
+
+def _upload_name(number: int, upload: Upload) -> str:
+    return f"{number}.{upload.picture.mime_type.rpartition('/')[2]}"
 
 
 def _refusal_of(error: RequestError) -> Refusal | None:

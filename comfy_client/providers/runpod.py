@@ -36,6 +36,9 @@ class RunPodProvider:
     def __repr__(self) -> str:
         return f"RunPodProvider({self._endpoint!r})"
 
+    def __str__(self) -> str:
+        return f"endpoint {self._endpoint.endpoint_id} at RunPod"
+
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Send a job: see RunPodEndpoint.submit. Raises JobError (invalid_input) before anything is sent."""
         if self._workflows:

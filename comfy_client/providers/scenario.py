@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from comfy_client.comfyui.outputs import encode_output, parameters_text
+from comfy_client import intake
+from comfy_client.comfyui.outputs import parameters_text
 from comfy_client.contract import ALIASES, ErrorCode, ErrorReport
 from comfy_client.errors import ConfigError, JobError, RequestError
-from comfy_client.fetch import FetchRules, fetch_picture
-from comfy_client.images import Picture, check_picture
+from comfy_client.images import Picture
+from comfy_client.picture_process import check_picture, encode_picture
 from comfy_client.providers.asked import Asked, AskedJobs
 from comfy_client.providers.interface import (
     GeneratedImage,
@@ -67,6 +68,9 @@ class ScenarioProvider:
     def __repr__(self) -> str:
         return f"ScenarioProvider({self._api.base_url!r}, {self._model_id!r})"
 
+    def __str__(self) -> str:
+        return f"Scenario at {self._api.base_url}"
+
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Start a job; a picture to start from is uploaded first. Scenario answers at once, whatever `wait_s` is.
 
@@ -75,8 +79,7 @@ class ScenarioProvider:
         del wait_s
         asked = read_request(request.input, self._workflows)
         check_possible(asked, request.options, self._loras)
-        asked = asked.with_fetched(lambda url, path: fetch_picture(url, path, FetchRules()))
-        rendered = asked.render(lambda: secrets.randbelow(MAX_SEED + 1))
+        rendered = intake.rendered(asked, lambda: secrets.randbelow(MAX_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:
@@ -217,16 +220,15 @@ class ScenarioProvider:
 def _image(picture: Picture, asset: Asset, asked: Asked | None, number: int, seed_asked: int | None) -> GeneratedImage:
     """Return a picture as it was asked for: Scenario gives PNG alone, without prompt and seed in it."""
     seed = asset.seed if asset.seed is not None else seed_asked
-    data, mime_type = picture.data, picture.mime_type
     if asked is not None:
         keeps_text = asked.request.metadata and seed is not None
         text = {"parameters": parameters_text(asked.rendered, seed or 0)} if keeps_text else {}
-        data, mime_type, _ = encode_output(picture.data, asked.request, text)
+        picture = encode_picture(picture.data, asked.request.output_format, asked.request.output_quality, text)
     return GeneratedImage(
-        filename=f"scenario_{number:05}_{mimetypes.guess_extension(mime_type) or ''}",
-        mime_type=mime_type,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=data,
+        filename=f"scenario_{number:05}_{mimetypes.guess_extension(picture.mime_type) or ''}",
+        mime_type=picture.mime_type,
+        sha256=hashlib.sha256(picture.data).hexdigest(),
+        bytes=picture.data,
         asset_id=asset.asset_id,
         width=picture.width,
         height=picture.height,
@@ -243,9 +245,10 @@ def _format_warnings(images: tuple[GeneratedImage, ...], asked: Asked | None) ->
 def _whole(data: bytes) -> Picture | None:
     """Return the picture in `data`, or None where it cannot be decoded to its end."""
     try:
-        return check_picture(data, "image", flatten=False)
+        picture = check_picture(data, "image", flatten=False)
     except JobError:
         return None
+    return picture if picture.is_whole else None
 
 
 def _count(answer: object) -> int:

@@ -152,7 +152,7 @@ class Assets:
         wanted = output_format or asset.mime_type.partition("/")[2]
         wanted = wanted if wanted in OUTPUT_FORMATS else "png"
         changed = await self._keeper.converted(data, wanted, width)
-        return StoredPicture(changed, OUTPUT_FORMATS[wanted], f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
+        return StoredPicture(changed.data, changed.mime_type, f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
 
 
 def decoded(text: str, path: str) -> bytes:

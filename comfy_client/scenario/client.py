@@ -61,8 +61,9 @@ class ScenarioShim:
             raise
 
     @classmethod
-    def from_env(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Return the shim over the endpoint that the environment names. Raises ConfigError."""
+    def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Return the shim for the endpoint that `environment` (default: `os.environ`) names. Raises ConfigError."""
+        environment = os.environ if environment is None else environment
         settings = read_settings(environment)
         return cls(client_from_env(environment), settings)
 

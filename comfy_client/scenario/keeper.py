@@ -14,8 +14,9 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from comfy_client.errors import ComfyClientError
-from comfy_client.images import Picture, check_picture, converted
+from comfy_client.images import Picture
 from comfy_client.job import backoff_s
+from comfy_client.picture_process import check_picture, converted
 from comfy_client.scenario.blobs import Blobs
 from comfy_client.scenario.errors import ShimError, storing
 from comfy_client.scenario.store import Store
@@ -48,7 +49,7 @@ class Keeper:
         async with self._decoding:
             return await asyncio.to_thread(check_picture, data, "image", flatten=flatten)
 
-    async def converted(self, data: bytes, output_format: str, width: int) -> bytes:
+    async def converted(self, data: bytes, output_format: str, width: int) -> Picture:
         """Return a stored picture in another format or width."""
         async with self._decoding:
             return await asyncio.to_thread(converted, data, output_format, width)

@@ -186,7 +186,7 @@ def test_a_graph_of_the_callers_own_runs_with_pictures_and_overrides(
 
 def test_a_graph_with_two_save_nodes_gives_both_pictures(job: Job, workflows: Mapping[str, Workflow]) -> None:
     """Each save node's picture comes, under the name that the node gives it."""
-    second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "../deep/other"}}
+    second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "deep/other"}}
     result = job({"workflow": graph_with(workflows, n11=second)})
 
     assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00002_.png"]
@@ -219,6 +219,70 @@ def test_an_unknown_node_is_a_rejected_workflow(job: Job, workflows: Mapping[str
 
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
     assert "NoSuchNode" in info.value.report.message
+
+
+@pytest.mark.parametrize(
+    ("node", "path"),
+    [
+        ({"class_type": "LoadImage", "inputs": {"image": "../output/x.png"}}, "workflow.17.inputs.image"),
+        ({"class_type": "LoadImage", "inputs": {"image": "x.png [output]"}}, "workflow.17.inputs.image"),
+        ({"class_type": "LoadImageMask", "inputs": {"image": "/etc/passwd", "channel": "red"}}, ".image"),
+        ({"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "../up"}}, ".filename_prefix"),
+    ],
+)
+def test_a_graph_that_leads_outside_its_folders_is_an_invalid_input(
+    job: Job, ask: Ask, workflows: Mapping[str, Workflow], node: dict[str, Any], path: str
+) -> None:
+    """ComfyUI never sees it, whatever its version would do."""
+    with pytest.raises(JobError) as info:
+        job({"workflow": graph_with(workflows, n17=node)})
+
+    assert info.value.code is ErrorCode.INVALID_INPUT
+    [fault] = info.value.report.details["faults"]
+    assert fault["path"].endswith(path)
+    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_an_override_does_not_lead_outside(job: Job) -> None:
+    """Neither in a template."""
+    with pytest.raises(JobError) as info:
+        job({"prompt": "a knight", "overrides": {"10.filename_prefix": "/srv/x"}})
+
+    assert info.value.code is ErrorCode.INVALID_INPUT
+    assert "workflow.10.inputs.filename_prefix: must not be an absolute path" in info.value.report.message
+
+
+def test_every_missing_node_is_named_by_class_and_id(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """And a note of the editor is told from a custom node."""
+    missing = {"class_type": "ImageResize+", "inputs": {}, "_meta": {"title": "My resize"}}
+    note = {"class_type": "MarkdownNote", "inputs": {"text": "hi"}}
+    with pytest.raises(JobError) as info:
+        job({"workflow": graph_with(workflows, n17=missing, n18=missing, n19=note)})
+
+    assert info.value.code is ErrorCode.WORKFLOW_REJECTED
+    nodes = info.value.report.details["nodes"]
+    assert [(node["node_id"], node["node_type"]) for node in nodes] == [
+        ("17", "ImageResize+"),
+        ("18", "ImageResize+"),
+        ("19", "MarkdownNote"),
+    ]
+    assert "install its custom node" in nodes[0]["problem"]
+    assert "File > Export (API)" in nodes[2]["problem"]
+    assert info.value.report.details["type"] == "missing_node_type"
+
+
+def test_a_required_input_that_the_graph_lacks_gets_its_default(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """As newer versions of ComfyUI add them to nodes; the result has a warning."""
+    scaled = {
+        "class_type": "ImageScaleToTotalPixels",
+        "inputs": {"image": ["9", 0], "upscale_method": "area"},
+    }
+    saved = {"class_type": "SaveImage", "inputs": {"images": ["17", 0]}}
+    result = job({"workflow": graph_with(workflows, n17=scaled, n18=saved)})
+
+    assert len(result["images"]) == 2
+    assert "node 17 (ImageScaleToTotalPixels) had no megapixels" in result["warnings"][0]
+    assert "its default was used: 1.0" in result["warnings"][0]
 
 
 def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(

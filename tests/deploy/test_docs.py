@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.cli.main import all_commands, make_parser
+from comfy_client.cli.main import SUMMARIES, all_commands
+from comfy_client.cli.parser import make_parser
 from comfy_client.prices import POOLS, job_usd
 from comfy_client.workflows import default_directory, load_workflows
 from tests.deploy.conftest import Desk
@@ -53,7 +54,7 @@ def test_the_commands_run_one_after_another(desk: Desk, shipped: str) -> None:
 
 def test_commands_that_need_an_account_are_ones() -> None:
     """Their programs and flags exist as far as they are ours."""
-    parser = make_parser(all_commands(load_workflows(default_directory())))
+    parser = make_parser(SUMMARIES, all_commands(load_workflows(default_directory())))
 
     for words in commands_of(NEEDS):
         program, *arguments = (word for word in words if not re.match("[A-Z]+=", word))

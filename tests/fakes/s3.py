@@ -66,6 +66,12 @@ class S3Server:
             self._process.wait()
         self._folder.cleanup()
 
+    def stop(self) -> None:
+        """Take no more connections; what is stored stays until the context ends."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     @property
     def url(self) -> str:
         """The address to call."""

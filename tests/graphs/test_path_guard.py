@@ -47,6 +47,7 @@ LEADS_OUTSIDE = (
     "/dev/zero",
     "file:///etc/passwd",
     "concat:/etc/passwd|x",
+    "subfile,,start,0,end,9,,:/etc/passwd",
     "a.png\n/etc/passwd",
     "a.png, ../b.png",
     '["../x.png"]',

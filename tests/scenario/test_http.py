@@ -300,7 +300,9 @@ def test_a_model_s_jobs_are_listed_in_the_oldest_way(scene: Scene) -> None:
     assert others["inferences"] == []
 
 
-@pytest.mark.parametrize("path", ["/assets/asset_q9GpkRcHwTx7bLJ2mVz3nFd8", "/assets/get-bulk", "/jobs/job_q9GpkRcHwTx7"])
+@pytest.mark.parametrize(
+    "path", ["/assets/asset_q9GpkRcHwTx7bLJ2mVz3nFd8", "/assets/get-bulk", "/jobs/job_q9GpkRcHwTx7"]
+)
 def test_an_id_of_scenario_s_is_told_what_to_do(scene: Scene, path: str) -> None:
     """404 says that the id is not the shim's, and how a picture is brought along; get-bulk leaves it out."""
     auth = (KEY, SECRET)

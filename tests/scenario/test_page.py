@@ -169,7 +169,9 @@ def test_older_jobs_are_listed_on_demand(chromium: Browser, shim: ShimProcess) -
     """A page that opens on 35 jobs shows 30, and the rest when it is asked for them."""
     url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
     for number in range(35):
-        requests.post(url, json={"prompt": f"knight {number}", "width": 64, "height": 64}, auth=(KEY, SECRET), timeout=30)
+        requests.post(
+            url, json={"prompt": f"knight {number}", "width": 64, "height": 64}, auth=(KEY, SECRET), timeout=30
+        )
     window = signed_in(chromium, shim, 1400)
     expect(window.locator("#jobs > article")).to_have_count(30, timeout=WAIT_MS)
     window.get_by_role("button", name="Older jobs").click()
