@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from comfy_client.contract import ENVELOPE, Fault, JsonObject
+from comfy_client.contract import ENVELOPE, Fault, JsonObject, is_asset_id
 from comfy_client.errors import invalid_input
 from comfy_client.images import Picture, check_picture, rounded_size
 from comfy_client.validation import filled, nearest, path_of, plain, schema_faults
@@ -298,6 +298,10 @@ def _pictures(sources: Mapping[str, tuple[str, Any]], faults: list[Fault]) -> tu
 
 def decode_base64(text: str) -> bytes:
     """Return the bytes of base64 or of a data URI. Raises ValueError with a sentence where it is neither."""
+    if is_asset_id(text):
+        raise ValueError(
+            "is an asset's id, which only IMAGE_GENERATION_PROVIDER=scenario can read; send the image itself"
+        )
     content = text
     if text.startswith("data:"):
         head, comma, content = text.partition(",")

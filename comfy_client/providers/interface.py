@@ -80,7 +80,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """One file that a job made; `asset_id` is the provider's own name for it, where it has one."""
+    """One file that a job made. `asset_id` is Scenario's id of it; it is None with all other providers."""
 
     filename: str
     mime_type: str

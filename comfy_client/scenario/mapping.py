@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from comfy_client.contract import Fault, JsonObject
 from comfy_client.scenario.bodies import Attached
@@ -295,8 +294,3 @@ def known_models(loras: Mapping[str, str]) -> str:
     """Return the sentence that says which models there are."""
     others = f", and the LoRAs {', '.join(sorted(loras)[:20])}" if loras else "; no LoRA is in the table"
     return f"There is Flux.1-dev ({', '.join(BASE_MODELS)}){others}"
-
-
-def is_asset_id(text: Any) -> bool:  # noqa: ANN401 - any JSON value
-    """Return whether a picture is named by an asset's id, as ours and Scenario's are."""
-    return isinstance(text, str) and re.fullmatch(r"asset_[\w-]{1,64}", text) is not None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from comfy_client.client import Client
-from comfy_client.contract import Fault, JsonObject
+from comfy_client.contract import Fault, JsonObject, is_asset_id
 from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.images import Picture
 from comfy_client.prices import job_usd
@@ -28,7 +28,7 @@ from comfy_client.scenario.folder import FolderLock
 from comfy_client.scenario.jobs import JobRunner
 from comfy_client.scenario.keeper import Keeper, new_id
 from comfy_client.scenario.lists import Query, fill_page, read_page
-from comfy_client.scenario.mapping import INFERENCES, MOST_ADDRESS, Mapped, is_asset_id, map_call
+from comfy_client.scenario.mapping import INFERENCES, MOST_ADDRESS, Mapped, map_call
 from comfy_client.scenario.models import Models
 from comfy_client.scenario.records import (
     Address,

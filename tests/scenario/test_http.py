@@ -267,7 +267,7 @@ def test_a_route_that_is_not_here_says_what_to_do(scene: Scene) -> None:
 
 
 def test_models_are_listed_by_what_is_asked_for(scene: Scene, tmp_path: Path) -> None:
-    """Public ones are Flux.1-dev's ids, private ones the LoRAs of the table; pages, get-bulk and the SDK's calls work."""
+    """Public ones are Flux.1-dev's ids, private ones the LoRAs of the table; pages and get-bulk work, also by SDK."""
     loras = {"SCENARIO_SHIM_LORAS": '{"model_knight": "knight.safetensors"}'}
     with ShimProcess({**scene.stage.platform.client_env(), **loras}, tmp_path) as shim:
         with Scene(shim, scene.stage).sdk(strict=True) as sdk:
