@@ -23,20 +23,29 @@ OUTPUT_FORMATS = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"
 MAX_SEED = 2**63 - 1
 """The largest seed a request may carry. ComfyUI itself takes up to 2**64 - 1; JSON clients in Java and Go do not."""
 
+MAX_RANDOM_SEED = 2**32 - 1
+"""The largest seed drawn for a request that names none: a JavaScript client rounds seeds above 2**53."""
+
+MAX_FAULTS = 50
+"""Faults that one report lists; a graph can have thousands."""
+
+EXPORT_MENU = "File > Export (API) (older frontends: Workflow > Export (API))"
+"""The menu of ComfyUI's editor that writes a graph which can be run."""
+
 ENVELOPE: JsonObject = {
     "workflow": {
         "description": "A template's name (`flux-dev-txt2img`; `txt2img` and `img2img` are aliases), or a whole graph "
-        "in ComfyUI's API format. Absent: img2img where `image` is given, else txt2img.",
+        "in ComfyUI's API format. Absent: img2img if `image` is given, else txt2img.",
         "type": ["string", "object"],
     },
     "images": {
-        "description": "For graphs: the pictures that its LoadImage nodes name, each base64 or a data URI.",
+        "description": "For graphs: the files that its LoadImage nodes (and other loaders) name, each base64, a data "
+        "URI or an https address; at most 100 MB in all, and 16 addresses. Other keys of an entry are ignored.",
         "type": "array",
-        "maxItems": 16,
+        "maxItems": 256,
         "items": {
             "type": "object",
             "required": ["name", "image"],
-            "additionalProperties": False,
             "properties": {
                 "name": {"type": "string", "minLength": 1, "maxLength": 255},
                 "image": {"type": "string", "minLength": 1, "contentMediaType": "image/*"},
@@ -44,7 +53,8 @@ ENVELOPE: JsonObject = {
         },
     },
     "overrides": {
-        "description": 'Values set after rendering: `{"Node title.input": value}` or `{"12.input": value}`.',
+        "description": 'Values set after rendering: `{"Node title.input": value}` or `{"12.input": value}`. What '
+        "they may set is listed below.",
         "type": "object",
     },
     "output_format": {
@@ -79,6 +89,20 @@ ENVELOPE: JsonObject = {
 }
 """JSON Schema (2020-12) of the keys that every request may carry, whatever its workflow."""
 
+GRAPH_KEYS: JsonObject = {
+    "extra_data": {
+        "description": 'Passed to ComfyUI beside the graph, such as `{"extra_pnginfo": {"workflow": …}}`. Keys that '
+        "name the job or its caller are left out.",
+        "type": "object",
+    },
+    "comfy_org_api_key": {
+        "description": "The key for nodes that call paid APIs of comfy.org, passed to ComfyUI as "
+        "`extra_data.api_key_comfy_org`. It is in no result and no log.",
+        "type": "string",
+    },
+}
+"""JSON Schema of the keys that only a graph of the caller's own may have beside it. Any other key is a warning."""
+
 
 class ErrorCode(enum.StrEnum):
     """One stable code a cause. Codes are added, never renamed."""
@@ -93,6 +117,7 @@ class ErrorCode(enum.StrEnum):
     INTERRUPTED = "interrupted"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     COMFYUI_UNAVAILABLE = "comfyui_unavailable"
+    DISK_FULL = "disk_full"
     NO_OUTPUT = "no_output"
     OUTPUT_TOO_LARGE = "output_too_large"
     OUTPUT_NOT_STORED = "output_not_stored"
@@ -158,9 +183,9 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ),
     ErrorCode.EXECUTION_FAILED: ErrorFacts(
         retryable=False,
-        cause="A node raised an exception while the graph ran.",
+        cause="A node raised an exception while the graph ran, or made ComfyUI hang.",
         remedy="Read `details.exception_type` and the message; the same graph will fail again.",
-        details="`node_id`, `node_type`, `exception_type`",
+        details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` where it hung",
     ),
     ErrorCode.OUT_OF_MEMORY: ErrorFacts(
         retryable=True,
@@ -184,7 +209,13 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
         retryable=True,
         cause="ComfyUI does not answer, died, or has lost the job because it was started anew.",
         remedy="Send the job again; if it stays so, read the worker's log.",
-        details="`log_tail`: the last lines of ComfyUI, where it died",
+        details="`log_tail`: ComfyUI's last lines since the job began, if it died and no other job used it meanwhile",
+    ),
+    ErrorCode.DISK_FULL: ErrorFacts(
+        retryable=True,
+        cause="The disk that ComfyUI writes to is full, or ComfyUI could not store a picture of the request.",
+        remedy="Send the job again: the worker deletes what it can, and retires if that does not help. If it stays so, "
+        "give the endpoint a larger container disk, or COMFYUI_DATA_DIR another folder.",
     ),
     ErrorCode.NO_OUTPUT: ErrorFacts(
         retryable=False,

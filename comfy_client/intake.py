@@ -8,11 +8,14 @@ from collections.abc import Callable
 from comfy_client.fetch import FetchRules
 from comfy_client.fetch_all import fetch_pictures
 from comfy_client.picture_process import Check, check_picture, go_on
-from comfy_client.request import Rendered, Request
+from comfy_client.request import Rendered, Request, draw_seed
 
 
 def rendered(
-    request: Request, random_seed: Callable[[], int], rules: FetchRules | None = None, check: Check = go_on
+    request: Request,
+    rules: FetchRules | None = None,
+    check: Check = go_on,
+    random_seed: Callable[[], int] = draw_seed,
 ) -> Rendered:
     """Return what ComfyUI is to run. `check` is called while pictures are fetched and decoded, and may end both.
 

@@ -28,7 +28,8 @@ from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.simulator import Simulator
 from comfy_client.simulator.node_table import NODE_TYPES
 from comfy_client.workflows import default_directory, load_workflows, render
-from handler import Handler, Service, make_handler, make_worker
+from handler import Handler, make_handler, make_worker
+from worker.attempt import Service
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 

@@ -23,9 +23,10 @@ from PIL import Image
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import ConfigError
 from comfy_client.simulator import Simulator
-from handler import Handler, Service, make_handler, make_threads, make_worker
+from handler import Handler, make_handler, make_worker
 from tests.stage import free_port
 from tests.waiting import until
+from worker.attempt import Service, make_threads
 from worker.lifecycle import Lifecycle
 from worker.local_results import written
 from worker.settings import Settings

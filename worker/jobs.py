@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +18,7 @@ from comfy_client.comfyui.follow import Limits, Observe
 from comfy_client.comfyui.outputs import JobOutputs, Output, job_outputs
 from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import MAX_SEED, ErrorCode, Fault, JsonObject
+from comfy_client.contract import ErrorCode, Fault, JsonObject
 from comfy_client.errors import JobError, invalid_input
 from comfy_client.fetch import FetchRules
 from comfy_client.request import Rendered, Request, read_request
@@ -53,11 +52,12 @@ class Worker:
 
 @dataclass(frozen=True)
 class Control:
-    """One job's strings: what ends it early, who is told how far it is, and its turn to queue its prompts."""
+    """Hooks for one job: what ends it early, a progress callback, its turn to queue prompts, a call once they ran."""
 
     stop: Callable[[], JobError | None] = lambda: None
     observe: Observe = lambda _: None
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+    note_run: Callable[[], None] = lambda: None
 
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
@@ -67,11 +67,12 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     bucket = _check_permitted(worker, request, job)
     timeout_s = min(request.timeout_s or worker.job_timeout_s, worker.job_timeout_s)
     intake_end = JobEnd(control.stop, begun_at, begun_at + timeout_s, "its pictures were not fetched and decoded")
-    rendered = intake.rendered(request, lambda: secrets.randbelow(MAX_SEED + 1), worker.fetch_rules, intake_end.check)
+    rendered = intake.rendered(request, worker.fetch_rules, intake_end.check)
     log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
     hooks = Hooks(control.observe, control.turn)
-    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks)
+    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
+    control.note_run()
     encode_from = time.monotonic()
     started_at = encode_from - run.execute_s - run.fetch_s
     # A ComfyUI that dies now takes nothing of this job with it.

@@ -41,6 +41,10 @@ def _log_level(text: str) -> str:
     return text.upper()
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _image_fields(text: str) -> tuple[str, ...]:
     if text not in {"data", "image", "both"}:
         raise ValueError("must be data, image or both")
@@ -91,6 +95,22 @@ VARIABLES = (
     Variable("COMFYUI_PYTHON", "comfyui_python", str, "", "The Python of the worker's own ComfyUI. Absent: this one."),
     Variable(
         "COMFYUI_ARGS", "comfyui_arguments", shlex.split, "", "Further launch flags of ComfyUI, such as `--lowvram`."
+    ),
+    Variable(
+        "WORKER_COMFYUI_ENV",
+        "comfyui_environment",
+        _names,
+        "",
+        "Names of further variables that the worker's own ComfyUI gets, separated by commas. By default it gets PATH, "
+        "HOME, the locale, and what begins with CUDA_, NVIDIA_, PYTORCH_, PYTHON and the like: nothing named like a "
+        "secret.",
+    ),
+    Variable(
+        "WORKER_HUNG_AFTER_S",
+        "hung_after_s",
+        _number(float, 1, 3600),
+        "12",
+        "Seconds without any answer after which ComfyUI counts as hung: the worker's own is killed and started again.",
     ),
     Variable(
         "COMFYUI_READY_TIMEOUT_S",
@@ -217,6 +237,8 @@ class Settings:
     comfyui_port: int
     comfyui_python: str
     comfyui_arguments: tuple[str, ...]
+    comfyui_environment: tuple[str, ...]
+    hung_after_s: float
     ready_timeout_s: float
     models_directory: Path
     volume_directory: Path
@@ -252,6 +274,8 @@ class Settings:
             comfyui_port=values["comfyui_port"],
             comfyui_python=values["comfyui_python"] or sys.executable,
             comfyui_arguments=tuple(values["comfyui_arguments"] or ()),
+            comfyui_environment=values["comfyui_environment"] or (),
+            hung_after_s=values["hung_after_s"],
             ready_timeout_s=values["ready_timeout_s"],
             models_directory=values["models_directory"],
             volume_directory=values["volume_directory"],

@@ -50,6 +50,7 @@ _PREVIEWS = {
 }
 """Nodes that only write previews, and the input that they return as their first output."""
 _DEFAULT_PREFIX = "ComfyUI"
+_DOTS = re.compile(r"\.\.+")
 
 
 def delivered(
@@ -94,7 +95,7 @@ def _set_place(graph: Graph, class_type: str, inputs: dict[str, Any], folder: st
     name_input = "filename_prefix"
     if (name := _text(graph, inputs, name_input)) is not None:
         start, slash, last = name.rpartition("/")
-        inputs[name_input] = f"{start}{slash}{tag_of(folder)}_{last}"
+        inputs[name_input] = f"{start}{slash}{tag_of(folder)}_{_DOTS.sub('_', last)}"
     if _writes(class_type, inputs, node_type):
         inputs[_TAG] = tag_of(folder)
 
@@ -112,7 +113,7 @@ def _confine_computed_path(graph: Graph, node_id: str, folder: str) -> None:
     if not is_comfyui_link(node["inputs"].get(path_input)):
         return
     name_id, path_id = (f"{tag_of(folder)}-{part}-{node_id}" for part in ("name", "path"))
-    replaced = {"string": node["inputs"][path_input], "regex_pattern": r"[/\\]|^\.+$", "replace": "_"}
+    replaced = {"string": node["inputs"][path_input], "regex_pattern": r"[/\\]|\.\.+|^\.$", "replace": "_"}
     graph[name_id] = {"class_type": "RegexReplace", "inputs": replaced}
     joined = {"string_a": f"{folder}/", "string_b": [name_id, 0], "delimiter": ""}
     graph[path_id] = {"class_type": "StringConcatenate", "inputs": joined}
@@ -170,7 +171,7 @@ def prefix_of(graph: Graph, node_id: str) -> str | None:
         case {"class_type": str(class_type), "inputs": dict(inputs)}:
             prefix = _text(graph, inputs, PREFIX_SAVERS.get(class_type, "filename_prefix"))
             if prefix is not None:
-                return _inside(prefix).rpartition("/")[2]
+                return re.split(r"[/\\]", prefix.rstrip("/\\"))[-1] or _DEFAULT_PREFIX
             return _DEFAULT_PREFIX if class_type in {"SaveImage", SAVE_NODE} else None
     return None
 
@@ -199,6 +200,6 @@ _TIMES = {
 
 
 def _inside(prefix: str) -> str:
-    """Return `prefix` as a path that stays where it is put."""
+    """Return `prefix` as a path that stays where it is put. ComfyUI does not return a file with ".." in its name."""
     parts = [part for part in re.split(r"[/\\]", prefix) if part not in {"", ".", ".."}]
-    return "/".join(parts) or _DEFAULT_PREFIX
+    return _DOTS.sub("_", "/".join(parts)) or _DEFAULT_PREFIX

@@ -152,7 +152,7 @@ def takes_upload(class_type: str, input_name: str) -> bool:
 
 
 def is_encoded(class_type: str, input_name: str) -> bool:
-    """Return whether the input's text is the content itself (base64) or an address, and no file's name."""
+    """Return whether the input's text may be the content itself (base64) or an address in place of a file's name."""
     return class_type not in _CORE_LOADERS and bool(_ENCODED.search(class_type) or _ENCODED.search(input_name))
 
 

@@ -11,16 +11,16 @@ import graphlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from comfy_client.comfyui.file_inputs import FileUse, file_use
-from comfy_client.contract import ErrorCode, JsonObject, shortened
+from comfy_client.comfyui.file_inputs import SILENT_SAVERS, FileUse, file_use
+from comfy_client.contract import EXPORT_MENU, ErrorCode, JsonObject, shortened
 from comfy_client.errors import JobError
+from comfy_client.graphs import EDITOR_NODES
 from comfy_client.validation import shown
 from comfy_client.workflows import Graph, is_link
 
-EDITOR_NODES = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode"})
-"""Nodes that exist in the editor alone: "Export (API)" leaves them out."""
-_ONLY_IN_EDITOR = "exists in the editor only; export the workflow again with File > Export (API)"
+_ONLY_IN_EDITOR = f"exists in the editor only; export the workflow again with {EXPORT_MENU}"
 _NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or take the node out"
+_NOT_REPORTED = "writes files that ComfyUI does not report, so that no job can return them; add a SaveImage"
 _SHOWN_NODES = 8
 
 
@@ -35,6 +35,9 @@ def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
         for node_id, node in missing.items()
     ]
     problems += _bad_links(graph, node_types)
+    savers = [node_id for node_id, node in graph.items() if _is_output(node, node_types)]
+    if savers and all(graph[node_id]["class_type"] in SILENT_SAVERS for node_id in savers):
+        problems += [_problem(graph, node_id, "", _NOT_REPORTED) for node_id in savers]
     if cycle := _cycle(graph):
         problems.append(_problem(graph, cycle[0], "", f"is part of a cycle: {shortened(' -> '.join(cycle))}"))
     if problems:
@@ -46,13 +49,17 @@ def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
             ErrorCode.WORKFLOW_REJECTED,
             f"ComfyUI cannot run the graph: {told}{more}.",
             nodes=problems,
-            type="missing_node_type" if missing else "invalid_link",
+            type="missing_node_type" if missing else "invalid_graph",
         )
 
 
 def _problem(graph: Graph, node_id: str, name: str, problem: str) -> JsonObject:
     node_type = shortened(graph[node_id]["class_type"])
     return {"node_id": shortened(node_id), "node_type": node_type, "input": shortened(name), "problem": problem}
+
+
+def _is_output(node: JsonObject, node_types: Mapping[str, JsonObject]) -> bool:
+    return bool(node_types.get(node["class_type"], {}).get("output_node"))
 
 
 def _bad_links(graph: Graph, node_types: Mapping[str, JsonObject]) -> Iterator[JsonObject]:

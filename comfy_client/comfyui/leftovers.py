@@ -50,7 +50,7 @@ class Leftovers:
         self._unremoved: dict[OutputFile, int] = {}
         self._folders: dict[str, frozenset[str]] = {}
         self.lingering: frozenset[str] = frozenset()
-        """The prompts that were stopped and still ran when their run ended."""
+        """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
 
     def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
         """Remove prompts, with their history and graphs: those that `ended`, and `others`, which are stopped first.
@@ -84,9 +84,20 @@ class Leftovers:
         for name in folders:
             self._calls.remove_folder(name)
 
+    def note_restart(self) -> None:
+        """Note that ComfyUI was ended: its queue and its history are gone, and nothing of them writes any more."""
+        with self._lock:
+            self._unended = self._unforgotten = self.lingering = frozenset()
+        self._remove_folders()
+
     def _end(self, prompt_ids: frozenset[str]) -> None:
         """Stop prompts whose outputs nobody has read, and remove the files that they wrote."""
-        running = self._calls.stop_prompts(prompt_ids)
+        try:
+            running = self._calls.stop_prompts(prompt_ids)
+        except RequestError:
+            with self._lock:
+                self.lingering |= prompt_ids  # for all that is known
+            raise
         with self._lock:
             self.lingering = (self.lingering - prompt_ids) | running
         stopped = prompt_ids - running

@@ -7,12 +7,13 @@ import itertools
 import json
 import mimetypes
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from comfy_client.comfyui.run import PromptResult
+from comfy_client.comfyui.saved import PromptResult
 from comfy_client.contract import JsonObject
 from comfy_client.images import Picture
 from comfy_client.picture_process import TIMEOUT_S, Check, encode_picture, go_on, identify
@@ -71,6 +72,7 @@ def job_outputs(
     images: list[Output] = []
     warnings: list[str] = []
     names: set[str] = set()
+    numbers: Counter[str] = Counter()
     until = time.monotonic() + ENCODE_S
     for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
         text = metadata_text(rendered, graph, seed) if request.metadata else {}
@@ -83,7 +85,8 @@ def job_outputs(
             left_s = min(TIMEOUT_S, until - time.monotonic())
             picture = encode_picture(image.data, request.output_format, request.output_quality, text, check, left_s)
             extension = mimetypes.guess_extension(picture.mime_type) or ""
-            filename = _unused(f"{image.prefix}_{len(images) + 1:05}_{extension}", names)
+            numbers[image.prefix] += 1
+            filename = _unused(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
             images.append(Output(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
             if picture.warning:
                 warnings.append(f"{filename} {picture.warning}")

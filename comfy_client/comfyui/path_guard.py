@@ -11,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from urllib.parse import unquote
 
 from comfy_client.comfyui.file_inputs import (
@@ -27,12 +29,14 @@ from comfy_client.comfyui.file_inputs import (
     is_loader,
     linked_literal,
 )
-from comfy_client.contract import Fault
+from comfy_client.contract import MAX_FAULTS, Fault, JsonObject
+from comfy_client.graphs import Graph, title_of
 from comfy_client.validation import path_of, shown
-from comfy_client.workflows import Graph, title_of
 
 MAX_NAME_LENGTH = 1000
 """No path that a caller may name is longer. What is longer is the content of a file."""
+MAX_TOTAL_LENGTH = 500_000
+"""Of all names of a graph: checking them takes a second then."""
 
 _SLASHES = str.maketrans(
     dict.fromkeys("\u2215\u2044\u29f8\u2571\u27cb", "/") | dict.fromkeys("\u29f5\u2216\u29f9", "\\"),
@@ -47,13 +51,14 @@ _NAME_TYPES = re.compile(r"^(STRING|COMBO|\*|.*(PATH|DIR|FOLDER|NAME|TEXT).*|FIL
 _READ = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER, FileUse.LOADS_MODEL})
 _OF_INPUT_FOLDER = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER})
 _SCHEMES = "file|concat|concatf|subfile|crypto|cache|async|pipe|fd|unix|jar|smb|ftp|gopher"
-_SCHEME = re.compile(rf"{_START}(?:(?:{_SCHEMES}):|subfile,)", re.IGNORECASE)
+_CONTENT = re.compile(r"\s*https?://.*|\s*(?:data:[\w/+.;=-]*,)?[A-Za-z0-9+/=_\s-]{200,}", re.IGNORECASE | re.DOTALL)
+"""An http address, or base64 of more than a path's length."""
 _BAD_SPELLINGS = (
     (r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", frozenset(FileUse), "must not contain control characters"),
     (rf"{_START}(?:[/\\]|[A-Za-z]:[/\\]|~|\$\{{?\w|%\w+%[/\\])", frozenset(FileUse), "must not be an absolute path"),
     (rf"{_START}[A-Za-z]:", _READ, "must not be an absolute path"),
     (r"(?:^|[/\\\s'\"\[({,;|=:])\.\.+\s*(?:$|[/\\\s'\"\])},;|:])", frozenset(FileUse), 'must not contain ".."'),
-    (_SCHEME.pattern, frozenset(FileUse), "must not be an address"),
+    (rf"{_START}(?:(?:{_SCHEMES}):|subfile,)", frozenset(FileUse), "must not be an address"),
     (
         r"\[\s*(?:output|temp)\s*\]",
         _OF_INPUT_FOLDER,
@@ -79,12 +84,15 @@ def path_faults(graph: Graph, node_types: Mapping[str, object], run_folder: str)
         run_folder: the name of the job's own folder.
     """
     guard = _Guard(graph, node_types, run_folder)
-    return [
+    if guard.total_length > MAX_TOTAL_LENGTH:
+        return [Fault("workflow", f"names files in {guard.total_length} characters; at most {MAX_TOTAL_LENGTH}")]
+    faults = (
         Fault(path_of(["workflow", node_id, "inputs", name]), problem)
         for node_id, node in graph.items()
         for name, value in node["inputs"].items()
         if (problem := guard.problem(node["class_type"], name, value))
-    ]
+    )
+    return list(islice(faults, MAX_FAULTS))
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,27 @@ class _Guard:
     node_types: Mapping[str, object]
     run_folder: str
 
+    @property
+    def total_length(self) -> int:
+        """The characters of all values that name files: what checking them costs."""
+        return sum(
+            min(len(part), MAX_NAME_LENGTH + 1)  # what is longer is refused unread
+            for node in self.graph.values()
+            for name, value in node["inputs"].items()
+            if not isinstance(value, int | float) and file_use(node["class_type"], name)
+            for part in _parts(value)
+            if isinstance(part, str) and not is_encoded(node["class_type"], name)
+        )
+
     def problem(self, class_type: str, name: str, value: object) -> str | None:
         """Return what is wrong with the value of an input, as a sentence without subject."""
         declared = declared_input(self.node_types.get(class_type), name)
         use = file_use(class_type, name, declared)
         if use is None:
             return None
-        if is_encoded(class_type, name):
-            return _scheme_problem(value)
         for part in _parts(value):
+            if is_encoded(class_type, name) and _CONTENT.fullmatch(str(part)):
+                continue
             if is_comfyui_link(part):
                 problem = self._link_problem(use, class_type, name, part)
             else:
@@ -134,12 +154,10 @@ class _Guard:
         return False
 
     def _name_problem(self, use: FileUse, class_type: str, name: str) -> str | None:
-        if len(name) > MAX_NAME_LENGTH:
-            return f"has {len(name)} characters, more than the name of a file can have"
-        spellings = set(_spellings(name))
-        if use is FileUse.WRITES:
-            spellings |= set(_spellings(_VARIABLE.sub(self._variable, name)))
-        for spelling in sorted(spellings):
+        filled = _VARIABLE.sub(self._variable, name[:MAX_NAME_LENGTH]) if use is FileUse.WRITES else name
+        if (longest := max(len(name), len(filled))) > MAX_NAME_LENGTH:
+            return f"has {longest} characters, more than the name of a file can have"
+        for spelling in sorted({*_spellings(name), *_spellings(filled)}):
             if problem := _spelling_problem(use, spelling) or self._folder_problem(use, class_type, spelling):
                 return problem
         return None
@@ -160,10 +178,13 @@ class _Guard:
 
     def _variable(self, found: re.Match[str]) -> str:
         """Return the value that `%Node title.input%` stands for: some nodes fill in such variables."""
-        for node in self.graph.values():
-            if found[1] in (title_of(node), node["class_type"]):
-                return str(node["inputs"].get(found[2], found[0]))
-        return found[0]
+        return str(self._inputs_by_name.get(found[1], {}).get(found[2], found[0]))
+
+    @cached_property
+    def _inputs_by_name(self) -> dict[str, JsonObject]:
+        """The inputs of each node by its title and its class."""
+        named = {node["class_type"]: node["inputs"] for node in self.graph.values()}
+        return named | {title_of(node): node["inputs"] for node in self.graph.values()}
 
 
 def _spelling_problem(use: FileUse, name: str) -> str | None:
@@ -171,12 +192,6 @@ def _spelling_problem(use: FileUse, name: str) -> str | None:
         if use in uses and re.search(pattern, name, re.IGNORECASE):
             return problem
     return None
-
-
-def _scheme_problem(value: object) -> str | None:
-    """Return what is wrong with an address: it must lead to the network."""
-    leads_to_file = any(isinstance(part, str) and _SCHEME.match(part.strip()) for part in _parts(value))
-    return "must be an http or https address" if leads_to_file else None
 
 
 def _spellings(name: str) -> Iterator[str]:

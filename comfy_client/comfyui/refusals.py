@@ -22,6 +22,10 @@ from comfy_client.validation import shown
 
 _SHOWN_PROBLEMS = 8
 _SHOWN_NAMES = 8
+_NOT_SENT: Mapping[FileUse | None, str] = {
+    FileUse.LOADS: "this file was not sent; send it in `images` under the name that stands here",
+    FileUse.LOADS_FOLDER: "ComfyUI's input folder has no such folder, and a request cannot send one",
+}
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,9 @@ class NodeProblem:
     choices: tuple[str, ...]
     """The names to choose from; empty if there is no choice, or ComfyUI did not list them."""
 
-    def loads_file(self, node_type: object) -> bool:
-        """Return whether the input names a file of ComfyUI's input folder. `node_type` is what /object_info says."""
-        use = file_use(self.node_type, self.input, declared_input(node_type, self.input))
-        return use in {FileUse.LOADS, FileUse.LOADS_FOLDER}
+    def use(self, node_type: object) -> FileUse | None:
+        """Return what the node does with the file that the input names. `node_type` is what /object_info says."""
+        return file_use(self.node_type, self.input, declared_input(node_type, self.input))
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Refusal:
         return tuple(
             problem
             for problem in self.problems
-            if problem.kind == "value_not_in_list" and not problem.loads_file(node_types.get(problem.node_type))
+            if problem.kind == "value_not_in_list" and problem.use(node_types.get(problem.node_type)) not in _NOT_SENT
         )
 
     def error(self, node_types: Mapping[str, object], available: Mapping[str, tuple[str, ...]]) -> JobError:
@@ -105,9 +108,10 @@ def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]
 
 def _sentence(problem: NodeProblem, node_types: Mapping[str, object]) -> str:
     """Return what is wrong, without a list of choices: it may be long, and name the files of other callers."""
+    use = problem.use(node_types.get(problem.node_type))
     match problem.kind:
-        case "value_not_in_list" | "custom_validation_failed" if problem.loads_file(node_types.get(problem.node_type)):
-            return f"{problem.input}: this file was not sent; send it in `images` under the name that stands here"
+        case "value_not_in_list" | "custom_validation_failed" if use in _NOT_SENT:
+            return f"{problem.input}: {_NOT_SENT[use]}"
         case "value_not_in_list":
             return f"{problem.input}: {shown(_short(problem.value))} is not one of its choices"
         case "return_type_mismatch":

@@ -6,61 +6,27 @@ import contextlib
 import copy
 import json
 import logging
-import re
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
 
 from comfy_client.comfyui.answers import OutputFile, Succeeded, read_history
-from comfy_client.comfyui.delivery import SAVE_NODE, TEXT_NODES, delivered, filled_name, prefix_of, save_nodes
+from comfy_client.comfyui.delivery import SAVE_NODE, TEXT_NODES, delivered, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
 from comfy_client.comfyui.graph_checks import check_structure, with_defaults
 from comfy_client.comfyui.path_guard import path_faults
 from comfy_client.comfyui.refusals import Refusal, combo_choices, read_refusal
+from comfy_client.comfyui.saved import PromptResult, prompt_result, require_content
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.contract import MAX_FAULTS, ErrorCode, JsonObject
 from comfy_client.errors import JobError, RequestError, invalid_input
-from comfy_client.images import png_size
-from comfy_client.picture_process import identify
-from comfy_client.request import MAX_FAULTS, Upload
+from comfy_client.request import Upload
 from comfy_client.workflows import Graph
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SavedImage:
-    """What a graph saved as an image: its file's bytes as ComfyUI made them, and the name that the graph gives it.
-
-    `filename` is set for what is no still picture, such as an animation or a video: it keeps its bytes and name.
-    """
-
-    data: bytes
-    prefix: str
-    filename: str = ""
-
-
-@dataclass(frozen=True)
-class SavedFile:
-    """Anything else that a graph wrote, such as a sound or a latent."""
-
-    data: bytes
-    filename: str
-
-
-@dataclass(frozen=True)
-class PromptResult:
-    """What one graph made."""
-
-    prompt_id: str
-    images: tuple[SavedImage, ...]
-    files: tuple[SavedFile, ...]
-    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -96,17 +62,19 @@ def run_graphs(
     limits: Limits,
     stop: Callable[[], JobError | None],
     hooks: Hooks = NO_HOOKS,
+    extra_data: JsonObject | None = None,
 ) -> RunResult:
     """Run `graphs` one after another on `server` and return what they made. All are queued at once.
 
-    `stop` is asked ten times a second; the error that it returns ends the run.
+    `stop` is asked ten times a second; the error that it returns ends the run. `extra_data` is passed to ComfyUI beside
+    each graph.
 
     Raises:
         JobError: invalid_input (a file's name leads outside), workflow_rejected, model_missing, execution_failed,
             out_of_memory (memory was freed and it failed again), interrupted, deadline_exceeded, comfyui_unavailable,
-            no_output, or what `stop` returned.
+            disk_full, no_output, or what `stop` returned.
     """
-    run = _Run(server, limits, stop, hooks)
+    run = _Run(server, limits, stop, hooks, extra_data or {})
     try:
         return run.make(graphs, uploads)
     except RequestError as error:
@@ -118,11 +86,19 @@ def run_graphs(
 class _Run:
     """One run's state: the folder and the prompts that `clean_up` has to remove."""
 
-    def __init__(self, server: ComfyServer, limits: Limits, stop: Callable[[], JobError | None], hooks: Hooks) -> None:
+    def __init__(
+        self,
+        server: ComfyServer,
+        limits: Limits,
+        stop: Callable[[], JobError | None],
+        hooks: Hooks,
+        extra_data: JsonObject,
+    ) -> None:
         self._server = server
         self._limits = limits
         self._stop = stop
         self._hooks = hooks
+        self._extra_data = extra_data
         self._folder = f"run-{uuid.uuid4().hex}"
         self._prompts: list[Prompt] = []
         self._files: list[OutputFile] = []
@@ -180,9 +156,14 @@ class _Run:
             filename = _upload_name(number, upload)
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
             picture = upload.picture
-            name = self._server.upload(
-                picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
-            )
+            try:
+                name = self._server.upload(
+                    picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
+                )
+            except RequestError as error:
+                if (error.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise _not_stored(error) from error
+                raise
             for graph in graphs:
                 for target in upload.targets:
                     target.set(graph, name)
@@ -229,7 +210,7 @@ class _Run:
     def _post(self, prompt: Prompt) -> object:
         """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
         try:
-            return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
         except RequestError as error:
             if error.status is not None:
                 raise
@@ -239,7 +220,7 @@ class _Run:
             ):
                 return None
             log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
-            return self._server.queue_prompt(prompt.graph, prompt.prompt_id)
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
 
     def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
         folder = f"{self._folder}/again" if again else self._folder
@@ -259,10 +240,8 @@ class _Run:
             again = self._prompt(graph, over_websocket=False, again=empty)
             [prompt] = self._execute(self._follower(), [again])
             files = self._read_files(prompt)
-        for file, data in files.items():
-            if not data:
-                raise _empty_file(graph, file)
-        return self._result(prompt, graph, files)
+        require_content(graph, files)
+        return prompt_result(prompt, graph, files, self._end_if_stopped)
 
     def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
         """Return the content of the files that a prompt reports as its outputs; none of one that is gone."""
@@ -274,31 +253,9 @@ class _Run:
         try:
             return self._server.view(file)
         except RequestError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
+            if error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return b""
             raise
-
-    def _result(self, prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes]) -> PromptResult:
-        images, others, now = [], [], time.localtime()
-        for node in save_nodes(prompt.graph):
-            for number, data in enumerate(prompt.images.get(node, ())):
-                prefix = prefix_of(graph, node) or SAVE_NODE
-                images.append(SavedImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
-        saved: Counter[str] = Counter()
-        for file, data in files.items():
-            name = re.sub(rf"{self._folder}(-again)?_", "", file.filename)
-            found = identify(data, self._end_if_stopped)
-            if found is not None and not found.is_animated:
-                prefix = prefix_of(graph, file.node_id) or re.sub(r"(_\d+)?_?$", "", Path(name).stem)
-                size = (found.width, found.height)
-                images.append(SavedImage(data, filled_name(prefix, size, saved[file.node_id], now)))
-                saved[file.node_id] += 1
-            elif file.key == "images":  # as worker-comfyui: videos and animations of ComfyUI's own nodes
-                images.append(SavedImage(data, "", name))
-            else:
-                others.append(SavedFile(data, name))
-        texts = prompt.outcome.texts if isinstance(prompt.outcome, Succeeded) else ()
-        return PromptResult(prompt.prompt_id, tuple(images), tuple(others), texts)
 
     def _end_if_stopped(self) -> None:
         error = self._stop()
@@ -320,17 +277,13 @@ class _Run:
             self._server.leftovers.remove_folder(self._folder, prompt_ids)
 
 
-def _empty_file(graph: Graph, file: OutputFile) -> JobError:
-    node_type = graph[file.node_id]["class_type"] if file.node_id in graph else "unknown"
-    return JobError.because(
-        ErrorCode.NO_OUTPUT,
-        f"Node {file.node_id} ({node_type}) reported that it saved a file, which is empty or does not exist, also when "
-        "it ran again. Use SaveImage or another node that saves, or update the custom node.",
-    )
+def _not_stored(error: RequestError) -> JobError:
+    message = f"{error}: it could not store a picture, as if its disk is full or cannot be written. Send the job again."
+    return JobError.because(ErrorCode.DISK_FULL, message)
 
 
 def _upload_name(number: int, upload: Upload) -> str:
-    return f"{number}.{upload.picture.mime_type.rpartition('/')[2]}"
+    return f"{number}.{upload.extension}"
 
 
 def _refusal_of(error: RequestError) -> Refusal | None:

@@ -73,7 +73,7 @@ class ComfyServer:
 
     @property
     def lingering(self) -> frozenset[str]:
-        """The prompts that were stopped and still ran when their run ended."""
+        """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
         return self.leftovers.lingering
 
     def close(self) -> None:
@@ -146,9 +146,17 @@ class ComfyServer:
             self._node_types |= {name: found for name in sorted(unknown) if (found := self.node_type(name))}
         return {name: self._node_types[name] for name in class_types if name in self._node_types}
 
-    def queue_prompt(self, graph: Graph, prompt_id: str) -> Any:  # noqa: ANN401 - `answers.read_refusal` reads it
-        """Queue `graph` under `prompt_id` and return the answer's JSON. A RequestError of status 400 is a refusal."""
-        body = {"prompt": graph, "prompt_id": prompt_id, "client_id": self._client_id}
+    def queue_prompt(self, graph: Graph, prompt_id: str, extra_data: JsonObject | None = None) -> Any:  # noqa: ANN401 - `answers.read_refusal` reads it
+        """Queue `graph` under `prompt_id` and return the response's JSON. A RequestError of status 400 is a refusal.
+
+        `extra_pnginfo` is always sent: some nodes fail without it.
+        """
+        body = {
+            "prompt": graph,
+            "prompt_id": prompt_id,
+            "client_id": self._client_id,
+            "extra_data": {"extra_pnginfo": {}, **(extra_data or {})},
+        }
         return self._http.json("POST", "/prompt", timeout_s=CALL_TIMEOUT_S, json=body)
 
     def history(self, prompt_id: str, *, timeout_s: float = CALL_TIMEOUT_S) -> object:

@@ -5,7 +5,6 @@ Jobs live in this process: their ids mean nothing to another one, and a job whos
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 import uuid
@@ -19,7 +18,7 @@ from comfy_client.comfyui.follow import Sampling as Sampled
 from comfy_client.comfyui.outputs import Output, job_outputs
 from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import MAX_SEED, ErrorCode, ErrorReport, Fault
+from comfy_client.contract import ErrorCode, ErrorReport, Fault
 from comfy_client.errors import ComfyClientError, JobError, RequestError, invalid_input
 from comfy_client.providers.interface import (
     GeneratedFile,
@@ -99,7 +98,7 @@ class ComfyUIProvider:
         """Start a job in a thread. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         asked = read_request(request.input, self._workflows)
         _check_possible(asked, request)
-        rendered = intake.rendered(asked, lambda: secrets.randbelow(MAX_SEED + 1))
+        rendered = intake.rendered(asked)
         timeout_s = asked.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
         self._server.version()  # a wrong address is told by the submit, not by the job
         job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
@@ -193,8 +192,15 @@ class ComfyUIProvider:
         begun_at = time.monotonic()
         try:
             limits = Limits(timeout_s=job.timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
+            rendered = job.rendered
             run = run_graphs(
-                self._server, job.rendered.graphs, job.rendered.uploads, limits, job.stop, Hooks(job.observe)
+                self._server,
+                rendered.graphs,
+                rendered.uploads,
+                limits,
+                job.stop,
+                Hooks(job.observe),
+                rendered.extra_data,
             )
             job.result = self._result(job, run)
             job.status = replace(

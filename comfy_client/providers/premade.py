@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from comfy_client import intake
 from comfy_client.comfyui.outputs import metadata_text
-from comfy_client.contract import MAX_SEED, ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_client.contract import ErrorCode, ErrorReport, Fault, JsonObject
 from comfy_client.errors import invalid_input
 from comfy_client.picture_process import encode_picture, identify
 from comfy_client.providers.asked import Asked, AskedJobs
@@ -61,7 +61,10 @@ class PremadeProvider:
         if asked.delivery == "s3" or request.options.s3_config is not None:
             message = "is up to worker-comfyui: it uses a bucket where BUCKET_ENDPOINT_URL is set for it"
             raise invalid_input([Fault("delivery", message)])
-        rendered = intake.rendered(asked, lambda: secrets.randbelow(MAX_SEED + 1))
+        rendered = intake.rendered(asked)
+        if rendered.extra_data.keys() - {"api_key_comfy_org"}:
+            warning = "extra_data was left out, except for the key: worker-comfyui passes nothing else to ComfyUI"
+            rendered = replace(rendered, warnings=(*rendered.warnings, warning))
         body = stock_input(rendered, secrets.token_hex(4))
         status = self._endpoint.submit(GenerationRequest(body, request.options), wait_s)
         self._asked.remember(status.job_id, Asked(asked, rendered))
@@ -124,8 +127,12 @@ def stock_input(rendered: Rendered, mark: str) -> JsonObject:
         _named(graph, seed, number, mark)
         for number, (graph, seed) in enumerate(zip(rendered.graphs, rendered.seeds, strict=True))
     ]
-    images = [_image(upload, graphs) for upload in rendered.uploads]
-    return {"workflow": merged(graphs), **({"images": images} if images else {})}
+    body: JsonObject = {"workflow": merged(graphs)}
+    if images := [_image(upload, graphs) for upload in rendered.uploads]:
+        body["images"] = images
+    if "api_key_comfy_org" in rendered.extra_data:
+        body["comfy_org_api_key"] = rendered.extra_data["api_key_comfy_org"]
+    return body
 
 
 def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
@@ -143,7 +150,7 @@ def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
 
 def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
     picture = upload.picture
-    name = f"{uuid.uuid4().hex}.{picture.mime_type.rpartition('/')[2]}"
+    name = f"{uuid.uuid4().hex}.{upload.extension}"
     for graph in graphs:
         for target in upload.targets:
             target.set(graph, name)

@@ -85,7 +85,7 @@ class ScenarioProvider:
             request = replace(request, input={**request.input, "image": self._stored_picture(asset_id)})
         asked = read_request(request.input, self._workflows)
         check_possible(asked, request.options, self._loras)
-        rendered = intake.rendered(asked, lambda: secrets.randbelow(MAX_SEED + 1))
+        rendered = intake.rendered(asked, random_seed=lambda: secrets.randbelow(MAX_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from comfy_client.contract import OUTPUT_FORMATS, Fault, JsonObject
-from comfy_client.scenario.bodies import Attached, decode_base64
+from comfy_client.encoded import decode_base64
+from comfy_client.scenario.bodies import Attached, decode_picture
 from comfy_client.scenario.errors import bad_request, not_found
 from comfy_client.scenario.keeper import Keeper, new_id
 from comfy_client.scenario.lists import Query, fill_page, read_page
@@ -158,9 +159,10 @@ class Assets:
 def decoded(text: str, path: str) -> bytes:
     """Return the bytes of base64 or of a data URL. Raises ShimError (400)."""
     try:
-        return decode_base64(text.data if isinstance(text, Attached) else text.encode())
-    except ValueError:
-        raise bad_request([Fault(path, "is neither base64 nor a data URL")]) from None
+        return decode_picture(text.data) if isinstance(text, Attached) else decode_base64(text)
+    except ValueError as error:
+        why = str(error) if str(error).startswith("is ") else "is not base64"
+        raise bad_request([Fault(path, why)]) from None
 
 
 def _ids(body: object, most: int) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 A picture may be 33 MB of base64 in one JSON text. To parse, search or decode such a text in one C call holds the
 interpreter, and the event loop with it, for 100 to 300 ms. So `read_json` cuts long texts out of a body before it
-parses the rest, and `decode_base64` works in pieces of 1 MB.
+parses the rest, and `decode_picture` works in pieces of 1 MB.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from comfy_client.contract import ErrorCode, Fault
+from comfy_client.encoded import decode_base64
 from comfy_client.scenario.errors import TOO_LARGE, ShimError, bad_request
 
 MAX_JSON_BYTES = 131_072
@@ -25,7 +26,8 @@ MAX_VALUES = 2_000
 LONG_TEXT_BYTES = 50_000
 """Texts above this size are cut out. The longest prompt has 4,096 characters, 49,152 bytes if all are escaped."""
 _PIECE = 1 << 20
-_DATA_URL_HEAD = 200
+_DATA_URL_HEAD = 256
+_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 class Attached(str):
@@ -131,23 +133,20 @@ def _attached(key: object, text: bytes) -> Attached:
     return Attached.of(text)
 
 
-def decode_base64(text: bytes) -> bytes:
-    """Return the bytes of base64 text or of a data URL; white space and JSON's escapes are allowed in it.
+def decode_picture(text: bytes) -> bytes:
+    """Return the bytes of base64 or of a data URI that still has JSON's escapes; see encoded.decode_base64.
 
-    Raises ValueError if it is not base64.
+    Raises ValueError if it is neither.
     """
-    begin = text.find(b",", 0, _DATA_URL_HEAD) + 1 if text.startswith(b"data:") else 0
-    decoded, rest, is_ended = [], b"", False
-    for piece in _pieces(text, begin):
-        clean = rest + piece.translate(None, b" \t\r\n")
-        if is_ended and clean:
-            raise ValueError("data after the padding")
+    if len(text) <= _PIECE:
+        return decode_base64("".join(piece.decode() for piece in _pieces(text, 0)))
+    decoded, rest = [], b""
+    for piece in _pieces(text, text.find(b",", 0, _DATA_URL_HEAD) + 1):
+        clean = rest + piece.translate(_ALPHABET, b" \t\r\n\"'`=")
         whole = len(clean) // 4 * 4
         decoded.append(base64.b64decode(clean[:whole], validate=True))
-        is_ended = clean[:whole].endswith(b"=")
         rest = clean[whole:]
-    if rest:
-        raise ValueError("incorrect padding")
+    decoded.append(base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True))
     return b"".join(decoded)
 
 

@@ -15,6 +15,7 @@ from comfy_client.contract import Fault, JsonObject
 from comfy_client.scenario.bodies import Attached
 from comfy_client.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimError, bad_request
 from comfy_client.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MOST_STEPS, ROUTES, SAMPLERS, Route
+from comfy_client.spellings import respelled
 from comfy_client.validation import nearest, plain, schema_faults, shown
 
 INFERENCES = "inferences"
@@ -71,7 +72,7 @@ def map_call(
     if name == INFERENCES:
         name, given = _unwrapped(given)
     route = ROUTES[name]
-    given = _with_numbers(given, route)
+    given = respelled(given, {name: field.rule for name, field in route.fields.items()})
     faults = schema_faults(given, route.rules())
     refused, notes = _unhonoured(given, route)
     faults += refused
@@ -96,22 +97,6 @@ def _unwrapped(given: JsonObject) -> tuple[str, JsonObject]:
     if kind not in ("txt2img", "img2img"):
         raise bad_request([Fault("parameters.type", f"must be txt2img or img2img, not {shown(kind)}")])
     return str(kind), inner
-
-
-def _with_numbers(given: JsonObject, route: Route) -> JsonObject:
-    """Return the call with numbers in place of numbers as text, as callers send them (`"seed": "42"`)."""
-
-    def read(key: str, value: object) -> object:
-        kind = route.fields[key].rule.get("type") if key in route.fields else None
-        if isinstance(value, str) and kind in ("integer", "number"):
-            text = value.strip()
-            if re.fullmatch(r"[+-]?\d{1,19}", text, re.ASCII):
-                return int(text)
-            if kind == "number" and re.fullmatch(r"[+-]?\d{0,19}\.\d{1,19}", text, re.ASCII):
-                return float(text)
-        return value
-
-    return {key: read(key, value) for key, value in given.items()}
 
 
 def _unhonoured(given: JsonObject, route: Route) -> tuple[list[Fault], list[str]]:

@@ -154,6 +154,7 @@ class Simulator:
 
     def stop(self) -> None:
         """Stop serving at once, whatever runs; the thread and a temporary folder are gone afterwards."""
+        self.faults.released.set()
         loop = self._loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop ended by itself

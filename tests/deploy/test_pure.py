@@ -110,7 +110,7 @@ def test_without_a_catalogue_the_dated_table_counts() -> None:
 
 def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
     """With the nearest that it has."""
-    with pytest.raises(ConfigError, match=r'gpu.pools: ADA_25 is no pool .*AMPERE_48; did you mean "ADA_24"\?'):
+    with pytest.raises(ConfigError, match=r'gpu.pools: unknown pool ADA_25; did you mean "ADA_24"\? Pools.*AMPERE_48'):
         make_offers(["ADA_25"], CATALOGUE, is_by_price=True)
 
 

@@ -45,6 +45,9 @@ def test_a_core_saver_writes_into_the_folder_of_the_run(class_type: str) -> None
         (5, "5"),
         (None, "None"),
         ({"a": "/b"}, "{'a': '/b'}"),
+        ("wait... what", "wait_ what"),
+        ("", "ComfyUI"),
+        ("a/", "a"),
     ],
 )
 def test_a_prefix_of_any_kind_is_the_text_that_comfyui_makes_of_it(value: object, name: str) -> None:
@@ -109,7 +112,7 @@ def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run()
     assert replaced["string"] == ["1", 0]
     pattern, by = replaced["regex_pattern"], replaced["replace"]
     computed = ("fox", "../../x", "run-a\\x", "..", ".")
-    assert [re.sub(pattern, by, text) for text in computed] == ["fox", ".._.._x", "run-a_x", "_", "_"]
+    assert [re.sub(pattern, by, text) for text in computed] == ["fox", "____x", "run-a_x", "_", "_"]
     custom = {"1": node("StringConcatenate"), "9": node("VHS_VideoCombine", filename_prefix=["1", 0])}
     assert len(delivered(custom, RUN, over_websocket=False, node_types=types)) == 2
 
@@ -175,6 +178,8 @@ def test_a_picture_s_name_is_filled_in_as_comfyui_does(prefix: str, name: str) -
 def test_a_name_comes_from_the_prefix() -> None:
     """Without its folders; a node that has none says nothing."""
     assert prefix_of({"9": node("SaveImage", filename_prefix="a/b\\fox")}, "9") == "fox"
+    assert prefix_of({"9": node("SaveImage", filename_prefix="wait... what/")}, "9") == "wait... what"
+    assert prefix_of({"9": node("SaveImage", filename_prefix="")}, "9") == "ComfyUI"
     assert prefix_of({"9": node("SaveLoRA", prefix="a/x")}, "9") == "x"
     assert prefix_of({"9": node("SaveImageWebsocket")}, "9") == "ComfyUI"
     assert prefix_of({"9": node("Image Saver", filename="x")}, "9") is None

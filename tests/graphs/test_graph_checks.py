@@ -29,8 +29,10 @@ TYPES: dict[str, dict[str, Any]] = {
     },
     "LoadImage": {"output": ["IMAGE"], "input": {"required": {"image": [["a.png"], {"image_upload": True}]}}},
     "LoraLoader": {"output": ["MODEL"], "input": {"required": {"lora_name": [["a.safetensors"]]}}},
+    "VAESave": {"output": [], "output_node": True, "input": {"required": {}}},
     "SaveImage": {
         "output": [],
+        "output_node": True,
         "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "ComfyUI"}]}},
     },
 }
@@ -85,6 +87,13 @@ def test_many_missing_nodes_are_all_in_the_details() -> None:
     with pytest.raises(JobError, match="; and 37 more") as info:
         check_structure(graph, TYPES)
     assert len(info.value.report.details["nodes"]) == 45
+
+
+def test_a_graph_that_saves_only_what_nobody_reports_is_refused() -> None:
+    """Before any GPU time: no job can return such files."""
+    [problem] = problems({"1": node("VAESave")})
+    assert problem["problem"].endswith("add a SaveImage")
+    check_structure({"1": node("VAESave"), "2": node("EmptyImage"), "3": node("SaveImage", images=["2", 0])}, TYPES)
 
 
 @pytest.mark.parametrize("class_type", ["Note", "MarkdownNote", "Reroute", "PrimitiveNode"])

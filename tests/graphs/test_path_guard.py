@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -226,6 +227,44 @@ def test_a_variable_does_not_bring_a_path_into_a_prefix(title: str | None) -> No
 def test_what_is_no_path_passes(class_type: str, name: str, value: object) -> None:
     """A prompt may hold anything; so may base64 and addresses."""
     assert faults(class_type, name, value) == []
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "../x.png", f"{FOREIGN}/0.png"])
+def test_an_input_for_content_names_no_file_either(value: str) -> None:
+    """Some nodes take an address or a path."""
+    assert faults("LoadImageFromUrlOrPath", "url_or_path", value)
+    assert faults("LoadImageFromUrl", "image", value)
+    assert faults("ETN_LoadImageBase64", "image", value)
+
+
+def test_a_picture_in_place_of_a_name_is_told_where_to_go() -> None:
+    """The value is not repeated, however long it is."""
+    [fault] = faults("LoadImage", "image", "A" * 5_000_000)
+    assert fault.message == (
+        "has 5000000 characters, more than the name of a file can have; send the file in `images` and write its name "
+        "here"
+    )
+
+
+def test_a_graph_of_very_many_names_is_refused_soon() -> None:
+    """10 MB of names, in the spellings that take longest."""
+    name = "é%2541" + "b/" * 450
+    graph: Graph = {
+        str(number): {"class_type": "LoadImage", "inputs": {"image": f"{name}{number}"}} for number in range(10_000)
+    }
+    started_at = time.monotonic()
+    [fault] = path_faults(graph, {}, OWN)
+    assert fault.path == "workflow"
+    few = dict(list(graph.items())[:500])
+    assert path_faults(few, {}, OWN) == []
+    assert time.monotonic() - started_at < 10
+
+
+def test_variables_that_are_long_are_refused_soon() -> None:
+    """Each of 4,000 prefixes names 60 long values."""
+    inputs = {"filename_prefix": "%SaveImage.x%" * 8, "x": "y" * 1000}
+    graph: Graph = {str(number): {"class_type": "SaveImage", "inputs": inputs} for number in range(4000)}
+    assert len(path_faults(graph, {}, OWN)) == 50
 
 
 def test_a_link_to_a_text_is_read() -> None:

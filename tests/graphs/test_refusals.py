@@ -58,7 +58,8 @@ def test_the_files_of_other_callers_are_never_listed(class_type: str, name: str,
         assert report.code is ErrorCode.WORKFLOW_REJECTED
         assert "run-" not in report.to_json()
         assert "a.png" not in report.to_json()
-        assert "send it in `images`" in report.details["nodes"][0]["problem"]
+        problem = report.details["nodes"][0]["problem"]
+        assert ("was not sent" in problem) != ("no such folder" in problem)
 
 
 def test_the_folders_of_jobs_are_no_choices() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.scenario.bodies import LONG_TEXT_BYTES, MAX_VALUES, Attached, decode_base64, read_json
+from comfy_client.scenario.bodies import LONG_TEXT_BYTES, MAX_VALUES, Attached, decode_picture, read_json
 from comfy_client.scenario.errors import ShimError
 from tests.fakes.scripted_worker import noise
 
@@ -35,7 +35,7 @@ def test_a_long_picture_is_kept_apart_and_decoded() -> None:
     assert value["parameters"] == {"image": "x"}
     assert isinstance(value["image"], Attached)
     assert len(value["image"]) < 100
-    assert decode_base64(value["image"].data) == LARGE
+    assert decode_picture(value["image"].data) == LARGE
     assert read_json(body) == value
 
 
@@ -47,31 +47,34 @@ def test_a_long_picture_is_kept_apart_and_decoded() -> None:
         TEXT.replace(b"+", b"\\u002B").replace(b"=", b"\\u003d"),  # .NET
         b"\\n".join(TEXT[at : at + 76] for at in range(0, len(TEXT), 76)),  # MIME
         b"data:image/png;base64," + TEXT,
+        TEXT.translate(bytes.maketrans(b"+/", b"-_")).rstrip(b"="),
     ],
-    ids=["plain", "php", "dotnet", "mime", "data-url"],
+    ids=["plain", "php", "dotnet", "mime", "data-url", "url-safe"],
 )
 def test_base64_is_read_as_every_encoder_writes_it(written: bytes) -> None:
     """Escapes of JSON and line breaks are no part of the data."""
     value = read_json(b'{"image": "' + written + b'"}')
 
     assert isinstance(value, dict)
-    assert decode_base64(value["image"].data) == LARGE
+    assert decode_picture(value["image"].data) == LARGE
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=st.binary(max_size=200))
 def test_short_base64_comes_back(data: bytes) -> None:
     """Whatever was encoded."""
-    assert decode_base64(base64.b64encode(data)) == data
+    assert decode_picture(base64.b64encode(data)) == data
 
 
 @pytest.mark.parametrize(
-    "text", [b"A", b"AAA", b"AAA=AAAA", b"A*AA", b"====", b"data:image/png", TEXT + b"=", b"\\u00"], ids=range(8)
+    "text",
+    [b"A", b"A*AA", b"AAA=AAAA", b"data:image/png", TEXT + b"A", TEXT + b"*", b"\\u00", b"asset_1"],
+    ids=range(8),
 )
 def test_what_is_no_base64_is_refused(text: bytes) -> None:
-    """Wrong letters, padding in the middle, and a rest."""
+    """Wrong letters, a rest of one letter, and what is no text of JSON."""
     with pytest.raises(ValueError, match=r"."):
-        decode_base64(text)
+        decode_picture(text)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from comfy_client.comfyui.answers import OutputFile
 from comfy_client.comfyui.outputs import Output, job_outputs
-from comfy_client.comfyui.run import PromptResult, SavedFile, SavedImage
+from comfy_client.comfyui.saved import PromptResult, SavedFile, SavedImage
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import JobError

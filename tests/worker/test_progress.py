@@ -16,8 +16,9 @@ from PIL import Image
 from comfy_client.comfyui.follow import Sampling
 from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_client.simulator import Simulator
-from handler import Service, make_handler, make_worker
+from handler import make_handler, make_worker
 from tests.waiting import until
+from worker.attempt import Service
 from worker.lifecycle import Lifecycle
 from worker.progress import ProgressSender, progress_of
 from worker.settings import Settings
@@ -286,7 +287,7 @@ def handled(post: Callable[[JsonObject, JsonObject], Awaitable[None]], **changes
     with Simulator(step_s=0.02) as simulator:
         lifecycle = Lifecycle(stop_comfyui=_never, report_unhealthy=_never, grace_s=1, end=_never)
         worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
-        handler = make_handler(Service(worker, lifecycle, post_progress=post))
+        handler = make_handler(Service(worker, lifecycle), post)
         job_input = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "num_images": 2, **changes}
 
         async def bounded() -> dict[str, Any]:
