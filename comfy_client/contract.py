@@ -35,7 +35,7 @@ EXPORT_MENU = "File > Export (API) (older frontends: Workflow > Export (API))"
 ENVELOPE: JsonObject = {
     "workflow": {
         "description": "A template's name (`flux-dev-txt2img`; `txt2img` and `img2img` are aliases), or a whole graph "
-        "in ComfyUI's API format. Absent: img2img if `image` is given, else txt2img.",
+        "in ComfyUI's API format. Default: img2img if `image` is given, else txt2img.",
         "type": ["string", "object"],
     },
     "images": {
@@ -63,7 +63,7 @@ ENVELOPE: JsonObject = {
         "default": "png",
     },
     "output_quality": {
-        "description": "Quality of webp and jpeg; png is lossless and ignores it.",
+        "description": "Quality of webp and jpeg; png ignores it.",
         "type": "integer",
         "minimum": 1,
         "maximum": 100,
@@ -76,12 +76,12 @@ ENVELOPE: JsonObject = {
     },
     "delivery": {
         "description": "How the pictures come back: inline as base64, in the worker's bucket (or that of the job's "
-        "`s3Config`), or `auto`: inline where they fit, else in the bucket.",
+        "`s3Config`), or `auto`: inline if they fit, else in the bucket.",
         "enum": ["auto", "base64", "s3"],
         "default": "auto",
     },
     "timeout_s": {
-        "description": "Seconds that this job may run once ComfyUI has begun it; the worker's own limit caps it.",
+        "description": "Stop the job after this many seconds of rendering (at most WORKER_JOB_TIMEOUT_S).",
         "type": "number",
         "minimum": 1,
         "maximum": 3600,
@@ -151,14 +151,15 @@ class ErrorFacts:
 ERRORS: dict[ErrorCode, ErrorFacts] = {
     ErrorCode.INVALID_INPUT: ErrorFacts(
         retryable=False,
-        cause="The request breaks its schema. All faults are listed at once; nothing was sent to ComfyUI.",
+        cause="The request breaks its schema, or its graph names files outside the job's own. All faults are listed at "
+        "once; ComfyUI was given nothing to run.",
         remedy="Correct each path that `details.faults` names.",
         details="`faults`: list of `{path, message}`",
     ),
     ErrorCode.INVALID_IMAGE: ErrorFacts(
         retryable=False,
         cause="A picture of the request is not an image, is cut off, or is too large.",
-        remedy="Send a whole PNG, JPEG, WebP, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
+        remedy="Send a whole PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
         details="`path`",
     ),
     ErrorCode.UNKNOWN_WORKFLOW: ErrorFacts(
@@ -172,7 +173,8 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
         cause="ComfyUI refused the graph, or would have dropped some of its outputs.",
         remedy="Correct the nodes that `details.nodes` names. A node that does not exist needs its custom node in the "
         "image.",
-        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`",
+        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`; `missing` and `available` as in "
+        "`model_missing`, if a model is among what is wrong",
     ),
     ErrorCode.MODEL_MISSING: ErrorFacts(
         retryable=False,
@@ -219,7 +221,7 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ),
     ErrorCode.NO_OUTPUT: ErrorFacts(
         retryable=False,
-        cause="The graph ended well and saved nothing.",
+        cause="The graph succeeded and saved nothing, or a node reported a file that is empty or does not exist.",
         remedy="End the graph in SaveImage, or another node that saves; PreviewImage does not count.",
     ),
     ErrorCode.OUTPUT_TOO_LARGE: ErrorFacts(

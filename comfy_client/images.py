@@ -30,8 +30,8 @@ from comfy_client.errors import JobError
 
 MAX_BYTES = 25 * 1024 * 1024
 INPUT_FORMATS = FORMATS
-LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_535}
-"""Pixels of a side that a format can hold (WebP and JPEG specifications)."""
+LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500}
+"""Pixels of a side that can be encoded (the WebP specification; libjpeg, which stops short of JPEG's 65,535)."""
 
 _UNENCODABLE: tuple[type[BaseException], ...] = (*BROKEN, *BOMBS, TooLargeError, MemoryError)
 _EXIF_USER_COMMENT = 0x9286

@@ -21,7 +21,7 @@ WAIT = Flag(
 JOB = Flag(("job_id",), "The job's id, as `submit` prints it.")
 IMAGE = Flag(
     ("--image",),
-    "Path or https URL of the start picture: PNG, JPEG, WebP, GIF, BMP or TIFF, at most 25 MB and 64 megapixels.",
+    "Path or https URL of the start picture: PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, at most 25 MB and 64 megapixels.",
     PICTURE,
     {"required": True, "action": "append"},
 )
@@ -63,9 +63,9 @@ def _submit(call: Call) -> int:
         sending: Future[Job] = Future()
         try:
             job = sent(client, run_request(call), sending)
+            call.screen.show({"job_id": job.id}, job.id)
         except KeyboardInterrupt as interrupt:
             return interrupted(call, sending, interrupt)
-        call.screen.show({"job_id": job.id}, job.id)
     return 0
 
 

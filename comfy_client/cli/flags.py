@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -55,13 +56,13 @@ class Flag:
 def input_flags(inputs: Mapping[str, JsonObject], without: tuple[str, ...] = ()) -> list[Flag]:
     """Return a flag for each input by its schema, then those for every request; `without` are given in another way."""
     rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in {"workflow", "images"}}}
-    return [_flag(name, rule) for name, rule in rules.items() if name not in {*without, "overrides"}]
+    return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*without, "overrides"}]
 
 
-def _flag(name: str, rule: JsonObject) -> Flag:  # noqa: PLR0911 - one return a kind of input
+def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa: PLR0911 - one return a kind of input
     names = (f"--{name.replace('_', '-')}",)
     settings: dict[str, Any] = {"dest": name, "default": None}
-    described = f"{rule.get('description', '')}{range_of(rule)}"
+    described = f"{_with_flags(rule.get('description', ''), rules)}{range_of(rule)}"
     match rule:
         case {"contentMediaType": "image/*"}:
             return Flag(names, described, PICTURE, settings)
@@ -76,6 +77,11 @@ def _flag(name: str, rule: JsonObject) -> Flag:  # noqa: PLR0911 - one return a 
         case {"type": "array"}:
             return Flag(names, described, "NAME[:X]", {**settings, "action": "append", "type": _item(rule)})
     return Flag(names, described, "TEXT", settings)
+
+
+def _with_flags(text: str, rules: Collection[str]) -> str:
+    """Return a description with its fields named as flags."""
+    return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}" if found[1] in rules else found[0], text)
 
 
 def range_of(rule: JsonObject) -> str:

@@ -88,9 +88,9 @@ def main(
             stream.reconfigure(errors="backslashreplace")  # a console's encoding may lack characters of a name
     screen = Screen(out or sys.stdout, err or sys.stderr, is_json="--json" in arguments)
     flags: Sequence[Flag] = ()
+    name, words = _split(arguments)
     try:
         with sigterm_raised():
-            name, words = _split(arguments)
             if name in {"help", "--help", "-h"}:
                 return _help(words, screen)
             if name == "--version":
@@ -109,7 +109,7 @@ def main(
     except ComfyClientError as error:
         from comfy_client.cli.messages import flags_by_field, lines_of  # noqa: PLC0415 - for errors alone
 
-        screen.fail(error, lines_of(error, flags_by_field(flags)))
+        screen.fail(error, lines_of(error, flags_by_field(flags), name))
         return error.exit_status
     except KeyboardInterrupt as interrupt:
         screen.interrupted("Interrupted.")

@@ -17,6 +17,8 @@ _OTHER_FLAGS = {
     "workflow": "--graph",
 }
 """Flags whose names do not follow from their field's."""
+_OF_RUNPODS_REST_API = frozenset({"deploy", "destroy"})
+"""Commands whose API `comfy-client doctor` does not call."""
 
 
 def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
@@ -27,7 +29,7 @@ def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
     return {**fields, "": "-i"} if "--input" in names else fields
 
 
-def lines_of(error: ComfyClientError, fields: Mapping[str, str]) -> list[str]:
+def lines_of(error: ComfyClientError, fields: Mapping[str, str], command: str = "") -> list[str]:
     """Return the lines that explain an error to the person who typed the command."""
     match error:
         case JobError(report=report) if faults := report.details.get("faults"):
@@ -39,7 +41,7 @@ def lines_of(error: ComfyClientError, fields: Mapping[str, str]) -> list[str]:
                 str(error),
                 f"`comfy-client wait {job_id}` waits again, `comfy-client cancel {job_id}` ends the job",
             ]
-        case RequestError(status=None):
+        case RequestError(status=None) if command not in _OF_RUNPODS_REST_API:
             return [str(error), "`comfy-client doctor` looks for the reason, step by step"]
     return [str(error)]
 

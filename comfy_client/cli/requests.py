@@ -9,7 +9,7 @@ from pathlib import Path
 from comfy_client.cli.call import Call
 from comfy_client.cli.flags import Flag, UsageError, number, pair, value_of
 from comfy_client.client import make_request
-from comfy_client.contract import ENVELOPE, JsonObject
+from comfy_client.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
 from comfy_client.errors import ConfigError, JobError
 from comfy_client.providers.interface import GenerationRequest, JobOptions
 from comfy_client.workflows import Workflow, find_workflow
@@ -65,7 +65,12 @@ def run_request(call: Call) -> GenerationRequest:
     if options.graph is not None:
         named = [pair(image) if "=" in image else (Path(image).name, image) for image in options.image]
         images = {"images": images} if (images := _once("--image", named)) else {}
-        inputs = {key: value_of(text, ENVELOPE.get(key)) for key, text in pairs.items()}
+        known = {**ENVELOPE, **GRAPH_KEYS}
+        if unknown := next((key for key in pairs if key not in known), ""):
+            raise UsageError(
+                f"-i {unknown}: a graph has no inputs of that kind; set its values with --set NODE.INPUT=VALUE"
+            )
+        inputs = {key: value_of(text, known[key]) for key, text in pairs.items()}
         graph = _read_graph(Path(options.graph))
         return make_request(graph, options=_options(call), **{**_overrides(call), **images, **inputs})
     workflow = _known(call, options.name)
@@ -110,7 +115,7 @@ def _read_graph(file: Path) -> JsonObject:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--graph {file} is not JSON: {error}") from error
     if not isinstance(graph, dict):
-        raise ConfigError(f"--graph {file} holds no graph: export one with Workflow > Export (API)")
+        raise ConfigError(f"--graph {file} holds no graph: export one with {EXPORT_MENU}")
     return graph
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -31,6 +31,7 @@ from comfy_client.comfyui.file_inputs import (
 )
 from comfy_client.contract import MAX_FAULTS, Fault, JsonObject
 from comfy_client.graphs import Graph, title_of
+from comfy_client.places import Target
 from comfy_client.validation import path_of, shown
 
 MAX_NAME_LENGTH = 1000
@@ -67,6 +68,12 @@ _BAD_SPELLINGS = (
     (r"(?:^|[/\\])\s*(?:con|prn|aux|nul|com\d|lpt\d)\s*(?:\.|$)", _OF_INPUT_FOLDER, "must not be a device"),
 )
 """Patterns of names that lead outside, the uses of a file that they are refused for, and what is wrong with them."""
+_PLAYLIST = re.compile(
+    rb"#EXTM3U|ffconcat|^c=IN IP|<MPD|<CompositionPlaylist|<smil|<asx|\[playlist\]|# VobSub",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What formats that name other files begin with: HLS, concat, SDP, DASH, IMF, SMIL, ASX, PLS, VobSub."""
+_PLAYLIST_BYTES = 1 << 16
 _ADVICE = {
     FileUse.LOADS: "send the file in `images` and write its name here",
     FileUse.LOADS_FOLDER: "write the name of a folder in ComfyUI's input folder",
@@ -93,6 +100,17 @@ def path_faults(graph: Graph, node_types: Mapping[str, object], run_folder: str)
         if (problem := guard.problem(node["class_type"], name, value))
     )
     return list(islice(faults, MAX_FAULTS))
+
+
+def playlist_faults(data: bytes, targets: Iterable[Target]) -> list[Fault]:
+    """Return a fault for each of the inputs that would load `data`, if it is a list of other files.
+
+    FFmpeg, with which ComfyUI reads videos and sounds, opens the files and addresses in it.
+    """
+    if not _PLAYLIST.search(data[:_PLAYLIST_BYTES]):
+        return []
+    problem = "must be a video or a sound itself, and no playlist: that would have ComfyUI open other files"
+    return [Fault(path_of(["workflow", target.node_id, "inputs", target.input]), problem) for target in targets]
 
 
 @dataclass(frozen=True)

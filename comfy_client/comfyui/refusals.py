@@ -10,7 +10,7 @@ Facts (ComfyUI 0.3.64 and 0.33.0; tests/recordings):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,26 @@ _NOT_SENT: Mapping[FileUse | None, str] = {
     FileUse.LOADS: "this file was not sent; send it in `images` under the name that stands here",
     FileUse.LOADS_FOLDER: "ComfyUI's input folder has no such folder, and a request cannot send one",
 }
+
+
+_MODEL_FOLDERS: Mapping[str, str] = {
+    "ckpt_name": "checkpoints",
+    "unet_name": "diffusion_models",
+    "clip_name": "text_encoders",
+    "clip_name1": "text_encoders",
+    "clip_name2": "text_encoders",
+    "clip_name3": "text_encoders",
+    "clip_name4": "text_encoders",
+    "CLIPVisionLoader.clip_name": "clip_vision",
+    "vae_name": "vae",
+    "lora_name": "loras",
+    "control_net_name": "controlnet",
+    "style_model_name": "style_models",
+    "gligen_name": "gligen",
+    "hypernetwork_name": "hypernetworks",
+    "UpscaleModelLoader.model_name": "upscale_models",
+}
+"""The folders below `models` in which ComfyUI's loaders look, by input, or by class and input."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +101,8 @@ class Refusal:
             details["available"] = {name: [shortened(each) for each in names] for name, names in available.items()}
         if missing and len(missing) == len(self.problems):
             told = _listed([_missing_text(each, available) for each in missing])
-            return JobError.because(ErrorCode.MODEL_MISSING, f"This ComfyUI has {told}.", **details)
+            message = f"This ComfyUI has {told}.{_where(missing)}"
+            return JobError.because(ErrorCode.MODEL_MISSING, message, **details)
         nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
         told = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
         remedy = ""
@@ -98,6 +119,15 @@ def _entry(problem: NodeProblem) -> JsonObject:
 def _listed(texts: list[str]) -> str:
     more = f"; and {len(texts) - _SHOWN_PROBLEMS} more" if len(texts) > _SHOWN_PROBLEMS else ""
     return "; ".join(texts[:_SHOWN_PROBLEMS]) + more
+
+
+def _where(missing: Iterable[NodeProblem]) -> str:
+    """Return where the missing files belong, as far as it is known."""
+    found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
+    folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)
+    if not folders:
+        return ""
+    return f" A missing file belongs in {' or '.join(folders)}; docs/models.md says how a worker gets it."
 
 
 def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]) -> str:

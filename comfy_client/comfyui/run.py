@@ -17,7 +17,7 @@ from comfy_client.comfyui.answers import OutputFile, Succeeded, read_history
 from comfy_client.comfyui.delivery import SAVE_NODE, TEXT_NODES, delivered, save_nodes
 from comfy_client.comfyui.follow import Follower, Limits, Observe, Prompt, unavailable
 from comfy_client.comfyui.graph_checks import check_structure, with_defaults
-from comfy_client.comfyui.path_guard import path_faults
+from comfy_client.comfyui.path_guard import path_faults, playlist_faults
 from comfy_client.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_client.comfyui.saved import PromptResult, prompt_result, require_content
 from comfy_client.comfyui.server import ComfyServer
@@ -111,7 +111,7 @@ class _Run:
         named = self._named(graphs, uploads)
         classes = {node["class_type"] for graph in named for node in graph.values()}
         node_types = self._server.node_types(classes | TEXT_NODES)
-        self._check(named, node_types)
+        self._check(named, node_types, uploads)
         filled = [with_defaults(graph, node_types) for graph in named]
         named = [graph for graph, _ in filled]
         self._upload(named, uploads)
@@ -142,9 +142,10 @@ class _Run:
                     target.set(graph, f"{self._folder}/{_upload_name(number, upload)}")
         return named
 
-    def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject]) -> None:
+    def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject], uploads: Sequence[Upload]) -> None:
         """Raise JobError for graphs that would read or write files of others, or that cannot run."""
         faults = [fault for graph in graphs for fault in path_faults(graph, node_types, self._folder)]
+        faults += [fault for each in uploads for fault in playlist_faults(each.picture.data, each.targets)]
         if faults:
             raise invalid_input(list(dict.fromkeys(faults))[:MAX_FAULTS])
         for graph in graphs:

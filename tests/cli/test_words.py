@@ -46,7 +46,7 @@ GRAPH = {
         (["run", "txt2img", "-iprompt=x", "-istepz=1"], ['-i stepz is not known; did you mean "steps"?']),
         (
             ["run", "--graph", "g.json", "-iprompt=x"],
-            ["-i prompt goes with a template; set a graph's values with --set"],
+            ["-i prompt: a graph has no inputs of that kind; set its values with --set NODE.INPUT=VALUE"],
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and len(value) > 1 else "",

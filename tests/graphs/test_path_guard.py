@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from comfy_client.comfyui.path_guard import path_faults
+from comfy_client.comfyui.path_guard import path_faults, playlist_faults
 from comfy_client.contract import Fault
-from comfy_client.workflows import Graph
+from comfy_client.graphs import Graph
+from comfy_client.places import Target
 
 OWN = "run-" + "0" * 32
 FOREIGN = "run-" + "a" * 32
@@ -312,6 +313,29 @@ def test_an_upload_that_object_info_alone_knows_is_checked() -> None:
     sketchpad = {"input": {"required": {"canvas": ["STRING", {"image_upload": True}]}}}
     assert faults("Sketchpad", "canvas", "../x.png") == []
     assert faults("Sketchpad", "canvas", "../x.png", Sketchpad=sketchpad)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n",
+        b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 10.0.0.1\r\n",
+        b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011">',
+        b"\xef\xbb\xbf#extm3u\n",
+    ],
+)
+def test_a_playlist_is_no_video(data: bytes) -> None:
+    """FFmpeg would open what it names."""
+    [fault] = playlist_faults(data, [Target("5", "file")])
+    assert fault.path == "workflow.5.inputs.file"
+    assert "no playlist" in fault.message
+
+
+@pytest.mark.parametrize("data", [b"\x00\x00\x00\x18ftypmp42", b"RIFF\x00\x00\x00\x00WAVE", b"", b"{}"])
+def test_a_video_and_other_files_are_no_playlist(data: bytes) -> None:
+    """By what they begin with."""
+    assert playlist_faults(data, [Target("5", "file")]) == []
 
 
 def test_every_fault_is_named_with_its_path_and_a_remedy() -> None:
