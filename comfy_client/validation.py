@@ -44,7 +44,7 @@ def path_of(parts: Iterable[str | int]) -> str:
     for part in parts:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif re.fullmatch(r"[\w-]{1,64}", part):
+        elif re.fullmatch(r"[\w-]{1,60}", part):
             text += f".{part}" if text else part
         else:
             text += f"[{shown(part)}]"

@@ -10,8 +10,9 @@ from comfy_client.foreign_keys import BESIDE_INPUT, advice, is_of_platform
 from comfy_client.graphs import is_node
 from comfy_client.validation import Suggestions, path_of
 
-_GRAPH_KEYS = ("prompt", "output", "workflow")
+_KEYS_OF_A_GRAPH = ("prompt", "output", "workflow")
 """Keys of a graph in a body of POST /prompt, and in what ComfyUI's editor returns from graphToPrompt."""
+_BESIDE_A_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
 _RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
 """Keys of ComfyUI's `extra_data` that say whose prompt it is. ComfyUI or this package sets them."""
 _MAX_WARNINGS = 20
@@ -43,7 +44,7 @@ def unwrapped(value: JsonObject) -> tuple[JsonObject, list[str]]:
         case {"input": dict(inner), **rest} if all(map(is_of_platform, rest.keys() - {"id"})):
             warnings.append("input is a whole RunPod request; the `input` in it was read")
             warnings += [f"{key} {BESIDE_INPUT}" for key in rest if is_of_platform(key)]
-            value = inner
+            value = {name: item for name, item in inner.items() if item is not None}
     value, found = _with_graph(value)
     return value, warnings + found
 
@@ -52,10 +53,13 @@ def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
     match value.get("workflow"):
         case None:
             return _of_whole(value)
+        case {"input": {"workflow": graph}} as outer:
+            value, warnings = _with_graph({**outer["input"], **value, "workflow": graph})
+            return value, ["workflow is a whole RunPod request; the `input` in it was read", *warnings]
         case dict(outer) if not any(map(is_node, outer.values())):
-            for key in _GRAPH_KEYS:
+            for key in _KEYS_OF_A_GRAPH:
                 if _holds_graph(outer.get(key)):
-                    passed = {"extra_data": outer["extra_data"]} if "extra_data" in outer else {}
+                    passed = {name: outer[name] for name in outer.keys() & _BESIDE_A_GRAPH}
                     warning = f"workflow is an object with the graph as its `{key}`; that graph was read"
                     return {**passed, **value, "workflow": outer[key]}, [warning]
     return value, []
@@ -63,7 +67,7 @@ def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
 
 def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
     """Return a request without a `workflow` with the graph that it is, or that it has in another key."""
-    for key in _GRAPH_KEYS[:2]:
+    for key in _KEYS_OF_A_GRAPH[:2]:
         if _holds_graph(value.get(key)):
             rest = {name: item for name, item in value.items() if name != key}
             return {**rest, "workflow": value[key]}, [f"{key} is a graph, and was read as `workflow`"]
@@ -71,11 +75,7 @@ def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
         return {"workflow": value}, []
     if not any(map(is_node, value.values())):
         return value, []
-    graph = {
-        name: item
-        for name, item in value.items()
-        if isinstance(item, dict) and name not in ENVELOPE and name not in GRAPH_KEYS
-    }
+    graph = {name: item for name, item in value.items() if isinstance(item, dict) and name not in _BESIDE_A_GRAPH}
     rest = {name: item for name, item in value.items() if name not in graph}
     return {**rest, "workflow": graph}, ["input is a graph itself, and was read as `workflow`"]
 

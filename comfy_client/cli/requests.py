@@ -9,7 +9,7 @@ from pathlib import Path
 from comfy_client.cli.call import Call
 from comfy_client.cli.flags import Flag, UsageError, number, pair, value_of
 from comfy_client.client import make_request
-from comfy_client.contract import ENVELOPE, GRAPH_KEYS, JsonObject
+from comfy_client.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
 from comfy_client.errors import ConfigError, JobError
 from comfy_client.providers.interface import GenerationRequest, JobOptions
 from comfy_client.workflows import Workflow, find_workflow
@@ -115,7 +115,7 @@ def _read_graph(file: Path) -> JsonObject:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--graph {file} is not JSON: {error}") from error
     if not isinstance(graph, dict):
-        raise ConfigError(f"--graph {file} holds no graph: export one with Workflow > Export (API)")
+        raise ConfigError(f"--graph {file} holds no graph: export one with {EXPORT_MENU}")
     return graph
 
 

@@ -185,6 +185,58 @@ def test_a_graph_of_the_callers_own_runs_with_pictures_and_overrides(
     assert "me.png" in picture_of(result).info["prompt"]
 
 
+def loading(value: str) -> Graph:
+    """Return a graph that saves the picture which it loads."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": value}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+def test_a_picture_is_loaded_by_its_annotated_name(job: Job) -> None:
+    """`in.png [input]`, as exports have it, is the picture that was sent as `in.png`, and no other of that name."""
+    result = job({"workflow": loading("in.png [input]"), "images": [{"name": "in.png", "image": b64(png(24, 16))}]})
+
+    assert picture_of(result).size == (24, 16)
+
+
+def test_a_picture_in_the_graph_itself_is_loaded(job: Job) -> None:
+    """Base64 in LoadImage never reaches ComfyUI as a name."""
+    result = job({"workflow": loading(b64(png(24, 16)))})
+
+    assert picture_of(result).size == (24, 16)
+    assert json.loads(str(picture_of(result).info["prompt"]))["1"]["inputs"]["image"].startswith("upload-1")
+
+
+def test_a_broken_node_that_feeds_no_output_is_left_out(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """The rest of the graph runs, and a warning says what was left out."""
+    loose = {"class_type": "VAEDecode", "inputs": {"samples": ["99", 0]}}
+
+    result = job({"workflow": graph_with(workflows, n20=loose)})
+
+    assert len(result["images"]) == 1
+    assert any("workflow.20.inputs.samples links to node" in warning for warning in result["warnings"])
+
+
+@pytest.mark.parametrize("given", [{}, {"extra_pnginfo": {"workflow": {"version": 1}}}], ids=["none", "own"])
+def test_extra_data_goes_with_each_prompt(
+    server: ComfyServer, ask: Ask, workflows: Mapping[str, Workflow], given: dict[str, Any]
+) -> None:
+    """ComfyUI always gets an extra_pnginfo, since some nodes fail without one."""
+    seen: list[dict[str, Any]] = []
+
+    def look() -> None:
+        seen.extend(item[3] for item in ask("/queue")["queue_running"])
+
+    sampler = graph_with(workflows)["8"]
+    slow = graph_with(workflows, n8={**sampler, "inputs": {**sampler["inputs"], "steps": 20, "seed": len(given)}})
+    run_graphs(server, [slow], [], PATIENT, look, extra_data=given)
+
+    assert seen
+    assert all(extra["extra_pnginfo"] == given.get("extra_pnginfo", {}) for extra in seen)
+    assert all(extra["client_id"] for extra in seen)
+
+
 def test_a_graph_with_two_save_nodes_gives_both_pictures(job: Job, workflows: Mapping[str, Workflow]) -> None:
     """Each save node's picture comes, under the name that the node gives it."""
     second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "deep/other"}}
@@ -294,7 +346,7 @@ def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(
 
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
     assert [node["node_id"] for node in info.value.report.details["nodes"]] == ["11"]
-    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+    assert becomes_idle(ask)
 
 
 def test_a_node_that_fails_is_named(job: Job, workflows: Mapping[str, Workflow]) -> None:
