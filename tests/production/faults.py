@@ -368,7 +368,7 @@ def cancel(stage: Stage, job_id: str) -> None:
 # --- the platform
 
 
-@row("job-done answers 500, 500, 200", "the SDK posts a third time", code=None, within_s=12)
+@row("job-done answers 500, 500, 200", "posted a third time", code=None, within_s=12)
 def _(stage: Stage) -> Job:
     stage.platform.faults.answer("final", 500, times=2)
     return stage.run()

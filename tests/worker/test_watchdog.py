@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from comfy_client.simulator import Simulator
+from tests.stage import ROOT
 from tests.waiting import until
 from worker.watchdog import LOADING_FACTOR, Watchdog
 
@@ -27,6 +29,7 @@ class _Answering(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer."""
+        self.server.asked += 1  # type: ignore[attr-defined] # see below
         threading.Event().wait(self.server.pause_s)  # type: ignore[attr-defined] # see below
         self.send_response(self.server.status)  # type: ignore[attr-defined] # see below
         self.send_header("Content-Length", "0")
@@ -45,6 +48,7 @@ class Answering(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answering)
         self.status = 200
         self.pause_s = 0.0
+        self.asked = 0
 
     @property
     def url(self) -> str:
@@ -114,6 +118,35 @@ def test_one_that_is_gone_is_told_from_one_that_hangs(server: Answering) -> None
 def test_one_that_has_ended_does_not_hang() -> None:
     """Its end is somebody else's to deal with."""
     assert Watchdog("http://127.0.0.1:1", 60).await_hang(lambda: True) is False
+
+
+WATCHES = """\
+import sys
+from worker.watchdog import Watchdog
+watchdog = Watchdog(sys.argv[1], 2.0)
+print(watchdog.ask(), flush=True)
+print(watchdog.await_hang(lambda: False), flush=True)
+"""
+
+
+def test_a_freeze_of_both_is_no_hang(server: Answering) -> None:
+    """A container that is frozen and thawed (FlashBoot): the time between counts for neither side."""
+    server.pause_s = 1.0
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WATCHES, server.url]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "True\n"
+        server.pause_s = 4.0  # it is frozen as well while the watchdog is, and answers a moment after
+        assert until(lambda: server.asked > 1)
+        watching.send_signal(signal.SIGSTOP)
+        assert not until(lambda: False, 3.7)
+        server.pause_s = 0.0
+        watching.send_signal(signal.SIGCONT)
+
+        output = watching.stdout
+        assert not until(lambda: select.select([output], [], [], 0)[0], 3)
+        watching.kill()
 
 
 READS = """\
