@@ -71,7 +71,7 @@ def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
     caller's own may want the alpha channel or the frames. AVIF becomes PNG, since not every ComfyUI reads it.
 
     Raises JobError (invalid_image) that names `path` if `data` is no image of INPUT_FORMATS by its content, is cut off
-    by more than a few rows, or has more than MAX_BYTES, MAX_PIXELS or the frames that a graph can load.
+    by more than a twentieth, or has more than MAX_BYTES, MAX_PIXELS or the frames that a graph can load.
     """
     require_size(data, path)
     try:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from comfy_client.contract import ErrorReport, JsonObject
@@ -90,6 +91,8 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    with contextlib.suppress(OSError):  # if memory runs out, this process is to end and not ComfyUI (Linux)
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     _limit_memory()
     write_frame(answers, {"ready": True})
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders print on damaged files
