@@ -1,7 +1,7 @@
 """The RunPod worker's entry: settings, wiring, and `handler(job)`, which never raises but when it is cancelled.
 
-python handler.py                                    runs test_input.json and prints the result
-python handler.py --test_input '{"input": {...}}'    runs that job
+python handler.py                                    runs test_input.json; pictures are written to debug-output/
+python handler.py --test_input '{"input": {...}}'    runs that job, likewise
 python handler.py --rp_serve_api                     serves RunPod's local API on port 8000
 SERVE_API_LOCALLY=true                               the same on all addresses, as in the container
 on RunPod                                            takes jobs until it is told to stop
@@ -13,50 +13,40 @@ import asyncio
 import logging
 import os
 import sys
-import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
+from comfy_client import picture_process
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
-from comfy_client.errors import ComfyClientError, ComfyUIBroken, ConfigError, JobError, RequestError
+from comfy_client.contract import JsonObject
+from comfy_client.errors import ComfyClientError, ConfigError, JobError, RequestError
 from comfy_client.http import HttpApi
 from comfy_client.workflows import load_workflows
-from worker import logs
+from worker import local_results, logs
+from worker.attempt import Attempt, Service, make_threads
 from worker.boot import Boot
 from worker.boot_times import BootTimes
-from worker.comfyui_process import ComfyProcess, ModelsMissing
-from worker.jobs import Control, Worker, run_job
+from worker.comfyui_process import ModelsMissing
+from worker.conceal import conceal
+from worker.disk import full_disk, temporary_folder
+from worker.jobs import Worker
 from worker.lifecycle import Lifecycle
-from worker.progress import ProgressSender, progress_of
+from worker.platform import Platform, secure_local_api
+from worker.progress import ProgressSender
 from worker.settings import Settings
-from worker.turns import Turn, Turns
 
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
+LONGEST_BESIDE_S = 600.0
+"""How long a job's thread may take besides its wait for earlier jobs and its run, WORKER_JOB_TIMEOUT_S each."""
+CANCEL_S = 60.0
+"""How long the thread of a cancelled job may take to end."""
+_POLL_S = 0.5
+
 log = logging.getLogger("handler")
-
-
-@dataclass(frozen=True)
-class Service:
-    """The worker with what surrounds its jobs. `post_progress` takes a job and its progress, on the platform."""
-
-    worker: Worker
-    lifecycle: Lifecycle
-    comfyui: ComfyProcess | None = None
-    post_progress: PostProgress | None = None
-    turns: Turns = field(default_factory=Turns)
-    threads: ThreadPoolExecutor = field(default_factory=lambda: make_threads(2))
-    """Where jobs run. asyncio's own would be shared with whoever else waits in a thread."""
-
-
-def make_threads(jobs: int) -> ThreadPoolExecutor:
-    """Return threads for so many jobs in hand; further ones wait, in the order in which they came."""
-    return ThreadPoolExecutor(jobs, thread_name_prefix="job")
 
 
 def make_worker(settings: Settings) -> Worker:
@@ -67,33 +57,27 @@ def make_worker(settings: Settings) -> Worker:
         job_timeout_s=settings.job_timeout_s,
         max_result_bytes=settings.max_result_bytes,
         allow_graphs=settings.allow_graphs,
+        image_fields=settings.image_fields,
         bucket=settings.bucket,
     )
 
 
-def make_handler(service: Service) -> Handler:
+def make_handler(service: Service, post_progress: PostProgress | None = None) -> Handler:
     """Return `handler(job)`: a result (docs/api.md), or exactly `{"error": "<JSON text of an ErrorReport>"}`.
 
     The job runs in a thread, so that the SDK's loop stays free to see that a job is to be stopped. Then the task is
     cancelled, the job's prompts are interrupted, and CancelledError goes on to the SDK once nothing of it is left.
+    `post_progress` takes a job and its progress.
     """
 
     async def handler(job: JsonObject) -> JsonObject:
         service.lifecycle.note_job()
-        cancelled = threading.Event()
-        attempt = _Attempt(service, job, cancelled)
         sender = None
-        if service.post_progress is not None:
-            post = service.post_progress
-            sender = ProgressSender(lambda progress: post(job, progress))
-        report = sender.report if sender else lambda _: None
-        running = asyncio.get_running_loop().run_in_executor(service.threads, attempt.outcome, report)
+        if post_progress is not None:
+            sender = ProgressSender(lambda progress: post_progress(job, progress))
+        attempt = Attempt(service, job, sender.report if sender else lambda _: None)
         try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            cancelled.set()
-            await running
-            raise
+            return await _outcome(service, attempt)
         finally:
             if sender is not None:
                 await sender.drain()
@@ -101,63 +85,41 @@ def make_handler(service: Service) -> Handler:
     return handler
 
 
-class _Attempt:
-    """One job in its thread, from its turn to its result or report."""
+async def _outcome(service: Service, attempt: Attempt) -> JsonObject:
+    """Return what comes of a job, also if no thread is free for it, or its own does not end."""
+    if error := service.comfyui.refusal():
+        attempt.end()
+        return attempt.failed(error)
+    in_thread = service.threads.submit(attempt.outcome)
+    running = asyncio.wrap_future(in_thread)
+    try:
+        while not (await asyncio.wait({running}, timeout=_POLL_S))[0]:
+            if error := attempt.abandoned():
+                attempt.cancelled.set()
+                if in_thread.cancel():
+                    attempt.end()
+                return attempt.failed(error)
+            if attempt.took_s > service.longest_s:
+                attempt.cancelled.set()
+                service.lifecycle.retire("a job's thread does not end")
+                return attempt.bug()
+        return running.result()
+    except asyncio.CancelledError:
+        attempt.cancelled.set()
+        if in_thread.cancel():
+            attempt.end()
+        elif not (await asyncio.wait({running}, timeout=CANCEL_S))[0]:
+            service.lifecycle.retire("the thread of a cancelled job does not end")
+        raise
 
-    def __init__(self, service: Service, job: Mapping[str, Any], cancelled: threading.Event) -> None:
-        self._service = service
-        self._job = job
-        self._job_id = str(job.get("id", "unknown"))
-        self._cancelled = cancelled
-        self._deaths = service.comfyui.deaths if service.comfyui else 0
-        self._turn: Turn = service.turns.take(self._stop)
 
-    def outcome(self, report: Callable[[JsonObject], None]) -> JsonObject:
-        """Return the job's result, or its error."""
-        logs.job_id.set(self._job_id)
-        begun_at = time.monotonic()
-        try:
-            result = self._run(report)
-            log.info("done in %.2f s", time.monotonic() - begun_at)
-        except JobError as error:
-            log.warning("%s after %.2f s", error.code.value, time.monotonic() - begun_at)
-            return {"error": error.report.to_json()}
-        except Exception:
-            log.exception("a bug")
-            message = f"A bug in the worker; its log has the traceback for job {self._job_id}."
-            return {"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()}
-        else:
-            return result
-        finally:
-            self._turn.end()
-            if self._service.comfyui is not None:
-                self._service.comfyui.end_if_stuck(self._service.worker.server)
+def writing_files(handler: Handler, folder: Path) -> Handler:
+    """Return a handler whose results have paths in `folder` in place of base64, for a person at a terminal."""
 
-    def _run(self, report: Callable[[JsonObject], None]) -> JsonObject:
-        comfyui = self._service.comfyui
-        if comfyui is not None:
-            comfyui.await_use(self._stop)
-            self._deaths = comfyui.deaths
-        control = Control(self._stop, lambda sampling: report(progress_of(sampling)), self._turn)
-        try:
-            result = run_job(self._service.worker, self._job, control)
-        except ComfyUIBroken as error:
-            self._service.lifecycle.retire(error.report.message)
-            raise
-        except JobError as error:
-            if error.code is ErrorCode.COMFYUI_UNAVAILABLE and comfyui is not None:
-                raise comfyui.failure_since(self._deaths) or error from error
-            raise
-        if comfyui is not None:
-            comfyui.note_success()
-        return result
+    async def writing(job: JsonObject) -> JsonObject:
+        return await asyncio.to_thread(local_results.written, await handler(job), folder)
 
-    def _stop(self) -> JobError | None:
-        if self._cancelled.is_set():
-            return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
-        comfyui = self._service.comfyui
-        died = comfyui.failure_since(self._deaths) if comfyui else None
-        return died or self._service.lifecycle.stop_error()
+    return writing
 
 
 def report_unhealthy(environment: Mapping[str, str], reason: str) -> None:
@@ -179,9 +141,12 @@ def main() -> None:
     times = BootTimes()
     times.note("python")
     try:
+        is_concealed = conceal()
         settings = Settings.from_env(os.environ)
         worker = make_worker(settings)
         logs.configure(settings.log_level)
+        if settings.comfyui_is_ours and not is_concealed:
+            log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")
         times.note("settings")
         boot = Boot(
             settings,
@@ -200,7 +165,12 @@ def main() -> None:
         boot.begin()
     except ConfigError as error:
         sys.exit(f"handler.py: {error}")
-    service = Service(worker, lifecycle, boot.process, threads=make_threads(settings.concurrency))
+    data = settings.comfyui_data_directory
+    disk = partial(full_disk, [data, temporary_folder(os.environ)] if data else [])
+    longest_s = 2 * settings.job_timeout_s + LONGEST_BESIDE_S
+    service = Service(
+        worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), longest_s=longest_s
+    )
     _serve(settings, service, boot, times)
 
 
@@ -212,9 +182,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
 
     logs.configure(settings.log_level)  # runpod's import installs a handler of its own
     times.note("runpod_imported")
-    if settings.serve_api_locally:
-        log.warning("SERVE_API_LOCALLY: jobs come to port %d, and none from RunPod", settings.api_port)
-        sys.argv[1:] = _local_api_arguments(settings.api_port)
+    picture_process.warm()
 
     def finish_boot() -> None:
         try:
@@ -224,21 +192,24 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
                 service.lifecycle.await_end()
             raise
 
-    def concurrency(_current: int) -> int:
-        # The SDK calls this first in its running loop, after it has installed its own signal handlers.
-        service.lifecycle.handle_signals()
-        return settings.concurrency
-
-    config: dict[str, Any] = {"handler": make_handler(service), "concurrency_modifier": concurrency}
-    if _is_on_platform():
+    if _is_on_platform(settings):
         runpod.serverless.register_fitness_check(finish_boot)
-        config["handler"] = make_handler(replace(service, post_progress=_post_progress))
-        runpod.serverless.start(config)
+        platform = Platform(settings.concurrency, service.lifecycle)
+        posting = make_handler(service, platform.post_progress)
+        # In the SDK's running loop, after it has installed its own signal handlers.
+        runpod.serverless.start(platform.configured(posting, on_start=service.lifecycle.handle_signals))
         service.lifecycle.await_end()
         return
+    handler = make_handler(service)
+    if settings.serve_api_locally:
+        sys.argv[1:] = _local_api_arguments(settings.api_port)
+    if "--rp_serve_api" in _options():
+        secure_local_api()
+    else:
+        handler = writing_files(handler, Path("debug-output"))
     try:
         finish_boot()
-        runpod.serverless.start(config)
+        runpod.serverless.start({"handler": handler})
     except (ComfyClientError, ModelsMissing) as error:
         sys.exit(f"handler.py: {error}")
     finally:
@@ -251,19 +222,15 @@ def _local_api_arguments(port: int) -> list[str]:
     return ["--rp_serve_api", "--rp_api_host", "0.0.0.0", "--rp_api_port", str(port)]  # noqa: S104 - as it says
 
 
-def _is_on_platform() -> bool:
+def _is_on_platform(settings: Settings) -> bool:
     """Whether the SDK will take jobs from RunPod (worker.py of runpod 1.12: these arguments come first)."""
-    local = {"--rp_serve_api", "--test_input"} & {argument.partition("=")[0] for argument in sys.argv[1:]}
-    return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local
+    local = {"--rp_serve_api", "--test_input"} & _options()
+    return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local and not settings.serve_api_locally
 
 
-async def _post_progress(job: JsonObject, progress: JsonObject) -> None:
-    """Post the progress of a job, as the SDK's progress_update does, in the caller's own order."""
-    from runpod.http_client import AsyncClientSession  # noqa: PLC0415 - see _serve
-    from runpod.serverless.modules.rp_http import send_result  # noqa: PLC0415 - see _serve
-
-    async with AsyncClientSession() as session:
-        await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
+def _options() -> set[str]:
+    """Return the names of this process's arguments."""
+    return {argument.partition("=")[0] for argument in sys.argv[1:]}
 
 
 if __name__ == "__main__":

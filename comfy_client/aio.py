@@ -7,7 +7,6 @@ Ctrl-C does in a thread.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from comfy_client.client import (
     outcome_steps,
     run_steps,
 )
-from comfy_client.job import Event, JobStory
+from comfy_client.job import PATIENCE_S, Event, JobStory
 from comfy_client.pictures import PictureSource
 from comfy_client.providers.interface import (
     NO_OPTIONS,
@@ -38,7 +37,7 @@ from comfy_client.providers.interface import (
 from comfy_client.workflows import Graph
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing import Self, Unpack
 
     from comfy_client.inputs import Img2ImgInputs, Txt2ImgInputs
 
@@ -180,9 +179,9 @@ class AsyncJob:
         """See Job.events."""
         return steps.aiterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
-    async def cancel(self) -> None:
+    async def cancel(self, patience_s: float = PATIENCE_S) -> None:
         """See Job.cancel."""
-        await steps.arun(self._story.cancel())
+        await steps.arun(self._story.cancel(patience_s))
 
     async def retry(self) -> JobStatus:
         """See Job.retry."""
@@ -190,7 +189,7 @@ class AsyncJob:
 
 
 def async_client_from_env(
-    environment: Mapping[str, str] = os.environ, *, workflows: Path | None = None, **settings: float
+    environment: Mapping[str, str] | None = None, *, workflows: Path | None = None, **settings: float
 ) -> AsyncClient:
-    """Return the client that IMAGE_GENERATION_PROVIDER names: see client_from_env."""
+    """Return the client that IMAGE_GENERATION_PROVIDER selects: see client_from_env."""
     return AsyncClient(client_from_env(environment, workflows=workflows, **settings))

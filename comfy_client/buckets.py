@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from comfy_client.contract import ErrorCode
-from comfy_client.errors import ConfigError, JobError
+from comfy_client.errors import ConfigError, JobError, missing_extra
 from comfy_client.fetch import Resolve, is_public_host, resolve_host
+from comfy_client.s3_hosts import located
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -55,7 +56,7 @@ class Bucket:
         try:
             from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most callers have no bucket
         except ImportError as error:
-            raise ConfigError("A bucket needs boto3: pip install 'comfy-client[batch]'") from error
+            raise missing_extra("A bucket", "batch") from error
         from botocore.config import Config  # noqa: PLC0415 - as above
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - as above
 
@@ -199,7 +200,7 @@ _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
 def _code(error: Any) -> str:  # noqa: ANN401 - botocore's
-    return str(error.response.get("Error", {}).get("Code", "an error"))
+    return str(error.response.get("Error", {}).get("Code", "an error"))[:100]
 
 
 def _disposition(filename: str) -> str:
@@ -264,12 +265,18 @@ VARIABLES = (
         "endpoint_url",
         _server,
         "",
-        "S3 address of a bucket's provider, without the bucket.",
+        "S3 address of the bucket's provider. It may name the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
     ),
-    BucketVariable("BUCKET_NAME", "name", str, "", "The bucket for pictures."),
+    BucketVariable("BUCKET_NAME", "name", str, "", "The bucket for pictures. Absent: the one that the address names."),
     BucketVariable("BUCKET_ACCESS_KEY_ID", "access_key_id", str, "", "Its access key.", secret=True),
     BucketVariable("BUCKET_SECRET_ACCESS_KEY", "secret_access_key", str, "", "Its secret key.", secret=True),
-    BucketVariable("BUCKET_REGION", "region", str, "auto", "Its region; R2 takes `auto`."),
+    BucketVariable(
+        "BUCKET_REGION",
+        "region",
+        str,
+        "",
+        "Its region. Absent: the one that the address names, else `auto`, as R2 has it.",
+    ),
     BucketVariable(
         "BUCKET_PREFIX", "prefix", lambda text: text.strip("/"), "", "Folder in it, in front of a file's name."
     ),
@@ -301,6 +308,15 @@ def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
         except ValueError as error:
             shown = "(not shown)" if variable.secret else repr(text)
             raise ConfigError(f"{variable.name}={shown}: {error}. {variable.meaning}") from error
+    if values["endpoint_url"]:
+        server = located(values["endpoint_url"], values["region"])
+        values["name"] = values["name"] or server.bucket
+        if server.bucket not in {"", values["name"]}:
+            raise ConfigError(
+                f"BUCKET_ENDPOINT_URL names the bucket {server.bucket!r}, and BUCKET_NAME is {values['name']!r}. "
+                "Leave the bucket out of the address, or set BUCKET_NAME to the same"
+            )
+        values |= {"endpoint_url": server.endpoint_url, "region": server.region}
     missing = [variable.name for variable in VARIABLES if variable.name in NEEDED and not values[variable.field]]
     if len(missing) == len(NEEDED):
         return None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from comfy_client import steps
 from comfy_client.errors import ComfyClientError
-from comfy_client.job import Done, Event, JobStory
+from comfy_client.job import PATIENCE_S, Done, Event, JobStory
 from comfy_client.pictures import PictureSource, with_texts
 from comfy_client.providers import provider_from_env
 from comfy_client.providers.interface import (
@@ -36,7 +36,7 @@ from comfy_client.providers.interface import (
 from comfy_client.workflows import Graph
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing import Self, Unpack
 
     from comfy_client.inputs import Img2ImgInputs, Txt2ImgInputs
 
@@ -66,16 +66,44 @@ def make_request(
 
 
 class Client:
-    """Makes pictures at `provider`. Safe to use from several threads; `close` it, or use it in a `with`.
+    """Makes pictures. Safe to use from several threads; `close` it, or use it in a `with`.
+
+    `Client(api_key=…, endpoint_id=…)` calls this project's worker on RunPod, `Client(comfyui_url=…)` a ComfyUI
+    directly; neither reads the environment. `client_from_env` takes all from there.
 
     Args:
-        provider: where jobs run; `client_from_env` makes the one that the environment names.
-        timeout_s: how long a call waits for its job where it does not say so itself.
-        sync_wait_s: how long `run` and its kind may be answered late, with the result. 0 always polls.
+        provider: where jobs run, instead of the three below.
+        api_key: RunPod's API key.
+        endpoint_id: the id of the endpoint at RunPod.
+        comfyui_url: the address of a ComfyUI, as `http://127.0.0.1:8188`.
+        timeout_s: how long a call waits for its job unless it gives its own time.
+        sync_wait_s: how long `run`, `txt2img` and `img2img` let RunPod hold the submit until the result is ready. The
+            job has no id until then. 0 always polls.
     """
 
-    def __init__(self, provider: Provider, *, timeout_s: float = TIMEOUT_S, sync_wait_s: float = SYNC_WAIT_S) -> None:
-        self.provider = provider
+    def __init__(
+        self,
+        provider: Provider | None = None,
+        *,
+        api_key: str | None = None,
+        endpoint_id: str | None = None,
+        comfyui_url: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        sync_wait_s: float = SYNC_WAIT_S,
+    ) -> None:
+        ways = (provider is not None, api_key is not None and endpoint_id is not None, comfyui_url is not None)
+        if sum(ways) != 1:
+            raise TypeError(
+                "Client takes either a provider, or api_key and endpoint_id, or comfyui_url. client_from_env() reads "
+                "them from the environment"
+            )
+        self.provider = provider or provider_from_env(
+            {
+                "RUNPOD_API_KEY": api_key or "",
+                "RUNPOD_ENDPOINT_ID": endpoint_id or "",
+                "COMFYUI_ENDPOINT": comfyui_url or "",
+            }
+        )
         self.timeout_s = timeout_s
         self.sync_wait_s = sync_wait_s
 
@@ -92,11 +120,48 @@ class Client:
         self.provider.close()
 
     def txt2img(self, prompt: str, **inputs: Unpack[Txt2ImgInputs]) -> GenerationResult:
-        """Return pictures of a prompt. Raises as `run` does."""
+        """Return pictures of a prompt.
+
+        Args:
+            prompt: what the picture shows.
+            **inputs: each is optional, and None leaves it out.
+
+                - negative_prompt: what the picture must not show; ignored unless `negative_strength` is above 0.
+                - negative_strength: weight of the negative prompt, 0 to 10 (default 0); above 0 doubles the time.
+                - width: pixels, a multiple of 16, 64 to 2048 (default 1024).
+                - height: pixels, a multiple of 16, 64 to 2048 (default 1024).
+                - steps: sampling steps, 1 to 100 (default 20).
+                - guidance: how closely the picture follows the prompt, 0 to 30 (default 3.5).
+                - seed: same seed, same picture (default: random; the result has it).
+                - num_images: 1 to 8 (default 1); picture i uses seed + i.
+                - sampler: a sampler of ComfyUI (default "euler").
+                - scheduler: a scheduler of ComfyUI (default "simple").
+                - loras: LoRA files of the worker, at most 8: names, or `{"name": …, "strength": …}`.
+                - output_format: "png" (default), "webp" or "jpeg".
+                - output_quality: of webp and jpeg, 1 to 100 (default 90).
+                - metadata: write prompt, seed and graph into the file (default True).
+                - delivery: how the pictures come back, "auto" (default), "base64" or "s3".
+                - timeout_s: end the job after this many seconds of rendering, 1 to 3600.
+                - overrides: values of the graph, as `{"KSampler.seed": 5}`.
+                - options, wait_timeout_s, observer: see `run`.
+
+        Raises as `run` does.
+        """
         return self.run("txt2img", prompt=prompt, **inputs)
 
     def img2img(self, image: PictureSource, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
-        """Return pictures made from a picture and a prompt. Raises as `run` does."""
+        """Return pictures made from a picture and a prompt.
+
+        Args:
+            image: a path, bytes, a PIL image, a data URI, base64 or an https address.
+            prompt: what the picture shows.
+            **inputs: those of `txt2img`, and
+
+                - strength: how far the result may leave the picture, 0.01 to 1 (default 0.75).
+                - width, height: default to the picture's own, rounded to 16 and limited to 2 megapixels.
+
+        Raises as `run` does.
+        """
         return self.run("img2img", image=image, prompt=prompt, **inputs)
 
     def run(
@@ -108,15 +173,22 @@ class Client:
         observer: Observer | None = None,
         **inputs: Any,  # noqa: ANN401 - by the workflow's schema
     ) -> GenerationResult:
-        """Return what a workflow makes of `inputs` (docs/api.md). `observer` is told what happens meanwhile.
+        """Run a workflow, or a whole graph, and return its result.
 
-        `timeout_s` among the inputs ends the job; `wait_timeout_s` ends the wait for it. A call that is interrupted
-        (Ctrl-C) cancels its job.
+        A call that Ctrl-C interrupts cancels its job, if the job has an id by then (`sync_wait_s`).
+
+        Args:
+            workflow: a template's name, or a graph in ComfyUI's API format. Default: img2img if `image` is given, else
+                txt2img.
+            options: RunPod's options for the job.
+            wait_timeout_s: how long to wait; the job goes on. `timeout_s` among the inputs ends the job instead.
+            observer: called with each event of the job, as `Job.events` yields them.
+            **inputs: the workflow's inputs, and those for every request (docs/api.md).
 
         Raises:
-            JobError: the job failed, or its inputs are none (nothing was sent); `.code` says why.
-            RequestError: the provider was not reached, or answered badly; `Unauthorized` for the key.
-            WaitTimeout: `wait_timeout_s` was over first; the job goes on, and `.job_id` leads back to it.
+            JobError: the job failed, or its inputs are invalid (nothing was sent); `.code` is the reason.
+            RequestError: the provider was not reached, or its response was invalid; `Unauthorized` for the key.
+            WaitTimeout: `wait_timeout_s` was over first; `.job_id` is the job, which goes on.
         """
         request = make_request(workflow, options=options, **inputs)
         return steps.run(run_steps(self, request, wait_timeout_s, observer))
@@ -235,9 +307,9 @@ class Job:
         """Yield what happens to it: Queued, Waiting, Running, Sampling, Preview, Unanswered, and last Done."""
         return steps.iterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
-    def cancel(self) -> None:
-        """End it; one that has ended stays as it is."""
-        steps.run(self._story.cancel())
+    def cancel(self, patience_s: float = PATIENCE_S) -> None:
+        """End the job; one that has ended stays as it is. A failing call is repeated for up to `patience_s`."""
+        steps.run(self._story.cancel(patience_s))
 
     def retry(self) -> JobStatus:
         """Start it once more, where it failed or timed out."""
@@ -315,10 +387,16 @@ def _sleep(seconds: float, stopped: threading.Event) -> None:
 
 
 def client_from_env(
-    environment: Mapping[str, str] = os.environ, *, workflows: Path | None = None, **settings: float
+    environment: Mapping[str, str] | None = None,
+    *,
+    workflows: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+    sync_wait_s: float = SYNC_WAIT_S,
 ) -> Client:
-    """Return the client that IMAGE_GENERATION_PROVIDER names in `environment`; `settings` are those of Client.
+    """Return the client that IMAGE_GENERATION_PROVIDER selects; the two times are those of Client.
 
-    `workflows` is a folder of templates in place of those that ship. Raises ConfigError that names what is missing.
+    `environment` replaces `os.environ`. `workflows` is a folder of templates that replaces the shipped ones. Raises
+    ConfigError that names the missing variable.
     """
-    return Client(provider_from_env(environment, workflows), **settings)
+    provider = provider_from_env(os.environ if environment is None else environment, workflows)
+    return Client(provider, timeout_s=timeout_s, sync_wait_s=sync_wait_s)

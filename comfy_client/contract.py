@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,20 +23,29 @@ OUTPUT_FORMATS = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"
 MAX_SEED = 2**63 - 1
 """The largest seed a request may carry. ComfyUI itself takes up to 2**64 - 1; JSON clients in Java and Go do not."""
 
+MAX_RANDOM_SEED = 2**32 - 1
+"""The largest seed drawn for a request that names none: a JavaScript client rounds seeds above 2**53."""
+
+MAX_FAULTS = 50
+"""Faults that one report lists; a graph can have thousands."""
+
+EXPORT_MENU = "File > Export (API) (older frontends: Workflow > Export (API))"
+"""The menu of ComfyUI's editor that writes a graph which can be run."""
+
 ENVELOPE: JsonObject = {
     "workflow": {
         "description": "A template's name (`flux-dev-txt2img`; `txt2img` and `img2img` are aliases), or a whole graph "
-        "in ComfyUI's API format. Absent: img2img where `image` is given, else txt2img.",
+        "in ComfyUI's API format. Default: img2img if `image` is given, else txt2img.",
         "type": ["string", "object"],
     },
     "images": {
-        "description": "For graphs: the pictures that its LoadImage nodes name, each base64 or a data URI.",
+        "description": "For graphs: the files that its LoadImage nodes (and other loaders) name, each base64, a data "
+        "URI or an https address; at most 100 MB in all, and 16 addresses. Other keys of an entry are ignored.",
         "type": "array",
-        "maxItems": 16,
+        "maxItems": 256,
         "items": {
             "type": "object",
             "required": ["name", "image"],
-            "additionalProperties": False,
             "properties": {
                 "name": {"type": "string", "minLength": 1, "maxLength": 255},
                 "image": {"type": "string", "minLength": 1, "contentMediaType": "image/*"},
@@ -43,7 +53,8 @@ ENVELOPE: JsonObject = {
         },
     },
     "overrides": {
-        "description": 'Values set after rendering: `{"Node title.input": value}` or `{"12.input": value}`.',
+        "description": 'Values set after rendering: `{"Node title.input": value}` or `{"12.input": value}`. What '
+        "they may set is listed below.",
         "type": "object",
     },
     "output_format": {
@@ -52,7 +63,7 @@ ENVELOPE: JsonObject = {
         "default": "png",
     },
     "output_quality": {
-        "description": "Quality of webp and jpeg; png is lossless and ignores it.",
+        "description": "Quality of webp and jpeg; png ignores it.",
         "type": "integer",
         "minimum": 1,
         "maximum": 100,
@@ -65,12 +76,12 @@ ENVELOPE: JsonObject = {
     },
     "delivery": {
         "description": "How the pictures come back: inline as base64, in the worker's bucket (or that of the job's "
-        "`s3Config`), or `auto`: inline where they fit, else in the bucket.",
+        "`s3Config`), or `auto`: inline if they fit, else in the bucket.",
         "enum": ["auto", "base64", "s3"],
         "default": "auto",
     },
     "timeout_s": {
-        "description": "Seconds that this job may run once ComfyUI has begun it; the worker's own limit caps it.",
+        "description": "Stop the job after this many seconds of rendering (at most WORKER_JOB_TIMEOUT_S).",
         "type": "number",
         "minimum": 1,
         "maximum": 3600,
@@ -78,8 +89,22 @@ ENVELOPE: JsonObject = {
 }
 """JSON Schema (2020-12) of the keys that every request may carry, whatever its workflow."""
 
+GRAPH_KEYS: JsonObject = {
+    "extra_data": {
+        "description": 'Passed to ComfyUI beside the graph, such as `{"extra_pnginfo": {"workflow": …}}`. Keys that '
+        "name the job or its caller are left out.",
+        "type": "object",
+    },
+    "comfy_org_api_key": {
+        "description": "The key for nodes that call paid APIs of comfy.org, passed to ComfyUI as "
+        "`extra_data.api_key_comfy_org`. It is in no result and no log.",
+        "type": "string",
+    },
+}
+"""JSON Schema of the keys that only a graph of the caller's own may have beside it. Any other key is a warning."""
 
-class ErrorCode(str, enum.Enum):
+
+class ErrorCode(enum.StrEnum):
     """One stable code a cause. Codes are added, never renamed."""
 
     INVALID_INPUT = "invalid_input"
@@ -92,6 +117,7 @@ class ErrorCode(str, enum.Enum):
     INTERRUPTED = "interrupted"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     COMFYUI_UNAVAILABLE = "comfyui_unavailable"
+    DISK_FULL = "disk_full"
     NO_OUTPUT = "no_output"
     OUTPUT_TOO_LARGE = "output_too_large"
     OUTPUT_NOT_STORED = "output_not_stored"
@@ -125,14 +151,15 @@ class ErrorFacts:
 ERRORS: dict[ErrorCode, ErrorFacts] = {
     ErrorCode.INVALID_INPUT: ErrorFacts(
         retryable=False,
-        cause="The request breaks its schema. All faults are listed at once; nothing was sent to ComfyUI.",
+        cause="The request breaks its schema, or its graph names files outside the job's own. All faults are listed at "
+        "once; ComfyUI was given nothing to run.",
         remedy="Correct each path that `details.faults` names.",
         details="`faults`: list of `{path, message}`",
     ),
     ErrorCode.INVALID_IMAGE: ErrorFacts(
         retryable=False,
         cause="A picture of the request is not an image, is cut off, or is too large.",
-        remedy="Send a whole PNG, JPEG, WebP, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
+        remedy="Send a whole PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
         details="`path`",
     ),
     ErrorCode.UNKNOWN_WORKFLOW: ErrorFacts(
@@ -146,7 +173,8 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
         cause="ComfyUI refused the graph, or would have dropped some of its outputs.",
         remedy="Correct the nodes that `details.nodes` names. A node that does not exist needs its custom node in the "
         "image.",
-        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`",
+        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`; `missing` and `available` as in "
+        "`model_missing`, if a model is among what is wrong",
     ),
     ErrorCode.MODEL_MISSING: ErrorFacts(
         retryable=False,
@@ -157,9 +185,9 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
     ),
     ErrorCode.EXECUTION_FAILED: ErrorFacts(
         retryable=False,
-        cause="A node raised an exception while the graph ran.",
+        cause="A node raised an exception while the graph ran, or made ComfyUI hang.",
         remedy="Read `details.exception_type` and the message; the same graph will fail again.",
-        details="`node_id`, `node_type`, `exception_type`",
+        details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` where it hung",
     ),
     ErrorCode.OUT_OF_MEMORY: ErrorFacts(
         retryable=True,
@@ -183,11 +211,17 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
         retryable=True,
         cause="ComfyUI does not answer, died, or has lost the job because it was started anew.",
         remedy="Send the job again; if it stays so, read the worker's log.",
-        details="`log_tail`: the last lines of ComfyUI, where it died",
+        details="`log_tail`: ComfyUI's last lines since the job began, if it died and no other job used it meanwhile",
+    ),
+    ErrorCode.DISK_FULL: ErrorFacts(
+        retryable=True,
+        cause="The disk that ComfyUI writes to is full, or ComfyUI could not store a picture of the request.",
+        remedy="Send the job again: the worker deletes what it can, and retires if that does not help. If it stays so, "
+        "give the endpoint a larger container disk, or COMFYUI_DATA_DIR another folder.",
     ),
     ErrorCode.NO_OUTPUT: ErrorFacts(
         retryable=False,
-        cause="The graph ended well and saved nothing.",
+        cause="The graph succeeded and saved nothing, or a node reported a file that is empty or does not exist.",
         remedy="End the graph in SaveImage, or another node that saves; PreviewImage does not count.",
     ),
     ErrorCode.OUTPUT_TOO_LARGE: ErrorFacts(
@@ -291,6 +325,17 @@ ERRORS: dict[ErrorCode, ErrorFacts] = {
 """The one registry of errors. docs/errors.md is generated from it."""
 
 
+MAX_TEXT = 300
+"""The longest text of a caller's, or of ComfyUI's, that an error repeats."""
+MAX_REPORT_BYTES = 64_000
+"""The largest error; RunPod drops results that are too large, and an error with them."""
+
+
+def shortened(text: str, limit: int = MAX_TEXT) -> str:
+    """Return `text`, or its start where it is longer than `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault of a request: where it is (`loras[0].strength`) and what to do about it."""
@@ -313,9 +358,20 @@ class ErrorReport:
         return ERRORS[self.code].retryable
 
     def to_json(self) -> str:
-        """Return the report as JSON text. Raises ValueError where a detail is no JSON value."""
+        """Return the report as JSON text of at most MAX_REPORT_BYTES. Raises ValueError if a detail is no JSON value.
+
+        In a report that is larger, long texts and lists are cut; the end of a list says how many more there were.
+        """
+        text = self._json(self.message, self.details)
+        for items in (100, 20, 5, 0):
+            if len(text.encode()) <= MAX_REPORT_BYTES:
+                break
+            text = self._json(shortened(self.message, 4000), _cut(self.details, items))
+        return text
+
+    def _json(self, message: str, details: object) -> str:
         return json.dumps(
-            {"code": self.code.value, "message": self.message, "retryable": self.retryable, "details": self.details},
+            {"code": self.code.value, "message": message, "retryable": self.retryable, "details": details},
             ensure_ascii=False,
             allow_nan=False,
         )
@@ -335,3 +391,22 @@ class ErrorReport:
                     return ErrorReport(known[code], message, details if isinstance(details, dict) else {})
                 return ErrorReport(ErrorCode.UNRECOGNIZED, message, {"error": parsed})
         return ErrorReport(ErrorCode.UNRECOGNIZED, text, {"error": text})
+
+
+def _cut(value: Any, items: int) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a JSON value with texts of at most MAX_TEXT characters, and lists and objects of at most `items`."""
+    match value:
+        case str():
+            return shortened(value)
+        case list():
+            more = [f"and {len(value) - items} more"] if len(value) > items else []
+            return [*(_cut(item, items) for item in value[:items]), *more]
+        case dict():
+            kept = list(value.items())[: max(items, 10)]
+            return {shortened(str(key)): _cut(item, items) for key, item in kept}
+    return value
+
+
+def is_asset_id(text: object) -> bool:
+    """Return whether `text` has the form of an asset's id, as Scenario and the shim give them to images."""
+    return isinstance(text, str) and re.fullmatch(r"asset_[\w-]{1,64}", text, re.ASCII) is not None

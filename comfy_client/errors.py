@@ -118,6 +118,18 @@ class WaitTimeout(ComfyClientError):  # noqa: N818 - an outcome, as above
         self.job_id = job_id
 
 
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra: this package is not on PyPI, so it is installed from a clone."""
+    return f"pip install '.[{extra}]'"
+
+
+def missing_extra(feature: str, extra: str) -> ConfigError:
+    """Return the error for a feature whose extra, a set of optional packages, is not installed."""
+    return ConfigError(
+        f"{feature} needs the extra `{extra}`. In a clone of this project's repository run: {install_command(extra)}"
+    )
+
+
 def invalid_input(faults: list[Fault]) -> JobError:
     """Return the error that lists all `faults` of a request."""
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"

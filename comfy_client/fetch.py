@@ -8,6 +8,7 @@ first URL. Nothing of the environment (proxies, netrc) counts, and no credential
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import io
@@ -20,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -29,30 +30,18 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError
 from comfy_client.images import MAX_BYTES
+from comfy_client.public_addresses import is_public, unwrapped
 
 CONNECT_TIMEOUT_S = 5.0
 """For one address; a host with an unreachable one (IPv6 on a network without it) has time left for its others."""
 
+_LONGEST_WAIT_S = 1.0
+"""For one read, before it is asked again whether anybody still waits for the picture."""
 _MAX_URL = 8192
 _PIECE = 64 * 1024
 _PORTS = {"https": 443, "http": 80}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}")
-_NAT64 = ip_network("64:ff9b::/96")
-_UNICAST = ip_network("2000::/3")
-_NEVER = tuple(
-    ip_network(network)
-    for network in (
-        "168.63.129.16/32",  # Azure's WireServer: a public number, answered by the machine's own host
-        "192.0.0.0/24",  # protocol assignments, which Python before 3.12.4 knows in part; Oracle's metadata
-        "192.88.99.0/24",  # 6to4 relays
-        "2001::/23",  # protocol assignments, with Teredo
-        "2002::/16",  # 6to4
-        "3fff::/20",  # documentation, which Python before 3.14 does not know
-    )
-)
-"""Networks refused beside those that `ipaddress` of every Python from 3.10 on calls not global."""
-
 Resolve = Callable[[str, int], Sequence[str]]
 """From host and port to all addresses. May raise OSError or ValueError, and may block."""
 
@@ -67,6 +56,7 @@ class FetchRules:
         extra_ports: ports beside the scheme's own.
         max_bytes: of the picture.
         timeout_s: from the first look-up to the last byte, redirects included.
+        all_s: for all pictures of one request.
         max_redirects: how many are followed.
         tls: whom to trust instead of the authorities that requests brings.
     """
@@ -76,6 +66,7 @@ class FetchRules:
     extra_ports: frozenset[int] = frozenset()
     max_bytes: int = MAX_BYTES
     timeout_s: float = 20.0
+    all_s: float = 60.0
     max_redirects: int = 3
     tls: ssl.SSLContext | None = None
 
@@ -92,12 +83,15 @@ def fetch_picture(
     *,
     resolve: Resolve = resolve_host,
     clock: Callable[[], float] = time.monotonic,
+    given_up: threading.Event | None = None,
 ) -> bytes:
     """Return what `url` answers, which may be no picture at all. Blocks for at most `rules.timeout_s`.
 
+    Once `given_up` is set, it ends as if its time were over, within a second where the server only sends slowly.
+
     Raises JobError (invalid_image) that names `path`, the request's key that held the URL, and the host at fault.
     """
-    deadline = _Deadline(clock() + rules.timeout_s, clock)
+    deadline = _Deadline(clock() + rules.timeout_s, clock, given_up or threading.Event())
     host = ""
     try:
         target = _read_url(url, rules)
@@ -121,14 +115,6 @@ def fetch_picture(
     raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} was not fetched{source}: {problem}.", path=path)
 
 
-def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Return whether `address` is one host of the open internet, in whatever form an IPv4 address is wrapped."""
-    inner = _unwrapped(address)
-    if inner.is_multicast or any(inner in network for network in _NEVER):
-        return False
-    return inner.is_global and (inner.version == 4 or inner in _UNICAST)  # noqa: PLR2004 - IPv4
-
-
 def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, timeout_s: float = 5.0) -> bool:
     """Return whether `host` is found in time, and all its addresses are public.
 
@@ -141,15 +127,6 @@ def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, tim
     return bool(addresses) and all(is_public(address) for address in addresses)
 
 
-def _unwrapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return the IPv4 address that a packet to `address` ends at, where it is mapped or goes through NAT64."""
-    if isinstance(address, IPv4Address):
-        return address
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address
-
-
 class _FetchError(Exception):
     """Why a picture is not fetched: a sentence with the remedy, without path and host."""
 
@@ -158,11 +135,12 @@ class _FetchError(Exception):
 class _Deadline:
     at: float
     clock: Callable[[], float]
+    given_up: threading.Event
 
     def left(self) -> float:
         """Return the seconds left, more than 0. Raises TimeoutError."""
         left = self.at - self.clock()
-        if left <= 0:
+        if left <= 0 or self.given_up.is_set():
             raise TimeoutError
         return left
 
@@ -232,7 +210,7 @@ def _checked_addresses(target: _Target, rules: FetchRules, resolve: Resolve, dea
     if not addresses:
         raise _FetchError("no such host was found; correct the address, or send the picture itself as base64")
     for address in map(ip_address, addresses):
-        allowed = any(_unwrapped(address) in network for network in rules.allowed_networks)
+        allowed = any(unwrapped(address) in network for network in rules.allowed_networks)
         if not (allowed or is_public(address)):
             raise _FetchError("that host is not on the public internet; send the picture itself, as base64")
     return addresses
@@ -315,12 +293,17 @@ class _Wire(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has a name from Python 3.12 on
-        self._sock.settimeout(self._deadline.left())
-        count = self._sock.recv_into(buffer)
+        count = self._received(buffer)
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise _FetchError("it sends without end; send the picture itself, as base64")
         return count
+
+    def _received(self, buffer: Any) -> int:  # noqa: ANN401 - as above
+        while True:
+            self._sock.settimeout(min(_LONGEST_WAIT_S, self._deadline.left()))
+            with contextlib.suppress(TimeoutError):  # the deadline decides
+                return self._sock.recv_into(buffer)
 
 
 def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:

@@ -1,6 +1,7 @@
 """Pictures, bytes to bytes: check what a caller sent, make it fit for a graph, encode what ComfyUI made. No I/O.
 
-Pillow decodes. Its decoders are named one by one, so that a file reaches none that we did not choose.
+Decoding a stranger's file can take minutes, and nothing in this process can interrupt it. For such files, call the
+functions of the same names in picture_process.
 """
 
 from __future__ import annotations
@@ -8,52 +9,58 @@ from __future__ import annotations
 import io
 import math
 import struct
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from comfy_client.contract import ErrorCode
+from comfy_client.decoding import (
+    BOMBS,
+    BROKEN,
+    FORMATS,
+    MAX_PIXELS,
+    TooLargeError,
+    decoded,
+    has_more_frames,
+    leniently,
+    require_few_frames,
+)
 from comfy_client.errors import JobError
 
 MAX_BYTES = 25 * 1024 * 1024
-MAX_PIXELS = 64 * 1024 * 1024
-INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+INPUT_FORMATS = FORMATS
+LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500}
+"""Pixels of a side that can be encoded (the WebP specification; libjpeg, which stops short of JPEG's 65,535)."""
 
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders raise on damaged files (found by changing bytes at random)."""
-
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_EXIF_ORIENTATION = 0x0112
+_UNENCODABLE: tuple[type[BaseException], ...] = (*BROKEN, *BOMBS, TooLargeError, MemoryError)
 _EXIF_USER_COMMENT = 0x9286
 _EXIF_IFD = 0x8769
 _MAX_COMMENT = 15_000
 """Characters of an EXIF comment, at most 4 bytes each: a JPEG holds 64 KB of EXIF, and is refused beyond."""
-_PNG_HEADER = len(b"\x89PNG\r\n\x1a\n") + 4 + 4 + 13 + 4
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = len(_PNG_SIGNATURE) + 4 + 4 + 13 + 4
 """Bytes before the first chunk behind IHDR, which must stand first (PNG specification, 5.6)."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A checked picture: its bytes, size in pixels, and MIME type by content."""
+    """A picture file: its bytes, size in pixels, and MIME type by content.
+
+    Attributes:
+        is_animated: whether it has more than one frame.
+        is_whole: whether nothing of the file is missing.
+        warning: why it is not what was asked for, such as a PNG in place of a WebP.
+    """
 
     data: bytes
     width: int
     height: int
     mime_type: str
+    is_animated: bool = False
+    is_whole: bool = True
+    warning: str = ""
 
 
 def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
@@ -61,38 +68,51 @@ def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
 
     With `flatten` it becomes one upright RGB frame (transparent parts over white), as image to image needs it; bytes
     that are so already stay as they are. Without, the bytes stay as they are and are only checked: a graph of the
-    caller's own may want the alpha channel or the frames.
+    caller's own may want the alpha channel or the frames. AVIF becomes PNG, since not every ComfyUI reads it.
 
-    Raises JobError (invalid_image) that names `path`, for what is no image of INPUT_FORMATS by its content, is cut off,
-    or has more than MAX_BYTES or MAX_PIXELS.
+    Raises JobError (invalid_image) that names `path` if `data` is no image of INPUT_FORMATS by its content, is cut off
+    by more than a few rows, or has more than MAX_BYTES, MAX_PIXELS or the frames that a graph can load.
     """
-    if len(data) > MAX_BYTES:
-        raise _invalid(path, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are taken. Send it smaller, or as JPEG")
+    require_size(data, path)
     try:
-        return _checked(data, path, flatten=flatten)
+        return _checked(data, flatten=flatten)
     except UnidentifiedImageError:
-        raise _invalid(path, f"is not an image of a known format ({', '.join(INPUT_FORMATS)})") from None
-    except _BOMBS:
-        raise _invalid(path, f"has far more than the {MAX_PIXELS:,} pixels that are taken") from None
-    except _BROKEN as error:
-        raise _invalid(path, f"cannot be decoded, it may be cut off ({error})") from error
+        raise invalid_image(path, f"is not an image of a known format ({', '.join(INPUT_FORMATS)})") from None
+    except BOMBS:
+        raise invalid_image(path, f"has far more than the {MAX_PIXELS:,} pixels that are taken") from None
+    except TooLargeError as error:
+        raise invalid_image(path, f"{error}. Send it smaller") from None
+    except MemoryError:
+        raise invalid_image(path, "needs too much memory to be decoded. Send it smaller") from None
+    except BROKEN as error:
+        raise invalid_image(path, f"cannot be decoded, it may be cut off ({str(error)[:200]})") from error
 
 
-def _checked(data: bytes, path: str, *, flatten: bool) -> Picture:
-    with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise _invalid(path, f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are taken")
-        mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
-        frames = getattr(image, "n_frames", 1)
-        turned = image.getexif().get(_EXIF_ORIENTATION) in range(2, 9)
-        image.load()
-        opaque = image.mode == "RGB" and not image.has_transparency_data
-        if not flatten or (opaque and frames == 1 and not turned):
-            return Picture(data, image.width, image.height, mime_type)
-        flat = _flattened(image)
+def require_size(data: bytes, path: str) -> None:
+    """Raise JobError (invalid_image) if `data` has more than MAX_BYTES."""
+    if len(data) > MAX_BYTES:
+        problem = f"has {len(data):,} bytes; at most {MAX_BYTES:,} are taken. Send it smaller, or as JPEG"
+        raise invalid_image(path, problem)
+
+
+def _checked(data: bytes, *, flatten: bool) -> Picture:
+    found = decoded(data)
+    image = found.image
+    mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
+    is_animated = has_more_frames(image, 1)
+    if not flatten and is_animated:
+        require_few_frames(image)
+    if flatten:
+        plain = image.mode == "RGB" and not (image.has_transparency_data or is_animated or found.is_turned)
+        stays = plain and found.is_whole and image.format != "AVIF"
+    else:
+        stays = is_animated or image.format != "AVIF"
+    if stays:
+        return Picture(data, image.width, image.height, mime_type, is_animated, found.is_whole)
+    image = _flattened(image) if flatten else ImageOps.exif_transpose(image)
     encoded = io.BytesIO()
-    flat.save(encoded, "PNG", compress_level=1)
-    return Picture(encoded.getvalue(), flat.width, flat.height, "image/png")
+    image.save(encoded, "PNG", compress_level=1)
+    return Picture(encoded.getvalue(), image.width, image.height, "image/png", is_whole=found.is_whole)
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -116,7 +136,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _invalid(path: str, problem: str) -> JobError:
+def invalid_image(path: str, problem: str) -> JobError:
+    """Return the error of a picture at `path` in the request that is not accepted."""
     return JobError.because(ErrorCode.INVALID_IMAGE, f"{path} {problem}.", path=path)
 
 
@@ -134,70 +155,118 @@ def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int
     return min(fitting, key=lambda size: math.dist(size, wanted))
 
 
-def encode_picture(png: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> bytes:
-    """Return the picture of ComfyUI's `png` as png, webp or jpeg, with `text` written into it.
+def encode_picture(data: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> Picture:
+    """Return ComfyUI's picture as png, webp or jpeg, with `text` written into it.
 
-    A PNG is not compressed anew: its text goes into iTXt chunks behind the header. webp and jpeg carry `parameters` of
-    `text` alone, as EXIF user comment, at most _MAX_COMMENT characters of it.
+    Only a PNG is encoded again; other formats were chosen by the graph. A PNG that stays PNG is not decoded: its text
+    goes into chunks behind the header. webp and jpeg carry `parameters` of `text` alone, as EXIF user comment, at most
+    _MAX_COMMENT characters of it. jpeg has no transparency, so the picture is put over white.
+
+    A picture that cannot become what was asked for stays as it is, with a warning.
     """
+    size = png_size(data)
+    if size is None:
+        return kept_as_it_is(data, text, "")
     if output_format == "png":
-        chunks = _text_chunks(text)
-        return png[:_PNG_HEADER] + chunks + png[_PNG_HEADER:]
+        return _png_with_text(data, text)
+    longest = LONGEST_SIDE[output_format]
+    if max(size) > longest:
+        return kept_as_it_is(data, text, f"{output_format} holds at most {longest:,} pixels a side")
+    try:
+        return Picture(_encoded(data, output_format, quality, text), *size, f"image/{output_format}")
+    except _UNENCODABLE as error:
+        return kept_as_it_is(data, text, f"encoding it as {output_format} failed ({type(error).__name__})")
+
+
+def png_size(data: bytes) -> tuple[int, int] | None:
+    """Return the width and height of a PNG by its header, or None if `data` is no PNG. Takes no time on any bytes."""
+    if len(data) < _PNG_HEADER or not data.startswith(_PNG_SIGNATURE):
+        return None
+    width, height = struct.unpack_from(">II", data, len(_PNG_SIGNATURE) + 8)
+    return width, height
+
+
+def kept_as_it_is(data: bytes, text: Mapping[str, str], why: str) -> Picture:
+    """Return a picture of ComfyUI's in its own format; `why` it did not become another one, if it was to."""
+    if png_size(data) is not None:
+        return replace(_png_with_text(data, text), warning=f"is a PNG: {why}")
+    found = identify(data)
+    return found or Picture(data, 0, 0, "application/octet-stream", warning="cannot be read as a picture")
+
+
+def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> bytes:
     encoded = io.BytesIO()
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         exif = image.getexif()
         if "parameters" in text:
             comment = text["parameters"][:_MAX_COMMENT].encode("utf-16-be")
             exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = b"UNICODE\0" + comment
-        keeps_alpha = output_format == "webp"
-        image.convert("RGBA" if keeps_alpha and image.has_transparency_data else "RGB").save(
-            encoded, output_format, quality=quality, exif=exif
-        )
+        if output_format == "webp" and image.has_transparency_data:
+            picture = image.convert("RGBA")
+        else:
+            picture = _flattened(image)
+        picture.save(encoded, output_format, quality=quality, exif=exif)
     return encoded.getvalue()
 
 
-def _text_chunks(text: Mapping[str, str]) -> bytes:
+def _png_with_text(png: bytes, text: Mapping[str, str]) -> Picture:
+    """Return `png` with text chunks: tEXt where it is Latin-1, which all readers know, else iTXt."""
     info = PngImagePlugin.PngInfo()
     for key, value in text.items():
-        info.add_itxt(key, value)
+        info.add_text(key, value)
     chunks = io.BytesIO()
     for kind, content, *_ in info.chunks:
         PngImagePlugin.putchunk(chunks, kind, content)
-    return chunks.getvalue()
+    width, height = png_size(png) or (0, 0)
+    return Picture(png[:_PNG_HEADER] + chunks.getvalue() + png[_PNG_HEADER:], width, height, "image/png")
 
 
 def identify(data: bytes) -> Picture | None:
-    """Return the still picture that `data` begins, by its header alone, or None where it is none."""
+    """Return the picture that `data` begins, by its header alone, or None if it is none of INPUT_FORMATS."""
     try:
-        with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                return None
-            return Picture(data, image.width, image.height, Image.MIME.get(image.format or "", ""))
-    except (*_BROKEN, *_BOMBS):
+        return _identified(data)
+    except (UnidentifiedImageError, TooLargeError, *BOMBS):
+        return None
+    except BROKEN:
+        pass
+    try:
+        with leniently():
+            return _identified(data)
+    except (*BROKEN, *BOMBS, TooLargeError):
         return None
 
 
+def _identified(data: bytes) -> Picture:
+    image = Image.open(io.BytesIO(data), formats=INPUT_FORMATS)
+    mime_type = Image.MIME.get(image.format or "", "")
+    return Picture(data, image.width, image.height, mime_type, has_more_frames(image, 1))
+
+
 def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
-    """Return a preview of at most `side` pixels as a JPEG of a few kilobytes, or None where `jpeg` is none."""
+    """Return a preview of at most `side` pixels as a JPEG of a few kilobytes, or None if `jpeg` is none."""
     encoded = io.BytesIO()
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             image.thumbnail((side, side))
             image.save(encoded, "JPEG", quality=60)
-    except (*_BROKEN, *_BOMBS):
+    except (*BROKEN, *BOMBS):
         return None
     return encoded.getvalue()
 
 
-def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> bytes:
-    """Return a picture of INPUT_FORMATS as png, webp or jpeg, no wider than `width` pixels where that is above 0.
+def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
+    """Return a picture of INPUT_FORMATS as png, webp or jpeg, no wider than `width` pixels if that is above 0.
 
-    Its first frame, and over white where it is transparent and becomes JPEG. Raises JobError (invalid_image).
+    Its first frame, and over white if it is transparent and becomes jpeg. Raises JobError (invalid_image).
     """
     check_picture(data, "image", flatten=False)
-    with Image.open(io.BytesIO(data), formats=INPUT_FORMATS) as image:
-        if 0 < width < image.width:
-            image.thumbnail((width, image.height))
-        encoded = io.BytesIO()
-        (_flattened(image) if output_format == "jpeg" else image).save(encoded, output_format, quality=quality)
-    return encoded.getvalue()
+    image = decoded(data).image
+    if 0 < width < image.width:
+        image.thumbnail((width, image.height))
+    encoded = io.BytesIO()
+    try:
+        picture = image if output_format != "jpeg" and image.mode in _PNG_MODES else _flattened(image)
+        picture.save(encoded, output_format, quality=quality)
+    except _UNENCODABLE as error:
+        raise invalid_image("image", f"cannot be encoded as {output_format} ({type(error).__name__})") from error
+    return Picture(encoded.getvalue(), image.width, image.height, f"image/{output_format}")

@@ -51,7 +51,7 @@ class Txt2ImgInputs(CallOptions, EnvelopeInputs, total=False):
     num_images: int | None
     sampler: str | None
     scheduler: str | None
-    loras: list[Lora] | None
+    loras: list[Lora | str] | None
 
 
 class Img2ImgInputs(Txt2ImgInputs, total=False):

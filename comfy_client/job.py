@@ -187,7 +187,7 @@ class JobStory:
         while True:
             try:
                 return ask()
-            except ComfyClientError as error:  # noqa: PERF203 - each attempt may fail
+            except ComfyClientError as error:
                 left_s = min(deadline, self._patient_until(error, begun_at)) - time.monotonic()
                 if not _is_passing(error) or left_s <= 0:
                     raise

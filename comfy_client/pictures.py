@@ -12,9 +12,10 @@ from typing import Any, TypeAlias, Union
 
 from PIL import Image
 
-from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.contract import ErrorCode, JsonObject, is_asset_id
+from comfy_client.encoded import is_address, is_data_uri
 from comfy_client.errors import JobError
-from comfy_client.images import MAX_BYTES, check_picture
+from comfy_client.images import MAX_BYTES, check_picture, identify
 
 PictureSource: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
 """A picture, as a caller has it."""
@@ -24,12 +25,14 @@ _LEAST_BASE64 = 64
 
 
 def picture_text(source: object, path: str) -> str:
-    """Return the picture as text for a request: an https address as it is, all else as base64 once it is checked.
+    """Return the picture as text for a request: an https address or an asset's id as it is, else base64, checked.
 
     Raises JobError (invalid_image) that names `path` where it cannot be read, or is no picture: nothing is sent then.
     """
     match source:
-        case str() if re.match(r"(data:|[a-z][a-z0-9+.-]+://)", source, re.IGNORECASE) or _is_base64(source):
+        case str() if is_data_uri(source) or is_address(source) or _is_base64(source):
+            return source
+        case str() if is_asset_id(source) and not _is_file(source):
             return source
         case str() | os.PathLike():
             return _encoded(_read(Path(source), path), path)
@@ -37,8 +40,18 @@ def picture_text(source: object, path: str) -> str:
             return _encoded(bytes(source), path)
         case Image.Image():
             return _encoded(_png(source), path)
-    kinds = "a path, bytes, a PIL image, a data URI or an https address"
+    kinds = "a path, bytes, a PIL image, a data URI, an https address or an asset's id"
     raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} must be {kinds}, not {type(source).__name__}.", path=path)
+
+
+def _file_text(source: object, path: str) -> str:
+    """Return a file for a graph as text, as `picture_text` does. It need be no picture: some nodes load other files."""
+    match source:
+        case bytes() | bytearray() | memoryview() if len(source) <= MAX_BYTES and identify(bytes(source)) is None:
+            return base64.b64encode(source).decode("ascii")
+        case (str() | os.PathLike()) as name if not isinstance(name, str) or _is_file(name):
+            return _file_text(_read(Path(name), path), path)
+    return picture_text(source, path)
 
 
 def _is_base64(text: str) -> bool:
@@ -53,17 +66,17 @@ def with_texts(inputs: Mapping[str, Any]) -> JsonObject:
     match texts.get("images"):
         case Mapping() as named:
             texts["images"] = [
-                {"name": name, "image": picture_text(each, f"images.{name}")} for name, each in named.items()
+                {"name": name, "image": _file_text(each, f"images.{name}")} for name, each in named.items()
             ]
         case list() as entries:
             texts["images"] = [_entry(entry, number) for number, entry in enumerate(entries)]
     return {name: value for name, value in texts.items() if value is not None}
 
 
-def _entry(entry: object, number: int) -> object:
+def _entry(entry: Any, number: int) -> object:  # noqa: ANN401 - whatever a caller gives
     match entry:
-        case {"name": str(name), "image": source, **rest} if not rest:
-            return {"name": name, "image": picture_text(source, f"images[{number}].image")}
+        case {"name": str(), "image": source, **rest} if source is not None:
+            return {**rest, "name": entry["name"], "image": _file_text(source, f"images[{number}].image")}
     return entry
 
 

@@ -1,56 +1,68 @@
-"""A request of the wire (RunPod's `input`), from untrusted JSON to a value that can be rendered. No I/O.
+"""A request of the wire (RunPod's `input`), from untrusted JSON to a value that can be rendered. No I/O but randomness.
 
-`read_request` finds every fault of a request at once, before anything is sent anywhere.
+`read_request` finds every fault of a request at once, before anything is sent anywhere. Spellings with one meaning are
+accepted: null for an absent key, numbers as text, and all that worker-comfyui takes beside a graph.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import copy
-import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import mimetypes
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from comfy_client.contract import ENVELOPE, Fault, JsonObject
+from comfy_client.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, Fault, JsonObject
+from comfy_client.encoded import bare_address, decode_base64, is_https
 from comfy_client.errors import invalid_input
-from comfy_client.images import Picture, check_picture, rounded_size
-from comfy_client.validation import filled, nearest, path_of, plain, schema_faults
-from comfy_client.workflows import (
-    Graph,
-    Target,
-    Workflow,
-    find_workflow,
-    graph_faults,
-    has_nodes,
-    override,
-    override_faults,
-    render,
-)
-
-MAX_FAULTS = 50
-"""Faults that one report lists; a graph can have thousands."""
+from comfy_client.foreign_keys import advice
+from comfy_client.graph_files import Source, beyond_limits, graph_files, is_playlist, named
+from comfy_client.graphs import Graph, graph_faults, has_nodes, left_out, with_links
+from comfy_client.images import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
+from comfy_client.places import Target, overridden
+from comfy_client.prompt_syntax import syntax_warnings
+from comfy_client.spellings import as_number, respelled
+from comfy_client.template_overrides import read_overrides
+from comfy_client.validation import Suggestions, filled, path_of, plain, schema_faults
+from comfy_client.workflows import Workflow, find_workflow, render
+from comfy_client.wrappers import beside_graph, parsed, unwrapped, with_parsed_graph
 
 _GRAPH_KEYS = {name: ENVELOPE[name] for name in ENVELOPE if name != "workflow"}
 _TEMPLATE_KEYS = {name: ENVELOPE[name] for name in ENVELOPE if name != "images"}
+_MAX_WARNINGS = 20
+
+
+class CheckPicture(Protocol):
+    """images.check_picture, or its namesake in picture_process."""
+
+    def __call__(self, data: bytes, path: str, *, flatten: bool) -> Picture:
+        """Return the picture in `data`, fit for a LoadImage node. Raises JobError (invalid_image)."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture of the request, and the inputs that are to name it once ComfyUI has it."""
+    """A file of the request, and the inputs that are to name it once ComfyUI has it.
+
+    A file that is no picture has the size 0 x 0, and an `extension` of its own.
+    """
 
     picture: Picture
     targets: tuple[Target, ...]
+    own_extension: str = ""
+
+    @property
+    def extension(self) -> str:
+        """The extension of the file's name, without the dot."""
+        return self.own_extension or self.picture.mime_type.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What ComfyUI is to run: one graph a prompt, the pictures they load, and what the result says of it.
+    """What ComfyUI is to run: one graph a prompt, the files they load, and what the result says about it.
 
     `inputs` are the template's inputs as used, without pictures (for a graph of the caller's own: its overrides);
-    `seeds` has one entry a graph, None where the graph is the caller's own.
+    `seeds` has one entry a graph, None if the graph is the caller's own. `extra_data` may hold a key.
     """
 
     graphs: tuple[Graph, ...]
@@ -60,19 +72,21 @@ class Rendered:
     version: str
     inputs: JsonObject
     warnings: tuple[str, ...]
+    extra_data: JsonObject = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a picture of the request comes from: bytes, or an https address still to be fetched. `path` names it."""
-
-    path: str
-    content: bytes | str
+def draw_seed() -> int:
+    """Return a random seed."""
+    return secrets.randbelow(MAX_RANDOM_SEED + 1)
 
 
 @dataclass(frozen=True)
 class Request:
-    """A valid request. `template` is None where the caller sent a graph of their own."""
+    """A valid request. `template` is None if the caller sent a graph of their own; `graph` has its overrides then.
+
+    `overrides` are those of a template, still to be applied, or those of the graph, as the result names them.
+    `has_random_seed` says that an override asked for a random seed.
+    """
 
     template: Workflow | None
     graph: Graph
@@ -84,40 +98,52 @@ class Request:
     metadata: bool
     delivery: str
     timeout_s: float | None
+    warnings: tuple[str, ...] = ()
+    has_random_seed: bool = False
+    extra_data: JsonObject = field(default_factory=dict, repr=False)
 
-    def with_fetched(self, fetch: Callable[[str, str], bytes]) -> Request:
-        """Return the request with every picture's bytes; `fetch` takes an address and the path that named it."""
+    def with_fetched(self, fetch: Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]) -> Request:
+        """Return the request with every file's bytes; `fetch` takes each address with the path that named it.
+
+        Raises JobError (invalid_input) if the files have more than MAX_TOTAL_BYTES.
+        """
+        wanted = {name: source for name, source in self.pictures.items() if isinstance(source.content, str)}
+        if not wanted:
+            return self
+        contents = fetch([(str(source.content), source.path) for source in wanted.values()])
         fetched = {
-            name: replace(source, content=fetch(source.content, source.path))
-            for name, source in self.pictures.items()
-            if isinstance(source.content, str)
+            name: replace(source, content=content)
+            for (name, source), content in zip(wanted.items(), contents, strict=True)
         }
-        return replace(self, pictures={**self.pictures, **fetched}) if fetched else self
+        pictures = {**self.pictures, **fetched}
+        if faults := beyond_limits(pictures):
+            raise invalid_input(faults)
+        return replace(self, pictures=pictures)
 
-    def render(self, random_seed: Callable[[], int]) -> Rendered:
-        """Return what ComfyUI is to run. Its pictures have been fetched.
+    def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckPicture = check_picture) -> Rendered:
+        """Return what ComfyUI is to run. Its pictures have been fetched; `check` decodes them.
 
-        Raises JobError: invalid_image where a picture cannot be taken, invalid_input where an override names an item
-        that a list of the inputs does not have.
+        Raises JobError: invalid_image if a picture cannot be taken, invalid_input if an override names an item that a
+        list of the inputs does not have.
         """
         if self.template is None:
-            return self._render_graph()
-        return self._render_template(self.template, random_seed)
+            return self._render_graph(check)
+        return self._render_template(self.template, random_seed, check)
 
-    def _render_template(self, template: Workflow, random_seed: Callable[[], int]) -> Rendered:
+    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
         uploads = [
-            Upload(_checked(source, flatten=True), template.targets(name)) for name, source in self.pictures.items()
+            _upload(source, template.targets(name), check, flatten=True) for name, source in self.pictures.items()
         ]
         inputs = dict(self.inputs)
         if uploads:
             inputs |= _size(inputs, uploads[0].picture, template)
-        if "seed" in template.inputs:
-            inputs.setdefault("seed", random_seed())
+        if "seed" in template.inputs and ("seed" not in inputs or self.has_random_seed):
+            inputs["seed"] = min(random_seed(), MAX_RANDOM_SEED + 1 - inputs.get("num_images", 1))
         graphs = render(template, inputs)
-        if faults := override_faults(graphs[0], self.overrides):
-            raise invalid_input(faults)
         for graph in graphs:
-            override(graph, self.overrides)
+            _, faults, _ = overridden(graph, self.overrides, may_add=False)
+            if faults := faults or graph_faults(graph):
+                raise invalid_input(faults)
         seed_targets = template.targets("seed") if "seed" in template.inputs else ()
         return Rendered(
             graphs=tuple(graphs),
@@ -126,31 +152,33 @@ class Request:
             workflow=template.name,
             version=template.version,
             inputs={**inputs, **({"overrides": self.overrides} if self.overrides else {})},
-            warnings=(),
+            warnings=self.warnings,
         )
 
-    def _render_graph(self) -> Rendered:
-        graph = copy.deepcopy(self.graph)
-        override(graph, self.overrides)
-        uploads, warnings = [], []
-        for name, source in self.pictures.items():
-            targets = tuple(
-                Target(node_id, key)
-                for node_id, node in graph.items()
-                for key, value in node["inputs"].items()
-                if value == name
-            )
-            uploads.append(Upload(_checked(source, flatten=False), targets))
-            if not targets:
-                warnings.append(f"{source.path}: no node of the graph loads {name!r}")
-        inputs = {"overrides": self.overrides} if self.overrides else {}
-        return Rendered((graph,), (None,), tuple(uploads), "custom", "custom", inputs, tuple(warnings))
+    def _render_graph(self, check: CheckPicture) -> Rendered:
+        return Rendered(
+            graphs=(copy.deepcopy(self.graph),),
+            seeds=(None,),
+            uploads=tuple(_upload(source, source.targets, check, flatten=False) for source in self.pictures.values()),
+            workflow="custom",
+            version="custom",
+            inputs={"overrides": self.overrides} if self.overrides else {},
+            warnings=self.warnings,
+            extra_data=self.extra_data,
+        )
 
 
-def _checked(source: Source, *, flatten: bool) -> Picture:
+def _upload(source: Source, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
     if isinstance(source.content, str):
         raise TypeError(f"{source.path} was not fetched")
-    return check_picture(source.content, source.path, flatten=flatten)
+    if source.is_picture:
+        return Upload(check(source.content, source.path, flatten=flatten), targets)
+    if len(source.content) > MAX_BYTES:
+        raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are taken")
+    if is_playlist(source.content):
+        raise invalid_image(source.path, "is a playlist; send the video or the sound itself")
+    mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
+    return Upload(Picture(source.content, 0, 0, mime_type), targets, source.extension)
 
 
 def _size(inputs: JsonObject, picture: Picture, template: Workflow) -> JsonObject:
@@ -175,77 +203,122 @@ def _side(pixels: float) -> int:
 def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     """Return the valid request in `raw`, the `input` of a job as parsed from JSON.
 
-    A text of JSON is taken as well, since worker-comfyui takes it.
+    A text of JSON is read as well, since worker-comfyui reads it. A graph is found also in the places where callers of
+    ComfyUI put it; a warning says so.
 
     Raises JobError: invalid_input with all faults, or unknown_workflow.
     """
     if isinstance(raw, str):
-        raw = _parsed(raw)
-    value, faults = plain(raw)
+        raw = parsed(raw)
+    value, faults = plain(with_parsed_graph(raw))
     if not isinstance(value, dict):
         raise invalid_input([Fault("", 'must be a JSON object, like {"prompt": "a pixel art knight"}')])
-    default = "img2img" if "image" in value else "txt2img"
-    named = value.get("workflow", default)
-    if isinstance(named, dict) or (isinstance(named, str) and named.lstrip()[:1] == "{"):
-        return _read_graph(value, faults)
+    value, warnings = unwrapped({name: item for name, item in value.items() if item is not None})
+    has_image = "image" in value or any(fault.path == "image" for fault in faults)
+    default = "img2img" if has_image else "txt2img"
+    named_workflow = value.get("workflow", default)
+    if isinstance(named_workflow, dict) or (isinstance(named_workflow, str) and named_workflow.lstrip()[:1] == "{"):
+        return _read_graph(value, faults, warnings)
     # What is neither text nor an object is a fault by the template's schema, and need not hide the others.
-    return _read_template(value, find_workflow(named if isinstance(named, str) else default, workflows), faults)
+    name = named_workflow if isinstance(named_workflow, str) else default
+    return _read_template(value, find_workflow(name, workflows), faults, warnings)
 
 
-def _parsed(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _read_template(value: JsonObject, template: Workflow, faults: list[Fault]) -> Request:
-    schema = {
-        **template.schema,
-        "properties": {"workflow": ENVELOPE["workflow"], **_TEMPLATE_KEYS, **template.inputs},
-        "additionalProperties": False,
-    }
-    faults = _merged(faults, schema_faults(value, schema))
+def _read_template(value: JsonObject, template: Workflow, faults: list[Fault], warnings: list[str]) -> Request:
+    rules = {"workflow": ENVELOPE["workflow"], **_TEMPLATE_KEYS, **template.inputs}
     if "images" in value:
         faults = _merged([Fault("images", "goes with a graph of your own; a template takes `image`")], faults)
-    overrides = value.get("overrides", {})
-    if isinstance(overrides, dict):
-        faults = _merged(faults, override_faults(template.graph, overrides))
-    pictures, faults = _pictures({name: (name, value.get(name)) for name in template.pictures}, faults)
+    faults = _merged(faults, _unknown(value.keys() - rules.keys() - {"images"}, rules))
+    value = respelled(value, rules)
+    if "seed" in template.inputs and as_number(value.get("seed")) == -1:
+        del value["seed"]
+    faults = _merged(faults, _schema_faults(value, {**template.schema, "properties": rules}))
+    faults, pictures = _pictures(template, value, faults)
+    wanted = value.get("num_images", 1)
+    is_possible = isinstance(wanted, int) and 1 <= wanted <= template.inputs.get("num_images", {}).get("maximum", 1)
+    overrides, has_random_seed, found = read_overrides(
+        template, _without_nulls(value.get("overrides")), wanted if is_possible else 1
+    )
+    faults = _merged(faults, found)
     if faults:
         raise invalid_input(faults[:MAX_FAULTS])
     inputs = filled(value, {"properties": template.inputs})
     for name in template.pictures:
         inputs.pop(name, None)
-    return _request(template, template.graph, inputs, pictures, value)
+    for name, text in inputs.items():
+        if "prompt" in name and isinstance(text, str):
+            warnings += syntax_warnings(name, text)
+    request = _request(template, template.graph, inputs, pictures, {**value, "overrides": overrides})
+    return replace(request, warnings=tuple(warnings), has_random_seed=has_random_seed)
 
 
-def _read_graph(value: JsonObject, faults: list[Fault]) -> Request:
-    graph = value["workflow"]
-    schema = {"properties": {"workflow": {}, **_GRAPH_KEYS}}
-    unknown = [
-        Fault(
-            path_of([name]), f"goes with a template; set a graph's values with `overrides`{nearest(name, _GRAPH_KEYS)}"
-        )
-        for name in sorted(value.keys() - {"workflow"} - _GRAPH_KEYS.keys())
+def _unknown(names: Iterable[str], rules: Mapping[str, JsonObject]) -> list[Fault]:
+    suggestions = Suggestions()
+    return [
+        Fault(path_of([name]), advice(name, rules) or f"is not known{suggestions.nearest(name, rules)}")
+        for name in sorted(names)[:MAX_FAULTS]
     ]
-    faults = _merged(faults, [*graph_faults(graph), *schema_faults(value, schema), *unknown])
-    overrides = value.get("overrides")
-    if has_nodes(graph) and isinstance(overrides, dict):
-        faults = _merged(faults, override_faults(graph, overrides))
-    pictures, faults = _pictures(_named_images(value.get("images")), faults)
+
+
+def _pictures(template: Workflow, value: JsonObject, faults: list[Fault]) -> tuple[list[Fault], dict[str, Source]]:
+    """Return the faults with those of the template's pictures, and the source of each picture by name."""
+    sources, found = {}, []
+    for name in template.pictures:
+        text = value.get(name)
+        if isinstance(text, str) and text:
+            try:
+                sources[name] = Source(name, bare_address(text) if is_https(text) else decode_base64(text))
+            except ValueError as error:
+                found.append(Fault(name, str(error)))
+    return _merged(faults, found), sources
+
+
+def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> Request:
+    graph = value["workflow"]
+    value, extra_data, found = beside_graph(value)
+    warnings += found
+    value = respelled(value, _GRAPH_KEYS)
+    faults = _merged(faults, _schema_faults(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}))
+    pictures: dict[str, Source] = {}
+    overrides = _without_nulls(value.get("overrides"))
+    if graph and has_nodes(graph):
+        written, unreached, notes = overridden(graph, overrides, may_add=True)
+        with_links(graph)
+        broken, notes_of_nodes = left_out(graph)
+        pictures, lost, notes_of_files = graph_files(graph, named(value.get("images")), written)
+        faults = _merged(faults, [*unreached, *broken, *lost])
+        warnings += [*notes, *notes_of_nodes, *notes_of_files]
+        overrides = {
+            place: target.get(graph) if path_of(["overrides", place]) in pictures else overrides[place]
+            for place, target in written.items()
+            if target.node_id in graph
+        }
+    else:
+        faults = _merged(faults, graph_faults(graph))
     if faults:
         raise invalid_input(faults[:MAX_FAULTS])
-    return _request(None, graph, {}, pictures, value)
+    request = _request(None, graph, {}, pictures, {**value, "overrides": overrides})
+    return replace(request, warnings=tuple(warnings[:_MAX_WARNINGS]), extra_data=extra_data)
 
 
-def _named_images(images: object) -> dict[str, tuple[str, Any]]:
-    """Return the path and text of each of a graph's pictures by name; the last one counts where a name stands twice."""
-    return {
-        image["name"]: (f"images[{number}].image", image.get("image"))
-        for number, image in enumerate(images if isinstance(images, list) else [])
-        if isinstance(image, dict) and isinstance(image.get("name"), str)
-    }
+def _without_nulls(overrides: object) -> JsonObject:
+    """Return overrides without those that are null; nothing if there is no object of them."""
+    given = overrides.items() if isinstance(overrides, dict) else ()
+    return {place: value for place, value in given if value is not None}
+
+
+def _schema_faults(value: JsonObject, schema: JsonObject) -> list[Fault]:
+    """Return the faults of `value`. A list item that is null counts as absent; of a list too long, no item is read."""
+    faults: list[Fault] = []
+    nulls: set[str] = set()
+    for name, items in value.items():
+        limit = schema["properties"].get(name, {}).get("maxItems")
+        if isinstance(items, list) and limit is not None and len(items) > limit:
+            faults.append(Fault(path_of([name]), f"has {len(items):,} items; at most {limit:,} are taken"))
+            value = {**value, name: []}
+        elif isinstance(items, list):
+            nulls |= {path_of([name, number]) for number, item in enumerate(items) if item is None}
+    return [*faults, *(fault for fault in schema_faults(value, schema) if fault.path not in nulls)]
 
 
 def _request(
@@ -270,31 +343,3 @@ def _merged(first: list[Fault], second: list[Fault]) -> list[Fault]:
     """Return both, without those of `second` at a path that `first` has."""
     paths = {fault.path for fault in first}
     return [*first, *(fault for fault in second if fault.path not in paths)]
-
-
-def _pictures(sources: Mapping[str, tuple[str, Any]], faults: list[Fault]) -> tuple[dict[str, Source], list[Fault]]:
-    """Return the source of each picture by name, and the faults with those of the pictures that are none."""
-    pictures, found = {}, []
-    for name, (path, text) in sources.items():
-        if not isinstance(text, str) or not text:
-            continue
-        try:
-            pictures[name] = Source(path, text if re.match("https://", text, re.IGNORECASE) else decode_base64(text))
-        except ValueError as error:
-            found.append(Fault(path, str(error)))
-    return pictures, _merged(faults, found)
-
-
-def decode_base64(text: str) -> bytes:
-    """Return the bytes of base64 or of a data URI. Raises ValueError with a sentence where it is neither."""
-    content = text
-    if text.startswith("data:"):
-        head, comma, content = text.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise ValueError("is a data URI that is not base64; it begins data:image/png;base64,")
-    elif re.match(r"[a-z][a-z0-9+.-]*://", text[:32], re.IGNORECASE):
-        raise ValueError("is an address of another kind than https; send an https address, base64 or a data URI")
-    try:
-        return base64.b64decode("".join(content.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("is not base64") from None

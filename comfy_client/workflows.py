@@ -3,8 +3,8 @@
 A workflow is two files, `<name>.json` (an untouched "Export (API)") and `<name>.inputs.json`. Beside JSON Schema's own,
 the inputs carry these keywords:
 
-- `x-node`: where the value goes: `"KSampler.seed"` (node title, dot, input), a list of such for several places. A
-  trailing number, `"Node.sizes.1"`, picks from an input that is a list.
+- `x-node`: where the value goes: `"KSampler.seed"` (node title or id, dot, input), a list of such for several places.
+  A trailing number, `"Node.sizes.1"`, picks from an input that is a list. Every input but `num_images` needs it.
 - `x-add`: a number added on the way (`negative_strength` 0 is CFG 1).
 - `x-insert`: the value is a list, and each item a new node chained in front of the place: `class_type`, the `link`
   that it takes over, and `inputs`, from the item's keys to the node's.
@@ -19,27 +19,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jsonschema
 
-from comfy_client.contract import ALIASES, ENVELOPE, MAX_SEED, ErrorCode, Fault, JsonObject
+from comfy_client.contract import ALIASES, ENVELOPE, MAX_SEED, ErrorCode, JsonObject
 from comfy_client.errors import ConfigError, JobError
-from comfy_client.validation import nearest, path_of, schema_faults, shown
+from comfy_client.graphs import Graph, graph_faults, is_link
+from comfy_client.places import Places, Target, override
+from comfy_client.validation import nearest, schema_faults, shown
 
-Graph: TypeAlias = dict[str, Any]
-"""A graph in ComfyUI's API format: node id to `{"class_type", "inputs", "_meta"}`."""
-
-EDITOR_FORMAT = (
-    "is in ComfyUI's editor format, which cannot be run. Export it with Workflow > Export (API) (older versions: "
-    '"Save (API Format)", after enabling Dev mode in the settings), and send that file\'s content'
-)
-
-GRAPH_AS_TEXT = "is text; send the graph itself, as a JSON object, and not the text of its file"
+__all__ = ["Graph", "Target", "Workflow", "find_workflow", "is_link", "load_workflows", "override", "render"]
 
 _KEYWORDS: JsonObject = {
     "type": "object",
@@ -68,28 +62,8 @@ _KEYWORDS: JsonObject = {
     },
 }
 """JSON Schema of an inputs file's own keywords; the rest of it is JSON Schema's."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """One input of one node; `index` picks from an input that is a list."""
-
-    node_id: str
-    input: str
-    index: int | None = None
-
-    def set(self, graph: Graph, value: object) -> None:
-        """Write `value` into `graph` there."""
-        inputs = graph[self.node_id]["inputs"]
-        if self.index is None:
-            inputs[self.input] = value
-        else:
-            inputs[self.input][self.index] = value
-
-    def get(self, graph: Graph) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the value in `graph` there."""
-        value = graph[self.node_id]["inputs"][self.input]
-        return value if self.index is None else value[self.index]
+_KEYWORDS_OF_ALL = frozenset({"x-task", "x-models"})
+_KEYWORDS_OF_INPUT = frozenset({"x-node", "x-add", "x-insert"})
 
 
 @dataclass(frozen=True)
@@ -115,7 +89,11 @@ class Workflow:
     def targets(self, name: str) -> tuple[Target, ...]:
         """Return the places in the graph that the input `name` is bound to."""
         places = self.inputs[name].get("x-node", [])
-        return tuple(find_target(self.graph, place) for place in ([places] if isinstance(places, str) else places))
+        return tuple(self._places.target(place) for place in ([places] if isinstance(places, str) else places))
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.graph)
 
 
 def default_directory() -> Path:
@@ -147,9 +125,11 @@ def _load(name: str, graph_file: Path, inputs_file: Path) -> Workflow:
     version = hashlib.sha256(graph_content + b"\0" + inputs_content).hexdigest()[:12]
     workflow = Workflow(name, graph, schema, version)
     try:
+        _check_keywords(schema, _KEYWORDS_OF_ALL, "it")
         for input_name, rule in workflow.inputs.items():
-            workflow.targets(input_name)
+            _check_keywords(rule, _KEYWORDS_OF_INPUT, f"input {shown(input_name)}")
             _check_rule(input_name, rule)
+            _check_reach(workflow, input_name, rule)
     except LookupError as error:
         raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
     return workflow
@@ -163,6 +143,29 @@ def _read_json(file: Path) -> tuple[bytes, Any]:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not JSON: {error}") from error
+
+
+def _check_keywords(rule: JsonObject, known: frozenset[str], subject: str) -> None:
+    """Raise LookupError with a sentence for a keyword of our kind that does not exist."""
+    for keyword in rule:
+        if keyword.lower().startswith("x-") and keyword not in known:
+            raise LookupError(f"{subject} has the unknown keyword {shown(keyword)}{nearest(keyword, known)}")
+
+
+def _check_reach(workflow: Workflow, name: str, rule: JsonObject) -> None:
+    """Raise LookupError with a sentence for an input whose value reaches no node."""
+    if not workflow.targets(name) and name != "num_images":
+        raise LookupError(f"input {shown(name)} reaches no node: {_missing_place(rule)}")
+
+
+def _missing_place(rule: JsonObject) -> str:
+    """Return what an input without `x-node` has instead."""
+    if "x-node" in rule:
+        return "its x-node is an empty list"
+    for keyword in rule:
+        if near := nearest(keyword, ["x-node"]):
+            return f"it has {shown(keyword)}{near}"
+    return 'it has no x-node, such as "x-node": "KSampler.seed"'
 
 
 def _check_rule(name: str, rule: JsonObject) -> None:
@@ -197,93 +200,6 @@ def find_workflow(name: str, workflows: Mapping[str, Workflow]) -> Workflow:
     return workflow
 
 
-def graph_faults(graph: object) -> list[Fault]:
-    """Return what keeps `graph` from being one in ComfyUI's API format; paths begin at `workflow`."""
-    match graph:
-        case {"nodes": list()}:
-            return [Fault("workflow", EDITOR_FORMAT)]
-        case str():
-            return [Fault("workflow", GRAPH_AS_TEXT)]
-        case dict() if graph:
-            return [fault for node_id, node in graph.items() for fault in _node_faults(node_id, node, graph)]
-    return [Fault("workflow", "must be an object of nodes and hold at least one")]
-
-
-def has_nodes(graph: object) -> bool:
-    """Return whether `graph` is made of nodes, so that an input of it can be looked for; its links may be broken."""
-    return isinstance(graph, dict) and all(_is_node(node) for node in graph.values())
-
-
-def _is_node(node: object) -> bool:
-    match node:
-        case {"class_type": str(), "inputs": dict()}:
-            return True
-    return False
-
-
-def _node_faults(node_id: str, node: Any, graph: Graph) -> Iterator[Fault]:  # noqa: ANN401 - any JSON value
-    if not _is_node(node):
-        yield Fault(path_of(["workflow", node_id]), "must be a node: an object with class_type and inputs")
-        return
-    for name, value in node["inputs"].items():
-        if is_link(value) and value[0] not in graph:
-            message = f"links to node {shown(value[0])}, which is not in the graph"
-            yield Fault(path_of(["workflow", node_id, "inputs", name]), message)
-
-
-def is_link(value: object) -> bool:
-    """Return whether an input's value is a link, `[node id, output index]`, and no value of its own."""
-    match value:
-        case [str(), int()]:
-            return True
-    return False
-
-
-def find_target(graph: Graph, place: str) -> Target:
-    """Return the input that `place` names: `title.input` or `id.input`, with `.N` behind it for an item of a list.
-
-    Raises LookupError with a sentence where there is no such node or input, or where two nodes have the title.
-    """
-    head, dot, last = place.rpartition(".")
-    if not dot:
-        raise LookupError(f'{shown(place)} names no input; write "Node title.input" or "12.input"')
-    if re.fullmatch("[0-9]{1,4}", last) and "." in head:
-        target = _find_input(graph, *head.rsplit(".", 1))
-        items = graph[target.node_id]["inputs"][target.input]
-        if not isinstance(items, list) or is_link(items) or int(last) >= len(items):
-            raise LookupError(f"{shown(head)} has no item {last}")
-        return Target(target.node_id, target.input, int(last))
-    return _find_input(graph, head, last)
-
-
-def _find_input(graph: Graph, node: str, name: str) -> Target:
-    node_id = _find_node(graph, node)
-    inputs = graph[node_id]["inputs"]
-    if name not in inputs:
-        raise LookupError(f"node {shown(node)} has no input {shown(name)}{nearest(name, inputs)}")
-    return Target(node_id, name)
-
-
-def _find_node(graph: Graph, name: str) -> str:
-    if name in graph:
-        return name
-    titles = {node_id: title_of(node) for node_id, node in graph.items()}
-    named = [node_id for node_id, title in titles.items() if title == name]
-    if not named:
-        raise LookupError(f"the graph has no node {shown(name)}{nearest(name, [*graph, *titles.values()])}")
-    if len(named) > 1:
-        raise LookupError(f"{len(named)} nodes are titled {shown(name)}; use an id: {', '.join(map(shown, named[:8]))}")
-    return named[0]
-
-
-def title_of(node: JsonObject) -> str:
-    """Return a node's title on the canvas, or its type where it has none."""
-    match node:
-        case {"_meta": {"title": str(title)}}:
-            return title
-    return str(node["class_type"])
-
-
 def render(workflow: Workflow, values: Mapping[str, Any]) -> list[Graph]:
     """Return the graphs of a job, one a picture: picture i has the seed plus i (after MAX_SEED comes 0).
 
@@ -311,21 +227,3 @@ def _insert_nodes(graph: Graph, target: Target, node: JsonObject, items: list[Js
         link = graph[target.node_id]["inputs"][target.input]
         graph[node_id] = {"class_type": node["class_type"], "inputs": {node["link"]: link, **inputs}}
         target.set(graph, [node_id, 0])
-
-
-def override(graph: Graph, overrides: Mapping[str, Any]) -> None:
-    """Write `overrides` (`{"KSampler.seed": 5}`) into `graph`; `override_faults` names those that cannot be."""
-    for place, value in overrides.items():
-        find_target(graph, place).set(graph, copy.deepcopy(value))
-
-
-def override_faults(graph: Graph, overrides: Mapping[str, Any]) -> list[Fault]:
-    """Return a fault for each override that names no input of `graph`, as those before it leave it."""
-    faults = []
-    trial = copy.deepcopy(graph) if overrides else graph
-    for place, value in overrides.items():
-        try:
-            override(trial, {place: value})
-        except LookupError as error:  # noqa: PERF203 - each override has its own fault
-            faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
-    return faults

@@ -14,11 +14,10 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from comfy_client import Client, client_from_env
+from comfy_client import Client, __version__, client_from_env
 from comfy_client.client import SYNC_WAIT_S
 from comfy_client.errors import ComfyClientError, ConfigError
 from scripts.benchmarking import report
@@ -45,10 +44,10 @@ def measure(client: Client, plan: Plan, price: Price, stop: Stop) -> dict[str, A
     result = first.result if first else None
     return {
         "format": FORMAT,
-        "made_at": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "provider": repr(client.provider),
         "machine": {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()},
-        "versions": {"comfy-client": version("comfy-client"), **(result.versions if result else {})},
+        "versions": {"comfy-client": __version__, **(result.versions if result else {})},
         "inputs": dict(plan.inputs),
         "plan": {name: value for name, value in asdict(plan).items() if name != "inputs"},
         "price": asdict(price),

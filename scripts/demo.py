@@ -1,4 +1,7 @@
-"""Makes two pictures with handler.py, through RunPod's local API, and writes them to debug-output/."""
+"""Makes two pictures with handler.py, through RunPod's local API, and writes them to debug-output/.
+
+Says each step as it begins; the logs of the worker and the simulator are in debug-output/ too.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ import requests
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "debug-output"
 PICTURE = ROOT / "examples" / "knight.png"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 330.0
+"""Longer than the worker waits for its ComfyUI, so that its own error is seen."""
 JOB_TIMEOUT_S = 600.0
 
 
@@ -59,6 +63,7 @@ def _process(arguments: list[str], url: str, environment: dict[str, str], name: 
     """Yield `url` once it answers from a process that ends with this."""
     OUTPUT.mkdir(exist_ok=True)
     log_file = OUTPUT / f"{name}.log"
+    print(f"Starting the {name} at {url}; its log is {log_file.relative_to(ROOT)} ...", flush=True)
     with log_file.open("w") as log:
         process = subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)  # noqa: S603 - our own programs
         try:
@@ -76,12 +81,13 @@ def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
             requests.get(url, timeout=2)
             return
         time.sleep(0.05)
-    sys.exit(f"scripts/demo: {process.args!r} did not start; see {log_file}:\n{log_file.read_text()[-2000:]}")
+    state = "did not answer in time" if process.poll() is None else f"ended with status {process.returncode}"
+    sys.exit(f"scripts/demo: the {log_file.stem} {state}. The end of {log_file}:\n{log_file.read_text()[-2000:]}")
 
 
 @contextlib.contextmanager
 def _simulator() -> Iterator[str]:
-    print("No COMFYUI_URL is set: using the simulator, whose pictures are placeholders.")
+    print("No COMFYUI_URL is set: using the simulator, whose pictures are placeholders.", flush=True)
     port = _free_port()
     arguments = [sys.executable, "-m", "comfy_client.simulator", "--port", str(port), "--step-s", "0.02"]
     with _process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
@@ -104,7 +110,8 @@ def _free_port() -> int:
 
 
 def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
-    """Run one job, write its pictures, print a line for each. Ends the program with the error where it fails."""
+    """Run one job, write its pictures, print a line for each. Ends the program with the error if the job fails."""
+    print(f"Sending the job {name} to the worker ...", flush=True)
     answer = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=JOB_TIMEOUT_S).json()
     match answer:
         case {"output": {"images": [*images], "timings": {"total_s": total_s}}}:

@@ -1,4 +1,4 @@
-"""Writes docs/api.md, errors.md and configure.md, and tables of other pages, from what they describe.
+"""Writes docs/api.md, errors.md, configure.md, worker-comfyui.md, and tables of other pages, from what they describe.
 
 A new table is a row of TABLES, and two marks on its page: `<!-- name: written by scripts/docs -->` and `<!-- end -->`.
 A new table of variables is a row of SETTINGS, and docs/configure.md has it.
@@ -17,6 +17,7 @@ from scripts import docs_tables
 from scripts.benchmarking.price import RATE
 from scripts.docs_api import NOTE, api, errors
 from scripts.docs_tables import settings_table, variables_table
+from scripts.docs_worker_comfyui import page as worker_comfyui
 from worker.settings import VARIABLES as WORKER_VARIABLES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -31,6 +32,9 @@ SETTINGS: tuple[tuple[str, Callable[[], str]], ...] = (
 """Every table of variables with its title, in the order of docs/configure.md."""
 
 TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "../README.md": {"licence": docs_tables.licence_box, "providers": docs_tables.providers_table},
+    "models.md": {"licence": docs_tables.licence_box},
+    "migrate.md": {"licence": docs_tables.licence_box},
     "operate.md": {"faults": docs_tables.faults_table},
     "client.md": {
         "providers": docs_tables.providers_table,
@@ -39,6 +43,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     },
     "scenario.md": {"fields": docs_tables.fields_tables, "variables": lambda: settings_table(SHIM_VARIABLES)},
     "deploy.md": {
+        "licence": docs_tables.licence_box,
         "description": docs_tables.description_table,
         "variables": lambda: variables_table(DEPLOY_VARIABLES.values()),
     },
@@ -70,7 +75,7 @@ def with_tables(name: str, tables: Mapping[str, Callable[[], str]]) -> Iterator[
 
 def main() -> None:
     """Write the pages, or with --check exit 1 where one is not current."""
-    pages = {"api.md": api(), "errors.md": errors(), "configure.md": configure()}
+    pages = {"api.md": api(), "errors.md": errors(), "configure.md": configure(), "worker-comfyui.md": worker_comfyui()}
     pages |= {name: with_tables(name, tables) for name, tables in TABLES.items()}
     for name, parts in pages.items():
         path, text = DOCS / name, "\n".join(parts)

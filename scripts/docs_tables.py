@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from comfy_client.cli.main import all_commands
+from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
 from comfy_client.prices import AS_OF, POOLS
 from comfy_client.providers import PROVIDERS, Variable
@@ -13,6 +13,18 @@ from comfy_client.scenario.fields import ROUTES
 from comfy_client.workflows import default_directory, load_workflows
 from scripts.docs_api import shown, type_of
 from tests.production.faults import ELSEWHERE, ROWS
+
+LICENCE = (
+    "The FLUX.1 [dev] model is under a licence for non-commercial use only.",
+    "Black Forest Labs offers a commercial licence for hosting the model yourself.",
+    "Whether the images may be used commercially without that licence is disputed: ask Black Forest Labs.",
+)
+"""What an owner has to know before the first job."""
+
+
+def licence_box() -> str:
+    """Return the box about the model's licence."""
+    return "> [!IMPORTANT]\n" + "".join(f"> {sentence}\n" for sentence in LICENCE)
 
 
 class Setting(Protocol):
@@ -114,7 +126,8 @@ def commands_table() -> str:
     """Return each command of comfy-client with its flags."""
     parts = []
     for command in all_commands(load_workflows(default_directory())):
-        parts.append(f"### `comfy-client {command.name}`\n\n{command.summary[0].upper()}{command.summary[1:]}.\n")
+        summary = SUMMARIES[command.name]
+        parts.append(f"### `comfy-client {command.name}`\n\n{summary[0].upper()}{summary[1:]}.\n")
         if command.flags:
             cells = [(flag.usage.replace("|", "\\|"), flag.help.replace("|", "\\|")) for flag in command.flags]
             rows = ["| argument | meaning |", "|---|---|", *(f"| `{usage}` | {meaning} |" for usage, meaning in cells)]

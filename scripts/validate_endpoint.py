@@ -178,7 +178,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the folder of the evidence (debug-output)")
     options = parser.parse_args()
     inputs = {name: getattr(options, name) for name in ("width", "height", "steps", "seed")}
-    now = dt.datetime.now(dt.timezone.utc).astimezone()
+    now = dt.datetime.now(dt.UTC).astimezone()
     folder = options.output / now.strftime("%Y-%m-%d_%H%M%S")
     folder.mkdir(parents=True)
     try:
@@ -188,7 +188,7 @@ def main() -> int:
         return error.exit_status
     all_cases = cases(inputs)
     with client:
-        about = f"{client.provider!r}, {now:%Y-%m-%d %H:%M:%S %Z}, comfy-client"
+        about = f"{client.provider}, {now:%Y-%m-%d %H:%M:%S %Z}, comfy-client"
         for case in all_cases:
             play(Evidence(client, folder, inputs), case)
             print(

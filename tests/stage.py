@@ -11,7 +11,7 @@ import json
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,11 @@ class Stage:
         for process in self.comfyui_processes():
             process.send_signal(signal.SIGKILL)
 
+    def freeze_comfyui(self) -> None:
+        """Have the worker's own ComfyUI answer nothing any more, as when a node holds the interpreter."""
+        for process in self.comfyui_processes():
+            process.suspend()
+
     def files_left(self) -> list[Path]:
         """Return the files in ComfyUI's folders, empty ones apart."""
         base = self.simulator.input_dir.parent if self.simulator else data_of(self.comfyui_directory)
@@ -100,10 +105,12 @@ def staged(
     main: str = comfyui.MAIN,
     platform: RunPodPlatform | None = None,
     environment: Mapping[str, str] | None = None,
+    models: Mapping[str, Iterable[str]] | None = None,
 ) -> Iterator[Stage]:
     """Yield a worker in production mode that is ready for jobs, or has ended; nothing of it is left afterwards.
 
-    With `shares_files` it reaches the files of the simulator, as it does those of a ComfyUI of its own.
+    `models` are the simulator's, by folder. With `shares_files` the worker reaches the simulator's files, as it does
+    those of a ComfyUI of its own.
     """
     environment = dict(environment or {})
     with contextlib.ExitStack() as stack:
@@ -116,7 +123,7 @@ def staged(
             put_models(directory / "baked")
             env |= {**make_comfyui(directory, main), "COMFYUI_ARGS": arguments}
         else:
-            simulator = stack.enter_context(Simulator(step_s=step_s, base_directory=directory))
+            simulator = stack.enter_context(Simulator(step_s=step_s, base_directory=directory, models=models))
             env |= {"COMFYUI_URL": simulator.url, **({"COMFYUI_DIR": str(directory)} if shares_files else {})}
         worker = WorkerProcess(platform, ROOT / "handler.py", env={**env, **environment})
         stage = Stage(platform, stack.enter_context(worker), simulator, directory)

@@ -30,6 +30,7 @@ RETRYABLE = {
     "interrupted": True,
     "deadline_exceeded": True,
     "comfyui_unavailable": True,
+    "disk_full": True,
     "no_output": False,
     "output_too_large": False,
     "output_not_stored": True,

@@ -15,8 +15,10 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +39,6 @@ HERE = "tests/test_docs.py"
 LISTED = {
     "./scripts/demo": "tests/test_docs.py::test_the_demo_of_the_readme_runs",
     "./scripts/test": "tests/release/test_workflows.py::ci: Test",
-    "python handler.py": "tests/test_handler.py::test_input",
-    'python handler.py --test_input \'{"input": {"prompt": "a red fox"}}\'': "tests/test_handler.py::--test_input",
-    "python handler.py --rp_serve_api": "tests/test_handler.py::--rp_serve_api",
     "docker compose --profile cpu up": "tests/image/test_local.py::test_compose_runs_without_a_gpu",
     "docker compose up": "needs a GPU",
     "comfy-client deploy --dry-run": "tests/deploy/test_deploy.py::--dry-run",
@@ -208,6 +207,30 @@ def test_the_demo_of_the_readme_runs() -> None:
 
     assert ended.returncode == 0, ended.stderr
     assert re.findall(r"^(\w+): debug-output/", ended.stdout, re.MULTILINE) == ["txt2img", "img2img"]
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "nothing answers"])
+def test_the_demo_says_within_5_s_that_no_comfyui_answers(listens: bool) -> None:
+    """An address without a ComfyUI is named with the remedy, before anything is started."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:
+            silent.listen()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        ended = subprocess.run(
+            [str(ROOT / "scripts" / "demo")],
+            env={**os.environ, "COMFYUI_URL": address},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    assert time.monotonic() - begun < 5
+    assert ended.returncode == 3
+    assert f"COMFYUI_URL={address}: nothing answers" in ended.stderr
+    assert "unset COMFYUI_URL" in ended.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

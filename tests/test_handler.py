@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import ConfigError
 from comfy_client.simulator import Simulator
-from handler import Handler, Service, make_handler, make_threads, make_worker
+from handler import Handler, make_handler, make_worker
 from tests.stage import free_port
 from tests.waiting import until
+from worker.attempt import Service, make_threads
 from worker.lifecycle import Lifecycle
+from worker.local_results import written
 from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -172,12 +178,36 @@ def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> su
 
 
 def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
-    """`python handler.py` runs test_input.json through RunPod's SDK and exits 0."""
+    """`python handler.py` runs test_input.json through RunPod's SDK, writes the picture, prints its path, exits 0."""
     ended = run_handler(simulator)
 
     assert ended.returncode == 0, ended.stderr
     assert "completed successfully" in ended.stdout
+    assert '"WARNING"' not in ended.stderr
     assert len(simulator.executed_prompts) == 1
+    [path] = re.findall(r"'data': '(debug-output/[^']+)'", ended.stdout)
+    with Image.open(ROOT / path) as image:
+        assert image.size == (1024, 1024)
+    (ROOT / path).unlink()
+    assert len(ended.stdout) < 4000
+
+
+def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None:
+    """Inline files are written under free names, stored ones are left; a folder that takes none is no lost result."""
+    inline = {"filename": "sub/a.png", "type": "base64", "data": base64.b64encode(b"png").decode(), "seed": 7}
+    stored = {"filename": "b.png", "type": "s3_url", "data": "https://s3/b.png"}
+    result = {"images": [inline, stored], "files": [inline], "seed": 7}
+    out = tmp_path / "out"
+    (tmp_path / "file").touch()
+
+    assert written(result, out) == {
+        "images": [{**inline, "type": "path", "data": str(out / "a.png")}, stored],
+        "files": [{**inline, "type": "path", "data": str(out / "a-2.png")}],
+        "seed": 7,
+    }
+    assert [path.read_bytes() for path in sorted(out.iterdir())] == [b"png", b"png"]
+    assert "not written to" in written(result, tmp_path / "file")["images"][0]["data"]
+    assert written({"error": "{}"}, out) == {"error": "{}"}
 
 
 def test_a_test_input_can_be_given(simulator: Simulator) -> None:
@@ -233,3 +263,48 @@ def test_the_local_api_serves_jobs(local_api: str) -> None:
 
     assert good["output"]["images"][0]["width"] == 64
     assert ErrorReport.from_json(bad["error"]).code is ErrorCode.INVALID_INPUT
+
+
+class _Webhook(BaseHTTPRequestHandler):
+    """Remembers that it was called."""
+
+    def do_POST(self) -> None:
+        """Take the call."""
+        self.server.calls.append(self.path)  # type: ignore[attr-defined] # see below
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+class WebhookServer(HTTPServer):
+    """Something inside the worker's network."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Webhook)
+        self.calls: list[str] = []
+
+
+def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
+    """Whoever reaches the API cannot have the worker post to addresses inside its network; the log says so at start."""
+    port = free_port()
+    environment = {**os.environ, "COMFYUI_URL": simulator.url, "SERVE_API_LOCALLY": "true"}
+    environment |= {"WORKER_WARMUP": "false", "WORKER_API_PORT": str(port)}
+    with (
+        WebhookServer() as inside,
+        subprocess.Popen([sys.executable, "handler.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process,
+    ):
+        threading.Thread(target=inside.serve_forever, args=(0.01,), daemon=True).start()
+        log: list[bytes] = []
+        reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))
+        reader.start()
+        assert until(lambda: b"Uvicorn running" in b"".join(log))
+        assert b"the local API has no login" in b"".join(log)
+        body = {"input": SMALL, "webhook": f"http://127.0.0.1:{inside.server_port}/inside"}
+        answer = requests.post(f"http://127.0.0.1:{port}/runsync", json=body, timeout=30).json()
+        assert answer["output"]["images"]
+        assert until(lambda: b"webhook is ignored" in b"".join(log))
+        process.terminate()
+        assert process.wait(20) == 0
+        reader.join(10)
+        inside.shutdown()
+    assert inside.calls == []

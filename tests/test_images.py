@@ -9,6 +9,7 @@ import json
 import random
 import struct
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,7 @@ from comfy_client.images import (
     MAX_BYTES,
     Picture,
     check_picture,
+    converted,
     encode_picture,
     identify,
     rounded_size,
@@ -136,7 +138,7 @@ FORMATS: dict[str, Callable[[Image.Image], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("file_format", INPUT_FORMATS)
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_a_format_is_known_by_its_content(file_format: str) -> None:
     """Every format of the promise is taken, and its MIME type comes from its bytes; nothing ever asks for a name."""
     data = FORMATS[file_format](quarters())
@@ -145,6 +147,7 @@ def test_a_format_is_known_by_its_content(file_format: str) -> None:
 
     assert picture == Picture(data, 32, 16, f"image/{file_format.lower()}")
     assert identify(data) == picture
+    assert file_format in INPUT_FORMATS
     assert flat(data).convert("RGB").getpixel((1, 1)) == pytest.approx(RED, abs=3)
 
 
@@ -261,11 +264,11 @@ def test_an_animation_gives_its_first_frame(file_format: str) -> None:
     assert getattr(image, "n_frames", 1) == 1
     assert image.getpixel((8, 8)) == pytest.approx(RED, abs=3)
     assert check_picture(data, "image", flatten=False).data is data
-    assert identify(data) is None
+    assert identify(data) == Picture(data, 16, 16, f"image/{file_format.lower()}", is_animated=True)
 
 
 @QUIET
-@pytest.mark.parametrize("file_format", INPUT_FORMATS)
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_a_cut_file_is_refused_or_decoded(file_format: str) -> None:
     """A file that ends at any byte is taken or refused by the words of the report, and most are refused."""
     data = FORMATS[file_format](noise())
@@ -273,8 +276,9 @@ def test_a_cut_file_is_refused_or_decoded(file_format: str) -> None:
     for end in [*range(min(64, len(data))), *range(64, len(data), max(1, len(data) // 150))]:
         for flatten in (True, False):
             match verdict(data[:end], flatten=flatten):
-                case Picture(data=taken):
-                    assert opened(taken).size == (40, 30)
+                case Picture(data=taken) as picture:
+                    assert (picture.width, picture.height) == (40, 30)
+                    assert not flatten or opened(taken).size == (40, 30)
                 case code:
                     assert code is ErrorCode.INVALID_IMAGE
                     refused += 1
@@ -370,7 +374,7 @@ def test_a_damaged_header_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize("flatten", [True, False])
 def test_what_is_no_picture_is_refused(data: bytes, *, flatten: bool) -> None:
     """Text, documents and the formats that were not chosen reach no decoder; the message names the known ones."""
-    assert refusal(data, flatten=flatten).endswith("(PNG, JPEG, WEBP, GIF, BMP, TIFF).")
+    assert refusal(data, flatten=flatten).endswith(f"({', '.join(INPUT_FORMATS)}).")
     assert identify(data) is None
 
 
@@ -396,11 +400,21 @@ def test_a_bomb_is_refused_by_its_header(data: bytes) -> None:
     assert time.monotonic() - began_at < 1
 
 
-def test_a_bomb_of_text_is_refused() -> None:
-    """A PNG whose text would unpack to a gigabyte is refused."""
-    text = b"a\0\0" + zlib.compress(b"\0" * 50_000_000, 9)
+@pytest.mark.parametrize("flatten", [True, False])
+def test_text_that_is_too_large_is_not_unpacked(*, flatten: bool) -> None:
+    """A PNG whose text would unpack to 50 MB is taken without it, as ComfyUI takes it."""
+    packed = zlib.compress(b"\0" * 50_000_000, 9)
     data = saved(quarters())
-    assert "cannot be decoded" in refusal(data[:33] + png_chunk(b"zTXt", text) + data[33:])
+    for kind, text in ((b"zTXt", b"a\0\0" + packed), (b"iTXt", b"a\0\1\0\0\0" + packed)):
+        whole = data[:33] + png_chunk(kind, text) + data[33:]
+        tracemalloc.start()
+        picture = check_picture(whole, "image", flatten=flatten)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert (picture.width, picture.height) == (32, 16)
+        assert opened(picture.data if flatten else data).tobytes() == quarters().tobytes()
+        assert peak < 20_000_000
 
 
 def test_as_many_pixels_as_promised_are_taken() -> None:
@@ -409,7 +423,9 @@ def test_as_many_pixels_as_promised_are_taken() -> None:
     more = Image.new("1", (8192, 8193))
 
     assert check_picture(saved(row), "image", flatten=False).width == 8192
-    assert refusal(saved(more)) == "images[2].image has 8192 x 8193 pixels; at most 67,108,864 are taken."
+    assert (
+        refusal(saved(more)) == "images[2].image has 8192 x 8193 pixels; at most 67,108,864 are taken. Send it smaller."
+    )
 
 
 def test_as_many_bytes_as_promised_are_taken() -> None:
@@ -470,10 +486,10 @@ def test_a_png_keeps_its_compressed_data() -> None:
     """Text is added to a PNG without compressing it anew: every chunk stays, and text of any script is read back."""
     png = saved(noise())
 
-    data = encode_picture(png, "png", 90, TEXTS)
+    data = encode_picture(png, "png", 90, TEXTS).data
 
     before, after = chunks_of(png), chunks_of(data)
-    assert {kind: content for kind, content in after.items() if kind != "iTXt"} == before
+    assert {kind: content for kind, content in after.items() if kind not in {"tEXt", "iTXt"}} == before
     assert next(iter(after)) == "IHDR"
     image = opened(data)
     assert image.tobytes() == noise().tobytes()
@@ -485,13 +501,13 @@ def test_a_png_without_text_is_the_same_file() -> None:
     """Without metadata not a byte of a PNG changes."""
     png = saved(noise())
 
-    assert encode_picture(png, "png", 1, {}) == png
+    assert encode_picture(png, "png", 1, {}).data == png
 
 
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
 def test_webp_and_jpeg_carry_the_parameters(output_format: str) -> None:
     """The other formats show the same picture, and their EXIF comment is the parameters in any script."""
-    data = encode_picture(saved(quarters(64, 64)), output_format, 95, TEXTS)
+    data = encode_picture(saved(quarters(64, 64)), output_format, 95, TEXTS).data
 
     image = opened(data)
     assert (image.format or "").lower() == output_format
@@ -507,16 +523,16 @@ def test_without_parameters_there_is_no_comment(output_format: str) -> None:
     """Without metadata, or with the graph alone, nothing is written into the file."""
     png = saved(noise())
 
-    data = encode_picture(png, output_format, 90, {})
+    data = encode_picture(png, output_format, 90, {}).data
 
     assert USER_COMMENT not in opened(data).getexif().get_ifd(EXIF_IFD)
-    assert encode_picture(png, output_format, 90, {"prompt": "{}"}) == data
+    assert encode_picture(png, output_format, 90, {"prompt": "{}"}).data == data
 
 
 @pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
 def test_parameters_of_any_length_are_written(output_format: str) -> None:
     """A prompt beyond what a JPEG's EXIF can hold is cut there, and never ends a job that has been paid for."""
-    data = encode_picture(saved(noise()), output_format, 90, {"parameters": "🗡" * 100_000})
+    data = encode_picture(saved(noise()), output_format, 90, {"parameters": "🗡" * 100_000}).data
 
     assert opened(data).size == (40, 30)
 
@@ -525,16 +541,16 @@ def test_parameters_of_any_length_are_written(output_format: str) -> None:
 def test_quality_is_obeyed(output_format: str) -> None:
     """More quality takes more bytes."""
     png = saved(noise())
-    sizes = [len(encode_picture(png, output_format, quality, {})) for quality in (1, 50, 100)]
+    sizes = [len(encode_picture(png, output_format, quality, {}).data) for quality in (1, 50, 100)]
 
     assert sizes == sorted(set(sizes))
 
 
 def test_alpha_stays_where_the_format_has_it() -> None:
-    """WebP and PNG keep a transparent picture transparent; JPEG has no such thing."""
+    """WebP and PNG keep a transparent picture transparent; JPEG has no transparency."""
     png = saved(Image.new("RGBA", (16, 16), (255, 0, 0, 0)))
 
-    modes = {name: opened(encode_picture(png, name, 90, {})).mode for name in ("png", "webp", "jpeg")}
+    modes = {name: opened(encode_picture(png, name, 90, {}).data).mode for name in ("png", "webp", "jpeg")}
 
     assert modes == {"png": "RGBA", "webp": "RGBA", "jpeg": "RGB"}
 
@@ -543,7 +559,7 @@ def test_the_same_picture_is_the_same_file() -> None:
     """The same picture and text give the same bytes, so that a hash can tell."""
     png = saved(noise())
     for output_format in ("png", "webp", "jpeg"):
-        first, second = (encode_picture(png, output_format, 80, TEXTS) for _ in range(2))
+        first, second = (encode_picture(png, output_format, 80, TEXTS).data for _ in range(2))
         assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
 
 
@@ -577,3 +593,186 @@ def test_what_is_no_preview_gives_none() -> None:
     assert small_preview(whole.replace(struct.pack(">HH", 30, 40), b"\xff\xdc\xff\xdc", 1)) is None
     assert small_preview(whole[: len(whole) // 2]) is None
     assert all(preview is None or opened(preview).size for preview in map(small_preview, damaged(1500)))
+
+
+# What viewers show although something is missing
+
+
+SMOOTH = Image.linear_gradient("L").resize((400, 400)).convert("RGB")
+WITHOUT_THEIR_END: dict[str, tuple[Callable[[], bytes], int]] = {
+    "JPEG": (lambda: saved(SMOOTH, "JPEG", quality=90), 2),
+    "progressive JPEG": (lambda: saved(SMOOTH, "JPEG", quality=90, progressive=True), 2),
+    "JPEG of a camera": (lambda: saved(SMOOTH.convert("CMYK"), "JPEG", quality=90), 3),
+    "PNG without IEND": (lambda: saved(SMOOTH), 12),
+    "PNG without its last rows": (lambda: saved(noise().resize((400, 400))), 2000),
+    "PNG of a palette": (lambda: saved(noise("P").resize((400, 400), Image.Resampling.NEAREST)), 30),
+    "GIF": (lambda: saved(SMOOTH, "GIF"), 10),
+    "BMP": (lambda: saved(SMOOTH, "BMP"), 1000),
+    "TIFF": (lambda: saved(SMOOTH, "TIFF"), 1000),
+}
+
+
+@QUIET
+@pytest.mark.parametrize("kind", WITHOUT_THEIR_END)
+def test_a_picture_that_lacks_its_last_bytes_is_taken(kind: str) -> None:
+    """ComfyUI and every viewer open such a file. A graph gets it as it is; image to image gets a whole one."""
+    make, missing = WITHOUT_THEIR_END[kind]
+    whole = make()
+    cut = whole[:-missing]
+
+    assert check_picture(cut, "image", flatten=False).data is cut
+    image, complete = flat(cut), flat(whole)
+    assert image.crop((0, 20, 400, 380)).tobytes() == complete.crop((0, 20, 400, 380)).tobytes()
+
+
+@QUIET
+@pytest.mark.parametrize("kind", WITHOUT_THEIR_END)
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.9])
+def test_a_picture_that_lacks_more_than_a_few_rows_is_refused(kind: str, part: float) -> None:
+    """A file cut on its way is not half a picture to start from."""
+    make, _ = WITHOUT_THEIR_END[kind]
+    whole = make()
+    if "PNG" in kind:
+        whole = saved(Image.effect_noise((400, 400), 90))
+
+    assert "cannot be decoded" in refusal(whole[: int(len(whole) * part)])
+
+
+@QUIET
+def test_a_jpeg_cut_anywhere_before_its_last_rows_is_refused() -> None:
+    """Wherever the cut falls, also behind the first byte of a marker or of a stuffed 0xFF."""
+    whole = saved(Image.effect_noise((160, 160), 90).convert("RGB"), "JPEG", quality=95)
+    stuffed = [place + 1 for place in range(700, len(whole) * 8 // 10) if whole[place] == 0xFF]
+
+    assert len(stuffed) > 20
+    assert {verdict(whole[:end], flatten=True) for end in stuffed} == {ErrorCode.INVALID_IMAGE}
+
+
+# AVIF
+
+
+def test_avif_becomes_png_with_its_transparency() -> None:
+    """Not every ComfyUI reads AVIF, so a graph gets a PNG of the same size with alpha; image to image is over white."""
+    image = Image.new("RGBA", (64, 32), (0, 0, 255, 255))
+    image.paste((0, 0, 0, 0), (32, 0, 64, 32))
+    data = saved(image, "AVIF", quality=100)
+
+    for_graph = opened(check_picture(data, "image", flatten=False).data)
+
+    assert (for_graph.format, for_graph.mode, for_graph.size) == ("PNG", "RGBA", (64, 32))
+    assert [for_graph.getpixel((x, 16))[3] for x in (8, 56)] == [255, 0]  # type: ignore[index] # RGBA
+    assert flat(data).getpixel((56, 16)) == pytest.approx((255, 255, 255), abs=3)
+    assert identify(data) == Picture(data, 64, 32, "image/avif")
+    assert converted(data, "jpeg").mime_type == "image/jpeg"
+
+
+def test_an_avif_sequence_keeps_its_frames() -> None:
+    """A graph may want all of them; image to image takes the first."""
+    data = animated("AVIF")
+
+    assert check_picture(data, "image", flatten=False) == Picture(data, 16, 16, "image/avif", is_animated=True)
+    assert flat(data).getpixel((8, 8)) == pytest.approx(RED, abs=6)
+
+
+# What is written
+
+
+HIDDEN = (255, 0, 254)
+
+
+def transparent(mode: str) -> bytes:
+    """Return a PNG of 16 x 16 pixels that is wholly transparent over a colour that must not show."""
+    match mode:
+        case "RGBA":
+            return saved(Image.new("RGBA", (16, 16), (*HIDDEN, 0)))
+        case "LA":
+            return saved(Image.new("LA", (16, 16), (7, 0)))
+        case "P":
+            return palette(0)
+        case _:
+            colour = HIDDEN if mode == "RGB" else 7
+            return saved(Image.new(mode, (16, 16), colour), transparency=colour)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+def test_jpeg_shows_white_where_the_picture_is_transparent(mode: str) -> None:
+    """However a PNG says that it is transparent, its JPEG is over white, from a job and from a stored picture."""
+    png = transparent(mode)
+
+    for picture in (encode_picture(png, "jpeg", 95, {}), converted(png, "jpeg", quality=95)):
+        image = opened(picture.data)
+        assert (image.format, image.mode, picture.mime_type) == ("JPEG", "RGB", "image/jpeg")
+        assert image.getpixel((2, 8)) == pytest.approx((255, 255, 255), abs=2)
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpeg"])
+def test_sixteen_bits_are_scaled(output_format: str) -> None:
+    """A 16-bit PNG, as custom nodes save it, does not turn white in a format of 8 bits."""
+    grey = opened(encode_picture(saved(Image.new("I;16", (16, 16), 0x8080)), output_format, 95, {}).data)
+
+    assert grey.convert("L").getpixel((8, 8)) == pytest.approx(0x80, abs=2)
+
+
+def test_the_graph_is_in_a_text_chunk_that_every_frontend_reads() -> None:
+    """ComfyUI's frontend 1.27.10 reads `prompt` in tEXt alone: key, NUL, Latin-1. Other scripts need iTXt."""
+    graph = json.dumps({"1": {"class_type": "CLIPTextEncode", "inputs": {"text": "ein Löwe, ライオン"}}})
+
+    data = encode_picture(saved(noise()), "png", 90, {"prompt": graph, "parameters": "ライオン"}).data
+
+    found = []
+    place = 8
+    while place < len(data):
+        [length] = struct.unpack(">I", data[place : place + 4])
+        found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
+        place += 12 + length
+    assert [content for kind, content in found if kind == b"tEXt"] == [b"prompt\0" + graph.encode("latin-1")]
+    assert [content.partition(b"\0")[0] for kind, content in found if kind == b"iTXt"] == [b"parameters"]
+    assert opened(data).info == {"prompt": graph, "parameters": "ライオン"}
+
+
+@pytest.mark.parametrize(
+    ("output_format", "size"),
+    [("webp", (16_384, 8)), ("webp", (8, 16_384)), ("jpeg", (65_501, 2)), ("jpeg", (2, 65_536))],
+)
+def test_a_picture_too_long_for_its_format_stays_png(output_format: str, size: tuple[int, int]) -> None:
+    """The job is paid for: its picture comes as PNG, with the text in it and a warning."""
+    picture = encode_picture(saved(Image.new("L", size)), output_format, 90, {"prompt": "{}"})
+
+    assert (picture.mime_type, picture.width, picture.height) == ("image/png", *size)
+    assert picture.warning.startswith(f"is a PNG: {output_format} holds at most")
+    assert opened(picture.data).info == {"prompt": "{}"}
+
+
+def test_the_longest_sides_are_encoded() -> None:
+    """16,383 and 65,500 pixels are what the encoders take, so nothing is left a PNG without need."""
+    for output_format, longest in (("webp", 16_383), ("jpeg", 65_500)):
+        picture = encode_picture(saved(Image.new("L", (longest, 1))), output_format, 90, {})
+        assert (picture.mime_type, picture.warning) == (f"image/{output_format}", "")
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpeg"])
+def test_what_cannot_be_encoded_stays_as_it_is(output_format: str) -> None:
+    """Whatever the encoder raises, the picture that ComfyUI made is returned, with a warning."""
+    broken = saved(Image.effect_noise((64, 64), 90))[:2000]
+
+    picture = encode_picture(broken, output_format, 90, {})
+
+    assert (picture.data, picture.mime_type, picture.width) == (broken, "image/png", 64)
+    assert picture.warning == f"is a PNG: encoding it as {output_format} failed (OSError)"
+
+
+@QUIET
+def test_a_message_of_a_decoder_is_short() -> None:
+    """No refusal is longer than 300 characters, whatever Pillow says."""
+    assert all(
+        len(error.report.message) < 300 for data in damaged(300) for error in [refused(data)] if error is not None
+    )
+
+
+def refused(data: bytes) -> JobError | None:
+    """Return the refusal of a picture, if it is refused."""
+    try:
+        check_picture(data, "image", flatten=True)
+    except JobError as error:
+        return error
+    return None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Callable, Mapping
 from typing import get_type_hints
 
-from comfy_client import client, inputs
+import pytest
+
+from comfy_client import Client, client, inputs
 from comfy_client.contract import ENVELOPE
 from comfy_client.inputs import CallOptions, EnvelopeInputs, Img2ImgInputs, Lora, Txt2ImgInputs
 from comfy_client.providers.interface import JobOptions
@@ -29,6 +33,24 @@ def test_the_types_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow
     assert keys_of(Txt2ImgInputs) == call | (txt2img.keys() - {"prompt"})
     assert keys_of(Img2ImgInputs) == call | (img2img.keys() - {"prompt", "image"})
     assert keys_of(Lora) == txt2img["loras"]["items"]["properties"].keys()
+
+
+@pytest.mark.parametrize(("name", "method"), [("txt2img", Client.txt2img), ("img2img", Client.img2img)])
+def test_the_docstring_has_each_input_with_its_range_and_default(
+    workflows: Mapping[str, Workflow], name: str, method: Callable[..., object]
+) -> None:
+    """help() says what the schema says; img2img lists what it has beside txt2img."""
+    schemas = {each: workflows[f"flux-dev-{each}"].inputs for each in ("txt2img", "img2img")}
+    shared = {} if name == "txt2img" else {**schemas["txt2img"], **ENVELOPE}
+    lines = inspect.getdoc(method) or ""
+    for each, rule in {**schemas[name], **ENVELOPE}.items():
+        if each in {"workflow", "images"} or each in shared:
+            continue
+        [said] = re.findall(rf"^ *(?:- )?{each}: (.*)$", lines, re.MULTILINE)
+        bounds = [rule[bound] for bound in ("minimum", "maximum", "maxItems") if bound in rule]
+        default = [rule["default"]] if rule.get("default") not in (None, "", []) else []
+        for value in [*(bound for bound in bounds if bound not in (0, 2**63 - 1)), *default]:
+            assert str(value) in said, (each, value)
 
 
 def test_the_types_are_those_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.stage import ROOT, Stage, staged
+from tests.stage import ROOT, Stage, free_port, staged
 
+BY_HAND = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```sh\n(.*?)```", re.DOTALL)
 EXAMPLE = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```python\n(.*?)```", re.DOTALL)
 SMALL = ["--width", "64", "--height", "64", "--steps", "2"]
 
@@ -41,6 +42,30 @@ def test_the_example_of_the_readme_is_four_lines_that_run(stage: Stage, tmp_path
     assert len([line for line in example.splitlines() if line]) == 4
     with Image.open(tmp_path / "knight.png") as image:
         assert image.size == (1024, 1024)
+
+
+def test_the_worker_is_run_by_hand_as_the_readme_says() -> None:
+    """The block for a terminal, on a free port: two images in debug-output/, their paths printed, no base64."""
+    [block] = BY_HAND.findall((ROOT / "README.md").read_text())
+    port = free_port()
+    here = block.replace("simulator &", f"simulator --port {port} &").replace(":8188", f":{port}")
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"trap 'kill %1' EXIT\n{here}"],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    written = [ROOT / path for path in re.findall(r"'data': '(debug-output/[^']+)'", ended.stdout)]
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(written) == 2
+    assert len(ended.stdout) < 8000
+    for path in written:
+        with Image.open(path) as image:
+            assert image.size == (1024, 1024)
+        path.unlink()
 
 
 def test_one_picture_is_made_by_one_script(stage: Stage, tmp_path: Path) -> None:

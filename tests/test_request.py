@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import json
-from base64 import b64encode, encodebytes, urlsafe_b64encode
-from collections.abc import Mapping
+from base64 import b64encode, encodebytes
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_client.contract import MAX_FAULTS, ErrorCode, ErrorReport, JsonObject
+from comfy_client.encoded import decode_base64
 from comfy_client.errors import JobError
+from comfy_client.graph_files import Source
+from comfy_client.graphs import EDITOR_FORMAT, Graph
 from comfy_client.images import Picture
-from comfy_client.request import MAX_FAULTS, Rendered, Source, decode_base64, read_request
-from comfy_client.workflows import EDITOR_FORMAT, Graph, Target, Workflow, load_workflows
+from comfy_client.places import Target
+from comfy_client.request import Rendered, read_request
+from comfy_client.workflows import Workflow, load_workflows
 
 SEED = 77
 GRAPH: Graph = {
@@ -124,7 +128,7 @@ def test_a_picture_comes_in_base64(workflows: Mapping[str, Workflow], image: str
     ("image", "message"),
     [
         ("not base64!", "is not base64"),
-        (urlsafe_b64encode(b"\xff\xfe\xfd").decode(), "is not base64"),
+        ("YWJj=YWJj", "is not base64"),
         (BASE64.rstrip("=") + "A", "is not base64"),
         ("größer", "is not base64"),
         ("http://example.com/a.png", "is an address of another kind than https"),
@@ -150,11 +154,17 @@ def test_what_holds_no_picture_says_what_would(workflows: Mapping[str, Workflow]
         ({"prompt": "a", "image": b64encode(b"hello").decode()}, "image"),
         ({"prompt": "a", "image": b64encode(PNG[:-30]).decode()}, "image"),
         (
-            {"workflow": GRAPH, "images": [{"name": "a", "image": BASE64}, {"name": "b", "image": "aGk="}]},
+            {
+                "workflow": GRAPH,
+                "images": [{"name": "knight.png", "image": BASE64}, {"name": "mask.png", "image": "aGk="}],
+            },
             "images[1].image",
         ),
         (
-            {"workflow": GRAPH, "images": [{"name": "a", "image": BASE64}, {"name": "a", "image": "aGk="}]},
+            {
+                "workflow": GRAPH,
+                "images": [{"name": "mask.png", "image": BASE64}, {"name": "mask.png", "image": "aGk="}],
+            },
             "images[1].image",
         ),
     ],
@@ -174,9 +184,9 @@ def test_an_address_is_fetched_before_it_is_rendered(workflows: Mapping[str, Wor
     request = read_request({"prompt": "a", "image": "HTTPS://example.com/a.png"}, workflows)
     asked: list[tuple[str, str]] = []
 
-    def fetch(address: str, path: str) -> bytes:
-        asked.append((address, path))
-        return PNG
+    def fetch(wanted: Sequence[tuple[str, str]]) -> list[bytes]:
+        asked.extend(wanted)
+        return [PNG]
 
     fetched = request.with_fetched(fetch)
 
@@ -195,7 +205,7 @@ def test_a_request_without_addresses_fetches_nothing(workflows: Mapping[str, Wor
 
 
 def test_a_graph_gets_its_pictures(workflows: Mapping[str, Workflow]) -> None:
-    """Each picture goes to the inputs that name it; its bytes stay, alpha and all."""
+    """Each picture goes to the loaders that name it, and to no text of that name; its bytes stay, alpha and all."""
     file = io.BytesIO()
     Image.new("RGBA", (5, 7)).save(file, "PNG")
     images = [
@@ -207,22 +217,21 @@ def test_a_graph_gets_its_pictures(workflows: Mapping[str, Workflow]) -> None:
 
     mask, knight = result.uploads
     assert mask.picture == Picture(file.getvalue(), 5, 7, "image/png")
-    assert mask.targets == (Target("7", "image"), Target("9", "filename_prefix"))
+    assert mask.targets == (Target("7", "image"),)
+    assert result.graphs[0]["9"]["inputs"]["filename_prefix"] == "mask.png"
     assert knight.targets == (Target("3", "image"),)
     assert (result.workflow, result.version, result.seeds, result.warnings) == ("custom", "custom", (None,), ())
     assert result.inputs == {"overrides": {"9.filename_prefix": "mask.png"}}
 
 
 def test_a_picture_that_nothing_loads_is_a_warning(workflows: Mapping[str, Workflow]) -> None:
-    """A picture that no node names is checked, and the result says that it was of no use."""
-    images = [{"name": "knight.png", "image": BASE64}, {"name": "nobody.png", "image": BASE64}]
+    """The result names a picture that was of no use."""
+    images = [{"name": name, "image": BASE64} for name in ("knight.png", "mask.png", "nobody.png")]
 
     result = rendered(workflows, {"workflow": GRAPH, "images": images})
 
-    [warning] = result.warnings
-    assert warning.startswith("images[1]")
-    assert "'nobody.png'" in warning
-    assert result.uploads[1].targets == ()
+    assert result.warnings == ('images[2].image: no node of the graph loads "nobody.png"',)
+    assert result.uploads[2].targets == ()
 
 
 def test_overrides_are_applied_last(workflows: Mapping[str, Workflow]) -> None:
@@ -272,9 +281,9 @@ def test_an_override_of_an_item_that_an_input_took_away(tmp_path: Path) -> None:
     assert faults_of(workflows, {**body, "sizes": [5]}) == {'overrides["1.sizes.2"]': '"1.sizes" has no item 2'}
 
 
-def test_a_graph_as_text_is_told_to_be_an_object(workflows: Mapping[str, Workflow]) -> None:
-    """A graph that was encoded twice is refused with the remedy, and not taken for a name."""
-    assert "send the graph itself" in faults_of(workflows, {"workflow": json.dumps(GRAPH)})["workflow"]
+def test_a_graph_as_text_is_read(workflows: Mapping[str, Workflow]) -> None:
+    """A graph that was encoded twice is the graph; a text that only begins like one is refused, and is no name."""
+    assert rendered(workflows, {"workflow": json.dumps(GRAPH)}) == rendered(workflows, {"workflow": GRAPH})
     assert "send the graph itself" in faults_of(workflows, {"workflow": "\n {"})["workflow"]
 
 
@@ -355,17 +364,17 @@ def test_every_fault_is_told_at_once(workflows: Mapping[str, Workflow]) -> None:
         "height": 4096,
         "steps": True,
         "guidance": float("nan"),
-        "seed": -1,
+        "seed": -2,
         "num_images": 9,
         "sampler": "",
-        "loras": [{"name": "a"}, {"strength": 20}, "b"],
+        "loras": [{"name": "a"}, {"strength": 20}, 5],
         "image": BASE64,
         "images": [],
         "overrides": {"Prompt.txt": 1},
         "output_format": "gif",
         "output_quality": 0,
         "metadata": "yes",
-        "timeout_s": "60",
+        "timeout_s": "60 s",
     }
 
     faults = faults_of(workflows, body)
@@ -404,7 +413,7 @@ def test_every_fault_of_a_graph_is_told_at_once(workflows: Mapping[str, Workflow
         "workflow": graph,
         "prompt": "a",
         "overides": {},
-        "overrides": {"Mask.imag": 1},
+        "overrides": {"Masc.image": 1},
         "images": [{"name": "", "image": "!"}, 5],
         "delivery": "ftp",
     }
@@ -413,19 +422,15 @@ def test_every_fault_of_a_graph_is_told_at_once(workflows: Mapping[str, Workflow
 
     assert set(faults) == {
         "workflow.9.inputs.images",
-        "prompt",
-        "overides",
-        'overrides["Mask.imag"]',
+        'overrides["Masc.image"]',
         "images[0].name",
         "images[0].image",
         "images[1]",
         "delivery",
     }
-    assert faults["overides"].endswith('did you mean "overrides"?')
-    assert faults["prompt"] == "goes with a template; set a graph's values with `overrides`"
 
 
-@pytest.mark.parametrize("workflow", [None, 5, True, 1.5, ["txt2img"], "a\0"])
+@pytest.mark.parametrize("workflow", [5, True, 1.5, ["txt2img"], "a\0"])
 def test_a_workflow_that_is_neither_hides_nothing(workflows: Mapping[str, Workflow], workflow: object) -> None:
     """A `workflow` that is no name and no graph is one fault beside the others."""
     assert set(faults_of(workflows, {"workflow": workflow, "prompt": "a", "steps": 0})) == {"workflow", "steps"}
@@ -463,14 +468,14 @@ def test_a_request_changes_nothing_of_its_template(workflows: Mapping[str, Workf
     body: JsonObject = {
         "prompt": "a",
         "loras": [{"name": "l"}],
-        "overrides": {"KSampler.model": ["1", 0], "4.text": [1]},
+        "overrides": {"KSampler.model": ["1", 0]},
     }
 
     first, second = rendered(workflows, body), rendered(workflows, body)
 
-    first.graphs[0]["4"]["inputs"]["text"].append(2)
-    assert second.graphs[0]["4"]["inputs"]["text"] == [1]
-    assert body["overrides"]["4.text"] == [1]
+    first.graphs[0]["8"]["inputs"]["model"].append(2)
+    assert second.graphs[0]["8"]["inputs"]["model"] == ["1", 0]
+    assert body["overrides"] == {"KSampler.model": ["1", 0]}
     assert json.dumps(workflows["flux-dev-txt2img"].graph) == before
 
 
@@ -504,3 +509,44 @@ def test_the_envelope_is_the_same_for_both(
         request.delivery,
         request.timeout_s,
     ) == expected
+
+
+PLAYLISTS = (
+    b"#EXTM3U\n#EXTINF:1.0,\n/private/a.mp4\n",
+    b"\xef\xbb\xbf\r\n#extm3u\nhttp://10.0.0.1/a.ts\n",
+    b"ffconcat version 1.0\nfile ../private/a.mp4\n",
+    b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=audio 5004 RTP/AVP 0\r\n",
+    b'<?xml version="1.0"?>\n<!-- a > b -->\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>',
+)
+
+
+@pytest.mark.parametrize("content", PLAYLISTS)
+@pytest.mark.parametrize("name", ["a.m3u8", "a.mp4", "a"])
+def test_a_playlist_is_refused(workflows: Mapping[str, Workflow], content: bytes, name: str) -> None:
+    """A file by which ffmpeg reads other files of the machine reaches no node, whatever it is called."""
+    graph = {
+        "1": {"class_type": "LoadVideo", "inputs": {"file": name}},
+        "2": {"class_type": "SaveVideo", "inputs": {"video": ["1", 0], "filename_prefix": "a"}},
+    }
+    body = {"workflow": graph, "images": [{"name": name, "image": b64encode(content).decode()}]}
+
+    report = refused(workflows, body)
+
+    assert (report.code, report.details["path"]) == (ErrorCode.INVALID_IMAGE, "images[0].image")
+    assert "playlist" in report.message
+
+
+@pytest.mark.parametrize(
+    "content", [b"RIFF\x24\0\0\0WAVEfmt ", b"1\n00:00:01,000 --> 00:00:02,000\n#EXTM3U\n", b"<svg/>"]
+)
+def test_other_files_are_no_playlists(workflows: Mapping[str, Workflow], content: bytes) -> None:
+    """A sound, subtitles and other markup go to the node that loads them."""
+    graph = {
+        "1": {"class_type": "LoadAudio", "inputs": {"audio": "a.wav"}},
+        "2": {"class_type": "SaveAudio", "inputs": {"audio": ["1", 0], "filename_prefix": "a"}},
+    }
+    body = {"workflow": graph, "images": [{"name": "a.wav", "image": b64encode(content).decode()}]}
+
+    [upload] = rendered(workflows, body).uploads
+
+    assert upload.picture.data == content

@@ -1,7 +1,7 @@
 """Requests made at random, each together with what must become of it: rendered to the letter, or refused at its faults.
 
-The good ones are built beside the graphs that they must give, by a table of node ids of its own. The bad ones are good
-ones with one to four faults planted, each with its path.
+The good ones are built beside the graphs that they must give, by a table of node ids of its own, and sent in other
+spellings of the same. The bad ones are good ones with one to four faults planted, each with its path.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import io
 import json
 import math
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -84,6 +85,7 @@ TITLES = {
     "9": "VAE Decode",
     "10": "Save Image",
 }
+"""Nodes that both shipped graphs have."""
 WHOLE_NUMBERS = {"width", "height", "steps", "num_images", "seed"}
 
 
@@ -178,16 +180,83 @@ def template_requests(draw: Draw) -> tuple[str, JsonObject]:
     return name, body
 
 
+BOUND: dict[tuple[str, str], st.SearchStrategy[Any]] = {
+    ("4", "text"): WORDS,
+    ("5", "text"): st.text(CLEAN, max_size=40),
+    ("6", "guidance"): number(0, 30),
+    ("8", "steps"): whole(1, 100),
+    ("8", "seed"): whole(0, MAX_SEED - 8),
+    ("8", "cfg"): number(1, 11),
+    ("8", "denoise"): number(0.01, 1),
+    ("8", "sampler_name"): INPUTS["sampler"],
+    ("8", "scheduler"): INPUTS["scheduler"],
+}
+"""What the places may be set to that an input of the template, or the graph's own number, limits."""
+
+
 @st.composite
 def overrides_of(draw: Draw, graph: Graph) -> JsonObject:
-    """Return overrides of a shipped graph, by title and by id."""
-    places = [
-        f"{node}.{name}"
-        for node_id, title in TITLES.items()
-        for name in graph[node_id]["inputs"]
-        for node in (title, node_id)
-    ]
-    return draw(st.dictionaries(st.sampled_from(places), VALUES, max_size=3))
+    """Return overrides of a shipped graph, by title and by id, within the limits of its template."""
+    slots = [(node_id, name) for node_id in TITLES for name in graph[node_id]["inputs"]]
+    links = st.tuples(st.sampled_from(list(graph)), st.integers(0, 3)).map(list)
+    overrides = {}
+    for node_id, name in draw(st.lists(st.sampled_from(slots), max_size=3)):
+        held = graph[node_id]["inputs"][name]
+        free = links if isinstance(held, list) else st.text(CLEAN, max_size=40)
+        place = f"{draw(st.sampled_from([node_id, TITLES[node_id]]))}.{name}"
+        overrides[place] = draw(BOUND.get((node_id, name), free) | st.none())
+    return overrides
+
+
+def as_read(value: object) -> object:
+    """Return a whole number that JSON wrote with a point as the int that it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@st.composite
+def spelled(draw: Draw, body: JsonObject) -> JsonObject:
+    """Return another request that means the same: text for numbers, upper case, nulls, names for LoRAs."""
+    sent = {}
+    for key, value in body.items():
+        match value:
+            case bool() if key == "metadata":
+                sent[key] = draw(st.sampled_from([value, str(value), str(value).lower()]))
+            case int() | float():
+                sent[key] = draw(st.sampled_from([value, json.dumps(value), f" {json.dumps(value)}"]))
+            case str() if key in {"output_format", "delivery"}:
+                others = {"jpeg": ["jpg", ".JPG", "image/jpeg"], "png": [".png", "image/png"]}.get(value, [])
+                sent[key] = draw(st.sampled_from([value, value.upper(), *others]))
+            case str() if key == "image":
+                sent[key] = draw(st.sampled_from(SPELLINGS))(value)
+            case [*loras] if key == "loras":
+                sent[key] = [draw(lora_spelled(lora)) for lora in loras]
+            case _:
+                sent[key] = value
+    absent = [key for key in (*INPUTS, *ENVELOPE, "negative_prompt", "image", "overrides") if key not in body]
+    return {**sent, **dict.fromkeys(draw(st.lists(st.sampled_from(absent), max_size=3)) if absent else [])}
+
+
+@st.composite
+def lora_spelled(draw: Draw, lora: JsonObject) -> object:
+    """Return a LoRA as the object that it is, or as its name where that says the same."""
+    if draw(st.booleans()) and lora["name"].strip() == lora["name"] and ":" not in lora["name"]:
+        return lora["name"] + (f":{json.dumps(lora['strength'])}" if "strength" in lora else "")
+    return {**lora, "strength": None} if "strength" not in lora and draw(st.booleans()) else lora
+
+
+SPELLINGS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    lambda text: text.rstrip("="),
+    lambda text: text + "==",
+    lambda text: text.translate({ord("+"): "-", ord("/"): "_"}),
+    lambda text: f" DATA:image/png;BASE64,{text} ",
+    lambda text: f"data:image/jpeg;charset=utf-8; base64 ,{text}",
+    lambda text: f"image/png;base64,{text}",
+    lambda text: quote(f"data:image/png;base64,{text}", safe=""),
+    lambda text: json.dumps(text).replace("/", "\\/"),
+    lambda text: f"'{text[:20]}\r\n {text[20:]}'",
+)
+"""Base64 as other software writes it."""
 
 
 def side(pixels: float) -> int:
@@ -245,11 +314,18 @@ def test_a_good_request_is_rendered_to_the_letter(workflows: Mapping[str, Workfl
     as_text = data.draw(st.booleans())
     if overrides:
         body["overrides"] = overrides
+    sent = data.draw(spelled(body))
 
-    request = read_request(json.dumps(body) if as_text else body, workflows)
+    request = read_request(json.dumps(sent) if as_text else sent, workflows)
     rendered = request.render(lambda: RANDOM_SEED)
 
     used = used_inputs(name, body)
+    whole_places = {"seed", "steps"}
+    overrides = {
+        place: as_read(value) if place.rpartition(".")[2] in whole_places else value
+        for place, value in overrides.items()
+        if value is not None
+    }
     graphs = [expected_graph(name, exported, used, number, overrides) for number in range(used["num_images"])]
     assert [json_text(graph) for graph in rendered.graphs] == [json_text(graph) for graph in graphs]
     assert rendered.seeds == tuple(graph["8"]["inputs"]["seed"] for graph in graphs)
@@ -258,7 +334,7 @@ def test_a_good_request_is_rendered_to_the_letter(workflows: Mapping[str, Workfl
         [("11", "image")] if "image" in body else []
     )
     assert rendered.workflow == name
-    assert rendered.warnings == ()
+    assert all("prompt" in warning for warning in rendered.warnings)
     for key, default in ENVELOPE_DEFAULTS.items():
         assert getattr(request, key) == body.get(key, default)
     assert json_text(exported) == before
@@ -266,52 +342,101 @@ def test_a_good_request_is_rendered_to_the_letter(workflows: Mapping[str, Workfl
 
 IDS = st.text("0123456789abcXYZ_-", min_size=1, max_size=5)
 NAMES = st.text("abcdefgh_", min_size=1, max_size=6)
-IMAGE_NAMES = ("a.png", "größe.jpg", "b")
+IMAGE_NAMES = ("a.png", "größe.jpg", "sub/b.webp", "b")
+ANNOTATED: tuple[Callable[[str], str], ...] = (
+    lambda name: name,
+    lambda name: f"{name} [input]",
+    lambda name: f"{name}[input]",
+    lambda name: name.replace("/", "\\"),
+    lambda name: f"./{name}",
+)
+"""The same file of ComfyUI's input folder, as nodes name it."""
+VALUE_LISTS = st.lists(SCALARS, max_size=3).filter(lambda items: len(items) != 2 or not isinstance(items[0], str))
+GRAPH_VALUES = SCALARS | VALUE_LISTS | st.dictionaries(TEXT, SCALARS, max_size=2) | st.sampled_from(IMAGE_NAMES)
 
 
 @st.composite
 def graphs(draw: Draw) -> Graph:
-    """Return a graph of a caller's own: any nodes, any values, links that hold."""
+    """Return a graph of a caller's own: any nodes, any values, links that hold, and nodes that load pictures."""
     ids = draw(st.lists(IDS, min_size=1, max_size=5, unique=True))
     values = SCALARS | st.lists(st.integers(0, 9), min_size=1, max_size=3) | st.sampled_from(IMAGE_NAMES)
     links = st.tuples(st.sampled_from(ids), st.integers(0, 3)).map(list)
+    titles = st.fixed_dictionaries({}, optional={"title": st.text(CLEAN, max_size=10)})
     node = st.fixed_dictionaries(
         {"class_type": st.text(CLEAN, max_size=20), "inputs": st.dictionaries(NAMES, values | links, max_size=4)},
-        optional={"_meta": st.fixed_dictionaries({}, optional={"title": st.text(CLEAN, max_size=10)})},
+        optional={"_meta": titles},
     )
-    return {node_id: draw(node) for node_id in ids}
+    name = st.builds(lambda name, spell: spell(name), st.sampled_from(IMAGE_NAMES), st.sampled_from(ANNOTATED))
+    loader = st.fixed_dictionaries(
+        {
+            "class_type": st.sampled_from(["LoadImage", "LoadImageMask"]),
+            "inputs": st.fixed_dictionaries({"image": name, "channel": st.sampled_from(["red", "b"])}),
+        }
+    )
+    return {node_id: draw(node | loader) for node_id in ids}
+
+
+def with_whole_links(graph: Graph) -> Graph:
+    """Return a graph in which a list of a node's number and a slot is the link that ComfyUI takes it for."""
+    changed = copy.deepcopy(graph)
+    for each in changed.values():
+        for name, value in each["inputs"].items():
+            match value:
+                case [int() | float() as other, int() | float() as slot] if not isinstance(other, bool):
+                    if str(as_read(other)) in graph and 0 <= slot < 1000 and isinstance(as_read(slot), int):
+                        each["inputs"][name] = [str(as_read(other)), int(slot)]
+    return changed
+
+
+def loaded_name(value: object) -> object:
+    """Return the file of the input folder that a loader's value names."""
+    if not isinstance(value, str):
+        return value
+    return value.removesuffix("[input]").rstrip().replace("\\", "/").removeprefix("./")
 
 
 @given(st.data())
 @settings(REPEATABLE, max_examples=GOOD_GRAPHS)
 def test_a_good_graph_is_run_as_it_is(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
-    """A graph of the caller's own is changed by its overrides alone, and each picture goes where it is named."""
+    """A graph of the caller's own is changed by its overrides alone, and each picture goes where it is loaded.
+
+    A picture that nothing loads is a warning, or a fault beside a loader whose picture was not sent.
+    """
     graph = data.draw(graphs())
-    slots = [(node_id, name) for node_id, node in graph.items() for name in node["inputs"]]
+    slots = [(node_id, name) for node_id, node in graph.items() for name in node["inputs"] if name != "image"]
     chosen = data.draw(st.lists(st.sampled_from(slots), unique=True, max_size=3)) if slots else []
-    changes = {slot: data.draw(VALUES | st.sampled_from(IMAGE_NAMES)) for slot in chosen}
+    changes = {slot: data.draw(GRAPH_VALUES) for slot in chosen}
     names = data.draw(st.lists(st.sampled_from(IMAGE_NAMES), unique=True))
     body: JsonObject = {"workflow": graph, **data.draw(st.fixed_dictionaries({}, optional=ENVELOPE))}
     if changes:
         body["overrides"] = {f"{node_id}.{name}": value for (node_id, name), value in changes.items()}
     if names:
-        body["images"] = [{"name": name, "image": data.draw(st.sampled_from(list(PICTURES)))} for name in names]
+        spell = data.draw(st.sampled_from(SPELLINGS))
+        body["images"] = [{"name": name, "image": spell(data.draw(st.sampled_from(list(PICTURES))))} for name in names]
     before = json_text(body)
-
-    rendered = read_request(body, workflows).render(lambda: RANDOM_SEED)
 
     expected = copy.deepcopy(graph)
     for (node_id, name), value in changes.items():
-        expected[node_id]["inputs"][name] = value
+        expected[node_id]["inputs"][name] = expected[node_id]["inputs"][name] if value is None else value
+    expected = with_whole_links(expected)
+    loaders = {
+        node_id: loaded_name(node["inputs"]["image"]) for node_id, node in expected.items() if "image" in node["inputs"]
+    }
+    loads = [{(node_id, "image") for node_id, held in loaders.items() if held == name} for name in names]
+    unsent = [held for held in loaders.values() if held not in names and "." in str(held)]
+    unused = {f"images[{number}].image" for number, places in enumerate(loads) if not places}
+    if unsent and unused:
+        report = refused(body, workflows)
+        assert {fault["path"] for fault in report.details["faults"]} == unused
+        return
+    rendered = read_request(body, workflows).render(lambda: RANDOM_SEED)
+
     assert [json_text(each) for each in rendered.graphs] == [json_text(expected)]
     assert rendered.seeds == (None,)
-    assert (rendered.workflow, rendered.inputs) == ("custom", {"overrides": body["overrides"]} if changes else {})
-    loads = [
-        {(node_id, key) for node_id, node in expected.items() for key, value in node["inputs"].items() if value == name}
-        for name in names
-    ]
+    used = {place: value for place, value in body.get("overrides", {}).items() if value is not None}
+    assert (rendered.workflow, rendered.inputs) == ("custom", {"overrides": used} if used else {})
     assert [{(target.node_id, target.input) for target in upload.targets} for upload in rendered.uploads] == loads
-    assert len(rendered.warnings) == loads.count(set())
+    assert len(rendered.warnings) == len(unused)
     assert json_text(body) == before
 
 
@@ -330,16 +455,20 @@ NO_TEXT = st.sampled_from(["a\ud800", "\udfff", "a\0b", "\0", LONG + "\0"])
 HUGE = st.sampled_from([309, 4000, -400, -6000]).map(lambda digits: 10**digits if digits > 0 else -(10**-digits))
 NO_NUMBER = st.sampled_from([math.nan, math.inf, -math.inf]) | HUGE
 EMPTY_CONTAINERS: st.SearchStrategy[Any] = st.builds(list) | st.builds(dict)
-NOT_TEXT = st.none() | st.booleans() | st.integers() | FINITE | EMPTY_CONTAINERS | NO_NUMBER | NO_TEXT
+NOT_TEXT = st.booleans() | st.integers() | FINITE | EMPTY_CONTAINERS | NO_NUMBER | NO_TEXT
 NOT_A_NUMBER = (
-    st.none() | st.booleans() | st.sampled_from(["20", "", "NaN", LONG]) | EMPTY_CONTAINERS | NO_NUMBER | NO_TEXT
+    st.booleans()
+    | st.sampled_from(["20 px", "1,000", "0x20", "", "NaN", LONG])
+    | EMPTY_CONTAINERS
+    | NO_NUMBER
+    | NO_TEXT
 )
 NOT_WHOLE = NOT_A_NUMBER | st.sampled_from([1.5, 20.25, -0.5])
 NOT_A_LIST: st.SearchStrategy[Any] = (
-    st.none() | st.booleans() | st.integers() | FINITE | WORDS | st.builds(dict) | NO_NUMBER | NO_TEXT
+    st.booleans() | st.integers() | FINITE | st.just(" ") | st.builds(dict) | NO_NUMBER | NO_TEXT
 )
 NOT_AN_OBJECT: st.SearchStrategy[Any] = (
-    st.none() | st.booleans() | st.integers() | FINITE | WORDS | st.builds(list) | NO_NUMBER | NO_TEXT
+    st.booleans() | st.integers() | FINITE | WORDS | st.builds(list) | NO_NUMBER | NO_TEXT
 )
 NEAR = {
     "promt": "prompt",
@@ -369,11 +498,16 @@ def beyond(low: float, high: float) -> st.SearchStrategy[float]:
     return st.integers(-(2**70), math.ceil(low) - 1) | st.integers(math.floor(high) + 1, 2**70)
 
 
+def is_no_word(value: object) -> bool:
+    """Return whether a value cannot be a name."""
+    return not isinstance(value, str) or not value.strip() or "\0" in value
+
+
 LORA: JsonObject = {"name": "pixel.safetensors", "strength": 0.5}
 LORA_FAULTS = st.one_of(
     planted("loras", NOT_A_LIST),
     planted("loras", st.just([LORA] * 9)),
-    planted("loras", NOT_AN_OBJECT.map(lambda item: [LORA, item]), "loras[1]"),
+    planted("loras", NOT_AN_OBJECT.filter(is_no_word).map(lambda item: [LORA, item]), "loras[1]"),
     planted("loras", st.just([{"strength": 1}]), "loras[0].name"),
     planted(
         "loras", (NOT_TEXT | st.sampled_from(["", "x" * 256])).map(lambda name: [LORA, {"name": name}]), "loras[1].name"
@@ -382,23 +516,45 @@ LORA_FAULTS = st.one_of(
     planted("loras", st.just([{**LORA, "weight": 1}]), "loras[0].weight"),
     planted("loras", st.just([{**LORA, "na\ud800me": 1}]), 'loras[0]["na?me"]'),
 )
+GIVEN = SCALARS.filter(lambda value: value is not None)
 OVERRIDE_FAULTS = st.one_of(
     planted("overrides", NOT_AN_OBJECT),
-    planted("overrides", SCALARS.map(lambda value: {"Nope.text": value}), 'overrides["Nope.text"]'),
-    planted("overrides", SCALARS.map(lambda value: {"8.sed": value}), 'overrides["8.sed"]'),
-    planted("overrides", SCALARS.map(lambda value: {"8.seed.0": value}), 'overrides["8.seed.0"]'),
+    planted("overrides", GIVEN.map(lambda value: {"Nope.text": value}), 'overrides["Nope.text"]'),
+    planted("overrides", GIVEN.map(lambda value: {"8.seed.0": value}), 'overrides["8.seed.0"]'),
     planted("overrides", st.just({"seed": 1}), "overrides.seed"),
+    planted("overrides", st.just({"8.": 1}), 'overrides["8."]'),
     planted("overrides", (NO_NUMBER | NO_TEXT).map(lambda value: {"8.seed": value}), 'overrides["8.seed"]'),
     planted("overrides", NO_NUMBER.map(lambda value: {"Nope.text": value}), 'overrides["Nope.text"]'),
-    planted("overrides", NO_TEXT.map(lambda value: {"8.seed": [1, {"a": value}]}), 'overrides["8.seed"][1].a'),
-    planted("overrides", st.just({"8.seed": NESTED}), path_of(["overrides", "8.seed", *[0] * (MAX_DEPTH - 2)])),
     planted("overrides", st.just({LONG: 1}), path_of(["overrides", LONG])),
 )
+GRAPH_OVERRIDE_FAULTS = OVERRIDE_FAULTS | st.one_of(
+    planted("overrides", NO_TEXT.map(lambda value: {"8.seed": [1, {"a": value}]}), 'overrides["8.seed"][1].a'),
+    planted("overrides", st.just({"8.seed": NESTED}), path_of(["overrides", "8.seed", *[0] * (MAX_DEPTH - 2)])),
+)
+
+
+def beyond_limits(place: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Planted]:
+    """Return faults of an override of the template, whose limits hold for it."""
+    return planted("overrides", values.map(lambda value: {place: value}), path_of(["overrides", place]))
+
+
+TEMPLATE_OVERRIDE_FAULTS = OVERRIDE_FAULTS | st.one_of(
+    beyond_limits("8.sed", GIVEN),
+    beyond_limits("8.steps", NOT_WHOLE | beyond(1, 100)),
+    beyond_limits("KSampler.seed", beyond(0, MAX_SEED).filter(lambda seed: seed != -1)),
+    beyond_limits("8.cfg", NOT_A_NUMBER | st.sampled_from([0.99, 11.01, 100])),
+    beyond_limits("8.denoise", NOT_A_NUMBER | st.sampled_from([-0.01, 1.01])),
+    beyond_limits("FluxGuidance.guidance", NOT_A_NUMBER | st.just(30.1)),
+    beyond_limits("Prompt.text", NOT_TEXT | st.sampled_from(["", " ", LONG])),
+    beyond_limits("8.model", GIVEN | st.sampled_from([["99", 0], ["1"], ["1", -1]])),
+    beyond_limits("3.vae_name", NOT_TEXT | st.just(LONG)),
+    beyond_limits("10.path", GIVEN),
+)
 ENVELOPE_FAULTS: dict[str, st.SearchStrategy[Planted]] = {
-    "output_format": planted("output_format", NOT_TEXT | st.sampled_from(["gif", "PNG", "jpg", "", LONG])),
+    "output_format": planted("output_format", NOT_TEXT | st.sampled_from(["gif", "pngs", "image/gif", "", LONG])),
     "output_quality": planted("output_quality", NOT_WHOLE | beyond(1, 100)),
     "metadata": planted("metadata", NOT_A_LIST.filter(lambda value: not isinstance(value, bool))),
-    "delivery": planted("delivery", NOT_TEXT | st.sampled_from(["ftp", "Auto", LONG])),
+    "delivery": planted("delivery", NOT_TEXT | st.sampled_from(["ftp", "inline", LONG])),
     "timeout_s": planted("timeout_s", NOT_A_NUMBER | beyond(1, 3600) | st.just(0.999)),
 }
 FAULTS: dict[str, st.SearchStrategy[Planted]] = {
@@ -408,18 +564,20 @@ FAULTS: dict[str, st.SearchStrategy[Planted]] = {
     "negative_strength": planted("negative_strength", NOT_A_NUMBER | beyond(0, 10) | st.just(10.001)),
     "steps": planted("steps", NOT_WHOLE | beyond(1, 100)),
     "guidance": planted("guidance", NOT_A_NUMBER | beyond(0, 30) | st.just(30.001)),
-    "seed": planted("seed", NOT_WHOLE | beyond(0, MAX_SEED)),
+    "seed": planted("seed", NOT_WHOLE | beyond(0, MAX_SEED).filter(lambda seed: seed != -1)),
     "num_images": planted("num_images", NOT_WHOLE | beyond(1, 8)),
     "sampler": planted("sampler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG])),
     "scheduler": planted("scheduler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG])),
     "width": planted("width", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
     "height": planted("height", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
     "loras": LORA_FAULTS,
-    "overrides": OVERRIDE_FAULTS,
+    "overrides": TEMPLATE_OVERRIDE_FAULTS,
     "workflow": planted("workflow", NOT_TEXT.filter(lambda value: not isinstance(value, dict))),
     "images": planted("images", st.just([{"name": "a.png", "image": "aGk="}]) | st.builds(list) | st.integers()),
-    "near": st.sampled_from(list(NEAR)).flatmap(lambda name: planted(name, VALUES)),
-    "unknown": planted("qqqqqqqq", SCALARS) | planted(LONG, SCALARS, path_of([LONG])) | planted("", SCALARS, '[""]'),
+    "near": st.sampled_from(list(NEAR)).flatmap(
+        lambda name: planted(name, VALUES.filter(lambda value: value is not None))
+    ),
+    "unknown": planted("qqqqqqqq", GIVEN) | planted(LONG, GIVEN, path_of([LONG])) | planted("", GIVEN, '[""]'),
 }
 NOT_A_PICTURE = st.sampled_from(
     [
@@ -506,7 +664,7 @@ HALF_NODES: list[Any] = [None, 5, "x", [], {}, {"class_type": "A"}, {"inputs": {
 NODE_FAULTS: dict[str, st.SearchStrategy[Planted]] = {
     "half": st.sampled_from(HALF_NODES).map(lambda value: node("1", value, "")),
     "dangling": st.sampled_from(["99", "", "x" * 500]).map(
-        lambda other: node("2", {"class_type": "A", "inputs": {"a": [other, 0], "b": ["1", 0]}}, ".inputs.a")
+        lambda other: node("2", {"class_type": "SaveImage", "inputs": {"a": [other, 0], "b": ["1", 0]}}, ".inputs.a")
     ),
     "value": (NO_NUMBER | NO_TEXT).map(
         lambda value: node("3", {"class_type": "A", "inputs": {"a": [1, value]}}, ".inputs.a[1]")
@@ -518,7 +676,7 @@ NODE_FAULTS: dict[str, st.SearchStrategy[Planted]] = {
 }
 IMAGE_LIST_FAULTS = st.one_of(
     planted("images", NOT_A_LIST),
-    planted("images", st.just([{"name": "a", "image": "aGk="}] * 17)),
+    planted("images", st.just([{"name": "a", "image": "aGk="}] * 257)),
     planted("images", NOT_AN_OBJECT.map(lambda item: [item]), "images[0]"),
     planted("images", st.just([{"image": "aGk="}]), "images[0].name"),
     planted(
@@ -527,22 +685,19 @@ IMAGE_LIST_FAULTS = st.one_of(
         "images[0].name",
     ),
     planted("images", (NOT_TEXT | NOT_A_PICTURE).map(lambda image: [{"name": "a", "image": image}]), "images[0].image"),
-    planted("images", st.just([{"name": "a", "image": "aGk=", "url": 1}]), "images[0].url"),
 )
 GRAPH_FAULTS: dict[str, st.SearchStrategy[Planted]] = {
     **ENVELOPE_FAULTS,
     "images": IMAGE_LIST_FAULTS,
-    "overrides": OVERRIDE_FAULTS,
-    "prompt": planted("prompt", SCALARS),
-    "near": planted("overides", SCALARS),
-    "unknown": planted("qqqqqqqq", SCALARS),
+    "metadata": planted("metadata", NOT_A_LIST.filter(lambda value: not isinstance(value, bool | dict))),
+    "overrides": GRAPH_OVERRIDE_FAULTS,
 }
 NO_GRAPHS: st.SearchStrategy[Any] = st.sampled_from(
     [
         {},
         {"nodes": [{"id": 1, "type": "KSampler"}], "links": [], "version": 0.4},
         {"last_node_id": 9, "nodes": [], "groups": []},
-        json.dumps(GRAPH),
+        json.dumps(GRAPH)[:-1],
         " {}",
     ]
 )
@@ -599,7 +754,9 @@ OUTCOMES = {"rendered", "invalid_input", "invalid_image", "unknown_workflow"}
 def outcome(raw: object, workflows: Mapping[str, Workflow]) -> str:
     """Return what becomes of anything at all, once it is seen that it travels."""
     try:
-        rendered = read_request(raw, workflows).with_fetched(lambda *_: PNG).render(lambda: RANDOM_SEED)
+        rendered = (
+            read_request(raw, workflows).with_fetched(lambda wanted: [PNG] * len(wanted)).render(lambda: RANDOM_SEED)
+        )
     except JobError as error:
         report = error.report
     else:

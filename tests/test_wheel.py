@@ -53,7 +53,7 @@ def test_the_wheel_is_tried_where_nothing_else_is_installed(built: tuple[Path, s
     wheel, printed = built
     version, picture, path = printed.splitlines()
 
-    assert wheel.name.startswith(f"comfy_client-{version}-")
+    assert wheel.name.startswith(f"flux_comfyui_client-{version}-")
     assert picture.startswith("a picture of 64 x 64, ")
     assert path == str(wheel)
 

@@ -12,24 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfy_client.contract import ErrorCode, Fault, JsonObject
+from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import ConfigError, JobError
+from comfy_client.graphs import Graph, graph_faults
+from comfy_client.places import Target
 from comfy_client.request import read_request
-from comfy_client.workflows import (
-    Graph,
-    Target,
-    Workflow,
-    default_directory,
-    find_target,
-    find_workflow,
-    graph_faults,
-    has_nodes,
-    is_link,
-    load_workflows,
-    override,
-    override_faults,
-    title_of,
-)
+from comfy_client.workflows import Workflow, default_directory, find_workflow, is_link, load_workflows
 
 SHIPPED = ("flux-dev-img2img", "flux-dev-txt2img")
 LOADERS = {
@@ -61,7 +49,6 @@ INPUTS: JsonObject = {
         "words": {"type": "string", "default": "b", "x-node": ["Style v1.5.text", "3.again"]},
         "size": {"type": "integer", "default": 128, "x-node": "3.sizes.1"},
         "amount": {"type": "number", "default": 0, "x-node": "Style v1.5.amount", "x-add": 2},
-        "note": {"type": "string"},
     },
 }
 
@@ -212,7 +199,7 @@ def test_a_third_workflow_is_two_files(tmp_path: Path) -> None:
     """Two files make a workflow: a picture of another name, a value in two places, one in a list, one with a sum."""
     workflows = load_workflows(write(tmp_path))
     request = read_request(
-        {"workflow": "style", "sketch": picture(), "words": "c", "size": 512, "amount": 0.5, "note": "n"}, workflows
+        {"workflow": "style", "sketch": picture(), "words": "c", "size": 512, "amount": 0.5}, workflows
     )
 
     rendered = request.render(lambda: 1)
@@ -227,7 +214,7 @@ def test_a_third_workflow_is_two_files(tmp_path: Path) -> None:
     assert rendered.workflow == "style"
     assert rendered.version == workflows["style"].version
     assert rendered.seeds == (None,)
-    assert rendered.inputs == {"words": "c", "size": 512, "amount": 0.5, "note": "n"}
+    assert rendered.inputs == {"words": "c", "size": 512, "amount": 0.5}
 
 
 def test_a_third_workflow_fills_its_defaults(tmp_path: Path) -> None:
@@ -292,8 +279,16 @@ def test_a_wrong_graph_names_its_file(tmp_path: Path, graph: object, problem: st
         (with_input(**{"x-node": "3.picture.0"}), '"3.picture" has no item 0'),
         (with_input(**{"x-node": "3.text.0"}), '"3.text" has no item 0'),
         (with_input(**{"x-node": "text"}), '"text" names no input'),
+        (with_input(type="string"), 'input "extra" reaches no node: it has no x-node, such as'),
+        (with_input(**{"x-node": []}), 'input "extra" reaches no node: its x-node is an empty list'),
+        (with_input(**{"x-nod": "3.text"}), 'input "extra" has the unknown keyword "x-nod"; did you mean "x-node"?'),
+        (with_input(**{"X-Node": "3.text"}), 'the unknown keyword "X-Node"; did you mean "x-node"?'),
+        (with_input(xnode="3.text"), 'reaches no node: it has "xnode"; did you mean "x-node"?'),
+        (with_input(x_node="3.text"), 'reaches no node: it has "x_node"; did you mean "x-node"?'),
+        (with_input(**{"x-node": "3.text", "x-ad": 1}), 'the unknown keyword "x-ad"; did you mean "x-add"?'),
+        ({**INPUTS, "x-modles": []}, 'it has the unknown keyword "x-modles"; did you mean "x-models"?'),
         (with_input(**{"x-add": "1"}), "properties.extra.x-add must be a number"),
-        (with_input(**{"type": "string", "x-add": 1}), "must have the type integer or number"),
+        (with_input(**{"type": "string", "x-add": 1, "x-node": "3.text"}), "must have the type integer or number"),
         (with_input(type="integer", default="a"), 'the default of input "extra" must be a whole number'),
         (with_input(**{"x-insert": {"class_type": "A"}}), "properties.extra.x-insert.link is missing"),
         (with_input(**{"x-insert": {"class_type": "A", "link": "m", "inputs": {}}}), "must be a list of objects"),
@@ -388,118 +383,3 @@ def test_an_unknown_workflow_lists_the_known(workflows: Mapping[str, Workflow], 
     assert info.value.code is ErrorCode.UNKNOWN_WORKFLOW
     assert info.value.report.message.startswith(sentence)
     assert info.value.report.details == {"known": list(SHIPPED)}
-
-
-@pytest.mark.parametrize(
-    ("graph", "path", "problem"),
-    [
-        (None, "workflow", "must be an object of nodes"),
-        ([GRAPH], "workflow", "must be an object of nodes"),
-        ('{"3": {}}', "workflow", "send the graph itself, as a JSON object"),
-        ({"nodes": [{"id": 1}], "links": [], "version": 0.4}, "workflow", "Export (API)"),
-        ({"a": None}, "workflow.a", "must be a node"),
-        ({"a": {"class_type": "A"}}, "workflow.a", "must be a node"),
-        ({"a": {"class_type": 5, "inputs": {}}}, "workflow.a", "must be a node"),
-        ({"a": {"class_type": "A", "inputs": []}}, "workflow.a", "must be a node"),
-        ({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}}, "workflow.a.inputs.x", 'links to node "b"'),
-    ],
-)
-def test_what_is_no_graph_is_named(graph: object, path: str, problem: str) -> None:
-    """Each way a graph can be wrong has a path and the remedy."""
-    [fault] = graph_faults(graph)
-
-    assert fault.path == path
-    assert problem in fault.message
-
-
-def test_broken_links_leave_nodes() -> None:
-    """A graph whose links dangle can still be looked into; one with half a node cannot."""
-    assert has_nodes({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}})
-    assert not has_nodes({"a": {"class_type": "A"}})
-    assert not has_nodes("a")
-
-
-@pytest.mark.parametrize("value", [["3", 0], ["a", 5]])
-def test_a_link_is_a_node_and_a_number(value: object) -> None:
-    """A list of a text and a whole number is a link."""
-    assert is_link(value)
-
-
-@pytest.mark.parametrize("value", [["3"], [3, 0], ["3", "0"], ["3", 0, 0], "30", None, []])
-def test_other_lists_are_values(value: object) -> None:
-    """Any other list is a value."""
-    assert not is_link(value)
-
-
-def test_a_node_without_a_title_has_its_type() -> None:
-    """The canvas shows a node's type where it has no title."""
-    assert title_of({"class_type": "KSampler", "inputs": {}}) == "KSampler"
-    assert title_of({"class_type": "KSampler", "_meta": {"title": None}}) == "KSampler"
-    assert title_of({"class_type": "KSampler", "_meta": {"title": "Refine"}}) == "Refine"
-
-
-@pytest.mark.parametrize(
-    ("place", "target"),
-    [
-        ("Sketch.image", Target("7", "image")),
-        ("7.image", Target("7", "image")),
-        ("SaveImage.images", Target("8", "images")),
-        ("Style v1.5.text", Target("3", "text")),
-        ("Style v1.5.sizes.0", Target("3", "sizes", 0)),
-        ("3.sizes.2", Target("3", "sizes", 2)),
-    ],
-)
-def test_a_place_is_a_node_and_an_input(place: str, target: Target) -> None:
-    """A node is named by title or id, an input by its name, an item of a list by its number."""
-    assert find_target(GRAPH, place) == target
-    graph = copy.deepcopy(GRAPH)
-    target.set(graph, "new")
-    assert target.get(graph) == "new"
-
-
-def test_an_id_goes_before_a_title() -> None:
-    """A node whose title is another one's id does not hide that one."""
-    graph = {
-        "1": {"class_type": "A", "inputs": {"x": 1}, "_meta": {"title": "2"}},
-        "2": {"class_type": "B", "inputs": {"x": 1}},
-    }
-
-    assert find_target(graph, "2.x").node_id == "2"
-
-
-def test_an_ambiguous_title_names_the_ids() -> None:
-    """Where several nodes have a title, their ids are named, shortly even where they are long."""
-    graph = {node_id: {"class_type": "A", "inputs": {"x": 1}} for node_id in ("4", "y" * 500)}
-
-    with pytest.raises(LookupError) as info:
-        find_target(graph, "A.x")
-
-    assert str(info.value.args[0]) == f'2 nodes are titled "A"; use an id: "4", "{"y" * 56}...'
-
-
-def test_overrides_are_written_in_order() -> None:
-    """Overrides reach nodes by title and id, and a later one sees what an earlier one wrote."""
-    graph = copy.deepcopy(GRAPH)
-    values: JsonObject = {"Style v1.5.sizes": [1, 2], "3.sizes.1": 5, "7.image": "b.png"}
-
-    assert override_faults(graph, values) == []
-    override(graph, values)
-
-    assert graph["3"]["inputs"]["sizes"] == [1, 5]
-    assert graph["7"]["inputs"]["image"] == "b.png"
-    assert values["Style v1.5.sizes"] == [1, 2]
-
-
-def test_overrides_that_reach_nothing_are_faults() -> None:
-    """Each override that names no input is a fault, also where an earlier one took the list away."""
-    before = copy.deepcopy(GRAPH)
-
-    faults = override_faults(GRAPH, {"3.sizes": 5, "3.sizes.1": 5, "Stile v1.5.text": "", "3.txt": "", "seed": 1})
-
-    assert faults == [
-        Fault('overrides["3.sizes.1"]', '"3.sizes" has no item 1'),
-        Fault('overrides["Stile v1.5.text"]', 'the graph has no node "Stile v1.5"; did you mean "Style v1.5"?'),
-        Fault('overrides["3.txt"]', 'node "3" has no input "txt"; did you mean "text"?'),
-        Fault("overrides.seed", '"seed" names no input; write "Node title.input" or "12.input"'),
-    ]
-    assert before == GRAPH

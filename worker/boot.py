@@ -15,12 +15,14 @@ from comfy_client.comfyui.server import ComfyServer
 from comfy_client.errors import ConfigError, JobError
 from comfy_client.workflows import Workflow, render
 from worker.boot_times import BootTimes
-from worker.comfyui_process import ComfyProcess, ModelsMissing, await_ready
+from worker.comfyui_environment import comfyui_environment
+from worker.comfyui_process import ComfyProcess, ModelsMissing, Patience, await_ready
 from worker.launch_flags import HELP_TIMEOUT_S, ask_flags, comfyui_command
 from worker.model_supply import ModelSupply
 from worker.models.listing import default_list, read_models
 from worker.models.source import Hub
 from worker.settings import Settings
+from worker.supervision import RemoteComfyUI, Supervised
 
 WARMUP_WORKFLOW = "flux-dev-txt2img"
 WARMUP_INPUTS = {"prompt": "warm-up", "width": 256, "height": 256, "steps": 1, "seed": 0}
@@ -65,7 +67,7 @@ class Boot:
         settings: of the worker.
         server: the connections to its ComfyUI.
         workflows: those whose models have to be there.
-        environment: what a ComfyUI of its own is given, without secrets.
+        environment: of the worker; a ComfyUI of its own gets a part of it.
         on_lost: called when that ComfyUI died and stayed dead.
         times: notes the steps.
     """
@@ -89,6 +91,12 @@ class Boot:
         self._missing: ModelsMissing | None = None
         self.process: ComfyProcess | None = None
         """The worker's own ComfyUI, once it was started."""
+        self._remote = RemoteComfyUI(settings.comfyui_url, settings.hung_after_s)
+
+    @property
+    def comfyui(self) -> Supervised:
+        """The ComfyUI as the jobs see it: the worker's own, or the one at COMFYUI_URL."""
+        return self.process or self._remote
 
     def begin(self) -> None:
         """Start ComfyUI, and the fetch of its models where that is wanted, and return at once.
@@ -113,9 +121,10 @@ class Boot:
         hub = Hub.from_env(self._environment) if settings.fetch_models else Hub()
         supply = ModelSupply(settings, models_of(self._workflows), read_models(default_list()), hub)
         self._supply = supply
+        environment = comfyui_environment(self._environment, settings.comfyui_environment)
         help_timeout_s = min(HELP_TIMEOUT_S, settings.ready_timeout_s)
         with ThreadPoolExecutor(1) as threads:
-            asked = threads.submit(ask_flags, settings, self._environment, help_timeout_s)
+            asked = threads.submit(ask_flags, settings, environment, help_timeout_s)
             try:
                 supply.begin()
             except ModelsMissing as missing:
@@ -133,7 +142,15 @@ class Boot:
         )
         log.debug("ComfyUI's command: %s", command)
         wait = partial(await_ready, self._server, models_of(self._workflows), settings.ready_timeout_s)
-        process = ComfyProcess(command, directory, self._environment, wait, self._on_lost)
+        process = ComfyProcess(
+            command,
+            directory,
+            environment,
+            settings.comfyui_url,
+            wait,
+            self._on_lost,
+            Patience(hung_s=settings.hung_after_s),
+        )
         process.start()
         self.process = process
         self._times.note("comfyui_started")
@@ -153,14 +170,16 @@ class Boot:
             self.stop()
             log.error("the boot failed: %s", error)  # noqa: TRY400 - foreseen
             if self.process is not None:
-                log.error("ComfyUI's last lines:\n%s", "\n".join(self.process.log_tail()))  # noqa: TRY400 - the same
+                log.error("ComfyUI's last lines:\n%s", "\n".join(self.process.log.lines()))  # noqa: TRY400 - the same
             raise
         self._times.log(self._server.version())
 
     def stop(self) -> None:
-        """End a fetch that is under way, and ComfyUI where it is the worker's own."""
+        """End a fetch that is under way and the connections to ComfyUI, and ComfyUI if it is the worker's own."""
         if self._supply is not None:
             self._supply.stop()
+        self._remote.stop()
+        self._server.close()
         if self.process is not None:
             self.process.stop()
 
@@ -170,6 +189,7 @@ class Boot:
         if self.process is None or self._supply is None:
             models = models_of(self._workflows)
             await_ready(self._server, models, self._settings.ready_timeout_s, lambda: None)
+            self._remote.start()
             return
         if self._supply.is_fetching:
             self._supply.await_all(self.process.start_error)
@@ -177,7 +197,11 @@ class Boot:
         self.process.await_start()
 
     def _warm_up(self) -> None:
-        process = self.process
+        use = self.comfyui.begin_use(is_shared=False)
+        self.comfyui.note_queued(use)
         limits = Limits(timeout_s=WARMUP_TIMEOUT_S, queue_timeout_s=WARMUP_TIMEOUT_S)
         graphs = render(self._workflows[WARMUP_WORKFLOW], WARMUP_INPUTS)
-        run_graphs(self._server, graphs, [], limits, lambda: process.failure_since(0) if process else None)
+        try:
+            run_graphs(self._server, graphs, [], limits, lambda: self.comfyui.failure_of(use))
+        finally:
+            self.comfyui.end_use(use)

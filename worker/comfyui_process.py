@@ -1,16 +1,17 @@
-"""ComfyUI as a child process: started, watched, started again once, stopped. What it says is kept for errors.
+"""ComfyUI as a child process: started, watched, started again once, stopped.
 
-It runs in a process group of its own, so that nothing it started outlives it, and without this process's secrets. A
-thread reads its output; another waits for its end. It is ready when /system_stats answers and the models that the
-workflows load are listed.
+It runs in a process group of its own, so that nothing it started outlives it, and with an environment of its own
+(`comfyui_environment`). One thread reads its output, one waits for its end, and one asks it whether it still answers
+(`watchdog`): one that hangs is killed. It is ready when /system_stats answers and the models that the workflows load
+are listed.
 
-A death that was not asked for fails the jobs that run at that moment. Then ComfyUI is started once more; where that
-fails, or it dies again before a job has succeeded, `is_lost` becomes true for good, and the worker is to retire.
+An end that was not asked for is an error for the job whose prompt ran at that moment; other jobs are run again. ComfyUI
+is started once more. If that fails, or it ends again before a job has succeeded, `is_lost` becomes true for good, and
+the worker is to retire.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 import os
@@ -20,37 +21,40 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from comfy_client.comfyui.answers import without_paths
 from comfy_client.comfyui.server import CALL_TIMEOUT_S, ComfyServer
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError, RequestError
+from worker.comfyui_log import SHOWN_LINES
+from worker.supervision import Cause, Death, Supervision
+from worker.uses import Use
+from worker.watchdog import HUNG_S, Watchdog
 
-LOG_LINES = 100
-"""Lines of ComfyUI's output that are kept."""
-STUCK_S = 30.0
-"""How long ComfyUI may go on with a prompt that was interrupted: it may load a model meanwhile, which heeds nothing."""
-_TOLD_LINES = 20
 _STUCK_POLL_S = 0.5
 _POLL_S = 0.05
 _LAST_WORDS_S = 1.0
 """How long the output of a ComfyUI that died is read on, so that an error has its last lines."""
-_SECRETS = ("RUNPOD_", "BUCKET_", "AWS_", "HF_TOKEN")
-"""What a graph's nodes have no business with: variables that begin so are not handed on."""
 
 log = logging.getLogger(__name__)
-comfyui_log = logging.getLogger("comfyui")
 
 
 class ModelsMissing(Exception):  # noqa: N818 - a state of the machine, reported at boot
     """The files that the workflows load are not there, or ComfyUI does not list them."""
 
 
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what ComfyUI and its nodes may see of this process's environment."""
-    return {name: value for name, value in environment.items() if not name.startswith(_SECRETS)}
+@dataclass(frozen=True)
+class Patience:
+    """How long ComfyUI is left alone before it is killed.
+
+    Attributes:
+        stuck_s: with a prompt that was interrupted: it may load a model meanwhile, which heeds nothing.
+        hung_s: without an answer.
+    """
+
+    stuck_s: float = 30.0
+    hung_s: float = HUNG_S
 
 
 def missing_models(server: ComfyServer, models: Sequence[str], left_s: Callable[[], float]) -> list[str]:
@@ -92,32 +96,45 @@ def await_ready(
         time.sleep(_POLL_S)
 
 
-class ComfyProcess:
-    """The ComfyUI of this worker. `start` it before use, `stop` it at the end."""
+class ComfyProcess(Supervision):
+    """The ComfyUI of this worker. `start` it before use, `stop` it at the end.
+
+    Args:
+        command: how it is started.
+        directory: where it is started.
+        environment: all of its environment.
+        url: where it answers.
+        await_ready: returns when it is ready; it is given a function that returns the error of one that has ended.
+        on_lost: called when it died and stayed dead.
+        patience: how long it is left alone.
+    """
 
     def __init__(
         self,
         command: Sequence[str],
         directory: Path,
         environment: Mapping[str, str],
+        url: str,
         await_ready: Callable[[Callable[[], JobError | None]], None],
         on_lost: Callable[[], None],
-        stuck_s: float = STUCK_S,
+        patience: Patience = Patience(),
     ) -> None:
+        super().__init__()
         self._command = list(command)
         self._directory = directory
-        self._environment = without_secrets(environment)
+        self._environment = dict(environment)
+        self._url = url
         self._await_ready = await_ready
         self._on_lost = on_lost
-        self._stuck_s = stuck_s
-        self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        self._patience = patience
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
+        self._killed_for: Death | None = None
         self._reader = threading.Thread()
+        self._first_line = 0
         self._stopping = threading.Event()
         self._restarted = False
         self._ready = threading.Event()
-        self.deaths = 0
         self.is_lost = False
 
     def start(self) -> None:
@@ -136,23 +153,30 @@ class ComfyProcess:
         except (JobError, ModelsMissing):
             self.stop()
             raise
-        self._ready.set()
+        self._note_ready(child)
         threading.Thread(target=self._watch, args=(child,), name="comfyui-watch", daemon=True).start()
 
     def start_error(self) -> JobError | None:
         """Return the error of the ComfyUI that was started, if it has ended before it was ready."""
         return self._death_of(self._child) if self._child is not None else None
 
+    def refusal(self) -> JobError | None:
+        """Return the error for every job once ComfyUI is lost."""
+        return _error("ComfyUI died and could not be started again") if self.is_lost else None
+
     def await_use(self, stop: Callable[[], JobError | None]) -> None:
-        """Return when ComfyUI can be used: at once, or after its restart. Raises JobError where it cannot any more."""
+        """Return when ComfyUI can be used: at once, or after its restart. Raises JobError if it cannot any more."""
         while not self._ready.wait(_POLL_S):
-            error = stop() or self._lost_error()
+            error = stop() or self.refusal()
             if error is not None:
                 raise error
 
-    def failure_since(self, deaths: int) -> JobError | None:
-        """Return the error for a job that began when ComfyUI had died `deaths` times, if it died since."""
-        return None if self.deaths == deaths else self._error("ComfyUI died while it ran the job")
+    def was_ended(self, use: Use) -> bool:
+        """Whether the process that the job used has ended, and its queue with it."""
+        return self.deaths != use.deaths
+
+    def abandoned(self, _use: Use | None) -> None:
+        """No thread waits for long: a ComfyUI that hangs is killed, which ends every call to it."""
 
     def note_success(self) -> None:
         """A job has succeeded: a later death is a new one, and ComfyUI is started again once more."""
@@ -168,7 +192,7 @@ class ComfyProcess:
             threading.Thread(target=self._kill_stuck, args=arguments, name="comfyui-stuck", daemon=True).start()
 
     def _kill_stuck(self, server: ComfyServer, lingering: frozenset[str], deaths: int) -> None:
-        deadline = time.monotonic() + self._stuck_s
+        deadline = time.monotonic() + self._patience.stuck_s
         while self.deaths == deaths and time.monotonic() < deadline:
             with contextlib.suppress(RequestError):
                 if not lingering & server.queue_state()[0]:
@@ -177,12 +201,12 @@ class ComfyProcess:
         child = self._child
         if self.deaths == deaths and child is not None:
             log.error("ComfyUI does not heed an interrupt; killing it")
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
+            self._kill(child, Death(Cause.STUCK, None))
 
-    def log_tail(self) -> list[str]:
-        """Return ComfyUI's last lines, without the folders of this machine."""
-        return [without_paths(line) for line in list(self._lines)]
+    def _kill(self, child: subprocess.Popen[str], death: Death) -> None:
+        self._killed_for = death
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
     def stop(self, grace_s: float = 5.0) -> None:
         """End ComfyUI and everything it started."""
@@ -195,7 +219,7 @@ class ComfyProcess:
     def _spawn(self) -> subprocess.Popen[str]:
         with self._lock:
             if self._stopping.is_set():
-                raise self._error("The worker is stopping")
+                raise _error("The worker is stopping")
             child = subprocess.Popen(  # noqa: S603 - the command is the worker's own
                 [*_dies_with_us(), *self._command],
                 cwd=self._directory,
@@ -209,26 +233,32 @@ class ComfyProcess:
             )
             self._child = child
         assert child.stdout is not None  # noqa: S101 - a pipe was asked for
-        self._reader = threading.Thread(target=self._read, args=(child.stdout,), name="comfyui-log", daemon=True)
+        self._first_line = self.log.next_line
+        self._reader = threading.Thread(target=self.log.read, args=(child.stdout,), name="comfyui-log", daemon=True)
         self._reader.start()
         return child
 
-    def _read(self, output: IO[str]) -> None:
-        with output:
-            for line in output:
-                text = line.rstrip()
-                if text:
-                    self._lines.append(text)
-                    comfyui_log.debug(text)
+    def _note_ready(self, child: subprocess.Popen[str]) -> None:
+        watchdog = Watchdog(self._url, self._patience.hung_s, child.pid)
+        self._watchdog = watchdog
+        threading.Thread(target=self._kill_hung, args=(child, watchdog), name="comfyui-watchdog", daemon=True).start()
+        self._ready.set()
+
+    def _kill_hung(self, child: subprocess.Popen[str], watchdog: Watchdog) -> None:
+        if watchdog.await_hang(lambda: child.poll() is not None or self._stopping.is_set()):
+            log.error("ComfyUI has not answered for %.0f s; killing it", watchdog.unanswered_s)
+            self._kill(child, Death(Cause.HUNG, self._uses.running()))
 
     def _watch(self, child: subprocess.Popen[str]) -> None:
-        """Wait for the death of `child`, start it anew once, and wait again, until it is lost or was stopped."""
+        """Wait for the death of `child`, start it again once, and wait again, until it is lost or was stopped."""
         while True:
             status = child.wait()
             self._ready.clear()
+            death = self._killed_for or Death(Cause.DIED, self._uses.running())
+            self._killed_for = None
             _end_group(child, 0)
             self._reader.join(_LAST_WORDS_S)
-            self.deaths += 1
+            self._deaths.append(death)
             if self._stopping.is_set():
                 return
             log.error("ComfyUI died with status %d", status)
@@ -247,7 +277,7 @@ class ComfyProcess:
                 self._lose()
                 return
             log.warning("ComfyUI was started again")
-            self._ready.set()
+            self._note_ready(child)
 
     def _lose(self) -> None:
         self.is_lost = True
@@ -258,14 +288,12 @@ class ComfyProcess:
         if status is None:
             return None
         self._reader.join(_LAST_WORDS_S)
-        return self._error(f"ComfyUI ended with status {status} before it was ready")
+        own_lines = self.log.lines(self._first_line)[-SHOWN_LINES:]  # no job has used this process yet
+        return _error(f"ComfyUI ended with status {status} before it was ready", log_tail=own_lines)
 
-    def _lost_error(self) -> JobError | None:
-        return self._error("ComfyUI died and could not be started again") if self.is_lost else None
 
-    def _error(self, problem: str) -> JobError:
-        message = f"{problem}. Send the job again."
-        return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, message, log_tail=self.log_tail()[-_TOLD_LINES:])
+def _error(problem: str, **details: object) -> JobError:
+    return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, f"{problem}. Send the job again.", **details)
 
 
 def _dies_with_us() -> list[str]:

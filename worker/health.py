@@ -1,6 +1,6 @@
-"""The container's health check: python -m worker.health. Status 0 where ComfyUI answers, else 1; says which on stdout.
+"""The container's health check: python -m worker.health. Status 0 if ComfyUI answers and its disk is not full, else 1.
 
-It runs every half minute beside a GPU's work, so it imports nothing but the standard library and one small module.
+It runs every half minute beside a GPU's work, so it imports nothing but the standard library and three small modules.
 """
 
 from __future__ import annotations
@@ -9,19 +9,32 @@ import os
 import sys
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
 
 from worker.address import comfyui_url
+from worker.conceal import conceal
+from worker.disk import MIN_FREE_BYTES, full_disk, temporary_folder
 
 TIMEOUT_S = 5.0
 
 
-def main(env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S) -> int:
-    """Ask ComfyUI once, say what came of it, and return the exit status."""
-    problem = problem_of(comfyui_url(env), timeout_s)
+def main(
+    env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S, min_free_bytes: int = MIN_FREE_BYTES
+) -> int:
+    """Ask ComfyUI once, look at its disk, print what came of it, and return the exit status."""
+    problem = problem_of(comfyui_url(env), timeout_s) or full_disk(_folders(env), min_free_bytes)
     out.write(f"{problem or 'ComfyUI answers.'}\n")
     return 1 if problem else 0
+
+
+def _folders(env: Mapping[str, str]) -> list[Path]:
+    """Return the folders that the worker's own ComfyUI writes to; none for one that runs elsewhere."""
+    if env.get("COMFYUI_URL", "").strip():
+        return []
+    data = env.get("COMFYUI_DATA_DIR", "").strip() or env.get("COMFYUI_DIR", "").strip() or "/comfyui"
+    return [Path(data), temporary_folder(env)]
 
 
 def problem_of(url: str, timeout_s: float) -> str:
@@ -49,4 +62,5 @@ def problem_of(url: str, timeout_s: float) -> str:
 
 
 if __name__ == "__main__":
+    conceal()  # the container's secrets are in its environment
     sys.exit(main(os.environ, sys.stdout))

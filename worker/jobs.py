@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import comfy_client
+from comfy_client import intake
 from comfy_client.buckets import Bucket, store
 from comfy_client.comfyui.follow import Limits, Observe
-from comfy_client.comfyui.outputs import Output, encoded_images, other_files
+from comfy_client.comfyui.outputs import JobOutputs, Output, job_outputs
 from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import MAX_SEED, ErrorCode, Fault, JsonObject
+from comfy_client.contract import ErrorCode, Fault, JsonObject
 from comfy_client.errors import JobError, invalid_input
-from comfy_client.fetch import FetchRules, fetch_picture
+from comfy_client.fetch import FetchRules
 from comfy_client.request import Rendered, Request, read_request
 from comfy_client.workflows import Workflow
+from worker.job_end import JobEnd, without_comfyui
 from worker.outputs import Delivery
 from worker.storage import job_bucket
 
 log = logging.getLogger(__name__)
+
+Deliver: TypeAlias = Callable[[JobOutputs, JsonObject], tuple[list[JsonObject], list[JsonObject]]]
+"""Returns the entries of a job's images and other files, from them and the rest of the result."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Worker:
     job_timeout_s: float
     max_result_bytes: int
     allow_graphs: bool = True
+    image_fields: tuple[str, ...] = ("data",)
+    """The keys that hold an image's base64 or address."""
     bucket: Bucket | None = None
     fetch_rules: FetchRules = field(default_factory=FetchRules)
     store_s: float = 15.0
@@ -45,29 +52,40 @@ class Worker:
 
 @dataclass(frozen=True)
 class Control:
-    """One job's strings: what ends it early, who is told how far it is, and its turn to queue its prompts."""
+    """Hooks for one job: what ends it early, a progress callback, its turn to queue prompts, a call once they ran."""
 
     stop: Callable[[], JobError | None] = lambda: None
     observe: Observe = lambda _: None
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+    note_run: Callable[[], None] = lambda: None
 
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
     """Return the result (docs/api.md) of a job as RunPod's SDK hands it over. Raises JobError with its report."""
     begun_at = time.monotonic()
-    job_id = str(job.get("id", "unknown"))
     request = read_request(job.get("input"), worker.workflows)
     bucket = _check_permitted(worker, request, job)
-    request = request.with_fetched(lambda url, path: fetch_picture(url, path, worker.fetch_rules))
-    rendered = request.render(lambda: secrets.randbelow(MAX_SEED + 1))
-    log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     timeout_s = min(request.timeout_s or worker.job_timeout_s, worker.job_timeout_s)
+    intake_end = JobEnd(control.stop, begun_at, begun_at + timeout_s, "its pictures were not fetched and decoded")
+    rendered = intake.rendered(request, worker.fetch_rules, intake_end.check)
+    log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
     hooks = Hooks(control.observe, control.turn)
-    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks)
+    run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
+    control.note_run()
     encode_from = time.monotonic()
-    timed = _Timed(control.stop, encode_from - run.execute_s - run.fetch_s, timeout_s, encode_from + worker.store_s)
-    result = _result(worker, request, rendered, run, _delivery(worker, request, bucket, job_id, timed.check))
+    started_at = encode_from - run.execute_s - run.fetch_s
+    # A ComfyUI that dies now takes nothing of this job with it.
+    stop = without_comfyui(control.stop)
+    encode_end = JobEnd(stop, started_at, math.inf, "its pictures were not encoded")
+    store_end = JobEnd(stop, started_at, started_at + timeout_s, "the bucket had not taken all results")
+
+    def deliver(outputs: JobOutputs, beside: JsonObject) -> tuple[list[JsonObject], list[JsonObject]]:
+        check = store_end.at_least(worker.store_s).check
+        delivery = _delivery(worker, request, bucket, str(job.get("id", "unknown")), check)
+        return delivery.entries(outputs.images, outputs.files, beside)
+
+    result = _result(worker, request, rendered, run, encode_end.check, deliver)
     ended_at = time.monotonic()
     result["timings"] = {
         "queue_s": round(run.queue_s, 4),
@@ -77,32 +95,6 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
         "total_s": round(ended_at - begun_at, 4),
     }
     return result
-
-
-@dataclass(frozen=True)
-class _Timed:
-    """The ends of a job whose prompts have run, while its results are stored."""
-
-    stop: Callable[[], JobError | None]
-    started_at: float
-    timeout_s: float
-    earliest_end_at: float
-
-    def check(self) -> None:
-        """Raise the JobError that ends it, if there is one."""
-        error = self.stop()
-        # A ComfyUI that dies now takes nothing of this job with it.
-        if error is not None and error.code is not ErrorCode.COMFYUI_UNAVAILABLE:
-            raise error
-        now = time.monotonic()
-        if now > max(self.started_at + self.timeout_s, self.earliest_end_at):
-            after_s = now - self.started_at
-            raise JobError.because(
-                ErrorCode.DEADLINE_EXCEEDED,
-                f"After {after_s:.1f} s the bucket had not taken all results. Allow more time, or ask for fewer or "
-                "smaller pictures, or for delivery base64.",
-                after_s=round(after_s, 1),
-            )
 
 
 def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
@@ -124,23 +116,48 @@ def _delivery(
     worker: Worker, request: Request, bucket: Bucket | None, job_id: str, check: Callable[[], None]
 ) -> Delivery:
     if bucket is None:
-        return Delivery(request.delivery, worker.max_result_bytes, None)
+        return Delivery(request.delivery, worker.max_result_bytes, None, worker.image_fields)
     client = cache(bucket.client)  # made only where something is stored
 
     def put(output: Output) -> str:
         return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
 
-    return Delivery(request.delivery, worker.max_result_bytes, put)
+    return Delivery(request.delivery, worker.max_result_bytes, put, worker.image_fields)
 
 
-def _result(worker: Worker, request: Request, rendered: Rendered, run: RunResult, delivery: Delivery) -> JsonObject:
-    outputs = [encoded_images(request, rendered, run.prompts), list(other_files(run.prompts))]
+def _result(
+    worker: Worker,
+    request: Request,
+    rendered: Rendered,
+    run: RunResult,
+    check: Callable[[], None],
+    deliver: Deliver,
+) -> JsonObject:
+    """Return the result. If it is too large, it is made again without metadata in its pictures' files."""
+    try:
+        return _delivered(worker, rendered, run, job_outputs(request, rendered, run.prompts, check), deliver)
+    except JobError as error:
+        if error.code is not ErrorCode.OUTPUT_TOO_LARGE or not request.metadata:
+            raise
+        outputs = job_outputs(replace(request, metadata=False), rendered, run.prompts, check)
+        warning = "metadata is left out of the files: with it, the result would have been too large"
+        smaller = replace(outputs, warnings=(*outputs.warnings, warning))
+        return _delivered(worker, rendered, run, smaller, deliver)
+
+
+def _delivered(
+    worker: Worker,
+    rendered: Rendered,
+    run: RunResult,
+    outputs: JobOutputs,
+    deliver: Deliver,
+) -> JsonObject:
     result: JsonObject = {
         "workflow": rendered.workflow,
         "inputs": rendered.inputs,
         "seed": rendered.seeds[0],
         "prompt_ids": [prompt.prompt_id for prompt in run.prompts],
-        "warnings": list(rendered.warnings),
+        "warnings": [*rendered.warnings, *run.warnings, *outputs.warnings],
         "versions": {
             "worker": comfy_client.__version__,
             "comfyui": worker.server.version(),
@@ -149,5 +166,5 @@ def _result(worker: Worker, request: Request, rendered: Rendered, run: RunResult
     }
     if texts := [text for prompt in run.prompts for text in prompt.texts]:
         result["texts"] = texts
-    images, files = delivery.entries(outputs, result)
+    images, files = deliver(outputs, result)
     return {"images": images, **({"files": files} if files else {}), **result}

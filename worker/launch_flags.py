@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from comfy_client.errors import ConfigError
-from worker.comfyui_process import without_secrets
 from worker.settings import Settings
 
 HELP_TIMEOUT_S = 5.0
@@ -47,15 +46,15 @@ log = logging.getLogger(__name__)
 
 
 def ask_flags(settings: Settings, environment: Mapping[str, str], timeout_s: float = HELP_TIMEOUT_S) -> frozenset[str]:
-    """Return the launch flags of the ComfyUI in COMFYUI_DIR; KNOWN_FLAGS where it does not tell them in time.
+    """Return the launch flags of the ComfyUI in COMFYUI_DIR; KNOWN_FLAGS if it does not print them in time.
 
-    Raises ConfigError where its Python cannot be started.
+    `environment` is all of its environment. Raises ConfigError where its Python cannot be started.
     """
     try:
         child = subprocess.Popen(  # noqa: S603 - the command is the worker's own
             [settings.comfyui_python, "main.py", "--help"],
             cwd=settings.comfyui_directory,
-            env={**without_secrets(environment), "COLUMNS": "120", "NO_COLOR": "1"},
+            env={**environment, "COLUMNS": "120", "NO_COLOR": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -26,14 +26,17 @@ class Delivery:
     wanted: str
     limit_bytes: int
     store: Store | None
+    image_fields: tuple[str, ...] = ("data",)
+    """The keys that hold an image's base64 or address. Two keys hold it twice, and count twice."""
 
-    def entries(self, groups: Sequence[Sequence[Output]], beside: JsonObject) -> list[list[JsonObject]]:
-        """Return the entries of each group. All go the same way. `beside` is the rest of the result.
+    def entries(
+        self, images: Sequence[Output], files: Sequence[Output], beside: JsonObject
+    ) -> tuple[list[JsonObject], list[JsonObject]]:
+        """Return the entries of images and other files, all inline or all stored. `beside` is the rest of the result.
 
         Raises JobError: output_too_large where they do not fit inline and there is no bucket, output_not_stored.
         """
-        outputs = [output for group in groups for output in group]
-        size = inline_size(outputs, beside)
+        size = inline_size([*(image for _ in self.image_fields for image in images), *files], beside)
         store = self.store
         if self.wanted == "base64" or (self.wanted == "auto" and size <= self.limit_bytes):
             store = None
@@ -41,9 +44,16 @@ class Delivery:
             size = inline_size([], beside)
         if size > self.limit_bytes:
             raise _too_large(size, self.limit_bytes)
-        if store is not None:
-            return [[output.entry("s3_url", store(output)) for output in group] for group in groups]
-        return [[output.entry("base64", _base64(output.data)) for output in group] for group in groups]
+        return [self._renamed(_entry(image, store)) for image in images], [_entry(file, store) for file in files]
+
+    def _renamed(self, entry: JsonObject) -> JsonObject:
+        """Return an image's entry with its base64 or address under each of `image_fields`."""
+        data = entry.pop("data")
+        return {**entry, **dict.fromkeys(self.image_fields, data)}
+
+
+def _entry(output: Output, store: Store | None) -> JsonObject:
+    return output.entry("s3_url", store(output)) if store else output.entry("base64", _base64(output.data))
 
 
 def inline_size(outputs: Sequence[Output], beside: JsonObject) -> int:
@@ -60,7 +70,8 @@ def _too_large(size: int, limit: int) -> JobError:
     return JobError.because(
         ErrorCode.OUTPUT_TOO_LARGE,
         f"The result has {size:,} bytes; at most {limit:,} can be returned inline. Ask for output_format webp or jpeg, "
-        "for fewer pictures or a smaller size, or give the worker a bucket (BUCKET_ENDPOINT_URL) and use delivery s3.",
+        "for fewer pictures or a smaller size, set `metadata: false`, or give the worker a bucket "
+        "(BUCKET_ENDPOINT_URL) and use delivery s3.",
         bytes=size,
         limit=limit,
     )

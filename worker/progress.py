@@ -26,8 +26,13 @@ Post = Callable[[JsonObject], Awaitable[None]]
 
 
 def progress_of(sampling: Sampling) -> JsonObject:
-    """Return what a caller sees as `output` while the job is IN_PROGRESS."""
+    """Return what a caller sees as `output` while the job is IN_PROGRESS.
+
+    `images` is always there and empty: callers of worker-comfyui, which posts no progress, read `output.images[0]` as
+    soon as a job has an `output`.
+    """
     progress: JsonObject = {
+        "images": [],
         "stage": "sampling",
         "picture": sampling.picture,
         "pictures": sampling.pictures,

@@ -41,6 +41,16 @@ def _log_level(text: str) -> str:
     return text.upper()
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _image_fields(text: str) -> tuple[str, ...]:
+    if text not in {"data", "image", "both"}:
+        raise ValueError("must be data, image or both")
+    return ("data", "image") if text == "both" else (text,)
+
+
 def _folder(text: str) -> Path:
     return Path(text).absolute()
 
@@ -78,13 +88,29 @@ VARIABLES = (
         "comfyui_data_directory",
         _folder,
         "",
-        "Folder of ComfyUI's `input`, `output`, `temp` and `user`, made at boot. Absent: COMFYUI_DIR. With "
-        "COMFYUI_URL, only if this process reaches its files: a job's are deleted there, else only emptied.",
+        "Folder of ComfyUI's `input`, `output`, `temp` and `user`, made at boot. Default: COMFYUI_DIR. Set "
+        "it with COMFYUI_URL only if the worker can reach that ComfyUI's files; it then deletes each job's files.",
     ),
     Variable("COMFYUI_PORT", "comfyui_port", _number(int, 1, 65535), DEFAULT_PORT, "Port of the worker's own ComfyUI."),
     Variable("COMFYUI_PYTHON", "comfyui_python", str, "", "The Python of the worker's own ComfyUI. Absent: this one."),
     Variable(
         "COMFYUI_ARGS", "comfyui_arguments", shlex.split, "", "Further launch flags of ComfyUI, such as `--lowvram`."
+    ),
+    Variable(
+        "WORKER_COMFYUI_ENV",
+        "comfyui_environment",
+        _names,
+        "",
+        "Names of further variables that the worker's own ComfyUI gets, separated by commas. By default it gets PATH, "
+        "HOME, the locale, and what begins with CUDA_, NVIDIA_, PYTORCH_, PYTHON and the like: nothing named like a "
+        "secret.",
+    ),
+    Variable(
+        "WORKER_HUNG_AFTER_S",
+        "hung_after_s",
+        _number(float, 1, 3600),
+        "12",
+        "Seconds without any answer after which ComfyUI counts as hung: the worker's own is killed and started again.",
     ),
     Variable(
         "COMFYUI_READY_TIMEOUT_S",
@@ -171,6 +197,14 @@ VARIABLES = (
         "Megabytes (1,048,576 bytes) of JSON that a result may have; RunPod loses what is much larger.",
     ),
     Variable(
+        "WORKER_IMAGE_FIELD",
+        "image_fields",
+        _image_fields,
+        "data",
+        "Key of an image's base64 or address in `images[]`: `data` (as in worker-comfyui), `image`, or `both`, which "
+        "doubles the size of a result.",
+    ),
+    Variable(
         "SERVE_API_LOCALLY",
         "serve_api_locally",
         _switch,
@@ -203,6 +237,8 @@ class Settings:
     comfyui_port: int
     comfyui_python: str
     comfyui_arguments: tuple[str, ...]
+    comfyui_environment: tuple[str, ...]
+    hung_after_s: float
     ready_timeout_s: float
     models_directory: Path
     volume_directory: Path
@@ -217,6 +253,7 @@ class Settings:
     job_timeout_s: float
     shutdown_grace_s: float
     max_result_bytes: int
+    image_fields: tuple[str, ...]
     serve_api_locally: bool
     api_port: int
     previews: bool
@@ -237,6 +274,8 @@ class Settings:
             comfyui_port=values["comfyui_port"],
             comfyui_python=values["comfyui_python"] or sys.executable,
             comfyui_arguments=tuple(values["comfyui_arguments"] or ()),
+            comfyui_environment=values["comfyui_environment"] or (),
+            hung_after_s=values["hung_after_s"],
             ready_timeout_s=values["ready_timeout_s"],
             models_directory=values["models_directory"],
             volume_directory=values["volume_directory"],
@@ -251,6 +290,7 @@ class Settings:
             job_timeout_s=values["job_timeout_s"],
             shutdown_grace_s=values["shutdown_grace_s"],
             max_result_bytes=int(values["max_result_mb"] * 1024 * 1024),
+            image_fields=values["image_fields"],
             serve_api_locally=values["serve_api_locally"],
             api_port=values["api_port"],
             previews=values["previews"],

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeGuard
 
 from comfy_client.buckets import Bucket, is_address, is_public_address
 from comfy_client.contract import Fault
 from comfy_client.fetch import Resolve, resolve_host
+from comfy_client.s3_hosts import located
 
 _S3_CONFIG = ("endpointUrl", "accessId", "accessSecret", "bucketName")
 """The keys of a job's `s3Config` (reference/runpod.md 1.9, 3.1)."""
+_REGION = "region"
+"""A key of our own, for servers whose host does not name it."""
 
 
 def job_bucket(
@@ -17,37 +21,49 @@ def job_bucket(
 ) -> tuple[Bucket | None, list[Fault]]:
     """Return the bucket of a job: that of its `s3Config`, else the worker's; and the faults of `s3Config`.
 
-    An endpoint of the job's own must be https and public, unless it is the worker's: an address inside is nobody's to
-    choose. It is looked at here, before ComfyUI does anything, and by the client again.
+    An endpoint of the job's own must be https and public, unless it is the worker's: no caller chooses an address
+    inside the worker's network. It is checked here, before ComfyUI does anything, and by the client again.
     """
     if s3_config is None:
         return configured, []
     if not isinstance(s3_config, dict):
         return None, [Fault("s3Config", f"must be an object of {', '.join(_S3_CONFIG)}")]
-    values = {name: s3_config.get(name) for name in _S3_CONFIG}
+    values = {name: s3_config[name] for name in (*_S3_CONFIG, _REGION) if s3_config.get(name) is not None}
+    endpoint = values.get("endpointUrl")
+    server = located(endpoint, str(values.get(_REGION, ""))) if _is_text(endpoint) else located("")
+    if not values.get("bucketName"):
+        values["bucketName"] = server.bucket
     faults = [
         Fault(f"s3Config.{name}", "is missing, or no plain text")
-        for name, value in values.items()
-        if not (isinstance(value, str) and value and value.isprintable())
+        for name in (*_S3_CONFIG, *values.keys() & {_REGION})
+        if not _is_text(values.get(name))
     ]
-    endpoint = str(values["endpointUrl"])
-    is_ours = configured is not None and endpoint == configured.endpoint_url
-    if not faults and not is_ours and not is_address(endpoint, "https"):
+    is_ours = configured is not None and server.endpoint_url == configured.endpoint_url
+    if faults:
+        return None, faults
+    if server.bucket not in {"", values["bucketName"]}:
+        faults.append(Fault("s3Config.bucketName", f"must be {server.bucket!r}, which s3Config.endpointUrl names"))
+    elif not is_ours and not is_address(str(endpoint), "https"):
         faults.append(Fault("s3Config.endpointUrl", "must be an address that begins with https://"))
-    elif not faults and not is_ours and not is_public_address(endpoint, resolve):
+    elif not is_ours and not is_public_address(str(endpoint), resolve):
         faults.append(Fault("s3Config.endpointUrl", "must be the address of a server on the public internet"))
     if faults:
         return None, faults
     base = configured if is_ours and configured is not None else _DEFAULTS
     return replace(
         base,
-        endpoint_url=endpoint,
-        access_key_id=str(values["accessId"]),
-        secret_access_key=str(values["accessSecret"]),
-        name=str(values["bucketName"]),
+        endpoint_url=server.endpoint_url,
+        access_key_id=values["accessId"],
+        secret_access_key=values["accessSecret"],
+        name=values["bucketName"],
+        region=base.region if is_ours and _REGION not in values else server.region,
         public_url="",
         must_be_public=not is_ours,
     ), []
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value) and value.isprintable()
 
 
 _DEFAULTS = Bucket(

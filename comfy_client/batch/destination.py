@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from comfy_client.errors import ConfigError, JobError, RequestError
 from comfy_client.http import HttpApi
 
 CHECK_TIMEOUT_S = 30.0
+CHECK = ".comfy-client-check"
 UPLOAD_TIMEOUT_S = 120.0
 """For one file; a picture has some megabytes."""
 CACHE_CONTROL = "public, max-age=300"
@@ -41,6 +43,17 @@ class BucketDestination:
         """Its name, as `--out` has it."""
         return f"s3://{self.bucket.name}/{self.bucket.prefix}".rstrip("/")
 
+    def check(self) -> None:
+        """Put a small file, read it back through its address, and delete it: what a picture needs works.
+
+        Raises JobError (output_not_stored), and ConfigError without boto3.
+        """
+        self.put(CHECK, b"comfy-client batch checks that this bucket works", "text/plain")
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an extra, which is there by now
+
+        with contextlib.suppress(BotoCoreError, ClientError):  # a key that may not delete is good enough
+            self._client.delete_object(Bucket=self.bucket.name, Key=self.bucket.key(CHECK))
+
     def put(self, name: str, data: bytes, mime_type: str) -> str:
         """Put a file and return its address, which was asked for and gives those bytes.
 
@@ -52,8 +65,8 @@ class BucketDestination:
             if time.monotonic() > give_up_at:
                 raise JobError.because(
                     ErrorCode.OUTPUT_NOT_STORED,
-                    f"The bucket {self.bucket.name!r} did not take {name} within {self._timeout_s:g} s. It is kept: "
-                    "run again, or give it longer with --upload-timeout.",
+                    f"The bucket {self.bucket.name!r} did not take {name} within {self._timeout_s:g} s. "
+                    "Pictures that were made are kept: run again, or allow more time with --upload-timeout.",
                 )
 
         url = buckets.store(self._client, self.bucket, name, data, mime_type, check, cache_control=CACHE_CONTROL)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from comfy_client.contract import JsonObject
 from comfy_client.errors import ConfigError
@@ -59,7 +59,6 @@ class Journal:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self.entries: dict[str, Entry] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
@@ -73,10 +72,9 @@ class Journal:
             raise ConfigError(f"Another run uses {path.parent}: wait for it, or end it") from None
         except OSError as error:
             raise ConfigError(f"{path} cannot be used: {error.strerror}. --out names another folder") from error
-        for line in whole[:end].splitlines():
-            self._apply(json.loads(line))
+        self.entries = _entries(whole[:end])
 
-    def __enter__(self) -> Journal:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -95,17 +93,34 @@ class Journal:
             self._file.write(json.dumps(told, ensure_ascii=False).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._apply(told)
+            _apply(self.entries, told)
 
-    def _apply(self, told: JsonObject) -> None:
-        entry = self.entries.setdefault(told["digest"], Entry())
-        match told:
-            case {"event": "uploaded", "to": str(place), "url": str(url)}:
-                entry.urls[place] = url
-            case {"event": "sent", "job_id": str(job_id)}:
-                entry.state, entry.job_id = SENT, job_id
-            case {"event": "made", **facts}:
-                entry.state = MADE
-                entry.made = {name: value for name, value in facts.items() if name not in ("at", "digest")}
-            case {"event": str(event)}:
-                entry.state = event
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """Return what a journal knows of each digest, without keeping others from it. A file that is missing is empty."""
+    try:
+        whole = path.read_bytes()
+    except OSError:
+        return {}
+    return _entries(whole[: whole.rfind(b"\n") + 1])
+
+
+def _entries(lines: bytes) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for line in lines.splitlines():
+        _apply(entries, json.loads(line))
+    return entries
+
+
+def _apply(entries: dict[str, Entry], told: JsonObject) -> None:
+    entry = entries.setdefault(told["digest"], Entry())
+    match told:
+        case {"event": "uploaded", "to": str(place), "url": str(url)}:
+            entry.urls[place] = url
+        case {"event": "sent", "job_id": str(job_id)}:
+            entry.state, entry.job_id = SENT, job_id
+        case {"event": "made", **facts}:
+            entry.state = MADE
+            entry.made = {name: value for name, value in facts.items() if name not in ("at", "digest")}
+        case {"event": str(event)}:
+            entry.state = event

@@ -1,4 +1,4 @@
-"""What was made, with which inputs, for the game and for people: manifest.json, and a page that shows the pictures."""
+"""manifest.json: the pictures of a game with their inputs, for the game and for people; beside it their gallery."""
 
 from __future__ import annotations
 
@@ -6,37 +6,55 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from comfy_client.batch.journal import Entry
-from comfy_client.batch.plan import Plan
+from comfy_client.batch.gallery import gallery
+from comfy_client.batch.journal import MADE, Entry
+from comfy_client.batch.plan import Asset, Plan
 from comfy_client.batch.run import Made
 from comfy_client.contract import JsonObject
 from comfy_client.errors import ConfigError
 from comfy_client.prices import AS_OF, job_usd
+from comfy_client.providers.comfyui import JOB_PREFIX
 
 MANIFEST = "manifest.json"
 GALLERY = "index.html"
 
 
-def manifest_of(plan: Plan, made: Sequence[Made], entries: Mapping[str, Entry], usd_per_s: float) -> JsonObject:
-    """Return the manifest: each asset of the plan in order, with what made it and where it is.
+def manifest_of(
+    plan: Plan, made: Sequence[Made], entries: Mapping[str, Entry], usd_per_s: float, before: Mapping[str, JsonObject]
+) -> JsonObject:
+    """Return the manifest of a whole plan, of which this run may have made a part.
 
-    Costs are of execution alone, by `usd_per_s`; cold starts and idle time come on top. None where nobody says.
+    The other pictures are listed as the journal's `entries` have them, else as the manifest had them `before`. Costs
+    are of execution alone, by `usd_per_s`: cold starts and idle time come on top. A picture costs None if its provider
+    does not say for how long it ran, or if it was made without RunPod.
     """
-    assets = [_asset(each, entries.get(each.asset.digest, Entry()), usd_per_s) for each in made]
+    by_path = {each.asset.path: each for each in made}
+    assets: list[JsonObject] = []
+    for asset in plan.assets:
+        entry = entries.get(asset.digest, Entry())
+        if each := by_path.get(asset.path) or _made_before(asset, entry):
+            assets.append(_asset(each, entry, usd_per_s))
+        elif asset.path in before:
+            assets.append(before[asset.path])
     costs = [asset["cost_usd"] for asset in assets if asset["cost_usd"] is not None]
     return {
         "game": plan.game,
         "title": plan.title,
         "assets": assets,
-        "cost_usd": round(sum(costs), 5),
+        "cost_usd": round(sum(costs), 5) if costs else None,
         "usd_per_s": usd_per_s,
         "prices_as_of": AS_OF,
     }
 
 
+def _made_before(asset: Asset, entry: Entry) -> Made | None:
+    return Made(asset, "reused", entry.made) if entry.state == MADE else None
+
+
 def _asset(made: Made, entry: Entry, usd_per_s: float) -> JsonObject:
     asset, facts = made.asset, made.facts
     seconds = facts.get("execution_s")
+    is_free = str(facts.get("job_id", "")).startswith(JOB_PREFIX)
     return {
         "id": asset.path,
         "group": asset.group,
@@ -52,27 +70,44 @@ def _asset(made: Made, entry: Entry, usd_per_s: float) -> JsonObject:
             for name in ("seed", "sha256", "width", "height", "mime_type", "provider", "job_id", "provider_asset_id")
         },
         "execution_s": seconds,
-        "cost_usd": None if seconds is None else round(job_usd(seconds, usd_per_s), 5),
+        "cost_usd": None if seconds is None or is_free else round(job_usd(seconds, usd_per_s), 5),
         "error": json.loads(made.error.report.to_json()) if made.error else None,
     }
 
 
-def write(folder: Path, manifest: JsonObject) -> None:
-    """Write manifest.json and the gallery, each whole. Raises ConfigError where jinja2 or room is missing."""
+def read_before(folder: Path, game: str) -> Mapping[str, JsonObject]:
+    """Return the assets that the folder's manifest lists, by their ids.
+
+    Raises ConfigError if the folder is another game's, or has a manifest.json or an index.html that is not ours.
+    """
     try:
-        from jinja2 import Environment, PackageLoader, select_autoescape  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ConfigError("The gallery needs jinja2: pip install 'comfy-client[batch]'") from error
-    environment = Environment(loader=PackageLoader("comfy_client.batch", "."), autoescape=select_autoescape())
-    page = environment.get_template("gallery.html").render(manifest=manifest)
-    texts = {MANIFEST: f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n", GALLERY: page}
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        manifest = None
+    except (OSError, ValueError):
+        manifest = {}
+    match manifest:
+        case {"game": found, "assets": [*assets]} if found == game:
+            return {str(asset.get("id")): asset for asset in assets if isinstance(asset, dict)}
+        case {"game": str(other), "assets": _}:
+            raise ConfigError(f"{folder} has the pictures of another game, {other!r}. Give --out another folder")
+        case None if not (folder / GALLERY).exists():
+            return {}
+    name = GALLERY if manifest is None else MANIFEST
+    raise ConfigError(f"{folder / name} was not made by this command, and is kept. Give --out another folder")
+
+
+def write(folder: Path, manifest: JsonObject) -> None:
+    """Write manifest.json and the gallery, each whole. Raises ConfigError if they cannot be written."""
+    texts = {MANIFEST: f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n", GALLERY: gallery(manifest)}
     for name, text in texts.items():
         part = folder / f".{name}.part"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             part.write_text(text, encoding="utf-8")
             part.replace(folder / name)
         except OSError as error:
             raise ConfigError(
-                f"{folder / name} cannot be written: {error.strerror}. Make room and run again: what was made is kept, "
-                "and jobs that were sent are not sent again"
+                f"{folder / name} cannot be written: {error.strerror}. Make room and run again: pictures that were "
+                "made are kept, and jobs that were sent are not sent again"
             ) from error

@@ -1,82 +1,107 @@
-"""`comfy-client batch`: its flags, what it shows, and its exit status."""
+"""`comfy-client batch`: its flags, the checks before its first job, what it shows, and its exit status."""
 
 from __future__ import annotations
 
-import os
-import sys
+import json
+import shutil
+import threading
+import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from comfy_client.batch.destination import UPLOAD_TIMEOUT_S, BucketDestination, bucket_destination
-from comfy_client.batch.journal import Journal
-from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, write
+from comfy_client.batch.journal import MADE, Entry, Journal, read_entries
+from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_before, write
 from comfy_client.batch.plan import Plan, read_plan
 from comfy_client.batch.run import Batch, Made, Settings, failures
-from comfy_client.cli.call import INTERRUPTED, JSON, Call, Command
-from comfy_client.cli.flags import Flag
+from comfy_client.cli.call import JSON, Call, Command, status_of
+from comfy_client.cli.flags import Flag, number, whole_number
+from comfy_client.cli.progress import Progress, Ticking, columns_of
 from comfy_client.contract import JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.prices import DEFAULT_POOL, POOLS
+from comfy_client.workflows import Workflow
 
 STATE = Path(".batch", "journal.jsonl")
+_SIDE = 1024
+_PNG_BYTES, _LOSSY_BYTES = 1.5, 0.4
+"""What a pixel takes on the disk, about."""
 _SWITCH = {"action": "store_true"}
 FLAGS: Sequence[Flag] = (
     Flag(("file",), "The assets, as docs/assets.md has them.", "assets.toml", {"type": Path}),
     Flag(
         ("--out",),
-        "A folder, or s3://bucket/prefix (with the variables BUCKET_*; the pictures are kept in .batch-<game> too).",
+        "A folder, or s3://bucket/prefix (with the variables BUCKET_*; the pictures are kept in .batch-GAME too). "
+        "[default assets/GAME]",
         "DIR|s3://…",
-        {"default": "assets"},
     ),
-    Flag(("--type",), "Make this type alone, and what it starts from.", "TYPE", {"action": "append", "default": []}),
-    Flag(("--concurrency",), "Pictures at once [default 4].", "N", {"type": int, "default": 4}),
-    Flag(("--dry-run",), "Show what would be made, and make nothing.", settings=_SWITCH),
-    Flag(("--resend-unsure",), "Send again what may have been sent when an earlier run was killed.", settings=_SWITCH),
-    Flag(("--cancel",), "On Ctrl-C, cancel the jobs under way; else the next run picks them up.", settings=_SWITCH),
+    Flag(
+        ("--type",),
+        "Make only this type, and what it starts from; may be repeated.",
+        "TYPE",
+        {"action": "append", "default": []},
+    ),
+    Flag(("--concurrency",), "Pictures at once. [default 4]", "N", {"type": whole_number, "default": 4}),
+    Flag(("--dry-run",), "Show what would be made. Makes and writes nothing.", settings=_SWITCH),
+    Flag(
+        ("--resend-unsure",),
+        "Send pictures again whose jobs may have been sent when an earlier run was killed.",
+        settings=_SWITCH,
+    ),
+    Flag(("--cancel",), "Cancel running jobs on Ctrl-C. [default: the next run picks them up]", settings=_SWITCH),
     Flag(
         ("--upload-timeout",),
-        f"Give a file's upload up after so long [default {UPLOAD_TIMEOUT_S:g}].",
+        f"Give up a file's upload after this time. [default {UPLOAD_TIMEOUT_S:g}]",
         "SECONDS",
-        {"type": float, "default": UPLOAD_TIMEOUT_S},
+        {"type": number, "default": UPLOAD_TIMEOUT_S},
     ),
-    Flag(("--usd-per-s",), f"What a second of a worker costs; absent: the {DEFAULT_POOL}'s.", "X", {"type": float}),
+    Flag(("--usd-per-s",), f"Price of a worker's second. [default: that of {DEFAULT_POOL}]", "X", {"type": number}),
 )
 
 
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return the command."""
+    return (Command("batch", [*FLAGS, JSON], run),)
+
+
 def run(call: Call) -> int:
-    """Make the pictures. Returns 0 where all are there, 1 where some are not; errors have their own status."""
+    """Make the pictures. Returns 0 if all are there, 1 if some are not; errors have their own status."""
     options = call.options
-    plan = read_plan(_toml(options.file), call.workflows).only(options.type)
+    whole = read_plan(_toml(options.file), call.workflows)
+    plan = whole.only(options.type)
     destination, folder = _places(call, plan)
-    with Journal(folder / STATE) as journal:
-        if options.dry_run:
-            return _show_plan(call, plan, journal)
+    before = read_before(folder, plan.game)
+    if options.dry_run:
+        return _show_plan(call, plan, read_entries(folder / STATE))
+    rate = options.usd_per_s or POOLS[DEFAULT_POOL].flex_usd_per_s
+    with call.client() as client, Journal(folder / STATE) as journal:
+
+        def manifest(made: Sequence[Made] = ()) -> JsonObject:
+            return manifest_of(whole, made, journal.entries, rate, before)
+
+        _check(plan, folder, destination, journal.entries)
+        write(folder, manifest())
         settings = Settings(max(1, options.concurrency), options.resend_unsure, options.cancel)
-        with call.client() as client:
-            batch = Batch(client, journal, folder, settings, destination)
-            try:
-                made = batch.run(plan, _Bar(call, len(plan.assets)).show)
-            except KeyboardInterrupt:
-                then = "were cancelled" if options.cancel else "go on; the same command picks them up"
-                call.screen.interrupted(f"Interrupted: what was made is kept; jobs under way {then}.")
-                return INTERRUPTED
-        rate = options.usd_per_s or POOLS[DEFAULT_POOL].flex_usd_per_s
-        manifest = manifest_of(plan, made, journal.entries, rate)
-        write(folder, manifest)
+        batch = Batch(client, journal, folder, settings, destination)
+        try:
+            with _progress(call, len(plan.assets)) as progress:
+                made = batch.run(plan, progress.count)
+        except KeyboardInterrupt as interrupt:
+            write(folder, manifest())
+            then = "were cancelled" if options.cancel else "go on; the same command picks them up"
+            call.screen.interrupted(f"Interrupted: what was made is kept; jobs under way {then}.")
+            return status_of(interrupt)
+        told = manifest(made)
+        write(folder, told)
         if destination is not None:
             _publish(destination, folder)
-    return _show_end(call, made, manifest, folder)
+    return _show_end(call, made, told, folder)
 
 
 def _toml(file: Path) -> JsonObject:
-    if sys.version_info >= (3, 11):
-        import tomllib  # noqa: PLC0415 - new in 3.11
-    else:
-        import tomli as tomllib  # noqa: PLC0415 - its forerunner
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -87,11 +112,32 @@ def _toml(file: Path) -> JsonObject:
 
 def _places(call: Call, plan: Plan) -> tuple[BucketDestination | None, Path]:
     """Return the bucket, if one is named, and the folder that keeps pictures and journal."""
-    out: str = call.options.out
+    out = call.options.out
+    if out is None:
+        return None, Path("assets", plan.game)
     if out.startswith("s3://"):
         destination = bucket_destination(out, call.environment, call.options.upload_timeout)
         return destination, Path(f".batch-{plan.game}")
     return None, Path(out)
+
+
+def _check(plan: Plan, folder: Path, destination: BucketDestination | None, entries: Mapping[str, Entry]) -> None:
+    """Raise ConfigError or JobError for what would stop the run later: too little room, a bucket that does not work."""
+    new = [asset.input for asset in plan.assets if entries.get(asset.digest, Entry()).state != MADE]
+    needed = sum(
+        each.get("width", _SIDE)
+        * each.get("height", _SIDE)
+        * (_PNG_BYTES if each.get("output_format", "png") == "png" else _LOSSY_BYTES)
+        for each in new
+    )
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"{folder} has {free / 1e6:,.1f} MB free, and {len(new)} pictures need about {needed / 1e6:,.1f} MB. "
+            "Nothing was sent. Make room, or give --out another folder"
+        )
+    if destination is not None and new:
+        destination.check()
 
 
 def _publish(destination: BucketDestination, folder: Path) -> None:
@@ -100,8 +146,8 @@ def _publish(destination: BucketDestination, folder: Path) -> None:
         destination.put(name, (folder / name).read_bytes(), mime_type)
 
 
-def _show_plan(call: Call, plan: Plan, journal: Journal) -> int:
-    states = {asset.path: journal.entry(asset.digest).state or "new" for asset in plan.assets}
+def _show_plan(call: Call, plan: Plan, entries: Mapping[str, Entry]) -> int:
+    states = {asset.path: entries.get(asset.digest, Entry()).state or "new" for asset in plan.assets}
     lines = []
     for asset in plan.assets:
         source = f"from {asset.source}: " if asset.source else ""
@@ -116,39 +162,60 @@ def _show_end(call: Call, made: Sequence[Made], manifest: JsonObject, folder: Pa
     problems = list(failures(list(made)))
     lines = [f"!! {each.asset.path}: {each.error or each.outcome}" for each in problems]
     summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-    lines.append(f"{summary}; ${manifest['cost_usd']:.4f} of GPU time in all. {folder / GALLERY} shows them")
+    cost = "" if manifest["cost_usd"] is None else f"; ${manifest['cost_usd']:.4f} of GPU time in all"
+    lines.append(f"{summary}{cost}. {folder / GALLERY} shows them")
     value = {**manifest, "counts": dict(counts), "folder": str(folder)}
     if problems:
         worst = next((each.error for each in problems if each.error), None)
         if worst is not None:
-            value["error"] = next(asset["error"] for asset in manifest["assets"] if asset["error"])
+            value["error"] = json.loads(worst.report.to_json())
     call.screen.show(value, *lines)
     statuses = [each.error.exit_status if isinstance(each.error, ComfyClientError) else 1 for each in problems]
     return max(statuses, default=0)
 
 
-class _Bar:
-    """How many pictures there are already, on a terminal."""
+def _progress(call: Call, total: int) -> _Lines | _Bar:
+    return _Bar(call, total) if call.screen.err.isatty() and not call.screen.is_json else _Lines(call, total)
+
+
+class _Lines(Progress):
+    """A line for each picture; nothing with --json."""
 
     def __init__(self, call: Call, total: int) -> None:
-        err = call.screen.err
-        self._bar: Any = tqdm(
-            total=total, file=err, disable=not err.isatty() or call.screen.is_json, unit="picture", ncols=_columns()
-        )
+        super().__init__(call.screen.err)
+        self._is_shown = not call.screen.is_json
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
 
-    def show(self, made: Made) -> None:
-        """Count one."""
+    def count(self, made: Made) -> None:
+        """Show a picture that is made, or is not. Called from several threads."""
+        with self._lock:
+            self._done += 1
+            if self._is_shown:
+                self.say(f"{self._done} of {self._total}  {made.asset.path}: {made.outcome}")
+
+
+class _Bar(Ticking):
+    """A bar on a terminal."""
+
+    def __init__(self, call: Call, total: int) -> None:
+        super().__init__(call.screen.err)
+        from tqdm import tqdm  # noqa: PLC0415 - a log needs none
+
+        self._bar: Any = tqdm(total=total, file=call.screen.err, unit="picture", ncols=columns_of(call.screen.err))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._bar.close()
+
+    def tick(self) -> None:
+        """Move the clock."""
+        self._bar.refresh()
+
+    def count(self, made: Made) -> None:
+        """Move the bar."""
         self._bar.set_postfix_str(f"{made.asset.path}: {made.outcome}"[:60])
         self._bar.update()
-        if self._bar.n >= self._bar.total:
-            self._bar.close()
-
-
-def _columns() -> int:
-    try:
-        return os.get_terminal_size(2).columns
-    except OSError:
-        return 100
-
-
-COMMANDS = (Command("batch", "make all pictures of a game from one file", [*FLAGS, JSON], run),)

@@ -1,48 +1,81 @@
-"""One call of the command, and what a command is: the modules of commands share these."""
+"""One call of the command, what a command is, and how signals end it: shared by the modules of commands."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from comfy_client.cli.flags import Flag
 from comfy_client.cli.screen import Screen
-from comfy_client.client import Client, client_from_env
-from comfy_client.workflows import Workflow
 
-INTERRUPTED = 130
-"""The status of a shell's command that Ctrl-C ended: 128 + SIGINT."""
+if TYPE_CHECKING:
+    from comfy_client.client import Client
+    from comfy_client.workflows import Workflow
+
+_SIGNALLED = 128
+"""A shell's exit status for a command that a signal ended is this plus the signal's number."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. It ends a command exactly as Ctrl-C does, with its own exit status."""
+
+
+def status_of(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit status of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM."""
+    return _SIGNALLED + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
+@contextmanager
+def sigterm_raised() -> Iterator[None]:
+    """Raise Terminated in the main thread on SIGTERM. Called from another thread, it changes nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise Terminated
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the command: what was given, and where it shows its result."""
+    """One call of the command: its arguments, and where it writes its result."""
 
     options: argparse.Namespace
     screen: Screen
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     workflows: Mapping[str, Workflow]
 
     def client(self) -> Client:
-        """Return the client that the environment names. Raises ConfigError."""
+        """Return the client that the environment selects. Raises ConfigError."""
+        from comfy_client.client import client_from_env  # noqa: PLC0415 - `--help` needs no HTTP client
+
         return client_from_env(self.environment)
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `run` returns the exit status; what it raises has its own."""
+    """One command. `run` returns the exit status; the errors that it raises have their own."""
 
     name: str
-    summary: str
     flags: Sequence[Flag]
     run: Callable[[Call], int]
 
 
-JSON = Flag(("--json",), "Print one JSON object on stdout, an error too.", settings={"action": "store_true"})
+JSON = Flag(("--json",), "Print one JSON object on stdout, also for an error.", settings={"action": "store_true"})
 
 
 def served(call: Call, url: str) -> None:
-    """Tell who reads JSON; a person reads it in the server's own words."""
+    """Print a server's address as JSON; without --json the server's own log has it."""
     if call.screen.is_json:
         call.screen.show({"url": url})

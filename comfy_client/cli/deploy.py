@@ -1,6 +1,6 @@
 """The commands `deploy` and `destroy`: show what would change, ask, do it, make one picture, print two variables.
 
-What is told on the way goes to stderr; stdout has the result alone, so that `comfy-client deploy --yes >> .env` works.
+What is told on the way goes to stderr; stdout has the variables alone, so that they can go into a file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from comfy_client.cli.call import JSON, Call, Command
-from comfy_client.cli.flags import Flag, OnOff
+from comfy_client.cli.flags import Flag, OnOff, UsageError, number
+from comfy_client.cli.output import Output, checked_output, save_result
 from comfy_client.client import client_from_env
 from comfy_client.contract import JsonObject
 from comfy_client.deploy.api import RestApi
@@ -35,6 +36,7 @@ from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secret
 from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
 from comfy_client.providers.runpod_endpoint import BASE_URL
+from comfy_client.workflows import Workflow
 
 PROMPT = "a pixel art knight"
 
@@ -47,9 +49,7 @@ def _deploy(call: Call) -> int:
     tell = _teller(call)
     description = read_description(Path(call.options.file))
     description.refuse_placeholder()
-    picture_file = Path(call.options.output or f"{description.name}.png")
-    if not picture_file.parent.is_dir():
-        raise ConfigError(f"-o {picture_file}: there is no folder {picture_file.parent}")
+    output = _output(call, description)
     secrets = secrets_of(call.environment, description.secrets)
     with _runpod(call.environment, tuple(secrets.values())) as runpod:
         plan = make_plan(runpod, description, secrets)
@@ -67,7 +67,7 @@ def _deploy(call: Call) -> int:
         variables = client_variables(endpoint, BASE_URL)
         wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
         stale = partial(stale_workers, runpod.rest, str(endpoint["id"]))
-        picture = _picture(call, picture_file, variables, stale) if wants_picture else None
+        picture = _picture(call, output, variables, stale) if wants_picture else None
     value = {
         **_plan_object(plan),
         "endpoint_id": endpoint["id"],
@@ -75,7 +75,15 @@ def _deploy(call: Call) -> int:
         "picture": str(picture) if picture else None,
     }
     call.screen.show(value, *(f"{name}={text}" for name, text in variables.items()))
+    tell('Next: export these variables, and run `comfy-client txt2img "a pixel art knight" -o knight.png`.')
     return 0
+
+
+def _output(call: Call, description: Description) -> Output:
+    output = checked_output(call.options.output or f"{description.name}.png", call.screen)
+    if output.is_stdout:
+        raise UsageError("-o - is not possible here: stdout has the variables. Nothing was changed")
+    return output
 
 
 def _destroy(call: Call) -> int:
@@ -162,7 +170,7 @@ def _plan_object(plan: Plan) -> JsonObject:
     return {"steps": steps, "gpus": gpus, "prices": plan.offers.source}
 
 
-def _picture(call: Call, target: Path, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
+def _picture(call: Call, output: Output, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, make one picture and return where it is. Ctrl-C cancels its job."""
     tell = _teller(call)
     given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
@@ -171,11 +179,18 @@ def _picture(call: Call, target: Path, variables: Mapping[str, str], stale: Call
     with client_from_env({**call.environment, **own}) as client:
         await_worker(client.health, stale, Patience(call.options.wait_timeout), tell)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
-        result = client.run("txt2img", prompt=PROMPT, wait_timeout_s=left_s, observer=_Watcher(tell))
-        try:
-            path = result.image.save(target)
-        except OSError as error:
-            raise ConfigError(f"-o {target}: {error.strerror}") from error
+        result = client.run(
+            "txt2img",
+            prompt=PROMPT,
+            output_format=output.format,
+            wait_timeout_s=left_s,
+            observer=_Watcher(tell),
+        )
+    saved = save_result(output, result, call.screen)
+    for line in (*saved.notes, saved.problem):
+        if line:
+            tell(f"warning: {line}")
+    path = saved.paths[0]
     took = f", {result.execution_s:.1f} s of a worker" if result.execution_s is not None else ""
     tell(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}")
     return path
@@ -208,40 +223,29 @@ class _Watcher:
             self._say(f"picture: {sentence}")
 
 
-FILE = Flag(
-    ("file",), "The description; `deploy.toml` where it is absent.", "FILE", {"nargs": "?", "default": "deploy.toml"}
-)
+FILE = Flag(("file",), "The description. [default deploy.toml]", "FILE", {"nargs": "?", "default": "deploy.toml"})
 YES = Flag(("--yes",), "Do not ask.", settings={"action": "store_true"})
 
-COMMANDS = (
-    Command(
-        "deploy",
-        "create or update the endpoint at RunPod, and make one picture on it",
-        (
-            FILE,
-            Flag(("--dry-run",), "Show what would change, and change nothing.", settings={"action": "store_true"}),
-            YES,
-            Flag(
-                ("--picture", "--no-picture"),
-                "Wait for a worker and make a picture; absent: where something has changed.",
-                settings={"dest": "picture", "default": None, "action": OnOff},
-            ),
-            Flag(("-o", "--output"), "Where the picture goes; `NAME.png` where it is absent.", "FILE"),
-            Flag(
-                ("--wait-timeout",),
-                "Stop waiting after so long [default 1200].",
-                "SECONDS",
-                {"type": float, "default": 1200.0},
-            ),
-            JSON,
-        ),
-        _deploy,
+DEPLOY = (
+    FILE,
+    Flag(("--dry-run",), "Show what would change, and change nothing.", settings={"action": "store_true"}),
+    YES,
+    Flag(
+        ("--picture", "--no-picture"),
+        "Wait for a worker and make a picture. [default: if something has changed]",
+        settings={"dest": "picture", "default": None, "action": OnOff},
     ),
-    Command(
-        "destroy",
-        "delete the endpoint and its template at RunPod",
-        (FILE, YES, JSON),
-        _destroy,
+    Flag(("-o", "--output"), "Where the picture goes. [default NAME.png]", "FILE"),
+    Flag(
+        ("--wait-timeout",),
+        "Stop waiting after this time. [default 1200]",
+        "SECONDS",
+        {"type": number, "default": 1200.0},
     ),
+    JSON,
 )
-"""Both commands, as data."""
+
+
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return both commands."""
+    return Command("deploy", DEPLOY, _deploy), Command("destroy", (FILE, YES, JSON), _destroy)

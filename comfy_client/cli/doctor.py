@@ -1,22 +1,27 @@
-"""What is wrong between this machine and a picture, step by step; each finding says what to do about it."""
+"""`comfy-client doctor`: what stands between this machine and a picture, step by step; each finding has its remedy."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from comfy_client.cli.call import JSON, Call, Command
+from comfy_client.cli.flags import Flag
 from comfy_client.client import Client
 from comfy_client.contract import ErrorCode, JsonObject
 from comfy_client.errors import ComfyClientError, ConfigError
-from comfy_client.providers import PROVIDERS, SWITCH, VARIABLES, provider_name
+from comfy_client.providers import SWITCH, VARIABLES, provider_name
+from comfy_client.providers.comfyui import ComfyUIProvider
+from comfy_client.workflows import Workflow
 
 TINY: JsonObject = {"prompt": "a pixel art knight", "width": 128, "height": 128, "steps": 1, "seed": 1}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `error` is there where it is not well."""
+    """One thing that was checked. `error` is None if nothing is wrong with it."""
 
     what: str
     sentence: str
@@ -25,55 +30,93 @@ class Finding:
 
     @property
     def mark(self) -> str:
-        """`ok`, `??` where it may become well by itself, `!!` where something is to be done."""
+        """`ok`, `??` for what may pass by itself, `!!` for what has to be changed."""
         return "!!" if self.error else "??" if self.is_warning else "ok"
 
 
-def find_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield what the variables say: the provider, and which of the client's variables are set. No key is shown."""
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return the command."""
+    generate = Flag(("--generate",), "Make a tiny picture too.", settings={"action": "store_true"})
+    return (Command("doctor", [generate, JSON], _doctor),)
+
+
+def _doctor(call: Call) -> int:
+    findings = list(_findings(call))
+    found = [{"what": each.what, "mark": each.mark, "sentence": each.sentence} for each in findings]
+    failed = next((finding.error for finding in findings if finding.error), None)
+    report = {"error": json.loads(failed.report.to_json())} if failed else {}
+    call.screen.show(
+        {"findings": found, **report}, *(f"{each.mark}  {each.what:11}{each.sentence}" for each in findings)
+    )
+    return failed.exit_status if failed else 0
+
+
+def _findings(call: Call) -> Iterator[Finding]:
     try:
-        name = provider_name(environment)
+        name = provider_name(call.environment)
     except ConfigError as error:
         yield Finding("provider", str(error), error)
         return
-    yield Finding("provider", f"{name}: {PROVIDERS[name].reaches}. It needs {PROVIDERS[name].needs}")
-    shown = [
+    yield Finding("provider", name if call.environment.get(SWITCH) else f"{name} (the default of {SWITCH})")
+    try:
+        client = call.client()
+    except ConfigError as error:
+        yield Finding("variables", str(error), error)
+        return
+    yield Finding("variables", shown_variables(call.environment))
+    with client:
+        is_well = True
+        for finding in find_endpoint(client):
+            is_well = is_well and finding.error is None
+            yield finding
+        if call.options.generate and is_well:
+            yield find_picture(client)
+
+
+def shown_variables(environment: Mapping[str, str]) -> str:
+    """Return the client's variables that are set. No key is shown."""
+    return ", ".join(
         f"{each}={'(set)' if variable.secret else environment[each]}"
         for each, variable in VARIABLES.items()
         if environment.get(each) and each != SWITCH
-    ]
-    yield Finding("variables", ", ".join(shown) or "none of the client's is set")
+    )
 
 
 def find_endpoint(client: Client) -> Iterator[Finding]:
-    """Yield what the provider answers: its address, the key, the endpoint, the workers, its models."""
+    """Yield the state of the provider's address, key, endpoint, workers and models."""
     try:
         health = client.health()
     except ComfyClientError as error:
         what = {ErrorCode.AUTH_FAILED: "key", ErrorCode.ENDPOINT_NOT_FOUND: "endpoint"}.get(error.code, "address")
-        ask = ". Does it run there, and is this its address?" if what == "address" else ""
-        yield Finding(what, f"{client.provider!r}: {error}{ask}", error)
+        question = ". Does it run there, and is this its address?" if what == "address" else ""
+        yield Finding(what, f"{client.provider}: {error}{question}", error)
         return
-    yield Finding("address", f"{client.provider!r} answers, and takes the key")
+    key = "" if isinstance(client.provider, ComfyUIProvider) else "; the key is accepted"
+    yield Finding("address", f"{client.provider} answers{key}")
     counts = ", ".join(f"{count} {state}" for state, count in {**health.workers, **health.jobs}.items() if count)
     is_warning = health.why in {"throttled", "unhealthy", "no_worker"}
     nothing = "no worker, no job" if health.workers else "no job"
     yield Finding("workers", f"{health.sentence} ({counts or nothing})", is_warning=is_warning)
     missing = client.provider.missing_models()
     if missing is None:
-        yield Finding("models", "not to be asked here; this project's worker takes no job without them")
+        yield Finding("models", "cannot be listed from here; a worker of this project takes no job without them")
     elif missing:
-        problem = f"ComfyUI does not have {', '.join(missing)}. scripts/download_models fetches them"
+        problem = (
+            f"ComfyUI does not have {', '.join(missing)}. Put them into its models folder under these names, or run "
+            "scripts/download_models"
+        )
         yield Finding("models", problem, ConfigError(problem))
     else:
-        yield Finding("models", "all files of the workflows are there")
+        yield Finding("models", "ComfyUI has all files of the workflows")
 
 
 def find_picture(client: Client) -> Finding:
     """Return whether a tiny picture can be made."""
     begun_at = time.monotonic()
     try:
-        image = client.run(**TINY).image
+        image = client.run(
+            **TINY, observer=lambda _: None
+        ).image  # an observed job has an id at once: Ctrl-C cancels it
     except ComfyClientError as error:
         return Finding("picture", str(error), error)
     return Finding("picture", f"{image.width} x {image.height} in {time.monotonic() - begun_at:.1f} s")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_client.contract import ENVELOPE, ErrorCode, ErrorReport, JsonObject
 from comfy_client.errors import ComfyClientError
@@ -39,6 +40,11 @@ class Flag:
         parser.add_argument(*self.names, help=self.help.replace("%", "%%"), **shown, **self.settings)
 
     @property
+    def field(self) -> str:
+        """The name under which the parsed options have its value."""
+        return str(self.settings.get("dest", self.names[-1].lstrip("-").replace("-", "_")))
+
+    @property
     def usage(self) -> str:
         """How it is written: `-o, --output FILE`, `PROMPT`, `[NAME]`."""
         if not self.names[0].startswith("-"):
@@ -50,27 +56,32 @@ class Flag:
 def input_flags(inputs: Mapping[str, JsonObject], without: tuple[str, ...] = ()) -> list[Flag]:
     """Return a flag for each input by its schema, then those for every request; `without` are given in another way."""
     rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in {"workflow", "images"}}}
-    return [_flag(name, rule) for name, rule in rules.items() if name not in {*without, "overrides"}]
+    return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*without, "overrides"}]
 
 
-def _flag(name: str, rule: JsonObject) -> Flag:  # noqa: PLR0911 - one return a kind of input
+def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa: PLR0911 - one return a kind of input
     names = (f"--{name.replace('_', '-')}",)
     settings: dict[str, Any] = {"dest": name, "default": None}
-    described = f"{rule['description']}{range_of(rule)}"
+    described = f"{_with_flags(rule.get('description', ''), rules)}{range_of(rule)}"
     match rule:
         case {"contentMediaType": "image/*"}:
             return Flag(names, described, PICTURE, settings)
         case {"enum": list(choices)}:
             return Flag(names, described, "|".join(map(str, choices)), {**settings, "choices": choices})
         case {"type": "integer"}:
-            return Flag(names, described, "N", {**settings, "type": int})
+            return Flag(names, described, "N", {**settings, "type": whole_number})
         case {"type": "number"}:
-            return Flag(names, described, "X", {**settings, "type": float})
+            return Flag(names, described, "X", {**settings, "type": number})
         case {"type": "boolean"}:
             return Flag((*names, f"--no-{names[0][2:]}"), described, "", {**settings, "action": OnOff})
         case {"type": "array"}:
             return Flag(names, described, "NAME[:X]", {**settings, "action": "append", "type": _item(rule)})
     return Flag(names, described, "TEXT", settings)
+
+
+def _with_flags(text: str, rules: Collection[str]) -> str:
+    """Return a description with its fields named as flags."""
+    return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}" if found[1] in rules else found[0], text)
 
 
 def range_of(rule: JsonObject) -> str:
@@ -86,6 +97,26 @@ def range_of(rule: JsonObject) -> str:
         default = rule["default"]
         parts.append(f"default {str(default).lower() if isinstance(default, bool) else default}")
     return f" [{'; '.join(parts)}]" if parts else ""
+
+
+def whole_number(text: str) -> int:
+    """Return the integer that a flag's text is. Raises argparse.ArgumentTypeError."""
+    return _number(text, int, "a whole number")
+
+
+def number(text: str) -> float:
+    """Return the number that a flag's text is. Raises argparse.ArgumentTypeError."""
+    return _number(text, float, "a number")
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _number(text: str, kind: Callable[[str], _Number], name: str) -> _Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {name}, not {text!r}") from None
 
 
 class OnOff(argparse.Action):

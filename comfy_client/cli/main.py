@@ -2,112 +2,168 @@
 
 | status | means |
 |---|---|
-| 0 | it is done |
-| 1 | the job failed, or its request is wrong |
-| 2 | the command was called in a wrong way |
+| 0 | success |
+| 1 | the job failed, its request is invalid, or its result could not be saved where `-o` says |
+| 2 | the command line is wrong; nothing was sent |
 | 3 | a setting is missing or wrong, or the key was refused |
-| 4 | the provider was not reached, or answered badly |
+| 4 | the provider was not reached, or its response was invalid |
 | 5 | the time to wait was over; the job goes on |
 | 130 | Ctrl-C |
+| 143 | SIGTERM |
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn, TextIO
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, TextIO
 
 from comfy_client import __version__
-from comfy_client.cli import batch, deploy, scenario
-from comfy_client.cli.call import INTERRUPTED, JSON, Call, Command
-from comfy_client.cli.commands import commands
-from comfy_client.cli.flags import UsageError
+from comfy_client.cli.call import JSON, Call, Command, sigterm_raised, status_of
+from comfy_client.cli.flags import Flag, UsageError
+from comfy_client.cli.parser import make_parser, overview, parse, subparsers, unknown_command
 from comfy_client.cli.screen import Screen
-from comfy_client.errors import ComfyClientError, ConfigError, RequestError
-from comfy_client.workflows import Workflow, default_directory, load_workflows
+from comfy_client.errors import ComfyClientError, missing_extra
 
-SUMMARY = "Makes pictures with Flux.1-dev on your own ComfyUI. IMAGE_GENERATION_PROVIDER and its variables say where."
+if TYPE_CHECKING:
+    from comfy_client.workflows import Workflow
+
 SHELLS = ("bash", "zsh", "tcsh")
+_JOBS, _REFERENCE, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "reference", "servers"))
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "txt2img": ("make pictures of a prompt", _JOBS),
+    "img2img": ("make pictures from a picture and a prompt", _JOBS),
+    "run": ("run a workflow by its name, or a graph", _JOBS),
+    "submit": ("start a job at RunPod and print its id", _JOBS),
+    "status": ("show a job's status", _JOBS),
+    "wait": ("wait for a job and save its pictures", _JOBS),
+    "cancel": ("end a job", _JOBS),
+    "health": ("show the endpoint's workers and jobs", _JOBS),
+    "workflows": ("list the workflows, or the inputs of one", _REFERENCE),
+    "errors": ("list the error codes, or explain one", _REFERENCE),
+    "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
+    "simulate": ("serve a simulated ComfyUI that needs no GPU", _SERVERS),
+    "batch": ("make all pictures of a game from one file", "comfy_client.cli.batch"),
+    "scenario": ("serve Scenario.com's API from the endpoint (`scenario serve`)", _SERVERS),
+    "deploy": ("create or update the endpoint at RunPod, and make one picture on it", "comfy_client.cli.deploy"),
+    "destroy": ("delete the endpoint and its template at RunPod", "comfy_client.cli.deploy"),
+    "completion": ("print a script that completes this command in a shell", "comfy_client.cli.main"),
+}
+"""Each command's summary, and the module whose `commands` has it; it is imported when the command is called."""
+SUMMARIES = {name: summary for name, (summary, _) in COMMANDS.items()}
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are raised, so that `--json` shows them as JSON."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError with the usage, as argparse would print it."""
-        raise UsageError(f"{message} (see {self.prog} --help)")
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return the command that completes the others."""
+    shell = Flag(("shell",), "The shell.", "|".join(SHELLS), {"choices": SHELLS})
+    return (Command("completion", [shell, JSON], _completion),)
 
 
 def all_commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return every command: those of jobs, and those around them."""
-    return (*commands(workflows), *batch.COMMANDS, *scenario.COMMANDS, *deploy.COMMANDS)
+    """Return every command, in the order of COMMANDS."""
+    return tuple(_command(name, workflows) for name in COMMANDS)
 
 
-def make_parser(all_commands: Sequence[Command]) -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    parser = Parser(prog="comfy-client", description=SUMMARY, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--json", dest="is_json_first", action="store_true", help="print one object on stdout")
-    named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in all_commands:
-        added = named.add_parser(
-            command.name, help=command.summary, description=f"{command.name}: {command.summary}.", allow_abbrev=False
-        )
-        for flag in command.flags:
-            flag.add_to(added)
-        added.set_defaults(do=command.run)
-    completion = named.add_parser("completion", help="print a script that completes this command in a shell")
-    completion.add_argument("shell", choices=SHELLS)
-    JSON.add_to(completion)
-    return parser
+def _command(name: str, workflows: Mapping[str, Workflow]) -> Command:
+    found: Sequence[Command] = importlib.import_module(COMMANDS[name][1]).commands(workflows)
+    return next(command for command in found if command.name == name)
 
 
 def main(
     arguments: Sequence[str] | None = None,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Do what `arguments` say and return the exit status."""
+    """Run the command that `arguments` name and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    is_json = "--json" in arguments
-    screen = Screen(out or sys.stdout, err or sys.stderr, is_json=is_json)
+    environment = os.environ if environment is None else environment
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console's encoding may lack characters of a name
+    screen = Screen(out or sys.stdout, err or sys.stderr, is_json="--json" in arguments)
+    flags: Sequence[Flag] = ()
+    name, words = _split(arguments)
     try:
-        workflows = load_workflows(default_directory())
-        parser = make_parser(all_commands(workflows))
-        words = [word for word in arguments if word != "--json"]
-        is_simulate = words[:1] == ["simulate"]  # whose flags are its own
-        options = parser.parse_args(words[:1] if is_simulate else arguments)
-        options.arguments = words[1:]
-        if options.command == "completion":
-            script = _completion(parser, options.shell)
-            screen.show({"shell": options.shell, "script": script}, script)
-            return 0
-        status: int = options.do(Call(options, screen, environment, workflows))
+        with sigterm_raised():
+            if name in {"help", "--help", "-h"}:
+                return _help(words, screen)
+            if name == "--version":
+                screen.show({"version": __version__}, __version__)
+                return 0
+            if name not in COMMANDS:
+                raise _not_a_command(name, screen)
+            workflows = _workflows()
+            command = _command(name, workflows)
+            flags = command.flags
+            if name == "simulate":
+                options = argparse.Namespace(arguments=[word for word in words if word != "--json"])
+            else:
+                options = parse(make_parser(SUMMARIES, [command]), command, words)
+            return command.run(Call(options, screen, environment, workflows))
     except ComfyClientError as error:
-        screen.fail(error)
-        if isinstance(error, RequestError) and error.status is None:
-            screen.say("comfy-client: `comfy-client doctor` looks for the reason, step by step.")
+        from comfy_client.cli.messages import flags_by_field, lines_of  # noqa: PLC0415 - for errors alone
+
+        screen.fail(error, lines_of(error, flags_by_field(flags), name))
         return error.exit_status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         screen.interrupted("Interrupted.")
-        return INTERRUPTED
+        return status_of(interrupt)
     except BrokenPipeError:
-        # Whoever read stdout is gone; Python would complain again when it flushes it at exit.
+        # The reader of stdout is gone; Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return status
 
 
-def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
+def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command's name, or an empty text, and the words behind it; --json may stand before it."""
+    first = next((number for number, word in enumerate(arguments) if word != JSON.names[0]), len(arguments))
+    name = arguments[first] if first < len(arguments) else ""
+    return name, [*arguments[first + 1 :], *arguments[:first]]
+
+
+def _not_a_command(name: str, screen: Screen) -> UsageError:
+    if name:
+        return unknown_command(name, [*COMMANDS, "help"])
+    if not screen.is_json:
+        overview(SUMMARIES).print_help(screen.err)
+    return UsageError("name a command")
+
+
+def _help(words: Sequence[str], screen: Screen) -> int:
+    """Print the help of a command, or the overview."""
+    name = next((word for word in words if not word.startswith("-")), "")
+    if name and name not in COMMANDS:
+        raise unknown_command(name, COMMANDS)
+    if name == "simulate":
+        text: str = importlib.import_module(_SERVERS).simulate_help()
+    elif name:
+        text = subparsers(make_parser(SUMMARIES, [_command(name, _workflows())]))[name].format_help()
+    else:
+        text = overview(SUMMARIES).format_help()
+    screen.show({"help": text}, text.rstrip())
+    return 0
+
+
+def _workflows() -> Mapping[str, Workflow]:
+    from comfy_client.workflows import default_directory, load_workflows  # noqa: PLC0415 - `--help` needs none
+
+    return load_workflows(default_directory())
+
+
+def _completion(call: Call) -> int:
     try:
         import shtab  # noqa: PLC0415 - an extra of its own
     except ImportError as error:
-        raise ConfigError("Completion needs shtab: pip install 'comfy-client[completion]'") from error
-    script: str = shtab.complete(parser, shell)
-    return script
+        raise missing_extra("Completion", "completion") from error
+    script: str = shtab.complete(make_parser(SUMMARIES, all_commands(call.workflows)), call.options.shell)
+    call.screen.show({"shell": call.options.shell, "script": script}, script)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""The commands that explain: the workflows and their inputs, the error codes. Nothing is asked of a provider."""
+"""The commands that explain: the workflows and their inputs, the error codes. They call no provider."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, range_of
 from comfy_client.contract import ERRORS, ErrorCode, JsonObject
 from comfy_client.errors import ConfigError
 from comfy_client.validation import nearest
-from comfy_client.workflows import find_workflow
+from comfy_client.workflows import Workflow, find_workflow
 
 
-def _workflows(call: Call) -> int:
+def _list_workflows(call: Call) -> int:
     if call.options.name is None:
         listed = {name: workflow.schema.get("title", "") for name, workflow in call.workflows.items()}
         call.screen.show({"workflows": listed}, *(f"{name:24}{title}" for name, title in listed.items()))
@@ -22,10 +23,10 @@ def _workflows(call: Call) -> int:
         call.screen.show(workflow.schema, json.dumps(workflow.schema, indent=2, ensure_ascii=False))
         return 0
     required = workflow.schema.get("required", [])
-    lines = [
-        f"  {name:18}{_type(rule):14}{'required. ' if name in required else ''}{rule['description']}{range_of(rule)}"
-        for name, rule in workflow.inputs.items()
-    ]
+    lines = []
+    for name, rule in workflow.inputs.items():
+        said = f"{'required. ' if name in required else ''}{rule.get('description', '')}{range_of(rule)}"
+        lines.append(f"  {name:18}{_type(rule):14}{said}".rstrip())
     value = {"name": workflow.name, "version": workflow.version, "schema": workflow.schema}
     call.screen.show(value, f"{workflow.name}: {workflow.schema.get('title', '')}", *lines)
     return 0
@@ -65,21 +66,9 @@ def _errors(call: Call) -> int:
     return 0
 
 
-COMMANDS = (
-    Command(
-        "workflows",
-        "list the workflows, or the inputs of one",
-        [
-            Flag(("name",), "The workflow.", "NAME", {"nargs": "?"}),
-            Flag(("--schema",), "Print the JSON Schema of its inputs.", settings={"action": "store_true"}),
-            JSON,
-        ],
-        _workflows,
-    ),
-    Command(
-        "errors",
-        "list the error codes, or explain one",
-        [Flag(("code",), "The code.", "CODE", {"nargs": "?"}), JSON],
-        _errors,
-    ),
-)
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return the commands that explain."""
+    name = Flag(("name",), "The workflow.", "NAME", {"nargs": "?"})
+    schema = Flag(("--schema",), "Print the JSON Schema of its inputs.", settings={"action": "store_true"})
+    code = Flag(("code",), "The code.", "CODE", {"nargs": "?"})
+    return Command("workflows", [name, schema, JSON], _list_workflows), Command("errors", [code, JSON], _errors)

@@ -1,4 +1,4 @@
-"""What a job made, on the disk and on the screen; and how a job stands, as one JSON object."""
+"""What a job made and how a job stands, as lines and as one JSON object. Pure."""
 
 from __future__ import annotations
 
@@ -6,47 +6,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from comfy_client.cli.call import Call
 from comfy_client.contract import JsonObject
-from comfy_client.errors import ConfigError
-from comfy_client.providers.interface import GeneratedFile, GenerationResult, JobStatus
+from comfy_client.providers.interface import GenerationResult, JobStatus
 
 
-def save(call: Call, result: GenerationResult) -> int:
-    """Write what a job made where it is wanted, and say where. Raises ConfigError where it cannot be written."""
-    files: list[GeneratedFile] = [*result.images, *result.files]
-    if call.options.output == "-":
-        if len(files) != 1 or call.screen.is_json:
-            raise ConfigError("-o - writes one picture, and no JSON; give a file, or ask for one picture")
-        call.screen.write_bytes(files[0].bytes)
-        return 0
-    targets = [_target(Path(call.options.output), result, file, number) for number, file in enumerate(files)]
-    try:
-        paths = [file.save(target) for file, target in zip(files, targets, strict=True)]
-    except OSError as error:
-        raise ConfigError(f"-o {call.options.output}: {error.strerror}: {error.filename}") from error
-    lines = [
-        f"{path}  {image.width} x {image.height}  seed {image.seed}"
+def result_lines(result: GenerationResult, paths: Sequence[Path]) -> list[str]:
+    """Return a line for each file, with its size and its seed if it has one, and the texts."""
+    images = [
+        f"{path}  {image.width} x {image.height}{'' if image.seed is None else f'  seed {image.seed}'}"
         for path, image in zip(paths, result.images, strict=False)
     ]
-    lines += [str(path) for path in paths[len(result.images) :]]
-    call.screen.show(_result_object(result, paths), *lines, *result.texts)
-    for warning in result.warnings:
-        call.screen.say(f"comfy-client: warning: {warning}")
-    return 0
+    return [*images, *(str(path) for path in paths[len(result.images) :]), *result.texts]
 
 
-def _target(output: Path, result: GenerationResult, file: GeneratedFile, number: int) -> Path:
-    """Return the path of file `number` of a result."""
-    several = len(result.images) + len(result.files) > 1
-    if output.is_dir():
-        seed = getattr(file, "seed", None)
-        name = f"{result.workflow}-{seed}{Path(file.filename).suffix}" if seed is not None else file.filename
-        return output / name
-    return output.with_name(f"{output.stem}-{number + 1}{output.suffix}") if several else output
-
-
-def _result_object(result: GenerationResult, paths: Sequence[Path]) -> JsonObject:
+def result_object(result: GenerationResult, paths: Sequence[Path], problem: str = "") -> JsonObject:
+    """Return the result of a job. `problem` says why its files are not where they were wanted."""
     images = [
         {
             "path": str(path),
@@ -69,7 +43,7 @@ def _result_object(result: GenerationResult, paths: Sequence[Path]) -> JsonObjec
         "images": images,
         "files": [{"path": str(path)} for path in paths[len(images) :]],
         "texts": list(result.texts),
-        "warnings": list(result.warnings),
+        "warnings": [*result.warnings, *([problem] if problem else [])],
         "timings": dict(result.timings),
         "versions": dict(result.versions),
         "delay_s": result.delay_s,
@@ -79,7 +53,7 @@ def _result_object(result: GenerationResult, paths: Sequence[Path]) -> JsonObjec
 
 
 def status_object(status: JobStatus) -> JsonObject:
-    """Return how a job stands."""
+    """Return a job's status."""
     progress = status.progress
     return {
         "job_id": status.job_id,

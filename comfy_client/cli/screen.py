@@ -1,21 +1,19 @@
-"""What the command shows: lines and one JSON object on stdout, errors and a bar on stderr."""
+"""What the command shows: lines and one JSON object on stdout, errors and progress on stderr."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, TextIO
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, TextIO
 
 from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_client.errors import ComfyClientError
-from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
 
-_FORMAT = "{desc} |{bar}| {percentage:3.0f}% {postfix} [{elapsed}]"
+if TYPE_CHECKING:
+    from comfy_client.cli.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -26,81 +24,53 @@ class Screen:
     err: TextIO
     is_json: bool = False
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether stdout is a terminal."""
+        return self.out.isatty()
+
     def show(self, value: JsonObject, *lines: str) -> None:
         """Write the object, or the lines that say the same."""
-        text = json.dumps(value, ensure_ascii=False) if self.is_json else "\n".join(lines)
+        is_unicode = (self.out.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        text = json.dumps(value, ensure_ascii=not is_unicode) if self.is_json else "\n".join(lines)
         self.out.write(f"{text}\n")
         self.out.flush()
 
     def say(self, line: str) -> None:
-        """Tell a person."""
+        """Write a line for a person to stderr."""
         self.err.write(f"{line}\n")
         self.err.flush()
 
-    def fail(self, error: ComfyClientError) -> None:
-        """Show an error: its report, or its sentence."""
+    def fail(self, error: ComfyClientError, lines: Sequence[str]) -> None:
+        """Show an error: its report as JSON, or its `lines`."""
         if self.is_json:
             self.show({"error": json.loads(error.report.to_json())})
-        else:
-            self.say(f"comfy-client: {error}")
+        for line in () if self.is_json else lines:
+            self.say(f"comfy-client: {line}")
 
     def interrupted(self, message: str, job_id: str | None = None) -> None:
-        """Say that Ctrl-C ended the command, and what becomes of its job."""
+        """Say that a signal ended the command, and what becomes of its job."""
         self.say(f"comfy-client: {message}")
         if self.is_json:
             report = ErrorReport(ErrorCode.CANCELLED, message, {"job_id": job_id})
             self.show({"error": json.loads(report.to_json())})
 
-    def bar(self) -> Bar:
-        """Return a bar, which shows nothing where stderr is no terminal."""
-        return Bar(self.err, is_shown=self.err.isatty() and not self.is_json)
+    def progress(self) -> Progress:
+        """Return what shows a job's progress: a bar on a terminal, else lines; only `say` with --json."""
+        from comfy_client.cli.progress import Bar, Lines, Progress  # noqa: PLC0415 - few calls follow a job
+
+        if self.is_json:
+            return Progress(self.err)
+        return Bar(self.err) if self.err.isatty() else Lines(self.err)
 
     def write_bytes(self, data: bytes) -> None:
-        """Write a picture to stdout."""
+        """Write a picture to stdout. Raises OSError."""
         buffer = getattr(self.out, "buffer", sys.stdout.buffer)
-        buffer.write(data)
-        buffer.flush()
-
-
-class Bar:
-    """A job's progress on a terminal: stage, step, time."""
-
-    def __init__(self, err: TextIO, *, is_shown: bool) -> None:
-        # Not tqdm's own measure: it shows nothing on a terminal that tells no size.
-        columns, rows = shutil.get_terminal_size()
-        self._bar: Any = tqdm(
-            total=100, file=err, disable=not is_shown, bar_format=_FORMAT, desc="sending", ncols=columns, nrows=rows
-        )
-
-    def __enter__(self) -> Bar:  # noqa: PYI034 - Self is newer than Python 3.10
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
-
-    def show(self, event: Event) -> None:
-        """Show what happened."""
-        match event:
-            case Queued():
-                self._stage("queued")
-            case Waiting(_, sentence) | Unanswered(sentence):
-                self._bar.set_postfix_str(sentence[:80])
-            case Running():
-                self._stage("running")
-            case Sampling(picture, pictures, step, steps, percent):
-                self._stage("sampling")
-                self._to(percent)
-                which = f"picture {picture} of {pictures}, " if pictures > 1 else ""
-                self._bar.set_postfix_str(f"{which}step {step} of {steps}")
-            case Done():
-                self._to(100)
-                self._stage("done")
-
-    def _stage(self, name: str) -> None:
-        self._bar.set_postfix_str("", refresh=False)
-        self._bar.set_description_str(name)
-
-    def _to(self, percent: int) -> None:
-        self._bar.update(max(0, percent - self._bar.n))
+        try:
+            buffer.write(data)
+            buffer.flush()
+        except OSError:
+            # What stays in the buffer would be written, and fail, once more when Python ends.
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - no path
+                os.dup2(nowhere.fileno(), buffer.fileno())
+            raise

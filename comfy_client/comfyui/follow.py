@@ -67,10 +67,15 @@ Observe: TypeAlias = Callable[[Sampling], None]
 
 @dataclass
 class Prompt:
-    """One prompt and what is known of it. `images` are the pictures that came as frames, by the node that saved."""
+    """One prompt and what is known of it.
+
+    `images` are the pictures that came as frames, by the node that saved. `asked` is the graph as the caller knows it:
+    in `graph` some nodes have another class.
+    """
 
     graph: Graph
     prompt_id: str
+    asked: Graph = field(default_factory=dict)
     outcome: Outcome | None = None
     images: dict[str, list[bytes]] = field(default_factory=dict)
     frames_missing: bool = False
@@ -86,6 +91,10 @@ class Prompt:
         """
         is_whole = all(self.images.get(node) for node in save_nodes(self.graph))
         return self.finished_at is not None and not self.frames_missing and is_whole
+
+    def class_of(self, node_id: str, node_type: str) -> str:
+        """Return the class that a node has in the caller's graph; `node_type` if it is not there."""
+        return str(self.asked[node_id]["class_type"]) if node_id in self.asked else node_type
 
 
 class Follower:
@@ -216,7 +225,7 @@ class Follower:
         """Take the outcome; a good one only when all frames have come, or will not come any more."""
         self._note_start()
         if not isinstance(outcome, Succeeded):
-            raise outcome.error()
+            raise replace(outcome, node_type=prompt.class_of(outcome.node_id, outcome.node_type)).error()
         if prompt.is_complete or prompt.frames_missing or prompt.ended_before or not save_nodes(prompt.graph):
             prompt.outcome = outcome
         prompt.ended_before = True

@@ -1,6 +1,6 @@
-"""What runs leave in one ComfyUI, until it is removed: prompts that still run, entries of history, files.
+"""What runs leave in one ComfyUI, until it is removed: prompts that still run, entries of history, files, folders.
 
-A call that fails is made again by a later run: none of them does harm when it is repeated. The calls themselves are the
+A call that fails is repeated by a later run: none of them does harm when it is repeated. The calls themselves are the
 server's.
 """
 
@@ -13,7 +13,7 @@ from typing import Protocol
 from comfy_client.comfyui.answers import OutputFile
 from comfy_client.errors import RequestError
 
-_EMPTY_ATTEMPTS = 3
+_ATTEMPTS = 3
 
 
 class Calls(Protocol):
@@ -28,8 +28,11 @@ class Calls(Protocol):
     def written_files(self, prompt_id: str) -> tuple[OutputFile, ...]:
         """Return the files that a prompt wrote."""
 
-    def empty_file(self, file: OutputFile) -> None:
-        """Write nothing over a file."""
+    def remove_file(self, file: OutputFile) -> None:
+        """Remove a file, or its content if ComfyUI is reached over HTTP only."""
+
+    def remove_folder(self, name: str) -> None:
+        """Remove what a run left in its folders, if they can be reached."""
 
 
 class Leftovers:
@@ -37,18 +40,17 @@ class Leftovers:
 
     Args:
         calls: the ComfyUI.
-        empties_files: whether what a stopped prompt wrote is emptied; else someone deletes it.
     """
 
-    def __init__(self, calls: Calls, *, empties_files: bool) -> None:
+    def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._empties_files = empties_files
         self._lock = threading.Lock()
         self._unended: frozenset[str] = frozenset()
         self._unforgotten: frozenset[str] = frozenset()
-        self._unemptied: dict[OutputFile, int] = {}
+        self._unremoved: dict[OutputFile, int] = {}
+        self._folders: dict[str, frozenset[str]] = {}
         self.lingering: frozenset[str] = frozenset()
-        """The prompts that were stopped and still ran when their run ended."""
+        """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
 
     def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
         """Remove prompts, with their history and graphs: those that `ended`, and `others`, which are stopped first.
@@ -69,31 +71,55 @@ class Leftovers:
             with self._lock:
                 self._unforgotten -= forgotten
 
+    def remove_folder(self, name: str, prompts: Collection[str]) -> None:
+        """Remove the folder of a run, and once more when the last of its `prompts` has ended: it may still write."""
+        with self._lock:
+            self._folders[name] = frozenset(prompts)
+        self._remove_folders()
+
+    def _remove_folders(self) -> None:
+        with self._lock:
+            folders = dict(self._folders)
+            self._folders = {name: prompts for name, prompts in folders.items() if prompts & self._unended}
+        for name in folders:
+            self._calls.remove_folder(name)
+
+    def note_restart(self) -> None:
+        """Note that ComfyUI was ended: its queue and its history are gone, and nothing of them writes any more."""
+        with self._lock:
+            self._unended = self._unforgotten = self.lingering = frozenset()
+        self._remove_folders()
+
     def _end(self, prompt_ids: frozenset[str]) -> None:
-        """Stop prompts of which nobody has read what they wrote, and empty that."""
-        running = self._calls.stop_prompts(prompt_ids)
+        """Stop prompts whose outputs nobody has read, and remove the files that they wrote."""
+        try:
+            running = self._calls.stop_prompts(prompt_ids)
+        except RequestError:
+            with self._lock:
+                self.lingering |= prompt_ids  # for all that is known
+            raise
         with self._lock:
             self.lingering = (self.lingering - prompt_ids) | running
         stopped = prompt_ids - running
-        if self._empties_files:
-            self.empty_files([file for each in stopped for file in self._calls.written_files(each)])
+        self.remove_files([file for each in stopped for file in self._calls.written_files(each)])
         with self._lock:
             self._unended -= stopped
             self._unforgotten |= stopped
+        self._remove_folders()
 
-    def empty_files(self, files: Iterable[OutputFile] = ()) -> None:
-        """Empty files. Raises RequestError where that fails.
+    def remove_files(self, files: Iterable[OutputFile] = ()) -> None:
+        """Remove files. Raises RequestError if that fails.
 
         It is tried again by later calls: for a file that ComfyUI refuses to write, a few times.
         """
         with self._lock:
             for file in files:
-                self._unemptied.setdefault(file, _EMPTY_ATTEMPTS)
-            unemptied = list(self._unemptied.items())
+                self._unremoved.setdefault(file, _ATTEMPTS)
+            unremoved = list(self._unremoved.items())
         refusal = None
-        for file, attempts in unemptied:
+        for file, attempts in unremoved:
             try:
-                self._calls.empty_file(file)
+                self._calls.remove_file(file)
             except RequestError as error:
                 if error.status is None:
                     raise
@@ -101,8 +127,8 @@ class Leftovers:
             else:
                 attempts = 0  # noqa: PLW2901 - done
             with self._lock:
-                self._unemptied.pop(file, None)
+                self._unremoved.pop(file, None)
                 if attempts:
-                    self._unemptied[file] = attempts
+                    self._unremoved[file] = attempts
         if refusal is not None:
             raise refusal

@@ -1,19 +1,29 @@
-"""From what ComfyUI made to the files that a caller gets: pictures encoded as the request asks, and named. Pure."""
+"""From what ComfyUI made to the files that a caller gets: pictures encoded as the request asks, and named."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import mimetypes
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from comfy_client.comfyui.run import PromptResult
-from comfy_client.contract import OUTPUT_FORMATS, JsonObject
-from comfy_client.images import encode_picture, identify
+from comfy_client.comfyui.saved import PromptResult
+from comfy_client.contract import JsonObject
+from comfy_client.images import Picture
+from comfy_client.picture_process import TIMEOUT_S, Check, encode_picture, go_on, identify
 from comfy_client.request import Rendered, Request
 from comfy_client.workflows import Graph
+
+ENCODE_S = 60.0
+"""For all pictures of a job. Those whose turn comes later stay as ComfyUI made them."""
+_LONGEST_STRING = 4096
+"""Characters of a graph's string that are written into a picture's file."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +53,63 @@ class Output:
         }
 
 
-def encoded_images(request: Request, rendered: Rendered, results: Sequence[PromptResult]) -> list[Output]:
-    """Return the pictures of each prompt in order, encoded as the request asks."""
-    outputs: list[Output] = []
+@dataclass(frozen=True)
+class JobOutputs:
+    """What a caller gets of a job: pictures, other files, and what is not as it was asked for."""
+
+    images: tuple[Output, ...]
+    files: tuple[Output, ...]
+    warnings: tuple[str, ...]
+
+
+def job_outputs(
+    request: Request, rendered: Rendered, results: Sequence[PromptResult], check: Check = go_on
+) -> JobOutputs:
+    """Return the outputs of each prompt in order, pictures encoded as the request asks.
+
+    `check` ends the encoding with what it raises. No two files of a job have one name.
+    """
+    images: list[Output] = []
+    warnings: list[str] = []
+    names: set[str] = set()
+    numbers: Counter[str] = Counter()
+    until = time.monotonic() + ENCODE_S
     for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
         text = metadata_text(rendered, graph, seed) if request.metadata else {}
         for image in result.images:
-            data, mime_type, (width, height) = encode_output(image.data, request, text)
-            filename = f"{image.prefix}_{len(outputs) + 1:05}_{mimetypes.guess_extension(mime_type) or ''}"
-            outputs.append(Output(filename, data, mime_type, {"width": width, "height": height, "seed": seed}))
-    return outputs
+            if image.filename:
+                picture = identify(image.data, check)
+                size = _size(picture) if picture else {}
+                images.append(_as_saved(image.filename, image.data, names, {**size, "seed": seed}))
+                continue
+            left_s = min(TIMEOUT_S, until - time.monotonic())
+            picture = encode_picture(image.data, request.output_format, request.output_quality, text, check, left_s)
+            extension = mimetypes.guess_extension(picture.mime_type) or ""
+            numbers[image.prefix] += 1
+            filename = _unused(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
+            images.append(Output(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
+            if picture.warning:
+                warnings.append(f"{filename} {picture.warning}")
+    files = [_as_saved(file.filename, file.data, names, {}) for result in results for file in result.files]
+    return JobOutputs(tuple(images), tuple(files), tuple(warnings))
 
 
-def other_files(results: Sequence[PromptResult]) -> Iterator[Output]:
-    """Yield what is no still picture. A name that came before, from another folder, gets a number in front."""
-    names: set[str] = set()
-    for number, file in enumerate((file for result in results for file in result.files), 1):
-        name = f"{number}_{file.filename}" if file.filename in names else file.filename
-        names.add(name)
-        yield Output(name, file.data, mimetypes.guess_type(name)[0] or "application/octet-stream", {})
+def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> Output:
+    """Return a file that a node saved, as it is."""
+    name = _unused(filename, names)
+    return Output(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
 
 
-def encode_output(png: bytes, request: Request, text: dict[str, str]) -> tuple[bytes, str, tuple[int, int]]:
-    """Return the picture's bytes, MIME type and size. What is no PNG was encoded by the graph, and stays so."""
-    picture = identify(png)
-    if picture is None:
-        raise ValueError("ComfyUI sent a picture that is none")
-    size = picture.width, picture.height
-    if picture.mime_type != "image/png":
-        return png, picture.mime_type, size
-    data = encode_picture(png, request.output_format, request.output_quality, text)
-    return data, OUTPUT_FORMATS[request.output_format], size
+def _size(picture: Picture) -> JsonObject:
+    return {"width": picture.width, "height": picture.height} if picture.width else {}
+
+
+def _unused(filename: str, names: set[str]) -> str:
+    """Return `filename`, with a number in front if a file from another folder has that name already."""
+    numbered = (f"{number}_{filename}" for number in itertools.count(2))
+    name = next(each for each in itertools.chain([filename], numbered) if each not in names)
+    names.add(name)
+    return name
 
 
 def metadata_text(rendered: Rendered, graph: Graph, seed: int | None) -> dict[str, str]:
@@ -81,12 +117,24 @@ def metadata_text(rendered: Rendered, graph: Graph, seed: int | None) -> dict[st
 
     `prompt` is the graph, as ComfyUI writes it itself (its canvas opens such a file); `parameters` are the inputs in
     words, as the tools of the field read them. Neither says which picture of how many it was: made again alone with its
-    seed, the file is the same to the byte.
+    seed, the file is the same to the byte. A long string of the graph, such as a picture as base64, is left out.
     """
-    text = {"prompt": json.dumps(graph)}
+    text = {"prompt": json.dumps(_shortened(graph))}
     if seed is not None:
         text["parameters"] = parameters_text(rendered, seed)
     return text
+
+
+def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return `value` without its strings of more than _LONGEST_STRING characters."""
+    match value:
+        case str() if len(value) > _LONGEST_STRING:
+            return f"[{len(value):,} characters were left out of this file]"
+        case dict():
+            return {key: _shortened(each) for key, each in value.items()}
+        case list():
+            return [_shortened(each) for each in value]
+    return value
 
 
 def parameters_text(rendered: Rendered, seed: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -35,8 +36,18 @@ ASK_TIMEOUT_S = 2.0
 _STOP_WAIT_S = 2.0
 """How long prompts that were interrupted may take to end. One that takes longer is removed after a later run."""
 _STOP_POLL_S = 0.02
+_MANY_NODE_TYPES = 32
+"""How many node types are asked for one by one; the description of all has megabytes."""
 
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _logged_os_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning("deleting a file failed: %s", error)
 
 
 class ComfyServer:
@@ -58,11 +69,11 @@ class ComfyServer:
         self._socket = EventSocket(f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}")
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
-        self.leftovers = Leftovers(self, empties_files=directory is None)
+        self.leftovers = Leftovers(self)
 
     @property
     def lingering(self) -> frozenset[str]:
-        """The prompts that were stopped and still ran when their run ended."""
+        """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
         return self.leftovers.lingering
 
     def close(self) -> None:
@@ -113,22 +124,39 @@ class ComfyServer:
 
     def node_type(self, class_type: str) -> JsonObject:
         """Return what /object_info says of a node type, `{}` for one that ComfyUI does not have."""
-        answer = self._http.json("GET", f"/object_info/{quote(class_type, safe='')}", timeout_s=CALL_TIMEOUT_S)
+        try:
+            answer = self._http.json("GET", f"/object_info/{quote(class_type, safe='')}", timeout_s=CALL_TIMEOUT_S)
+        except RequestError as error:
+            if error.status is None or error.status >= requests.codes.server_error:
+                raise
+            return {}  # no type has a name that cannot stand in a path
         found = answer.get(class_type) if isinstance(answer, dict) else None
         return found if isinstance(found, dict) else {}
 
-    def has_node_type(self, class_type: str) -> bool:
-        """Return whether ComfyUI has that node type; asked once for each that it has."""
-        if class_type not in self._node_types:
-            found = self.node_type(class_type)
-            if not found:
-                return False
-            self._node_types[class_type] = found
-        return True
+    def node_types(self, class_types: Collection[str]) -> dict[str, JsonObject]:
+        """Return what /object_info says of those of the node types that ComfyUI has.
 
-    def queue_prompt(self, graph: Graph, prompt_id: str) -> Any:  # noqa: ANN401 - `answers.read_refusal` reads it
-        """Queue `graph` under `prompt_id` and return the answer's JSON. A RequestError of status 400 is a refusal."""
-        body = {"prompt": graph, "prompt_id": prompt_id, "client_id": self._client_id}
+        It is asked once for each: the lists of files in it may be out of date, its inputs and outputs are not.
+        """
+        unknown = set(class_types) - self._node_types.keys()
+        if len(unknown) > _MANY_NODE_TYPES:
+            found = self._http.json("GET", "/object_info", timeout_s=CALL_TIMEOUT_S)
+            self._node_types |= found if isinstance(found, dict) else {}
+        else:
+            self._node_types |= {name: found for name in sorted(unknown) if (found := self.node_type(name))}
+        return {name: self._node_types[name] for name in class_types if name in self._node_types}
+
+    def queue_prompt(self, graph: Graph, prompt_id: str, extra_data: JsonObject | None = None) -> Any:  # noqa: ANN401 - `answers.read_refusal` reads it
+        """Queue `graph` under `prompt_id` and return the response's JSON. A RequestError of status 400 is a refusal.
+
+        `extra_pnginfo` is always sent: some nodes fail without it.
+        """
+        body = {
+            "prompt": graph,
+            "prompt_id": prompt_id,
+            "client_id": self._client_id,
+            "extra_data": {"extra_pnginfo": {}, **(extra_data or {})},
+        }
         return self._http.json("POST", "/prompt", timeout_s=CALL_TIMEOUT_S, json=body)
 
     def history(self, prompt_id: str, *, timeout_s: float = CALL_TIMEOUT_S) -> object:
@@ -181,9 +209,26 @@ class ComfyServer:
                 return f"{subfolder}/{name}" if subfolder else name
         raise RequestError("ComfyUI answered an upload with something else than the file's name")
 
-    def empty_file(self, file: OutputFile) -> None:
-        """Write nothing over a file: all that can be done over HTTP to be rid of its content."""
-        self._write(file, b"", "application/octet-stream", timeout_s=CLEAN_TIMEOUT_S)
+    def remove_file(self, file: OutputFile) -> None:
+        """Delete a file; without ComfyUI's folder, write nothing over it: HTTP offers no more."""
+        if self.directory is None:
+            self._write(file, b"", "application/octet-stream", timeout_s=CLEAN_TIMEOUT_S)
+            return
+        folder = self.directory.resolve() / file.type
+        path = (folder / file.subfolder / file.filename).resolve()
+        if path.is_relative_to(folder):
+            with _logged_os_error():
+                path.unlink(missing_ok=True)
+
+    def remove_folder(self, name: str) -> None:
+        """Delete the folders of a run, and the files whose names begin with it."""
+        if self.directory is None:
+            return
+        for kind in ("input", "output", "temp", "datasets"):
+            shutil.rmtree(self.directory / kind / name, ignore_errors=True)
+            for path in (self.directory / kind).glob(f"{name}*"):
+                with _logged_os_error():
+                    path.unlink()
 
     def _write(self, file: OutputFile, data: bytes, mime_type: str, *, timeout_s: float) -> requests.Response:
         return self._http.call(

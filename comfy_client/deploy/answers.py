@@ -26,7 +26,8 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
     match error.status:
         case None:
             return RequestError(
-                f"RunPod was not reached to {what} ({error}). {AGAIN}",
+                f"RunPod was not reached to {what} ({error}). Check the network, and RUNPOD_REST_BASE_URL if you set "
+                f"it. {AGAIN}",
                 is_transient=error.is_transient,
                 is_unsent=error.is_unsent,
             )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,14 +180,9 @@ def read_description(path: Path) -> Description:
 
 def _parsed(text: str, path: Path) -> JsonObject:
     try:
-        toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    except ModuleNotFoundError as error:
-        raise ConfigError("deploy.toml needs tomli here: pip install 'comfy-client[deploy]'") from error
-    try:
-        value: JsonObject = toml.loads(text)
-    except ValueError as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    return value
 
 
 def find_faults(value: JsonObject) -> list[Fault]:
@@ -205,7 +199,7 @@ def _explained(fault: Fault) -> Fault:
     rule: Any = SCHEMA
     for part in fault.path.split("."):
         rule = rule.get("properties", {}).get(part, {})
-    if not fault.message.startswith("breaks the rule") or "description" not in rule:
+    if not fault.message.startswith(("breaks the rule", "must match the pattern")) or "description" not in rule:
         return fault
     return Fault(fault.path, f"{fault.message}. {rule['description']}")
 

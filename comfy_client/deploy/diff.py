@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,11 +20,30 @@ ABSENT: JsonObject = {
 }
 """What a field means that an answer leaves out, or has as null, by its path."""
 HIDDEN = "(not shown)"
+KEYS: Mapping[str, str] = {
+    "disk": "disk_gb",
+    "timeout": "workers.execution_timeout_s",
+    "gpu.excludedTypes": "gpu.excluded",
+    "gpu.minCudaVersion": "gpu.min_cuda_version",
+    "workers.idleTimeout": "workers.idle_timeout_s",
+    "scaling.queueDelay": "workers.queue_delay_s",
+    "flashboot": "workers.flashboot",
+    "networkVolumes": "storage.network_volume",
+    "dataCenterIds": "storage.data_centers",
+    "modelReferences": "storage.cached_model",
+}
+"""The keys of deploy.toml for RunPod's fields of another name."""
+FIXED = frozenset({"serverless", "startSsh", "startJupyter", "gpu.count", "scaling.type"})
+"""Fields that deploy.toml cannot set: they are shown only if somebody has changed them at RunPod."""
+_MS = 1000
 
 
 @dataclass(frozen=True)
 class Change:
-    """One field that is to change. Texts of variables are hidden but for those that deploy.toml itself shows."""
+    """One key of deploy.toml that is to change, or a field of RunPod's that has no key.
+
+    Values of variables are hidden unless deploy.toml has them.
+    """
 
     path: str
     before: str
@@ -74,10 +93,10 @@ def _changes(wanted: JsonObject, found: JsonObject | None, shown: Collection[str
             was_inner = None if found is None else {f"{name}.{key}": item for key, item in (was or {}).items()}
             yield from _changes(inner, was_inner, shown)
         elif found is None:
-            if value != ABSENT.get(name, ...):
-                yield Change(name, "", _text(value))
+            if name not in FIXED and value != ABSENT.get(name, ...):
+                yield Change(KEYS.get(name, name), "", _text(value, name))
         elif value != was:
-            yield Change(name, _text(was), _text(value))
+            yield Change(KEYS.get(name, name), _text(was, name), _text(value, name))
 
 
 def _read(found: JsonObject, name: str) -> Any:  # noqa: ANN401 - any JSON value
@@ -93,8 +112,10 @@ def _of_variables(wanted: JsonObject, found: JsonObject, shown: Collection[str])
             yield Change(f"env.{name}", HIDDEN if name in found else "", after)
 
 
-def _text(value: object) -> str:
+def _text(value: object, name: str = "") -> str:
     match value:
+        case int() if name == "timeout":
+            return f"{value / _MS:g}"
         case list():
             return ", ".join(map(str, value)) or "none"
         case None | "":

@@ -68,8 +68,8 @@ def make_offers(
     unknown = [pool for pool in pools if live and pool not in live]
     if unknown:
         raise ConfigError(
-            f"gpu.pools: {unknown[0]} is no pool (without gpu.excluded); there are {', '.join(sorted(live))}"
-            f"{nearest(unknown[0], live)}"
+            f"gpu.pools: unknown pool {unknown[0]}{nearest(unknown[0], live) or '.'} Pools, without gpu.excluded: "
+            f"{', '.join(sorted(live))}."
         )
     found = [live.get(pool) or _of_table(pool) for pool in pools]
     if is_by_price:

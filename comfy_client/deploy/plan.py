@@ -10,7 +10,7 @@ from comfy_client.contract import JsonObject
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.description import Description
 from comfy_client.deploy.desired import ENDPOINT_TYPE, Places, make_endpoint, make_template
-from comfy_client.deploy.diff import Change, Step, changes_of, patch_of
+from comfy_client.deploy.diff import KEYS, Change, Step, changes_of, patch_of
 from comfy_client.deploy.graphql import CachedModels
 from comfy_client.deploy.offers import Offers, make_offers
 from comfy_client.errors import ConfigError, RequestError
@@ -148,5 +148,5 @@ def _model_steps(models: CachedModels, description: Description, endpoint: JsonO
     found = models.read(endpoint["id"]) if endpoint else ()
     if found == wanted:
         return []
-    change = Change("modelReferences", ", ".join(found), ", ".join(wanted))
+    change = Change(KEYS["modelReferences"], ", ".join(found), ", ".join(wanted))
     return [Step("update", "cached model", description.name, (change,), {"modelReferences": list(wanted)})]

@@ -20,18 +20,16 @@ VARIABLES: Mapping[str, Variable] = {
             CLIENT_VARIABLES["RUNPOD_API_KEY"].where,
             secret=True,
         ),
-        Variable(
-            "RUNPOD_REST_BASE_URL", "Another address of RunPod's REST API v2.", f"`{REST_URL}` where it is absent"
-        ),
+        Variable("RUNPOD_REST_BASE_URL", "Another address of RunPod's REST API v2.", f"default `{REST_URL}`"),
         Variable(
             "RUNPOD_GRAPHQL_URL",
             "Another address of RunPod's GraphQL API, which alone has cached models.",
-            f"`{GRAPHQL_URL}` where it is absent",
+            f"default `{GRAPHQL_URL}`",
         ),
         Variable(
             "RUNPOD_ENDPOINT_BASE_URL",
             "Another address of RunPod's queue API, for the picture at the end.",
-            "that of the endpoint's own addresses where it is absent",
+            "default: the address that RunPod gives with the endpoint",
         ),
     )
 }
@@ -48,7 +46,7 @@ def api_key(environment: Mapping[str, str]) -> str:
     if key := value_of(environment, "RUNPOD_API_KEY"):
         return key
     variable = VARIABLES["RUNPOD_API_KEY"]
-    raise ConfigError(f"RUNPOD_API_KEY is not set. {variable.meaning} You find it here: {variable.where}")
+    raise ConfigError(f"RUNPOD_API_KEY is not set ({variable.where}). {variable.meaning}")
 
 
 def secrets_of(environment: Mapping[str, str], names: tuple[str, ...]) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,27 +42,27 @@ class Variable:
 VARIABLES: Mapping[str, Variable] = {
     variable.name: variable
     for variable in (
-        Variable(SWITCH, "Which provider makes the pictures.", f"`{DEFAULT}` where it is absent"),
-        Variable("RUNPOD_API_KEY", "RunPod's API key.", "RunPod's console: Settings > API Keys", secret=True),
+        Variable(SWITCH, "The provider that makes the pictures.", f"default `{DEFAULT}`"),
+        Variable("RUNPOD_API_KEY", "RunPod's API key.", "RunPod console > Settings > API Keys", secret=True),
         Variable(
             "RUNPOD_COMFYUI_ENDPOINT_ID",
-            "The endpoint of this project's worker; RUNPOD_ENDPOINT_ID where it is absent.",
-            "RunPod's console: Serverless, beside the endpoint's name",
+            "The endpoint of this project's worker. Default: RUNPOD_ENDPOINT_ID.",
+            "RunPod console > Serverless, beside the endpoint's name",
         ),
         Variable(
             "RUNPOD_ENDPOINT_ID",
-            "The endpoint that jobs go to.",
-            "RunPod's console: Serverless, beside the endpoint's name",
+            "The endpoint.",
+            "RunPod console > Serverless, beside the endpoint's name",
         ),
+        Variable("RUNPOD_ENDPOINT_BASE_URL", "Another address of RunPod's queue API.", f"default `{BASE_URL}`"),
         Variable(
-            "RUNPOD_ENDPOINT_BASE_URL", "Another address of RunPod's queue API.", f"`{BASE_URL}` where it is absent"
-        ),
-        Variable(
-            "COMFYUI_ENDPOINT", "A ComfyUI that is reached directly, without RunPod.", "as `http://127.0.0.1:8188`"
+            "COMFYUI_ENDPOINT",
+            "The address of a ComfyUI that is called directly, without RunPod.",
+            "as `http://127.0.0.1:8188`",
         ),
         Variable(
             "COMFYUI_DIR",
-            "Its folder, where this process can reach it: files are then deleted.",
+            "That ComfyUI's folder, if this process can reach it; each job's files are then deleted.",
             "ComfyUI's base folder",
         ),
         Variable(
@@ -79,13 +79,13 @@ VARIABLES: Mapping[str, Variable] = {
         ),
         Variable(
             "SCENARIO_BASE_URL",
-            "Another address of Scenario's API. Its own SDK reads it too: callers of the shim have the shim's in it.",
-            f"`{SCENARIO_URL}` where it is absent",
+            "Another address of Scenario's API. Scenario's SDK reads it too; callers of the shim have the shim's.",
+            f"default `{SCENARIO_URL}`",
         ),
-        Variable("SCENARIO_MODEL_ID", "Scenario's model that jobs go to.", f"`{MODEL_ID}` where it is absent"),
+        Variable("SCENARIO_MODEL_ID", "Scenario's model that makes the pictures.", f"default `{MODEL_ID}`"),
         Variable(
             "SCENARIO_LORAS",
-            "From the worker's LoRA files to Scenario's ids, as JSON; others are refused.",
+            "A JSON object from the worker's LoRA files to Scenario's model ids; other LoRAs are refused.",
             'as `{"knight.safetensors": "model_x"}`',
         ),
     )
@@ -97,23 +97,24 @@ VARIABLES: Mapping[str, Variable] = {
 class Reader:
     """The environment for one provider. Empty is absent."""
 
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     provider: str = DEFAULT
 
     def optional(self, name: str) -> str:
         """Return a variable's value, or an empty text."""
-        return self.environment.get(VARIABLES[name].name, "").strip()
+        return self.environment.get(name, "").strip()
 
     def needed(self, *names: str) -> str:
         """Return the value of the first variable that is set. Raises ConfigError that says where to get it."""
         for name in names:
             if value := self.optional(name):
                 return value
-        either = " or ".join(names)
-        where = VARIABLES[names[-1]].where
+        advice = PROVIDERS[self.provider].advice
+        if self.optional("COMFYUI_URL"):
+            advice += ". COMFYUI_URL is the worker's variable: the client reads COMFYUI_ENDPOINT"
         raise ConfigError(
-            f"{either} is not set. The provider {self.provider!r} ({SWITCH}) needs it. "
-            f"{VARIABLES[names[-1]].meaning} You find it here: {where}"
+            f"{' or '.join(names)} is not set ({VARIABLES[names[-1]].where}), and the provider {self.provider!r} needs "
+            f"it.{advice}"
         )
 
 
@@ -122,11 +123,12 @@ Workflows: TypeAlias = Mapping[str, Workflow]
 
 @dataclass(frozen=True)
 class Row:
-    """One provider: what it reaches, the variables it reads, and how it is made of them."""
+    """One provider: what it reaches, the variables it needs, how it is made, and other ways where one is missing."""
 
     reaches: str
     needs: str
     make: Callable[[Reader, Workflows], Provider]
+    advice: str = ""
 
 
 def _comfyui(read: Reader, workflows: Workflows) -> Provider:
@@ -166,17 +168,21 @@ def _endpoint(read: Reader, *names: str) -> RunPodEndpoint:
 
 PROVIDERS: Mapping[str, Row] = {
     "comfyui": Row(
-        "this project's worker on RunPod serverless; a ComfyUI directly where COMFYUI_ENDPOINT is set",
+        "this project's worker on RunPod serverless, or a ComfyUI directly if `COMFYUI_ENDPOINT` is set",
         "`RUNPOD_API_KEY` and `RUNPOD_COMFYUI_ENDPOINT_ID` (or `RUNPOD_ENDPOINT_ID`), or `COMFYUI_ENDPOINT`",
         _comfyui,
+        " Without RunPod, set COMFYUI_ENDPOINT to the address of a ComfyUI. Without a GPU, run `comfy-client simulate` "
+        "and set COMFYUI_ENDPOINT=http://127.0.0.1:8188",
     ),
     "runpod": Row(
-        "an endpoint with RunPod's stock worker-comfyui: the graph is rendered by the client",
+        "RunPod's stock worker-comfyui, not this project's worker; the client renders the graph",
         "`RUNPOD_API_KEY` and `RUNPOD_ENDPOINT_ID`",
         _premade,
+        f" {SWITCH}=runpod is for RunPod's stock worker-comfyui; this project's worker, a ComfyUI without RunPod "
+        f"(COMFYUI_ENDPOINT) and `comfy-client simulate` need {SWITCH}=comfyui, the default",
     ),
     "scenario": Row(
-        "Scenario.com itself, through its official SDK (`pip install 'comfy-client[scenario-sdk]'`): the way back",
+        "Scenario.com itself, to go back to it: through its official SDK, the extra `scenario-sdk`",
         "`SCENARIO_SDK_API_KEY` and `SCENARIO_SDK_API_SECRET`",
         _scenario,
     ),

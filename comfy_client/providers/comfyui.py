@@ -5,7 +5,6 @@ Jobs live in this process: their ids mean nothing to another one, and a job whos
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 import uuid
@@ -13,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from comfy_client import intake
 from comfy_client.comfyui.follow import Limits
 from comfy_client.comfyui.follow import Sampling as Sampled
-from comfy_client.comfyui.outputs import Output, encoded_images, other_files
+from comfy_client.comfyui.outputs import Output, job_outputs
 from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import MAX_SEED, ErrorCode, ErrorReport, Fault
+from comfy_client.contract import ErrorCode, ErrorReport, Fault
 from comfy_client.errors import ComfyClientError, JobError, RequestError, invalid_input
-from comfy_client.fetch import FetchRules, fetch_picture
 from comfy_client.providers.interface import (
     GeneratedFile,
     GeneratedImage,
@@ -35,6 +34,8 @@ from comfy_client.request import Rendered, Request, read_request
 from comfy_client.workflows import Workflow
 
 JOB_TIMEOUT_S = 600.0
+JOB_PREFIX = "local-"
+"""Begins the ids of jobs that ran without RunPod."""
 _KEPT_JOBS = 32
 """Jobs that ended and whose results are kept, for who asks again."""
 _CLOSE_S = 10.0
@@ -56,6 +57,11 @@ class _DirectJob:
     def stop(self) -> JobError | None:
         return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.") if self.cancelled.is_set() else None
 
+    def end_if_stopped(self) -> None:
+        """Raise the JobError that ends the job, if there is one."""
+        if (error := self.stop()) is not None:
+            raise error
+
     def observe(self, sampled: Sampled) -> None:
         progress = Progress(
             "sampling", sampled.picture, sampled.pictures, sampled.step, sampled.steps, sampled.percent, sampled.preview
@@ -73,6 +79,7 @@ class ComfyUIProvider:
     """
 
     name = "comfyui"
+    jobs_outlive_process = False
 
     def __init__(self, url: str, workflows: Mapping[str, Workflow], *, directory: Path | None = None) -> None:
         self._server = ComfyServer(url, directory=directory)
@@ -84,15 +91,17 @@ class ComfyUIProvider:
     def __repr__(self) -> str:
         return f"ComfyUIProvider({self._url!r})"
 
+    def __str__(self) -> str:
+        return f"ComfyUI at {self._url}"
+
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Start a job in a thread. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         asked = read_request(request.input, self._workflows)
         _check_possible(asked, request)
-        asked = asked.with_fetched(lambda url, path: fetch_picture(url, path, FetchRules()))
-        rendered = asked.render(lambda: secrets.randbelow(MAX_SEED + 1))
+        rendered = intake.rendered(asked)
         timeout_s = asked.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
         self._server.version()  # a wrong address is told by the submit, not by the job
-        job_id = f"local-{uuid.uuid4()}"
+        job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
         job = _DirectJob(asked, rendered, timeout_s, JobStatus(job_id, JobState.QUEUED))
         with self._lock:
             ended = [name for name, each in self._jobs.items() if each.ended.is_set()]
@@ -130,7 +139,8 @@ class ComfyUIProvider:
         """Return what ComfyUI's queue holds, whoever put it there."""
         running, pending = self._server.queue_state()
         busy = bool(running or pending)
-        sentence = f"ComfyUI runs {len(running)} prompts, and {len(pending)} wait" if busy else "ComfyUI is idle"
+        prompts = "1 prompt" if len(running) == 1 else f"{len(running)} prompts"
+        sentence = f"ComfyUI runs {prompts}; {len(pending) or 'none'} in its queue" if busy else "ComfyUI is idle"
         return Health(
             jobs={"inProgress": len(running), "inQueue": len(pending)},
             workers={"idle": int(not busy), "running": int(busy)},
@@ -182,8 +192,15 @@ class ComfyUIProvider:
         begun_at = time.monotonic()
         try:
             limits = Limits(timeout_s=job.timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
+            rendered = job.rendered
             run = run_graphs(
-                self._server, job.rendered.graphs, job.rendered.uploads, limits, job.stop, Hooks(job.observe)
+                self._server,
+                rendered.graphs,
+                rendered.uploads,
+                limits,
+                job.stop,
+                Hooks(job.observe),
+                rendered.extra_data,
             )
             job.result = self._result(job, run)
             job.status = replace(
@@ -202,22 +219,19 @@ class ComfyUIProvider:
 
     def _result(self, job: _DirectJob, run: RunResult) -> GenerationResult:
         encode_from = time.monotonic()
-        images = tuple(map(_image, encoded_images(job.request, job.rendered, run.prompts)))
-        files = tuple(
-            GeneratedFile(file.filename, file.mime_type, file.sha256, file.data) for file in other_files(run.prompts)
-        )
+        outputs = job_outputs(job.request, job.rendered, run.prompts, job.end_if_stopped)
         encode_s = time.monotonic() - encode_from
         timings = {"queue_s": run.queue_s, "execute_s": run.execute_s, "fetch_s": run.fetch_s, "encode_s": encode_s}
         return GenerationResult(
-            images=images,
-            files=files,
+            images=tuple(map(_image, outputs.images)),
+            files=tuple(GeneratedFile(file.filename, file.mime_type, file.sha256, file.data) for file in outputs.files),
             texts=tuple(text for prompt in run.prompts for text in prompt.texts),
             provider=self.name,
             job_id=job.status.job_id,
             workflow=job.rendered.workflow,
             inputs=job.rendered.inputs,
             seed=job.rendered.seeds[0],
-            warnings=job.rendered.warnings,
+            warnings=(*job.rendered.warnings, *run.warnings, *outputs.warnings),
             timings={name: round(value, 4) for name, value in timings.items()},
             versions={"comfyui": self._server.version(), "workflow": job.rendered.version},
             delay_s=run.queue_s,
@@ -232,8 +246,8 @@ def _image(output: Output) -> GeneratedImage:
         mime_type=output.mime_type,
         sha256=output.sha256,
         bytes=output.data,
-        width=facts["width"],
-        height=facts["height"],
+        width=facts.get("width", 0),
+        height=facts.get("height", 0),
         seed=facts["seed"],
     )
 

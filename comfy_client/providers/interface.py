@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Protocol
 
 from comfy_client.contract import ErrorReport, Fault, JsonObject
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DAY_S = 86_400.0
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+"""The picture format that a file name's suffix stands for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """One file that a job made; `asset_id` is the provider's own name for it, where it has one."""
+    """One file that a job made. `asset_id` is Scenario's id of it; it is None with all other providers."""
 
     filename: str
     mime_type: str
@@ -87,28 +89,48 @@ class GeneratedFile:
     asset_id: str | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file to `path`, or under its own name into the folder `path`, and return where it is.
+        """Write the file to `path`, or under its own name into the folder `path`, and return its path.
 
-        It is there whole or not at all. Raises OSError.
+        Missing folders are made. The file appears whole or not at all, and replaces one of that name. Raises OSError
+        that names it.
         """
         target = Path(path)
         if target.is_dir():
-            target /= Path(self.filename).name
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part:
-            try:
-                part.write(self.bytes)
-                part.close()
-                Path(part.name).chmod(0o644)
-                Path(part.name).replace(target)
-            except BaseException:
-                Path(part.name).unlink(missing_ok=True)
-                raise
+            target /= PureWindowsPath(self.filename).name
+        data = self._encoded_for(target)
+        try:
+            if target.exists() and not target.is_file():
+                target.write_bytes(data)  # a device or a pipe: os.replace would remove it
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _write_whole(target, data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(target)) from error
         return target
+
+    def _encoded_for(self, _target: Path) -> builtins.bytes:
+        return self.bytes
+
+
+def _write_whole(target: Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".comfy-", delete=False) as part:
+        try:
+            part.write(data)
+            part.close()
+            Path(part.name).chmod(0o644)
+            Path(part.name).replace(target)
+        except BaseException:
+            Path(part.name).unlink(missing_ok=True)
+            raise
 
 
 @dataclass(frozen=True)
 class GeneratedImage(GeneratedFile):
-    """A picture. `seed` makes it again alone; it is None for a graph of the caller's own."""
+    """A picture. `seed` makes the same one again; it is None for a caller's own graph.
+
+    `save` writes the format that the name's suffix says (.png, .jpg, .jpeg, .webp), and converts the picture if it has
+    another one; a converted file has no embedded metadata. Notebooks show a GeneratedImage as a picture.
+    """
 
     width: int = 0
     height: int = 0
@@ -126,6 +148,19 @@ class GeneratedImage(GeneratedFile):
         image = Image.open(io.BytesIO(self.bytes))
         image.load()
         return image
+
+    def _encoded_for(self, target: Path) -> builtins.bytes:
+        wanted = FORMATS.get(target.suffix.lower())
+        return self.bytes if wanted is None or self.mime_type == f"image/{wanted}" else self._converted(wanted)
+
+    def _converted(self, output_format: str) -> builtins.bytes:
+        from comfy_client.images import converted  # noqa: PLC0415 - imports Pillow, as above
+
+        return converted(self.bytes, output_format).data
+
+    def _repr_png_(self) -> builtins.bytes:
+        """Return the picture as PNG, for Jupyter."""
+        return self.bytes if self.mime_type == "image/png" else self._converted("png")
 
 
 @dataclass(frozen=True)
@@ -156,7 +191,7 @@ class GenerationResult:
         return self.images[0]
 
 
-class JobState(str, enum.Enum):
+class JobState(enum.StrEnum):
     """Where a job is, whatever its provider calls it."""
 
     QUEUED = "queued"
@@ -219,6 +254,8 @@ class Provider(Protocol):
 
     name: str
     """As IMAGE_GENERATION_PROVIDER has it."""
+    jobs_outlive_process: bool
+    """Whether a job goes on after this process ended, and any process finds it by its id. If not, no job is billed."""
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Start a job and return how it stands. It may answer up to `wait_s` later, if it can then tell the end.

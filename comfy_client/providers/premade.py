@@ -17,10 +17,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from comfy_client.comfyui.outputs import encode_output, metadata_text
-from comfy_client.contract import MAX_SEED, ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_client import intake
+from comfy_client.comfyui.outputs import metadata_text
+from comfy_client.contract import ErrorCode, ErrorReport, Fault, JsonObject
 from comfy_client.errors import invalid_input
-from comfy_client.fetch import FetchRules, fetch_picture
+from comfy_client.picture_process import encode_picture, identify
 from comfy_client.providers.asked import Asked, AskedJobs
 from comfy_client.providers.interface import (
     GeneratedImage,
@@ -41,6 +42,7 @@ class PremadeProvider:
     """A RunPod endpoint that runs worker-comfyui, or any worker that takes its requests."""
 
     name = "runpod"
+    jobs_outlive_process = True
 
     def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
         self._endpoint = endpoint
@@ -50,14 +52,19 @@ class PremadeProvider:
     def __repr__(self) -> str:
         return f"PremadeProvider({self._endpoint!r})"
 
+    def __str__(self) -> str:
+        return f"endpoint {self._endpoint.endpoint_id} at RunPod"
+
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         asked = read_request(request.input, self._workflows)
         if asked.delivery == "s3" or request.options.s3_config is not None:
             message = "is up to worker-comfyui: it uses a bucket where BUCKET_ENDPOINT_URL is set for it"
             raise invalid_input([Fault("delivery", message)])
-        asked = asked.with_fetched(lambda url, path: fetch_picture(url, path, FetchRules()))
-        rendered = asked.render(lambda: secrets.randbelow(MAX_SEED + 1))
+        rendered = intake.rendered(asked)
+        if rendered.extra_data.keys() - {"api_key_comfy_org"}:
+            warning = "extra_data was left out, except for the key: worker-comfyui passes nothing else to ComfyUI"
+            rendered = replace(rendered, warnings=(*rendered.warnings, warning))
         body = stock_input(rendered, secrets.token_hex(4))
         status = self._endpoint.submit(GenerationRequest(body, request.options), wait_s)
         self._asked.remember(status.job_id, Asked(asked, rendered))
@@ -75,13 +82,14 @@ class PremadeProvider:
         if asked is None:
             return replace(result, images=tuple(images), seed=images[0].seed if images else None)
         rendered = asked.rendered
+        encoded = [_encoded(image, asked) for image in images]
         return replace(
             result,
-            images=tuple(_encoded(image, asked) for image in images),
+            images=tuple(image for image, _ in encoded),
             workflow=rendered.workflow,
             inputs=rendered.inputs,
             seed=rendered.seeds[0],
-            warnings=(*rendered.warnings, *result.warnings),
+            warnings=(*rendered.warnings, *result.warnings, *(warning for _, warning in encoded if warning)),
             versions={**result.versions, "workflow": rendered.version},
         )
 
@@ -119,8 +127,12 @@ def stock_input(rendered: Rendered, mark: str) -> JsonObject:
         _named(graph, seed, number, mark)
         for number, (graph, seed) in enumerate(zip(rendered.graphs, rendered.seeds, strict=True))
     ]
-    images = [_image(upload, graphs) for upload in rendered.uploads]
-    return {"workflow": merged(graphs), **({"images": images} if images else {})}
+    body: JsonObject = {"workflow": merged(graphs)}
+    if images := [_image(upload, graphs) for upload in rendered.uploads]:
+        body["images"] = images
+    if "api_key_comfy_org" in rendered.extra_data:
+        body["comfy_org_api_key"] = rendered.extra_data["api_key_comfy_org"]
+    return body
 
 
 def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
@@ -138,7 +150,7 @@ def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
 
 def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
     picture = upload.picture
-    name = f"{uuid.uuid4().hex}.{picture.mime_type.rpartition('/')[2]}"
+    name = f"{uuid.uuid4().hex}.{upload.extension}"
     for graph in graphs:
         for target in upload.targets:
             target.set(graph, name)
@@ -179,25 +191,27 @@ def _number(image: GeneratedImage) -> int:
     return int(found[2]) if found else 0
 
 
-def _encoded(image: GeneratedImage, asked: Asked) -> GeneratedImage:
-    """Return the picture as it was asked for: worker-comfyui gives PNG alone, without prompt and seed in it."""
+def _encoded(image: GeneratedImage, asked: Asked) -> tuple[GeneratedImage, str]:
+    """Return the picture as it was asked for, and a warning if it is not: worker-comfyui gives plain PNG alone."""
     found = _SEED.search(image.filename)
     text = {}
     if asked.request.metadata:
         text = metadata_text(asked.rendered, asked.rendered.graphs[_number(image)], image.seed)
-    if image.size == (0, 0):
-        return image
-    data, mime_type, (width, height) = encode_output(image.bytes, asked.request, text)
+    sent = identify(image.bytes)
+    if sent is None or sent.is_animated:
+        return image, ""
+    picture = encode_picture(image.bytes, asked.request.output_format, asked.request.output_quality, text)
     stem = (_SEED.sub("", image.filename) if found else image.filename).rpartition(".")[0]
-    return replace(
+    encoded = replace(
         image,
-        filename=f"{stem}{mimetypes.guess_extension(mime_type) or ''}",
-        mime_type=mime_type,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=data,
-        width=width,
-        height=height,
+        filename=f"{stem}{mimetypes.guess_extension(picture.mime_type) or ''}",
+        mime_type=picture.mime_type,
+        sha256=hashlib.sha256(picture.data).hexdigest(),
+        bytes=picture.data,
+        width=picture.width,
+        height=picture.height,
     )
+    return encoded, f"{encoded.filename} {picture.warning}" if picture.warning else ""
 
 
 def _in_our_words(status: JobStatus) -> JobStatus:

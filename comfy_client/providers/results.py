@@ -104,7 +104,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _data(entry: Mapping[str, Any], filename: str, status: JobStatus) -> bytes:
-    match entry:
+    match {"data": entry.get("image"), **entry}:  # `image` is the key of a worker with WORKER_IMAGE_FIELD=image
         case {"type": "s3_url", "data": str(url)}:
             return _fetched(url, filename, status)
         case {"data": str(text)}:

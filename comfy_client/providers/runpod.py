@@ -26,6 +26,8 @@ class RunPodProvider:
         name: as IMAGE_GENERATION_PROVIDER has it.
     """
 
+    jobs_outlive_process = True
+
     def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow], name: str = "comfyui") -> None:
         self._endpoint = endpoint
         self._workflows = workflows
@@ -33,6 +35,9 @@ class RunPodProvider:
 
     def __repr__(self) -> str:
         return f"RunPodProvider({self._endpoint!r})"
+
+    def __str__(self) -> str:
+        return f"endpoint {self._endpoint.endpoint_id} at RunPod"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Send a job: see RunPodEndpoint.submit. Raises JobError (invalid_input) before anything is sent."""

@@ -144,11 +144,10 @@ def _why(workers: dict[str, int], jobs: dict[str, int]) -> tuple[str, str]:
         return workers.get(state, 0)
 
     usable = max(count("ready"), count("idle") + count("running"))
-    waiting = jobs.get("inQueue", 0)
     if count("idle"):
         return "idle", f"{_workers(count('idle'))} idle; a job that waits begins in a moment"
     if usable:
-        return "busy", f"{_workers(usable)} busy, and {waiting} jobs wait; more workers would help (the endpoint's max)"
+        return "busy", f"{_workers(usable)} busy{_waiting(jobs.get('inQueue', 0))}"
     if count("initializing"):
         return "cold", f"{_workers(count('initializing'))} starting: a cold start, of a minute or more at first"
     if count("throttled"):
@@ -163,6 +162,12 @@ def _why(workers: dict[str, int], jobs: dict[str, int]) -> tuple[str, str]:
         "the endpoint has no worker yet. If it stays so, look at its maximum of workers: RunPod sets it to 0 after a "
         "week without requests"
     )
+
+
+def _waiting(jobs: int) -> str:
+    if not jobs:
+        return "; no job waits"
+    return f", and {'1 job waits' if jobs == 1 else f'{jobs} jobs wait'}; more workers would help (the endpoint's max)"
 
 
 def _workers(count: int) -> str:

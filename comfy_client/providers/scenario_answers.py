@@ -152,7 +152,7 @@ def _between(begun: datetime | None, ended: datetime | None) -> float | None:
 
 def _moment(text: object) -> datetime | None:
     try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")) if isinstance(text, str) else None
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
 

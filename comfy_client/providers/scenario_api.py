@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from comfy_client.contract import ErrorCode, JsonObject
-from comfy_client.errors import ConfigError, RequestError, Unauthorized
+from comfy_client.errors import ConfigError, RequestError, Unauthorized, missing_extra
 from comfy_client.http import MAX_RETRY_AFTER_S, Retries
 from comfy_client.providers.scenario_answers import cooldown_s, words_of
 
@@ -70,9 +70,7 @@ class ScenarioApi:
         try:
             import scenario_sdk  # noqa: PLC0415 - an extra, which takes half a second
         except ImportError as error:
-            raise ConfigError(
-                "The provider 'scenario' needs its extra: pip install 'comfy-client[scenario-sdk]'"
-            ) from (error)
+            raise missing_extra("The provider 'scenario'", "scenario-sdk") from error
         # The SDK writes whole requests, with prompts and pictures, where debugging is logged.
         logging.getLogger("scenario_sdk._base_client").addFilter(_has_no_body)
         self.base_url = base_url.rstrip("/")

@@ -33,8 +33,8 @@ def _many(value: str) -> tuple[object, ...]:
 
 
 def _moment(value: str) -> tuple[object, ...]:
-    moment = dt.datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)).timestamp(),)
+    moment = dt.datetime.fromisoformat(value.strip())
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp(),)
 
 
 def _truth(value: str) -> tuple[object, ...]:

@@ -27,7 +27,7 @@ _EPOCH = 1_700_000_000.0
 
 def iso(at: float) -> str:
     """Return a time as Scenario writes it: `2026-01-01T00:00:00.000Z`."""
-    moment = dt.datetime.fromtimestamp(at, dt.timezone.utc)
+    moment = dt.datetime.fromtimestamp(at, dt.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
@@ -169,7 +169,7 @@ def _model(model_id: str, name: str, kind: str, inputs: list[JsonObject]) -> Jso
         "name": name,
         "type": kind,
         "status": "trained",
-        "privacy": "public",
+        "privacy": "public" if kind == "custom" else "private",
         "source": "other",
         "capabilities": ["txt2img", "img2img"],
         "collectionIds": [],

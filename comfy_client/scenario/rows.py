@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from comfy_client.contract import JsonObject
 
 
-class Phase(str, enum.Enum):
+class Phase(enum.StrEnum):
     """How far a job is on its way to the endpoint: what a restart does with it depends on this."""
 
     STORED = "stored"
@@ -20,7 +20,7 @@ class Phase(str, enum.Enum):
     ENDED = "ended"
 
 
-class Status(str, enum.Enum):
+class Status(enum.StrEnum):
     """Scenario's eight (reference/scenario.md 3.1)."""
 
     PENDING = "pending"

@@ -14,41 +14,50 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from comfy_client.simulator import faults
-from comfy_client.simulator.simulator import Simulator
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  what --listen means where it names nothing
 
 logger = logging.getLogger("comfy_client.simulator")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m comfy_client.simulator") -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    options = argparse.ArgumentParser(prog="python -m comfy_client.simulator", description=__doc__.split("\n")[0])
+    verbs = "\n".join(f"  {':'.join([name, *map(str, faults.arguments(name))])}" for name in faults.VERBS)
+    options = argparse.ArgumentParser(
+        prog=prog,
+        description="Serve a simulated ComfyUI that needs no GPU. Its pictures are placeholders.",
+        epilog=f"faults, as in --fault run_out_of_memory or --fault drop_socket:3:\n{verbs}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     options.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     options.add_argument("--listen", dest="host", nargs="?", const=EVERYWHERE, help="the same, in ComfyUI's words")
     options.add_argument("--port", type=int, default=8188)
     options.add_argument("--step-s", type=float, default=0.02, help="how long a sampling step takes")
     options.add_argument("--base-directory", help="where input, output and temp live; a temporary folder if not given")
     options.add_argument("--preview-method", default="none", help="anything but none sends previews")
-    options.add_argument("--fault", action="append", default=[], metavar="VERB[:ARG...]", help="see faults.py")
+    options.add_argument("--fault", action="append", default=[], metavar="VERB[:ARG...]", help="make this go wrong")
     return options
 
 
 def main(
     arguments: Sequence[str] | None = None,
     models: Mapping[str, Iterable[str]] | None = None,
-    on_ready: Callable[[str], None] = lambda _: None,
+    on_ready: Callable[[str], None] = lambda url: logger.info("To see the GUI go to: %s", url),
+    prog: str = "python -m comfy_client.simulator",
 ) -> int:
     """Serve until a signal, with these `models` in place of its own; return the exit status.
 
-    `on_ready` is told the address once it answers. Raises SystemExit, with what is wrong, where it cannot be served.
+    `on_ready` gets the address once the server answers. Raises SystemExit, with what is wrong, where it cannot be
+    served, and ImportError without aiohttp.
     """
-    options, ignored = parser().parse_known_args(arguments)
+    options, ignored = parser(prog).parse_known_args(arguments)
+    from comfy_client.simulator.simulator import Simulator  # noqa: PLC0415 - needs aiohttp, and --help does not
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         verbs = [faults.parsed(words) for words in options.fault]
     except ValueError as unknown:
-        parser().error(str(unknown))
+        parser(prog).error(str(unknown))
     if ignored:
         logger.info("These mean nothing to the simulator: %s", " ".join(ignored))
     told_to_end = threading.Event()
@@ -73,7 +82,6 @@ def main(
     try:
         for verb in verbs:
             verb(simulator.faults)
-        logger.info("To see the GUI go to: %s", simulator.url)
         on_ready(simulator.url)
         told_to_end.wait()
     finally:

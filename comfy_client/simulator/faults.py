@@ -17,6 +17,7 @@ A step is counted within one sampling: step 1 is reached when its progress was s
 | write_history_late(seconds) | so long between execution_success (or _error) and the entry in /history, every time |
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and what runs are gone |
 | hang_sampling(at_step=1, deaf=False, times=1) | that step never ends until interrupted; if deaf, not even then |
+| hold_server(at_step=1, times=1) | it answers nothing any more, as when a node holds the interpreter |
 | go_on() | what hangs, stalls or comes late does so no more |
 | clear() | no fault is to come any more |
 
@@ -89,6 +90,13 @@ class Hang:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """A step that holds the whole server."""
+
+    at_step: int
+
+
+@dataclass(frozen=True)
 class CutFault:
     """What happens to the websocket, or to the server, at a step."""
 
@@ -96,8 +104,8 @@ class CutFault:
     at_step: int
 
 
-Fault = NodeFault | AnswerFault | Hang | CutFault
-_Kind = TypeVar("_Kind", NodeFault, AnswerFault, Hang, CutFault)
+Fault = NodeFault | AnswerFault | Hang | Hold | CutFault
+_Kind = TypeVar("_Kind", NodeFault, AnswerFault, Hang, Hold, CutFault)
 
 
 class Faults:
@@ -108,6 +116,8 @@ class Faults:
         self._lock = threading.Lock()
         self._armed: list[Fault] = []
         self._history_delay_s = 0.0
+        self.released = threading.Event()
+        """Ends a hold."""
 
     @property
     def armed(self) -> list[Fault]:
@@ -172,9 +182,15 @@ class Faults:
         """Let a step never end."""
         self._arm(Hang(at_step, deaf), times)
 
+    def hold_server(self, at_step: int = 1, times: int = 1) -> None:
+        """Let a step hold the whole server."""
+        self.released.clear()
+        self._arm(Hold(at_step), times)
+
     def go_on(self) -> None:
         """Undo what hangs, stalls or is late."""
         self._history_delay_s = 0.0
+        self.released.set()
         self._server.go_on()
 
     def clear(self) -> None:
@@ -193,6 +209,10 @@ class Faults:
     def hang(self, step: int) -> Hang | None:
         """Take the next hang of a step that begins."""
         return self._take(Hang, lambda fault: fault.at_step == step)
+
+    def hold(self, step: int) -> threading.Event | None:
+        """Take the next hold of a step that begins; return what ends it."""
+        return self.released if self._take(Hold, lambda fault: fault.at_step == step) else None
 
     def cut(self, step: int) -> CutFault | None:
         """Take the next cut of a step that is reached."""

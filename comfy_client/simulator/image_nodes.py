@@ -102,7 +102,8 @@ def _empty_image(_: Bench, given: Given) -> Result:
     return Result((Images((image,) * given["batch_size"]),))
 
 
-def _png(image: Image.Image, level: int, metadata: PngImagePlugin.PngInfo | None = None) -> bytes:
+def png(image: Image.Image, level: int, metadata: PngImagePlugin.PngInfo | None = None) -> bytes:
+    """Return the file of a picture."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=level, pnginfo=metadata)
     return file.getvalue()
@@ -120,7 +121,7 @@ def _saved(bench: Bench, images: Images, prefix: str, kind: str) -> Result:
     level = SAVED_COMPRESSION if kind == "output" else SENT_COMPRESSION
     for index, image in enumerate(images.frames):
         name = place.file_name(index)
-        (place.folder / name).write_bytes(_png(image, level, metadata))
+        (place.folder / name).write_bytes(png(image, level, metadata))
         shown.append({"filename": name, "subfolder": place.subfolder, "type": kind})
     return Result(shown={"images": shown})
 
@@ -136,7 +137,7 @@ def _preview(bench: Bench, given: Given) -> Result:
 async def _send(bench: Bench, given: Given) -> Result:
     images = given["images"].frames
     for index, image in enumerate(images):
-        await bench.send_picture(index, len(images), await asyncio.to_thread(_png, image, SENT_COMPRESSION))
+        await bench.send_picture(index, len(images), await asyncio.to_thread(png, image, SENT_COMPRESSION))
     return Result()
 
 

@@ -291,6 +291,14 @@ _IMAGES = (
     replace(_node("SaveImageWebsocket", images="IMAGE"), is_output=True),
 )
 
+_NAME = Input("STRING", {"default": ""})
+_UNRECORDED = (
+    _node("PrimitiveString", "STRING", value=_NAME),
+    replace(_node("VAESave", vae="VAE", filename_prefix=_NAME), is_output=True),
+    replace(_node("Image Save", images="IMAGE", output_path=_NAME, filename_prefix=_NAME), is_output=True),
+    replace(_node("Image Saver", images="IMAGE", filename=_NAME, path=_NAME), is_output=True),
+)
+
 NODE_TYPES: Mapping[str, NodeType] = {
-    node.name: node for node in (*_LOADERS, *_CONDITIONINGS, *_SAMPLING, *_LATENTS, *_IMAGES)
+    node.name: node for node in (*_LOADERS, *_CONDITIONINGS, *_SAMPLING, *_LATENTS, *_IMAGES, *_UNRECORDED)
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 from comfy_client.simulator.image_nodes import IMAGE_NODES
 from comfy_client.simulator.pictures import Recipe, Sketch, drawn
+from comfy_client.simulator.savers import SAVERS
 from comfy_client.simulator.values import (
     Behaviour,
     Bench,
@@ -170,4 +171,5 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "RepeatLatentBatch": _of(lambda given: Latent(given["samples"].frames * given["amount"])),
     "LatentUpscaleBy": _of(_upscaled),
     **IMAGE_NODES,
+    **SAVERS,
 }

@@ -73,6 +73,8 @@ class Sampling:
                 self._cut(cut.how)
 
     async def _wait(self, step: int) -> None:
+        if (released := self._faults.hold(step)) is not None:
+            released.wait()  # in the server's own thread
         hang = self._faults.hang(step)
         if hang is None:
             await (self._nudge_within(self._pace.step_s) if self._pace.step_s else asyncio.sleep(0))

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from comfy_client.simulator.core import Core, Execution, Settings
 from comfy_client.simulator.faults import Cut, Faults
@@ -59,7 +59,7 @@ class Simulator:
         self._running: Core | None = None
         self.faults = Faults(_Hands(self))
 
-    def __enter__(self) -> Simulator:  # noqa: PYI034  Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -154,6 +154,7 @@ class Simulator:
 
     def stop(self) -> None:
         """Stop serving at once, whatever runs; the thread and a temporary folder are gone afterwards."""
+        self.faults.released.set()
         loop = self._loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop ended by itself

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -121,12 +122,13 @@ def test_a_chain_starts_from_its_picture(platform: RunPodPlatform, file: Path) -
 
 
 def test_a_dry_run_sends_nothing(platform: RunPodPlatform, file: Path) -> None:
-    """It shows what would be made."""
+    """It shows what would be made, and writes nothing."""
     status, told = batch(platform, file, "--dry-run")
 
     assert status == 0
     assert {asset["state"] for asset in told["assets"]} == {"new"}
     assert platform.submissions == 0
+    assert not (file.parent / "out").exists()
 
 
 def test_a_failed_picture_does_not_stop_the_others(platform: RunPodPlatform, file: Path) -> None:
@@ -227,16 +229,19 @@ def started(platform: RunPodPlatform, file: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def test_ctrl_c_leaves_jobs_to_the_next_run(platform: RunPodPlatform, file: Path) -> None:
-    """The run ends at once with 130; the jobs go on, and the next run fetches their pictures."""
+@pytest.mark.parametrize(("number", "ended_with"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_jobs_to_the_next_run(
+    platform: RunPodPlatform, file: Path, number: signal.Signals, ended_with: int
+) -> None:
+    """The run ends at once, at Ctrl-C and SIGTERM alike; the jobs go on, and the next run fetches their pictures."""
     process = started(platform, file)
     platform.wait_until(lambda: platform.submissions >= 3, 60)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     status = process.wait(30)
     with ScriptedWorker(platform, pictured, hands=2):
         again = batch(platform, file)
 
-    assert status == 130
+    assert status == ended_with
     assert again[0] == 0
     assert platform.submissions == 6
 
@@ -255,18 +260,90 @@ def test_two_runs_do_not_share_a_folder(platform: RunPodPlatform, file: Path) ->
 
 def test_a_full_disk_loses_nothing(platform: RunPodPlatform, file: Path, tmp_path: Path) -> None:
     """What cannot be written is fetched by the next run, without being paid for again."""
-    with small_disk(tmp_path / "small", "64k") as disk, ScriptedWorker(platform, pictured, hands=2):
-        batch(platform, file, f"--out={disk}", "--dry-run")
+    with small_disk(tmp_path / "small", "256k") as disk:
         filler = disk / "filler"
-        filler.write_bytes(bytes(64 * 1024 - 12 * 1024))
-        full = batch(platform, file, f"--out={disk}", "--type=entity")
-        filler.unlink()
-        again = batch(platform, file, f"--out={disk}", "--type=entity")
+
+        def answer(job: Body) -> Body:
+            filler.write_bytes(bytes(shutil.disk_usage(disk).free) if not filler.exists() else b"")
+            return pictured(job)
+
+        with ScriptedWorker(platform, answer):
+            full = batch(platform, file, f"--out={disk}", "--type=entity")
+            filler.unlink()
+        with ScriptedWorker(platform, pictured, hands=2):
+            again = batch(platform, file, f"--out={disk}", "--type=entity")
 
     assert full[0] == 3
     assert "Make room" in json.dumps(full[1])
     assert again[0] == 0
     assert len(seeds(platform)) == len(set(seeds(platform))) == 4
+
+
+def test_a_disk_without_room_is_found_before_the_first_job(
+    platform: RunPodPlatform, file: Path, tmp_path: Path
+) -> None:
+    """The message says how much there is and how much is needed, about."""
+    file.write_text(FILE.replace("width = 64\nheight = 64", ""))
+    with small_disk(tmp_path / "small", "1m") as disk:
+        status, told = batch(platform, file, f"--out={disk}")
+
+    assert status == 3
+    assert "6 pictures need about 9.4 MB" in told["error"]["message"]
+    assert platform.submissions == 0
+
+
+def test_a_part_of_the_pictures_is_merged_into_the_manifest(platform: RunPodPlatform, file: Path) -> None:
+    """After `--type` the manifest and the gallery have all pictures, also one whose prompt has changed meanwhile."""
+    with ScriptedWorker(platform, pictured, hands=2):
+        whole = batch(platform, file)
+        file.write_text(FILE.replace('"a knight"', '"an old knight"').replace('"a coin"', '"a gold coin"'))
+        part = batch(platform, file, "--type=ui")
+    out = file.parent / "out"
+    prompts = {asset["id"]: asset["prompt"] for asset in json.loads((out / "manifest.json").read_text())["assets"]}
+
+    assert part[1]["counts"] == {"made": 1, "reused": 1}
+    assert sorted(prompts) == PATHS
+    assert (prompts["ui/coin"], prompts["entities/knight"]) == ("a gold coin", "a knight")
+    assert (out / "index.html").read_text().count("<figure") == 6
+    assert part[1]["cost_usd"] == pytest.approx(whole[1]["cost_usd"])
+
+
+@pytest.mark.usefixtures("_in_folder")
+def test_each_game_has_a_folder_of_its_own(platform: RunPodPlatform, file: Path) -> None:
+    """`assets/GAME`; a folder with another game's pictures, or with a page of somebody else, is refused."""
+    arguments = ["batch", str(file), "--type=ui", "--json"]
+    site = Path("site")
+    site.mkdir()
+    (site / "index.html").write_text("my page")
+    with ScriptedWorker(platform, pictured, hands=2):
+        assert main(arguments, platform.client_env(), io.StringIO(), io.StringIO()) == 0
+        file.write_text(FILE.replace('"castle"', '"farm"'))
+        assert main(arguments, platform.client_env(), io.StringIO(), io.StringIO()) == 0
+        refused = batch(platform, file, "--out=assets/castle")
+        mine = batch(platform, file, "--out=site")
+
+    for game in ("castle", "farm"):
+        assert json.loads(Path("assets", game, "manifest.json").read_text())["game"] == game
+    assert refused[0] == mine[0] == 3
+    assert "another game, 'castle'" in refused[1]["error"]["message"]
+    assert "index.html was not made by this command" in mine[1]["error"]["message"]
+    assert (site / "index.html").read_text() == "my page"
+    assert platform.submissions == 4
+
+
+@pytest.mark.usefixtures("_in_folder")
+def test_what_costs_nothing_has_no_price(file: Path) -> None:
+    """A ComfyUI that is reached directly is paid by nobody."""
+    out = io.StringIO()
+    with Simulator() as simulator:
+        status = main(["batch", str(file), "--type=ui"], {"COMFYUI_ENDPOINT": simulator.url}, out, io.StringIO())
+    manifest = json.loads(Path("assets/castle/manifest.json").read_text())
+
+    assert status == 0
+    assert "$" not in out.getvalue()
+    assert manifest["cost_usd"] is None
+    assert [asset["cost_usd"] for asset in manifest["assets"]] == [None, None]
+    assert "$" not in Path("assets/castle/index.html").read_text()
 
 
 @pytest.fixture
@@ -300,30 +377,51 @@ def test_pictures_go_into_a_bucket(platform: RunPodPlatform, file: Path, s3: S3S
 
 
 @pytest.mark.usefixtures("_in_folder")
-def test_a_wrong_key_loses_no_picture(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """The bucket's refusal is named; the right key then uploads what was made, and pays for nothing."""
-    wrong = {**bucket_variables(s3), "BUCKET_SECRET_ACCESS_KEY": "the-wrong-secret"}
-    with ScriptedWorker(platform, pictured, hands=2):
-        refused = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **wrong)
-        again = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(s3))
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"BUCKET_SECRET_ACCESS_KEY": "the-wrong-secret"}, "output_not_stored", "assets"),
+        ({"BUCKET_PUBLIC_URL": "{url}/nothing"}, "output_not_stored", "BUCKET_PUBLIC_URL"),
+        ({"BUCKET_ENDPOINT_URL": "{stalled}"}, "output_not_stored", "--upload-timeout"),
+        ({"BUCKET_ENDPOINT_URL": "{cutting}"}, "output_not_stored", "assets"),
+    ],
+    ids=["key", "public address", "too slow", "cuts uploads off"],
+)
+def test_a_bucket_that_does_not_work_is_found_before_the_first_job(
+    platform: RunPodPlatform, file: Path, s3: S3Server, changes: dict[str, str], code: str, said: str
+) -> None:
+    """A small file is put, read back and deleted first: nothing is paid, and no secret is shown."""
+    with StalledS3() as stalled, CuttingServer() as cutting:
+        patience = 1 if "stalled" in str(changes) else 60
+        addresses = {"url": s3.url, "stalled": f"http://127.0.0.1:{stalled.server_port}", "cutting": cutting.url}
+        variables = bucket_variables(s3, **{name: text.format(**addresses) for name, text in changes.items()})
+        status, told = batch(platform, file, "--out=s3://assets/castle", f"--upload-timeout={patience}", **variables)
 
-    assert refused[0] == 1
-    assert refused[1]["error"]["code"] == "output_not_stored"
-    assert "the-wrong-secret" not in json.dumps(refused[1])
-    assert again[1]["counts"] == {"reused": 2}
-    assert "castle/ui/coin.png" in s3.stored("assets")
-    assert platform.submissions == 2
+    assert status == 1
+    assert told["error"]["code"] == code
+    assert said in told["error"]["message"]
+    assert "the-wrong-secret" not in json.dumps(told)
+    assert platform.submissions == 0
 
 
 @pytest.mark.usefixtures("_in_folder")
-def test_a_public_address_that_does_not_load_is_told(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """A bucket whose public address gives nothing is found now, and not by the game."""
-    variables = bucket_variables(s3, BUCKET_PUBLIC_URL=f"{s3.url}/nothing")
-    with ScriptedWorker(platform, pictured, hands=2):
-        status, told = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **variables)
+def test_a_bucket_that_fails_meanwhile_loses_no_picture(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
+    """It is named; the next run uploads what was made, and pays for nothing."""
+    with S3Server(("assets",)) as dying:
 
-    assert status == 1
-    assert "BUCKET_PUBLIC_URL" in told["error"]["message"]
+        def answer(job: Body) -> Body:
+            dying.stop()
+            return pictured(job)
+
+        with ScriptedWorker(platform, answer, hands=2):
+            refused = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(dying))
+    again = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(s3))
+
+    assert refused[0] == 1
+    assert refused[1]["error"]["code"] == "output_not_stored"
+    assert again[1]["counts"] == {"reused": 2}
+    assert {"castle/ui/coin.png", "castle/ui/heart.png"} < set(s3.stored("assets"))
+    assert platform.submissions == 2
 
 
 @pytest.fixture
@@ -342,34 +440,6 @@ def test_the_real_worker_makes_them(tmp_path: Path) -> None:
     assert status == 0, told
     assert told["counts"] == {"made": 4}
     assert {(asset["width"], asset["height"]) for asset in told["assets"]} == {(64, 64)}
-
-
-@pytest.mark.usefixtures("_in_folder")
-def test_a_bucket_that_is_too_slow_is_given_up(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """A bucket that takes nothing ends with its time, and names it; the next run uploads, and pays for nothing."""
-    with StalledS3() as stalled, ScriptedWorker(platform, pictured, hands=2):
-        slow = bucket_variables(s3, BUCKET_ENDPOINT_URL=f"http://127.0.0.1:{stalled.server_port}")
-        given_up = batch(platform, file, "--out=s3://assets/castle", "--type=ui", "--upload-timeout=0.5", **slow)
-        again = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(s3))
-
-    assert given_up[0] == 1
-    assert "--upload-timeout" in given_up[1]["error"]["message"]
-    assert again[1]["counts"] == {"reused": 2}
-    assert platform.submissions == 2
-
-
-@pytest.mark.usefixtures("_in_folder")
-def test_a_bucket_that_cuts_uploads_off_loses_nothing(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """It is named; the pictures are there for the next run."""
-    with CuttingServer() as cutting, ScriptedWorker(platform, pictured, hands=2):
-        slow = bucket_variables(s3, BUCKET_ENDPOINT_URL=cutting.url)
-        refused = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **slow)
-        again = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(s3))
-
-    assert refused[0] == 1
-    assert refused[1]["error"]["code"] == "output_not_stored"
-    assert again[1]["counts"] == {"reused": 2}
-    assert platform.submissions == 2
 
 
 def test_the_script_makes_the_shipped_game(tmp_path: Path) -> None:
@@ -391,7 +461,7 @@ def test_the_script_makes_the_shipped_game(tmp_path: Path) -> None:
 class CuttingServer:
     """Takes connections, reads a little, and cuts them."""
 
-    def __enter__(self) -> CuttingServer:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._cut, daemon=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -28,15 +29,23 @@ SMALL = ["--width", "64", "--height", "64", "--steps", "8"]
 class Terminal:
     """A process whose stdin and stderr are a terminal, and what was shown there."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        columns: int = 120,
+        *,
+        is_stdout_too: bool = False,
+    ) -> None:
         self._near, far = pty.openpty()
         self._pieces: list[bytes] = []
         self.process = subprocess.Popen(  # ended by `end`
             [*COMMAND, *arguments],
             cwd=folder,
-            env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"},
+            env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": str(columns)},
             stdin=far,
-            stdout=subprocess.PIPE,
+            stdout=far if is_stdout_too else subprocess.PIPE,
             stderr=far,
             text=True,
         )
@@ -84,16 +93,50 @@ def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None
     assert (tmp_path / "x.png").exists()
 
 
-def test_ctrl_c_cancels_the_job_and_says_so(tmp_path: Path) -> None:
-    """The job ends at the platform, the exit status is 130, and the message names the job."""
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_cold_start_has_a_clock_that_moves_and_a_whole_sentence(tmp_path: Path, columns: int) -> None:
+    """While nothing happens the bar is drawn again each second; the reason to wait is not cut."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
-        terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path)
-        [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
-        assert until(lambda: "queued" in terminal.shown)
+        terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path, columns)
+        sentence = "RunPod sets it to 0 after a week without requests"
+        assert until(lambda: sentence in terminal.shown), terminal.shown
+        clocks = len(re.findall(r"\[00:0\d\]", terminal.shown))
+        assert until(lambda: len(set(re.findall(r"\[(00:\d\d)\]", terminal.shown))) >= 4), terminal.shown
+        assert clocks
         terminal.process.send_signal(signal.SIGINT)
-        status, out = terminal.end()
+        terminal.end()
 
-        assert (status, out) == (130, "")
+    bars = [line for line in re.split(r"[\r\n]", terminal.shown) if "queued |" in line]
+    assert bars
+    assert all(len(bar) <= columns for bar in bars)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("command", [["txt2img", "a knight"], ["run", "txt2img", "-iprompt=a knight"]], ids=" ".join)
+def test_a_signal_cancels_the_job_and_says_so(
+    tmp_path: Path, command: list[str], number: signal.Signals, status: int
+) -> None:
+    """Ctrl-C and SIGTERM alike: the job ends at the platform, and its id was told before and is told again."""
+    with RunPodPlatform(long_poll_s=0.1) as platform:
+        terminal = Terminal(command, platform.client_env(), tmp_path)
+        [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
+        assert until(lambda: f"job {job_id}" in terminal.shown)
+        terminal.process.send_signal(number)
+
+        assert terminal.end() == (status, "")
+        assert platform.jobs[job_id].state.value == "CANCELLED"
+        assert f"job {job_id} was cancelled" in terminal.shown
+
+
+@pytest.mark.parametrize("command", [["txt2img", "a knight"], ["submit", "txt2img", "-iprompt=x"]], ids=" ".join)
+def test_a_signal_during_the_submit_loses_no_job(tmp_path: Path, command: list[str]) -> None:
+    """The response is awaited for some seconds: then the id is known, and the job is cancelled."""
+    with RunPodPlatform(long_poll_s=0.1, round_trip_s=1.0) as platform:
+        terminal = Terminal(command, platform.client_env(), tmp_path)
+        [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
+        terminal.process.send_signal(signal.SIGTERM)
+
+        assert terminal.end() == (143, "")
         assert platform.jobs[job_id].state.value == "CANCELLED"
         assert f"job {job_id} was cancelled" in terminal.shown
 

@@ -147,10 +147,11 @@ def test_nothing_of_a_job_is_left(job: Job, ask: Ask) -> None:
 
 
 def test_a_missing_lora_is_named_before_anything_runs(job: Job) -> None:
-    """A LoRA that ComfyUI does not have is model_missing, and says what it has."""
+    """A LoRA that ComfyUI does not have is model_missing, and says what it has and where the file belongs."""
     with pytest.raises(JobError) as info:
         job({"prompt": "a knight", "loras": [{"name": "no-such.safetensors"}]})
 
+    assert "models/loras" in str(info.value)
     assert info.value.code is ErrorCode.MODEL_MISSING
     assert info.value.report.details["missing"][0]["value"] == "no-such.safetensors"
     assert "lora_name" in info.value.report.details["available"]
@@ -184,12 +185,64 @@ def test_a_graph_of_the_callers_own_runs_with_pictures_and_overrides(
     assert "me.png" in picture_of(result).info["prompt"]
 
 
+def loading(value: str) -> Graph:
+    """Return a graph that saves the picture which it loads."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": value}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+def test_a_picture_is_loaded_by_its_annotated_name(job: Job) -> None:
+    """`in.png [input]`, as exports have it, is the picture that was sent as `in.png`, and no other of that name."""
+    result = job({"workflow": loading("in.png [input]"), "images": [{"name": "in.png", "image": b64(png(24, 16))}]})
+
+    assert picture_of(result).size == (24, 16)
+
+
+def test_a_picture_in_the_graph_itself_is_loaded(job: Job) -> None:
+    """Base64 in LoadImage never reaches ComfyUI as a name."""
+    result = job({"workflow": loading(b64(png(24, 16)))})
+
+    assert picture_of(result).size == (24, 16)
+    assert json.loads(str(picture_of(result).info["prompt"]))["1"]["inputs"]["image"].startswith("upload-1")
+
+
+def test_a_broken_node_that_feeds_no_output_is_left_out(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """The rest of the graph runs, and a warning says what was left out."""
+    loose = {"class_type": "VAEDecode", "inputs": {"samples": ["99", 0]}}
+
+    result = job({"workflow": graph_with(workflows, n20=loose)})
+
+    assert len(result["images"]) == 1
+    assert any("workflow.20.inputs.samples links to node" in warning for warning in result["warnings"])
+
+
+@pytest.mark.parametrize("given", [{}, {"extra_pnginfo": {"workflow": {"version": 1}}}], ids=["none", "own"])
+def test_extra_data_goes_with_each_prompt(
+    server: ComfyServer, ask: Ask, workflows: Mapping[str, Workflow], given: dict[str, Any]
+) -> None:
+    """ComfyUI always gets an extra_pnginfo, since some nodes fail without one."""
+    seen: list[dict[str, Any]] = []
+
+    def look() -> None:
+        seen.extend(item[3] for item in ask("/queue")["queue_running"])
+
+    sampler = graph_with(workflows)["8"]
+    slow = graph_with(workflows, n8={**sampler, "inputs": {**sampler["inputs"], "steps": 20, "seed": len(given)}})
+    run_graphs(server, [slow], [], PATIENT, look, extra_data=given)
+
+    assert seen
+    assert all(extra["extra_pnginfo"] == given.get("extra_pnginfo", {}) for extra in seen)
+    assert all(extra["client_id"] for extra in seen)
+
+
 def test_a_graph_with_two_save_nodes_gives_both_pictures(job: Job, workflows: Mapping[str, Workflow]) -> None:
     """Each save node's picture comes, under the name that the node gives it."""
-    second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "../deep/other"}}
+    second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "deep/other"}}
     result = job({"workflow": graph_with(workflows, n11=second)})
 
-    assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00002_.png"]
+    assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00001_.png"]
     assert picture_of(result, 0).tobytes() == picture_of(result, 1).tobytes()
 
 
@@ -221,6 +274,68 @@ def test_an_unknown_node_is_a_rejected_workflow(job: Job, workflows: Mapping[str
     assert "NoSuchNode" in info.value.report.message
 
 
+@pytest.mark.parametrize(
+    ("node", "path"),
+    [
+        ({"class_type": "LoadImage", "inputs": {"image": "../output/x.png"}}, "workflow.17.inputs.image"),
+        ({"class_type": "LoadImage", "inputs": {"image": "x.png [output]"}}, "workflow.17.inputs.image"),
+        ({"class_type": "LoadImageMask", "inputs": {"image": "/etc/passwd", "channel": "red"}}, ".image"),
+        ({"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "../up"}}, ".filename_prefix"),
+    ],
+)
+def test_a_graph_that_leads_outside_its_folders_is_an_invalid_input(
+    job: Job, ask: Ask, workflows: Mapping[str, Workflow], node: dict[str, Any], path: str
+) -> None:
+    """ComfyUI never sees it, whatever its version would do."""
+    with pytest.raises(JobError) as info:
+        job({"workflow": graph_with(workflows, n17=node)})
+
+    assert info.value.code is ErrorCode.INVALID_INPUT
+    [fault] = info.value.report.details["faults"]
+    assert fault["path"].endswith(path)
+    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_an_override_does_not_lead_outside(job: Job) -> None:
+    """Neither in a template."""
+    with pytest.raises(JobError) as info:
+        job({"prompt": "a knight", "overrides": {"10.filename_prefix": "/srv/x"}})
+
+    assert info.value.code is ErrorCode.INVALID_INPUT
+    assert "workflow.10.inputs.filename_prefix: must not be an absolute path" in info.value.report.message
+
+
+def test_every_missing_node_is_named_by_class_and_id(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """A note of the editor is no missing node: it is left out."""
+    missing = {"class_type": "ImageResize+", "inputs": {}, "_meta": {"title": "My resize"}}
+    note = {"class_type": "MarkdownNote", "inputs": {"text": "hi"}}
+    with pytest.raises(JobError) as info:
+        job({"workflow": graph_with(workflows, n17=missing, n18=missing, n19=note)})
+
+    assert info.value.code is ErrorCode.WORKFLOW_REJECTED
+    nodes = info.value.report.details["nodes"]
+    assert [(node["node_id"], node["node_type"]) for node in nodes] == [
+        ("17", "ImageResize+"),
+        ("18", "ImageResize+"),
+    ]
+    assert "install its custom node" in nodes[0]["problem"]
+    assert info.value.report.details["type"] == "missing_node_type"
+
+
+def test_a_required_input_that_the_graph_lacks_gets_its_default(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """As newer versions of ComfyUI add them to nodes; the result has a warning."""
+    scaled = {
+        "class_type": "ImageScaleToTotalPixels",
+        "inputs": {"image": ["9", 0], "upscale_method": "area"},
+    }
+    saved = {"class_type": "SaveImage", "inputs": {"images": ["17", 0]}}
+    result = job({"workflow": graph_with(workflows, n17=scaled, n18=saved)})
+
+    assert len(result["images"]) == 2
+    assert "node 17 (ImageScaleToTotalPixels) had no megapixels" in result["warnings"][0]
+    assert "its default was used: 1.0" in result["warnings"][0]
+
+
 def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(
     job: Job, ask: Ask, workflows: Mapping[str, Workflow]
 ) -> None:
@@ -231,7 +346,7 @@ def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(
 
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
     assert [node["node_id"] for node in info.value.report.details["nodes"]] == ["11"]
-    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+    assert becomes_idle(ask)
 
 
 def test_a_node_that_fails_is_named(job: Job, workflows: Mapping[str, Workflow]) -> None:

@@ -14,9 +14,7 @@ from comfy_client.comfyui.answers import (
     Outcome,
     OutputFile,
     Succeeded,
-    combo_choices,
     read_history,
-    read_refusal,
 )
 from comfy_client.comfyui.events import (
     Addressed,
@@ -29,6 +27,7 @@ from comfy_client.comfyui.events import (
     Started,
     parse_frame,
 )
+from comfy_client.comfyui.refusals import combo_choices, read_refusal
 from comfy_client.contract import ErrorCode
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
@@ -230,7 +229,7 @@ def test_a_refusal_is_read_as_one(name: str) -> None:
 
     assert entry["status"] == 400
     assert refusal is not None
-    error = refusal.error({problem.input: problem.choices for problem in refusal.missing})
+    error = refusal.error({}, {problem.input: problem.choices for problem in refusal.missing({})})
     assert error.code in {ErrorCode.WORKFLOW_REJECTED, ErrorCode.MODEL_MISSING}
     assert len(error.report.message) > len("ComfyUI refused the graph: .")
 
@@ -245,8 +244,8 @@ def test_a_missing_model_is_named_with_those_that_are_there() -> None:
     [entry] = recording("err_missing_model")
     refusal = read_refusal(entry["body"])
     assert refusal is not None
-    [missing] = refusal.missing
-    error = refusal.error({missing.input: missing.choices})
+    [missing] = refusal.missing({})
+    error = refusal.error({}, {missing.input: missing.choices})
 
     assert error.code is ErrorCode.MODEL_MISSING
     assert error.report.details == {
@@ -262,7 +261,7 @@ def test_bad_values_are_all_named() -> None:
     [entry] = recording("err_bad_values")
     refusal = read_refusal(entry["body"])
     assert refusal is not None
-    error = refusal.error({})
+    error = refusal.error({}, {})
 
     assert error.code is ErrorCode.WORKFLOW_REJECTED
     assert [(node["input"], node["node_type"]) for node in error.report.details["nodes"]] == [
@@ -326,7 +325,7 @@ def test_a_200_with_node_errors_is_a_refusal() -> None:
     refusal = read_refusal({"prompt_id": "x", "number": 1, "node_errors": {"9": node, "10": None}})
 
     assert refusal is not None
-    error = refusal.error({})
+    error = refusal.error({}, {})
     assert error.code is ErrorCode.WORKFLOW_REJECTED
     assert error.report.details["nodes"] == [
         {"node_id": "9", "node_type": "SaveImage", "input": "", "problem": "Wrong"}
@@ -337,6 +336,6 @@ def test_older_and_newer_refusals_are_read() -> None:
     """An error that is a text, and choices in the newer COMBO form."""
     old = read_refusal({"error": "invalid prompt"})
     assert old is not None
-    assert "invalid prompt" in old.error({}).report.message
+    assert "invalid prompt" in old.error({}, {}).report.message
     new = {"COMBO": None, "input": {"required": {"unet_name": ["COMBO", {"options": ["a", "b"]}]}}}
     assert combo_choices(new, "unet_name") == ("a", "b")

@@ -138,7 +138,7 @@ def test_what_runpod_fills_in_by_itself_is_no_difference(desk: Desk) -> None:
     asked_for = desk.deploy()
 
     assert "Nothing to do" in left.err
-    assert "~ dataCenterIds: US-KS-2 -> none" in asked_for.err
+    assert "~ storage.data_centers: US-KS-2 -> none" in asked_for.err
     assert desk.endpoint["dataCenterIds"] == []
 
 
@@ -243,7 +243,7 @@ def test_a_cached_model_is_taken_away_by_an_empty_text(desk: Desk) -> None:
     desk.write('[storage]\nnetwork_volume = "models"\ncached_model = ""\n')
     ended = desk.deploy()
 
-    assert f"- modelReferences: {MODEL}" in ended.err
+    assert f"- storage.cached_model: {MODEL}" in ended.err
     assert list(desk.account.cached_models.values()) == [[]]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from comfy_client.cli.main import all_commands, make_parser
+from comfy_client.cli.main import SUMMARIES, all_commands
+from comfy_client.cli.parser import make_parser
 from comfy_client.prices import POOLS, job_usd
 from comfy_client.workflows import default_directory, load_workflows
 from tests.deploy.conftest import Desk
@@ -38,22 +40,26 @@ def test_the_commands_run_one_after_another(desk: Desk, shipped: str) -> None:
     desk.write(text=shipped.replace("OWNER", "me"))
 
     for program, *arguments in commands_of(RUN):
+        if program == "set":
+            loads = f"{' '.join([program, *arguments])}; env"
+            loaded = subprocess.run(["bash", "-euc", loads], capture_output=True, text=True, check=True)  # noqa: S607
+            assert "RUNPOD_COMFYUI_ENDPOINT_ID=ep\n" in loaded.stdout
+            continue
         assert program == "comfy-client"
-        given, _, target = " ".join(arguments).partition(" >> ")
+        given, _, target = " ".join(arguments).partition(" > ")
         ended = desk.shell(*given.split())
         assert ended.status == 0, (arguments, ended.err)
         if target:
-            with Path(target).open("a") as file:
-                file.write(ended.out)
+            assert "comfy-client txt2img" in ended.err
+            Path(target).write_text(ended.out)
 
-    assert "RUNPOD_COMFYUI_ENDPOINT_ID=ep\n" in Path(".env").read_text()
     assert Path("flux-comfyui.png").exists()
     assert desk.account.endpoints == {}
 
 
 def test_commands_that_need_an_account_are_ones() -> None:
     """Their programs and flags exist as far as they are ours."""
-    parser = make_parser(all_commands(load_workflows(default_directory())))
+    parser = make_parser(SUMMARIES, all_commands(load_workflows(default_directory())))
 
     for words in commands_of(NEEDS):
         program, *arguments = (word for word in words if not re.match("[A-Z]+=", word))

@@ -8,7 +8,7 @@ import pytest
 
 from comfy_client.contract import ErrorCode
 from comfy_client.deploy.answers import api_error
-from comfy_client.deploy.description import make_description
+from comfy_client.deploy.description import SCHEMA, make_description
 from comfy_client.deploy.desired import Places, endpoint_creation, make_endpoint, make_template
 from comfy_client.deploy.diff import HIDDEN, changes_of, patch_of
 from comfy_client.deploy.offers import make_offers
@@ -24,6 +24,15 @@ DESCRIPTION = make_description(
         "storage": {"data_centers": []},
         "env": {"A": "plain"},
         "secrets": ["B"],
+    }
+)
+FULL = make_description(
+    {
+        "name": "flux",
+        "image": "a/b:1",
+        "registry": "r",
+        "gpu": {"pools": ["ADA_24"], "excluded": ["NVIDIA L4"], "min_cuda_version": "13.0"},
+        "storage": {"data_centers": ["EU-RO-1"], "network_volume": "v"},
     }
 )
 ENDPOINT = make_endpoint(DESCRIPTION, Places(), DESCRIPTION.pools, {"B": "s3cret"})
@@ -51,10 +60,28 @@ def test_a_difference_hides_what_may_be_secret() -> None:
     lines = [change.line for change in changes_of(ENDPOINT, there, {"A"})]
 
     assert lines == [
-        "~ disk: 20 -> 40",
+        "~ disk_gb: 20 -> 40",
         f"~ env.A: {HIDDEN} -> plain",
         f"~ env.B: {HIDDEN} -> {HIDDEN}",
         f"- env.GONE: {HIDDEN}",
+    ]
+
+
+def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
+    """Whatever RunPod calls its fields; what deploy.toml cannot set is shown only if somebody changed it."""
+    tables = SCHEMA["properties"]
+    keys = {f"{table}.{key}" for table, rule in tables.items() for key in rule.get("properties", {})} | tables.keys()
+    wanted = {**make_template(FULL, Places("r")), **make_endpoint(FULL, Places("r", "v"), ["ADA_24"], {})}
+    created = {change.path: change.after for change in changes_of(wanted, None, {"A"}) if "env." not in change.path}
+    there = {**wanted, "timeout": 1_800_000, "startSsh": True, "scaling": {**wanted["scaling"], "queueDelay": 9}}
+    changed = [change.line for change in changes_of(wanted, there, {"A"})]
+
+    assert created.keys() <= keys
+    assert created["workers.execution_timeout_s"] == "600"
+    assert changed == [
+        "~ startSsh: true -> false",
+        "~ workers.queue_delay_s: 9 -> 4",
+        "~ workers.execution_timeout_s: 1800 -> 600",
     ]
 
 
@@ -110,7 +137,7 @@ def test_without_a_catalogue_the_dated_table_counts() -> None:
 
 def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
     """With the nearest that it has."""
-    with pytest.raises(ConfigError, match=r'gpu.pools: ADA_25 is no pool .*AMPERE_48; did you mean "ADA_24"\?'):
+    with pytest.raises(ConfigError, match=r'gpu.pools: unknown pool ADA_25; did you mean "ADA_24"\? Pools.*AMPERE_48'):
         make_offers(["ADA_25"], CATALOGUE, is_by_price=True)
 
 

@@ -127,13 +127,14 @@ def test_no_worker_in_time_leaves_the_endpoint(desk: Desk, platform: RunPodPlatf
 
 
 def test_a_picture_goes_to_a_folder_that_is_there(desk: Desk) -> None:
-    """A folder that is not there before anything is asked, let alone paid; one that is gets it."""
-    nowhere = desk.deploy("--picture", "-o", "nowhere/x.png")
+    """What cannot be a folder is refused before RunPod is called, let alone paid; a folder gets the picture."""
+    Path("file").write_text("")
+    nowhere = desk.deploy("--picture", "-o", "file/x.png")
     assert desk.account.asked == []
     Path("y").mkdir()
     in_folder = desk.deploy("--picture", "-o", "y")
 
-    assert (nowhere.status, "-o nowhere/x.png" in nowhere.err) == (3, True)
+    assert (nowhere.status, "-o file/x.png" in nowhere.err) == (2, True)
     assert in_folder.status == 0
     assert list(Path("y").iterdir())
 

@@ -15,7 +15,7 @@ def write_certificate(file: Path, host: str) -> Path:
     """Write a key and a certificate of `host`, a name or an address, into one file; return it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test's own authority")])
-    now = dt.datetime.now(dt.timezone.utc)
+    now = dt.datetime.now(dt.UTC)
     signed = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 
@@ -22,7 +23,7 @@ class Gate:
         self._listener: socket.socket | None = None
         self._pairs: list[socket.socket] = []
 
-    def __enter__(self) -> Gate:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

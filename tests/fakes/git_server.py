@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 _WHO = {
     "GIT_AUTHOR_NAME": "A. Tester",
@@ -43,7 +44,7 @@ class GitServer:
             for server in (self._server, self._dumb_server)
         ]
 
-    def __enter__(self) -> GitServer:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

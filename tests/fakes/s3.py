@@ -16,6 +16,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from comfy_client.buckets import Bucket
 from tests.waiting import until
@@ -34,7 +35,7 @@ class S3Server:
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> S3Server:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         for name in self._buckets:
             (self.directory / name).mkdir(parents=True)
         self._port = _free_port()
@@ -64,6 +65,12 @@ class S3Server:
             self._process.kill()
             self._process.wait()
         self._folder.cleanup()
+
+    def stop(self) -> None:
+        """Take no more connections; what is stored stays until the context ends."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     @property
     def url(self) -> str:
@@ -130,7 +137,7 @@ class StalledS3(ThreadingHTTPServer):
         self.gone_on = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
 
-    def __enter__(self) -> StalledS3:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import requests
 from PIL import Image
@@ -37,7 +37,7 @@ class ScriptedWorker:
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(hands)]
 
-    def __enter__(self) -> ScriptedWorker:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -35,7 +35,7 @@ class LyingComfyUI(BaseHTTPRequestHandler):
         answers = {
             "history": {prompt_id: entry},
             "queue": {"queue_running": [], "queue_pending": []},
-            "object_info": {},
+            "object_info": {"Saver": {"input": {"required": {}}, "output": [], "output_node": True}},
         }
         answer = answers.get(self.path.split("/")[1])
         self._answer(404 if answer is None else 200, answer)

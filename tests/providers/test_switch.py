@@ -83,7 +83,8 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
 
     assert missing in str(info.value)
     assert repr(name) in str(info.value)
-    assert "RunPod's console" in str(info.value)
+    assert "RunPod console >" in str(info.value)
+    assert "comfy-client simulate" in str(info.value)
     assert info.value.exit_status == 3
 
 

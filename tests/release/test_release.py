@@ -97,7 +97,7 @@ def test_unknown_targets_and_commits_are_refused(target: str, commit: str) -> No
 
 
 def test_the_version_is_that_of_the_project() -> None:
-    """It is read without a parser of TOML, which Python 3.10 has not."""
+    """Three numbers of pyproject.toml; a file without them is refused."""
     assert version_in((ROOT / "pyproject.toml").read_text()).count(".") == 2
     with pytest.raises(ReleaseError):
         version_in("[project]\n")

@@ -58,7 +58,7 @@ CALLS: dict[str, list[str]] = {
     "ci: Have a browser and a Docker engine": ["browser", "engine start"],
     "ci: Have a browser": ["browser"],
     "ci: Test": ["test"],
-    "ci: Test (oldest)": ["test -n 3 --ignore=tests/image"],
+    "ci: Test (others)": ["test -n 3 --ignore=tests/image"],
     "ci: All of them succeeded": [],
     "image: Have 40 GB of disk": [],
     "image: Have 80 GB of disk (weights)": [],
@@ -83,7 +83,7 @@ CALLS: dict[str, list[str]] = {
     "release: Compare them": [],
     "release: Build it and try it": ["wheel"],
     "release: Publish it": [
-        f"gh release create v{VERSION} dist/comfy_client.whl --verify-tag --title {VERSION} --notes-file notes.md"
+        f"gh release create v{VERSION} dist/package.whl --verify-tag --title {VERSION} --notes-file notes.md"
     ],
 }
 """Every step's script by its workflow and name, and what it must have called. Where two agree the job stands behind."""
@@ -146,7 +146,7 @@ def repository(tmp_path: Path) -> Path:
         changelog = changelog.replace("## [Unreleased]", dated, 1)
     (place / "CHANGELOG.md").write_text(changelog)
     (place / "dist").mkdir()
-    (place / "dist" / "comfy_client.whl").touch()
+    (place / "dist" / "package.whl").touch()
     return place
 
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.stage import ROOT
 from tests.waiting import until
@@ -37,7 +38,7 @@ class ShimProcess:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
         self.url = ""
 
-    def __enter__(self) -> ShimProcess:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -81,6 +82,26 @@ class ShimProcess:
         if not until(lambda: address() or not self.is_alive, START_DEADLINE_S) or not address():
             raise AssertionError(f"the shim did not start: {self.log[said:]}")
         self.url = address()
+
+    def refused(self, *flags: str) -> tuple[int, str]:
+        """Run a second one that is to end by itself, with further flags; return its exit status and what it wrote."""
+        done = subprocess.run(
+            [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags, *flags],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_DEADLINE_S,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    @property
+    def process_id(self) -> int:
+        """The process's id."""
+        if self._process is None:
+            raise AssertionError("it was never started")
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:

@@ -38,8 +38,9 @@ def _inputs(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_same_nodes_are_declared(declared: dict[str, dict[str, Any]]) -> None:
-    """Nothing is missing, and nothing is invented."""
-    assert set(declared) == set(RECORDED)
+    """Nothing is missing; the nodes that no recording has are those of simulator/savers.py."""
+    assert set(declared) - set(RECORDED) == {"PrimitiveString", "VAESave", "Image Save", "Image Saver"}
+    assert set(RECORDED) <= set(declared)
 
 
 @pytest.mark.parametrize("name", list(RECORDED))

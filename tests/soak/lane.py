@@ -26,7 +26,8 @@ CANCELLED = 0.1
 """Share of jobs that are cancelled."""
 TICK_S = 0.02
 RSS_SLACK_MB = 6.0
-COUNT_SLACK = 2
+COUNT_SLACK = 4
+"""The session to the platform keeps a connection for each request that was under way at once."""
 
 
 class Lane:

@@ -184,7 +184,7 @@ def test_the_worker_s_own_boots(
     assert list(steps) == ["models", "comfyui_started", "comfyui_ready", "warmed_up", "total"]
     assert sorted(steps.values()) == list(steps.values())
     assert "To see the GUI" not in caplog.text
-    assert any("To see the GUI" in line for line in own.boot.process.log_tail())
+    assert any("To see the GUI" in line for line in own.boot.process.log.lines())
     made = sorted(path.name for path in data_of(own.directory).iterdir())
     assert made == ["input", "output", "temp", "user", "worker"]
 
@@ -331,7 +331,7 @@ def test_a_child_that_is_ready_early_is_ready(make_own: Callable[..., Own], work
     own.boot.begin()
     process = own.boot.process
     assert process is not None
-    assert until(lambda: any("To see the GUI" in line for line in process.log_tail()))
+    assert until(lambda: any("To see the GUI" in line for line in process.log.lines()))
     begun_at = time.monotonic()
     own.boot.finish()
 

@@ -26,12 +26,16 @@ from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import JobError, RequestError
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
-from handler import Service, make_handler
+from handler import make_handler
 from tests.stage import CHILD, ROOT, free_port
 from tests.waiting import until
-from worker.comfyui_process import LOG_LINES, ComfyProcess, ModelsMissing, await_ready
+from worker.attempt import Service
+from worker.comfyui_environment import comfyui_environment
+from worker.comfyui_log import KEPT_LINES
+from worker.comfyui_process import ComfyProcess, ModelsMissing, Patience, await_ready
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle
+from worker.uses import RunAgain
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
@@ -49,7 +53,7 @@ class Child:
         *,
         models: Sequence[str] = (),
         timeout_s: float = 30,
-        stuck_s: float = 60,
+        patience: Patience | None = None,
         environment: Mapping[str, str] | None = None,
         ready: Callable[[Callable[[], JobError | None]], None] | None = None,
     ) -> None:
@@ -62,10 +66,11 @@ class Child:
         self.process = ComfyProcess(
             [sys.executable, "-u", "main.py", "--port", str(port)],
             directory,
-            {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            comfyui_environment({**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}),
+            f"http://127.0.0.1:{port}",
             ready or partial(await_ready, self.server, models, timeout_s),
             self._note_loss,
-            stuck_s,
+            patience or Patience(stuck_s=60, hung_s=60),
         )
 
     def _note_loss(self) -> None:
@@ -94,7 +99,7 @@ class Child:
 
     def logged(self, text: str) -> bool:
         """Return whether it said `text` before long."""
-        return until(lambda: any(text in line for line in self.process.log_tail()))
+        return until(lambda: any(text in line for line in self.process.log.lines()))
 
 
 Start = Callable[..., Child]
@@ -136,7 +141,7 @@ def test_it_is_ready_when_it_answers_and_has_the_models(child: Start) -> None:
 
     assert comfyui.server.ask_version()
     comfyui.await_use()
-    assert comfyui.process.failure_since(0) is None
+    assert comfyui.process.refusal() is None
     assert not comfyui.process.is_lost
 
 
@@ -152,7 +157,9 @@ def test_one_that_dies_before_it_is_ready_says_why(child: Start) -> None:
 def test_one_that_cannot_be_started_is_no_child(tmp_path: Path) -> None:
     """A program that is not there ends in OSError, or with setpriv in front in its status."""
     server = ComfyServer("http://127.0.0.1:1")
-    process = ComfyProcess(["/no/such/python"], tmp_path, {}, partial(await_ready, server, [], 30), lambda: None)
+    process = ComfyProcess(
+        ["/no/such/python"], tmp_path, {}, "http://127.0.0.1:1", partial(await_ready, server, [], 30), lambda: None
+    )
 
     def boot() -> None:
         process.start()
@@ -191,7 +198,7 @@ def test_the_last_hundred_lines_are_kept(child: Start) -> None:
     comfyui = child(script + WAITS)
 
     assert comfyui.logged("line 249")
-    assert comfyui.process.log_tail() == [f"line {number}" for number in range(250 - LOG_LINES, 250)]
+    assert comfyui.process.log.lines() == [f"line {number}" for number in range(250 - KEPT_LINES, 250)]
 
 
 def test_no_line_has_an_absolute_path(child: Start) -> None:
@@ -200,7 +207,7 @@ def test_no_line_has_an_absolute_path(child: Start) -> None:
     comfyui = child(f"{script}print('loading', {str(ROOT / 'models/vae/ae.safetensors')!r}, 'now')\n{WAITS}")
 
     assert comfyui.logged("loading ae.safetensors now")
-    tail = "\n".join(comfyui.process.log_tail())
+    tail = "\n".join(comfyui.process.log.lines())
     assert 'File "main.py", line 2' in tail
     assert not re.search(r"(?<![\w.])/\w+/", tail)
 
@@ -214,8 +221,8 @@ def test_an_error_tells_the_last_twenty_lines(child: Start) -> None:
 
 
 def test_secrets_are_not_handed_on(child: Start) -> None:
-    """A graph's nodes see none of the worker's keys, and everything else."""
-    secrets = ["RUNPOD_AI_API_KEY", "BUCKET_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN"]
+    """A graph's nodes see none of the worker's keys, whatever they are called."""
+    secrets = ["RUNPOD_AI_API_KEY", "BUCKET_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MY_API_PASSWORD"]
     environment = {**dict.fromkeys(secrets, "secret-value"), "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
     comfyui = child(
         "import os\nfor item in os.environ.items(): print(*item)\nprint('that is all')\n" + WAITS,
@@ -223,7 +230,7 @@ def test_secrets_are_not_handed_on(child: Start) -> None:
     )
 
     assert comfyui.logged("that is all")
-    tail = comfyui.process.log_tail()
+    tail = comfyui.process.log.lines()
     assert "PYTORCH_CUDA_ALLOC_CONF expandable_segments:True" in tail
     assert not [line for line in tail if "secret-value" in line or line.split()[0] in secrets]
 
@@ -231,21 +238,36 @@ def test_secrets_are_not_handed_on(child: Start) -> None:
 # --- its deaths
 
 
-def test_a_killed_one_fails_its_jobs_and_is_started_again(child: Start) -> None:
-    """A job that began before the death fails with the log's end; one that begins after the restart runs."""
+def test_a_killed_one_fails_the_job_that_ran_and_is_started_again(child: Start) -> None:
+    """The job whose prompt ran fails with the log's end; one that begins after the restart is not touched."""
     comfyui = child()
     comfyui.process.await_start()
-    deaths = comfyui.process.deaths
+    use = comfyui.process.begin_use()
+    comfyui.process.note_queued(use)
     comfyui.kill()
-    error = comfyui.process.failure_since(deaths)
+    error = comfyui.process.failure_of(use)
 
     assert error is not None
     assert error.code is ErrorCode.COMFYUI_UNAVAILABLE
-    assert any("To see the GUI" in line for line in error.report.details["log_tail"])
+    assert error.report.retryable
+    assert not isinstance(error, RunAgain)
     comfyui.await_use()
     assert comfyui.server.ask_version()
-    assert comfyui.process.failure_since(comfyui.process.deaths) is None
+    assert comfyui.process.failure_of(comfyui.process.begin_use()) is None
     assert (comfyui.times_lost, comfyui.process.is_lost) == (0, False)
+
+
+def test_a_job_that_only_waited_is_told_to_run_again(child: Start) -> None:
+    """Of two jobs whose prompts are queued, the first one runs: the second has not begun, and can be run again."""
+    comfyui = child()
+    comfyui.process.await_start()
+    first, second = comfyui.process.begin_use(), comfyui.process.begin_use()
+    comfyui.process.note_queued(second)
+    comfyui.process.note_queued(first)
+    comfyui.kill()
+
+    assert not isinstance(comfyui.process.failure_of(second), RunAgain)
+    assert isinstance(comfyui.process.failure_of(first), RunAgain)
 
 
 def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
@@ -349,7 +371,7 @@ signal.pause()
 def test_stop_leaves_nothing_of_its_group(child: Start) -> None:
     """A child that ignores SIGTERM is killed after the grace, with the process that it started."""
     comfyui = child(FAMILY)
-    assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log_tail()) == 2)
+    assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log.lines()) == 2)
     assert len(comfyui.processes()) == 2
     begun_at = time.monotonic()
     comfyui.process.stop(grace_s=0.2)
@@ -362,7 +384,7 @@ def test_what_a_dead_child_started_is_gone_before_the_restart(child: Start) -> N
     """A process that the killed ComfyUI leaves behind would hold its port and its memory: it is killed."""
     comfyui = child(FAMILY, ready=READY)
     comfyui.process.await_start()
-    assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log_tail()) == 2)
+    assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log.lines()) == 2)
     [eldest, orphan] = sorted(comfyui.processes(), key=lambda process: process.create_time())
     eldest.kill()
 
@@ -373,7 +395,7 @@ def test_what_a_dead_child_started_is_gone_before_the_restart(child: Start) -> N
 
 def test_stopping_twice_or_before_the_start_is_nothing(child: Start, tmp_path: Path) -> None:
     """Whoever ends the worker may stop it once more; one that is stopped is not started."""
-    ComfyProcess(["true"], tmp_path, {}, READY, lambda: None).stop()
+    ComfyProcess(["true"], tmp_path, {}, "http://127.0.0.1:1", READY, lambda: None).stop()
     comfyui = child(WAITS)
     comfyui.process.stop()
     comfyui.process.stop()
@@ -385,7 +407,8 @@ PARENT = """\
 import os, signal, sys
 from pathlib import Path
 from worker.comfyui_process import ComfyProcess
-process = ComfyProcess([sys.executable, "main.py"], Path({directory!r}), os.environ, lambda _: None, lambda: None)
+url = "http://127.0.0.1:1"
+process = ComfyProcess([sys.executable, "main.py"], Path({directory!r}), os.environ, url, lambda _: None, lambda: None)
 process.start()
 print("started", flush=True)
 signal.pause()
@@ -437,7 +460,7 @@ def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
     child: Start, workflows: Mapping[str, Workflow]
 ) -> None:
     """The next job waits behind the prompt that goes on: after `stuck_s` ComfyUI is killed."""
-    comfyui = child(WAITS, ready=READY, stuck_s=0.3)
+    comfyui = child(WAITS, ready=READY, patience=Patience(stuck_s=0.3))
     comfyui.process.await_start()
     with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
@@ -449,7 +472,7 @@ def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
 
 def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[str, Workflow]) -> None:
     """A prompt that ends by itself after a while (a model was being loaded) costs no restart."""
-    comfyui = child(WAITS, ready=READY, stuck_s=1.5)
+    comfyui = child(WAITS, ready=READY, patience=Patience(stuck_s=1.5))
     comfyui.process.await_start()
     with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
@@ -460,7 +483,7 @@ def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[s
 
 def test_one_that_died_meanwhile_is_not_killed_again(child: Start, workflows: Mapping[str, Workflow]) -> None:
     """The restart is not hit by the kill that was meant for its predecessor."""
-    comfyui = child(WAITS, ready=READY, stuck_s=1)
+    comfyui = child(WAITS, ready=READY, patience=Patience(stuck_s=1))
     comfyui.process.await_start()
     with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
@@ -506,7 +529,14 @@ class Handled:
         return ErrorReport.from_json(self.run(**changes)["error"])
 
 
-SLOW = CHILD.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.2',")
+TALKS = """\
+import threading
+def talk():
+    while not threading.Event().wait(0.05):
+        print("a line", flush=True)
+threading.Thread(target=talk, daemon=True).start()
+"""
+SLOW = TALKS + CHILD.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.2',")
 
 
 def test_a_job_ends_with_the_death_of_its_comfyui_and_the_next_one_runs(
@@ -523,7 +553,7 @@ def test_a_job_ends_with_the_death_of_its_comfyui_and_the_next_one_runs(
         killing.join()
 
         assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
-        assert report.details["log_tail"]
+        assert set(report.details["log_tail"]) == {"a line"}
         assert handled.run()["images"]
     assert (comfyui.process.deaths, comfyui.times_lost, handled.ended) == (2, 0, [])
 
@@ -536,6 +566,8 @@ def _kill_while_it_runs(comfyui: Child) -> None:
             return False
 
     assert until(runs)
+    line = comfyui.process.log.next_line
+    assert until(lambda: comfyui.process.log.next_line > line)
     comfyui.kill()
 
 

@@ -15,6 +15,7 @@ from comfy_client.errors import ConfigError
 from tests.fakes import comfyui
 from tests.stage import ROOT, make_comfyui
 from tests.waiting import until
+from worker.comfyui_environment import comfyui_environment
 from worker.launch_flags import KNOWN_FLAGS, ask_flags, comfyui_command, flags_in, image_nodes
 from worker.settings import Settings
 
@@ -38,7 +39,7 @@ def test_comfyui_is_asked(tmp_path: Path) -> None:
     """Its --help has all flags, and none that its sentences mention; the worker's secrets are not handed on."""
     spy = "import os; open('seen', 'w').write(' '.join(os.environ))\n" + comfyui.MAIN
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": "secret", "BUCKET_NAME": "pictures"}
-    flags = ask_flags(settings_of(tmp_path, spy), environment)
+    flags = ask_flags(settings_of(tmp_path, spy), comfyui_environment(environment))
 
     assert flags == {*comfyui.OLD, "--help", "--step-s", "--fault"}
     assert flags >= KNOWN_FLAGS

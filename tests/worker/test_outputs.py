@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfy_client.comfyui.answers import OutputFile
-from comfy_client.comfyui.outputs import Output, encoded_images, other_files
-from comfy_client.comfyui.run import PromptResult, SavedFile, SavedImage
+from comfy_client.comfyui.outputs import Output, job_outputs
+from comfy_client.comfyui.saved import PromptResult, SavedFile, SavedImage
 from comfy_client.comfyui.server import ComfyServer
 from comfy_client.contract import ErrorCode, ErrorReport
 from comfy_client.errors import JobError
+from comfy_client.providers.interface import JobState, JobStatus
+from comfy_client.providers.results import read_result
 from comfy_client.request import read_request
 from comfy_client.simulator import Simulator
 from comfy_client.workflows import Workflow, render
@@ -250,12 +252,37 @@ def test_no_address_is_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path
     assert str(tmp_path) not in json.dumps(image)
 
 
+@pytest.mark.parametrize("fields", [("data",), ("image",), ("data", "image")], ids="+".join)
+@pytest.mark.parametrize("delivery", ["base64", "s3"])
+def test_an_image_is_under_the_keys_that_are_set(
+    worker: Worker, s3: S3Server, fields: tuple[str, ...], delivery: str
+) -> None:
+    """WORKER_IMAGE_FIELD names the keys of base64 and addresses alike; our own client reads any of them."""
+    output = run(replace(worker, bucket=s3.bucket(), image_fields=fields), delivery=delivery)
+    [image] = output["images"]
+    read = read_result(JobStatus("1", JobState.SUCCEEDED, output=output), "comfyui")
+
+    assert {"data", "image"} & image.keys() == set(fields)
+    assert len({image[field] for field in fields}) == 1
+    assert (image["type"] == "s3_url") == (delivery == "s3")
+    assert read.image.size == (64, 64)
+
+
+def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
+    """The limit is on the JSON that travels."""
+    twice = replace(worker, image_fields=("data", "image"))
+    limit = len(json.dumps(run(twice, metadata=False))) - 1
+
+    assert report_of(replace(twice, max_result_bytes=limit), metadata=False).details["bytes"] > limit
+    assert run(replace(worker, max_result_bytes=limit))["images"]
+
+
 # --- how large it is
 
 
 def entries_of(outputs: list[Output], beside: dict[str, Any]) -> dict[str, Any]:
     """Return the result that `outputs` inline and `beside` make, with what is added to it later."""
-    images, files = Delivery("base64", 10**9, None).entries([outputs, []], beside)
+    images, files = Delivery("base64", 10**9, None).entries(outputs, [], beside)
     timings = dict.fromkeys(("queue_s", "execute_s", "fetch_s", "encode_s", "total_s"), 86_400.1234)
     return {"images": images, "files": files, **beside, "timings": timings}
 
@@ -298,7 +325,7 @@ def test_what_a_bucket_does_not_take_away_is_measured_too(s3: S3Server) -> None:
         return s3.url
 
     with pytest.raises(JobError, match="output_too_large"):
-        Delivery("s3", 10_000, store).entries([[Output("a.png", b"", "image/png", {})]], {"texts": ["x" * 10_000]})
+        Delivery("s3", 10_000, store).entries([Output("a.png", b"", "image/png", {})], [], {"texts": ["x" * 10_000]})
 
     assert stored == []
 
@@ -311,19 +338,22 @@ def test_a_picture_that_the_graph_encoded_itself_stays_as_it_is(workflows: Mappi
     jpeg = picture("JPEG")
     result = PromptResult("id", (SavedImage(jpeg, "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1, "output_format": "webp"}, workflows)
-    [output] = encoded_images(request, request.render(lambda: 0), (result,))
+    [output] = job_outputs(request, request.render(lambda: 0), (result,)).images
 
     assert output.data == jpeg
     assert (output.mime_type, output.filename) == ("image/jpeg", "photo_00001_.jpg")
 
 
-def test_a_picture_that_is_none_is_a_bug(workflows: Mapping[str, Workflow]) -> None:
-    """ComfyUI never saves such a thing, and the worker does not hand it on."""
+def test_a_picture_that_cannot_be_read_is_handed_on_with_a_warning(workflows: Mapping[str, Workflow]) -> None:
+    """The job has been paid for, so its caller gets what ComfyUI sent."""
     result = PromptResult("id", (SavedImage(b"no picture", "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1}, workflows)
 
-    with pytest.raises(ValueError, match="a picture that is none"):
-        encoded_images(request, request.render(lambda: 0), (result,))
+    outputs = job_outputs(request, request.render(lambda: 0), (result,))
+
+    assert [image.data for image in outputs.images] == [b"no picture"]
+    assert outputs.images[0].facts == {"seed": 1}
+    assert outputs.warnings == ("photo_00001_.bin cannot be read as a picture",)
 
 
 @pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
@@ -340,27 +370,32 @@ def test_metadata_is_written_unless_it_is_not_wanted(worker: Worker, output_form
     assert [prompt in text or wide in file for text, file in zip(told, files, strict=True)] == [True, False]
 
 
-def test_what_is_no_still_picture_comes_as_a_file() -> None:
-    """A video has its name, type and hash, and no size in pixels."""
-    result = PromptResult("id", (), (SavedFile(b"video", "a.mp4"), SavedFile(b"?", "b.unknown-kind")), ())
-    outputs = list(other_files((result,)))
+def files_of(workflows: Mapping[str, Workflow], *files: SavedFile) -> list[Output]:
+    """Return the `files` of a job that wrote these."""
+    request = read_request({"prompt": "x", "seed": 1}, workflows)
+    return list(job_outputs(request, request.render(lambda: 0), [PromptResult("id", (), files, ())]).files)
+
+
+def test_what_is_no_picture_comes_as_a_file(workflows: Mapping[str, Workflow]) -> None:
+    """A file that is no output image has its name, type and hash, and no size in pixels."""
+    outputs = files_of(workflows, SavedFile(b"video", "a.mp4"), SavedFile(b"?", "b.unknown-kind"))
 
     assert [output.mime_type for output in outputs] == ["video/mp4", "application/octet-stream"]
     assert outputs[0].data == b"video"
     assert "width" not in outputs[0].entry("base64", "")
 
 
-def test_files_of_one_name_stay_apart() -> None:
+def test_files_of_one_name_stay_apart(workflows: Mapping[str, Workflow]) -> None:
     """Two nodes may write the same name into two folders: neither overwrites the other in a bucket."""
-    results = [
-        PromptResult("id", (), (SavedFile(data, "a.mp4"), SavedFile(data, "b.mp4")), ()) for data in (b"1", b"2")
-    ]
+    written = [SavedFile(data, name) for data in (b"1", b"2", b"3") for name in ("a.mp4", "b.mp4")]
 
-    assert [(output.filename, output.data) for output in other_files(results)] == [
+    assert [(output.filename, output.data) for output in files_of(workflows, *written)] == [
         ("a.mp4", b"1"),
         ("b.mp4", b"1"),
-        ("3_a.mp4", b"2"),
-        ("4_b.mp4", b"2"),
+        ("2_a.mp4", b"2"),
+        ("2_b.mp4", b"2"),
+        ("3_a.mp4", b"3"),
+        ("3_b.mp4", b"3"),
     ]
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 from comfy_client.comfyui.follow import Sampling
 from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_client.simulator import Simulator
-from handler import Service, make_handler, make_worker
+from handler import make_handler, make_worker
 from tests.waiting import until
+from worker.attempt import Service
 from worker.lifecycle import Lifecycle
 from worker.progress import ProgressSender, progress_of
 from worker.settings import Settings
@@ -206,7 +207,7 @@ def test_a_post_that_hangs_is_given_up() -> None:
     assert (platform.given_up, platform.under_way, platform.seen) == (1, 0, [])
 
 
-@pytest.mark.parametrize("failure", [asyncio.TimeoutError(), OSError("reset"), ValueError("a bug of the SDK's")])
+@pytest.mark.parametrize("failure", [TimeoutError(), OSError("reset"), ValueError("a bug of the SDK's")])
 def test_a_post_that_fails_does_not_lose_the_result(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """The SDK's send_result lets a timeout of the whole post through: `drain` logs it and returns."""
     platform = Platform(failure=failure)
@@ -258,6 +259,11 @@ def test_percent_counts_pictures_and_steps(sampling: Sampling, percent: int) -> 
     )
 
 
+def test_progress_has_an_empty_list_of_images() -> None:
+    """A caller that reads `output.images[0]` as soon as there is an output finds no image, and no missing key."""
+    assert progress_of(Sampling(1, 1, 0, 0, None))["images"] == []
+
+
 def test_a_preview_is_made_small() -> None:
     """A preview travels as a small JPEG in base64."""
     large = io.BytesIO()
@@ -281,7 +287,7 @@ def handled(post: Callable[[JsonObject, JsonObject], Awaitable[None]], **changes
     with Simulator(step_s=0.02) as simulator:
         lifecycle = Lifecycle(stop_comfyui=_never, report_unhealthy=_never, grace_s=1, end=_never)
         worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
-        handler = make_handler(Service(worker, lifecycle, post_progress=post))
+        handler = make_handler(Service(worker, lifecycle), post)
         job_input = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "num_images": 2, **changes}
 
         async def bounded() -> dict[str, Any]:
@@ -317,7 +323,7 @@ def test_a_failing_post_leaves_the_handler_s_result(caplog: pytest.LogCaptureFix
     """Progress that cannot be posted costs the caller nothing but progress."""
 
     async def post(_job: JsonObject, _progress: JsonObject) -> None:
-        raise asyncio.TimeoutError
+        raise TimeoutError
 
     assert len(handled(post)["images"]) == 2
     assert "progress could not be posted" in caplog.text

@@ -43,6 +43,7 @@ def test_values_are_read(tmp_path: Path) -> None:
             "WORKER_JOB_TIMEOUT_S": "45.5",
             "WORKER_WARMUP": "Off",
             "WORKER_LOG_LEVEL": "debug",
+            "WORKER_IMAGE_FIELD": "both",
         }
     )
 
@@ -50,6 +51,7 @@ def test_values_are_read(tmp_path: Path) -> None:
     assert settings.comfyui_url == "http://127.0.0.1:9000"
     assert settings.comfyui_directory == tmp_path
     assert settings.comfyui_arguments == ("--lowvram", "--cache-lru", "10")
+    assert settings.image_fields == ("data", "image")
     assert (settings.job_timeout_s, settings.warmup, settings.log_level) == (45.5, False, "DEBUG")
 
 
@@ -63,6 +65,7 @@ def test_values_are_read(tmp_path: Path) -> None:
         ("WORKER_CONCURRENCY", "9"),
         ("WORKER_ALLOW_GRAPHS", "perhaps"),
         ("WORKER_LOG_LEVEL", "loud"),
+        ("WORKER_IMAGE_FIELD", "picture"),
         ("COMFYUI_ARGS", "'unclosed"),
         ("BUCKET_URL_EXPIRES_S", "1"),
     ],

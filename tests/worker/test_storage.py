@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
 
-from comfy_client.buckets import Bucket, is_address, store
+from comfy_client.buckets import Bucket, address, is_address, store
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import ConfigError, JobError
 from comfy_client.fetch import Resolve
@@ -401,3 +402,96 @@ def test_an_endpoint_that_is_no_address_keeps_the_worker_from_booting(s3: S3Serv
 def test_an_address_is_told_from_what_is_none(text: str, good: bool) -> None:
     """Scheme, host and port are an address; credentials in it are not taken."""
     assert is_address(text, "http", "https") is good
+
+
+AWS = {
+    "endpointUrl": "https://s3.eu-central-1.amazonaws.com",
+    "accessId": "AK",
+    "accessSecret": "SK",
+    "bucketName": "my-bucket",
+}
+VARIABLES = {
+    "COMFYUI_URL": "http://gpu:8188",
+    "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
+    "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+}
+"""worker-comfyui's own, but for the address."""
+
+
+def signed_for(bucket: Bucket | None) -> tuple[str, str]:
+    """Return where a presigned address of the bucket leads, and the region that it is signed for."""
+    assert bucket is not None
+    url = urlsplit(address(bucket.client(), bucket, "x.png"))
+    [credential] = parse_qs(url.query)["X-Amz-Credential"]
+    return f"{url.netloc}{url.path}", credential.split("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "region"),
+    [
+        ({}, "eu-central-1"),
+        ({"region": "eu-west-3"}, "eu-west-3"),
+        ({"region": None}, "eu-central-1"),
+        ({"region": "auto"}, "eu-central-1"),
+        ({"endpointUrl": "https://my-bucket.s3.eu-central-1.amazonaws.com"}, "eu-central-1"),
+        ({"endpointUrl": "https://my-bucket.s3.eu-central-1.amazonaws.com", "bucketName": None}, "eu-central-1"),
+        ({"endpointUrl": "https://s3.eu-central-1.amazonaws.com/my-bucket", "bucketName": ""}, "eu-central-1"),
+    ],
+)
+def test_a_presigned_address_is_for_the_bucket_s_region(changes: dict[str, str | None], region: str) -> None:
+    """AWS refuses an address that is signed for another region than the bucket's, and boto3 signs for any."""
+    bucket, faults = job_bucket({**AWS, **changes}, None, public)
+
+    assert faults == []
+    assert signed_for(bucket) == ("s3.eu-central-1.amazonaws.com/my-bucket/x.png", region)
+
+
+def test_worker_comfyui_s_bucket_needs_no_other_variable() -> None:
+    """Its documented endpoint names bucket and region, and there is no BUCKET_NAME."""
+    endpoint = {"BUCKET_ENDPOINT_URL": "https://my-bucket.s3.eu-central-1.amazonaws.com"}
+
+    for more in ({}, {"BUCKET_NAME": "my-bucket"}, {"BUCKET_REGION": "eu-central-1"}):
+        bucket = Settings.from_env({**VARIABLES, **endpoint, **more}).bucket
+        assert signed_for(bucket) == ("s3.eu-central-1.amazonaws.com/my-bucket/x.png", "eu-central-1")
+    with pytest.raises(ConfigError, match="names the bucket 'my-bucket', and BUCKET_NAME is 'other'"):
+        Settings.from_env({**VARIABLES, **endpoint, "BUCKET_NAME": "other"})
+
+
+def test_the_worker_s_region_is_that_of_its_address_unless_it_is_set() -> None:
+    """BUCKET_REGION wins; R2 and servers of one's own have `auto`."""
+    for endpoint, more, region in (
+        ("https://s3.ap-south-1.amazonaws.com", {}, "ap-south-1"),
+        ("https://s3.ap-south-1.amazonaws.com", {"BUCKET_REGION": "us-west-2"}, "us-west-2"),
+        ("http://minio:9000", {}, "auto"),
+        ("http://minio:9000", {"BUCKET_REGION": "eu-1"}, "eu-1"),
+    ):
+        variables = {**VARIABLES, "BUCKET_ENDPOINT_URL": endpoint, "BUCKET_NAME": "b", **more}
+        assert signed_for(Settings.from_env(variables).bucket)[1] == region
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"endpointUrl": "https://other.s3.eu-central-1.amazonaws.com"}, "s3Config.bucketName"),
+        ({"region": 5}, "s3Config.region"),
+        ({"region": "two\nlines"}, "s3Config.region"),
+    ],
+)
+def test_an_s3_config_that_contradicts_itself_is_a_fault(changes: dict[str, object], path: str) -> None:
+    """Two buckets, or a region that is no text."""
+    bucket, [fault] = job_bucket({**AWS, **changes}, None, public)
+
+    assert bucket is None
+    assert fault.path == path
+
+
+def test_a_job_may_name_the_worker_s_endpoint_with_the_bucket_in_it() -> None:
+    """It is the same server, in the region that is configured for it."""
+    variables = {**VARIABLES, "BUCKET_ENDPOINT_URL": "https://ours.s3.amazonaws.com", "BUCKET_REGION": "eu-west-1"}
+    ours = Settings.from_env(variables).bucket
+    bucket, faults = job_bucket({**AWS, "endpointUrl": "https://my-bucket.s3.amazonaws.com"}, ours, public)
+
+    assert faults == []
+    assert bucket is not None
+    assert not bucket.must_be_public
+    assert signed_for(bucket) == ("s3.amazonaws.com/my-bucket/x.png", "eu-west-1")

@@ -46,6 +46,13 @@ class Book:
             self._changes.soon(job.policy_s("ttl", self._terms.ttl_s), partial(self._delete, job_id))
         return job
 
+    def adopt(self, job_id: str) -> None:
+        """Know a job that somebody else handed out."""
+        now = time.monotonic()
+        steps = (Step(JobState.IN_QUEUE, now), Step(JobState.IN_PROGRESS, now))
+        with self._changes.lock:
+            self._keep(Job(job_id, MappingProxyType({}), is_sync=False, history=steps))
+
     def find(self, job_id: str) -> Job | None:
         """Return a job as clients may still, or already, see it."""
         job, now = self.jobs.get(job_id), time.monotonic()

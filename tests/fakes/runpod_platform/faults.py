@@ -3,6 +3,8 @@
 | verb | what each side sees |
 |---|---|
 | answer(route, status, times, body, headers) | that answer in place of the platform's; nothing happened, see below |
+| hand_out(text) | workers: the next job-take or job-take-batch answers 200 with that text as JSON |
+| hang(route, times) | no answer, and the connection stays open |
 | drop_connection(route, times, after_handling) | no answer, the connection is cut; the request counted or it did not |
 | late_404(seconds) | clients: 404 for a job's id for so long after it was submitted; workers: nothing |
 | lose_result(times) | the worker: 200; clients: COMPLETED without output |
@@ -11,7 +13,8 @@
 | cold_start(seconds) | workers: no jobs; clients: IN_QUEUE, and /health shows one initializing |
 | clear() | all is well again |
 
-A route is the word after the endpoint in the path. `final` and `progress` single out the two kinds of job-done.
+A route is the word after the endpoint in the path. `final` and `progress` single out the two kinds of job-done, `take`
+is either kind of job-take. What `hand_out` sends is no job of the book: `platform.adopt(id)` makes its result count.
 A result answered with 400 or 413 was read and refused, so its job becomes COMPLETED without output, as on RunPod. With
 any other status the platform did not see the result.
 """
@@ -28,6 +31,7 @@ from .changes import Changes
 from .values import JsonObject
 
 Route: TypeAlias = Literal[
+    "take",
     "job-take",
     "job-take-batch",
     "job-stop",
@@ -57,6 +61,13 @@ class Answer:
     status: int
     body: str | JsonObject | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Hang:
+    """No answer, ever."""
+
+    route: Route
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,14 @@ class Faults:
         """Answer the next requests of a route with a status."""
         self._arm(Answer(_known(route), status, body, headers or {}), times)
 
+    def hand_out(self, text: str) -> None:
+        """Answer the next take with a text, as JSON."""
+        self._arm(Answer("take", 200, text, {"Content-Type": "application/json"}), 1)
+
+    def hang(self, route: Route, times: int = 1) -> None:
+        """Answer the next requests of a route never."""
+        self._arm(Hang(_known(route)), times)
+
     def drop_connection(self, route: Route, times: int = 1, *, after_handling: bool = False) -> None:
         """Reset the connection of the next requests of a route."""
         self._arm(Drop(_known(route), after_handling), times)
@@ -118,7 +137,7 @@ class Faults:
     def clear(self) -> None:
         """Undo every fault that is still to come."""
         with self._changes.lock:
-            self._armed: list[Answer | Drop | LostResult] = []
+            self._armed: list[Answer | Hang | Drop | LostResult] = []
             self.late_404_s = 0.0
             self._outage_status = 502
             self._outage_until = 0.0
@@ -136,7 +155,7 @@ class Faults:
         """Return why no jobs are handed out, if so."""
         return self._shortage if time.monotonic() < self._shortage_until else None
 
-    def of_request(self, names: set[str]) -> Answer | Drop | None:
+    def of_request(self, names: set[str]) -> Answer | Hang | Drop | None:
         """Take the next fault of a request that goes by these names."""
         with self._changes.lock:
             for place, fault in enumerate(self._armed):
@@ -152,7 +171,7 @@ class Faults:
                 self._armed.remove(LostResult())
         return is_lost
 
-    def _arm(self, fault: Answer | Drop | LostResult, times: int) -> None:
+    def _arm(self, fault: Answer | Hang | Drop | LostResult, times: int) -> None:
         with self._changes.lock:
             self._armed += [fault] * times
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -18,7 +18,7 @@ from .bodies import answer_of, edge_page, parsed, problem, webhook_of
 from .book import Book
 from .changes import Changes
 from .client_routes import ClientRoutes
-from .faults import Answer, Faults
+from .faults import Answer, Drop, Faults, Hang
 from .terms import Terms
 from .values import Job, Ping, Post, Take, WebhookCall
 from .worker_routes import WorkerRoutes
@@ -28,8 +28,7 @@ _Found = TypeVar("_Found")
 
 START_DEADLINE_S = 10.0
 POLLS = frozenset({"job-take", "job-take-batch", "job-stop"})
-POLL_ERROR_DELAY_S = 0.2
-"""The SDK asks again at once after an error, so that without a delay it would spin."""
+TAKES = frozenset({"job-take", "job-take-batch"})
 POSTS = frozenset({"job-done", "job-stream"})
 READ_AND_REFUSED = frozenset({400, 413})
 WEBHOOK_ATTEMPTS = 3
@@ -53,7 +52,7 @@ class RunPodPlatform(Terms):
         self._stop = asyncio.Event()
         self._port = 0
 
-    def __enter__(self) -> RunPodPlatform:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self._thread.start()
         if not self._started.wait(START_DEADLINE_S) or not self._port:
             raise RuntimeError("the platform did not start")
@@ -133,6 +132,10 @@ class RunPodPlatform(Terms):
         """Queue a job as POST run does, without HTTP; return its id."""
         return self._book.submit({"input": job_input, **envelope}).id
 
+    def adopt(self, job_id: str) -> None:
+        """Know a job that was handed out by `faults.hand_out`, so that its result counts."""
+        self._book.adopt(job_id)
+
     def wait_for(self, job_id: str, timeout_s: float = 10.0) -> Job:
         """Return the job once it has ended.
 
@@ -203,7 +206,7 @@ class RunPodPlatform(Terms):
         await asyncio.sleep(self.round_trip_s / 2)
         response = await self._answered(name, route, request)
         if name in POLLS and response.status >= 400:
-            await asyncio.sleep(POLL_ERROR_DELAY_S)
+            await asyncio.sleep(self.poll_error_delay_s)
         await asyncio.sleep(self.round_trip_s / 2)
         return response
 
@@ -212,12 +215,17 @@ class RunPodPlatform(Terms):
             return barrier
         body = parsed(await request.read())
         kind = await self._workers.note_post(request, body) if name in POSTS else name
-        fault = self.faults.of_request({name, kind})
+        fault = self.faults.of_request({name, kind, *({"take"} if name in TAKES else ())})
+        if isinstance(fault, Hang):
+            await asyncio.Future()
         if isinstance(fault, Answer):
+            if name in TAKES:
+                self._workers.note_take(request)
             if kind == "final" and fault.status in READ_AND_REFUSED:
                 self._workers.refuse(request.match_info["job"])
             return answer_of(fault)
-        response = web.Response() if fault is not None and not fault.after_handling else await route(request, body)
+        is_dropped = isinstance(fault, Drop) and not fault.after_handling
+        response = web.Response() if is_dropped else await route(request, body)
         if fault is not None and request.transport is not None:
             request.transport.abort()
         return response
@@ -255,5 +263,5 @@ async def _posted(session: aiohttp.ClientSession, url: str, job: Job) -> int:
     try:
         async with session.post(url, json=webhook_of(job)) as response:
             return response.status
-    except (aiohttp.ClientError, asyncio.TimeoutError):
+    except (TimeoutError, aiohttp.ClientError):
         return 0

@@ -29,3 +29,5 @@ class Terms:
     ttl_s: float = 86_400.0
     lost_job_s: float = 20.0
     webhook_retry_s: float = 10.0
+    poll_error_delay_s: float = 0.2
+    """Before a poll is answered with an error. The SDK asks again at once, so that without a delay it would spin."""

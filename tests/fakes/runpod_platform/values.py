@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
 JsonObject: TypeAlias = dict[str, Any]
 PostKind: TypeAlias = Literal["progress", "final", "chunk"]
 
 
-class JobState(str, Enum):
+class JobState(StrEnum):
     """Where a job is."""
 
     IN_QUEUE = "IN_QUEUE"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from .platform import RunPodPlatform
 
@@ -45,7 +46,7 @@ class WorkerProcess:
         self._log_path = Path(self._home.name, "log")
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> WorkerProcess:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         home = Path(self._home.name, "home")
         home.mkdir()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}

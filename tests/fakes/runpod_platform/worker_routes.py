@@ -121,9 +121,14 @@ class WorkerRoutes:
             "unhealthy": len(unhealthy),
         }
 
+    def note_take(self, request: web.Request) -> None:
+        """Keep that a worker asked for jobs."""
+        batch_size = int(request.query.get("batch_size", "1"))
+        self.takes.append(Take(request.match_info["worker"], time.monotonic(), batch_size))
+
     async def _taken(self, request: web.Request, at_most: int) -> list[JsonObject]:
         worker_id = request.match_info["worker"]
-        self.takes.append(Take(worker_id, time.monotonic(), at_most))
+        self.note_take(request)
         self._unhealthy.discard(worker_id)
         self._heard_at[worker_id] = time.monotonic()
         self._changes.ring()

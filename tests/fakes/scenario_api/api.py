@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from aiohttp import hdrs, web
 from PIL import Image
@@ -59,7 +59,7 @@ class ScenarioStandIn:
         self._stop = asyncio.Event()
         self._port = 0
 
-    def __enter__(self) -> ScenarioStandIn:  # noqa: PYI034 - Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self._thread.start()
         if not self._started.wait(START_DEADLINE_S):
             raise RuntimeError("the stand-in did not start")

@@ -6,7 +6,7 @@ import io
 import random
 import secrets
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from PIL import Image
@@ -18,7 +18,7 @@ OWNER = {"ownerId": "proj_standin", "authorId": "user_standin"}
 
 def now() -> str:
     """Return the time, as Scenario writes it."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_id(kind: str) -> str:

@@ -1,0 +1,64 @@
+"""An error as lines for a terminal: fields are named by the flags that set them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from comfy_client.cli.flags import Flag
+from comfy_client.errors import ComfyClientError, JobError, RequestError, WaitTimeout
+
+_OTHER_FLAGS = {
+    "options.execution_timeout_s": "--execution-timeout",
+    "options.ttl_s": "--ttl",
+    "options.webhook": "--webhook",
+    "overrides": "--set",
+    "images": "--image",
+    "workflow": "--graph",
+}
+"""Flags whose names do not follow from their field's."""
+_OF_RUNPODS_REST_API = frozenset({"deploy", "destroy"})
+"""Commands whose API `comfy-client doctor` does not call."""
+
+
+def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
+    """Return each field of a request with the way in which a command takes it: `--width`, or `-i width`."""
+    names = {name for flag in flags for name in flag.names}
+    fields = {flag.field: next((name for name in flag.names if name.startswith("--")), flag.metavar) for flag in flags}
+    fields |= {field: name for field, name in _OTHER_FLAGS.items() if name in names}
+    return {**fields, "": "-i"} if "--input" in names else fields
+
+
+def lines_of(error: ComfyClientError, fields: Mapping[str, str], command: str = "") -> list[str]:
+    """Return the lines that explain an error to the person who typed the command."""
+    match error:
+        case JobError(report=report) if faults := report.details.get("faults"):
+            return [_fault(str(fault["path"]), str(fault["message"]), fields) for fault in faults]
+        case JobError(report=report) if path := str(report.details.get("path", "")):
+            return [_fault(path, report.message.removeprefix(path).lstrip(": "), fields)]
+        case WaitTimeout(job_id=job_id):
+            return [
+                str(error),
+                f"`comfy-client wait {job_id}` waits again, `comfy-client cancel {job_id}` ends the job",
+            ]
+        case RequestError(status=None) if command not in _OF_RUNPODS_REST_API:
+            return [str(error), "`comfy-client doctor` looks for the reason, step by step"]
+    return [str(error)]
+
+
+def _fault(path: str, message: str, fields: Mapping[str, str]) -> str:
+    """Return a fault as a sentence about a flag."""
+    message = re.sub(r"`(\w+)`", lambda found: fields.get(found[1], found[0]), message)
+    place = _place(path, fields)
+    is_sentence = re.match(r"[a-z]", message) is not None
+    return f"{place}{' ' if is_sentence else ': '}{message}" if place else message
+
+
+def _place(path: str, fields: Mapping[str, str]) -> str:
+    root = path if path in fields else re.split(r"\W", path, maxsplit=1)[0]
+    rest = path[len(root) :]
+    if root == "overrides" and rest and root in fields:
+        node_input = rest.strip('."[]')
+        return f"{fields[root]} {node_input}"
+    flag = fields.get(root) or (f"{fields['']} {root}" if root and "" in fields else root)
+    return f"{flag} ({path})" if rest and flag != root else path if flag == root else flag

@@ -1,0 +1,111 @@
+"""The parser of the command line, and its errors: what is unknown gets a suggestion."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from comfy_client import __version__
+from comfy_client.cli.call import JSON, Command
+from comfy_client.cli.flags import UsageError
+
+PROGRAM = "comfy-client"
+SUMMARY = "Make pictures with Flux.1-dev on your own ComfyUI. IMAGE_GENERATION_PROVIDER and its variables select it."
+FIRST_STEPS = (
+    "Without an account or a GPU: run `comfy-client simulate`, and in another terminal\n"
+    "`export COMFYUI_ENDPOINT=http://127.0.0.1:8188`. `comfy-client doctor` checks your settings.\n"
+    "`comfy-client help COMMAND` explains a command."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are raised, so that `--json` shows them as JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(message.removeprefix("argument "))
+
+
+def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
+    """Return the parser whose help lists all commands."""
+    parser = Parser(
+        prog=PROGRAM,
+        description=SUMMARY,
+        epilog=FIRST_STEPS,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--json", dest="is_json_first", action="store_true", help="print one JSON object on stdout")
+    named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, summary in summaries.items():
+        named.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
+    return parser
+
+
+def make_parser(summaries: dict[str, str], commands: Iterable[Command]) -> argparse.ArgumentParser:
+    """Return the parser with the flags of these commands."""
+    parser = overview(summaries)
+    for command in commands:
+        added = subparsers(parser)[command.name]
+        for flag in command.flags:
+            flag.add_to(added)
+    return parser
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the commands by their names."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to them
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - the same
+            return dict(action.choices)
+    return {}
+
+
+def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str]) -> argparse.Namespace:
+    """Return what the words behind a command's name say. Raises UsageError that suggests what was meant."""
+    help_for = f"`{PROGRAM} help {command.name}` has all flags"
+    try:
+        options, extra = subparsers(parser)[command.name].parse_known_args(words)
+    except UsageError as error:
+        options, extra, problem = argparse.Namespace(), list(words), str(error)
+    else:
+        problem = ""
+    known = {name for flag in command.flags for name in flag.names if name.startswith("-")} | {JSON.names[0], "--help"}
+    if unknown := _unknown_flag(extra, known):
+        raise UsageError(f"there is no flag {unknown}{_near(unknown, known)} {help_for}")
+    if problem:
+        raise UsageError(f"{problem}. {help_for}")
+    if extra and hasattr(options, "prompt"):
+        prompt = shlex.quote(" ".join([options.prompt, *extra]))
+        raise UsageError(f"put the prompt in quotes: {PROGRAM} {command.name} {prompt}")
+    if extra:
+        quoted = " ".join(map(shlex.quote, extra))
+        hint = ". Inputs are given as -i prompt='a red fox'" if "-i" in known else ""
+        raise UsageError(f"{quoted} is one argument too many{hint}. {help_for}")
+    return options
+
+
+def unknown_command(name: str, names: Iterable[str]) -> UsageError:
+    """Return the error for a command that does not exist."""
+    return UsageError(f"there is no command {name!r}{_near(name, names)} `{PROGRAM} help` lists the commands")
+
+
+def _unknown_flag(words: Sequence[str], known: set[str]) -> str:
+    """Return the first word that looks like a flag and is none of the known ones."""
+    for word in words:
+        name = word.partition("=")[0]
+        if word == "--":
+            break
+        is_short = not word.startswith("--") and word[:2] in known  # as in -iprompt=x
+        if word.startswith("-") and word != "-" and not word[1:2].isdigit() and name not in known and not is_short:
+            return name
+    return ""
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """Return what `name` was probably meant to be, as a question, or the end of the sentence."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "."

@@ -1,0 +1,90 @@
+"""`comfy-client simulate` and `comfy-client scenario serve`: their flags. They serve until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comfy_client.cli.call import JSON, Call, Command, served
+from comfy_client.cli.flags import Flag, UsageError, whole_number
+from comfy_client.errors import ConfigError, missing_extra
+
+if TYPE_CHECKING:
+    from comfy_client.workflows import Workflow
+
+SIMULATE = "comfy-client simulate"
+SCENARIO: Sequence[Flag] = (
+    Flag(
+        ("action",),
+        "`serve`: until Ctrl-C or SIGTERM; unfinished jobs continue at the next start.",
+        "serve",
+        {"choices": ["serve"]},
+    ),
+    Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
+    Flag(("--port",), "The port; 0 takes a free one. [default 8189]", "N", {"type": whole_number, "default": 8189}),
+    Flag(
+        ("--data",), "The folder of jobs, assets and pictures. [default SCENARIO_SHIM_DATA_DIR]", "DIR", {"type": Path}
+    ),
+    Flag(
+        ("--strict",),
+        "Refuse fields that cannot be honoured, as SCENARIO_SHIM_STRICT does.",
+        settings={"action": "store_true"},
+    ),
+    Flag(
+        ("--insecure-local",),
+        "Require no key. Only on a loopback address; pages of other origins are refused.",
+        settings={"action": "store_true"},
+    ),
+)
+
+
+def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
+    """Return the commands that serve."""
+    return Command("simulate", [], _simulate), Command("scenario", [*SCENARIO, JSON], _scenario)
+
+
+def _simulate(call: Call) -> int:
+    def ready(url: str) -> None:
+        call.screen.say(f"The simulated ComfyUI is ready. In another terminal:\n\n  export COMFYUI_ENDPOINT={url}")
+        call.screen.say('  comfy-client txt2img "a pixel art knight" -o knight.png\n\nCtrl-C ends it.')
+        served(call, url)
+
+    try:
+        status: int = _simulator().main(call.options.arguments, on_ready=ready, prog=SIMULATE)
+    except ImportError as error:
+        raise missing_extra("The simulator", "simulator") from error
+    except SystemExit as ended:
+        if not ended.code:  # --help
+            raise
+        if isinstance(ended.code, str):
+            raise ConfigError(ended.code) from ended
+        raise UsageError("simulate was called in a wrong way; the reason is above") from ended
+    return status
+
+
+def simulate_help() -> str:
+    """Return the help of `simulate`, whose flags are the simulator's own."""
+    text: str = _simulator().parser(SIMULATE).format_help()
+    return text
+
+
+def _simulator() -> Any:  # noqa: ANN401 - a module that imports nothing of ours, and that nothing here depends on
+    return importlib.import_module("comfy_client.simulator.__main__")
+
+
+def _scenario(call: Call) -> int:
+    from comfy_client.scenario.serve import serve  # noqa: PLC0415 - no other command needs it
+
+    options = call.options
+    return serve(
+        call.environment,
+        host=options.host,
+        port=options.port,
+        is_open=options.insecure_local,
+        directory=options.data,
+        is_strict=options.strict,
+        told=call.screen.err,
+        on_ready=lambda url: served(call, url),
+    )

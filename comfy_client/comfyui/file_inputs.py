@@ -1,0 +1,233 @@
+"""Which inputs of a node name a file that ComfyUI reads, and which name a file that it writes. Pure data and rules.
+
+The core nodes of ComfyUI 0.3.64 and 0.33.0 are listed by name. For every other node the class name, the input's name
+and, where it is known, the input's declaration in /object_info decide. A rule that matches too much does little harm:
+`path_guard` refuses only values that leave the folders of a job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any, TypeGuard
+
+
+class FileUse(Enum):
+    """What a node does with the file, or the folder, that an input names."""
+
+    LOADS = "loads"
+    """Reads a file of ComfyUI's input folder: a picture, a video, a sound, a latent."""
+    LOADS_FOLDER = "loads a folder"
+    """Reads every file of a folder."""
+    LOADS_MODEL = "loads a model"
+    """Reads a file of a model folder, or has another choice of a loader node."""
+    WRITES = "writes"
+    """Writes a file."""
+
+
+RUN_FOLDER = re.compile(r"run-[0-9a-f]{32}", re.IGNORECASE)
+"""The name of a job's own folder among ComfyUI's inputs and outputs."""
+_CORE_LOADERS = {
+    "LoadImage": ("image",),
+    "LoadImageMask": ("image",),
+    "LoadImageOutput": ("image",),
+    "LoadImageSetNode": ("images",),
+    "LoadLatent": ("latent",),
+    "LoadAudio": ("audio",),
+    "RecordAudio": ("audio",),
+    "LoadVideo": ("file",),
+    "Load3D": ("model_file", "image"),
+    "Load3DAnimation": ("model_file", "image"),
+    "Load3DAdvanced": ("model_file", "viewport_state"),
+    "WebcamCapture": ("image",),
+    "Painter": ("mask",),
+}
+_CORE_FOLDER_LOADERS = {
+    "LoadImageSetFromFolderNode": "folder",
+    "LoadImageTextSetFromFolderNode": "folder",
+    "LoadImageDataSetFromFolder": "folder",
+    "LoadImageTextDataSetFromFolder": "folder",
+    "LoadVideoDataSetFromFolder": "folder",
+    "LoadVideoTextDataSetFromFolder": "folder",
+    "LoadTrainingDataset": "folder_name",
+}
+PREFIX_SAVERS = {
+    "SaveImage": "filename_prefix",
+    "SaveImageAdvanced": "filename_prefix",
+    "SaveAnimatedWEBP": "filename_prefix",
+    "SaveAnimatedPNG": "filename_prefix",
+    "SaveSVGNode": "filename_prefix",
+    "SaveVideo": "filename_prefix",
+    "SaveWEBM": "filename_prefix",
+    "SaveAudio": "filename_prefix",
+    "SaveAudioMP3": "filename_prefix",
+    "SaveAudioOpus": "filename_prefix",
+    "SaveAudioAdvanced": "filename_prefix",
+    "SaveLatent": "filename_prefix",
+    "SaveGLB": "filename_prefix",
+    "Save3DAdvanced": "filename_prefix",
+    "SaveGaussianSplat": "filename_prefix",
+    "SavePointCloud": "filename_prefix",
+    "SaveText": "filename_prefix",
+    "CheckpointSave": "filename_prefix",
+    "ImageOnlyCheckpointSave": "filename_prefix",
+    "CLIPSave": "filename_prefix",
+    "VAESave": "filename_prefix",
+    "ModelSave": "filename_prefix",
+    "LoraSave": "filename_prefix",
+    "SaveLoRA": "prefix",
+    "SaveLoRANode": "prefix",
+}
+"""Core nodes that write into the output folder, and the input that is a path below it: folders in it are created."""
+FOLDER_SAVERS = {
+    "SaveImageDataSetToFolder": "folder_name",
+    "SaveImageTextDataSetToFolder": "folder_name",
+    "SaveTrainingDataset": "folder_name",
+}
+"""Core nodes that write into a folder, and the input that names it. Their `filename_prefix` is a name, not a path."""
+SILENT_SAVERS = frozenset({
+    "CheckpointSave", "ImageOnlyCheckpointSave", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLoRA",
+    "SaveLoRANode",
+    *FOLDER_SAVERS,
+})  # fmt: skip
+"""Core nodes that do not report which files they wrote."""
+LITERALS = {
+    "PrimitiveString": "value",
+    "PrimitiveStringMultiline": "value",
+    "StringConstant": "string",
+    "StringConstantMultiline": "string",
+    "String Literal": "string",
+    "easy string": "value",
+}
+"""Nodes whose only output is the value of one of their inputs."""
+_CORE: dict[tuple[str, str], FileUse | None] = {
+    **{(name, each): FileUse.LOADS for name, inputs in _CORE_LOADERS.items() for each in inputs},
+    **dict.fromkeys(_CORE_FOLDER_LOADERS.items(), FileUse.LOADS_FOLDER),
+    **dict.fromkeys((PREFIX_SAVERS | FOLDER_SAVERS).items(), FileUse.WRITES),
+    ("DiffusersLoader", "model_path"): FileUse.LOADS_MODEL,
+    # Shown in the browser, and not read.
+    ("Preview3D", "model_file"): None,
+    ("Preview3DAnimation", "model_file"): None,
+}
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_LOADER = re.compile(r"load|read(?!y)|import|open(?!ai|pose)|(from|by)[ _-]?(path|file|folder|dir|disk)", re.IGNORECASE)
+_SAVER = re.compile(r"save|write|export|record", re.IGNORECASE)
+_ENCODED = re.compile(r"base64|b64|url", re.IGNORECASE)
+"""Names of nodes and inputs whose text is the content itself, or an address."""
+_MEDIA = _set("image images img mask masks video videos audio sound latent picture photo mesh upload")
+_MODELS = _set("model models encoder decoder ckpt checkpoint lora vae clip unet net")
+_FOLDERS = _set("dir dirs directory directories folder folders")
+_FILES = _set("file files filename filenames filepath path paths pathname subfolder") | _FOLDERS
+_OUTPUTS = _set("output out save prefix write export destination dest target subfolder filename")
+_NOT_A_NAME = _set("type format mode extension ext padding delimiter separator count size index digits number limit")
+_FREE_TEXT = _set("text texts prompt prompts positive negative string caption wildcard regex title label")
+
+
+def file_use(class_type: str, input_name: str, declared: object = None) -> FileUse | None:
+    """Return what a node does with the file that an input names; None if the input names no file.
+
+    `declared` is the input's declaration in /object_info, `[type, options]`. Dotted names (`format.path`) are those of
+    inputs inside another one.
+    """
+    if (class_type, input_name) in _CORE:
+        return _CORE[class_type, input_name]
+    if input_name == "filename_prefix":
+        return FileUse.WRITES
+    return FileUse.LOADS if _is_upload(declared) else _custom_use(class_type, input_name)
+
+
+def takes_upload(class_type: str, input_name: str) -> bool:
+    """Return whether the input takes the name of an uploaded picture, video or sound."""
+    if class_type in _CORE_LOADERS:
+        return input_name in _CORE_LOADERS[class_type]
+    words = set(_words(input_name))
+    is_media = bool(words & _MEDIA) and not words & (_MODELS | _FOLDERS)
+    return is_media and is_loader(class_type) and not is_encoded(class_type, input_name)
+
+
+def is_encoded(class_type: str, input_name: str) -> bool:
+    """Return whether the input's text may be the content itself (base64) or an address in place of a file's name."""
+    return class_type not in _CORE_LOADERS and bool(_ENCODED.search(class_type) or _ENCODED.search(input_name))
+
+
+def is_core_loader(class_type: str) -> bool:
+    """Return whether a node is one of ComfyUI's own that read files of the input folder."""
+    return class_type in _CORE_LOADERS or class_type in _CORE_FOLDER_LOADERS
+
+
+def is_loader(class_type: str) -> bool:
+    """Return whether the name of a node's class says that it reads files."""
+    return class_type in _CORE_LOADERS or bool(_LOADER.search(class_type))
+
+
+def _is_upload(declared: object) -> bool:
+    """Whether /object_info offers an upload, or a list of files from a route, for the input."""
+    match declared:
+        case [_, {**options}]:
+            return any(str(key).endswith("_upload") and options[key] for key in options) or "remote" in options
+    return False
+
+
+def _custom_use(class_type: str, input_name: str) -> FileUse | None:
+    words = tuple(_words(input_name))
+    if not words or words[-1] in _NOT_A_NAME:
+        return None
+    named = set(words)
+    loads = bool(_LOADER.search(class_type))
+    if named & _FILES:
+        if not loads and (named & _OUTPUTS or _SAVER.search(class_type)):
+            return FileUse.WRITES
+        return FileUse.LOADS_FOLDER if named & _FOLDERS else FileUse.LOADS
+    if not loads or named & _FREE_TEXT:
+        return None
+    return FileUse.LOADS if named & _MEDIA and not named & _MODELS else FileUse.LOADS_MODEL
+
+
+def _words(name: str) -> Iterator[str]:
+    """Yield the words of an input's name in lower case: of `imagePath_2`, image and path."""
+    for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name.rpartition(".")[2] or name):
+        yield word.lower()
+
+
+def declared_input(node_type: object, input_name: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the declaration of an input, `[type, options]`, in what /object_info says of a node type; else None."""
+    match node_type:
+        case {"input": {**groups}}:
+            for inputs in groups.values():
+                if isinstance(inputs, dict) and input_name in inputs:
+                    return inputs[input_name]
+    return None
+
+
+def linked_literal(graph: Mapping[str, Any], value: object) -> object:
+    """Return the value of an input as its node gets it: links to nodes that hold a text are followed.
+
+    A link to a node that computes its output is returned as it is.
+    """
+    visited: set[str] = set()
+    while True:
+        match value:
+            case {"__value__": wrapped}:
+                value = wrapped
+            case [str(node_id), int() | float()] if node_id in graph and node_id not in visited:
+                visited.add(node_id)
+                source = graph[node_id]
+                if source["class_type"] not in LITERALS:
+                    return value
+                value = source["inputs"].get(LITERALS[source["class_type"]])
+            case _:
+                return value
+
+
+def is_comfyui_link(value: object) -> TypeGuard[list[Any]]:
+    """Return whether ComfyUI takes a value for a link. It also takes `["5", 0.0]` for one."""
+    match value:
+        case [str(), int() | float()]:
+            return True
+    return False

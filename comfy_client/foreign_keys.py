@@ -1,0 +1,66 @@
+"""Names that other tools give to inputs of a request, and what to say about them. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+_OURS: dict[str, tuple[str, ...]] = {
+    "prompt": ("text", "positive", "positive_prompt", "caption", "inputs"),
+    "negative_prompt": ("negative", "neg_prompt", "negative_text"),
+    "width and height": ("image_size", "size", "resolution", "aspect_ratio", "dimensions"),
+    "width": ("image_width", "w"),
+    "height": ("image_height", "h"),
+    "image": (
+        "init_images", "init_image", "input_image", "input_images", "image_url", "image_urls", "image_base64",
+        "source_image", "reference_image", "img",
+    ),
+    "strength": ("prompt_strength", "denoising_strength", "denoise", "denoise_strength", "image_strength"),
+    "steps": (
+        "num_inference_steps", "inference_steps", "num_steps", "n_steps", "sampling_steps", "step_count", "iterations",
+    ),
+    "guidance": ("guidance_scale", "cfg_scale", "cfg", "distilled_cfg_scale", "prompt_guidance"),
+    "seed": ("noise_seed", "random_seed", "rng_seed"),
+    "num_images": (
+        "n", "num_outputs", "num_samples", "batch_size", "batch_count", "n_iter", "num_images_per_prompt", "samples",
+        "number_of_images", "count",
+    ),
+    "sampler": ("sampler_name", "sampler_index"),
+    "scheduler": ("scheduler_name", "schedule"),
+    "loras": ("lora", "lora_name", "lora_weights", "lora_url"),
+    "output_format": ("format", "image_format", "output_type", "file_type", "response_format"),
+    "output_quality": ("quality", "jpeg_quality"),
+    "timeout_s": ("timeout", "timeout_seconds"),
+    "workflow": ("model", "model_id", "workflow_name", "template"),
+}  # fmt: skip
+_FOREIGN = {"".join(name.split("_")): ours for ours, names in _OURS.items() for name in names}
+_PLATFORM = frozenset({"webhook", "webhookurl", "s3config", "policy"})
+"""Keys of RunPod's request, which its API reads beside `input`."""
+
+BESIDE_INPUT = "belongs beside `input`, not in it: RunPod reads it there"
+
+
+def is_of_platform(name: str) -> bool:
+    """Return whether a key is one of RunPod's request."""
+    return _plain(name) in _PLATFORM
+
+
+def advice(name: str, known: Container[str]) -> str:
+    """Return what to say about an unknown key of a request; empty if its name says nothing.
+
+    `known` holds the keys that the request may have. Upper and lower case and underscores do not count, so
+    `numInferenceSteps` is read as `num_inference_steps`.
+    """
+    if is_of_platform(name):
+        return BESIDE_INPUT
+    plain = _plain(name)
+    ours = _FOREIGN.get(plain, "strength" if plain == "strength" else "")
+    if ours == "strength" and ours not in known:
+        return "goes with image to image: send `image` as well, the picture to start from"
+    if ours and all(each in known for each in ours.split(" and ")):
+        quoted = " and ".join(f'"{each}"' for each in ours.split(" and "))
+        return f"is not known; did you mean {quoted}?"
+    return ""
+
+
+def _plain(name: str) -> str:
+    return "".join(name[:64].lower().split("_"))

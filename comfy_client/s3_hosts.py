@@ -1,0 +1,72 @@
+"""What the address of an S3 server says by itself: the region, and sometimes the bucket. Pure.
+
+A presigned address is signed for one region, and AWS refuses one that is signed for another. boto3 finds the region of
+a bucket when it puts a file, but not when it signs an address.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+_BUCKET = r"(?:(?P<bucket>[a-z0-9][a-z0-9.-]*)\.)?"
+_AWS_REGION = r"(?P<region>[a-z]{2,4}(?:-[a-z]+)+-\d+)"
+_AWS_DOMAIN = r"(?:amazonaws\.com(?:\.cn)?|amazonaws\.eu|api\.aws)"
+_REGION_BEHIND_S3 = (
+    r"backblazeb2\.com|wasabisys\.com|scw\.cloud|io\.cloud\.ovh\.[a-z]+|cloud-object-storage\.appdomain\.cloud"
+)
+_REGION_FIRST = r"digitaloceanspaces\.com|linodeobjects\.com|vultrobjects\.com|your-objectstorage\.com"
+_HOSTS = tuple(
+    re.compile(_BUCKET + server)
+    for server in (
+        # s3.REGION, s3-REGION, s3.dualstack.REGION, s3-fips.REGION, s3-fips.dualstack.REGION, s3, s3-external-1
+        rf"(?P<server>s3(?:-fips)?(?:\.dualstack)?[.-]{_AWS_REGION}\.{_AWS_DOMAIN})",
+        rf"(?P<server>s3(?:-external-1)?\.{_AWS_DOMAIN})",
+        # Cloudflare R2: the account, and its jurisdiction
+        r"(?P<server>[0-9a-f]{32}(?:\.[a-z]+)?\.r2\.cloudflarestorage\.com)",
+        # Backblaze B2, Wasabi, Scaleway, OVHcloud, IBM
+        rf"(?P<server>s3\.(?P<region>[a-z0-9-]+)\.(?:{_REGION_BEHIND_S3}))",
+        # DigitalOcean Spaces, Akamai (Linode), Vultr, Hetzner
+        rf"(?P<server>(?P<region>[a-z0-9-]+)\.(?:{_REGION_FIRST}))",
+    )
+)
+_IS_AWS = re.compile(rf"(?:.+\.)?{_AWS_DOMAIN}")
+_ANY_AWS_REGION = re.compile(rf"(?:.*\.)?{_AWS_REGION}\..*")
+
+
+@dataclass(frozen=True)
+class Located:
+    """A bucket's server. `bucket` is empty if the address does not name one."""
+
+    endpoint_url: str
+    bucket: str
+    region: str
+
+
+def located(endpoint_url: str, region: str = "") -> Located:
+    """Return the server of `endpoint_url` without a bucket in its name or path, that bucket, and its region.
+
+    `region` is what is configured; if it is absent or `auto`, the host decides. The region of a host that says nothing
+    is `auto`, which R2, GCS and others take; on AWS it is us-east-1.
+    """
+    try:
+        parts = urlsplit(endpoint_url)
+    except ValueError:  # no address at all: whoever uses it says so
+        return Located(endpoint_url, "", region or "auto")
+    host = (parts.hostname or "").lower()
+    found = next((match for each in _HOSTS if (match := each.fullmatch(host))), None)
+    is_aws = _IS_AWS.fullmatch(host) is not None
+    groups = found.groupdict() if found else {}
+    other = _ANY_AWS_REGION.fullmatch(host) if is_aws else None
+    of_host = groups.get("region") or (other["region"] if other else "us-east-1" if is_aws else "auto")
+    wanted = of_host if region in {"", "auto"} else region
+    bucket = groups.get("bucket") or ""
+    if found is None:
+        return Located(endpoint_url, "", wanted)
+    if not bucket and re.fullmatch(r"/[a-z0-9.-]+/?", parts.path):
+        bucket = parts.path.strip("/")
+    if not bucket:
+        return Located(endpoint_url, "", wanted)
+    _, colon, port = parts.netloc.partition(":")
+    return Located(urlunsplit((parts.scheme, groups["server"] + colon + port, "", "", "")), bucket, wanted)

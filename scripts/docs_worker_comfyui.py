@@ -1,0 +1,107 @@
+"""The text of docs/worker-comfyui.md, from the requests of tests/compat and what both workers answered to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from scripts.docs_api import NOTE
+from tests.compat.cases import CASES
+from tests.compat.recordings import OURS, STOCK, Verdict, recorded, source_of, verdict
+
+INTRODUCTION = """\
+# Coming from worker-comfyui
+
+{note}
+
+Callers of RunPod's stock [worker-comfyui](https://github.com/runpod-workers/worker-comfyui) send the same requests
+to the same routes, and find the images in the same place: `output.images[]` with `filename`, `type` and `data`. They
+change nothing but the endpoint's id. This page lists what differs. A test sends every request below to this worker; the
+answers of worker-comfyui were recorded from {about}.
+
+These callers are tested too: SillyTavern's loop, the `curl` of worker-comfyui's README, the request bodies of n8n and
+Zapier (null for an empty field, numbers as text), and the ComfyUI client of hassoncs/clover.
+
+A caller that reads `images[].image` instead of `images[].data` gets it with `WORKER_IMAGE_FIELD=image` (or `both`).
+"""
+
+GENERAL = (
+    (
+        "`output` of a running job",
+        "none",
+        'its progress: `{"images": [], "stage": "sampling", …}`; `images` stays empty until the job has ended',
+    ),
+    ("keys of a result", "`images`, `errors`", "more of them ([api.md](api.md)); `warnings` in place of `errors`"),
+    ("outputs that ComfyUI lists under another key than `images`", "left out", "under `files` and `texts`"),
+    ("a failure's `error`", "a sentence", "JSON text with a stable `code` ([errors.md](errors.md))"),
+    ("`output` of a failed job", "`details` for some errors", "none"),
+    ("a job that fails halfway", "COMPLETED, with the images so far and `errors`", "FAILED"),
+    ("a result over RunPod's limit", "COMPLETED without `output`", "`output_too_large`, or a bucket"),
+    ("the longest job", "no limit", "`WORKER_JOB_TIMEOUT_S`, 300 s; `timeout_s` of a request shortens it"),
+    ("metadata in a PNG", "none", "the graph; `metadata: false` leaves it out"),
+    ("files of a job", "stay; later jobs can load and overwrite them", "are deleted when the job ends"),
+    ("values that lead out of ComfyUI's folders", "left to ComfyUI", "refused"),
+    ("image formats", "what the graph saves", "`output_format` and `output_quality` change PNGs to WebP or JPEG"),
+)
+"""What no single request shows: what, worker-comfyui, this worker."""
+
+VARIABLES = (
+    (
+        "`BUCKET_ENDPOINT_URL`",
+        "the address, with the bucket",
+        "the address without it; the bucket is `BUCKET_NAME`",
+    ),
+    ("`BUCKET_ACCESS_KEY_ID`, `BUCKET_SECRET_ACCESS_KEY`", "the bucket's keys", "the same"),
+    ("`COMFY_ORG_API_KEY`", "a default key for API nodes", "not read: send `comfy_org_api_key` with a request"),
+    ("`SERVE_API_LOCALLY`", "a local API on port 8000", "the same; the port is `WORKER_API_PORT`"),
+    ("`COMFY_LOG_LEVEL`", "ComfyUI's log level", "`WORKER_LOG_LEVEL`"),
+    ("`REFRESH_WORKER`", "read, and without effect since 5.0", "not read: each job's files are deleted"),
+    ("`WEBSOCKET_RECONNECT_ATTEMPTS`, `…_DELAY_S`, `…_TRACE`", "reconnecting", "not read: it reconnects by itself"),
+    ("`NETWORK_VOLUME_DEBUG`", "lists the volume's models in the log", "not read: the boot's log names missing models"),
+    ("`PUBLIC_KEY`", "starts an SSH server", "not read: there is none in the image"),
+)
+
+
+def page() -> Iterator[str]:
+    """Yield the parts of docs/worker-comfyui.md."""
+    stock, ours = recorded(STOCK), recorded(OURS)
+    yield INTRODUCTION.format(note=NOTE, about=source_of(STOCK))
+    rows = [(case, stock[case.request], ours[case.request]) for case in CASES]
+    verdicts = {case.request: verdict(of_stock, of_ours) for case, of_stock, of_ours in rows}
+    differing = [
+        f"| {case.request} | {shown(of_stock)} | {shown(of_ours)} | {case.why} |"
+        for case, of_stock, of_ours in rows
+        if verdicts[case.request] is Verdict.DIFFERENT
+    ]
+    yield "## Requests that are answered differently\n"
+    yield _table("| request | worker-comfyui | this worker | why |", differing)
+    yield "## What differs for every request\n"
+    yield _table("| | worker-comfyui | this worker |", [f"| {' | '.join(row)} |" for row in GENERAL])
+    yield "## Variables\n"
+    yield _table("| variable | worker-comfyui | this worker |", [f"| {' | '.join(row)} |" for row in VARIABLES])
+    yield "## Requests that fail on both\n"
+    failing = [
+        f"| {case.request} | {shown(of_stock)} | {shown(of_ours)} |"
+        for case, of_stock, of_ours in rows
+        if verdicts[case.request] is Verdict.BOTH_FAIL
+    ]
+    yield _table("| request | worker-comfyui | this worker |", failing)
+    for title, wanted in (
+        ("## Requests with the same answer", Verdict.SAME),
+        ("## Requests that only this worker answers", Verdict.ONLY_OURS),
+    ):
+        yield f"{title}\n"
+        yield "".join(f"- {case.request}\n" for case in CASES if verdicts[case.request] is wanted)
+
+
+def shown(outcome: dict[str, Any]) -> str:
+    """Return an outcome as a cell shows it."""
+    if outcome["status"] == "FAILED":
+        error = str(outcome["error"]).replace("|", "\\|")
+        return f"FAILED: `{error}`"
+    images = ", ".join(f"`{image['filename']}` ({image['data']})" for image in outcome["images"])
+    return f"COMPLETED: {images or 'no image'}"
+
+
+def _table(head: str, rows: list[str]) -> str:
+    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows]) + "\n"

@@ -1,0 +1,40 @@
+"""Exits with status 3 and a sentence if no ComfyUI answers at an address within 4 s. Needs nothing installed."""
+
+import sys
+import threading
+import urllib.error
+import urllib.request
+
+LIMIT_S = 4
+
+
+def problem(url: str) -> str:
+    """Return why the address is not that of a ComfyUI, or an empty text."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/system_stats", timeout=LIMIT_S) as answer:  # noqa: S310 - the user's own address
+            return "" if b"comfyui" in answer.read(100_000) else "what answers there is not ComfyUI"
+    except urllib.error.HTTPError as error:
+        return f"it answers with HTTP status {error.code}, which ComfyUI does not"
+    except (OSError, ValueError) as error:
+        return f"nothing answers ({getattr(error, 'reason', error)})"
+
+
+def main() -> None:
+    """Check the address in a thread: resolving a name has no time limit of its own."""
+    url = sys.argv[1]
+    found = [f"nothing answers within {LIMIT_S} s"]
+
+    def check() -> None:
+        found[0] = problem(url)
+
+    thread = threading.Thread(target=check, daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    if found[0]:
+        advice = "Start ComfyUI there, or unset COMFYUI_URL to use the simulator."
+        sys.stderr.write(f"scripts/demo: COMFYUI_URL={url}: {found[0]}. {advice}\n")
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""`-o`: whatever is wrong with it is found before a job is sent; a picture that was made is never thrown away."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Shell
+from tests.cli.test_terminal import COMMAND, Terminal
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, pictured, png
+from tests.needs import small_disk
+from tests.stage import ROOT
+
+
+def formatted(job: Body) -> Body:
+    """Answer a job with a picture in the format that it wants."""
+    wanted = job["input"].get("output_format", "png")
+    encoded = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(encoded, wanted)
+    picture = entry(encoded.getvalue(), 4, mime_type=f"image/{wanted}") | {"filename": f"flux_00001_.{wanted}"}
+    return {"output": {"images": [picture], "workflow": "flux-dev-txt2img"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["-o", "in.png/x.png"], "in.png is not a folder"),
+        (["-o", "in.png/sub/x.png"], "is not a folder"),
+        (["-o", "in.png/"], "is not a folder"),
+        (["-o", "a\0.png"], "null"),
+        (["-o", "/proc/x.png"], "/proc/x.png"),
+        (["-o", f"{'x' * 300}.png"], "File name too long"),
+        (["-o", "x.gif"], ".png, .jpg or .webp"),
+        (["-o", "x.webp", "--output-format", "jpeg"], "jpeg was requested"),
+        (["-o", "x.JPG", "--output-format", "png"], "png was requested"),
+        (["-o", "-", "--num-images", "2"], "one picture"),
+        (["-o", "-", "--json"], "--json"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("command", [["txt2img", "a knight"], ["img2img", "a knight", "--image", "in.png"]])
+def test_what_cannot_be_written_is_refused_before_anything_is_sent(
+    shell: Shell, platform: RunPodPlatform, command: list[str], arguments: list[str], reason: str
+) -> None:
+    """Status 2, the reason, and no job."""
+    ended = shell(*command, *arguments)
+
+    assert ended.status == 2
+    assert reason in ended.err + ended.out
+    assert "Nothing was sent" in ended.err + ended.out
+    assert platform.submissions == 0
+
+
+def test_a_picture_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """`-o -` without a pipe is refused before anything is sent."""
+    terminal = Terminal(["txt2img", "a knight", "-o", "-"], platform.client_env(), tmp_path, is_stdout_too=True)
+
+    assert terminal.end()[0] == 2
+    assert "terminal" in terminal.shown
+    assert platform.submissions == 0
+
+
+@pytest.mark.parametrize("output", ["new/folder/x.png", "new/folder/"])
+def test_missing_folders_are_made(shell: Shell, output: str) -> None:
+    """Those of a file, and one that is named with a slash at its end."""
+    ended = shell("txt2img", "a knight", "--seed", "7", "-o", output)
+
+    assert ended.status == 0, ended.err
+    [picture] = Path("new/folder").iterdir()
+    assert picture.name == ("x.png" if output.endswith("x.png") else "flux-dev-txt2img-7.png")
+    assert picture.read_bytes() == png(8, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("a.png", "PNG"), ("a", "PNG")]
+)
+@pytest.mark.parametrize("command", [["txt2img", "x"], ["run", "txt2img", "-iprompt=x"]], ids=" ".join)
+def test_the_name_chooses_the_format(shell: Shell, command: list[str], name: str, kind: str) -> None:
+    """A file holds what its suffix says."""
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, formatted):
+        assert shell(*command, "-o", name, **other.client_env()).status == 0
+    with Image.open(name) as image:
+        assert image.format == kind
+
+
+def test_a_job_of_another_format_gets_its_own_suffix(shell: Shell) -> None:
+    """`wait` cannot choose any more: the name says what the file is, and the command says so."""
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, formatted):
+        job_id = shell("submit", "txt2img", "-iprompt=x", "-ioutput_format=webp", **other.client_env()).out.strip()
+        ended = shell("wait", job_id, "-o", "a.png", **other.client_env())
+
+    assert ended.out == "a.webp  8 x 8  seed 4\n"
+    assert "image/webp" in ended.err
+    assert not Path("a.png").exists()
+
+
+@pytest.mark.parametrize("output", [["-o", "knight.png"], []], ids=["named", "default"])
+def test_nothing_is_overwritten_unasked(shell: Shell, output: list[str]) -> None:
+    """The same command twice leaves two pictures; --force replaces the first."""
+    command = ["txt2img", "a knight", "--seed", "7", *output]
+    first, second = shell(*command), shell(*command)
+    paths = [Path(ended.out.split()[0]) for ended in (first, second)]
+    paths[0].write_bytes(b"old")
+    forced = shell(*command, "--force")
+
+    assert len(set(paths)) == 2
+    assert paths[1].name == f"{paths[0].stem}-1.png"
+    assert all(path.read_bytes() == png(8, 7) for path in paths)
+    assert Path(forced.out.split()[0]) == paths[0]
+    assert ("--force overwrites" in second.err) == bool(output)
+
+
+def test_a_graph_that_runs_twice_keeps_both_pictures(shell: Shell) -> None:
+    """ComfyUI numbers the pictures of each job from 1."""
+    Path("g.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
+    graph: Body = {"output": {"images": [entry(png(8, 3), None)]}}
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: graph):
+        ended = [shell("run", "--graph", "g.json", **other.client_env()) for _ in range(2)]
+
+    assert [each.out for each in ended] == ["flux-dev_00001_.png  8 x 8\n", "flux-dev_00001_-1.png  8 x 8\n"]
+    assert len(list(Path().glob("flux-dev_*"))) == 2
+
+
+def test_the_seed_may_stand_in_the_name(shell: Shell) -> None:
+    """`{seed}` is each picture's own; then nothing is numbered."""
+    two = {"output": {"images": [entry(png(8, 1), 1), entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
+        ended = shell("txt2img", "x", "-o", "k-{seed}.png", **other.client_env())
+
+    assert [line.split()[0] for line in ended.out.splitlines()] == ["k-1.png", "k-2.png"]
+
+
+def test_the_names_of_a_worker_lead_nowhere_else(shell: Shell) -> None:
+    """A result's file stays in the folder, whatever its name is."""
+    graph: Body = {"output": {"images": [entry(png(), None, filename=name) for name in ("../../a.png", "c:\\b.png")]}}
+    Path("g.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: graph):
+        ended = shell("run", "--graph", "g.json", "-o", "out/", **other.client_env())
+
+    assert [line.split()[0] for line in ended.out.splitlines()] == ["out/a.png", "out/b.png"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["lines", "json"])
+def test_a_disk_that_fills_up_loses_no_picture(shell: Shell, tmp_path: Path, flags: list[str]) -> None:
+    """The picture goes into the current folder, and the message says where, with the job; the status is 1."""
+    with small_disk(tmp_path / "small", "64k") as disk, RunPodPlatform(long_poll_s=0.1) as other:
+
+        def answer(job: Body) -> Body:
+            (disk / "filler").write_bytes(bytes(disk_room(disk)))
+            return pictured(job)
+
+        with ScriptedWorker(other, answer):
+            ended = shell("txt2img", "x", "--seed", "7", "-o", str(disk / "x.png"), *flags, **other.client_env())
+        [job_id] = other.jobs
+
+    assert ended.status == 1
+    assert Path("x.png").read_bytes() == png(8, 7)
+    assert "No space left" in ended.err
+    assert f"The result of job {job_id} is saved as x.png" in ended.err
+    if flags:
+        assert ended.json["images"][0]["path"] == "x.png"
+        assert ended.json["job_id"] == job_id
+
+
+def disk_room(disk: Path) -> int:
+    """Return the bytes that are free."""
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
+
+
+def test_a_pipe_that_breaks_loses_no_picture(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """`comfy-client txt2img … -o - | false`: the picture is in the current folder."""
+    process = subprocess.Popen(
+        [*COMMAND, "txt2img", "x", "--seed", "7", "-o", "-"],
+        cwd=tmp_path,
+        env={**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert (tmp_path / "flux-dev-txt2img-7.png").read_bytes() == png(8, 7)
+    assert b"is saved as flux-dev-txt2img-7.png" in err
+    assert b"Traceback" not in err
+
+
+def test_a_device_is_written_and_stays(shell: Shell) -> None:
+    """`-o /dev/null` does not replace it."""
+    assert shell("txt2img", "x", "-o", "/dev/null").status == 0
+    assert Path("/dev/null").is_char_device()
+    assert shell("txt2img", "x", "--seed", "7", "-o", "/dev/full").status == 1
+    assert Path("/dev/full").is_char_device()

@@ -1,0 +1,45 @@
+"""Progress in a log: a line at each change of state, and one now and then while there is none."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from comfy_client.cli.progress import Lines
+from comfy_client.job import Queued, Running, Sampling, Unanswered, Waiting
+from tests.waiting import until
+
+
+def test_each_change_of_state_is_a_line() -> None:
+    """Steps are none: the next tick has the last of them."""
+    err = io.StringIO()
+    clock = iter(range(0, 1000, 10))
+    lines = Lines(err, clock=lambda: float(next(clock)))
+    for event in (
+        Queued("job-1"),
+        Waiting("cold", "1 worker is starting"),
+        Waiting("cold", "1 worker is starting"),
+        Unanswered("RunPod did not respond"),
+        Running("w"),
+        Sampling(1, 2, 1, 20, 2),
+        Sampling(1, 2, 9, 20, 22),
+    ):
+        lines.show(event)
+    lines.tick()
+
+    assert [re.sub(r"^\[ *\d+ s\] ", "", line) for line in err.getvalue().splitlines()] == [
+        "queued",
+        "queued: 1 worker is starting",
+        "queued: RunPod did not respond",
+        "running",
+        "sampling, picture 1 of 2, step 1 of 20 (2%)",
+        "sampling, picture 1 of 2, step 9 of 20 (22%)",
+    ]
+
+
+def test_a_log_is_not_silent_while_nothing_happens() -> None:
+    """A line comes after each interval, with the time so far."""
+    err = io.StringIO()
+    with Lines(err, tick_s=0.05) as lines:
+        lines.show(Queued("job-1"))
+        assert until(lambda: err.getvalue().count("queued") >= 4)

@@ -1,0 +1,203 @@
+"""What the command says to somebody who typed something wrong: the flag, what was meant, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from comfy_client.cli import reference
+from comfy_client.cli.call import Call
+from comfy_client.cli.screen import Screen
+from comfy_client.simulator import Simulator
+from comfy_client.workflows import default_directory, load_workflows
+from tests.cli.conftest import Shell
+from tests.cli.test_terminal import COMMAND
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.stage import ROOT
+
+GRAPH = {
+    "3": {"class_type": "KSampler", "inputs": {"seed": 1}, "_meta": {"title": "KSampler"}},
+    "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["txt2img", "x", "--width", "1000"], ["--width must be a multiple of 16; the nearest is 992"]),
+        (["run", "txt2img", "-iprompt=x", "-iwidth=1000"], ["-i width must be a multiple of 16; the nearest is 992"]),
+        (["txt2img", ""], ["PROMPT must not be empty"]),
+        (["txt2img", "x", "--ttl", "1"], ["--ttl must be from 10 s to 604,800 s (7 days), not 1.0"]),
+        (
+            ["txt2img", "x", "--execution-timeout", "1"],
+            ["--execution-timeout must be from 5 s to 604,800 s (7 days), not 1.0"],
+        ),
+        (["txt2img", "x", "--webhook", "ftp://x"], ["--webhook must be an https address"]),
+        (
+            ["txt2img", "x", "--steps", "0", "--guidance", "99"],
+            ["--steps must be at least 1, not 0", "--guidance must be at most 30, not 99.0"],
+        ),
+        (["run", "txt2img", "-iprompt=x", "-istepz=1"], ['-i stepz is not known; did you mean "steps"?']),
+        (
+            ["run", "--graph", "g.json", "-iprompt=x"],
+            ["-i prompt: a graph has no inputs of that kind; set its values with --set NODE.INPUT=VALUE"],
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and len(value) > 1 else "",
+)
+def test_a_fault_names_the_flag(shell: Shell, platform: RunPodPlatform, arguments: list[str], lines: list[str]) -> None:
+    """One line a fault, about the flag that was typed; nothing is sent."""
+    Path("g.json").write_text(json.dumps(GRAPH))
+    ended = shell(*arguments)
+    told = [line.removeprefix("comfy-client: ") for line in ended.err.splitlines() if line.startswith("comfy-client: ")]
+
+    assert sorted(told) == sorted(lines)
+    assert platform.submissions == 0
+
+
+def test_json_names_the_field(shell: Shell) -> None:
+    """A program reads the request's names."""
+    error = shell("txt2img", "x", "--width", "1000", "--json").json["error"]
+
+    assert error["details"]["faults"][0]["path"] == "width"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["txt2im", "a"], "did you mean txt2img?"),
+        (["txt2img", "a", "--step", "1"], "did you mean --steps?"),
+        (["txt2img", "a", "--step=1"], "did you mean --steps?"),
+        (["txt2img", "a", "--colour", "red"], "there is no flag --colour"),
+        (["txt2img", "a", "--colour", "red"], "comfy-client help txt2img"),
+        (["img2img", "a", "--imge", "in.png"], "did you mean --image?"),
+        (["txt2img", "a", "pixel", "art", "knight"], "comfy-client txt2img 'a pixel art knight'"),
+        (["txt2img", "a", "red", "fox", "--steps", "4"], "put the prompt in quotes"),
+        (["run", "txt2img", "a", "red", "fox"], "-i prompt="),
+        (["run", "in.png"], "--graph in.png"),
+        (["run", "my.json"], "--graph my.json"),
+        (["txt2img", "a", "--steps", "many"], "--steps: must be a whole number, not 'many'"),
+        (["img2img", "a", "--image", "in.png", "--image", "in.png"], "--image takes one picture"),
+        (["run", "img2img", "-iprompt=a", "--image", "in.png", "--image", "b.png"], "--image takes one picture"),
+        (["run", "txt2img", "-iprompt=a", "-iprompt=b"], "-i prompt= is given twice"),
+        (["run", "txt2img", "-iprompt=a", "--set=K.x=1", "--set=K.x=2"], "--set K.x= is given twice"),
+        (["help", "txt2im"], "did you mean txt2img?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_was_meant_is_suggested(shell: Shell, platform: RunPodPlatform, arguments: list[str], said: str) -> None:
+    """Status 2, one sentence, and nothing is sent."""
+    ended = shell(*arguments)
+
+    assert ended.status == 2
+    assert said in ended.err
+    assert platform.submissions == 0
+
+
+def test_help_is_had_in_each_way(shell: Shell) -> None:
+    """`help` and `--help` list the commands, alone or of one; without any word they are listed too, and status is 2."""
+    for arguments in (["help"], ["--help"], ["-h"]):
+        assert "txt2img" in shell(*arguments).out
+        assert shell(*arguments).status == 0
+    assert "--num-images" in shell("help", "txt2img").out
+    bare = shell()
+
+    assert (bare.status, bare.out) == (2, "")
+    assert "doctor" in bare.err
+    assert shell("--json").json["error"]["code"] == "invalid_input"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "RunPod console > Settings > API Keys"),
+        ({}, "COMFYUI_ENDPOINT=http://127.0.0.1:8188"),
+        ({}, "comfy-client simulate"),
+        ({"COMFYUI_URL": "http://127.0.0.1:8188"}, "COMFYUI_URL is the worker's variable"),
+        ({"IMAGE_GENERATION_PROVIDER": "runpod"}, "IMAGE_GENERATION_PROVIDER=comfyui"),
+        ({"RUNPOD_API_KEY": "k"}, "RUNPOD_COMFYUI_ENDPOINT_ID"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_the_first_error_leads_to_a_picture(environment: dict[str, str], said: str) -> None:
+    """Without any variable the message names every way out: the key's place, a ComfyUI, the simulator."""
+    ended = Shell(environment)("txt2img", "a knight")
+
+    assert ended.status == 3
+    assert said in ended.err
+
+
+@pytest.mark.parametrize(
+    "command", [["submit", "txt2img", "-iprompt=x"], ["wait", "a"], ["status", "a"], ["cancel", "a"]]
+)
+def test_an_id_that_nobody_can_use_is_not_given(shell: Shell, command: list[str]) -> None:
+    """Jobs of a ComfyUI without RunPod end with their process: the commands say so, with the remedy, and start none."""
+    with Simulator() as simulator:
+        ended = shell(*command, COMFYUI_ENDPOINT=simulator.url)
+        prompts = simulator.executions
+
+    assert ended.status == 2
+    assert "comfy-client run" in ended.err
+    assert not prompts
+
+
+def test_simulate_explains_itself_without_aiohttp(tmp_path: Path) -> None:
+    """Its help lists the faults, on a machine that has the client alone."""
+    (tmp_path / "aiohttp.py").write_text("raise ImportError")
+    for arguments in (["simulate", "--help"], ["help", "simulate"]):
+        ended = subprocess.run(
+            [*COMMAND, *arguments],
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "run_out_of_memory" in ended.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_console_without_unicode_shows_no_traceback(platform: RunPodPlatform, tmp_path: Path, encoding: str) -> None:
+    """Names and help have characters that it lacks; --json is JSON all the same."""
+    environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    for arguments in (
+        ["txt2img", "x", "-o", "城😀.png"],
+        ["help", "batch"],
+        ["txt2img", "x", "-o", "城😀.png", "--json"],
+    ):
+        ended = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert b"Traceback" not in ended.stderr
+    assert json.loads(ended.stdout)["images"][0]["path"] == "城😀-1.png"
+
+
+def test_an_input_without_a_description_is_listed(tmp_path: Path) -> None:
+    """A workflow of one's own may say nothing of an input."""
+    for file in default_directory().glob("flux-dev-txt2img*.json"):
+        value = json.loads(file.read_text())
+        for rule in value.get("properties", {}).values():
+            rule.pop("description", None)
+        (tmp_path / file.name).write_text(json.dumps(value))
+    out = io.StringIO()
+    options = argparse.Namespace(name="flux-dev-txt2img", schema=False)
+    [listed, _] = reference.commands({})
+
+    assert listed.run(Call(options, Screen(out, out), {}, load_workflows(tmp_path))) == 0
+    assert "  width " in out.getvalue()
+
+
+def test_the_version_is_told_quickly() -> None:
+    """`--version` and `--help` load neither the HTTP client nor what only other commands need."""
+    code = (
+        "import sys, comfy_client.cli.main as m; m.main(['--version']); m.main(['--help']); "
+        "print(*{'requests', 'jsonschema', 'PIL', 'tqdm', 'asyncio', 'boto3'} & set(sys.modules), file=sys.stderr)"
+    )
+    ended = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert ended.stderr.strip() == ""

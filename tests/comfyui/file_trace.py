@@ -1,0 +1,78 @@
+"""What a ComfyUI's process did to files, from a log of strace: by Python, and by libraries in C and Rust.
+
+strace -f --seccomp-bpf -qq -y -ttt -s 4096 -e trace=%file -o LOG python main.py ...
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_CALL = re.compile(r"^\d+ +(\d+\.\d+) (\w+)\((.*)$")
+_PATH = re.compile(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"')
+_WRITES = {"mkdir", "mkdirat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "link", "linkat"} | {
+    "symlink", "symlinkat", "truncate", "creat", "mknod", "mknodat", "chmod", "fchmodat", "chown", "fchownat",
+}  # fmt: skip
+_OPENS = {"open", "openat", "openat2"}
+_MADE_AGAIN = {"input", "output", "temp", "input/3d"}
+"""Folders that ComfyUI makes, if they do not exist, whenever the choices of a loader are read."""
+_OWN = re.compile(r"(^|/)(input|output|temp|datasets)/(run-[0-9a-f]{32}(/|$)|ComfyUI_temp_[a-z]{5}_\d+_\.png$)")
+"""The folders of a run, and the pictures of preview nodes, which have random names and are deleted with the run."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """One call of the process."""
+
+    at: float
+    call: str
+    path: Path
+    writes: bool
+    opens: bool
+    is_directory: bool
+
+    def __str__(self) -> str:
+        return f"{self.call} {'writes' if self.writes else 'reads'} {self.path}"
+
+
+def accesses(log: Iterable[str]) -> Iterator[Access]:
+    """Yield the accesses in a log of strace."""
+    for line in log:
+        found = _CALL.match(line)
+        if not found:
+            continue
+        at, call, rest = found.groups()
+        opens = call in _OPENS
+        writes = call in _WRITES or (opens and bool(re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC)", rest)))
+        for folder, quoted in _PATH.findall(rest.partition(" = ")[0]):
+            text = quoted.encode("latin-1", "replace").decode("unicode_escape").encode("latin-1", "replace")
+            path = Path(os.path.normpath(os.path.join(folder or "/", os.fsdecode(text))))  # noqa: PTH118
+            yield Access(float(at), call, path, writes, opens, "O_DIRECTORY" in rest)
+
+
+def strays(
+    log: Iterable[str], directory: Path, is_forbidden: Callable[[Path], bool], since: float, engine: Iterable[Path]
+) -> Iterator[Access]:
+    """Yield the accesses after `since` that a job's own folder does not explain.
+
+    `engine` are folders that ComfyUI writes on its own account. It also lists the input folder and looks at what is in
+    it, whenever a loader's choices are read, and a graph may load what lies there beside the folders of jobs.
+    """
+    own_account = (Path("/dev/null"), Path("/dev/shm"), *engine)  # noqa: S108 - semaphores of libraries
+    for access in accesses(log):
+        if access.at < since or (_OWN.search(str(access.path)) and not is_forbidden(access.path)):
+            continue
+        inside = access.path.relative_to(directory).as_posix() if access.path.is_relative_to(directory) else ""
+        if access.writes:
+            is_own_account = inside in _MADE_AGAIN or any(map(access.path.is_relative_to, own_account))
+            is_stray = not is_own_account and access.path.name != "datasets"
+        elif inside.partition("/")[0] in {"input", "output", "temp"}:
+            is_of_comfyui = inside.startswith("input/") and not inside.startswith("input/run-")
+            is_stray = access.opens and not access.is_directory and not is_of_comfyui
+        else:
+            is_stray = is_forbidden(access.path)
+        if is_stray:
+            yield access

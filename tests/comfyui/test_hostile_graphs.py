@@ -1,0 +1,123 @@
+"""Requests that try to leave their job's folders, on whatever ComfyUI it is.
+
+60 by default, on the simulator; `COMFYUI_HOSTILE_GRAPHS=1000` sends a thousand. On a real ComfyUI: `COMFYUI_URL`,
+`COMFYUI_DATA_DIR` (where its input, output and temp are), and `COMFYUI_FILE_TRACE`, its log of strace (`file_trace`).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from comfy_client.comfyui.server import ComfyServer
+from comfy_client.errors import JobError
+from comfy_client.providers.comfyui import ComfyUIProvider
+from comfy_client.providers.interface import GenerationRequest
+from comfy_client.simulator import Simulator
+from comfy_client.workflows import Workflow
+from tests.comfyui.canaries import Canaries, leaks
+from tests.comfyui.file_trace import strays
+from tests.comfyui.hostile_graphs import Attack, Generator
+from tests.conftest import COMFYUI_URL
+from tests.waiting import until
+from worker.jobs import Control, Worker, run_job
+
+DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")
+FILE_TRACE = os.environ.get("COMFYUI_FILE_TRACE")
+COUNT = int(os.environ.get("COMFYUI_HOSTILE_GRAPHS", "60"))
+SEED = int(os.environ.get("COMFYUI_HOSTILE_SEED", "11"))
+JOB_S = 20.0
+
+Send = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path | None]]:
+    """The address of a ComfyUI, and its folders if this process reaches them."""
+    if COMFYUI_URL:
+        yield COMFYUI_URL, Path(DATA_DIRECTORY).resolve() if DATA_DIRECTORY else None
+        return
+    directory = tmp_path_factory.mktemp("comfyui")
+    with Simulator(base_directory=directory) as simulator:
+        yield simulator.url, directory.resolve()
+
+
+@pytest.fixture
+def canaries(engine: tuple[str, Path | None], tmp_path: Path) -> Iterator[Canaries]:
+    """Files that no job may reach."""
+    planted = Canaries(engine[1], tmp_path.resolve())
+    yield planted
+    planted.remove()
+
+
+@pytest.fixture(params=["worker", "direct"])
+def send(
+    request: pytest.FixtureRequest, engine: tuple[str, Path | None], workflows: Mapping[str, Workflow]
+) -> Iterator[Send]:
+    """Run a request as the worker does, and as the provider of COMFYUI_ENDPOINT does; return its result or error."""
+    url, directory = engine
+    if request.param == "worker":
+        server = ComfyServer(url, directory=directory)
+        worker = Worker(server=server, workflows=workflows, job_timeout_s=JOB_S, max_result_bytes=64 << 20)
+        yield lambda job_input: run_job(worker, {"id": "hostile", "input": job_input}, Control())
+        server.close()
+        return
+    provider = ComfyUIProvider(url, workflows, directory=directory)
+
+    def direct(job_input: dict[str, Any]) -> Mapping[str, Any]:
+        status = provider.submit(GenerationRequest({**job_input, "timeout_s": JOB_S}), wait_s=4 * JOB_S)
+        result = provider.result(status)
+        files = [{"filename": each.filename, "data": base64.b64encode(each.bytes).decode()} for each in result.images]
+        files += [{"filename": each.filename, "data": base64.b64encode(each.bytes).decode()} for each in result.files]
+        return {"images": files, "texts": result.texts, "warnings": result.warnings, "inputs": result.inputs}
+
+    yield direct
+    provider.close()
+
+
+def answer_to(send: Send, attack: Attack) -> Mapping[str, Any]:
+    """Return the result of an attack, or its error's report."""
+    try:
+        return send(attack.job_input)
+    except JobError as error:
+        return {"error": error.report.to_json()}
+
+
+def test_no_graph_reaches_a_file_that_is_not_its_jobs(
+    send: Send, engine: tuple[str, Path | None], canaries: Canaries
+) -> None:
+    """Nothing of another's file, nor its name, comes back; nothing is read or written there, and nothing stays."""
+    url, directory = engine
+    node_types = requests.get(f"{url}/object_info", timeout=60).json()
+    generator = Generator(node_types, str(directory or "/comfyui"), canaries.targets, SEED)
+    started_at = time.time()
+    reached, log = [], []
+    for attack in generator.attacks(COUNT):
+        sent_at = time.time()
+        answer = answer_to(send, attack)
+        log.append((sent_at, attack))
+        reached += [f"{attack}: {leak}" for leak in leaks(answer)]
+    if FILE_TRACE and directory is not None:
+        reached += _traced(Path(FILE_TRACE), directory, canaries, started_at, log)
+
+    assert not reached, "\n".join(reached)
+    assert until(lambda: not canaries.changes(), 5), "\n".join(canaries.changes())
+
+
+def _traced(
+    trace: Path, directory: Path, canaries: Canaries, started_at: float, log: list[tuple[float, Attack]]
+) -> list[str]:
+    """Return the accesses of ComfyUI's process outside the jobs' folders, each with the attack that ran."""
+    with trace.open(encoding="utf-8", errors="replace") as lines:
+        found = list(strays(lines, directory, canaries.is_one, started_at, [directory / "user"]))
+    assert trace.stat().st_mtime >= started_at, "the trace has ended; start ComfyUI under strace"
+    return [
+        f"{max((each for each in log if each[0] <= stray.at), key=lambda each: each[0])[1]}: {stray}" for stray in found
+    ]

@@ -1,0 +1,1 @@
+"""Callers of worker-comfyui and of ComfyUI: their requests and polling loops, unchanged, against this worker."""

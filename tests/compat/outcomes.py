@@ -1,0 +1,89 @@
+"""What a handler answers to a case, through RunPod's own SDK, without what changes from run to run."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+from runpod.serverless.modules.rp_job import run_job
+
+from comfy_client.simulator import Simulator
+from handler import make_handler, make_worker
+from tests.compat.cases import Case
+from tests.compat.recordings import Outcome
+from worker.attempt import Service
+from worker.lifecycle import Lifecycle
+from worker.settings import Settings
+
+MODELS = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
+Handle = Callable[[Any], Any]
+
+
+def outcome_of(case: Case, handler_on: Callable[[Simulator], Handle]) -> Outcome:
+    """Return the outcome of a case on a ComfyUI of its own."""
+    with Simulator(models=MODELS) as simulator:
+        handle = handler_on(simulator)
+        for number, job_input in enumerate(case.before):
+            _run(handle, f"before-{number}", job_input)
+        case.prepare(simulator)
+        return described(_run(handle, "job", case.input))
+
+
+def our_handler(simulator: Simulator) -> Handle:
+    """Return this worker's handler on a ComfyUI."""
+    lifecycle = Lifecycle(stop_comfyui=_nothing, report_unhealthy=_ignored, grace_s=1, end=_nothing)
+    settings = Settings.from_env({"COMFYUI_URL": simulator.url})
+    return make_handler(Service(make_worker(settings), lifecycle))
+
+
+def described(result: dict[str, Any]) -> Outcome:
+    """Return what a caller sees of the SDK's result: images by kind and size, an error as text or code."""
+    if "error" in result:
+        return {"status": "FAILED", "error": _shortened(result["error"])}
+    output = result["output"]
+    images = [
+        {"filename": image["filename"], "type": image["type"], "data": _kind_of(image["data"])}
+        for image in output.get("images", [])
+    ]
+    return {"status": "COMPLETED", "images": images, **({"errors": output["errors"]} if "errors" in output else {})}
+
+
+def _run(handle: Handle, job_id: str, job_input: object) -> dict[str, Any]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return asyncio.run(run_job(handle, {"id": job_id, "input": job_input}))
+
+
+def _kind_of(text: str) -> str:
+    data = base64.b64decode(text)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return f"{image.format} {image.width} x {image.height}"
+    except OSError:
+        return f"{len(data)} bytes"
+
+
+def _shortened(error: str) -> str:
+    """Return the code of an error of ours, the message of an exception, or the first line of another's text."""
+    with contextlib.suppress(ValueError):
+        match json.loads(error):
+            case {"code": str(code)}:
+                return code
+            case {"error_type": str(kind), "error_message": str(message)}:
+                return f"{kind}: {message}"
+    line = re.sub(r"https?://[\w.]+:\d+", "http://COMFYUI", error).strip().partition("\n")[0]
+    return line if len(line) <= 120 else f"{line[:120]}…"
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""
+
+
+def _ignored(_: str) -> None:
+    """Do nothing with a reason."""

@@ -1,0 +1,53 @@
+"""Records what worker-comfyui or this worker answers to each request of CASES; docs/worker-comfyui.md is made from it.
+
+python -m tests.compat.record ours             writes ours.json
+python -m tests.compat.record stock FOLDER     writes stock.json; FOLDER holds handler.py and network_volume.py of it
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from comfy_client.simulator import Simulator
+from tests.compat.cases import CASES
+from tests.compat.outcomes import Handle, our_handler, outcome_of
+from tests.compat.recordings import OURS, STOCK
+
+HandlerOn = Callable[[Simulator], Handle]
+
+
+def stock_handler(folder: str) -> HandlerOn:
+    """Return what makes worker-comfyui's handler on a ComfyUI, from a folder that holds its files."""
+    sys.modules.pop("handler", None)  # ours, which tests.compat.outcomes imports
+    sys.path.insert(0, folder)
+    module = importlib.import_module("handler")
+
+    def handler_on(simulator: Simulator) -> Handle:
+        vars(module)["COMFY_HOST"] = simulator.url.removeprefix("http://")
+        handle: Handle = module.handler
+        return handle
+
+    return handler_on
+
+
+def main() -> None:
+    """Write the recording that is named."""
+    handler_on: HandlerOn = our_handler
+    match sys.argv[1:]:
+        case ["ours"]:
+            file, about = OURS, "this worker"
+        case ["stock", folder]:
+            version = "worker-comfyui 5.8.5 (runpod-workers/worker-comfyui d2a5572)"
+            file, about, handler_on = STOCK, f"{version}, {datetime.now(UTC):%Y-%m-%d}", stock_handler(folder)
+        case _:
+            sys.exit(__doc__)
+    outcomes = {case.request: outcome_of(case, handler_on) for case in CASES}
+    file.write_text(json.dumps({"about": about, "outcomes": outcomes}, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

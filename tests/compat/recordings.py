@@ -1,0 +1,38 @@
+"""What both workers answered to the requests of CASES, and how the answers compare. Pure, but for reading two files."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+STOCK, OURS = Path(__file__).parent / "stock.json", Path(__file__).parent / "ours.json"
+Outcome = dict[str, Any]
+
+
+class Verdict(StrEnum):
+    """How this worker's answer compares to worker-comfyui's."""
+
+    SAME = "same"
+    DIFFERENT = "different"
+    ONLY_OURS = "only this worker answers"
+    BOTH_FAIL = "both fail"
+
+
+def recorded(file: Path) -> dict[str, Outcome]:
+    """Return the outcomes of a recording, by request."""
+    outcomes: dict[str, Outcome] = json.loads(file.read_text())["outcomes"]
+    return outcomes
+
+
+def source_of(file: Path) -> str:
+    """Return what a recording was made of, and when."""
+    return str(json.loads(file.read_text())["about"])
+
+
+def verdict(stock: Outcome, ours: Outcome) -> Verdict:
+    """Return how two outcomes compare: status, and images by name, kind and size, in order."""
+    if stock["status"] == "FAILED":
+        return Verdict.BOTH_FAIL if ours["status"] == "FAILED" else Verdict.ONLY_OURS
+    return Verdict.SAME if stock == ours else Verdict.DIFFERENT

@@ -1,0 +1,213 @@
+"""Polling loops and request bodies of real callers, against the worker in production mode: each gets its image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from comfy_client.simulator import Simulator
+from tests.compat.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
+from tests.needs import programs
+from tests.stage import Stage, staged
+from tests.waiting import until
+
+HERE = Path(__file__).parent
+CHECKPOINT = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
+POLL_S = 0.05
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """A worker on the platform's stand-in, whose ComfyUI takes a second for 20 steps."""
+    with staged(step_s=0.05, models=CHECKPOINT) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module", params=["image", "both"])
+def image_stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """The same, with images under the key `image`, alone or beside `data`."""
+    with staged(environment={"WORKER_IMAGE_FIELD": request.param}) as stage:
+        yield stage
+
+
+def size_of(data: str) -> tuple[int, int]:
+    """Return the size of a picture in base64."""
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        return image.size
+
+
+def finished(stage: Stage, answer: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    """Return a job as /status has it once it has ended, as most callers poll: by `status` alone."""
+    seen = [answer]
+
+    def has_ended() -> bool:
+        job_id = answer["id"]
+        seen.append(requests.get(f"{stage.platform.endpoint_url}/status/{job_id}", headers=headers, timeout=10).json())
+        return seen[-1]["status"] not in ("IN_QUEUE", "IN_PROGRESS")
+
+    assert answer["status"] == "COMPLETED" or until(has_ended, 30)
+    return seen[-1]
+
+
+def sent(stage: Stage, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the ended job that a request with this body made."""
+    headers = {"Authorization": f"Bearer {stage.platform.api_key}"}
+    answer = requests.post(f"{stage.platform.endpoint_url}{route}", json=body, headers=headers, timeout=100)
+    answer.raise_for_status()
+    return finished(stage, answer.json(), headers)
+
+
+# --- SillyTavern
+
+
+def test_sillytavern_gets_its_image(stage: Stage) -> None:
+    """It polls a job that reports progress, reads `output.images[0]` at once, and gets the image in the end."""
+    programs("node")
+    arguments = [stage.platform.endpoint_url, stage.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
+    ended = subprocess.run(
+        ["node", str(HERE / "sillytavern.mjs"), *arguments],  # noqa: S607
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    image = json.loads(ended.stdout)
+    assert image["outputsWithoutImage"] > 0, "the caller saw no progress, so this proves nothing"
+    assert (image["filename"], size_of(image["data"])) == ("output_00001_.png", (64, 64))
+
+
+# --- the curl of worker-comfyui's README
+
+
+def test_the_curl_of_the_stock_readme_gets_its_images(stage: Stage, tmp_path: Path) -> None:
+    """Its one command, with its example: two savers, a preview, and an image that no node loads."""
+    programs("curl")
+    image = {"name": "test.png", "image": f"data:image/png;base64,{as_base64(png())}"}
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"input": {"images": [image], "workflow": checkpoint()}}))
+    headers = ["-H", f"Authorization: Bearer {stage.platform.api_key}", "-H", "Content-Type: application/json"]
+    ended = subprocess.run(
+        ["curl", "-sS", "-X", "POST", *headers, "-d", f"@{body}", f"{stage.platform.endpoint_url}/runsync"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    job = json.loads(ended.stdout)
+
+    assert job["status"] == "COMPLETED", job
+    assert {image["type"] for image in job["output"]["images"]} == {"base64"}
+    assert [size_of(image["data"]) for image in job["output"]["images"]] == [(64, 64), (64, 64)]
+
+
+# --- n8n and Zapier: fields that were left empty, numbers as text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(
+            {
+                "prompt": "a fox",
+                "image": None,
+                "negative_prompt": None,
+                "width": "64",
+                "height": "64",
+                "steps": "2",
+                "guidance": "3.5",
+                "seed": None,
+                "num_images": "1",
+                "loras": None,
+                "output_format": "PNG",
+                "metadata": None,
+            },
+            id="n8n",
+        ),
+        pytest.param(
+            {
+                "prompt": "a fox",
+                "width": "64",
+                "height": "64.0",
+                "steps": "2",
+                "seed": "-1",
+                "num_images": 1.0,
+                "output_format": "jpg",
+                "metadata": "false",
+            },
+            id="zapier",
+        ),
+    ],
+)
+def test_a_form_s_body_makes_its_image(stage: Stage, fields: dict[str, Any]) -> None:
+    """Null is absent, numbers and switches may be text, and -1 is a random seed."""
+    job = sent(stage, "/run", {"input": fields})
+
+    assert job["status"] == "COMPLETED", job
+    [image] = job["output"]["images"]
+    assert size_of(image["data"]) == (64, 64)
+    assert 0 <= job["output"]["seed"] < 2**32
+
+
+def test_a_graph_with_nulls_beside_it_makes_its_image(stage: Stage) -> None:
+    """An n8n expression that found nothing sends null for the optional fields of worker-comfyui."""
+    job = sent(stage, "/run", {"input": {"workflow": flux(), "images": None, "comfy_org_api_key": None}})
+
+    assert job["status"] == "COMPLETED", job
+    assert len(job["output"]["images"]) == 1
+
+
+# --- hassoncs/clover, api/src/ai/comfyui.ts at bfcf338: the client that this project was made for
+
+
+@pytest.mark.parametrize("name", ["txt2img", "img2img", "custom sampler"])
+def test_clover_serverless_gets_its_image(image_stage: Stage, name: str) -> None:
+    """It sends a graph and its picture to /runsync, polls /status, and reads `images[].image`."""
+    request: dict[str, Any] = {"workflow": custom_sampler() if name == "custom sampler" else flux()}
+    if name == "img2img":
+        picture = "input_1764345600000.png"
+        request = {"workflow": flux(picture=picture), "images": [{"name": picture, "image": as_base64(png(64))}]}
+    job = sent(image_stage, "/runsync", {"input": request})
+
+    assert job["status"] == "COMPLETED", job
+    [image] = job["output"]["images"]
+    assert (image["filename"], size_of(image["image"])) == ("output_00001_.png", (64, 64))
+
+
+@pytest.mark.parametrize("picture", [None, "input_1764345600000.png"], ids=["txt2img", "img2img"])
+def test_clover_direct_gets_its_image(picture: str | None) -> None:
+    """It uploads, queues and polls /history of a ComfyUI itself, here the simulator, and fetches what was saved."""
+    with Simulator(step_s=0.01) as simulator:
+        if picture:
+            upload = {"image": (picture, png(64))}
+            requests.post(f"{simulator.url}/upload/image", files=upload, timeout=10).raise_for_status()
+        entry = _direct(simulator.url, flux(picture=picture))
+        saved = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+        files = [requests.get(f"{simulator.url}/view", params=image, timeout=10).content for image in saved]
+
+    assert [image["filename"] for image in saved] == ["output_00001_.png"]
+    assert [size_of(as_base64(file)) for file in files] == [(64, 64)]
+
+
+def _direct(url: str, graph: Graph) -> dict[str, Any]:
+    """Return the history of a graph that was queued without a client id, once its status is completed."""
+    prompt_id = requests.post(f"{url}/prompt", json={"prompt": graph}, timeout=10).json()["prompt_id"]
+    found: list[dict[str, Any]] = []
+
+    def is_completed() -> bool:
+        history = requests.get(f"{url}/history/{prompt_id}", timeout=10).json()
+        found.extend(entry for entry in history.values() if entry["status"]["completed"])
+        return bool(found)
+
+    assert until(is_completed, 20)
+    return found[0]

@@ -1,0 +1,32 @@
+"""worker-comfyui's requests on this worker; docs/worker-comfyui.md lists what is answered differently."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.compat.cases import CASES, Case
+from tests.compat.outcomes import our_handler, outcome_of
+from tests.compat.recordings import OURS, STOCK, Verdict, recorded, verdict
+
+AGAIN = "run `python -m tests.compat.record ours`, then scripts/docs"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
+def test_the_page_says_what_this_worker_answers(case: Case) -> None:
+    """The recording that the page is made from is what the handler answers now."""
+    assert outcome_of(case, our_handler) == recorded(OURS)[case.request], AGAIN
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
+def test_a_difference_has_a_reason(case: Case) -> None:
+    """Where worker-comfyui's answer holds something that this worker's does not, the page says why."""
+    different = verdict(recorded(STOCK)[case.request], recorded(OURS)[case.request]) is Verdict.DIFFERENT
+
+    assert different == bool(case.why)
+
+
+def test_both_recordings_have_every_request() -> None:
+    """No request is left over, and none is missing."""
+    requests = [case.request for case in CASES]
+
+    assert list(recorded(OURS)) == list(recorded(STOCK)) == requests

@@ -1,0 +1,145 @@
+"""A platform that misbehaves, under the real SDK: jobs that were taken are answered, and the worker goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from comfy_client.contract import ErrorReport
+from tests.fakes.runpod_platform import Job, JobState, RunPodPlatform
+from tests.stage import SMALL, Stage, code_of, staged
+from tests.waiting import until
+from worker.platform import LOG_EVERY_S, MAX_WAIT_S, POST_TIMEOUT_S
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """A worker that outlives one misbehaviour after the other."""
+    with staged(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as stage:
+        yield stage
+        assert stage.worker.exit_code is None
+
+
+def job_text(job_id: object, **inputs: object) -> str:
+    """Return a job as job-take hands it out."""
+    return json.dumps({"id": job_id, "input": {**SMALL, **inputs}})
+
+
+def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[Job]:
+    """Hand out items in one batch; return the jobs of `ids` once each has ended, and see that the worker hears on."""
+    for job_id in ids:
+        stage.platform.adopt(job_id)
+    stage.platform.faults.hand_out(f"[{', '.join(items)}]")
+    jobs = [stage.platform.wait_for(job_id, 30) for job_id in ids]
+    assert code_of(stage.run()) is None
+    return jobs
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["null", "5", "[]", '{"input": {}}', '{"id": null, "input": {}}', job_text("x" * 200_000), job_text(["a"])],
+    ids=["null", "number", "list", "no id", "null as id", "200 kB of id", "list as id"],
+)
+def test_what_cannot_be_answered_costs_no_other_job(stage: Stage, bad: str) -> None:
+    """It is dropped with one line in the log, and the job beside it runs."""
+    lines = stage.worker.log.count("was dropped")
+    [good] = answered(stage, bad, job_text("beside"), ids=("beside",))
+
+    assert code_of(good) is None
+    assert stage.worker.log.count("was dropped") == lines + 1
+
+
+@pytest.mark.parametrize(("given", "posted"), [(5, "5"), ("a\r\nb", "a\r\nb"), ("ü/?#%20", "ü/?#%20")])
+def test_an_unusual_id_is_answered_under_itself(stage: Stage, given: object, posted: str) -> None:
+    """An integer, a line break, and characters of an address: the result arrives, and later requests are sound."""
+    [job] = answered(stage, job_text(given), ids=(posted,))
+
+    assert code_of(job) is None
+
+
+def test_a_job_without_input_gets_an_error(stage: Stage) -> None:
+    """RunPod strips an empty input; its caller hears that within seconds, and not of a lost worker."""
+    [job] = answered(stage, '{"id": "no-input"}', ids=("no-input",))
+
+    assert code_of(job) == "invalid_input"
+
+
+def test_a_batch_with_json_that_cannot_be_read_whole_costs_no_job(stage: Stage) -> None:
+    """990 levels of nesting, or an integer of 5,000 digits: an error for that job, a result for the other."""
+    deep = f'{{"id": "deep", "input": {{"workflow": {"[" * 990}{"]" * 990}}}}}'
+    long = f'{{"id": "long", "input": {{"prompt": "x", "seed": {"9" * 5000}}}}}'
+    jobs = answered(stage, deep, long, job_text("beside-both"), ids=("deep", "long", "beside-both"))
+
+    assert [code_of(job) for job in jobs] == ["invalid_input", "invalid_input", None]
+    assert "levels deep" in str(jobs[0].error)
+    assert "seed" in ErrorReport.from_json(str(jobs[1].error)).message
+
+
+def test_the_same_id_twice_runs_once_and_is_posted_once(stage: Stage) -> None:
+    """Twice in a batch, or once more while it runs: one run, one result."""
+    assert stage.simulator is not None
+    before = len(stage.simulator.executed_prompts)
+    twin = job_text("twin", seed=4711)
+    [job] = answered(stage, twin, twin, ids=("twin",))
+
+    assert code_of(job) is None
+    assert job.final_posts == 1
+    assert len(stage.simulator.executed_prompts) == before + 2  # the twin, and the job that follows
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(400, ""), (404, "{}"), (200, "<html>"), (200, "[1, 2"), (200, "[]"), (200, "{}"), (302, "")],
+)
+def test_whatever_is_answered_to_job_take_the_next_job_is_taken(stage: Stage, status: int, body: str) -> None:
+    """A wrong response is asked for again."""
+    headers = {"Location": "http://127.0.0.1:1/"} if status == 302 else {"Content-Type": "application/json"}
+    stage.platform.faults.answer("take", status, body=body, headers=headers)
+    taken = len(stage.platform.takes)
+    stage.platform.wait_until(lambda: len(stage.platform.takes) > taken)
+
+    assert code_of(stage.run()) is None
+
+
+def test_errors_at_once_are_asked_for_ever_more_seldom_and_logged_once() -> None:
+    """For ten seconds every request gets 500 at once: a handful of requests, one line in the log; then it goes on."""
+    with staged(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as stage:
+        stage.platform.faults.answer("job-take-batch", 500, times=100_000)
+        stage.platform.faults.answer("job-stop", 500, times=100_000)
+        log, takes = len(stage.worker.log), len(stage.platform.takes)
+        assert not until(lambda: stage.worker.exit_code is not None, 10)
+
+        assert 2 <= len(stage.platform.takes) - takes <= 6
+        assert stage.worker.log[log:].count("job-take failed") == 1
+        assert len(stage.worker.log) - log < 3000
+        assert LOG_EVERY_S >= 60
+        stage.platform.faults.clear()
+        job = stage.platform.wait_for(stage.submit(), MAX_WAIT_S + 20)
+        assert code_of(job) is None
+
+
+def test_results_whose_posts_hang_are_posted_again_and_jobs_go_on_meanwhile() -> None:
+    """Both slots' posts hang: further jobs run at once, the two results arrive after the timeout."""
+    with staged() as stage:
+        stage.platform.faults.hang("final", times=2)
+        first, second = stage.submit(seed=1), stage.submit(seed=2)
+        assert until(lambda: len([post for post in stage.platform.posts if post.kind == "final"]) == 2)
+        begun_at = time.monotonic()
+        third, fourth = stage.run(seed=3), stage.run(seed=4)
+        assert time.monotonic() - begun_at < 10
+        assert [code_of(third), code_of(fourth)] == [None, None]
+        assert stage.platform.jobs[first].state == JobState.IN_PROGRESS
+
+        jobs = [stage.platform.wait_for(job_id, POST_TIMEOUT_S + 15) for job_id in (first, second)]
+        assert [code_of(job) for job in jobs] == [None, None]
+        assert {job_id for ping in stage.platform.pings[-40:] for job_id in ping.job_ids} >= {first, second}
+
+
+def test_a_result_whose_connection_is_cut_is_posted_again(stage: Stage) -> None:
+    """The SDK would give it up; a second post does no harm."""
+    stage.platform.faults.drop_connection("final", times=2)
+
+    assert code_of(stage.run()) is None

@@ -1,0 +1,48 @@
+"""Client without the environment: a key from a vault, or a ComfyUI's address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client import AsyncClient, Client
+from comfy_client.simulator import Simulator
+from tests.fakes.runpod_platform import RunPodPlatform
+
+SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 1}
+
+
+def test_a_key_may_come_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Client(api_key=…, endpoint_id=…)` calls that endpoint, whatever the environment says."""
+    monkeypatch.setenv("IMAGE_GENERATION_PROVIDER", "scenario")
+    monkeypatch.setenv("COMFYUI_ENDPOINT", "http://127.0.0.1:1")
+    with Client(api_key="rpa_1", endpoint_id="ep7") as client:
+        assert str(client.provider) == "endpoint ep7 at RunPod"
+        assert "rpa_1" not in repr(client.provider)
+
+
+def test_a_comfyui_needs_its_address_alone(tmp_path: Path) -> None:
+    """`Client(comfyui_url=…)` makes pictures."""
+    with Simulator() as simulator, Client(comfyui_url=simulator.url) as client:
+        assert client.txt2img("a knight", **SMALL).image.save(tmp_path / "a.png").exists()  # type: ignore[arg-type] # numbers
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"api_key": "k"}, {"endpoint_id": "e"}, {"api_key": "k", "endpoint_id": "e", "comfyui_url": "http://x"}],
+    ids=str,
+)
+def test_half_of_it_or_too_much_is_refused(arguments: dict[str, Any]) -> None:
+    """The error names the three ways, and client_from_env."""
+    with pytest.raises(TypeError, match=r"api_key and endpoint_id, or comfyui_url.*client_from_env"):
+        Client(**arguments)
+
+
+def test_the_async_client_takes_such_a_client() -> None:
+    """AsyncClient(Client(…))."""
+    with RunPodPlatform() as platform:
+        client = Client(api_key=platform.api_key, endpoint_id=platform.endpoint_id)
+        assert AsyncClient(client).job("x").id == "x"
+        client.close()

@@ -1,0 +1,37 @@
+"""SIGTERM during `map`, as docs/client.md advises to treat it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+from tests.fakes.runpod_platform import RunPodPlatform
+from tests.stage import ROOT
+
+MAP = """
+import signal
+from comfy_client import client_from_env
+{advice}
+with client_from_env() as client:
+    list(client.map(({{"prompt": "x", "seed": seed}} for seed in range(20)), 4))
+"""
+
+
+def test_a_map_that_is_terminated_cancels_its_jobs() -> None:
+    """With the line of docs/client.md SIGTERM is Ctrl-C: no job goes on that somebody would pay for."""
+    page = (ROOT / "docs" / "client.md").read_text()
+    [advice] = re.findall(r"<!-- Run by tests/providers/test_map_signals.py. -->\n```python\n(.*?)```", page, re.DOTALL)
+    with RunPodPlatform(long_poll_s=0.1) as platform:
+        process = subprocess.Popen(
+            [sys.executable, "-c", MAP.format(advice=advice)],
+            env={**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.DEVNULL,
+        )
+        platform.wait_until(lambda: len(platform.jobs) >= 4, 30)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(30) != 0
+        assert {job.state.value for job in platform.jobs.values()} == {"CANCELLED"}

@@ -1,0 +1,59 @@
+"""GeneratedImage: what `save` writes, and how a notebook shows it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from comfy_client import GeneratedImage
+
+
+def image(kind: str = "png", mode: str = "RGBA") -> GeneratedImage:
+    """Return a picture of that format."""
+    encoded = io.BytesIO()
+    Image.new(mode, (8, 4), "red").save(encoded, kind)
+    data = encoded.getvalue()
+    return GeneratedImage(
+        f"sub/x_00001_.{kind}", f"image/{kind}", hashlib.sha256(data).hexdigest(), data, width=8, height=4
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")]
+)
+@pytest.mark.parametrize("made", [image("png"), image("webp"), image("jpeg", "RGB")], ids=["png", "webp", "jpeg"])
+def test_a_saved_file_is_what_its_name_says(tmp_path: Path, made: GeneratedImage, name: str, kind: str) -> None:
+    """The bytes as they are if they fit the suffix, else converted; any other name takes the bytes as they are."""
+    with Image.open(made.save(tmp_path / name)) as saved:
+        assert (saved.format, saved.size) == (kind, (8, 4))
+    if made.mime_type == f"image/{kind.lower()}":
+        assert (tmp_path / name).read_bytes() == made.bytes
+    assert made.save(tmp_path / "as-it-is").read_bytes() == made.bytes
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    """A picture was paid for: it is not lost for want of a folder; in a folder it has its own name, without a path."""
+    assert image().save(tmp_path / "new" / "folder" / "a.png").is_file()
+    assert image().save(tmp_path / "new") == tmp_path / "new" / "x_00001_.png"
+
+
+@pytest.mark.parametrize("name", ["file/a.png", f"{'x' * 300}.png"])
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, name: str) -> None:
+    """And no temporary one, of which none is left."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="png") as info:
+        image().save(tmp_path / name)
+
+    assert info.value.filename == str(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_a_notebook_shows_the_picture(kind: str) -> None:
+    """Jupyter asks for PNG."""
+    with Image.open(io.BytesIO(image(kind)._repr_png_())) as shown:
+        assert shown.format == "PNG"

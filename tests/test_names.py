@@ -1,0 +1,87 @@
+"""The distribution's name: nothing here tells a reader to install a project that is not ours."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comfy_client.errors import install_command, missing_extra
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FOLDERS = (".ci", ".github", ".runpod", "comfy_client", "docs", "examples", "scripts", "worker")
+INSTALL = re.compile(r"\bpip[\"']? install\b(?P<arguments>[^`\n#;&|)]*)")
+VALUED = {"-r", "--requirement", "--target", "-t", "-c", "--constraint", "--index-url"}
+
+
+def pages() -> Iterator[Path]:
+    """Yield every text file that a user reads or that installs something."""
+    files = [*ROOT.iterdir(), *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*"))]
+    for file in files:
+        if file.is_file() and "node_modules" not in file.parts and "__pycache__" not in file.parts:
+            try:
+                file.read_text()
+            except UnicodeDecodeError:
+                continue
+            yield file
+
+
+def installed_names(text: str) -> list[str]:
+    """Return the names of index projects in each `pip install` of a text; files, folders and variables are none."""
+    names = []
+    for found in INSTALL.finditer(text):
+        words = [word.strip("'\"") for word in found["arguments"].split()]
+        for before, word in zip(["", *words], words, strict=False):
+            if before not in VALUED and re.match(r"[A-Za-z]", word):
+                names.append(word)
+    return names
+
+
+def test_names_are_found() -> None:
+    """The check itself sees a project's name, with or without an extra, and takes a folder for what it is."""
+    assert installed_names("pip install 'comfy-client[batch]'") == ["comfy-client[batch]"]
+    assert installed_names("pip install uv") == ["uv"]
+    assert installed_names("pip install -qq -r requirements/dev.txt `pip install '.[batch]'` pip install .") == []
+
+
+@pytest.mark.parametrize("page", [*pages()], ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_text_installs_a_project_of_somebody_else(page: Path) -> None:
+    """No `pip install NAME`: this project is installed from a clone, and PyPI's comfy-client is not ours."""
+    text = page.read_text()
+
+    assert installed_names(text) == []
+    assert "comfy-client[" not in text
+
+
+def test_the_distribution_is_not_the_stranger_of_pypi() -> None:
+    """Its name is not comfy-client; the command and the import package keep theirs."""
+    assert PROJECT["name"] == "flux-comfyui-client"
+    assert PROJECT["scripts"] == {"comfy-client": "comfy_client.cli.main:main"}
+    assert importlib.import_module("comfy_client").__version__ == PROJECT["version"]
+
+
+def test_a_missing_extra_is_one_that_exists() -> None:
+    """Each message about a missing extra names one of pyproject.toml, and how to install it from a clone."""
+    extras = PROJECT["optional-dependencies"]
+    sources = [file.read_text() for file in (ROOT / "comfy_client").rglob("*.py")]
+    named = {extra for text in sources for extra in re.findall(r'missing_extra\(.+?, "([\w-]+)"\)', text)}
+
+    assert named == {"batch", "completion", "scenario", "scenario-sdk", "simulator"}
+    assert named <= set(extras)
+    assert install_command("batch") in str(missing_extra("The gallery", "batch"))
+    assert install_command("batch") == "pip install '.[batch]'"
+
+
+def test_caps_have_a_reason() -> None:
+    """An upper bound of a library would forbid its users a newer release; the line above one says why it is there."""
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    capped = [(above, line) for above, line in itertools.pairwise(lines) if re.search(r'"[^"]*,<\d', line)]
+
+    assert [line.partition(" ")[0] for _, line in capped] == ["worker", "scenario-sdk"]
+    assert all(above.startswith("# ") for above, _ in capped)

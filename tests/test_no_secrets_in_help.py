@@ -1,0 +1,64 @@
+"""Nothing that describes the package repeats the environment: help(), signatures, pydoc."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+
+from comfy_client import Client, client_from_env
+from comfy_client.cli.call import Call
+from comfy_client.cli.screen import Screen
+from comfy_client.deploy.variables import VARIABLES as DEPLOY
+from comfy_client.providers import VARIABLES as CLIENT
+from comfy_client.providers import Reader
+from comfy_client.scenario.settings import VARIABLES as SHIM
+from tests.test_layers import ROOT
+from worker.settings import VARIABLES as WORKER
+
+MARK = "rpa_this_is_a_secret"
+DESCRIBE = """
+import importlib, inspect, pkgutil, pydoc, comfy_client
+names = ["comfy_client", *(each.name for each in pkgutil.walk_packages(comfy_client.__path__, "comfy_client."))]
+for name in names:
+    module = importlib.import_module(name)
+    print(pydoc.render_doc(module))
+    print(pydoc.HTMLDoc().docmodule(module))
+    for each in vars(module).values():
+        print(repr(each))
+        if callable(each):
+            try:
+                print(inspect.signature(each))
+            except (TypeError, ValueError):
+                pass
+for name in comfy_client.__all__:
+    print(pydoc.render_doc(getattr(comfy_client, name)))
+print("described", len(names))
+"""
+
+
+def test_no_help_shows_a_variable() -> None:
+    """For every module, with a secret in every variable that the package knows, and in one that it does not."""
+    tables = (CLIENT.values(), DEPLOY.values(), SHIM, WORKER)
+    names = {variable.name for table in tables for variable in table} | {"SOMEBODY_S_TOKEN"}
+    ended = subprocess.run(
+        [sys.executable, "-c", DESCRIBE],
+        env={**os.environ, **dict.fromkeys(names, MARK), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "described" in ended.stdout
+    assert MARK not in ended.stdout + ended.stderr
+
+
+def test_no_value_that_holds_the_environment_shows_it() -> None:
+    """Reports of errors print the values around them."""
+    environment = {"RUNPOD_API_KEY": MARK, "RUNPOD_ENDPOINT_ID": "ep"}
+    call = Call(Namespace(), Screen(sys.stdout, sys.stderr), environment, {})
+    with client_from_env(environment) as client, Client(api_key=MARK, endpoint_id="ep") as other:
+        held = (call, Reader(environment), client, client.provider, other.provider, client.job("x"))
+        assert MARK not in repr(held) + str([str(each) for each in held])

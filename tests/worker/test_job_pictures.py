@@ -1,0 +1,302 @@
+"""Pictures on their way into a job and out of it: bounded in time, cancelled at once, and never lost once paid for."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.comfyui.answers import OutputFile
+from comfy_client.comfyui.outputs import job_outputs
+from comfy_client.comfyui.saved import PromptResult, SavedImage
+from comfy_client.comfyui.server import ComfyServer
+from comfy_client.contract import ErrorCode
+from comfy_client.errors import JobError
+from comfy_client.fetch import FetchRules
+from comfy_client.providers.interface import GenerationResult, JobState, JobStatus
+from comfy_client.providers.results import read_result
+from comfy_client.request import read_request
+from comfy_client.simulator import Simulator
+from comfy_client.workflows import Workflow
+from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.test_fetch import HERE
+from tests.waiting import until
+from worker.jobs import Control, Worker, run_job
+
+SMALL = {"prompt": "a knight", "steps": 1, "seed": 1}
+TEXT_TO_IMAGE = {**SMALL, "width": 64, "height": 64}
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Iterator[Simulator]:
+    """A simulator of this test's own."""
+    with Simulator(base_directory=tmp_path) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
+    """A worker that reaches the folders of its ComfyUI, as in the container."""
+    server = ComfyServer(simulator.url, directory=tmp_path)
+    yield Worker(server, workflows, 20, 8 * 1024 * 1024)
+    server.close()
+
+
+def run(worker: Worker, job_input: dict[str, Any], control: Control | None = None) -> dict[str, Any]:
+    """Run one job."""
+    return run_job(worker, {"id": "job-1", "input": job_input}, control or Control())
+
+
+def b64(data: bytes) -> str:
+    """Return `data` as a request carries it."""
+    return base64.b64encode(data).decode()
+
+
+def noise(width: int, height: int) -> bytes:
+    """Return a PNG that takes long to encode again."""
+    file = io.BytesIO()
+    Image.effect_noise((width, height), 90).convert("RGB").save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+class Canceller:
+    """A job's cancel, and the time at which it came."""
+
+    def __init__(self) -> None:
+        self._timer = threading.Timer(0.5, self._cancel)
+        self._timer.start()
+        self.cancelled_at = 0.0
+
+    def _cancel(self) -> None:
+        self.cancelled_at = time.monotonic()
+
+    def stop(self) -> JobError | None:
+        """Return the error once the job is cancelled."""
+        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.") if self.cancelled_at else None
+
+
+# On the way in
+
+
+def test_two_jobs_with_pages_without_end_are_answered(worker: Worker) -> None:
+    """They held the worker for minutes; now they get pictures, and a third job is taken beside them."""
+    begun = time.monotonic()
+    with ThreadPoolExecutor(3) as threads:
+        jobs = [
+            threads.submit(run, worker, {**SMALL, "image": b64(tiff_chain(11_000))}),
+            threads.submit(run, worker, {**SMALL, "image": b64(gif(500_000))}),
+            threads.submit(run, worker, TEXT_TO_IMAGE),
+        ]
+        results = [job.result() for job in jobs]
+
+    assert all(result["images"] for result in results)
+    assert time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize("kind", ["template", "graph"])
+def test_a_job_s_time_holds_while_its_picture_is_decoded(worker: Worker, kind: str) -> None:
+    """A picture that takes longer than the job may is ended with it, and the worker goes on."""
+    slow = b64(slow_jpeg())
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.jpg"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    inputs: dict[str, dict[str, Any]] = {
+        "template": {**SMALL, "image": slow},
+        "graph": {"workflow": graph, "images": [{"name": "a.jpg", "image": slow}]},
+    }
+    begun = time.monotonic()
+    with pytest.raises(JobError, match="its pictures were not fetched and decoded") as info:
+        run(worker, {**inputs[kind], "timeout_s": 1})
+
+    assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - begun < 4
+    assert run(worker, TEXT_TO_IMAGE)["images"]
+
+
+def test_a_cancel_is_heard_while_a_picture_is_decoded(worker: Worker) -> None:
+    """The job ends within half a second, in the middle of a picture."""
+    canceller = Canceller()
+    with pytest.raises(JobError, match="cancelled"):
+        run(worker, {**SMALL, "image": b64(slow_jpeg())}, Control(canceller.stop))
+
+    assert time.monotonic() - canceller.cancelled_at < 0.5
+
+
+@pytest.mark.parametrize("ended_by", ["cancel", "time"])
+def test_a_cancel_and_the_job_s_time_end_silent_addresses(worker: Worker, ended_by: str) -> None:
+    """Sixteen addresses that do not answer held a job for five minutes, deaf to its cancel."""
+    with socket.create_server((HERE, 0)) as silent:  # takes connections, and says nothing
+        port = silent.getsockname()[1]
+        rules = FetchRules(allowed_networks=(ip_network(HERE),), extra_ports=frozenset({port}), timeout_s=2.0)
+        images = [{"name": f"{number}.png", "image": f"https://{HERE}:{port}/a.png"} for number in range(16)]
+        job_input = {"workflow": empty_image(8, 8), "images": images, "timeout_s": 1 if ended_by == "time" else 20}
+        canceller = Canceller()
+        control = Control(canceller.stop) if ended_by == "cancel" else Control()
+        begun = time.monotonic()
+        with pytest.raises(JobError, match=r"was cancelled|its pictures were not fetched") as info:
+            run(replace(worker, fetch_rules=rules), job_input, control)
+        took_s = time.monotonic() - begun
+        assert until(lambda: not [each for each in threading.enumerate() if each.name.startswith("fetch")], 10)
+
+    wanted = {"cancel": ErrorCode.CANCELLED, "time": ErrorCode.DEADLINE_EXCEEDED}
+    assert info.value.code is wanted[ended_by]
+    assert took_s < 1.5
+
+
+# On the way out
+
+
+def test_a_cancel_is_heard_while_a_result_is_encoded(workflows: Mapping[str, Workflow]) -> None:
+    """WebP of 6 megapixels takes seconds; a cancel takes half of one."""
+    request = read_request({**TEXT_TO_IMAGE, "output_format": "webp"}, workflows)
+    result = PromptResult("id", (SavedImage(noise(3000, 2000), "photo"),), (), ())
+    canceller = Canceller()
+
+    def check() -> None:
+        if error := canceller.stop():
+            raise error
+
+    with pytest.raises(JobError, match="cancelled"):
+        job_outputs(request, request.render(lambda: 0), (result,), check)
+
+    assert time.monotonic() - canceller.cancelled_at < 0.5
+
+
+def empty_image(width: int, height: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any input of a node
+    """Return a graph that saves one empty picture."""
+    size = {"width": width, "height": height, "batch_size": 1, "color": 255}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": size},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x", **more}},
+    }
+
+
+def test_a_webp_that_is_too_wide_comes_as_png(worker: Worker) -> None:
+    """The picture has its format's type and extension, and the result says why."""
+    result = run(worker, {"workflow": empty_image(16384, 8), "output_format": "webp"})
+
+    [image] = result["images"]
+    assert (image["filename"], image["mime_type"], image["width"]) == ("x_00001_.png", "image/png", 16384)
+    assert Image.open(io.BytesIO(base64.b64decode(image["data"]))).format == "PNG"
+    assert result["warnings"] == ["x_00001_.png is a PNG: webp holds at most 16,383 pixels a side"]
+
+
+def test_a_long_string_of_a_graph_is_not_in_its_pictures(worker: Worker) -> None:
+    """Two megabytes of base64 in a node made each small picture as large; the rest of the graph is still there."""
+    long, short = "A" * 2_000_000, "B" * 4096
+    [image] = run(worker, {"workflow": empty_image(8, 8, long=long, nested={"short": [short]})})["images"]
+
+    graph = json.loads(Image.open(io.BytesIO(base64.b64decode(image["data"]))).info["prompt"])
+    assert graph["2"]["inputs"]["long"] == "[2,000,000 characters were left out of this file]"
+    assert graph["2"]["inputs"]["nested"] == {"short": [short]}
+    assert image["bytes"] < 8000
+
+
+@pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
+def test_metadata_is_dropped_before_a_result_is_lost(worker: Worker, output_format: str) -> None:
+    """A result that would only fit without metadata comes without, and says so."""
+    job_input = {**TEXT_TO_IMAGE, "prompt": "knight " * 400, "output_format": output_format}
+    bare = run(worker, {**job_input, "metadata": False})
+    tight = replace(worker, max_result_bytes=len(json.dumps(bare)) + 1000)
+
+    result = run(tight, job_input)
+
+    assert result["images"] == bare["images"]
+    assert result["warnings"] == ["metadata is left out of the files: with it, the result would have been too large"]
+
+
+def test_a_result_that_is_too_large_without_metadata_says_what_helps(worker: Worker) -> None:
+    """The advice names every way out."""
+    with pytest.raises(JobError, match=r"webp or jpeg.*`metadata: false`.*BUCKET_ENDPOINT_URL") as info:
+        run(replace(worker, max_result_bytes=1000), TEXT_TO_IMAGE)
+
+    assert info.value.code is ErrorCode.OUTPUT_TOO_LARGE
+
+
+# What is no still picture
+
+
+class Animated(ComfyServer):
+    """A ComfyUI whose nodes have also saved an animation and a video, as ComfyUI's own nodes list them."""
+
+    FILES: Mapping[str, bytes]
+
+    def history(self, prompt_id: str, *, timeout_s: float = 30) -> object:
+        """Return what ComfyUI has, with the outputs of those nodes."""
+        answer: Any = super().history(prompt_id, timeout_s=timeout_s)
+        saved = [{"filename": name, "subfolder": "", "type": "output"} for name in self.FILES]
+        if prompt_id in answer:
+            answer[prompt_id]["outputs"]["98"] = {"images": saved, "animated": [True]}
+            answer[prompt_id]["outputs"]["99"] = {"gifs": [{**saved[0], "filename": "other.webp"}]}
+        return answer
+
+    def view(self, file: OutputFile) -> bytes:
+        """Return one of those files, or what ComfyUI has."""
+        name = "x.webp" if file.filename == "other.webp" else file.filename
+        return self.FILES[name] if name in self.FILES else super().view(file)
+
+
+def animation(file_format: str) -> bytes:
+    """Return an animation of two frames, 24 x 16 pixels."""
+    file = io.BytesIO()
+    first, second = (Image.new("RGB", (24, 16), colour) for colour in ("red", "blue"))
+    first.save(file, file_format, save_all=True, append_images=[second])
+    return file.getvalue()
+
+
+@pytest.fixture
+def animated(worker: Worker, simulator: Simulator) -> Iterator[dict[str, Any]]:
+    """The result of a job that made a still picture, animations, a video, and a file under another key."""
+    Animated.FILES = {
+        **{f"x.{name}": animation(name) for name in ("webp", "png", "gif")},
+        "x.mp4": b"a video",
+    }
+    server = Animated(simulator.url)
+    yield run(replace(worker, server=server), {"workflow": empty_image(8, 8), "output_format": "webp"})
+    server.close()
+
+
+def test_what_comfyui_lists_as_images_stands_in_images(animated: dict[str, Any]) -> None:
+    """As worker-comfyui has it: with its own bytes and name, its MIME type, and its size if that is known."""
+    told = {
+        each["filename"]: (each["mime_type"], each.get("width"), each.get("height"), each["seed"])
+        for each in animated["images"]
+    }
+
+    assert told == {
+        "x_00001_.webp": ("image/webp", 8, 8, None),
+        "x.webp": ("image/webp", 24, 16, None),
+        "x.png": ("image/png", 24, 16, None),
+        "x.gif": ("image/gif", 24, 16, None),
+        "x.mp4": ("video/mp4", None, None, None),
+    }
+    for each in animated["images"][1:]:
+        assert base64.b64decode(each["data"]) == Animated.FILES[each["filename"]]
+    assert [each["filename"] for each in animated["files"]] == ["other.webp"]
+
+
+def test_the_client_takes_animations_and_videos(animated: dict[str, Any]) -> None:
+    """A client's result has them as images; a video's size is 0 x 0."""
+    result: GenerationResult = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated), "test")
+
+    assert [(image.filename, image.size) for image in result.images] == [
+        ("x_00001_.webp", (8, 8)),
+        ("x.webp", (24, 16)),
+        ("x.png", (24, 16)),
+        ("x.gif", (24, 16)),
+        ("x.mp4", (0, 0)),
+    ]
+    assert [file.filename for file in result.files] == ["other.webp"]

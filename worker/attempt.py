@@ -1,0 +1,222 @@
+"""One job in its thread, from its turn to its result or its error report.
+
+A job whose ComfyUI was ended by another job is run again, from the request on. Nothing of it was delivered, so that is
+safe.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from comfy_client.comfyui.follow import Sampling
+from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_client.errors import ComfyUIBroken, JobError, RequestError
+from worker import logs
+from worker.disk import sweep
+from worker.jobs import Control, Worker, run_job
+from worker.lifecycle import Lifecycle
+from worker.progress import progress_of
+from worker.supervision import RemoteComfyUI, Supervised
+from worker.turns import Turn, Turns
+from worker.uses import RunAgain, Use
+
+RUNS = 3
+"""How often a job is run at most, as ComfyUI can be ended by other jobs again and again."""
+MAX_FAILURES = 3
+"""Jobs in a row that fail because of ComfyUI or its disk, before the worker retires."""
+_OF_THE_DISK = frozenset({ErrorCode.DISK_FULL, ErrorCode.COMFYUI_UNAVAILABLE, ErrorCode.EXECUTION_FAILED})
+"""Codes that a full disk can be behind."""
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[JsonObject], None]
+
+
+def make_threads(jobs: int) -> ThreadPoolExecutor:
+    """Return threads for so many jobs in hand; further ones wait, in the order in which they came."""
+    return ThreadPoolExecutor(jobs, thread_name_prefix="job")
+
+
+class Failures:
+    """Counts the jobs in a row that failed because of ComfyUI or its disk, and has the worker retire in the end."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._count = 0
+
+    def note(self, error: JobError) -> None:
+        """Count an error, unless ComfyUI lives and refused this one job."""
+        cause = error.__cause__
+        is_answer = isinstance(cause, RequestError) and cause.status is not None
+        if error.code is ErrorCode.DISK_FULL or (error.code is ErrorCode.COMFYUI_UNAVAILABLE and not is_answer):
+            self._count += 1
+            if self._count >= MAX_FAILURES:
+                self._lifecycle.retire(f"{self._count} jobs in a row failed: {error.report.message}")
+
+    def note_success(self) -> None:
+        """Begin to count again."""
+        self._count = 0
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the jobs of this process share, and what surrounds them.
+
+    Attributes:
+        full_disk: returns a sentence that names a disk which is full, if one is.
+        longest_s: how long a job's thread may take in all. Every wait in it ends long before; one that goes on hangs in
+            a library, and only the end of the process ends it.
+        threads: where jobs run. asyncio's own would be shared with whoever else waits in a thread.
+    """
+
+    worker: Worker
+    lifecycle: Lifecycle
+    comfyui: Supervised = field(default_factory=lambda: RemoteComfyUI(""))
+    full_disk: Callable[[], str] = lambda: ""
+    turns: Turns = field(default_factory=Turns)
+    threads: ThreadPoolExecutor = field(default_factory=lambda: make_threads(2))
+    longest_s: float = 1800.0
+    failures: Failures = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "failures", Failures(self.lifecycle))
+
+
+class Attempt:
+    """One job. It takes its turn when it is made."""
+
+    def __init__(self, service: Service, job: Mapping[str, Any], report: Report) -> None:
+        self._service = service
+        self._job = job
+        self._report = report
+        self._job_id = str(job.get("id", "unknown"))[:256]
+        self._use: Use | None = None
+        self._turn = service.turns.take(self._stop)
+        self._begun_at: float | None = None
+        self.cancelled = threading.Event()
+
+    @property
+    def took_s(self) -> float:
+        """How long the job has run in its thread; 0 while it waits for one."""
+        return 0.0 if self._begun_at is None else time.monotonic() - self._begun_at
+
+    def end(self) -> None:
+        """Let later jobs pass: this one does not run in a thread."""
+        self._turn.end()
+
+    def outcome(self) -> JsonObject:
+        """Return the job's result, or its error. In its thread."""
+        logs.job_id.set(self._job_id)
+        self._begun_at = time.monotonic()
+        try:
+            result = self._run()
+            log.info("done in %.2f s", self.took_s)
+        except JobError as error:
+            return self.failed(error)
+        except Exception:
+            log.exception("a bug")
+            return self.bug()
+        else:
+            self._service.failures.note_success()
+            return result
+        finally:
+            self._turn.end()
+            self._service.comfyui.end_if_stuck(self._service.worker.server)
+
+    def failed(self, error: JobError) -> JsonObject:
+        """Return an error as the job's outcome, and note it."""
+        log.warning("%s after %.2f s", error.code.value, self.took_s)
+        self._service.failures.note(error)
+        return {"error": error.report.to_json()}
+
+    def bug(self) -> JsonObject:
+        """Return the error for what nobody foresaw."""
+        message = f"A bug in the worker; its log has the traceback for job {self._job_id}."
+        return {"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()}
+
+    def abandoned(self) -> JobError | None:
+        """Return the error for the job if its thread cannot be waited for. Not in its thread."""
+        if self._begun_at is None and (error := self._service.lifecycle.stop_error()):
+            return error
+        return self._service.comfyui.abandoned(self._use)
+
+    def _run(self) -> JsonObject:
+        for _ in range(RUNS - 1):
+            try:
+                return self._run_once()
+            except RunAgain:
+                log.warning("ComfyUI was ended by another job; this one is run again")
+        return self._run_once()
+
+    def _run_once(self) -> JsonObject:
+        service, comfyui = self._service, self._service.comfyui
+        comfyui.await_use(self._stop)
+        use = self._use = comfyui.begin_use(is_shared=bool(service.worker.server.lingering))
+        control = Control(self._stop, self._observe, _Queueing(self._turn, comfyui, use), self._note_run)
+        try:
+            result = run_job(service.worker, self._job, control)
+        except ComfyUIBroken as error:
+            service.lifecycle.retire(error.report.message)
+            raise
+        except JobError as error:
+            raise self._explained(error, use) from error.__cause__
+        finally:
+            self._use = None
+            comfyui.end_use(use)
+        comfyui.note_success()
+        return result
+
+    def _observe(self, sampling: Sampling) -> None:
+        if self._use is not None:
+            self._use.has_started = True
+        self._report(progress_of(sampling))
+
+    def _note_run(self) -> None:
+        if self._use is not None:
+            self._use.has_run = True
+
+    def _explained(self, error: JobError, use: Use) -> JobError:
+        """Return the error with what is known of ComfyUI and of the disk."""
+        server = self._service.worker.server
+        cause = error.__cause__
+        if isinstance(cause, RequestError) and cause.status is None:
+            error = self._service.comfyui.verdict_on(use, self._stop) or error
+        if self._service.comfyui.was_ended(use):
+            server.leftovers.note_restart()
+        if error.code in _OF_THE_DISK and (problem := self._service.full_disk()):
+            log.error("%s", problem)
+            if not use.is_shared and server.directory is not None:
+                sweep(server.directory)
+            return JobError.because(ErrorCode.DISK_FULL, f"{problem} Send the job again.")
+        return error
+
+    def _stop(self) -> JobError | None:
+        if self.cancelled.is_set():
+            return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+        died = self._service.comfyui.failure_of(self._use) if self._use is not None else None
+        return died or self._service.lifecycle.stop_error()
+
+
+class _Queueing:
+    """The turn of a job, which notes when the job begins to queue its prompts."""
+
+    def __init__(self, turn: Turn, comfyui: Supervised, use: Use) -> None:
+        self._turn = turn
+        self._comfyui = comfyui
+        self._use = use
+
+    def __enter__(self) -> None:
+        self._turn.__enter__()
+        self._comfyui.note_queued(self._use)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._turn.__exit__(kind, error, trace)

@@ -1,0 +1,90 @@
+"""The environment of ComfyUI's process, by an allow-list: every custom node can read all of it. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+NAMES = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "TEMP",
+        "TMP",
+        "TERM",
+        "COLUMNS",
+        "NO_COLOR",
+        "HOSTNAME",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "DO_NOT_TRACK",
+        "HF_HOME",
+        "HUGGINGFACE_HUB_CACHE",
+        "TRANSFORMERS_CACHE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "GPU_MAX_HW_QUEUES",
+        "OCL_SET_SVM_SIZE",
+    }
+)
+PREFIXES = (
+    "LC_",
+    "XDG_",
+    "PYTHON",
+    "SSL_CERT_",
+    "CUDA_",
+    "CUDNN_",
+    "CUBLAS_",
+    "NCCL_",
+    "NVIDIA_",
+    "PYTORCH_",
+    "TORCH",
+    "TRITON_",
+    "OMP_",
+    "KMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "NUMEXPR_",
+    "MALLOC_",
+    "MIMALLOC_",
+    "HF_HUB_",
+    "TRANSFORMERS_",
+    "HIP_",
+    "HSA_",
+    "ROCM_",
+    "ROCR_",
+    "MIOPEN_",
+    "ASCEND_",
+    "ONEAPI_",
+)
+PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
+"""Names that hold a secret whatever they begin with, such as NVIDIA_API_KEY."""
+_CREDENTIALS = re.compile(r"^((?:[a-z][a-z0-9+.-]*://)?).*@", re.IGNORECASE | re.DOTALL)
+
+
+def comfyui_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
+    """Return what ComfyUI and its nodes get of this process's environment: what is known to be harmless, and `more`.
+
+    A proxy's user name and password are left out of its address.
+    """
+    kept = {name: value for name, value in environment.items() if name in more or _is_harmless(name)}
+    proxies = {name: value for name, value in environment.items() if name.upper() in PROXIES and name not in more}
+    return {**kept, **{name: without_credentials(value) for name, value in proxies.items()}}
+
+
+def _is_harmless(name: str) -> bool:
+    return name in NAMES or (name.startswith(PREFIXES) and not _SECRET.search(name))
+
+
+def without_credentials(url: str) -> str:
+    """Return the address of a proxy without user name and password; a list of hosts stays as it is."""
+    return _CREDENTIALS.sub(r"\1", url)

@@ -1,0 +1,66 @@
+"""The last lines that ComfyUI wrote, and which of them an error may show.
+
+An error travels to its job's caller, so it shows the lines since that job began, and none if another job used ComfyUI
+meanwhile: file names, prompts and paths of others could be in them.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import re
+import threading
+from typing import IO
+
+from comfy_client.comfyui.answers import without_paths
+from worker.uses import Use
+
+KEPT_LINES = 100
+SHOWN_LINES = 20
+SHOWN_CHARACTERS = 300
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Escape sequences of a terminal (colours, titles), and control characters; a tab stays."""
+_RUN_FOLDER = re.compile(r"run-[0-9a-f]{8,}(?:/[^\s'\"\],)]*)?")
+
+log = logging.getLogger("comfyui")
+
+
+class ComfyLog:
+    """The output of one ComfyUI after the other. `read` takes it in; lines are numbered from 0."""
+
+    def __init__(self) -> None:
+        self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._lock = threading.Lock()
+        self._count = 0
+
+    @property
+    def next_line(self) -> int:
+        """The number of the next line."""
+        with self._lock:
+            return self._count
+
+    def read(self, output: IO[str]) -> None:
+        """Keep the lines of `output`, until it ends."""
+        with output:
+            for line in output:
+                if text := line.rstrip():
+                    with self._lock:
+                        self._lines.append(text)
+                        self._count += 1
+                    log.debug(text)
+
+    def lines(self, since: int = 0) -> list[str]:
+        """Return the kept lines from number `since` on, cleaned: for the worker's own log."""
+        with self._lock:
+            kept = list(self._lines)
+            first = self._count - len(kept)
+        return [cleaned(line) for line in kept[max(0, since - first) :]]
+
+    def shown(self, use: Use) -> list[str]:
+        """Return what an error for the job of `use` may show."""
+        return [] if use.is_shared else [line[:SHOWN_CHARACTERS] for line in self.lines(use.first_line)[-SHOWN_LINES:]]
+
+
+def cleaned(line: str) -> str:
+    """Return a line without escape sequences, folders of this machine, and names of uploaded files."""
+    return _RUN_FOLDER.sub("run-…", without_paths(_ESCAPES.sub("", line)))

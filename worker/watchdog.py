@@ -1,0 +1,117 @@
+"""Asks one ComfyUI every second whether it answers, apart from every job.
+
+A node that never gives back Python's interpreter lock stops ComfyUI's web server with it: the process lives, the kernel
+accepts connections, and nothing is answered. A request that waits for `hung_s` in vain says so. Any response counts,
+however late within that time and whatever its status. 502 to 504 do not: a proxy sends them for a ComfyUI that does not
+answer.
+
+A slow disk can have the same effect for a while: a file that is mapped into memory is read when it is touched. So a
+process that goes on reading is given LOADING_FACTOR times as long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+ASK_EVERY_S = 1.0
+HUNG_S = 12.0
+LOADING_FACTOR = 4
+_CONNECT_S = 5.0
+_SLICE_S = 0.5
+_READ_WINDOW_S = 2.0
+_OF_A_PROXY = frozenset({502, 503, 504})
+_Waited = TypeVar("_Waited")
+
+
+class Watchdog:
+    """Watches the ComfyUI at `url`; `pid` is its process if it runs on this machine.
+
+    Attributes:
+        unanswered_s: how long ComfyUI has been asked in vain since it answered last. It is counted in short waits: if a
+            container is frozen and thawed (FlashBoot), the time between does not count.
+        is_connecting: whether the last connection was accepted, so that something lives there.
+    """
+
+    def __init__(self, url: str, hung_s: float, pid: int | None = None) -> None:
+        parts = urlsplit(url)
+        self._kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._host, self._port = str(parts.hostname), parts.port
+        self._path = f"{parts.path.rstrip('/')}/features"
+        self._hung_s = hung_s
+        self._pid = pid
+        self.unanswered_s = 0.0
+        self.is_connecting = True
+
+    def await_hang(self, is_over: Callable[[], bool]) -> bool:
+        """Return True once ComfyUI has not answered for too long, or False once `is_over`."""
+        pause = threading.Event()
+        while not is_over():
+            if self.ask():
+                pause.wait(ASK_EVERY_S)
+            elif self.unanswered_s >= self._hung_s and not self._is_loading(pause):
+                return not is_over()
+            else:
+                self._count(lambda: pause.wait(_SLICE_S), _SLICE_S)
+        return False
+
+    def ask(self) -> bool:
+        """Return whether ComfyUI answers one request within `hung_s`, and note it."""
+        connection = self._kind(self._host, self._port, timeout=_CONNECT_S)
+        is_connected = False
+        try:
+            self._count(connection.connect, _CONNECT_S)
+            is_connected = True
+            connection.request("GET", self._path)
+            answers = self._is_answered(connection)
+        except (OSError, HTTPException):
+            answers = False
+        finally:
+            connection.close()
+        self.is_connecting = is_connected
+        if answers:
+            self.unanswered_s = 0.0
+        return answers
+
+    def _is_answered(self, connection: HTTPConnection) -> bool:
+        waited_s = 0.0
+        while waited_s < self._hung_s:
+            if self._count(lambda: select.select([connection.sock], [], [], _SLICE_S)[0], _SLICE_S):
+                return connection.getresponse().status not in _OF_A_PROXY
+            waited_s += _SLICE_S
+        return False
+
+    def _count(self, wait: Callable[[], _Waited], at_most_s: float) -> _Waited:
+        """Return what a wait returns, and count its time, which is no longer than `at_most_s`."""
+        begun_at = time.monotonic()
+        try:
+            return wait()
+        finally:
+            self.unanswered_s += min(time.monotonic() - begun_at, at_most_s)
+
+    def _is_loading(self, pause: threading.Event) -> bool:
+        """Whether the process reads, and has not done so for too long."""
+        if self._pid is None or self.unanswered_s >= LOADING_FACTOR * self._hung_s:
+            return False
+        before = _bytes_read(self._pid)
+        window_s = min(_READ_WINDOW_S, self._hung_s / 4)
+        self._count(lambda: pause.wait(window_s), window_s)
+        return _bytes_read(self._pid) > before
+
+
+def _bytes_read(pid: int) -> int:
+    """Return how many bytes a process has read: by calls, and from disks. 0 if the kernel does not say."""
+    counted = 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+            name, _, number = line.partition(": ")
+            if name in {"rchar", "read_bytes"}:
+                counted += int(number)
+    return counted
