@@ -48,7 +48,8 @@ def test_a_citation_leads_to_a_heading(place: str, citation: str) -> None:
     match = CITATION.fullmatch(citation)
     assert match is not None
     page = PAGES / f"{match['page']}.md"
-    assert match["folder"] in ("docs/", "") and (match["folder"] or place.startswith("docs/")), f"{place}: {citation}"
+    relative = place.startswith("docs/") and match["folder"] == ""
+    assert relative or match["folder"] == "docs/", f"{place}: {citation}"
     assert page.is_file(), f"{place} cites {citation}, which does not exist"
     if match["heading"]:
         assert match["heading"] in headings(page), f"{place} cites {citation}; {page.name} has no such heading"
