@@ -210,6 +210,7 @@ def test_an_override_mends_a_broken_link(workflows: Mapping[str, Workflow]) -> N
         ("clipspace/clipspace-mask-1.png [input]", "clipspace/clipspace-mask-1.png"),
         ("C:\\Users\\me\\fox.png", "C:\\Users\\me\\fox.png"),
         ("größe (1).png", "größe (1).png"),
+        ("gro\u0308ße.png", "größe.png"),
     ],
 )
 @pytest.mark.parametrize("class_type", ["LoadImage", "LoadImageMask", "LoadImageOutput"])
@@ -327,6 +328,7 @@ def test_a_loader_that_holds_no_picture_is_one_short_fault(
         ("ETN_LoadImageBase64", "image", BASE64),
         ("LoadImageFromUrl", "url", "https://example.com/a.png"),
         ("CLIPTextEncode", "text", f"data:image/png;base64,{BASE64}"),
+        ("Load3DAdvanced", "viewport_state", json.dumps({"camera": "x" * 300})),
     ],
 )
 def test_what_is_a_name_or_a_nodes_own_text_stays(

@@ -14,7 +14,7 @@ from typing import Any
 from comfy_client.contract import Fault, JsonObject
 from comfy_client.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimError, bad_request
 from comfy_client.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MOST_STEPS, ROUTES, SAMPLERS, Route
-from comfy_client.validation import nearest, plain, schema_faults, shown
+from comfy_client.validation import Suggestions, plain, schema_faults, shown
 
 INFERENCES = "inferences"
 """The oldest route: `{"parameters": {"type": "txt2img", …}}`."""
@@ -91,12 +91,13 @@ def _unwrapped(given: JsonObject) -> tuple[str, JsonObject]:
 def _unhonoured(given: JsonObject, route: Route) -> tuple[list[Fault], list[str]]:
     """Return the faults and the notes for fields that cannot be honoured. One that says nothing is neither."""
     faults, notes = [], []
+    suggestions = Suggestions()
     for key, value in given.items():
         known = route.fields.get(key)
         if value in (False, "", []) or (known is not None and known.becomes):
             continue
         if known is None:
-            notes.append(f"{_plain_key(key)} is not known and was left out{nearest(key, route.fields)}")
+            notes.append(f"{_plain_key(key)} is not known and was left out{suggestions.nearest(key, route.fields)}")
         elif known.is_refused:
             faults.append(
                 Fault(key, f"cannot be honoured, since {known.why_not}. Leave it out, or stay at Scenario for this")
