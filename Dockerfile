@@ -14,11 +14,13 @@
 ARG BASE_IMAGE=debian:bookworm-slim
 
 FROM ${BASE_IMAGE} AS runtime
-# The versions are those of the base image's suite.
+# The versions are those of the base image's suite. tini keeps the environment with the secrets that it was started with:
+# a program that its user cannot read is not dumpable, so that no other process of that user reads /proc/1/environ.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/*.log \
+    && chmod 0711 /usr/bin/tini \
     && useradd --uid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin worker
 # The CUDA libraries come with torch, and the driver from the host: the container toolkit reads these two.
 ENV NVIDIA_VISIBLE_DEVICES=all \

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,9 +28,9 @@ from worker import local_results, logs
 from worker.attempt import Attempt, Service, make_threads
 from worker.boot import Boot
 from worker.boot_times import BootTimes
-from worker.comfyui_environment import conceal
 from worker.comfyui_process import ModelsMissing
-from worker.disk import temporary_folder
+from worker.conceal import conceal
+from worker.disk import full_disk, temporary_folder
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle
 from worker.platform import Platform, secure_local_api
@@ -39,9 +40,8 @@ from worker.settings import Settings
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
-LONGEST_S = 600.0
-"""How much longer than twice WORKER_JOB_TIMEOUT_S a job's thread may take. Every wait in it ends long before: one that
-goes on hangs in a library, and only the end of the process ends it."""
+LONGEST_BESIDE_S = 600.0
+"""How long a job's thread may take besides its wait for earlier jobs and its run, WORKER_JOB_TIMEOUT_S each."""
 CANCEL_S = 60.0
 """How long the thread of a cancelled job may take to end."""
 _POLL_S = 0.5
@@ -99,7 +99,7 @@ async def _outcome(service: Service, attempt: Attempt) -> JsonObject:
                 if in_thread.cancel():
                     attempt.end()
                 return attempt.failed(error)
-            if attempt.took_s > 2 * service.worker.job_timeout_s + LONGEST_S:
+            if attempt.took_s > service.longest_s:
                 attempt.cancelled.set()
                 service.lifecycle.retire("a job's thread does not end")
                 return attempt.bug()
@@ -141,10 +141,12 @@ def main() -> None:
     times = BootTimes()
     times.note("python")
     try:
-        conceal()
+        is_concealed = conceal()
         settings = Settings.from_env(os.environ)
         worker = make_worker(settings)
         logs.configure(settings.log_level)
+        if settings.comfyui_is_ours and not is_concealed:
+            log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")
         times.note("settings")
         boot = Boot(
             settings,
@@ -163,8 +165,12 @@ def main() -> None:
         boot.begin()
     except ConfigError as error:
         sys.exit(f"handler.py: {error}")
-    disk = tuple(filter(None, (settings.comfyui_data_directory, temporary_folder(os.environ))))
-    service = Service(worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency))
+    data = settings.comfyui_data_directory
+    disk = partial(full_disk, [data, temporary_folder(os.environ)] if data else [])
+    longest_s = 2 * settings.job_timeout_s + LONGEST_BESIDE_S
+    service = Service(
+        worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), longest_s=longest_s
+    )
     _serve(settings, service, boot, times)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -404,3 +405,8 @@ def _cut(value: Any, items: int) -> Any:  # noqa: ANN401 - any JSON value
             kept = list(value.items())[: max(items, 10)]
             return {shortened(str(key)): _cut(item, items) for key, item in kept}
     return value
+
+
+def is_asset_id(text: object) -> bool:
+    """Return whether `text` has the form of an asset's id, as Scenario and the shim give them to images."""
+    return isinstance(text, str) and re.fullmatch(r"asset_[\w-]{1,64}", text, re.ASCII) is not None

@@ -7,6 +7,8 @@ import binascii
 import re
 from urllib.parse import unquote
 
+from comfy_client.contract import is_asset_id
+
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,31}://", re.IGNORECASE)
 _HTTPS = re.compile(r"https://", re.IGNORECASE)
 _HEAD = re.compile(r"(?P<scheme>data\s*:)?(?P<type>[^,]{0,200}),", re.IGNORECASE)
@@ -43,6 +45,8 @@ def decode_base64(text: str) -> bytes:
     percent and JSON escapes, and too many or too few `=` at the end.
     """
     content = _bare(text)
+    if is_asset_id(content):
+        raise ValueError("is an asset's id, which the provider scenario alone can read; send the image itself")
     if is_address(content):
         raise ValueError("is an address of another kind than https; send an https address, base64 or a data URI")
     if "%" in content:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -30,6 +30,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError
 from comfy_client.images import MAX_BYTES
+from comfy_client.public_addresses import is_public, unwrapped
 
 CONNECT_TIMEOUT_S = 5.0
 """For one address; a host with an unreachable one (IPv6 on a network without it) has time left for its others."""
@@ -41,21 +42,6 @@ _PIECE = 64 * 1024
 _PORTS = {"https": 443, "http": 80}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}")
-_NAT64 = ip_network("64:ff9b::/96")
-_UNICAST = ip_network("2000::/3")
-_NEVER = tuple(
-    ip_network(network)
-    for network in (
-        "168.63.129.16/32",  # Azure's WireServer: a public number, answered by the machine's own host
-        "192.0.0.0/24",  # protocol assignments, which Python before 3.12.4 knows in part; Oracle's metadata
-        "192.88.99.0/24",  # 6to4 relays
-        "2001::/23",  # protocol assignments, with Teredo
-        "2002::/16",  # 6to4
-        "3fff::/20",  # documentation, which Python before 3.14 does not know
-    )
-)
-"""Networks refused beside those that `ipaddress` of every Python from 3.11 on calls not global."""
-
 Resolve = Callable[[str, int], Sequence[str]]
 """From host and port to all addresses. May raise OSError or ValueError, and may block."""
 
@@ -129,14 +115,6 @@ def fetch_picture(
     raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} was not fetched{source}: {problem}.", path=path)
 
 
-def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Return whether `address` is one host of the open internet, in whatever form an IPv4 address is wrapped."""
-    inner = _unwrapped(address)
-    if inner.is_multicast or any(inner in network for network in _NEVER):
-        return False
-    return inner.is_global and (inner.version == 4 or inner in _UNICAST)  # noqa: PLR2004 - IPv4
-
-
 def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, timeout_s: float = 5.0) -> bool:
     """Return whether `host` is found in time, and all its addresses are public.
 
@@ -147,15 +125,6 @@ def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, tim
     except (TimeoutError, ValueError):
         return False
     return bool(addresses) and all(is_public(address) for address in addresses)
-
-
-def _unwrapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return the IPv4 address that a packet to `address` ends at, where it is mapped or goes through NAT64."""
-    if isinstance(address, IPv4Address):
-        return address
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address
 
 
 class _FetchError(Exception):
@@ -241,7 +210,7 @@ def _checked_addresses(target: _Target, rules: FetchRules, resolve: Resolve, dea
     if not addresses:
         raise _FetchError("no such host was found; correct the address, or send the picture itself as base64")
     for address in map(ip_address, addresses):
-        allowed = any(_unwrapped(address) in network for network in rules.allowed_networks)
+        allowed = any(unwrapped(address) in network for network in rules.allowed_networks)
         if not (allowed or is_public(address)):
             raise _FetchError("that host is not on the public internet; send the picture itself, as base64")
     return addresses

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, Union
 
 from PIL import Image
 
-from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.contract import ErrorCode, JsonObject, is_asset_id
 from comfy_client.encoded import is_address, is_data_uri
 from comfy_client.errors import JobError
 from comfy_client.images import MAX_BYTES, check_picture, identify
@@ -25,12 +25,14 @@ _LEAST_BASE64 = 64
 
 
 def picture_text(source: object, path: str) -> str:
-    """Return the picture as text for a request: an https address as it is, all else as base64 once it is checked.
+    """Return the picture as text for a request: an https address or an asset's id as it is, else base64, checked.
 
     Raises JobError (invalid_image) that names `path` where it cannot be read, or is no picture: nothing is sent then.
     """
     match source:
         case str() if is_data_uri(source) or is_address(source) or _is_base64(source):
+            return source
+        case str() if is_asset_id(source) and not _is_file(source):
             return source
         case str() | os.PathLike():
             return _encoded(_read(Path(source), path), path)
@@ -38,7 +40,7 @@ def picture_text(source: object, path: str) -> str:
             return _encoded(bytes(source), path)
         case Image.Image():
             return _encoded(_png(source), path)
-    kinds = "a path, bytes, a PIL image, a data URI or an https address"
+    kinds = "a path, bytes, a PIL image, a data URI, an https address or an asset's id"
     raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} must be {kinds}, not {type(source).__name__}.", path=path)
 
 

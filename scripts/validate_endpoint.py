@@ -188,7 +188,7 @@ def main() -> int:
         return error.exit_status
     all_cases = cases(inputs)
     with client:
-        about = f"{client.provider!r}, {now:%Y-%m-%d %H:%M:%S %Z}, comfy-client"
+        about = f"{client.provider}, {now:%Y-%m-%d %H:%M:%S %Z}, comfy-client"
         for case in all_cases:
             play(Evidence(client, folder, inputs), case)
             print(

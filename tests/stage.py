@@ -84,6 +84,11 @@ class Stage:
         for process in self.comfyui_processes():
             process.send_signal(signal.SIGKILL)
 
+    def freeze_comfyui(self) -> None:
+        """Have the worker's own ComfyUI answer nothing any more, as when a node holds the interpreter."""
+        for process in self.comfyui_processes():
+            process.suspend()
+
     def files_left(self) -> list[Path]:
         """Return the files in ComfyUI's folders, empty ones apart."""
         base = self.simulator.input_dir.parent if self.simulator else data_of(self.comfyui_directory)

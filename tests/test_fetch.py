@@ -24,7 +24,8 @@ from PIL import Image
 
 from comfy_client.contract import ErrorCode
 from comfy_client.errors import JobError
-from comfy_client.fetch import FetchRules, fetch_picture, is_public, resolve_host
+from comfy_client.fetch import FetchRules, fetch_picture, resolve_host
+from comfy_client.public_addresses import is_public
 from tests.fakes.certificate import write_certificate
 
 HERE = "127.0.0.1"

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,7 @@ def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
 
     assert ended.returncode == 0, ended.stderr
     assert "completed successfully" in ended.stdout
+    assert '"WARNING"' not in ended.stderr
     assert len(simulator.executed_prompts) == 1
     [path] = re.findall(r"'data': '(debug-output/[^']+)'", ended.stdout)
     with Image.open(ROOT / path) as image:
@@ -261,3 +263,48 @@ def test_the_local_api_serves_jobs(local_api: str) -> None:
 
     assert good["output"]["images"][0]["width"] == 64
     assert ErrorReport.from_json(bad["error"]).code is ErrorCode.INVALID_INPUT
+
+
+class _Webhook(BaseHTTPRequestHandler):
+    """Remembers that it was called."""
+
+    def do_POST(self) -> None:
+        """Take the call."""
+        self.server.calls.append(self.path)  # type: ignore[attr-defined] # see below
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+class WebhookServer(HTTPServer):
+    """Something inside the worker's network."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Webhook)
+        self.calls: list[str] = []
+
+
+def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
+    """Whoever reaches the API cannot have the worker post to addresses inside its network; the log says so at start."""
+    port = free_port()
+    environment = {**os.environ, "COMFYUI_URL": simulator.url, "SERVE_API_LOCALLY": "true"}
+    environment |= {"WORKER_WARMUP": "false", "WORKER_API_PORT": str(port)}
+    with (
+        WebhookServer() as inside,
+        subprocess.Popen([sys.executable, "handler.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process,
+    ):
+        threading.Thread(target=inside.serve_forever, args=(0.01,), daemon=True).start()
+        log: list[bytes] = []
+        reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))
+        reader.start()
+        assert until(lambda: b"Uvicorn running" in b"".join(log))
+        assert b"the local API has no login" in b"".join(log)
+        body = {"input": SMALL, "webhook": f"http://127.0.0.1:{inside.server_port}/inside"}
+        answer = requests.post(f"http://127.0.0.1:{port}/runsync", json=body, timeout=30).json()
+        assert answer["output"]["images"]
+        assert until(lambda: b"webhook is ignored" in b"".join(log))
+        process.terminate()
+        assert process.wait(20) == 0
+        reader.join(10)
+        inside.shutdown()
+    assert inside.calls == []

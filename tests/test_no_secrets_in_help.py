@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
+from comfy_client import Client, client_from_env
+from comfy_client.cli.call import Call
+from comfy_client.cli.screen import Screen
 from comfy_client.deploy.variables import VARIABLES as DEPLOY
 from comfy_client.providers import VARIABLES as CLIENT
+from comfy_client.providers import Reader
 from comfy_client.scenario.settings import VARIABLES as SHIM
 from tests.test_layers import ROOT
 from worker.settings import VARIABLES as WORKER
@@ -48,3 +53,12 @@ def test_no_help_shows_a_variable() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "described" in ended.stdout
     assert MARK not in ended.stdout + ended.stderr
+
+
+def test_no_value_that_holds_the_environment_shows_it() -> None:
+    """Reports of errors print the values around them."""
+    environment = {"RUNPOD_API_KEY": MARK, "RUNPOD_ENDPOINT_ID": "ep"}
+    call = Call(Namespace(), Screen(sys.stdout, sys.stderr), environment, {})
+    with client_from_env(environment) as client, Client(api_key=MARK, endpoint_id="ep") as other:
+        held = (call, Reader(environment), client, client.provider, other.provider, client.job("x"))
+        assert MARK not in repr(held) + str([str(each) for each in held])

@@ -33,6 +33,14 @@ def test_addresses_and_data_uris_go_as_they_are(source: str) -> None:
     assert picture_text(source, "image") == source
 
 
+def test_an_asset_s_id_goes_as_it_is_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids are Scenario's; a file of that name is the caller's."""
+    monkeypatch.chdir(tmp_path)
+    assert picture_text("asset_q9GpkRcHwTx7", "image") == "asset_q9GpkRcHwTx7"
+    (tmp_path / "asset_knight").write_bytes(png())
+    assert picture_text("asset_knight", "image") == TEXT
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "I;16"])
 def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
     """Its pixels arrive as they are."""

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +19,7 @@ from comfy_client.comfyui.follow import Sampling
 from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_client.errors import ComfyUIBroken, JobError, RequestError
 from worker import logs
-from worker.disk import full_disk, sweep
+from worker.disk import sweep
 from worker.jobs import Control, Worker, run_job
 from worker.lifecycle import Lifecycle
 from worker.progress import progress_of
@@ -68,15 +67,22 @@ class Failures:
 
 @dataclass(frozen=True)
 class Service:
-    """What the jobs of this process share, and what surrounds them. `disk` are the folders that must not be full."""
+    """What the jobs of this process share, and what surrounds them.
+
+    Attributes:
+        full_disk: returns a sentence that names a disk which is full, if one is.
+        longest_s: how long a job's thread may take in all. Every wait in it ends long before; one that goes on hangs in
+            a library, and only the end of the process ends it.
+        threads: where jobs run. asyncio's own would be shared with whoever else waits in a thread.
+    """
 
     worker: Worker
     lifecycle: Lifecycle
     comfyui: Supervised = field(default_factory=lambda: RemoteComfyUI(""))
-    disk: tuple[Path, ...] = ()
+    full_disk: Callable[[], str] = lambda: ""
     turns: Turns = field(default_factory=Turns)
     threads: ThreadPoolExecutor = field(default_factory=lambda: make_threads(2))
-    """Where jobs run. asyncio's own would be shared with whoever else waits in a thread."""
+    longest_s: float = 1800.0
     failures: Failures = field(init=False)
 
     def __post_init__(self) -> None:
@@ -184,7 +190,7 @@ class Attempt:
             error = self._service.comfyui.verdict_on(use, self._stop) or error
         if self._service.comfyui.was_ended(use):
             server.leftovers.note_restart()
-        if error.code in _OF_THE_DISK and (problem := full_disk(self._service.disk)):
+        if error.code in _OF_THE_DISK and (problem := self._service.full_disk()):
             log.error("%s", problem)
             if not use.is_shared and server.directory is not None:
                 sweep(server.directory)

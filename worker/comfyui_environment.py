@@ -1,11 +1,8 @@
-"""The environment of ComfyUI's process, by an allow-list: every custom node can read all of it."""
+"""The environment of ComfyUI's process, by an allow-list: every custom node can read all of it. No I/O."""
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import re
-import sys
 from collections.abc import Collection, Mapping
 
 NAMES = frozenset(
@@ -72,9 +69,6 @@ PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
 """Names that hold a secret whatever they begin with, such as NVIDIA_API_KEY."""
 _CREDENTIALS = re.compile(r"^((?:[a-z][a-z0-9+.-]*://)?).*@", re.IGNORECASE | re.DOTALL)
-_PR_SET_DUMPABLE = 4
-
-log = logging.getLogger(__name__)
 
 
 def comfyui_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
@@ -94,15 +88,3 @@ def _is_harmless(name: str) -> bool:
 def without_credentials(url: str) -> str:
     """Return the address of a proxy without user name and password; a list of hosts stays as it is."""
     return _CREDENTIALS.sub(r"\1", url)
-
-
-def conceal() -> None:
-    """Keep other processes of this user out of this one's memory, and out of /proc/<pid>/environ (Linux).
-
-    ComfyUI runs as the same user. Without this, a custom node could read the worker's secrets there. A process that
-    this one starts can be read again, as the kernel resets the flag at exec. root can read everything all the same.
-    """
-    if sys.platform != "linux":
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        log.warning("PR_SET_DUMPABLE failed: custom nodes can read this process's environment")

@@ -12,7 +12,7 @@ MIN_FREE_BYTES = 16 * 1024 * 1024
 _SWEPT = ("input/run-*", "output/run-*", "temp/*")
 
 
-def full_disk(folders: Iterable[Path]) -> str:
+def full_disk(folders: Iterable[Path], min_free_bytes: int = MIN_FREE_BYTES) -> str:
     """Return a sentence that names the first folder whose disk is full; empty if none is."""
     for folder in folders:
         try:
@@ -20,7 +20,7 @@ def full_disk(folders: Iterable[Path]) -> str:
         except OSError:
             continue
         free_bytes = disk.f_bavail * disk.f_frsize
-        if free_bytes < MIN_FREE_BYTES:
+        if disk.f_blocks and free_bytes < min_free_bytes:  # a file system without blocks does not say
             return f"The disk of {folder} is full: {free_bytes / 1024 / 1024:.1f} MB are left."
         if disk.f_files and not disk.f_favail:
             return f"The disk of {folder} is full: it takes no further file."

@@ -1,6 +1,6 @@
 """The container's health check: python -m worker.health. Status 0 if ComfyUI answers and its disk is not full, else 1.
 
-It runs every half minute beside a GPU's work, so it imports nothing but the standard library and two small modules.
+It runs every half minute beside a GPU's work, so it imports nothing but the standard library and three small modules.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from worker.address import comfyui_url
-from worker.disk import full_disk, temporary_folder
+from worker.conceal import conceal
+from worker.disk import MIN_FREE_BYTES, full_disk, temporary_folder
 
 TIMEOUT_S = 5.0
 
 
-def main(env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S) -> int:
+def main(
+    env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S, min_free_bytes: int = MIN_FREE_BYTES
+) -> int:
     """Ask ComfyUI once, look at its disk, print what came of it, and return the exit status."""
-    problem = problem_of(comfyui_url(env), timeout_s) or full_disk(_folders(env))
+    problem = problem_of(comfyui_url(env), timeout_s) or full_disk(_folders(env), min_free_bytes)
     out.write(f"{problem or 'ComfyUI answers.'}\n")
     return 1 if problem else 0
 
@@ -59,4 +62,5 @@ def problem_of(url: str, timeout_s: float) -> str:
 
 
 if __name__ == "__main__":
+    conceal()  # the container's secrets are in its environment
     sys.exit(main(os.environ, sys.stdout))

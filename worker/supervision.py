@@ -6,6 +6,7 @@ here: jobs fail at once for as long as it does not answer.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from worker.uses import RunAgain, Use, Uses
 from worker.watchdog import ASK_EVERY_S, HUNG_S, Watchdog
 
 _POLL_S = 0.05
+
+log = logging.getLogger(__name__)
 
 
 class Cause(Enum):
@@ -196,8 +199,10 @@ class RemoteComfyUI(Supervision):
         self._watchdog = watchdog
         while watchdog.await_hang(self._stopping.is_set):
             if watchdog.is_connecting:  # else it is gone, which every call finds out at once
+                log.error("ComfyUI has not answered for %.0f s: it hangs", watchdog.unanswered_s)
                 self._is_hung = True
                 self._deaths.append(Death(Cause.HUNG, self._uses.running()))
             while not self._stopping.is_set() and not watchdog.ask():
                 self._stopping.wait(ASK_EVERY_S)
             self._is_hung = False
+            log.warning("ComfyUI answers again")

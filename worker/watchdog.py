@@ -12,25 +12,31 @@ process that goes on reading is given LOADING_FACTOR times as long.
 from __future__ import annotations
 
 import contextlib
+import select
 import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 ASK_EVERY_S = 1.0
 HUNG_S = 12.0
 LOADING_FACTOR = 4
+_CONNECT_S = 5.0
+_SLICE_S = 0.5
 _READ_WINDOW_S = 2.0
 _OF_A_PROXY = frozenset({502, 503, 504})
+_Waited = TypeVar("_Waited")
 
 
 class Watchdog:
     """Watches the ComfyUI at `url`; `pid` is its process if it runs on this machine.
 
     Attributes:
-        answered_at: when it answered last, by the monotonic clock.
+        unanswered_s: how long ComfyUI has been asked in vain since it answered last. It is counted in short waits: if a
+            container is frozen and thawed (FlashBoot), the time between does not count.
         is_connecting: whether the last connection was accepted, so that something lives there.
     """
 
@@ -41,13 +47,8 @@ class Watchdog:
         self._path = f"{parts.path.rstrip('/')}/features"
         self._hung_s = hung_s
         self._pid = pid
-        self.answered_at = time.monotonic()
+        self.unanswered_s = 0.0
         self.is_connecting = True
-
-    @property
-    def unanswered_s(self) -> float:
-        """How long ComfyUI has not answered, as far as it was asked."""
-        return time.monotonic() - self.answered_at
 
     def await_hang(self, is_over: Callable[[], bool]) -> bool:
         """Return True once ComfyUI has not answered for too long, or False once `is_over`."""
@@ -58,33 +59,50 @@ class Watchdog:
             elif self.unanswered_s >= self._hung_s and not self._is_loading(pause):
                 return not is_over()
             else:
-                pause.wait(min(ASK_EVERY_S, self._hung_s / 4))
+                self._count(lambda: pause.wait(_SLICE_S), _SLICE_S)
         return False
 
     def ask(self) -> bool:
-        """Return whether ComfyUI answers one request, and note it."""
-        connection = self._kind(self._host, self._port, timeout=self._hung_s)
-        is_connected = answers = False
+        """Return whether ComfyUI answers one request within `hung_s`, and note it."""
+        connection = self._kind(self._host, self._port, timeout=_CONNECT_S)
+        is_connected = False
         try:
-            connection.connect()
+            self._count(connection.connect, _CONNECT_S)
             is_connected = True
             connection.request("GET", self._path)
-            answers = connection.getresponse().status not in _OF_A_PROXY
+            answers = self._is_answered(connection)
         except (OSError, HTTPException):
-            pass
+            answers = False
         finally:
             connection.close()
         self.is_connecting = is_connected
         if answers:
-            self.answered_at = time.monotonic()
+            self.unanswered_s = 0.0
         return answers
+
+    def _is_answered(self, connection: HTTPConnection) -> bool:
+        waited_s = 0.0
+        while waited_s < self._hung_s:
+            if self._count(lambda: select.select([connection.sock], [], [], _SLICE_S)[0], _SLICE_S):
+                return connection.getresponse().status not in _OF_A_PROXY
+            waited_s += _SLICE_S
+        return False
+
+    def _count(self, wait: Callable[[], _Waited], at_most_s: float) -> _Waited:
+        """Return what a wait returns, and count its time, which is no longer than `at_most_s`."""
+        begun_at = time.monotonic()
+        try:
+            return wait()
+        finally:
+            self.unanswered_s += min(time.monotonic() - begun_at, at_most_s)
 
     def _is_loading(self, pause: threading.Event) -> bool:
         """Whether the process reads, and has not done so for too long."""
         if self._pid is None or self.unanswered_s >= LOADING_FACTOR * self._hung_s:
             return False
         before = _bytes_read(self._pid)
-        pause.wait(min(_READ_WINDOW_S, self._hung_s / 4))
+        window_s = min(_READ_WINDOW_S, self._hung_s / 4)
+        self._count(lambda: pause.wait(window_s), window_s)
         return _bytes_read(self._pid) > before
 
 

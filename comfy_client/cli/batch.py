@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import tomllib
@@ -167,7 +168,7 @@ def _show_end(call: Call, made: Sequence[Made], manifest: JsonObject, folder: Pa
     if problems:
         worst = next((each.error for each in problems if each.error), None)
         if worst is not None:
-            value["error"] = next(asset["error"] for asset in manifest["assets"] if asset["error"])
+            value["error"] = json.loads(worst.report.to_json())
     call.screen.show(value, *lines)
     statuses = [each.error.exit_status if isinstance(each.error, ComfyClientError) else 1 for each in problems]
     return max(statuses, default=0)

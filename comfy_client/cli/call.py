@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from comfy_client.cli.flags import Flag
@@ -53,7 +53,7 @@ class Call:
 
     options: argparse.Namespace
     screen: Screen
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     workflows: Mapping[str, Workflow]
 
     def client(self) -> Client:

@@ -63,9 +63,9 @@ def _submit(call: Call) -> int:
         sending: Future[Job] = Future()
         try:
             job = sent(client, run_request(call), sending)
+            call.screen.show({"job_id": job.id}, job.id)
         except KeyboardInterrupt as interrupt:
             return interrupted(call, sending, interrupt)
-        call.screen.show({"job_id": job.id}, job.id)
     return 0
 
 

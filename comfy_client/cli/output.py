@@ -19,7 +19,7 @@ from comfy_client.providers.interface import FORMATS, GeneratedFile, GenerationR
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _LONGEST_NAME = 100
-"""Characters of a file's name that are kept where its folder has to be replaced."""
+"""Characters of a file's name that are kept when the file has to go into another folder."""
 
 OUTPUT = Flag(
     ("-o", "--output"),
@@ -60,7 +60,7 @@ class Output:
 
 
 def checked_output(text: str, screen: Screen, *, is_forced: bool = False) -> Output:
-    """Return where pictures go, with its folder made. Raises UsageError where they cannot be written there."""
+    """Return where pictures go, with its folder made. Raises UsageError if they cannot be written there."""
     if text == "-":
         if screen.is_json:
             raise UsageError("-o - and --json both write to stdout. Nothing was sent. Give -o a file")
@@ -94,7 +94,7 @@ def _is_dir(path: Path) -> bool:
 
 
 def fitted(output: Output, request: GenerationRequest) -> GenerationRequest:
-    """Return the request with the format that the output's name asks for. Raises UsageError where the two differ."""
+    """Return the request with the format that the output's name asks for. Raises UsageError if the two differ."""
     wanted, given = output.format, request.input.get("output_format")
     is_graph = isinstance(request.input.get("workflow"), dict)
     pictures = request.input.get("num_images")
@@ -106,7 +106,7 @@ def fitted(output: Output, request: GenerationRequest) -> GenerationRequest:
             raise UsageError(f"-o {output.text}: pictures are .png, .jpg or .webp. Nothing was sent")
         return request
     if given is not None and given != wanted:
-        raise UsageError(f"-o {output.text} is a {wanted} file, and --output-format is {given}. Nothing was sent")
+        raise UsageError(f"-o {output.text} is a {wanted} file, and {given} was requested. Nothing was sent")
     if wanted == ENVELOPE["output_format"]["default"]:
         return request
     return replace(request, input={**request.input, "output_format": wanted})
@@ -122,9 +122,9 @@ class Saved:
 
 
 def save_result(output: Output, result: GenerationResult, screen: Screen) -> Saved:
-    """Write a result's files. Where that fails they go into the current folder, else into the temporary one.
+    """Write a result's files. If that fails they go into the current folder, else into the temporary one.
 
-    Raises NotSaved where neither takes them.
+    Raises NotSaved if neither takes them.
     """
     files: list[GeneratedFile] = [*result.images, *result.files]
     if output.is_stdout:

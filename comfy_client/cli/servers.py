@@ -18,7 +18,7 @@ SIMULATE = "comfy-client simulate"
 SCENARIO: Sequence[Flag] = (
     Flag(
         ("action",),
-        "`serve`: until Ctrl-C or SIGTERM; unfinished jobs go on at the next start.",
+        "`serve`: until Ctrl-C or SIGTERM; unfinished jobs continue at the next start.",
         "serve",
         {"choices": ["serve"]},
     ),
@@ -34,7 +34,7 @@ SCENARIO: Sequence[Flag] = (
     ),
     Flag(
         ("--insecure-local",),
-        "Require no key. Only on a loopback address.",
+        "Require no key. Only on a loopback address; pages of other origins are refused.",
         settings={"action": "store_true"},
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -97,7 +97,7 @@ VARIABLES: Mapping[str, Variable] = {
 class Reader:
     """The environment for one provider. Empty is absent."""
 
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     provider: str = DEFAULT
 
     def optional(self, name: str) -> str:

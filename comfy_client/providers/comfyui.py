@@ -79,6 +79,7 @@ class ComfyUIProvider:
     """
 
     name = "comfyui"
+    jobs_outlive_process = False
 
     def __init__(self, url: str, workflows: Mapping[str, Workflow], *, directory: Path | None = None) -> None:
         self._server = ComfyServer(url, directory=directory)

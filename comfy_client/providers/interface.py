@@ -80,7 +80,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """One file that a job made; `asset_id` is the provider's own name for it, where it has one."""
+    """One file that a job made. `asset_id` is Scenario's id of it; it is None with all other providers."""
 
     filename: str
     mime_type: str
@@ -254,6 +254,8 @@ class Provider(Protocol):
 
     name: str
     """As IMAGE_GENERATION_PROVIDER has it."""
+    jobs_outlive_process: bool
+    """Whether a job goes on after this process ended, and any process finds it by its id. If not, no job is billed."""
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Start a job and return how it stands. It may answer up to `wait_s` later, if it can then tell the end.

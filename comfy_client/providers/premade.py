@@ -42,6 +42,7 @@ class PremadeProvider:
     """A RunPod endpoint that runs worker-comfyui, or any worker that takes its requests."""
 
     name = "runpod"
+    jobs_outlive_process = True
 
     def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
         self._endpoint = endpoint

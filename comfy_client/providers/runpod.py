@@ -26,6 +26,8 @@ class RunPodProvider:
         name: as IMAGE_GENERATION_PROVIDER has it.
     """
 
+    jobs_outlive_process = True
+
     def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow], name: str = "comfyui") -> None:
         self._endpoint = endpoint
         self._workflows = workflows

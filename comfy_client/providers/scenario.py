@@ -8,11 +8,12 @@ import mimetypes
 import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from comfy_client import intake
 from comfy_client.comfyui.outputs import parameters_text
-from comfy_client.contract import ALIASES, ErrorCode, ErrorReport
+from comfy_client.contract import ALIASES, ErrorCode, ErrorReport, is_asset_id
 from comfy_client.errors import ConfigError, JobError, RequestError
 from comfy_client.images import Picture
 from comfy_client.picture_process import check_picture, encode_picture
@@ -47,6 +48,7 @@ class ScenarioProvider:
     """
 
     name = "scenario"
+    jobs_outlive_process = True
 
     def __init__(
         self,
@@ -71,18 +73,23 @@ class ScenarioProvider:
         return f"Scenario at {self._api.base_url}"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Start a job; a picture to start from is uploaded first. Scenario answers at once, whatever `wait_s` is.
+        """Start a job. A picture to start from is uploaded first, or named by its id if `image` is a Scenario asset's.
+
+        Scenario answers at once, whatever `wait_s` is.
 
         Raises JobError: invalid_input for what Scenario cannot do, or refuses; invalid_image, unknown_workflow.
         """
         del wait_s
+        asset_id = request.input.get("image") if is_asset_id(request.input.get("image")) else None
+        if asset_id is not None:
+            request = replace(request, input={**request.input, "image": self._stored_picture(asset_id)})
         asked = read_request(request.input, self._workflows)
         check_possible(asked, request.options, self._loras)
         rendered = intake.rendered(asked, random_seed=lambda: secrets.randbelow(MAX_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:
-                body["image"] = self._uploaded(upload.picture)
+                body["image"] = asset_id or self._uploaded(upload.picture)
             answer = self._api.generate(self._model_id, body)
         except RequestError as error:
             if error.code is ErrorCode.INVALID_INPUT:
@@ -197,9 +204,18 @@ class ScenarioProvider:
                 return asset_id
         raise RequestError("Scenario took the picture, and answered with no asset", is_transient=True, may_run=False)
 
+    def _stored_picture(self, asset_id: str) -> str:
+        """Return an asset's picture as base64: its size is the job's. Raises JobError (invalid_image), RequestError."""
+        try:
+            _, picture = self._picture(asset_id, "")
+        except JobError as error:
+            message = f"image: the asset {asset_id} of Scenario cannot be used. {error.report.message}"
+            raise JobError.because(ErrorCode.INVALID_IMAGE, message, path="image") from error
+        return base64.b64encode(picture.data).decode("ascii")
+
     def _picture(self, asset_id: str, job_id: str) -> tuple[Asset, Picture]:
         """Return one picture, whole: fetched again where it came damaged."""
-        lost = f"The picture {asset_id} of Scenario's job"
+        lost = f"Scenario's picture {asset_id}"
         try:
             asset = read_asset(self._api.asset(asset_id))
             if asset is None or urlsplit(asset.url).scheme not in {"http", "https"}:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from comfy_client.contract import OUTPUT_FORMATS, Fault, JsonObject
-from comfy_client.picture_process import check_picture, converted
+from comfy_client.encoded import decode_base64
+from comfy_client.scenario.bodies import Attached, decode_picture
 from comfy_client.scenario.errors import bad_request, not_found
-from comfy_client.scenario.jobs import Keeper, new_id
+from comfy_client.scenario.keeper import Keeper, new_id
 from comfy_client.scenario.lists import Query, fill_page, read_page
 from comfy_client.scenario.records import Address, asset_record
 from comfy_client.scenario.rows import AssetRow
@@ -22,6 +19,10 @@ from comfy_client.scenario.store import Filter
 MOST_BULK = 200
 MOST_DELETED = 100
 _MOST_TAGS = 100
+MADE_ELSEWHERE = (
+    "The shim has the assets of this key that were made or uploaded here; Scenario's ids mean nothing to it. If it is "
+    "one of Scenario's, download it there, upload it here (POST /assets) and use the new id (docs/migrate.md, step 5)"
+)
 
 
 @dataclass(frozen=True)
@@ -51,27 +52,25 @@ class Assets:
         raise bad_request([Fault("", "must have a name, and an image as base64 or a data URL, both as text")])
 
     async def add(self, owner: str, data: bytes, name: str, *, is_hidden: bool = False) -> AssetRow:
-        """Keep an uploaded picture. Raises JobError (invalid_image)."""
-        picture = await asyncio.to_thread(check_picture, data, "image", flatten=False)
-        sha256 = hashlib.sha256(picture.data).hexdigest()
+        """Store an uploaded picture. Raises JobError (invalid_image), ShimError (507)."""
+        picture = await self._keeper.checked(data, flatten=False)
         now = self._keeper.clock()
-        asset = AssetRow(
-            id=new_id("asset"),
-            owner=owner,
-            created_at=now,
-            updated_at=now,
-            sha256=sha256,
-            mime_type=picture.mime_type,
-            width=picture.width,
-            height=picture.height,
-            bytes=len(picture.data),
-            name=name[:255],
-            type="uploaded",
-            source="uploaded",
-            is_hidden=is_hidden,
-        )
-        async with self._keeper.holding(sha256):
-            await asyncio.to_thread(self._keeper.blobs.put, picture.data, picture.mime_type)
+        async with self._keeper.stored(picture) as sha256:
+            asset = AssetRow(
+                id=new_id("asset"),
+                owner=owner,
+                created_at=now,
+                updated_at=now,
+                sha256=sha256,
+                mime_type=picture.mime_type,
+                width=picture.width,
+                height=picture.height,
+                bytes=len(picture.data),
+                name=name[:255],
+                type="uploaded",
+                source="uploaded",
+                is_hidden=is_hidden,
+            )
             self._store.add(asset)
         return asset
 
@@ -87,7 +86,7 @@ class Assets:
         """Return the owner's asset. Raises ShimError (404)."""
         asset = self._store.asset(asset_id, owner)
         if asset is None:
-            raise not_found("asset", asset_id)
+            raise not_found("asset", asset_id, MADE_ELSEWHERE)
         return asset
 
     def list(self, owner: str, query: Query) -> JsonObject:
@@ -153,17 +152,17 @@ class Assets:
             return StoredPicture(data, asset.mime_type, asset.name)
         wanted = output_format or asset.mime_type.partition("/")[2]
         wanted = wanted if wanted in OUTPUT_FORMATS else "png"
-        changed = await asyncio.to_thread(converted, data, wanted, width)
+        changed = await self._keeper.converted(data, wanted, width)
         return StoredPicture(changed.data, changed.mime_type, f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
 
 
 def decoded(text: str, path: str) -> bytes:
     """Return the bytes of base64 or of a data URL. Raises ShimError (400)."""
-    content = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        return base64.b64decode(re.sub(r"\s", "", content), validate=True)
-    except (binascii.Error, ValueError):
-        raise bad_request([Fault(path, "is neither base64 nor a data URL")]) from None
+        return decode_picture(text.data) if isinstance(text, Attached) else decode_base64(text)
+    except ValueError as error:
+        why = str(error) if str(error).startswith("is ") else "is not base64"
+        raise bad_request([Fault(path, why)]) from None
 
 
 def _ids(body: object, most: int) -> Sequence[str]:

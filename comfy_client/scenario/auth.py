@@ -21,7 +21,7 @@ LOCAL_OWNER = "proj_local"
 """Everybody, where there is no key."""
 URL_STEP_S = 86_400.0
 URL_LIFE_S = 7 * URL_STEP_S
-PART_LIFE_S = URL_STEP_S
+PART_LIFE_S = 3600.0
 
 
 @dataclass(frozen=True)

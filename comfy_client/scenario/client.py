@@ -40,19 +40,25 @@ START_TIMEOUT_S = 30.0
 class ScenarioShim:
     """Scenario's calls as methods, with Scenario's fields and answers. Safe to use from several threads.
 
-    Use it in a `with`, or `close` it: jobs that have not ended go on at the next start, in the same folder.
+    Use it in a `with`, or `close` it: jobs that have not ended continue at the next start, in the same folder. One
+    process at a time may use the folder; a second gets ConfigError.
     """
 
     def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs | None = None) -> None:
         self._client = client
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="scenario-shim", daemon=True)
-        self._thread.start()
         blobs = blobs or FolderBlobs(settings.directory / "pictures")
         self._service = ShimService(
             client, settings, blobs, url_of=lambda asset_id: f"asset:{asset_id}", part_of=lambda *_: ("", 0.0)
         )
-        self._do(self._service.__aenter__(), START_TIMEOUT_S)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="scenario-shim", daemon=True)
+        self._thread.start()
+        try:
+            self._do(self._service.__aenter__(), START_TIMEOUT_S)
+        except BaseException:
+            self._service.close()
+            self._end_loop()
+            raise
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -74,11 +80,14 @@ class ScenarioShim:
         if not self._thread.is_alive():
             return
         self._do(self._service.__aexit__(None, None, None))
+        self._end_loop()
+        self._client.close()
+
+    def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
-        self._client.close()
 
     def generate_txt2img(self, body: Mapping[str, Any]) -> JsonObject:
         """Start a job of `POST /generate/txt2img` and return Scenario's answer: `{"job": …, "creativeUnitsCost": …}`.

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from comfy_client.contract import ErrorCode, ErrorReport, Fault, JsonObject
 from comfy_client.errors import ComfyClientError, JobError, RequestError
 
 BAD_REQUEST = 400
 UNAUTHORIZED = 401
+FORBIDDEN = 403
 NOT_FOUND = 404
 METHOD_NOT_ALLOWED = 405
+TIMED_OUT = 408
 TOO_LARGE = 413
 TOO_MANY = 429
 INTERNAL = 500
 NOT_HERE = 501
 UNREACHABLE = 502
+NO_SPACE = 507
+MOST_FAULTS = 20
+"""Faults that one error names; more are counted."""
 
 
 class ShimError(ComfyClientError):
@@ -49,14 +55,37 @@ class ShimError(ComfyClientError):
 
 
 def bad_request(faults: Sequence[Fault]) -> ShimError:
-    """Return the error that names all `faults` of a call."""
-    text = "; ".join(f"{fault.path or 'the body'} {fault.message}" for fault in faults)
-    return ShimError(BAD_REQUEST, text)
+    """Return the error that names the `faults` of a call, the first MOST_FAULTS of them."""
+    texts = [f"{fault.path[:200] or 'the body'} {fault.message[:400]}" for fault in faults[:MOST_FAULTS]]
+    if len(faults) > MOST_FAULTS:
+        texts.append(f"{len(faults) - MOST_FAULTS} more faults")
+    return ShimError(BAD_REQUEST, "; ".join(texts))
 
 
-def not_found(what: str, its_id: str) -> ShimError:
-    """Return the error for something that is not there, or not the caller's."""
-    return ShimError(NOT_FOUND, f"There is no {what} {its_id[:80]!r}", code=ErrorCode.JOB_EXPIRED)
+def not_found(what: str, its_id: str, advice: str = "") -> ShimError:
+    """Return the error for something that does not exist, or belongs to another key."""
+    text = f"There is no {what} {its_id[:80]!r}{'. ' if advice else ''}{advice}"
+    return ShimError(NOT_FOUND, text, code=ErrorCode.JOB_EXPIRED)
+
+
+def not_stored(error: Exception, where: object) -> ShimError:
+    """Return the error for a write to the disk that failed: no space, or no permission."""
+    why = getattr(error, "strerror", None) or str(error)
+    return ShimError(
+        NO_SPACE,
+        f"The shim cannot write to {where} ({why}). The call had no effect. Its operator has to free disk space; jobs "
+        "under way are saved as soon as there is some. Then send the call again",
+        code=ErrorCode.OUTPUT_NOT_STORED,
+    )
+
+
+@contextmanager
+def storing(where: object) -> Iterator[None]:
+    """Turn an OSError of a write below `where` into the ShimError of `not_stored`."""
+    try:
+        yield
+    except OSError as error:
+        raise not_stored(error, where) from error
 
 
 def shim_error(error: ComfyClientError) -> ShimError:

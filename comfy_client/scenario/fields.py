@@ -48,7 +48,15 @@ class Route:
     defaults: JsonObject
 
     def schema(self) -> JsonObject:
-        """Return the JSON Schema (2020-12) of its body. Other keys are let through; the mapping notes them."""
+        """Return the JSON Schema (2020-12) of its body, for callers: numbers may be text (`"512"`)."""
+        schema = self.rules()
+        for rule in schema["properties"].values():
+            if rule.get("type") in ("integer", "number"):
+                rule["type"] = [rule["type"], "string"]
+        return schema
+
+    def rules(self) -> JsonObject:
+        """Return the JSON Schema of its body once its numbers are numbers. Other keys are allowed."""
         properties = {
             name: {
                 **field.rule,
@@ -109,9 +117,7 @@ ASPECT_RATIOS: Mapping[str, tuple[int, int]] = {
 }
 """Scenario's aspect ratios as sizes of about one megapixel, in multiples of 16."""
 
-_SEED: JsonObject = {
-    "anyOf": [{"type": "integer", "minimum": 0, "maximum": MAX_SEED}, {"type": "string", "pattern": "^[0-9]{1,18}$"}]
-}
+_SEED: JsonObject = {"type": "integer", "minimum": -1, "maximum": MAX_SEED}
 _SCHEDULER: JsonObject = {
     "type": "string",
     "enum": [name + end for name in [*SAMPLERS, "TCD"] for end in ("Scheduler", "")],
@@ -126,7 +132,7 @@ _PICTURE_NOTE = "image: an asset's id, a data URL, base64, or an https address"
 _EVERYWHERE: Mapping[str, Field] = {
     "prompt": Field({"type": "string", "minLength": 1, "maxLength": 4096, "pattern": r"\S"}, "prompt"),
     "guidance": Field(_number(0, 20), "guidance"),
-    "seed": Field(_SEED, "seed: a number, or a number as text"),
+    "seed": Field(_SEED, "seed: a number, or a number as text; -1 is random"),
     "width": Field(_number(64, 2048), "width, rounded to a multiple of 16"),
     "height": Field(_number(64, 2048), "height, rounded to a multiple of 16"),
     "numOutputs": Field(_whole(1, MOST_PICTURES), "num_images"),

@@ -6,19 +6,29 @@ noted in the job; a strict shim refuses those too.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from comfy_client.contract import Fault, JsonObject
+from comfy_client.scenario.bodies import Attached
 from comfy_client.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimError, bad_request
 from comfy_client.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MOST_STEPS, ROUTES, SAMPLERS, Route
-from comfy_client.validation import Suggestions, plain, schema_faults, shown
+from comfy_client.spellings import respelled
+from comfy_client.validation import nearest, plain, schema_faults, shown
 
 INFERENCES = "inferences"
 """The oldest route: `{"parameters": {"type": "txt2img", …}}`."""
 _SIDE = 16
+RANDOM = -1
+"""A seed that asks for a random one, as ComfyUI's own nodes and many callers have it."""
+MOST_NOTED = 20
+"""Unknown keys that a job notes by name; more are counted."""
+MOST_SHOWN = 10_000
+"""Characters of a field, or of all unknown ones, that a job shows in `metadata.input`; longer ones are not shown."""
+MOST_ADDRESS = 2_048
+"""Characters of an asset's id or an address; longer texts are pictures."""
 _PICTURE_FIELDS = ("image", "imageId", "imageUrl")
 
 
@@ -62,7 +72,8 @@ def map_call(
     if name == INFERENCES:
         name, given = _unwrapped(given)
     route = ROUTES[name]
-    faults = schema_faults(given, route.schema())
+    given = respelled(given, {name: field.rule for name, field in route.fields.items()})
+    faults = schema_faults(given, route.rules())
     refused, notes = _unhonoured(given, route)
     faults += refused
     if is_strict:
@@ -90,20 +101,23 @@ def _unwrapped(given: JsonObject) -> tuple[str, JsonObject]:
 
 def _unhonoured(given: JsonObject, route: Route) -> tuple[list[Fault], list[str]]:
     """Return the faults and the notes for fields that cannot be honoured. One that says nothing is neither."""
-    faults, notes = [], []
-    suggestions = Suggestions()
+    faults, notes, unknown = [], [], 0
     for key, value in given.items():
         known = route.fields.get(key)
         if value in (False, "", []) or (known is not None and known.becomes):
             continue
         if known is None:
-            notes.append(f"{_plain_key(key)} is not known and was left out{suggestions.nearest(key, route.fields)}")
+            unknown += 1
+            if unknown <= MOST_NOTED:
+                notes.append(f"{_plain_key(key)} is not known and was left out{nearest(key, route.fields)}")
         elif known.is_refused:
             faults.append(
-                Fault(key, f"cannot be honoured, since {known.why_not}. Leave it out, or stay at Scenario for this")
+                Fault(key, f"cannot be honoured: {known.why_not}. Leave it out, or send this call to Scenario")
             )
         else:
             notes.append(f"{key} was left out: {known.why_not}")
+    if unknown > MOST_NOTED:
+        notes.append(f"{unknown - MOST_NOTED} more keys are not known and were left out")
     return faults, notes
 
 
@@ -123,7 +137,7 @@ class _Call:
 
     def mapped(self, model_id: str | None) -> Mapped:
         given = self.given
-        pictures = [str(given[key]) for key in _PICTURE_FIELDS if given.get(key)]
+        pictures = [given[key] for key in _PICTURE_FIELDS if given.get(key)]
         task = "img2img" if pictures or self.route.name == "img2img" else "txt2img"
         if task == "img2img" and not pictures:
             self.faults.append(Fault("image", "is missing: an asset's id, a data URL or an https address"))
@@ -149,12 +163,10 @@ class _Call:
 
     def _asked(self, task: str) -> JsonObject:
         defaults = {key: value for key, value in self.route.defaults.items() if self._uses_default(key, task)}
-        shown_body = {
-            key: value
-            for key, value in self.given.items()
-            if not (key in _PICTURE_FIELDS and len(str(value)) > 2048)  # noqa: PLR2004 - an id or an address, and no picture
-        }
-        return {**defaults, **shown_body}
+        known = {key: self.given[key] for key in self.given.keys() & self.route.fields.keys()}
+        known = {key: value for key, value in known.items() if not _is_long(key, value)}
+        unknown = {key: value for key, value in self.given.items() if key not in self.route.fields}
+        return {**defaults, **({} if _is_long("", unknown) else unknown), **known}
 
     def _uses_default(self, key: str, task: str) -> bool:
         """Return whether Scenario's default counts: not for a size where a picture or a ratio gives it."""
@@ -231,7 +243,7 @@ class _Call:
             "guidance": given.get("guidance", defaults["guidance"]),
             "num_images": max(counts, default=1),
         }
-        if "seed" in given:
+        if given.get("seed", RANDOM) != RANDOM:
             numbers["seed"] = int(given["seed"])
         if task == "img2img":
             numbers["strength"] = given.get("strength", defaults["strength"])
@@ -257,12 +269,13 @@ class _Call:
         return {"sampler": SAMPLERS[name]} if name in SAMPLERS else {}
 
 
+def _is_long(key: str, value: object) -> bool:
+    """Return whether a job shows a field at all: no picture, and nothing that is as long as one."""
+    most = MOST_ADDRESS if key in _PICTURE_FIELDS else MOST_SHOWN
+    return isinstance(value, Attached) or len(json.dumps(value, ensure_ascii=False)) > most
+
+
 def known_models(loras: Mapping[str, str]) -> str:
     """Return the sentence that says which models there are."""
     others = f", and the LoRAs {', '.join(sorted(loras)[:20])}" if loras else "; no LoRA is in the table"
     return f"There is Flux.1-dev ({', '.join(BASE_MODELS)}){others}"
-
-
-def is_asset_id(text: Any) -> bool:  # noqa: ANN401 - any JSON value
-    """Return whether a picture is named by an asset's id, as ours and Scenario's are."""
-    return isinstance(text, str) and re.fullmatch(r"asset_[\w-]{1,64}", text) is not None

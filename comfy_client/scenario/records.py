@@ -169,7 +169,7 @@ def _model(model_id: str, name: str, kind: str, inputs: list[JsonObject]) -> Jso
         "name": name,
         "type": kind,
         "status": "trained",
-        "privacy": "public",
+        "privacy": "public" if kind == "custom" else "private",
         "source": "other",
         "capabilities": ["txt2img", "img2img"],
         "collectionIds": [],

@@ -5,13 +5,11 @@ A handler takes the service and a `Call`, and returns the answer's JSON, or an `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comfy_client.contract import Fault, JsonObject
-from comfy_client.scenario.errors import bad_request
+from comfy_client.contract import JsonObject
 from comfy_client.scenario.mapping import INFERENCES
 from comfy_client.scenario.repeats import Repeat
 from comfy_client.scenario.service import ShimService
@@ -49,7 +47,14 @@ Handler: TypeAlias = Callable[[ShimService, Call], Awaitable["JsonObject | Answe
 
 @dataclass(frozen=True)
 class ShimRoute:
-    """One route. `generates` is the table of fields of its body; `lists` the kind of rows that its query filters."""
+    """One route.
+
+    Attributes:
+        generates: the table of fields of its body.
+        gives: what its response has, and the kind of rows that its query filters.
+        is_poll: whether callers poll it: it is counted apart from other calls.
+        has_picture: whether its body may have a picture as base64.
+    """
 
     method: str
     path: str
@@ -58,13 +63,15 @@ class ShimRoute:
     generates: str = ""
     body: JsonObject | None = None
     gives: str = ""
+    is_poll: bool = False
+    has_picture: bool = False
 
 
 def _generating(route: str) -> Handler:
     async def generate(service: ShimService, call: Call) -> JsonObject | Answer:
         model_id = call.path.get("modelId")
         if call.is_dry_run:
-            return Answer(service.estimate(call.owner, route, call.body, model_id=model_id), DRY_RUN)
+            return Answer(await service.estimate(route, call.body, model_id=model_id), DRY_RUN)
         return await service.generate(call.owner, route, call.body, model_id=model_id, repeat=call.repeat)
 
     return generate
@@ -126,12 +133,24 @@ async def _act_on_upload(service: ShimService, call: Call) -> JsonObject:
     return await service.uploads.act(call.owner, call.path["uploadId"], call.body)
 
 
+async def _inferences(service: ShimService, call: Call) -> JsonObject:
+    return service.inferences(call.owner, call.path["modelId"], call.query)
+
+
 async def _models(service: ShimService, call: Call) -> JsonObject:
-    return service.models(call.query)
+    return service.models.list(call.query)
+
+
+async def _public_models(service: ShimService, call: Call) -> JsonObject:
+    return service.models.list({**call.query, "privacy": "public"})
+
+
+async def _models_by_id(service: ShimService, call: Call) -> JsonObject:
+    return service.models.get_bulk(call.body)
 
 
 async def _model(service: ShimService, call: Call) -> JsonObject:
-    return service.model(call.path["modelId"])
+    return service.models.get(call.path["modelId"])
 
 
 async def _overview(service: ShimService, call: Call) -> JsonObject:
@@ -150,9 +169,33 @@ def _action(name: str) -> JsonObject:
 
 
 ROUTES: tuple[ShimRoute, ...] = (
-    ShimRoute("POST", "/generate/custom/{modelId}", "Make pictures", _generating("custom"), "custom", gives="job"),
-    ShimRoute("POST", "/generate/txt2img", "Make pictures of a prompt", _generating("txt2img"), "txt2img", gives="job"),
-    ShimRoute("POST", "/generate/img2img", "Make pictures of one", _generating("img2img"), "img2img", gives="job"),
+    ShimRoute(
+        "POST",
+        "/generate/custom/{modelId}",
+        "Make pictures",
+        _generating("custom"),
+        "custom",
+        gives="job",
+        has_picture=True,
+    ),
+    ShimRoute(
+        "POST",
+        "/generate/txt2img",
+        "Make pictures of a prompt",
+        _generating("txt2img"),
+        "txt2img",
+        gives="job",
+        has_picture=True,
+    ),
+    ShimRoute(
+        "POST",
+        "/generate/img2img",
+        "Make pictures of one",
+        _generating("img2img"),
+        "img2img",
+        gives="job",
+        has_picture=True,
+    ),
     ShimRoute(
         "POST",
         "/models/{modelId}/inferences",
@@ -160,12 +203,19 @@ ROUTES: tuple[ShimRoute, ...] = (
         _generating(INFERENCES),
         body={"type": "object", "required": ["parameters"], "properties": {"parameters": {"type": "object"}}},
         gives="job",
+        has_picture=True,
     ),
+    ShimRoute("GET", "/models/{modelId}/inferences", "A model's jobs, in the oldest way", _inferences),
     ShimRoute(
-        "GET", "/models/{modelId}/inferences/{inferenceId}", "One job, in the oldest way", _inference, gives="job"
+        "GET",
+        "/models/{modelId}/inferences/{inferenceId}",
+        "One job, in the oldest way",
+        _inference,
+        gives="job",
+        is_poll=True,
     ),
     ShimRoute("GET", "/jobs", "The jobs", _jobs, gives="jobs"),
-    ShimRoute("GET", "/jobs/{jobId}", "One job", _job, gives="job"),
+    ShimRoute("GET", "/jobs/{jobId}", "One job", _job, gives="job", is_poll=True),
     ShimRoute("POST", "/jobs/{jobId}/action", "Cancel a job", _act, body=_action("cancel"), gives="job"),
     ShimRoute(
         "POST",
@@ -182,11 +232,12 @@ ROUTES: tuple[ShimRoute, ...] = (
             },
         },
         gives="asset",
+        has_picture=True,
     ),
     ShimRoute("GET", "/assets", "The assets", _assets, gives="assets"),
     ShimRoute("DELETE", "/assets", "Delete assets", _delete, body=_IDS),
-    ShimRoute("POST", "/assets/get-bulk", "Assets by their ids", _get_bulk, body=_IDS, gives="assets"),
-    ShimRoute("GET", "/assets/{assetId}", "One asset", _asset, gives="asset"),
+    ShimRoute("POST", "/assets/get-bulk", "Assets by their ids", _get_bulk, body=_IDS, gives="assets", is_poll=True),
+    ShimRoute("GET", "/assets/{assetId}", "One asset", _asset, gives="asset", is_poll=True),
     ShimRoute(
         "PUT",
         "/assets/{assetId}/tags",
@@ -226,7 +277,7 @@ ROUTES: tuple[ShimRoute, ...] = (
         },
         gives="upload",
     ),
-    ShimRoute("GET", "/uploads/{uploadId}", "One upload", _upload, gives="upload"),
+    ShimRoute("GET", "/uploads/{uploadId}", "One upload", _upload, gives="upload", is_poll=True),
     ShimRoute(
         "POST",
         "/uploads/{uploadId}/action",
@@ -236,34 +287,42 @@ ROUTES: tuple[ShimRoute, ...] = (
         gives="upload",
     ),
     ShimRoute("GET", "/models", "The models", _models, gives="models"),
+    ShimRoute("GET", "/models/public", "The models that are not LoRAs of the table", _public_models, gives="models"),
+    ShimRoute(
+        "POST",
+        "/models/get-bulk",
+        "Models by their ids",
+        _models_by_id,
+        body={
+            "type": "object",
+            "required": ["modelIds"],
+            "properties": {"modelIds": {"type": "array", "items": {"type": "string"}}},
+        },
+        gives="models",
+        is_poll=True,
+    ),
     ShimRoute("GET", "/models/{modelId}", "One model", _model, gives="model"),
     ShimRoute("GET", "/shim/overview", "The endpoint's health, and the cost so far", _overview),
 )
 """Those that Scenario has, and the last, which the page at `/` reads."""
 
+_SEND_THERE = (
+    "Send this one call to Scenario: keep its address in a variable of its own, and upload the picture there, since "
+    "the shim's asset ids mean nothing to Scenario"
+)
 OUT_OF_SCOPE: Mapping[str, str] = {
-    "remove-background": "removing backgrounds is out of this project's scope: stay at Scenario for it, or use rembg",
-    "layer": "layered decomposition is out of this project's scope: stay at Scenario for it",
-    "upscale": "upscaling is not there: send a graph that upscales to the endpoint with comfy-client run --graph",
-    "train": "training is not there: put a LoRA's file on the worker and into SCENARIO_SHIM_LORAS",
-    "search": "searching is not there: GET /assets and GET /jobs filter",
-    "webhook": "webhooks are not there: poll GET /jobs/{jobId}",
-    "caption": "captions are not there: stay at Scenario for them",
+    "remove-background": f"removing backgrounds is out of this project's scope. {_SEND_THERE}. Or use rembg",
+    "layer": f"layered decomposition is out of this project's scope. {_SEND_THERE}",
+    "upscale": f"it does not upscale. {_SEND_THERE}. Or run a graph that does: comfy-client run --graph",
+    "train": "it does not train. Put a LoRA's file on the worker, and its id into SCENARIO_SHIM_LORAS",
+    "search": "it does not search. GET /assets and GET /jobs filter",
+    "webhook": "it sends no webhooks. Poll GET /jobs/{jobId}",
+    "caption": f"it writes no captions. {_SEND_THERE}",
 }
-"""What a route that is not here is told, by a part of its path."""
-NOT_HERE = "the shim has the routes of its /openapi.json: set the caller's address back to Scenario for this one"
+"""What the shim does not do, and what to do instead, by a part of the path."""
+NOT_HERE = f"its routes are listed in its /openapi.json. {_SEND_THERE}"
 
 
 def why_not_here(path: str) -> str:
-    """Return what to do in place of calling a route that is not here."""
+    """Return what to do instead of calling a route that does not exist."""
     return next((why for part, why in OUT_OF_SCOPE.items() if part in path), NOT_HERE)
-
-
-def read_body(data: bytes) -> object:
-    """Return the JSON of a body, or None where there is none. Raises ShimError (400)."""
-    if not data.strip():
-        return None
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise bad_request([Fault("", "must be JSON, sent with Content-Type: application/json")]) from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-import ipaddress
 import logging
 import signal
+import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,15 @@ from comfy_client.buckets import NEEDED, read_bucket
 from comfy_client.client import client_from_env
 from comfy_client.errors import ConfigError, missing_extra
 from comfy_client.scenario.blobs import Blobs, BucketBlobs, FolderBlobs
+from comfy_client.scenario.origin import is_loopback
 from comfy_client.scenario.settings import ShimSettings, read_settings
 
 if TYPE_CHECKING:
     from typing import TextIO
 
+    from comfy_client.scenario.service import ShimService
+
+BACKLOG = 2048
 STOP_PATIENCE_S = 20
 """For answers under way; jobs go on at the next start."""
 
@@ -44,54 +49,77 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
     settings = read_settings(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
     _check_access(settings, host, is_open=is_open)
-    uvicorn, server = _imported("uvicorn"), _imported("comfy_client.scenario.server")
+    uvicorn, modules = (
+        _imported("uvicorn"),
+        [_imported(f"comfy_client.scenario.{n}") for n in ("server", "connections")],
+    )
+    server, connections = modules
     logging.basicConfig(stream=told, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with client_from_env(environment) as client:
         shim = server.ShimServer(client, settings, make_blobs(settings, environment))
+        try:
+            sockets = listening(host, port)
+        except ConfigError:
+            shim.service.close()
+            raise
         config = uvicorn.Config(
             shim.app,
-            host=host,
-            port=port,
+            http=connections.limited_protocol(connections.raise_file_limit()),
+            ws="none",
+            lifespan="off",
             log_config=None,
             access_log=False,  # it would show signed addresses
             server_header=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_graceful_shutdown=STOP_PATIENCE_S,
         )
-        running = _Announced(uvicorn.Server(config), told, on_ready)
-        try:
-            running.run()
-        except SystemExit as ended:  # uvicorn's end where it cannot listen; its log says why
-            raise ConfigError(f"The shim cannot listen on {host}:{port}. Give it a free --port") from ended
-    return 0
-
-
-class _Announced:
-    """A uvicorn server that says where it is once it listens, as `port` 0 is chosen by then."""
-
-    def __init__(self, server: Any, told: TextIO, on_ready: Callable[[str], None]) -> None:  # noqa: ANN401 - uvicorn's
-        self._server = server
-        self._told = told
-        self._on_ready = on_ready
-        self._startup = server.startup
-        server.startup = self._start
-
-    def run(self) -> None:
         # uvicorn raises the signal that ended it once more; an orderly end is no failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        self._server.run()
+        asyncio.run(_serve(shim.service, uvicorn.Server(config), sockets, told, on_ready))
+    return 0
 
-    async def _start(self, sockets: object = None) -> None:
-        await self._startup(sockets=sockets)
-        if self._server.started:
-            host, port = self._server.servers[0].sockets[0].getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            self._told.write(
-                f"The shim listens on http://{shown}:{port}\n"
-                f"Callers of Scenario's SDK set SCENARIO_BASE_URL=http://{shown}:{port}/v1, others that address.\n"
-            )
-            self._told.flush()
-            self._on_ready(f"http://{shown}:{port}")
+
+async def _serve(
+    service: ShimService,
+    server: Any,  # noqa: ANN401 - uvicorn's
+    sockets: Sequence[socket.socket],
+    told: TextIO,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Continue the jobs of an earlier process, say the address, and answer requests until a signal."""
+    async with service:
+        host, port = sockets[0].getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        told.write(
+            f"The shim listens on http://{shown}:{port}\n"
+            f"Callers of Scenario's SDK set SCENARIO_BASE_URL=http://{shown}:{port}/v1, others that address.\n"
+        )
+        told.flush()
+        on_ready(f"http://{shown}:{port}")
+        await server.serve(sockets=list(sockets))
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen on every address of `host`; port 0 takes a free one. Raises ConfigError.
+
+    They listen before any job is touched: a start on a taken port changes nothing.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            here = (address[0], port or (sockets[0].getsockname()[1] if sockets else 0))
+            sockets.append(socket.create_server(here, family=family, backlog=BACKLOG))
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        raise ConfigError(
+            f"The shim cannot listen on {host}:{port}: {error.strerror or error}. Give it a free --port, or an address "
+            "of this machine as --host. No job was touched"
+        ) from error
+    return sockets
 
 
 def make_blobs(settings: ShimSettings, environment: Mapping[str, str]) -> Blobs:
@@ -106,8 +134,10 @@ def make_blobs(settings: ShimSettings, environment: Mapping[str, str]) -> Blobs:
 
 def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:
     has_keys = bool(settings.accounts or settings.tokens)
-    if is_open and not _is_loopback(host):
-        raise ConfigError(f"--insecure-local lets everybody in, and so listens on a loopback address alone, not {host}")
+    if is_open and not is_loopback(host):
+        raise ConfigError(
+            f"--insecure-local asks nobody for a key, so it listens on a loopback address alone, not on {host}"
+        )
     if is_open and has_keys:
         raise ConfigError("--insecure-local and keys contradict: unset SCENARIO_SHIM_ACCOUNTS and SCENARIO_SHIM_TOKENS")
     if not has_keys and not is_open:
@@ -115,13 +145,6 @@ def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:
             "SCENARIO_SHIM_ACCOUNTS is not set (nor SCENARIO_SHIM_TOKENS): nobody could call. Set it to key:secret of "
             "your own making, or try the shim on this machine with --insecure-local"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _imported(name: str) -> Any:  # noqa: ANN401 - a module of an extra

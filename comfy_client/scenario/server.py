@@ -6,51 +6,62 @@ every error says `x-should-retry: false` but a 429.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from comfy_client.client import Client
-from comfy_client.contract import ErrorCode, JsonObject
+from comfy_client.contract import ErrorCode, Fault, JsonObject
 from comfy_client.errors import ComfyClientError
 from comfy_client.images import MAX_BYTES
 from comfy_client.scenario.auth import PART_LIFE_S, Keys, Signer, picture_expiry, url_secret
 from comfy_client.scenario.blobs import Blobs
+from comfy_client.scenario.bodies import MAX_JSON_BYTES, read_json
 from comfy_client.scenario.errors import (
+    FORBIDDEN,
     INTERNAL,
     METHOD_NOT_ALLOWED,
-    NOT_FOUND,
     NOT_HERE,
-    TOO_LARGE,
     TOO_MANY,
     UNAUTHORIZED,
     ShimError,
+    bad_request,
     shim_error,
 )
 from comfy_client.scenario.openapi import document
+from comfy_client.scenario.origin import is_json, refusal
 from comfy_client.scenario.page import read_page
+from comfy_client.scenario.receiving import read_body
 from comfy_client.scenario.repeats import Repeat
-from comfy_client.scenario.routes import ROUTES, Answer, Call, ShimRoute, read_body, why_not_here
+from comfy_client.scenario.routes import ROUTES, Answer, Call, ShimRoute, why_not_here
 from comfy_client.scenario.service import ShimService
 from comfy_client.scenario.settings import ShimSettings
+from comfy_client.scenario.throttle import CallLimits, LoginThrottle
+from comfy_client.scenario.uploads import SMALLER
 
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 MAX_BODY_BYTES = 40 * 1024 * 1024
 """A picture of MAX_BYTES as base64, and some more."""
+SMALL_BODY_BYTES = 1024 * 1024
+LARGE_AT_ONCE = 4
+"""Bodies of a key above SMALL_BODY_BYTES that are read at once: they are held in memory."""
+IN_PARTS = "Upload the picture in parts (POST /uploads), or send it smaller"
+PICTURE_BODY = '{"name": "knight.png", "image": "…"} to POST /assets'
+_PIECE = 64 * 1024
 _MAX_KEY = 255
 _PREFIXES = ("", "/v1")
 _SECURITY_HEADERS = {
@@ -63,65 +74,46 @@ _base_url: ContextVar[str] = ContextVar("_base_url", default="")
 """The address that the call came to."""
 
 
-@dataclass
-class _Limiter:
-    """How often an owner may call."""
-
-    per_minute: int
-
-    def __post_init__(self) -> None:
-        self._limit = RateLimitItemPerMinute(self.per_minute)
-        self._window = SlidingWindowCounterRateLimiter(MemoryStorage())
-
-    def check(self, owner: str) -> None:
-        """Count a call. Raises ShimError (429)."""
-        if self._window.hit(self._limit, owner):
-            return
-        left_s = max(1, round(self._window.get_window_stats(self._limit, owner).reset_time - time.time()))
-        raise ShimError(
-            TOO_MANY,
-            f"More than {self.per_minute} calls in a minute: go on in {left_s} s, and poll a job every 2 or 3 s",
-            code=ErrorCode.RATE_LIMITED,
-            headers={"Retry-After": str(left_s)},
-            remainingSeconds=left_s,
-        )
-
-
 class ShimServer:
     """The application `app` over a client and its settings. The client is the caller's to close."""
 
     def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs) -> None:
         self._settings = settings
-        self._keys = Keys(settings.accounts, settings.tokens)
-        self._signer = Signer(url_secret(settings.url_secret, settings.directory))
-        self._limiter = _Limiter(settings.requests_per_minute)
+        keys = Keys(settings.accounts, settings.tokens)
+        self._is_open = keys.is_open
+        self._logins = LoginThrottle(keys)
+        self._limits = CallLimits(settings.requests_per_minute, settings.polls_per_minute)
+        self._large: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self.service = ShimService(client, settings, blobs, url_of=self._picture_url, part_of=self._part_url)
-        routes = [
-            Route(prefix + route.path, partial(self._answered, route), methods=[route.method])
-            for prefix in _PREFIXES
-            for route in ROUTES
+        self._signer = Signer(url_secret(settings.url_secret, settings.directory))
+        endpoints: list[tuple[str, str, Endpoint]] = [
+            ("GET", "/", self._page),
+            ("GET", "/openapi.json", self._openapi),
+            ("GET", "/health", self._health),
+            ("GET", "/pictures/{assetId}", self._picture),
+            ("PUT", "/parts/{uploadId}/{number:int}", self._put_part),
+            *(
+                (route.method, prefix + route.path, partial(self._answered, route))
+                for prefix in _PREFIXES
+                for route in ROUTES
+            ),
         ]
         self.app = Starlette(
             routes=[
-                *routes,
-                Route("/", self._page, methods=["GET"]),
-                Route("/openapi.json", self._openapi, methods=["GET"]),
-                Route("/health", self._health, methods=["GET"]),
-                Route("/pictures/{assetId}", self._picture, methods=["GET"]),
-                Route("/parts/{uploadId}/{number:int}", self._put_part, methods=["PUT"]),
+                Route(path, partial(self._guarded, endpoint), methods=[method]) for method, path, endpoint in endpoints
             ],
             exception_handlers={
                 HTTPException: self._refused,
                 ComfyClientError: self._refused,
                 Exception: self._broken,
             },
-            lifespan=self._lifespan,
         )
 
-    @asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        async with self.service:
-            yield
+    async def _guarded(self, endpoint: Endpoint, request: Request) -> Response:
+        """Answer a request, unless it is a page of another origin that calls a shim without keys."""
+        if self._is_open and (why := refusal(request.method, request.headers, self._settings.public_url)):
+            raise ShimError(FORBIDDEN, why, code=ErrorCode.AUTH_FAILED)
+        return await endpoint(request)
 
     # --- addresses
 
@@ -148,11 +140,12 @@ class ShimServer:
     # --- answers
 
     async def _answered(self, route: ShimRoute, request: Request) -> Response:
-        owner = self._keys.owner(request.headers.get("authorization", ""))
-        self._limiter.check(owner)
+        address = request.client.host if request.client else ""
+        owner = await self._logins.owner(request.headers.get("authorization", ""), address)
+        self._limits.check(owner, is_poll=route.is_poll)
         if not self._settings.public_url:
             _base_url.set(str(request.base_url).rstrip("/"))
-        body = read_body(await _limited_body(request, MAX_BODY_BYTES))
+        body = await self._body(route, request, owner)
         call = Call(owner, request.path_params, dict(request.query_params), body, _repeat(request))
         answer = await route.handler(self.service, call)
         if isinstance(answer, Answer):
@@ -161,6 +154,23 @@ class ShimServer:
             case {"job": {"jobId": str(job_id)}} if route.method == "POST" and not await request.is_disconnected():
                 self.service.answered(job_id)
         return _json(answer)
+
+    async def _body(self, route: ShimRoute, request: Request, owner: str) -> object:
+        """Return the JSON of a body, or None if there is none. Raises ShimError."""
+        most, advice = (
+            (MAX_BODY_BYTES, IN_PARTS) if route.has_picture else (MAX_JSON_BYTES, "Send fewer or shorter fields")
+        )
+        length = request.headers.get("content-length", "")
+        is_small = not route.has_picture or (length.isdigit() and int(length[:20]) <= SMALL_BODY_BYTES)
+        async with nullcontext() if is_small else self._large.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE)):
+            data = await read_body(request, most, advice)
+            content_type = request.headers.get("content-type", "")
+            if data and (content_type.startswith("multipart/") or (self._is_open and not is_json(content_type))):
+                why = (
+                    f"must be JSON, sent with Content-Type: application/json, not {content_type[:80] or 'without one'}"
+                )
+                raise bad_request([Fault("", f"{why}. A picture goes into it as base64: {PICTURE_BODY}")])
+            return await asyncio.to_thread(read_json, data)
 
     async def _picture(self, request: Request) -> Response:
         self._check_signature(request)
@@ -173,12 +183,24 @@ class ShimServer:
         )
         disposition = f"inline; filename*=UTF-8''{quote(picture.name, safe='')}"
         headers = {"Cache-Control": "private, max-age=86400, immutable", "Content-Disposition": disposition}
-        return Response(picture.data, media_type=picture.mime_type, headers={**_SECURITY_HEADERS, **headers})
+        headers["Content-Length"] = str(len(picture.data))
+        return StreamingResponse(
+            _pieces(picture.data), media_type=picture.mime_type, headers={**_SECURITY_HEADERS, **headers}
+        )
 
     async def _put_part(self, request: Request) -> Response:
         self._check_signature(request)
-        data = await _limited_body(request, MAX_BYTES)
-        await self.service.uploads.put_part(request.path_params["uploadId"], request.path_params["number"], data)
+        uploads, upload_id, number = (
+            self.service.uploads,
+            request.path_params["uploadId"],
+            request.path_params["number"],
+        )
+        owner = uploads.owner_of_part(upload_id, number)
+        self._limits.check(owner)
+        async with self._large.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE)):
+            advice = f"All parts of a picture may have {MAX_BYTES:,} bytes. {SMALLER}"
+            data = await read_body(request, uploads.room(upload_id, number), advice)
+            await uploads.put_part(upload_id, number, data)
         return _json({}, headers={"ETag": f'"{request.path_params["number"]}"'})
 
     async def _page(self, _request: Request) -> Response:
@@ -200,12 +222,13 @@ class ShimServer:
                 told = shim_error(error)
             case HTTPException(status_code=405, headers=headers):
                 allowed = (headers or {}).get("Allow", "others")
-                reason = f"{request.method} {request.url.path[:120]} is not there; it has {allowed}"
+                reason = f"{request.method} {request.url.path[:120]} does not exist; that path has {allowed}"
                 told = ShimError(METHOD_NOT_ALLOWED, reason)
             case _:
-                reason = f"{request.method} {request.url.path[:120]} is not there: {why_not_here(request.url.path)}"
+                reason = f"The shim has no {request.method} {request.url.path[:120]}: {why_not_here(request.url.path)}"
                 told = ShimError(NOT_HERE, reason)
-        _log.info("%s %r: %d (%s)", request.method, request.url.path[:200], told.status, trace_id)
+        address = request.client.host if request.client else "?"
+        _log.info("%s: %s %r: %d (%s)", address, request.method, request.url.path[:200], told.status, trace_id)
         headers = {} if told.status == TOO_MANY else {"x-should-retry": "false"}
         return _json(told.body(trace_id), told.status, headers | told.headers)
 
@@ -226,24 +249,7 @@ def _repeat(request: Request) -> Repeat:
     return Repeat(int(count) if count.isascii() and count.isdigit() and len(count) < 3 else 0, key)  # noqa: PLR2004 - no endless number
 
 
-async def _limited_body(request: Request, most: int) -> bytes:
-    """Return the whole body. Raises ShimError (413) as soon as it is known to be too large."""
-    too_large = ShimError(
-        TOO_LARGE,
-        f"The body has more than {most:,} bytes: upload the picture in parts (POST /uploads), or smaller",
-        code=ErrorCode.PAYLOAD_TOO_LARGE,
-    )
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > most:
-        raise too_large
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > most:
-                raise too_large
-            parts.append(chunk)
-    except ClientDisconnect:
-        raise ShimError(NOT_FOUND, "The caller went away") from None
-    return b"".join(parts)
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    """Yield a picture in pieces, so that a caller that reads slowly is told from one that reads nothing."""
+    for begin in range(0, len(data), _PIECE):
+        yield data[begin : begin + _PIECE]

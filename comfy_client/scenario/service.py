@@ -7,26 +7,29 @@ into one. `owner` is whoever calls; nothing of another's is seen.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import logging
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from comfy_client.client import Client
-from comfy_client.contract import Fault, JsonObject
-from comfy_client.errors import ComfyClientError
+from comfy_client.contract import Fault, JsonObject, is_asset_id
+from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.images import Picture
-from comfy_client.picture_process import check_picture
 from comfy_client.prices import job_usd
 from comfy_client.scenario.assets import Assets, decoded
 from comfy_client.scenario.blobs import Blobs
 from comfy_client.scenario.errors import ShimError, bad_request, not_found
-from comfy_client.scenario.jobs import JobRunner, Keeper, new_id
+from comfy_client.scenario.folder import FolderLock
+from comfy_client.scenario.jobs import JobRunner
+from comfy_client.scenario.keeper import Keeper, new_id
 from comfy_client.scenario.lists import Query, fill_page, read_page
-from comfy_client.scenario.mapping import INFERENCES, Mapped, is_asset_id, known_models, map_call
+from comfy_client.scenario.mapping import INFERENCES, MOST_ADDRESS, Mapped, map_call
+from comfy_client.scenario.models import Models
 from comfy_client.scenario.records import (
     Address,
     PartAddress,
@@ -34,13 +37,12 @@ from comfy_client.scenario.records import (
     estimate_usd,
     inference_record,
     job_record,
-    model_records,
 )
 from comfy_client.scenario.repeats import FIRST, WINDOW_S, Repeat, fingerprint, repeated
 from comfy_client.scenario.rows import JobRow, Status
 from comfy_client.scenario.settings import ShimSettings
-from comfy_client.scenario.store import Store
-from comfy_client.scenario.uploads import Uploads
+from comfy_client.scenario.store import Filter, Store
+from comfy_client.scenario.uploads import SWEEP_S, Uploads
 
 if TYPE_CHECKING:
     from typing import Self
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
 THREADS = 32
 """For calls to the endpoint and to the disk: as many as RunPodEndpoint keeps connections."""
 SEEDS = 2**31
-_MODELS_PAGE = 100
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,26 +79,53 @@ class ShimService:
         self._client = client
         self._settings = settings
         self._url_of = url_of
-        self._keeper = Keeper(Store(settings.directory), blobs)
+        self._lock = FolderLock(settings.directory)
+        try:
+            self._keeper = Keeper(Store(settings.directory), blobs)
+        except BaseException:
+            self._lock.release()
+            raise
         self._store = self._keeper.store
         self._runner = JobRunner(client.provider, self._keeper)
         self._arriving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.assets = Assets(self._keeper, url_of)
         self.uploads = Uploads(self._keeper, self.assets, settings.directory / "uploads", part_of)
+        self.models = Models(settings.loras)
+        self._sweeps: asyncio.Task[None] | None = None
         self.resumed = 0
         """How many jobs of an earlier process went on."""
 
     async def __aenter__(self) -> Self:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="shim"))
-        self.uploads.resume()
-        self.resumed = self._runner.resume()
+        try:
+            self.uploads.resume()
+            self.resumed = self._runner.resume()
+        except ShimError as error:
+            raise ConfigError(error.reason) from error
+        self._sweeps = asyncio.create_task(self._sweep())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._sweeps is not None:
+            self._sweeps.cancel()
+            await asyncio.wait({self._sweeps})
         await self._runner.stop()
+        self.close()
+
+    def close(self) -> None:
+        """Close the database and release the folder, for a service that was never entered."""
         self._store.close()
+        self._lock.release()
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await self.uploads.sweep()
+            except (OSError, ShimError) as error:
+                _log.warning("uploads that were not completed could not be removed yet: %s", error)
+            await asyncio.sleep(SWEEP_S)
 
     # --- generating
 
@@ -106,7 +136,7 @@ class ShimService:
 
         A repeat of an earlier call gets that one's job. Raises ShimError.
         """
-        mapped = self._mapped(route, body, model_id)
+        mapped = await asyncio.to_thread(self._mapped, route, body, model_id)
         print_ = fingerprint(owner, route, model_id, body)
         async with self._arriving.setdefault(repeat.key or print_, asyncio.Lock()):
             job = self._earlier(owner, print_, repeat)
@@ -118,16 +148,17 @@ class ShimService:
             answer["inference"] = inference_record(job, self._url_of)
         return answer
 
-    def estimate(self, owner: str, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
+    async def estimate(self, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
         """Return what a call would cost (a dry run). Raises ShimError as `generate` does."""
-        del owner  # the price is the same for everyone
-        return cost(estimate_usd(self._mapped(route, body, model_id).input, self._settings.costs), self._settings.costs)
+        mapped = await asyncio.to_thread(self._mapped, route, body, model_id)
+        return cost(estimate_usd(mapped.input, self._settings.costs), self._settings.costs)
 
     def answered(self, job_id: str) -> None:
-        """Note that the caller of a job was there to take its answer: a repeat then rather means another job."""
-        job = self._store.job(job_id)
-        if job is not None and not job.is_answered:
-            self._store.change(job, is_answered=True)
+        """Note that the caller of a job received its answer: a repeat then rather means another job."""
+        with suppress(ShimError):  # a full disk: the job itself is stored
+            job = self._store.job(job_id)
+            if job is not None and not job.is_answered:
+                self._store.change(job, is_answered=True)
 
     def _mapped(self, route: str, body: object, model_id: str | None) -> Mapped:
         return map_call(route, body, model_id, self._settings.loras, is_strict=self._settings.is_strict)
@@ -142,14 +173,15 @@ class ShimService:
         return None if job is None else self._store.change(job, repeats=repeat.count)
 
     async def _stored_job(self, owner: str, route: str, mapped: Mapped, print_: str, repeat: Repeat) -> JobRow:
-        """Return the new job of a call, once it and the picture that came with it are kept."""
+        """Return the new job of a call, once it and the picture that came with it are stored."""
         source = await self._source(owner, mapped)
-        job = self._new_job(owner, route, mapped, source, repeat=repeat, print_=print_)
         if source.came is None:
+            job = self._new_job(owner, route, mapped, source, repeat=repeat, print_=print_)
             self._store.add(job)
             return job
-        async with self._keeper.holding(source.name):
-            await asyncio.to_thread(self._keeper.blobs.put, source.came.data, source.came.mime_type)
+        async with self._keeper.stored(source.came) as sha256:
+            source = replace(source, name=sha256, asked={"image": f"sha256:{sha256}"})
+            job = self._new_job(owner, route, mapped, source, repeat=repeat, print_=print_)
             self._store.add(job)
         return job
 
@@ -188,13 +220,13 @@ class ShimService:
         if is_asset_id(source):
             return _Source(self.assets.row(owner, source).sha256, {"image": source})
         if source.startswith("https://"):
+            if len(source) > MOST_ADDRESS:
+                raise bad_request([Fault("image", f"has an address of more than {MOST_ADDRESS:,} characters")])
             return _Source(source, {"image": source.partition("?")[0]})
         if source.startswith("http://"):
             raise bad_request([Fault("image", "is fetched by https alone")])
         data = await asyncio.to_thread(decoded, source, "image")
-        picture = await asyncio.to_thread(check_picture, data, "image", flatten=True)
-        sha256 = hashlib.sha256(picture.data).hexdigest()
-        return _Source(sha256, {"image": f"sha256:{sha256}"}, picture)
+        return _Source(came=await self._keeper.checked(data, flatten=True))
 
     # --- jobs
 
@@ -222,33 +254,24 @@ class ShimService:
             raise not_found(f"inference of {model_id[:80]}", inference_id)
         return {"inference": inference_record(job, self._url_of), "job": self._record(job)}
 
+    def inferences(self, owner: str, model_id: str, query: Query) -> JsonObject:
+        """Return a page of a model's jobs as the oldest route has them (`GET /models/{id}/inferences`)."""
+        page = read_page(JobRow, owner, query, only=Filter().where("model_id = ?", model_id))
+        rows, beside = fill_page(self._store, JobRow, page)
+        return {"inferences": [inference_record(row, self._url_of) for row in rows], **beside}
+
     def _row(self, owner: str, job_id: str) -> JobRow:
         job = self._store.job(job_id, owner)
         if job is None:
-            raise not_found("job", job_id)
+            raise not_found(
+                "job", job_id, "The shim has this key's own jobs. One that runs at Scenario is polled there"
+            )
         return job
 
     def _record(self, job: JobRow) -> JsonObject:
         return job_record(job, self._settings.costs)
 
-    # --- models, and what a page shows
-
-    def models(self, query: Query) -> JsonObject:
-        """Return the models (`GET /models`): Flux.1-dev and the LoRAs of the table."""
-        records = model_records(self._settings.loras)
-        begin = query.get("paginationToken") or "0"
-        begin_at = int(begin) if begin.isascii() and begin.isdigit() and len(begin) < 10 else 0  # noqa: PLR2004 - no endless number
-        page = records[begin_at : begin_at + _MODELS_PAGE]
-        more = begin_at + _MODELS_PAGE < len(records)
-        return {"models": page, **({"nextPaginationToken": str(begin_at + _MODELS_PAGE)} if more else {})}
-
-    def model(self, model_id: str) -> JsonObject:
-        """Return a model (`GET /models/{id}`). Raises ShimError (404) that names those there are."""
-        for record in model_records(self._settings.loras):
-            if record["id"] == model_id:
-                return {"model": record}
-        error = not_found("model", model_id)
-        raise ShimError(error.status, f"{error.reason}. {known_models(self._settings.loras)}", code=error.code)
+    # --- what a page shows
 
     async def overview(self, owner: str) -> JsonObject:
         """Return what the page shows beside jobs and assets: the endpoint's health, and the cost so far."""

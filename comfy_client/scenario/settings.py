@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class ShimSettings:
         bucket_prefix: pictures go into the bucket of the variables BUCKET_* below it; into the folder where it is None.
         accounts: from an owner's key to its secret (Basic), see auth.py.
         tokens: bearer tokens, each an owner.
+        trusted_proxies: addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed.
     """
 
     directory: Path
@@ -53,6 +55,8 @@ class ShimSettings:
     url_secret: str = field(default="", repr=False)
     public_url: str = ""
     requests_per_minute: int = 600
+    polls_per_minute: int = 6000
+    trusted_proxies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,13 @@ def _at_least_one(text: str) -> int:
     if number < 1:
         raise ValueError("must be a whole number of at least 1")
     return number
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for each in found:
+        ipaddress.ip_network(each)
+    return found
 
 
 _COSTS = "costs."
@@ -170,10 +181,25 @@ VARIABLES: tuple[ShimVariable, ...] = (
     ),
     ShimVariable(
         "SCENARIO_SHIM_REQUESTS_PER_MINUTE",
-        "How many calls a key may make in a minute; more are answered 429.",
+        "How many calls a key may make in a minute, polls of a single job or asset apart; more are answered 429.",
         "600",
         "requests_per_minute",
         _at_least_one,
+    ),
+    ShimVariable(
+        "SCENARIO_SHIM_POLLS_PER_MINUTE",
+        "How often a key may poll single jobs, assets and uploads in a minute. 45 jobs every 3 s are 900.",
+        "6000",
+        "polls_per_minute",
+        _at_least_one,
+    ),
+    ShimVariable(
+        "SCENARIO_SHIM_TRUSTED_PROXIES",
+        "Addresses or networks of your reverse proxies, separated by commas: their X-Forwarded-For and "
+        "X-Forwarded-Proto are believed, nobody else's. Without it all callers behind a proxy count as one address.",
+        "",
+        "trusted_proxies",
+        _networks,
     ),
     ShimVariable(
         "SCENARIO_SHIM_GPU_USD_PER_S",

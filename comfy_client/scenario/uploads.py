@@ -1,4 +1,4 @@
-"""Large pictures that come in parts (reference/scenario.md 4.5): made, put part by part, completed, imported."""
+"""Large pictures that come in parts (reference/scenario.md 4.5): created, put part by part, completed, imported."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from comfy_client.contract import Fault, JsonObject
+from comfy_client.contract import ErrorCode, Fault, JsonObject
 from comfy_client.errors import JobError
 from comfy_client.images import MAX_BYTES
 from comfy_client.scenario.assets import Assets
-from comfy_client.scenario.errors import TOO_LARGE, ShimError, bad_request, not_found
-from comfy_client.scenario.jobs import Keeper, new_id
+from comfy_client.scenario.errors import TOO_LARGE, TOO_MANY, ShimError, bad_request, not_found, storing
+from comfy_client.scenario.keeper import Keeper, new_id
 from comfy_client.scenario.records import PartAddress, upload_record
 from comfy_client.scenario.rows import UploadRow
 
 MOST_PARTS = 100
-KEPT_S = 86_400.0
-"""How long an upload that was not completed is kept."""
+MOST_PENDING = 20
+"""Uploads of a key that are not completed."""
+MOST_PENDING_BYTES = 4 * MAX_BYTES
+"""The size of their parts together."""
+KEPT_S = 3600.0
+"""How long an upload that is not completed is kept."""
+SWEEP_S = 300.0
+"""How often those that are older are removed."""
+SMALLER = "Send the picture smaller, or as JPEG or WebP"
 
 
 class Uploads:
-    """The uploads that `keeper` keeps; their parts are files below `directory`, until they are completed."""
+    """The uploads that `keeper` stores; their parts are files below `directory`, until they are completed."""
 
     def __init__(self, keeper: Keeper, assets: Assets, directory: Path, part_of: PartAddress) -> None:
         self._keeper = keeper
@@ -30,24 +37,22 @@ class Uploads:
         self._assets = assets
         self._directory = directory
         self._part_of = part_of
+        self._sizes: dict[str, dict[int, int]] = {}
+        """The bytes of each part of each upload that is not completed, also of parts that are being written."""
 
     def create(self, owner: str, body: object) -> JsonObject:
-        """Begin an upload (`POST /uploads`) and return where its parts go."""
+        """Begin an upload (`POST /uploads`) and return where its parts go. Raises ShimError: 400, 429, 507."""
         given = body if isinstance(body, dict) else {}
-        faults = []
-        parts, size = given.get("parts", 1), given.get("fileSize", 0)
-        if not isinstance(given.get("fileName"), str) or not given["fileName"].strip():
-            faults.append(Fault("fileName", "is missing"))
-        if not (isinstance(parts, int) and not isinstance(parts, bool) and 1 <= parts <= MOST_PARTS):
-            faults.append(Fault("parts", f"must be a whole number from 1 to {MOST_PARTS}"))
-        if not (isinstance(size, int | float) and 0 <= size <= MAX_BYTES):
-            faults.append(Fault("fileSize", f"must be at most {MAX_BYTES:,} bytes"))
-        if given.get("kind", "image") not in ("image", "asset"):
-            faults.append(Fault("kind", "must be image: nothing else is kept here"))
-        if given.get("url"):
-            faults.append(Fault("url", "cannot be imported: upload the picture, or give img2img its address as image"))
-        if faults:
+        if faults := _faults(given):
             raise bad_request(faults)
+        if len(self._store.pending_uploads(owner)) >= MOST_PENDING:
+            raise ShimError(
+                TOO_MANY,
+                f"{MOST_PENDING} uploads of this key are not completed: complete them, or wait until they are removed, "
+                f"{KEPT_S / 60:.0f} minutes after they began",
+                code=ErrorCode.RATE_LIMITED,
+                headers={"Retry-After": str(round(SWEEP_S))},
+            )
         now = self._keeper.clock()
         options = given.get("assetOptions")
         upload = UploadRow(
@@ -57,23 +62,43 @@ class Uploads:
             updated_at=now,
             file_name=str(given["fileName"])[:255],
             content_type=str(given.get("contentType", "image/png"))[:100],
-            parts=int(parts),
-            bytes=int(size),
-            options=options if isinstance(options, dict) else {},
+            parts=int(given.get("parts", 1)),
+            bytes=int(given.get("fileSize", 0)),
+            options={"hide": isinstance(options, dict) and bool(options.get("hide"))},
         )
         self._store.add(upload)
         return self._answer(upload)
 
+    def owner_of_part(self, upload_id: str, number: int) -> str:
+        """Return whose upload a part belongs to. Raises ShimError: 404, or 400 if the upload takes no more parts."""
+        return self._pending(upload_id, number).owner
+
+    def room(self, upload_id: str, number: int) -> int:
+        """Return how many bytes a part may have. Raises ShimError as `owner_of_part` does."""
+        upload = self._pending(upload_id, number)
+        others = sum(size for part, size in self._sizes.get(upload.id, {}).items() if part != number)
+        all_others = others + sum(
+            sum(self._sizes.get(each.id, {}).values())
+            for each in self._store.pending_uploads(upload.owner)
+            if each.id != upload.id
+        )
+        return max(0, min(MAX_BYTES - others, MOST_PENDING_BYTES - all_others))
+
     async def put_part(self, upload_id: str, number: int, data: bytes) -> None:
-        """Keep one part; a part may be put again. Whoever puts it has its signed address."""
-        upload = self._store.upload(upload_id)
-        if upload is None or not 1 <= number <= upload.parts:
-            raise not_found("part of an upload", f"{upload_id}/{number}")
-        if upload.state != "pending":
-            raise bad_request([Fault("", f"comes too late: the upload is {upload.state}")])
-        if len(data) > MAX_BYTES:
-            raise ShimError(TOO_LARGE, f"The part has {len(data):,} bytes; at most {MAX_BYTES:,} are taken")
-        await asyncio.to_thread(self._write, upload_id, number, data)
+        """Store one part; a part may be put again. Whoever puts it has its signed address. Raises ShimError."""
+        if len(data) > self.room(upload_id, number):
+            raise ShimError(
+                TOO_LARGE, f"The parts have more than {MAX_BYTES:,} bytes. {SMALLER}", code=ErrorCode.PAYLOAD_TOO_LARGE
+            )
+        sizes = self._sizes.setdefault(upload_id, {})
+        before = sizes.get(number, 0)
+        sizes[number] = len(data)
+        try:
+            with storing(self._directory):
+                await asyncio.to_thread(self._write, upload_id, number, data)
+        except ShimError:
+            sizes[number] = before
+            raise
 
     async def act(self, owner: str, upload_id: str, body: object) -> JsonObject:
         """Complete an upload: join its parts, check the picture, and make it an asset.
@@ -96,7 +121,7 @@ class Uploads:
             raise
         else:
             upload = self._changed(upload, state="imported", asset_id=asset.id)
-        await asyncio.to_thread(shutil.rmtree, self._directory / upload.id, ignore_errors=True)
+        await self._remove_parts(upload.id)
         return self._answer(upload)
 
     def get(self, owner: str, upload_id: str) -> JsonObject:
@@ -104,15 +129,38 @@ class Uploads:
         return self._answer(self._row(owner, upload_id))
 
     def resume(self) -> None:
-        """Let uploads that a kill left half-way be completed again, and remove the parts of those that nobody did."""
-        if not self._directory.is_dir():
-            return
-        for folder in self._directory.iterdir():
+        """Let uploads be completed again that a kill interrupted. Remove parts that belong to no upload."""
+        for folder in self._directory.iterdir() if self._directory.is_dir() else ():
             upload = self._store.upload(folder.name)
             if upload is not None and upload.state == "validating":
                 upload = self._changed(upload, state="pending")
-            if upload is None or upload.state != "pending" or upload.created_at < self._keeper.clock() - KEPT_S:
+            if upload is None or upload.state != "pending":
                 shutil.rmtree(folder, ignore_errors=True)
+            else:
+                sizes = {int(file.name): file.stat().st_size for file in folder.iterdir() if file.name.isdigit()}
+                self._sizes[upload.id] = sizes
+
+    async def sweep(self) -> None:
+        """End the uploads that were not completed in KEPT_S, and remove all parts that are not needed any more."""
+        for upload in self._store.stale_uploads(self._keeper.clock() - KEPT_S):
+            why = f"It was not completed within {KEPT_S / 60:.0f} minutes: begin another upload"
+            self._changed(upload, state="failed", error=why)
+        for folder in await asyncio.to_thread(lambda: list(self._directory.glob("*"))):
+            found = self._store.upload(folder.name)
+            if found is None or found.state not in ("pending", "validating"):
+                await self._remove_parts(folder.name)
+
+    async def _remove_parts(self, upload_id: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._directory / upload_id, ignore_errors=True)
+        self._sizes.pop(upload_id, None)
+
+    def _pending(self, upload_id: str, number: int) -> UploadRow:
+        upload = self._store.upload(upload_id)
+        if upload is None or not 1 <= number <= upload.parts:
+            raise not_found("part of an upload", f"{upload_id}/{number}")
+        if upload.state != "pending":
+            raise bad_request([Fault("", f"comes too late: the upload is {upload.state}")])
+        return upload
 
     def _row(self, owner: str, upload_id: str) -> UploadRow:
         upload = self._store.upload(upload_id, owner)
@@ -140,6 +188,20 @@ class Uploads:
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise bad_request([Fault("", f"comes too early: the parts {', '.join(missing)} are missing")])
-        if sum(file.stat().st_size for file in files) > MAX_BYTES:
-            raise ShimError(TOO_LARGE, f"The picture has more than {MAX_BYTES:,} bytes")
         return b"".join(file.read_bytes() for file in files)
+
+
+def _faults(given: JsonObject) -> list[Fault]:
+    faults = []
+    parts, size = given.get("parts", 1), given.get("fileSize", 0)
+    if not isinstance(given.get("fileName"), str) or not given["fileName"].strip():
+        faults.append(Fault("fileName", "is missing"))
+    if not (isinstance(parts, int) and not isinstance(parts, bool) and 1 <= parts <= MOST_PARTS):
+        faults.append(Fault("parts", f"must be a whole number from 1 to {MOST_PARTS}"))
+    if not (isinstance(size, int | float) and 0 <= size <= MAX_BYTES):
+        faults.append(Fault("fileSize", f"must be at most {MAX_BYTES:,} bytes. {SMALLER}"))
+    if given.get("kind", "image") not in ("image", "asset"):
+        faults.append(Fault("kind", "must be image: other files are not stored here"))
+    if given.get("url"):
+        faults.append(Fault("url", "cannot be imported: upload the picture, or give img2img its address as image"))
+    return faults

@@ -346,7 +346,7 @@ def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(
 
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
     assert [node["node_id"] for node in info.value.report.details["nodes"]] == ["11"]
-    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+    assert becomes_idle(ask)
 
 
 def test_a_node_that_fails_is_named(job: Job, workflows: Mapping[str, Workflow]) -> None:

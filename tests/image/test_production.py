@@ -28,6 +28,17 @@ from tests.waiting import until
 pytestmark = pytest.mark.usefixtures("images")
 
 SOON = {"test": ["CMD", "/opt/venv/bin/python", "-m", "worker.health"], "timeout": 10**10}
+ENVIRONMENTS = """\
+import pathlib
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    words = (process / "cmdline").read_bytes()
+    for name in ("tini", "handler.py", "main.py"):
+        if name in words.decode() and (name == "tini" or b"tini" not in words):
+            try:
+                print(name, [item.partition("=")[0] for item in (process / "environ").read_text().split(chr(0))])
+            except PermissionError as error:
+                print(name, type(error).__name__)
+"""
 CONNECT = """\
 import socket, sys
 try:
@@ -127,6 +138,15 @@ def test_nobody_in_it_is_root(box: Box) -> None:
     assert words["Uid"] == ["1000"] * 4
     assert words["CapEff"] == ["0" * 16]
     assert words["NoNewPrivs"] == ["1"]
+
+
+def test_no_process_beside_them_reads_the_secrets_of_tini_and_the_worker(box: Box) -> None:
+    """A custom node runs as the same user: /proc/<pid>/environ of both is closed to it; ComfyUI's own has no secret."""
+    environments = dict(line.split(" ", 1) for line in box.read("python", "-c", ENVIRONMENTS).splitlines())
+
+    assert [environments[name] for name in ("tini", "handler.py")] == ["PermissionError"] * 2
+    assert "PATH" in environments["main.py"]
+    assert "RUNPOD" not in environments["main.py"]
 
 
 def test_it_leads_nowhere_but_to_the_platform(box: Box, engine: docker.DockerClient) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from comfy_client.contract import ErrorReport
 from comfy_client.simulator import Simulator
 from tests.fakes.runpod_platform import Job
-from tests.stage import Stage
+from tests.stage import Stage, code_of
 from tests.waiting import until
 
 Play = Callable[[Stage], Job]
@@ -198,6 +198,85 @@ def _(stage: Stage) -> Job:
     return stage.platform.wait_for(second, 30)
 
 
+@row(
+    "ComfyUI hangs (a node holds the interpreter)",
+    "killed and started again; a job that waited behind it runs then",
+    code="execution_failed",
+    within_s=30,
+    own_comfyui=True,
+    step_s=0.3,
+)
+def _(stage: Stage) -> Job:
+    hanging = stage.submit(steps=100, seed=1)
+    stage.await_sampling(hanging)
+    waiting = stage.submit(seed=2)
+    assert until(lambda: stage.worker.log.count("1 prompts") == 2)
+    stage.freeze_comfyui()
+    job = stage.platform.wait_for(hanging, 30)
+    assert stage.platform.wait_for(waiting, 30).output["seed"] == 2
+    return job
+
+
+@row(
+    "ComfyUI hangs twice in a row",
+    "no third start: the worker reports itself unhealthy and exits once its jobs are answered",
+    code="execution_failed",
+    within_s=30,
+    next_job_works=False,
+    own_comfyui=True,
+    step_s=0.3,
+    WORKER_HUNG_AFTER_S="2",
+)
+def _(stage: Stage) -> Job:
+    for number in (1, 2):
+        job_id = stage.submit(steps=100, seed=number)
+        stage.await_sampling(job_id)
+        stage.freeze_comfyui()
+        job = stage.platform.wait_for(job_id, 30)
+    return job
+
+
+@row(
+    "ComfyUI elsewhere (COMFYUI_URL) hangs",
+    "a job that waited gets `comfyui_unavailable`, later ones at once, until it answers again; after three the worker "
+    "retires",
+    code="execution_failed",
+    within_s=30,
+    step_s=0.2,
+    WORKER_HUNG_AFTER_S="5",
+)
+def _(stage: Stage) -> Job:
+    simulator = the_simulator(stage)
+    simulator.faults.hold_server(at_step=5)
+    hanging = stage.submit(steps=20, seed=1)
+    stage.await_sampling(hanging)
+    waiting = stage.submit(seed=2)
+    job = stage.platform.wait_for(hanging, 30)
+    assert code_of(stage.platform.wait_for(waiting, 30)) == "comfyui_unavailable"
+    later = stage.run(seed=3)
+    assert code_of(later) == "comfyui_unavailable"
+    assert (later.ended_at or 0) - later.submitted_at < 2
+    simulator.faults.go_on()
+    assert until(lambda: "answers again" in stage.worker.log)
+    return job
+
+
+@row(
+    "ComfyUI does not heed an interrupt, and another job waits",
+    "killed after 30 s and started again; the job that waited runs then",
+    code="deadline_exceeded",
+    within_s=10,
+    own_comfyui=True,
+    COMFYUI_ARGS="--fault hang_sampling:7:true",
+)
+def _(stage: Stage) -> Job:
+    hanging = stage.submit(steps=10, timeout_s=1)
+    waiting = stage.submit(steps=1, seed=2)
+    job = stage.platform.wait_for(hanging, 30)
+    assert stage.platform.wait_for(waiting, 60).output["seed"] == 2
+    return job
+
+
 # --- what ComfyUI makes of the job
 
 
@@ -289,7 +368,7 @@ def cancel(stage: Stage, job_id: str) -> None:
 # --- the platform
 
 
-@row("job-done answers 500, 500, 200", "the SDK posts a third time", code=None, within_s=12)
+@row("job-done answers 500, 500, 200", "posted a third time", code=None, within_s=12)
 def _(stage: Stage) -> Job:
     stage.platform.faults.answer("final", 500, times=2)
     return stage.run()

@@ -83,6 +83,27 @@ def test_a_picture_is_uploaded_first(scenario: ScenarioStandIn, at_scenario: Cli
     assert job.wait().image.size == size
 
 
+def test_an_asset_is_named_by_its_id(scenario: ScenarioStandIn, at_scenario: Client) -> None:
+    """The id that a result returned is a picture to start from: nothing is uploaded, and the job has its size."""
+    made = at_scenario.txt2img("a knight", width=256, height=128, steps=4).image
+    before = len(scenario.assets)
+    job = at_scenario.submit("img2img", prompt="as an oil painting", image=made.asset_id, strength=0.3)
+    body = scenario.jobs[job.id].body
+
+    assert body["image"] == made.asset_id
+    assert (body["width"], body["height"]) == (256, 128)
+    assert len(scenario.assets) == before
+    assert job.wait().image.size == (256, 128)
+
+
+def test_an_asset_that_scenario_does_not_have_is_said(at_scenario: Client) -> None:
+    """An id of the shim, or of nobody, is refused as the image that it is not; no job begins."""
+    with pytest.raises(JobError, match="asset_q9GpkRcHwTx7 of Scenario cannot be used") as refused:
+        at_scenario.img2img("asset_q9GpkRcHwTx7", "as an oil painting")
+
+    assert refused.value.code is ErrorCode.INVALID_IMAGE
+
+
 def test_a_result_has_its_assets_and_seeds(scenario: ScenarioStandIn, at_scenario: Client) -> None:
     """Each picture has its asset's id and seed, its file tells the inputs, and the result who made it, and how long."""
     result = at_scenario.txt2img("a knight", seed=7, num_images=2, **SMALL)

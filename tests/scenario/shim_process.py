@@ -83,6 +83,26 @@ class ShimProcess:
             raise AssertionError(f"the shim did not start: {self.log[said:]}")
         self.url = address()
 
+    def refused(self, *flags: str) -> tuple[int, str]:
+        """Run a second one that is to end by itself, with further flags; return its exit status and what it wrote."""
+        done = subprocess.run(
+            [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags, *flags],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_DEADLINE_S,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    @property
+    def process_id(self) -> int:
+        """The process's id."""
+        if self._process is None:
+            raise AssertionError("it was never started")
+        return self._process.pid
+
     @property
     def is_alive(self) -> bool:
         """Whether the process runs."""

@@ -260,9 +260,72 @@ def test_a_route_that_is_not_here_says_what_to_do(scene: Scene) -> None:
         answer = requests.post(f"{scene.shim.url}{prefix}/generate/remove-background", json={}, auth=auth, timeout=5)
         assert answer.status_code == 501
         assert "out of this project's scope" in answer.json()["reason"]
+        assert "upload the picture there" in answer.json()["reason"]
     wrong = requests.delete(f"{scene.shim.base_url}/jobs", auth=auth, timeout=5)
     assert wrong.status_code == 405
     assert wrong.json()["reason"]
+
+
+def test_models_are_listed_by_what_is_asked_for(scene: Scene, tmp_path: Path) -> None:
+    """Public ones are Flux.1-dev's ids, private ones the LoRAs of the table; pages and get-bulk work, also by SDK."""
+    loras = {"SCENARIO_SHIM_LORAS": '{"model_knight": "knight.safetensors"}'}
+    with ShimProcess({**scene.stage.platform.client_env(), **loras}, tmp_path) as shim:
+        with Scene(shim, scene.stage).sdk(strict=True) as sdk:
+            public = [model.id for model in sdk.models.list(privacy="public")]
+            private = [model.id for model in sdk.models.list(privacy="private")]
+            paged = [model.id for model in sdk.models.list(page_size=1)]
+            bulk = [model.id for model in sdk.models.get_bulk(model_ids=["model_knight", "model_none"]).models]
+        listed = requests.get(f"{shim.base_url}/models/public", auth=(KEY, SECRET), timeout=5).json()["models"]
+        none = requests.get(f"{shim.base_url}/models?status=training", auth=(KEY, SECRET), timeout=5).json()["models"]
+        wrong = requests.get(f"{shim.base_url}/models?pageSize=0", auth=(KEY, SECRET), timeout=5)
+
+    assert public == ["model_bfl-flux-1-dev", "flux.1-dev", "model_flux-1-dev"]
+    assert private == bulk == ["model_knight"]
+    assert paged == public + private
+    assert [model["id"] for model in listed] == public
+    assert none == []
+    assert wrong.status_code == 400
+
+
+def test_a_model_s_jobs_are_listed_in_the_oldest_way(scene: Scene) -> None:
+    """GET /models/{id}/inferences has this key's jobs of that model, and of no other."""
+    with scene.sdk() as sdk:
+        job_id = sdk.generate.run_model("flux.1-dev", body=SMALL).job.job_id
+    auth, url = (KEY, SECRET), f"{scene.shim.base_url}/models"
+    listed = requests.get(f"{url}/flux.1-dev/inferences?pageSize=1", auth=auth, timeout=5).json()
+    others = requests.get(f"{url}/flux.1-dev/inferences", auth=(OTHER_KEY, OTHER_SECRET), timeout=5).json()
+
+    assert [inference["id"] for inference in listed["inferences"]] == [job_id]
+    assert listed["inferences"][0]["modelId"] == "flux.1-dev"
+    assert others["inferences"] == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/assets/asset_q9GpkRcHwTx7bLJ2mVz3nFd8", "/assets/get-bulk", "/jobs/job_q9GpkRcHwTx7"]
+)
+def test_an_id_of_scenario_s_is_told_what_to_do(scene: Scene, path: str) -> None:
+    """404 says that the id is not the shim's, and how a picture is brought along; get-bulk leaves it out."""
+    auth = (KEY, SECRET)
+    if path.endswith("get-bulk"):
+        body = {"assetIds": ["asset_q9GpkRcHwTx7bLJ2mVz3nFd8"]}
+        assert requests.post(scene.shim.base_url + path, json=body, auth=auth, timeout=5).json() == {"assets": []}
+        return
+    answer = requests.get(scene.shim.base_url + path, auth=auth, timeout=5)
+    reason = answer.json()["reason"]
+
+    assert answer.status_code == 404
+    assert "Scenario" in reason
+    assert "POST /assets" in reason or "polled there" in reason
+
+
+def test_a_multipart_upload_is_told_what_to_send(scene: Scene) -> None:
+    """An old page of Scenario's shows multipart: 400 says which JSON goes in its place."""
+    files = {"file": ("knight.png", KNIGHT, "image/png")}
+    answer = requests.post(f"{scene.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)
+
+    assert answer.status_code == 400
+    assert '"image"' in answer.json()["reason"]
+    assert "base64" in answer.json()["reason"]
 
 
 def test_curl_goes_through(scene: Scene, tmp_path: Path) -> None:

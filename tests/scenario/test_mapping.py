@@ -68,6 +68,11 @@ def test_a_picture_keeps_its_own_size(name: str, strength: float) -> None:
         ({"modelId": "model_knight"}, {"loras": [{"name": "knight.safetensors", "strength": 1.0}]}),
         ({"width": 1000, "height": 700}, {"width": 992, "height": 704}),
         ({"guidance": None, "seed": None}, {"guidance": 3.5}),
+        ({"seed": " 42 "}, {"seed": 42}),
+        ({"seed": 42.0}, {"seed": 42}),
+        ({"seed": "4294967296"}, {"seed": 4294967296}),
+        ({"width": "512", "height": "768", "guidance": "4.5"}, {"width": 512, "height": 768, "guidance": 4.5}),
+        ({"numSamples": "2", "numInferenceSteps": "12"}, {"num_images": 2, "steps": 12}),
     ],
 )
 def test_both_families_of_names_are_understood(body: dict[str, Any], expected: Mapping[str, object]) -> None:
@@ -98,6 +103,22 @@ def test_what_is_not_honoured_is_noted_or_refused(body: dict[str, Any], word: st
         map_call("custom", {"prompt": "a knight", **body}, MODEL, LORAS, is_strict=True)
 
 
+@pytest.mark.parametrize("seed", [-1, "-1", -1.0, None])
+def test_a_seed_of_minus_one_is_random(seed: object) -> None:
+    """The shim chooses it then, as for a call without a seed."""
+    assert "seed" not in mapped(seed=seed).input
+
+
+def test_many_unknown_keys_are_counted() -> None:
+    """Twenty are named, and a job shows nothing of what is longer than a call."""
+    call = mapped(**{f"key{number}": "x" * 100 for number in range(1000)})
+
+    assert len(call.notes) == 21
+    assert call.notes[-1] == "980 more keys are not known and were left out"
+    assert not [key for key in call.asked if key.startswith("key")]
+    assert mapped(other=1).asked["other"] == 1
+
+
 @pytest.mark.parametrize("field", ["controlImage", "mask", "maskId", "ipAdapterImageIds"])
 def test_what_would_make_another_picture_is_refused(field: str) -> None:
     """Nobody pays for a picture without the control, mask or reference that was asked for; `false` asks for nothing."""
@@ -112,7 +133,12 @@ def test_what_would_make_another_picture_is_refused(field: str) -> None:
     ("body", "words"),
     [
         ({"prompt": " ", "guidance": 99, "mask": "x"}, ("prompt", "guidance", "mask")),
-        ({"seed": -1}, ("seed",)),
+        ({"seed": -2}, ("seed must be at least -1",)),
+        ({"seed": "a knight"}, ("seed must be a whole number, not",)),
+        ({"seed": 2**63}, ("seed must be at most",)),
+        ({"seed": [1]}, ("seed must be a whole number",)),
+        ({"width": "wide"}, ("width must be a number, not",)),
+        ({"numSamples": "two"}, ("numSamples must be a whole number, not",)),
         ({"numSamples": 9}, ("at most 8",)),
         ({"loras": ["model_none"]}, ("loras[0]", "model_knight")),
         ({"lorasScale": [1]}, ("lorasScale",)),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import psutil
 import pytest
@@ -55,6 +56,19 @@ def test_one_that_answers_badly_is_not(simulator: Simulator) -> None:
 
     assert status == 1
     assert sentence.endswith("answered 500 to /system_stats.")
+
+
+def test_a_full_disk_is_not(simulator: Simulator, tmp_path: Path) -> None:
+    """ComfyUI answers, and can store nothing: the folder is named. One that runs elsewhere has a disk of its own."""
+    port = simulator.url.rpartition(":")[2]
+    out = io.StringIO()
+
+    assert main({"COMFYUI_PORT": port, "COMFYUI_DATA_DIR": str(tmp_path)}, out, min_free_bytes=1 << 62) == 1
+    assert main({"COMFYUI_URL": simulator.url}, out, min_free_bytes=1 << 62) == 0
+    assert main({"COMFYUI_PORT": port, "COMFYUI_DATA_DIR": str(tmp_path / "absent")}, out) == 0
+    sentence, *others = out.getvalue().splitlines()
+    assert sentence.startswith(f"The disk of {tmp_path} is full: ")
+    assert others == ["ComfyUI answers."] * 2
 
 
 def test_one_that_is_silent_is_not() -> None:

@@ -189,7 +189,7 @@ def _is_there(model: ModelFile, target: Path, terms: Terms) -> bool:
 def _fetch(model: ModelFile, target: Path, terms: Terms) -> None:
     begun = time.monotonic()
     with held_part(model, target, terms.stop, patience_s=terms.patience.for_lock_s) as part:
-        if files.is_verified(model, target):
+        if _is_there(model, target, terms):
             LOG.info("%s: another process has fetched it", model.path)
             return
         part.read_back(terms.stop, terms.progress)

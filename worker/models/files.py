@@ -1,7 +1,11 @@
 """Models on a disk: is it there, is it the right one, and the `.part` beside it that becomes it. It knows no network.
 
-A file counts as verified where a marker beside it (`<name>.verified`) says that it had the list's sha256 when it had
-this size and this time of change. So a boot reads one line instead of 17 GB, and a file that was changed is read again.
+A file counts as verified if a marker beside it (`<name>.verified`) says that it had the list's sha256 when it had this
+size and this time of change. So a boot reads one line instead of 17 GB, and a file that was changed is read again. A
+marker is believed only if nobody but this user and root can have written it or the file: see `is_ours`.
+
+On a shared volume other users may put links in the place of our files: a part is never opened through one, and a marker
+replaces one.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, ModelFile
+from worker.models.own_files import is_ours, open_own, owners_of, replace_file
 
 LOG = logging.getLogger(__name__)
 _PIECE = 1024 * 1024
@@ -50,10 +55,20 @@ def missing_models(models: Iterable[ModelFile], directories: Iterable[Path]) -> 
 
 
 def is_verified(model: ModelFile, target: Path) -> bool:
-    """Return whether `target` has the model's size, and a marker of its own that is not older than it."""
+    """Return whether `target` has the model's size, and a marker that fits it and can be believed.
+
+    False for a symbolic link, whose target another user may be able to change: it is read each time.
+    """
     try:
-        return size_of(target) == model.size and _marker(target).read_text() == _mark(model, target.stat())
-    except (OSError, UnicodeDecodeError):
+        owners = owners_of(target.parent)
+        status = target.lstat()
+        if not (is_ours(target.parent.stat(), owners) and is_ours(status, owners) and stat.S_ISREG(status.st_mode)):
+            return False
+        fd = os.open(_marker(target), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as marker:
+            believed = is_ours(os.fstat(fd), owners)
+            return believed and status.st_size == model.size and marker.read(1024) == _mark(model, status)
+    except OSError:
         return False
 
 
@@ -65,7 +80,7 @@ def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Prog
         _read(model, file.fileno(), digest, stop, progress)
     with contextlib.suppress(OSError):  # a folder that cannot be written has no mark, and is read each time
         if digest.hexdigest() == model.sha256:
-            _marker(target).write_text(_mark(model, before))
+            replace_file(_marker(target), _mark(model, before))
         else:
             _marker(target).unlink()
     return digest.hexdigest()
@@ -153,15 +168,21 @@ class Part:
         return self._digest.hexdigest()
 
     def become(self, target: Path) -> None:
-        """Take the place of `target`: on the disk first, then marked as verified, then renamed in one step."""
+        """Take the place of `target`: on the disk first, then renamed in one step, then marked as verified."""
         try:
             os.fsync(self._fd)
         except OSError as error:  # a network volume may say only now that it is full
             raise self._no_room(error) from error
-        with contextlib.suppress(OSError):
-            _marker(target).write_text(_mark(self._model, os.fstat(self._fd)))
         self._path.replace(target)
         self._is_kept = False
+        if not _is_at(target, self._fd):
+            raise ModelError(
+                self._model,
+                f"another process replaced {self._path.name} while it was fetched. Let nobody else write to "
+                f"{target.parent}, and run it again",
+            )
+        with contextlib.suppress(OSError):
+            replace_file(_marker(target), _mark(self._model, os.fstat(self._fd)))
         with contextlib.suppress(OSError):  # not every network volume can sync a folder
             _sync(target.parent)
 
@@ -206,7 +227,7 @@ def held_part(
             raise
         LOG.warning("%s: the volume has no locks (%s); a download cut short begins anew", model.path, error.strerror)
         path = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
-        fd = _open(path)
+        fd = open_own(path)
         is_shared = False
     part = Part(model, path, fd)
     try:
@@ -218,7 +239,7 @@ def held_part(
 def _lock(model: ModelFile, path: Path, stop: threading.Event, patience_s: float, flock: Flock) -> int:
     """Return the open and locked part. Raises OSError where the volume has no locks."""
     while not stop.is_set():
-        fd = _open(path)
+        fd = open_own(path)
         with contextlib.ExitStack() as unless_held:
             unless_held.callback(os.close, fd)
             _await_lock(model, fd, stop, patience_s, flock)
@@ -251,13 +272,9 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, patience_s: fl
     raise stopped(model)
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-
 def _is_at(path: Path, fd: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(fd))
+        return os.path.samestat(path.lstat(), os.fstat(fd))
     except FileNotFoundError:
         return False
 
@@ -270,9 +287,9 @@ def _marker(target: Path) -> Path:
     return target.with_name(target.name + MARKER_SUFFIX)
 
 
-def _mark(model: ModelFile, status: os.stat_result) -> str:
-    """Return the marker's text. Whole seconds: the layers of an image keep no fractions."""
-    return f"{model.sha256} {status.st_size} {int(status.st_mtime)}\n"
+def _mark(model: ModelFile, status: os.stat_result) -> bytes:
+    """Return the marker's content. Whole seconds: the layers of an image keep no fractions."""
+    return f"{model.sha256} {status.st_size} {int(status.st_mtime)}\n".encode()
 
 
 def _sync(folder: Path) -> None:

@@ -1,0 +1,124 @@
+"""The environment that ComfyUI gets, and that nobody but root reads the worker's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worker.comfyui_environment import comfyui_environment
+
+ROOT = Path(__file__).parent.parent.parent
+NOBODY = 65534
+NEEDED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCH_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "SSL_CERT_FILE",
+    "XDG_CACHE_HOME",
+    "PYTHONPATH",
+    "HIP_VISIBLE_DEVICES",
+)
+OTHERS = (
+    "RUNPOD_AI_API_KEY",
+    "RUNPOD_POD_ID",
+    "BUCKET_SECRET_ACCESS_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "MY_API_PASSWORD",
+    "DATABASE_URL",
+    "CIVITAI_API_KEY",
+    "OPENAI_API_KEY",
+    "NVIDIA_API_KEY",
+    "TORCH_HUB_TOKEN",
+    "PYTHON_KEYRING_PASSWORD",
+    "HF_HUB_TOKEN",
+    "CUDA_SECRET",
+    "SSH_AUTH_SOCK",
+    "PIP_INDEX_URL",
+    "GITHUB_TOKEN",
+    "http_secret",
+    "WORKER_ANYTHING",
+    "COMFYUI_DIR",
+)
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_what_an_engine_needs_is_handed_on(name: str) -> None:
+    """Paths, the locale, and the settings of CUDA, torch, Python and their like."""
+    assert comfyui_environment({name: "x"}) == {name: "x"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_known_to_be_harmless_is_not(name: str) -> None:
+    """Whatever it is called, and whatever it begins with."""
+    assert comfyui_environment({name: "x"}) == {}
+
+
+def test_named_variables_are_handed_on_too() -> None:
+    """WORKER_COMFYUI_ENV is the owner's word."""
+    assert comfyui_environment({"MY_NODE_KEY": "x", "OTHER": "y"}, ("MY_NODE_KEY", "ABSENT")) == {"MY_NODE_KEY": "x"}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("http://proxy:3128", "http://proxy:3128"),
+        ("http://user:pass@proxy:3128", "http://proxy:3128"),
+        ("HTTPS://user:p@ss://word@proxy", "HTTPS://proxy"),
+        ("user:pass@proxy:1", "proxy:1"),
+        ("socks5h://user@proxy", "socks5h://proxy"),
+    ],
+)
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_loses_its_credentials(name: str, given: str, kept: str) -> None:
+    """The address is needed, the password is the worker's."""
+    assert comfyui_environment({name: given}) == {name: kept}
+
+
+READER = """\
+import ctypes, os, subprocess, sys
+from worker.conceal import conceal
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid({nobody}); os.setuid({nobody})
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as it is for a process that was started as this user
+if sys.argv[1] == "concealed":
+    assert conceal()
+for pid in (os.getpid(), "self"):
+    read = subprocess.run(["cat", f"/proc/{{pid}}/environ"], capture_output=True)
+    print(read.returncode, b"the-secret" in read.stdout)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize(("mode", "worker"), [("as it was", "0 True"), ("concealed", "1 False")])
+def test_a_process_of_the_same_user_does_not_read_the_worker_s_environment(mode: str, worker: str) -> None:
+    """Another process of the user is refused /proc/<pid>/environ; one that the worker starts reads its own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", READER.format(nobody=NOBODY), mode],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MY_KEY": "the-secret"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert ended.stdout.splitlines() == [worker, "0 True"]

@@ -1,0 +1,72 @@
+"""What of ComfyUI's log an error may show: its own job's lines, cleaned and cut."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from worker.comfyui_log import KEPT_LINES, SHOWN_CHARACTERS, SHOWN_LINES, ComfyLog, cleaned
+from worker.uses import Uses
+
+
+def written(log: ComfyLog, *lines: str) -> None:
+    """Have ComfyUI write lines."""
+    log.read(io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_an_error_shows_the_lines_since_its_job_began() -> None:
+    """What was written before is of other jobs."""
+    log, uses = ComfyLog(), Uses()
+    written(log, "of another job")
+    use = uses.begin(0, log.next_line)
+    written(log, "of this job")
+
+    assert log.shown(use) == ["of this job"]
+
+
+def test_where_another_job_was_there_meanwhile_nothing_is_shown() -> None:
+    """However short the two jobs overlapped, neither sees lines that may be of the other."""
+    log, uses = ComfyLog(), Uses()
+    first = uses.begin(0, log.next_line)
+    second = uses.begin(0, log.next_line)
+    uses.end(second)
+    written(log, "a line")
+
+    assert log.shown(first) == log.shown(second) == []
+
+
+def test_where_a_prompt_of_an_earlier_job_goes_on_nothing_is_shown() -> None:
+    """A prompt that heeded no interrupt writes on."""
+    log, uses = ComfyLog(), Uses()
+    use = uses.begin(0, log.next_line, is_shared=True)
+    written(log, "a line")
+
+    assert log.shown(use) == []
+
+
+def test_at_most_twenty_lines_of_300_characters_are_shown() -> None:
+    """The last ones, also if more were written than are kept."""
+    log, uses = ComfyLog(), Uses()
+    use = uses.begin(0, log.next_line)
+    written(log, *(f"{number} {'x' * 1000}" for number in range(KEPT_LINES + 50)))
+    shown = log.shown(use)
+
+    assert [line.split()[0] for line in shown] == [str(KEPT_LINES + 50 - SHOWN_LINES + n) for n in range(SHOWN_LINES)]
+    assert {len(line) for line in shown} == {SHOWN_CHARACTERS}
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("\x1b[32m[INFO]\x1b[0m got prompt", "[INFO] got prompt"),
+        ("\x1b[1;38;5;208mwarm\x1b[m \x1b]0;title\x07done", "warm done"),
+        (" 45%|####\r 50%|#####", " 45%|#### 50%|#####"),
+        ("cannot open /tmp/comfyui/input/run-0123456789abcdef0123456789abcdef/0.png", "cannot open 0.png"),
+        ("no file 'run-0123456789abcdef0123456789abcdef/0.png'", "no file 'run-…'"),
+        ('File "/comfyui/nodes.py", line 5', 'File "nodes.py", line 5'),
+    ],
+)
+def test_a_line_is_shown_clean(line: str, shown: str) -> None:
+    """Without escape sequences, control characters, folders, and names of uploaded files."""
+    assert cleaned(line) == shown

@@ -1,0 +1,172 @@
+"""The watchdog: it tells a ComfyUI that hangs from one that is slow, loads, is gone, or has ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from comfy_client.simulator import Simulator
+from tests.stage import ROOT
+from tests.waiting import until
+from worker.watchdog import LOADING_FACTOR, Watchdog
+
+HUNG_S = 0.6
+
+
+class _Answering(BaseHTTPRequestHandler):
+    """Answers with the server's status, after its pause."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.server.asked += 1  # type: ignore[attr-defined] # see below
+        threading.Event().wait(self.server.pause_s)  # type: ignore[attr-defined] # see below
+        self.send_response(self.server.status)  # type: ignore[attr-defined] # see below
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+class Answering(ThreadingHTTPServer):
+    """A server whose answers can be set."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answering)
+        self.status = 200
+        self.pause_s = 0.0
+        self.asked = 0
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
+    """A server that answers."""
+    with Answering() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def verdict(watchdog: Watchdog, within_s: float) -> bool | None:
+    """Return what the watchdog says within so long; None if it says nothing."""
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        awaited = threads.submit(watchdog.await_hang, over.is_set)
+        if not until(awaited.done, within_s):
+            over.set()
+            return None
+        return awaited.result()
+
+
+def test_a_comfyui_that_answers_nothing_hangs() -> None:
+    """A step that holds the interpreter: connections are accepted, and that is all."""
+    with Simulator() as simulator:
+        watchdog = Watchdog(simulator.url, HUNG_S)
+        assert watchdog.ask()
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            begun_at = time.monotonic()
+            assert verdict(Watchdog(f"http://127.0.0.1:{port}", HUNG_S), 10) is True
+            assert HUNG_S <= time.monotonic() - begun_at < HUNG_S + 1.5
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 500])
+def test_any_answer_counts_however_late(server: Answering, status: int) -> None:
+    """An overloaded ComfyUI that answers within the time is left alone, time and again."""
+    server.status, server.pause_s = status, HUNG_S * 0.7
+
+    assert verdict(Watchdog(server.url, HUNG_S), HUNG_S * 5) is None
+
+
+def test_a_proxy_s_502_does_not_count(server: Answering) -> None:
+    """The proxy answers for a ComfyUI that does not."""
+    server.status = 502
+
+    assert verdict(Watchdog(server.url, HUNG_S), 10) is True
+
+
+def test_one_that_is_gone_is_told_from_one_that_hangs(server: Answering) -> None:
+    """Refused connections are no answer either, and `is_connecting` says that nothing lives there."""
+    gone, living = Watchdog("http://127.0.0.1:1", HUNG_S), Watchdog(server.url, HUNG_S)
+
+    assert verdict(gone, 10) is True
+    assert not gone.is_connecting
+    assert living.ask()
+    assert living.is_connecting
+
+
+def test_one_that_has_ended_does_not_hang() -> None:
+    """Its end is somebody else's to deal with."""
+    assert Watchdog("http://127.0.0.1:1", 60).await_hang(lambda: True) is False
+
+
+WATCHES = """\
+import sys
+from worker.watchdog import Watchdog
+watchdog = Watchdog(sys.argv[1], 2.0)
+print(watchdog.ask(), flush=True)
+print(watchdog.await_hang(lambda: False), flush=True)
+"""
+
+
+def test_a_freeze_of_both_is_no_hang(server: Answering) -> None:
+    """A container that is frozen and thawed (FlashBoot): the time between counts for neither side."""
+    server.pause_s = 1.0
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WATCHES, server.url]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "True\n"
+        server.pause_s = 4.0  # it is frozen as well while the watchdog is, and answers a moment after
+        assert until(lambda: server.asked > 1)
+        watching.send_signal(signal.SIGSTOP)
+        assert not until(lambda: False, 3.7)
+        server.pause_s = 0.0
+        watching.send_signal(signal.SIGCONT)
+
+        output = watching.stdout
+        assert not until(lambda: select.select([output], [], [], 0)[0], 3)
+        watching.kill()
+
+
+READS = """\
+import sys, threading
+while True:
+    open(sys.executable, "rb").read()
+    threading.Event().wait(0.01)
+"""
+
+
+def test_one_that_reads_is_given_longer_and_not_for_ever() -> None:
+    """A process that loads a model from a slow disk may be silent for LOADING_FACTOR times as long."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with subprocess.Popen([sys.executable, "-c", READS]) as loading:
+            begun_at = time.monotonic()
+            assert verdict(Watchdog(url, HUNG_S, loading.pid), HUNG_S * LOADING_FACTOR + 10) is True
+            assert time.monotonic() - begun_at >= HUNG_S * LOADING_FACTOR
+            os.kill(loading.pid, signal.SIGSTOP)
+            begun_at = time.monotonic()
+            assert verdict(Watchdog(url, HUNG_S, loading.pid), 10) is True
+            assert time.monotonic() - begun_at < HUNG_S * LOADING_FACTOR
+            loading.kill()
