@@ -154,9 +154,11 @@ class GeneratedImage(GeneratedFile):
         return self.bytes if wanted is None or self.mime_type == f"image/{wanted}" else self._converted(wanted)
 
     def _converted(self, output_format: str) -> builtins.bytes:
-        from comfy_client.images import converted  # noqa: PLC0415 - imports Pillow, as above
+        from comfy_client.images import converted, identify  # noqa: PLC0415 - imports Pillow, as above
 
-        return converted(self.bytes, output_format).data
+        found = identify(self.bytes)
+        is_still = found is not None and not found.is_animated
+        return converted(self.bytes, output_format).data if is_still else self.bytes  # a video, or all frames
 
     def _repr_png_(self) -> builtins.bytes:
         """Return the picture as PNG, for Jupyter."""
