@@ -72,6 +72,7 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
 
     async def handler(job: JsonObject) -> JsonObject:
         service.lifecycle.note_job()
+        logs.job_id.set(str(job.get("id", "unknown"))[:256])
         sender = None
         if post_progress is not None:
             sender = ProgressSender(lambda progress: post_progress(job, progress))
