@@ -82,8 +82,16 @@ def picture_of(header: JsonObject, answer: bytes, sent: bytes) -> Picture | None
         case {"failed": failed}:
             raise ValueError(str(failed)[:80])
         case {"picture": dict(facts)}:
-            return Picture(sent if header.get("is_same") else answer, **facts)
+            return _picture(sent if header.get("is_same") else answer, facts)
     return None
+
+
+def _picture(data: bytes, facts: JsonObject) -> Picture:
+    match facts:
+        case {"width": int(width), "height": int(height), "mime_type": str(mime_type), "warning": str(warning)}:
+            is_animated, is_whole = bool(facts.get("is_animated")), bool(facts.get("is_whole"))
+            return Picture(data, width, height, mime_type, is_animated, is_whole, warning[:300])
+    raise ValueError("no picture")
 
 
 def main() -> None:

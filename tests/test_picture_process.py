@@ -316,3 +316,12 @@ def test_a_bug_in_a_child_is_told_by_its_name() -> None:
     assert (header, content) == ({"failed": "TypeError"}, b"")
     with pytest.raises(ValueError, match="TypeError"):
         picture_of(header, content, b"")
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"width": 1, "height": 1}, {"width": "1", "height": 1, "mime_type": "image/png", "warning": ""}]
+)
+def test_an_answer_that_is_no_picture_is_refused(facts: dict[str, object]) -> None:
+    """A child that was taken over cannot make the parent fail in another way."""
+    with pytest.raises(ValueError, match="no picture"):
+        picture_of({"picture": facts, "more": 1}, b"", b"")

@@ -319,3 +319,13 @@ def test_the_client_takes_animations_and_videos(animated: dict[str, Any]) -> Non
         ("x.mp4", (0, 0)),
     ]
     assert [file.filename for file in result.files] == ["other.webp"]
+
+
+def test_an_animation_and_a_video_are_saved_as_they_are(animated: dict[str, Any], tmp_path: Path) -> None:
+    """A file's name does not turn a video into a picture, nor an animation into its first frame."""
+    result = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated), "test")
+
+    for image in result.images[1:]:
+        assert image.save(tmp_path / "a.jpg").read_bytes() == Animated.FILES[image.filename]
+    with Image.open(result.images[0].save(tmp_path / "a.jpg")) as still:
+        assert still.format == "JPEG"
