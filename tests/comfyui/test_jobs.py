@@ -215,7 +215,7 @@ def test_a_broken_node_that_feeds_no_output_is_left_out(job: Job, workflows: Map
     result = job({"workflow": graph_with(workflows, n20=loose)})
 
     assert len(result["images"]) == 1
-    assert any("workflow.20.inputs.samples links to node" in warning for warning in result["warnings"])
+    assert any("workflow.20.inputs.samples: links to node" in warning for warning in result["warnings"])
 
 
 @pytest.mark.parametrize("given", [{}, {"extra_pnginfo": {"workflow": {"version": 1}}}], ids=["none", "own"])
