@@ -135,7 +135,8 @@ class Attempt:
     def failed(self, error: JobError) -> JsonObject:
         """Return an error as the job's outcome, and note it."""
         log.warning("%s after %.2f s", error.code.value, self.took_s)
-        self._service.failures.note(error)
+        if not self.cancelled.is_set():  # else it was answered before its thread ended
+            self._service.failures.note(error)
         try:
             return {"error": error.report.to_json()}
         except (TypeError, ValueError, RecursionError):  # a detail that is no JSON
