@@ -39,11 +39,13 @@ BROKEN = (
 """What Pillow's decoders raise on damaged files (found by changing bytes at random)."""
 
 _EXIF_ORIENTATION = 0x0112
-_MISSING_ROWS = 1 / 20
-"""The part of a picture's rows that may be missing at its end."""
+_MAY_BE_MISSING = 1 / 20
+"""The part of a picture that may be missing at its end."""
 _END_OF_JPEG = b"\xff\xd9"
-_ENTROPY = bytes(range(1, 251)) * 2
+_ENTROPY = bytes(range(1, 251))
 """Bytes that continue a JPEG's last scan. Without 0xFF, which would begin a marker."""
+_BAND = 256
+"""Rows that are compared at a time."""
 _lenient_lock = threading.Lock()
 
 
@@ -91,8 +93,8 @@ class Decoded:
 def decoded(data: bytes) -> Decoded:
     """Return the picture in `data`.
 
-    A file is also decoded if a twentieth of its rows or less is missing at the end, or if only text in it is damaged or
-    too large: viewers and ComfyUI show such files. Raises TooLargeError, and BROKEN and BOMBS as Pillow does.
+    A file is also decoded if a twentieth of its pixels or less is missing at the end, or if only text in it is damaged
+    or too large: viewers and ComfyUI show such files. Raises TooLargeError, and BROKEN and BOMBS as Pillow does.
     """
     try:
         return _loaded(data)
@@ -142,14 +144,15 @@ def _loaded(data: bytes, fill: int | None = None) -> Decoded:
 
 
 def _mostly_decoded(data: bytes) -> Decoded | None:
-    """Return the picture if all but the last few of its rows are in the file, else None.
+    """Return the picture if all but a little at its end is in the file, else None.
 
     It is decoded twice, with different values for what is missing: where both agree, the file decides.
     """
     try:
         if data.startswith(b"\xff\xd8"):
             scans = data.rstrip(b"\xff")
-            pair = _loaded(scans + _END_OF_JPEG), _loaded(scans + _ENTROPY + _END_OF_JPEG)
+            more = _ENTROPY * (len(scans) // len(_ENTROPY) + 1)
+            pair = _loaded(scans + _END_OF_JPEG), _loaded(scans + more + _END_OF_JPEG)
         else:
             with leniently():
                 pair = _loaded(data, 0), _loaded(data, 255)
@@ -157,30 +160,28 @@ def _mostly_decoded(data: bytes) -> Decoded | None:
         is_last_scan = "progressive" not in first.info or _is_full_precision(data)
     except BROKEN:
         return None
-    upside_down = (each.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for each in (first, second))  # as BMP stores rows
-    missing = first.height - max(_equal_rows(first, second), _equal_rows(*upside_down))
-    return pair[0] if is_last_scan and missing <= first.height * _MISSING_ROWS else None
+    return pair[0] if is_last_scan and _difference(first, second) <= _MAY_BE_MISSING else None
 
 
 def _is_full_precision(jpeg: bytes) -> bool:
     """Return whether the last scan of a progressive JPEG carries the lowest bits, as only the last scans do.
 
-    Each scan covers all rows, so rows alone do not tell how much is missing. (ITU T.81, B.2.3: a scan's header is its
-    marker, two bytes of length, the number of components, two bytes for each, Ss, Se, and Ah with Al, the lowest bit.)
+    Each scan covers the whole picture, so pixels alone do not tell how much is missing. (ITU T.81, B.2.3: a scan's
+    header is its marker, two bytes of length, the number of components, two bytes for each, Ss, Se, and Ah with Al, the
+    lowest bit.)
     """
     header = jpeg[jpeg.rfind(b"\xff\xda") :]
     lowest_bit = header[7 + 2 * header[4]] & 0x0F
     return lowest_bit == 0
 
 
-def _equal_rows(first: Image.Image, second: Image.Image) -> int:
-    """Return how many rows from the top are equal in two pictures of one size and mode."""
-    low, high = 0, first.height
-    while low < high:
-        middle = (low + high + 1) // 2
-        band = (0, low, first.width, middle)
-        if first.crop(band).tobytes() == second.crop(band).tobytes():
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _difference(first: Image.Image, second: Image.Image) -> float:
+    """Return which part of two pictures of one size and mode differs, by their bytes."""
+    different = total = 0
+    for top in range(0, first.height, _BAND):
+        band = (0, top, first.width, min(top + _BAND, first.height))
+        these, those = (image.crop(band).tobytes() for image in (first, second))
+        mixed = int.from_bytes(these, "little") ^ int.from_bytes(those, "little")
+        different += len(these) - mixed.to_bytes(len(these), "little").count(0)
+        total += len(these)
+    return different / total

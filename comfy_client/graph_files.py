@@ -9,6 +9,7 @@ from __future__ import annotations
 import mimetypes
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,15 +90,21 @@ def plain_name(value: str) -> str | None:
     found = _ANNOTATION.search(value)
     if found and found[1] != "input":
         return None
-    return posixpath.normpath((value[: found.start()] if found else value).strip().replace("\\", "/"))
+    plain = (value[: found.start()] if found else value).strip().replace("\\", "/")
+    return unicodedata.normalize("NFC", posixpath.normpath(plain))
 
 
 def _file_inputs(graph: Graph) -> Iterator[Target]:
-    """Yield the inputs that name a file of ComfyUI's input folder. Older exports have `upload` beside: a button."""
+    """Yield the inputs that name a file of ComfyUI's input folder.
+
+    Older exports have `upload` beside, which is a button; some loaders keep JSON in a text.
+    """
     for node_id, node in graph.items():
         for name, value in node["inputs"].items():
             class_type = node["class_type"]
-            if not isinstance(value, str) or not value or "upload" in name.lower() or is_encoded(class_type, name):
+            if not isinstance(value, str) or not value or value.lstrip()[:1] in {"{", "["}:
+                continue
+            if "upload" in name.lower() or is_encoded(class_type, name):
                 continue
             if file_use(class_type, name) is FileUse.LOADS:
                 yield Target(node_id, name)

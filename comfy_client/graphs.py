@@ -154,7 +154,7 @@ def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
         return faults[:MAX_FAULTS], []
     for node_id in tainted - needed:
         del graph[node_id]
-    reasons = [f"{fault.path} {fault.message}" for found in faults_of.values() for fault in found]
+    reasons = [f"{fault.path}: {fault.message}" for found in faults_of.values() for fault in found]
     return [], [f"{reason}; no output needs it, and it was left out" for reason in reasons[:MAX_FAULTS]]
 
 

@@ -33,7 +33,7 @@ INPUT_FORMATS = FORMATS
 LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500}
 """Pixels of a side that can be encoded (the WebP specification; libjpeg, which stops short of JPEG's 65,535)."""
 
-_UNENCODABLE: tuple[type[BaseException], ...] = (*BROKEN, *BOMBS, TooLargeError, MemoryError)
+_UNENCODABLE: tuple[type[BaseException], ...] = (*BROKEN, *BOMBS, MemoryError)
 _EXIF_USER_COMMENT = 0x9286
 _EXIF_IFD = 0x8769
 _MAX_COMMENT = 15_000
@@ -71,7 +71,7 @@ def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
     caller's own may want the alpha channel or the frames. AVIF becomes PNG, since not every ComfyUI reads it.
 
     Raises JobError (invalid_image) that names `path` if `data` is no image of INPUT_FORMATS by its content, is cut off
-    by more than a few rows, or has more than MAX_BYTES, MAX_PIXELS or the frames that a graph can load.
+    by more than a twentieth, or has more than MAX_BYTES, MAX_PIXELS or the frames that a graph can load.
     """
     require_size(data, path)
     try:
@@ -100,12 +100,11 @@ def _checked(data: bytes, *, flatten: bool) -> Picture:
     image = found.image
     mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
     is_animated = has_more_frames(image, 1)
-    if not flatten and is_animated:
-        require_few_frames(image)
     if flatten:
         plain = image.mode == "RGB" and not (image.has_transparency_data or is_animated or found.is_turned)
         stays = plain and found.is_whole and image.format != "AVIF"
     else:
+        require_few_frames(image)
         stays = is_animated or image.format != "AVIF"
     if stays:
         return Picture(data, image.width, image.height, mime_type, is_animated, found.is_whole)
@@ -225,14 +224,14 @@ def identify(data: bytes) -> Picture | None:
     """Return the picture that `data` begins, by its header alone, or None if it is none of INPUT_FORMATS."""
     try:
         return _identified(data)
-    except (UnidentifiedImageError, TooLargeError, *BOMBS):
+    except (UnidentifiedImageError, *BOMBS):
         return None
     except BROKEN:
         pass
     try:
         with leniently():
             return _identified(data)
-    except (*BROKEN, *BOMBS, TooLargeError):
+    except (*BROKEN, *BOMBS):
         return None
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import functools
+import time
 from collections.abc import Callable
 
 from comfy_client.fetch import FetchRules
 from comfy_client.fetch_all import fetch_pictures
-from comfy_client.picture_process import Check, check_picture, go_on
+from comfy_client.images import Picture, invalid_image
+from comfy_client.picture_process import TIMEOUT_S, Check, check_picture, go_on
 from comfy_client.request import Rendered, Request, draw_seed
+
+DECODE_S = 120.0
+"""For all pictures of one request."""
 
 
 def rendered(
@@ -16,10 +20,19 @@ def rendered(
     rules: FetchRules | None = None,
     check: Check = go_on,
     random_seed: Callable[[], int] = draw_seed,
+    decode_s: float = DECODE_S,
 ) -> Rendered:
     """Return what ComfyUI is to run. `check` is called while pictures are fetched and decoded, and may end both.
 
     Raises JobError: invalid_image if a picture cannot be fetched or used, and what Request.render raises.
     """
     fetched = request.with_fetched(lambda wanted: fetch_pictures(wanted, rules or FetchRules(), check))
-    return fetched.render(random_seed, functools.partial(check_picture, check=check))
+    until = time.monotonic() + decode_s
+
+    def check_in_time(data: bytes, path: str, *, flatten: bool) -> Picture:
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise invalid_image(path, f"was not decoded: the request's pictures took more than {decode_s:g} s")
+        return check_picture(data, path, flatten=flatten, check=check, timeout_s=min(TIMEOUT_S, left_s))
+
+    return fetched.render(random_seed, check_in_time)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from comfy_client.contract import ErrorReport, JsonObject
@@ -81,8 +82,16 @@ def picture_of(header: JsonObject, answer: bytes, sent: bytes) -> Picture | None
         case {"failed": failed}:
             raise ValueError(str(failed)[:80])
         case {"picture": dict(facts)}:
-            return Picture(sent if header.get("is_same") else answer, **facts)
+            return _picture(sent if header.get("is_same") else answer, facts)
     return None
+
+
+def _picture(data: bytes, facts: JsonObject) -> Picture:
+    match facts:
+        case {"width": int(width), "height": int(height), "mime_type": str(mime_type), "warning": str(warning)}:
+            is_animated, is_whole = bool(facts.get("is_animated")), bool(facts.get("is_whole"))
+            return Picture(data, width, height, mime_type, is_animated, is_whole, warning[:300])
+    raise ValueError("no picture")
 
 
 def main() -> None:
@@ -90,6 +99,8 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    with contextlib.suppress(OSError):  # if memory runs out, this process is to end and not ComfyUI (Linux)
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     _limit_memory()
     write_frame(answers, {"ready": True})
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders print on damaged files

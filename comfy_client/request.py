@@ -234,10 +234,8 @@ def _read_template(value: JsonObject, template: Workflow, faults: list[Fault], w
         del value["seed"]
     faults = _merged(faults, _schema_faults(value, {**template.schema, "properties": rules}))
     faults, pictures = _pictures(template, value, faults)
-    wanted = value.get("num_images", 1)
-    is_possible = isinstance(wanted, int) and 1 <= wanted <= template.inputs.get("num_images", {}).get("maximum", 1)
     overrides, has_random_seed, found = read_overrides(
-        template, _without_nulls(value.get("overrides")), wanted if is_possible else 1
+        template, _without_nulls(value.get("overrides")), value.get("num_images", 1)
     )
     faults = _merged(faults, found)
     if faults:
@@ -275,8 +273,7 @@ def _pictures(template: Workflow, value: JsonObject, faults: list[Fault]) -> tup
 
 def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> Request:
     graph = value["workflow"]
-    value, extra_data, found = beside_graph(value)
-    warnings += found
+    value, extra_data, notes_of_keys = beside_graph(value)
     value = respelled(value, _GRAPH_KEYS)
     faults = _merged(faults, _schema_faults(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}))
     pictures: dict[str, Source] = {}
@@ -297,8 +294,11 @@ def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> 
         faults = _merged(faults, graph_faults(graph))
     if faults:
         raise invalid_input(faults[:MAX_FAULTS])
+    warnings += notes_of_keys
+    if len(warnings) > _MAX_WARNINGS:
+        warnings = [*warnings[:_MAX_WARNINGS], f"and {len(warnings) - _MAX_WARNINGS:,} warnings more"]
     request = _request(None, graph, {}, pictures, {**value, "overrides": overrides})
-    return replace(request, warnings=tuple(warnings[:_MAX_WARNINGS]), extra_data=extra_data)
+    return replace(request, warnings=tuple(warnings), extra_data=extra_data)
 
 
 def _without_nulls(overrides: object) -> JsonObject:

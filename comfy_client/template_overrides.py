@@ -32,9 +32,12 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
 def read_overrides(
-    template: Workflow, overrides: Mapping[str, Any], num_images: int
+    template: Workflow, overrides: Mapping[str, Any], num_images: object
 ) -> tuple[JsonObject, bool, list[Fault]]:
-    """Return the overrides with each value as its schema spells it, whether the seed is random, and the faults."""
+    """Return the overrides with each value as its schema spells it, whether the seed is random, and the faults.
+
+    `num_images` is the request's; one that breaks its own schema counts as 1 here.
+    """
     rules = _Rules(template, num_images)
     places = Places(template.graph)
     read: JsonObject = {}
@@ -60,7 +63,7 @@ def read_overrides(
 class _Rules:
     """The JSON Schemas that the inputs of one template give to the places of its graph."""
 
-    def __init__(self, template: Workflow, num_images: int) -> None:
+    def __init__(self, template: Workflow, num_images: object) -> None:
         self._graph = template.graph
         self._bound: dict[Target, tuple[str, JsonObject]] = {}
         for name, rule in template.inputs.items():
@@ -71,8 +74,13 @@ class _Rules:
             for target, (_, rule) in reversed(self._bound.items())
             if rule.get("type") in {"integer", "number"}
         }
-        most = template.inputs.get("num_images", {}).get("maximum", 1) // num_images
-        self._named["batch_size"] = {"type": "integer", "minimum": 1, "maximum": max(1, most)}
+        most = template.inputs.get("num_images", {}).get("maximum", 1)
+        wanted = as_number(num_images) or 1
+        self._named["batch_size"] = {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": int(most // wanted) if 1 <= wanted <= most else most,
+        }
         self.seeds = frozenset(template.targets("seed") if "seed" in template.inputs else ())
 
     def read(self, target: Target, value: Any) -> tuple[Any, str]:  # noqa: ANN401 - any JSON value

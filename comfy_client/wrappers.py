@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from comfy_client.contract import ENVELOPE, GRAPH_KEYS, JsonObject
-from comfy_client.foreign_keys import BESIDE_INPUT, advice, is_of_platform
+from comfy_client.foreign_keys import BESIDE_INPUT, is_of_platform
 from comfy_client.graphs import is_node
 from comfy_client.validation import Suggestions, path_of
 
@@ -15,7 +15,6 @@ _KEYS_OF_A_GRAPH = ("prompt", "output", "workflow")
 _BESIDE_A_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
 _RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
 """Keys of ComfyUI's `extra_data` that say whose prompt it is. ComfyUI or this package sets them."""
-_MAX_WARNINGS = 20
 
 
 def parsed(text: str) -> object:
@@ -42,8 +41,8 @@ def unwrapped(value: JsonObject) -> tuple[JsonObject, list[str]]:
     warnings = []
     match value:
         case {"input": dict(inner), **rest} if all(map(is_of_platform, rest.keys() - {"id"})):
-            warnings.append("input is a whole RunPod request; the `input` in it was read")
-            warnings += [f"{key} {BESIDE_INPUT}" for key in rest if is_of_platform(key)]
+            warnings.append("input: is a whole RunPod request; the `input` in it was read")
+            warnings += [f"{key}: {BESIDE_INPUT}" for key in rest if is_of_platform(key)]
             value = {name: item for name, item in inner.items() if item is not None}
     value, found = _with_graph(value)
     return value, warnings + found
@@ -55,12 +54,12 @@ def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
             return _of_whole(value)
         case {"input": {"workflow": graph}} as outer:
             value, warnings = _with_graph({**outer["input"], **value, "workflow": graph})
-            return value, ["workflow is a whole RunPod request; the `input` in it was read", *warnings]
+            return value, ["workflow: is a whole RunPod request; the `input` in it was read", *warnings]
         case dict(outer) if not any(map(is_node, outer.values())):
             for key in _KEYS_OF_A_GRAPH:
                 if _holds_graph(outer.get(key)):
                     passed = {name: outer[name] for name in outer.keys() & _BESIDE_A_GRAPH}
-                    warning = f"workflow is an object with the graph as its `{key}`; that graph was read"
+                    warning = f"workflow: is an object with the graph as its `{key}`; that graph was read"
                     return {**passed, **value, "workflow": outer[key]}, [warning]
     return value, []
 
@@ -70,14 +69,14 @@ def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
     for key in _KEYS_OF_A_GRAPH[:2]:
         if _holds_graph(value.get(key)):
             rest = {name: item for name, item in value.items() if name != key}
-            return {**rest, "workflow": value[key]}, [f"{key} is a graph, and was read as `workflow`"]
+            return {**rest, "workflow": value[key]}, [f"{key}: is a graph, and was read as `workflow`"]
     if isinstance(value.get("nodes"), list):
         return {"workflow": value}, []
     if not any(map(is_node, value.values())):
         return value, []
     graph = {name: item for name, item in value.items() if isinstance(item, dict) and name not in _BESIDE_A_GRAPH}
     rest = {name: item for name, item in value.items() if name not in graph}
-    return {**rest, "workflow": graph}, ["input is a graph itself, and was read as `workflow`"]
+    return {**rest, "workflow": graph}, ["input: is a graph itself, and was read as `workflow`"]
 
 
 def _holds_graph(value: Any) -> bool:  # noqa: ANN401 - any JSON value
@@ -93,22 +92,25 @@ def beside_graph(value: JsonObject) -> tuple[JsonObject, JsonObject, list[str]]:
         case dict(given):
             extra_data = {name: item for name, item in given.items() if name not in _RESERVED_DATA}
             warnings += [
-                f"extra_data.{name} says whose prompt it is, and was left out"
+                f"extra_data.{name}: says whose prompt it is, and was left out"
                 for name in given.keys() - extra_data.keys()
             ]
         case _:
-            warnings.append("extra_data is no object, and was left out")
+            warnings.append("extra_data: is no object, and was left out")
     if not isinstance(extra_data.get("extra_pnginfo", {}), dict):
         del extra_data["extra_pnginfo"]
-        warnings.append("extra_data.extra_pnginfo is no object, and was left out")
+        warnings.append("extra_data.extra_pnginfo: is no object, and was left out")
     match value.get("comfy_org_api_key"):
         case str(key) if key:
             extra_data["api_key_comfy_org"] = key
     if isinstance(value.get("metadata"), dict):
         value = {name: item for name, item in value.items() if name != "metadata"}
-        warnings.append("metadata is an object, and was ignored: it is true or false here")
+        warnings.append("metadata: is an object, and was ignored; it is true or false here")
     suggestions = Suggestions()
-    for name in sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys())[:_MAX_WARNINGS]:
-        told = advice(name, ()) or f"is not known beside a graph{suggestions.nearest(name, ENVELOPE)}"
-        warnings.append(f"{path_of([name])} {told}")
+    for name in sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys()):
+        near = suggestions.nearest(name, ENVELOPE)
+        told = (
+            BESIDE_INPUT if is_of_platform(name) else f"is not read beside a graph, whose values `overrides` set{near}"
+        )
+        warnings.append(f"{path_of([name])}: {told}")
     return {name: item for name, item in value.items() if name in ENVELOPE}, extra_data, warnings

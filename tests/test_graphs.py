@@ -118,7 +118,7 @@ def saved(**nodes: Any) -> Graph:  # noqa: ANN401 - nodes
         (
             {"3": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}}},
             {"3"},
-            ['workflow.3.inputs.image links to node "99", which is not in the graph; no output needs it'],
+            ['workflow.3.inputs.image: links to node "99", which is not in the graph; no output needs it'],
         ),
         (
             {
@@ -126,9 +126,9 @@ def saved(**nodes: Any) -> Graph:  # noqa: ANN401 - nodes
                 "4": {"class_type": "ImageBlend", "inputs": {"image1": ["3", 0], "image2": ["1", 0]}},
             },
             {"3", "4"},
-            ["workflow.3.inputs.image links"],
+            ["workflow.3.inputs.image: links"],
         ),
-        ({"n": {"class_type": "MarkdownNote", "inputs": {"": "hello"}}}, {"n"}, ['workflow.n is a "MarkdownNote"']),
+        ({"n": {"class_type": "MarkdownNote", "inputs": {"": "hello"}}}, {"n"}, ['workflow.n: is a "MarkdownNote"']),
     ],
     ids=["whole", "dangling", "chain", "note"],
 )

@@ -131,7 +131,7 @@ def test_a_picture_that_takes_too_long_is_refused() -> None:
 
 
 def test_a_cancel_ends_the_work_at_once(processes: PictureProcesses) -> None:
-    """What `check` raises comes out within 0.2 s, and the child that worked is gone."""
+    """What `check` raises comes out within half a second (0.1 s on a quiet machine); the child that worked is gone."""
     data = slow_jpeg()
     check_here(processes, png())
     [busy] = [child for child in children() if child.is_running()][-1:]
@@ -146,7 +146,7 @@ def test_a_cancel_ends_the_work_at_once(processes: PictureProcesses) -> None:
     with pytest.raises(JobError, match="cancelled"):
         check_here(processes, data, check)
 
-    assert time.monotonic() - cancelled_at[0] < 0.2
+    assert time.monotonic() - cancelled_at[0] < 0.5
     assert not busy.is_running() or busy.status() == psutil.STATUS_ZOMBIE
 
 
@@ -224,6 +224,7 @@ def test_a_child_has_no_secret_and_little_memory(processes: PictureProcesses, mo
     assert set(mine.environ()) <= {"LD_LIBRARY_PATH", "LC_CTYPE"}
     assert mine.rlimit(psutil.RLIMIT_AS) == (3 * 1024**3, 3 * 1024**3)
     assert mine.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+    assert Path(f"/proc/{mine.pid}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
@@ -315,3 +316,12 @@ def test_a_bug_in_a_child_is_told_by_its_name() -> None:
     assert (header, content) == ({"failed": "TypeError"}, b"")
     with pytest.raises(ValueError, match="TypeError"):
         picture_of(header, content, b"")
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"width": 1, "height": 1}, {"width": "1", "height": 1, "mime_type": "image/png", "warning": ""}]
+)
+def test_an_answer_that_is_no_picture_is_refused(facts: dict[str, object]) -> None:
+    """A child that was taken over cannot make the parent fail in another way."""
+    with pytest.raises(ValueError, match="no picture"):
+        picture_of({"picture": facts, "more": 1}, b"", b"")

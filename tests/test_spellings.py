@@ -222,6 +222,7 @@ def test_ordinary_words_are_no_syntax(workflows: Mapping[str, Workflow], prompt:
         ("prompt_strength", "goes with image to image: send `image`"),
         ("denoising_strength", "goes with image to image: send `image`"),
         ("denoise", "goes with image to image: send `image`"),
+        ("sampling_steps", 'did you mean "steps"?'),
         ("webhook", "belongs beside `input`"),
         ("s3Config", "belongs beside `input`"),
         ("s3_config", "belongs beside `input`"),
@@ -234,6 +235,11 @@ def test_a_key_of_another_tool_names_ours(workflows: Mapping[str, Workflow], key
 
     assert path == key
     assert said in message
+
+
+def test_a_picture_for_text_to_image_names_the_other_workflow(workflows: Mapping[str, Workflow]) -> None:
+    """A caller that names txt2img and sends a picture is told what takes it."""
+    assert "name img2img" in faults_of(workflows, workflow="txt2img", image=BASE64)["image"]
 
 
 def test_with_a_picture_the_strength_has_another_name(workflows: Mapping[str, Workflow]) -> None:
@@ -252,7 +258,7 @@ def test_thousands_of_unknown_keys_take_no_time(workflows: Mapping[str, Workflow
     assert len(faults_of(workflows, **unknown)) == 50
     assert len(faults_of(workflows, loras=[5] * 20_000)) == 1
     assert (
-        len(read_request({"workflow": {"1": {"class_type": "A", "inputs": {}}}, **unknown}, workflows).warnings) == 20
+        len(read_request({"workflow": {"1": {"class_type": "A", "inputs": {}}}, **unknown}, workflows).warnings) == 21
     )
     assert time.perf_counter() - begun_at < 1
 

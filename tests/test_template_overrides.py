@@ -105,7 +105,9 @@ def test_what_is_within_the_limits_is_set(workflows: Mapping[str, Workflow], pla
 
 def test_a_batch_counts_with_the_number_of_pictures(workflows: Mapping[str, Workflow]) -> None:
     """Together they are at most what num_images allows alone."""
-    assert faults_of(workflows, {"7.batch_size": 3}, num_images=4) == {"7.batch_size": "must be at most 2, not 3"}
+    for num_images in (4, 4.0, "4"):
+        faults = faults_of(workflows, {"7.batch_size": 3}, num_images=num_images)
+        assert faults == {"7.batch_size": "must be at most 2, not 3"}
     assert len(rendered(workflows, {"7.batch_size": 2}, num_images=4).graphs) == 4
 
 

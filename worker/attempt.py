@@ -134,7 +134,11 @@ class Attempt:
         """Return an error as the job's outcome, and note it."""
         log.warning("%s after %.2f s", error.code.value, self.took_s)
         self._service.failures.note(error)
-        return {"error": error.report.to_json()}
+        try:
+            return {"error": error.report.to_json()}
+        except (TypeError, ValueError, RecursionError):  # a detail that is no JSON
+            log.exception("a bug")
+            return self.bug()
 
     def bug(self) -> JsonObject:
         """Return the error for what nobody foresaw."""

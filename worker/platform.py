@@ -15,6 +15,7 @@ only, by the flag IS_LOCAL_TEST of its module rp_scale (runpod 1.12), which `con
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -39,6 +40,9 @@ POST_WAIT_S = 0.5
 MIN_WAIT_S = 1.0
 MAX_WAIT_S = 8.0
 LOG_EVERY_S = 60.0
+POLL_S = 75.0
+SLOT_WAIT_S = 5.0
+"""Both end before the SDK's own timeout of 90 s, which would drop a job that arrives as it fires."""
 _END_POLL_S = 0.25
 _RETRIED = frozenset({408, 425, 429})
 """Besides 5xx."""
@@ -115,9 +119,13 @@ class Platform:
         from runpod.serverless.modules.rp_job import _job_get_url  # noqa: PLC0415 - as above
 
         self._session = session
-        while (free := self._concurrency - len(self._running)) < 1:
+        free = self._concurrency - len(self._running)
+        if free < 1:
             self._slot_freed.clear()
-            await self._slot_freed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SLOT_WAIT_S):
+                    await self._slot_freed.wait()
+            return []
         if self._is_ending():
             await asyncio.sleep(MIN_WAIT_S)
             return []
@@ -136,7 +144,9 @@ class Platform:
         for job in jobs:
             error = JobError.because(ErrorCode.INTERRUPTED, "The worker was told to stop. Send the job again.")
             self._refused[job["id"]] = error
-            self._late.add(asyncio.ensure_future(self.handle(session, {}, job)))
+            answering = asyncio.ensure_future(self.handle(session, {}, job))
+            self._late.add(answering)  # the loop itself keeps no task alive
+            answering.add_done_callback(self._late.discard)
         return []
 
     async def stop_signals(self, session: aiohttp.ClientSession) -> list[str]:
@@ -199,14 +209,14 @@ class Platform:
         found: list[_Found] = []
         problem = None
         try:
-            async with session.get(url) as response:
+            async with asyncio.timeout(POLL_S) as limit, session.get(url) as response:
                 body = await response.read()
             if response.status == HTTPStatus.OK:
                 found = read(body)
             elif response.status not in _NOTHING:
                 problem = f"the platform answered {response.status}"
         except _network_errors() as error:
-            problem = type(error).__name__
+            problem = None if limit.expired() else type(error).__name__
         except ValueError as error:
             problem = f"the response cannot be read ({str(error)[:100]})"
         wait_s = poll.wait_s(time.monotonic() - begun_at, problem)

@@ -101,11 +101,12 @@ class Leftovers:
         with self._lock:
             self.lingering = (self.lingering - prompt_ids) | running
         stopped = prompt_ids - running
-        self.remove_files([file for each in stopped for file in self._calls.written_files(each)])
+        files = [file for each in stopped for file in self._calls.written_files(each)]
         with self._lock:
             self._unended -= stopped
             self._unforgotten |= stopped
         self._remove_folders()
+        self.remove_files(files)
 
     def remove_files(self, files: Iterable[OutputFile] = ()) -> None:
         """Remove files. Raises RequestError if that fails.

@@ -199,7 +199,7 @@ def _explained(fault: Fault) -> Fault:
     rule: Any = SCHEMA
     for part in fault.path.split("."):
         rule = rule.get("properties", {}).get(part, {})
-    if not fault.message.startswith("breaks the rule") or "description" not in rule:
+    if not fault.message.startswith(("breaks the rule", "must match the pattern")) or "description" not in rule:
         return fault
     return Fault(fault.path, f"{fault.message}. {rule['description']}")
 

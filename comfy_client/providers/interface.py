@@ -25,7 +25,9 @@ FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How a job is to be run, beside what it makes. RunPod alone knows them (reference/runpod.md 3.1).
+    """How RunPod runs a job: timeouts, priority, webhook. Other providers ignore them.
+
+    Source: docs/reference/runpod.md#submitting-a-job.
 
     Attributes:
         execution_timeout_s: how long it may run, from 5 s to 7 days; the endpoint's own setting where it is None.
@@ -154,9 +156,11 @@ class GeneratedImage(GeneratedFile):
         return self.bytes if wanted is None or self.mime_type == f"image/{wanted}" else self._converted(wanted)
 
     def _converted(self, output_format: str) -> builtins.bytes:
-        from comfy_client.images import converted  # noqa: PLC0415 - imports Pillow, as above
+        from comfy_client.images import converted, identify  # noqa: PLC0415 - imports Pillow, as above
 
-        return converted(self.bytes, output_format).data
+        found = identify(self.bytes)
+        is_still = found is not None and not found.is_animated
+        return converted(self.bytes, output_format).data if is_still else self.bytes  # a video, or all frames
 
     def _repr_png_(self) -> builtins.bytes:
         """Return the picture as PNG, for Jupyter."""

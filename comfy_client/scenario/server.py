@@ -1,7 +1,7 @@
 """The shim over HTTP (Starlette): authentication, limits, signed addresses, and errors in Scenario's shape.
 
-An answer behind a stored job is never one that the SDK repeats (408, 409, 429, 5xx: reference/scenario.md 1.5), and
-every error says `x-should-retry: false` but a 429.
+An answer behind a stored job is never one that the SDK repeats (408, 409, 429, 5xx:
+docs/reference/scenario.md#sdk-transport), and every error says `x-should-retry: false` but a 429.
 """
 
 from __future__ import annotations

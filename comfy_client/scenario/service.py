@@ -189,7 +189,8 @@ class ShimService:
         self, owner: str, route: str, mapped: Mapped, source: _Source, *, repeat: Repeat, print_: str
     ) -> JobRow:
         now = self._keeper.clock()
-        # Chosen here, as Scenario chooses them: small enough for callers that read an int32 (scenario.md 2.1).
+        # Chosen here, as Scenario chooses them: small enough for callers that read an int32
+        # (docs/reference/scenario.md#route-a).
         seed = mapped.input.get("seed", secrets.randbelow(SEEDS))
         return JobRow(
             id=new_id("job"),

@@ -69,7 +69,8 @@ def _filled(name: str, kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     match kind:
         case list() | "COMBO":
             choices = kind if isinstance(kind, list) else options.get("options", [])
-            return {name: options.get("default", choices[0] if choices else "none")}
+            is_upload = any(option.endswith("_upload") for option in options)
+            return {name: options.get("default", choices[0] if choices and not is_upload else "none")}
         case "INT" | "FLOAT":
             number = options.get("default", 0)
             small = min(number, 16) if name in SIDES else number

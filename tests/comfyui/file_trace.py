@@ -56,28 +56,23 @@ def accesses(log: Iterable[str]) -> Iterator[Access]:
 def strays(
     log: Iterable[str], directory: Path, is_forbidden: Callable[[Path], bool], since: float, engine: Iterable[Path]
 ) -> Iterator[Access]:
-    """Yield the accesses that no job's own folder explains.
+    """Yield the accesses after `since` that a job's own folder does not explain.
 
-    `engine` are folders that ComfyUI writes on its own account. It lists the input folder, and looks at what is in it,
-    whenever a loader's choices are read: those two are left out.
+    `engine` are folders that ComfyUI writes on its own account. It also lists the input folder and looks at what is in
+    it, whenever a loader's choices are read, and a graph may load what lies there beside the folders of jobs.
     """
     own_account = (Path("/dev/null"), Path("/dev/shm"), *engine)  # noqa: S108 - semaphores of libraries
     for access in accesses(log):
-        if access.at < since:
+        if access.at < since or (_OWN.search(str(access.path)) and not is_forbidden(access.path)):
             continue
-        inside = access.path.relative_to(directory).as_posix() if access.path.is_relative_to(directory) else None
-        in_folders = inside is not None and inside.partition("/")[0] in {"input", "output", "temp"}
-        if _OWN.search(str(access.path)) and not is_forbidden(access.path):
-            continue
+        inside = access.path.relative_to(directory).as_posix() if access.path.is_relative_to(directory) else ""
         if access.writes:
-            if (
-                access.path.name != "datasets"
-                and inside not in _MADE_AGAIN
-                and not any(map(access.path.is_relative_to, own_account))
-            ):
-                yield access
-        elif in_folders:
-            if access.opens and not access.is_directory:
-                yield access
-        elif is_forbidden(access.path):
+            is_own_account = inside in _MADE_AGAIN or any(map(access.path.is_relative_to, own_account))
+            is_stray = not is_own_account and access.path.name != "datasets"
+        elif inside.partition("/")[0] in {"input", "output", "temp"}:
+            is_of_comfyui = inside.startswith("input/") and not inside.startswith("input/run-")
+            is_stray = access.opens and not access.is_directory and not is_of_comfyui
+        else:
+            is_stray = is_forbidden(access.path)
+        if is_stray:
             yield access

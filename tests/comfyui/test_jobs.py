@@ -215,7 +215,7 @@ def test_a_broken_node_that_feeds_no_output_is_left_out(job: Job, workflows: Map
     result = job({"workflow": graph_with(workflows, n20=loose)})
 
     assert len(result["images"]) == 1
-    assert any("workflow.20.inputs.samples links to node" in warning for warning in result["warnings"])
+    assert any("workflow.20.inputs.samples: links to node" in warning for warning in result["warnings"])
 
 
 @pytest.mark.parametrize("given", [{}, {"extra_pnginfo": {"workflow": {"version": 1}}}], ids=["none", "own"])
@@ -325,15 +325,15 @@ def test_every_missing_node_is_named_by_class_and_id(job: Job, workflows: Mappin
 def test_a_required_input_that_the_graph_lacks_gets_its_default(job: Job, workflows: Mapping[str, Workflow]) -> None:
     """As newer versions of ComfyUI add them to nodes; the result has a warning."""
     scaled = {
-        "class_type": "ImageScaleToTotalPixels",
-        "inputs": {"image": ["9", 0], "upscale_method": "area"},
+        "class_type": "ImageScale",
+        "inputs": {"image": ["9", 0], "upscale_method": "area", "width": 32, "height": 32},
     }
     saved = {"class_type": "SaveImage", "inputs": {"images": ["17", 0]}}
     result = job({"workflow": graph_with(workflows, n17=scaled, n18=saved)})
 
     assert len(result["images"]) == 2
-    assert "node 17 (ImageScaleToTotalPixels) had no megapixels" in result["warnings"][0]
-    assert "its default was used: 1.0" in result["warnings"][0]
+    assert "node 17 (ImageScale) had no crop" in result["warnings"][0]
+    assert 'its default was used: "disabled"' in result["warnings"][0]
 
 
 def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(

@@ -118,7 +118,7 @@ A_B = "c"
     [
         ('name = "a', "is not TOML"),
         ("", "image: is missing"),
-        (LEAST.replace(":1.0.0", ""), "image: breaks the rule pattern"),
+        (LEAST.replace(":1.0.0", ""), "does not. The worker's image, with a tag"),
         (LEAST + "[env]\nA = 1\n", "env.A: must be text"),
         (LEAST + '[storage]\ncached_model = "org/name"\n', "storage.cached_model"),
     ],

@@ -29,6 +29,7 @@ class Report:
     wrong: list[str] = field(default_factory=list)
     durations_s: list[float] = field(default_factory=list)
     handed_out_again: int = 0
+    posted_again: int = 0
     memory: str = ""
 
 
@@ -53,7 +54,7 @@ def problems_of(job: Job, case: Case, codes: frozenset[ErrorCode]) -> Iterator[s
         yield f"ended as {outcome}, and not as {', '.join(sorted(allowed))}"
     if outcome == "result" and case.result is not None and essence(job.output) != essence(case.result):
         yield f"has the result of another request: {essence(job.output)}, and not {essence(case.result)}"
-    if job.final_posts > 1 + job.retries:
+    if job.final_posts > 2 + job.retries:  # a result whose response was lost is posted once more
         yield f"was answered {job.final_posts} times"
     if outcome != "cancelled" and not job.final_posts:
         yield "was not answered"

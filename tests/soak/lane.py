@@ -15,7 +15,7 @@ from tests.fakes.runpod_platform import Job, JobState, RunPodPlatform
 from tests.soak.cases import Case
 from tests.soak.gauge import Gauge
 from tests.soak.judgement import BOUND_S, Report, leftovers, outcome_of, problems_of
-from tests.soak.weather import LOST_JOB_S, WEATHER, WEATHER_CODES, Weather
+from tests.soak.weather import ANSWER_LOST, LOST_JOB_S, WEATHER, WEATHER_CODES, Weather
 from tests.stage import Stage, staged
 
 STEP_S = 0.05
@@ -111,12 +111,15 @@ class Lane:
         outcome = outcome_of(job)
         self.report.outcomes[outcome] += 1
         self.report.handed_out_again += job.retries
+        self.report.posted_again += max(0, job.final_posts - 1 - job.retries)
         if job.started_at is not None and job.ended_at is not None:
             self.report.durations_s.append(job.ended_at - job.started_at)
         self.report.wrong += [f"{problem}: {job}" for problem in problems_of(job, case, WEATHER_CODES)]
 
     def _check_counts(self) -> None:
-        """Every failure has its fault: no more jobs failed with a code than the weather explains."""
+        """No more jobs failed with a code, or were posted twice, than the weather explains."""
+        if self.report.posted_again > self.report.weather[ANSWER_LOST]:
+            self.report.wrong.append(f"{self.report.posted_again} results were posted again")
         for code in WEATHER_CODES:
             faults = sum(self.report.weather[fault.name] for fault in WEATHER if fault.code is code)
             failed = self.report.outcomes[code.value]

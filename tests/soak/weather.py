@@ -51,6 +51,7 @@ def _step(dice: random.Random) -> int:
     return dice.randint(1, 3)
 
 
+ANSWER_LOST = "result's answer lost"
 WEATHER = (
     Fault("socket dropped", lambda stage, dice: _faults_of(stage).drop_socket(_step(dice))),
     Fault("socket dropped idle", lambda stage, _: _faults_of(stage).drop_socket(None)),
@@ -93,7 +94,7 @@ WEATHER = (
     ),
     Fault("result lost on its way", lambda stage, _: stage.platform.faults.drop_connection("final"), may_lose=True),
     Fault(
-        "result's answer lost",
+        ANSWER_LOST,
         lambda stage, _: stage.platform.faults.drop_connection("final", after_handling=True),
     ),
 )

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from comfy_client import intake
 from comfy_client.comfyui.answers import OutputFile
 from comfy_client.comfyui.outputs import job_outputs
 from comfy_client.comfyui.saved import PromptResult, SavedImage
@@ -72,19 +73,20 @@ def noise(width: int, height: int) -> bytes:
 
 
 class Canceller:
-    """A job's cancel, and the time at which it came."""
+    """A cancel half a second after a job has begun to look for one, and the time at which it was seen."""
 
     def __init__(self) -> None:
-        self._timer = threading.Timer(0.5, self._cancel)
-        self._timer.start()
+        self._begun = 0.0
         self.cancelled_at = 0.0
-
-    def _cancel(self) -> None:
-        self.cancelled_at = time.monotonic()
 
     def stop(self) -> JobError | None:
         """Return the error once the job is cancelled."""
-        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.") if self.cancelled_at else None
+        now = time.monotonic()
+        self._begun = self._begun or now
+        if now - self._begun < 0.5:
+            return None
+        self.cancelled_at = self.cancelled_at or now
+        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
 
 # On the way in
@@ -154,6 +156,23 @@ def test_a_cancel_and_the_job_s_time_end_silent_addresses(worker: Worker, ended_
     wanted = {"cancel": ErrorCode.CANCELLED, "time": ErrorCode.DEADLINE_EXCEEDED}
     assert info.value.code is wanted[ended_by]
     assert took_s < 1.5
+
+
+def test_all_pictures_of_a_request_have_one_time_to_be_decoded(workflows: Mapping[str, Workflow]) -> None:
+    """Sixteen pictures that each stay within their limit cannot hold a job for the sum of it."""
+    images = [{"name": f"{number}.jpg", "image": b64(slow_jpeg())} for number in range(3)]
+    graph = {str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.jpg"}} for number in range(3)}
+    graph["9"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}
+    request = read_request({"workflow": graph, "images": images}, workflows)
+
+    begun = time.monotonic()
+    with pytest.raises(JobError, match=r"images\[0\]\.image cannot be decoded: it takes longer than") as info:
+        intake.rendered(request, decode_s=0.5)
+    with pytest.raises(JobError, match=r"images\[0\]\.image was not decoded"):
+        intake.rendered(request, decode_s=0.0)
+
+    assert info.value.code is ErrorCode.INVALID_IMAGE
+    assert time.monotonic() - begun < 10
 
 
 # On the way out
@@ -300,3 +319,13 @@ def test_the_client_takes_animations_and_videos(animated: dict[str, Any]) -> Non
         ("x.mp4", (0, 0)),
     ]
     assert [file.filename for file in result.files] == ["other.webp"]
+
+
+def test_an_animation_and_a_video_are_saved_as_they_are(animated: dict[str, Any], tmp_path: Path) -> None:
+    """A file's name does not turn a video into a picture, nor an animation into its first frame."""
+    result = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated), "test")
+
+    for image in result.images[1:]:
+        assert image.save(tmp_path / "a.jpg").read_bytes() == Animated.FILES[image.filename]
+    with Image.open(result.images[0].save(tmp_path / "a.jpg")) as still:
+        assert still.format == "JPEG"

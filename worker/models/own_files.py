@@ -52,7 +52,7 @@ def open_own(path: Path) -> int:
             if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 and is_ours(status, owners):
                 return fd
             os.close(fd)
-        LOG.warning("%s: is a link, or others can write to it; beginning anew without it", path.name)
+        LOG.warning("%s: is a link, or others can write to it; starting again without it", path.name)
         path.unlink(missing_ok=True)
     raise OSError(errno.EBUSY, "another process puts it there again and again", str(path))
 
