@@ -113,7 +113,7 @@ def _confine_computed_path(graph: Graph, node_id: str, folder: str) -> None:
     if not is_comfyui_link(node["inputs"].get(path_input)):
         return
     name_id, path_id = (f"{tag_of(folder)}-{part}-{node_id}" for part in ("name", "path"))
-    replaced = {"string": node["inputs"][path_input], "regex_pattern": r"[/\\]|\.\.+|^\.$", "replace": "_"}
+    replaced = {"string": node["inputs"][path_input], "regex_pattern": r"[/\\]|\.\.+|^\.?$", "replace": "_"}
     graph[name_id] = {"class_type": "RegexReplace", "inputs": replaced}
     joined = {"string_a": f"{folder}/", "string_b": [name_id, 0], "delimiter": ""}
     graph[path_id] = {"class_type": "StringConcatenate", "inputs": joined}

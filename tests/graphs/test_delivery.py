@@ -101,7 +101,7 @@ def test_a_prefix_that_a_node_computes_stays_and_the_saver_is_tagged() -> None:
 
 
 def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run() -> None:
-    """Where ComfyUI has the nodes for it: no slash is left, and no name of dots alone."""
+    """Where ComfyUI has the nodes for it: no slash is left, no name of dots alone, and no empty one."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
     changed = delivered(graph, RUN, over_websocket=False, node_types=types)
@@ -111,8 +111,8 @@ def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run()
     replaced = changed[name_id]["inputs"]
     assert replaced["string"] == ["1", 0]
     pattern, by = replaced["regex_pattern"], replaced["replace"]
-    computed = ("fox", "../../x", "run-a\\x", "..", ".")
-    assert [re.sub(pattern, by, text) for text in computed] == ["fox", "____x", "run-a_x", "_", "_"]
+    computed = ("fox", "../../x", "run-a\\x", "..", ".", "")
+    assert [re.sub(pattern, by, text) for text in computed] == ["fox", "____x", "run-a_x", "_", "_", "_"]
     custom = {"1": node("StringConcatenate"), "9": node("VHS_VideoCombine", filename_prefix=["1", 0])}
     assert len(delivered(custom, RUN, over_websocket=False, node_types=types)) == 2
 
