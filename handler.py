@@ -124,7 +124,10 @@ def writing_files(handler: Handler, folder: Path) -> Handler:
 
 
 def report_unhealthy(environment: Mapping[str, str], reason: str) -> None:
-    """Tell the platform why this worker retires, as the SDK's failed fitness checks do (reference/runpod.md 1.8)."""
+    """Tell the platform why this worker retires, as the SDK's failed fitness checks do.
+
+    Source: docs/reference/runpod.md#fitness-checks.
+    """
     url = environment.get("RUNPOD_WEBHOOK_PING", "").replace("$RUNPOD_POD_ID", environment.get("RUNPOD_POD_ID", ""))
     key = environment.get("RUNPOD_AI_API_KEY", "")
     if not url or not key:
@@ -177,7 +180,8 @@ def main() -> None:
 
 def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -> None:
     """Hand over to the SDK. On RunPod the boot is a fitness check: no job is taken, and none billed, before it ends."""
-    # The SDK logs the first 4096 characters of every result at DEBUG, its default (reference/runpod.md 1.4).
+    # The SDK logs the first 4096 characters of every result at DEBUG, its default
+    # (docs/reference/runpod.md#result-size-and-logging).
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so never at import, and while ComfyUI boots
 

@@ -346,7 +346,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """A failure as it travels: `{"error": "<JSON text of this>"}`, always a string (reference/runpod.md 1.3)."""
+    """A failure as it travels: `{"error": "<JSON text of this>"}`, always a string.
+
+    Source: docs/reference/runpod.md#return-values.
+    """
 
     code: ErrorCode
     message: str

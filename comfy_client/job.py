@@ -21,7 +21,10 @@ PATIENCE_S = 60.0
 FETCH_PATIENCE_S = 10.0
 """The same for a bucket that has the result of a job which has ended."""
 PROPAGATION_S = 30.0
-"""How long after its submission a job may be unknown: RunPod's own client asks for 31 s (reference/runpod.md 3.2)."""
+"""How long after its submission a job may be unknown: RunPod's own client asks for 31 s.
+
+Source: docs/reference/runpod.md#job-states.
+"""
 UNKNOWN_S = 2.0
 """The same for a job that was seen before, or whose submission was not ours: it is gone."""
 HEALTH_AFTER_S = 3.0

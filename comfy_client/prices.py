@@ -1,7 +1,8 @@
 """What a second of a GPU costs at RunPod serverless, as a dated table, and what a job costs by it. Pure.
 
-The figures are those of reference/runpod.md 5.5 (RunPod's pricing page). They age: `comfy-client deploy` asks RunPod's
-catalogue, and SCENARIO_SHIM_GPU_USD_PER_S and `comfy-client batch --usd-per-s` take the owner's own rate.
+The figures are those of docs/reference/runpod.md#gpu-pools-and-prices (RunPod's pricing page). They age:
+`comfy-client deploy` asks RunPod's catalogue, and SCENARIO_SHIM_GPU_USD_PER_S and `comfy-client batch --usd-per-s`
+take the owner's own rate.
 """
 
 from __future__ import annotations
@@ -40,14 +41,19 @@ POOLS: Mapping[str, PoolPrice] = {
         PoolPrice("BLACKWELL_180", ("B200",), 180, 0.00240, 0.00190),
     )
 }
-"""RunPod's pools by their ids, the cheapest first. The RTX 5090's price is not known (reference/runpod.md 5.5)."""
+"""RunPod's pools by their ids, the cheapest first. The RTX 5090's price is not known.
+
+Source: docs/reference/runpod.md#gpu-pools-and-prices.
+"""
 
 DEFAULT_POOL = "ADA_24"
 """The RTX 4090: the pool that deploy.toml names first."""
 
 
 def job_usd(execution_s: float, usd_per_s: float) -> float:
-    """Return what `execution_s` of a worker cost: RunPod bills whole seconds, rounded up (reference/runpod.md 5.5).
+    """Return the cost of `execution_s` of a worker. RunPod bills whole seconds, rounded up.
+
+    Source: docs/reference/runpod.md#gpu-pools-and-prices.
 
     The worker's start and its idle time come on top, and are shared by all its jobs.
     """

@@ -21,7 +21,7 @@ from tests.fakes.scripted_worker import ScriptedWorker, pictured
 from tests.scenario.shim_process import KEY, SECRET, ShimProcess
 
 POLL_S = (2.0, 3.0)
-"""Scenario's own advice is 2 to 3 s (reference/scenario.md 3.5)."""
+"""Scenario's own advice is 2 to 3 s (docs/reference/scenario.md#polling)."""
 HANDS = 8
 
 

@@ -36,6 +36,7 @@ KNOWN_FLAGS = frozenset(
         "--front-end-root",
         "--extra-model-paths-config",
         "--disable-mmap",
+        "--cache-classic",
     }
 )
 """The flags of ComfyUI 0.3.64 that the worker uses: for one that does not tell its own."""
@@ -139,6 +140,16 @@ def comfyui_command(
         ("--extra-model-paths-config", [str(paths_config)]),
         ("--preview-method", ["latent2rgb" if settings.previews else "none"]),
         *([("--disable-mmap", [])] if is_on_volume else []),
+        *([] if _chooses_cache(settings.comfyui_arguments) else [("--cache-classic", [])]),
     ]
     passed = [text for flag, values in wanted if flag in flags for text in (flag, *values)]
     return [settings.comfyui_python, "main.py", *passed, *settings.comfyui_arguments]
+
+
+def _chooses_cache(arguments: Sequence[str]) -> bool:
+    """Whether COMFYUI_ARGS choose a cache themselves: ComfyUI refuses two of these flags.
+
+    Newer versions keep results until the memory of the host is short by default, which may be more than that of the
+    container.
+    """
+    return any(argument.startswith("--cache-") or argument == "--high-ram" for argument in arguments)

@@ -1,9 +1,9 @@
 """The worker's end: on SIGTERM, and when its ComfyUI is lost. No job in hand is left without its answer.
 
 The SDK answers SIGTERM by taking no more jobs, and leaves once its long polls have returned, up to 90 s later; it knows
-nothing of ComfyUI (reference/runpod.md 1.5). Here a thread waits until the tasks of all jobs in hand are done, which is
-after the SDK has posted their results, stops ComfyUI, and ends the process; where the SDK leaves first, it waits for
-that.
+nothing of ComfyUI (docs/reference/runpod.md#concurrency-and-shutdown). Here a thread waits until the tasks of all
+jobs in hand are done, which is after the SDK has posted their results, stops ComfyUI, and ends the process; where
+the SDK leaves first, it waits for that.
 """
 
 from __future__ import annotations

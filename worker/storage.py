@@ -11,7 +11,7 @@ from comfy_client.fetch import Resolve, resolve_host
 from comfy_client.s3_hosts import located
 
 _S3_CONFIG = ("endpointUrl", "accessId", "accessSecret", "bucketName")
-"""The keys of a job's `s3Config` (reference/runpod.md 1.9, 3.1)."""
+"""The keys of a job's `s3Config` (docs/reference/runpod.md#buckets)."""
 _REGION = "region"
 """A key of our own, for servers whose host does not name it."""
 

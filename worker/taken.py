@@ -1,6 +1,6 @@
 """What a job-take response contains, as jobs that the SDK can handle, and the body of a job-done request. No I/O.
 
-Facts about runpod 1.12 that make this module necessary (reference/runpod.md 1.2 and 1.3):
+Facts about runpod 1.12 that make this module necessary (docs/reference/runpod.md 1.2 and 1.3):
 
 - A batch that `json.loads` cannot read is dropped whole. A nesting of about 990 levels (2 kB) or an integer of more
   than 4,300 digits is enough, and the other jobs of the batch are lost with it.

@@ -194,7 +194,7 @@ class Batch:
         return GenerationRequest({**asset.input, "image": picture})
 
     def _wait(self, job_id: str) -> GenerationResult:
-        # As one that was just sent: RunPod may not know it for some seconds (reference/runpod.md 3.2).
+        # As one that was just sent: RunPod may not know it for some seconds (docs/reference/runpod.md#job-states).
         story = JobStory(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
         try:
             return steps.run(story.wait(JOB_TIMEOUT_S), self._pause)

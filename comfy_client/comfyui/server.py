@@ -178,7 +178,8 @@ class ComfyServer:
     def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:
         """Take the prompts out of the queue, interrupt the one of them that runs, and return it if it still runs then.
 
-        An older ComfyUI ignores which prompt an interrupt is for, and stops whatever runs (reference/comfyui.md 9).
+        An older ComfyUI ignores which prompt an interrupt is for, and stops whatever runs
+        (docs/reference/comfyui.md#queue-and-history).
         """
         ids = frozenset(prompt_ids)
         if not ids:

@@ -2,7 +2,7 @@
 
 Every call but the two creates may be repeated without harm, and is where RunPod does not answer well. A create is sent
 again only where it surely did not arrive, or was refused with 429; who calls looks by name before it creates anything.
-Source of the calls: reference/runpod.md 5.2 and https://api.runpod.io/v2/openapi.json.
+Source of the calls: docs/reference/runpod.md#rest-v2 and https://api.runpod.io/v2/openapi.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The template and the endpoint that a description asks for, as bodies of REST v2 (reference/runpod.md 5.2). Pure.
+"""Request bodies of RunPod's REST v2 for the template and the endpoint of a description. Pure.
+
+Source: docs/reference/runpod.md#rest-v2.
 
 A template's settings are copied into an endpoint when that is made, and no link stays: so each says everything itself.
 Secrets stand in the endpoint alone. Facts of RunPod's OpenAPI document (https://api.runpod.io/v2/openapi.json):

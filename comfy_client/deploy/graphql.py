@@ -2,7 +2,7 @@
 
 `saveEndpoint` replaces the whole endpoint: what is left out falls back to a default. So all that is read is sent back,
 with the models changed. Source: `update --model-reference` of runpodctl (internal/api/endpoints.go) and
-`set-endpoint-gpus` of runpod-mcp (src/tools/endpoint-gpus.ts), which do the same; reference/runpod.md 5.4.
+`set-endpoint-gpus` of runpod-mcp (src/tools/endpoint-gpus.ts), which do the same; docs/reference/runpod.md#graphql.
 """
 
 from __future__ import annotations

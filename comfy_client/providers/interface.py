@@ -25,7 +25,9 @@ FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How a job is to be run, beside what it makes. RunPod alone knows them (reference/runpod.md 3.1).
+    """How RunPod runs a job: timeouts, priority, webhook. Other providers ignore them.
+
+    Source: docs/reference/runpod.md#submitting-a-job.
 
     Attributes:
         execution_timeout_s: how long it may run, from 5 s to 7 days; the endpoint's own setting where it is None.

@@ -1,9 +1,10 @@
 """RunPod's stock worker-comfyui: it runs whole graphs alone, so that templates are rendered here.
 
-Facts (worker-comfyui 5.8, handler.py; reference/peers.md 1): the input is `workflow`, a graph, and `images`, each a
-`name` and base64. The result has `images` (`filename`, `type`, `data`), and `errors` beside them where a part failed.
-It takes no address of a picture, encodes PNG alone, returns no seed, and never deletes a file: so names are unique,
-addresses are fetched here, and the seed stands in the file's name, where another process still finds it.
+Facts (worker-comfyui 5.8, handler.py; docs/reference/runpod.md#the-stock-worker): the input is `workflow`, a graph,
+and `images`, each a `name` and base64. The result has `images` (`filename`, `type`, `data`), and `errors` beside
+them where a part failed. It takes no address of a picture, encodes PNG alone, returns no seed, and never deletes a
+file: so names are unique, addresses are fetched here, and the seed stands in the file's name, where another process
+still finds it.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class PremadeProvider:
         )
 
     def cancel(self, job_id: str) -> None:
-        """End a job. worker-comfyui does not heed it while it samples (reference/peers.md 1.5)."""
+        """End a job. worker-comfyui does not heed it while it samples (docs/reference/runpod.md#the-stock-worker)."""
         self._endpoint.cancel(job_id)
 
     def retry(self, job_id: str) -> JobStatus:

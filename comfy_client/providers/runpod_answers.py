@@ -1,9 +1,10 @@
 """What RunPod's queue API answers, as values. Pure.
 
-Facts (reference/runpod.md 3.2 to 3.4): times are milliseconds; every field may be absent; unknown states and keys are
-to be tolerated. While a job is IN_PROGRESS `output` is its newest progress. COMPLETED without `output` means that the
-result was dropped, most often as too large. `error` is text: an ErrorReport of this project's worker, the JSON of an
-uncaught exception (of any other), or RunPod's own words. An error's body is JSON, text or an edge's HTML page.
+Facts (docs/reference/runpod.md#job-states): times are milliseconds; every field may be absent; unknown states and
+keys are to be tolerated. While a job is IN_PROGRESS `output` is its newest progress. COMPLETED without `output`
+means that the result was dropped, most often as too large. `error` is text: an ErrorReport of this project's worker,
+the JSON of an uncaught exception (of any other), or RunPod's own words. An error's body is JSON, text or an edge's
+HTML page.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every call but `submit` and `retry` may be repeated without harm, and is, where RunPod or its edge does not answer well.
 A submit is repeated only where it surely did not arrive: no connection was made, or it was refused with 429. There is
-no idempotency key (reference/runpod.md 3.1), so that a second one would be a second job, billed.
+no idempotency key (docs/reference/runpod.md#submitting-a-job), so that a second one would be a second job, billed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024
 SYNC_LIMIT_BYTES = 20_000_000
 MAX_SYNC_WAIT_S = 90.0
-"""The edge (Cloudflare) cuts calls of about 100 s, whatever /runsync is asked for (reference/runpod.md 3.1)."""
+"""The edge (Cloudflare) cuts calls of about 100 s, whatever /runsync is asked for.
+
+Source: docs/reference/runpod.md#submitting-a-job.
+"""
 MIN_SYNC_WAIT_S = 1.0
 SUBMIT_TIMEOUT_S = 90.0
 """For 20 MB on a slow line, and what the edge needs to pass them on."""

@@ -33,7 +33,10 @@ from comfy_client.request import read_request
 from comfy_client.workflows import Workflow
 
 UPLOAD_LIMIT_BYTES = 6_000_000
-"""Of a picture's base64 (reference/scenario.md 4.1; its own plugin speaks of 4 MB, and then its 413 is told)."""
+"""Of a picture's base64.
+
+Source: docs/reference/scenario.md#uploads; its own plugin speaks of 4 MB, and then its 413 is told.
+"""
 _ID = r"[\w.-]{1,128}"
 
 

@@ -1,6 +1,6 @@
 """What Scenario's API answers, as values. Pure.
 
-Facts (reference/scenario.md 1.4, 3 and 4.2): a record is wrapped (`{"job": {…}}`, `{"asset": {…}}`). A job has one of
+Facts (docs/reference/scenario.md#jobs): a record is wrapped (`{"job": {…}}`, `{"asset": {…}}`). A job has one of
 eight statuses, a progress from 0 to 1, the times of its statuses, and in `metadata` the body that it was asked with,
 the ids of its assets, and why it failed. An asset's `metadata.seed` is text. Every field may be absent, and unknown
 ones are to be tolerated. An error says `reason` or `message`, and `trace_id`.
@@ -170,7 +170,7 @@ def words_of(body: object) -> str:
 
 
 def cooldown_s(body: object) -> float | None:
-    """Return how long a 429 asks to be left alone, by `remainingSeconds` (reference/scenario.md 1.3)."""
+    """Return how long a 429 asks to be left alone, by `remainingSeconds` (docs/reference/scenario.md#rate-limits)."""
     match body:
         case {"remainingSeconds": bool()}:
             return None

@@ -1,8 +1,9 @@
 """The calls that are needed of Scenario's API, through its official SDK: JSON in and out. No foreign exception leaves.
 
-The SDK repeats what failed up to twice by itself, a POST too, and sends no idempotency key (reference/scenario.md 1.5):
-a second generation would be a second job, billed. So `generate` is sent once. Other calls may be repeated without harm.
-It is imported when a ScenarioApi is made, and never where another provider is chosen.
+The SDK repeats what failed up to twice by itself, a POST too, and sends no idempotency key
+(docs/reference/scenario.md#sdk-transport): a second generation would be a second job, billed. So `generate` is sent
+once. Other calls may be repeated without harm. It is imported when a ScenarioApi is made, and never where another
+provider is chosen.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Our request as the body that Scenario's Flux.1-dev takes, and what of a request Scenario cannot do. Pure.
 
-Facts (reference/scenario.md 2.1): `POST /generate/custom/model_bfl-flux-1-dev` has the fields of FIELDS and LoRAs, no
-negative prompt, no sampler and no scheduler. Sizes are multiples of 16, as ours. What we leave open is sent with our
-defaults, so that the same request asks both providers for the same.
+Facts (docs/reference/scenario.md#route-a): `POST /generate/custom/model_bfl-flux-1-dev` has the fields of FIELDS and
+LoRAs, no negative prompt, no sampler and no scheduler. Sizes are multiples of 16, as ours. What we leave open is
+sent with our defaults, so that the same request asks both providers for the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scenario.com's API, answered from a ComfyUI of one's own: the shim. Importing it reads nothing.
 
-Facts of that API are from reference/scenario.md, which names their sources (the official SDK 2.4.0, Scenario's pages
-and its own plugin). docs/scenario.md is the page for its users.
+Facts of that API are from docs/reference/scenario.md, which names their sources (the official SDK 2.4.0, Scenario's
+pages and its own plugin). docs/scenario.md is the page for its users.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class ShimError(ComfyClientError):
         status: of HTTP.
         reason: the sentence that Scenario's callers show.
         headers: that go with it.
-        facts: more of its body, such as `remainingSeconds` of a 429 (reference/scenario.md 1.3).
+        facts: more of its body, such as `remainingSeconds` of a 429 (docs/reference/scenario.md#rate-limits).
     """
 
     def __init__(
@@ -50,7 +50,10 @@ class ShimError(ComfyClientError):
         self.facts = facts
 
     def body(self, trace_id: str) -> JsonObject:
-        """Return the answer's body: some callers read `reason`, others `message` (reference/scenario.md 1.4)."""
+        """Return the answer's body: some callers read `reason`, others `message`.
+
+        Source: docs/reference/scenario.md#error-bodies.
+        """
         return {"reason": self.reason, "message": self.reason, "trace_id": trace_id, **self.facts}
 
 

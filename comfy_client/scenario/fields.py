@@ -1,7 +1,7 @@
 """The fields of Scenario's generate calls, as data: one table a route, and what becomes of each field.
 
-Ranges and defaults are Scenario's (reference/scenario.md 2.1 and 2.2). The mapping, the OpenAPI document and the tables
-of docs/scenario.md are derived from here.
+Ranges and defaults are Scenario's (docs/reference/scenario.md#route-b). The mapping, the OpenAPI document and the
+tables of docs/scenario.md are derived from here.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ _CLASSIC: Mapping[str, Field] = {
     "modelId": Field(_TEXT, "Flux.1-dev, or a LoRA of the table on it"),
 }
 
-# numSamples: Scenario's specification says 4, its pages say 1, and callers nearly always send 1 (scenario.md 2.2). One
-# picture is also what a caller that forgot it is billed least for.
+# numSamples: Scenario's specification says 4, its pages say 1, and callers nearly always send 1
+# (docs/reference/scenario.md#route-b). One picture is also what a caller that forgot it is billed least for.
 _CLASSIC_DEFAULTS: JsonObject = {"width": 512, "height": 512, "numInferenceSteps": 30, "numSamples": 1, "guidance": 3.5}
 
 ROUTES: Mapping[str, Route] = {

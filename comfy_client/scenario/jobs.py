@@ -3,8 +3,8 @@
 A job is acknowledged when it is stored, and sent after that. `sending` is written before the submit and the endpoint's
 id after it. So after a kill the next process knows which jobs were surely not sent (it sends them), which run (it
 follows them), and which may run. At RunPod the last end as a failure that says so: a second submit might be a second
-job and a second bill, and RunPod has no idempotency key (reference/runpod.md 3.1). With a ComfyUI that is reached
-directly, jobs end with the process and cost nothing, so all of them are sent again.
+job and a second bill, and RunPod has no idempotency key (docs/reference/runpod.md#submitting-a-job). With a ComfyUI
+that is reached directly, jobs end with the process and cost nothing, so all of them are sent again.
 """
 
 from __future__ import annotations
@@ -217,7 +217,8 @@ class JobRunner:
             job = self._job(job_id)
             if job.is_cancel_wanted and job.id not in self._cancels:
                 self._cancelling(job)
-            # As one that was just submitted: RunPod may not know it for some seconds (reference/runpod.md 3.2).
+            # As one that was just submitted: RunPod may not know it for some seconds
+            # (docs/reference/runpod.md#job-states).
             story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
             events: AsyncIterator[Event] = steps.aiterate(story.events(LONGEST_S))
             try:

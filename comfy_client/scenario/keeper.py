@@ -25,7 +25,7 @@ DECODED_AT_ONCE = 2
 """Pictures of callers that are decoded at once: each may take 256 MB of memory, and a core."""
 PICTURE_PATIENCE_S = 6 * 3600.0
 """How long storing a made picture is tried. It was paid for, and this process may have the only copy: RunPod keeps a
-result for 30 minutes (reference/runpod.md 3.5)."""
+result for 30 minutes (docs/reference/runpod.md#retention)."""
 LOG_EVERY = 8
 """A write that fails again and again is logged at its first failure, and then once in so many: about a minute."""
 

@@ -1,4 +1,4 @@
-"""Lists as Scenario gives them: filters and pages from a query (reference/scenario.md 3.3, 4.3)."""
+"""Lists as Scenario gives them: filters and pages from a query (docs/reference/scenario.md#lists-of-jobs)."""
 
 from __future__ import annotations
 

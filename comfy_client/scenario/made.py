@@ -36,7 +36,7 @@ def made_assets(job: JobRow, result: GenerationResult, now: float) -> list[Asset
 
 
 def _about(job: JobRow, image: GeneratedImage, number: int) -> JsonObject:
-    """Return what a made picture's `metadata` says (reference/scenario.md 4.2)."""
+    """Return what a made picture's `metadata` says (docs/reference/scenario.md#assets)."""
     asked = {name: job.asked.get(name) for name in ("prompt", "negativePrompt", "guidance", "numInferenceSteps")}
     about = {
         **asked,

@@ -1,7 +1,7 @@
 """Jobs, assets, uploads and models as Scenario's JSON. Pure.
 
 Each has every field that the official SDK declares as required, so that its strict validation takes them
-(reference/scenario.md 2.4, 3.1, 4.2, 5, 6).
+(docs/reference/scenario.md#answer-of-a-generate-call).
 """
 
 from __future__ import annotations
@@ -90,7 +90,10 @@ _INFERENCE_STATES = {Status.SUCCESS: "succeeded", Status.FAILURE: "failed", Stat
 
 
 def inference_record(job: JobRow, url_of: Address) -> JsonObject:
-    """Return a job as the oldest route has it, whose callers test `succeeded` and `failed` (scenario.md 7)."""
+    """Return a job as the oldest route has it, whose callers test `succeeded` and `failed`.
+
+    Source: docs/reference/scenario.md#callers.
+    """
     return {
         "id": job.id,
         "modelId": job.model_id,
@@ -184,7 +187,10 @@ def _model(model_id: str, name: str, kind: str, inputs: list[JsonObject]) -> Jso
 
 
 def _inputs() -> list[JsonObject]:
-    """Return the fields of the current route that are honoured, as schema-driven callers read them (scenario.md 5)."""
+    """Return the fields of the current route that are honoured, as schema-driven callers read them.
+
+    Source: docs/reference/scenario.md#models.
+    """
     route = ROUTES["custom"]
     shown = []
     for name, field in route.fields.items():

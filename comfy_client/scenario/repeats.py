@@ -1,7 +1,8 @@
 """A call that is made again because its answer was lost, told from a call that wants another picture. Pure.
 
 The official SDK repeats a POST up to two times, without an idempotency key; all that tells is `x-stainless-retry-count`
-(reference/scenario.md 1.5). The first try may never have arrived, so a repeat may also be the first that is seen.
+(docs/reference/scenario.md#sdk-transport). The first try may never have arrived, so a repeat may also be the first
+that is seen.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from comfy_client.scenario.repeats import Repeat
 from comfy_client.scenario.service import ShimService
 
 DRY_RUN = 269
-"""The status of an estimate (reference/scenario.md 2.5)."""
+"""The status of an estimate (docs/reference/scenario.md#estimates)."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,9 @@ ROUTES: tuple[ShimRoute, ...] = (
         gives="job",
         has_picture=True,
     ),
-    ShimRoute("GET", "/models/{modelId}/inferences", "A model's jobs, in the oldest way", _inferences),
+    ShimRoute(
+        "GET", "/models/{modelId}/inferences", "A model's jobs, in the oldest way", _inferences, gives="inferences"
+    ),
     ShimRoute(
         "GET",
         "/models/{modelId}/inferences/{inferenceId}",

@@ -21,7 +21,7 @@ class Phase(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """Scenario's eight (reference/scenario.md 3.1)."""
+    """Scenario's eight (docs/reference/scenario.md#jobs)."""
 
     PENDING = "pending"
     QUEUED = "queued"

@@ -100,8 +100,8 @@ class ShimService:
         try:
             self.uploads.resume()
             self.resumed = self._runner.resume()
-        except ShimError as error:
-            raise ConfigError(error.reason) from error
+        except (OSError, ShimError) as error:
+            raise ConfigError(str(error)) from error
         self._sweeps = asyncio.create_task(self._sweep())
         return self
 
@@ -189,7 +189,8 @@ class ShimService:
         self, owner: str, route: str, mapped: Mapped, source: _Source, *, repeat: Repeat, print_: str
     ) -> JobRow:
         now = self._keeper.clock()
-        # Chosen here, as Scenario chooses them: small enough for callers that read an int32 (scenario.md 2.1).
+        # Chosen here, as Scenario chooses them: small enough for callers that read an int32
+        # (docs/reference/scenario.md#route-a).
         seed = mapped.input.get("seed", secrets.randbelow(SEEDS))
         return JobRow(
             id=new_id("job"),

@@ -124,7 +124,7 @@ class LoginThrottle:
 
 
 def too_many(reason: str, left_s: int) -> ShimError:
-    """Return the 429 that says when to go on (reference/scenario.md 1.3)."""
+    """Return the 429 that says when to go on (docs/reference/scenario.md#rate-limits)."""
     headers = {"Retry-After": str(left_s)}
     return ShimError(TOO_MANY, reason, code=ErrorCode.RATE_LIMITED, headers=headers, remainingSeconds=left_s)
 

@@ -1,4 +1,7 @@
-"""Large pictures that come in parts (reference/scenario.md 4.5): created, put part by part, completed, imported."""
+"""Large pictures that come in parts: created, put part by part, completed, imported.
+
+Source: docs/reference/scenario.md#uploads.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,8 @@ def strays(
             is_stray = not is_own_account and access.path.name != "datasets"
         elif inside.partition("/")[0] in {"input", "output", "temp"}:
             is_of_comfyui = inside.startswith("input/") and not inside.startswith("input/run-")
-            is_stray = access.opens and not access.is_directory and not is_of_comfyui
+            is_file = not access.is_directory and inside not in _MADE_AGAIN
+            is_stray = access.opens and is_file and not is_of_comfyui
         else:
             is_stray = is_forbidden(access.path)
         if is_stray:

@@ -90,6 +90,7 @@ def answer_to(send: Send, attack: Attack) -> Mapping[str, Any]:
         return {"error": error.report.to_json()}
 
 
+@pytest.mark.timeout(120 + 2 * COUNT)
 def test_no_graph_reaches_a_file_that_is_not_its_jobs(
     send: Send, engine: tuple[str, Path | None], canaries: Canaries
 ) -> None:

@@ -1,4 +1,6 @@
-"""RunPod's Hub: .runpod/hub.json and tests.json against the shapes of reference/runpod.md 5.7, and against the worker.
+"""RunPod's Hub: .runpod/hub.json and tests.json against the Hub's shapes, and against the worker.
+
+Source: docs/reference/runpod.md#hub.
 
 The Hub builds the Dockerfile of a release by itself, without weights, and runs tests.json on a GPU of its own.
 """
@@ -21,7 +23,7 @@ from tests.stage import ROOT
 from worker.settings import VARIABLES, Settings
 
 OF_RUNPOD = {"RUNPOD_INIT_TIMEOUT"}
-"""Variables that the platform reads and not the worker (reference/runpod.md 1.7)."""
+"""Variables that the platform reads and not the worker (docs/reference/runpod.md#environment-variables)."""
 TEXT = {"type": "string", "minLength": 1}
 VERSIONS = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": r"^\d+\.\d+$"}}
 

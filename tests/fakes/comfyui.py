@@ -32,6 +32,8 @@ OLD: Mapping[str, str | int | None] = {
     "--disable-api-nodes": 0,
     "--front-end-root": 1,
     "--database-url": 1,
+    "--cache-classic": 0,
+    "--cache-lru": 1,
 }
 """Flags of 0.3.64, each with the number of its values."""
 NEW: Mapping[str, str | int | None] = {

@@ -1,6 +1,7 @@
 """A worker of the platform's stand-in that makes no pictures: it answers each job with what a function says, at once.
 
-It speaks the wire of reference/runpod.md part 2 by itself, without RunPod's SDK, in threads of this process.
+It speaks the wire of docs/reference/runpod.md#worker-protocol by itself, without RunPod's SDK, in threads of this
+process.
 """
 
 from __future__ import annotations

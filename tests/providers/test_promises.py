@@ -1,4 +1,7 @@
-"""What RunPod's own client lacks (reference/runpod.md part 4), row by row: each is a promise of ours."""
+"""What RunPod's own client lacks, row by row: each is a promise of ours.
+
+Source: docs/reference/runpod.md#what-the-sdks-client-lacks.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""RunPod's routes as they are asked (reference/runpod.md 3.1 to 3.5): what is repeated, how long /runsync is held."""
+"""RunPod's routes as they are asked: what is repeated, how long /runsync is held.
+
+Source: docs/reference/runpod.md#submitting-a-job.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""RunPod's states, statuses and limits (reference/runpod.md part 3), each over a socket: what the caller gets."""
+"""RunPod's states, statuses and limits, each over a socket: what the caller gets.
+
+Source: docs/reference/runpod.md#submitting-a-job.
+"""
 
 from __future__ import annotations
 

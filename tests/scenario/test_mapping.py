@@ -33,7 +33,7 @@ def mapped(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> M
     ],
 )
 def test_what_is_absent_is_scenario_s_default(name: str, expected: Mapping[str, object]) -> None:
-    """A call with a prompt alone gets the defaults of its own route (reference/scenario.md 2.1, 2.2)."""
+    """A call with a prompt alone gets the defaults of its own route (docs/reference/scenario.md#route-b)."""
     assert expected.items() <= mapped(name).input.items()
 
 

@@ -127,6 +127,15 @@ def test_previews_and_the_volume_have_flags_of_their_own(tmp_path: Path) -> None
     assert "--disable-mmap" in rich
 
 
+@pytest.mark.parametrize("chosen", ["--cache-lru 10", "--cache-none", "--cache-ram", "--cache-classic", "--high-ram"])
+def test_the_cache_does_not_count_on_the_memory_of_the_host(tmp_path: Path, chosen: str) -> None:
+    """A newer ComfyUI's default does; one that COMFYUI_ARGS choose stands alone, as two are refused."""
+    assert "--cache-classic" in command(settings_of(tmp_path), KNOWN_FLAGS)
+
+    own = command(settings_of(tmp_path, COMFYUI_ARGS=chosen), KNOWN_FLAGS)
+    assert [flag for flag in own if flag.startswith(("--cache", "--high"))] == chosen.split()[:1]
+
+
 def test_a_newer_comfyui_gets_its_newer_flags(tmp_path: Path) -> None:
     """Since 0.39 --disable-api-nodes means offline; assets are on unless they are switched off."""
     settings = settings_of(tmp_path)

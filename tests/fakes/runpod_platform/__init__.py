@@ -1,7 +1,7 @@
 """A stand-in for RunPod serverless: workers and clients reach one state of jobs over real sockets.
 
 It knows nothing of pictures, starts no worker by itself (`WorkerProcess` does) and imports nothing of ours, so that it
-cannot share our mistakes. Facts that it reproduces, from reference/runpod.md; `?` marks what nobody has measured.
+cannot share our mistakes. Facts that it reproduces, from docs/reference/runpod.md; `?` marks what nobody has measured.
 
 Worker side, below /v2/{endpoint}; the SDK puts the ids into the URLs and appends `&…`, so each one holds a `?` already:
   GET  job-take/{worker}        held until there is a job: 200 with {id, input, and the envelope}; 204 after a while

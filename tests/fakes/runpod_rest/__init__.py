@@ -1,7 +1,7 @@
 """A stand-in for RunPod's management API: REST v2, and the two GraphQL calls that know cached models; real sockets.
 
 It imports nothing of ours, so that it cannot share our mistakes. What it reproduces is of RunPod's OpenAPI document
-(https://api.runpod.io/v2/openapi.json) and of reference/runpod.md 5.2 to 5.4; `?` marks what nobody has measured.
+(https://api.runpod.io/v2/openapi.json) and of docs/reference/runpod.md#rest-v2; `?` marks what nobody has measured.
 
 - Bearer key, else 401; a key without rights 403. Errors are RFC 9457, `application/problem+json`.
 - Lists are wrapped: {"templates": […]}, {"endpoints": […]}, {"networkVolumes": […]}, {"registries": […]}, and so on.

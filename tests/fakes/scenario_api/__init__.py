@@ -1,7 +1,7 @@
 """A stand-in for Scenario's API: Flux.1-dev jobs, assets and pictures, over real sockets.
 
-It imports nothing of ours, so that it cannot share our mistakes. Facts that it reproduces, from reference/scenario.md;
-`?` marks what nobody has measured.
+It imports nothing of ours, so that it cannot share our mistakes. Facts that it reproduces, from
+docs/reference/scenario.md; `?` marks what nobody has measured.
 
 Below /v1, with `Authorization: Basic KEY:SECRET`, else 401:
   POST generate/custom/{model}  {"job": {…}, "creativeUnitsCost": n}; unknown fields and values out of range are 400 ?;

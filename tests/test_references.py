@@ -1,0 +1,60 @@
+"""Every citation of docs/reference/ names a page and a heading that exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs" / "reference"
+CITATION = re.compile(r"(?P<folder>[\w/]*)reference/(?P<page>\w+)\.md(?:#(?P<heading>[\w-]+))?")
+HISTORY = ("CHANGELOG.md",)
+"""Files that speak of the past."""
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page."""
+    return {slug(line.lstrip("# ")) for line in page.read_text().splitlines() if line.startswith("#")}
+
+
+def citations() -> list[tuple[str, str]]:
+    """Return each citation in a tracked file, with the place where it stands."""
+    listed = subprocess.run(
+        ["git", "grep", "--untracked", "-nIE", r"reference/\w+\.md", "--", ".", *(f":!{name}" for name in HISTORY)],  # noqa: S607
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    found = []
+    for line in listed.splitlines():
+        path, number, text = line.split(":", 2)
+        if path != "tests/test_references.py":
+            found += [(f"{path}:{number}", match[0]) for match in CITATION.finditer(text)]
+    return found
+
+
+@pytest.mark.parametrize(("place", "citation"), citations())
+def test_a_citation_leads_to_a_heading(place: str, citation: str) -> None:
+    """The cited page and heading exist, so that a reader can look the fact up."""
+    match = CITATION.fullmatch(citation)
+    assert match is not None
+    page = PAGES / f"{match['page']}.md"
+    relative = place.startswith("docs/") and match["folder"] == ""
+    assert relative or match["folder"] == "docs/", f"{place}: {citation}"
+    assert page.is_file(), f"{place} cites {citation}, which does not exist"
+    if match["heading"]:
+        assert match["heading"] in headings(page), f"{place} cites {citation}; {page.name} has no such heading"
+
+
+def test_there_are_citations() -> None:
+    """The search above finds the citations; an empty list would pass everything."""
+    assert len(citations()) > 40
