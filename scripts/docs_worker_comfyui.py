@@ -49,7 +49,7 @@ VARIABLES = (
     (
         "`BUCKET_ENDPOINT_URL`",
         "the address, with the bucket",
-        "the address without it; the bucket is `BUCKET_NAME`",
+        "the same; `BUCKET_NAME` only if the address does not name the bucket",
     ),
     ("`BUCKET_ACCESS_KEY_ID`, `BUCKET_SECRET_ACCESS_KEY`", "the bucket's keys", "the same"),
     ("`COMFY_ORG_API_KEY`", "a default key for API nodes", "not read: send `comfy_org_api_key` with a request"),

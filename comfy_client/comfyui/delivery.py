@@ -80,7 +80,7 @@ def delivered(
             case class_type, inputs:
                 _set_place(changed, class_type, inputs, folder, (node_types or {}).get(class_type))
                 if (node_types or {}).keys() >= TEXT_NODES:
-                    _confine_computed_path(changed, node_id, folder)
+                    _confine_computed_paths(changed, node_id, folder, node_types or {})
                 if node_id in again:
                     inputs[_TAG] = tag_of(folder)
     return changed
@@ -106,18 +106,32 @@ def _text(graph: Graph, inputs: Mapping[str, Any], name: str) -> str | None:
     return None if name not in inputs or is_comfyui_link(value) else str(value)
 
 
-def _confine_computed_path(graph: Graph, node_id: str, folder: str) -> None:
-    """Have a path that another node computes become a name in `folder`, if a node of ComfyUI writes there."""
-    node = graph[node_id]
-    path_input = PREFIX_SAVERS.get(node["class_type"], "")
-    if not is_comfyui_link(node["inputs"].get(path_input)):
-        return
-    name_id, path_id = (f"{tag_of(folder)}-{part}-{node_id}" for part in ("name", "path"))
-    replaced = {"string": node["inputs"][path_input], "regex_pattern": r"[/\\]|\.\.+|^\.?$", "replace": "_"}
-    graph[name_id] = {"class_type": "RegexReplace", "inputs": replaced}
-    joined = {"string_a": f"{folder}/", "string_b": [name_id, 0], "delimiter": ""}
-    graph[path_id] = {"class_type": "StringConcatenate", "inputs": joined}
-    node["inputs"][path_input] = [path_id, 0]
+def _confine_computed_paths(graph: Graph, node_id: str, folder: str, node_types: Mapping[str, object]) -> None:
+    """Have a path that another node computes become a name: in `folder`, if a node of ComfyUI writes there."""
+    class_type, inputs = graph[node_id]["class_type"], graph[node_id]["inputs"]
+    for name, value in list(inputs.items()):
+        declared = declared_input(node_types.get(class_type), name)
+        is_path = PREFIX_SAVERS.get(class_type) == name
+        if not is_comfyui_link(linked_literal(graph, value)) or not (
+            is_path or (file_use(class_type, name, declared) is FileUse.WRITES and _is_text(graph, value, node_types))
+        ):
+            continue
+        name_id, path_id = (f"{tag_of(folder)}-{part}-{node_id}-{name}" for part in ("name", "path"))
+        replaced = {"string": value, "regex_pattern": r"^~|[/\\]|\.\.+|^\.?$", "replace": "_"}
+        graph[name_id] = {"class_type": "RegexReplace", "inputs": replaced}
+        inputs[name] = [name_id, 0]
+        if is_path:
+            joined = {"string_a": f"{folder}/", "string_b": [name_id, 0], "delimiter": ""}
+            graph[path_id] = {"class_type": "StringConcatenate", "inputs": joined}
+            inputs[name] = [path_id, 0]
+
+
+def _is_text(graph: Graph, link: list[Any], node_types: Mapping[str, object]) -> bool:
+    """Whether /object_info declares the output that a link leads to as text."""
+    match node_types.get(graph[link[0]]["class_type"]) if link[0] in graph else None:
+        case {"output": [*outputs]} if 0 <= link[1] < len(outputs):
+            return outputs[int(link[1])] in {"STRING", "*"}
+    return False
 
 
 def _writes(class_type: str, inputs: Mapping[str, Any], node_type: object) -> bool:

@@ -16,8 +16,6 @@ from itertools import islice
 from urllib.parse import unquote
 
 from comfy_client.comfyui.file_inputs import (
-    FOLDER_SAVERS,
-    PREFIX_SAVERS,
     RUN_FOLDER,
     SILENT_SAVERS,
     FileUse,
@@ -155,8 +153,7 @@ class _Guard:
             return next((f"{problem} (in node {shown(link[0])})" for problem in problems if problem), None)
         if use is FileUse.LOADS_MODEL or (use is not FileUse.WRITES and self._carries_data(class_type, name, link)):
             return None
-        path_input = PREFIX_SAVERS.get(class_type) or FOLDER_SAVERS.get(class_type)
-        if use is FileUse.WRITES and not (class_type in SILENT_SAVERS and name == path_input):
+        if use is FileUse.WRITES and class_type not in SILENT_SAVERS:
             return None
         return f"must be text and no link: the name that node {shown(link[0])} computes cannot be checked"
 

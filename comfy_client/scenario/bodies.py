@@ -23,6 +23,8 @@ MAX_JSON_BYTES = 131_072
 """Size limit of a body, without its pictures."""
 MAX_VALUES = 2_000
 """Limit of the JSON values (keys of objects count too) in a body. A call with 200 asset ids has about 200."""
+MOST_QUOTES = 4 * MAX_VALUES + 8_192
+"""More quotes than that in the first megabyte of a large body are more values than MAX_VALUES."""
 LONG_TEXT_BYTES = 50_000
 """Texts above this size are cut out. The longest prompt has 4,096 characters, 49,152 bytes if all are escaped."""
 _PIECE = 1 << 20
@@ -62,6 +64,8 @@ def read_json(data: bytes) -> object:
 
 def _without_long_texts(data: bytes) -> tuple[bytes, dict[str, bytes]]:
     """Return the body with a mark in place of each long text, and the texts by their marks. Raises ShimError (413)."""
+    if data.count(b'"', 0, _PIECE) > MOST_QUOTES:
+        raise _too_large()
     kept, texts = bytearray(), dict[str, bytes]()
     position = 0
     while position < len(data):

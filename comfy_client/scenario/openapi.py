@@ -15,11 +15,13 @@ from comfy_client.scenario.rows import AssetRow, JobRow
 _ERRORS = {
     "400": "The call is wrong; `reason` names every fault",
     "401": "The key is missing or wrong",
-    "404": "It is not there, or another key's",
+    "404": "It does not exist, or belongs to another key",
+    "408": "The body came too slowly",
     "413": "The body is too large",
-    "429": "Too many calls; `Retry-After` says when to go on",
+    "429": "Too many calls; `Retry-After` says how long to wait",
+    "507": "The shim's disk is full; the call had no effect",
 }
-_LISTS = {"jobs": JobRow, "assets": AssetRow}
+_LISTS = {"jobs": JobRow, "assets": AssetRow, "inferences": JobRow}
 _STATUSES = ["pending", "queued", "warming-up", "in-progress", "finalizing", "success", "failure", "canceled"]
 
 
@@ -83,13 +85,15 @@ def _operation(route: ShimRoute) -> JsonObject:
 
 
 def _is_generating(route: ShimRoute) -> bool:
-    return bool(route.generates) or route.path.endswith("/inferences")
+    return route.method == "POST" and (bool(route.generates) or route.path.endswith("/inferences"))
 
 
 def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
     for name in re.findall(r"{(\w+)}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
     queries = list(names(_LISTS[route.gives])) if route.method == "GET" and route.gives in _LISTS else []
+    if route.gives == "models" and route.method == "GET":
+        queries = ["privacy", "status", "type", "pageSize", "paginationToken"]
     if _is_generating(route):
         queries.append("dryRun")
     for name in ("projectId", *queries):
@@ -101,6 +105,8 @@ def _answer(route: ShimRoute) -> JsonObject:
         return {"type": "object"}
     is_list = route.gives.endswith("s")
     reference = {"$ref": f"#/components/schemas/{route.gives.removesuffix('s').title()}"}
+    if route.gives == "inferences":
+        reference = {"type": "object"}
     return {
         "type": "object",
         "required": [route.gives],

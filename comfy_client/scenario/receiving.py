@@ -21,12 +21,8 @@ async def read_body(request: Request, most: int, advice: str, grace_s: float = G
     Raises ShimError: 413 with `advice` as soon as it is known to have more than `most` bytes, 408 if it is slow, 404 if
     the caller went away.
     """
-    too_large = ShimError(
-        TOO_LARGE,
-        f"The body has more than {most:,} bytes. {advice}",
-        code=ErrorCode.PAYLOAD_TOO_LARGE,
-        headers={"Connection": "close"},
-    )
+    reason = f"The body has more than {most:,} bytes. {advice}"
+    too_large = ShimError(TOO_LARGE, reason, code=ErrorCode.PAYLOAD_TOO_LARGE)
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length[:20]) > most:
         raise too_large

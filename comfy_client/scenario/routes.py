@@ -205,7 +205,9 @@ ROUTES: tuple[ShimRoute, ...] = (
         gives="job",
         has_picture=True,
     ),
-    ShimRoute("GET", "/models/{modelId}/inferences", "A model's jobs, in the oldest way", _inferences),
+    ShimRoute(
+        "GET", "/models/{modelId}/inferences", "A model's jobs, in the oldest way", _inferences, gives="inferences"
+    ),
     ShimRoute(
         "GET",
         "/models/{modelId}/inferences/{inferenceId}",

@@ -49,14 +49,11 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
     settings = read_settings(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
     _check_access(settings, host, is_open=is_open)
-    uvicorn, modules = (
-        _imported("uvicorn"),
-        [_imported(f"comfy_client.scenario.{n}") for n in ("server", "connections")],
-    )
-    server, connections = modules
+    uvicorn, app = _imported("uvicorn"), _imported("comfy_client.scenario.server")
+    connections = _imported("comfy_client.scenario.connections")
     logging.basicConfig(stream=told, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with client_from_env(environment) as client:
-        shim = server.ShimServer(client, settings, make_blobs(settings, environment))
+        shim = app.ShimServer(client, settings, make_blobs(settings, environment))
         try:
             sockets = listening(host, port)
         except ConfigError:
@@ -74,10 +71,11 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
             forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_graceful_shutdown=STOP_PATIENCE_S,
         )
-        # uvicorn raises the signal that ended it once more; an orderly end is no failure.
+        server = uvicorn.Server(config)
+        # For signals before uvicorn handles them, and for the one that it raises again after an orderly end.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        asyncio.run(_serve(shim.service, uvicorn.Server(config), sockets, told, on_ready))
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        asyncio.run(_serve(shim.service, server, sockets, told, on_ready))
     return 0
 
 

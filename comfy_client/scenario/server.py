@@ -157,20 +157,26 @@ class ShimServer:
 
     async def _body(self, route: ShimRoute, request: Request, owner: str) -> object:
         """Return the JSON of a body, or None if there is none. Raises ShimError."""
-        most, advice = (
-            (MAX_BODY_BYTES, IN_PARTS) if route.has_picture else (MAX_JSON_BYTES, "Send fewer or shorter fields")
-        )
-        length = request.headers.get("content-length", "")
-        is_small = not route.has_picture or (length.isdigit() and int(length[:20]) <= SMALL_BODY_BYTES)
-        async with nullcontext() if is_small else self._large.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE)):
-            data = await read_body(request, most, advice)
-            content_type = request.headers.get("content-type", "")
-            if data and (content_type.startswith("multipart/") or (self._is_open and not is_json(content_type))):
-                why = (
-                    f"must be JSON, sent with Content-Type: application/json, not {content_type[:80] or 'without one'}"
-                )
-                raise bad_request([Fault("", f"{why}. A picture goes into it as base64: {PICTURE_BODY}")])
+        if not route.has_picture:
+            data = await read_body(request, MAX_JSON_BYTES, "Send fewer or shorter fields")
+            self._check_type(request, data)
             return await asyncio.to_thread(read_json, data)
+        length = request.headers.get("content-length", "")
+        is_small = length.isdigit() and int(length[:20]) <= SMALL_BODY_BYTES
+        async with nullcontext() if is_small else self._turns_of(owner):
+            data = await read_body(request, MAX_BODY_BYTES, IN_PARTS)
+            self._check_type(request, data)
+            return await asyncio.to_thread(read_json, data)
+
+    def _turns_of(self, owner: str) -> asyncio.Semaphore:
+        return self._large.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE))
+
+    def _check_type(self, request: Request, data: bytes) -> None:
+        """Raise ShimError (400) if a body is surely not JSON, or is not sent as JSON to a shim without keys."""
+        kind = request.headers.get("content-type", "")
+        if data and (kind.startswith("multipart/") or (self._is_open and not is_json(kind))):
+            why = f"must be JSON, sent with Content-Type: application/json, not {kind[:80] or 'without one'}"
+            raise bad_request([Fault("", f"{why}. A picture goes into it as base64: {PICTURE_BODY}")])
 
     async def _picture(self, request: Request) -> Response:
         self._check_signature(request)
@@ -190,18 +196,15 @@ class ShimServer:
 
     async def _put_part(self, request: Request) -> Response:
         self._check_signature(request)
-        uploads, upload_id, number = (
-            self.service.uploads,
-            request.path_params["uploadId"],
-            request.path_params["number"],
-        )
+        uploads = self.service.uploads
+        upload_id, number = request.path_params["uploadId"], request.path_params["number"]
         owner = uploads.owner_of_part(upload_id, number)
         self._limits.check(owner)
-        async with self._large.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE)):
+        async with self._turns_of(owner):
             advice = f"All parts of a picture may have {MAX_BYTES:,} bytes. {SMALLER}"
             data = await read_body(request, uploads.room(upload_id, number), advice)
             await uploads.put_part(upload_id, number, data)
-        return _json({}, headers={"ETag": f'"{request.path_params["number"]}"'})
+        return _json({}, headers={"ETag": f'"{number}"'})
 
     async def _page(self, _request: Request) -> Response:
         page = read_page()

@@ -100,8 +100,8 @@ class ShimService:
         try:
             self.uploads.resume()
             self.resumed = self._runner.resume()
-        except ShimError as error:
-            raise ConfigError(error.reason) from error
+        except (OSError, ShimError) as error:
+            raise ConfigError(str(error)) from error
         self._sweeps = asyncio.create_task(self._sweep())
         return self
 

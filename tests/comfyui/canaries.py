@@ -100,7 +100,7 @@ class Canaries:
 
     def is_one(self, path: Path) -> bool:
         """Return whether `path` is a planted file, a place beside one, or a secret of the machine."""
-        return str(path) in SYSTEM_FILES or path in self.folders[:1] or any(map(path.is_relative_to, self._closed))
+        return str(path) in SYSTEM_FILES or any(map(path.is_relative_to, self._closed))
 
     def changes(self) -> list[str]:
         """Return the files that are new, changed or gone. A custom saver's empty folders are none."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.comfyui.complete_nodes import NodeTypes, completed, declared_inputs
+from tests.comfyui.conftest import png
 
 PATH_INPUT = re.compile(
     r"(^|_)(images?|mask|audio|video|files?|filename|latent|folder|dir|path|prefix|name|url|ckpt|lora)\d?(_|$)"
@@ -321,4 +322,4 @@ class Generator:
 
 
 SIZE = {"width": 64, "height": 64}
-PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP4z8CAFTEMLQkAKP8/wTPQzjMAAAAASUVORK5CYII="
+PICTURE = base64.b64encode(png(8, 8)).decode()

@@ -113,8 +113,20 @@ def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run()
     pattern, by = replaced["regex_pattern"], replaced["replace"]
     computed = ("fox", "../../x", "run-a\\x", "..", ".", "")
     assert [re.sub(pattern, by, text) for text in computed] == ["fox", "____x", "run-a_x", "_", "_", "_"]
-    custom = {"1": node("StringConcatenate"), "9": node("VHS_VideoCombine", filename_prefix=["1", 0])}
-    assert len(delivered(custom, RUN, over_websocket=False, node_types=types)) == 2
+
+
+def test_a_path_that_a_node_computes_becomes_a_name_for_a_custom_saver_too() -> None:
+    """If /object_info says that it is text: what such a node does with an absolute path is not known."""
+    graph = {"1": node("StringConcatenate"), "9": node("Image Save", output_path=["1", 0], images=["1", 0])}
+    types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {"output": ["STRING"]}}
+    changed = delivered(graph, RUN, over_websocket=False, node_types=types)
+    name_id, _ = changed["9"]["inputs"]["output_path"]
+    assert changed[name_id]["inputs"]["string"] == ["1", 0]
+    assert changed["9"]["inputs"]["images"] == ["1", 0]
+    pattern = changed[name_id]["inputs"]["regex_pattern"]
+    assert [re.sub(pattern, "_", text) for text in ("/etc/x", "~/x", "fox")] == ["_etc_x", "__x", "fox"]
+    untyped: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
+    assert len(delivered(graph, RUN, over_websocket=False, node_types=untyped)) == len(graph)
 
 
 def test_other_nodes_stay_as_they_are() -> None:

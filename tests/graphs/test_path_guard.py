@@ -293,6 +293,7 @@ def test_a_computed_prefix_passes_unless_nobody_learns_what_is_written() -> None
     assert faults("SaveImage", "filename_prefix", ["2", 0], joined) == []
     assert faults("VAESave", "filename_prefix", ["2", 0], joined)
     assert faults("SaveTrainingDataset", "folder_name", ["2", 0], joined)
+    assert faults("SaveImageTextDataSetToFolder", "filename_prefix", ["2", 0], joined)
 
 
 def test_a_picture_that_a_link_brings_is_no_name() -> None:
