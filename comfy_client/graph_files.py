@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from comfy_client.comfyui.file_inputs import FileUse, file_use, is_encoded
-from comfy_client.contract import MAX_FAULTS, Fault
+from comfy_client.contract import ENVELOPE, MAX_FAULTS, Fault
 from comfy_client.encoded import bare_address, decode_base64, is_address, is_data_uri, is_https
 from comfy_client.graphs import Graph
 from comfy_client.images import identify
@@ -25,7 +25,7 @@ from comfy_client.validation import path_of, shown
 
 MAX_ADDRESSES = 16
 """Files that may be addresses, since each is fetched before the job is queued."""
-MAX_FILES = 256
+MAX_FILES: int = ENVELOPE["images"]["maxItems"]
 MAX_TOTAL_BYTES = 100 * 1024 * 1024
 """Bytes of all files of a request."""
 _MAX_NAME = 255

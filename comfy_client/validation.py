@@ -27,6 +27,9 @@ _SHOWN_CHARACTERS = 60
 _MAX_CANDIDATES = 200
 """Known names that one unknown name is compared with: a graph can have thousands of nodes."""
 
+_NO_TEXT = re.compile("[\\0\\ud800-\\udfff]")
+"""NUL, and halves of surrogate pairs."""
+
 _TYPE_NAMES = {
     "string": "text",
     "integer": "a whole number",
@@ -112,9 +115,11 @@ def _plain(value: object, path: list[str | int], faults: list[Fault]) -> object:
         case dict() | list() if len(path) >= MAX_DEPTH:
             problem = f"is nested deeper than {MAX_DEPTH} levels"
         case dict():
-            named = [path_of([*path, _key(key)]) for key in value if _key(key) != key]
+            keys = [_key(key) for key in value]
+            named = [path_of([*path, key]) for key, given in zip(keys, value, strict=True) if key != given]
             faults += [Fault(name, "has a name that is no Unicode text without NUL characters") for name in named]
-            return {_key(key): _plain(item, [*path, _key(key)], faults) for key, item in value.items()}
+            items = zip(keys, value.values(), strict=True)
+            return {key: _plain(item, [*path, key], faults) for key, item in items}
         case list():
             return [_plain(item, [*path, index], faults) for index, item in enumerate(value)]
         case _:
@@ -124,11 +129,12 @@ def _plain(value: object, path: list[str | int], faults: list[Fault]) -> object:
 
 
 def _is_text(value: str) -> bool:
-    return "\0" not in value and not re.search("[\ud800-\udfff]", value)
+    return not _NO_TEXT.search(value)
 
 
 def _key(key: object) -> str:
-    return str(key).encode("utf-8", "replace").decode().replace("\0", "?")
+    text = str(key)
+    return text if _is_text(text) else text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def schema_faults(value: object, schema: JsonObject) -> list[Fault]:

@@ -13,6 +13,8 @@ from comfy_client.validation import Suggestions, path_of
 _KEYS_OF_A_GRAPH = ("prompt", "output", "workflow")
 """Keys of a graph in a body of POST /prompt, and in what ComfyUI's editor returns from graphToPrompt."""
 _BESIDE_A_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
+_MOST_UNKNOWN = 10
+"""Keys that a warning names."""
 _RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
 """Keys of ComfyUI's `extra_data` that say whose prompt it is. ComfyUI or this package sets them."""
 
@@ -107,10 +109,13 @@ def beside_graph(value: JsonObject) -> tuple[JsonObject, JsonObject, list[str]]:
         value = {name: item for name, item in value.items() if name != "metadata"}
         warnings.append("metadata: is an object, and was ignored; it is true or false here")
     suggestions = Suggestions()
-    for name in sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys()):
+    unknown = sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys())
+    for name in unknown[:_MOST_UNKNOWN]:
         near = suggestions.nearest(name, ENVELOPE)
         told = (
             BESIDE_INPUT if is_of_platform(name) else f"is not read beside a graph, whose values `overrides` set{near}"
         )
         warnings.append(f"{path_of([name])}: {told}")
+    if len(unknown) > _MOST_UNKNOWN:
+        warnings.append(f"and {len(unknown) - _MOST_UNKNOWN:,} more keys that are not read")
     return {name: item for name, item in value.items() if name in ENVELOPE}, extra_data, warnings

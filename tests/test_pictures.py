@@ -86,6 +86,19 @@ def test_a_folder_and_a_file_that_is_too_large_are_told(tmp_path: Path) -> None:
         assert info.value.code is ErrorCode.INVALID_IMAGE
 
 
+def test_a_graph_s_files_need_be_no_pictures(tmp_path: Path) -> None:
+    """A sound or a video for a loader goes as it is, as bytes and as a path, and other keys of an entry stay."""
+    sound = tmp_path / "fox.wav"
+    sound.write_bytes(b"RIFF" + bytes(99))
+    text = base64.b64encode(sound.read_bytes()).decode()
+
+    named = with_texts({"images": {"a": sound, "b": sound.read_bytes(), "c": str(sound)}})
+    listed = with_texts({"images": [{"name": "a", "image": sound, "type": "audio"}]})
+
+    assert [entry["image"] for entry in named["images"]] == [text] * 3
+    assert listed == {"images": [{"type": "audio", "name": "a", "image": text}]}
+
+
 def test_a_graph_s_pictures_are_named() -> None:
     """A mapping of names, or the wire's own list; what is no entry is left to validation. None is left out."""
     expected = {"images": [{"name": "a.png", "image": TEXT}]}
