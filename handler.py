@@ -96,10 +96,11 @@ async def _outcome(service: Service, attempt: Attempt) -> JsonObject:
     try:
         while not (await asyncio.wait({running}, timeout=_POLL_S))[0]:
             if error := attempt.abandoned():
+                answer = attempt.failed(error)
                 attempt.cancelled.set()
                 if in_thread.cancel():
                     attempt.end()
-                return attempt.failed(error)
+                return answer
             if attempt.took_s > service.longest_s:
                 attempt.cancelled.set()
                 service.lifecycle.retire("a job's thread does not end")

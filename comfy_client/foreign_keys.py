@@ -54,6 +54,8 @@ def advice(name: str, known: Container[str]) -> str:
         return BESIDE_INPUT
     plain = _plain(name)
     ours = _FOREIGN.get(plain, "strength" if plain == "strength" else "")
+    if ours == "image" and ours not in known:
+        return "is not known; image to image takes the picture as `image`"
     if plain == "image" and name not in known:
         return "goes with image to image: leave `workflow` out, or name img2img"
     if ours == "strength" and ours not in known:

@@ -87,8 +87,8 @@ def _node_faults(node_id: str, node: Any, graph: Graph) -> Iterator[Fault]:  # n
                 if is_link(value) and value[0] not in graph:
                     message = f"links to node {shown(value[0])}, which is not in the graph"
                     yield Fault(path_of([*path, "inputs", name]), message)
-        case {"inputs": dict(), "_meta": dict(meta)} if "class_type" not in node:
-            named = shown(meta["title"]) if isinstance(meta.get("title"), str) else shown(node_id)
+        case {"inputs": dict(inputs)} if "class_type" not in node and ("_meta" in node or "UNKNOWN" in inputs):
+            named = shown(title_of({"class_type": node_id, **node}))
             message = (
                 f"has no class_type: the custom node {named} was not installed in the ComfyUI that exported the graph. "
                 "Install it there, and export the graph again"

@@ -32,6 +32,7 @@ GRAPH: Graph = {
         ({"a": None}, "workflow.a", "must be a node"),
         ({"a": {"class_type": "A"}}, "workflow.a", "must be a node"),
         ({"a": {"inputs": {"UNKNOWN": 512}, "_meta": {}}}, "workflow.a", 'the custom node "a" was not installed'),
+        ({"a": {"inputs": {"UNKNOWN": 512}}}, "workflow.a", 'the custom node "a" was not installed'),
         ({"a": {"inputs": {}, "_meta": {"title": "My Node"}}}, "workflow.a", 'the custom node "My Node" was not'),
         (
             {"a": {"class_type": "Note", "inputs": {}}},

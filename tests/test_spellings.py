@@ -215,7 +215,7 @@ def test_ordinary_words_are_no_syntax(workflows: Mapping[str, Workflow], prompt:
         ("batch_size", 'did you mean "num_images"?'),
         ("image_size", 'did you mean "width" and "height"?'),
         ("size", 'did you mean "width" and "height"?'),
-        ("init_images", "is not known"),
+        ("init_images", "is not known; image to image takes the picture as `image`"),
         ("negative", 'did you mean "negative_prompt"?'),
         ("format", 'did you mean "output_format"?'),
         ("strength", "goes with image to image: send `image`"),

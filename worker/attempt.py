@@ -31,6 +31,8 @@ RUNS = 3
 """How often a job is run at most, as ComfyUI can be ended by other jobs again and again."""
 MAX_FAILURES = 3
 """Jobs in a row that fail because of ComfyUI or its disk, before the worker retires."""
+DEATH_S = 2.0
+"""How long after a lost connection the death of ComfyUI may be noted."""
 _OF_THE_DISK = frozenset({ErrorCode.DISK_FULL, ErrorCode.COMFYUI_UNAVAILABLE, ErrorCode.EXECUTION_FAILED})
 """Codes that a full disk can be behind."""
 
@@ -133,7 +135,8 @@ class Attempt:
     def failed(self, error: JobError) -> JsonObject:
         """Return an error as the job's outcome, and note it."""
         log.warning("%s after %.2f s", error.code.value, self.took_s)
-        self._service.failures.note(error)
+        if not self.cancelled.is_set():  # else it was answered before its thread ended
+            self._service.failures.note(error)
         try:
             return {"error": error.report.to_json()}
         except (TypeError, ValueError, RecursionError):  # a detail that is no JSON
@@ -191,7 +194,9 @@ class Attempt:
         server = self._service.worker.server
         cause = error.__cause__
         if isinstance(cause, RequestError) and cause.status is None:
-            error = self._service.comfyui.verdict_on(use, self._stop) or error
+            error = self._service.comfyui.verdict_on(use, self._stop, DEATH_S) or error
+        elif error.code is ErrorCode.DEADLINE_EXCEEDED:  # its prompt may be the one that makes ComfyUI hang
+            error = self._service.comfyui.verdict_on(use, self._stop, 0) or error
         if self._service.comfyui.was_ended(use):
             server.leftovers.note_restart()
         if error.code in _OF_THE_DISK and (problem := self._service.full_disk()):

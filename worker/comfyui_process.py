@@ -259,6 +259,7 @@ class ComfyProcess(Supervision):
             _end_group(child, 0)
             self._reader.join(_LAST_WORDS_S)
             self._deaths.append(death)
+            self._uses.forget_ended()
             if self._stopping.is_set():
                 return
             log.error("ComfyUI died with status %d", status)

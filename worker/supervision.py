@@ -81,7 +81,7 @@ class Supervised(Protocol):
     def was_ended(self, use: Use) -> bool:
         """Whether the process that the job used has ended, and its queue with it."""
 
-    def verdict_on(self, use: Use, stop: Callable[[], JobError | None]) -> JobError | None:
+    def verdict_on(self, use: Use, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
         """Return what `failure_of` returns, after a wait if ComfyUI does not answer at this moment."""
 
     def abandoned(self, use: Use | None) -> JobError | None:
@@ -110,6 +110,8 @@ class Supervision:
 
     def begin_use(self, *, is_shared: bool = False) -> Use:
         """Return a new use of ComfyUI, which `end_use` must end."""
+        if not self._is_silent():
+            self._uses.forget_ended()
         return self._uses.begin(self.deaths, self.log.next_line, is_shared=is_shared)
 
     def note_queued(self, use: Use) -> None:
@@ -117,8 +119,8 @@ class Supervision:
         self._uses.note_queued(use)
 
     def end_use(self, use: Use) -> None:
-        """Note that a job uses ComfyUI no more."""
-        self._uses.end(use)
+        """Note that a job uses ComfyUI no more. While ComfyUI does not answer, its prompt may be the one that hangs."""
+        self._uses.end(use, may_run_on=self._is_silent())
 
     def failure_of(self, use: Use) -> JobError | None:
         """Return the error for a job whose use of ComfyUI has ended: RunAgain if another job was the cause."""
@@ -130,9 +132,12 @@ class Supervision:
         message = "ComfyUI was ended by another job before this one ran. Send the job again."
         return RunAgain.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
 
-    def verdict_on(self, use: Use, stop: Callable[[], JobError | None]) -> JobError | None:
-        """Return what `failure_of` returns; while ComfyUI does not answer, the watchdog's verdict is waited for."""
-        deadline = time.monotonic() + 2 * ASK_EVERY_S
+    def verdict_on(self, use: Use, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
+        """Return what `failure_of` returns; while ComfyUI does not answer, the watchdog's verdict is waited for.
+
+        `at_least_s`: how long a death may take to be noted, where the job has seen signs of one.
+        """
+        deadline = time.monotonic() + at_least_s
         while self.deaths == use.deaths and (time.monotonic() < deadline or self._is_silent()):
             if error := stop():
                 return error
@@ -202,6 +207,7 @@ class RemoteComfyUI(Supervision):
                 log.error("ComfyUI has not answered for %.0f s: it hangs", watchdog.unanswered_s)
                 self._is_hung = True
                 self._deaths.append(Death(Cause.HUNG, self._uses.running()))
+                self._uses.forget_ended()
             while not self._stopping.is_set() and not watchdog.ask():
                 self._stopping.wait(ASK_EVERY_S)
             self._is_hung = False

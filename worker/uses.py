@@ -61,12 +61,17 @@ class Uses:
                 use.is_queued = True
                 self._queued.append(use)
 
-    def end(self, use: Use) -> None:
-        """Note that a job uses ComfyUI no more."""
+    def end(self, use: Use, *, may_run_on: bool = False) -> None:
+        """Note that a job uses ComfyUI no more. `may_run_on`: whether its prompt may run all the same."""
         with self._lock:
             self._current.remove(use)
-            if use.is_queued:
+            if use.is_queued and not (may_run_on and not use.has_run):
                 self._queued.remove(use)
+
+    def forget_ended(self) -> None:
+        """Note that no prompt of a job that has ended runs on."""
+        with self._lock:
+            self._queued = [use for use in self._queued if use in self._current]
 
     @property
     def count(self) -> int:

@@ -256,6 +256,7 @@ def _(stage: Stage) -> Job:
     later = stage.run(seed=3)
     assert code_of(later) == "comfyui_unavailable"
     assert (later.ended_at or 0) - later.submitted_at < 2
+    assert stage.worker.exit_code is None
     simulator.faults.go_on()
     assert until(lambda: "answers again" in stage.worker.log)
     return job

@@ -558,17 +558,40 @@ def test_a_job_ends_with_the_death_of_its_comfyui_and_the_next_one_runs(
     assert (comfyui.process.deaths, comfyui.times_lost, handled.ended) == (2, 0, [])
 
 
-def _kill_while_it_runs(comfyui: Child) -> None:
-    def runs() -> bool:
-        try:
-            return bool(comfyui.server.queue_state()[0])
-        except RequestError:
-            return False
+def _runs(comfyui: Child) -> bool:
+    try:
+        return bool(comfyui.server.queue_state()[0])
+    except RequestError:
+        return False
 
-    assert until(runs)
+
+def _kill_while_it_runs(comfyui: Child) -> None:
+    assert until(lambda: _runs(comfyui))
     line = comfyui.process.log.next_line
     assert until(lambda: comfyui.process.log.next_line > line)
     comfyui.kill()
+
+
+def test_a_job_whose_time_is_over_while_comfyui_hangs_is_told_that_it_hangs(
+    child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
+) -> None:
+    """`deadline_exceeded` would be sent again, and hang the next worker."""
+    comfyui = child(SLOW.format(directory=str(tmp_path)), patience=Patience(hung_s=3))
+    comfyui.process.await_start()
+    freezing = threading.Thread(target=_freeze_while_it_runs, args=(comfyui,))
+    freezing.start()
+    report = Handled(comfyui, workflows).report(steps=20, timeout_s=1)
+    freezing.join()
+
+    assert report.code is ErrorCode.EXECUTION_FAILED
+    assert report.details["reason"] == "comfyui_hung"
+    assert not report.retryable
+
+
+def _freeze_while_it_runs(comfyui: Child) -> None:
+    assert until(lambda: _runs(comfyui))
+    for process in comfyui.processes():
+        process.suspend()
 
 
 def test_a_job_on_a_lost_comfyui_fails_at_once(child: Start, workflows: Mapping[str, Workflow]) -> None:

@@ -49,6 +49,16 @@ def test_one_whose_prompts_have_ended_does_not_run() -> None:
     assert uses.running() is None
 
 
+def test_a_job_that_ended_while_comfyui_hung_is_the_one_that_runs() -> None:
+    """It was cancelled, or its time was over: the job that waits behind it is not to blame, until ComfyUI is well."""
+    uses = Uses()
+    first, second = queued(uses, 2)
+    uses.end(first, may_run_on=True)
+    assert uses.running() is first
+    uses.forget_ended()
+    assert uses.running() is second
+
+
 def test_a_job_that_has_queued_nothing_does_not_run() -> None:
     """It uploads its pictures still."""
     uses = Uses()
