@@ -86,7 +86,7 @@ COPY snapshot.json /
 
 
 FROM scratch AS restorer
-COPY comfy_client/__init__.py comfy_client/contract.py comfy_client/errors.py /comfy_client/
+COPY comfy_core/__init__.py comfy_core/contract.py comfy_core/errors.py /comfy_core/
 COPY worker/__init__.py worker/command_line.py /worker/
 COPY worker/snapshot /worker/snapshot
 
@@ -115,8 +115,14 @@ FROM build AS app
 COPY handler.py models.txt test_input.json LICENSE /app/
 COPY workflows /app/workflows
 COPY worker /app/worker
-COPY comfy_client /app/comfy_client
+COPY comfy_core /app/comfy_core
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app && chmod -R u=rwX,go=rX /app
+
+
+FROM app AS simulator-app
+COPY simulators/__init__.py /app/simulators/
+COPY simulators/comfyui /app/simulators/comfyui
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app/simulators && chmod -R u=rwX,go=rX /app/simulators
 
 
 FROM scratch AS model-list
@@ -141,7 +147,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     awk '/^[^ #]/ { wanted = /^(requests|certifi|charset-normalizer|idna|urllib3|tqdm)==/ } wanted' /lock.txt > /wanted.txt \
     && pip install --quiet --no-compile --no-deps --require-hashes --target /downloader --requirement /wanted.txt \
     && rm -r /downloader/bin
-COPY comfy_client/__init__.py comfy_client/contract.py comfy_client/errors.py /downloader/comfy_client/
+COPY comfy_core/__init__.py comfy_core/contract.py comfy_core/errors.py /downloader/comfy_core/
 COPY worker/__init__.py worker/command_line.py /downloader/worker/
 COPY worker/models /downloader/worker/models
 COPY --chmod=755 scripts/bake_model /downloader/
@@ -179,7 +185,7 @@ LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revisio
 # No GPU and no ComfyUI: the simulator answers in its place, from a container of the same image (compose.yaml).
 FROM runtime AS simulator
 COPY --link --from=python /opt/venv /opt/venv
-COPY --link --from=app /app /app
+COPY --link --from=simulator-app /app /app
 USER 1000:1000
 ARG VERSION=0 REVISION=unknown
 LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from comfy_client import picture_process
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import JsonObject
-from comfy_client.errors import ComfyClientError, ConfigError, JobError, RequestError
-from comfy_client.http import HttpApi
-from comfy_client.workflows import load_workflows
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import JsonObject
+from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
+from comfy_core.http import HttpApi
+from comfy_core.images import child_process as picture_process
+from comfy_core.workflows import load_workflows
 from worker import local_results, logs
 from worker.attempt import Attempt, Service, make_threads
 from worker.boot import Boot

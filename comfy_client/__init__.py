@@ -8,19 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from comfy_core import __version__ as __version__
+
 if TYPE_CHECKING:
     from comfy_client.aio import AsyncClient, AsyncJob, async_client_from_env
     from comfy_client.client import Client, Job, Outcome, client_from_env, make_request
-    from comfy_client.contract import ErrorCode, ErrorReport
-    from comfy_client.errors import (
-        ComfyClientError,
-        ConfigError,
-        JobCancelled,
-        JobError,
-        RequestError,
-        Unauthorized,
-        WaitTimeout,
-    )
     from comfy_client.providers.interface import (
         GeneratedFile,
         GeneratedImage,
@@ -30,8 +22,16 @@ if TYPE_CHECKING:
         JobState,
         JobStatus,
     )
-
-__version__ = "0.1.0"
+    from comfy_core.contract import ErrorCode, ErrorReport
+    from comfy_core.errors import (
+        ComfyClientError,
+        ConfigError,
+        JobCancelled,
+        JobError,
+        RequestError,
+        Unauthorized,
+        WaitTimeout,
+    )
 
 __all__ = [
     "AsyncClient",
@@ -63,8 +63,8 @@ __all__ = [
 _HOMES = {
     "comfy_client.aio": {"AsyncClient", "AsyncJob", "async_client_from_env"},
     "comfy_client.client": {"Client", "Job", "Outcome", "client_from_env", "make_request"},
-    "comfy_client.contract": {"ErrorCode", "ErrorReport"},
-    "comfy_client.errors": {name for name in __all__ if name.endswith("Error")}
+    "comfy_core.contract": {"ErrorCode", "ErrorReport"},
+    "comfy_core.errors": {name for name in __all__ if name.endswith("Error")}
     | {"JobCancelled", "Unauthorized", "WaitTimeout"},
 }
 """Where each name lives; those that stand nowhere here live in providers.interface."""

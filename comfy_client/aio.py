@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from comfy_client import steps
+from comfy_client import coroutines as steps
 from comfy_client.client import (
     Client,
     Observer,
@@ -34,7 +34,7 @@ from comfy_client.providers.interface import (
     JobStatus,
     Progress,
 )
-from comfy_client.workflows import Graph
+from comfy_core.workflows import Graph
 
 if TYPE_CHECKING:
     from typing import Self, Unpack

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from comfy_client import steps
-from comfy_client.errors import ComfyClientError
+from comfy_client import coroutines as steps
 from comfy_client.job import PATIENCE_S, Done, Event, JobStory
 from comfy_client.pictures import PictureSource, with_texts
 from comfy_client.providers import provider_from_env
@@ -33,7 +32,8 @@ from comfy_client.providers.interface import (
     Progress,
     Provider,
 )
-from comfy_client.workflows import Graph
+from comfy_core.errors import ComfyClientError
+from comfy_core.workflows import Graph
 
 if TYPE_CHECKING:
     from typing import Self, Unpack

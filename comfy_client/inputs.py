@@ -1,6 +1,6 @@
 """The inputs of the shipped workflows as types, for editors and type checkers.
 
-tests/test_inputs.py holds them against the schemas in workflows/, which alone are checked at run time.
+tests/client/test_inputs.py holds them against the schemas in workflows/, which alone are checked at run time.
 """
 
 from __future__ import annotations

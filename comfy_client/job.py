@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import ComfyClientError, JobError, RequestError, WaitTimeout
+from comfy_client.coroutines import Pause
 from comfy_client.providers.interface import GenerationResult, Health, JobState, JobStatus, Progress, Provider
-from comfy_client.steps import Pause
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import ComfyClientError, JobError, RequestError, WaitTimeout
 
 PATIENCE_S = 60.0
 """How long a provider may not answer well while a job is followed."""

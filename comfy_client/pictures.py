@@ -12,10 +12,10 @@ from typing import Any, TypeAlias, Union
 
 from PIL import Image
 
-from comfy_client.contract import ErrorCode, JsonObject, is_asset_id
-from comfy_client.encoded import is_address, is_data_uri
-from comfy_client.errors import JobError
-from comfy_client.images import MAX_BYTES, check_picture, identify
+from comfy_core.contract import ErrorCode, JsonObject, is_asset_id
+from comfy_core.errors import JobError
+from comfy_core.images.codec import MAX_BYTES, check_picture, identify
+from comfy_core.request.encoded import is_address, is_data_uri
 
 PictureSource: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
 """A picture, as a caller has it."""

@@ -10,18 +10,18 @@ import time
 import uuid
 from collections.abc import Iterable
 
-from comfy_client.comfyui.delivery import delivered
-from comfy_client.comfyui.events import Addressed, Finished, Image, Started
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.request import read_request
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Graph, default_directory, load_workflows
+from comfy_core.comfyui.events import Addressed, Finished, Image, Started
+from comfy_core.comfyui.graph_rewrite import delivered
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.request.reading import read_request
+from comfy_core.workflows import Graph, default_directory, load_workflows
 from scripts.bench_batch import batch_kills
 from scripts.bench_boot import boot
 from scripts.bench_client import import_time, many
 from scripts.bench_models import models
 from scripts.bench_shim import shim
-from tests.fakes.runpod_platform import Job, RunPodPlatform
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import Job, RunPodPlatform
 from tests.stage import code_of, staged
 from worker.jobs import Control, Worker, run_job
 

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
 
 HANDS = 4

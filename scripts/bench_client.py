@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fakes.model_server import ModelServer
+from simulators.hugging_face import ModelServer
 
 ROOT = Path(__file__).parent.parent
 SIZE = 2 * 1024**3

@@ -16,9 +16,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.scripted_worker import ScriptedWorker, pictured
-from tests.scenario.shim_process import KEY, SECRET, ShimProcess
+from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
 
 POLL_S = (2.0, 3.0)
 """Scenario's own advice is 2 to 3 s (docs/reference/scenario.md#polling)."""

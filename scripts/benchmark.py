@@ -19,7 +19,7 @@ from typing import Any
 
 from comfy_client import Client, __version__, client_from_env
 from comfy_client.client import SYNC_WAIT_S
-from comfy_client.errors import ComfyClientError, ConfigError
+from comfy_core.errors import ComfyClientError, ConfigError
 from scripts.benchmarking import report
 from scripts.benchmarking.figures import FAILED, Price, Sample, failures, level_figures
 from scripts.benchmarking.measure import FirstJob, Plan, Stop, Stopped, run_first, run_level

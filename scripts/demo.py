@@ -89,7 +89,7 @@ def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
 def _simulator() -> Iterator[str]:
     print("No COMFYUI_URL is set: using the simulator, whose pictures are placeholders.", flush=True)
     port = _free_port()
-    arguments = [sys.executable, "-m", "comfy_client.simulator", "--port", str(port), "--step-s", "0.02"]
+    arguments = [sys.executable, "-m", "simulators.comfyui", "--port", str(port), "--step-s", "0.02"]
     with _process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
         yield url
 

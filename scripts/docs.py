@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
+from comfy_client.gateway.scenario.settings import VARIABLES as SHIM_VARIABLES
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
-from comfy_client.scenario.settings import VARIABLES as SHIM_VARIABLES
 from scripts import docs_tables
 from scripts.benchmarking.price import RATE
 from scripts.docs_api import NOTE, api, errors

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from comfy_client.contract import ENVELOPE, ERRORS, GRAPH_KEYS
-from comfy_client.workflows import Workflow, default_directory, load_workflows
+from comfy_core.contract import ENVELOPE, ERRORS, GRAPH_KEYS
+from comfy_core.workflows import Workflow, default_directory, load_workflows
 
 NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -->"
 

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
+from comfy_client.gateway.scenario.fields import ROUTES
 from comfy_client.prices import AS_OF, POOLS
 from comfy_client.providers import PROVIDERS, Variable
-from comfy_client.scenario.fields import ROUTES
-from comfy_client.workflows import default_directory, load_workflows
+from comfy_core.workflows import default_directory, load_workflows
 from scripts.docs_api import shown, type_of
 from tests.production.faults import ELSEWHERE, ROWS
 

@@ -155,7 +155,7 @@ def try_job(image: str, simulator: str) -> None:
     """Run test_input.json on the image; another container with the simulator is its ComfyUI."""
     with network() as net:
         alias = (f"--network={net}", f"--network-alias={SIMULATOR}", "--entrypoint=/usr/bin/tini")
-        listen = ("--", "python", "-m", "comfy_client.simulator", "--listen")
+        listen = ("--", "python", "-m", "simulators.comfyui", "--listen")
         env = ("--env=SERVE_API_LOCALLY=true", f"--env=COMFYUI_URL=http://{SIMULATOR}:8188")
         with (
             container(simulator, *alias, command=listen),

@@ -76,7 +76,7 @@ def _print(title: str, reports: Sequence[Report], elapsed_s: float) -> None:
 
 def main() -> None:
     """Run the soak as asked."""
-    logging.getLogger("comfy_client.simulator").setLevel(logging.CRITICAL)  # requests that it cuts, with tracebacks
+    logging.getLogger("simulators.comfyui").setLevel(logging.CRITICAL)  # requests that it cuts, with tracebacks
     parser = argparse.ArgumentParser(prog="scripts/soak", description="Soaks the worker.")
     parser.add_argument("--jobs", type=int, default=1000, help="jobs in all; %(default)s")
     parser.add_argument("--seconds", type=float, default=120, help="how long that may take; more workers for less")

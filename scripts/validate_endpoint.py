@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from comfy_client import Client, ErrorCode, JobCancelled, JobError, client_from_env
-from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.job import Running, Sampling
 from comfy_client.providers.interface import GenerationResult
-from comfy_client.workflows import default_directory, load_workflows, render
+from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.workflows import default_directory, load_workflows, render
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "debug-output"

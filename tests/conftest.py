@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from comfy_client.workflows import Workflow, default_directory, load_workflows
+from comfy_core.workflows import Workflow, default_directory, load_workflows
 
 OURS = ("COMFYUI_", "HF_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_GENERATION_PROVIDER")
 COMFYUI_URL = os.environ.get("COMFYUI_URL")

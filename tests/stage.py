@@ -17,11 +17,11 @@ from pathlib import Path
 
 import psutil
 
-from comfy_client.contract import ErrorReport
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import default_directory, load_workflows, override, render
+from comfy_core.contract import ErrorReport
+from comfy_core.workflows import default_directory, load_workflows, override, render
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import Job, JobState, RunPodPlatform, WorkerProcess
 from tests.fakes import comfyui
-from tests.fakes.runpod_platform import Job, JobState, RunPodPlatform, WorkerProcess
 from tests.waiting import until
 from worker.models.listing import default_list, read_models
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4}
 CHILD = """\
 import sys
-from comfy_client.simulator.__main__ import main
+from simulators.comfyui.__main__ import main
 sys.exit(main([*sys.argv[1:], "--base-directory", {directory!r}]))
 """
 """The main.py of a ComfyUI folder whose ComfyUI is the simulator."""

@@ -26,8 +26,8 @@ from pathlib import Path
 import pytest
 
 from comfy_client.cli.main import all_commands
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import default_directory, load_workflows
+from comfy_core.workflows import default_directory, load_workflows
+from simulators.comfyui import Simulator
 from tests.needs import programs_of
 from tests.stage import ROOT
 

@@ -24,11 +24,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.simulator import Simulator
-from comfy_client.simulator.node_table import NODE_TYPES
-from comfy_client.workflows import default_directory, load_workflows, render
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.workflows import default_directory, load_workflows, render
 from handler import Handler, make_handler, make_worker
+from simulators.comfyui import Simulator
+from simulators.comfyui.node_table import NODE_TYPES
 from worker.attempt import Service
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings

@@ -21,10 +21,10 @@ import pytest
 import requests
 from PIL import Image
 
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.errors import ConfigError
-from comfy_client.simulator import Simulator
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.errors import ConfigError
 from handler import Handler, make_handler, make_worker
+from simulators.comfyui import Simulator
 from tests.stage import free_port
 from tests.waiting import until
 from worker.attempt import Service, make_threads

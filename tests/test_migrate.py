@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from comfy_client.client import client_from_env
-from tests.fakes.scenario_api import ScenarioStandIn
+from simulators.scenario import ScenarioStandIn
 from tests.needs import programs_of
 from tests.stage import ROOT, Stage, staged
 from tests.waiting import until

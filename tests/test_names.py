@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.errors import install_command, missing_extra
+from comfy_core.errors import install_command, missing_extra
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

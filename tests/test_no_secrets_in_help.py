@@ -6,17 +6,18 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from comfy_client import Client, client_from_env
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
 from comfy_client.deploy.variables import VARIABLES as DEPLOY
+from comfy_client.gateway.scenario.settings import VARIABLES as SHIM
 from comfy_client.providers import VARIABLES as CLIENT
 from comfy_client.providers import Reader
-from comfy_client.scenario.settings import VARIABLES as SHIM
-from tests.test_layers import ROOT
 from worker.settings import VARIABLES as WORKER
 
+ROOT = Path(__file__).parent.parent
 MARK = "rpa_this_is_a_secret"
 DESCRIBE = """
 import importlib, inspect, pkgutil, pydoc, comfy_client

@@ -25,7 +25,7 @@ PROGRAM = """
 import sys
 import comfy_client
 assert not {"requests", "PIL", "jsonschema", "websocket"} & sys.modules.keys()
-from comfy_client.workflows import default_directory, load_workflows
+from comfy_core.workflows import default_directory, load_workflows
 assert "worker" not in sys.modules
 print(*sorted(load_workflows(default_directory())), comfy_client.__file__)
 """

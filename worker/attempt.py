@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from comfy_client.comfyui.follow import Sampling
-from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
-from comfy_client.errors import ComfyUIBroken, JobError, RequestError
+from comfy_core.comfyui.prompt_monitor import Sampling
+from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.errors import ComfyUIBroken, JobError, RequestError
 from worker import logs
 from worker.disk import sweep
 from worker.jobs import Control, Worker, run_job
 from worker.lifecycle import Lifecycle
 from worker.progress import progress_of
+from worker.prompt_order import Turn, Turns
 from worker.supervision import RemoteComfyUI, Supervised
-from worker.turns import Turn, Turns
 from worker.uses import RunAgain, Use
 
 RUNS = 3

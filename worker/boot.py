@@ -9,17 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from comfy_client.comfyui.follow import Limits
-from comfy_client.comfyui.run import run_graphs
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.errors import ConfigError, JobError
-from comfy_client.workflows import Workflow, render
+from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.run import run_graphs
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.errors import ConfigError, JobError
+from comfy_core.workflows import Workflow, render
 from worker.boot_times import BootTimes
 from worker.comfyui_environment import comfyui_environment
 from worker.comfyui_process import ComfyProcess, ModelsMissing, Patience, await_ready
 from worker.launch_flags import HELP_TIMEOUT_S, ask_flags, comfyui_command
-from worker.model_supply import ModelSupply
 from worker.models.listing import default_list, read_models
+from worker.models.manager import ModelSupply
 from worker.models.source import Hub
 from worker.settings import Settings
 from worker.supervision import RemoteComfyUI, Supervised

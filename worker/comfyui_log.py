@@ -12,7 +12,7 @@ import re
 import threading
 from typing import IO
 
-from comfy_client.comfyui.answers import without_paths
+from comfy_core.comfyui.responses import without_paths
 from worker.uses import Use
 
 KEPT_LINES = 100

@@ -24,9 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy_client.comfyui.server import CALL_TIMEOUT_S, ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError, RequestError
+from comfy_core.comfyui.server import CALL_TIMEOUT_S, ComfyServer
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError, RequestError
 from worker.comfyui_log import SHOWN_LINES
 from worker.supervision import Cause, Death, Supervision
 from worker.uses import Use

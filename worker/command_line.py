@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from typing import NoReturn
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):

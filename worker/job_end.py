@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
 
 Stop: TypeAlias = Callable[[], JobError | None]
 

@@ -11,21 +11,21 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeAlias
 
-import comfy_client
-from comfy_client import intake
-from comfy_client.buckets import Bucket, store
-from comfy_client.comfyui.follow import Limits, Observe
-from comfy_client.comfyui.outputs import JobOutputs, Output, job_outputs
-from comfy_client.comfyui.run import Hooks, RunResult, run_graphs
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode, Fault, JsonObject
-from comfy_client.errors import JobError, invalid_input
-from comfy_client.fetch import FetchRules
-from comfy_client.request import Rendered, Request, read_request
-from comfy_client.workflows import Workflow
+import comfy_core
+from comfy_core.comfyui.outputs import JobOutputs, Output, job_outputs
+from comfy_core.comfyui.prompt_monitor import Limits, Observe
+from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode, Fault, JsonObject
+from comfy_core.errors import JobError, invalid_input
+from comfy_core.object_store import Bucket, store
+from comfy_core.request import intake
+from comfy_core.request.reading import Rendered, Request, read_request
+from comfy_core.safe_fetch import FetchRules
+from comfy_core.workflows import Workflow
+from worker.job_bucket import job_bucket
 from worker.job_end import JobEnd, without_comfyui
-from worker.outputs import Delivery
-from worker.storage import job_bucket
+from worker.result_packer import Delivery
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _delivered(
         "prompt_ids": [prompt.prompt_id for prompt in run.prompts],
         "warnings": [*rendered.warnings, *run.warnings, *outputs.warnings],
         "versions": {
-            "worker": comfy_client.__version__,
+            "worker": comfy_core.__version__,
             "comfyui": worker.server.version(),
             "workflow": rendered.version,
         },

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from worker.settings import Settings
 
 HELP_TIMEOUT_S = 5.0

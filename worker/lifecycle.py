@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
 
 INTERRUPTED_S = 15.0
 """How long jobs in hand may take to end and be posted once they are interrupted."""

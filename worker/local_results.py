@@ -6,7 +6,7 @@ import base64
 import itertools
 from pathlib import Path
 
-from comfy_client.contract import JsonObject
+from comfy_core.contract import JsonObject
 
 
 def written(result: JsonObject, folder: Path) -> JsonObject:

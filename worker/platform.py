@@ -23,8 +23,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from comfy_client.contract import ErrorCode, JsonObject
-from comfy_client.errors import JobError
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.errors import JobError
 from worker.lifecycle import Lifecycle
 from worker.taken import done_body, progress_body, read_stops, read_taken
 

@@ -12,9 +12,9 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from comfy_client.comfyui.follow import Sampling
-from comfy_client.contract import JsonObject
-from comfy_client.images import small_preview
+from comfy_core.comfyui.prompt_monitor import Sampling
+from comfy_core.contract import JsonObject
+from comfy_core.images.codec import small_preview
 
 INTERVAL_S = 1.0
 DRAIN_S = 10.0

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from comfy_client.buckets import VARIABLES as BUCKET_VARIABLES
-from comfy_client.buckets import Bucket, read_bucket
-from comfy_client.errors import ConfigError
-from comfy_client.workflows import default_directory
+from comfy_core.errors import ConfigError
+from comfy_core.object_store import VARIABLES as BUCKET_VARIABLES
+from comfy_core.object_store import Bucket, read_bucket
+from comfy_core.workflows import default_directory
 from worker.address import DEFAULT_PORT, comfyui_url
 
 Parse: TypeAlias = Callable[[str], Any]
@@ -316,6 +316,6 @@ def _comfyui_directory(given: Path | None, *, is_ours: bool) -> Path | None:
     if not (directory / "main.py").is_file():
         raise ConfigError(
             f"COMFYUI_DIR: {directory} has no main.py. Name the folder of ComfyUI there, or in COMFYUI_URL the address "
-            "of one that runs elsewhere (python -m comfy_client.simulator is one without a GPU)"
+            "of one that runs elsewhere (python -m simulators.comfyui is one without a GPU)"
         )
     return directory

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
 from worker.comfyui_log import ComfyLog
 from worker.uses import RunAgain, Use, Uses
 from worker.watchdog import ASK_EVERY_S, HUNG_S, Watchdog

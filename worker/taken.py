@@ -16,8 +16,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from comfy_client.contract import ErrorCode, ErrorReport, Fault, JsonObject
-from comfy_client.errors import JobError, invalid_input
+from comfy_core.contract import ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_core.errors import JobError, invalid_input
 
 MAX_DEPTH = 100
 """Levels of nesting that are kept where a response is too deep for the JSON parser."""

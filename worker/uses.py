@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 
-from comfy_client.errors import JobError
+from comfy_core.errors import JobError
 
 
 class RunAgain(JobError):  # noqa: N818 - an outcome, like JobCancelled

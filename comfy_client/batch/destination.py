@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from comfy_client import buckets
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import ConfigError, JobError, RequestError
-from comfy_client.http import HttpApi
+from comfy_core import object_store as buckets
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import ConfigError, JobError, RequestError
+from comfy_core.http import HttpApi
 
 CHECK_TIMEOUT_S = 30.0
 CHECK = ".comfy-client-check"

@@ -6,7 +6,7 @@ import string
 from html import escape
 from pathlib import Path
 
-from comfy_client.contract import JsonObject
+from comfy_core.contract import JsonObject
 
 
 def gallery(manifest: JsonObject) -> str:

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from comfy_client.contract import JsonObject
-from comfy_client.errors import ConfigError
+from comfy_core.contract import JsonObject
+from comfy_core.errors import ConfigError
 
 INTENT, UNSENT, SENT, MADE, FAILED, UPLOADED = "intent", "unsent", "sent", "made", "failed", "uploaded"
 

@@ -10,10 +10,10 @@ from comfy_client.batch.gallery import gallery
 from comfy_client.batch.journal import MADE, Entry
 from comfy_client.batch.plan import Asset, Plan
 from comfy_client.batch.run import Made
-from comfy_client.contract import JsonObject
-from comfy_client.errors import ConfigError
 from comfy_client.prices import AS_OF, job_usd
-from comfy_client.providers.comfyui import JOB_PREFIX
+from comfy_client.providers.direct import JOB_PREFIX
+from comfy_core.contract import JsonObject
+from comfy_core.errors import ConfigError
 
 MANIFEST = "manifest.json"
 GALLERY = "index.html"

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from comfy_client.contract import ENVELOPE, Fault, JsonObject
-from comfy_client.errors import JobError, invalid_input
-from comfy_client.request import read_request
-from comfy_client.validation import nearest, schema_faults
-from comfy_client.workflows import Workflow, find_workflow
+from comfy_core.contract import ENVELOPE, Fault, JsonObject
+from comfy_core.errors import JobError, invalid_input
+from comfy_core.request.reading import read_request
+from comfy_core.validation import nearest, schema_faults
+from comfy_core.workflows import Workflow, find_workflow
 
 SEEDS = 2**31
 _NAME = "^[a-z0-9][a-z0-9_-]{0,63}$"

@@ -11,15 +11,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comfy_client import steps
+from comfy_client import coroutines as steps
 from comfy_client.batch.destination import BucketDestination
 from comfy_client.batch.journal import FAILED, INTENT, MADE, SENT, UNSENT, UPLOADED, Journal
 from comfy_client.batch.plan import Asset, Plan
 from comfy_client.client import Client
-from comfy_client.contract import ErrorCode, JsonObject
-from comfy_client.errors import ComfyClientError, ConfigError, JobError, RequestError
 from comfy_client.job import JobStory, backoff_s
 from comfy_client.providers.interface import GenerationRequest, GenerationResult, JobState, JobStatus
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
 
 ATTEMPTS = 3
 """Jobs of one picture in one run: the first, and two more where an earlier one surely ended with what may pass."""

@@ -20,10 +20,10 @@ from comfy_client.batch.run import Batch, Made, Settings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
 from comfy_client.cli.flags import Flag, number, whole_number
 from comfy_client.cli.progress import Progress, Ticking, columns_of
-from comfy_client.contract import JsonObject
-from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.prices import DEFAULT_POOL, POOLS
-from comfy_client.workflows import Workflow
+from comfy_core.contract import JsonObject
+from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.workflows import Workflow
 
 STATE = Path(".batch", "journal.jsonl")
 _SIDE = 1024

@@ -15,7 +15,7 @@ from comfy_client.cli.screen import Screen
 
 if TYPE_CHECKING:
     from comfy_client.client import Client
-    from comfy_client.workflows import Workflow
+    from comfy_core.workflows import Workflow
 
 _SIGNALLED = 128
 """A shell's exit status for a command that a signal ended is this plus the signal's number."""

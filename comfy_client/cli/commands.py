@@ -12,8 +12,8 @@ from comfy_client.cli.output import FORCE, OUTPUT, checked_output
 from comfy_client.cli.requests import OPTIONS, RUN, SET, one_picture, run_request, template_request
 from comfy_client.cli.results import status_object
 from comfy_client.client import Client, Job
-from comfy_client.providers.comfyui import ComfyUIProvider
-from comfy_client.workflows import Workflow, find_workflow
+from comfy_client.providers.direct import ComfyUIProvider
+from comfy_core.workflows import Workflow, find_workflow
 
 WAIT = Flag(
     ("--wait-timeout",), "Stop waiting after this time; the job goes on. [default 600]", "SECONDS", {"type": number}

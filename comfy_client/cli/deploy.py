@@ -16,13 +16,8 @@ from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, OnOff, UsageError, number
 from comfy_client.cli.output import Output, checked_output, save_result
 from comfy_client.client import client_from_env
-from comfy_client.contract import JsonObject
 from comfy_client.deploy.api import RestApi
-from comfy_client.deploy.description import Description, read_description
-from comfy_client.deploy.graphql import CachedModels
-from comfy_client.deploy.offers import HOUR_S
-from comfy_client.deploy.plan import Plan, RunPod, make_plan
-from comfy_client.deploy.steps import (
+from comfy_client.deploy.apply import (
     Patience,
     Tell,
     await_worker,
@@ -32,11 +27,16 @@ from comfy_client.deploy.steps import (
     find_remains,
     stale_workers,
 )
+from comfy_client.deploy.description import Description, read_description
+from comfy_client.deploy.graphql import CachedModels
+from comfy_client.deploy.offers import HOUR_S
+from comfy_client.deploy.plan import Plan, RunPod, make_plan
 from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secrets_of, value_of
-from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
 from comfy_client.providers.runpod_endpoint import BASE_URL
-from comfy_client.workflows import Workflow
+from comfy_core.contract import JsonObject
+from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.workflows import Workflow
 
 PROMPT = "a pixel art knight"
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag
 from comfy_client.client import Client
-from comfy_client.contract import ErrorCode, JsonObject
-from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.providers import SWITCH, VARIABLES, provider_name
-from comfy_client.providers.comfyui import ComfyUIProvider
-from comfy_client.workflows import Workflow
+from comfy_client.providers.direct import ComfyUIProvider
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.workflows import Workflow
 
 TINY: JsonObject = {"prompt": "a pixel art knight", "width": 128, "height": 128, "steps": 1, "seed": 1}
 

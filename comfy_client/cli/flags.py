@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from comfy_client.contract import ENVELOPE, ErrorCode, ErrorReport, JsonObject
-from comfy_client.errors import ComfyClientError
+from comfy_core.contract import ENVELOPE, ErrorCode, ErrorReport, JsonObject
+from comfy_core.errors import ComfyClientError
 
 PICTURE = "PATH|URL"
 _MOST_CHOICES = 8

@@ -11,9 +11,9 @@ from comfy_client.cli.output import Output, checked_output, fitted, save_result
 from comfy_client.cli.progress import Progress
 from comfy_client.cli.results import result_lines, result_object
 from comfy_client.client import CANCEL_PATIENCE_S, Client, Job
-from comfy_client.errors import ComfyClientError
 from comfy_client.job import Done
 from comfy_client.providers.interface import GenerationRequest, GenerationResult
+from comfy_core.errors import ComfyClientError
 
 
 def make(call: Call, request: GenerationRequest) -> int:

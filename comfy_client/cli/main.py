@@ -27,10 +27,10 @@ from comfy_client.cli.call import JSON, Call, Command, sigterm_raised, status_of
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.parser import make_parser, overview, parse, subparsers, unknown_command
 from comfy_client.cli.screen import Screen
-from comfy_client.errors import ComfyClientError, missing_extra
+from comfy_core.errors import ComfyClientError, missing_extra
 
 if TYPE_CHECKING:
-    from comfy_client.workflows import Workflow
+    from comfy_core.workflows import Workflow
 
 SHELLS = ("bash", "zsh", "tcsh")
 _JOBS, _REFERENCE, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "reference", "servers"))
@@ -151,7 +151,7 @@ def _help(words: Sequence[str], screen: Screen) -> int:
 
 
 def _workflows() -> Mapping[str, Workflow]:
-    from comfy_client.workflows import default_directory, load_workflows  # noqa: PLC0415 - `--help` needs none
+    from comfy_core.workflows import default_directory, load_workflows  # noqa: PLC0415 - `--help` needs none
 
     return load_workflows(default_directory())
 

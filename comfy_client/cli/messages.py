@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from comfy_client.cli.flags import Flag
-from comfy_client.errors import ComfyClientError, JobError, RequestError, WaitTimeout
+from comfy_core.errors import ComfyClientError, JobError, RequestError, WaitTimeout
 
 _OTHER_FLAGS = {
     "options.execution_timeout_s": "--execution-timeout",

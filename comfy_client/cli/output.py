@@ -13,9 +13,9 @@ from pathlib import Path, PureWindowsPath
 
 from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.screen import Screen
-from comfy_client.contract import ENVELOPE, ErrorCode, ErrorReport
-from comfy_client.errors import ComfyClientError
 from comfy_client.providers.interface import FORMATS, GeneratedFile, GenerationRequest, GenerationResult
+from comfy_core.contract import ENVELOPE, ErrorCode, ErrorReport
+from comfy_core.errors import ComfyClientError
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _LONGEST_NAME = 100

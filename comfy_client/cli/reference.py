@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, range_of
-from comfy_client.contract import ERRORS, ErrorCode, JsonObject
-from comfy_client.errors import ConfigError
-from comfy_client.validation import nearest
-from comfy_client.workflows import Workflow, find_workflow
+from comfy_core.contract import ERRORS, ErrorCode, JsonObject
+from comfy_core.errors import ConfigError
+from comfy_core.validation import nearest
+from comfy_core.workflows import Workflow, find_workflow
 
 
 def _list_workflows(call: Call) -> int:

@@ -9,10 +9,10 @@ from pathlib import Path
 from comfy_client.cli.call import Call
 from comfy_client.cli.flags import Flag, UsageError, number, pair, value_of
 from comfy_client.client import make_request
-from comfy_client.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
-from comfy_client.errors import ConfigError, JobError
 from comfy_client.providers.interface import GenerationRequest, JobOptions
-from comfy_client.workflows import Workflow, find_workflow
+from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
+from comfy_core.errors import ConfigError, JobError
+from comfy_core.workflows import Workflow, find_workflow
 
 OPTIONS = (
     Flag(("--execution-timeout",), "RunPod ends the job after this time on a worker.", "SECONDS", {"type": number}),

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from comfy_client.contract import JsonObject
 from comfy_client.providers.interface import GenerationResult, JobStatus
+from comfy_core.contract import JsonObject
 
 
 def result_lines(result: GenerationResult, paths: Sequence[Path]) -> list[str]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
-from comfy_client.errors import ComfyClientError
+from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.errors import ComfyClientError
 
 if TYPE_CHECKING:
     from comfy_client.cli.progress import Progress

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_client.cli.call import JSON, Call, Command, served
 from comfy_client.cli.flags import Flag, UsageError, whole_number
-from comfy_client.errors import ConfigError, missing_extra
+from comfy_core.errors import ConfigError, missing_extra
 
 if TYPE_CHECKING:
-    from comfy_client.workflows import Workflow
+    from comfy_core.workflows import Workflow
 
 SIMULATE = "comfy-client simulate"
 SCENARIO: Sequence[Flag] = (
@@ -71,11 +71,11 @@ def simulate_help() -> str:
 
 
 def _simulator() -> Any:  # noqa: ANN401 - a module that imports nothing of ours, and that nothing here depends on
-    return importlib.import_module("comfy_client.simulator.__main__")
+    return importlib.import_module("simulators.comfyui.__main__")
 
 
 def _scenario(call: Call) -> int:
-    from comfy_client.scenario.serve import serve  # noqa: PLC0415 - no other command needs it
+    from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - no other command needs it
 
     options = call.options
     return serve(

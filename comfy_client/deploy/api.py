@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from comfy_client.contract import JsonObject
-from comfy_client.deploy.answers import api_error
+from comfy_client.deploy.responses import api_error
 from comfy_client.deploy.variables import REST_URL
-from comfy_client.errors import ConfigError, RequestError
-from comfy_client.http import HttpApi, retries
+from comfy_core.contract import JsonObject
+from comfy_core.errors import ConfigError, RequestError
+from comfy_core.http import HttpApi, retries
 
 TIMEOUT_S = 60.0
 TIMES = 3

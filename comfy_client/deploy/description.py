@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comfy_client.contract import Fault, JsonObject
-from comfy_client.errors import ConfigError
-from comfy_client.validation import filled, path_of, plain, schema_faults
+from comfy_core.contract import Fault, JsonObject
+from comfy_core.errors import ConfigError
+from comfy_core.validation import filled, path_of, plain, schema_faults
 
 FLASHBOOT = ("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT")
 LEAST_MEMORY_GB = 24

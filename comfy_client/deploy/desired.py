@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from comfy_client.contract import JsonObject
 from comfy_client.deploy.description import Description
+from comfy_core.contract import JsonObject
 
 ENDPOINT_TYPE = "QUEUE"
 MS = 1000

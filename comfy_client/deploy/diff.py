@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from comfy_client.contract import JsonObject
+from comfy_core.contract import JsonObject
 
 ABSENT: JsonObject = {
     "env": {},

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_client.contract import JsonObject
-from comfy_client.deploy.answers import api_error
 from comfy_client.deploy.api import TIMEOUT_S, TIMES, check_address, checked_key
+from comfy_client.deploy.responses import api_error
 from comfy_client.deploy.variables import GRAPHQL_URL
-from comfy_client.errors import RequestError
-from comfy_client.http import HttpApi, retries
+from comfy_core.contract import JsonObject
+from comfy_core.errors import RequestError
+from comfy_core.http import HttpApi, retries
 
 KEPT = (
     "id",

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from comfy_client.contract import JsonObject
 from comfy_client.deploy.description import LEAST_MEMORY_GB
-from comfy_client.errors import ConfigError
 from comfy_client.prices import AS_OF, POOLS
-from comfy_client.validation import nearest
+from comfy_core.contract import JsonObject
+from comfy_core.errors import ConfigError
+from comfy_core.validation import nearest
 
 LEVELS = ("NONE", "LOW", "MEDIUM", "HIGH")
 HOUR_S = 3600

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from comfy_client.contract import JsonObject
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.description import Description
 from comfy_client.deploy.desired import ENDPOINT_TYPE, Places, make_endpoint, make_template
 from comfy_client.deploy.diff import KEYS, Change, Step, changes_of, patch_of
 from comfy_client.deploy.graphql import CachedModels
 from comfy_client.deploy.offers import Offers, make_offers
-from comfy_client.errors import ConfigError, RequestError
-from comfy_client.validation import nearest
+from comfy_core.contract import JsonObject
+from comfy_core.errors import ConfigError, RequestError
+from comfy_core.validation import nearest
 
 FLASHBOOT_SUFFIX = " -fb"
 """GraphQL and the console show FlashBoot by it behind a name (docs.runpod.io, Manage endpoints)."""

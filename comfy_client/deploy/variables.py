@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from comfy_client.errors import ConfigError
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
 from comfy_client.providers import Variable
+from comfy_core.errors import ConfigError
 
 REST_URL = "https://api.runpod.io/v2"
 GRAPHQL_URL = "https://api.runpod.io/graphql"

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from comfy_client.errors import ConfigError
-from comfy_client.providers.comfyui import ComfyUIProvider
+from comfy_client.providers.direct import ComfyUIProvider
 from comfy_client.providers.interface import Provider
-from comfy_client.providers.premade import PremadeProvider
-from comfy_client.providers.runpod import RunPodProvider
 from comfy_client.providers.runpod_endpoint import BASE_URL, RunPodEndpoint
 from comfy_client.providers.scenario import ScenarioProvider
 from comfy_client.providers.scenario_api import BASE_URL as SCENARIO_URL
 from comfy_client.providers.scenario_api import ScenarioApi
 from comfy_client.providers.scenario_request import MODEL_ID
-from comfy_client.validation import nearest
-from comfy_client.workflows import Workflow, default_directory, load_workflows
+from comfy_client.providers.stock_worker import PremadeProvider
+from comfy_client.providers.worker import RunPodProvider
+from comfy_core.errors import ConfigError
+from comfy_core.validation import nearest
+from comfy_core.workflows import Workflow, default_directory, load_workflows
 
 SWITCH = "IMAGE_GENERATION_PROVIDER"
 DEFAULT = "comfyui"

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Protocol
 
-from comfy_client.contract import ErrorReport, Fault, JsonObject
-from comfy_client.errors import invalid_input
+from comfy_core.contract import ErrorReport, Fault, JsonObject
+from comfy_core.errors import invalid_input
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -156,7 +156,7 @@ class GeneratedImage(GeneratedFile):
         return self.bytes if wanted is None or self.mime_type == f"image/{wanted}" else self._converted(wanted)
 
     def _converted(self, output_format: str) -> builtins.bytes:
-        from comfy_client.images import converted, identify  # noqa: PLC0415 - imports Pillow, as above
+        from comfy_core.images.codec import converted, identify  # noqa: PLC0415 - imports Pillow, as above
 
         found = identify(self.bytes)
         is_still = found is not None and not found.is_animated

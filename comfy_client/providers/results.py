@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError, RequestError
-from comfy_client.http import HttpApi
-from comfy_client.images import identify
 from comfy_client.providers.interface import GeneratedFile, GeneratedImage, GenerationResult, JobStatus
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError, RequestError
+from comfy_core.http import HttpApi
+from comfy_core.images.codec import identify
 
 FETCH_TIMEOUT_S = 60.0
 

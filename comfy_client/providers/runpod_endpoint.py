@@ -13,11 +13,11 @@ from typing import Any
 
 import requests
 
-from comfy_client.contract import ErrorCode, JsonObject
-from comfy_client.errors import ConfigError, JobError, RequestError
-from comfy_client.http import HttpApi, retries
 from comfy_client.providers.interface import GenerationRequest, Health, JobStatus
-from comfy_client.providers.runpod_answers import SMALLER, expired, read_health, read_status, request_error, words_of
+from comfy_client.providers.runpod_responses import SMALLER, expired, read_health, read_status, request_error, words_of
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.errors import ConfigError, JobError, RequestError
+from comfy_core.http import HttpApi, retries
 
 BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024

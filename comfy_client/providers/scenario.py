@@ -11,13 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from comfy_client import intake
-from comfy_client.comfyui.outputs import parameters_text
-from comfy_client.contract import ALIASES, ErrorCode, ErrorReport, is_asset_id
-from comfy_client.errors import ConfigError, JobError, RequestError
-from comfy_client.images import Picture
-from comfy_client.picture_process import check_picture, encode_picture
-from comfy_client.providers.asked import Asked, AskedJobs
 from comfy_client.providers.interface import (
     GeneratedImage,
     GenerationRequest,
@@ -26,11 +19,18 @@ from comfy_client.providers.interface import (
     JobStatus,
 )
 from comfy_client.providers.results import fetch_signed
-from comfy_client.providers.scenario_answers import Asset, asset_ids_of, body_of, read_asset, read_job
 from comfy_client.providers.scenario_api import BASE_URL, ScenarioApi
 from comfy_client.providers.scenario_request import MAX_SEED, MODEL_ID, check_possible, our_inputs, scenario_body
-from comfy_client.request import read_request
-from comfy_client.workflows import Workflow
+from comfy_client.providers.scenario_responses import Asset, asset_ids_of, body_of, read_asset, read_job
+from comfy_client.providers.submitted_requests import Asked, AskedJobs
+from comfy_core.comfyui.outputs import parameters_text
+from comfy_core.contract import ALIASES, ErrorCode, ErrorReport, is_asset_id
+from comfy_core.errors import ConfigError, JobError, RequestError
+from comfy_core.images.child_process import check_picture, encode_picture
+from comfy_core.images.codec import Picture
+from comfy_core.request import intake
+from comfy_core.request.reading import read_request
+from comfy_core.workflows import Workflow
 
 UPLOAD_LIMIT_BYTES = 6_000_000
 """Of a picture's base64.

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from comfy_client.contract import ErrorCode, JsonObject
-from comfy_client.errors import ConfigError, RequestError, Unauthorized, missing_extra
-from comfy_client.http import MAX_RETRY_AFTER_S, Retries
-from comfy_client.providers.scenario_answers import cooldown_s, words_of
+from comfy_client.providers.scenario_responses import cooldown_s, words_of
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
+from comfy_core.http import MAX_RETRY_AFTER_S, Retries
 
 if TYPE_CHECKING:
     import scenario_sdk

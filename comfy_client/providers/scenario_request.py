@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from comfy_client.contract import ALIASES, Fault, JsonObject
-from comfy_client.errors import invalid_input
 from comfy_client.providers.interface import NO_OPTIONS, JobOptions
-from comfy_client.request import Request
+from comfy_core.contract import ALIASES, Fault, JsonObject
+from comfy_core.errors import invalid_input
+from comfy_core.request.reading import Request
 
 MODEL_ID = "model_bfl-flux-1-dev"
 MAX_SEED = 2_147_483_647

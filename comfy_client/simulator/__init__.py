@@ -1,26 +1,5 @@
-"""A stand-in for a real ComfyUI server that needs no GPU: the same HTTP and websocket, honest placeholder pictures.
+"""The documented name of the ComfyUI simulator, which lives in `simulators.comfyui`."""
 
-It imports nothing else of comfy_client, so that it cannot share our mistakes; what it says is held against recordings
-of a real ComfyUI 0.3.64 by tests/simulator. It needs the extra `simulator` (aiohttp) and Pillow.
-"""
+from simulators.comfyui import Simulator
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from comfy_client.simulator.core import Execution
-    from comfy_client.simulator.faults import Faults
-    from comfy_client.simulator.simulator import Simulator
-
-__all__ = ["Execution", "Faults", "Simulator"]
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is used: `comfy-client simulate --help` works without aiohttp."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from comfy_client.simulator import core, faults, simulator  # noqa: PLC0415 - as above
-
-    homes = {"Execution": core, "Faults": faults, "Simulator": simulator}
-    return getattr(homes[name], name)
+__all__ = ["Simulator"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_client.client import Client, make_request, run_steps
-from comfy_client.errors import ComfyClientError, WaitTimeout
+from comfy_client.coroutines import run
 from comfy_client.job import Done, Running, Waiting
 from comfy_client.providers.interface import GenerationResult, Health
-from comfy_client.steps import run
+from comfy_core.errors import ComfyClientError, WaitTimeout
 from scripts.benchmarking.figures import CANCELLED, DONE, FAILED, NOT_RUN, Sample, stages_of
 
 COLD = frozenset({"cold", "no_worker", "throttled", "unhealthy"})

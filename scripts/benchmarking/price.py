@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.offers import make_offers
 from comfy_client.deploy.variables import REST_URL, value_of
-from comfy_client.errors import ComfyClientError, ConfigError
 from comfy_client.prices import AS_OF, POOLS
 from comfy_client.providers import Variable
-from comfy_client.validation import nearest
+from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.validation import nearest
 from scripts.benchmarking.figures import Price
 
 RATE = Variable(

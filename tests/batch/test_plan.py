@@ -11,8 +11,8 @@ import pytest
 
 from comfy_client.batch.plan import Plan, read_plan
 from comfy_client.cli.batch import _toml
-from comfy_client.errors import JobError
-from comfy_client.workflows import Workflow
+from comfy_core.errors import JobError
+from comfy_core.workflows import Workflow
 from tests.stage import ROOT
 
 GAME: dict[str, Any] = {

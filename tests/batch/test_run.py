@@ -19,8 +19,8 @@ from typing import Any, Self
 import pytest
 
 from comfy_client.cli.main import main
-from comfy_client.simulator import Simulator
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
 from tests.needs import small_disk

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client.simulator import Simulator
 from scripts.benchmark import main
 from scripts.benchmarking.figures import Price
 from scripts.benchmarking.price import find_price
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import JobState, RunPodPlatform
+from simulators.runpod.rest import RunPodAccount
+from simulators.scenario import ScenarioStandIn
 from tests.browser import WIDTHS, browser, overflows
-from tests.fakes.runpod_platform import JobState, RunPodPlatform
-from tests.fakes.runpod_rest import RunPodAccount
-from tests.fakes.scenario_api import ScenarioStandIn
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
 from tests.stage import ROOT
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from comfy_client.cli.main import main
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.scripted_worker import ScriptedWorker, pictured, png
 
 

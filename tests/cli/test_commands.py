@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfy_client.contract import ERRORS, ErrorCode, ErrorReport
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow, render
+from comfy_core.contract import ERRORS, ErrorCode, ErrorReport
+from comfy_core.workflows import Workflow, render
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
-from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, png
 
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import pytest
 
 from comfy_client.cli.commands import commands
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.workflows import Workflow
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.workflows import Workflow
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
-from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.scripted_worker import ScriptedWorker
 from tests.stage import ROOT
 

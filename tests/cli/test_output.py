@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND, Terminal
-from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, pictured, png
 from tests.needs import small_disk
 from tests.stage import ROOT

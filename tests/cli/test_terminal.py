@@ -18,7 +18,7 @@ import psutil
 import pytest
 import requests
 
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.stage import staged
 from tests.waiting import until
 

@@ -14,11 +14,11 @@ import pytest
 from comfy_client.cli import reference
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import default_directory, load_workflows
+from comfy_core.workflows import default_directory, load_workflows
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND
-from tests.fakes.runpod_platform import RunPodPlatform
 from tests.stage import ROOT
 
 GRAPH = {

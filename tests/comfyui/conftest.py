@@ -10,11 +10,11 @@ import pytest
 import requests
 from PIL import Image
 
-from comfy_client.comfyui.follow import Limits
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.errors import JobError
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow
+from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.errors import JobError
+from comfy_core.workflows import Workflow
+from simulators.comfyui import Simulator
 from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import requests
 
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.errors import JobError
-from comfy_client.providers.comfyui import ComfyUIProvider
+from comfy_client.providers.direct import ComfyUIProvider
 from comfy_client.providers.interface import GenerationRequest
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.errors import JobError
+from comfy_core.workflows import Workflow
+from simulators.comfyui import Simulator
 from tests.comfyui.canaries import Canaries, leaks
 from tests.comfyui.file_trace import strays
 from tests.comfyui.hostile_graphs import Attack, Generator

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client.comfyui.follow import Limits
-from comfy_client.comfyui.run import run_graphs
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import ConfigError, JobError
-from comfy_client.workflows import Graph, Workflow, render
+from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.run import run_graphs
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import ConfigError, JobError
+from comfy_core.workflows import Graph, Workflow, render
 from tests.comfyui.conftest import PATIENT, never, png
 from tests.waiting import until
 

@@ -8,15 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client.comfyui.answers import (
-    Failed,
-    Interrupted,
-    Outcome,
-    OutputFile,
-    Succeeded,
-    read_history,
-)
-from comfy_client.comfyui.events import (
+from comfy_core.comfyui.events import (
     Addressed,
     Attribution,
     Cached,
@@ -27,8 +19,16 @@ from comfy_client.comfyui.events import (
     Started,
     parse_frame,
 )
-from comfy_client.comfyui.refusals import combo_choices, read_refusal
-from comfy_client.contract import ErrorCode
+from comfy_core.comfyui.refusals import combo_choices, read_refusal
+from comfy_core.comfyui.responses import (
+    Failed,
+    Interrupted,
+    Outcome,
+    OutputFile,
+    Succeeded,
+    read_history,
+)
+from comfy_core.contract import ErrorCode
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 RUNS = (

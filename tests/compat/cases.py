@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from comfy_client.simulator import Simulator
+from simulators.comfyui import Simulator
 from tests.compat.graphs import Graph, as_base64, blank, checkpoint, loaded, node, png
 
 PNG = as_base64(png())

@@ -14,8 +14,8 @@ from typing import Any
 from PIL import Image
 from runpod.serverless.modules.rp_job import run_job
 
-from comfy_client.simulator import Simulator
 from handler import make_handler, make_worker
+from simulators.comfyui import Simulator
 from tests.compat.cases import Case
 from tests.compat.recordings import Outcome
 from worker.attempt import Service

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from comfy_client.simulator import Simulator
+from simulators.comfyui import Simulator
 from tests.compat.cases import CASES
 from tests.compat.outcomes import Handle, our_handler, outcome_of
 from tests.compat.recordings import OURS, STOCK

@@ -14,7 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
-from comfy_client.simulator import Simulator
+from simulators.comfyui import Simulator
 from tests.compat.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
 from tests.needs import programs
 from tests.stage import Stage, staged

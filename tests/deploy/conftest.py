@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.rest import RunPodAccount
 from tests.cli.conftest import Ended, Shell
-from tests.fakes.runpod_platform import RunPodPlatform
-from tests.fakes.runpod_rest import RunPodAccount
 from tests.fakes.scripted_worker import ScriptedWorker, pictured
 from tests.stage import ROOT
 

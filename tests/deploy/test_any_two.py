@@ -11,8 +11,8 @@ from comfy_client.deploy.description import FLASHBOOT, find_faults, make_descrip
 from comfy_client.deploy.desired import Places, endpoint_creation, make_endpoint, make_template, template_creation
 from comfy_client.deploy.diff import changes_of, patch_of
 from comfy_client.prices import POOLS
-from tests.fakes.runpod_rest import Account
-from tests.fakes.runpod_rest.shapes import CATALOGUE
+from simulators.runpod.rest import Account
+from simulators.runpod.rest.shapes import CATALOGUE
 
 KNOWN = sorted({gpu["pool"] for gpu in CATALOGUE} & set(POOLS))
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)

@@ -17,8 +17,8 @@ import pytest
 
 from comfy_client.deploy.description import make_description, read_description
 from comfy_client.prices import POOLS
-from comfy_client.request import read_request
-from comfy_client.workflows import default_directory, load_workflows
+from comfy_core.request.reading import read_request
+from comfy_core.workflows import default_directory, load_workflows
 from tests.stage import ROOT
 from worker.settings import VARIABLES, Settings
 

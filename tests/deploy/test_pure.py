@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from comfy_client.contract import ErrorCode
-from comfy_client.deploy.answers import api_error
 from comfy_client.deploy.description import SCHEMA, make_description
 from comfy_client.deploy.desired import Places, endpoint_creation, make_endpoint, make_template
 from comfy_client.deploy.diff import HIDDEN, changes_of, patch_of
 from comfy_client.deploy.offers import make_offers
-from comfy_client.errors import ConfigError, RequestError, Unauthorized
+from comfy_client.deploy.responses import api_error
 from comfy_client.prices import AS_OF, POOLS
-from tests.fakes.runpod_rest.shapes import CATALOGUE, gpu
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import ConfigError, RequestError, Unauthorized
+from simulators.runpod.rest.shapes import CATALOGUE, gpu
 
 DESCRIPTION = make_description(
     {

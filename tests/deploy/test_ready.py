@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from comfy_client.client import client_from_env
-from comfy_client.deploy.steps import NotReady, Patience, await_worker, client_variables, queue_url
-from comfy_client.errors import RequestError
+from comfy_client.deploy.apply import NotReady, Patience, await_worker, client_variables, queue_url
+from comfy_core.errors import RequestError
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.deploy.conftest import Desk
-from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.scripted_worker import ScriptedWorker, pictured
 
 

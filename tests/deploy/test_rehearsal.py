@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from simulators.runpod.rest import RunPodAccount
+from simulators.scenario import ScenarioStandIn
 from tests.cli.conftest import Shell
-from tests.fakes.runpod_rest import RunPodAccount
-from tests.fakes.scenario_api import ScenarioStandIn
 from tests.stage import ROOT, Stage, staged
 
 APPLICATION = """\

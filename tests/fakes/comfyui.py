@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy_client.simulator.__main__ import main as simulate
+from simulators.comfyui.__main__ import main as simulate
 
 OLD: Mapping[str, str | int | None] = {
     "--listen": "?",

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from comfy_client.buckets import Bucket
+from comfy_core.object_store import Bucket
 from tests.waiting import until
 
 ACCESS_KEY_ID = "the-key-id"

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeAlias
 import requests
 from PIL import Image
 
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.runpod.queue_api import RunPodPlatform
 
 Body: TypeAlias = dict[str, Any]
 Answer: TypeAlias = Callable[[Body], Body]

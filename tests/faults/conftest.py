@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.errors import JobError
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.errors import JobError
+from comfy_core.workflows import Workflow
+from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "seed": 1}

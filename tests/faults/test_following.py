@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client.comfyui.answers import OutputFile
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError, RequestError
-from comfy_client.simulator import Simulator
+from comfy_core.comfyui.responses import OutputFile
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError, RequestError
+from simulators.comfyui import Simulator
 from tests.faults.conftest import RunJob
 
 

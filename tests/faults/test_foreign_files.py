@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.comfyui.follow import Limits
-from comfy_client.comfyui.run import run_graphs
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.errors import JobError
+from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.run import run_graphs
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.errors import JobError
 
 LIES = [
     {"filename": "a.safetensors", "subfolder": "", "type": "models"},

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.comfyui.answers import OutputFile
-from comfy_client.comfyui.delivery import delivered
-from comfy_client.comfyui.follow import Prompt
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError, RequestError
-from comfy_client.simulator import Simulator
+from comfy_core.comfyui.graph_rewrite import delivered
+from comfy_core.comfyui.prompt_monitor import Prompt
+from comfy_core.comfyui.responses import OutputFile
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError, RequestError
+from simulators.comfyui import Simulator
 from tests.comfyui.conftest import png
 from tests.comfyui.test_jobs import b64
 from tests.faults.conftest import RunJob

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from comfy_client.comfyui.follow import Limits
-from comfy_client.comfyui.run import RunResult, run_graphs
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Graph, Workflow, render
+from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.run import RunResult, run_graphs
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.workflows import Graph, Workflow, render
+from simulators.comfyui import Simulator
 from tests.comfyui.conftest import png
 from tests.faults.test_following import error_of, left_behind
 

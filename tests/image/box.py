@@ -11,7 +11,7 @@ import docker
 from docker.models.containers import Container
 from docker.models.networks import Network
 
-from tests.fakes.runpod_platform import Job, RunPodPlatform
+from simulators.runpod.queue_api import Job, RunPodPlatform
 from tests.stage import SMALL
 from tests.waiting import until
 

@@ -10,8 +10,8 @@ import docker
 import pytest
 from docker.models.networks import Network
 
+from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
-from tests.fakes.model_server import ModelServer
 from tests.image.engine import Build, connected, ensure_base_image
 from tests.image.standins import comfyui_files, make_models
 from tests.needs import left_out

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.fakes.model_server import ModelServer
+from simulators.hugging_face import ModelServer
 from tests.stage import ROOT
 from worker.models.listing import default_list, read_models
 
@@ -14,16 +14,16 @@ HUGGING_FACE = "https://huggingface.co"
 MAIN = '''\
 """A ComfyUI whose engine is the simulator."""
 import sys
-from comfy_client.simulator.__main__ import main
+from simulators.comfyui.__main__ import main
 sys.exit(main())
 '''
 
 
 def comfyui_files() -> dict[str, str]:
     """Return the files of a repository of a ComfyUI that is the simulator."""
-    simulator = ROOT / "comfy_client" / "simulator"
-    sources = {f"comfy_client/simulator/{file.name}": file.read_text() for file in simulator.glob("*.py")}
-    shipped = {"comfy_client/__init__.py": "", "custom_nodes/websocket_image_save.py": ""}
+    simulator = ROOT / "simulators" / "comfyui"
+    sources = {f"simulators/comfyui/{file.name}": file.read_text() for file in simulator.glob("*.py")}
+    shipped = {"simulators/__init__.py": "", "custom_nodes/websocket_image_save.py": ""}
     return {"main.py": MAIN, **shipped, **sources}
 
 

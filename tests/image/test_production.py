@@ -16,9 +16,9 @@ import requests
 from docker.models.networks import Network
 from PIL import Image
 
-from comfy_client.workflows import default_directory, load_workflows, render
-from tests.fakes.model_server import ModelServer
-from tests.fakes.runpod_platform import JobState
+from comfy_core.workflows import default_directory, load_workflows, render
+from simulators.hugging_face import ModelServer
+from simulators.runpod.queue_api import JobState
 from tests.image.box import Box, boxed, gateway_of
 from tests.image.conftest import BAKED, WORKER, Images
 from tests.image.standins import fill, make_models

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import requests
 from PIL import Image
 
-from comfy_client.contract import ErrorReport
-from comfy_client.simulator import Simulator
-from tests.fakes.runpod_platform import Job
+from comfy_core.contract import ErrorReport
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import Job
 from tests.stage import Stage, code_of
 from tests.waiting import until
 
@@ -526,7 +526,7 @@ ELSEWHERE = (
         "`invalid_image`",
         20,
         "yes",
-        "tests/test_fetch.py::test_redirect_to_a_private_address",
+        "tests/core/test_safe_fetch.py::test_redirect_to_a_private_address",
     ),
     Elsewhere(
         "ComfyUI does not heed an interrupt",

@@ -6,7 +6,7 @@ import hashlib
 
 import requests
 
-from tests.fakes.runpod_platform import Job
+from simulators.runpod.queue_api import Job
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 from tests.stage import SMALL, code_of, staged
 

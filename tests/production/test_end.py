@@ -6,8 +6,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.fakes.model_server import ModelServer
-from tests.fakes.runpod_platform import JobState, RunPodPlatform, WorkerProcess
+from simulators.hugging_face import ModelServer
+from simulators.runpod.queue_api import JobState, RunPodPlatform, WorkerProcess
 from tests.stage import MODELS, ROOT, code_of, make_comfyui, put_models, staged
 from tests.waiting import until
 

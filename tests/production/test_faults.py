@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes.runpod_platform import Job, JobState
+from simulators.runpod.queue_api import Job, JobState
 from tests.production.faults import ELSEWHERE, ROWS, Elsewhere, Row
 from tests.stage import ROOT, Stage, code_of, staged
 from tests.waiting import until

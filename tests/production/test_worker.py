@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from comfy_client.workflows import default_directory
-from tests.fakes.runpod_platform import JobState
+from comfy_core.workflows import default_directory
+from simulators.runpod.queue_api import JobState
 from tests.stage import code_of, staged
 
 

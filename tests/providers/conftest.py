@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from comfy_client.client import Client, client_from_env
-from tests.fakes.runpod_platform import RunPodPlatform
-from tests.fakes.scenario_api import ScenarioStandIn
+from simulators.runpod.queue_api import RunPodPlatform
+from simulators.scenario import ScenarioStandIn
 from tests.providers.stagings import scenario_client
 from tests.waiting import until
 

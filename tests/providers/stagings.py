@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from comfy_client.client import Client, client_from_env
-from comfy_client.simulator import Simulator
-from tests.fakes.scenario_api import ScenarioStandIn
+from simulators.comfyui import Simulator
+from simulators.scenario import ScenarioStandIn
 from tests.stage import Stage
 
 

@@ -7,10 +7,10 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_client.errors import JobError
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_client.providers.runpod_answers import read_error, read_health, read_progress, read_status, words_of
+from comfy_client.providers.runpod_responses import read_error, read_health, read_progress, read_status, words_of
+from comfy_core.errors import JobError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),

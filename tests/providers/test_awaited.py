@@ -11,11 +11,11 @@ import pytest
 
 from comfy_client.aio import AsyncClient, AsyncJob, async_client_from_env
 from comfy_client.client import Client, Job
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.errors import JobError
 from comfy_client.job import Done
 from comfy_client.providers.interface import JobState
-from tests.fakes.runpod_platform import RunPodPlatform
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.errors import JobError
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured, png
 
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()

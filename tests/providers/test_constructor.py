@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from comfy_client import AsyncClient, Client
-from comfy_client.simulator import Simulator
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import RunPodPlatform
 
 SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 1}
 

@@ -18,13 +18,13 @@ from PIL import Image
 
 from comfy_client.aio import AsyncClient
 from comfy_client.client import client_from_env
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobCancelled, JobError, WaitTimeout
 from comfy_client.job import Done, Queued, Running
 from comfy_client.providers import PROVIDERS
 from comfy_client.providers.interface import JobState
-from comfy_client.workflows import Workflow, render
-from tests.fakes.scenario_api import ScenarioStandIn
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobCancelled, JobError, WaitTimeout
+from comfy_core.workflows import Workflow, render
+from simulators.scenario import ScenarioStandIn
 from tests.providers.stagings import STAGINGS, Ability, Scene, World, able, unable
 from tests.stage import ROOT, staged
 from tests.waiting import until

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from comfy_client.client import Client, client_from_env
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError, RequestError
 from comfy_client.job import Preview, Sampling
 from comfy_client.providers.interface import JobOptions, JobState
-from comfy_client.simulator import Simulator
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError, RequestError
+from simulators.comfyui import Simulator
 from tests.waiting import until
 
 SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "steps": 3}

@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from comfy_client.aio import async_client_from_env
-from comfy_client.buckets import store
 from comfy_client.client import Client, client_from_env
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError, RequestError, WaitTimeout
 from comfy_client.job import Waiting
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError, RequestError, WaitTimeout
+from comfy_core.object_store import store
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.gate import Gate
-from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
 from tests.stage import staged

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-from tests.fakes.runpod_platform import RunPodPlatform
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.stage import ROOT
 
 MAP = """

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from comfy_client.client import Client, client_from_env
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
-from comfy_client.providers.premade import merged, stock_input
-from comfy_client.request import read_request
-from comfy_client.workflows import Workflow
-from tests.fakes.runpod_platform import RunPodPlatform
+from comfy_client.providers.stock_worker import merged, stock_input
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.request.reading import read_request
+from comfy_core.workflows import Workflow
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, png
 
 

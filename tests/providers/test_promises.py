@@ -22,12 +22,12 @@ import pytest
 import comfy_client
 from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from comfy_client.job import Queued, Running, Unanswered
 from comfy_client.providers.interface import JobOptions, JobState
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.certificate import write_certificate
-from tests.fakes.runpod_platform import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
 from tests.stage import ROOT
 

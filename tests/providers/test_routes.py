@@ -15,12 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from comfy_client.client import Client
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.errors import JobError, RequestError
 from comfy_client.job import Preview, Sampling
 from comfy_client.providers.interface import GenerationRequest, JobState
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
-from tests.fakes.runpod_platform import RunPodPlatform
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.errors import JobError, RequestError
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.scripted_worker import ScriptedWorker, pictured
 
 RETRIED_BY_RUNPOD_S_OWN_CLIENT = (429, 500, 502, 503, 504, 520, 522, 524)

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from comfy_client.client import Client, client_from_env
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from comfy_client.providers.interface import JobOptions, JobState
-from comfy_client.providers.runpod import RunPodProvider
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
-from tests.fakes.runpod_platform import RunPodPlatform
+from comfy_client.providers.worker import RunPodProvider
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
+from simulators.runpod.queue_api import RunPodPlatform
 from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
 
 OURS = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.", {"node_id": "3"})

@@ -14,13 +14,13 @@ import scenario_sdk
 from PIL import Image
 
 from comfy_client.client import Client
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import ConfigError, JobError, RequestError, Unauthorized
-from comfy_client.images import identify
 from comfy_client.job import Queued, Running, Sampling
 from comfy_client.providers.interface import JobOptions, JobState
-from comfy_client.providers.scenario_answers import STATES, read_job
-from tests.fakes.scenario_api import KEY, MODEL, SECRET, ScenarioStandIn
+from comfy_client.providers.scenario_responses import STATES, read_job
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import ConfigError, JobError, RequestError, Unauthorized
+from comfy_core.images.codec import identify
+from simulators.scenario import KEY, MODEL, SECRET, ScenarioStandIn
 from tests.providers.stagings import scenario_client
 from tests.stage import ROOT
 from tests.waiting import until
@@ -320,7 +320,7 @@ def test_the_variables_of_the_process_do_not_count(scenario: ScenarioStandIn, mo
 WITHOUT_SDK = """
 import os, sys
 from comfy_client.client import client_from_env
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 os.environ.clear()
 sys.modules["scenario_sdk"] = sys.modules["httpx"] = None
 runpod = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "e"}

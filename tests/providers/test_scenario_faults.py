@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from comfy_client.client import Client
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import ComfyClientError, JobError, RequestError, Unauthorized
 from comfy_client.job import Unanswered
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import ComfyClientError, JobError, RequestError, Unauthorized
+from simulators.scenario import MODEL, ScenarioStandIn
 from tests.fakes.gate import Gate
-from tests.fakes.scenario_api import MODEL, ScenarioStandIn
 from tests.providers.stagings import scenario_client
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}

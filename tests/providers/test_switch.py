@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from comfy_client.client import client_from_env
-from comfy_client.errors import ConfigError
 from comfy_client.providers import PROVIDERS, VARIABLES, provider_from_env
-from comfy_client.providers.comfyui import ComfyUIProvider
-from comfy_client.providers.premade import PremadeProvider
-from comfy_client.providers.runpod import RunPodProvider
+from comfy_client.providers.direct import ComfyUIProvider
 from comfy_client.providers.scenario import ScenarioProvider
+from comfy_client.providers.stock_worker import PremadeProvider
+from comfy_client.providers.worker import RunPodProvider
+from comfy_core.errors import ConfigError
 
 RUNPOD = {"RUNPOD_API_KEY": "rpa_secret", "RUNPOD_ENDPOINT_ID": "ep1"}
 SCENARIO = {"SCENARIO_SDK_API_KEY": "api_secret", "SCENARIO_SDK_API_SECRET": "sec_secret"}

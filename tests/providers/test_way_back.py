@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from comfy_client.client import client_from_env
-from tests.fakes.scenario_api import ScenarioStandIn
+from simulators.scenario import ScenarioStandIn
 from tests.stage import ROOT, Stage, staged
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 2}

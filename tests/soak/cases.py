@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode, JsonObject
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import default_directory, load_workflows, render
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.workflows import default_directory, load_workflows, render
+from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
 
 TIMEOUT_S = 3.0

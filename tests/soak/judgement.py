@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from comfy_client.contract import ErrorCode
-from tests.fakes.runpod_platform import Job, JobState
+from comfy_core.contract import ErrorCode
+from simulators.runpod.queue_api import Job, JobState
 from tests.soak.cases import Case, essence
 from tests.stage import Stage
 from tests.waiting import until

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from comfy_client.contract import ErrorCode
-from tests.fakes.runpod_platform import JobState
+from comfy_core.contract import ErrorCode
+from simulators.runpod.queue_api import JobState
 from tests.soak.cases import Case
 from tests.soak.judgement import BOUND_S, GRACE_S, Report, leftovers, outcome_of, problems_of, processes_left
 from tests.stage import Stage, staged

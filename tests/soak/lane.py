@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import requests
 
-from tests.fakes.runpod_platform import Job, JobState, RunPodPlatform
+from simulators.runpod.queue_api import Job, JobState, RunPodPlatform
 from tests.soak.cases import Case
 from tests.soak.gauge import Gauge
 from tests.soak.judgement import BOUND_S, Report, leftovers, outcome_of, problems_of

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from comfy_client.contract import ErrorCode
-from comfy_client.simulator import Simulator
-from comfy_client.simulator import faults as simulator_faults
+from comfy_core.contract import ErrorCode
+from simulators.comfyui import Simulator
+from simulators.comfyui import faults as simulator_faults
 from tests.stage import Stage
 
 LOST_JOB_S = 5.0

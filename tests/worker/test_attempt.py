@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.workflows import Workflow
 from handler import make_handler
+from simulators.comfyui import Simulator
 from tests.waiting import until
 from worker.attempt import MAX_FAILURES, Service, make_threads
 from worker.jobs import Worker

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import ConfigError, JobError
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import ConfigError, JobError
+from comfy_core.workflows import Workflow
+from simulators.comfyui import Simulator
+from simulators.hugging_face import ModelServer
 from tests.fakes import comfyui
-from tests.fakes.model_server import ModelServer
 from tests.stage import MODELS, data_of, make_comfyui, put_models
 from tests.waiting import until
 from worker.boot import Boot, models_of

@@ -19,14 +19,14 @@ from typing import Any
 import psutil
 import pytest
 
-from comfy_client.comfyui.follow import Limits
-from comfy_client.comfyui.run import run_graphs
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.errors import JobError, RequestError
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow, render
+from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.run import run_graphs
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.errors import JobError, RequestError
+from comfy_core.workflows import Workflow, render
 from handler import make_handler
+from simulators.comfyui import Simulator
 from tests.stage import CHILD, ROOT, free_port
 from tests.waiting import until
 from worker.attempt import Service

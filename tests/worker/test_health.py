@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from comfy_client.simulator import Simulator
+from simulators.comfyui import Simulator
 from tests.stage import ROOT, free_port
 from worker.health import main
 

@@ -18,21 +18,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client import intake
-from comfy_client.comfyui.answers import OutputFile
-from comfy_client.comfyui.outputs import job_outputs
-from comfy_client.comfyui.saved import PromptResult, SavedImage
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
-from comfy_client.fetch import FetchRules
 from comfy_client.providers.interface import GenerationResult, JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_client.request import read_request
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow
+from comfy_core.comfyui.outputs import job_outputs
+from comfy_core.comfyui.responses import OutputFile
+from comfy_core.comfyui.saved import PromptResult, SavedImage
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.request import intake
+from comfy_core.request.reading import read_request
+from comfy_core.safe_fetch import FetchRules
+from comfy_core.workflows import Workflow
+from simulators.comfyui import Simulator
+from tests.core.test_safe_fetch import HERE
 from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
-from tests.test_fetch import HERE
 from tests.waiting import until
 from worker.jobs import Control, Worker, run_job
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from tests.fakes import comfyui
 from tests.stage import ROOT, make_comfyui
 from tests.waiting import until

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import pytest
 
-from comfy_client.contract import ErrorCode
+from comfy_core.contract import ErrorCode
 from handler import report_unhealthy
 from tests.waiting import until
 from worker.lifecycle import SETTLE_S, Lifecycle

@@ -18,20 +18,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfy_client.comfyui.answers import OutputFile
-from comfy_client.comfyui.outputs import Output, job_outputs
-from comfy_client.comfyui.saved import PromptResult, SavedFile, SavedImage
-from comfy_client.comfyui.server import ComfyServer
-from comfy_client.contract import ErrorCode, ErrorReport
-from comfy_client.errors import JobError
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_client.request import read_request
-from comfy_client.simulator import Simulator
-from comfy_client.workflows import Workflow, render
+from comfy_core.comfyui.outputs import Output, job_outputs
+from comfy_core.comfyui.responses import OutputFile
+from comfy_core.comfyui.saved import PromptResult, SavedFile, SavedImage
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.errors import JobError
+from comfy_core.request.reading import read_request
+from comfy_core.workflows import Workflow, render
+from simulators.comfyui import Simulator
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.jobs import Control, Worker, run_job
-from worker.outputs import Delivery, inline_size
+from worker.result_packer import Delivery, inline_size
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 MEGABYTE = 1024 * 1024

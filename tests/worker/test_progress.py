@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client.comfyui.follow import Sampling
-from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
-from comfy_client.simulator import Simulator
+from comfy_core.comfyui.prompt_monitor import Sampling
+from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from handler import make_handler, make_worker
+from simulators.comfyui import Simulator
 from tests.waiting import until
 from worker.attempt import Service
 from worker.lifecycle import Lifecycle

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.errors import ConfigError
-from comfy_client.workflows import default_directory
+from comfy_core.errors import ConfigError
+from comfy_core.workflows import default_directory
 from worker.settings import VARIABLES, Settings
 
 ELSEWHERE = {"COMFYUI_URL": "http://gpu:8188"}

@@ -14,14 +14,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from comfy_client.buckets import Bucket, address, is_address, store
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import ConfigError, JobError
-from comfy_client.fetch import Resolve
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import ConfigError, JobError
+from comfy_core.object_store import Bucket, address, is_address, store
+from comfy_core.safe_fetch import Resolve
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.waiting import until
+from worker.job_bucket import job_bucket
 from worker.settings import Settings
-from worker.storage import job_bucket
 
 PICTURE = bytes(range(256)) * 64
 

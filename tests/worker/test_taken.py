@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from worker.taken import MAX_DEPTH, done_body, read_stops, read_taken
 
 GOOD = {"id": "good", "input": {"prompt": "a knight"}}

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from comfy_client.contract import ErrorCode
-from comfy_client.errors import JobError
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
 from tests.waiting import until
-from worker.turns import Turn, Turns
+from worker.prompt_order import Turn, Turns
 
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 

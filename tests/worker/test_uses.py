@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_client.comfyui.answers import OutputFile
-from comfy_client.comfyui.leftovers import Leftovers
-from comfy_client.errors import RequestError
+from comfy_core.comfyui.cleanup import Leftovers
+from comfy_core.comfyui.responses import OutputFile
+from comfy_core.errors import RequestError
 from worker.uses import Use, Uses
 
 

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from comfy_client.simulator import Simulator
+from simulators.comfyui import Simulator
 from tests.stage import ROOT
 from tests.waiting import until
 from worker.watchdog import LOADING_FACTOR, Watchdog

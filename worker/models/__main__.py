@@ -13,9 +13,9 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from worker.command_line import Parser, shown
-from worker.models.fetch import JOBS, check_models, fetch_models, silent
+from worker.models.download import JOBS, check_models, fetch_models, silent
 from worker.models.files import Progress
 from worker.models.listing import ModelFile, ModelsError, chosen, default_list, read_models
 from worker.models.source import Hub

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from comfy_client.errors import ComfyClientError, ConfigError
+from comfy_core.errors import ComfyClientError, ConfigError
 
 PART_SUFFIX = ".part"
 MARKER_SUFFIX = ".verified"

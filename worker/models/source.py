@@ -19,7 +19,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.auth import AuthBase
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from worker.models.listing import ModelError, ModelFile, is_loopback
 
 HUGGING_FACE = "https://huggingface.co"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from worker.command_line import Parser, shown
 from worker.snapshot.listing import Repository, Snapshot, SnapshotError, default_snapshot, read_snapshot
 from worker.snapshot.packages import Lock, Python

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comfy_client.errors import ComfyClientError, ConfigError
+from comfy_core.errors import ComfyClientError, ConfigError
 
 COMMIT = (
     "the 40 hexadecimal digits of a commit in lower case (git rev-parse HEAD shows them): no short hash, branch or tag"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from worker.snapshot.commands import Ended, run
 from worker.snapshot.listing import Package, RestoreError
 from worker.snapshot.patience import LOG

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urlsplit
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from worker.snapshot.listing import RegistryNode, RestoreError, redacted
 from worker.snapshot.patience import AgainError, Patience, patiently
 

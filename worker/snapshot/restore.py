@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from worker.snapshot.listing import RegistryNode, Repository, RestoreError, Snapshot, SnapshotError, redacted
 from worker.snapshot.packages import Node, Python
 from worker.snapshot.patience import LOG

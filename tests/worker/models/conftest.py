@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.fakes.model_server import ModelServer
+from simulators.hugging_face import ModelServer
 from worker.models.listing import ModelFile
 from worker.models.source import HUGGING_FACE, Hub
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.model_server import Answer
+from simulators.hugging_face import Answer
 from tests.needs import small_disk as small_disk_of
 from tests.waiting import until
 from tests.worker.models.conftest import SIZE, Models, Served

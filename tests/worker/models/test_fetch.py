@@ -19,11 +19,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.fakes.model_server import Answer
+from simulators.hugging_face import Answer
 from tests.needs import left_out
 from tests.waiting import until
 from tests.worker.models.conftest import SIZE, Models, Served
-from worker.models.fetch import Patience, check_models, fetch_models
+from worker.models.download import Patience, check_models, fetch_models
 from worker.models.files import held_part
 from worker.models.listing import ModelError, ModelFile, ModelsError
 from worker.models.source import Hub

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.errors import ConfigError
-from comfy_client.workflows import default_directory
+from comfy_core.errors import ConfigError
+from comfy_core.workflows import default_directory
 from worker.models.files import missing_models
 from worker.models.listing import ModelFile, chosen, default_list, read_models
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
-from tests.fakes.model_server import ModelServer
 from worker.snapshot.__main__ import main
 
 MAIN = {"main.py": "print('one')\n", "custom_nodes/websocket_image_save.py": "NODE = 1\n"}

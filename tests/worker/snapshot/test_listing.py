@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.errors import ConfigError
+from comfy_core.errors import ConfigError
 from worker.snapshot.listing import Package, RegistryNode, Repository, default_snapshot, read_snapshot, redacted
 
 ONE, TWO = "1" * 40, "2" * 40

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from tests.fakes.model_server import Answer
+from simulators.hugging_face import Answer
 from tests.worker.snapshot.conftest import Bench, packed
 from worker.snapshot.listing import RegistryNode, RestoreError
 from worker.snapshot.patience import Patience

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.model_server import Answer
+from simulators.hugging_face import Answer
 from tests.waiting import until
 from tests.worker.snapshot.conftest import MAIN, Bench
 from worker.snapshot.listing import Repository, RestoreError

@@ -1,0 +1,206 @@
+"""The order of a deployment: template, endpoint, cached model, ready, one picture; and of its end.
+
+Whatever ends it in the middle (a lost connection, Ctrl-C), the next run finds by name what is there, and does the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from comfy_client.deploy.api import RestApi
+from comfy_client.deploy.description import Description
+from comfy_client.deploy.desired import endpoint_creation, template_creation
+from comfy_client.deploy.plan import Plan, RunPod, find_endpoint, find_template, wanted_models
+from comfy_client.providers.interface import Health
+from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.errors import ComfyClientError, RequestError
+
+Tell: TypeAlias = Callable[[str], None]
+"""Takes a sentence for the person who waits."""
+
+PROPAGATION_S = 30.0
+"""How long a new endpoint may be unknown to the queue API."""
+PATIENCE_S = 60.0
+"""How long the queue API may not answer well."""
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 5.0
+READY = frozenset({"idle", "busy"})
+SERVER_ERROR = 500
+
+
+class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
+    """No worker was ready in time. The endpoint is there, and may become so yet."""
+
+    exit_status = 5
+
+
+def carry_out(runpod: RunPod, description: Description, plan: Plan, tell: Tell) -> JsonObject:
+    """Do what a plan says and return the endpoint. Raises RequestError; what was done stays, and counts next time."""
+    name, rest = description.name, runpod.rest
+    template_id = plan.template_id
+    if step := plan.step("template"):
+        if template_id is None:
+            template = _once(
+                rest.create_template, template_creation(name, step.body), lambda: find_template(rest, name)
+            )
+            template_id = str(template["id"])
+        else:
+            rest.update_template(template_id, step.body)
+        tell(f"template {name} ({template_id}) {step.verb}d")
+    endpoint = plan.endpoint
+    if step := plan.step("endpoint"):
+        if endpoint is None:
+            if template_id is None:
+                raise AssertionError("a plan that creates an endpoint has a template, or creates it")
+            body = endpoint_creation(name, step.body, template_id)
+            endpoint = _once(rest.create_endpoint, body, lambda: find_endpoint(rest, name))
+        else:
+            endpoint = rest.update_endpoint(str(endpoint["id"]), step.body)
+        tell(f"endpoint {name} ({endpoint['id']}) {step.verb}d")
+    if endpoint is None:
+        raise AssertionError("a plan without an endpoint creates one")
+    if description.cached_model is not None:
+        # Read again: nobody promises that a PATCH of REST v2 keeps what it has no field for.
+        wanted = wanted_models(description)
+        if runpod.models.read(str(endpoint["id"])) != wanted:
+            runpod.models.write(str(endpoint["id"]), wanted)
+            tell(f"cached model set: {', '.join(wanted) or 'none'}")
+    return endpoint
+
+
+def _once(
+    create: Callable[[JsonObject], JsonObject], body: JsonObject, find: Callable[[], JsonObject | None]
+) -> JsonObject:
+    """Create something that is not there, and return it. It is not sent twice: after a lost answer it is looked for."""
+    try:
+        return create(body)
+    except RequestError as error:
+        if error.is_unsent or (error.status is not None and error.status < SERVER_ERROR):
+            raise
+        found = find()
+        if found is None:
+            raise
+        return found
+
+
+def queue_url(endpoint: JsonObject) -> str:
+    """Return the address of RunPod's queue API, in front of the endpoint's id, or an empty text where it says none."""
+    match endpoint.get("requestUrls"):
+        case {"run": str(run)} if run.endswith(f"/{endpoint['id']}/run"):
+            return run.removesuffix(f"/{endpoint['id']}/run")
+    return ""
+
+
+def client_variables(endpoint: JsonObject, usual_url: str) -> Mapping[str, str]:
+    """Return the variables that lead an application to an endpoint, beside RUNPOD_API_KEY."""
+    url = queue_url(endpoint)
+    other = {"RUNPOD_ENDPOINT_BASE_URL": url} if url not in ("", usual_url) else {}
+    return {"IMAGE_GENERATION_PROVIDER": "comfyui", "RUNPOD_COMFYUI_ENDPOINT_ID": str(endpoint["id"]), **other}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for what, in seconds.
+
+    Attributes:
+        in_all: then NotReady is raised.
+        unasked: for a worker that nobody asked for: with a minimum of 0 one may come with the first job alone.
+        stale: for workers of the old settings to go; a busy one goes after its job.
+    """
+
+    in_all: float
+    unasked: float = 10.0
+    stale: float = 120.0
+
+
+def await_worker(health: Callable[[], Health], stale: Callable[[], int], patience: Patience, tell: Tell) -> None:
+    """Return when a worker is ready and `stale` ones of old settings are gone, or when none comes without a job.
+
+    `tell` hears what the workers do. Raises NotReady at the deadline, RequestError where the queue API stays silent or
+    does not know the endpoint.
+    """
+    begun_at = heard_at = time.monotonic()
+    sentence = told = "nobody was asked"
+    pause_s = FIRST_PAUSE_S
+    while (waited_s := time.monotonic() - begun_at) < patience.in_all:
+        why = ""
+        try:
+            state = health()
+            heard_at, why, sentence = time.monotonic(), state.why, state.sentence
+        except RequestError as error:
+            is_new = error.code is ErrorCode.ENDPOINT_NOT_FOUND and waited_s < PROPAGATION_S
+            if not is_new and not (error.is_transient and time.monotonic() - heard_at < PATIENCE_S):
+                raise
+            sentence = "the queue does not know the endpoint yet" if is_new else f"{error}; it is asked again"
+        if why in READY and waited_s < patience.stale and (count := stale()):
+            why, sentence = "stale", f"workers with the old settings: {count}; RunPod replaces them"
+        if sentence != told:
+            told = sentence
+            tell(f"{waited_s:4.0f} s  {sentence}")
+        if why in READY or (why == "no_worker" and waited_s >= patience.unasked):
+            return
+        time.sleep(min(pause_s, max(0.0, begun_at + patience.in_all - time.monotonic())))
+        pause_s = min(LONGEST_PAUSE_S, pause_s * 1.5)
+    raise _not_ready(patience.in_all, sentence)
+
+
+def stale_workers(rest: RestApi, endpoint_id: str) -> int:
+    """Return how many workers run old settings; 0 where nobody says."""
+    try:
+        return sum(worker.get("isStale") is True for worker in rest.workers(endpoint_id))
+    except RequestError:
+        return 0
+
+
+def _not_ready(timeout_s: float, sentence: str) -> NotReady:
+    message = (
+        f"No worker was ready within {timeout_s:g} s: {sentence}. The endpoint is deployed; run the command again with "
+        "--picture to go on waiting"
+    )
+    return NotReady(message, ErrorReport(ErrorCode.QUEUE_TIMEOUT, message, {"after_s": timeout_s}))
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What is to be destroyed; None where it is gone. `stays` are sentences of what is not."""
+
+    template: JsonObject | None
+    endpoint: JsonObject | None
+    stays: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """What will be done, as a person reads it."""
+        lines = []
+        if self.endpoint is not None:
+            lines += [f"delete endpoint {self.endpoint['name']} ({self.endpoint['id']}), its workers and queued jobs"]
+        if self.template is not None:
+            lines += [f"delete template {self.template['name']} ({self.template['id']})"]
+        return lines
+
+
+def find_remains(rest: RestApi, description: Description) -> Remains:
+    """Return what is there of a deployment. Raises ConfigError and RequestError."""
+    stays = [f"the image {description.image} in its registry"]
+    if description.registry:
+        stays.append(f"the registry's credential {description.registry} at RunPod")
+    if description.network_volume:
+        stays.append(f"the network volume {description.network_volume}, which is paid by the month until you delete it")
+    return Remains(find_template(rest, description.name), find_endpoint(rest, description.name), tuple(stays))
+
+
+def destroy(rest: RestApi, remains: Remains, tell: Tell) -> None:
+    """Delete what is there: the workers first, then the endpoint, then the template. Raises RequestError."""
+    if remains.endpoint is not None:
+        endpoint_id = str(remains.endpoint["id"])
+        if any(remains.endpoint.get("workers", {}).get(bound) for bound in ("min", "max")):
+            rest.update_endpoint(endpoint_id, {"workers": {"min": 0, "max": 0}})
+            tell("workers set to 0")
+        rest.delete_endpoint(endpoint_id)
+        tell(f"endpoint {endpoint_id} deleted")
+    if remains.template is not None:
+        rest.delete_template(str(remains.template["id"]))
+        tell(f"template {remains.template['id']} deleted")

@@ -1,0 +1,1 @@
+"""HTTP APIs that are served from a provider."""

@@ -1,0 +1,182 @@
+"""Assets: the pictures that were made or uploaded, in Scenario's JSON. Each call sees its owner's alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from comfy_client.gateway.scenario.bodies import Attached, decode_picture
+from comfy_client.gateway.scenario.errors import bad_request, not_found
+from comfy_client.gateway.scenario.keeper import Keeper, new_id
+from comfy_client.gateway.scenario.models import AssetRow
+from comfy_client.gateway.scenario.pagination import Query, fill_page, read_page
+from comfy_client.gateway.scenario.serializers import Address, asset_record
+from comfy_client.gateway.scenario.store import Filter
+from comfy_core.contract import OUTPUT_FORMATS, Fault, JsonObject
+from comfy_core.request.encoded import decode_base64
+
+MOST_BULK = 200
+MOST_DELETED = 100
+_MOST_TAGS = 100
+MADE_ELSEWHERE = (
+    "The shim has the assets of this key that were made or uploaded here; Scenario's ids mean nothing to it. If it is "
+    "one of Scenario's, download it there, upload it here (POST /assets) and use the new id (docs/migrate.md, step 5)"
+)
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture's bytes and what they are."""
+
+    data: bytes
+    mime_type: str
+    name: str
+
+
+class Assets:
+    """The assets that `keeper` keeps; `url_of` makes the address of an asset's picture."""
+
+    def __init__(self, keeper: Keeper, url_of: Address) -> None:
+        self._keeper = keeper
+        self._store = keeper.store
+        self._url_of = url_of
+
+    async def upload(self, owner: str, body: object) -> JsonObject:
+        """Keep a picture that came as base64 or data URL (`POST /assets`). Raises ShimError, JobError (400)."""
+        match body:
+            case {"name": str(name), "image": str(image), **rest} if name.strip():
+                data = await asyncio.to_thread(decoded, image, "image")
+                asset = await self.add(owner, data, name, is_hidden=bool(rest.get("hide")))
+                return {"asset": self.record(asset)}
+        raise bad_request([Fault("", "must have a name, and an image as base64 or a data URL, both as text")])
+
+    async def add(self, owner: str, data: bytes, name: str, *, is_hidden: bool = False) -> AssetRow:
+        """Store an uploaded picture. Raises JobError (invalid_image), ShimError (507)."""
+        picture = await self._keeper.checked(data, flatten=False)
+        now = self._keeper.clock()
+        async with self._keeper.stored(picture) as sha256:
+            asset = AssetRow(
+                id=new_id("asset"),
+                owner=owner,
+                created_at=now,
+                updated_at=now,
+                sha256=sha256,
+                mime_type=picture.mime_type,
+                width=picture.width,
+                height=picture.height,
+                bytes=len(picture.data),
+                name=name[:255],
+                type="uploaded",
+                source="uploaded",
+                is_hidden=is_hidden,
+            )
+            self._store.add(asset)
+        return asset
+
+    def record(self, asset: AssetRow) -> JsonObject:
+        """Return an asset as JSON."""
+        return asset_record(asset, self._url_of)
+
+    def get(self, owner: str, asset_id: str) -> JsonObject:
+        """Return one asset (`GET /assets/{id}`)."""
+        return {"asset": self.record(self.row(owner, asset_id))}
+
+    def row(self, owner: str, asset_id: str) -> AssetRow:
+        """Return the owner's asset. Raises ShimError (404)."""
+        asset = self._store.asset(asset_id, owner)
+        if asset is None:
+            raise not_found("asset", asset_id, MADE_ELSEWHERE)
+        return asset
+
+    def list(self, owner: str, query: Query) -> JsonObject:
+        """Return a page of assets (`GET /assets`); hidden ones are left out."""
+        page = read_page(AssetRow, owner, query, only=Filter().where("is_hidden = ?", 0))
+        rows, beside = fill_page(self._store, AssetRow, page)
+        return {"assets": [self.record(row) for row in rows], **beside}
+
+    def get_bulk(self, owner: str, body: object) -> JsonObject:
+        """Return assets by their ids (`POST /assets/get-bulk`); those that are not there are left out."""
+        rows = [self._store.asset(each, owner) for each in _ids(body, MOST_BULK)]
+        return {"assets": [self.record(row) for row in rows if row is not None]}
+
+    async def delete(self, owner: str, body: object) -> JsonObject:
+        """Forget assets by their ids (`DELETE /assets`), and the pictures that nothing else needs."""
+        rows = [row for each in _ids(body, MOST_DELETED) if (row := self._store.asset(each, owner)) is not None]
+        self._store.delete_assets([row.id for row in rows])
+        await self._keeper.forget(*(row.sha256 for row in rows))
+        return {}
+
+    def update_tags(self, owner: str, asset_id: str, body: object) -> JsonObject:
+        """Add and take tags (`PUT /assets/{id}/tags`); `strict` refuses those that are there, or not there."""
+        asset = self.row(owner, asset_id)
+        given = body if isinstance(body, dict) else {}
+        added, deleted = (_texts(given.get(name), name) for name in ("add", "delete"))
+        if given.get("strict"):
+            faults = [Fault("add", f"has {tag[:40]!r}, which is there") for tag in added if tag in asset.tags]
+            faults += [
+                Fault("delete", f"has {tag[:40]!r}, which is not there") for tag in deleted if tag not in asset.tags
+            ]
+            if faults:
+                raise bad_request(faults)
+        tags = tuple(dict.fromkeys(tag for tag in (*asset.tags, *added) if tag not in deleted))
+        if len(tags) > _MOST_TAGS:
+            raise bad_request([Fault("add", f"would make {len(tags)} tags; at most {_MOST_TAGS} are kept")])
+        self._store.add(replace(asset, tags=tags, updated_at=self._keeper.clock()))
+        return {
+            "added": [tag for tag in added if tag not in asset.tags],
+            "deleted": [tag for tag in deleted if tag in asset.tags],
+        }
+
+    def download(self, owner: str, asset_id: str, body: object) -> JsonObject:
+        """Return where an asset is to be had, in another format where one is asked for (`POST …/download`)."""
+        asset = self.row(owner, asset_id)
+        wanted = body.get("targetFormat") if isinstance(body, dict) else None
+        if wanted is None:
+            return {"url": self._url_of(asset.id), "mimeType": asset.mime_type}
+        name = {"jpg": "jpeg"}.get(str(wanted), str(wanted))
+        if name not in OUTPUT_FORMATS:
+            raise bad_request([Fault("targetFormat", f"must be one of {', '.join(OUTPUT_FORMATS)}")])
+        return {"url": f"{self._url_of(asset.id)}&format={name}", "mimeType": OUTPUT_FORMATS[name]}
+
+    async def picture(self, asset_id: str, *, output_format: str = "", width: int = 0) -> StoredPicture:
+        """Return an asset's bytes, whoever owns it: who asks has a signed address. Raises ShimError (404)."""
+        asset = self._store.asset(asset_id)
+        if asset is None:
+            raise not_found("asset", asset_id)
+        try:
+            data = await asyncio.to_thread(self._keeper.blobs.get, asset.sha256)
+        except FileNotFoundError:
+            raise not_found("picture of the asset", asset_id) from None
+        if not output_format and not width:
+            return StoredPicture(data, asset.mime_type, asset.name)
+        wanted = output_format or asset.mime_type.partition("/")[2]
+        wanted = wanted if wanted in OUTPUT_FORMATS else "png"
+        changed = await self._keeper.converted(data, wanted, width)
+        return StoredPicture(changed.data, changed.mime_type, f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
+
+
+def decoded(text: str, path: str) -> bytes:
+    """Return the bytes of base64 or of a data URL. Raises ShimError (400)."""
+    try:
+        return decode_picture(text.data) if isinstance(text, Attached) else decode_base64(text)
+    except ValueError as error:
+        why = str(error) if str(error).startswith("is ") else "is not base64"
+        raise bad_request([Fault(path, why)]) from None
+
+
+def _ids(body: object, most: int) -> Sequence[str]:
+    match body:
+        case {"assetIds": [*ids]} if all(isinstance(each, str) for each in ids):
+            if len(ids) > most:
+                raise bad_request([Fault("assetIds", f"has {len(ids)} ids; at most {most} are taken")])
+            return list(dict.fromkeys(ids))
+    raise bad_request([Fault("assetIds", "must be a list of assets' ids")])
+
+
+def _texts(value: object, name: str) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(each, str) and 0 < len(each) <= 64 for each in value):  # noqa: PLR2004 - a tag's length
+        raise bad_request([Fault(name, "must be a list of texts of at most 64 characters")])
+    return list(dict.fromkeys(value))

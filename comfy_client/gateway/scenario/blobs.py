@@ -1,0 +1,93 @@
+"""Pictures by their hash: in a folder, or in a bucket. The same bytes are kept once; what is there is never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from comfy_core import object_store as buckets
+
+
+class Blobs(Protocol):
+    """Where pictures are kept. Its calls block, and raise OSError, or a ComfyClientError of a bucket."""
+
+    def put(self, data: bytes, mime_type: str) -> str:
+        """Keep `data` and return its sha256. Safe to repeat."""
+        ...
+
+    def get(self, sha256: str) -> bytes:
+        """Return what was put. Raises FileNotFoundError."""
+        ...
+
+    def delete(self, sha256: str) -> None:
+        """Forget it; nothing happens where it is not there."""
+        ...
+
+
+class FolderBlobs:
+    """A folder; a file is there whole or not at all."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def put(self, data: bytes, mime_type: str) -> str:  # noqa: ARG002 - a bucket wants the type
+        """Write `data` beside its place and move it there."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self._path(sha256)
+        if path.exists():
+            return sha256
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(part).replace(path)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """Return the file's bytes."""
+        return self._path(sha256).read_bytes()
+
+    def delete(self, sha256: str) -> None:
+        """Remove the file."""
+        self._path(sha256).unlink(missing_ok=True)
+
+    def _path(self, sha256: str) -> Path:
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise FileNotFoundError(sha256[:64])
+        return self._directory / sha256[:2] / sha256
+
+
+class BucketBlobs:
+    """A bucket; S3 shows a file whole or not at all. Its client is made when something is first kept."""
+
+    def __init__(self, bucket: buckets.Bucket) -> None:
+        self._bucket = bucket
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
+        return self._bucket.client()
+
+    def put(self, data: bytes, mime_type: str) -> str:
+        """Put `data` under its hash; the same bytes again change nothing."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        buckets.store(self._client, self._bucket, sha256, data, mime_type)
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """Return the bytes."""
+        return buckets.fetch(self._client, self._bucket, sha256)
+
+    def delete(self, sha256: str) -> None:
+        """Remove the file."""
+        buckets.delete(self._client, self._bucket, sha256)

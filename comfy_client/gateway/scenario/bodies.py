@@ -1,0 +1,167 @@
+"""JSON bodies of callers: parsed within limits on bytes and values, with long base64 texts kept apart. Pure.
+
+A picture may be 33 MB of base64 in one JSON text. To parse, search or decode such a text in one C call holds the
+interpreter, and the event loop with it, for 100 to 300 ms. So `read_json` cuts long texts out of a body before it
+parses the rest, and `decode_picture` works in pieces of 1 MB.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from comfy_client.gateway.scenario.errors import TOO_LARGE, ShimError, bad_request
+from comfy_core.contract import ErrorCode, Fault
+from comfy_core.request.encoded import decode_base64
+
+MAX_JSON_BYTES = 131_072
+"""Size limit of a body, without its pictures."""
+MAX_VALUES = 2_000
+"""Limit of the JSON values (keys of objects count too) in a body. A call with 200 asset ids has about 200."""
+MOST_QUOTES = 4 * MAX_VALUES + 8_192
+"""More quotes than that in the first megabyte of a large body are more values than MAX_VALUES."""
+LONG_TEXT_BYTES = 50_000
+"""Texts above this size are cut out. The longest prompt has 4,096 characters, 49,152 bytes if all are escaped."""
+_PIECE = 1 << 20
+_DATA_URL_HEAD = 256
+_ALPHABET = bytes.maketrans(b"-_", b"+/")
+
+
+class Attached(str):
+    """Replaces a long text in a parsed body. Its value is `attached:` and the text's sha256; `data` is the text."""
+
+    __slots__ = ("data",)
+    data: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> Attached:
+        """Return the replacement of `data`."""
+        attached = cls(f"attached:{hashlib.sha256(data).hexdigest()}")
+        attached.data = data
+        return attached
+
+
+def read_json(data: bytes) -> object:
+    """Return the JSON value of a body, or None if the body is empty. Long texts become `Attached`.
+
+    Raises ShimError: 413 if the body is too large without its pictures, 400 if it is not JSON, has too many values, or
+    has a long text where no picture can be.
+    """
+    if not data.strip():
+        return None
+    small, texts = _without_long_texts(data) if len(data) > MAX_JSON_BYTES else (data, {})
+    try:
+        value = json.loads(small)
+    except (ValueError, RecursionError):
+        raise bad_request([Fault("", "must be JSON, sent with Content-Type: application/json")]) from None
+    return _with_attached(value, texts)
+
+
+def _without_long_texts(data: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """Return the body with a mark in place of each long text, and the texts by their marks. Raises ShimError (413)."""
+    if data.count(b'"', 0, _PIECE) > MOST_QUOTES:
+        raise _too_large()
+    kept, texts = bytearray(), dict[str, bytes]()
+    position = 0
+    while position < len(data):
+        begin = data.find(b'"', position) + 1
+        end = _end_of_text(data, begin) if begin else -1
+        is_long = begin > 0 and end - begin > LONG_TEXT_BYTES
+        upto = len(data) if end < 0 else begin if is_long else end + 1
+        if len(kept) + upto - position > MAX_JSON_BYTES:
+            raise _too_large()
+        kept += data[position:upto]
+        position = upto
+        if is_long:
+            mark = secrets.token_hex(16)
+            kept += mark.encode()
+            kept += b'"'
+            texts[mark] = data[begin:end]
+            position = end + 1
+    return bytes(kept), texts
+
+
+def _end_of_text(data: bytes, begin: int) -> int:
+    """Return where the text that starts at `begin` ends, or -1. Raises ShimError (413) for quotes in a long text."""
+    end = data.find(b'"', begin)
+    while end > 0 and _is_escaped(data, begin, end):
+        if end - begin > LONG_TEXT_BYTES:
+            raise _too_large()
+        end = data.find(b'"', end + 1)
+    return end
+
+
+def _is_escaped(data: bytes, begin: int, end: int) -> bool:
+    before = data[max(begin, end - LONG_TEXT_BYTES) : end]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
+
+
+def _too_large() -> ShimError:
+    return ShimError(
+        TOO_LARGE,
+        f"The body's JSON has more than {MAX_JSON_BYTES:,} bytes beside its pictures. Send fewer or shorter fields",
+        code=ErrorCode.PAYLOAD_TOO_LARGE,
+    )
+
+
+def _with_attached(value: object, texts: dict[str, bytes]) -> object:
+    """Return the parsed body with `Attached` in place of marks. Raises ShimError (400)."""
+    root: Any = [value]
+    open_containers = [root]
+    count = 0
+    while open_containers:
+        container = open_containers.pop()
+        items = list(container.items() if isinstance(container, dict) else enumerate(container))
+        count += len(items) * (1 + isinstance(container, dict))
+        if count > MAX_VALUES:
+            raise bad_request([Fault("", f"has more than {MAX_VALUES:,} keys and values")])
+        for key, item in items:
+            if isinstance(item, dict | list):
+                open_containers.append(item)
+            elif item in texts or key in texts:
+                container[key] = _attached(key, texts.get(str(item), b""))
+    replaced: object = root[0]
+    return replaced
+
+
+def _attached(key: object, text: bytes) -> Attached:
+    """Return the replacement of a long text. Raises ShimError (400) if `key` is not that of a picture."""
+    if not re.search("image|mask", str(key), re.IGNORECASE):
+        name = str(key)[:64] if isinstance(key, str) and text else ""
+        raise bad_request([Fault(name, f"has a text of more than {LONG_TEXT_BYTES:,} bytes, which only a picture may")])
+    return Attached.of(text)
+
+
+def decode_picture(text: bytes) -> bytes:
+    """Return the bytes of base64 or of a data URI that still has JSON's escapes; see encoded.decode_base64.
+
+    Raises ValueError if it is neither.
+    """
+    if len(text) <= _PIECE:
+        return decode_base64("".join(piece.decode() for piece in _pieces(text, 0)))
+    decoded, rest = [], b""
+    for piece in _pieces(text, text.find(b",", 0, _DATA_URL_HEAD) + 1):
+        clean = rest + piece.translate(_ALPHABET, b" \t\r\n\"'`=")
+        whole = len(clean) // 4 * 4
+        decoded.append(base64.b64decode(clean[:whole], validate=True))
+        rest = clean[whole:]
+    decoded.append(base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True))
+    return b"".join(decoded)
+
+
+def _pieces(text: bytes, begin: int) -> Iterator[bytes]:
+    """Yield the text in pieces, without JSON's escapes. No piece ends within an escape, which has 6 bytes at most."""
+    while begin < len(text):
+        end = begin + _PIECE
+        if end < len(text) and (escape := text.find(b"\\", end - 6, end)) >= 0:
+            end = escape
+        piece = text[begin:end]
+        if b"\\" in piece:
+            piece = str(json.loads(b'"%b"' % piece, strict=False)).encode()
+        yield piece
+        begin = end

@@ -1,0 +1,156 @@
+"""The shim for Python callers, without HTTP: the same jobs and assets, in this process.
+
+with ScenarioShim.from_env() as shim:
+    job = shim.generate_txt2img({"prompt": "a pixel art knight"})["job"]
+    done = shim.wait_for_job(job["jobId"])
+    shim.download_asset(done["metadata"]["assetIds"][0], "knight.png")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from comfy_client.client import Client, client_from_env
+from comfy_client.gateway.scenario.blobs import Blobs, FolderBlobs
+from comfy_client.gateway.scenario.fields import BASE_MODELS
+from comfy_client.gateway.scenario.models import Status
+from comfy_client.gateway.scenario.service import ShimService
+from comfy_client.gateway.scenario.settings import ShimSettings, read_settings
+from comfy_client.pictures import PictureSource, picture_text
+from comfy_core.contract import JsonObject
+from comfy_core.errors import WaitTimeout
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_Result = TypeVar("_Result")
+OWNER = "in-process"
+POLL_S = 0.1
+TIMEOUT_S = 600.0
+START_TIMEOUT_S = 30.0
+
+
+class ScenarioShim:
+    """Scenario's calls as methods, with Scenario's fields and answers. Safe to use from several threads.
+
+    Use it in a `with`, or `close` it: jobs that have not ended continue at the next start, in the same folder. One
+    process at a time may use the folder; a second gets ConfigError.
+    """
+
+    def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs | None = None) -> None:
+        self._client = client
+        blobs = blobs or FolderBlobs(settings.directory / "pictures")
+        self._service = ShimService(
+            client, settings, blobs, url_of=lambda asset_id: f"asset:{asset_id}", part_of=lambda *_: ("", 0.0)
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="scenario-shim", daemon=True)
+        self._thread.start()
+        try:
+            self._do(self._service.__aenter__(), START_TIMEOUT_S)
+        except BaseException:
+            self._service.close()
+            self._end_loop()
+            raise
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Return the shim for the endpoint that `environment` (default: `os.environ`) names. Raises ConfigError."""
+        environment = os.environ if environment is None else environment
+        settings = read_settings(environment)
+        return cls(client_from_env(environment), settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let submits under way end, and close the connections."""
+        if not self._thread.is_alive():
+            return
+        self._do(self._service.__aexit__(None, None, None))
+        self._end_loop()
+        self._client.close()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def generate_txt2img(self, body: Mapping[str, Any]) -> JsonObject:
+        """Start a job of `POST /generate/txt2img` and return Scenario's answer: `{"job": …, "creativeUnitsCost": …}`.
+
+        `modelId` is Flux.1-dev where it is absent. Raises ShimError with all faults.
+        """
+        return self._generate("txt2img", body)
+
+    def generate_img2img(self, body: Mapping[str, Any]) -> JsonObject:
+        """Start a job of `POST /generate/img2img`; `image` is an asset's id, a data URL or an https address."""
+        return self._generate("img2img", body)
+
+    def upload_asset(self, image: PictureSource, name: str = "picture.png") -> JsonObject:
+        """Keep a picture, as a path, bytes, PIL image or text, and return its asset. Raises JobError, ShimError."""
+        body = {"name": name, "image": picture_text(image, "image")}
+        return self._asset(self._do(self._service.assets.upload(OWNER, body)))
+
+    def get_job(self, job_id: str) -> JsonObject:
+        """Return how a job stands. Raises ShimError (404)."""
+        return self._unwrapped(self._call(lambda: self._service.job(OWNER, job_id)), "job")
+
+    def wait_for_job(self, job_id: str, timeout_s: float = TIMEOUT_S) -> JsonObject:
+        """Return a job once it has ended, well or not: look at its `status`. Raises WaitTimeout; the job goes on."""
+        deadline = time.monotonic() + timeout_s
+        pause = threading.Event()
+        while not Status((job := self.get_job(job_id))["status"]).is_final:
+            if time.monotonic() > deadline:
+                raise WaitTimeout(f"Job {job_id} has not ended after {timeout_s:g} s ({job['status']})", job_id)
+            pause.wait(POLL_S)
+        return job
+
+    def cancel_job(self, job_id: str) -> JsonObject:
+        """End a job and return how it stands."""
+        return self._unwrapped(self._do(self._service.act(OWNER, job_id, {"action": "cancel"})), "job")
+
+    def get_asset(self, asset_id: str) -> JsonObject:
+        """Return an asset; its `url` is none here: `download_asset` has the picture. Raises ShimError (404)."""
+        return self._asset(self._call(lambda: self._service.assets.get(OWNER, asset_id)))
+
+    def download_asset(self, asset_id: str, path: str | os.PathLike[str] | None = None) -> bytes:
+        """Return an asset's bytes, and write them to `path` where one is named. Raises ShimError (404), OSError."""
+        self.get_asset(asset_id)
+        picture = self._do(self._service.assets.picture(asset_id))
+        if path is not None:
+            Path(path).write_bytes(picture.data)
+        return picture.data
+
+    def _generate(self, route: str, body: Mapping[str, Any]) -> JsonObject:
+        return self._do(self._service.generate(OWNER, route, {"modelId": BASE_MODELS[0], **body}))
+
+    def _asset(self, answer: JsonObject) -> JsonObject:
+        return self._unwrapped(answer, "asset")
+
+    def _unwrapped(self, answer: JsonObject, name: str) -> JsonObject:
+        record: JsonObject = answer[name]
+        return record
+
+    def _call(self, ask: Any) -> JsonObject:  # noqa: ANN401 - a function without arguments
+        async def asked() -> JsonObject:
+            answer: JsonObject = ask()
+            return answer
+
+        return self._do(asked())
+
+    def _do(self, work: Coroutine[Any, Any, _Result], timeout_s: float | None = None) -> _Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)

@@ -1,0 +1,103 @@
+"""What the shim answers where it cannot do what was asked: an HTTP status, and a reason in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from comfy_core.contract import ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_core.errors import ComfyClientError, JobError, RequestError
+
+BAD_REQUEST = 400
+UNAUTHORIZED = 401
+FORBIDDEN = 403
+NOT_FOUND = 404
+METHOD_NOT_ALLOWED = 405
+TIMED_OUT = 408
+TOO_LARGE = 413
+TOO_MANY = 429
+INTERNAL = 500
+NOT_HERE = 501
+UNREACHABLE = 502
+NO_SPACE = 507
+MOST_FAULTS = 20
+"""Faults that one error names; more are counted."""
+
+
+class ShimError(ComfyClientError):
+    """A call that is answered with an error.
+
+    Attributes:
+        status: of HTTP.
+        reason: the sentence that Scenario's callers show.
+        headers: that go with it.
+        facts: more of its body, such as `remainingSeconds` of a 429 (docs/reference/scenario.md#rate-limits).
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        *,
+        code: ErrorCode = ErrorCode.INVALID_INPUT,
+        headers: dict[str, str] | None = None,
+        **facts: object,
+    ) -> None:
+        super().__init__(reason, ErrorReport(code, reason))
+        self.status = status
+        self.reason = reason
+        self.headers = headers or {}
+        self.facts = facts
+
+    def body(self, trace_id: str) -> JsonObject:
+        """Return the answer's body: some callers read `reason`, others `message`.
+
+        Source: docs/reference/scenario.md#error-bodies.
+        """
+        return {"reason": self.reason, "message": self.reason, "trace_id": trace_id, **self.facts}
+
+
+def bad_request(faults: Sequence[Fault]) -> ShimError:
+    """Return the error that names the `faults` of a call, the first MOST_FAULTS of them."""
+    texts = [f"{fault.path[:200] or 'the body'} {fault.message[:400]}" for fault in faults[:MOST_FAULTS]]
+    if len(faults) > MOST_FAULTS:
+        texts.append(f"{len(faults) - MOST_FAULTS} more faults")
+    return ShimError(BAD_REQUEST, "; ".join(texts))
+
+
+def not_found(what: str, its_id: str, advice: str = "") -> ShimError:
+    """Return the error for something that does not exist, or belongs to another key."""
+    text = f"There is no {what} {its_id[:80]!r}{'. ' if advice else ''}{advice}"
+    return ShimError(NOT_FOUND, text, code=ErrorCode.JOB_EXPIRED)
+
+
+def not_stored(error: Exception, where: object) -> ShimError:
+    """Return the error for a write to the disk that failed: no space, or no permission."""
+    why = getattr(error, "strerror", None) or str(error)
+    return ShimError(
+        NO_SPACE,
+        f"The shim cannot write to {where} ({why}). The call had no effect. Its operator has to free disk space; jobs "
+        "under way are saved as soon as there is some. Then send the call again",
+        code=ErrorCode.OUTPUT_NOT_STORED,
+    )
+
+
+@contextmanager
+def storing(where: object) -> Iterator[None]:
+    """Turn an OSError of a write below `where` into the ShimError of `not_stored`."""
+    try:
+        yield
+    except OSError as error:
+        raise not_stored(error, where) from error
+
+
+def shim_error(error: ComfyClientError) -> ShimError:
+    """Return what an error of this package is to Scenario's callers."""
+    if isinstance(error, ShimError):
+        return error
+    status = {ErrorCode.PAYLOAD_TOO_LARGE: TOO_LARGE, ErrorCode.RATE_LIMITED: TOO_MANY}.get(error.code)
+    if status is None:
+        status = BAD_REQUEST if isinstance(error, JobError) else UNREACHABLE
+    if isinstance(error, RequestError) and status == UNREACHABLE:
+        return ShimError(status, f"The endpoint behind the shim: {error.report.message}", code=error.code)
+    return ShimError(status, error.report.message, code=error.code)

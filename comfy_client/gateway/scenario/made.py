@@ -1,0 +1,50 @@
+"""The asset rows of the pictures that a job made. Pure, but for the new ids."""
+
+from __future__ import annotations
+
+from comfy_client.gateway.scenario.keeper import new_id
+from comfy_client.gateway.scenario.models import AssetRow, JobRow
+from comfy_client.providers.interface import GeneratedImage, GenerationResult
+from comfy_core.contract import JsonObject
+
+
+def made_assets(job: JobRow, result: GenerationResult, now: float) -> list[AssetRow]:
+    """Return a row for each picture of a job's result."""
+    is_classic = job.job_type == "inference"
+    return [
+        AssetRow(
+            id=new_id("asset"),
+            owner=job.owner,
+            created_at=now,
+            updated_at=now,
+            sha256=image.sha256,
+            mime_type=image.mime_type,
+            width=image.width,
+            height=image.height,
+            bytes=len(image.bytes),
+            name=image.filename,
+            type=f"inference-{job.task}" if is_classic else job.task,
+            source=f"inference-{job.task[:3]}" if is_classic else job.task,
+            job_id=job.id,
+            model_id=job.model_id,
+            output_index=number,
+            is_hidden=job.is_hidden,
+            about=_about(job, image, number),
+        )
+        for number, image in enumerate(result.images)
+    ]
+
+
+def _about(job: JobRow, image: GeneratedImage, number: int) -> JsonObject:
+    """Return what a made picture's `metadata` says (docs/reference/scenario.md#assets)."""
+    asked = {name: job.asked.get(name) for name in ("prompt", "negativePrompt", "guidance", "numInferenceSteps")}
+    about = {
+        **asked,
+        "seed": None if image.seed is None else str(image.seed),
+        "modelId": job.model_id,
+        "inferenceId": job.id,
+        "outputIndex": number,
+        "strength": job.input.get("strength"),
+        "scheduler": job.asked.get("scheduler"),
+    }
+    return {name: value for name, value in about.items() if value is not None}

@@ -1,0 +1,281 @@
+"""From a generate call of Scenario's to a request of docs/api.md. Pure: a picture stays a name for what is to be read.
+
+Nothing is dropped in silence: a field that cannot be honoured is refused where the picture would be another one, else
+noted in the job; a strict shim refuses those too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from comfy_client.gateway.scenario.bodies import Attached
+from comfy_client.gateway.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimError, bad_request
+from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MOST_STEPS, ROUTES, SAMPLERS, Route
+from comfy_core.contract import Fault, JsonObject
+from comfy_core.request.spellings import respelled
+from comfy_core.validation import nearest, plain, schema_faults, shown
+
+INFERENCES = "inferences"
+"""The oldest route: `{"parameters": {"type": "txt2img", …}}`."""
+_SIDE = 16
+RANDOM = -1
+"""A seed that asks for a random one, as ComfyUI's own nodes and many callers have it."""
+MOST_NOTED = 20
+"""Unknown keys that a job notes by name; more are counted."""
+MOST_SHOWN = 10_000
+"""Characters of a field, or of all unknown ones, that a job shows in `metadata.input`; longer ones are not shown."""
+MOST_ADDRESS = 2_048
+"""Characters of an asset's id or an address; longer texts are pictures."""
+_PICTURE_FIELDS = ("image", "imageId", "imageUrl")
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A call as we understand it.
+
+    Attributes:
+        task: `txt2img` or `img2img`.
+        input: the request of docs/api.md, without its picture.
+        picture: what names the picture to start from, or None.
+        model_id: Scenario's, as the call had it.
+        asked: the call with Scenario's defaults, as a job's `metadata.input` shows it; without pictures.
+        notes: what was not done as it was asked for, a sentence each.
+        is_hidden: whether its assets stay out of lists.
+    """
+
+    task: str
+    job_type: str
+    input: JsonObject
+    picture: str | None
+    model_id: str
+    asked: JsonObject = field(repr=False)
+    notes: tuple[str, ...] = ()
+    is_hidden: bool = False
+
+
+def map_call(
+    name: str, body: object, model_id: str | None, loras: Mapping[str, str], *, is_strict: bool = False
+) -> Mapped:
+    """Return what a call of route `name` (of ROUTES, or INFERENCES) asks for. `loras` is from Scenario's ids to files.
+
+    Raises ShimError: 400 with all faults at once, 404 for a model that is not here.
+    """
+    copied, faults = plain(body)
+    if not isinstance(copied, dict):
+        raise bad_request([Fault("", "must be a JSON object")])
+    given = {key: value for key, value in copied.items() if value is not None}
+    if faults:
+        raise bad_request(faults)
+    if name == INFERENCES:
+        name, given = _unwrapped(given)
+    route = ROUTES[name]
+    given = respelled(given, {name: field.rule for name, field in route.fields.items()})
+    faults = schema_faults(given, route.rules())
+    refused, notes = _unhonoured(given, route)
+    faults += refused
+    if is_strict:
+        faults += [Fault(*note.split(" ", 1)) for note in notes]
+    if faults:
+        raise bad_request(faults)
+    call = _Call(route, given, [], list(notes), loras)
+    mapped = call.mapped(model_id)
+    faults = call.faults + ([Fault(*note.split(" ", 1)) for note in call.notes] if is_strict else [])
+    if faults:
+        raise bad_request(faults)
+    return mapped
+
+
+def _unwrapped(given: JsonObject) -> tuple[str, JsonObject]:
+    parameters = given.get("parameters")
+    if not isinstance(parameters, dict):
+        raise bad_request([Fault("parameters", "must be an object with the call's fields")])
+    inner = {key: value for key, value in parameters.items() if value is not None}
+    kind = inner.pop("type", "img2img" if inner.keys() & set(_PICTURE_FIELDS) else "txt2img")
+    if kind not in ("txt2img", "img2img"):
+        raise bad_request([Fault("parameters.type", f"must be txt2img or img2img, not {shown(kind)}")])
+    return str(kind), inner
+
+
+def _unhonoured(given: JsonObject, route: Route) -> tuple[list[Fault], list[str]]:
+    """Return the faults and the notes for fields that cannot be honoured. One that says nothing is neither."""
+    faults, notes, unknown = [], [], 0
+    for key, value in given.items():
+        known = route.fields.get(key)
+        if value in (False, "", []) or (known is not None and known.becomes):
+            continue
+        if known is None:
+            unknown += 1
+            if unknown <= MOST_NOTED:
+                notes.append(f"{_plain_key(key)} is not known and was left out{nearest(key, route.fields)}")
+        elif known.is_refused:
+            faults.append(
+                Fault(key, f"cannot be honoured: {known.why_not}. Leave it out, or send this call to Scenario")
+            )
+        else:
+            notes.append(f"{key} was left out: {known.why_not}")
+    if unknown > MOST_NOTED:
+        notes.append(f"{unknown - MOST_NOTED} more keys are not known and were left out")
+    return faults, notes
+
+
+def _plain_key(key: str) -> str:
+    return re.sub(r"\s", "_", key)[:64] or "(empty)"
+
+
+@dataclass
+class _Call:
+    """One call while it is mapped; what is wrong, and what is not as it was asked for, is gathered."""
+
+    route: Route
+    given: JsonObject
+    faults: list[Fault]
+    notes: list[str]
+    loras: Mapping[str, str]
+
+    def mapped(self, model_id: str | None) -> Mapped:
+        given = self.given
+        pictures = [given[key] for key in _PICTURE_FIELDS if given.get(key)]
+        task = "img2img" if pictures or self.route.name == "img2img" else "txt2img"
+        if task == "img2img" and not pictures:
+            self.faults.append(Fault("image", "is missing: an asset's id, a data URL or an https address"))
+        if len(set(pictures)) > 1:
+            self.faults.append(Fault("image", "is given twice with different values: leave imageId and imageUrl out"))
+        model, model_loras = self._model(model_id)
+        request: JsonObject = {"workflow": task, "prompt": given["prompt"]}
+        for part in (self._size(task), self._numbers(task), self._negative(), self._sampler()):
+            request |= part
+        if loras := [*model_loras, *self._loras()]:
+            request["loras"] = loras
+        asked = {**self._asked(task), "modelId": model}
+        return Mapped(
+            task=task,
+            job_type=self.route.job_type,
+            input=request,
+            picture=pictures[0] if pictures else None,
+            model_id=model,
+            asked=asked,
+            notes=tuple(self.notes),
+            is_hidden=bool(given.get("hideResults")),
+        )
+
+    def _asked(self, task: str) -> JsonObject:
+        defaults = {key: value for key, value in self.route.defaults.items() if self._uses_default(key, task)}
+        known = {key: self.given[key] for key in self.given.keys() & self.route.fields.keys()}
+        known = {key: value for key, value in known.items() if not _is_long(key, value)}
+        unknown = {key: value for key, value in self.given.items() if key not in self.route.fields}
+        return {**defaults, **({} if _is_long("", unknown) else unknown), **known}
+
+    def _uses_default(self, key: str, task: str) -> bool:
+        """Return whether Scenario's default counts: not for a size where a picture or a ratio gives it."""
+        if key in ("width", "height"):
+            has_size = {"width", "height"} & self.given.keys()
+            return bool(has_size) or (task == "txt2img" and "aspectRatio" not in self.given)
+        if key in ("numSamples", "numOutputs"):
+            return not {"numSamples", "numOutputs"} & self.given.keys()
+        return key != "strength" or task == "img2img"
+
+    def _model(self, path_id: str | None) -> tuple[str, list[JsonObject]]:
+        """Return the model's id, and the LoRA that it is, if it is one."""
+        in_body = self.given.get("modelId") or None
+        named = [each for each in (path_id, in_body) if each]
+        if not named:
+            self.faults.append(Fault("modelId", f"is missing: {BASE_MODELS[0]}, or a LoRA of the table"))
+            return BASE_MODELS[0], []
+        found = []
+        for each in named:
+            if each in BASE_MODELS:
+                continue
+            if each not in self.loras:
+                status = NOT_FOUND if each == path_id else BAD_REQUEST
+                raise ShimError(status, f"There is no model {each[:80]!r}. {known_models(self.loras)}")
+            found.append({"name": self.loras[each], "strength": 1.0})
+        return named[0], found
+
+    def _loras(self) -> Iterator[JsonObject]:
+        scales = self.given.get("lorasScale", [])
+        ids = self.given.get("loras", [])
+        if len(scales) > len(ids):
+            self.faults.append(Fault("lorasScale", "has more numbers than loras has ids"))
+        pairs = [(f"loras[{n}]", each, scales[n] if n < len(scales) else 1.0) for n, each in enumerate(ids)]
+        pairs += [
+            (f"concepts[{n}].modelId", each["modelId"], each.get("scale", 1.0))
+            for n, each in enumerate(self.given.get("concepts", []))
+        ]
+        for path, lora_id, scale in pairs:
+            if lora_id in self.loras:
+                yield {"name": self.loras[lora_id], "strength": scale}
+            else:
+                self.faults.append(Fault(path, f"is not a LoRA of the table. {known_models(self.loras)}"))
+
+    def _size(self, task: str) -> JsonObject:
+        given = self.given
+        if ratio := given.get("aspectRatio"):
+            if {"width", "height"} & given.keys():
+                self.notes.append("aspectRatio was left out: width or height is given")
+            else:
+                width, height = ASPECT_RATIOS[ratio]
+                return {"width": width, "height": height}
+        sides: JsonObject = {side: given.get(side, self.route.defaults[side]) for side in ("width", "height")}
+        if not {"width", "height"} & given.keys():
+            # The picture's own proportions; a size of Scenario's default would distort it.
+            return sides if task == "txt2img" else {}
+        return {side: self._rounded(side, value) for side, value in sides.items()}
+
+    def _rounded(self, side: str, value: float) -> int:
+        rounded = min(2048, max(64, round(value / _SIDE) * _SIDE))
+        if rounded != value:
+            self.notes.append(f"{side} became {rounded}: sizes are multiples of {_SIDE}")
+        return rounded
+
+    def _numbers(self, task: str) -> JsonObject:
+        given, defaults = self.given, self.route.defaults
+        steps = int({**defaults, **given}["numInferenceSteps"])
+        if steps > MOST_STEPS:
+            self.notes.append(f"numInferenceSteps became {MOST_STEPS}: the most there are")
+        counts = {int(given[key]) for key in ("numOutputs", "numSamples") if key in given}
+        if len(counts) > 1:
+            self.faults.append(Fault("numSamples", "and numOutputs differ: leave one out"))
+        numbers: JsonObject = {
+            "steps": min(MOST_STEPS, steps),
+            "guidance": given.get("guidance", defaults["guidance"]),
+            "num_images": max(counts, default=1),
+        }
+        if given.get("seed", RANDOM) != RANDOM:
+            numbers["seed"] = int(given["seed"])
+        if task == "img2img":
+            numbers["strength"] = given.get("strength", defaults["strength"])
+        elif "strength" in given and self.route.fields["strength"].becomes:
+            self.notes.append("strength was left out: there is no image")
+        return numbers
+
+    def _negative(self) -> JsonObject:
+        text = str(self.given.get("negativePrompt", "")).strip()
+        strength = self.given.get("negativePromptStrength", 0)
+        if text and strength > 0:
+            return {"negative_prompt": text, "negative_strength": strength}
+        if text:
+            self.notes.append("negativePrompt was left out: with Flux it needs negativePromptStrength above 0")
+        elif strength > 0:
+            self.notes.append("negativePromptStrength was left out: there is no negativePrompt")
+        return {}
+
+    def _sampler(self) -> JsonObject:
+        name = str(self.given.get("scheduler", "")).removesuffix("Scheduler")
+        if name == "TCD":
+            self.notes.append("scheduler was left out: ComfyUI has no counterpart of TCD")
+        return {"sampler": SAMPLERS[name]} if name in SAMPLERS else {}
+
+
+def _is_long(key: str, value: object) -> bool:
+    """Return whether a job shows a field at all: no picture, and nothing that is as long as one."""
+    most = MOST_ADDRESS if key in _PICTURE_FIELDS else MOST_SHOWN
+    return isinstance(value, Attached) or len(json.dumps(value, ensure_ascii=False)) > most
+
+
+def known_models(loras: Mapping[str, str]) -> str:
+    """Return the sentence that says which models there are."""
+    others = f", and the LoRAs {', '.join(sorted(loras)[:20])}" if loras else "; no LoRA is in the table"
+    return f"There is Flux.1-dev ({', '.join(BASE_MODELS)}){others}"

@@ -1,0 +1,51 @@
+"""The models: Flux.1-dev, and the LoRAs of the table. They are the same for every caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from comfy_client.gateway.scenario.errors import bad_request, not_found
+from comfy_client.gateway.scenario.mapping import known_models
+from comfy_client.gateway.scenario.pagination import Query
+from comfy_client.gateway.scenario.serializers import model_records
+from comfy_core.contract import Fault, JsonObject
+
+MOST_BULK = 200
+_DEFAULT_SIZE = 100
+_MOST_SIZE = 500
+_FILTERS = ("privacy", "status", "type")
+
+
+class Models:
+    """The models of a table of LoRAs."""
+
+    def __init__(self, loras: Mapping[str, str]) -> None:
+        self._records = model_records(loras)
+        self._known = known_models(loras)
+
+    def list(self, query: Query) -> JsonObject:
+        """Return a page of models (`GET /models`), by their `privacy`, `status` and `type`. Raises ShimError (400)."""
+        size = query.get("pageSize") or str(_DEFAULT_SIZE)
+        if not (size.isascii() and size.isdigit() and len(size) < 4 and 1 <= int(size) <= _MOST_SIZE):  # noqa: PLR2004 - digits of _MOST_SIZE
+            raise bad_request([Fault("pageSize", f"must be a whole number from 1 to {_MOST_SIZE}")])
+        begin = query.get("paginationToken") or "0"
+        begin_at = int(begin) if begin.isascii() and begin.isdigit() and len(begin) < 10 else 0  # noqa: PLR2004 - no endless number
+        wanted = {name: query[name].split(",") for name in _FILTERS if query.get(name)}
+        found = [each for each in self._records if all(each[name] in values for name, values in wanted.items())]
+        end_at = begin_at + int(size)
+        more = {"nextPaginationToken": str(end_at)} if end_at < len(found) else {}
+        return {"models": found[begin_at:end_at], **more}
+
+    def get(self, model_id: str) -> JsonObject:
+        """Return a model (`GET /models/{id}`). Raises ShimError (404) that names those there are."""
+        for record in self._records:
+            if record["id"] == model_id:
+                return {"model": record}
+        raise not_found("model", model_id, self._known)
+
+    def get_bulk(self, body: object) -> JsonObject:
+        """Return models by their ids (`POST /models/get-bulk`); unknown ones are left out. Raises ShimError (400)."""
+        match body:
+            case {"modelIds": [*ids]} if len(ids) <= MOST_BULK:
+                return {"models": [each for each in self._records if each["id"] in ids]}
+        raise bad_request([Fault("modelIds", f"must be a list of {MOST_BULK} model ids at most")])

@@ -1,0 +1,119 @@
+"""The shim's own OpenAPI document (3.1), from the table of routes and those of the fields. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from comfy_client import __version__
+from comfy_client.gateway.scenario import fields
+from comfy_client.gateway.scenario.models import AssetRow, JobRow
+from comfy_client.gateway.scenario.pagination import names
+from comfy_client.gateway.scenario.routes import DRY_RUN, ROUTES, ShimRoute
+from comfy_core.contract import JsonObject
+
+_ERRORS = {
+    "400": "The call is wrong; `reason` names every fault",
+    "401": "The key is missing or wrong",
+    "404": "It does not exist, or belongs to another key",
+    "408": "The body came too slowly",
+    "413": "The body is too large",
+    "429": "Too many calls; `Retry-After` says how long to wait",
+    "507": "The shim's disk is full; the call had no effect",
+}
+_LISTS = {"jobs": JobRow, "assets": AssetRow, "inferences": JobRow}
+_STATUSES = ["pending", "queued", "warming-up", "in-progress", "finalizing", "success", "failure", "canceled"]
+
+
+def document(server_url: str) -> JsonObject:
+    """Return the document for a shim at `server_url`."""
+    paths: dict[str, JsonObject] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Scenario shim",
+            "version": __version__,
+            "description": "The part of Scenario's API that makes pictures, answered from an endpoint of one's own.",
+        },
+        "servers": [{"url": server_url}],
+        "security": [{"basic": []}, {"bearer": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "basic": {"type": "http", "scheme": "basic"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
+            "schemas": {
+                "Error": _record({"reason": "string", "message": "string", "trace_id": "string"}),
+                "Job": _record({"jobId": "string", "jobType": "string", "progress": "number", "metadata": "object"})
+                | {"description": f"`status` is one of {', '.join(_STATUSES)}"},
+                "Asset": _record({"id": "string", "url": "string", "mimeType": "string", "metadata": "object"}),
+                "Upload": _record({"id": "string", "status": "string", "fileName": "string"}),
+                "Model": _record({"id": "string", "type": "string", "status": "string"}),
+            },
+        },
+    }
+
+
+def _record(required: dict[str, str]) -> JsonObject:
+    properties = {name: {"type": kind} for name, kind in required.items()}
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+def _operation(route: ShimRoute) -> JsonObject:
+    operation: JsonObject = {
+        "summary": route.summary,
+        "operationId": re.sub(r"\W+", "_", f"{route.method.lower()}{route.path}").strip("_"),
+        "parameters": list(_parameters(route)),
+        "responses": {
+            "200": {"description": "Done", "content": {"application/json": {"schema": _answer(route)}}},
+            **{status: _error(meaning) for status, meaning in _ERRORS.items()},
+        },
+    }
+    if _is_generating(route):
+        cost = {"type": "object", "required": ["creativeUnitsCost"], "properties": {"creativeUnitsCost": {}}}
+        operation["responses"][str(DRY_RUN)] = {
+            "description": "The cost (dryRun)",
+            "content": {"application/json": {"schema": cost}},
+        }
+    body = fields.ROUTES[route.generates].schema() if route.generates else route.body
+    if body is not None:
+        operation["requestBody"] = {"required": "required" in body, "content": {"application/json": {"schema": body}}}
+    return operation
+
+
+def _is_generating(route: ShimRoute) -> bool:
+    return route.method == "POST" and (bool(route.generates) or route.path.endswith("/inferences"))
+
+
+def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
+    for name in re.findall(r"{(\w+)}", route.path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+    queries = list(names(_LISTS[route.gives])) if route.method == "GET" and route.gives in _LISTS else []
+    if route.gives == "models" and route.method == "GET":
+        queries = ["privacy", "status", "type", "pageSize", "paginationToken"]
+    if _is_generating(route):
+        queries.append("dryRun")
+    for name in ("projectId", *queries):
+        yield {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
+
+
+def _answer(route: ShimRoute) -> JsonObject:
+    if not route.gives:
+        return {"type": "object"}
+    is_list = route.gives.endswith("s")
+    reference = {"$ref": f"#/components/schemas/{route.gives.removesuffix('s').title()}"}
+    if route.gives == "inferences":
+        reference = {"type": "object"}
+    return {
+        "type": "object",
+        "required": [route.gives],
+        "properties": {route.gives: {"type": "array", "items": reference} if is_list else reference},
+    }
+
+
+def _error(meaning: str) -> JsonObject:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {"description": meaning, "content": {"application/json": {"schema": schema}}}

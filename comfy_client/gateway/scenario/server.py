@@ -1,0 +1,258 @@
+"""The shim over HTTP (Starlette): authentication, limits, signed addresses, and errors in Scenario's shape.
+
+An answer behind a stored job is never one that the SDK repeats (408, 409, 429, 5xx:
+docs/reference/scenario.md#sdk-transport), and every error says `x-should-retry: false` but a 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from contextvars import ContextVar
+from functools import partial
+from typing import TypeAlias
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from comfy_client.client import Client
+from comfy_client.gateway.scenario.auth import PART_LIFE_S, Keys, Signer, picture_expiry, url_secret
+from comfy_client.gateway.scenario.blobs import Blobs
+from comfy_client.gateway.scenario.bodies import MAX_JSON_BYTES, read_json
+from comfy_client.gateway.scenario.bodies_reader import read_body
+from comfy_client.gateway.scenario.errors import (
+    FORBIDDEN,
+    INTERNAL,
+    METHOD_NOT_ALLOWED,
+    NOT_HERE,
+    TOO_MANY,
+    UNAUTHORIZED,
+    ShimError,
+    bad_request,
+    shim_error,
+)
+from comfy_client.gateway.scenario.idempotency import Repeat
+from comfy_client.gateway.scenario.openapi import document
+from comfy_client.gateway.scenario.origin import is_json, refusal
+from comfy_client.gateway.scenario.page import read_page
+from comfy_client.gateway.scenario.routes import ROUTES, Answer, Call, ShimRoute, why_not_here
+from comfy_client.gateway.scenario.service import ShimService
+from comfy_client.gateway.scenario.settings import ShimSettings
+from comfy_client.gateway.scenario.throttle import CallLimits, LoginThrottle
+from comfy_client.gateway.scenario.uploads import SMALLER
+from comfy_core.contract import ErrorCode, Fault, JsonObject
+from comfy_core.errors import ComfyClientError
+from comfy_core.images.codec import MAX_BYTES
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+MAX_BODY_BYTES = 40 * 1024 * 1024
+"""A picture of MAX_BYTES as base64, and some more."""
+SMALL_BODY_BYTES = 1024 * 1024
+LARGE_AT_ONCE = 4
+"""Bodies of a key above SMALL_BODY_BYTES that are read at once: they are held in memory."""
+IN_PARTS = "Upload the picture in parts (POST /uploads), or send it smaller"
+PICTURE_BODY = '{"name": "knight.png", "image": "…"} to POST /assets'
+_PIECE = 64 * 1024
+_MAX_KEY = 255
+_PREFIXES = ("", "/v1")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_log = logging.getLogger(__name__)
+_base_url: ContextVar[str] = ContextVar("_base_url", default="")
+"""The address that the call came to."""
+
+
+class ShimServer:
+    """The application `app` over a client and its settings. The client is the caller's to close."""
+
+    def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs) -> None:
+        self._settings = settings
+        keys = Keys(settings.accounts, settings.tokens)
+        self._is_open = keys.is_open
+        self._logins = LoginThrottle(keys)
+        self._limits = CallLimits(settings.requests_per_minute, settings.polls_per_minute)
+        self._large: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self.service = ShimService(client, settings, blobs, url_of=self._picture_url, part_of=self._part_url)
+        self._signer = Signer(url_secret(settings.url_secret, settings.directory))
+        endpoints: list[tuple[str, str, Endpoint]] = [
+            ("GET", "/", self._page),
+            ("GET", "/openapi.json", self._openapi),
+            ("GET", "/health", self._health),
+            ("GET", "/pictures/{assetId}", self._picture),
+            ("PUT", "/parts/{uploadId}/{number:int}", self._put_part),
+            *(
+                (route.method, prefix + route.path, partial(self._answered, route))
+                for prefix in _PREFIXES
+                for route in ROUTES
+            ),
+        ]
+        self.app = Starlette(
+            routes=[
+                Route(path, partial(self._guarded, endpoint), methods=[method]) for method, path, endpoint in endpoints
+            ],
+            exception_handlers={
+                HTTPException: self._refused,
+                ComfyClientError: self._refused,
+                Exception: self._broken,
+            },
+        )
+
+    async def _guarded(self, endpoint: Endpoint, request: Request) -> Response:
+        """Answer a request, unless it is a page of another origin that calls a shim without keys."""
+        if self._is_open and (why := refusal(request.method, request.headers, self._settings.public_url)):
+            raise ShimError(FORBIDDEN, why, code=ErrorCode.AUTH_FAILED)
+        return await endpoint(request)
+
+    # --- addresses
+
+    def _picture_url(self, asset_id: str) -> str:
+        path = f"/pictures/{asset_id}"
+        return self._address(path, picture_expiry(time.time()))
+
+    def _part_url(self, upload_id: str, number: int) -> tuple[str, float]:
+        path = f"/parts/{upload_id}/{number}"
+        until = time.time() + PART_LIFE_S
+        return self._address(path, until), until
+
+    def _address(self, path: str, until: float) -> str:
+        return f"{self._settings.public_url or _base_url.get()}{path}?{self._signer.query(path, until)}"
+
+    def _check_signature(self, request: Request) -> None:
+        if not self._signer.is_good(request.url.path, request.query_params, time.time()):
+            raise ShimError(
+                UNAUTHORIZED,
+                "The address is not signed by the shim, or has ended: GET the asset for a new one",
+                code=ErrorCode.AUTH_FAILED,
+            )
+
+    # --- answers
+
+    async def _answered(self, route: ShimRoute, request: Request) -> Response:
+        address = request.client.host if request.client else ""
+        owner = await self._logins.owner(request.headers.get("authorization", ""), address)
+        self._limits.check(owner, is_poll=route.is_poll)
+        if not self._settings.public_url:
+            _base_url.set(str(request.base_url).rstrip("/"))
+        body = await self._body(route, request, owner)
+        call = Call(owner, request.path_params, dict(request.query_params), body, _repeat(request))
+        answer = await route.handler(self.service, call)
+        if isinstance(answer, Answer):
+            return _json(answer.body, answer.status)
+        match answer:
+            case {"job": {"jobId": str(job_id)}} if route.method == "POST" and not await request.is_disconnected():
+                self.service.answered(job_id)
+        return _json(answer)
+
+    async def _body(self, route: ShimRoute, request: Request, owner: str) -> object:
+        """Return the JSON of a body, or None if there is none. Raises ShimError."""
+        if not route.has_picture:
+            data = await read_body(request, MAX_JSON_BYTES, "Send fewer or shorter fields")
+            self._check_type(request, data)
+            return await asyncio.to_thread(read_json, data)
+        length = request.headers.get("content-length", "")
+        is_small = length.isdigit() and int(length[:20]) <= SMALL_BODY_BYTES
+        async with nullcontext() if is_small else self._turns_of(owner):
+            data = await read_body(request, MAX_BODY_BYTES, IN_PARTS)
+            self._check_type(request, data)
+            return await asyncio.to_thread(read_json, data)
+
+    def _turns_of(self, owner: str) -> asyncio.Semaphore:
+        return self._large.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE))
+
+    def _check_type(self, request: Request, data: bytes) -> None:
+        """Raise ShimError (400) if a body is surely not JSON, or is not sent as JSON to a shim without keys."""
+        kind = request.headers.get("content-type", "")
+        if data and (kind.startswith("multipart/") or (self._is_open and not is_json(kind))):
+            why = f"must be JSON, sent with Content-Type: application/json, not {kind[:80] or 'without one'}"
+            raise bad_request([Fault("", f"{why}. A picture goes into it as base64: {PICTURE_BODY}")])
+
+    async def _picture(self, request: Request) -> Response:
+        self._check_signature(request)
+        query = request.query_params
+        width = query.get("width", "")
+        picture = await self.service.assets.picture(
+            request.path_params["assetId"],
+            output_format={"jpg": "jpeg"}.get(query.get("format", ""), query.get("format", "")),
+            width=int(width) if width.isascii() and width.isdigit() and len(width) < 5 else 0,  # noqa: PLR2004 - pixels
+        )
+        disposition = f"inline; filename*=UTF-8''{quote(picture.name, safe='')}"
+        headers = {"Cache-Control": "private, max-age=86400, immutable", "Content-Disposition": disposition}
+        headers["Content-Length"] = str(len(picture.data))
+        return StreamingResponse(
+            _pieces(picture.data), media_type=picture.mime_type, headers={**_SECURITY_HEADERS, **headers}
+        )
+
+    async def _put_part(self, request: Request) -> Response:
+        self._check_signature(request)
+        uploads = self.service.uploads
+        upload_id, number = request.path_params["uploadId"], request.path_params["number"]
+        owner = uploads.owner_of_part(upload_id, number)
+        self._limits.check(owner)
+        async with self._turns_of(owner):
+            advice = f"All parts of a picture may have {MAX_BYTES:,} bytes. {SMALLER}"
+            data = await read_body(request, uploads.room(upload_id, number), advice)
+            await uploads.put_part(upload_id, number, data)
+        return _json({}, headers={"ETag": f'"{number}"'})
+
+    async def _page(self, _request: Request) -> Response:
+        page = read_page()
+        return HTMLResponse(page.html, headers={**_SECURITY_HEADERS, "Content-Security-Policy": page.policy})
+
+    async def _openapi(self, request: Request) -> Response:
+        return _json(document(self._settings.public_url or str(request.base_url).rstrip("/")))
+
+    async def _health(self, _request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    # --- errors
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        trace_id = secrets.token_hex(8)
+        match error:
+            case ComfyClientError():
+                told = shim_error(error)
+            case HTTPException(status_code=405, headers=headers):
+                allowed = (headers or {}).get("Allow", "others")
+                reason = f"{request.method} {request.url.path[:120]} does not exist; that path has {allowed}"
+                told = ShimError(METHOD_NOT_ALLOWED, reason)
+            case _:
+                reason = f"The shim has no {request.method} {request.url.path[:120]}: {why_not_here(request.url.path)}"
+                told = ShimError(NOT_HERE, reason)
+        address = request.client.host if request.client else "?"
+        _log.info("%s: %s %r: %d (%s)", address, request.method, request.url.path[:200], told.status, trace_id)
+        headers = {} if told.status == TOO_MANY else {"x-should-retry": "false"}
+        return _json(told.body(trace_id), told.status, headers | told.headers)
+
+    async def _broken(self, request: Request, error: Exception) -> Response:
+        trace_id = secrets.token_hex(8)
+        _log.error("a bug in the shim, at %s %r (%s)", request.method, request.url.path[:200], trace_id, exc_info=error)
+        told = ShimError(INTERNAL, f"A bug in the shim; its log has {trace_id}", code=ErrorCode.INTERNAL)
+        return _json(told.body(trace_id), INTERNAL, {"x-should-retry": "false"})
+
+
+def _json(body: JsonObject, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(body, status, headers={**_SECURITY_HEADERS, **(headers or {})})
+
+
+def _repeat(request: Request) -> Repeat:
+    count = request.headers.get("x-stainless-retry-count", "")
+    key = request.headers.get("idempotency-key", "")[:_MAX_KEY]
+    return Repeat(int(count) if count.isascii() and count.isdigit() and len(count) < 3 else 0, key)  # noqa: PLR2004 - no endless number
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    """Yield a picture in pieces, so that a caller that reads slowly is told from one that reads nothing."""
+    for begin in range(0, len(data), _PIECE):
+        yield data[begin : begin + _PIECE]

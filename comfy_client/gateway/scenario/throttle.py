@@ -1,0 +1,140 @@
+"""Limits on how often a key may call, and on how often an address may guess keys. Nothing here knows HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import logging
+import time
+from collections import Counter
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from comfy_client.gateway.scenario.auth import Keys
+from comfy_client.gateway.scenario.errors import TOO_MANY, UNAUTHORIZED, ShimError
+from comfy_core.contract import ErrorCode
+
+FAILURES_PER_MINUTE = 10
+"""Wrong keys of one address that are answered at once. Beyond, PENALTY_S and AT_ONCE hold."""
+ALL_FAILURES_PER_MINUTE = 300
+"""The same for all addresses together."""
+PENALTY_S = 0.5
+"""How long the answer to a further wrong key takes."""
+AT_ONCE = 2
+"""Keys of one address that are checked at once then; more are answered 429 unchecked. So it has 4 guesses a second."""
+ALL_AT_ONCE = 20
+"""The same for all addresses together: 40 guesses a second."""
+
+_log = logging.getLogger(__name__)
+
+
+class Limit:
+    """How often something may happen in a minute, for each name."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self._item = RateLimitItemPerMinute(per_minute)
+        self._window = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    def hit(self, name: str) -> bool:
+        """Count one; return whether it was within the limit."""
+        return self._window.hit(self._item, name)
+
+    def is_reached(self, name: str) -> bool:
+        """Return whether one more would be too many."""
+        return not self._window.test(self._item, name)
+
+    def wait_s(self, name: str) -> int:
+        """Return the seconds until there is room again, 1 at least."""
+        return max(1, round(self._window.get_window_stats(self._item, name).reset_time - time.time()))
+
+
+class CallLimits:
+    """How often a key may call: polls have a limit of their own, so that they never stop a submit, nor it them."""
+
+    def __init__(self, calls_per_minute: int, polls_per_minute: int) -> None:
+        self._calls = Limit(calls_per_minute)
+        self._polls = Limit(polls_per_minute)
+
+    def check(self, owner: str, *, is_poll: bool = False) -> None:
+        """Count a call. Raises ShimError (429)."""
+        limit = self._polls if is_poll else self._calls
+        if limit.hit(owner):
+            return
+        what = "polls" if is_poll else "calls"
+        left_s = limit.wait_s(owner)
+        raise too_many(
+            f"More than {limit.per_minute} {what} of this key in a minute: wait {left_s} s. Poll a job every 2 or 3 s",
+            left_s,
+        )
+
+
+class LoginThrottle:
+    """Checks keys, and slows down whoever guesses them.
+
+    A key that was right once is always checked at once, whatever its address does.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._failures = Limit(FAILURES_PER_MINUTE)
+        self._all_failures = Limit(ALL_FAILURES_PER_MINUTE)
+        self._good: set[bytes] = set()
+        self._checking: Counter[str] = Counter()
+
+    async def owner(self, authorization: str, address: str) -> str:
+        """Return the owner of the key in a header `Authorization`. Raises ShimError: 401; 429 after many failures."""
+        if self._keys.is_open or not authorization:  # no key at all is no guess
+            return self._keys.owner(authorization)
+        place = _network(address)
+        digest = hashlib.sha256(authorization.encode()).digest()
+        is_slow = digest not in self._good and (self._failures.is_reached(place) or self._all_failures.is_reached(""))
+        if is_slow and (self._checking[place] >= AT_ONCE or self._checking.total() >= ALL_AT_ONCE):
+            raise self._too_many(place)
+        try:
+            owner = self._keys.owner(authorization)
+        except ShimError as error:
+            if error.status != UNAUTHORIZED:
+                raise
+            self._failures.hit(place)
+            self._all_failures.hit("")
+            _log.warning("wrong key from %s", address)
+            if not is_slow:
+                raise
+            await self._hold(place)
+            raise self._too_many(place) from None
+        self._good.add(digest)
+        return owner
+
+    async def _hold(self, place: str) -> None:
+        self._checking[place] += 1
+        try:
+            await asyncio.sleep(PENALTY_S)
+        finally:
+            self._checking[place] -= 1
+            if not self._checking[place]:
+                del self._checking[place]
+
+    def _too_many(self, place: str) -> ShimError:
+        left_s = self._failures.wait_s(place)
+        return too_many(f"Too many wrong keys from this address: wait {left_s} s, and check key and secret", left_s)
+
+
+def too_many(reason: str, left_s: int) -> ShimError:
+    """Return the 429 that says when to go on (docs/reference/scenario.md#rate-limits)."""
+    headers = {"Retry-After": str(left_s)}
+    return ShimError(TOO_MANY, reason, code=ErrorCode.RATE_LIMITED, headers=headers, remainingSeconds=left_s)
+
+
+def _network(address: str) -> str:
+    """Return what counts as one caller: an IPv4 address, or the /64 of an IPv6 address, which one host has at least."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 6 and parsed.ipv4_mapped is None:  # noqa: PLR2004 - IPv6
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)

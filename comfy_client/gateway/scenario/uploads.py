@@ -1,0 +1,210 @@
+"""Large pictures that come in parts: created, put part by part, completed, imported.
+
+Source: docs/reference/scenario.md#uploads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from comfy_client.gateway.scenario.assets import Assets
+from comfy_client.gateway.scenario.errors import TOO_LARGE, TOO_MANY, ShimError, bad_request, not_found, storing
+from comfy_client.gateway.scenario.keeper import Keeper, new_id
+from comfy_client.gateway.scenario.models import UploadRow
+from comfy_client.gateway.scenario.serializers import PartAddress, upload_record
+from comfy_core.contract import ErrorCode, Fault, JsonObject
+from comfy_core.errors import JobError
+from comfy_core.images.codec import MAX_BYTES
+
+MOST_PARTS = 100
+MOST_PENDING = 20
+"""Uploads of a key that are not completed."""
+MOST_PENDING_BYTES = 4 * MAX_BYTES
+"""The size of their parts together."""
+KEPT_S = 3600.0
+"""How long an upload that is not completed is kept."""
+SWEEP_S = 300.0
+"""How often those that are older are removed."""
+SMALLER = "Send the picture smaller, or as JPEG or WebP"
+
+
+class Uploads:
+    """The uploads that `keeper` stores; their parts are files below `directory`, until they are completed."""
+
+    def __init__(self, keeper: Keeper, assets: Assets, directory: Path, part_of: PartAddress) -> None:
+        self._keeper = keeper
+        self._store = keeper.store
+        self._assets = assets
+        self._directory = directory
+        self._part_of = part_of
+        self._sizes: dict[str, dict[int, int]] = {}
+        """The bytes of each part of each upload that is not completed, also of parts that are being written."""
+
+    def create(self, owner: str, body: object) -> JsonObject:
+        """Begin an upload (`POST /uploads`) and return where its parts go. Raises ShimError: 400, 429, 507."""
+        given = body if isinstance(body, dict) else {}
+        if faults := _faults(given):
+            raise bad_request(faults)
+        if len(self._store.pending_uploads(owner)) >= MOST_PENDING:
+            raise ShimError(
+                TOO_MANY,
+                f"{MOST_PENDING} uploads of this key are not completed: complete them, or wait until they are removed, "
+                f"{KEPT_S / 60:.0f} minutes after they began",
+                code=ErrorCode.RATE_LIMITED,
+                headers={"Retry-After": str(round(SWEEP_S))},
+            )
+        now = self._keeper.clock()
+        options = given.get("assetOptions")
+        upload = UploadRow(
+            id=new_id("upload"),
+            owner=owner,
+            created_at=now,
+            updated_at=now,
+            file_name=str(given["fileName"])[:255],
+            content_type=str(given.get("contentType", "image/png"))[:100],
+            parts=int(given.get("parts", 1)),
+            bytes=int(given.get("fileSize", 0)),
+            options={"hide": isinstance(options, dict) and bool(options.get("hide"))},
+        )
+        self._store.add(upload)
+        return self._answer(upload)
+
+    def owner_of_part(self, upload_id: str, number: int) -> str:
+        """Return whose upload a part belongs to. Raises ShimError: 404, or 400 if the upload takes no more parts."""
+        return self._pending(upload_id, number).owner
+
+    def room(self, upload_id: str, number: int) -> int:
+        """Return how many bytes a part may have. Raises ShimError as `owner_of_part` does."""
+        upload = self._pending(upload_id, number)
+        others = sum(size for part, size in self._sizes.get(upload.id, {}).items() if part != number)
+        all_others = others + sum(
+            sum(self._sizes.get(each.id, {}).values())
+            for each in self._store.pending_uploads(upload.owner)
+            if each.id != upload.id
+        )
+        return max(0, min(MAX_BYTES - others, MOST_PENDING_BYTES - all_others))
+
+    async def put_part(self, upload_id: str, number: int, data: bytes) -> None:
+        """Store one part; a part may be put again. Whoever puts it has its signed address. Raises ShimError."""
+        if len(data) > self.room(upload_id, number):
+            raise ShimError(
+                TOO_LARGE, f"The parts have more than {MAX_BYTES:,} bytes. {SMALLER}", code=ErrorCode.PAYLOAD_TOO_LARGE
+            )
+        sizes = self._sizes.setdefault(upload_id, {})
+        before = sizes.get(number, 0)
+        sizes[number] = len(data)
+        try:
+            with storing(self._directory):
+                await asyncio.to_thread(self._write, upload_id, number, data)
+        except ShimError:
+            sizes[number] = before
+            raise
+
+    async def act(self, owner: str, upload_id: str, body: object) -> JsonObject:
+        """Complete an upload: join its parts, check the picture, and make it an asset.
+
+        A picture that is none makes the upload `failed`, with the reason; a part that is missing is a ShimError (400).
+        """
+        upload = self._row(owner, upload_id)
+        if not isinstance(body, dict) or body.get("action") != "complete":
+            raise bad_request([Fault("action", "must be complete")])
+        if upload.state != "pending":
+            return self._answer(upload)
+        upload = self._changed(upload, state="validating")
+        try:
+            data = await asyncio.to_thread(self._joined, upload)
+            asset = await self._assets.add(owner, data, upload.file_name, is_hidden=bool(upload.options.get("hide")))
+        except JobError as error:
+            upload = self._changed(upload, state="failed", error=error.report.message)
+        except BaseException:
+            self._changed(upload, state="pending")
+            raise
+        else:
+            upload = self._changed(upload, state="imported", asset_id=asset.id)
+        await self._remove_parts(upload.id)
+        return self._answer(upload)
+
+    def get(self, owner: str, upload_id: str) -> JsonObject:
+        """Return how an upload stands (`GET /uploads/{id}`)."""
+        return self._answer(self._row(owner, upload_id))
+
+    def resume(self) -> None:
+        """Let uploads be completed again that a kill interrupted. Remove parts that belong to no upload."""
+        for folder in self._directory.iterdir() if self._directory.is_dir() else ():
+            upload = self._store.upload(folder.name)
+            if upload is not None and upload.state == "validating":
+                upload = self._changed(upload, state="pending")
+            if upload is None or upload.state != "pending":
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                sizes = {int(file.name): file.stat().st_size for file in folder.iterdir() if file.name.isdigit()}
+                self._sizes[upload.id] = sizes
+
+    async def sweep(self) -> None:
+        """End the uploads that were not completed in KEPT_S, and remove all parts that are not needed any more."""
+        for upload in self._store.stale_uploads(self._keeper.clock() - KEPT_S):
+            why = f"It was not completed within {KEPT_S / 60:.0f} minutes: begin another upload"
+            self._changed(upload, state="failed", error=why)
+        for folder in await asyncio.to_thread(lambda: list(self._directory.glob("*"))):
+            found = self._store.upload(folder.name)
+            if found is None or found.state not in ("pending", "validating"):
+                await self._remove_parts(folder.name)
+
+    async def _remove_parts(self, upload_id: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._directory / upload_id, ignore_errors=True)
+        self._sizes.pop(upload_id, None)
+
+    def _pending(self, upload_id: str, number: int) -> UploadRow:
+        upload = self._store.upload(upload_id)
+        if upload is None or not 1 <= number <= upload.parts:
+            raise not_found("part of an upload", f"{upload_id}/{number}")
+        if upload.state != "pending":
+            raise bad_request([Fault("", f"comes too late: the upload is {upload.state}")])
+        return upload
+
+    def _row(self, owner: str, upload_id: str) -> UploadRow:
+        upload = self._store.upload(upload_id, owner)
+        if upload is None:
+            raise not_found("upload", upload_id)
+        return upload
+
+    def _answer(self, upload: UploadRow) -> JsonObject:
+        return {"upload": upload_record(upload, self._part_of)}
+
+    def _changed(self, upload: UploadRow, **changes: str) -> UploadRow:
+        changed = replace(upload, updated_at=self._keeper.clock(), **changes)  # type: ignore[arg-type] # texts alone
+        self._store.add(changed)
+        return changed
+
+    def _write(self, upload_id: str, number: int, data: bytes) -> None:
+        folder = self._directory / upload_id
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{number}.part"
+        part.write_bytes(data)
+        part.replace(folder / str(number))
+
+    def _joined(self, upload: UploadRow) -> bytes:
+        files = [self._directory / upload.id / str(number) for number in range(1, upload.parts + 1)]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise bad_request([Fault("", f"comes too early: the parts {', '.join(missing)} are missing")])
+        return b"".join(file.read_bytes() for file in files)
+
+
+def _faults(given: JsonObject) -> list[Fault]:
+    faults = []
+    parts, size = given.get("parts", 1), given.get("fileSize", 0)
+    if not isinstance(given.get("fileName"), str) or not given["fileName"].strip():
+        faults.append(Fault("fileName", "is missing"))
+    if not (isinstance(parts, int) and not isinstance(parts, bool) and 1 <= parts <= MOST_PARTS):
+        faults.append(Fault("parts", f"must be a whole number from 1 to {MOST_PARTS}"))
+    if not (isinstance(size, int | float) and 0 <= size <= MAX_BYTES):
+        faults.append(Fault("fileSize", f"must be at most {MAX_BYTES:,} bytes. {SMALLER}"))
+    if given.get("kind", "image") not in ("image", "asset"):
+        faults.append(Fault("kind", "must be image: other files are not stored here"))
+    if given.get("url"):
+        faults.append(Fault("url", "cannot be imported: upload the picture, or give img2img its address as image"))
+    return faults

@@ -1,0 +1,265 @@
+"""A ComfyUI that is reached directly, on this machine or in its network: what the worker does, without RunPod.
+
+Jobs live in this process: their ids mean nothing to another one, and a job whose process ends is interrupted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from comfy_client.providers.interface import (
+    GeneratedFile,
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    Health,
+    JobState,
+    JobStatus,
+    Progress,
+)
+from comfy_core.comfyui.outputs import Output, job_outputs
+from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import Sampling as Sampled
+from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import ErrorCode, ErrorReport, Fault
+from comfy_core.errors import ComfyClientError, JobError, RequestError, invalid_input
+from comfy_core.request import intake
+from comfy_core.request.reading import Rendered, Request, read_request
+from comfy_core.workflows import Workflow
+
+JOB_TIMEOUT_S = 600.0
+JOB_PREFIX = "local-"
+"""Begins the ids of jobs that ran without RunPod."""
+_KEPT_JOBS = 32
+"""Jobs that ended and whose results are kept, for who asks again."""
+_CLOSE_S = 10.0
+_PAUSE_S = 0.02
+
+
+@dataclass
+class _DirectJob:
+    """One job in its thread. `status` is replaced whole, so that any thread may read it."""
+
+    request: Request
+    rendered: Rendered
+    timeout_s: float
+    status: JobStatus
+    result: GenerationResult | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def stop(self) -> JobError | None:
+        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.") if self.cancelled.is_set() else None
+
+    def end_if_stopped(self) -> None:
+        """Raise the JobError that ends the job, if there is one."""
+        if (error := self.stop()) is not None:
+            raise error
+
+    def observe(self, sampled: Sampled) -> None:
+        progress = Progress(
+            "sampling", sampled.picture, sampled.pictures, sampled.step, sampled.steps, sampled.percent, sampled.preview
+        )
+        self.status = replace(self.status, state=JobState.RUNNING, progress=progress)
+
+
+class ComfyUIProvider:
+    """A ComfyUI at `url`.
+
+    Args:
+        url: its address, as `http://127.0.0.1:8188`.
+        workflows: the templates that requests may name.
+        directory: ComfyUI's base folder where this process can reach it: see ComfyServer.
+    """
+
+    name = "comfyui"
+    jobs_outlive_process = False
+
+    def __init__(self, url: str, workflows: Mapping[str, Workflow], *, directory: Path | None = None) -> None:
+        self._server = ComfyServer(url, directory=directory)
+        self._url = url
+        self._workflows = workflows
+        self._lock = threading.Lock()
+        self._jobs: dict[str, _DirectJob] = {}
+
+    def __repr__(self) -> str:
+        return f"ComfyUIProvider({self._url!r})"
+
+    def __str__(self) -> str:
+        return f"ComfyUI at {self._url}"
+
+    def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
+        """Start a job in a thread. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
+        asked = read_request(request.input, self._workflows)
+        _check_possible(asked, request)
+        rendered = intake.rendered(asked)
+        timeout_s = asked.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
+        self._server.version()  # a wrong address is told by the submit, not by the job
+        job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
+        job = _DirectJob(asked, rendered, timeout_s, JobStatus(job_id, JobState.QUEUED))
+        with self._lock:
+            ended = [name for name, each in self._jobs.items() if each.ended.is_set()]
+            for name in ended[: max(0, len(ended) - _KEPT_JOBS)]:
+                del self._jobs[name]
+            self._jobs[job_id] = job
+        threading.Thread(target=self._run, args=(job,), name=job_id, daemon=True).start()
+        job.ended.wait(wait_s or 0.0)
+        return job.status
+
+    def status(self, job_id: str) -> JobStatus:
+        """Return how a job stands. Raises JobError (job_expired) for one that this process did not start."""
+        return self._job(job_id).status
+
+    def result(self, status: JobStatus) -> GenerationResult:
+        """Return what a job made."""
+        if status.error is not None:
+            raise JobError.of(status.error, status.job_id)
+        result = self._job(status.job_id).result
+        if result is None:
+            raise JobError.because(ErrorCode.RESULT_LOST, "The job has no result.")
+        return result
+
+    def cancel(self, job_id: str) -> None:
+        """Interrupt a job; return once nothing of it is left in ComfyUI."""
+        job = self._job(job_id)
+        job.cancelled.set()
+        job.ended.wait(_CLOSE_S)
+
+    def retry(self, job_id: str) -> JobStatus:
+        """Raises RequestError: a job without RunPod is sent again by its caller."""
+        raise RequestError(f"A ComfyUI has no retry: send the request of {job_id} again", code=ErrorCode.MISCONFIGURED)
+
+    def health(self) -> Health:
+        """Return what ComfyUI's queue holds, whoever put it there."""
+        running, pending = self._server.queue_state()
+        busy = bool(running or pending)
+        prompts = "1 prompt" if len(running) == 1 else f"{len(running)} prompts"
+        sentence = f"ComfyUI runs {prompts}; {len(pending) or 'none'} in its queue" if busy else "ComfyUI is idle"
+        return Health(
+            jobs={"inProgress": len(running), "inQueue": len(pending)},
+            workers={"idle": int(not busy), "running": int(busy)},
+            why="busy" if busy else "idle",
+            sentence=sentence,
+        )
+
+    def missing_models(self) -> list[str]:
+        """Return the files of the workflows that ComfyUI does not list, as `folder/file`."""
+        wanted = sorted(
+            {model for workflow in self._workflows.values() for model in workflow.schema.get("x-models", [])}
+        )
+        listed = {folder: self._server.models(folder) for folder in {model.partition("/")[0] for model in wanted}}
+        return [model for model in wanted if model.partition("/")[2] not in listed[model.partition("/")[0]]]
+
+    def purge_queue(self) -> int:
+        """Cancel the jobs of this process that wait, and return how many those were. Others' prompts are not ours."""
+        with self._lock:
+            waiting = [job for job in self._jobs.values() if job.status.state is JobState.QUEUED]
+        for job in waiting:
+            job.cancelled.set()
+        return len(waiting)
+
+    def pause_s(self, waited_s: float) -> float:
+        """Return a blink: nothing is asked over the network."""
+        return max(_PAUSE_S, min(0.2, waited_s / 100))
+
+    def close(self) -> None:
+        """Interrupt the jobs that still run, and close the connections."""
+        with self._lock:
+            unended = [job for job in self._jobs.values() if not job.ended.is_set()]
+        for job in unended:
+            job.cancelled.set()
+        deadline = time.monotonic() + _CLOSE_S
+        for job in unended:
+            job.ended.wait(max(0.0, deadline - time.monotonic()))
+        self._server.close()
+
+    def _job(self, job_id: str) -> _DirectJob:
+        job = self._jobs.get(job_id)
+        if job is None:
+            message = (
+                f"This process has no job {job_id}: a ComfyUI that is reached directly has jobs of one process alone."
+            )
+            raise JobError.of(ErrorReport(ErrorCode.JOB_EXPIRED, message), job_id)
+        return job
+
+    def _run(self, job: _DirectJob) -> None:
+        begun_at = time.monotonic()
+        try:
+            limits = Limits(timeout_s=job.timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
+            rendered = job.rendered
+            run = run_graphs(
+                self._server,
+                rendered.graphs,
+                rendered.uploads,
+                limits,
+                job.stop,
+                Hooks(job.observe),
+                rendered.extra_data,
+            )
+            job.result = self._result(job, run)
+            job.status = replace(
+                job.status, state=JobState.SUCCEEDED, progress=None, delay_s=run.queue_s, execution_s=run.execute_s
+            )
+        except ComfyClientError as error:
+            state = JobState.CANCELLED if error.code is ErrorCode.CANCELLED else JobState.FAILED
+            job.status = replace(job.status, state=state, progress=None, error=error.report)
+        finally:
+            if not job.status.state.is_final:
+                report = ErrorReport(
+                    ErrorCode.INTERNAL, f"A bug in the client ended the job after {time.monotonic() - begun_at:.1f} s."
+                )
+                job.status = replace(job.status, state=JobState.FAILED, error=report)
+            job.ended.set()
+
+    def _result(self, job: _DirectJob, run: RunResult) -> GenerationResult:
+        encode_from = time.monotonic()
+        outputs = job_outputs(job.request, job.rendered, run.prompts, job.end_if_stopped)
+        encode_s = time.monotonic() - encode_from
+        timings = {"queue_s": run.queue_s, "execute_s": run.execute_s, "fetch_s": run.fetch_s, "encode_s": encode_s}
+        return GenerationResult(
+            images=tuple(map(_image, outputs.images)),
+            files=tuple(GeneratedFile(file.filename, file.mime_type, file.sha256, file.data) for file in outputs.files),
+            texts=tuple(text for prompt in run.prompts for text in prompt.texts),
+            provider=self.name,
+            job_id=job.status.job_id,
+            workflow=job.rendered.workflow,
+            inputs=job.rendered.inputs,
+            seed=job.rendered.seeds[0],
+            warnings=(*job.rendered.warnings, *run.warnings, *outputs.warnings),
+            timings={name: round(value, 4) for name, value in timings.items()},
+            versions={"comfyui": self._server.version(), "workflow": job.rendered.version},
+            delay_s=run.queue_s,
+            execution_s=run.execute_s,
+        )
+
+
+def _image(output: Output) -> GeneratedImage:
+    facts = output.facts
+    return GeneratedImage(
+        filename=output.filename,
+        mime_type=output.mime_type,
+        sha256=output.sha256,
+        bytes=output.data,
+        width=facts.get("width", 0),
+        height=facts.get("height", 0),
+        seed=facts["seed"],
+    )
+
+
+def _check_possible(asked: Request, request: GenerationRequest) -> None:
+    """Raise JobError (invalid_input) for what RunPod alone, or its worker, can do: nothing asked for is left undone."""
+    options = request.options
+    wanted: dict[str, Callable[[], bool]] = {
+        "delivery": lambda: asked.delivery == "s3",
+        "options.webhook": lambda: options.webhook is not None,
+        "options.s3_config": lambda: options.s3_config is not None,
+    }
+    why = "is not possible with a ComfyUI that is reached directly (COMFYUI_ENDPOINT): leave it out, or use RunPod"
+    if faults := [Fault(path, why) for path, is_wanted in wanted.items() if is_wanted()]:
+        raise invalid_input(faults)

@@ -1,0 +1,179 @@
+"""What Scenario's API answers, as values. Pure.
+
+Facts (docs/reference/scenario.md#jobs): a record is wrapped (`{"job": {…}}`, `{"asset": {…}}`). A job has one of
+eight statuses, a progress from 0 to 1, the times of its statuses, and in `metadata` the body that it was asked with,
+the ids of its assets, and why it failed. An asset's `metadata.seed` is text. Every field may be absent, and unknown
+ones are to be tolerated. An error says `reason` or `message`, and `trace_id`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+from comfy_client.providers.interface import JobState, JobStatus, Progress
+from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+
+STATES = {
+    "pending": JobState.QUEUED,
+    "queued": JobState.QUEUED,
+    "warming-up": JobState.QUEUED,
+    "in-progress": JobState.RUNNING,
+    "finalizing": JobState.RUNNING,
+    "success": JobState.SUCCEEDED,
+    "failure": JobState.FAILED,
+    "canceled": JobState.CANCELLED,
+}
+"""Scenario's eight statuses. One that is not among them counts as running."""
+_SHOWN = 300
+
+
+def read_job(answer: object) -> JobStatus | None:
+    """Return how a job stands by the answer of a call, or None where it is none. `output` is its record."""
+    match answer:
+        case {"job": {"jobId": str(job_id), "status": str(name), **rest}} if job_id:
+            job: JsonObject = {"jobId": job_id, "status": name, **{str(key): value for key, value in rest.items()}}
+        case _:
+            return None
+    state = STATES.get(name, JobState.RUNNING)
+    delay_s, execution_s = _times(job)
+    return JobStatus(
+        job_id=job_id,
+        state=state,
+        progress=_progress(job) if state is JobState.RUNNING else None,
+        output=job if state.is_final else None,
+        error=_error(state, job),
+        delay_s=delay_s,
+        execution_s=execution_s,
+    )
+
+
+def body_of(job: object) -> JsonObject:
+    """Return the body that a job was asked with, as its record has it."""
+    match job:
+        case {"metadata": {"input": dict(body)}}:
+            return body
+    return {}
+
+
+def asset_ids_of(job: object) -> list[str]:
+    """Return the ids of a job's assets, in order."""
+    match job:
+        case {"metadata": {"assetIds": list(ids)}}:
+            return [name for name in ids if isinstance(name, str) and name]
+    return []
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A picture at Scenario: where it is, and the seed that it was made with, where that is told."""
+
+    asset_id: str
+    url: str
+    seed: int | None
+
+
+def read_asset(answer: object) -> Asset | None:
+    """Return the asset in the answer of a call, or None where it is none, or has no address."""
+    match answer:
+        case {"asset": {"id": str(asset_id), "url": str(url), **rest}} if asset_id and url:
+            return Asset(asset_id, url, _seed(rest.get("metadata")))
+    return None
+
+
+def _seed(metadata: object) -> int | None:
+    match metadata:
+        case {"seed": str(text)} if text.isascii() and text.isdigit():
+            return int(text)
+        case {"seed": bool()}:
+            return None
+        case {"seed": int(number)}:
+            return number
+    return None
+
+
+def _error(state: JobState, job: JsonObject) -> ErrorReport | None:
+    if state is JobState.CANCELLED:
+        return ErrorReport(ErrorCode.CANCELLED, "The job was cancelled.")
+    if state is not JobState.FAILED:
+        return None
+    match job.get("metadata"):
+        case {"error": str(said), **rest} if said:
+            hint = rest.get("hint")
+        case _:
+            return ErrorReport(ErrorCode.UNRECOGNIZED, "Scenario says that the job failed, and not why.")
+    more = f" ({hint[:_SHOWN]})" if isinstance(hint, str) and hint else ""
+    return ErrorReport(
+        ErrorCode.EXECUTION_FAILED, f"Scenario's job failed: {said[:_SHOWN]}{more}", {"exception_type": "Scenario"}
+    )
+
+
+def _progress(job: JsonObject) -> Progress:
+    """Return how far a job is. Scenario tells a share alone: the step is that share of the steps asked for."""
+    match job.get("progress"):
+        case int(share) | float(share) if math.isfinite(share):
+            done = min(1.0, max(0.0, share))
+        case _:
+            done = 0.0
+    body = body_of(job)
+    steps, pictures = body.get("numInferenceSteps"), body.get("numOutputs")
+    whole = steps if isinstance(steps, int) else 0
+    return Progress(
+        pictures=pictures if isinstance(pictures, int) else 1,
+        step=math.floor(done * whole),
+        steps=whole,
+        percent=math.floor(100 * done),
+    )
+
+
+def _times(job: JsonObject) -> tuple[float | None, float | None]:
+    """Return how long a job waited, and how long it ran until its end, in seconds, by the times of its statuses."""
+    begun = _moment(job.get("createdAt"))
+    started = ended = None
+    history = job.get("statusHistory")
+    for entry in history if isinstance(history, list) else []:
+        match entry:
+            case {"status": str(name), "date": date}:
+                moment, state = _moment(date), STATES.get(name, JobState.RUNNING)
+                begun = begun or moment
+                if state is JobState.RUNNING:
+                    started = started or moment
+                elif state.is_final:
+                    ended = moment
+    return _between(begun, started), _between(started, ended)
+
+
+def _between(begun: datetime | None, ended: datetime | None) -> float | None:
+    if begun is None or ended is None or (begun.tzinfo is None) != (ended.tzinfo is None):
+        return None
+    return max(0.0, round((ended - begun).total_seconds(), 3))
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def words_of(body: object) -> str:
+    """Return what the body of an error says, in a line, with the id by which Scenario finds it in its logs."""
+    match body:
+        case dict():
+            said = next((body[key] for key in ("reason", "message", "error", "detail") if body.get(key)), "")
+            trace = next((body[key] for key in ("trace_id", "traceId") if body.get(key)), "")
+        case _:
+            return ""
+    shown = " ".join(str(said).split())[:_SHOWN]
+    return f"{shown}; trace {str(trace)[:64]}" if trace and shown else shown
+
+
+def cooldown_s(body: object) -> float | None:
+    """Return how long a 429 asks to be left alone, by `remainingSeconds` (docs/reference/scenario.md#rate-limits)."""
+    match body:
+        case {"remainingSeconds": bool()}:
+            return None
+        case {"remainingSeconds": int(seconds) | float(seconds)} if 0 <= seconds < math.inf:
+            return float(seconds)
+    return None

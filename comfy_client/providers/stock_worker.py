@@ -1,0 +1,231 @@
+"""RunPod's stock worker-comfyui: it runs whole graphs alone, so that templates are rendered here.
+
+Facts (worker-comfyui 5.8, handler.py; docs/reference/runpod.md#the-stock-worker): the input is `workflow`, a graph,
+and `images`, each a `name` and base64. The result has `images` (`filename`, `type`, `data`), and `errors` beside
+them where a part failed. It takes no address of a picture, encodes PNG alone, returns no seed, and never deletes a
+file: so names are unique, addresses are fetched here, and the seed stands in the file's name, where another process
+still finds it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import mimetypes
+import re
+import secrets
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from comfy_client.providers.interface import (
+    GeneratedImage,
+    GenerationRequest,
+    GenerationResult,
+    Health,
+    JobStatus,
+)
+from comfy_client.providers.results import read_result
+from comfy_client.providers.runpod_endpoint import RunPodEndpoint
+from comfy_client.providers.submitted_requests import Asked, AskedJobs
+from comfy_core.comfyui.outputs import metadata_text
+from comfy_core.contract import ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_core.errors import invalid_input
+from comfy_core.images.child_process import encode_picture, identify
+from comfy_core.request import intake
+from comfy_core.request.reading import Rendered, Upload, read_request
+from comfy_core.workflows import Graph, Workflow, is_link
+
+_SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")
+
+
+class PremadeProvider:
+    """A RunPod endpoint that runs worker-comfyui, or any worker that takes its requests."""
+
+    name = "runpod"
+    jobs_outlive_process = True
+
+    def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
+        self._endpoint = endpoint
+        self._workflows = workflows
+        self._asked = AskedJobs()
+
+    def __repr__(self) -> str:
+        return f"PremadeProvider({self._endpoint!r})"
+
+    def __str__(self) -> str:
+        return f"endpoint {self._endpoint.endpoint_id} at RunPod"
+
+    def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
+        """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
+        asked = read_request(request.input, self._workflows)
+        if asked.delivery == "s3" or request.options.s3_config is not None:
+            message = "is up to worker-comfyui: it uses a bucket where BUCKET_ENDPOINT_URL is set for it"
+            raise invalid_input([Fault("delivery", message)])
+        rendered = intake.rendered(asked)
+        if rendered.extra_data.keys() - {"api_key_comfy_org"}:
+            warning = "extra_data was left out, except for the key: worker-comfyui passes nothing else to ComfyUI"
+            rendered = replace(rendered, warnings=(*rendered.warnings, warning))
+        body = stock_input(rendered, secrets.token_hex(4))
+        status = self._endpoint.submit(GenerationRequest(body, request.options), wait_s)
+        self._asked.remember(status.job_id, Asked(asked, rendered))
+        return _in_our_words(status)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Return how a job stands. worker-comfyui tells no progress."""
+        return _in_our_words(self._endpoint.status(job_id))
+
+    def result(self, status: JobStatus) -> GenerationResult:
+        """Return what a job made, encoded as it was asked for where this process asked for it."""
+        result = read_result(status, self.name)
+        asked = self._asked.of(status.job_id)
+        images = sorted((_with_seed(image) for image in result.images), key=_number)
+        if asked is None:
+            return replace(result, images=tuple(images), seed=images[0].seed if images else None)
+        rendered = asked.rendered
+        encoded = [_encoded(image, asked) for image in images]
+        return replace(
+            result,
+            images=tuple(image for image, _ in encoded),
+            workflow=rendered.workflow,
+            inputs=rendered.inputs,
+            seed=rendered.seeds[0],
+            warnings=(*rendered.warnings, *result.warnings, *(warning for _, warning in encoded if warning)),
+            versions={**result.versions, "workflow": rendered.version},
+        )
+
+    def cancel(self, job_id: str) -> None:
+        """End a job. worker-comfyui does not heed it while it samples (docs/reference/runpod.md#the-stock-worker)."""
+        self._endpoint.cancel(job_id)
+
+    def retry(self, job_id: str) -> JobStatus:
+        """Queue a job anew that failed or timed out."""
+        return _in_our_words(self._endpoint.retry(job_id))
+
+    def health(self) -> Health:
+        """Return how many jobs and workers there are."""
+        return self._endpoint.health()
+
+    def missing_models(self) -> None:
+        """Return None: only a worker knows its models."""
+
+    def purge_queue(self) -> int:
+        """Drop all jobs that wait."""
+        return self._endpoint.purge_queue()
+
+    def pause_s(self, waited_s: float) -> float:
+        """Return a tenth of the wait so far, 0.25 s to 5 s."""
+        return min(5.0, max(0.25, waited_s / 10))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._endpoint.close()
+
+
+def stock_input(rendered: Rendered, mark: str) -> JsonObject:
+    """Return worker-comfyui's `input` for what was rendered; `mark` (8 hex) makes the names of its files unique."""
+    graphs = [
+        _named(graph, seed, number, mark)
+        for number, (graph, seed) in enumerate(zip(rendered.graphs, rendered.seeds, strict=True))
+    ]
+    body: JsonObject = {"workflow": merged(graphs)}
+    if images := [_image(upload, graphs) for upload in rendered.uploads]:
+        body["images"] = images
+    if "api_key_comfy_org" in rendered.extra_data:
+        body["comfy_org_api_key"] = rendered.extra_data["api_key_comfy_org"]
+    return body
+
+
+def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
+    """Return the graph with its seed and place in the names of the files it saves."""
+    named = {}
+    for node_id, node in graph.items():
+        match node["inputs"]:
+            case {"filename_prefix": str(prefix)} if seed is not None:
+                unique = f"{prefix}_seed{seed}_{number}_{mark}"
+                named[node_id] = {**node, "inputs": {**node["inputs"], "filename_prefix": unique}}
+            case inputs:
+                named[node_id] = {**node, "inputs": dict(inputs)}
+    return named
+
+
+def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
+    picture = upload.picture
+    name = f"{uuid.uuid4().hex}.{upload.extension}"
+    for graph in graphs:
+        for target in upload.targets:
+            target.set(graph, name)
+    return {"name": name, "image": base64.b64encode(picture.data).decode("ascii")}
+
+
+def merged(graphs: Sequence[Graph]) -> Graph:
+    """Return one graph that does what all do: nodes that are the same in each stand once, such as the loaders.
+
+    The graphs are copies of one, with other values: the same ids and links. Node n of graph i > 0 becomes `n-i`.
+    """
+    first = graphs[0]
+    differing = {node_id for graph in graphs for node_id in graph if graph[node_id] != first.get(node_id)}
+    while more := {node_id for node_id, node in first.items() if node_id not in differing and _links(node) & differing}:
+        differing |= more
+    whole = dict(first)
+    for number, graph in enumerate(graphs[1:], 1):
+        for node_id in differing:
+            inputs = {
+                name: [f"{value[0]}-{number}", value[1]] if is_link(value) and value[0] in differing else value
+                for name, value in graph[node_id]["inputs"].items()
+            }
+            whole[f"{node_id}-{number}"] = {**graph[node_id], "inputs": inputs}
+    return whole
+
+
+def _links(node: JsonObject) -> set[str]:
+    return {value[0] for value in node["inputs"].values() if is_link(value)}
+
+
+def _with_seed(image: GeneratedImage) -> GeneratedImage:
+    found = _SEED.search(image.filename)
+    return replace(image, seed=int(found[1])) if found and image.seed is None else image
+
+
+def _number(image: GeneratedImage) -> int:
+    found = _SEED.search(image.filename)
+    return int(found[2]) if found else 0
+
+
+def _encoded(image: GeneratedImage, asked: Asked) -> tuple[GeneratedImage, str]:
+    """Return the picture as it was asked for, and a warning if it is not: worker-comfyui gives plain PNG alone."""
+    found = _SEED.search(image.filename)
+    text = {}
+    if asked.request.metadata:
+        text = metadata_text(asked.rendered, asked.rendered.graphs[_number(image)], image.seed)
+    sent = identify(image.bytes)
+    if sent is None or sent.is_animated:
+        return image, ""
+    picture = encode_picture(image.bytes, asked.request.output_format, asked.request.output_quality, text)
+    stem = (_SEED.sub("", image.filename) if found else image.filename).rpartition(".")[0]
+    encoded = replace(
+        image,
+        filename=f"{stem}{mimetypes.guess_extension(picture.mime_type) or ''}",
+        mime_type=picture.mime_type,
+        sha256=hashlib.sha256(picture.data).hexdigest(),
+        bytes=picture.data,
+        width=picture.width,
+        height=picture.height,
+    )
+    return encoded, f"{encoded.filename} {picture.warning}" if picture.warning else ""
+
+
+def _in_our_words(status: JobStatus) -> JobStatus:
+    """Return the status with the code of what worker-comfyui says in text alone."""
+    if status.error is None or status.error.code is not ErrorCode.UNRECOGNIZED:
+        return status
+    message = status.error.message
+    for pattern, code in (
+        (r"out of memory|OutOfMemory", ErrorCode.OUT_OF_MEMORY),
+        (r"validation failed|Missing 'workflow'", ErrorCode.WORKFLOW_REJECTED),
+        (r"Node Type: .*Node ID: ", ErrorCode.EXECUTION_FAILED),
+        (r"not reachable", ErrorCode.COMFYUI_UNAVAILABLE),
+    ):
+        if re.search(pattern, message, re.IGNORECASE | re.DOTALL):
+            return replace(status, error=ErrorReport(code, message, status.error.details))
+    return status

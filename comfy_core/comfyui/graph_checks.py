@@ -1,0 +1,127 @@
+"""What is checked and completed in a graph by /object_info, before ComfyUI validates it itself. Pure.
+
+ComfyUI 0.3.64 names the first missing node alone, and no node for a cycle or for a link to an output that does not
+exist. 0.33.0 names missing nodes by their titles. Newer versions add required inputs, which older exports lack.
+"""
+
+from __future__ import annotations
+
+import copy
+import graphlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from comfy_core.comfyui.file_inputs import SILENT_SAVERS, FileUse, file_use
+from comfy_core.contract import EXPORT_MENU, ErrorCode, JsonObject, shortened
+from comfy_core.errors import JobError
+from comfy_core.graphs import EDITOR_NODES
+from comfy_core.validation import shown
+from comfy_core.workflows import Graph, is_link
+
+_ONLY_IN_EDITOR = f"exists in the editor only; export the workflow again with {EXPORT_MENU}"
+_NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or take the node out"
+_NOT_REPORTED = "writes files that ComfyUI does not report, so that no job can return them; add a SaveImage"
+_SHOWN_NODES = 8
+
+
+def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
+    """Raise JobError (workflow_rejected) that names every missing node, bad link and cycle of `graph`.
+
+    `node_types` is what /object_info says of the node types that ComfyUI has.
+    """
+    missing = {node_id: node for node_id, node in graph.items() if node["class_type"] not in node_types}
+    problems = [
+        _problem(graph, node_id, "", _ONLY_IN_EDITOR if node["class_type"] in EDITOR_NODES else _NOT_INSTALLED)
+        for node_id, node in missing.items()
+    ]
+    problems += _bad_links(graph, node_types)
+    savers = [node_id for node_id, node in graph.items() if _is_output(node, node_types)]
+    if savers and all(graph[node_id]["class_type"] in SILENT_SAVERS for node_id in savers):
+        problems += [_problem(graph, node_id, "", _NOT_REPORTED) for node_id in savers]
+    if cycle := _cycle(graph):
+        problems.append(_problem(graph, cycle[0], "", f"is part of a cycle: {shortened(' -> '.join(cycle))}"))
+    if problems:
+        told = "; ".join(
+            f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in problems[:_SHOWN_NODES]
+        )
+        more = f"; and {len(problems) - _SHOWN_NODES} more" if len(problems) > _SHOWN_NODES else ""
+        raise JobError.because(
+            ErrorCode.WORKFLOW_REJECTED,
+            f"ComfyUI cannot run the graph: {told}{more}.",
+            nodes=problems,
+            type="missing_node_type" if missing else "invalid_graph",
+        )
+
+
+def _problem(graph: Graph, node_id: str, name: str, problem: str) -> JsonObject:
+    node_type = shortened(graph[node_id]["class_type"])
+    return {"node_id": shortened(node_id), "node_type": node_type, "input": shortened(name), "problem": problem}
+
+
+def _is_output(node: JsonObject, node_types: Mapping[str, JsonObject]) -> bool:
+    return bool(node_types.get(node["class_type"], {}).get("output_node"))
+
+
+def _bad_links(graph: Graph, node_types: Mapping[str, JsonObject]) -> Iterator[JsonObject]:
+    """Yield a problem for each link to an output that its node does not have."""
+    for node_id, node in graph.items():
+        for name, value in node["inputs"].items():
+            if not is_link(value) or value[0] not in graph:
+                continue
+            match node_types.get(graph[value[0]]["class_type"]):
+                case {"output": [*outputs]} if not 0 <= value[1] < len(outputs):
+                    source = shortened(value[0])
+                    problem = f"links to output {value[1]} of node {source}, which has {len(outputs)} outputs"
+                    yield _problem(graph, node_id, name, problem)
+
+
+def _cycle(graph: Graph) -> list[str]:
+    """Return the ids of nodes that link to one another in a circle, the first one twice; none without a circle."""
+    sources = {
+        node_id: [value[0] for value in node["inputs"].values() if is_link(value)] for node_id, node in graph.items()
+    }
+    try:
+        graphlib.TopologicalSorter(sources).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[Graph, list[str]]:
+    """Return `graph` with the default of each required input that it lacks, and a warning for each.
+
+    Inputs that another node has to be linked to, and those that name files, have no default.
+    """
+    filled = copy.deepcopy(graph)
+    warnings = []
+    for node_id, node in filled.items():
+        for name, declared in _required(node_types.get(node["class_type"])).items():
+            value = None if name in node["inputs"] else _default(node["class_type"], name, declared)
+            if value is not None:
+                node["inputs"][name] = value
+                warnings.append(
+                    f"node {shortened(node_id)} ({node['class_type']}) had no {name}, which this ComfyUI requires; "
+                    f"its default was used: {shown(value)}"
+                )
+    return filled, warnings
+
+
+def _required(node_type: object) -> Mapping[str, Any]:
+    match node_type:
+        case {"input": {"required": {**inputs}}}:
+            return {str(name): declared for name, declared in inputs.items()}
+    return {}
+
+
+def _default(class_type: str, name: str, declared: object) -> object:
+    """Return the default that /object_info declares for an input, or the first of its choices; else None."""
+    match declared:
+        case [_, {"forceInput": True}, *_]:
+            return None
+        case [str(kind), *_] if kind.startswith("COMFY_"):
+            return None
+        case [_, {"default": default}, *_]:
+            return None if file_use(class_type, name, declared) not in {None, FileUse.WRITES} else default
+        case [[first, *_], *_] | ["COMBO", {"options": [first, *_]}, *_]:
+            return None if file_use(class_type, name, declared) else first
+    return None

@@ -1,0 +1,145 @@
+"""From what ComfyUI made to the files that a caller gets: pictures encoded as the request asks, and named."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import mimetypes
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from comfy_core.comfyui.saved import PromptResult
+from comfy_core.contract import JsonObject
+from comfy_core.images.child_process import TIMEOUT_S, Check, encode_picture, go_on, identify
+from comfy_core.images.codec import Picture
+from comfy_core.request.reading import Rendered, Request
+from comfy_core.workflows import Graph
+
+ENCODE_S = 60.0
+"""For all pictures of a job. Those whose turn comes later stay as ComfyUI made them."""
+_LONGEST_STRING = 4096
+"""Characters of a graph's string that are written into a picture's file."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file of a result; `facts` are what its entry says beside the file's own."""
+
+    filename: str
+    data: bytes
+    mime_type: str
+    facts: JsonObject
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of its bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def entry(self, kind: str, data: str) -> JsonObject:
+        """Return its entry in the result, `data` being base64 or an address."""
+        return {
+            "filename": self.filename,
+            "type": kind,
+            "data": data,
+            "mime_type": self.mime_type,
+            "bytes": len(self.data),
+            "sha256": self.sha256,
+            **self.facts,
+        }
+
+
+@dataclass(frozen=True)
+class JobOutputs:
+    """What a caller gets of a job: pictures, other files, and what is not as it was asked for."""
+
+    images: tuple[Output, ...]
+    files: tuple[Output, ...]
+    warnings: tuple[str, ...]
+
+
+def job_outputs(
+    request: Request, rendered: Rendered, results: Sequence[PromptResult], check: Check = go_on
+) -> JobOutputs:
+    """Return the outputs of each prompt in order, pictures encoded as the request asks.
+
+    `check` ends the encoding with what it raises. No two files of a job have one name.
+    """
+    images: list[Output] = []
+    warnings: list[str] = []
+    names: set[str] = set()
+    numbers: Counter[str] = Counter()
+    until = time.monotonic() + ENCODE_S
+    for graph, seed, result in zip(rendered.graphs, rendered.seeds, results, strict=True):
+        text = metadata_text(rendered, graph, seed) if request.metadata else {}
+        for image in result.images:
+            if image.filename:
+                picture = identify(image.data, check)
+                size = _size(picture) if picture else {}
+                images.append(_as_saved(image.filename, image.data, names, {**size, "seed": seed}))
+                continue
+            left_s = min(TIMEOUT_S, until - time.monotonic())
+            picture = encode_picture(image.data, request.output_format, request.output_quality, text, check, left_s)
+            extension = mimetypes.guess_extension(picture.mime_type) or ""
+            numbers[image.prefix] += 1
+            filename = _unused(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
+            images.append(Output(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
+            if picture.warning:
+                warnings.append(f"{filename} {picture.warning}")
+    files = [_as_saved(file.filename, file.data, names, {}) for result in results for file in result.files]
+    return JobOutputs(tuple(images), tuple(files), tuple(warnings))
+
+
+def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> Output:
+    """Return a file that a node saved, as it is."""
+    name = _unused(filename, names)
+    return Output(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
+
+
+def _size(picture: Picture) -> JsonObject:
+    return {"width": picture.width, "height": picture.height} if picture.width else {}
+
+
+def _unused(filename: str, names: set[str]) -> str:
+    """Return `filename`, with a number in front if a file from another folder has that name already."""
+    numbered = (f"{number}_{filename}" for number in itertools.count(2))
+    name = next(each for each in itertools.chain([filename], numbered) if each not in names)
+    names.add(name)
+    return name
+
+
+def metadata_text(rendered: Rendered, graph: Graph, seed: int | None) -> dict[str, str]:
+    """Return the text for a picture's file.
+
+    `prompt` is the graph, as ComfyUI writes it itself (its canvas opens such a file); `parameters` are the inputs in
+    words, as the tools of the field read them. Neither says which picture of how many it was: made again alone with its
+    seed, the file is the same to the byte. A long string of the graph, such as a picture as base64, is left out.
+    """
+    text = {"prompt": json.dumps(_shortened(graph))}
+    if seed is not None:
+        text["parameters"] = parameters_text(rendered, seed)
+    return text
+
+
+def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return `value` without its strings of more than _LONGEST_STRING characters."""
+    match value:
+        case str() if len(value) > _LONGEST_STRING:
+            return f"[{len(value):,} characters were left out of this file]"
+        case dict():
+            return {key: _shortened(each) for key, each in value.items()}
+        case list():
+            return [_shortened(each) for each in value]
+    return value
+
+
+def parameters_text(rendered: Rendered, seed: int) -> str:
+    """Return the inputs of one picture in words."""
+    inputs = {**rendered.inputs, "seed": seed}
+    inputs.pop("num_images", None)
+    prompt = inputs.pop("prompt", "")
+    return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in inputs.items())

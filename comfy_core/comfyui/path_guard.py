@@ -1,0 +1,253 @@
+"""Refuses the values with which a graph would read or write files outside the folders of its own job. Pure.
+
+ComfyUI 0.3.64 opens every path that a loader names: absolute ones, `../`, and with the ending ` [output]` the pictures
+of other jobs. 0.33.0 refuses the first two. Custom nodes may do anything with a name. So the values of all inputs that
+name a file (`file_inputs`) are checked before ComfyUI sees the graph, in each spelling that some node may decode.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from urllib.parse import unquote
+
+from comfy_core.comfyui.file_inputs import (
+    RUN_FOLDER,
+    SILENT_SAVERS,
+    FileUse,
+    declared_input,
+    file_use,
+    is_comfyui_link,
+    is_core_loader,
+    is_encoded,
+    is_loader,
+    linked_literal,
+)
+from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
+from comfy_core.graphs import Graph, title_of
+from comfy_core.targets import Target
+from comfy_core.validation import path_of, shown
+
+MAX_NAME_LENGTH = 1000
+"""No path that a caller may name is longer. What is longer is the content of a file."""
+MAX_TOTAL_LENGTH = 500_000
+"""Of all names of a graph: checking them takes a second then."""
+
+_SLASHES = str.maketrans(
+    dict.fromkeys("\u2215\u2044\u29f8\u2571\u27cb", "/") | dict.fromkeys("\u29f5\u2216\u29f9", "\\"),
+)
+"""Characters that look like slashes and that NFKC leaves as they are."""
+_START = r"(?:^|[\n'\"\[({,;|=])\s*"
+"""Where a path begins in a value that may list several."""
+_WILDCARD_FOLDER = re.compile(r"\*\*|[*?][^/\\]*[/\\]")
+_VARIABLE = re.compile(r"%([^%.]+)\.([^%]+)%")
+_NAME_TYPES = re.compile(r"^(STRING|COMBO|\*|.*(PATH|DIR|FOLDER|NAME|TEXT).*|FILE|FILES)$")
+"""The types of outputs that may carry a file's name. All others (IMAGE, LATENT, …) carry data."""
+_READ = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER, FileUse.LOADS_MODEL})
+_OF_INPUT_FOLDER = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER})
+_SCHEMES = "file|concat|concatf|subfile|crypto|cache|async|pipe|fd|unix|jar|smb|ftp|gopher"
+_CONTENT = re.compile(r"\s*https?://.*|\s*(?:data:[\w/+.;=-]*,)?[A-Za-z0-9+/=_\s-]{200,}", re.IGNORECASE | re.DOTALL)
+"""An http address, or base64 of more than a path's length."""
+_BAD_SPELLINGS = (
+    (r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", frozenset(FileUse), "must not contain control characters"),
+    (rf"{_START}(?:[/\\]|[A-Za-z]:[/\\]|~|\$\{{?\w|%\w+%[/\\])", frozenset(FileUse), "must not be an absolute path"),
+    (rf"{_START}[A-Za-z]:", _READ, "must not be an absolute path"),
+    (r"(?:^|[/\\\s'\"\[({,;|=:])\.\.+\s*(?:$|[/\\\s'\"\])},;|:])", frozenset(FileUse), 'must not contain ".."'),
+    (rf"{_START}(?:(?:{_SCHEMES}):|subfile,)", frozenset(FileUse), "must not be an address"),
+    (
+        r"\[\s*(?:output|temp)\s*\]",
+        _OF_INPUT_FOLDER,
+        "must not end in [output] or [temp]: a job loads its own files only",
+    ),
+    (r"(?:^|[/\\])\s*(?:con|prn|aux|nul|com\d|lpt\d)\s*(?:\.|$)", _OF_INPUT_FOLDER, "must not be a device"),
+)
+"""Patterns of names that lead outside, the uses of a file that they are refused for, and what is wrong with them."""
+_PLAYLIST = re.compile(
+    rb"#EXTM3U|ffconcat|^c=IN IP|<MPD|<CompositionPlaylist|<smil|<asx|\[playlist\]|# VobSub",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What formats that name other files begin with: HLS, concat, SDP, DASH, IMF, SMIL, ASX, PLS, VobSub."""
+_PLAYLIST_BYTES = 1 << 16
+_ADVICE = {
+    FileUse.LOADS: "send the file in `images` and write its name here",
+    FileUse.LOADS_FOLDER: "write the name of a folder in ComfyUI's input folder",
+    FileUse.LOADS_MODEL: "write the name as ComfyUI lists it",
+    FileUse.WRITES: "write a name, or a path below the output folder",
+}
+
+
+def path_faults(graph: Graph, node_types: Mapping[str, object], run_folder: str) -> list[Fault]:
+    """Return a fault for each input of `graph` that names a file outside the job's own folders.
+
+    Args:
+        graph: as it will run: rendered, overridden, with the names of uploaded files.
+        node_types: what /object_info says of each node type, as far as it is known.
+        run_folder: the name of the job's own folder.
+    """
+    guard = _Guard(graph, node_types, run_folder)
+    if guard.total_length > MAX_TOTAL_LENGTH:
+        return [Fault("workflow", f"names files in {guard.total_length} characters; at most {MAX_TOTAL_LENGTH}")]
+    faults = (
+        Fault(path_of(["workflow", node_id, "inputs", name]), problem)
+        for node_id, node in graph.items()
+        for name, value in node["inputs"].items()
+        if (problem := guard.problem(node["class_type"], name, value))
+    )
+    return list(islice(faults, MAX_FAULTS))
+
+
+def playlist_faults(data: bytes, targets: Iterable[Target]) -> list[Fault]:
+    """Return a fault for each of the inputs that would load `data`, if it is a list of other files.
+
+    FFmpeg, with which ComfyUI reads videos and sounds, opens the files and addresses in it.
+    """
+    if not _PLAYLIST.search(data[:_PLAYLIST_BYTES]):
+        return []
+    problem = "must be a video or a sound itself, and no playlist: that would have ComfyUI open other files"
+    return [Fault(path_of(["workflow", target.node_id, "inputs", target.input]), problem) for target in targets]
+
+
+@dataclass(frozen=True)
+class _Guard:
+    graph: Graph
+    node_types: Mapping[str, object]
+    run_folder: str
+
+    @property
+    def total_length(self) -> int:
+        """The characters of all values that name files: what checking them costs."""
+        return sum(
+            min(len(part), MAX_NAME_LENGTH + 1)  # what is longer is refused unread
+            for node in self.graph.values()
+            for name, value in node["inputs"].items()
+            if not isinstance(value, int | float) and file_use(node["class_type"], name)
+            for part in _parts(value)
+            if isinstance(part, str) and not is_encoded(node["class_type"], name)
+        )
+
+    def problem(self, class_type: str, name: str, value: object) -> str | None:
+        """Return what is wrong with the value of an input, as a sentence without subject."""
+        declared = declared_input(self.node_types.get(class_type), name)
+        use = file_use(class_type, name, declared)
+        if use is None:
+            return None
+        for part in _parts(value):
+            if is_encoded(class_type, name) and _CONTENT.fullmatch(str(part)):
+                continue
+            if is_comfyui_link(part):
+                problem = self._link_problem(use, class_type, name, part)
+            else:
+                problem = self._name_problem(use, class_type, str(part))
+            if problem:
+                return f"{problem}; {_ADVICE[use]}"
+        return None
+
+    def _link_problem(self, use: FileUse, class_type: str, name: str, link: list[object]) -> str | None:
+        literal = linked_literal(self.graph, link)
+        if not is_comfyui_link(literal):
+            problems = (self._name_problem(use, class_type, str(part)) for part in _parts(literal))
+            return next((f"{problem} (in node {shown(link[0])})" for problem in problems if problem), None)
+        if use is FileUse.LOADS_MODEL or (use is not FileUse.WRITES and self._carries_data(class_type, name, link)):
+            return None
+        if use is FileUse.WRITES and class_type not in SILENT_SAVERS:
+            return None
+        return f"must be text and no link: the name that node {shown(link[0])} computes cannot be checked"
+
+    def _carries_data(self, class_type: str, name: str, link: list[object]) -> bool:
+        """Whether a link brings data, such as a picture, and no name, as far as /object_info declares it."""
+        if is_core_loader(class_type):
+            return False
+        if _is_data(declared_input(self.node_types.get(class_type), name)):
+            return True
+        match self.node_types.get(self.graph[str(link[0])]["class_type"]) if link[0] in self.graph else None:
+            case {"output": [*outputs]} if isinstance(link[1], int) and 0 <= link[1] < len(outputs):
+                return _is_data([outputs[link[1]]])
+        return False
+
+    def _name_problem(self, use: FileUse, class_type: str, name: str) -> str | None:
+        filled = _VARIABLE.sub(self._variable, name[:MAX_NAME_LENGTH]) if use is FileUse.WRITES else name
+        if (longest := max(len(name), len(filled))) > MAX_NAME_LENGTH:
+            return f"has {longest} characters, more than the name of a file can have"
+        for spelling in sorted({*_spellings(name), *_spellings(filled)}):
+            if problem := _spelling_problem(use, spelling) or self._folder_problem(use, class_type, spelling):
+                return problem
+        return None
+
+    def _folder_problem(self, use: FileUse, class_type: str, name: str) -> str | None:
+        """Return what is wrong with a name that leads into the folders of other jobs."""
+        if any(found.lower() != self.run_folder for found in RUN_FOLDER.findall(name)):
+            return "names the folder of another job"
+        if use in {FileUse.WRITES, FileUse.LOADS_MODEL}:
+            return None
+        whole = name.strip().strip("./\\").lower()
+        is_root = name.strip() in {".", "./", ".\\"} or whole in {"input", "output", "temp"}
+        if is_root or (not whole and use is FileUse.LOADS_FOLDER and is_loader(class_type)):
+            return "names a whole folder of ComfyUI, with the files of other jobs"
+        if _WILDCARD_FOLDER.search(name) or (use is FileUse.LOADS_FOLDER and re.search(r"[*?]", name)):
+            return "must not contain a wildcard in the name of a folder"
+        return None
+
+    def _variable(self, found: re.Match[str]) -> str:
+        """Return the value that `%Node title.input%` stands for: some nodes fill in such variables."""
+        return str(self._inputs_by_name.get(found[1], {}).get(found[2], found[0]))
+
+    @cached_property
+    def _inputs_by_name(self) -> dict[str, JsonObject]:
+        """The inputs of each node by its title and its class."""
+        named = {node["class_type"]: node["inputs"] for node in self.graph.values()}
+        return named | {title_of(node): node["inputs"] for node in self.graph.values()}
+
+
+def _spelling_problem(use: FileUse, name: str) -> str | None:
+    for pattern, uses, problem in _BAD_SPELLINGS:
+        if use in uses and re.search(pattern, name, re.IGNORECASE):
+            return problem
+    return None
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """Yield `name` as it stands and as it reads once decoded: percent signs, characters that look like others.
+
+    ComfyUI cuts the last 8 characters off a name that ends in `[input]`, so that `..X[input]` is `..`.
+    """
+    for _ in range(4):
+        yield from _without_annotations(name)
+        if not name.isascii():
+            yield from _without_annotations(unicodedata.normalize("NFKC", name).translate(_SLASHES))
+        if name == (name := unquote(name)):
+            return
+
+
+def _without_annotations(name: str) -> Iterator[str]:
+    yield name
+    while name.endswith("[input]"):
+        name = name[:-8]
+        yield name
+
+
+def _parts(value: object) -> Iterator[object]:
+    """Yield the texts and the links in a value, however deep: `{"__value__": ["a.png"]}` is a list to ComfyUI."""
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str() as text:
+                yield text
+            case dict() as items:
+                pending += [*items, *items.values()]
+            case list() as items:
+                if is_comfyui_link(items):
+                    yield items
+                if items is not value or not is_comfyui_link(items):
+                    pending += items
+
+
+def _is_data(declared: object) -> bool:
+    """Whether the type of an input or an output, as /object_info declares it, is of data and not of names."""
+    match declared:
+        case [str(types), *_]:
+            return not any(_NAME_TYPES.match(each.strip().upper()) for each in types.split(","))
+    return False

@@ -1,0 +1,229 @@
+"""Why ComfyUI refused a prompt (/prompt), as values and as the job's error. No I/O.
+
+Facts (ComfyUI 0.3.64 and 0.33.0; tests/recordings):
+
+- /prompt refuses with 400 `{"error": {type, message, details, extra_info}, "node_errors": {id: {errors, class_type}}}`,
+  and can answer 200 with node_errors, when it would drop some outputs and run the others.
+- `value_not_in_list` on a loader's file is a missing model. It lists those that are there, unless they are more than
+  20. The list of a loader of pictures holds the files of other callers: it is never repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from comfy_core.comfyui.file_inputs import RUN_FOLDER, FileUse, declared_input, file_use
+from comfy_core.comfyui.responses import foreign_text
+from comfy_core.contract import ErrorCode, JsonObject, shortened
+from comfy_core.errors import JobError
+from comfy_core.validation import shown
+
+_SHOWN_PROBLEMS = 8
+_SHOWN_NAMES = 8
+_NOT_SENT: Mapping[FileUse | None, str] = {
+    FileUse.LOADS: "this file was not sent; send it in `images` under the name that stands here",
+    FileUse.LOADS_FOLDER: "ComfyUI's input folder has no such folder, and a request cannot send one",
+}
+
+
+_MODEL_FOLDERS: Mapping[str, str] = {
+    "ckpt_name": "checkpoints",
+    "unet_name": "diffusion_models",
+    "clip_name": "text_encoders",
+    "clip_name1": "text_encoders",
+    "clip_name2": "text_encoders",
+    "clip_name3": "text_encoders",
+    "clip_name4": "text_encoders",
+    "CLIPVisionLoader.clip_name": "clip_vision",
+    "vae_name": "vae",
+    "lora_name": "loras",
+    "control_net_name": "controlnet",
+    "style_model_name": "style_models",
+    "gligen_name": "gligen",
+    "hypernetwork_name": "hypernetworks",
+    "UpscaleModelLoader.model_name": "upscale_models",
+}
+"""The folders below `models` in which ComfyUI's loaders look, by input, or by class and input."""
+
+
+@dataclass(frozen=True)
+class NodeProblem:
+    """One thing that is wrong with one input of a refused graph."""
+
+    node_id: str
+    node_type: str
+    kind: str
+    input: str
+    value: object
+    text: str
+    choices: tuple[str, ...]
+    """The names to choose from; empty if there is no choice, or ComfyUI did not list them."""
+
+    def use(self, node_type: object) -> FileUse | None:
+        """Return what the node does with the file that the input names. `node_type` is what /object_info says."""
+        return file_use(self.node_type, self.input, declared_input(node_type, self.input))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why /prompt did not take a graph, or not all of it."""
+
+    kind: str
+    message: str
+    problems: tuple[NodeProblem, ...]
+
+    def with_classes(self, class_of: Callable[[str, str], str]) -> Refusal:
+        """Return the refusal with the classes that nodes have in the caller's graph; `class_of` takes id and class."""
+        problems = (replace(each, node_type=class_of(each.node_id, each.node_type)) for each in self.problems)
+        return replace(self, problems=tuple(problems))
+
+    def missing(self, node_types: Mapping[str, object]) -> tuple[NodeProblem, ...]:
+        """Return the problems that are a name which this ComfyUI does not have: a model, LoRA, sampler, scheduler."""
+        return tuple(
+            problem
+            for problem in self.problems
+            if problem.kind == "value_not_in_list" and problem.use(node_types.get(problem.node_type)) not in _NOT_SENT
+        )
+
+    def error(self, node_types: Mapping[str, object], available: Mapping[str, tuple[str, ...]]) -> JobError:
+        """Return it as the job's error.
+
+        Args:
+            node_types: what /object_info says of the node types.
+            available: the names to choose from, by input, for what is missing.
+        """
+        missing = self.missing(node_types)
+        details: JsonObject = {}
+        if missing:
+            details["missing"] = [_entry(each) | {"value": _short(each.value)} for each in missing]
+            details["available"] = {name: [shortened(each) for each in names] for name, names in available.items()}
+        if missing and len(missing) == len(self.problems):
+            told = _listed([_missing_text(each, available) for each in missing])
+            message = f"This ComfyUI has {told}.{_where(missing)}"
+            return JobError.because(ErrorCode.MODEL_MISSING, message, **details)
+        nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
+        told = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
+        remedy = ""
+        if self.kind == "prompt_no_outputs":
+            remedy = " End the graph in SaveImage; PreviewImage does not count."
+        message = f"ComfyUI refused the graph: {told or self.message}.{remedy}"
+        return JobError.because(ErrorCode.WORKFLOW_REJECTED, message, nodes=nodes, type=self.kind, **details)
+
+
+def _entry(problem: NodeProblem) -> JsonObject:
+    return {"node_id": problem.node_id, "node_type": problem.node_type, "input": problem.input}
+
+
+def _listed(texts: list[str]) -> str:
+    more = f"; and {len(texts) - _SHOWN_PROBLEMS} more" if len(texts) > _SHOWN_PROBLEMS else ""
+    return "; ".join(texts[:_SHOWN_PROBLEMS]) + more
+
+
+def _where(missing: Iterable[NodeProblem]) -> str:
+    """Return where the missing files belong, as far as it is known."""
+    found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
+    folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)
+    if not folders:
+        return ""
+    return f" A missing file belongs in {' or '.join(folders)}; docs/models.md says how a worker gets it."
+
+
+def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]) -> str:
+    names = available.get(problem.input, ())
+    has = ", ".join(shortened(name) for name in names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
+    return f"no {problem.input} {_short(problem.value)!r} ({f'it has {has}' if names else 'it has none'})"
+
+
+def _sentence(problem: NodeProblem, node_types: Mapping[str, object]) -> str:
+    """Return what is wrong, without a list of choices: it may be long, and name the files of other callers."""
+    use = problem.use(node_types.get(problem.node_type))
+    match problem.kind:
+        case "value_not_in_list" | "custom_validation_failed" if use in _NOT_SENT:
+            return f"{problem.input}: {_NOT_SENT[use]}"
+        case "value_not_in_list":
+            return f"{problem.input}: {shown(_short(problem.value))} is not one of its choices"
+        case "return_type_mismatch":
+            return f"{problem.input}: is linked to an output of another type ({_short(problem.value)})"
+        case "required_input_missing":
+            override = f'{{"{problem.node_id}.{problem.input}": value}}'
+            return f"{problem.text}; link it to another node, or add it with overrides {override}"
+    return problem.text
+
+
+def _short(value: object) -> object:
+    """Return a value of the graph, fit for an error."""
+    match value:
+        case str():
+            return shortened(value)
+        case int() | float() | None:
+            return value
+    return shown(value)
+
+
+def read_refusal(body: object) -> Refusal | None:
+    """Return why an answer of /prompt (400, or 200 with node_errors) is a refusal, or None if it is none."""
+    match body:
+        case {"node_errors": {**nodes}, **rest} if nodes or "error" in rest:
+            problems = [problem for node_id, node in nodes.items() for problem in _problems(str(node_id), node)]
+            kind, message = _read_error(rest.get("error"))
+            return Refusal(kind, message, (*_missing_node(rest.get("error")), *problems))
+        case {"error": error}:
+            return Refusal(*_read_error(error), problems=tuple(_missing_node(error)))
+    return None
+
+
+def _read_error(error: object) -> tuple[str, str]:
+    match error:
+        case {"type": str(kind), "message": str(message), **rest}:
+            details = str(rest.get("details") or "")
+            return kind, foreign_text(f"{message} ({details})" if details and details != message else message)
+        case str():
+            return "", foreign_text(error)
+    return "outputs_dropped", "some outputs would be dropped"
+
+
+def _missing_node(error: object) -> Iterator[NodeProblem]:
+    """Yield the node that an error of ComfyUI 0.33 is about: its message has the node's title alone."""
+    match error:
+        case {"type": "missing_node_type", "extra_info": {"node_id": node_id, "class_type": class_type}}:
+            text = "does not exist in this ComfyUI; install its custom node, or take the node out"
+            yield NodeProblem(str(node_id), shortened(str(class_type)), "missing_node_type", "", None, text, ())
+
+
+def _problems(node_id: str, node: object) -> Iterator[NodeProblem]:
+    match node:
+        case {"errors": list(errors), "class_type": str(node_type)}:
+            for error in errors:
+                match error:
+                    case {"type": str(kind), "message": str(message), **rest}:
+                        yield _problem(node_id, node_type, kind, message, rest)
+
+
+def _problem(node_id: str, node_type: str, kind: str, message: str, rest: Mapping[Any, Any]) -> NodeProblem:
+    info = rest.get("extra_info")
+    info = info if isinstance(info, dict) else {}
+    details = str(rest.get("details") or "")
+    return NodeProblem(
+        node_id=shortened(node_id),
+        node_type=shortened(node_type),
+        kind=kind,
+        input=shortened(str(info.get("input_name", ""))),
+        value=info.get("received_type") if kind == "return_type_mismatch" else info.get("received_value"),
+        text=foreign_text(f"{message}: {details}" if details else message),
+        choices=_choices(info.get("input_config")),
+    )
+
+
+def _choices(config: object) -> tuple[str, ...]:
+    """Return the choices of an input's declaration, without the folders and files of jobs."""
+    match config:
+        case [[*names], *_] | ["COMBO", {"options": [*names]}, *_]:
+            return tuple(str(name) for name in names if not RUN_FOLDER.search(str(name)))
+    return ()
+
+
+def combo_choices(node_type: object, input_name: str) -> tuple[str, ...]:
+    """Return the names that an input of a node type, as /object_info declares it, can be chosen from."""
+    return _choices(declared_input(node_type, input_name))

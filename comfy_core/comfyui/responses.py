@@ -1,0 +1,157 @@
+"""What ComfyUI says of a prompt that ended (/history), as values. No I/O.
+
+Facts (ComfyUI 0.3.64; tests/recordings):
+
+- /history/{id} is `{}` while a prompt is pending or running, and for one that is unknown. Else
+  `{id: {"prompt", "outputs", "status": {"status_str", "completed", "messages"}, "meta"}}`; the messages tell an error
+  from an interruption.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from comfy_core.contract import ErrorCode, shortened
+from comfy_core.errors import ComfyUIBroken, JobError
+
+_READ_TEXT = 10_000
+"""How much of a text is looked at; what a node says in an exception has no limit."""
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file that a node wrote: the words by which /view finds it, and the key it stood under (`images`, `gifs`, …)."""
+
+    node_id: str
+    key: str
+    filename: str
+    subfolder: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """The prompt ended well and left these."""
+
+    files: tuple[OutputFile, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def written(self) -> tuple[OutputFile, ...]:
+        """The files that are the prompt's own; a node may also show one of the inputs."""
+        return tuple(file for file in self.files if file.type in {"output", "temp"})
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A node raised."""
+
+    node_id: str
+    node_type: str
+    exception_type: str
+    message: str
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether the GPU's memory did not suffice (torch.OutOfMemoryError, torch.cuda.OutOfMemoryError)."""
+        return self.exception_type.endswith("OutOfMemoryError") or "CUDA error: out of memory" in self.message
+
+    @property
+    def breaks_cuda(self) -> bool:
+        """Whether the process's CUDA context is unusable from now on: every later kernel fails as well.
+
+        torch raises AcceleratorError (2.8 and newer) or a RuntimeError that begins `CUDA error:`.
+        """
+        return self.exception_type.endswith("AcceleratorError") or "CUDA error:" in self.message
+
+    def error(self) -> JobError:
+        """Return it as the job's error."""
+        where = f"node {self.node_id} ({self.node_type})"
+        details = {"node_id": self.node_id, "node_type": self.node_type, "exception_type": self.exception_type}
+        if self.is_out_of_memory:
+            message = (
+                f"The GPU ran out of memory in {where}. Ask for a smaller size or fewer LoRAs, or use a larger GPU."
+            )
+            return JobError.because(ErrorCode.OUT_OF_MEMORY, message, **details)
+        if self.breaks_cuda:
+            message = f"The GPU failed in {where}: {self.message}. The worker starts anew; send the job again."
+            return ComfyUIBroken.because(ErrorCode.COMFYUI_UNAVAILABLE, message, **details)
+        return JobError.because(ErrorCode.EXECUTION_FAILED, f"{where} failed: {self.message}", **details)
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """Someone interrupted the prompt at this node."""
+
+    node_id: str
+    node_type: str
+
+    def error(self) -> JobError:
+        """Return it as the job's error."""
+        return JobError.because(
+            ErrorCode.INTERRUPTED,
+            f"Someone interrupted ComfyUI in node {self.node_id} ({self.node_type}). Send the job again.",
+            node_id=self.node_id,
+            node_type=self.node_type,
+        )
+
+
+Outcome: TypeAlias = Succeeded | Failed | Interrupted
+
+
+def read_history(body: object, prompt_id: str) -> Outcome | None:
+    """Return how the prompt ended by an answer of /history, or None where it has not ended."""
+    match body:
+        case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
+            return _read_entry(entry)
+    return None
+
+
+def read_written(body: object, prompt_id: str) -> tuple[OutputFile, ...]:
+    """Return the files that the prompt wrote, however it ended, by an answer of /history."""
+    match body:
+        case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
+            return _read_outputs(entry.get("outputs")).written
+    return ()
+
+
+def _read_entry(entry: Mapping[str, Any]) -> Outcome:
+    status = entry.get("status")
+    messages = status.get("messages", []) if isinstance(status, dict) else []
+    for message in messages:
+        match message:
+            case ["execution_error", {"node_id": node_id, "node_type": node_type, **rest}]:
+                text = foreign_text(str(rest.get("exception_message", "")).strip())
+                kind = shortened(str(rest.get("exception_type", "")))
+                return Failed(shortened(str(node_id)), shortened(str(node_type)), kind, text)
+            case ["execution_interrupted", {"node_id": node_id, "node_type": node_type}]:
+                return Interrupted(shortened(str(node_id)), shortened(str(node_type)))
+    if isinstance(status, dict) and status.get("status_str") == "error":
+        return Failed("", "", "", "ComfyUI says that it failed, and not why")
+    return _read_outputs(entry.get("outputs"))
+
+
+def _read_outputs(outputs: object) -> Succeeded:
+    files, texts = [], []
+    for node_id, shown in outputs.items() if isinstance(outputs, dict) else ():
+        for key, items in shown.items() if isinstance(shown, dict) else ():
+            for item in items if isinstance(items, list | tuple) else ():
+                match item:
+                    case {"filename": str(name), "type": str(kind)}:
+                        files.append(OutputFile(str(node_id), str(key), name, str(item.get("subfolder", "")), kind))
+                    case str() if key == "text":
+                        texts.append(item)
+    return Succeeded(tuple(files), tuple(texts))
+
+
+def foreign_text(text: str) -> str:
+    """Return a text of ComfyUI's, fit for an error: short, and without the folders of the machine."""
+    return shortened(without_paths(text[:_READ_TEXT]))
+
+
+def without_paths(text: str) -> str:
+    """Return `text` with each absolute path cut to its last part: a container's folders are nobody's business."""
+    return re.sub(r"(?<![\w:/.])/(?:[^\s/'\":]+/)+([^\s/'\":]*)", r"\1", text)

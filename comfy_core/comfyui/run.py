@@ -1,0 +1,304 @@
+"""A run: graphs in, pictures out. Upload, queue, follow, collect, and leave nothing behind, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from comfy_core.comfyui.graph_checks import check_structure, with_defaults
+from comfy_core.comfyui.graph_rewrite import SAVE_NODE, TEXT_NODES, delivered, save_nodes
+from comfy_core.comfyui.path_guard import path_faults, playlist_faults
+from comfy_core.comfyui.prompt_monitor import Follower, Limits, Observe, Prompt, unavailable
+from comfy_core.comfyui.refusals import Refusal, combo_choices, read_refusal
+from comfy_core.comfyui.responses import OutputFile, Succeeded, read_history
+from comfy_core.comfyui.saved import PromptResult, prompt_result, require_content
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.contract import MAX_FAULTS, ErrorCode, JsonObject
+from comfy_core.errors import JobError, RequestError, invalid_input
+from comfy_core.request.reading import Upload
+from comfy_core.workflows import Graph
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made, a result a graph in their order, and the seconds that it was queued, ran, and fetched."""
+
+    prompts: tuple[PromptResult, ...]
+    queue_s: float
+    execute_s: float
+    fetch_s: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller of a run may take part in.
+
+    `observe` is told how far it is. `turn` is entered around the queueing of prompts, so that runs at once queue theirs
+    in an order; it may be entered more than once.
+    """
+
+    observe: Observe = lambda _: None
+    turn: AbstractContextManager[object] = field(default_factory=contextlib.nullcontext)
+
+
+NO_HOOKS = Hooks()
+
+
+def run_graphs(
+    server: ComfyServer,
+    graphs: Sequence[Graph],
+    uploads: Sequence[Upload],
+    limits: Limits,
+    stop: Callable[[], JobError | None],
+    hooks: Hooks = NO_HOOKS,
+    extra_data: JsonObject | None = None,
+) -> RunResult:
+    """Run `graphs` one after another on `server` and return what they made. All are queued at once.
+
+    `stop` is asked ten times a second; the error that it returns ends the run. `extra_data` is passed to ComfyUI beside
+    each graph.
+
+    Raises:
+        JobError: invalid_input (a file's name leads outside), workflow_rejected, model_missing, execution_failed,
+            out_of_memory (memory was freed and it failed again), interrupted, deadline_exceeded, comfyui_unavailable,
+            disk_full, no_output, or what `stop` returned.
+    """
+    run = _Run(server, limits, stop, hooks, extra_data or {})
+    try:
+        return run.make(graphs, uploads)
+    except RequestError as error:
+        raise unavailable(str(error)) from error
+    finally:
+        run.clean_up()
+
+
+class _Run:
+    """One run's state: the folder and the prompts that `clean_up` has to remove."""
+
+    def __init__(
+        self,
+        server: ComfyServer,
+        limits: Limits,
+        stop: Callable[[], JobError | None],
+        hooks: Hooks,
+        extra_data: JsonObject,
+    ) -> None:
+        self._server = server
+        self._limits = limits
+        self._stop = stop
+        self._hooks = hooks
+        self._extra_data = extra_data
+        self._folder = f"run-{uuid.uuid4().hex}"
+        self._prompts: list[Prompt] = []
+        self._files: list[OutputFile] = []
+        self._node_types: Mapping[str, JsonObject] = {}
+
+    def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
+        with _logged("removing what earlier runs left"):
+            self._server.leftovers.remove_prompts()
+            self._server.leftovers.remove_files()
+        named = self._named(graphs, uploads)
+        classes = {node["class_type"] for graph in named for node in graph.values()}
+        node_types = self._server.node_types(classes | TEXT_NODES)
+        self._check(named, node_types, uploads)
+        filled = [with_defaults(graph, node_types) for graph in named]
+        named = [graph for graph, _ in filled]
+        self._upload(named, uploads)
+        self._node_types = node_types
+        over_websocket = SAVE_NODE in self._server.node_types({SAVE_NODE})
+        follower = self._follower()
+        queued_at = time.monotonic()
+        prompts = self._execute(follower, [self._prompt(graph, over_websocket=over_websocket) for graph in named])
+        ended_at = time.monotonic()
+        results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
+        if not any(result.images or result.files or result.texts for result in results):
+            message = "The graph ended well and saved nothing. End it in SaveImage, or another node that saves."
+            raise JobError.because(ErrorCode.NO_OUTPUT, message)
+        started_at = follower.started_at or ended_at
+        fetch_s = time.monotonic() - ended_at
+        warnings = tuple(dict.fromkeys(warning for _, each in filled for warning in each))
+        return RunResult(results, started_at - queued_at, ended_at - started_at, fetch_s, warnings)
+
+    def _follower(self) -> Follower:
+        return Follower(self._server, self._limits, self._stop, self._hooks.observe)
+
+    def _named(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
+        """Return copies of `graphs` with the names that the uploaded files will have."""
+        named = [copy.deepcopy(graph) for graph in graphs]
+        for number, upload in enumerate(uploads):
+            for graph in named:
+                for target in upload.targets:
+                    target.set(graph, f"{self._folder}/{_upload_name(number, upload)}")
+        return named
+
+    def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject], uploads: Sequence[Upload]) -> None:
+        """Raise JobError for graphs that would read or write files of others, or that cannot run."""
+        faults = [fault for graph in graphs for fault in path_faults(graph, node_types, self._folder)]
+        faults += [fault for each in uploads for fault in playlist_faults(each.picture.data, each.targets)]
+        if faults:
+            raise invalid_input(list(dict.fromkeys(faults))[:MAX_FAULTS])
+        for graph in graphs:
+            check_structure(graph, node_types)
+
+    def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> None:
+        """Upload the files, and write the names that ComfyUI gives them into `graphs`."""
+        for number, upload in enumerate(uploads):
+            filename = _upload_name(number, upload)
+            self._files.append(OutputFile("", "", filename, self._folder, "input"))
+            picture = upload.picture
+            try:
+                name = self._server.upload(
+                    picture.data, folder=self._folder, filename=filename, mime_type=picture.mime_type
+                )
+            except RequestError as error:
+                if (error.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise _not_stored(error) from error
+                raise
+            for graph in graphs:
+                for target in upload.targets:
+                    target.set(graph, name)
+
+    def _execute(self, follower: Follower, prompts: list[Prompt]) -> list[Prompt]:
+        """Run the prompts; if memory does not suffice, have it freed and run those that have not ended once more."""
+        try:
+            self._queue_and_follow(follower, prompts)
+        except JobError as error:
+            if error.code is not ErrorCode.OUT_OF_MEMORY:
+                raise
+            log.warning("the GPU ran out of memory; freeing it and trying once more")
+            self._server.stop_prompts([prompt.prompt_id for prompt in prompts if prompt.outcome is None])
+            self._server.free_memory()
+            prompts = [each if each.outcome else Prompt(each.graph, str(uuid.uuid4()), each.asked) for each in prompts]
+            self._queue_and_follow(follower, [prompt for prompt in prompts if prompt.outcome is None])
+        return prompts
+
+    def _queue_and_follow(self, follower: Follower, prompts: Sequence[Prompt]) -> None:
+        with self._server.listen([prompt.prompt_id for prompt in prompts]) as notices:
+            with self._hooks.turn:
+                for prompt in prompts:
+                    self._prompts.append(prompt)
+                    self._queue(prompt)
+            follower.follow(prompts, notices)
+
+    def _queue(self, prompt: Prompt) -> None:
+        """Queue one prompt. Raises JobError where ComfyUI refuses it, wholly or in part."""
+        try:
+            refusal = read_refusal(self._post(prompt))
+        except RequestError as error:
+            refusal = _refusal_of(error)
+            if refusal is None:
+                raise
+        if refusal is not None:
+            refusal = refusal.with_classes(prompt.class_of)
+            available = {
+                problem.input: problem.choices
+                or combo_choices(self._server.node_type(problem.node_type), problem.input)
+                for problem in refusal.missing(self._node_types)
+            }
+            raise refusal.error(self._node_types, available)
+
+    def _post(self, prompt: Prompt) -> object:
+        """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
+        try:
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
+        except RequestError as error:
+            if error.status is not None:
+                raise
+            running, pending = self._server.queue_state()
+            if prompt.prompt_id in running | pending or read_history(
+                self._server.history(prompt.prompt_id), prompt.prompt_id
+            ):
+                return None
+            log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
+            return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
+
+    def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
+        folder = f"{self._folder}/again" if again else self._folder
+        types = self._node_types
+        changed = delivered(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
+        return Prompt(changed, str(uuid.uuid4()), graph)
+
+    def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
+        """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
+        if save_nodes(prompt.graph) and not prompt.is_complete:
+            log.warning("frames of the websocket are missing; saving the pictures again, into files")
+            self._server.reopen_socket()
+            [prompt] = self._execute(self._follower(), [self._prompt(graph, over_websocket=False)])
+        files = self._read_files(prompt)
+        if empty := {file.node_id for file, data in files.items() if not data}:
+            log.warning("nodes %s reported files that are empty or gone, from the cache; running them again", empty)
+            again = self._prompt(graph, over_websocket=False, again=empty)
+            [prompt] = self._execute(self._follower(), [again])
+            files = self._read_files(prompt)
+        require_content(graph, files)
+        return prompt_result(prompt, graph, files, self._end_if_stopped)
+
+    def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
+        """Return the content of the files that a prompt reports as its outputs; none of one that is gone."""
+        outcome = prompt.outcome
+        assert isinstance(outcome, Succeeded)  # noqa: S101 - `follow` returns only then
+        return {file: self._read_file(file) for file in outcome.files if file.type == "output"}
+
+    def _read_file(self, file: OutputFile) -> bytes:
+        try:
+            return self._server.view(file)
+        except RequestError as error:
+            if error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                return b""
+            raise
+
+    def _end_if_stopped(self) -> None:
+        error = self._stop()
+        if error is not None:
+            raise error
+
+    def clean_up(self) -> None:
+        """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
+        prompt_ids = {prompt.prompt_id for prompt in self._prompts}
+        ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
+        with _logged("removing prompts"):
+            self._server.leftovers.remove_prompts(ended, prompt_ids - ended)
+        for prompt in self._prompts:
+            if isinstance(prompt.outcome, Succeeded):
+                self._files += prompt.outcome.written
+        with _logged("removing files"):
+            self._server.leftovers.remove_files(self._files)
+        with _logged("removing folders"):
+            self._server.leftovers.remove_folder(self._folder, prompt_ids)
+
+
+def _not_stored(error: RequestError) -> JobError:
+    message = f"{error}: it could not store a picture, as if its disk is full or cannot be written. Send the job again."
+    return JobError.because(ErrorCode.DISK_FULL, message)
+
+
+def _upload_name(number: int, upload: Upload) -> str:
+    return f"{number}.{upload.extension}"
+
+
+def _refusal_of(error: RequestError) -> Refusal | None:
+    if error.status != 400:  # noqa: PLR2004 - the status of a refusal
+        return None
+    try:
+        return read_refusal(json.loads(error.body))
+    except ValueError:
+        return None
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (RequestError, OSError) as error:
+        log.warning("%s failed: %s", what, error)

@@ -1,0 +1,93 @@
+"""What a prompt saved, as a caller gets it: still pictures with their names, other files, texts."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from comfy_core.comfyui.file_inputs import RUN_FOLDER
+from comfy_core.comfyui.graph_rewrite import SAVE_NODE, filled_name, prefix_of, save_nodes
+from comfy_core.comfyui.prompt_monitor import Prompt
+from comfy_core.comfyui.responses import OutputFile, Succeeded
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.images.child_process import Check, identify
+from comfy_core.images.codec import png_size
+from comfy_core.workflows import Graph
+
+
+@dataclass(frozen=True)
+class SavedImage:
+    """What a graph saved as an image: its file's bytes as ComfyUI made them, and the name that the graph gives it.
+
+    `filename` is set for what is no still picture, such as an animation or a video: it keeps its bytes and name.
+    """
+
+    data: bytes
+    prefix: str
+    filename: str = ""
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """Anything else that a graph wrote, such as a sound or a latent."""
+
+    data: bytes
+    filename: str
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """What one graph made."""
+
+    prompt_id: str
+    images: tuple[SavedImage, ...]
+    files: tuple[SavedFile, ...]
+    texts: tuple[str, ...]
+
+
+def require_content(graph: Graph, files: Mapping[OutputFile, bytes]) -> None:
+    """Raise JobError (no_output) for a file that is empty: it is no result."""
+    for file, data in files.items():
+        if not data:
+            node_type = graph[file.node_id]["class_type"] if file.node_id in graph else "unknown"
+            raise JobError.because(
+                ErrorCode.NO_OUTPUT,
+                f"Node {file.node_id} ({node_type}) reported that it saved a file, which is empty or does not exist, "
+                "also when it ran again. Use SaveImage or another node that saves, or update the custom node.",
+            )
+
+
+def prompt_result(prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes], check: Check) -> PromptResult:
+    """Return what a prompt made.
+
+    Args:
+        prompt: with the pictures that came over the websocket.
+        graph: as the caller knows it, which names the pictures.
+        files: the content of the files that its nodes reported.
+        check: ends the work with what it raises.
+    """
+    images, others, now = [], [], time.localtime()
+    for node in save_nodes(prompt.graph):
+        for number, data in enumerate(prompt.images.get(node, ())):
+            prefix = prefix_of(graph, node) or SAVE_NODE
+            images.append(SavedImage(data, filled_name(prefix, png_size(data) or (0, 0), number, now)))
+    saved: Counter[str] = Counter()
+    for file, data in files.items():
+        name = re.sub(f"{RUN_FOLDER.pattern}(-again)?_", "", file.filename)
+        found = identify(data, check)
+        if found is not None and not found.is_animated:
+            prefix = prefix_of(graph, file.node_id) or re.sub(r"(_\d+)?_?$", "", PurePosixPath(name).stem)
+            size = (found.width, found.height)
+            images.append(SavedImage(data, filled_name(prefix, size, saved[file.node_id], now)))
+            saved[file.node_id] += 1
+        elif file.key == "images":  # as worker-comfyui: videos and animations of ComfyUI's own nodes
+            images.append(SavedImage(data, "", name))
+        else:
+            others.append(SavedFile(data, name))
+    texts = prompt.outcome.texts if isinstance(prompt.outcome, Succeeded) else ()
+    return PromptResult(prompt.prompt_id, tuple(images), tuple(others), texts)

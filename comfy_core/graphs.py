@@ -1,0 +1,176 @@
+"""Graphs in ComfyUI's API format: what is wrong with one, and which of its nodes need not be sent. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+from comfy_core.contract import EXPORT_MENU, MAX_FAULTS, Fault, JsonObject
+from comfy_core.validation import path_of, shown
+
+Graph: TypeAlias = dict[str, Any]
+"""A graph in ComfyUI's API format: node id to `{"class_type", "inputs", "_meta"}`."""
+
+EDITOR_FORMAT = (
+    f"is in ComfyUI's editor format, which cannot be run. Export it with {EXPORT_MENU}; in much older versions it is "
+    '"Save (API Format)", after enabling Dev mode in the settings. Then send that file\'s content'
+)
+GRAPH_AS_TEXT = "is text that is no JSON; send the graph itself, as a JSON object"
+
+EDITOR_NODES = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "SetNode", "GetNode"})
+"""Class types that exist only in ComfyUI's editor."""
+_GROUP_NODE = re.compile(r"workflow[/>]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
+"""Class types of group nodes and of subgraphs, which an export takes apart."""
+_OUTPUT_NODE = re.compile(
+    r"(?!load)(.*(save|preview|export|write|upload|output|send|show|display|view))", re.IGNORECASE
+)
+"""Class types of nodes that are probably outputs: ComfyUI runs these, and what they need."""
+
+
+def is_link(value: object) -> bool:
+    """Return whether an input's value is a link, `[node id, output index]`, and no value of its own."""
+    match value:
+        case [str(), int()]:
+            return True
+    return False
+
+
+def is_node(node: object) -> bool:
+    """Return whether `node` has a class and inputs."""
+    match node:
+        case {"class_type": str(), "inputs": dict()}:
+            return True
+    return False
+
+
+def has_nodes(graph: object) -> bool:
+    """Return whether `graph` is made of nodes, so that an input of it can be looked up; its links may be broken."""
+    return isinstance(graph, dict) and all(is_node(node) for node in graph.values())
+
+
+def title_of(node: JsonObject) -> str:
+    """Return a node's title on the canvas, or its type if it has none."""
+    match node:
+        case {"_meta": {"title": str(title)}}:
+            return title
+    return str(node["class_type"])
+
+
+def graph_faults(graph: object) -> list[Fault]:
+    """Return what keeps `graph` from being a whole one in ComfyUI's API format, at most MAX_FAULTS.
+
+    The paths begin at `workflow`.
+    """
+    match graph:
+        case {"nodes": list()}:
+            return [Fault("workflow", EDITOR_FORMAT)]
+        case str():
+            return [Fault("workflow", GRAPH_AS_TEXT)]
+        case dict() if graph:
+            found: list[Fault] = []
+            for node_id, node in graph.items():
+                found += _node_faults(node_id, node, graph)
+                if len(found) >= MAX_FAULTS:
+                    break
+            return found[:MAX_FAULTS]
+    return [Fault("workflow", "must be an object of nodes and hold at least one")]
+
+
+def _node_faults(node_id: str, node: Any, graph: Graph) -> Iterator[Fault]:  # noqa: ANN401 - any JSON value
+    path = ["workflow", node_id]
+    match node:
+        case {"class_type": str(class_type), "inputs": dict(inputs)}:
+            if message := _editor_only(class_type):
+                yield Fault(path_of(path), message)
+            for name, value in inputs.items():
+                if is_link(value) and value[0] not in graph:
+                    message = f"links to node {shown(value[0])}, which is not in the graph"
+                    yield Fault(path_of([*path, "inputs", name]), message)
+        case {"inputs": dict(inputs)} if "class_type" not in node and ("_meta" in node or "UNKNOWN" in inputs):
+            named = shown(title_of({"class_type": node_id, **node}))
+            message = (
+                f"has no class_type: the custom node {named} was not installed in the ComfyUI that exported the graph. "
+                "Install it there, and export the graph again"
+            )
+            yield Fault(path_of(path), message)
+        case _:
+            yield Fault(path_of(path), "must be a node: an object with class_type and inputs")
+
+
+def _editor_only(class_type: str) -> str:
+    """Return why a node of that class cannot be run; empty if it can."""
+    if class_type in EDITOR_NODES or _GROUP_NODE.match(class_type):
+        return (
+            f"is a {shown(class_type)}, which exists only in ComfyUI's editor and cannot be run. {EXPORT_MENU} leaves "
+            "such nodes out"
+        )
+    return ""
+
+
+def with_links(graph: Graph) -> None:
+    """Write every link of `graph` as `["1", 0]`. Other spellings are `[1, 0]`, `["1", "0"]` and `["1", 0.0]`.
+
+    ComfyUI reads every list of two as a link, so such a list is one if it begins with the id of a node.
+    """
+    for node in graph.values():
+        inputs = node["inputs"]
+        for name, value in inputs.items():
+            match value:
+                case [str() | int() | float() as node_id, int() | float() | str() as slot] if not is_link(value):
+                    link = [_whole(node_id), _whole(slot)]
+                    if link[0] in graph and link[1].isdecimal() and len(link[1]) < 4:  # noqa: PLR2004 - a slot is small
+                        inputs[name] = [link[0], int(link[1])]
+
+
+def _whole(value: str | float) -> str:
+    """Return a number without its `.0`, as text."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
+    """Remove from `graph` the nodes that cannot be run and that no output needs; return the faults and the warnings.
+
+    ComfyUI runs the output nodes, and what they link to. Without /object_info, an output is a node whose class sounds
+    like one or that has a `filename_prefix`, and any other node that nothing links to and that is whole.
+    """
+    faults_of = {node_id: list(_node_faults(node_id, node, graph)) for node_id, node in graph.items()}
+    broken = {node_id for node_id, found in faults_of.items() if found}
+    if not broken:
+        return [], []
+    links = {
+        node_id: {value[0] for value in node["inputs"].values() if is_link(value)} for node_id, node in graph.items()
+    }
+    users: dict[str, set[str]] = {node_id: set() for node_id in graph}
+    for node_id, sources in links.items():
+        for source in sources & graph.keys():
+            users[source].add(node_id)
+    tainted = _closure(broken, users)
+    outputs = {node_id for node_id, node in graph.items() if _is_output(node)}
+    ends = outputs | {node_id for node_id in graph if not users[node_id] and node_id not in tainted}
+    needed = _closure(ends, links) if ends else set(graph)
+    required = broken & needed
+    if faults := [fault for node_id in graph if node_id in required for fault in faults_of[node_id]]:
+        return faults[:MAX_FAULTS], []
+    for node_id in tainted - needed:
+        del graph[node_id]
+    reasons = [f"{fault.path}: {fault.message}" for found in faults_of.values() for fault in found]
+    return [], [f"{reason}; no output needs it, and it was left out" for reason in reasons[:MAX_FAULTS]]
+
+
+def _is_output(node: JsonObject) -> bool:
+    class_type = node["class_type"]
+    sounds_like_one = "filename_prefix" in node["inputs"] or _OUTPUT_NODE.match(class_type)
+    return bool(sounds_like_one) and not _editor_only(class_type)
+
+
+def _closure(start: Iterable[str], edges: dict[str, set[str]]) -> set[str]:
+    """Return the nodes of `start`, and those that `edges` leads to from there."""
+    reached: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in reached and node_id in edges:
+            reached.add(node_id)
+            waiting += edges[node_id]
+    return reached

@@ -1,0 +1,190 @@
+"""Requests to one HTTP API: one kept session, deadlines, JSON in and out. No foreign exception leaves here.
+
+Nothing is retried unless the caller says so, with a policy of urllib3 for the calls below a path: only the caller knows
+which of its calls are safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ConnectTimeoutError, InvalidHeader
+from urllib3.util.retry import Retry
+
+from comfy_core.errors import RequestError
+
+CONNECT_TIMEOUT_S = 5.0
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 530})
+"""Statuses that the same call may soon be answered without (RunPod's own client retries most of them; 52x and 530 are
+those of Cloudflare, in front of RunPod)."""
+MAX_RETRY_AFTER_S = 30.0
+_KEPT_CONNECTIONS = 8
+_SHOWN_BODY = 2000
+
+
+class Retries(Retry):
+    """A policy of urllib3 that heeds Retry-After, up to MAX_RETRY_AFTER_S: nobody is made to wait for an hour."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        """Return the seconds to wait; 0, which leaves it to the backoff, for what is neither seconds nor a date."""
+        try:
+            return min(MAX_RETRY_AFTER_S, super().parse_retry_after(retry_after))
+        except InvalidHeader:
+            return 0.0
+
+
+def retries(times: int, *, statuses: frozenset[int] = TRANSIENT, is_repeatable: bool = True) -> Retries:
+    """Return the policy to try again up to `times`, after 0.5 s, 1 s, 2 s, and so on.
+
+    A call that found no connection is always tried again, as it surely did not arrive. So is one that is answered with
+    one of `statuses`; where the connection was lost behind it, only one that `is_repeatable`.
+    """
+    return Retries(
+        total=times,
+        read=times if is_repeatable else False,
+        other=0,
+        redirect=None,
+        status_forcelist=statuses,
+        allowed_methods=None,
+        backoff_factor=0.5,
+        backoff_jitter=0.2,
+        raise_on_status=False,
+    )
+
+
+class HttpApi:
+    """One API at `base_url`. Safe to use from several threads.
+
+    Args:
+        base_url: scheme, host and path in front of every call's path.
+        name: what the API is called in errors.
+        headers: sent with every call.
+        use_proxies: whether proxies of the environment count; not for a server of our own machine.
+        policies: what is retried, by the beginning of a call's path; the longest that fits counts.
+        connections: how many are kept.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        name: str,
+        headers: Mapping[str, str] | None = None,
+        use_proxies: bool = True,
+        policies: Mapping[str, Retry] | None = None,
+        connections: int = _KEPT_CONNECTIONS,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._name = name
+        self._session = requests.Session()
+        self._session.trust_env = use_proxies
+        self._session.auth = _as_it_is  # else requests takes a password of ~/.netrc in place of our header
+        self._session.headers.update(headers or {})
+        for prefix, policy in {"http://": 0, "https://": 0, **self._below(policies or {})}.items():
+            adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=policy)
+            self._session.mount(prefix, adapter)
+
+    def _below(self, policies: Mapping[str, Retry]) -> dict[str, Any]:
+        return {self.base_url + path: policy for path, policy in policies.items()}
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float,
+        json: object = None,
+        params: Mapping[str, str] | None = None,
+        files: Mapping[str, tuple[str, bytes, str]] | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """Return the whole answer, whatever 2xx or 3xx it is.
+
+        `timeout_s` bounds the connect and each silence of the server. Raises RequestError: `.status` is None where no
+        answer came, else the status of 400 or above, with the start of its body in `.body`.
+        """
+        asked = f"{method} {path.partition('?')[0]}"  # what follows may be a signature
+        try:
+            response = self._session.request(
+                method,
+                self.base_url + path,
+                timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s),
+                json=json,
+                params=params,
+                files=files,
+                data=form,
+            )
+        except (requests.RequestException, ValueError) as error:  # requests lets ValueErrors of urllib3 through
+            raise RequestError(
+                f"{self._name} was not reached ({asked}: {_reason(error)})",
+                is_transient=isinstance(error, _LOST),
+                is_unsent=_is_unsent(error),
+            ) from error
+        if response.status_code >= requests.codes.bad_request:
+            raise RequestError(
+                f"{self._name} answered {response.status_code} to {asked}",
+                status=response.status_code,
+                body=response.text[:_SHOWN_BODY]
+                if response.status_code != requests.codes.bad_request
+                else response.text,
+                is_transient=response.status_code in TRANSIENT,
+                retry_after_s=Retries().parse_retry_after(response.headers.get("Retry-After", "0")) or None,
+            )
+        return response
+
+    def json(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float,
+        json: object = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the answer's JSON. Raises RequestError, also where it is none."""
+        return self.parsed(self.call(method, path, timeout_s=timeout_s, json=json, params=params))
+
+    def parsed(self, response: requests.Response) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the JSON of an answer. Raises RequestError where it is none."""
+        try:
+            return response.json()
+        except (ValueError, RecursionError) as error:
+            asked = f"{response.request.method} {urlsplit(response.url).path}"
+            raise RequestError(
+                f"{self._name} answered {asked} with something that is not JSON",
+                status=response.status_code,
+                body=response.text[:_SHOWN_BODY],
+                is_transient=True,
+            ) from error
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._session.close()
+
+
+_LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _is_unsent(error: Exception) -> bool:
+    """Return whether no connection was made, so that nothing of the call arrived."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return isinstance(error, requests.ConnectTimeout) or isinstance(reason, ConnectTimeoutError)
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong in a few words, without addresses and object names."""
+    if isinstance(error, requests.ConnectTimeout):
+        return "no connection in time"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.ConnectionError):
+        return "connection refused or lost"
+    return type(error).__name__

@@ -1,0 +1,146 @@
+"""The child process of picture_process: carries out one function of images.py a request, until its input ends.
+
+A frame is the length of its header (4 bytes), of its content (8 bytes), the header as JSON, and the content. The parent
+gets no pickle: a decoder that a hostile file has taken over must not run code in the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.errors import JobError
+from comfy_core.images.codec import Picture, check_picture, converted, encode_picture, identify
+
+MEMORY_BYTES = 3 * 1024**3
+"""Address space of the process. 64 megapixels that are flattened and encoded take 1.6 GB."""
+_LENGTHS = struct.Struct(">IQ")
+_MAX_HEADER = 16 * 1024 * 1024
+_WATCH_S = 1.0
+
+_FUNCTIONS = {each.__name__: each for each in (check_picture, converted, encode_picture, identify)}
+
+
+def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> None:
+    """Send one frame."""
+    head = json.dumps(header).encode()
+    stream.write(_LENGTHS.pack(len(head), len(content)))
+    stream.write(head)
+    stream.write(content)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes], max_content: int = MEMORY_BYTES) -> tuple[JsonObject, bytes]:
+    """Return the next frame. Raises EOFError if the other side has ended, ValueError if it sends no frame."""
+    head_length, content_length = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
+    if head_length > _MAX_HEADER or content_length > max_content:
+        raise ValueError("a frame is too long")
+    header = json.loads(_read(stream, head_length))
+    if not isinstance(header, dict):
+        raise ValueError("a frame has no header")  # noqa: TRY004 - the sender's fault, as the lengths are
+    return header, _read(stream, content_length)
+
+
+def _read(stream: IO[bytes], length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) != length:
+        raise EOFError
+    return data
+
+
+def answered(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
+    """Return the answer to one request: a picture, none, or an error."""
+    try:
+        picture: Picture | None = _FUNCTIONS[header["function"]](content, **header["arguments"])
+    except JobError as error:
+        return {"report": error.report.to_json()}, b""
+    except Exception as error:  # noqa: BLE001 - the parent turns it into a message; this process has no other reader
+        return {"failed": type(error).__name__}, b""
+    if picture is None:
+        return {}, b""
+    is_same = picture.data is content
+    facts = {name: value for name, value in vars(picture).items() if name != "data"}
+    return {"picture": facts, "is_same": is_same}, b"" if is_same else picture.data
+
+
+def picture_of(header: JsonObject, answer: bytes, sent: bytes) -> Picture | None:
+    """Return the picture of an answer to a request with the content `sent`. Raises JobError, ValueError."""
+    match header:
+        case {"report": str(report)}:
+            raise JobError.of(ErrorReport.from_json(report))
+        case {"failed": failed}:
+            raise ValueError(str(failed)[:80])
+        case {"picture": dict(facts)}:
+            return _picture(sent if header.get("is_same") else answer, facts)
+    return None
+
+
+def _picture(data: bytes, facts: JsonObject) -> Picture:
+    match facts:
+        case {"width": int(width), "height": int(height), "mime_type": str(mime_type), "warning": str(warning)}:
+            is_animated, is_whole = bool(facts.get("is_animated")), bool(facts.get("is_whole"))
+            return Picture(data, width, height, mime_type, is_animated, is_whole, warning[:300])
+    raise ValueError("no picture")
+
+
+def main() -> None:
+    """Answer requests on the standard streams until there are no more."""
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    with contextlib.suppress(OSError):  # if memory runs out, this process is to end and not ComfyUI (Linux)
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    _limit_memory()
+    write_frame(answers, {"ready": True})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders print on damaged files
+    with contextlib.suppress(EOFError):
+        while True:
+            header, content = read_frame(requests)
+            with _ends_after(header.pop("timeout_s")):
+                answer = answered(header, content)
+            write_frame(answers, *answer)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when its parent is gone, also in the middle of a picture."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_S)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _ends_after(timeout_s: float) -> Iterator[None]:
+    """Have the system end this process after `timeout_s`: the parent's time limit, in case the parent is gone.
+
+    A thread cannot do this alone, since a decoder may hold the interpreter.
+    """
+    if not hasattr(signal, "alarm"):  # Windows
+        yield
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(math.ceil(timeout_s) + 1)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource  # noqa: PLC0415 - Windows has none
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

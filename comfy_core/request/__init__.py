@@ -1,0 +1,1 @@
+"""A request of the wire: from untrusted JSON to graphs and uploads."""

@@ -1,0 +1,78 @@
+"""Files as text: base64 and data URIs in the spellings that other software writes. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from urllib.parse import unquote
+
+from comfy_core.contract import is_asset_id
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,31}://", re.IGNORECASE)
+_HTTPS = re.compile(r"https://", re.IGNORECASE)
+_HEAD = re.compile(r"(?P<scheme>data\s*:)?(?P<type>[^,]{0,200}),", re.IGNORECASE)
+_IS_BASE64 = re.compile(r"(^|;)\s*base64\s*$", re.IGNORECASE)
+_ESCAPES = re.compile(r"\\[nrt]")
+_LEAST_UNMARKED = 16
+"""Characters that a data URI without `;base64` has at least, if it is base64: a shorter one is a word."""
+
+
+def is_https(text: str) -> bool:
+    """Return whether `text` is an https address."""
+    return _HTTPS.match(_bare(text[:64])) is not None
+
+
+def is_address(text: str) -> bool:
+    """Return whether `text` is an address of any scheme, such as ftp."""
+    return _SCHEME.match(_bare(text[:64])) is not None
+
+
+def is_data_uri(text: str) -> bool:
+    """Return whether `text` begins as a data URI does."""
+    return re.match(r"data\s*(:|%3a)", _bare(text[:64]), re.IGNORECASE) is not None
+
+
+def bare_address(text: str) -> str:
+    """Return an address without what surrounds it."""
+    return _bare(text)
+
+
+def decode_base64(text: str) -> bytes:
+    """Return the bytes of base64 or of a data URI. Raises ValueError with a sentence if it is neither.
+
+    Taken are: upper case and spaces in the head, quotes and white space around and within the content, both alphabets,
+    percent and JSON escapes, and too many or too few `=` at the end.
+    """
+    content = _bare(text)
+    if is_asset_id(content):
+        raise ValueError("is an asset's id, which the provider scenario alone can read; send the image itself")
+    if is_address(content):
+        raise ValueError("is an address of another kind than https; send an https address, base64 or a data URI")
+    if "%" in content:
+        content = unquote(content)
+    is_marked = True
+    if is_data_uri(content) or "," in content[:256]:
+        head = _HEAD.match(content)
+        is_marked = head is not None and _IS_BASE64.search(head["type"]) is not None
+        content = content[head.end() :] if head else ""
+    decoded = _decoded(content) if is_marked or len(content) >= _LEAST_UNMARKED else None
+    if decoded is None and not is_marked:
+        raise ValueError("is a data URI that is not base64; it begins data:image/png;base64,")
+    if decoded is None:
+        raise ValueError("is not base64")
+    return decoded
+
+
+def _bare(text: str) -> str:
+    return text.strip("\"'`\ufeff \t\r\n\v\f")
+
+
+def _decoded(content: str) -> bytes | None:
+    if "\\" in content:
+        content = _ESCAPES.sub("", content).replace("\\/", "/")
+    digits = "".join(content.split()).strip("\"'`").rstrip("=").translate({ord("-"): "+", ord("_"): "/"})
+    try:
+        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None

@@ -1,0 +1,38 @@
+"""From a valid request to the graphs that ComfyUI runs: its pictures fetched and checked, within the job's time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from comfy_core.images.child_process import TIMEOUT_S, Check, check_picture, go_on
+from comfy_core.images.codec import Picture, invalid_image
+from comfy_core.parallel_fetch import fetch_pictures
+from comfy_core.request.reading import Rendered, Request, draw_seed
+from comfy_core.safe_fetch import FetchRules
+
+DECODE_S = 120.0
+"""For all pictures of one request."""
+
+
+def rendered(
+    request: Request,
+    rules: FetchRules | None = None,
+    check: Check = go_on,
+    random_seed: Callable[[], int] = draw_seed,
+    decode_s: float = DECODE_S,
+) -> Rendered:
+    """Return what ComfyUI is to run. `check` is called while pictures are fetched and decoded, and may end both.
+
+    Raises JobError: invalid_image if a picture cannot be fetched or used, and what Request.render raises.
+    """
+    fetched = request.with_fetched(lambda wanted: fetch_pictures(wanted, rules or FetchRules(), check))
+    until = time.monotonic() + decode_s
+
+    def check_in_time(data: bytes, path: str, *, flatten: bool) -> Picture:
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise invalid_image(path, f"was not decoded: the request's pictures took more than {decode_s:g} s")
+        return check_picture(data, path, flatten=flatten, check=check, timeout_s=min(TIMEOUT_S, left_s))
+
+    return fetched.render(random_seed, check_in_time)

@@ -1,0 +1,345 @@
+"""A request of the wire (RunPod's `input`), from untrusted JSON to a value that can be rendered. No I/O but randomness.
+
+`read_request` finds every fault of a request at once, before anything is sent anywhere. Spellings with one meaning are
+accepted: null for an absent key, numbers as text, and all that worker-comfyui takes beside a graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import mimetypes
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from comfy_core.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, Fault, JsonObject
+from comfy_core.errors import invalid_input
+from comfy_core.graphs import Graph, graph_faults, has_nodes, left_out, with_links
+from comfy_core.images.codec import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
+from comfy_core.request.encoded import bare_address, decode_base64, is_https
+from comfy_core.request.foreign_keys import advice
+from comfy_core.request.graph_files import Source, beyond_limits, graph_files, is_playlist, named
+from comfy_core.request.prompt_syntax import syntax_warnings
+from comfy_core.request.spellings import as_number, respelled
+from comfy_core.request.template_overrides import read_overrides
+from comfy_core.request.wrappers import beside_graph, parsed, unwrapped, with_parsed_graph
+from comfy_core.targets import Target, overridden
+from comfy_core.validation import Suggestions, filled, path_of, plain, schema_faults
+from comfy_core.workflows import Workflow, find_workflow, render
+
+_GRAPH_KEYS = {name: ENVELOPE[name] for name in ENVELOPE if name != "workflow"}
+_TEMPLATE_KEYS = {name: ENVELOPE[name] for name in ENVELOPE if name != "images"}
+_MAX_WARNINGS = 20
+
+
+class CheckPicture(Protocol):
+    """images.check_picture, or its namesake in picture_process."""
+
+    def __call__(self, data: bytes, path: str, *, flatten: bool) -> Picture:
+        """Return the picture in `data`, fit for a LoadImage node. Raises JobError (invalid_image)."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file of the request, and the inputs that are to name it once ComfyUI has it.
+
+    A file that is no picture has the size 0 x 0, and an `extension` of its own.
+    """
+
+    picture: Picture
+    targets: tuple[Target, ...]
+    own_extension: str = ""
+
+    @property
+    def extension(self) -> str:
+        """The extension of the file's name, without the dot."""
+        return self.own_extension or self.picture.mime_type.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What ComfyUI is to run: one graph a prompt, the files they load, and what the result says about it.
+
+    `inputs` are the template's inputs as used, without pictures (for a graph of the caller's own: its overrides);
+    `seeds` has one entry a graph, None if the graph is the caller's own. `extra_data` may hold a key.
+    """
+
+    graphs: tuple[Graph, ...]
+    seeds: tuple[int | None, ...]
+    uploads: tuple[Upload, ...]
+    workflow: str
+    version: str
+    inputs: JsonObject
+    warnings: tuple[str, ...]
+    extra_data: JsonObject = field(default_factory=dict, repr=False)
+
+
+def draw_seed() -> int:
+    """Return a random seed."""
+    return secrets.randbelow(MAX_RANDOM_SEED + 1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A valid request. `template` is None if the caller sent a graph of their own; `graph` has its overrides then.
+
+    `overrides` are those of a template, still to be applied, or those of the graph, as the result names them.
+    `has_random_seed` says that an override asked for a random seed.
+    """
+
+    template: Workflow | None
+    graph: Graph
+    inputs: JsonObject
+    pictures: Mapping[str, Source]
+    overrides: JsonObject
+    output_format: str
+    output_quality: int
+    metadata: bool
+    delivery: str
+    timeout_s: float | None
+    warnings: tuple[str, ...] = ()
+    has_random_seed: bool = False
+    extra_data: JsonObject = field(default_factory=dict, repr=False)
+
+    def with_fetched(self, fetch: Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]) -> Request:
+        """Return the request with every file's bytes; `fetch` takes each address with the path that named it.
+
+        Raises JobError (invalid_input) if the files have more than MAX_TOTAL_BYTES.
+        """
+        wanted = {name: source for name, source in self.pictures.items() if isinstance(source.content, str)}
+        if not wanted:
+            return self
+        contents = fetch([(str(source.content), source.path) for source in wanted.values()])
+        fetched = {
+            name: replace(source, content=content)
+            for (name, source), content in zip(wanted.items(), contents, strict=True)
+        }
+        pictures = {**self.pictures, **fetched}
+        if faults := beyond_limits(pictures):
+            raise invalid_input(faults)
+        return replace(self, pictures=pictures)
+
+    def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckPicture = check_picture) -> Rendered:
+        """Return what ComfyUI is to run. Its pictures have been fetched; `check` decodes them.
+
+        Raises JobError: invalid_image if a picture cannot be taken, invalid_input if an override names an item that a
+        list of the inputs does not have.
+        """
+        if self.template is None:
+            return self._render_graph(check)
+        return self._render_template(self.template, random_seed, check)
+
+    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
+        uploads = [
+            _upload(source, template.targets(name), check, flatten=True) for name, source in self.pictures.items()
+        ]
+        inputs = dict(self.inputs)
+        if uploads:
+            inputs |= _size(inputs, uploads[0].picture, template)
+        if "seed" in template.inputs and ("seed" not in inputs or self.has_random_seed):
+            inputs["seed"] = min(random_seed(), MAX_RANDOM_SEED + 1 - inputs.get("num_images", 1))
+        graphs = render(template, inputs)
+        for graph in graphs:
+            _, faults, _ = overridden(graph, self.overrides, may_add=False)
+            if faults := faults or graph_faults(graph):
+                raise invalid_input(faults)
+        seed_targets = template.targets("seed") if "seed" in template.inputs else ()
+        return Rendered(
+            graphs=tuple(graphs),
+            seeds=tuple(seed_targets[0].get(graph) if seed_targets else None for graph in graphs),
+            uploads=tuple(uploads),
+            workflow=template.name,
+            version=template.version,
+            inputs={**inputs, **({"overrides": self.overrides} if self.overrides else {})},
+            warnings=self.warnings,
+        )
+
+    def _render_graph(self, check: CheckPicture) -> Rendered:
+        return Rendered(
+            graphs=(copy.deepcopy(self.graph),),
+            seeds=(None,),
+            uploads=tuple(_upload(source, source.targets, check, flatten=False) for source in self.pictures.values()),
+            workflow="custom",
+            version="custom",
+            inputs={"overrides": self.overrides} if self.overrides else {},
+            warnings=self.warnings,
+            extra_data=self.extra_data,
+        )
+
+
+def _upload(source: Source, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
+    if isinstance(source.content, str):
+        raise TypeError(f"{source.path} was not fetched")
+    if source.is_picture:
+        return Upload(check(source.content, source.path, flatten=flatten), targets)
+    if len(source.content) > MAX_BYTES:
+        raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are taken")
+    if is_playlist(source.content):
+        raise invalid_image(source.path, "is a playlist; send the video or the sound itself")
+    mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
+    return Upload(Picture(source.content, 0, 0, mime_type), targets, source.extension)
+
+
+def _size(inputs: JsonObject, picture: Picture, template: Workflow) -> JsonObject:
+    """Return the width and height that the request leaves open, in the proportions of its picture."""
+    if not {"width", "height"} <= template.inputs.keys():
+        return {}
+    match inputs:
+        case {"width": _, "height": _}:
+            return {}
+        case {"width": int(width)}:
+            return {"height": _side(picture.height * width / picture.width)}
+        case {"height": int(height)}:
+            return {"width": _side(picture.width * height / picture.height)}
+    width, height = rounded_size(picture.width, picture.height)
+    return {"width": width, "height": height}
+
+
+def _side(pixels: float) -> int:
+    return min(2048, max(64, round(pixels / 16) * 16))
+
+
+def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
+    """Return the valid request in `raw`, the `input` of a job as parsed from JSON.
+
+    A text of JSON is read as well, since worker-comfyui reads it. A graph is found also in the places where callers of
+    ComfyUI put it; a warning says so.
+
+    Raises JobError: invalid_input with all faults, or unknown_workflow.
+    """
+    if isinstance(raw, str):
+        raw = parsed(raw)
+    value, faults = plain(with_parsed_graph(raw))
+    if not isinstance(value, dict):
+        raise invalid_input([Fault("", 'must be a JSON object, like {"prompt": "a pixel art knight"}')])
+    value, warnings = unwrapped({name: item for name, item in value.items() if item is not None})
+    has_image = "image" in value or any(fault.path == "image" for fault in faults)
+    default = "img2img" if has_image else "txt2img"
+    named_workflow = value.get("workflow", default)
+    if isinstance(named_workflow, dict) or (isinstance(named_workflow, str) and named_workflow.lstrip()[:1] == "{"):
+        return _read_graph(value, faults, warnings)
+    # What is neither text nor an object is a fault by the template's schema, and need not hide the others.
+    name = named_workflow if isinstance(named_workflow, str) else default
+    return _read_template(value, find_workflow(name, workflows), faults, warnings)
+
+
+def _read_template(value: JsonObject, template: Workflow, faults: list[Fault], warnings: list[str]) -> Request:
+    rules = {"workflow": ENVELOPE["workflow"], **_TEMPLATE_KEYS, **template.inputs}
+    if "images" in value:
+        faults = _merged([Fault("images", "goes with a graph of your own; a template takes `image`")], faults)
+    faults = _merged(faults, _unknown(value.keys() - rules.keys() - {"images"}, rules))
+    value = respelled(value, rules)
+    if "seed" in template.inputs and as_number(value.get("seed")) == -1:
+        del value["seed"]
+    faults = _merged(faults, _schema_faults(value, {**template.schema, "properties": rules}))
+    faults, pictures = _pictures(template, value, faults)
+    overrides, has_random_seed, found = read_overrides(
+        template, _without_nulls(value.get("overrides")), value.get("num_images", 1)
+    )
+    faults = _merged(faults, found)
+    if faults:
+        raise invalid_input(faults[:MAX_FAULTS])
+    inputs = filled(value, {"properties": template.inputs})
+    for name in template.pictures:
+        inputs.pop(name, None)
+    for name, text in inputs.items():
+        if "prompt" in name and isinstance(text, str):
+            warnings += syntax_warnings(name, text)
+    request = _request(template, template.graph, inputs, pictures, {**value, "overrides": overrides})
+    return replace(request, warnings=tuple(warnings), has_random_seed=has_random_seed)
+
+
+def _unknown(names: Iterable[str], rules: Mapping[str, JsonObject]) -> list[Fault]:
+    suggestions = Suggestions()
+    return [
+        Fault(path_of([name]), advice(name, rules) or f"is not known{suggestions.nearest(name, rules)}")
+        for name in sorted(names)[:MAX_FAULTS]
+    ]
+
+
+def _pictures(template: Workflow, value: JsonObject, faults: list[Fault]) -> tuple[list[Fault], dict[str, Source]]:
+    """Return the faults with those of the template's pictures, and the source of each picture by name."""
+    sources, found = {}, []
+    for name in template.pictures:
+        text = value.get(name)
+        if isinstance(text, str) and text:
+            try:
+                sources[name] = Source(name, bare_address(text) if is_https(text) else decode_base64(text))
+            except ValueError as error:
+                found.append(Fault(name, str(error)))
+    return _merged(faults, found), sources
+
+
+def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> Request:
+    graph = value["workflow"]
+    value, extra_data, notes_of_keys = beside_graph(value)
+    value = respelled(value, _GRAPH_KEYS)
+    faults = _merged(faults, _schema_faults(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}))
+    pictures: dict[str, Source] = {}
+    overrides = _without_nulls(value.get("overrides"))
+    if graph and has_nodes(graph):
+        written, unreached, notes = overridden(graph, overrides, may_add=True)
+        with_links(graph)
+        broken, notes_of_nodes = left_out(graph)
+        pictures, lost, notes_of_files = graph_files(graph, named(value.get("images")), written)
+        faults = _merged(faults, [*unreached, *broken, *lost])
+        warnings += [*notes, *notes_of_nodes, *notes_of_files]
+        overrides = {
+            place: target.get(graph) if path_of(["overrides", place]) in pictures else overrides[place]
+            for place, target in written.items()
+            if target.node_id in graph
+        }
+    else:
+        faults = _merged(faults, graph_faults(graph))
+    if faults:
+        raise invalid_input(faults[:MAX_FAULTS])
+    warnings += notes_of_keys
+    if len(warnings) > _MAX_WARNINGS:
+        warnings = [*warnings[:_MAX_WARNINGS], f"and {len(warnings) - _MAX_WARNINGS:,} warnings more"]
+    request = _request(None, graph, {}, pictures, {**value, "overrides": overrides})
+    return replace(request, warnings=tuple(warnings), extra_data=extra_data)
+
+
+def _without_nulls(overrides: object) -> JsonObject:
+    """Return overrides without those that are null; nothing if there is no object of them."""
+    given = overrides.items() if isinstance(overrides, dict) else ()
+    return {place: value for place, value in given if value is not None}
+
+
+def _schema_faults(value: JsonObject, schema: JsonObject) -> list[Fault]:
+    """Return the faults of `value`. A list item that is null counts as absent; of a list too long, no item is read."""
+    faults: list[Fault] = []
+    nulls: set[str] = set()
+    for name, items in value.items():
+        limit = schema["properties"].get(name, {}).get("maxItems")
+        if isinstance(items, list) and limit is not None and len(items) > limit:
+            faults.append(Fault(path_of([name]), f"has {len(items):,} items; at most {limit:,} are taken"))
+            value = {**value, name: []}
+        elif isinstance(items, list):
+            nulls |= {path_of([name, number]) for number, item in enumerate(items) if item is None}
+    return [*faults, *(fault for fault in schema_faults(value, schema) if fault.path not in nulls)]
+
+
+def _request(
+    template: Workflow | None, graph: Graph, inputs: JsonObject, pictures: Mapping[str, Source], value: JsonObject
+) -> Request:
+    envelope = filled(value, {"properties": ENVELOPE})
+    return Request(
+        template=template,
+        graph=graph,
+        inputs=inputs,
+        pictures=pictures,
+        overrides=envelope.get("overrides", {}),
+        output_format=envelope["output_format"],
+        output_quality=envelope["output_quality"],
+        metadata=envelope["metadata"],
+        delivery=envelope["delivery"],
+        timeout_s=envelope.get("timeout_s"),
+    )
+
+
+def _merged(first: list[Fault], second: list[Fault]) -> list[Fault]:
+    """Return both, without those of `second` at a path that `first` has."""
+    paths = {fault.path for fault in first}
+    return [*first, *(fault for fault in second if fault.path not in paths)]

@@ -1,0 +1,74 @@
+"""Reads other spellings of a value: `"64"`, `"PNG"`, `"jpg"`, null for absent, a LoRA as its name. Pure.
+
+A value is changed only if its JSON Schema leaves one meaning. Everything else stays as it is, and validation refuses
+it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_core.contract import JsonObject
+
+_NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
+_BOOLEANS = {"true": True, "false": False}
+_FORMATS = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg"}
+
+
+def respelled(value: Mapping[str, Any], rules: Mapping[str, JsonObject]) -> JsonObject:
+    """Return `value` without its nulls, with each entry that `rules` has a JSON Schema for read by that schema."""
+    return {
+        name: respelled_item(item, rules[name]) if name in rules else item
+        for name, item in value.items()
+        if item is not None
+    }
+
+
+def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JSON value
+    """Return `item` as the JSON Schema `rule` wants it, if it is another spelling of such a value."""
+    match rule, item:
+        case {"type": "integer" | "number"}, str() if _NUMBER.fullmatch(item.strip()):
+            return _number(item.strip())
+        case {"type": "boolean"}, str() if item.strip().lower() in _BOOLEANS:
+            return _BOOLEANS[item.strip().lower()]
+        case {"enum": list(choices)}, str():
+            return _choice(item, choices)
+        case {"type": "array", "items": {"properties": {"name": _} as keys}}, str() if item.strip():
+            return [_named(item, keys)]
+        case {"type": "array", "items": {"properties": dict(keys)}}, list():
+            return [_element(each, keys) for each in item]
+    return item
+
+
+def as_number(value: object) -> float | None:
+    """Return the number that `value` is, also as text; None if it is none."""
+    if isinstance(value, str):
+        return _number(value.strip()) if _NUMBER.fullmatch(value.strip()) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _number(text: str) -> float:
+    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)
+
+
+def _choice(text: str, choices: list[Any]) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the choice that `text` is, in another case, as a file extension or as a MIME type of pictures."""
+    word = text.strip().lower().removeprefix("image/").removeprefix(".")
+    known = {str(choice).lower(): choice for choice in choices}
+    return known.get(_FORMATS.get(word, word), text)
+
+
+def _element(item: Any, keys: JsonObject) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(item, dict):
+        return respelled(item, keys)
+    return _named(item, keys) if isinstance(item, str) and item.strip() and "name" in keys else item
+
+
+def _named(text: str, keys: JsonObject) -> JsonObject:
+    """Return the object that a name stands for: `pixel.safetensors`, or `pixel.safetensors:0.8` with a strength."""
+    name, colon, strength = text.strip().rpartition(":")
+    if colon and name and "strength" in keys and _NUMBER.fullmatch(strength.strip()):
+        return {"name": name.strip(), "strength": _number(strength.strip())}
+    return {"name": text.strip()}

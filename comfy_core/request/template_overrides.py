@@ -1,0 +1,140 @@
+"""What `overrides` of a template may change, so that no override gets around the limits of its inputs. Pure.
+
+A template is also run for callers who may not send graphs (WORKER_ALLOW_GRAPHS=false), so its author's limits hold:
+
+- An override changes an input that the template's graph has. It adds none.
+- It never names a file that a node reads, and only `filename_prefix` of those that name a file to write.
+- A place that an input of the template is bound to takes what the schema of that input allows. So does a place of
+  the same name in another node, such as the `width` of a second one.
+- `batch_size` times `num_images` is at most the maximum of `num_images`.
+- Any other number lies between 0 and the graph's own value. Seeds take any.
+- A text stays a text of at most MAX_TEXT characters, a switch stays a switch, and a link leads to a node of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_core.comfyui.file_inputs import FileUse, file_use
+from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
+from comfy_core.graphs import is_link
+from comfy_core.request.spellings import as_number, respelled_item
+from comfy_core.targets import Places, Target
+from comfy_core.validation import path_of, schema_faults, shown
+from comfy_core.workflows import Workflow
+
+MAX_TEXT = 4096
+_SEEDS = frozenset({"seed", "noise_seed"})
+_MAX_COMFYUI_SEED = 2**64 - 1
+_LIMIT = "a number that no input of the workflow sets may not exceed the workflow's own"
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+
+def read_overrides(
+    template: Workflow, overrides: Mapping[str, Any], num_images: object
+) -> tuple[JsonObject, bool, list[Fault]]:
+    """Return the overrides with each value as its schema spells it, whether the seed is random, and the faults.
+
+    `num_images` is the request's; one that breaks its own schema counts as 1 here.
+    """
+    rules = _Rules(template, num_images)
+    places = Places(template.graph)
+    read: JsonObject = {}
+    is_random = False
+    faults: list[Fault] = []
+    for place, value in overrides.items():
+        try:
+            target = places.target(place)
+        except LookupError as error:
+            faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
+        else:
+            if target in rules.seeds and as_number(value) == -1:
+                is_random = True
+                continue
+            read[place], problem = rules.read(target, value)
+            if problem:
+                faults.append(Fault(path_of(["overrides", place]), problem))
+        if len(faults) == MAX_FAULTS:
+            break
+    return read, is_random, faults
+
+
+class _Rules:
+    """The JSON Schemas that the inputs of one template give to the places of its graph."""
+
+    def __init__(self, template: Workflow, num_images: object) -> None:
+        self._graph = template.graph
+        self._bound: dict[Target, tuple[str, JsonObject]] = {}
+        for name, rule in template.inputs.items():
+            if "x-insert" not in rule:
+                self._bound |= dict.fromkeys(template.targets(name), (name, _shifted(rule)))
+        self._named = {
+            target.input: rule
+            for target, (_, rule) in reversed(self._bound.items())
+            if rule.get("type") in {"integer", "number"}
+        }
+        most = template.inputs.get("num_images", {}).get("maximum", 1)
+        wanted = as_number(num_images) or 1
+        self._named["batch_size"] = {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": int(most // wanted) if 1 <= wanted <= most else most,
+        }
+        self.seeds = frozenset(template.targets("seed") if "seed" in template.inputs else ())
+
+    def read(self, target: Target, value: Any) -> tuple[Any, str]:  # noqa: ANN401 - any JSON value
+        """Return the value as its place spells it, and what is wrong with it; empty if nothing is."""
+        class_type = self._graph[target.node_id]["class_type"]
+        use = file_use(class_type, target.input)
+        name, rule = self._bound.get(target, ("", None))
+        if rule is None and target.index is not None:
+            rule = self._bound.get(Target(target.node_id, target.input), ("", {}))[1].get("items")
+        if rule is not None and rule.get("contentMediaType"):
+            return value, f"names a file; send the picture itself as `{name}`"
+        if rule is not None:
+            return _read_by(rule, value)
+        if use in {FileUse.LOADS, FileUse.LOADS_FOLDER}:
+            return value, "names a file that the node reads, which an override of a workflow may not"
+        if use is FileUse.WRITES and target.input != "filename_prefix":
+            return value, "names a file that the node writes, which an override of a workflow may not"
+        return self._read_free(target.input, target.get(self._graph), value)
+
+    def _read_free(self, name: str, held: Any, value: Any) -> tuple[Any, str]:  # noqa: ANN401, PLR0911 - a kind each
+        """Return the value for a place that no input is bound to, and what is wrong with it."""
+        if is_link(held):
+            is_right = is_link(value) and value[0] in self._graph and value[1] >= 0
+            return value, "" if is_right else 'must be a link to a node of the workflow, such as ["4", 0]'
+        match held:
+            case bool():
+                return _read_by({"type": "boolean"}, value)
+            case int() | float() if name in self._named:
+                return _read_by(self._named[name], value)
+            case int() | float() if name in _SEEDS:
+                return _read_by({"type": "integer", "minimum": 0, "maximum": _MAX_COMFYUI_SEED}, value)
+            case int() | float():
+                limited = {"type": "number", "minimum": min(0, held), "maximum": max(0, held)}
+                read, problem = _read_by(limited, value)
+                return read, f"{problem}; {_LIMIT}" if problem else ""
+            case str():
+                return _read_by({"type": "string", "maxLength": MAX_TEXT}, value)
+            case list() if isinstance(value, list) and len(value) <= len(held):
+                read = [self._read_free(name, old, new) for old, new in zip(held, value, strict=False)]
+                return [each for each, _ in read], next((problem for _, problem in read if problem), "")
+        return value, f"must be like {shown(held)}, which the workflow has there, not {shown(value)}"
+
+
+def _shifted(rule: JsonObject) -> JsonObject:
+    """Return the schema of a node's input from that of the template's input, which differs by `x-add`."""
+    if "x-add" not in rule:
+        return rule
+    shifted = {key: limit + rule["x-add"] if key in _BOUNDS else limit for key, limit in rule.items()}
+    shifted.pop("multipleOf", None)
+    return shifted
+
+
+def _read_by(rule: JsonObject, value: Any) -> tuple[Any, str]:  # noqa: ANN401 - any JSON value
+    read = respelled_item(value, rule)
+    if faults := schema_faults(read, rule):
+        return read, faults[0].message
+    return int(read) if rule.get("type") == "integer" else read, ""

@@ -1,0 +1,121 @@
+"""Finds the request in what callers send around it: RunPod's envelope, or a body of ComfyUI's POST /prompt. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy_core.contract import ENVELOPE, GRAPH_KEYS, JsonObject
+from comfy_core.graphs import is_node
+from comfy_core.request.foreign_keys import BESIDE_INPUT, is_of_platform
+from comfy_core.validation import Suggestions, path_of
+
+_KEYS_OF_A_GRAPH = ("prompt", "output", "workflow")
+"""Keys of a graph in a body of POST /prompt, and in what ComfyUI's editor returns from graphToPrompt."""
+_BESIDE_A_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
+_MOST_UNKNOWN = 10
+"""Keys that a warning names."""
+_RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
+"""Keys of ComfyUI's `extra_data` that say whose prompt it is. ComfyUI or this package sets them."""
+
+
+def parsed(text: str) -> object:
+    """Return the value that a JSON text holds; None if it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def with_parsed_graph(raw: object) -> object:
+    """Return `raw` with a `workflow` that is the JSON text of a graph as the graph itself."""
+    match raw:
+        case {"workflow": str(text), **rest} if text.lstrip()[:1] == "{":
+            graph = parsed(text)
+            return {**rest, "workflow": graph} if isinstance(graph, dict) else raw
+        case {"input": dict(inner), **rest}:
+            return {**rest, "input": with_parsed_graph(inner)}
+    return raw
+
+
+def unwrapped(value: JsonObject) -> tuple[JsonObject, list[str]]:
+    """Return the request in `value`, with a graph as its `workflow`, and a warning for each wrapper."""
+    warnings = []
+    match value:
+        case {"input": dict(inner), **rest} if all(map(is_of_platform, rest.keys() - {"id"})):
+            warnings.append("input: is a whole RunPod request; the `input` in it was read")
+            warnings += [f"{key}: {BESIDE_INPUT}" for key in rest if is_of_platform(key)]
+            value = {name: item for name, item in inner.items() if item is not None}
+    value, found = _with_graph(value)
+    return value, warnings + found
+
+
+def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
+    match value.get("workflow"):
+        case None:
+            return _of_whole(value)
+        case {"input": {"workflow": graph}} as outer:
+            value, warnings = _with_graph({**outer["input"], **value, "workflow": graph})
+            return value, ["workflow: is a whole RunPod request; the `input` in it was read", *warnings]
+        case dict(outer) if not any(map(is_node, outer.values())):
+            for key in _KEYS_OF_A_GRAPH:
+                if _holds_graph(outer.get(key)):
+                    passed = {name: outer[name] for name in outer.keys() & _BESIDE_A_GRAPH}
+                    warning = f"workflow: is an object with the graph as its `{key}`; that graph was read"
+                    return {**passed, **value, "workflow": outer[key]}, [warning]
+    return value, []
+
+
+def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
+    """Return a request without a `workflow` with the graph that it is, or that it has in another key."""
+    for key in _KEYS_OF_A_GRAPH[:2]:
+        if _holds_graph(value.get(key)):
+            rest = {name: item for name, item in value.items() if name != key}
+            return {**rest, "workflow": value[key]}, [f"{key}: is a graph, and was read as `workflow`"]
+    if isinstance(value.get("nodes"), list):
+        return {"workflow": value}, []
+    if not any(map(is_node, value.values())):
+        return value, []
+    graph = {name: item for name, item in value.items() if isinstance(item, dict) and name not in _BESIDE_A_GRAPH}
+    rest = {name: item for name, item in value.items() if name not in graph}
+    return {**rest, "workflow": graph}, ["input: is a graph itself, and was read as `workflow`"]
+
+
+def _holds_graph(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    """Return whether `value` is a graph, or is meant to be one: in the editor's format, say."""
+    return isinstance(value, dict) and (any(map(is_node, value.values())) or isinstance(value.get("nodes"), list))
+
+
+def beside_graph(value: JsonObject) -> tuple[JsonObject, JsonObject, list[str]]:
+    """Return what of a request with a graph is ours, ComfyUI's `extra_data`, and a warning for all else."""
+    warnings = []
+    extra_data: JsonObject = {}
+    match value.get("extra_data", {}):
+        case dict(given):
+            extra_data = {name: item for name, item in given.items() if name not in _RESERVED_DATA}
+            warnings += [
+                f"extra_data.{name}: says whose prompt it is, and was left out"
+                for name in given.keys() - extra_data.keys()
+            ]
+        case _:
+            warnings.append("extra_data: is no object, and was left out")
+    if not isinstance(extra_data.get("extra_pnginfo", {}), dict):
+        del extra_data["extra_pnginfo"]
+        warnings.append("extra_data.extra_pnginfo: is no object, and was left out")
+    match value.get("comfy_org_api_key"):
+        case str(key) if key:
+            extra_data["api_key_comfy_org"] = key
+    if isinstance(value.get("metadata"), dict):
+        value = {name: item for name, item in value.items() if name != "metadata"}
+        warnings.append("metadata: is an object, and was ignored; it is true or false here")
+    suggestions = Suggestions()
+    unknown = sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys())
+    for name in unknown[:_MOST_UNKNOWN]:
+        near = suggestions.nearest(name, ENVELOPE)
+        told = (
+            BESIDE_INPUT if is_of_platform(name) else f"is not read beside a graph, whose values `overrides` set{near}"
+        )
+        warnings.append(f"{path_of([name])}: {told}")
+    if len(unknown) > _MOST_UNKNOWN:
+        warnings.append(f"and {len(unknown) - _MOST_UNKNOWN:,} more keys that are not read")
+    return {name: item for name, item in value.items() if name in ENVELOPE}, extra_data, warnings

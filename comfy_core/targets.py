@@ -1,0 +1,141 @@
+"""Places in a graph, as requests and inputs files write them: `Node title.input`, `12.input`, `12.sizes.1`. Pure."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_core.contract import MAX_FAULTS, Fault
+from comfy_core.graphs import Graph, is_link, title_of
+from comfy_core.validation import Suggestions, path_of, shown
+
+_MAX_DOTS = 16
+"""Dots of a place that may end its node: each is tried, from the last to the first."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One input of one node; `index` picks from an input that is a list."""
+
+    node_id: str
+    input: str
+    index: int | None = None
+
+    def set(self, graph: Graph, value: object) -> None:
+        """Write `value` into `graph` there."""
+        inputs = graph[self.node_id]["inputs"]
+        if self.index is None:
+            inputs[self.input] = value
+        else:
+            inputs[self.input][self.index] = value
+
+    def get(self, graph: Graph) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the value in `graph` there."""
+        value = graph[self.node_id]["inputs"][self.input]
+        return value if self.index is None else value[self.index]
+
+
+class Places:
+    """Finds the places of one graph. The nodes and their titles must not change meanwhile; inputs may."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._titled: dict[str, list[str]] = {}
+        for node_id, node in graph.items():
+            self._titled.setdefault(title_of(node), []).append(node_id)
+        self._suggestions = Suggestions()
+
+    def target(self, place: str) -> Target:
+        """Return the input that `place` names. The node is the longest part in front of a dot that is an id or title.
+
+        What follows is the input's name, which may have dots, with `.N` behind it for an item of a list.
+
+        Raises LookupError with a sentence if there is no such node or input, or if two nodes have the title.
+        """
+        target = self.target_or_new(place)
+        inputs = self._graph[target.node_id]["inputs"]
+        if target.input not in inputs:
+            node = place[: -len(target.input) - 1]
+            near = self._suggestions.nearest(target.input, inputs)
+            raise LookupError(f"node {shown(node)} has no input {shown(target.input)}{near}")
+        return target
+
+    def target_or_new(self, place: str) -> Target:
+        """Return the input that `place` names, as `target` does; the node need not have it yet."""
+        node_id, name = self._split(place)
+        inputs = self._graph[node_id]["inputs"]
+        head, dot, last = name.rpartition(".")
+        if name in inputs or not (dot and head in inputs and re.fullmatch("[0-9]{1,4}", last)):
+            return Target(node_id, name)
+        items = inputs[head]
+        if not isinstance(items, list) or is_link(items) or int(last) >= len(items):
+            raise LookupError(f"{shown(place.rpartition('.')[0])} has no item {last}")
+        return Target(node_id, head, int(last))
+
+    def added(self, target: Target) -> str:
+        """Return which input of its node an input that is to be added looks like, as a question, or nothing."""
+        return self._suggestions.nearest(target.input, self._graph[target.node_id]["inputs"])
+
+    def _split(self, place: str) -> tuple[str, str]:
+        end = len(place)
+        for _ in range(_MAX_DOTS):
+            end = place.rfind(".", 0, end)
+            if end < 0:
+                break
+            node, name = place[:end], place[end + 1 :]
+            if not name:
+                continue
+            if node in self._graph:
+                return node, name
+            if named := self._titled.get(node):
+                if len(named) > 1:
+                    ids = ", ".join(map(shown, named[:8]))
+                    raise LookupError(f"{len(named)} nodes are titled {shown(node)}; use an id: {ids}")
+                return named[0], name
+        head, dot, _ = place.rpartition(".")
+        if not dot:
+            raise LookupError(f'{shown(place)} names no input; write "Node title.input" or "12.input"')
+        near = self._suggestions.nearest(head, [*self._graph, *self._titled])
+        raise LookupError(f"the graph has no node {shown(head)}{near}")
+
+
+def find_target(graph: Graph, place: str) -> Target:
+    """Return the input that `place` names in `graph`; see `Places.target`."""
+    return Places(graph).target(place)
+
+
+def override(graph: Graph, overrides: Mapping[str, Any]) -> None:
+    """Write `overrides` (`{"KSampler.seed": 5}`) into `graph`. Raises LookupError for a place that does not exist."""
+    places = Places(graph)
+    for place, value in overrides.items():
+        places.target(place).set(graph, copy.deepcopy(value))
+
+
+def overridden(
+    graph: Graph, overrides: Mapping[str, Any], *, may_add: bool
+) -> tuple[dict[str, Target], list[Fault], list[str]]:
+    """Write `overrides` into `graph`; return the inputs that they wrote by place, the faults and the warnings.
+
+    With `may_add`, an input that its node does not have is added, because a newer ComfyUI requires inputs that an older
+    export lacks.
+    """
+    places = Places(graph)
+    written: dict[str, Target] = {}
+    faults: list[Fault] = []
+    warnings = []
+    for place, value in overrides.items():
+        try:
+            target = places.target_or_new(place) if may_add else places.target(place)
+        except LookupError as error:
+            faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
+            if len(faults) == MAX_FAULTS:
+                break
+            continue
+        if target.input not in graph[target.node_id]["inputs"] and (near := places.added(target)):
+            warnings.append(f"{path_of(['overrides', place])}: the node had no such input, and got it{near}")
+        target.set(graph, copy.deepcopy(value))
+        written[place] = target
+    return written, faults, warnings

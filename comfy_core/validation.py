@@ -1,0 +1,253 @@
+"""Checks a JSON value against a JSON Schema: returns all faults at once, each with its path and the remedy.
+
+jsonschema applies the rules. This module adds sentences that never repeat a long value, the known name nearest to an
+unknown one, and checks for values that JSON Schema accepts and other software does not: NaN and infinity, numbers that
+no double holds, text that cannot be encoded, deep nesting.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jsonschema
+
+from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
+
+MAX_DEPTH = 32
+"""Levels of nesting that a request may have. A graph with its links needs five."""
+
+_SHOWN_CHARACTERS = 60
+_MAX_CANDIDATES = 200
+"""Known names that one unknown name is compared with: a graph can have thousands of nodes."""
+
+_NO_TEXT = re.compile("[\\0\\ud800-\\udfff]")
+"""NUL, and halves of surrogate pairs."""
+
+_TYPE_NAMES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def path_of(parts: Iterable[str | int]) -> str:
+    """Return the path as people write it: `loras[0].strength`, `overrides["KSampler.seed"]`."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif re.fullmatch(r"[\w-]{1,60}", part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{shown(part)}]"
+    return text
+
+
+def shown(value: object) -> str:
+    """Return `value` as JSON of at most 60 characters, fit for an error's sentence."""
+    match value:
+        case dict():
+            return "an object"
+        case list():
+            return "a list"
+        case str():
+            text = json.dumps(value[:_SHOWN_CHARACTERS] + "x" * (len(value) > _SHOWN_CHARACTERS))
+        case int() | float() | bool() | None:
+            text = json.dumps(value)
+        case _:
+            text = f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean "steps"?` for the known name nearest to `name`, or nothing.
+
+    Upper and lower case count as equal. At most the first _MAX_CANDIDATES known names are compared.
+    """
+    candidates = {each.lower(): each for each in reversed([*itertools.islice(known, _MAX_CANDIDATES)])}
+    close = difflib.get_close_matches(name[:48].lower(), candidates, n=1)
+    return f"; did you mean {shown(candidates[close[0]])}?" if close else ""
+
+
+class Suggestions:
+    """Suggests the nearest known name for the first few unknown names of a list, since each search takes time."""
+
+    def __init__(self, most: int = 3) -> None:
+        self._left = most
+
+    def nearest(self, name: str, known: Iterable[str]) -> str:
+        """Return what `nearest` returns, or nothing once the searches are used up."""
+        if self._left == 0:
+            return ""
+        self._left -= 1
+        return nearest(name, known)
+
+
+def plain(value: object) -> tuple[Any, list[Fault]]:
+    """Return a copy of `value` that every JSON encoder takes, and the faults for what was left out (None stands there).
+
+    Left out are NaN and infinity (as other decoders read a whole number that no double holds), text that is no Unicode
+    or holds a NUL, and what is nested deeper than MAX_DEPTH.
+    """
+    faults: list[Fault] = []
+    copied = _plain(value, [], faults)
+    return copied, list({fault.path: fault for fault in faults}.values())
+
+
+def _plain(value: object, path: list[str | int], faults: list[Fault]) -> object:
+    problem = ""
+    match value:
+        case int() | float() if not abs(value) <= sys.float_info.max:
+            problem = "must be a finite number"
+        case str() if not _is_text(value):
+            problem = "must be Unicode text without NUL characters"
+        case dict() | list() if len(path) >= MAX_DEPTH:
+            problem = f"is nested deeper than {MAX_DEPTH} levels"
+        case dict():
+            keys = [_key(key) for key in value]
+            named = [path_of([*path, key]) for key, given in zip(keys, value, strict=True) if key != given]
+            faults += [Fault(name, "has a name that is no Unicode text without NUL characters") for name in named]
+            items = zip(keys, value.values(), strict=True)
+            return {key: _plain(item, [*path, key], faults) for key, item in items}
+        case list():
+            return [_plain(item, [*path, index], faults) for index, item in enumerate(value)]
+        case _:
+            return value
+    faults.append(Fault(path_of(path), problem))
+    return None
+
+
+def _is_text(value: str) -> bool:
+    return not _NO_TEXT.search(value)
+
+
+def _key(key: object) -> str:
+    text = str(key)
+    return text if _is_text(text) else text.encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+def schema_faults(value: object, schema: JsonObject) -> list[Fault]:
+    """Return the faults of `value` against `schema` (2020-12), at most one a path, in the order of the schema.
+
+    At most MAX_FAULTS are returned; the rest of the value is not read then.
+    """
+    found: dict[str, Fault] = {}
+    suggestions = Suggestions()
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
+        for fault in _faults_of(error, schema, suggestions):
+            found.setdefault(fault.path, fault)
+            if len(found) == MAX_FAULTS:
+                return list(found.values())
+    return list(found.values())
+
+
+def _faults_of(error: jsonschema.ValidationError, schema: JsonObject, suggestions: Suggestions) -> Iterator[Fault]:
+    path = list(error.absolute_path)
+    rule: Any = error.schema
+    instance: Any = error.instance
+    match error.validator:
+        case "required":
+            why = schema.get("then", {}).get("description", "") if "then" in error.absolute_schema_path else ""
+            for name in (name for name in rule["required"] if name not in instance):
+                yield Fault(path_of([*path, name]), f"is missing{': ' + why if why else ''}")
+        case "additionalProperties":
+            known = rule.get("properties", {})
+            for name in sorted(instance.keys() - known.keys()):
+                yield Fault(path_of([*path, name]), f"is not known{suggestions.nearest(name, known)}")
+        case "anyOf" | "oneOf" if error.context:
+            yield from _faults_of_choice(error, schema, suggestions)
+        case _:
+            yield Fault(path_of(path), _sentence(error))
+
+
+def _faults_of_choice(
+    error: jsonschema.ValidationError, schema: JsonObject, suggestions: Suggestions
+) -> Iterator[Fault]:
+    """Yield the faults of the first alternative whose type fits, or one that names the types of all alternatives."""
+    branches: dict[object, list[jsonschema.ValidationError]] = {}
+    for each in error.context:
+        branches.setdefault(each.relative_schema_path[0], []).append(each)
+    for errors in branches.values():
+        if not any(each.validator == "type" and not each.relative_path for each in errors):
+            for each in errors:
+                yield from _faults_of(each, schema, suggestions)
+            return
+    wanted = dict.fromkeys(
+        _type_name(each.validator_value) for errors in branches.values() for each in errors if each.validator == "type"
+    )
+    yield Fault(path_of(error.absolute_path), f"must be {' or '.join(wanted)}, not {shown(error.instance)}")
+
+
+def _type_name(kinds: Any) -> str:  # noqa: ANN401 - one type of JSON Schema, or a list of them
+    return " or ".join(_TYPE_NAMES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+def _sentence(error: jsonschema.ValidationError) -> str:  # noqa: C901, PLR0911 - one return a rule
+    limit: Any = error.validator_value
+    instance: Any = error.instance
+    match error.validator:
+        case "type":
+            absent = "; leave the key out instead" if instance is None else ""
+            return f"must be {_type_name(limit)}, not {shown(instance)}{absent}"
+        case "minimum" | "maximum":
+            word = "at least" if error.validator == "minimum" else "at most"
+            return f"must be {word} {limit}, not {shown(instance)}"
+        case "exclusiveMinimum" | "exclusiveMaximum":
+            word = "above" if error.validator == "exclusiveMinimum" else "below"
+            return f"must be {word} {limit}, not {shown(instance)}"
+        case "multipleOf" if abs(instance) < 2**53:
+            return f"must be a multiple of {limit}; the nearest is {max(1, round(instance / limit)) * limit}"
+        case "enum":
+            known = ", ".join(shown(item) for item in limit)
+            close = nearest(instance, map(str, limit)) if isinstance(instance, str) else ""
+            return f"must be one of {known}, not {shown(instance)}{close}"
+        case "minLength" | "minItems" if limit == 1:
+            return "must not be empty"
+        case "minLength" | "minItems":
+            return f"has {len(instance):,} {_unit(error)}; at least {limit:,} are needed"
+        case "maxLength" | "maxItems":
+            return f"has {len(instance):,} {_unit(error)}; at most {limit:,} are taken"
+        case "pattern" if limit == r"\S":
+            return "must not be blank"
+        case "pattern":
+            return f"must match the pattern {shown(limit)}, and {shown(instance)} does not"
+    return f"breaks the rule {error.validator}: {shown(limit)}"
+
+
+def _unit(error: jsonschema.ValidationError) -> str:
+    return "characters" if str(error.validator).endswith("Length") else "items"
+
+
+def filled(value: JsonObject, schema: JsonObject) -> JsonObject:
+    """Return valid `value` with the schema's defaults filled in and whole numbers as ints (JSON's 20.0 is 20).
+
+    A list item that is null is left out.
+    """
+    properties: JsonObject = schema["properties"]
+    result: JsonObject = {}
+    for name, rule in properties.items():
+        if name in value:
+            result[name] = _filled_item(value[name], rule)
+        elif "default" in rule:
+            result[name] = copy.deepcopy(rule["default"])
+    return result
+
+
+def _filled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JSON value
+    match rule:
+        case {"type": "integer"}:
+            return int(item)
+        case {"type": "array", "items": {"type": "object", "properties": _} as each}:
+            return [filled(element, each) for element in item if element is not None]
+    return item

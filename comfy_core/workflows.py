@@ -1,0 +1,229 @@
+"""Workflows: a graph as ComfyUI exports it, and the JSON Schema of its inputs; load both, render one with values.
+
+A workflow is two files, `<name>.json` (an untouched "Export (API)") and `<name>.inputs.json`. Beside JSON Schema's own,
+the inputs carry these keywords:
+
+- `x-node`: where the value goes: `"KSampler.seed"` (node title or id, dot, input), a list of such for several places.
+  A trailing number, `"Node.sizes.1"`, picks from an input that is a list. Every input but `num_images` needs it.
+- `x-add`: a number added on the way (`negative_strength` 0 is CFG 1).
+- `x-insert`: the value is a list, and each item a new node chained in front of the place: `class_type`, the `link`
+  that it takes over, and `inputs`, from the item's keys to the node's.
+- `contentMediaType: image/*`: the value is a picture; the node is given its name once it is uploaded.
+- `x-task`, `x-models` of the whole: what it is for, and the files that it loads, as `folder/file`.
+
+`seed` and `num_images` are the job's own: picture i of n is a prompt of its own with the seed plus i.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from comfy_core.contract import ALIASES, ENVELOPE, MAX_SEED, ErrorCode, JsonObject
+from comfy_core.errors import ConfigError, JobError
+from comfy_core.graphs import Graph, graph_faults, is_link
+from comfy_core.targets import Places, Target, override
+from comfy_core.validation import nearest, schema_faults, shown
+
+__all__ = ["Graph", "Target", "Workflow", "find_workflow", "is_link", "load_workflows", "override", "render"]
+
+_KEYWORDS: JsonObject = {
+    "type": "object",
+    "required": ["properties"],
+    "properties": {
+        "properties": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {
+                    "x-node": {"type": ["string", "array"], "items": {"type": "string"}},
+                    "x-add": {"type": "number"},
+                    "x-insert": {
+                        "type": "object",
+                        "required": ["class_type", "link", "inputs"],
+                        "properties": {
+                            "class_type": {"type": "string"},
+                            "link": {"type": "string"},
+                            "inputs": {"type": "object", "additionalProperties": {"type": "string"}},
+                        },
+                    },
+                },
+            },
+        },
+        "x-models": {"type": "array", "items": {"type": "string"}},
+    },
+}
+"""JSON Schema of an inputs file's own keywords; the rest of it is JSON Schema's."""
+_KEYWORDS_OF_ALL = frozenset({"x-task", "x-models"})
+_KEYWORDS_OF_INPUT = frozenset({"x-node", "x-add", "x-insert"})
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A template: its graph, the schema of its inputs, and a version that changes with either."""
+
+    name: str
+    graph: Graph
+    schema: JsonObject
+    version: str
+
+    @property
+    def inputs(self) -> JsonObject:
+        """The schema of each input by its name."""
+        properties: JsonObject = self.schema["properties"]
+        return properties
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The names of the inputs that are pictures."""
+        return tuple(name for name, rule in self.inputs.items() if rule.get("contentMediaType") == "image/*")
+
+    def targets(self, name: str) -> tuple[Target, ...]:
+        """Return the places in the graph that the input `name` is bound to."""
+        places = self.inputs[name].get("x-node", [])
+        return tuple(self._places.target(place) for place in ([places] if isinstance(places, str) else places))
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.graph)
+
+
+def default_directory() -> Path:
+    """Return the folder of the shipped workflows: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "templates"
+    return inside if inside.is_dir() else package.parent / "workflows"
+
+
+def load_workflows(directory: Path) -> dict[str, Workflow]:
+    """Return the workflows of a folder by name. Raises ConfigError that names the file at fault."""
+    workflows = {path.name.removesuffix(".inputs.json"): path for path in sorted(directory.glob("*.inputs.json"))}
+    if not workflows:
+        raise ConfigError(f"{directory} holds no workflow: each is <name>.json and <name>.inputs.json")
+    return {name: _load(name, directory / f"{name}.json", inputs_file) for name, inputs_file in workflows.items()}
+
+
+def _load(name: str, graph_file: Path, inputs_file: Path) -> Workflow:
+    graph_content, graph = _read_json(graph_file)
+    inputs_content, schema = _read_json(inputs_file)
+    if faults := graph_faults(graph):
+        raise ConfigError(f"{graph_file}: {faults[0].path} {faults[0].message}")
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ConfigError(f"{inputs_file} is not a JSON Schema: {error.message}") from error
+    if faults := schema_faults(schema, _KEYWORDS):
+        raise ConfigError(f"{inputs_file}: {faults[0].path or 'it'} {faults[0].message}")
+    version = hashlib.sha256(graph_content + b"\0" + inputs_content).hexdigest()[:12]
+    workflow = Workflow(name, graph, schema, version)
+    try:
+        _check_keywords(schema, _KEYWORDS_OF_ALL, "it")
+        for input_name, rule in workflow.inputs.items():
+            _check_keywords(rule, _KEYWORDS_OF_INPUT, f"input {shown(input_name)}")
+            _check_rule(input_name, rule)
+            _check_reach(workflow, input_name, rule)
+    except LookupError as error:
+        raise ConfigError(f"{inputs_file}: {error.args[0]}") from error
+    return workflow
+
+
+def _read_json(file: Path) -> tuple[bytes, Any]:
+    try:
+        content = file.read_bytes()
+        return content, json.loads(content)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from error
+
+
+def _check_keywords(rule: JsonObject, known: frozenset[str], subject: str) -> None:
+    """Raise LookupError with a sentence for a keyword of our kind that does not exist."""
+    for keyword in rule:
+        if keyword.lower().startswith("x-") and keyword not in known:
+            raise LookupError(f"{subject} has the unknown keyword {shown(keyword)}{nearest(keyword, known)}")
+
+
+def _check_reach(workflow: Workflow, name: str, rule: JsonObject) -> None:
+    """Raise LookupError with a sentence for an input whose value reaches no node."""
+    if not workflow.targets(name) and name != "num_images":
+        raise LookupError(f"input {shown(name)} reaches no node: {_missing_place(rule)}")
+
+
+def _missing_place(rule: JsonObject) -> str:
+    """Return what an input without `x-node` has instead."""
+    if "x-node" in rule:
+        return "its x-node is an empty list"
+    for keyword in rule:
+        if near := nearest(keyword, ["x-node"]):
+            return f"it has {shown(keyword)}{near}"
+    return 'it has no x-node, such as "x-node": "KSampler.seed"'
+
+
+def _check_rule(name: str, rule: JsonObject) -> None:
+    """Raise LookupError with a sentence where an input could not be rendered, whatever its value."""
+    if name in ENVELOPE:
+        raise LookupError(f"input {shown(name)} has the name of a key that every request may carry")
+    if name in {"seed", "num_images"} and rule.get("type") != "integer":
+        raise LookupError(f"input {shown(name)} must have the type integer")
+    if "x-add" in rule and rule.get("type") not in {"integer", "number"}:
+        raise LookupError(f"input {shown(name)} has x-add and must have the type integer or number")
+    if "default" in rule and (faults := schema_faults(rule["default"], rule)):
+        raise LookupError(f"the default of input {shown(name)} {faults[0].message}")
+    match rule:
+        case {"x-insert": {"inputs": bound}, "type": "array", "items": {"type": "object", "properties": dict(keys)}}:
+            if keys.keys() - bound.keys():
+                raise LookupError(f"input {shown(name)}: x-insert binds not every key of an item")
+        case {"x-insert": _}:
+            raise LookupError(f"input {shown(name)} has x-insert and must be a list of objects with properties")
+
+
+def find_workflow(name: str, workflows: Mapping[str, Workflow]) -> Workflow:
+    """Return the workflow of that name or alias. Raises JobError (unknown_workflow)."""
+    workflow = workflows.get(ALIASES.get(name, name))
+    if workflow is None:
+        known = sorted(workflows)
+        raise JobError.because(
+            ErrorCode.UNKNOWN_WORKFLOW,
+            f"There is no workflow {shown(name)}{nearest(name, [*known, *ALIASES]) or '.'} Known: {', '.join(known)}; "
+            "or send a whole graph in ComfyUI's API format.",
+            known=known,
+        )
+    return workflow
+
+
+def render(workflow: Workflow, values: Mapping[str, Any]) -> list[Graph]:
+    """Return the graphs of a job, one a picture: picture i has the seed plus i (after MAX_SEED comes 0).
+
+    `values` are the template's inputs as validated and filled, with `seed`; pictures stand there by name.
+    """
+    graphs = []
+    for number in range(values.get("num_images", 1)):
+        graph = copy.deepcopy(workflow.graph)
+        for name, value in values.items():
+            rule = workflow.inputs[name]
+            new = (value + number) % (MAX_SEED + 1) if name == "seed" else value
+            for target in workflow.targets(name):
+                if "x-insert" in rule:
+                    _insert_nodes(graph, target, rule["x-insert"], new)
+                else:
+                    target.set(graph, new + rule["x-add"] if "x-add" in rule else new)
+        graphs.append(graph)
+    return graphs
+
+
+def _insert_nodes(graph: Graph, target: Target, node: JsonObject, items: list[JsonObject]) -> None:
+    for item in items:
+        node_id = str(max((int(key) for key in graph if key.isdecimal()), default=0) + 1)
+        inputs = {node["inputs"][key]: value for key, value in item.items()}
+        link = graph[target.node_id]["inputs"][target.input]
+        graph[node_id] = {"class_type": node["class_type"], "inputs": {node["link"]: link, **inputs}}
+        target.set(graph, [node_id, 0])

@@ -1,0 +1,4 @@
+"""Stand-ins for foreign systems, each a server.
+
+They import nothing else of this project, so they cannot share its mistakes.
+"""

@@ -1,0 +1,266 @@
+"""One simulated server inside its event loop: queue, executor, sockets, port. The thread around it is simulator.py's.
+
+Its port is held by a second socket that never listens; so nobody else takes it while connections are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiohttp import web
+
+from simulators.comfyui.executor import Executor, Tools
+from simulators.comfyui.faults import Cut, Faults
+from simulators.comfyui.files import Folders
+from simulators.comfyui.progress import Progress
+from simulators.comfyui.queue_and_history import Prompt, PromptQueue
+from simulators.comfyui.routes import application
+from simulators.comfyui.sampling import Pace, Sampling
+from simulators.comfyui.sockets import Sockets
+
+KILLED = 137
+TURNS_TO_CLOSE = 6
+"""Turns of the event loop until a connection accepted at the last moment is made, cut and closed."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one server is set up."""
+
+    host: str
+    port: int
+    folders: Folders
+    models: dict[str, Iterable[str]]
+    pace: Pace
+    is_own_process: bool = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """When the executor took a prompt up and when it was free for the next, by the monotonic clock."""
+
+    prompt_id: str
+    started_at: float
+    ended_at: float
+
+
+class Core:
+    """One server. Everything here runs in its event loop."""
+
+    def __init__(self, settings: Settings, faults: Faults) -> None:
+        self._settings = settings
+        self._port = settings.port
+        self._listener: asyncio.Server | None = None
+        self._delivery: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._opening: asyncio.TimerHandle | None = None
+        self._number = 0
+        self._is_freeing = False
+        self._ending = asyncio.Event()
+        self._sampling = Sampling(settings.pace, faults, self._cut_client)
+        self._executor = Executor(Tools(settings.folders, faults, self._sampling))
+        self.faults = faults
+        self.folders = settings.folders
+        self.queue = PromptQueue(self._tell_status)
+        self.sockets = Sockets(self.queue.info)
+        self.requests: list[tuple[str, str]] = []
+        self.executed_prompts: list[str] = []
+        self.executions: list[Execution] = []
+        self.connections = 0
+        self._runner = web.AppRunner(application(self), access_log=None, logger=logger, shutdown_timeout=0.0)
+
+    @property
+    def hanging_step(self) -> int | None:
+        """Return the step that hangs now."""
+        return self._sampling.hanging_step
+
+    @property
+    def sampled_steps(self) -> int:
+        """Return how many steps were sampled in all."""
+        return self._sampling.steps_done
+
+    async def serve(self, ready: Callable[[int], None]) -> None:
+        """Serve until `stop`; `ready` is told the port."""
+        holder = _bound(self._settings.host, self._settings.port)
+        self._port = holder.getsockname()[1]
+        try:
+            self._delivery = self._task(self.sockets.deliver())
+            self._worker = self._task(self._work())
+            await self._runner.setup()
+            await self._listen()
+            ready(self._port)
+            await self._ending.wait()
+        finally:
+            await self._close_port()
+            await _cancelled(self._delivery, self._worker)
+            await self._runner.cleanup()
+            holder.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End `serve`."""
+        self._ending.set()
+
+    def listing(self, folder: str) -> tuple[str, ...]:
+        """Return the files of a model folder, or of `input`."""
+        return self.folders.pictures() if folder == "input" else tuple(sorted(self._settings.models.get(folder, ())))
+
+    def next_number(self) -> int:
+        """Return the number of the next prompt."""
+        self._number += 1
+        return self._number - 1
+
+    def interrupt(self) -> None:
+        """End what runs."""
+        self._sampling.interrupt()
+
+    def free(self) -> None:
+        """Empty the cache between prompts."""
+        self._is_freeing = True
+        self.queue.wake()
+
+    async def cut(self, how: Cut, client_id: str | None = None) -> None:
+        """Treat a client's socket that way, or all."""
+        match how:
+            case "drop":
+                await self.sockets.drop(client_id)
+            case "reset":
+                await self.sockets.reset(client_id)
+            case "stall":
+                await self.sockets.stall(client_id)
+            case "die":
+                await self._die()
+
+    async def refuse(self, seconds: float) -> None:
+        """Cut everything and refuse connections for so long."""
+        await self._close_port()
+        self._opening = asyncio.get_running_loop().call_later(seconds, self._open_port)
+
+    async def forget(self) -> None:
+        """Be as after a restart."""
+        await _cancelled(self._worker)
+        self.queue.forget_everything()
+        self._executor.forget()
+        self._number = 0
+        self.sockets.client_id = self.sockets.running_node = None
+        await self.sockets.drop(None)
+        self._worker = self._task(self._work())
+
+    async def go_on(self) -> None:
+        """Let what hangs or stalls go on."""
+        self._sampling.go_on()
+        self.sockets.go_on()
+
+    async def _work(self) -> None:
+        while not self._ending.is_set():
+            prompt = await self.queue.next_prompt()
+            if prompt is not None:
+                await self._run(prompt)
+            if self._is_freeing:
+                self._is_freeing = False
+                self._executor.forget()
+
+    async def _run(self, prompt: Prompt) -> None:
+        started_at = time.monotonic()
+        self.executed_prompts.append(prompt.prompt_id)
+        self.sockets.client_id = prompt.client_id
+        progress = Progress(self.sockets, prompt)
+        entry = await self._executor.run(prompt, progress)
+        self.sockets.running_node = None
+        await asyncio.sleep(self.faults.history_delay_s)
+        self.queue.ended(entry)
+        progress.ended()
+        self.executions.append(Execution(prompt.prompt_id, started_at, time.monotonic()))
+
+    def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task whose failure ends the server."""
+        task = asyncio.create_task(coroutine)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._ending.set()
+
+    def _tell_status(self) -> None:
+        self.sockets.send_status()
+
+    def _cut_client(self, how: Cut) -> None:
+        client_id = self.sockets.client_id
+        self.sockets.call(lambda: self.cut(how, client_id))
+
+    async def _die(self) -> None:
+        if self._settings.is_own_process:
+            os._exit(KILLED)
+        if self._worker is not None:
+            self._worker.cancel()
+        await self._close_port()
+
+    async def _close_port(self) -> None:
+        """Refuse connections and cut those there are; one half accepted when asyncio's server closes would leak."""
+        if self._opening is not None:
+            self._opening.cancel()
+        listener, self._listener = self._listener, None
+        for listening in listener.sockets if listener else ():
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        for _ in range(TURNS_TO_CLOSE):
+            for connection in self._runner.server.connections if self._runner.server else ():
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await asyncio.sleep(0)
+        if listener is not None:
+            listener.close()
+
+    def _open_port(self) -> None:
+        self._opening = None
+        self._task(self._listen())
+
+    async def _listen(self) -> None:
+        listening = _bound(self._settings.host, self._port)
+        self._listener = await asyncio.get_running_loop().create_server(self._accepted, sock=listening)
+
+    def _accepted(self) -> asyncio.Protocol:
+        self.connections += 1
+        server = self._runner.server
+        return server() if server is not None and self._listener is not None else _Refusal()
+
+
+class _Refusal(asyncio.Protocol):
+    """Takes a connection that was accepted just before the port closed, and cuts it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Cut it."""
+        cast("asyncio.Transport", transport).abort()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that has a port and does not listen yet; two of them share one as long as neither listens."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+async def _cancelled(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait for their end."""
+    running = [task for task in tasks if task is not None]
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,214 @@
+"""Runs one prompt: which nodes run, what of the prompt before is used again, what history keeps.
+
+Facts of ComfyUI 0.3.64:
+
+- First `execution_start` and `execution_cached` (the nodes whose result is known); then for every node
+  `progress_state`, `executing`, what the node itself tells, `executed` where it shows something, `progress_state`; at
+  last `execution_success`, `execution_error` or `execution_interrupted`.
+- Only results of nodes of the prompt before are kept. LoadImage depends on the content of its file; SaveImageWebsocket
+  runs every time.
+- An output node whose result is known does not run: it tells `executed` with what it showed then (a file that may be
+  gone by now) and `progress_state` 1 of 1.
+- The graph that SaveImage writes into a PNG shows the hash of LoadImage's file as `is_changed`; history's does not.
+- History's outputs are what the nodes of the prompt showed, in this run or before, also where the run failed.
+- Interruption is looked for before every node and at every step. It is no error, but history's status says `error`.
+- The message of an error ends in a line break, after which a tip may follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import traceback
+import uuid
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, cast
+
+from PIL import Image
+
+from simulators.comfyui.faults import Faults
+from simulators.comfyui.files import Folders
+from simulators.comfyui.graph import RunOrder, inputs_of, is_link, signatures
+from simulators.comfyui.literals import check_literals
+from simulators.comfyui.node_table import NODE_TYPES
+from simulators.comfyui.nodes import BEHAVIOURS
+from simulators.comfyui.progress import Progress
+from simulators.comfyui.queue_and_history import Prompt
+from simulators.comfyui.sampling import Interrupted, Sampling
+from simulators.comfyui.sockets import PNG
+from simulators.comfyui.values import Bench, Latent, NodeFailure, Result
+
+NEVER_KNOWN = ("SaveImageWebsocket",)
+FAILURES = (NodeFailure, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What a node may raise: its own failures, and what Pillow says of files that it cannot read."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """The result of a node, and how history describes the node."""
+
+    result: Result
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What outlives one prompt."""
+
+    folders: Folders
+    faults: Faults
+    sampling: Sampling
+
+
+class Executor:
+    """Runs prompts one after the other, and remembers the results of the last one."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._known: dict[str, Known] = {}
+
+    def forget(self) -> None:
+        """Let go of all results."""
+        self._known = {}
+
+    async def run(self, prompt: Prompt, progress: Progress) -> dict[str, Any]:
+        """Run a prompt; return what history keeps besides the prompt itself."""
+        self._tools.sampling.begin()
+        progress.message("execution_start", {})
+        graph = copy.deepcopy(prompt.graph)
+        keys = signatures(graph, lambda node_id: _own_identity(self._tools.folders, graph, node_id))
+        self._known = {key: self._known[key] for key in keys.values() if key in self._known}
+        cached = [node_id for node_id, key in keys.items() if key in self._known]
+        progress.message("execution_cached", {"nodes": cached})
+        run = _Run(self._tools, self._known, prompt, graph, progress, keys)
+        is_success = await run.to_its_end(cached)
+        known = {node_id: self._known[key] for node_id, key in keys.items() if key in self._known}
+        status = {"status_str": "success" if is_success else "error", "completed": is_success}
+        return {
+            "outputs": {node_id: one.result.shown for node_id, one in known.items() if one.result.shown},
+            "status": {**status, "messages": progress.messages},
+            "meta": {node_id: one.meta for node_id, one in known.items() if one.result.shown},
+        }
+
+
+def _own_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> object:
+    kind = NODE_TYPES[graph[node_id]["class_type"]]
+    if kind.name in NEVER_KNOWN:
+        return uuid.uuid4().hex
+    if not kind.checks_file:
+        return None
+    path = folders.readable(str(inputs_of(graph, node_id).get(kind.checks_file)))
+    graph[node_id]["is_changed"] = [sha256(path.read_bytes()).hexdigest() if path.is_file() else uuid.uuid4().hex]
+    return graph[node_id]["is_changed"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of one prompt."""
+
+    tools: Tools
+    known: dict[str, Known]
+    prompt: Prompt
+    graph: dict[str, Any]
+    progress: Progress
+    keys: dict[str, str]
+    executed: list[str] = field(default_factory=list)
+
+    async def to_its_end(self, cached: list[str]) -> bool:
+        """Run what has to; return whether all went well."""
+        order = RunOrder(self.graph, lambda node_id: NODE_TYPES[self.graph[node_id]["class_type"]].is_output)
+        for output in self.prompt.outputs:
+            order.add(output, cached)
+        while (node_id := order.next_node()) is not None:
+            if not await self._is_done(node_id):
+                return False
+            order.done(node_id)
+        self.progress.message("execution_success", {})
+        return True
+
+    async def _is_done(self, node_id: str) -> bool:
+        """Run one node; return whether it went well."""
+        known = self.known.get(self.keys[node_id])
+        if known is not None:
+            self.progress.executed(node_id, known.result.shown)
+            self.progress.finished(node_id)
+            return True
+        self.progress.started(node_id)
+        given = self._given(node_id)
+        try:
+            result = await self._result(node_id, given)
+        except Interrupted:
+            self.progress.message("execution_interrupted", self._where(node_id))
+            return False
+        except FAILURES as failure:
+            self._tell_failure(node_id, given, failure)
+            return False
+        if result.shown:
+            self.progress.executed(node_id, result.shown)
+        places = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
+        self.known[self.keys[node_id]] = Known(result, places)
+        self.progress.finished(node_id)
+        self.executed.append(node_id)
+        return True
+
+    async def _result(self, node_id: str, given: dict[str, Any]) -> Result:
+        self.tools.sampling.check()
+        class_type = self.graph[node_id]["class_type"]
+        fault = self.tools.faults.node_fault(class_type)
+        if fault is not None:
+            raise NodeFailure(fault.type_name, fault.message, fault.tip)
+        check_literals(NODE_TYPES[class_type], self.graph[node_id]["inputs"])
+        behaviour = BEHAVIOURS[class_type]
+        if inspect.iscoroutinefunction(behaviour):
+            return cast("Result", await behaviour(self._bench(node_id), given))
+        return cast("Result", await asyncio.to_thread(behaviour, self._bench(node_id), given))
+
+    def _given(self, node_id: str) -> dict[str, Any]:
+        node = self.graph[node_id]
+        declared = NODE_TYPES[node["class_type"]].inputs
+        return {name: self._value(value) for name, value in node["inputs"].items() if name in declared}
+
+    def _value(self, value: Any) -> Any:  # noqa: ANN401  what a caller typed in, or what a node gave
+        if not is_link(value):
+            return value
+        return self.known[self.keys[value[0]]].result.outputs[value[1]]
+
+    def _bench(self, node_id: str) -> Bench:
+        async def sample(latent: Latent, steps: int) -> None:
+            await self.tools.sampling.run(
+                latent.frames[0], steps, lambda step, picture: self.progress.stepped(node_id, step, steps, picture)
+            )
+
+        async def send_picture(index: int, count: int, file: bytes) -> None:
+            self.tools.sampling.check()
+            self.progress.stepped(node_id, index, count, (PNG, file))
+
+        extra = self.prompt.extra_data.get("extra_pnginfo")
+        return Bench(self.tools.folders, self.graph, extra, sample, send_picture)
+
+    def _hidden(self, node_id: str) -> dict[str, Any]:
+        saves_metadata = NODE_TYPES[self.graph[node_id]["class_type"]].saves_metadata
+        extra = self.prompt.extra_data.get("extra_pnginfo")
+        return {"prompt": self.graph, "extra_pnginfo": extra} if saves_metadata else {}
+
+    def _where(self, node_id: str) -> dict[str, Any]:
+        return {"node_id": node_id, "node_type": self.graph[node_id]["class_type"], "executed": list(self.executed)}
+
+    def _tell_failure(self, node_id: str, given: dict[str, Any], failure: BaseException) -> None:
+        kind = type(failure)
+        plain_name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        details = {
+            **self._where(node_id),
+            "exception_message": f"{failure}\n{getattr(failure, 'tip', '')}",
+            "exception_type": getattr(failure, "type_name", plain_name),
+            "traceback": traceback.format_tb(failure.__traceback__),
+            "current_inputs": {name: [_shown(value)] for name, value in (given | self._hidden(node_id)).items()},
+            "current_outputs": list(self.graph),
+        }
+        self.progress.message("execution_error", details)
+
+
+def _shown(value: object) -> object:
+    return value if value is None or isinstance(value, int | float | str) else str(value)

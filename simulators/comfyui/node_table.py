@@ -1,0 +1,304 @@
+"""The nodes that the simulator knows, as data: inputs, ranges, choices, outputs. What a node does is in nodes.py.
+
+Facts of ComfyUI 0.3.64:
+
+- /object_info describes an input as `[type, options]`; a choice of old style has the list of choices in place of the
+  type, a choice of new style is `["COMBO", {"options": […]}]` and is *not* checked when a prompt is posted.
+- A loader's choices are the files present. LoadImage lists the pictures in the input folder itself, not in subfolders.
+- An input may be optional; hidden ones (the graph, for the PNG text chunk) are filled in by the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Listing = Callable[[str], tuple[str, ...]]
+"""Names the files of a model folder, or of `input`."""
+
+LARGEST_SIDE = 16384
+LARGEST_SEED = 2**64 - 1
+LARGEST_COLOR = 0xFFFFFF
+
+SAMPLER_NAMES = """
+euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 dpm_2 dpm_2_ancestral lms dpm_fast
+dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_sde_gpu dpmpp_2m dpmpp_2m_cfg_pp
+dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm
+ipndm ipndm_v deis res_multistep res_multistep_cfg_pp res_multistep_ancestral res_multistep_ancestral_cfg_pp
+gradient_estimation gradient_estimation_cfg_pp er_sde seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc
+uni_pc_bh2
+"""
+SAMPLERS = tuple(SAMPLER_NAMES.split())
+SCHEDULER_NAMES = "simple sgm_uniform karras exponential ddim_uniform beta normal linear_quadratic kl_optimal"
+SCHEDULERS = tuple(SCHEDULER_NAMES.split())
+RESAMPLING = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+BLENDING = ("normal", "multiply", "screen", "overlay", "soft_light", "difference")
+WEIGHT_TYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
+CLIP_TYPES = ("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")
+MASK_CHANNELS = ("alpha", "red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input: a type to link or to type in, or, where `type` is empty, a choice out of a list."""
+
+    type: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    folder: str = ""
+    optional: bool = False
+
+    def declared_type(self, listing: Listing) -> str | list[str]:
+        """Return the first item of the declaration: a type, or the list of choices as they are now."""
+        if self.type:
+            return self.type
+        return [*(listing(self.folder) if self.folder else ()), *self.choices]
+
+    def declared(self, listing: Listing) -> list[Any]:
+        """Return the declaration as /object_info shows it."""
+        return [self.declared_type(listing), dict(self.options)]
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """One class of nodes."""
+
+    name: str
+    inputs: Mapping[str, Input]
+    outputs: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    is_output: bool = False
+    saves_metadata: bool = False
+    checks_file: str = ""
+
+    def described(self, listing: Listing) -> dict[str, Any]:
+        """Return what /object_info says of this node."""
+        required = {name: entry.declared(listing) for name, entry in self.inputs.items() if not entry.optional}
+        optional = {name: entry.declared(listing) for name, entry in self.inputs.items() if entry.optional}
+        groups: dict[str, dict[str, Any]] = {"required": required}
+        if optional:
+            groups["optional"] = optional
+        if self.saves_metadata:
+            groups["hidden"] = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+        return {
+            "input": groups,
+            "input_order": {group: list(inputs) for group, inputs in groups.items()},
+            "output": list(self.outputs),
+            "output_is_list": [False] * len(self.outputs),
+            "output_name": list(self.output_names or self.outputs),
+            "name": self.name,
+            "display_name": self.name,
+            "description": "",
+            "python_module": "simulators.comfyui",
+            "category": "simulator",
+            "output_node": self.is_output,
+        }
+
+
+def _int(default: int, least: int, most: int, **more: object) -> Input:
+    return Input("INT", {"default": default, "min": least, "max": most, **more})
+
+
+def _float(default: float, least: float, most: float, **more: object) -> Input:
+    return Input("FLOAT", {"default": default, "min": least, "max": most, **more})
+
+
+def _choice(*choices: str, folder: str = "", **more: object) -> Input:
+    return Input(options=more, choices=choices, folder=folder)
+
+
+def _combo(*choices: str) -> Input:
+    return Input("COMBO", {"multiselect": False, "options": list(choices)})
+
+
+def _side(default: int, least: int = 16, step: int = 8) -> Input:
+    return _int(default, least, LARGEST_SIDE, step=step)
+
+
+def _node(name: str, outputs: str = "", **inputs: Input | str) -> NodeType:
+    declared = {key: Input(entry) if isinstance(entry, str) else entry for key, entry in inputs.items()}
+    return NodeType(name, declared, tuple(outputs.split()))
+
+
+_TEXT = Input("STRING", {"multiline": True, "dynamicPrompts": True})
+_STRENGTH = _float(1.0, -100.0, 100.0, step=0.01)
+_GUIDANCE = _float(3.5, 0.0, 100.0, step=0.1)
+_DENOISE = _float(1.0, 0.0, 1.0, step=0.01)
+_STEPS = _int(20, 1, 10000)
+_SEED = _int(0, 0, LARGEST_SEED, control_after_generate=True)
+_BATCH = _int(1, 1, 4096)
+_PICTURE = _choice(folder="input", image_upload=True)
+_LORA = _choice(folder="loras")
+_CLIP_FILE = _choice(folder="text_encoders")
+_SAMPLER = _choice(*SAMPLERS)
+_SCHEDULER = _choice(*SCHEDULERS)
+
+_LOADERS = (
+    _node("UNETLoader", "MODEL", unet_name=_choice(folder="diffusion_models"), weight_dtype=_choice(*WEIGHT_TYPES)),
+    _node(
+        "DualCLIPLoader",
+        "CLIP",
+        clip_name1=_CLIP_FILE,
+        clip_name2=_CLIP_FILE,
+        type=_choice(*CLIP_TYPES),
+        device=Input(options={"advanced": True}, choices=("default", "cpu"), optional=True),
+    ),
+    _node("VAELoader", "VAE", vae_name=_choice("pixel_space", folder="vae")),
+    _node("CheckpointLoaderSimple", "MODEL CLIP VAE", ckpt_name=_choice(folder="checkpoints")),
+    _node(
+        "LoraLoader",
+        "MODEL CLIP",
+        model="MODEL",
+        clip="CLIP",
+        lora_name=_LORA,
+        strength_model=_STRENGTH,
+        strength_clip=_STRENGTH,
+    ),
+    _node("LoraLoaderModelOnly", "MODEL", model="MODEL", lora_name=_LORA, strength_model=_STRENGTH),
+    _node(
+        "ModelSamplingFlux",
+        "MODEL",
+        model="MODEL",
+        max_shift=_float(1.15, 0.0, 100.0, step=0.01),
+        base_shift=_float(0.5, 0.0, 100.0, step=0.01),
+        width=_side(1024),
+        height=_side(1024),
+    ),
+)
+
+_CONDITIONINGS = (
+    _node("CLIPTextEncode", "CONDITIONING", text=_TEXT, clip="CLIP"),
+    _node("CLIPTextEncodeFlux", "CONDITIONING", clip="CLIP", clip_l=_TEXT, t5xxl=_TEXT, guidance=_GUIDANCE),
+    _node("FluxGuidance", "CONDITIONING", conditioning="CONDITIONING", guidance=_GUIDANCE),
+    _node("ConditioningZeroOut", "CONDITIONING", conditioning="CONDITIONING"),
+    replace(
+        _node(
+            "InpaintModelConditioning",
+            "CONDITIONING CONDITIONING LATENT",
+            positive="CONDITIONING",
+            negative="CONDITIONING",
+            vae="VAE",
+            pixels="IMAGE",
+            mask="MASK",
+            noise_mask=Input("BOOLEAN", {"default": True}),
+        ),
+        output_names=("positive", "negative", "latent"),
+    ),
+)
+
+_SAMPLING = (
+    _node(
+        "KSampler",
+        "LATENT",
+        model="MODEL",
+        seed=_SEED,
+        steps=_STEPS,
+        cfg=_float(8.0, 0.0, 100.0, step=0.1, round=0.01),
+        sampler_name=_SAMPLER,
+        scheduler=_SCHEDULER,
+        positive="CONDITIONING",
+        negative="CONDITIONING",
+        latent_image="LATENT",
+        denoise=_DENOISE,
+    ),
+    _node("KSamplerSelect", "SAMPLER", sampler_name=_SAMPLER),
+    _node("BasicScheduler", "SIGMAS", model="MODEL", scheduler=_SCHEDULER, steps=_STEPS, denoise=_DENOISE),
+    _node("BasicGuider", "GUIDER", model="MODEL", conditioning="CONDITIONING"),
+    _node("RandomNoise", "NOISE", noise_seed=_SEED),
+    replace(
+        _node(
+            "SamplerCustomAdvanced",
+            "LATENT LATENT",
+            noise="NOISE",
+            guider="GUIDER",
+            sampler="SAMPLER",
+            sigmas="SIGMAS",
+            latent_image="LATENT",
+        ),
+        output_names=("output", "denoised_output"),
+    ),
+)
+
+_LATENTS = (
+    _node("EmptySD3LatentImage", "LATENT", width=_side(1024, step=16), height=_side(1024, step=16), batch_size=_BATCH),
+    _node("EmptyLatentImage", "LATENT", width=_side(512), height=_side(512), batch_size=_BATCH),
+    _node("VAEDecode", "IMAGE", samples="LATENT", vae="VAE"),
+    _node(
+        "VAEDecodeTiled",
+        "IMAGE",
+        samples="LATENT",
+        vae="VAE",
+        tile_size=_int(512, 64, 4096, step=32),
+        overlap=_int(64, 0, 4096, step=32),
+        temporal_size=_int(64, 8, 4096, step=4),
+        temporal_overlap=_int(8, 4, 4096, step=4),
+    ),
+    _node("VAEEncode", "LATENT", pixels="IMAGE", vae="VAE"),
+    _node("VAEEncodeForInpaint", "LATENT", pixels="IMAGE", vae="VAE", mask="MASK", grow_mask_by=_int(6, 0, 64, step=1)),
+    _node("SetLatentNoiseMask", "LATENT", samples="LATENT", mask="MASK"),
+    _node("RepeatLatentBatch", "LATENT", samples="LATENT", amount=_int(1, 1, 64)),
+    _node(
+        "LatentUpscaleBy",
+        "LATENT",
+        samples="LATENT",
+        upscale_method=_choice("nearest-exact", "bilinear", "area", "bicubic", "bislerp"),
+        scale_by=_float(1.5, 0.01, 8.0, step=0.01),
+    ),
+)
+
+_IMAGES = (
+    replace(_node("LoadImage", "IMAGE MASK", image=_PICTURE), checks_file="image"),
+    replace(_node("LoadImageMask", "MASK", image=_PICTURE, channel=_choice(*MASK_CHANNELS)), checks_file="image"),
+    _node(
+        "ImageScale",
+        "IMAGE",
+        image="IMAGE",
+        upscale_method=_choice(*RESAMPLING),
+        width=_side(512, least=0, step=1),
+        height=_side(512, least=0, step=1),
+        crop=_choice("disabled", "center"),
+    ),
+    _node(
+        "ImageScaleToTotalPixels",
+        "IMAGE",
+        image="IMAGE",
+        upscale_method=_combo(*RESAMPLING),
+        megapixels=_float(1.0, 0.01, 16.0, step=0.01),
+    ),
+    _node(
+        "EmptyImage",
+        "IMAGE",
+        width=_side(512, least=1, step=1),
+        height=_side(512, least=1, step=1),
+        batch_size=_BATCH,
+        color=_int(0, 0, LARGEST_COLOR, step=1, display="color"),
+    ),
+    _node(
+        "ImageBlend",
+        "IMAGE",
+        image1="IMAGE",
+        image2="IMAGE",
+        blend_factor=_float(0.5, 0.0, 1.0, step=0.01),
+        blend_mode=_combo(*BLENDING),
+    ),
+    replace(
+        _node("SaveImage", images="IMAGE", filename_prefix=Input("STRING", {"default": "ComfyUI"})),
+        is_output=True,
+        saves_metadata=True,
+    ),
+    replace(_node("PreviewImage", images="IMAGE"), is_output=True, saves_metadata=True),
+    replace(_node("SaveImageWebsocket", images="IMAGE"), is_output=True),
+)
+
+_NAME = Input("STRING", {"default": ""})
+_UNRECORDED = (
+    _node("PrimitiveString", "STRING", value=_NAME),
+    replace(_node("VAESave", vae="VAE", filename_prefix=_NAME), is_output=True),
+    replace(_node("Image Save", images="IMAGE", output_path=_NAME, filename_prefix=_NAME), is_output=True),
+    replace(_node("Image Saver", images="IMAGE", filename=_NAME, path=_NAME), is_output=True),
+)
+
+NODE_TYPES: Mapping[str, NodeType] = {
+    node.name: node for node in (*_LOADERS, *_CONDITIONINGS, *_SAMPLING, *_LATENTS, *_IMAGES, *_UNRECORDED)
+}

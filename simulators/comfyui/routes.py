@@ -1,0 +1,307 @@
+"""The HTTP routes of the simulator.
+
+Facts of ComfyUI 0.3.64:
+
+- Every route also answers below /api.
+- A handler that is surprised (a body that is no JSON, a slash in an uploaded name, a `max_items` that is no number)
+  answers 500 in plain text and closes the connection. An upload that leads out of its folder gets 400 with no body.
+- A POST that changes something answers 200 with no body, whether there was anything to change or not.
+- /history/{id} of a prompt that waits, runs or never was is `{}`; so is /object_info of an unknown class.
+- A browser's request whose Origin is not the loopback host that it asks is refused with 403.
+- /free is acted on between prompts: `free_memory` empties the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mimetypes
+import os
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from simulators.comfyui import validation
+from simulators.comfyui.faults import Faults
+from simulators.comfyui.files import FOLDERS, Folders, OutsideFolderError, inside, name_to_upload
+from simulators.comfyui.masks import masked
+from simulators.comfyui.node_table import NODE_TYPES
+from simulators.comfyui.queue_and_history import Prompt, PromptQueue
+from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_SIZE, Sockets
+
+VERSION = "0.3.64"
+PAGE = "<!doctype html><title>ComfyUI simulator</title><p>This is a stand-in for ComfyUI. It has no canvas."
+INTERNAL_ERROR = "500 Internal Server Error\n\nServer got itself in trouble"
+FOLDER_NAMES = """
+checkpoints configs loras vae text_encoders diffusion_models clip_vision style_models embeddings diffusers
+vae_approx controlnet gligen upscale_models custom_nodes hypernetworks photomaker classifiers model_patches
+audio_encoders
+"""
+MODEL_FOLDERS = tuple(FOLDER_NAMES.split())
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DOWNLOAD_ONLY = ("text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css")
+MEMORY = 24 * 1024**3
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Backend(Protocol):
+    """What the routes need of the server."""
+
+    folders: Folders
+    faults: Faults
+    queue: PromptQueue
+    sockets: Sockets
+    requests: list[tuple[str, str]]
+
+    def listing(self, folder: str) -> tuple[str, ...]:
+        """Return the files of a model folder, or of `input`."""
+
+    def next_number(self) -> int:
+        """Return the number of the next prompt."""
+
+    def interrupt(self) -> None:
+        """End what runs."""
+
+    def free(self) -> None:
+        """Empty the cache between prompts."""
+
+
+def application(backend: Backend) -> web.Application:
+    """Return the server's routes."""
+    app = web.Application(client_max_size=MAX_UPLOAD_SIZE, middlewares=[_gate(backend)])
+    prompts, files, facts = _Prompts(backend), _Files(backend), _Facts(backend)
+    routes: tuple[tuple[str, str, Handler], ...] = (
+        ("GET", "/", facts.root),
+        ("GET", "/ws", backend.sockets.serve),
+        ("GET", "/features", facts.features),
+        ("GET", "/system_stats", facts.system_stats),
+        ("GET", "/models", facts.models),
+        ("GET", "/models/{folder}", facts.models_of),
+        ("GET", "/embeddings", facts.embeddings),
+        ("GET", "/object_info", facts.object_info),
+        ("GET", "/object_info/{name}", facts.object_info),
+        ("GET", "/prompt", prompts.get_prompt),
+        ("POST", "/prompt", prompts.post_prompt),
+        ("GET", "/queue", prompts.get_queue),
+        ("POST", "/queue", prompts.post_queue),
+        ("POST", "/interrupt", prompts.post_interrupt),
+        ("POST", "/free", prompts.post_free),
+        ("GET", "/history", prompts.get_history),
+        ("GET", "/history/{prompt_id}", prompts.get_history_of),
+        ("POST", "/history", prompts.post_history),
+        ("POST", "/upload/image", files.upload),
+        ("POST", "/upload/mask", files.upload_mask),
+        ("GET", "/view", files.view),
+    )
+    for prefix in ("", "/api"):
+        app.add_routes(web.route(method, prefix + path, handler) for method, path, handler in routes)
+    return app
+
+
+def _gate(backend: Backend) -> Any:  # noqa: ANN401  aiohttp's own type of a middleware
+    @web.middleware
+    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        backend.requests.append((request.method, request.path))
+        if _is_foreign(request):
+            return web.Response(status=403)
+        if request.method == "OPTIONS":
+            return web.Response()
+        fault = backend.faults.answer_fault(request.method, request.path)
+        if fault is not None and fault.is_500:
+            answer = web.Response(status=500, text=INTERNAL_ERROR)
+            answer.force_close()
+            return answer
+        if fault is not None and fault.is_cut and request.transport is not None:
+            request.transport.abort()
+            return web.Response()
+        if fault is not None:
+            await asyncio.sleep(fault.seconds)
+        return await handler(request)
+
+    return gate
+
+
+def _is_foreign(request: web.Request) -> bool:
+    host, origin = urlsplit(f"//{request.headers.get('Host', '')}"), urlsplit(request.headers.get("Origin", ""))
+    if host.hostname not in LOOPBACK or not origin.hostname:
+        return False
+    return host.hostname != origin.hostname or (None not in (host.port, origin.port) and host.port != origin.port)
+
+
+class _Prompts:
+    """/prompt, /queue, /history, /interrupt and /free."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def post_prompt(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if "number" in body:
+            number = float(body["number"])
+        else:
+            number = self._backend.next_number()
+            number = -number if body.get("front") else number
+        if "prompt" not in body:
+            return web.json_response(validation.NO_PROMPT.body(), status=400)
+        graph = body["prompt"]
+        folders = self._backend.folders
+        checked = validation.check(graph, self._backend.listing, lambda name: folders.readable(name).exists())
+        if isinstance(checked, validation.Refusal):
+            return web.json_response(checked.body(), status=400)
+        prompt_id = str(body.get("prompt_id", uuid.uuid4()))
+        extra_data = {**body.get("extra_data", {})}
+        if "client_id" in body:
+            extra_data["client_id"] = body["client_id"]
+        self._backend.queue.put(Prompt(number, prompt_id, graph, extra_data, checked.outputs))
+        return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": checked.node_errors})
+
+    async def get_prompt(self, _: web.Request) -> web.Response:
+        return web.json_response(self._backend.queue.info())
+
+    async def get_queue(self, _: web.Request) -> web.Response:
+        return web.json_response(self._backend.queue.listed())
+
+    async def post_queue(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if body.get("clear"):
+            self._backend.queue.clear()
+        for prompt_id in body.get("delete", ()):
+            self._backend.queue.delete(prompt_id)
+        return web.Response()
+
+    async def post_interrupt(self, request: web.Request) -> web.Response:
+        wanted = _parsed(await request.text()).get("prompt_id")
+        if not wanted or wanted == self._backend.queue.running_id:
+            self._backend.interrupt()
+        return web.Response()
+
+    async def post_free(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if body.get("free_memory"):
+            self._backend.free()
+        return web.Response()
+
+    async def get_history(self, request: web.Request) -> web.Response:
+        most = int(request.query["max_items"]) if "max_items" in request.query else None
+        entries = self._backend.queue.history(most, int(request.query.get("offset", -1)))
+        return web.json_response(entries)
+
+    async def get_history_of(self, request: web.Request) -> web.Response:
+        return web.json_response(self._backend.queue.history_of(request.match_info["prompt_id"]))
+
+    async def post_history(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if body.get("clear"):
+            self._backend.queue.clear_history()
+        for prompt_id in body.get("delete", ()):
+            self._backend.queue.forget(prompt_id)
+        return web.Response()
+
+
+class _Files:
+    """/upload/image, /upload/mask and /view."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def upload(self, request: web.Request) -> web.Response:
+        return self._uploaded(await request.post(), lambda content: content)
+
+    async def upload_mask(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        return self._uploaded(form, lambda mask: masked(self._backend.folders, str(form["original_ref"]), mask))
+
+    def _uploaded(self, form: Mapping[str, Any], written: Callable[[bytes], bytes | None]) -> web.Response:
+        """Write what `written` makes of the file that was sent, and return its name."""
+        kind, image = str(form.get("type", "input")), form.get("image")
+        folder = self._backend.folders.base / FOLDERS[FOLDERS.index(kind)]
+        if image is None:
+            return web.Response(status=400)
+        if not isinstance(image, web.FileField):
+            raise TypeError("the image is no file")
+        name, content, subfolder = image.filename, image.file.read(), str(form.get("subfolder", ""))
+        try:
+            inside(folder, subfolder, name)
+        except OutsideFolderError:
+            return web.Response(status=400)
+        place = folder / subfolder
+        place.mkdir(parents=True, exist_ok=True)
+        overwrites = form.get("overwrite") in {"true", "1"}
+        if not overwrites:
+            name = name_to_upload(place, name, content)
+        if overwrites or not (place / name).exists():  # else it is there with the same content
+            made = written(content)
+            if made is not None:
+                (place / name).write_bytes(made)
+        return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
+
+    async def view(self, request: web.Request) -> web.StreamResponse:
+        if "filename" not in request.query:
+            return web.Response(status=404)
+        name, folder = self._backend.folders.annotated(request.query["filename"])
+        folder = folder or self._backend.folders.of_type(request.query.get("type", "output"))
+        if not name or name.startswith("/") or ".." in name or folder is None:
+            return web.Response(status=400)
+        try:
+            file = inside(folder, request.query.get("subfolder", ""), Path(name).name)
+        except OutsideFolderError:
+            return web.Response(status=403)
+        if not file.is_file():
+            return web.Response(status=404)
+        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        kind = "application/octet-stream" if kind in DOWNLOAD_ONLY else kind
+        return web.FileResponse(file, headers={"Content-Disposition": f'filename="{file.name}"', "Content-Type": kind})
+
+
+class _Facts:
+    """What the server is and knows."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def root(self, _: web.Request) -> web.Response:
+        return web.Response(text=PAGE, content_type="text/html")
+
+    async def system_stats(self, _: web.Request) -> web.Response:
+        return web.json_response(_stats())
+
+    async def features(self, _: web.Request) -> web.Response:
+        return web.json_response(FEATURES)
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response(MODEL_FOLDERS)
+
+    async def models_of(self, request: web.Request) -> web.Response:
+        folder = request.match_info["folder"]
+        return web.json_response(self._backend.listing(folder)) if folder in MODEL_FOLDERS else web.Response(status=404)
+
+    async def embeddings(self, _: web.Request) -> web.Response:
+        return web.json_response([str(Path(name).with_suffix("")) for name in self._backend.listing("embeddings")])
+
+    async def object_info(self, request: web.Request) -> web.Response:
+        wanted = request.match_info.get("name")
+        nodes = [node for node in NODE_TYPES.values() if wanted in (None, node.name)]
+        return web.json_response({node.name: node.described(self._backend.listing) for node in nodes})
+
+
+def _stats() -> dict[str, Any]:
+    system = {"os": os.name, "ram_total": MEMORY, "ram_free": MEMORY, "comfyui_version": VERSION}
+    system |= {"required_frontend_version": "", "installed_templates_version": "", "required_templates_version": ""}
+    system |= {"python_version": sys.version, "pytorch_version": "none", "embedded_python": False, "argv": sys.argv}
+    device = {"name": "simulator", "type": "cpu", "index": None, "vram_total": MEMORY, "vram_free": MEMORY}
+    device |= {"torch_vram_total": MEMORY, "torch_vram_free": MEMORY}
+    return {"system": system, "devices": [device]}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        body: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return body

@@ -1,0 +1,102 @@
+"""The steps of a sampler: each waits, can be interrupted, is told of, and is where faults happen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simulators.comfyui.faults import Cut, Faults
+from simulators.comfyui.pictures import Sketch, preview
+from simulators.comfyui.sockets import JPEG
+
+PREVIEW_QUALITY = 95
+
+Told = Callable[[int, "tuple[int, bytes] | None"], None]
+"""Tells that a step is done, with its preview."""
+
+
+class Interrupted(Exception):  # noqa: N818  not an error
+    """Someone interrupted the prompt."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a step takes, and whether it shows a preview."""
+
+    step_s: float = 0.0
+    previews: bool = False
+
+
+class Sampling:
+    """Goes through steps, one sampler at a time."""
+
+    def __init__(self, pace: Pace, faults: Faults, cut: Callable[[Cut], None]) -> None:
+        self._pace = pace
+        self._faults = faults
+        self._cut = cut
+        self._nudged = asyncio.Event()
+        self._is_interrupted = False
+        self._is_released = False
+        self.hanging_step: int | None = None
+        self.steps_done = 0
+
+    def begin(self) -> None:
+        """Forget an interruption that came before the prompt."""
+        self._is_interrupted, self.hanging_step = False, None
+
+    def interrupt(self) -> None:
+        """End what runs, at its next step or before its next node."""
+        self._is_interrupted = True
+        self._nudged.set()
+
+    def go_on(self) -> None:
+        """Let a hanging step end."""
+        self._is_released = True
+        self._nudged.set()
+
+    def check(self) -> None:
+        """Raise Interrupted where someone interrupted."""
+        if self._is_interrupted:
+            raise Interrupted
+
+    async def run(self, sketch: Sketch, steps: int, told: Told) -> None:
+        """Go through all steps of a sampler."""
+        for step in range(1, steps + 1):
+            await self._wait(step)
+            self.check()
+            self.steps_done += 1
+            told(step, await self._preview(sketch, step / steps))
+            while cut := self._faults.cut(step):
+                self._cut(cut.how)
+
+    async def _wait(self, step: int) -> None:
+        if (released := self._faults.hold(step)) is not None:
+            released.wait()  # in the server's own thread
+        hang = self._faults.hang(step)
+        if hang is None:
+            await (self._nudge_within(self._pace.step_s) if self._pace.step_s else asyncio.sleep(0))
+            return
+        self._is_released, self.hanging_step = False, step
+        while not self._is_released and (hang.is_deaf or not self._is_interrupted):
+            self._nudged.clear()
+            await self._nudged.wait()
+        self.hanging_step = None
+
+    async def _nudge_within(self, seconds: float) -> None:
+        self._nudged.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._nudged.wait(), seconds)
+
+    async def _preview(self, sketch: Sketch, done: float) -> tuple[int, bytes] | None:
+        if not self._pace.previews:
+            return None
+        return JPEG, await asyncio.to_thread(_jpeg, sketch, done)
+
+
+def _jpeg(sketch: Sketch, done: float) -> bytes:
+    file = io.BytesIO()
+    preview(sketch, done).save(file, "JPEG", quality=PREVIEW_QUALITY)
+    return file.getvalue()

@@ -1,0 +1,208 @@
+"""What /prompt refuses, and in which words. Pure but for the check that LoadImage's file exists, which is passed in.
+
+Facts of ComfyUI 0.3.64:
+
+- Everything is checked from the output nodes upward; a node that no output needs is only asked for a known class.
+- A typed-in INT, FLOAT, STRING or BOOLEAN is converted in place; so the graph in /history may differ from the posted.
+- Only the node that is wrong is named, with the outputs that need it; those outputs carry no error of their own.
+- One valid output is enough for 200; the errors of the others come along in `node_errors`, and they are not run.
+- A list of more than 20 choices is not sent back: its length stands in the details, and `input_config` is null.
+- A link to nothing is a KeyError caught on the way; a cycle is refused without naming any node.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulators.comfyui.node_table import NODE_TYPES, Input, Listing
+
+Errors = list[dict[str, Any]]
+LINK_LENGTH = 2
+LONGEST_LIST_SHOWN = 20
+CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+SURPRISES = (LookupError, TypeError, AttributeError)
+"""What an absurd graph raises while it is checked."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why nothing of a prompt runs."""
+
+    type: str
+    message: str
+    details: str = ""
+    node_errors: dict[str, Any] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """Return the body of the 400."""
+        error = {"type": self.type, "message": self.message, "details": self.details, "extra_info": {}}
+        return {"error": error, "node_errors": self.node_errors}
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The outputs that run, and what is wrong with the others."""
+
+    outputs: list[str]
+    node_errors: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    valid: bool
+    errors: Errors
+
+
+NO_PROMPT = Refusal("no_prompt", "No prompt provided", "No prompt provided")
+
+
+def check(graph: Any, listing: Listing, is_file: Callable[[str], bool]) -> Accepted | Refusal:  # noqa: ANN401  a body
+    """Return what of a posted graph runs."""
+    outputs = []
+    for node_id in graph:
+        if "class_type" not in graph[node_id]:
+            message = "Cannot execute because a node is missing the class_type property."
+            return Refusal("invalid_prompt", message, f"Node ID '#{node_id}'")
+        name = graph[node_id]["class_type"]
+        if name not in NODE_TYPES:
+            message = f"Cannot execute because node {name} does not exist."
+            return Refusal("invalid_prompt", message, f"Node ID '#{node_id}'")
+        if NODE_TYPES[name].is_output:
+            outputs.append(node_id)
+    if not outputs:
+        return Refusal("prompt_no_outputs", "Prompt has no outputs")
+    return _Check(graph, listing, is_file).outputs(outputs)
+
+
+class _Check:
+    """One walk over one graph."""
+
+    def __init__(self, graph: dict[str, Any], listing: Listing, is_file: Callable[[str], bool]) -> None:
+        self._graph = graph
+        self._listing = listing
+        self._is_file = is_file
+        self._verdicts: dict[str, _Verdict] = {}
+
+    def outputs(self, outputs: list[str]) -> Accepted | Refusal:
+        """Return which outputs run, and what is wrong with the others."""
+        good: list[str] = []
+        sentences: list[str] = []
+        node_errors: dict[str, Any] = {}
+        for output in outputs:
+            verdict = self._output(output)
+            if verdict.valid:
+                good.append(output)
+                continue
+            sentences += [f"{error['message']}: {error['details']}" for error in verdict.errors]
+            self._blame(output, node_errors)
+        if good:
+            return Accepted(good, node_errors)
+        message = "Prompt outputs failed validation"
+        return Refusal("prompt_outputs_failed_validation", message, "\n".join(sentences), node_errors)
+
+    def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
+        for node_id, verdict in self._verdicts.items():
+            if verdict.errors:
+                found = {"errors": verdict.errors, "dependent_outputs": []}
+                found["class_type"] = self._graph[node_id]["class_type"]
+                node_errors.setdefault(node_id, found)["dependent_outputs"].append(output)
+
+    def _output(self, output: str) -> _Verdict:
+        try:
+            return self._node(output)
+        except SURPRISES as surprise:
+            extra = {"exception_type": type(surprise).__name__, "traceback": _lines(surprise)}
+            error = _error("exception_during_validation", "Exception when validating node", str(surprise), extra)
+            self._verdicts[output] = _Verdict(valid=False, errors=[error])
+            return self._verdicts[output]
+
+    def _node(self, node_id: str) -> _Verdict:
+        if node_id in self._verdicts:
+            return self._verdicts[node_id]
+        inputs = self._graph[node_id]["inputs"]
+        kind = NODE_TYPES[self._graph[node_id]["class_type"]]
+        self._verdicts[node_id] = _Verdict(valid=False, errors=[])  # what a cycle comes back to
+        errors: Errors = []
+        sound = True
+        for name, entry in kind.inputs.items():
+            found = self._input(name, entry, inputs, is_file_name=kind.checks_file == name)
+            sound = sound and found is not None
+            errors += found or []
+        if kind.checks_file in inputs and not self._is_file(str(inputs[kind.checks_file])):
+            details = f"{kind.checks_file} - Invalid image file: {inputs[kind.checks_file]}"
+            message = "Custom validation failed for node"
+            errors.append(_error("custom_validation_failed", message, details, {"input_name": kind.checks_file}))
+        self._verdicts[node_id] = _Verdict(valid=sound and not errors, errors=errors)
+        return self._verdicts[node_id]
+
+    def _input(self, name: str, entry: Input, inputs: dict[str, Any], *, is_file_name: bool) -> Errors | None:
+        """Return what is wrong with an input itself, or None where it is something upstream."""
+        if name not in inputs:
+            missing = _error("required_input_missing", "Required input is missing", name, {"input_name": name})
+            return [] if entry.optional else [missing]
+        if isinstance(inputs[name], list):
+            return self._link(name, entry, inputs[name])
+        return self._typed_in(name, entry, inputs, is_file_name=is_file_name)
+
+    def _link(self, name: str, entry: Input, link: list[Any]) -> Errors | None:
+        extra = {"input_name": name, "input_config": entry.declared(self._listing)}
+        if len(link) != LINK_LENGTH:
+            message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+            return [_error("bad_linked_input", message, name, {**extra, "received_value": link})]
+        wanted = entry.declared_type(self._listing)
+        received = NODE_TYPES[self._graph[link[0]]["class_type"]].outputs[link[1]]
+        if received != wanted:
+            details = f"{name}, received_type({received}) mismatch input_type({wanted})"
+            extra |= {"received_type": received, "linked_node": link}
+            return [_error("return_type_mismatch", "Return type mismatch between linked nodes", details, extra)]
+        try:
+            return [] if self._node(link[0]).valid else None
+        except SURPRISES as surprise:
+            extra |= {"exception_message": str(surprise), "exception_type": type(surprise).__name__}
+            extra |= {"traceback": _lines(surprise), "linked_node": link}
+            message = "Exception when validating inner node"
+            error = _error("exception_during_inner_validation", message, str(surprise), extra)
+            self._verdicts[link[0]] = _Verdict(valid=False, errors=[error])
+            return None
+
+    def _typed_in(self, name: str, entry: Input, inputs: dict[str, Any], *, is_file_name: bool) -> Errors:
+        value = inputs[name]
+        if isinstance(value, dict) and "__value__" in value:
+            inputs[name] = value = value["__value__"]
+        extra = {"input_name": name, "input_config": entry.declared(self._listing), "received_value": value}
+        try:
+            inputs[name] = value = CONVERSIONS.get(entry.type, _as_is)(value)
+        except (TypeError, ValueError, OverflowError) as refused:
+            message = f"Failed to convert an input value to a {entry.type} value"
+            extra |= {"exception_message": str(refused)}
+            return [_error("invalid_input_type", message, f"{name}, {value}, {refused}", extra)]
+        return [] if is_file_name else self._range(name, entry, {**extra, "received_value": value})
+
+    def _range(self, name: str, entry: Input, extra: dict[str, Any]) -> Errors:
+        value, least, most = extra["received_value"], entry.options.get("min"), entry.options.get("max")
+        if least is not None and value < least:
+            return [_error("value_smaller_than_min", f"Value {value} smaller than min of {least}", name, extra)]
+        if most is not None and value > most:
+            return [_error("value_bigger_than_max", f"Value {value} bigger than max of {most}", name, extra)]
+        choices = entry.declared_type(self._listing)
+        if isinstance(choices, str) or value in choices:
+            return []
+        shown = str(choices)
+        if len(choices) > LONGEST_LIST_SHOWN:
+            shown, extra = f"(list of length {len(choices)})", {**extra, "input_config": None}
+        return [_error("value_not_in_list", "Value not in list", f"{name}: '{value}' not in {shown}", extra)]
+
+
+def _error(kind: str, message: str, details: str, extra_info: dict[str, Any]) -> dict[str, Any]:
+    return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
+
+
+def _as_is(value: object) -> object:
+    return value
+
+
+def _lines(surprise: BaseException) -> list[str]:
+    return traceback.format_tb(surprise.__traceback__)

@@ -1,0 +1,1 @@
+"""RunPod: the queue API with its worker protocol, and REST v2."""

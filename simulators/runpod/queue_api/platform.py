@@ -1,0 +1,267 @@
+"""The stand-in as a context manager: a thread with one server in it, and what a test may do and look at."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeAlias, TypeVar
+
+import aiohttp
+from aiohttp import hdrs, web
+
+from .bodies import answer_of, edge_page, parsed, problem, webhook_of
+from .book import Book
+from .changes import Changes
+from .client_routes import ClientRoutes
+from .faults import Answer, Drop, Faults, Hang
+from .terms import Terms
+from .values import Job, Ping, Post, Take, WebhookCall
+from .worker_routes import WorkerRoutes
+
+Route: TypeAlias = Callable[[web.Request, object], Awaitable[web.Response]]
+_Found = TypeVar("_Found")
+
+START_DEADLINE_S = 10.0
+POLLS = frozenset({"job-take", "job-take-batch", "job-stop"})
+TAKES = frozenset({"job-take", "job-take-batch"})
+POSTS = frozenset({"job-done", "job-stream"})
+READ_AND_REFUSED = frozenset({400, 413})
+WEBHOOK_ATTEMPTS = 3
+WEBHOOK_DEADLINE_S = 10.0
+
+
+@dataclass(kw_only=True, eq=False)
+class RunPodPlatform(Terms):
+    """A RunPod serverless endpoint in a thread of this process, with what a test may set as arguments."""
+
+    def __post_init__(self) -> None:
+        self._changes = Changes()
+        self.faults = Faults(self._changes)
+        self._book = Book(self, self.faults, self._changes, self._tell_webhook)
+        self._workers = WorkerRoutes(self._book, self, self._changes, self.faults)
+        self._clients = ClientRoutes(self._book, self, self._changes, self._workers.counts)
+        self._webhooks: list[WebhookCall] = []
+        self._webhook_tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._serve, name="runpod-platform", daemon=True)
+        self._started = threading.Event()
+        self._stop = asyncio.Event()
+        self._port = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        if not self._started.wait(START_DEADLINE_S) or not self._port:
+            raise RuntimeError("the platform did not start")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._changes.soon(0, self._stop.set)
+        self._thread.join()
+
+    @property
+    def base_url(self) -> str:
+        """Return the address below which the endpoints are."""
+        return f"http://{self.host}:{self._port}/v2"
+
+    @property
+    def endpoint_url(self) -> str:
+        """Return the address of the one endpoint."""
+        return f"{self.base_url}/{self.endpoint_id}"
+
+    def worker_env(self, worker_id: str = "worker-1") -> dict[str, str]:
+        """Return the variables that make a process a worker of this platform."""
+        return {
+            "RUNPOD_WEBHOOK_GET_JOB": f"{self.endpoint_url}/job-take/$ID?gpu=FAKE",
+            "RUNPOD_WEBHOOK_POST_OUTPUT": f"{self.endpoint_url}/job-done/$RUNPOD_POD_ID/$ID?gpu=FAKE",
+            "RUNPOD_WEBHOOK_POST_STREAM": f"{self.endpoint_url}/job-stream/$RUNPOD_POD_ID/$ID?gpu=FAKE",
+            "RUNPOD_WEBHOOK_PING": f"{self.endpoint_url}/ping/$RUNPOD_POD_ID?gpu=FAKE",
+            "RUNPOD_PING_INTERVAL": "2000",
+            "RUNPOD_AI_API_KEY": self.api_key,
+            "RUNPOD_POD_ID": worker_id,
+            "RUNPOD_POD_HOSTNAME": f"{worker_id}-host",
+            "RUNPOD_ENDPOINT_ID": self.endpoint_id,
+            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+            "RUNPOD_SKIP_GPU_CHECK": "true",
+        }
+
+    def client_env(self) -> dict[str, str]:
+        """Return the variables that lead a client here."""
+        return {
+            "RUNPOD_API_KEY": self.api_key,
+            "RUNPOD_ENDPOINT_ID": self.endpoint_id,
+            "RUNPOD_ENDPOINT_BASE_URL": self.base_url,
+        }
+
+    @property
+    def jobs(self) -> Mapping[str, Job]:
+        """Return every job there ever was, as it stands now, by id."""
+        return self._book.jobs
+
+    @property
+    def takes(self) -> tuple[Take, ...]:
+        """Return every time that a worker asked for jobs, in order."""
+        return tuple(self._workers.takes)
+
+    @property
+    def posts(self) -> tuple[Post, ...]:
+        """Return every post of a worker, in order of arrival."""
+        return tuple(self._workers.posts)
+
+    @property
+    def pings(self) -> tuple[Ping, ...]:
+        """Return every ping of a worker, in order."""
+        return tuple(self._workers.pings)
+
+    @property
+    def webhooks(self) -> tuple[WebhookCall, ...]:
+        """Return every call of a webhook, in order."""
+        return tuple(self._webhooks)
+
+    @property
+    def submissions(self) -> int:
+        """Return how many jobs were accepted over HTTP. Each one would be billed."""
+        return self._clients.submissions
+
+    def submit(self, job_input: object, **envelope: object) -> str:
+        """Queue a job as POST run does, without HTTP; return its id."""
+        return self._book.submit({"input": job_input, **envelope}).id
+
+    def adopt(self, job_id: str) -> None:
+        """Know a job that was handed out by `faults.hand_out`, so that its result counts."""
+        self._book.adopt(job_id)
+
+    def wait_for(self, job_id: str, timeout_s: float = 10.0) -> Job:
+        """Return the job once it has ended.
+
+        Raises:
+            AssertionError: it did not, in time.
+        """
+        job = self._changes.wait(lambda: job if (job := self.jobs[job_id]).state.is_final else None, timeout_s)
+        if job is None:
+            raise AssertionError(f"not ended within {timeout_s} s: {self.jobs[job_id]}")
+        return job
+
+    def wait_until(self, predicate: Callable[[], _Found], timeout_s: float = 10.0) -> _Found:
+        """Return what `predicate` returns once that is true. It is asked whenever something here changed.
+
+        Raises:
+            AssertionError: it did not become true in time.
+        """
+        found = self._changes.wait(predicate, timeout_s)
+        if not found:
+            raise AssertionError(f"not so within {timeout_s} s; jobs: {self._book.counts()}, posts: {len(self.posts)}")
+        return found
+
+    def _serve(self) -> None:
+        try:
+            asyncio.run(self._served())
+        finally:
+            self._started.set()
+
+    async def _served(self) -> None:
+        # Without handler_cancellation a worker that is gone would still be handed a job.
+        runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, self.host, 0).start()
+        self._port = runner.addresses[0][1]
+        self._changes.attach(asyncio.get_running_loop())
+        self._started.set()
+        await self._stop.wait()
+        for task in self._webhook_tasks:
+            task.cancel()
+        await asyncio.gather(*self._webhook_tasks, return_exceptions=True)
+        await runner.cleanup()
+        self._changes.attach(None)
+
+    def _app(self) -> web.Application:
+        clients, workers = self._clients, self._workers
+        app = web.Application(client_max_size=0)
+        for method, name, rest, route in (
+            (hdrs.METH_GET, "job-take", "/{worker}", workers.take),
+            (hdrs.METH_GET, "job-take-batch", "/{worker}", workers.take_batch),
+            (hdrs.METH_GET, "job-stop", "/{worker}", workers.stop),
+            (hdrs.METH_POST, "job-done", "/{worker}/{job}", workers.done),
+            (hdrs.METH_POST, "job-stream", "/{worker}/{job}", workers.chunk),
+            (hdrs.METH_GET, "ping", "/{worker}", workers.ping),
+            (hdrs.METH_POST, "run", "", clients.run),
+            (hdrs.METH_POST, "runsync", "", clients.runsync),
+            (hdrs.METH_GET, "status", "/{job}", clients.status),
+            (hdrs.METH_GET, "stream", "/{job}", clients.stream),
+            (hdrs.METH_POST, "cancel", "/{job}", clients.cancel),
+            (hdrs.METH_POST, "retry", "/{job}", clients.retry),
+            (hdrs.METH_POST, "purge-queue", "", clients.purge_queue),
+            (hdrs.METH_GET, "health", "", clients.health),
+        ):
+            path = f"/v2/{{endpoint}}/{name}{rest}"
+            app.router.add_route(method, path, partial(self._handle, name, route), name=name)
+        return app
+
+    async def _handle(self, name: str, route: Route, request: web.Request) -> web.Response:
+        await asyncio.sleep(self.round_trip_s / 2)
+        response = await self._answered(name, route, request)
+        if name in POLLS and not 200 <= response.status < 400:  # noqa: PLR2004 - a failure
+            await asyncio.sleep(self.poll_error_delay_s)
+        await asyncio.sleep(self.round_trip_s / 2)
+        return response
+
+    async def _answered(self, name: str, route: Route, request: web.Request) -> web.Response:
+        if (barrier := self._barrier(request)) is not None:
+            return barrier
+        body = parsed(await request.read())
+        kind = await self._workers.note_post(request, body) if name in POSTS else name
+        fault = self.faults.of_request({name, kind, *({"take"} if name in TAKES else ())})
+        if isinstance(fault, Hang):
+            await asyncio.Future()
+        if isinstance(fault, Answer):
+            if name in TAKES:
+                self._workers.note_take(request)
+            if kind == "final" and fault.status in READ_AND_REFUSED:
+                self._workers.refuse(request.match_info["job"])
+            return answer_of(fault)
+        is_dropped = isinstance(fault, Drop) and not fault.after_handling
+        response = web.Response() if is_dropped else await route(request, body)
+        if fault is not None and request.transport is not None:
+            request.transport.abort()
+        return response
+
+    def _barrier(self, request: web.Request) -> web.Response | None:
+        """Return the answer to a request that does not come as far as the endpoint."""
+        if (status := self.faults.outage_status) is not None:
+            return edge_page(status)
+        if (key := request.headers.get(hdrs.AUTHORIZATION)) not in {self.api_key, f"Bearer {self.api_key}"}:
+            return problem(401, "invalid api key" if key else "no token provided")
+        if request.match_info["endpoint"] != self.endpoint_id:
+            return problem(404, "endpoint not found")
+        return None
+
+    def _tell_webhook(self, job: Job) -> None:
+        task = asyncio.get_running_loop().create_task(self._told_webhook(job))
+        self._webhook_tasks.add(task)
+        task.add_done_callback(self._webhook_tasks.discard)
+
+    async def _told_webhook(self, job: Job) -> None:
+        headers = {hdrs.USER_AGENT: "Go-http-client/2.0"}
+        timeout = aiohttp.ClientTimeout(total=WEBHOOK_DEADLINE_S)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+            for attempt in range(WEBHOOK_ATTEMPTS):
+                if attempt:
+                    await asyncio.sleep(self.webhook_retry_s)
+                status = await _posted(session, str(job.webhook), job)
+                self._webhooks.append(WebhookCall(job.id, time.monotonic(), status))
+                self._changes.ring()
+                if 200 <= status < 300:  # noqa: PLR2004 - a success
+                    return
+
+
+async def _posted(session: aiohttp.ClientSession, url: str, job: Job) -> int:
+    try:
+        async with session.post(url, json=webhook_of(job)) as response:
+            return response.status
+    except (TimeoutError, aiohttp.ClientError):
+        return 0

@@ -1,0 +1,152 @@
+"""A worker as a process of its own, of which nothing is left afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .platform import RunPodPlatform
+
+KILL_DEADLINE_S = 5.0
+LOG_TAIL_CHARACTERS = 4000
+
+
+class WorkerProcess:
+    """`python SCRIPT` as a worker of a platform, in a process group of its own; Linux only.
+
+    It inherits this process's variables but those that begin with RUNPOD_, gets those of `platform.worker_env`, and
+    then `env`. Its HOME is an empty folder: the SDK would take the key of a ~/.runpod/config.toml instead of ours.
+    """
+
+    def __init__(
+        self,
+        platform: RunPodPlatform,
+        script: Path | str,
+        *,
+        cwd: Path | str | None = None,
+        worker_id: str = "worker-1",
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
+    ) -> None:
+        self._command = [sys.executable, str(Path(script).absolute()), *args]
+        self._cwd = Path(script).absolute().parent if cwd is None else Path(cwd)
+        self._env = platform.worker_env(worker_id) | dict(env or {})
+        self._worker_id = worker_id
+        self._home = tempfile.TemporaryDirectory(prefix="runpod-worker-")
+        self._log_path = Path(self._home.name, "log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        home = Path(self._home.name, "home")
+        home.mkdir()
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - the command is the test's own
+                self._command,
+                cwd=self._cwd,
+                env=inherited | {"HOME": str(home), "PYTHONUNBUFFERED": "1", "NO_PROXY": "127.0.0.1"} | self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.kill()
+        finally:
+            if error is not None:
+                sys.stderr.write(f"--- end of the log of {self._worker_id} ---\n{self.log[-LOG_TAIL_CHARACTERS:]}\n")
+            self._home.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """Return the id of the process, which is that of its group."""
+        return self._running.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return how it ended, None while it runs."""
+        return self._running.poll()
+
+    @property
+    def log(self) -> str:
+        """Return what it wrote so far, to stdout and stderr."""
+        return self._log_path.read_text(errors="replace")
+
+    def terminate(self) -> None:
+        """Ask the worker, and not its children, to end: SIGTERM."""
+        self._running.terminate()
+
+    def wait(self, timeout_s: float = 10.0) -> int:
+        """Return the exit code.
+
+        Raises:
+            AssertionError: it still runs at the deadline.
+        """
+        try:
+            return self._running.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            tail = self.log[-LOG_TAIL_CHARACTERS:]
+            raise AssertionError(f"{self._worker_id} still runs after {timeout_s} s; its log:\n{tail}") from error
+
+    def leftovers(self) -> list[int]:
+        """Return the processes of its session that live, whatever group they made themselves."""
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+        return [pid for pid in pids if _lives_in(pid, self.pid)]
+
+    def kill(self) -> None:
+        """Kill the worker and all that it started.
+
+        Raises:
+            AssertionError: something of it does not die.
+        """
+        deadline = time.monotonic() + KILL_DEADLINE_S
+        while pids := self.leftovers():  # again, for what one of them started meanwhile
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self._worker_id} left processes that do not die: {pids}")
+            _end(pids, deadline)
+        self._running.wait()
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the worker was not started")
+        return self._process
+
+
+def _end(pids: Sequence[int], deadline: float) -> None:
+    """Kill processes, and return when all have died or it is too late."""
+    with contextlib.ExitStack() as stack:
+        living = set()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                process = os.pidfd_open(pid)
+                stack.callback(os.close, process)
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                living.add(process)
+        while living and (left_s := deadline - time.monotonic()) > 0:
+            living.difference_update(select.select(living, [], [], left_s)[0])
+
+
+def _lives_in(pid: int, session: int) -> bool:
+    """Return whether a process belongs to a session and is no zombie, which only its parent can end."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    state, _parent, _group, in_session, *_ = stat.rpartition(")")[2].split()
+    return int(in_session) == session and state not in {"Z", "X"}

@@ -1,0 +1,183 @@
+"""The stand-in as a context manager: a thread with one server in it, and what a test may do and look at."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from simulators.runpod.queue_api import RunPodPlatform
+
+from .account import Account, Refusal
+from .faults import Answer, Drop, Faults
+from .graphql import answered
+from .shapes import JsonObject
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as it came, and the status of its answer; 0 where none was given."""
+
+    method: str
+    path: str
+    body: Any = field(repr=False)
+    status: int = 0
+
+    @property
+    def line(self) -> str:
+        """Method and path."""
+        return f"{self.method} {self.path}"
+
+
+class RunPodAccount(Account):
+    """An account at RunPod. With a `platform`, its endpoint is the one that is created, with that platform's queue."""
+
+    def __init__(self, platform: RunPodPlatform | None = None, api_key: str = "rpa_stand_in") -> None:
+        self._platform = platform
+        super().__init__(
+            (lambda: platform.endpoint_id) if platform else None,
+            platform.base_url if platform else "https://api.runpod.ai/v2",
+        )
+        self.api_key = platform.api_key if platform else api_key
+        self.faults = Faults()
+        self.asked: list[Asked] = []
+        self.lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"account": self}))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that lead a deployment here."""
+        address = f"http://127.0.0.1:{self._server.server_port}"
+        return {
+            "RUNPOD_API_KEY": self.api_key,
+            "RUNPOD_REST_BASE_URL": f"{address}/v2",
+            "RUNPOD_GRAPHQL_URL": f"{address}/graphql",
+        }
+
+    def writes(self) -> list[str]:
+        """Return the calls that were to change something, in order; GraphQL's mutation is one."""
+        return [
+            each.line
+            for each in self.asked
+            if each.method in {"PATCH", "DELETE"}
+            or (each.method == "POST" and (each.path != "/graphql" or "mutation" in str(each.body)))
+        ]
+
+    def handle(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
+        """Return status and answer of a call. Raises Refusal."""
+        if method != "GET" and path != "/graphql" and self.faults.forbids_writing:
+            raise Refusal(403, "access denied")
+        if path == "/graphql":
+            return 200, answered(self, body)
+        if not path.startswith("/v2/"):
+            raise Refusal(404, "resource not found")
+        kind, _, item_id = path.removeprefix("/v2/").partition("/")
+        if method == "GET" and path == "/v2/catalog/gpus":
+            return 200, self.catalogue(query)
+        if method == "GET" and f"/{kind}" in self.lists() and not item_id:
+            key, items = self.lists()[f"/{kind}"]
+            return 200, {key: items}
+        if method == "GET" and kind == "serverless" and item_id.endswith("/workers"):
+            return 200, {"workers": self.workers, "summary": {"total": len(self.workers)}, "endpointVersion": 2}
+        return self._write(method, kind, item_id, body)
+
+    def _write(self, method: str, kind: str, item_id: str, body: JsonObject) -> tuple[int, Any]:
+        match method, kind, item_id:
+            case "POST", "templates", "":
+                return 201, self.create_template(body)
+            case "PATCH", "templates", _:
+                return 200, self.update_template(item_id, body)
+            case "DELETE", "templates", _:
+                self.delete_template(item_id)
+                return 204, None
+            case "POST", "serverless", "":
+                return 201, self.create_endpoint(body)
+            case "PATCH", "serverless", _:
+                changed = self.update_endpoint(item_id, body)
+                if self.faults.forgets_models:
+                    self.cached_models.pop(item_id, None)
+                return 200, changed
+            case "DELETE", "serverless", _:
+                self.delete_endpoint(item_id)
+                return 204, None
+        raise Refusal(405, "method not allowed")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection, with the faults in front of the account."""
+
+    account: RunPodAccount
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Read."""
+        self._answer()
+
+    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's names
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def _answer(self) -> None:
+        parts = urlsplit(self.path)
+        raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        body = json.loads(raw) if raw else None
+        path = parts.path.removeprefix("/v2")
+        with self.account.lock:
+            fault = self.account.faults.of_request(f"{self.command} {path}")
+            status, answer = 0, None
+            if fault is None or fault.after_handling:
+                status, answer = self._handled(parts.path, dict(parse_qsl(parts.query)), body)
+            headers = {"RateLimit": '"minute";r=99;t=60'} if status != HTTPStatus.UNAUTHORIZED else {}
+            if isinstance(fault, Answer):
+                status, answer, headers = fault.status, fault.body, {**headers, **fault.headers}
+            is_cut = isinstance(fault, Drop)
+            self.account.asked.append(Asked(self.command, path, body, 0 if is_cut else status))
+        if is_cut:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self._send(status, answer, headers)
+
+    def _handled(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
+        try:
+            self._check_key()
+            return self.account.handle(self.command, path, query, body)
+        except Refusal as refusal:
+            problem = {"title": HTTPStatus(refusal.status).phrase, "status": refusal.status, "detail": refusal.detail}
+            return refusal.status, {**problem, **({"errors": refusal.errors} if refusal.errors else {})}
+
+    def _check_key(self) -> None:
+        if self.headers.get("Authorization") != f"Bearer {self.account.api_key}":
+            raise Refusal(401, "missing bearer token" if "Authorization" not in self.headers else "invalid api key")
+
+    def _send(self, status: int, answer: object, headers: dict[str, str]) -> None:
+        if isinstance(answer, str):
+            kind, data = "text/html", answer.encode()
+        else:
+            is_problem = status >= HTTPStatus.BAD_REQUEST
+            kind = "application/problem+json" if is_problem else "application/json"
+            data = b"" if answer is None else json.dumps(answer).encode()
+        self.send_response(status)
+        for name, value in {**headers, "Content-Type": kind, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)

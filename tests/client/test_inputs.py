@@ -1,0 +1,62 @@
+"""The types of the inputs say what the schemas say."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import get_type_hints
+
+import pytest
+
+from comfy_client import Client, client, inputs
+from comfy_client.inputs import CallOptions, EnvelopeInputs, Img2ImgInputs, Lora, Txt2ImgInputs
+from comfy_client.providers.interface import JobOptions
+from comfy_core.contract import ENVELOPE
+from comfy_core.workflows import Workflow
+
+NAMES = {"JobOptions": JobOptions, "Observer": client.Observer}
+TYPES = {"integer": int, "number": float, "string": str, "boolean": bool, "object": dict, "array": list}
+
+
+def keys_of(kind: type) -> set[str]:
+    """Return the keys of a TypedDict."""
+    return set(get_type_hints(kind, None, {**vars(inputs), **NAMES}))
+
+
+def test_the_types_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
+    """Neither has a key that the other lacks."""
+    call = keys_of(CallOptions) | (ENVELOPE.keys() - {"workflow", "images"})
+    txt2img, img2img = workflows["flux-dev-txt2img"].inputs, workflows["flux-dev-img2img"].inputs
+
+    assert keys_of(EnvelopeInputs) == ENVELOPE.keys() - {"workflow", "images"}
+    assert keys_of(Txt2ImgInputs) == call | (txt2img.keys() - {"prompt"})
+    assert keys_of(Img2ImgInputs) == call | (img2img.keys() - {"prompt", "image"})
+    assert keys_of(Lora) == txt2img["loras"]["items"]["properties"].keys()
+
+
+@pytest.mark.parametrize(("name", "method"), [("txt2img", Client.txt2img), ("img2img", Client.img2img)])
+def test_the_docstring_has_each_input_with_its_range_and_default(
+    workflows: Mapping[str, Workflow], name: str, method: Callable[..., object]
+) -> None:
+    """help() says what the schema says; img2img lists what it has beside txt2img."""
+    schemas = {each: workflows[f"flux-dev-{each}"].inputs for each in ("txt2img", "img2img")}
+    shared = {} if name == "txt2img" else {**schemas["txt2img"], **ENVELOPE}
+    lines = inspect.getdoc(method) or ""
+    for each, rule in {**schemas[name], **ENVELOPE}.items():
+        if each in {"workflow", "images"} or each in shared:
+            continue
+        [said] = re.findall(rf"^ *(?:- )?{each}: (.*)$", lines, re.MULTILINE)
+        bounds = [rule[bound] for bound in ("minimum", "maximum", "maxItems") if bound in rule]
+        default = [rule["default"]] if rule.get("default") not in (None, "", []) else []
+        for value in [*(bound for bound in bounds if bound not in (0, 2**63 - 1)), *default]:
+            assert str(value) in said, (each, value)
+
+
+def test_the_types_are_those_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
+    """A whole number is an int, text is a str, and so on; each may be None, which leaves it out."""
+    hints = get_type_hints(Img2ImgInputs, None, {**vars(inputs), **NAMES})
+    for name, rule in {**workflows["flux-dev-img2img"].inputs, **ENVELOPE}.items():
+        if name in hints and "type" in rule:
+            assert str(TYPES[rule["type"]].__name__) in str(hints[name]), name
+            assert type(None) in hints[name].__args__

@@ -1,0 +1,109 @@
+"""A caller's pictures: whatever they come as, the request carries text, or nothing is sent."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.pictures import picture_text, with_texts
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.images.codec import MAX_BYTES
+from tests.fakes.scripted_worker import noise, png
+
+TEXT = base64.b64encode(png()).decode()
+
+
+def test_every_kind_becomes_the_same_text(tmp_path: Path) -> None:
+    """A path, its name, bytes, and base64 that is one already."""
+    file = tmp_path / "a b.png"
+    file.write_bytes(png())
+    for source in (file, str(file), png(), bytearray(png()), memoryview(png()), TEXT):
+        assert picture_text(source, "image") == TEXT
+
+
+@pytest.mark.parametrize("source", ["https://host/a.png?sig=x", "http://host/a.png", f"data:image/png;base64,{TEXT}"])
+def test_addresses_and_data_uris_go_as_they_are(source: str) -> None:
+    """What the worker reads itself is not read here."""
+    assert picture_text(source, "image") == source
+
+
+def test_an_asset_s_id_goes_as_it_is_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids are Scenario's; a file of that name is the caller's."""
+    monkeypatch.chdir(tmp_path)
+    assert picture_text("asset_q9GpkRcHwTx7", "image") == "asset_q9GpkRcHwTx7"
+    (tmp_path / "asset_knight").write_bytes(png())
+    assert picture_text("asset_knight", "image") == TEXT
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "I;16"])
+def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
+    """Its pixels arrive as they are."""
+    image = Image.new(mode, (8, 8))
+    sent = Image.open(io.BytesIO(base64.b64decode(picture_text(image, "image"))))
+
+    assert sent.convert("RGB").tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nowhere.png", "nowhere.png cannot be read"),
+        (Path("nowhere.png"), "No such file"),
+        ("a\0b", "cannot be read"),
+        ("x-" * 2500, "cannot be read"),
+        (b"", "not an image"),
+        (b"no picture", "not an image"),
+        (noise(32, 32)[:-2000], "cannot be decoded"),
+        (5, "not int"),
+        (["a.png"], "not list"),
+        (b"\x89PNG" + b"x" * MAX_BYTES, "at most"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_no_picture_is_told(source: Any, said: str) -> None:  # noqa: ANN401 - whatever a caller gives
+    """The error names the input and what is wrong with it."""
+    with pytest.raises(JobError, match=said) as info:
+        picture_text(source, "image")
+
+    assert info.value.code is ErrorCode.INVALID_IMAGE
+    assert info.value.report.details == {"path": "image"}
+
+
+def test_a_folder_and_a_file_that_is_too_large_are_told(tmp_path: Path) -> None:
+    """Nothing is read of them."""
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    for source in (tmp_path, large):
+        with pytest.raises(JobError) as info:
+            picture_text(source, "image")
+        assert info.value.code is ErrorCode.INVALID_IMAGE
+
+
+def test_a_graph_s_files_need_be_no_pictures(tmp_path: Path) -> None:
+    """A sound or a video for a loader goes as it is, as bytes and as a path, and other keys of an entry stay."""
+    sound = tmp_path / "fox.wav"
+    sound.write_bytes(b"RIFF" + bytes(99))
+    text = base64.b64encode(sound.read_bytes()).decode()
+
+    named = with_texts({"images": {"a": sound, "b": sound.read_bytes(), "c": str(sound)}})
+    listed = with_texts({"images": [{"name": "a", "image": sound, "type": "audio"}]})
+
+    assert [entry["image"] for entry in named["images"]] == [text] * 3
+    assert listed == {"images": [{"type": "audio", "name": "a", "image": text}]}
+
+
+def test_a_graph_s_pictures_are_named() -> None:
+    """A mapping of names, or the wire's own list; what is no entry is left to validation. None is left out."""
+    expected = {"images": [{"name": "a.png", "image": TEXT}]}
+
+    assert with_texts({"images": {"a.png": png()}, "seed": None}) == expected
+    assert with_texts({"images": [{"name": "a.png", "image": png()}]}) == expected
+    assert with_texts({"images": [5]}) == {"images": [5]}
+    assert with_texts({"images": "x", "image": None}) == {"images": "x"}

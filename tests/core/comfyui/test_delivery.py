@@ -1,0 +1,198 @@
+"""Graphs are changed so that every saver writes apart from other runs, and so that previews are left out."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+
+from comfy_core.comfyui.graph_rewrite import delivered, filled_name, prefix_of
+from comfy_core.workflows import Graph
+
+RUN = "run-" + "0" * 32
+NOON = time.struct_time((2026, 3, 5, 12, 7, 9, 3, 64, 0))
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
+    """Return a node."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN, **node_types: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the inputs of a node of `graph`, as it is delivered into files."""
+    changed = delivered(graph, folder, over_websocket=False, node_types=node_types)
+    inputs: dict[str, Any] = changed[node_id]["inputs"]
+    return inputs
+
+
+@pytest.mark.parametrize("class_type", ["SaveImage", "SaveVideo", "VAESave", "SaveAudioMP3", "SaveText"])
+def test_a_core_saver_writes_into_the_folder_of_the_run(class_type: str) -> None:
+    """Its prefix is a path; folders in it are created."""
+    graph = {"9": node(class_type, filename_prefix="a/fox")}
+    assert inputs_of(graph) == {"filename_prefix": f"{RUN}/a/fox"}
+    assert inputs_of(graph, folder=f"{RUN}/2") == {"filename_prefix": f"{RUN}/2/a/fox"}
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ({"__value__": "a/fox"}, "a/fox"),
+        ({"__value__": {"__value__": "fox"}}, "fox"),
+        ({"__value__": ["1", 0]}, "lk"),
+        (["1", 0.0], "lk"),
+        (5, "5"),
+        (None, "None"),
+        ({"a": "/b"}, "{'a': '/b'}"),
+        ("wait... what", "wait_ what"),
+        ("", "ComfyUI"),
+        ("a/", "a"),
+    ],
+)
+def test_a_prefix_of_any_kind_is_the_text_that_comfyui_makes_of_it(value: object, name: str) -> None:
+    """It unwraps `__value__` and makes texts of numbers."""
+    graph = {"1": node("PrimitiveString", value={"__value__": "lk"}), "9": node("SaveVideo", filename_prefix=value)}
+    assert inputs_of(graph) == {"filename_prefix": f"{RUN}/{name}"}
+
+
+def test_the_prefix_of_a_trained_lora_has_another_name() -> None:
+    """SaveLoRA calls it `prefix`."""
+    assert inputs_of({"9": node("SaveLoRA", prefix="loras/x")}) == {"prefix": f"{RUN}/loras/x"}
+
+
+def test_a_dataset_is_written_into_a_folder_of_the_run() -> None:
+    """Its `filename_prefix` is a name and stays."""
+    graph = {"9": node("SaveImageDataSetToFolder", folder_name="set", filename_prefix="image", mode="overwrite")}
+    assert inputs_of(graph)["folder_name"] == f"{RUN}/set"
+    assert inputs_of(graph)["filename_prefix"] == "image"
+
+
+def test_the_prefix_of_a_custom_saver_stays_a_name() -> None:
+    """It may not be a path there; the name is the run's own, and so is the cache's key."""
+    assert inputs_of({"9": node("Image Save", filename_prefix="fox")}) == {
+        "filename_prefix": f"{RUN}_fox",
+        "run-tag": RUN,
+    }
+    assert inputs_of({"9": node("VHS_VideoCombine", filename_prefix="a/fox")})["filename_prefix"] == f"a/{RUN}_fox"
+    assert inputs_of({"9": node("Image Save", filename_prefix="fox")}, folder=f"{RUN}/2")["run-tag"] == f"{RUN}-2"
+
+
+def test_a_saver_without_prefix_is_tagged() -> None:
+    """By the names of its inputs, or because /object_info calls it an output."""
+    assert inputs_of({"9": node("Image Saver", filename="x", path="y")})["run-tag"] == RUN
+    graph = {"9": node("PoseWriter", pose=["1", 0])}
+    assert inputs_of(graph) == {"pose": ["1", 0]}
+    assert inputs_of(graph, PoseWriter={"output_node": True})["run-tag"] == RUN
+
+
+def test_a_prefix_that_is_linked_to_a_text_is_that_text() -> None:
+    """Through nodes that hold one."""
+    text = node("PrimitiveString", value="lk")
+    graph = {"1": text, "2": node("PrimitiveString", value=["1", 0]), "9": node("SaveVideo", filename_prefix=["2", 0])}
+    assert inputs_of(graph) == {"filename_prefix": f"{RUN}/lk"}
+    assert prefix_of(graph, "9") == "lk"
+
+
+def test_a_prefix_that_a_node_computes_stays_and_the_saver_is_tagged() -> None:
+    """The tag keeps ComfyUI from answering from its cache."""
+    graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
+    assert inputs_of(graph) == {"filename_prefix": ["1", 0], "run-tag": RUN}
+
+
+def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run() -> None:
+    """Where ComfyUI has the nodes for it: no slash is left, no name of dots alone, and no empty one."""
+    graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
+    types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
+    changed = delivered(graph, RUN, over_websocket=False, node_types=types)
+    path_id, _ = changed["9"]["inputs"]["filename_prefix"]
+    name_id, _ = changed[path_id]["inputs"]["string_b"]
+    assert changed[path_id]["inputs"] == {"string_a": f"{RUN}/", "string_b": [name_id, 0], "delimiter": ""}
+    replaced = changed[name_id]["inputs"]
+    assert replaced["string"] == ["1", 0]
+    pattern, by = replaced["regex_pattern"], replaced["replace"]
+    computed = ("fox", "../../x", "run-a\\x", "..", ".", "")
+    assert [re.sub(pattern, by, text) for text in computed] == ["fox", "____x", "run-a_x", "_", "_", "_"]
+
+
+def test_a_path_that_a_node_computes_becomes_a_name_for_a_custom_saver_too() -> None:
+    """If /object_info says that it is text: what such a node does with an absolute path is not known."""
+    graph = {"1": node("StringConcatenate"), "9": node("Image Save", output_path=["1", 0], images=["1", 0])}
+    types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {"output": ["STRING"]}}
+    changed = delivered(graph, RUN, over_websocket=False, node_types=types)
+    name_id, _ = changed["9"]["inputs"]["output_path"]
+    assert changed[name_id]["inputs"]["string"] == ["1", 0]
+    assert changed["9"]["inputs"]["images"] == ["1", 0]
+    pattern = changed[name_id]["inputs"]["regex_pattern"]
+    assert [re.sub(pattern, "_", text) for text in ("/etc/x", "~/x", "fox")] == ["_etc_x", "__x", "fox"]
+    untyped: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
+    assert len(delivered(graph, RUN, over_websocket=False, node_types=untyped)) == len(graph)
+
+
+def test_other_nodes_stay_as_they_are() -> None:
+    """Whatever their inputs."""
+    graph = {"9": node("KSampler", seed=5, model=["1", 0])}
+    assert delivered(graph, RUN, over_websocket=True) == graph
+
+
+def test_the_graph_of_the_caller_is_not_changed() -> None:
+    """A copy is."""
+    graph = {
+        "1": node("LoadImage"),
+        "2": node("PreviewImage", images=["1", 0]),
+        "9": node("SaveImage", images=["2", 0]),
+    }
+    before = repr(graph)
+    delivered(graph, RUN, over_websocket=True)
+    assert repr(graph) == before
+
+
+def test_what_a_preview_or_a_saver_returns_is_what_it_was_given() -> None:
+    """In 0.33 they have outputs, so that other nodes may be linked to them."""
+    graph = {
+        "1": node("EmptyImage"),
+        "2": node("PreviewImage", images=["1", 0]),
+        "3": node("PreviewImage", images=["2", 0]),
+        "4": node("SaveImage", images=["3", 0], filename_prefix="x"),
+        "5": node("SaveImage", images=["4", 0], filename_prefix="y"),
+        "6": node("PreviewAudio", audio=["7", 0]),
+    }
+    assert delivered(graph, RUN, over_websocket=True) == {
+        "1": node("EmptyImage"),
+        "4": node("SaveImageWebsocket", images=["1", 0]),
+        "5": node("SaveImageWebsocket", images=["1", 0]),
+    }
+
+
+def test_a_preview_whose_other_outputs_are_needed_stays() -> None:
+    """Its outputs are more than what it was given."""
+    graph = {"1": node("Preview3DAdvanced", model_3d=["0", 0]), "2": node("Save3DAdvanced", camera_info=["1", 2])}
+    assert "1" in delivered(graph, RUN, over_websocket=True)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        ("fox", "fox"),
+        ("fox_%width%x%height%", "fox_32x16"),
+        ("%year%-%month%-%day%", "2026-03-05"),
+        ("%hour%%minute%%second%", "120709"),
+        ("b%batch_num%", "b1"),
+        ("%date:yyyy%", "%date_yyyy%"),
+        ('x:y*?"<>|', "x_y______"),
+    ],
+)
+def test_a_picture_s_name_is_filled_in_as_comfyui_does(prefix: str, name: str) -> None:
+    """And has no character that Windows refuses."""
+    assert filled_name(prefix, (32, 16), 1, NOON) == name
+
+
+def test_a_name_comes_from_the_prefix() -> None:
+    """Without its folders; a node that has none says nothing."""
+    assert prefix_of({"9": node("SaveImage", filename_prefix="a/b\\fox")}, "9") == "fox"
+    assert prefix_of({"9": node("SaveImage", filename_prefix="wait... what/")}, "9") == "wait... what"
+    assert prefix_of({"9": node("SaveImage", filename_prefix="")}, "9") == "ComfyUI"
+    assert prefix_of({"9": node("SaveLoRA", prefix="a/x")}, "9") == "x"
+    assert prefix_of({"9": node("SaveImageWebsocket")}, "9") == "ComfyUI"
+    assert prefix_of({"9": node("Image Saver", filename="x")}, "9") is None
+    assert prefix_of({}, "9") is None

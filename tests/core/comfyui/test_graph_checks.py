@@ -1,0 +1,129 @@
+"""A graph is checked and completed by /object_info before ComfyUI validates it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from comfy_core.comfyui.graph_checks import check_structure, with_defaults
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.workflows import Graph
+
+TYPES: dict[str, dict[str, Any]] = {
+    "EmptyImage": {"output": ["IMAGE"], "input": {"required": {"width": ["INT", {"default": 512}]}}},
+    "Scale": {
+        "output": ["IMAGE"],
+        "input": {
+            "required": {
+                "image": ["IMAGE", {}],
+                "resolution_steps": ["INT", {"default": 1}],
+                "crop": [["center", "none"]],
+                "method": ["COMBO", {"options": ["area", "lanczos"]}],
+                "forced": ["FLOAT", {"default": 1.0, "forceInput": True}],
+                "format": ["COMFY_DYNAMICCOMBO_V3", {"default": "png"}],
+            },
+            "optional": {"strength": ["FLOAT", {"default": 1.0}]},
+        },
+    },
+    "LoadImage": {"output": ["IMAGE"], "input": {"required": {"image": [["a.png"], {"image_upload": True}]}}},
+    "LoraLoader": {"output": ["MODEL"], "input": {"required": {"lora_name": [["a.safetensors"]]}}},
+    "VAESave": {"output": [], "output_node": True, "input": {"required": {}}},
+    "SaveImage": {
+        "output": [],
+        "output_node": True,
+        "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "ComfyUI"}]}},
+    },
+}
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
+    """Return a node."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def problems(graph: Graph) -> list[dict[str, Any]]:
+    """Return the nodes that the error of `graph` names."""
+    with pytest.raises(JobError) as info:
+        check_structure(graph, TYPES)
+    assert info.value.code is ErrorCode.WORKFLOW_REJECTED
+    nodes: list[dict[str, Any]] = info.value.report.details["nodes"]
+    return nodes
+
+
+def test_a_good_graph_passes() -> None:
+    """Whatever its inputs."""
+    check_structure({"1": node("EmptyImage"), "2": node("SaveImage", images=["1", 0])}, TYPES)
+
+
+def test_a_link_to_an_output_that_is_not_there_is_named() -> None:
+    """ComfyUI says "tuple index out of range"."""
+    graph = {"1": node("EmptyImage"), "2": node("SaveImage", images=["1", 5]), "3": node("SaveImage", images=["1", -1])}
+    assert [(each["node_id"], each["problem"]) for each in problems(graph)] == [
+        ("2", "links to output 5 of node 1, which has 1 outputs"),
+        ("3", "links to output -1 of node 1, which has 1 outputs"),
+    ]
+
+
+def test_a_cycle_is_named() -> None:
+    """0.3.64 names no node."""
+    graph = {"1": node("Scale", image=["2", 0]), "2": node("Scale", image=["1", 0])}
+    [problem] = problems(graph)
+    assert problem["problem"] in ("is part of a cycle: 1 -> 2 -> 1", "is part of a cycle: 2 -> 1 -> 2")
+
+
+def test_a_chain_of_thousands_of_nodes_passes() -> None:
+    """Nothing recurses."""
+    graph = {"0": node("EmptyImage")} | {
+        str(number): node("Scale", image=[str(number - 1), 0]) for number in range(1, 5000)
+    }
+    check_structure(graph, TYPES)
+
+
+def test_many_missing_nodes_are_all_in_the_details() -> None:
+    """The message names the first eight."""
+    graph = {str(number): node("Odd") for number in range(45)}
+    with pytest.raises(JobError, match="; and 37 more") as info:
+        check_structure(graph, TYPES)
+    assert len(info.value.report.details["nodes"]) == 45
+
+
+def test_a_graph_that_saves_only_what_nobody_reports_is_refused() -> None:
+    """Before any GPU time: no job can return such files."""
+    [problem] = problems({"1": node("VAESave")})
+    assert problem["problem"].endswith("add a SaveImage")
+    check_structure({"1": node("VAESave"), "2": node("EmptyImage"), "3": node("SaveImage", images=["2", 0])}, TYPES)
+
+
+@pytest.mark.parametrize("class_type", ["Note", "MarkdownNote", "Reroute", "PrimitiveNode"])
+def test_a_node_of_the_editor_is_no_custom_node(class_type: str) -> None:
+    """No custom node has it."""
+    [problem] = problems({"1": node(class_type)})
+    assert "editor" in problem["problem"]
+    assert "custom node" not in problem["problem"]
+
+
+def test_required_inputs_get_their_defaults() -> None:
+    """The first choice where there is no default; what has to be linked has none."""
+    graph, warnings = with_defaults({"2": node("Scale", image=["1", 0])}, TYPES)
+    assert graph["2"]["inputs"] == {"image": ["1", 0], "resolution_steps": 1, "crop": "center", "method": "area"}
+    assert warnings[0] == (
+        "node 2 (Scale) had no resolution_steps, which this ComfyUI requires; its default was used: 1"
+    )
+    assert len(warnings) == 3
+
+
+def test_a_file_has_no_default() -> None:
+    """Neither the first picture nor the first LoRA of a list; a prefix has one."""
+    graph = {"1": node("LoadImage"), "2": node("LoraLoader"), "3": node("SaveImage", images=["1", 0])}
+    filled, _ = with_defaults(graph, TYPES)
+    assert filled["1"]["inputs"] == {}
+    assert filled["2"]["inputs"] == {}
+    assert filled["3"]["inputs"] == {"images": ["1", 0], "filename_prefix": "ComfyUI"}
+
+
+def test_a_whole_graph_stays_as_it_is() -> None:
+    """And has no warning."""
+    graph = {"1": node("EmptyImage", width=64), "2": node("SaveImage", images=["1", 0], filename_prefix="x")}
+    assert with_defaults(graph, TYPES) == (graph, [])

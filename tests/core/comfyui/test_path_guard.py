@@ -1,0 +1,352 @@
+"""No graph names a file outside its job's own folders, in whatever spelling, node, link or nesting."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from comfy_core.comfyui.path_guard import path_faults, playlist_faults
+from comfy_core.contract import Fault
+from comfy_core.graphs import Graph
+from comfy_core.targets import Target
+
+OWN = "run-" + "0" * 32
+FOREIGN = "run-" + "a" * 32
+LEADS_OUTSIDE = (
+    "/etc/passwd",
+    "//server/share/x.png",
+    "\\\\server\\share\\x.png",
+    "\\x.png",
+    " /x.png",
+    "C:\\x.png",
+    "c:/x.png",
+    "~/x.png",
+    "~root/x.png",
+    "$HOME/x.png",
+    "${HOME}/x.png",
+    "%USERPROFILE%\\x.png",
+    "..",
+    "../x.png",
+    "..\\x.png",
+    "a/../../x.png",
+    "a\\..\\x.png",
+    "a/.. /x.png",
+    "a/.../x.png",
+    "a/..",
+    "..X[input]",
+    "../x.png [input]",
+    "a/..Y[input]Z[input]",
+    "%2e%2e/x.png",
+    "%2E%2E%2Fx.png",
+    "%252e%252e%252fx.png",
+    "%2fetc%2fpasswd",
+    "．．/x.png",  # noqa: RUF001 - full-width full stops
+    "a／．．／x.png",  # noqa: RUF001 - and slashes
+    "‥/x.png",
+    "a\u2215..\u2215x.png",
+    "/dev/zero",
+    "file:///etc/passwd",
+    "concat:/etc/passwd|x",
+    "subfile,,start,0,end,9,,:/etc/passwd",
+    "a.png\n/etc/passwd",
+    "a.png, ../b.png",
+    '["../x.png"]',
+    "a\x00.png",
+    "a%00.png",
+    f"{FOREIGN}/0.png",
+    f"{FOREIGN.upper()}/0.png",
+    f"a/{FOREIGN}/0.png",
+    f"{OWN}/../{FOREIGN}/0.png",
+)
+OF_OTHERS = (
+    "x.png [output]",
+    "x.png[output]",
+    "x.pngZ[temp]",
+    "x.png [temp]",
+    "x.png [ output ]",
+    "x.png [Output]",
+    "x.png [input] [output]",
+    "x.png [output] [input]",
+    ".",
+    "./",
+    "output",
+    "run-*/0.png",
+    "r?n/0.png",
+    "**/0.png",
+    "nul.png",
+    "a/CON",
+    "A" * 5000,
+)
+LOADERS: tuple[tuple[str, str], ...] = (
+    ("LoadImage", "image"),
+    ("LoadImageMask", "image"),
+    ("LoadImageOutput", "image"),
+    ("LoadLatent", "latent"),
+    ("LoadAudio", "audio"),
+    ("RecordAudio", "audio"),
+    ("LoadVideo", "file"),
+    ("Load3D", "model_file"),
+    ("Load3D", "image"),
+    ("WebcamCapture", "image"),
+    ("Painter", "mask"),
+    ("LoadImageSetFromFolderNode", "folder"),
+    ("LoadTrainingDataset", "folder_name"),
+    ("VHS_LoadVideoPath", "video"),
+    ("ImageFromPath", "path"),
+)
+MODEL_LOADERS = (("UNETLoader", "unet_name"), ("LoraLoader", "lora_name"), ("DiffusersLoader", "model_path"))
+WRITERS = (
+    ("SaveImage", "filename_prefix"),
+    ("VAESave", "filename_prefix"),
+    ("SaveLoRA", "prefix"),
+    ("LossGraphNode", "filename_prefix"),
+    ("SaveImageDataSetToFolder", "folder_name"),
+    ("SaveImageDataSetToFolder", "filename_prefix"),
+    ("SaveTrainingDataset", "folder_name"),
+    ("Image Save", "output_path"),
+    ("Image Saver", "path"),
+)
+
+
+def faults(class_type: str, name: str, value: Any, *others: Any, **node_types: Any) -> list[Fault]:  # noqa: ANN401 - any JSON value
+    """Return the faults of a graph with that input in node 1; the other nodes are 2, 3, …."""
+    graph: Graph = {"1": {"class_type": class_type, "inputs": {name: value}}}
+    graph |= {str(number): node for number, node in enumerate(others, 2)}
+    return path_faults(graph, node_types, OWN)
+
+
+def text_node(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
+    """Return a node that holds a text."""
+    return {"class_type": "PrimitiveString", "inputs": {"value": value}}
+
+
+@pytest.mark.parametrize("value", LEADS_OUTSIDE)
+def test_no_input_that_names_a_file_leads_outside(value: str) -> None:
+    """Neither of loaders of pictures and models nor of savers."""
+    for class_type, name in (*LOADERS, *MODEL_LOADERS, *WRITERS):
+        [fault] = faults(class_type, name, value)
+        assert fault.path == f"workflow.1.inputs.{name}"
+
+
+@pytest.mark.parametrize("value", OF_OTHERS)
+def test_no_loader_reads_the_files_of_other_jobs(value: str) -> None:
+    """By an annotation, a wildcard or a whole folder."""
+    for class_type, name in LOADERS:
+        assert len(faults(class_type, name, value)) == 1, class_type
+
+
+@pytest.mark.parametrize("value", ["../x.png", f"{FOREIGN}/0.png", "x.png [output]", "/etc/passwd"])
+@pytest.mark.parametrize(("class_type", "name"), LOADERS)
+def test_a_name_is_found_however_deep_it_stands(class_type: str, name: str, value: str) -> None:
+    """ComfyUI unwraps `__value__`; Load3D takes an object of names; a list may hold several."""
+    for wrapped in (
+        {"__value__": value},
+        {"__value__": [value]},
+        {"__value__": {"__value__": value}},
+        [value, value],
+        ["a.png", "b.png", value],
+        [[value]],
+        {"image": "a.png", "recording": value},
+        {value: "a.png"},
+        {"__value__": [value, 0]},
+        ["2", 0],
+        ["2", 0.0],
+        {"__value__": ["2", 0]},
+    ):
+        assert faults(class_type, name, wrapped, text_node(value)), wrapped
+    assert faults(class_type, name, ["2", 0], text_node({"__value__": value}))
+    assert faults(class_type, name, ["2", 0], text_node(["3", 0]), text_node(value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x.png",
+        "example.png",
+        "sub/x.png",
+        "x.png [input]",
+        "my picture (1) [v2].png",
+        "a..b.png",
+        "wait... what.png",
+        "100%.png",
+        "größe.png",
+        f"{OWN}/0.png",
+        f"{OWN}/0.png [input]",
+        "",
+    ],
+)
+def test_a_name_of_the_job_s_own_passes(value: str) -> None:
+    """Of a file in the input folder, and of an upload."""
+    for class_type, name in (("LoadImage", "image"), ("LoadVideo", "file"), ("Painter", "mask")):
+        assert faults(class_type, name, value) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ComfyUI",
+        "a/b/fox",
+        "%date:yyyy-MM-dd%/fox_%width%x%height%",
+        "x:y*?",
+        "%KSampler.seed%_fox",
+        "wait... what",
+        "fox [output]",
+        ".",
+    ],
+)
+def test_a_name_below_the_output_folder_passes(value: str) -> None:
+    """With the variables of ComfyUI in it."""
+    assert faults("SaveImage", "filename_prefix", value, {"class_type": "KSampler", "inputs": {"seed": 5}}) == []
+
+
+@pytest.mark.parametrize("title", ["Mine", None])
+def test_a_variable_does_not_bring_a_path_into_a_prefix(title: str | None) -> None:
+    """`%Node title.input%` is filled in by some nodes."""
+    node = text_node("../../x") | ({"_meta": {"title": title}} if title else {})
+    assert faults("Image Save", "filename_prefix", f"%{title or 'PrimitiveString'}.value%", node)
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name", "value"),
+    [
+        ("CLIPTextEncode", "text", "../x"),
+        ("CLIPTextEncode", "text", "/imagine a cat"),
+        ("CLIPTextEncodeFlux", "t5xxl", "a ../../ b"),
+        ("PrimitiveString", "value", "/etc/passwd"),
+        ("RegexMatch", "regex_pattern", "^/a/../b"),
+        ("LoraTagLoader", "text", "/imagine <lora:a:1>"),
+        ("ETN_LoadImageBase64", "image", "/9j/4AAQSkZJRg" + "A" * 5000),
+        ("LoadImageFromUrl", "url", "https://example.com/a/../b.png"),
+        ("Image Save", "filename_delimiter", "/"),
+        ("UNETLoader", "unet_name", "flux/flux1-dev.safetensors"),
+        ("CheckpointLoaderSimple", "ckpt_name", "SD1.5\\v1-5 [pruned].ckpt"),
+        ("LoadImage", "image", 5),
+    ],
+)
+def test_what_is_no_path_passes(class_type: str, name: str, value: object) -> None:
+    """A prompt may hold anything; so may base64 and addresses."""
+    assert faults(class_type, name, value) == []
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "../x.png", f"{FOREIGN}/0.png"])
+def test_an_input_for_content_names_no_file_either(value: str) -> None:
+    """Some nodes take an address or a path."""
+    assert faults("LoadImageFromUrlOrPath", "url_or_path", value)
+    assert faults("LoadImageFromUrl", "image", value)
+    assert faults("ETN_LoadImageBase64", "image", value)
+
+
+def test_a_picture_in_place_of_a_name_is_told_where_to_go() -> None:
+    """The value is not repeated, however long it is."""
+    [fault] = faults("LoadImage", "image", "A" * 5_000_000)
+    assert fault.message == (
+        "has 5000000 characters, more than the name of a file can have; send the file in `images` and write its name "
+        "here"
+    )
+
+
+def test_a_graph_of_very_many_names_is_refused_soon() -> None:
+    """10 MB of names, in the spellings that take longest."""
+    name = "é%2541" + "b/" * 450
+    graph: Graph = {
+        str(number): {"class_type": "LoadImage", "inputs": {"image": f"{name}{number}"}} for number in range(10_000)
+    }
+    started_at = time.monotonic()
+    [fault] = path_faults(graph, {}, OWN)
+    assert fault.path == "workflow"
+    few = dict(list(graph.items())[:500])
+    assert path_faults(few, {}, OWN) == []
+    assert time.monotonic() - started_at < 10
+
+
+def test_variables_that_are_long_are_refused_soon() -> None:
+    """Each of 4,000 prefixes names 60 long values."""
+    inputs = {"filename_prefix": "%SaveImage.x%" * 8, "x": "y" * 1000}
+    graph: Graph = {str(number): {"class_type": "SaveImage", "inputs": inputs} for number in range(4000)}
+    assert len(path_faults(graph, {}, OWN)) == 50
+
+
+def test_a_link_to_a_text_is_read() -> None:
+    """The value that it leads to counts, and the fault names the node that holds it."""
+    assert faults("LoadImage", "image", ["2", 0], text_node("x.png")) == []
+    [fault] = faults("LoadImage", "image", ["2", 0], text_node("../x.png"))
+    assert 'in node "2"' in fault.message
+    assert faults("SaveImage", "filename_prefix", ["2", 0], text_node("../x"))
+
+
+def test_a_name_that_a_node_computes_is_refused_for_a_loader() -> None:
+    """It cannot be checked, so it is to be written as text."""
+    joined = {"class_type": "StringConcatenate", "inputs": {"string_a": "..", "string_b": "/x.png", "delimiter": ""}}
+    [fault] = faults("LoadImage", "image", ["2", 0], joined)
+    assert "must be text and no link" in fault.message
+    assert "write its name here" in fault.message
+    assert faults("LoadImage", "image", ["2", 0], text_node(["3", 0]), joined)
+    assert faults("LoadImage", "image", ["2", 0], text_node(["2", 0]))
+    assert faults("LoadImage", "image", ["9", 0])
+
+
+def test_a_computed_prefix_passes_unless_nobody_learns_what_is_written() -> None:
+    """What SaveImage reports is deleted; VAESave reports nothing."""
+    joined = {"class_type": "StringConcatenate", "inputs": {"string_a": "..", "string_b": "/x", "delimiter": ""}}
+    assert faults("SaveImage", "filename_prefix", ["2", 0], joined) == []
+    assert faults("VAESave", "filename_prefix", ["2", 0], joined)
+    assert faults("SaveTrainingDataset", "folder_name", ["2", 0], joined)
+    assert faults("SaveImageTextDataSetToFolder", "filename_prefix", ["2", 0], joined)
+
+
+def test_a_picture_that_a_link_brings_is_no_name() -> None:
+    """/object_info declares the types of inputs and outputs."""
+    picture = {"class_type": "EmptyImage", "inputs": {}}
+    takes_image = {"input": {"required": {"image": ["IMAGE", {}]}}}
+    gives_image = {"output": ["IMAGE"]}
+    assert faults("LoadAndScale", "image", ["2", 0], picture, LoadAndScale=takes_image) == []
+    assert faults("LoadAndScale", "image", ["2", 0], picture, EmptyImage=gives_image) == []
+    assert faults("LoadAndScale", "image", ["2", 0], picture)
+    anything = {"output": ["*"]}
+    assert faults("LoadAndScale", "image", ["2", 0], picture, EmptyImage=anything)
+    assert faults("UNETLoader", "unet_name", ["2", 0], picture, EmptyImage=anything) == []
+
+
+def test_an_upload_that_object_info_alone_knows_is_checked() -> None:
+    """The names of class and input say nothing."""
+    sketchpad = {"input": {"required": {"canvas": ["STRING", {"image_upload": True}]}}}
+    assert faults("Sketchpad", "canvas", "../x.png") == []
+    assert faults("Sketchpad", "canvas", "../x.png", Sketchpad=sketchpad)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n",
+        b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 10.0.0.1\r\n",
+        b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011">',
+        b"\xef\xbb\xbf#extm3u\n",
+    ],
+)
+def test_a_playlist_is_no_video(data: bytes) -> None:
+    """FFmpeg would open what it names."""
+    [fault] = playlist_faults(data, [Target("5", "file")])
+    assert fault.path == "workflow.5.inputs.file"
+    assert "no playlist" in fault.message
+
+
+@pytest.mark.parametrize("data", [b"\x00\x00\x00\x18ftypmp42", b"RIFF\x00\x00\x00\x00WAVE", b"", b"{}"])
+def test_a_video_and_other_files_are_no_playlist(data: bytes) -> None:
+    """By what they begin with."""
+    assert playlist_faults(data, [Target("5", "file")]) == []
+
+
+def test_every_fault_is_named_with_its_path_and_a_remedy() -> None:
+    """The value itself is not repeated."""
+    graph = {
+        "5": {"class_type": "LoadImage", "inputs": {"image": "../secret.png"}},
+        "a b": {"class_type": "SaveImage", "inputs": {"filename_prefix": "/srv/x"}},
+    }
+    first, second = path_faults(graph, {}, OWN)
+    assert first.path == "workflow.5.inputs.image"
+    assert first.message == 'must not contain ".."; send the file in `images` and write its name here'
+    assert second.path == 'workflow["a b"].inputs.filename_prefix'
+    assert second.message == "must not be an absolute path; write a name, or a path below the output folder"

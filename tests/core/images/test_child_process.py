@@ -1,0 +1,327 @@
+"""Pictures of strangers: decoded in a child that ends with its time limit, a cancel, and its parent."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.images import codec as images
+from comfy_core.images.child import answered, picture_of, read_frame, write_frame
+from comfy_core.images.child_process import (
+    NotStartedError,
+    PictureError,
+    PictureProcesses,
+    check_picture,
+    converted,
+    encode_picture,
+    go_on,
+    identify,
+)
+from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.waiting import until
+
+
+def png(mode: str = "RGB") -> bytes:
+    """Return a small PNG."""
+    file = io.BytesIO()
+    Image.new(mode, (32, 16), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def processes() -> Iterator[PictureProcesses]:
+    """Children of this test's own."""
+    processes = PictureProcesses(2)
+    yield processes
+    processes.close()
+
+
+def children() -> list[psutil.Process]:
+    """Return the child processes of this one that decode pictures."""
+    return [child for child in psutil.Process().children() if "picture_child" in " ".join(child.cmdline())]
+
+
+def check_here(processes: PictureProcesses, data: bytes, check: Callable[[], None] = go_on, **more: float) -> None:
+    """Have `data` decoded by `processes`."""
+    processes.run("check_picture", data, {"path": "image", "flatten": True}, check, **more)
+
+
+# What it returns
+
+
+def test_a_child_returns_what_the_functions_return() -> None:
+    """Checked, flattened, encoded, converted and identified: the same pictures as in this process."""
+    plain, transparent = png(), png("RGBA")
+
+    assert check_picture(plain, "image", flatten=True).data is plain
+    assert check_picture(transparent, "image", flatten=True) == images.check_picture(transparent, "image", flatten=True)
+    for output_format in ("png", "webp", "jpeg"):
+        text = {"prompt": "{}", "parameters": "a knight 🗡"}
+        expected = images.encode_picture(plain, output_format, 90, text)
+        assert encode_picture(plain, output_format, 90, text) == expected
+    assert converted(plain, "webp", 8) == images.converted(plain, "webp", 8)
+    assert identify(gif(2)) == images.identify(gif(2))
+    assert identify(b"no picture") is None
+
+
+def test_a_refusal_names_the_path() -> None:
+    """A child's error is the caller's error: code, message and details."""
+    with pytest.raises(JobError, match=r"images\[2\]\.image is not an image of a known format") as info:
+        check_picture(b"no picture", "images[2].image", flatten=True)
+
+    assert info.value.code is ErrorCode.INVALID_IMAGE
+    assert info.value.report.details == {"path": "images[2].image"}
+
+
+def test_a_child_is_kept_for_the_next_picture(processes: PictureProcesses) -> None:
+    """Starting one costs 0.1 s, so ordinary pictures share one."""
+    check_here(processes, png())
+    before = {child.pid for child in children()}
+    for _ in range(5):
+        check_here(processes, png())
+
+    assert {child.pid for child in children()} == before
+
+
+# What ends it
+
+
+@pytest.mark.parametrize("data", [tiff_chain(10_000), gif(500_000)], ids=["TIFF", "GIF"])
+def test_pages_and_frames_without_end_take_no_time(data: bytes) -> None:
+    """A chain of 10,000 TIFF pages took minutes, a GIF of 500,000 frames seconds: their number is not asked for."""
+    begun = time.monotonic()
+    picture = check_picture(data, "image", flatten=True)
+    with pytest.raises(JobError, match="has more than 1,000 frames"):
+        check_picture(data, "image", flatten=False)
+
+    assert (picture.width, picture.height, picture.mime_type) == (1, 1, "image/png")
+    assert identify(data) is not None
+    assert time.monotonic() - begun < 10
+
+
+def test_frames_are_limited_by_their_pixels_too() -> None:
+    """ComfyUI holds all frames of a graph's picture in memory: 16 frames of 16 megapixels are taken, and no more."""
+    assert check_picture(gif(16, 4096), "image", flatten=False).is_animated
+    with pytest.raises(JobError, match="has more than 16 frames of 4096 x 4096 pixels"):
+        check_picture(gif(17, 4096), "image", flatten=False)
+
+
+def test_a_picture_that_takes_too_long_is_refused() -> None:
+    """At the time limit the child is killed, and the refusal says how long it was given."""
+    begun = time.monotonic()
+    with pytest.raises(JobError, match=r"cannot be decoded: it takes longer than 0\.5 s") as info:
+        check_picture(slow_jpeg(), "image", flatten=True, timeout_s=0.5)
+
+    assert info.value.code is ErrorCode.INVALID_IMAGE
+    assert time.monotonic() - begun < 5
+    assert check_picture(png(), "image", flatten=True).width == 32
+
+
+def test_a_cancel_ends_the_work_at_once(processes: PictureProcesses) -> None:
+    """What `check` raises comes out within half a second (0.1 s on a quiet machine); the child that worked is gone."""
+    data = slow_jpeg()
+    check_here(processes, png())
+    [busy] = [child for child in children() if child.is_running()][-1:]
+    cancelled_at: list[float] = []
+    begun = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - begun > 0.5:
+            cancelled_at.append(time.monotonic())
+            raise JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+
+    with pytest.raises(JobError, match="cancelled"):
+        check_here(processes, data, check)
+
+    assert time.monotonic() - cancelled_at[0] < 0.5
+    assert not busy.is_running() or busy.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_picture_that_waits_for_its_turn_can_be_cancelled(processes: PictureProcesses) -> None:
+    """Two children work on slow pictures; a third picture waits, and its cancel is heard."""
+    ended = threading.Event()
+
+    def end() -> None:
+        if ended.is_set():
+            raise PictureError("was given up")
+
+    with ThreadPoolExecutor(2) as threads:
+        slow = [threads.submit(check_here, processes, slow_jpeg(), end) for _ in range(2)]
+        assert until(lambda: len(children()) >= 2)
+        begun = time.monotonic()
+
+        def cancel() -> None:
+            if time.monotonic() - begun > 0.3:
+                raise JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+
+        with pytest.raises(JobError, match="cancelled"):
+            check_here(processes, png(), cancel)
+        ended.set()
+        assert all(isinstance(each.exception(), PictureError) for each in slow)
+
+
+def test_a_crash_of_the_decoder_is_the_picture_s_refusal(processes: PictureProcesses) -> None:
+    """A child that dies refuses its picture; the next picture gets another child."""
+    before = {child.pid for child in children()}
+
+    def crash() -> None:
+        for child in children():
+            if child.pid not in before and child.cpu_times().user > 0.3:
+                child.kill()
+
+    with pytest.raises(PictureError, match="crashed the decoder"):
+        check_here(processes, slow_jpeg(), crash)
+    check_here(processes, png())
+
+
+def test_a_child_that_died_idle_is_replaced(processes: PictureProcesses) -> None:
+    """A death between two pictures is not taken for the second one's fault."""
+    before = {child.pid for child in children()}
+    check_here(processes, png())
+    [mine] = [child for child in children() if child.pid not in before]
+    mine.kill()
+    mine.wait()
+
+    check_here(processes, png())
+
+
+def test_encoding_that_takes_too_long_leaves_a_png() -> None:
+    """The job has been paid for: its picture stays as ComfyUI made it, with a warning."""
+    file = io.BytesIO()
+    Image.effect_noise((2560, 2560), 90).convert("RGB").save(file, "PNG", compress_level=0)
+
+    picture = encode_picture(file.getvalue(), "webp", 90, {"prompt": "{}"}, timeout_s=0.3)
+
+    assert (picture.mime_type, picture.width) == ("image/png", 2560)
+    assert picture.warning == "is a PNG: encoding it as webp failed, since it takes longer than 0.3 s"
+    assert Image.open(io.BytesIO(picture.data)).info["prompt"] == "{}"
+    assert "no time was left" in encode_picture(png(), "webp", 90, {}, timeout_s=0).warning
+
+
+# What it has
+
+
+def test_a_child_has_no_secret_and_little_memory(processes: PictureProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment is empty but for what the interpreter needs to start, and its address space has an end."""
+    monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "a secret")
+    before = {child.pid for child in children()}
+    check_here(processes, png())
+    [mine] = [child for child in children() if child.pid not in before]
+
+    assert set(mine.environ()) <= {"LD_LIBRARY_PATH", "LC_CTYPE"}
+    assert mine.rlimit(psutil.RLIMIT_AS) == (3 * 1024**3, 3 * 1024**3)
+    assert mine.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+    assert Path(f"/proc/{mine.pid}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
+    """A child imports nothing of the program that uses this package, unlike those of multiprocessing."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"print('once')\nfrom comfy_core.images.child_process import identify\nassert identify({png()!r}).width == 32\n"
+    )
+
+    assert subprocess.run([sys.executable, script], check=True, capture_output=True, text=True).stdout == "once\n"
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    """A parent that is killed in the middle of a picture leaves no child behind."""
+    picture = tmp_path / "slow.jpg"
+    picture.write_bytes(slow_jpeg())
+    program = (
+        "import sys, threading, psutil\n"
+        "from comfy_core.images.child_process import check_picture\n"
+        f"data = open({str(picture)!r}, 'rb').read()\n"
+        "threading.Thread(target=check_picture, args=(data, 'image'), kwargs={'flatten': True}, daemon=True).start()\n"
+        "while not psutil.Process().children(): pass\n"
+        "print(psutil.Process().children()[0].pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert until(lambda: child.cpu_times().user > 0.5)
+        parent.kill()
+        parent.wait()
+
+    assert until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
+
+
+def test_a_fork_has_children_of_its_own() -> None:
+    """Two processes must not share the pipes of one child."""
+    check_picture(png(), "image", flatten=True)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if check_picture(png("L"), "image", flatten=True).mime_type == "image/png" else 1)
+
+    assert os.waitpid(pid, 0)[1] == 0
+    assert check_picture(png(), "image", flatten=True).width == 32
+
+
+def test_a_child_that_cannot_start_is_no_fault_of_the_picture(
+    processes: PictureProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an interpreter the error is the worker's own; a picture that is paid for is returned as it is."""
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+
+    with pytest.raises(NotStartedError, match="had no process"):
+        check_here(processes, png())
+
+
+# What is sent
+
+
+def test_a_frame_is_read_back() -> None:
+    """Header and content come through, one frame behind the other; the end is an EOFError."""
+    stream = io.BytesIO()
+    write_frame(stream, {"a": 1}, b"content")
+    write_frame(stream, {})
+    stream.seek(0)
+
+    assert [read_frame(stream), read_frame(stream)] == [({"a": 1}, b"content"), ({}, b"")]
+    with pytest.raises(EOFError):
+        read_frame(stream)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\xff" * 12, b"\0\0\0\4" + bytes(8) + b"null", b"\0\0\0\4" + bytes(8) + b"{]}!"],
+    ids=["long", "null", "text"],
+)
+def test_what_is_no_frame_is_refused(sent: bytes) -> None:
+    """A child that was taken over can send what it likes: nothing of it is run, and no memory is reserved for it."""
+    with pytest.raises(ValueError, match=r"frame|Expecting|expecting"):
+        read_frame(io.BytesIO(sent))
+
+
+def test_a_bug_in_a_child_is_told_by_its_name() -> None:
+    """An unforeseen exception ends one picture and not the child; its text, which may be long, is not passed on."""
+    header, content = answered({"function": "identify", "arguments": {"unknown": 1}}, b"")
+
+    assert (header, content) == ({"failed": "TypeError"}, b"")
+    with pytest.raises(ValueError, match="TypeError"):
+        picture_of(header, content, b"")
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"width": 1, "height": 1}, {"width": "1", "height": 1, "mime_type": "image/png", "warning": ""}]
+)
+def test_an_answer_that_is_no_picture_is_refused(facts: dict[str, object]) -> None:
+    """A child that was taken over cannot make the parent fail in another way."""
+    with pytest.raises(ValueError, match="no picture"):
+        picture_of({"picture": facts, "more": 1}, b"", b"")

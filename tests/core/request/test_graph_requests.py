@@ -1,0 +1,404 @@
+"""A graph of the caller's own, as callers of worker-comfyui and of ComfyUI send it, with the files that it loads."""
+
+from __future__ import annotations
+
+import io
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.errors import JobError
+from comfy_core.graphs import Graph
+from comfy_core.request.reading import Rendered, Request, read_request
+from comfy_core.targets import Target
+from comfy_core.workflows import Workflow
+
+SAVED: Graph = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
+WAV = b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(200)
+
+
+def png(width: int = 8) -> bytes:
+    """Return a small picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, 8), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+BASE64 = b64encode(png()).decode()
+
+
+def loading(value: object, class_type: str = "LoadImage", name: str = "image", **others: object) -> Graph:
+    """Return a graph that loads a file."""
+    return {
+        "1": {"class_type": class_type, "inputs": {name: value, **others}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+def read(workflows: Mapping[str, Workflow], body: object) -> Request:
+    """Return a request that is good, with its files fetched."""
+    return read_request(body, workflows).with_fetched(lambda wanted: [png() for _ in wanted])
+
+
+def rendered(workflows: Mapping[str, Workflow], body: object) -> Rendered:
+    """Return what ComfyUI is to run."""
+    return read(workflows, body).render()
+
+
+def refused(workflows: Mapping[str, Workflow], body: object) -> ErrorReport:
+    """Return the report of a request that is not good."""
+    with pytest.raises(JobError) as info:
+        rendered(workflows, body)
+    return info.value.report
+
+
+def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]:
+    """Return the faults of a bad request by path."""
+    return {fault["path"]: fault["message"] for fault in refused(workflows, body).details["faults"]}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"images": None},
+        {"images": []},
+        {"comfy_org_api_key": None},
+        {"client_id": "c", "priority": 1, "user": {"id": 5}},
+        {"metadata": {"user": 5}},
+        {"extra_data": None},
+        {"extra_data": "text"},
+        {"prompt": "a fox", "seed": 5},
+    ],
+    ids=str,
+)
+def test_what_stands_beside_a_graph_is_no_fault(workflows: Mapping[str, Workflow], beside: JsonObject) -> None:
+    """worker-comfyui ignores it; here a warning names each key that is not null."""
+    result = rendered(workflows, {"workflow": SAVED, **beside})
+
+    assert result.graphs == (SAVED,)
+    ignored = [key for key, value in beside.items() if value]
+    assert sorted(warning.split(":")[0] for warning in result.warnings) == sorted(ignored)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("webhook", "belongs beside `input`"),
+        ("s3Config", "belongs beside `input`"),
+        ("policy", "belongs beside `input`"),
+        ("overides", 'did you mean "overrides"?'),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_a_warning(workflows: Mapping[str, Workflow], key: str, said: str) -> None:
+    """The warning says where it belongs."""
+    [warning] = rendered(workflows, {"workflow": SAVED, key: {}}).warnings
+
+    assert said in warning
+
+
+def test_the_key_of_comfy_org_is_passed_on_and_shown_nowhere(workflows: Mapping[str, Workflow]) -> None:
+    """It is in ComfyUI's extra_data, beside what the caller put there, and in no text of ours."""
+    extra = {"extra_pnginfo": {"workflow": {"nodes": []}}, "client_id": "x", "prompt_id": "y", "kept": 1}
+    body = {"workflow": SAVED, "comfy_org_api_key": "comfyui-secret", "extra_data": extra}
+
+    request = read(workflows, body)
+    result = request.render()
+
+    assert result.extra_data == {
+        "extra_pnginfo": {"workflow": {"nodes": []}},
+        "kept": 1,
+        "api_key_comfy_org": "comfyui-secret",
+    }
+    assert "comfyui-secret" not in repr(request) + repr(result)
+    assert "comfyui-secret" not in json.dumps([result.graphs, result.inputs, result.warnings])
+    assert sorted(warning.split(":")[0] for warning in result.warnings) == [
+        "extra_data.client_id",
+        "extra_data.prompt_id",
+    ]
+
+
+def test_extra_pnginfo_is_an_object(workflows: Mapping[str, Workflow]) -> None:
+    """Nodes that copy it would fail with anything else."""
+    result = rendered(workflows, {"workflow": SAVED, "extra_data": {"extra_pnginfo": None}})
+
+    assert result.extra_data == {}
+    assert len(result.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        SAVED,
+        {**SAVED, "images": [], "output_format": None},
+        {"prompt": SAVED, "client_id": "c"},
+        {"workflow": {"prompt": SAVED, "client_id": "c"}},
+        {"workflow": {"output": SAVED, "workflow": {"nodes": [], "links": []}}},
+        {"workflow": {"workflow": SAVED}},
+        {"workflow": {"input": {"workflow": SAVED}}},
+        {"input": {"workflow": SAVED}},
+        {"id": "job", "input": {"workflow": json.dumps(SAVED)}, "webhook": "https://example.com"},
+        {"workflow": json.dumps({"prompt": SAVED})},
+    ],
+    ids=lambda body: str(body)[:50],
+)
+def test_a_graph_is_found_where_callers_put_it(workflows: Mapping[str, Workflow], body: JsonObject) -> None:
+    """By itself, as the body of POST /prompt, and in RunPod's envelope: it is run, and a warning says what was read."""
+    result = rendered(workflows, body)
+
+    assert result.graphs == (SAVED,)
+    assert any("was read" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(
+    "body", [{"nodes": [], "links": []}, {"prompt": {"nodes": []}}, {"workflow": {"prompt": {"nodes": []}}}], ids=str
+)
+def test_the_editors_format_is_told_wherever_it_is(workflows: Mapping[str, Workflow], body: JsonObject) -> None:
+    """The sentence names the menu of today's and of older frontends."""
+    said = faults_of(workflows, body)["workflow"]
+
+    assert "File > Export (API) (older frontends: Workflow > Export (API))" in said
+
+
+def test_what_a_wrapper_has_beside_the_graph_counts(workflows: Mapping[str, Workflow]) -> None:
+    """The images and extra_data of a wrapped request are those of the request."""
+    body = {
+        "workflow": {"prompt": loading("a.png"), "extra_data": {"a": 1}},
+        "images": [{"name": "a.png", "image": BASE64}],
+    }
+    whole = {"workflow": {"input": {"workflow": loading("a.png"), "images": [{"name": "a.png", "image": BASE64}]}}}
+
+    assert rendered(workflows, body).extra_data == {"a": 1}
+    assert rendered(workflows, whole).uploads == rendered(workflows, body).uploads
+
+
+@pytest.mark.parametrize("link", [[1, 0], ["1", "0"], [1.0, 0]], ids=str)
+def test_a_link_may_have_a_number_for_its_node(workflows: Mapping[str, Workflow], link: object) -> None:
+    """It is written as ComfyUI wants it, also in an override."""
+    graph = {**SAVED, "2": {"class_type": "SaveImage", "inputs": {"images": link, "filename_prefix": "x"}}}
+    over = {"workflow": SAVED, "overrides": {"2.images": link}}
+
+    assert rendered(workflows, {"workflow": graph}).graphs == rendered(workflows, over).graphs == (SAVED,)
+
+
+def test_an_override_mends_a_broken_link(workflows: Mapping[str, Workflow]) -> None:
+    """A graph is looked at once its overrides are written; a broken link elsewhere is left out with a warning."""
+    graph = {**SAVED, "2": {"class_type": "SaveImage", "inputs": {"images": ["9", 0]}}}
+    loose = {**SAVED, "3": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}}}
+
+    assert list(faults_of(workflows, {"workflow": graph})) == ["workflow.2.inputs.images"]
+    assert rendered(workflows, {"workflow": graph, "overrides": {"2.images": ["1", 0]}}).warnings == ()
+    left = rendered(workflows, {"workflow": loose})
+    assert left.graphs == (SAVED,)
+    assert left.warnings[0].startswith("workflow.3.inputs.image: links to node")
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("in.png", "in.png"),
+        ("in.png [input]", "in.png"),
+        ("in.png[input]", "in.png"),
+        ("in.png", "in.png [input]"),
+        ("sub/in.png", "sub/in.png"),
+        ("sub\\in.png [input]", "sub/in.png"),
+        ("sub/in.png", "sub\\in.png"),
+        ("clipspace/clipspace-mask-1.png [input]", "clipspace/clipspace-mask-1.png"),
+        ("C:\\Users\\me\\fox.png", "C:\\Users\\me\\fox.png"),
+        ("größe (1).png", "größe (1).png"),
+        ("gro\u0308ße.png", "größe.png"),
+    ],
+)
+@pytest.mark.parametrize("class_type", ["LoadImage", "LoadImageMask", "LoadImageOutput"])
+def test_a_picture_meets_the_node_that_loads_it(
+    workflows: Mapping[str, Workflow], class_type: str, value: str, name: str
+) -> None:
+    """An annotation, a subfolder and a backslash do not keep them apart; a choice of that name stays."""
+    graph = loading(value, class_type, channel="red", upload="image")
+
+    result = rendered(workflows, {"workflow": graph, "images": [{"name": name, "image": BASE64, "type": "image/png"}]})
+
+    [upload] = result.uploads
+    assert upload.targets == (Target("1", "image"),)
+    assert (upload.picture.data, upload.extension) == (png(), "png")
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name"),
+    [
+        ("CLIPTextEncode", "text"),
+        ("SaveImage", "filename_prefix"),
+        ("LoadImageMask", "channel"),
+        ("PrimitiveString", "value"),
+        ("LoadImage", "upload"),
+        ("CheckpointLoaderSimple", "ckpt_name"),
+        ("KSampler", "sampler_name"),
+    ],
+)
+def test_a_text_of_the_same_name_is_left_alone(workflows: Mapping[str, Workflow], class_type: str, name: str) -> None:
+    """A picture's name changes neither a prompt, nor a prefix, nor a choice."""
+    graph: Graph = {**SAVED, "3": {"class_type": class_type, "inputs": {name: "knight"}}}
+
+    result = rendered(workflows, {"workflow": graph, "images": [{"name": "knight", "image": BASE64}]})
+
+    assert result.graphs == (graph,)
+    assert result.uploads[0].targets == ()
+    assert result.warnings == ('images[0].image: no node of the graph loads "knight"',)
+
+
+def test_a_picture_with_the_wrong_name_ends_the_job_before_it_is_queued(workflows: Mapping[str, Workflow]) -> None:
+    """Where a node loads another file that was not sent, both are named: a wrong picture would be paid for."""
+    images = [{"name": "a.png", "image": BASE64}]
+
+    faults = faults_of(workflows, {"workflow": loading("b.png"), "images": images})
+
+    assert list(faults) == ["images[0].image"]
+    assert '"a.png"' in faults["images[0].image"]
+    assert 'node "1" (LoadImage) loads "b.png", which was not sent' in faults["images[0].image"]
+    assert rendered(workflows, {"workflow": loading("b.png [output]"), "images": images}).warnings != ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        BASE64,
+        f"data:image/png;base64,{BASE64}",
+        f" DATA:image/png;BASE64,{BASE64}",
+        b64encode(png(900)).decode(),
+        "https://example.com/a.png?token=secret",
+        "HTTPS://example.com/a.png",
+    ],
+    ids=lambda value: value[:24],
+)
+@pytest.mark.parametrize("overridden", [False, True], ids=["graph", "override"])
+def test_a_picture_in_the_graph_itself_is_uploaded(
+    workflows: Mapping[str, Workflow], value: str, *, overridden: bool
+) -> None:
+    """Base64, a data URI or an address in a loader is the picture; the graph and the result carry a name instead."""
+    body = (
+        {"workflow": loading("a.png"), "overrides": {"1.image": value}} if overridden else {"workflow": loading(value)}
+    )
+
+    request = read(workflows, body)
+    result = request.render()
+
+    [upload] = result.uploads
+    assert upload.targets == (Target("1", "image"),)
+    assert upload.picture.mime_type == "image/png"
+    name = result.graphs[0]["1"]["inputs"]["image"]
+    assert name.startswith("upload-1")
+    assert result.inputs == ({"overrides": {"1.image": name}} if overridden else {})
+    assert [source.path for source in request.pictures.values()] == [
+        'overrides["1.image"]' if overridden else "workflow.1.inputs.image"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "said"),
+    [
+        ("x" * 300 + "!", ErrorCode.INVALID_INPUT, "is longer than the name of a file can be, and is not base64"),
+        ("A" * 200_000, ErrorCode.INVALID_IMAGE, "workflow.1.inputs.image is not an image"),
+        ("http://example.com/a.png", ErrorCode.INVALID_INPUT, "is an address of another kind than https"),
+        ("file:///etc/passwd", ErrorCode.INVALID_INPUT, "is an address of another kind than https"),
+        ("data:image/png;base64,???", ErrorCode.INVALID_INPUT, "is not base64"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_loader_that_holds_no_picture_is_one_short_fault(
+    workflows: Mapping[str, Workflow], value: str, code: ErrorCode, said: str
+) -> None:
+    """It is refused before ComfyUI sees it, and never repeated."""
+    report = refused(workflows, {"workflow": loading(value)})
+
+    assert report.code is code
+    assert said in report.message
+    assert len(report.to_json()) < 1000
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name", "value"),
+    [
+        ("LoadImage", "image", "knight with a long name and spaces 0123456789 0123456789 0123456789.png"),
+        ("LoadImage", "image", "abcd" * 16),
+        ("ETN_LoadImageBase64", "image", BASE64),
+        ("LoadImageFromUrl", "url", "https://example.com/a.png"),
+        ("CLIPTextEncode", "text", f"data:image/png;base64,{BASE64}"),
+        ("Load3DAdvanced", "viewport_state", json.dumps({"camera": "x" * 300})),
+    ],
+)
+def test_what_is_a_name_or_a_nodes_own_text_stays(
+    workflows: Mapping[str, Workflow], class_type: str, name: str, value: str
+) -> None:
+    """A name is no base64, and nodes that take base64 or an address themselves get it."""
+    graph = loading(value, class_type, name)
+
+    result = rendered(workflows, {"workflow": graph})
+
+    assert result.graphs == (graph,)
+    assert result.uploads == ()
+
+
+@pytest.mark.parametrize(
+    ("class_type", "input_name", "file_name", "mime_type"),
+    [
+        ("LoadAudio", "audio", "fox.wav", "audio/x-wav"),
+        ("LoadVideo", "file", "fox.mp4", "video/mp4"),
+        ("VHS_LoadVideo", "video", "sub/fox.webm", "video/webm"),
+        ("LoadLatent", "latent", "fox.latent", "application/octet-stream"),
+        ("MyTextLoader", "file", "noextension", "application/octet-stream"),
+    ],
+)
+def test_any_file_goes_to_the_node_that_loads_it(
+    workflows: Mapping[str, Workflow], class_type: str, input_name: str, file_name: str, mime_type: str
+) -> None:
+    """Sounds, videos and latents are uploaded as they are, under their extension."""
+    images = [{"name": file_name, "image": b64encode(WAV).decode()}]
+
+    result = rendered(workflows, {"workflow": loading(file_name, class_type, input_name), "images": images})
+
+    [upload] = result.uploads
+    assert upload.targets == (Target("1", input_name),)
+    assert (upload.picture.data, upload.picture.mime_type) == (WAV, mime_type)
+    assert upload.extension == (file_name.rpartition(".")[2] if "." in file_name else "bin")
+    assert (
+        refused(workflows, {"workflow": loading("fox.wav"), "images": [{**images[0], "name": "fox.wav"}]}).code
+    ) is (ErrorCode.INVALID_IMAGE)
+
+
+def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
+    """More than 16 are taken; what bounds them is their number, their bytes in all, and the addresses among them."""
+    graph: Graph = {
+        str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(300)
+    }
+    images = [{"name": f"{number}.png", "image": BASE64} for number in range(300)]
+    addresses = [{"name": f"{number}.png", "image": "https://example.com/a.png"} for number in range(17)]
+    large = [{"name": f"{number}.png", "image": "A" * 35_000_000} for number in range(4)]
+
+    assert len(rendered(workflows, {"workflow": graph, "images": images[:256]}).uploads) == 256
+    assert faults_of(workflows, {"workflow": graph, "images": images}) == {
+        "images": "has 300 items; at most 256 are taken"
+    }
+    assert (
+        "addresses; at most 16 are fetched"
+        in faults_of(workflows, {"workflow": graph, "images": addresses})["images[16].image"]
+    )
+    assert "bytes in all files; at most" in faults_of(workflows, {"workflow": graph, "images": large})["images"]
+
+
+def test_overrides_reach_dotted_inputs_and_add_new_ones(workflows: Mapping[str, Workflow]) -> None:
+    """As newer engines need them: they require inputs that an export lacks."""
+    graph = {**SAVED, "3": {"class_type": "ResizeImage", "inputs": {"resize_type.width": 8}}}
+    overrides: Any = {"3.resize_type.width": 32, "ResizeImage.resolution_steps": 1}
+
+    result = rendered(workflows, {"workflow": graph, "overrides": overrides})
+
+    assert result.graphs[0]["3"]["inputs"] == {"resize_type.width": 32, "resolution_steps": 1}
+    assert result.inputs == {"overrides": overrides}

@@ -1,0 +1,182 @@
+"""Overrides of a template stay within the limits of its inputs, for callers who may send no graphs as well."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_core.contract import JsonObject
+from comfy_core.errors import JobError
+from comfy_core.graphs import Graph
+from comfy_core.request.reading import Rendered, read_request
+from comfy_core.workflows import Workflow, load_workflows
+
+
+def rendered(workflows: Mapping[str, Workflow], overrides: JsonObject, **inputs: Any) -> Rendered:  # noqa: ANN401
+    """Return what ComfyUI is to run."""
+    return read_request({"prompt": "a fox", "overrides": overrides, **inputs}, workflows).render(lambda: 7)
+
+
+def faults_of(workflows: Mapping[str, Workflow], overrides: JsonObject, **inputs: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return the faults of overrides by place."""
+    with pytest.raises(JobError) as info:
+        rendered(workflows, overrides, **inputs)
+    return {
+        fault["path"].removeprefix("overrides").strip('[]"'): fault["message"]
+        for fault in info.value.report.details["faults"]
+    }
+
+
+def test_what_costs_most_is_refused_all_at_once(workflows: Mapping[str, Workflow]) -> None:
+    """Steps, sizes and a batch beyond the schema are refused, by id and by title."""
+    by_id = {"8.steps": 10000, "7.width": 16384, "7.height": 16384, "7.batch_size": 4096}
+    by_title = {
+        "KSampler.steps": 101,
+        "EmptySD3LatentImage.width": 2064,
+        "EmptySD3LatentImage.height": 48,
+        "EmptySD3LatentImage.batch_size": 0,
+    }
+
+    assert faults_of(workflows, by_id) == {
+        "8.steps": "must be at most 100, not 10000",
+        "7.width": "must be at most 2048, not 16384",
+        "7.height": "must be at most 2048, not 16384",
+        "7.batch_size": "must be at most 8, not 4096",
+    }
+    assert set(faults_of(workflows, by_title)) == set(by_title)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("7.width", 1000, "must be a multiple of 16"),
+        ("8.cfg", 11.5, "must be at most 11, not 11.5"),
+        ("8.cfg", 0.5, "must be at least 1, not 0.5"),
+        ("8.denoise", 1.5, "must be at most 1, not 1.5; a number that no input of the workflow sets"),
+        ("8.denoise", -1, "must be at least 0, not -1"),
+        ("8.seed", 2**63, "must be at most"),
+        ("8.sampler_name", "", "must not be empty"),
+        ("4.text", " ", "must not be blank"),
+        ("4.text", "x" * 4097, "at most 4,096 are taken"),
+        ("3.vae_name", "x" * 4097, "at most 4,096 are taken"),
+        ("3.vae_name", 5, "must be text, not 5"),
+        ("8.steps", ["7", 0], "must be a whole number, not a list"),
+        ("8.model", "flux", "must be a link to a node of the workflow"),
+        ("8.model", ["99", 0], "must be a link to a node of the workflow"),
+        ("8.model", ["1", -1], "must be a link to a node of the workflow"),
+        ("8.stepz", 5, 'has no input "stepz"; did you mean "steps"?'),
+        ("8.new_input", 5, "has no input"),
+        ("Nobody.steps", 5, "the graph has no node"),
+    ],
+)
+def test_each_limit_is_named(workflows: Mapping[str, Workflow], place: str, value: object, said: str) -> None:
+    """A place has the rule of the input that sets it; any other number stays within the graph's own."""
+    assert said in faults_of(workflows, {place: value})[place]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("8.steps", 100),
+        ("8.cfg", 11),
+        ("8.denoise", 0.5),
+        ("7.batch_size", 8),
+        ("7.width", 2048),
+        ("3.vae_name", "other.safetensors"),
+        ("2.device", "cpu"),
+        ("10.filename_prefix", "foxes/red"),
+        ("8.positive", ["4", 0]),
+        ("KSampler.sampler_name", "dpmpp_2m"),
+    ],
+)
+def test_what_is_within_the_limits_is_set(workflows: Mapping[str, Workflow], place: str, value: object) -> None:
+    """Other samplers, models, names and links are for the caller to choose."""
+    result = rendered(workflows, {place: value})
+
+    node_id = {"KSampler": "8"}.get(place.partition(".")[0], place.partition(".")[0])
+    assert result.graphs[0][node_id]["inputs"][place.partition(".")[2]] == value
+    assert result.inputs["overrides"] == {place: value}
+
+
+def test_a_batch_counts_with_the_number_of_pictures(workflows: Mapping[str, Workflow]) -> None:
+    """Together they are at most what num_images allows alone."""
+    for num_images in (4, 4.0, "4"):
+        faults = faults_of(workflows, {"7.batch_size": 3}, num_images=num_images)
+        assert faults == {"7.batch_size": "must be at most 2, not 3"}
+    assert len(rendered(workflows, {"7.batch_size": 2}, num_images=4).graphs) == 4
+
+
+def test_no_override_names_a_file_that_is_read(workflows: Mapping[str, Workflow]) -> None:
+    """The picture of image to image comes as `image`, and is checked as one."""
+    image = b64encode(b"x" * 64).decode()
+
+    for value in ("other.png", "/etc/passwd", f"data:image/png;base64,{image}"):
+        said = faults_of(workflows, {"11.image": value}, image=image)["11.image"]
+        assert said == "names a file; send the picture itself as `image`"
+
+
+GRAPH: Graph = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}, "_meta": {"title": "Style"}},
+    "2": {
+        "class_type": "Upscale",
+        "inputs": {"width": 512, "factor": 2.0, "tiles": [64, 128], "fast": True, "noise_seed": 1, "shift": -1.5},
+    },
+    "3": {"class_type": "Resize", "inputs": {"width": 512, "picture": ["1", 0]}},
+    "4": {"class_type": "MySaver", "inputs": {"output_path": "x", "images": ["3", 0]}},
+}
+INPUTS: JsonObject = {
+    "properties": {"width": {"type": "integer", "minimum": 64, "maximum": 1024, "multipleOf": 8, "x-node": "3.width"}}
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Mapping[str, Workflow]:
+    """A template that leaves most of its graph unbound."""
+    tmp_path.joinpath("own.json").write_text(json.dumps(GRAPH), encoding="utf-8")
+    tmp_path.joinpath("own.inputs.json").write_text(json.dumps(INPUTS), encoding="utf-8")
+    return load_workflows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"2.width": 1032}, "must be at most 1024, not 1032"),
+        ({"2.width": 100}, "must be a multiple of 8"),
+        ({"2.factor": 4}, "must be at most 2.0, not 4"),
+        ({"2.tiles": [64, 256]}, "must be at most 128, not 256"),
+        ({"2.tiles.1": 256}, "must be at most 128, not 256"),
+        ({"2.tiles": [64, 128, 64]}, "must be like a list, which the workflow has there"),
+        ({"2.fast": 1}, "must be true or false"),
+        ({"2.shift": -2}, "must be at least -1.5, not -2"),
+        ({"1.image": "b.png"}, "names a file that the node reads"),
+        ({"4.output_path": "y"}, "names a file that the node writes"),
+    ],
+    ids=str,
+)
+def test_what_no_input_binds_is_limited_too(own: Mapping[str, Workflow], overrides: JsonObject, said: str) -> None:
+    """By the input of the same name, else by the graph's own value; files are none of an override's business."""
+    with pytest.raises(JobError) as info:
+        read_request({"workflow": "own", "overrides": overrides}, own)
+
+    assert said in info.value.report.message
+
+
+def test_what_no_input_binds_can_be_set(own: Mapping[str, Workflow]) -> None:
+    """Down to nothing, and any seed."""
+    overrides = {"2.width": 1024, "2.factor": 0, "2.tiles": [32], "2.fast": "false", "2.noise_seed": 2**64 - 1}
+
+    [graph] = read_request({"workflow": "own", "overrides": overrides}, own).render().graphs
+
+    assert graph["2"]["inputs"] == {
+        **GRAPH["2"]["inputs"],
+        "width": 1024,
+        "factor": 0,
+        "tiles": [32],
+        "fast": False,
+        "noise_seed": 2**64 - 1,
+    }

@@ -1,0 +1,203 @@
+"""Graphs in ComfyUI's API format: what is wrong is named, and what no output needs does not matter."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import pytest
+
+from comfy_core.contract import MAX_FAULTS
+from comfy_core.graphs import Graph, graph_faults, has_nodes, is_link, left_out, title_of, with_links
+
+GRAPH: Graph = {
+    "3": {
+        "class_type": "Stylize",
+        "inputs": {"text": "a", "sizes": [64, 128, 256], "again": "a", "picture": ["7", 0], "amount": 2},
+        "_meta": {"title": "Style v1.5"},
+    },
+    "7": {"class_type": "LoadImage", "inputs": {"image": "example.png"}, "_meta": {"title": "Sketch"}},
+    "8": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("graph", "path", "problem"),
+    [
+        (None, "workflow", "must be an object of nodes"),
+        ([GRAPH], "workflow", "must be an object of nodes"),
+        ('{"3": {}', "workflow", "send the graph itself, as a JSON object"),
+        ({"nodes": [{"id": 1}], "links": [], "version": 0.4}, "workflow", "Export (API)"),
+        ({"a": None}, "workflow.a", "must be a node"),
+        ({"a": {"class_type": "A"}}, "workflow.a", "must be a node"),
+        ({"a": {"inputs": {"UNKNOWN": 512}, "_meta": {}}}, "workflow.a", 'the custom node "a" was not installed'),
+        ({"a": {"inputs": {"UNKNOWN": 512}}}, "workflow.a", 'the custom node "a" was not installed'),
+        ({"a": {"inputs": {}, "_meta": {"title": "My Node"}}}, "workflow.a", 'the custom node "My Node" was not'),
+        (
+            {"a": {"class_type": "Note", "inputs": {}}},
+            "workflow.a",
+            'is a "Note", which exists only in ComfyUI\'s editor',
+        ),
+        ({"a": {"class_type": "Reroute", "inputs": {}}}, "workflow.a", "File > Export (API)"),
+        ({"a": {"class_type": "workflow/Group", "inputs": {}}}, "workflow.a", "exists only in ComfyUI's editor"),
+        ({"a": {"class_type": 5, "inputs": {}}}, "workflow.a", "must be a node"),
+        ({"a": {"class_type": "A", "inputs": []}}, "workflow.a", "must be a node"),
+        ({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}}, "workflow.a.inputs.x", 'links to node "b"'),
+    ],
+)
+def test_what_is_no_graph_is_named(graph: object, path: str, problem: str) -> None:
+    """Each way a graph can be wrong has a path and the remedy."""
+    [fault] = graph_faults(graph)
+
+    assert fault.path == path
+    assert problem in fault.message
+
+
+def test_broken_links_leave_nodes() -> None:
+    """A graph whose links dangle can still be looked into; one with half a node cannot."""
+    assert has_nodes({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}})
+    assert not has_nodes({"a": {"class_type": "A"}})
+    assert not has_nodes("a")
+
+
+@pytest.mark.parametrize("value", [["3", 0], ["a", 5]])
+def test_a_link_is_a_node_and_a_number(value: object) -> None:
+    """A list of a text and a whole number is a link."""
+    assert is_link(value)
+
+
+@pytest.mark.parametrize("value", [["3"], [3, 0], ["3", "0"], ["3", 0, 0], "30", None, []])
+def test_other_lists_are_values(value: object) -> None:
+    """Any other list is a value."""
+    assert not is_link(value)
+
+
+def test_a_node_without_a_title_has_its_type() -> None:
+    """The canvas shows a node's type where it has no title."""
+    assert title_of({"class_type": "KSampler", "inputs": {}}) == "KSampler"
+    assert title_of({"class_type": "KSampler", "_meta": {"title": None}}) == "KSampler"
+    assert title_of({"class_type": "KSampler", "_meta": {"title": "Refine"}}) == "Refine"
+
+
+@pytest.mark.parametrize(
+    "link", [[3, 0], ["3", "0"], [3.0, 0.0], ["3", 0.0], [3, "0"]], ids=["int", "text", "floats", "float", "mixed"]
+)
+def test_a_link_in_another_spelling_is_a_link(link: object) -> None:
+    """Ids as numbers and slots as text are read: ComfyUI takes every list of two for a link."""
+    graph = {**copy.deepcopy(GRAPH), "8": {"class_type": "SaveImage", "inputs": {"images": link}}}
+
+    with_links(graph)
+
+    assert graph["8"]["inputs"]["images"] == ["3", 0]
+    assert isinstance(graph["8"]["inputs"]["images"][1], int)
+
+
+@pytest.mark.parametrize("value", [[1, 2], [64, 128], ["3", "a"], ["3", 0.5], [3, 0, 0], [3, -1], ["x", "0"]])
+def test_a_list_of_values_stays(value: list[Any]) -> None:
+    """A list that begins with no node's id, or has no slot, is a value of its own."""
+    graph: Graph = {"3": {"class_type": "A", "inputs": {"sizes": value}}}
+
+    with_links(graph)
+
+    assert graph["3"]["inputs"]["sizes"] == value
+
+
+def saved(**nodes: Any) -> Graph:  # noqa: ANN401 - nodes
+    """Return a whole graph that saves a picture, with more nodes."""
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+        **nodes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes", "removed", "warnings"),
+    [
+        ({}, set(), []),
+        (
+            {"3": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}}},
+            {"3"},
+            ['workflow.3.inputs.image: links to node "99", which is not in the graph; no output needs it'],
+        ),
+        (
+            {
+                "3": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}},
+                "4": {"class_type": "ImageBlend", "inputs": {"image1": ["3", 0], "image2": ["1", 0]}},
+            },
+            {"3", "4"},
+            ["workflow.3.inputs.image: links"],
+        ),
+        ({"n": {"class_type": "MarkdownNote", "inputs": {"": "hello"}}}, {"n"}, ['workflow.n: is a "MarkdownNote"']),
+    ],
+    ids=["whole", "dangling", "chain", "note"],
+)
+def test_what_no_output_needs_is_left_out(nodes: Graph, removed: set[str], warnings: list[str]) -> None:
+    """Broken nodes that feed no output are not sent, and a warning names each; the rest of the graph runs."""
+    graph = saved(**nodes)
+    before = set(graph)
+
+    faults, found = left_out(graph)
+
+    assert faults == []
+    assert before - set(graph) == removed
+    assert len(found) == len(warnings)
+    assert all(told.startswith(start) for told, start in zip(found, warnings, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "paths"),
+    [
+        ({"3": {"class_type": "SaveImage", "inputs": {"images": ["99", 0]}}}, ["workflow.3.inputs.images"]),
+        ({"3": {"class_type": "PreviewImage", "inputs": {"images": ["99", 0]}}}, ["workflow.3.inputs.images"]),
+        ({"3": {"class_type": "MySaver", "inputs": {"x": ["99", 0], "filename_prefix": "a"}}}, ["workflow.3.inputs.x"]),
+        (
+            {
+                "3": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}},
+                "4": {"class_type": "SaveVideo", "inputs": {"video": ["3", 0]}},
+            },
+            ["workflow.3.inputs.image"],
+        ),
+        (
+            {
+                "3": {"class_type": "Reroute", "inputs": {"": ["1", 0]}},
+                "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+            },
+            ["workflow.3"],
+        ),
+    ],
+    ids=["output", "preview", "custom", "upstream", "reroute"],
+)
+def test_what_an_output_needs_must_be_whole(nodes: Graph, paths: list[str]) -> None:
+    """A second output whose link is broken is refused with the whole graph: none is dropped in silence."""
+    graph = saved(**nodes)
+
+    faults, warnings = left_out(graph)
+
+    assert [fault.path for fault in faults] == paths
+    assert warnings == []
+    assert graph == saved(**nodes)
+
+
+def test_a_graph_without_a_whole_end_is_refused() -> None:
+    """Where nothing would be left to run, the broken links are faults; so they are in a circle."""
+    lone = {"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}
+    circle = {
+        "1": {"class_type": "A", "inputs": {"x": ["2", 0]}},
+        "2": {"class_type": "A", "inputs": {"x": ["1", 0], "y": ["9", 0]}},
+    }
+
+    assert [fault.path for fault in left_out(lone)[0]] == ["workflow.1.inputs.x"]
+    assert [fault.path for fault in left_out(circle)[0]] == ["workflow.2.inputs.y"]
+
+
+def test_thousands_of_broken_nodes_take_no_time() -> None:
+    """Faults are limited, and the time that they take is too."""
+    broken: Graph = {str(number): {"class_type": "Save", "inputs": {"x": ["y", 0]}} for number in range(20_000)}
+
+    begun_at = time.perf_counter()
+    faults = left_out(broken)[0]
+
+    assert len(faults) == len(graph_faults(broken)) == MAX_FAULTS
+    assert time.perf_counter() - begun_at < 2

@@ -1,0 +1,830 @@
+"""Pictures by URL, over real sockets on loopback. No test reaches another machine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import queue
+import socket
+import socketserver
+import ssl
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.public_addresses import is_public
+from comfy_core.safe_fetch import FetchRules, fetch_picture, resolve_host
+from tests.fakes.certificate import write_certificate
+
+HERE = "127.0.0.1"
+ELSEWHERE = "127.0.0.2"
+"""A second address of this machine, which the tests' rules do not allow."""
+
+CERTIFIED = "pictures.example"
+GRACE_S = 0.5
+_TLS_HELLO = b"\x16"
+
+
+def _png() -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+PNG = _png()
+
+Answer = Callable[[], Iterable[bytes]]
+
+
+def reply(body: bytes = PNG, *, status: str = "200 OK", length: int | None = None, extra: str = "") -> Answer:
+    """Return an answer with a Content-Length, its own or a false one."""
+    size = len(body) if length is None else length
+    return lambda: [f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n{extra}\r\n".encode("latin-1"), body]
+
+
+def redirect(location: str, status: str = "302 Found") -> Answer:
+    """Return an answer that points elsewhere."""
+    return reply(b"", status=status, extra=f"Location: {location}\r\n")
+
+
+def raw(*pieces: bytes) -> Answer:
+    """Return an answer of just these bytes."""
+    return lambda: pieces
+
+
+def drip(head: bytes, drop: bytes, drops: int = 400) -> Answer:
+    """Return an answer that sends `drop` every 20 ms, so many times or until the client has gone."""
+    pause = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield head
+        for _ in range(drops):
+            pause.wait(0.02)
+            yield drop
+
+    return pieces
+
+
+class PictureServer(socketserver.ThreadingTCPServer):
+    """A web server that answers each path as told, counts its visitors and keeps what they asked."""
+
+    allow_reuse_address = True
+    block_on_close = True
+    daemon_threads = False
+
+    def __init__(self, address: str, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__((address, port), _Conversation)
+        self.tls = tls
+        self.answers: dict[str, Answer] = {}
+        self.asked: list[str] = []
+        self._accepted: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._visits = 0
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.server_address[1])
+
+    def verify_request(self, _request: object, client_address: tuple[str, int]) -> bool:
+        """Note each connection, in the order of the backlog."""
+        self._accepted.put(client_address[1])
+        return True
+
+    def visits(self) -> int:
+        """Return how many connections were made so far: all that stand before one of our own."""
+        with socket.create_connection((HERE if self.server_address[0] == HERE else ELSEWHERE, self.port)) as probe:
+            mine = probe.getsockname()[1]
+            self._visits += sum(1 for _ in iter(lambda: self._accepted.get(timeout=5), mine))
+        return self._visits
+
+
+class _Conversation(socketserver.BaseRequestHandler):
+    server: PictureServer
+    request: socket.socket
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.server.tls is None:
+                self._answer(self.request)
+            else:
+                with self.server.tls.wrap_socket(self.request, server_side=True) as secured:
+                    self._answer(secured)
+
+    def _answer(self, connection: socket.socket) -> None:
+        head = b""
+        while not head.startswith(_TLS_HELLO) and b"\r\n\r\n" not in head:
+            received = connection.recv(65536)
+            if not received:
+                return
+            head += received
+        if head.startswith(_TLS_HELLO):
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return
+        self.server.asked.append(head.decode("ascii"))
+        path = head.split(b" ")[1].decode("ascii").partition("?")[0]
+        for piece in self.server.answers.get(path, reply(b"", status="404 Not Found"))():
+            connection.sendall(piece)
+
+
+@contextlib.contextmanager
+def serving(address: str, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[PictureServer]:
+    """Run a server for as long as the block lasts."""
+    with PictureServer(address, port, tls) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[PictureServer]:
+    """A plain server at an address that the tests' rules allow, with a picture at /cat.png."""
+    with serving(HERE) as running:
+        running.answers["/cat.png"] = reply()
+        yield running
+
+
+@pytest.fixture
+def private(server: PictureServer) -> Iterator[PictureServer]:
+    """A server on the same port of an address that the rules do not allow; it has a picture as well."""
+    with serving(ELSEWHERE, server.port) as running:
+        running.answers["/cat.png"] = reply()
+        yield running
+
+
+@pytest.fixture
+def rules(server: PictureServer) -> FetchRules:
+    """Rules that take the fixture's server, and nothing else that is private."""
+    return FetchRules(
+        allow_http=True,
+        allowed_networks=(ip_network(HERE),),
+        extra_ports=frozenset({server.port}),
+        timeout_s=5,
+        max_bytes=100_000,
+    )
+
+
+class Resolver:
+    """A DNS whose answers change from one look-up to the next; the last one stays. Keeps what it was asked."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self.asked: list[str] = []
+        self._answers = itertools.chain(answers, itertools.repeat(answers[-1]))
+
+    def __call__(self, host: str, _port: int) -> Sequence[str]:
+        """Return the next answer."""
+        self.asked.append(host)
+        return next(self._answers)
+
+
+def refusal(
+    url: str, rules: FetchRules, resolve: Callable[[str, int], Sequence[str]] = resolve_host, path: str = "image"
+) -> str:
+    """Return the message that `url` is refused with; it names the path and is an invalid_image."""
+    with pytest.raises(JobError) as info:
+        fetch_picture(url, path, rules, resolve=resolve)
+    assert info.value.code is ErrorCode.INVALID_IMAGE
+    assert info.value.report.details == {"path": path}
+    message = info.value.report.message
+    assert message.startswith(f"{path} was not fetched")
+    assert "SECRET" not in "".join(traceback.format_exception(info.value))
+    return message
+
+
+def address_of(server: PictureServer, resource: str = "/cat.png", host: str = HERE) -> str:
+    """Return the URL of something on `server`."""
+    return f"http://{host}:{server.port}{resource}"
+
+
+# What arrives
+
+
+def test_a_picture_arrives(server: PictureServer, rules: FetchRules) -> None:
+    """The bytes of a picture come back as the server sent them."""
+    assert fetch_picture(address_of(server), "image", rules) == PNG
+
+
+def test_the_request_is_bare(server: PictureServer, rules: FetchRules) -> None:
+    """The request says what is asked for and nothing about who asks, with path and query escaped where needed."""
+    lines = [
+        "GET /cat.png?sig=a%2Fb&name=b%C3%BCcher HTTP/1.1",
+        f"Host: {HERE}:{server.port}",
+        "User-Agent: comfy-client",
+        "Accept: image/*",
+        "Accept-Encoding: identity",
+        "Connection: close",
+        "\r\n",
+    ]
+
+    fetch_picture(address_of(server, "/cat.png?sig=a%2Fb&name=bücher#part"), "image", rules)
+
+    assert server.asked == ["\r\n".join(lines)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        raw(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n",
+            PNG[:4],
+            b"\r\n1\r\n",
+            PNG[4:5],
+            b"\r\n0\r\n\r\n",
+        ),
+        raw(b"HTTP/1.0 200 OK\r\n\r\n", PNG[:5]),
+        reply(PNG[:5], extra="Content-Encoding: Identity\r\n"),
+    ],
+    ids=["chunked", "until the end of the connection", "identity"],
+)
+def test_bodies_of_every_kind(server: PictureServer, rules: FetchRules, answer: Answer) -> None:
+    """A body comes whole however its length is told."""
+    server.answers["/cat.png"] = answer
+
+    assert fetch_picture(address_of(server), "image", rules) == PNG[:5]
+
+
+def test_a_picture_of_the_largest_size(server: PictureServer, rules: FetchRules) -> None:
+    """A picture of exactly the allowed size is taken."""
+    server.answers["/cat.png"] = reply(b"x" * rules.max_bytes)
+
+    assert len(fetch_picture(address_of(server), "image", rules)) == rules.max_bytes
+
+
+def test_environment_is_ignored(
+    server: PictureServer, private: PictureServer, rules: FetchRules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither the environment's proxies nor ~/.netrc change where the request goes and what it carries."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, address_of(private, "", ELSEWHERE))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text(f"machine {HERE} login somebody password SECRET\n")
+    (tmp_path / ".netrc").chmod(0o600)
+
+    assert fetch_picture(address_of(server), "image", rules) == PNG
+    assert "authorization" not in server.asked[0].lower()
+    assert private.visits() == 0
+
+
+def test_cookies_are_not_kept(server: PictureServer, rules: FetchRules) -> None:
+    """A cookie that comes with a redirect is not sent back."""
+    server.answers["/old"] = reply(b"", status="302 Found", extra="Location: /cat.png\r\nSet-Cookie: a=b\r\n")
+
+    assert fetch_picture(address_of(server, "/old"), "image", rules) == PNG
+    assert "cookie" not in server.asked[1].lower()
+
+
+# Where to
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "127.1", "0x7f.1", "0x7f000001", "2130706433", "0177.0.0.1", "017700000001", "0", "0.0.0",
+        "127。0。0。1", "①②⑦.0.0.1", "LOCALHOST", "[::1]", "[::]", "[::127.0.0.1]", "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+    ],
+)  # fmt: skip
+def test_this_machine_in_every_disguise(server: PictureServer, host: str) -> None:
+    """However it is written, the machine itself is refused before anything is connected."""
+    strict = FetchRules(allow_http=True, extra_ports=frozenset({server.port}))
+
+    assert "not on the public internet" in refusal(address_of(server, host=host), strict)
+    assert server.visits() == 0
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "100.100.100.200", "192.0.0.192",
+        "168.63.129.16", "192.0.2.1", "192.88.99.1", "198.18.0.1", "224.0.0.1", "239.255.255.250", "240.0.0.1",
+        "255.255.255.255", "fe80::1", "fe80::1%lo", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1",
+        "3fff::1", "5f00::1", "100::1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe",
+        "64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2002:a00:1::", "2002:7f00:1::1", "2001:0:a00:1::1",
+        "2001:0:4136:e378:8000:63bf:f5ff:fffe",
+    ],
+)  # fmt: skip
+def test_private_addresses(address: str) -> None:
+    """A host that resolves to an address which is not public is refused, and named without that address."""
+    message = refusal("https://pictures.example/cat.png", FetchRules(), Resolver([address]))
+
+    assert message == (
+        "image was not fetched from pictures.example: that host is not on the public internet; "
+        "send the picture itself, as base64."
+    )
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::1", "::ffff:1.1.1.1", "64:ff9b::101:101"],
+)
+def test_public_addresses(address: str) -> None:
+    """Hosts of the open internet are public, also behind NAT64."""
+    assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("answers", [["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"], ["1.1.1.1", "::1"]])
+def test_mixed_answers(answers: list[str]) -> None:
+    """One private address among a host's addresses suffices to refuse it."""
+    assert "not on the public internet" in refusal("https://pictures.example/", FetchRules(), Resolver(answers))
+
+
+def test_an_answer_that_is_no_address() -> None:
+    """A resolver's answer that cannot be read as an address is not connected to."""
+    assert "the connection failed" in refusal("https://pictures.example/", FetchRules(), Resolver(["127.1"]))
+
+
+def test_rebinding(server: PictureServer, private: PictureServer, rules: FetchRules) -> None:
+    """The connection goes to the address that was checked, whatever the DNS says a moment later."""
+    resolve = Resolver([HERE], [ELSEWHERE])
+
+    assert fetch_picture(address_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
+    assert resolve.asked == ["rebind.example"]
+    assert private.visits() == 0
+
+
+def test_rebinding_between_redirects(server: PictureServer, private: PictureServer, rules: FetchRules) -> None:
+    """A redirect to the same host is looked up and checked anew."""
+    server.answers["/old"] = redirect("/cat.png")
+    url = address_of(server, "/old", "rebind.example")
+
+    assert "not on the public internet" in refusal(url, rules, Resolver([HERE], [ELSEWHERE]))
+    assert private.visits() == 0
+
+
+def test_the_next_address_is_tried(server: PictureServer, rules: FetchRules) -> None:
+    """A host whose first address does not answer is fetched from its second."""
+    both = replace(rules, allowed_networks=(ip_network("127.0.0.0/8"),))
+
+    assert fetch_picture(address_of(server), "image", both, resolve=Resolver([ELSEWHERE, HERE])) == PNG
+
+
+@pytest.mark.parametrize(
+    ("written", "resolved"),
+    [
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("Pictures.Example.", "pictures.example."),
+        ("[::1%25lo]", "::1%25lo"),
+    ],
+)
+def test_host_names(written: str, resolved: str) -> None:
+    """A host is resolved in its ASCII form."""
+    resolve = Resolver(["10.0.0.1"])
+
+    refusal(f"https://{written}/", FetchRules(), resolve)
+
+    assert resolve.asked == [resolved]
+
+
+def test_an_ipv6_host_is_written_in_brackets(server: PictureServer, rules: FetchRules) -> None:
+    """The Host header has an IPv6 address in brackets."""
+    fetch_picture(address_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([HERE]))
+
+    assert f"\r\nHost: [2606:4700::1111]:{server.port}\r\n" in server.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("", "is not https"),
+        ("cat.png", "is not https"),
+        ("file:///etc/passwd", "is not https"),
+        ("gopher://pictures.example/", "is not https"),
+        ("http://pictures.example/", "is not https"),
+        ("https:///cat.png?sig=SECRET", "names no host"),
+        ("https://a;sig=SECRET/cat.png", "names no host"),
+        ("https://" + "a." * 200 + "example/", "names no host"),
+        ("https://a..b/", "is no URL"),
+        ("https://[::1/", "is no URL"),
+        ("https://pictures.example:SECRET/", "is no URL"),
+        ("https://pictures.example/\ud800", "is no URL"),
+        ("https://pictures.example/a b", "has spaces"),
+        ("https://pictures.example/\r\nHost: internal", "has spaces"),
+        (" https://pictures.example/", "has spaces"),
+        ("https://pictures.example/" + "a" * 9000, "has spaces, or more than 8192 characters"),
+        ("https://user:SECRET@pictures.example/", "holds a user name"),
+        ("https://@pictures.example/", "holds a user name"),
+        ("https://pictures.example\\@10.0.0.1/", "holds a user name"),
+        ("https://pictures.example:22/", "has a port other than 443"),
+        ("https://pictures.example:0/", "has a port other than 443"),
+        ("https://pictures.example:80/", "has a port other than 443"),
+    ],
+)
+def test_urls_that_are_not_taken(url: str, problem: str) -> None:
+    """A URL that the rules do not take is refused before its host is looked up, and is not quoted."""
+    resolve = Resolver(["10.0.0.1"])
+
+    assert problem in refusal(url, FetchRules(), resolve)
+    assert resolve.asked == []
+
+
+# Redirects
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_redirects_are_followed(server: PictureServer, rules: FetchRules, status: str) -> None:
+    """A picture that has moved arrives from where it is."""
+    server.answers["/old"] = redirect("/cat.png", status)
+
+    assert fetch_picture(address_of(server, "/old"), "image", rules) == PNG
+
+
+def test_a_redirect_keeps_its_bytes(server: PictureServer, rules: FetchRules) -> None:
+    """Bytes outside ASCII in a redirect are asked for as they came."""
+    server.answers["/old"] = redirect("/cat.png?name=" + "ü".encode().decode("latin-1"))
+
+    fetch_picture(address_of(server, "/old"), "image", rules)
+
+    assert server.asked[1].startswith("GET /cat.png?name=%C3%BC HTTP/1.1\r\n")
+
+
+def test_redirect_to_a_private_address(server: PictureServer, private: PictureServer, rules: FetchRules) -> None:
+    """A redirect to an address that is not allowed is refused by its host, with nothing connected there."""
+    server.answers["/old"] = redirect(address_of(private, "/cat.png?sig=SECRET", ELSEWHERE))
+
+    message = refusal(address_of(server, "/old"), rules)
+
+    assert message.startswith(f"image was not fetched from {ELSEWHERE}: that host is not on the public internet")
+    assert private.visits() == 0
+
+
+@pytest.mark.parametrize(
+    ("location", "problem"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "from 169.254.169.254: that host is not on the public internet"),
+        ("http://pictures.example:22/", "the address that it redirects to has a port other than 80"),
+        ("http://user:SECRET@pictures.example/", "the address that it redirects to holds a user name"),
+        ("file:///etc/passwd", "the address that it redirects to is not https"),
+        ("http://[SECRET/", "the address that it redirects to is no URL"),
+        ("", "it answered 302"),
+    ],
+)
+def test_redirects_that_are_not_followed(server: PictureServer, rules: FetchRules, location: str, problem: str) -> None:
+    """A redirect is held to the rules of a first URL."""
+    server.answers["/old"] = redirect(location)
+
+    assert problem in refusal(address_of(server, "/old"), rules)
+
+
+def test_redirect_loop(server: PictureServer, rules: FetchRules) -> None:
+    """A redirect to itself ends after the redirects that are allowed."""
+    server.answers["/loop"] = redirect("/loop")
+
+    assert "redirects more than 3 times" in refusal(address_of(server, "/loop"), rules)
+    assert len(server.asked) == 4
+
+
+# Caps
+
+
+def test_too_large_by_its_header(server: PictureServer, rules: FetchRules) -> None:
+    """A body that is announced too large is refused before it is sent."""
+    server.answers["/cat.png"] = reply(b"", length=100_001)
+
+    assert "more than the 100,000 bytes that are taken" in refusal(address_of(server), rules)
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 0xFFFF),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", b"x" * 0xFFFF),
+    ],
+    ids=["chunked", "no length", "a length that is none"],
+)
+def test_too_large_without_a_header(server: PictureServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
+    """A body whose size is not announced is cut where it grows too large."""
+    server.answers["/cat.png"] = drip(head, drop)
+
+    assert "more than the 100,000 bytes that are taken" in refusal(address_of(server), rules)
+
+
+def test_a_chunk_of_negative_length(server: PictureServer, rules: FetchRules) -> None:
+    """A chunk that http.client would read to the end of all things ends at a limit."""
+    endless = drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"x" * 2**17)
+    server.answers["/cat.png"] = endless
+
+    assert "it sends without end" in refusal(address_of(server), rules)
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (b"", b""),
+        (b"HTTP/1.1 2", b"0"),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    ],
+    ids=["silence", "status", "header", "continue", "body", "chunks"],
+)
+def test_a_slow_drip_ends_at_the_deadline(server: PictureServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
+    """However a server stretches its answer, the wait ends at the deadline."""
+    server.answers["/cat.png"] = drip(head, drop, drops=60)
+    started = time.monotonic()
+
+    assert "did not answer whole within 0.3 s" in refusal(address_of(server), replace(rules, timeout_s=0.3))
+    assert 0.3 <= time.monotonic() - started < 0.3 + GRACE_S
+
+
+def test_redirects_share_the_deadline(server: PictureServer, rules: FetchRules) -> None:
+    """Slow redirects are counted together."""
+    server.answers["/loop"] = drip(b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n", b"A: b\r\n\r\n", drops=1)
+    started = time.monotonic()
+    patient = replace(rules, timeout_s=0.5, max_redirects=1000)
+
+    assert "did not answer whole within 0.5 s" in refusal(address_of(server, "/loop"), patient)
+    assert time.monotonic() - started < 0.5 + GRACE_S
+
+
+def test_a_slow_resolver_ends_at_the_deadline() -> None:
+    """A DNS that does not answer is not waited for longer than the deadline."""
+    end = threading.Event()
+
+    def silent(_host: str, _port: int) -> Sequence[str]:
+        end.wait(10)
+        return []
+
+    started = time.monotonic()
+    message = refusal("https://pictures.example/", FetchRules(timeout_s=0.2), silent)
+    took = time.monotonic() - started
+    end.set()
+
+    assert "did not answer whole within 0.2 s" in message
+    assert took < 0.2 + GRACE_S
+
+
+@pytest.mark.parametrize("ticks", range(1, 9))
+def test_the_clock_is_asked_at_every_step(server: PictureServer, rules: FetchRules, ticks: int) -> None:
+    """Time that runs out between any two steps ends the fetch as a deadline."""
+    times = itertools.chain(itertools.repeat(0.0, ticks), itertools.repeat(60.0))
+    server.answers["/old"] = redirect("/cat.png")
+
+    with pytest.raises(JobError, match="did not answer whole within 5 s"):
+        fetch_picture(address_of(server, "/old"), "image", rules, clock=lambda: next(times))
+
+
+# Servers that answer badly, or not at all
+
+
+def test_other_statuses(server: PictureServer, rules: FetchRules) -> None:
+    """A status other than 200 is named."""
+    assert refusal(address_of(server, "/gone?sig=SECRET"), rules, path="images[1].image") == (
+        f"images[1].image was not fetched from {HERE}: it answered 404; "
+        "send an address that answers 200 without a login."
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (reply(extra="Content-Encoding: gzip\r\n"), "it answered compressed"),
+        (reply(PNG[:20], length=30), "it ended 10 bytes early"),
+        (reply(PNG, status="206 Partial Content"), "it answered 206"),
+        (raw(), "the connection failed (RemoteDisconnected)"),
+        (raw(b"SECRET\r\n\r\n"), "the connection failed (BadStatusLine)"),
+        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n"), "the connection failed (Incompl"),
+        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n"), "the connection failed (ValueError)"),
+        (raw(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"), "the connection failed (HTTPException)"),
+        (raw(b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000), "the connection failed (LineTooLong)"),
+    ],
+)
+def test_bad_answers(server: PictureServer, rules: FetchRules, answer: Answer, problem: str) -> None:
+    """An answer that is no picture's is refused with what is wrong with it, and without its text."""
+    server.answers["/cat.png"] = answer
+
+    assert problem in refusal(address_of(server, "/cat.png?sig=SECRET"), rules)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    status=st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 \r\n", b"HTTP/1.1 302 Found\r\n", b""]),
+    headers=st.lists(
+        st.sampled_from([b"Transfer-Encoding: chunked\r\n", b"Content-Length: 3\r\n", b"Location: //\r\n", b": \r\n"])
+        | st.binary(max_size=20)
+    ),
+    body=st.lists(st.sampled_from([b"\r\n", b"3\r\nabc\r\n", b"-1\r\n", b"0\r\n", b"abc"]) | st.binary(max_size=20)),
+)
+def test_any_answer_ends_in_bytes_or_one_error(
+    server: PictureServer, rules: FetchRules, status: bytes, headers: list[bytes], body: list[bytes]
+) -> None:
+    """Whatever bytes a server sends, no exception but JobError leaves."""
+    server.answers["/cat.png"] = raw(status + b"".join(headers) + b"\r\n" + b"".join(body))
+
+    with contextlib.suppress(JobError):
+        assert isinstance(fetch_picture(address_of(server), "image", rules), bytes)
+
+
+@given(st.text() | st.builds("https://{}/{}".format, st.text(), st.text()))
+def test_any_url_ends_in_one_error(url: str) -> None:
+    """Whatever text stands for a URL, no exception but JobError leaves."""
+    refusal(url, FetchRules(), Resolver(["10.0.0.1"]))
+
+
+def test_connection_refused(server: PictureServer, rules: FetchRules) -> None:
+    """A port that nobody listens on is told as such."""
+    with socket.create_server((HERE, 0)) as taken:
+        free = taken.getsockname()[1]
+    url = f"http://{HERE}:{free}/cat.png?sig=SECRET"
+
+    message = refusal(url, replace(rules, extra_ports=frozenset({free})))
+
+    assert message.startswith(f"image was not fetched from {HERE}: it was not reached (ConnectionRefusedError)")
+    assert server.visits() == 0
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")])
+def test_dns_failure(error: Exception) -> None:
+    """A host that cannot be resolved is told as such."""
+
+    def failing(_host: str, _port: int) -> Sequence[str]:
+        raise error
+
+    assert "from pictures.example: no such host was found" in refusal(
+        "https://pictures.example/", FetchRules(), failing
+    )
+
+
+# TLS
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a key and a self-signed certificate of `CERTIFIED`."""
+    return write_certificate(tmp_path_factory.mktemp("tls") / "server.pem", CERTIFIED)
+
+
+class SecureServer:
+    """An https server as `CERTIFIED`, the rules that trust it, and the names that its visitors asked for by SNI."""
+
+    def __init__(self, server: PictureServer, rules: FetchRules, names: list[str | None]) -> None:
+        self.server = server
+        self.rules = rules
+        self.names = names
+
+    def url(self, resource: str = "/cat.png", host: str = CERTIFIED) -> str:
+        """Return the URL of something on this server."""
+        return f"https://{host}:{self.server.port}{resource}"
+
+
+@pytest.fixture
+def secure(certificate: Path) -> Iterator[SecureServer]:
+    """An https server with a picture."""
+    names: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    with serving(HERE, tls=context) as server:
+        server.answers["/cat.png"] = reply()
+        rules = FetchRules(
+            allowed_networks=(ip_network(HERE),),
+            extra_ports=frozenset({server.port}),
+            timeout_s=5,
+            tls=ssl.create_default_context(cafile=str(certificate)),
+        )
+        yield SecureServer(server, rules, names)
+
+
+@pytest.mark.parametrize("host", [CERTIFIED, "Pictures.Example."])
+def test_a_picture_over_tls(secure: SecureServer, host: str) -> None:
+    """The certificate is asked for and checked by the host's name, though the connection goes to an address."""
+    assert fetch_picture(secure.url(host=host), "image", secure.rules, resolve=Resolver([HERE])) == PNG
+    assert secure.names == [CERTIFIED]
+    assert f"\r\nHost: {CERTIFIED}:{secure.server.port}\r\n" in secure.server.asked[0]
+
+
+@pytest.mark.parametrize("host", ["other.example", HERE])
+def test_the_certificate_of_another_host(secure: SecureServer, host: str) -> None:
+    """A server that proves another name than the URL's is sent no request."""
+    message = refusal(secure.url("/cat.png?sig=SECRET", host), secure.rules, Resolver([HERE]))
+
+    assert message.startswith(f"image was not fetched from {host}: its certificate is not valid (")
+    assert secure.server.asked == []
+
+
+def test_an_unknown_authority(secure: SecureServer) -> None:
+    """Without an authority of its own, a rule trusts only the public ones."""
+    message = refusal(secure.url(), replace(secure.rules, tls=None), Resolver([HERE]))
+
+    assert "its certificate is not valid (self-signed certificate)" in message
+    assert secure.server.asked == []
+
+
+def test_a_server_without_tls(server: PictureServer, rules: FetchRules) -> None:
+    """An https URL is never fetched in the clear."""
+    server.answers["/"] = reply()
+
+    assert "the connection failed (SSLError)" in refusal(f"https://{HERE}:{server.port}/?sig=SECRET", rules)
+    assert server.asked == []
+
+
+def test_a_handshake_that_never_ends(rules: FetchRules) -> None:
+    """A server that accepts and says nothing is left at the deadline."""
+    with socket.create_server((HERE, 0)) as silent:
+        port = silent.getsockname()[1]
+        hasty = replace(rules, extra_ports=frozenset({port}), timeout_s=0.2)
+        started = time.monotonic()
+
+        assert "did not answer whole within 0.2 s" in refusal(f"https://{HERE}:{port}/", hasty)
+        assert time.monotonic() - started < 0.2 + GRACE_S
+
+
+def test_downgrade(secure: SecureServer, server: PictureServer) -> None:
+    """A redirect from https to http is refused even where http is allowed."""
+    secure.server.answers["/old"] = redirect(address_of(server))
+    lenient = replace(secure.rules, allow_http=True, extra_ports=frozenset({secure.server.port, server.port}))
+
+    message = refusal(secure.url("/old"), lenient, Resolver([HERE]))
+
+    assert message.startswith(f"image was not fetched from {CERTIFIED}: it redirects from https to http")
+    assert server.visits() == 0
+
+
+# Addresses in general
+
+
+def _textual_forms(address: IPv4Address) -> list[str]:
+    """Return hosts that the system's resolver takes for `address`."""
+    number = int(address)
+    a, b, c, d = address.packed
+    return [
+        str(address),
+        str(number),
+        hex(number),
+        f"0{number:o}",
+        f"{a}.{number & 0xFFFFFF}",
+        f"{a}.{b}.{number & 0xFFFF}",
+        f"0x{a:x}.0x{b:x}.0x{c:x}.0x{d:x}",
+        f"0{a:o}.0{b:o}.0{c:o}.0{d:o}",
+        str(address).replace(".", "\u3002"),
+        str(address).translate({ord("0") + digit: 0xFF10 + digit for digit in range(10)}),
+    ]
+
+
+def _wrapped_forms(address: IPv4Address) -> list[IPv6Address]:
+    """Return the IPv6 addresses that a packet for `address` may carry."""
+    number = int(address)
+    return [
+        IPv6Address(number),
+        IPv6Address(0xFFFF << 32 | number),
+        IPv6Address(0x64FF9B << 96 | number),
+        IPv6Address(0x64FF9B0001 << 80 | number),
+        IPv6Address(0x2002 << 112 | number << 80 | 1),
+        IPv6Address(0x20010000 << 96 | number << 64 | 1),
+        IPv6Address(0x20010000 << 96 | 0x08080808 << 64 | number ^ 0xFFFFFFFF),
+    ]
+
+
+def _is_one_public_host(address: IPv4Address | IPv6Address) -> bool:
+    return address.is_global and not address.is_multicast
+
+
+def _is_hidden(address: IPv4Address | IPv6Address) -> bool:
+    """Return whether `address` is to be refused for what it is itself; a mapped one stands for another."""
+    mapped = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
+    return not (mapped or _is_one_public_host(address))
+
+
+@given(address=st.ip_addresses(v=4).filter(_is_hidden), data=st.data())
+@example(address=IPv4Address("127.0.0.1"), data=None)
+@example(address=IPv4Address("169.254.169.254"), data=None)
+def test_no_disguise_of_a_private_ipv4_address(address: IPv4Address, data: st.DataObject | None) -> None:
+    """An IPv4 address that is not global is refused in every form that the system's resolver takes."""
+    wrapped = [f"[{form}]" for form in _wrapped_forms(address)]
+    forms = [*_textual_forms(address), *wrapped]
+
+    for host in forms if data is None else [data.draw(st.sampled_from(forms))]:
+        assert "not on the public internet" in refusal(f"https://{host}/", FetchRules())
+
+
+@given(st.ip_addresses(v=6).filter(_is_hidden))
+def test_no_private_ipv6_address(address: IPv6Address) -> None:
+    """An IPv6 address that is not global is refused, short or written out."""
+    for text in (address.compressed, address.exploded):
+        assert "not on the public internet" in refusal(f"https://[{text}]/", FetchRules())
+
+
+@given(st.ip_addresses())
+def test_public_is_at_most_what_is_global(address: IPv4Address | IPv6Address) -> None:
+    """Nothing counts as public that the registry calls otherwise, but a public IPv4 address behind NAT64 or mapped."""
+    translated = isinstance(address, IPv6Address) and (
+        address.ipv4_mapped is not None or address in ip_network("64:ff9b::/96")
+    )
+
+    assert not is_public(address) or translated or _is_one_public_host(address)

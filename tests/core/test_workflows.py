@@ -1,0 +1,385 @@
+"""Workflows: the two that ship are sound, a third is two files and no code, and a wrong folder is named by its file."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.errors import ConfigError, JobError
+from comfy_core.graphs import Graph, graph_faults
+from comfy_core.request.reading import read_request
+from comfy_core.targets import Target
+from comfy_core.workflows import Workflow, default_directory, find_workflow, is_link, load_workflows
+
+SHIPPED = ("flux-dev-img2img", "flux-dev-txt2img")
+LOADERS = {
+    ("UNETLoader", "unet_name"): "diffusion_models",
+    ("DualCLIPLoader", "clip_name1"): "text_encoders",
+    ("DualCLIPLoader", "clip_name2"): "text_encoders",
+    ("VAELoader", "vae_name"): "vae",
+}
+"""The inputs that name a file, and the folder below ComfyUI's models that it lies in."""
+
+EXAMPLES = {"seed", "prompt", "image"}
+"""Inputs without a default; the graph holds an example of each."""
+
+GRAPH: Graph = {
+    "3": {
+        "class_type": "Stylize",
+        "inputs": {"text": "a", "sizes": [64, 128, 256], "again": "a", "picture": ["7", 0], "amount": 2},
+        "_meta": {"title": "Style v1.5"},
+    },
+    "7": {"class_type": "LoadImage", "inputs": {"image": "example.png"}, "_meta": {"title": "Sketch"}},
+    "8": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+}
+INPUTS: JsonObject = {
+    "title": "Stylize",
+    "type": "object",
+    "required": ["sketch"],
+    "properties": {
+        "sketch": {"type": "string", "contentMediaType": "image/*", "x-node": "Sketch.image"},
+        "words": {"type": "string", "default": "b", "x-node": ["Style v1.5.text", "3.again"]},
+        "size": {"type": "integer", "default": 128, "x-node": "3.sizes.1"},
+        "amount": {"type": "number", "default": 0, "x-node": "Style v1.5.amount", "x-add": 2},
+    },
+}
+
+
+def write(folder: Path, graph: object = GRAPH, inputs: object = INPUTS) -> Path:
+    """Return `folder` with a workflow of these two files in it."""
+    folder.joinpath("style.json").write_text(json.dumps(graph), encoding="utf-8")
+    folder.joinpath("style.inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
+    return folder
+
+
+def with_input(**rule: object) -> JsonObject:
+    """Return INPUTS with one more input, `extra`."""
+    return {**INPUTS, "properties": {**INPUTS["properties"], "extra": rule}}
+
+
+def picture() -> str:
+    """Return a small picture in base64."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
+    return b64encode(file.getvalue()).decode("ascii")
+
+
+@pytest.fixture(params=SHIPPED)
+def shipped(request: pytest.FixtureRequest, workflows: Mapping[str, Workflow]) -> Workflow:
+    """Each workflow that ships."""
+    return workflows[request.param]
+
+
+def test_both_workflows_ship(workflows: Mapping[str, Workflow]) -> None:
+    """The folder holds text to image and image to image, each with a version of its own."""
+    assert tuple(workflows) == SHIPPED
+    assert len({workflow.version for workflow in workflows.values()}) == 2
+    assert all(workflow.schema["x-task"] == name.rpartition("-")[2] for name, workflow in workflows.items())
+
+
+def test_a_graph_is_what_comfyui_exports(shipped: Workflow) -> None:
+    """Each node has a number, its inputs, a type and a title, in the order and the indents of ComfyUI's export."""
+    for node_id, node in shipped.graph.items():
+        assert node_id.isdecimal()
+        assert list(node) == ["inputs", "class_type", "_meta"]
+        assert list(node["_meta"]) == ["title"]
+        assert isinstance(node["_meta"]["title"], str)
+    assert graph_faults(shipped.graph) == []
+    text = default_directory().joinpath(f"{shipped.name}.json").read_text(encoding="utf-8")
+    assert text.rstrip("\n") == json.dumps(shipped.graph, indent=2, ensure_ascii=False)
+
+
+def test_the_models_are_those_that_the_graph_loads(shipped: Workflow) -> None:
+    """`x-models` are the files that the loader nodes name, no more and no fewer."""
+    loaded = {
+        f"{LOADERS[node['class_type'], name]}/{value}"
+        for node in shipped.graph.values()
+        for name, value in node["inputs"].items()
+        if (node["class_type"], name) in LOADERS
+    }
+
+    assert sorted(loaded) == sorted(shipped.schema["x-models"])
+    files = json.dumps(shipped.graph).count(".safetensors")
+    assert files == len(loaded)
+
+
+def test_every_input_is_bound_to_the_graph(shipped: Workflow) -> None:
+    """Every input but num_images has a place, no two share one, and what ComfyUI offers a caller is bound."""
+    targets = [target for name in shipped.inputs for target in shipped.targets(name)]
+
+    assert [name for name in shipped.inputs if not shipped.targets(name)] == ["num_images"]
+    assert len(set(targets)) == len(targets)
+    [sampler] = [node_id for node_id, node in shipped.graph.items() if node["class_type"] == "KSampler"]
+    own = {name for name, value in shipped.graph[sampler]["inputs"].items() if not is_link(value)}
+    bound = {target.input for target in targets if target.node_id == sampler}
+    assert own - bound <= {"denoise"}
+
+
+def test_every_default_is_what_the_graph_holds(shipped: Workflow) -> None:
+    """A request that says nothing gives the picture that the exported graph gives on the canvas."""
+    compared = set()
+    for name, rule in shipped.inputs.items():
+        if "default" not in rule or "x-insert" in rule:
+            continue
+        held = rule["default"] + rule["x-add"] if "x-add" in rule else rule["default"]
+        for target in shipped.targets(name):
+            assert target.get(shipped.graph) == held
+            compared.add(name)
+    without = {name for name in shipped.inputs if name not in compared} - {"loras", "num_images"}
+    assert without <= EXAMPLES | ({"width", "height"} if shipped.pictures else set())
+
+
+def test_every_input_is_described(shipped: Workflow) -> None:
+    """The docs can be made of the schema: each input has a sentence, and the limits of the issue."""
+    rules = shipped.inputs
+
+    assert all(rule["description"].endswith(".") for rule in rules.values())
+    assert (rules["prompt"]["minLength"], rules["prompt"]["maxLength"]) == (1, 4096)
+    ranges = {
+        name: (rules[name]["minimum"], rules[name]["maximum"])
+        for name in ("width", "height", "steps", "guidance", "seed", "num_images")
+    }
+    assert ranges == {
+        "width": (64, 2048),
+        "height": (64, 2048),
+        "steps": (1, 100),
+        "guidance": (0, 30),
+        "seed": (0, 2**63 - 1),
+        "num_images": (1, 8),
+    }
+    assert {rules[name]["multipleOf"] for name in ("width", "height")} == {16}
+
+
+def test_strength_is_for_pictures_alone(workflows: Mapping[str, Workflow]) -> None:
+    """The two workflows differ in `image` and `strength`; everything else is the same."""
+    txt2img, img2img = (workflows[name].inputs for name in ("flux-dev-txt2img", "flux-dev-img2img"))
+
+    assert img2img.keys() - txt2img.keys() == {"image", "strength"}
+    assert txt2img.keys() <= img2img.keys()
+    assert (img2img["strength"]["minimum"], img2img["strength"]["maximum"]) == (0.01, 1)
+    same = txt2img.keys() - {"width", "height"}
+    assert {name: txt2img[name] for name in same} == {name: img2img[name] for name in same}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "paths"),
+    [
+        ({}, []),
+        ({"negative_prompt": ""}, []),
+        ({"negative_strength": 2}, []),
+        ({"negative_prompt": "blur", "negative_strength": 0.1}, []),
+        ({"negative_prompt": "blur"}, ["negative_strength"]),
+        ({"negative_prompt": "blur", "negative_strength": 0}, ["negative_strength"]),
+        ({"negative_prompt": "", "negative_strength": 0}, []),
+    ],
+)
+def test_a_negative_prompt_needs_its_strength(
+    workflows: Mapping[str, Workflow], inputs: JsonObject, paths: list[str]
+) -> None:
+    """A negative prompt that would do nothing is refused, and told what it lacks."""
+    faults = []
+    try:
+        read_request({"prompt": "a", **inputs}, workflows)
+    except JobError as error:
+        faults = error.report.details["faults"]
+
+    assert [fault["path"] for fault in faults] == paths
+    assert all("0" in fault["message"] for fault in faults)
+
+
+def test_a_third_workflow_is_two_files(tmp_path: Path) -> None:
+    """Two files make a workflow: a picture of another name, a value in two places, one in a list, one with a sum."""
+    workflows = load_workflows(write(tmp_path))
+    request = read_request(
+        {"workflow": "style", "sketch": picture(), "words": "c", "size": 512, "amount": 0.5}, workflows
+    )
+
+    rendered = request.render(lambda: 1)
+
+    [graph] = rendered.graphs
+    expected = copy.deepcopy(GRAPH)
+    expected["3"]["inputs"] |= {"text": "c", "again": "c", "sizes": [64, 512, 256], "amount": 2.5}
+    assert graph == expected
+    [upload] = rendered.uploads
+    assert upload.targets == (Target("7", "image"),)
+    assert (upload.picture.width, upload.picture.height) == (64, 64)
+    assert rendered.workflow == "style"
+    assert rendered.version == workflows["style"].version
+    assert rendered.seeds == (None,)
+    assert rendered.inputs == {"words": "c", "size": 512, "amount": 0.5}
+
+
+def test_a_third_workflow_fills_its_defaults(tmp_path: Path) -> None:
+    """A request with only what is required gets the schema's defaults; the shipped workflows are not there."""
+    workflows = load_workflows(write(tmp_path))
+
+    [graph] = read_request({"workflow": "style", "sketch": picture()}, workflows).render(lambda: 1).graphs
+
+    assert graph["3"]["inputs"]["text"] == "b"
+    assert graph["3"]["inputs"]["sizes"] == [64, 128, 256]
+    with pytest.raises(JobError) as info:
+        read_request({"prompt": "a"}, workflows)
+    assert info.value.report.details == {"known": ["style"]}
+
+
+def test_the_version_changes_with_either_file(tmp_path: Path) -> None:
+    """A version names what both files said, to the byte."""
+    first = load_workflows(write(tmp_path))["style"].version
+    again = load_workflows(write(tmp_path))["style"].version
+    changed_graph = load_workflows(write(tmp_path, graph={**GRAPH, "9": GRAPH["8"]}))["style"].version
+    changed_inputs = load_workflows(write(tmp_path, inputs={**INPUTS, "title": "x"}))["style"].version
+
+    assert first == again
+    assert len({first, changed_graph, changed_inputs}) == 3
+
+
+@pytest.mark.parametrize(
+    ("graph", "problem"),
+    [
+        ([], "at least one"),
+        ({}, "at least one"),
+        ({"nodes": [], "links": []}, "editor format"),
+        ({"1": {"inputs": {}}}, "workflow.1 must be a node"),
+        ({"1": {"class_type": "A", "inputs": {"a": ["2", 0]}}}, 'workflow.1.inputs.a links to node "2"'),
+    ],
+)
+def test_a_wrong_graph_names_its_file(tmp_path: Path, graph: object, problem: str) -> None:
+    """A graph that is none stops the start, with the file and the place."""
+    with pytest.raises(ConfigError) as info:
+        load_workflows(write(tmp_path, graph=graph))
+
+    assert str(tmp_path / "style.json") in str(info.value)
+    assert problem in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "problem"),
+    [
+        (True, "must be an object"),
+        ([], "is not a JSON Schema"),
+        ({}, "properties is missing"),
+        ({"properties": 5}, "is not a JSON Schema"),
+        ({"properties": {"a": {"type": "text"}}}, "is not a JSON Schema"),
+        ({"properties": {"a": {"pattern": "("}}}, "is not a JSON Schema"),
+        ({"properties": {"a": True}}, "properties.a must be an object"),
+        ({"properties": {}, "x-models": "ae.safetensors"}, "x-models must be a list"),
+        (with_input(**{"x-node": 5}), "properties.extra.x-node must be text or a list"),
+        (with_input(**{"x-node": [5]}), "properties.extra.x-node[0] must be text"),
+        (with_input(**{"x-node": "Styl.text"}), 'has no node "Styl"'),
+        (with_input(**{"x-node": "Sketch.imag"}), 'has no input "imag"; did you mean "image"?'),
+        (with_input(**{"x-node": "3.sizes.3"}), '"3.sizes" has no item 3'),
+        (with_input(**{"x-node": "3.picture.0"}), '"3.picture" has no item 0'),
+        (with_input(**{"x-node": "3.text.0"}), '"3.text" has no item 0'),
+        (with_input(**{"x-node": "text"}), '"text" names no input'),
+        (with_input(type="string"), 'input "extra" reaches no node: it has no x-node, such as'),
+        (with_input(**{"x-node": []}), 'input "extra" reaches no node: its x-node is an empty list'),
+        (with_input(**{"x-nod": "3.text"}), 'input "extra" has the unknown keyword "x-nod"; did you mean "x-node"?'),
+        (with_input(**{"X-Node": "3.text"}), 'the unknown keyword "X-Node"; did you mean "x-node"?'),
+        (with_input(xnode="3.text"), 'reaches no node: it has "xnode"; did you mean "x-node"?'),
+        (with_input(x_node="3.text"), 'reaches no node: it has "x_node"; did you mean "x-node"?'),
+        (with_input(**{"x-node": "3.text", "x-ad": 1}), 'the unknown keyword "x-ad"; did you mean "x-add"?'),
+        ({**INPUTS, "x-modles": []}, 'it has the unknown keyword "x-modles"; did you mean "x-models"?'),
+        (with_input(**{"x-add": "1"}), "properties.extra.x-add must be a number"),
+        (with_input(**{"type": "string", "x-add": 1, "x-node": "3.text"}), "must have the type integer or number"),
+        (with_input(type="integer", default="a"), 'the default of input "extra" must be a whole number'),
+        (with_input(**{"x-insert": {"class_type": "A"}}), "properties.extra.x-insert.link is missing"),
+        (with_input(**{"x-insert": {"class_type": "A", "link": "m", "inputs": {}}}), "must be a list of objects"),
+        (
+            with_input(
+                **{
+                    "type": "array",
+                    "items": {"type": "object", "properties": {"name": {}, "rank": {}}},
+                    "x-insert": {"class_type": "A", "link": "m", "inputs": {"name": "n"}},
+                }
+            ),
+            "binds not every key",
+        ),
+        ({"properties": {"metadata": {"type": "string"}}}, '"metadata" has the name of a key'),
+        ({"properties": {"seed": {"type": "number"}}}, '"seed" must have the type integer'),
+        ({"properties": {"num_images": {}}}, '"num_images" must have the type integer'),
+    ],
+)
+def test_wrong_inputs_name_their_file(tmp_path: Path, inputs: object, problem: str) -> None:
+    """Inputs that could not be rendered, whatever their value, stop the start and not a job."""
+    with pytest.raises(ConfigError) as info:
+        load_workflows(write(tmp_path, inputs=inputs))
+
+    assert str(tmp_path / "style.inputs.json") in str(info.value)
+    assert problem in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["style.json", "style.inputs.json"])
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe\xff", b"", b"[" * 200_000], ids=["cut", "binary", "empty", "deep"]
+)
+def test_a_file_that_is_no_json_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    """Of the two files, the one that cannot be read is named, and not the other."""
+    write(tmp_path).joinpath(name).write_bytes(content)
+
+    with pytest.raises(ConfigError, match="is not JSON") as info:
+        load_workflows(tmp_path)
+
+    assert str(info.value).startswith(str(tmp_path / name))
+
+
+def test_a_missing_graph_is_named(tmp_path: Path) -> None:
+    """Inputs without their graph are half a workflow."""
+    write(tmp_path).joinpath("style.json").unlink()
+
+    with pytest.raises(ConfigError, match=r"style\.json cannot be read: No such file"):
+        load_workflows(tmp_path)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    """What cannot be opened is named with the system's reason."""
+    folder = tmp_path / "b.inputs.json"
+    folder.mkdir()
+    tmp_path.joinpath("b.json").write_text(json.dumps(GRAPH), encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"b\.inputs\.json cannot be read: Is a directory"):
+        load_workflows(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "not-there"])
+def test_a_folder_without_workflows_is_named(tmp_path: Path, name: str) -> None:
+    """An empty or missing folder is a wrong setting, and says what belongs there."""
+    with pytest.raises(ConfigError, match=r"<name>\.inputs\.json") as info:
+        load_workflows(tmp_path / name)
+
+    assert str(tmp_path / name) in str(info.value)
+
+
+def test_a_workflow_is_found_by_name_and_alias(workflows: Mapping[str, Workflow]) -> None:
+    """The aliases are the shipped workflows."""
+    assert find_workflow("txt2img", workflows).name == "flux-dev-txt2img"
+    assert find_workflow("img2img", workflows).name == "flux-dev-img2img"
+    assert find_workflow("flux-dev-txt2img", workflows).name == "flux-dev-txt2img"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "txt2imgs",
+            'There is no workflow "txt2imgs"; did you mean "txt2img"? Known: flux-dev-img2img, flux-dev-txt2img',
+        ),
+        ("", 'There is no workflow "". Known: flux-dev-img2img'),
+        ("w" * 9999, f'There is no workflow "{"w" * 56}.... Known: '),
+    ],
+)
+def test_an_unknown_workflow_lists_the_known(workflows: Mapping[str, Workflow], name: str, sentence: str) -> None:
+    """An unknown name is answered with the nearest and all known ones, and is not repeated at length."""
+    with pytest.raises(JobError) as info:
+        find_workflow(name, workflows)
+
+    assert info.value.code is ErrorCode.UNKNOWN_WORKFLOW
+    assert info.value.report.message.startswith(sentence)
+    assert info.value.report.details == {"known": list(SHIPPED)}

@@ -1,0 +1,284 @@
+"""What strangers and holders of a key send to stop the shim for others: each is limited, and others are answered."""
+
+from __future__ import annotations
+
+import base64
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+import requests
+
+from comfy_client.gateway.scenario.bodies_reader import GRACE_S
+from comfy_client.gateway.scenario.connections import HEAD_TIMEOUT_S
+from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
+from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
+from comfy_core.images.codec import MAX_BYTES
+from simulators.runpod.queue_api import RunPodPlatform
+from tests.fakes.scripted_worker import ScriptedWorker, noise, pictured, png
+from tests.gateway.scenario.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
+from tests.waiting import until
+
+AUTH = (KEY, SECRET)
+OTHER = (OTHER_KEY, OTHER_SECRET)
+PATH = "/generate/custom/model_bfl-flux-1-dev"
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
+    """A shim over an endpoint that answers at once, behind a proxy on this machine."""
+    folder: Path = tmp_path_factory.mktemp("shim")
+    with (
+        RunPodPlatform(long_poll_s=0.5) as platform,
+        ScriptedWorker(platform, pictured, hands=2),
+        ShimProcess({**platform.client_env(), "SCENARIO_SHIM_TRUSTED_PROXIES": "127.0.0.1"}, folder) as shim,
+    ):
+        yield shim
+
+
+class Others:
+    """Another caller, which asks again and again; `worst_s` is the longest that it waited."""
+
+    def __init__(self, shim: ShimProcess) -> None:
+        self.worst_s = 0.0
+        self.answers = 0
+        self._url = f"{shim.url}/health"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> Others:  # noqa: PYI034 - as the other fakes
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        with requests.Session() as session:
+            while not self._ended.wait(0.005):
+                begun_at = time.perf_counter()
+                assert session.get(self._url, timeout=30).status_code == 200
+                self.worst_s = max(self.worst_s, time.perf_counter() - begun_at)
+                self.answers += 1
+
+
+def keys(count: int) -> bytes:
+    """Return a call with so many unknown keys."""
+    return json.dumps({"prompt": "a knight", **{f"key{number}": 1 for number in range(count)}}).encode()
+
+
+@pytest.mark.parametrize("query", ["", "?dryRun=true"])
+@pytest.mark.parametrize(
+    "body",
+    [keys(900), keys(1_100), keys(20_000), keys(500_000), b'{"prompt": "a", "x": [' + b"{}," * 3_000_000 + b"1]}"],
+    ids=["900 keys", "1,100 keys", "20,000 keys", "500,000 keys", "3,000,000 objects"],
+)
+def test_a_body_of_many_values_stops_nobody(shim: ShimProcess, body: bytes, query: str) -> None:
+    """It is answered at once and in few bytes, and others are answered meanwhile."""
+    with Others(shim) as others:
+        begun_at = time.perf_counter()
+        answer = requests.post(f"{shim.base_url}{PATH}{query}", data=body, auth=AUTH, headers=JSON, timeout=30)
+        seconds = time.perf_counter() - begun_at
+
+    assert answer.status_code in {200, 269, 400, 413}
+    assert (answer.status_code in {200, 269}) == (len(body) < 13_000)
+    assert len(answer.content) < 5_000
+    assert seconds < 2
+    assert others.worst_s < 0.5
+
+
+def test_a_job_keeps_a_bounded_part_of_its_call(shim: ShimProcess) -> None:
+    """Unknown keys are noted by name, the first of them; what a job shows is a few kilobytes."""
+    body = {"prompt": "a knight", **{f"key{number}": "x" * 100 for number in range(900)}}
+    job = requests.post(shim.base_url + PATH, json=body, auth=AUTH, timeout=30).json()["job"]
+
+    assert "880 more keys are not known" in job["metadata"]["hint"]
+    assert len(json.dumps(job)) < 5_000
+
+
+def test_large_pictures_stop_nobody(shim: ShimProcess) -> None:
+    """Eight pictures of 6 MB as base64 at once: all are stored, and others are answered within half a second."""
+    image = base64.b64encode(noise(1400, 1400)).decode()
+
+    def upload(_: int) -> int:
+        body = {"name": "noise.png", "image": image}
+        return requests.post(f"{shim.base_url}/assets", json=body, auth=AUTH, timeout=120).status_code
+
+    with Others(shim) as others, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(upload, range(8))) == [200] * 8
+    assert others.worst_s < 0.5
+    assert others.answers > 5
+
+
+def test_half_open_connections_are_closed_and_stop_nobody(shim: ShimProcess) -> None:
+    """3,000 connections that send nothing, or the half of a request, are closed in time; others are answered."""
+    host, port = shim.url.removeprefix("http://").split(":")
+    begun_at = time.monotonic()
+    with Others(shim) as others:
+        connections = [socket.create_connection((host, int(port))) for _ in range(3_000)]
+        for connection in connections[::2]:
+            connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        open_ones = {connection.fileno(): connection for connection in connections}
+
+        def all_are_closed() -> bool:
+            poll = select.poll()
+            for number in open_ones:
+                poll.register(number, select.POLLIN | select.POLLHUP)
+            for number, _ in poll.poll(100):
+                open_ones.pop(number).close()
+            return not open_ones
+
+        assert until(all_are_closed, HEAD_TIMEOUT_S + 15)
+    assert time.monotonic() - begun_at >= HEAD_TIMEOUT_S - 1
+    assert others.answers > 100
+    assert others.worst_s < 2
+
+
+def test_a_slow_body_is_given_up(shim: ShimProcess) -> None:
+    """A caller that sends a byte now and then is answered 408, and its connection is closed."""
+    host, port = shim.url.removeprefix("http://").split(":")
+    key = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
+    with socket.create_connection((host, int(port)), timeout=GRACE_S + 15) as connection:
+        head = f"POST /assets HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nContent-Length: 9999\r\n\r\n"
+        connection.sendall(head.encode())
+        received = b""
+
+        def is_closed() -> bool:
+            nonlocal received
+            if not select.select([connection], [], [], 0.5)[0]:
+                connection.send(b" ")
+                return False
+            data = connection.recv(65_536)
+            received += data
+            return not data
+
+        assert until(is_closed, GRACE_S + 15)
+    assert received.startswith(b"HTTP/1.1 408")
+    assert b"came too slowly" in received
+
+
+def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:
+    """The address that a trusted proxy names is counted and logged; right keys are not held up."""
+
+    def ask(key: str, address: str) -> requests.Response:
+        headers = {"X-Forwarded-For": address}
+        return requests.get(f"{shim.base_url}/jobs", auth=(KEY, key), headers=headers, timeout=10)
+
+    guesses = [ask(f"guess {number}", "192.0.2.7") for number in range(FAILURES_PER_MINUTE + 2)]
+
+    assert [guess.status_code for guess in guesses] == [401] * FAILURES_PER_MINUTE + [429] * 2
+    assert int(guesses[-1].headers["retry-after"]) >= 1
+    assert {"reason", "message", "trace_id", "remainingSeconds"} <= guesses[-1].json().keys()
+    assert ask(SECRET, "192.0.2.7").status_code == 200
+    assert ask("guess", "192.0.2.8").status_code == 401
+    assert "wrong key from 192.0.2.7" in shim.log
+    assert "192.0.2.7: GET '/v1/jobs': 429" in shim.log
+
+
+def test_only_a_trusted_proxy_s_headers_count(tmp_path: Path, shim: ShimProcess) -> None:
+    """Addresses of pictures have the scheme that a trusted proxy names; without one it is the connection's own."""
+    asset = {"name": "a.png", "image": base64.b64encode(png()).decode()}
+    headers = {"X-Forwarded-Proto": "https"}
+    environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
+    with ShimProcess(environment, tmp_path) as alone:
+        urls = [
+            requests.post(f"{each.base_url}/assets", json=asset, auth=AUTH, headers=headers, timeout=10).json()
+            for each in (shim, alone)
+        ]
+
+    assert [url["asset"]["url"].partition(":")[0] for url in urls] == ["https", "http"]
+
+
+# --- uploads in parts
+
+
+def begin(shim: ShimProcess, parts: int, auth: tuple[str, str] = AUTH) -> Any:  # noqa: ANN401 - JSON
+    """Begin an upload; return the answer."""
+    body = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": parts}
+    return requests.post(f"{shim.base_url}/uploads", json=body, auth=auth, timeout=10)
+
+
+def put(part: Any, size: int) -> requests.Response:  # noqa: ANN401 - JSON
+    """Put a part of so many bytes."""
+    return requests.put(part["url"], data=bytes(size), timeout=30)
+
+
+def test_the_parts_of_an_upload_are_limited_together(shim: ShimProcess) -> None:
+    """The part that makes a picture too large is refused when it comes; a part may be put again, smaller."""
+    first, second = begin(shim, 2).json()["upload"]["parts"]
+
+    assert put(first, MAX_BYTES - 10).status_code == 200
+    refused = put(second, 11)
+    assert refused.status_code == 413
+    assert "All parts of a picture may have" in refused.json()["reason"]
+    assert "in parts" not in refused.json()["reason"]
+    assert put(first, MAX_BYTES - 20).status_code == 200
+    assert put(second, 11).status_code == 200
+
+
+def test_the_uploads_of_a_key_are_limited_together(tmp_path: Path) -> None:
+    """So many that are not completed, and so many bytes; another key has its own."""
+    environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
+    with ShimProcess(environment, tmp_path) as shim:
+        uploads = [begin(shim, 1).json()["upload"] for _ in range(MOST_PENDING)]
+        refused = begin(shim, 1)
+        sizes = [put(upload["parts"][0], MAX_BYTES).status_code for upload in uploads[:5]]
+
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"]
+        assert sizes == [200] * (MOST_PENDING_BYTES // MAX_BYTES) + [413]
+        assert begin(shim, 1, OTHER).status_code == 200
+        kept = sum(file.stat().st_size for file in (tmp_path / "uploads").rglob("*") if file.is_file())
+        assert kept == MOST_PENDING_BYTES
+
+
+def test_a_failed_upload_leaves_nothing(shim: ShimProcess) -> None:
+    """A file that is no picture makes the upload `failed` with the reason; its parts are gone, and it takes no more."""
+    upload = begin(shim, 1).json()["upload"]
+    put(upload["parts"][0], 1000)
+    url = f"{shim.base_url}/uploads/{upload['id']}"
+    done = requests.post(f"{url}/action", json={"action": "complete"}, auth=AUTH, timeout=10).json()["upload"]
+
+    assert done["status"] == "failed"
+    assert "not an image" in done["errorMessage"]
+    assert put(upload["parts"][0], 1000).status_code == 400
+
+
+def test_parts_count_as_calls(tmp_path: Path) -> None:
+    """A key that has no calls left may put no more parts."""
+    environment = {
+        "RUNPOD_API_KEY": "x",
+        "RUNPOD_COMFYUI_ENDPOINT_ID": "x",
+        "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3",
+    }
+    with ShimProcess(environment, tmp_path) as shim:
+        part = begin(shim, 1).json()["upload"]["parts"][0]
+
+        assert [put(part, 10).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_forty_five_jobs_polled_every_three_seconds_are_never_refused(tmp_path: Path) -> None:
+    """A minute of such polls of one key (900), and its submits beside them, pass the default limits."""
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, hands=4):
+        limits = {"SCENARIO_SHIM_REQUESTS_PER_MINUTE": "600", "SCENARIO_SHIM_POLLS_PER_MINUTE": ""}
+        with ShimProcess({**platform.client_env(), **limits}, tmp_path) as shim, requests.Session() as session:
+            session.auth = AUTH
+            body = {"prompt": "a knight", "width": 64, "height": 64}
+            started = [session.post(shim.base_url + PATH, json=body, timeout=30) for _ in range(45)]
+            ids = [each.json()["job"]["jobId"] for each in started]
+            polls = [session.get(f"{shim.base_url}/jobs/{job_id}", timeout=30) for _ in range(20) for job_id in ids]
+
+    assert {each.status_code for each in [*started, *polls]} == {200}
+    assert len(polls) == 900

@@ -1,0 +1,128 @@
+"""Pictures by their hash, in a folder and in a bucket of a real S3 server; and the addresses that lead to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comfy_client.gateway.scenario.auth import Keys, Signer, owner_of, picture_expiry, url_secret
+from comfy_client.gateway.scenario.blobs import Blobs, BucketBlobs, FolderBlobs
+from comfy_client.gateway.scenario.errors import ShimError
+from comfy_client.gateway.scenario.serve import serve
+from comfy_client.gateway.scenario.settings import VARIABLES, read_settings
+from comfy_core.errors import ConfigError
+from tests.fakes.s3 import S3Server
+
+PICTURE = bytes(range(256)) * 9
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
+    """Each place in turn."""
+    if request.param == "folder":
+        yield FolderBlobs(tmp_path)
+        return
+    with S3Server() as s3:
+        yield BucketBlobs(s3.bucket(prefix="shim"))
+
+
+def test_what_is_put_is_there_under_its_hash(blobs: Blobs) -> None:
+    """The same bytes are kept once, come back as they were, and are gone when they are deleted."""
+    name = blobs.put(PICTURE, "image/png")
+
+    assert name == hashlib.sha256(PICTURE).hexdigest() == blobs.put(PICTURE, "image/png")
+    assert blobs.get(name) == PICTURE
+    blobs.delete(name)
+    blobs.delete(name)
+    with pytest.raises(FileNotFoundError):
+        blobs.get(name)
+
+
+def test_a_name_leads_nowhere_else(tmp_path: Path) -> None:
+    """What is no hash is no file."""
+    (tmp_path / "secret").write_text("x")
+
+    with pytest.raises(FileNotFoundError):
+        FolderBlobs(tmp_path / "blobs").get("../secret")
+
+
+def test_a_signature_is_of_one_path_and_one_time() -> None:
+    """Another path, another end or a later time are refused; the address is the same all day."""
+    signer = Signer(b"secret")
+    until = picture_expiry(1_000_000.0)
+    query = dict(pair.split("=") for pair in signer.query("/pictures/a", until).split("&"))
+
+    assert signer.is_good("/pictures/a", query, 1_000_000.0)
+    assert not signer.is_good("/pictures/b", query, 1_000_000.0)
+    assert not signer.is_good("/pictures/a", {**query, "Expires": str(int(until) + 1)}, 1_000_000.0)
+    assert not signer.is_good("/pictures/a", query, until + 1)
+    assert not Signer(b"other").is_good("/pictures/a", query, 1_000_000.0)
+    assert picture_expiry(1_000_001.0) == until
+
+
+def test_the_secret_of_addresses_is_kept(tmp_path: Path) -> None:
+    """It is made once, stays over a restart, and nobody else may read it."""
+    first = url_secret("", tmp_path)
+
+    assert url_secret("", tmp_path) == first
+    assert len(first) == 64
+    assert (tmp_path / "url-secret").stat().st_mode & 0o077 == 0
+    assert url_secret("mine", tmp_path) == b"mine"
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Basic", "Basic !!!", "Basic a2V5Ondyb25n", "Bearer", "Bearer x", "Token t", "Basic a2V5"]
+)
+def test_a_wrong_key_is_401(authorization: str) -> None:
+    """Whatever is no key of ours is refused, and not shown."""
+    with pytest.raises(ShimError) as refused:
+        Keys({"key": "secret"}, ("token",)).owner(authorization)
+
+    assert refused.value.status == 401
+
+
+def test_each_key_is_an_owner() -> None:
+    """Basic and Bearer lead to owners that do not tell the key."""
+    keys = Keys({"key": "secret"}, ("token",))
+
+    assert keys.owner("Basic a2V5OnNlY3JldA==") == owner_of("key")
+    assert keys.owner("bearer token") == owner_of("token") != owner_of("key")
+    assert "key" not in owner_of("key")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SCENARIO_SHIM_ACCOUNTS", "only-a-key"),
+        ("SCENARIO_SHIM_STRICT", "perhaps"),
+        ("SCENARIO_SHIM_LORAS", "[1]"),
+        ("SCENARIO_SHIM_REQUESTS_PER_MINUTE", "0"),
+        ("SCENARIO_SHIM_GPU_USD_PER_S", "nan"),
+    ],
+)
+def test_a_bad_variable_is_named(name: str, value: str) -> None:
+    """The error names the variable; a secret's value is not shown."""
+    with pytest.raises(ConfigError, match=name) as wrong:
+        read_settings({name: value})
+
+    if next(variable.secret for variable in VARIABLES if variable.name == name):
+        assert value not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "is_open", "word"),
+    [
+        ({}, "127.0.0.1", False, "SCENARIO_SHIM_ACCOUNTS"),
+        ({}, "0.0.0.0", True, "loopback"),  # noqa: S104 - it is refused
+        ({"SCENARIO_SHIM_TOKENS": "t"}, "127.0.0.1", True, "contradict"),
+    ],
+)
+def test_it_does_not_start_without_a_lock(
+    settings: dict[str, str], host: str, word: str, *, is_open: bool, tmp_path: Path
+) -> None:
+    """Without a key it refuses, but for `--insecure-local` on loopback."""
+    with pytest.raises(ConfigError, match=word):
+        serve(settings, host=host, is_open=is_open, directory=tmp_path)

@@ -1,0 +1,120 @@
+"""JSON bodies within limits: what is parsed, what is cut out, what is refused, and that none of it takes long."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comfy_client.gateway.scenario.bodies import LONG_TEXT_BYTES, MAX_VALUES, Attached, decode_picture, read_json
+from comfy_client.gateway.scenario.errors import ShimError
+from tests.fakes.scripted_worker import noise
+
+LARGE = random.Random(1).randbytes(3_000_000)  # noqa: S311 - the same bytes each time
+TEXT = base64.b64encode(LARGE)
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"{}", b"[1, 2]", b'{"a": {"b": [null, "x"]}}', b'"x"', b"7"])
+def test_a_small_body_is_its_json(body: bytes) -> None:
+    """It is what the standard library reads; nothing is None."""
+    assert read_json(body) == (json.loads(body) if body.strip() else None)
+
+
+def test_a_long_picture_is_kept_apart_and_decoded() -> None:
+    """The parsed body has a short text in its place, equal for equal pictures, that leads to the bytes."""
+    body = b'{"prompt": "a \\"knight\\"", "image": "data:image/png;base64,' + TEXT + b'", "parameters": {"image": "x"}}'
+    value = read_json(body)
+
+    assert isinstance(value, dict)
+    assert value["prompt"] == 'a "knight"'
+    assert value["parameters"] == {"image": "x"}
+    assert isinstance(value["image"], Attached)
+    assert len(value["image"]) < 100
+    assert decode_picture(value["image"].data) == LARGE
+    assert read_json(body) == value
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        TEXT,
+        TEXT.replace(b"/", b"\\/"),  # PHP
+        TEXT.replace(b"+", b"\\u002B").replace(b"=", b"\\u003d"),  # .NET
+        b"\\n".join(TEXT[at : at + 76] for at in range(0, len(TEXT), 76)),  # MIME
+        b"data:image/png;base64," + TEXT,
+        TEXT.translate(bytes.maketrans(b"+/", b"-_")).rstrip(b"="),
+    ],
+    ids=["plain", "php", "dotnet", "mime", "data-url", "url-safe"],
+)
+def test_base64_is_read_as_every_encoder_writes_it(written: bytes) -> None:
+    """Escapes of JSON and line breaks are no part of the data."""
+    value = read_json(b'{"image": "' + written + b'"}')
+
+    assert isinstance(value, dict)
+    assert decode_picture(value["image"].data) == LARGE
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(data=st.binary(max_size=200))
+def test_short_base64_comes_back(data: bytes) -> None:
+    """Whatever was encoded."""
+    assert decode_picture(base64.b64encode(data)) == data
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"A", b"A*AA", b"AAA=AAAA", b"data:image/png", TEXT + b"A", TEXT + b"*", b"\\u00", b"asset_1"],
+    ids=range(8),
+)
+def test_what_is_no_base64_is_refused(text: bytes) -> None:
+    """Wrong letters, a rest of one letter, and what is no text of JSON."""
+    with pytest.raises(ValueError, match=r"."):
+        decode_picture(text)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (json.dumps({f"key{number}": 1 for number in range(20_000)}).encode(), 413),
+        (json.dumps({str(number): 1 for number in range(5_000)}).encode(), 400),
+        (b"[" + b",".join([b"{}"] * 9_000_000) + b"]", 413),
+        (b"[" * 130_000, 400),
+        (b"[" * 5_000 + b"]" * 5_000, 400),
+        (b'{"a": "' + b'\\"' * 5_000_000 + b'"}', 413),
+        (b'{"a": "' + b"\\" * 5_000_000 + b'"}', 400),
+        (b'"' * 5_000_000, 413),
+        (b'"' + b"a" * 5_000_000, 413),
+        (b'{"prompt": "' + b"a" * 200_000 + b'"}', 400),
+        (b'{"' + b"a" * 200_000 + b'": 1}', 400),
+        (b'["' + b"a" * 200_000 + b'"]', 400),
+        (b'{"image": ["' + b"a" * 200_000 + b'"]}', 400),
+        (b'{"a": ' + b"9" * 10_000 + b"}", 400),
+        (b"\xff\xfe{}", 400),
+        (b" " * 200_000 + b"{", 413),
+    ],
+    ids=range(16),
+)
+def test_a_hostile_body_is_refused_at_once(body: bytes, status: int) -> None:
+    """Many keys, deep nesting, endless texts: refused with a reason, whatever the size, in far less than a second."""
+    begun_at = time.process_time()
+    with pytest.raises(ShimError) as refused:
+        read_json(body)
+
+    assert time.process_time() - begun_at < 0.5
+    assert refused.value.status == status
+    assert len(refused.value.reason) < 300
+
+
+def test_the_limits_leave_room_for_what_callers_send() -> None:
+    """A prompt of 4,096 escaped characters with a picture just short of being cut out, and 200 ids, are taken."""
+    prompt, picture = "é" * 4096, "A" * (LONG_TEXT_BYTES - 4)
+
+    assert read_json(json.dumps({"prompt": prompt, "image": picture}).encode()) == {"prompt": prompt, "image": picture}
+    assert read_json(json.dumps({"assetIds": ["asset_" + "x" * 24] * 200}).encode())
+    assert MAX_VALUES > 3 * 200
+    assert len(noise(64, 64)) < LONG_TEXT_BYTES

@@ -1,0 +1,81 @@
+"""The limits of connections, in one process with uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from comfy_client.gateway.scenario.connections import LEAST_CONNECTIONS, LimitedProtocol, limited_protocol
+
+_WAIT_S = 20.0
+_REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def _small(_request: Request) -> Response:
+    return Response("here")
+
+
+async def _large(_request: Request) -> Response:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(1_000):
+            yield b"x" * 65_536
+
+    return StreamingResponse(pieces())
+
+
+async def _serving(protocol: type[LimitedProtocol]) -> tuple[uvicorn.Server, asyncio.Task[None], int]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = Starlette(routes=[Route("/", _small), Route("/large", _large)])
+    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    return server, asyncio.create_task(server.serve(sockets=[listening])), listening.getsockname()[1]
+
+
+def test_the_connection_that_waits_longest_makes_room() -> None:
+    """Beyond the limit the oldest one without a request is closed at once; the newest is answered."""
+
+    async def scene() -> tuple[bytes, bytes]:
+        server, task, port = await _serving(limited_protocol(0))
+        open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(LEAST_CONNECTIONS + 1)]
+        first, last = open_ones[0], open_ones[-1]
+        closed = await asyncio.wait_for(first[0].read(), 5)
+        last[1].write(_REQUEST)
+        answer = await asyncio.wait_for(last[0].readuntil(b"here"), _WAIT_S)
+        for _, writer in open_ones:
+            writer.close()
+        server.should_exit = True
+        await task
+        return closed, answer
+
+    closed, answer = asyncio.run(scene())
+
+    assert closed == b""
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_caller_that_reads_nothing_is_closed() -> None:
+    """A response that nobody reads ends with its connection, after the time for that."""
+    protocol = type("Short", (limited_protocol(0),), {"stall_timeout_s": 0.2})
+
+    async def scene() -> None:
+        server, task, port = await _serving(protocol)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(_REQUEST.replace(b"GET /", b"GET /large"))
+        while not server.server_state.connections:  # noqa: ASYNC110 - another's state
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(_WAIT_S):
+            while server.server_state.connections:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        writer.close()
+        assert reader is not None
+        server.should_exit = True
+        await task
+
+    asyncio.run(scene())

@@ -1,0 +1,125 @@
+"""The shim over a ComfyUI that is reached directly: kills lose nothing, and a burst does not drown it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from simulators.comfyui import Simulator
+from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
+from tests.waiting import until
+
+AUTH = (KEY, SECRET)
+SMALL = {"prompt": "a knight", "width": 64, "height": 64, "numInferenceSteps": 4}
+FINAL = {"success", "failure", "canceled"}
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A ComfyUI whose pictures take 40 ms each."""
+    with Simulator(step_s=0.01) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def shim(simulator: Simulator, tmp_path: Path) -> Iterator[ShimProcess]:
+    """A shim over it."""
+    with ShimProcess({"COMFYUI_ENDPOINT": simulator.url}, tmp_path) as shim:
+        yield shim
+
+
+def generate(shim: ShimProcess, seed: int) -> str:
+    """Start a job; return its id."""
+    url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
+    answer = requests.post(url, json={**SMALL, "seed": seed}, auth=AUTH, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["job"]["jobId"])
+
+
+def jobs(shim: ShimProcess) -> list[Any]:
+    """Return all jobs."""
+    found: list[Any] = []
+    token = ""
+    while True:
+        url = f"{shim.base_url}/jobs?pageSize=100&paginationToken={token}"
+        page = requests.get(url, auth=AUTH, timeout=60).json()
+        found += page["jobs"]
+        token = page.get("nextPaginationToken", "")
+        if not token:
+            return found
+
+
+def test_kills_lose_no_job(shim: ShimProcess) -> None:
+    """Killed six times, at any moment of its jobs: each that was acknowledged ends once, with its seed's picture."""
+    chance = random.Random(7)  # noqa: S311 - the same moments each time
+    seeds: dict[str, int] = {}
+    for round_ in range(6):
+        for number in range(5):
+            seed = 100 * round_ + number
+            seeds[generate(shim, seed)] = seed
+        begun_at, wanted_s = time.monotonic(), chance.random() * 0.4
+        assert until(lambda since=begun_at, after_s=wanted_s: time.monotonic() > since + after_s)  # type: ignore[misc] # bound
+        shim.kill()
+        shim.start()
+
+    assert until(lambda: all(job["status"] in FINAL for job in jobs(shim)), 120)
+    ended = {job["jobId"]: job for job in jobs(shim)}
+    assert ended.keys() == seeds.keys()
+    assert {job["status"] for job in ended.values()} == {"success"}
+    assert {job["metadata"].get("error") for job in ended.values()} == {None}
+    assets = requests.get(f"{shim.base_url}/assets?pageSize=100", auth=AUTH, timeout=60).json()["assets"]
+    made = {asset["metadata"]["inferenceId"]: asset["metadata"]["seed"] for asset in assets}
+    assert len(assets) == len(seeds)
+    assert made == {job_id: str(seed) for job_id, seed in seeds.items()}
+
+
+def test_a_stop_leaves_jobs_to_the_next_start(shim: ShimProcess) -> None:
+    """SIGTERM in the middle: status 0, and each job ends well after the next start."""
+    ids = {generate(shim, seed) for seed in range(8)}
+
+    assert shim.stop() == 0
+    shim.start()
+    assert until(lambda: all(job["status"] in FINAL for job in jobs(shim)), 60)
+    assert {job["jobId"] for job in jobs(shim)} == ids
+    assert {job["status"] for job in jobs(shim)} == {"success"}
+
+
+def test_a_cancel_survives_a_kill(shim: ShimProcess, simulator: Simulator) -> None:
+    """A job that was cancelled while it waited for its turn is not run after a restart."""
+    ids = [generate(shim, seed) for seed in range(12)]
+    for job_id in ids[6:]:
+        url = f"{shim.base_url}/jobs/{job_id}/action"
+        assert requests.post(url, json={"action": "cancel"}, auth=AUTH, timeout=30).status_code == 200
+    shim.kill()
+    shim.start()
+
+    assert until(lambda: all(job["status"] in FINAL for job in jobs(shim)), 60)
+    statuses = {job["jobId"]: job["status"] for job in jobs(shim)}
+    assert {statuses[job_id] for job_id in ids[6:]} == {"canceled"}
+    assert {statuses[job_id] for job_id in ids[:6]} == {"success"}
+    assert simulator.url
+
+
+def test_a_burst_of_jobs_waits_in_the_shim(shim: ShimProcess) -> None:
+    """400 at once: all are acknowledged and end well; ComfyUI has a few at a time."""
+    longest = 0
+    with ThreadPoolExecutor(32) as pool:
+        ids = set(pool.map(lambda seed: generate(shim, seed), range(400)))
+
+        def are_ended() -> bool:
+            nonlocal longest
+            health = requests.get(f"{shim.base_url}/shim/overview", auth=AUTH, timeout=60).json()["health"]
+            longest = max(longest, *(int(word) for word in health["sentence"].split() if word.isdigit()), 0)
+            return all(job["status"] in FINAL for job in jobs(shim))
+
+        assert until(are_ended, 240)
+    assert len(ids) == 400
+    assert {job["status"] for job in jobs(shim)} == {"success"}
+    assert longest <= 8

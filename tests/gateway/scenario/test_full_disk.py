@@ -1,0 +1,139 @@
+"""A full disk: calls are answered 507 with what to do, and jobs under way are stored once there is space again."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from simulators.runpod.queue_api import RunPodPlatform
+from tests.fakes.scripted_worker import Body, ScriptedWorker, noise, pictured, png
+from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
+from tests.needs import small_disk
+from tests.waiting import until
+
+AUTH = (KEY, SECRET)
+SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
+
+
+@pytest.fixture
+def may_answer() -> threading.Event:
+    """Set once the endpoint may answer its jobs."""
+    return threading.Event()
+
+
+@pytest.fixture
+def platform(may_answer: threading.Event) -> Iterator[RunPodPlatform]:
+    """An endpoint that holds its jobs until then."""
+
+    def answer(job: Body) -> Body:
+        assert may_answer.wait(60)
+        return pictured(job)
+
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, hands=4):
+        yield platform
+        may_answer.set()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB."""
+    with small_disk(tmp_path / "small", "3m") as disk:
+        yield disk
+
+
+@pytest.fixture
+def shim(platform: RunPodPlatform, disk: Path) -> Iterator[ShimProcess]:
+    """A shim whose folder is on it."""
+    with ShimProcess(platform.client_env(), disk / "shim") as shim:
+        yield shim
+
+
+def call(shim: ShimProcess, path: str, body: object) -> requests.Response:
+    """Post a call."""
+    return requests.post(shim.base_url + path, json=body, auth=AUTH, timeout=60)
+
+
+def generate(shim: ShimProcess, seed: int) -> requests.Response:
+    """Start a job."""
+    return call(shim, "/generate/custom/model_bfl-flux-1-dev", {**SMALL, "seed": seed})
+
+
+def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
+    """Return how a job stands."""
+    answer = requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["job"]
+
+
+def fill(disk: Path) -> Path:
+    """Leave no byte free; return the file that takes them."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (65_536, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                pass
+    return filler
+
+
+def test_jobs_under_way_outlast_a_full_disk(
+    shim: ShimProcess, platform: RunPodPlatform, disk: Path, may_answer: threading.Event
+) -> None:
+    """They end well once there is space, without a restart, each once; no call during it is a bug or a lost job."""
+    ids = [generate(shim, seed).json()["job"]["jobId"] for seed in range(4)]
+    assert until(lambda: platform.submissions == 4)
+    upload = call(shim, "/uploads", {"fileName": "a.png", "parts": 1}).json()["upload"]
+    filler = fill(disk)
+    picture = base64.b64encode(noise(500, 500)).decode()
+    refused = [
+        generate(shim, 9),
+        call(shim, "/generate/img2img", {**SMALL, "modelId": "flux.1-dev", "image": picture}),
+        call(shim, "/assets", {"name": "a.png", "image": picture}),
+        call(shim, "/uploads", {"fileName": "b.png"}),
+        requests.put(upload["parts"][0]["url"], data=noise(500, 500), timeout=30),
+    ]
+    may_answer.set()
+    assert until(lambda: "could not be stored yet" in shim.log)
+    during = [job(shim, job_id) for job_id in ids]
+    filler.unlink()
+
+    assert until(lambda: all(job(shim, job_id)["status"] == "success" for job_id in ids), 60)
+    for answer in refused:
+        assert answer.status_code == 507, answer.text
+        assert "free disk space" in answer.json()["reason"]
+        assert answer.headers["x-should-retry"] == "false"
+    for each in during:
+        assert each["status"] != "failure"
+    for job_id in ids:
+        done = job(shim, job_id)
+        assert "error" not in done["metadata"]
+        asset = requests.get(f"{shim.base_url}/assets/{done['metadata']['assetIds'][0]}", auth=AUTH, timeout=30)
+        assert requests.get(asset.json()["asset"]["url"], timeout=30).status_code == 200
+    assert platform.submissions == 4
+    assert "a bug" not in shim.log
+    assert call(shim, "/assets", {"name": "a.png", "image": base64.b64encode(png()).decode()}).status_code == 200
+
+
+def test_a_job_that_was_not_sent_yet_is_sent_once_there_is_space(
+    shim: ShimProcess, platform: RunPodPlatform, disk: Path, may_answer: threading.Event
+) -> None:
+    """Acknowledged while the endpoint was away, then the disk was full: it is sent once, and ends well."""
+    may_answer.set()
+    platform.faults.outage(60, 429)
+    job_id = generate(shim, 1).json()["job"]["jobId"]
+    filler = fill(disk)
+    platform.faults.clear()
+    assert until(lambda: "could not be stored yet" in shim.log)
+    filler.unlink()
+
+    assert until(lambda: job(shim, job_id)["status"] == "success", 60)
+    assert platform.submissions == 1
+    assert "error" not in job(shim, job_id)["metadata"]

@@ -1,0 +1,113 @@
+"""5,000 generate calls that nobody foresaw, and schemathesis on the shim's own OpenAPI document: never a 500."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES, SAMPLERS
+from simulators.runpod.queue_api import RunPodPlatform
+from tests.fakes.scripted_worker import ScriptedWorker, pictured
+from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
+
+CALLS = 5_000
+HANDS = 4
+PATHS = (
+    "/generate/custom/model_bfl-flux-1-dev",
+    "/generate/txt2img",
+    "/generate/img2img",
+    "/models/flux.1-dev/inferences",
+    "/generate/custom/model_none",
+)
+_ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2, 4, 1.5, 2**63, -(2**70), 1e308, "", "x", "4", "\x00", "\ud800", "é" * 40),
+    *([], {}, [[]], [None], ["model_x"], [{"modelId": "model_x", "scale": 2}], {"a": {"b": [1]}}, "asset_none"),
+    *("data:image/png;base64,AAAA", "https://192.0.2.1/x.png", "http://127.0.0.1/", *ASPECT_RATIOS, *SAMPLERS),
+)
+_FIELDS = sorted({name for route in ROUTES.values() for name in route.fields} | {"other", "parameters", "projectId"})
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
+    """A shim over an endpoint that answers at once."""
+    folder: Path = tmp_path_factory.mktemp("shim")
+    with (
+        RunPodPlatform(long_poll_s=0.5) as platform,
+        ScriptedWorker(platform, pictured, hands=2),
+        ShimProcess(platform.client_env(), folder) as shim,
+    ):
+        yield shim
+
+
+def body_of(chance: random.Random) -> bytes:
+    """Return a body that is almost right, or nothing like it."""
+    if chance.random() < 0.05:
+        return chance.choice((b"", b"{", b"[1]", b"null", b"NaN", b'{"prompt": NaN}', b"\xff\xfe", b"[" * 5000, b'"x"'))
+    body = {name: chance.choice(_ODD) for name in chance.sample(_FIELDS, chance.choice((0, 1, 1, 2, 4)))}
+    if chance.random() < 0.9:
+        body["prompt"] = "a knight"
+    if chance.random() < 0.7:
+        body["modelId"] = chance.choice(BASE_MODELS)
+    return json.dumps({"parameters": body} if chance.random() < 0.3 else body).encode()
+
+
+def test_five_thousand_calls(shim: ShimProcess) -> None:
+    """Each is answered 2xx, or with a 4xx whose JSON has a reason and a trace id."""
+
+    def send(seed: int) -> Counter[int]:
+        chance = random.Random(seed)  # noqa: S311 - the same calls each time
+        statuses: Counter[int] = Counter()
+        with requests.Session() as session:
+            session.auth = (KEY, SECRET)
+            for _ in range(CALLS // HANDS):
+                query = {"dryRun": "true"} if chance.random() < 0.7 else {}
+                data = body_of(chance)
+                answer = session.post(shim.base_url + chance.choice(PATHS), data=data, params=query, timeout=30)
+                statuses[answer.status_code] += 1
+                told = answer.json()
+                assert answer.status_code // 100 == 2 or (
+                    answer.status_code // 100 == 4 and told["reason"] and told["trace_id"]
+                ), (answer.status_code, data[:300], told)
+        return statuses
+
+    with ThreadPoolExecutor(HANDS) as pool:
+        statuses = sum(pool.map(send, range(HANDS)), Counter[int]())
+
+    assert statuses.total() == CALLS
+    assert statuses[200] > 100
+    assert statuses[269] > 200
+    assert statuses[400] > 500
+
+
+def test_schemathesis_finds_no_500(shim: ShimProcess, tmp_path: Path) -> None:
+    """Requests made from /openapi.json, right and wrong ones, are never answered with a server's error."""
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("schemathesis")),
+            "run",
+            f"{shim.url}/openapi.json",
+            f"--auth={KEY}:{SECRET}",
+            "--checks=not_a_server_error,content_type_conformance,response_schema_conformance",
+            "--max-examples=15",
+            "--phases=examples,fuzzing",
+            "--generation-deterministic",
+            "--no-color",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout[-6000:]

@@ -1,0 +1,373 @@
+"""Callers of Scenario, unchanged, through four processes: shim, platform stand-in, real worker, ComfyUI."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+from scenario_sdk import (
+    AuthenticationError,
+    BadRequestError,
+    NotFoundError,
+    RateLimitError,
+    Scenario,
+)
+
+from tests.gateway.scenario.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
+from tests.needs import programs
+from tests.stage import ROOT, Stage, staged
+from tests.waiting import until
+
+MODEL = "model_bfl-flux-1-dev"
+SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "numInferenceSteps": 4}
+KNIGHT = (ROOT / "examples" / "knight.png").read_bytes()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The shim, and what stands behind it."""
+
+    shim: ShimProcess
+    stage: Stage
+
+    def sdk(self, *, strict: bool = False, key: str = KEY, secret: str = SECRET, max_retries: int = 2) -> Scenario:
+        """Return the official SDK's client, which knows nothing but another address."""
+        return Scenario(
+            api_key=key,
+            api_secret=secret,
+            base_url=self.shim.base_url,
+            max_retries=max_retries,
+            _strict_response_validation=strict,
+        )
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """One of each for all tests of this file."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        staged(step_s=0.02) as stage,
+        ShimProcess(stage.platform.client_env(), Path(folder)) as shim,
+    ):
+        yield Scene(shim, stage)
+
+
+@pytest.fixture(params=[False, True], ids=["lax", "strict"])
+def sdk(request: pytest.FixtureRequest, scene: Scene) -> Iterator[Scenario]:
+    """The SDK, as callers have it, and with its strict validation of answers."""
+    with scene.sdk(strict=request.param) as sdk:
+        yield sdk
+
+
+def ended(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - the SDK's
+    """Return a job once it has ended."""
+    seen: list[Any] = []
+
+    def is_final() -> bool:
+        seen.append(sdk.jobs.retrieve(job_id).job)
+        return seen[-1].status in {"success", "failure", "canceled"}
+
+    assert until(is_final, 60)
+    return seen[-1]
+
+
+def pixels(url: str) -> Image.Image:
+    """Return the picture at an address, which is asked for without a key."""
+    answer = requests.get(url, timeout=10)
+    assert answer.status_code == 200
+    return Image.open(io.BytesIO(answer.content))
+
+
+def test_a_prompt_becomes_pictures(scene: Scene, sdk: Scenario) -> None:
+    """txt2img: run_model, poll, retrieve the assets, download them; one job at the endpoint."""
+    before = scene.stage.platform.submissions
+    answer = sdk.generate.run_model(MODEL, body={**SMALL, "numOutputs": 2, "seed": 7})
+    job = ended(sdk, answer.job.job_id)
+    assets = [sdk.assets.retrieve(each).asset for each in job.metadata.asset_ids]
+
+    assert answer.creative_units_cost is not None
+    assert answer.creative_units_cost > 0
+    assert job.status == "success", job
+    assert job.progress == 1
+    assert [pixels(asset.url).size for asset in assets] == [(64, 64), (64, 64)]
+    assert [asset.metadata.seed for asset in assets] == ["7", "8"]
+    assert {entry.status for entry in job.status_history} >= {"queued", "success"}
+    assert scene.stage.platform.submissions == before + 1
+
+
+def test_an_upload_becomes_another_picture(sdk: Scenario) -> None:
+    """img2img: upload an asset, start from it by its id, download the result."""
+    asset = sdk.assets.upload(name="knight.png", image=base64.b64encode(KNIGHT).decode()).asset
+    answer = sdk.generate.run_model(MODEL, body={**SMALL, "image": asset.id, "strength": 0.5, "seed": 3})
+    job = ended(sdk, answer.job.job_id)
+
+    assert hashlib.sha256(requests.get(asset.url, timeout=10).content).digest() == hashlib.sha256(KNIGHT).digest()
+    assert job.status == "success", job
+    assert pixels(sdk.assets.retrieve(job.metadata.asset_ids[0]).asset.url).size == (64, 64)
+    assert dict(job.metadata.input)["image"] == asset.id
+
+
+def test_a_large_upload_comes_in_parts(sdk: Scenario) -> None:
+    """Multipart: create, put each part without a key, complete, and the asset is the picture."""
+    half = len(KNIGHT) // 2
+    made = sdk.uploads.create(
+        file_name="knight.png", content_type="image/png", kind="image", parts=2, file_size=len(KNIGHT)
+    )
+    assert made.upload.parts is not None
+    for part, data in zip(made.upload.parts, (KNIGHT[:half], KNIGHT[half:]), strict=True):
+        assert requests.put(part.url, data=data, timeout=10).status_code == 200
+    sdk.uploads.trigger_action(made.upload.id, action="complete")
+    upload = sdk.uploads.retrieve(made.upload.id).upload
+
+    assert upload.status == "imported"
+    assert upload.entity_id
+    assert requests.get(sdk.assets.retrieve(upload.entity_id).asset.url, timeout=10).content == KNIGHT
+
+
+def test_assets_are_listed_fetched_and_deleted(scene: Scene) -> None:
+    """The list has pages, get-bulk leaves out what is not there, a deleted asset is gone."""
+    with scene.sdk(strict=True, key=OTHER_KEY, secret=OTHER_SECRET) as sdk:
+        image = base64.b64encode(KNIGHT).decode()
+        ids = [sdk.assets.upload(name=f"{number}.png", image=image).asset.id for number in range(5)]
+
+        assert [asset.id for asset in sdk.assets.list(page_size=2)] == ids[::-1]
+        assert [asset.id for asset in sdk.assets.get_bulk(asset_ids=[ids[1], "asset_none"]).assets] == [ids[1]]
+        sdk.assets.update_tags(ids[0], add=["hero"])
+        assert [asset.id for asset in sdk.assets.list(tags="hero")] == [ids[0]]
+        sdk.assets.delete_multiple(extra_body={"assetIds": ids[:2]}, asset_ids=ids[:2])
+        assert {asset.id for asset in sdk.assets.list()} == set(ids[2:])
+        with pytest.raises(NotFoundError):
+            sdk.assets.retrieve(ids[0])
+
+
+def test_a_job_is_cancelled(scene: Scene, sdk: Scenario) -> None:
+    """Cancel ends the job at the endpoint too, and it reads `canceled`."""
+    answer = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 100, "numOutputs": 4})
+    job_id = answer.job.job_id
+    assert until(lambda: sdk.jobs.retrieve(job_id).job.status == "in-progress", 60)
+
+    assert sdk.jobs.trigger_action(job_id, action="cancel").job.job_id == job_id
+    assert ended(sdk, job_id).status == "canceled"
+    simulator = scene.stage.simulator
+    assert simulator is not None
+    assert until(lambda: not requests.get(f"{simulator.url}/queue", timeout=5).json()["queue_running"])
+
+
+def test_a_dry_run_costs_nothing(scene: Scene) -> None:
+    """`dryRun` answers 269 with units and money, without a job."""
+    before = scene.stage.platform.submissions
+    with scene.sdk() as sdk:
+        answer = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 28}, dry_run="true")
+        raw = sdk.generate.with_raw_response.run_model(MODEL, body=SMALL, dry_run="true")
+
+    assert answer.creative_units_cost is not None
+    assert answer.creative_units_cost > 0
+    assert "job" not in raw.http_response.json()
+    assert raw.http_response.status_code == 269
+    assert raw.http_response.json()["estimatedUsd"] > 0
+    assert scene.stage.platform.submissions == before
+
+
+def test_errors_are_scenario_s(scene: Scene) -> None:
+    """400 names every fault, 401 the key, 404 what is not there; each has a reason, and is not repeated."""
+    with scene.sdk() as sdk, scene.sdk(secret=OTHER_SECRET) as stranger:
+        with pytest.raises(BadRequestError) as bad:
+            sdk.generate.run_model(MODEL, body={"prompt": "", "guidance": 99, "mask": "x"})
+        with pytest.raises(AuthenticationError) as unknown:
+            stranger.jobs.list()
+        with pytest.raises(NotFoundError):
+            sdk.jobs.retrieve("job_none")
+        with pytest.raises(NotFoundError) as no_model:
+            sdk.generate.run_model("model_sdxl", body=SMALL)
+
+    for part in ("prompt", "guidance", "mask"):
+        assert part in str(bad.value.body)
+    assert {"reason", "message", "trace_id"} <= set(unknown.value.body or ())  # type: ignore[call-overload] # a JSON object
+    assert bad.value.response.headers["x-should-retry"] == "false"
+    assert MODEL in str(no_model.value.body)
+
+
+def test_a_key_that_calls_too_often_is_told_when_to_go_on(scene: Scene, tmp_path: Path) -> None:
+    """429 has Retry-After and remainingSeconds; another key is not held up."""
+    limits = {**scene.stage.platform.client_env(), "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}
+    with ShimProcess(limits, tmp_path) as shim:
+        limited = Scene(shim, scene.stage)
+        with limited.sdk(max_retries=0) as sdk, limited.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
+            for _ in range(3):
+                sdk.jobs.list()
+            with pytest.raises(RateLimitError) as refused:
+                sdk.jobs.list()
+            assert other.jobs.list() is not None
+
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+    assert refused.value.response.json()["remainingSeconds"] >= 1
+
+
+def test_a_key_sees_its_own_alone(scene: Scene) -> None:
+    """Jobs, assets and uploads of one key are not there for another, whatever the call."""
+    with scene.sdk() as sdk, scene.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
+        job_id = sdk.generate.run_model(MODEL, body=SMALL).job.job_id
+        asset_id = ended(sdk, job_id).metadata.asset_ids[0]
+        upload_id = sdk.uploads.create(file_name="a.png", content_type="image/png", kind="image", parts=1).upload.id
+        asks: list[Callable[[], object]] = [
+            lambda: other.jobs.retrieve(job_id),
+            lambda: other.jobs.trigger_action(job_id, action="cancel"),
+            lambda: other.assets.retrieve(asset_id),
+            lambda: other.assets.download.request(asset_id),
+            lambda: other.uploads.retrieve(upload_id),
+            lambda: other.generate.run_model(MODEL, body={**SMALL, "image": asset_id}),
+        ]
+        for ask in asks:
+            with pytest.raises(NotFoundError):
+                ask()
+        assert job_id not in {job.job_id for job in other.jobs.list()}
+        assert asset_id not in {asset.id for asset in other.assets.list()}
+        other.assets.delete_multiple(asset_ids=[asset_id])
+        assert sdk.assets.retrieve(asset_id).asset.id == asset_id
+
+
+def test_the_classic_and_the_oldest_route(scene: Scene) -> None:
+    """txt2img with `modelId` in the body, and inferences with `parameters`, give the same kind of job."""
+    with scene.sdk() as sdk:
+        classic: Any = sdk.post("/generate/txt2img", cast_to=object, body={**SMALL, "modelId": "flux.1-dev"})
+        oldest: Any = sdk.post(
+            "/models/flux.1-dev/inferences", cast_to=object, body={"parameters": {**SMALL, "type": "txt2img"}}
+        )
+        for answer in (classic, oldest):
+            assert ended(sdk, answer["job"]["jobId"]).status == "success"
+        inference_id = oldest["inference"]["id"]
+        told: Any = sdk.get(f"/models/flux.1-dev/inferences/{inference_id}", cast_to=object)
+
+    assert told["inference"]["status"] == "succeeded"
+    assert pixels(told["inference"]["images"][0]["url"]).size == (64, 64)
+
+
+def test_a_route_that_is_not_here_says_what_to_do(scene: Scene) -> None:
+    """501 names the call and what to use in its place; a wrong method is 405."""
+    auth = (KEY, SECRET)
+    for prefix in ("", "/v1"):
+        answer = requests.post(f"{scene.shim.url}{prefix}/generate/remove-background", json={}, auth=auth, timeout=5)
+        assert answer.status_code == 501
+        assert "out of this project's scope" in answer.json()["reason"]
+        assert "upload the picture there" in answer.json()["reason"]
+    wrong = requests.delete(f"{scene.shim.base_url}/jobs", auth=auth, timeout=5)
+    assert wrong.status_code == 405
+    assert wrong.json()["reason"]
+
+
+def test_models_are_listed_by_what_is_asked_for(scene: Scene, tmp_path: Path) -> None:
+    """Public ones are Flux.1-dev's ids, private ones the LoRAs of the table; pages and get-bulk work, also by SDK."""
+    loras = {"SCENARIO_SHIM_LORAS": '{"model_knight": "knight.safetensors"}'}
+    with ShimProcess({**scene.stage.platform.client_env(), **loras}, tmp_path) as shim:
+        with Scene(shim, scene.stage).sdk(strict=True) as sdk:
+            public = [model.id for model in sdk.models.list(privacy="public")]
+            private = [model.id for model in sdk.models.list(privacy="private")]
+            paged = [model.id for model in sdk.models.list(page_size=1)]
+            bulk = [model.id for model in sdk.models.get_bulk(model_ids=["model_knight", "model_none"]).models]
+        listed = requests.get(f"{shim.base_url}/models/public", auth=(KEY, SECRET), timeout=5).json()["models"]
+        none = requests.get(f"{shim.base_url}/models?status=training", auth=(KEY, SECRET), timeout=5).json()["models"]
+        wrong = requests.get(f"{shim.base_url}/models?pageSize=0", auth=(KEY, SECRET), timeout=5)
+
+    assert public == ["model_bfl-flux-1-dev", "flux.1-dev", "model_flux-1-dev"]
+    assert private == bulk == ["model_knight"]
+    assert paged == public + private
+    assert [model["id"] for model in listed] == public
+    assert none == []
+    assert wrong.status_code == 400
+
+
+def test_a_model_s_jobs_are_listed_in_the_oldest_way(scene: Scene) -> None:
+    """GET /models/{id}/inferences has this key's jobs of that model, and of no other."""
+    with scene.sdk() as sdk:
+        job_id = sdk.generate.run_model("flux.1-dev", body=SMALL).job.job_id
+    auth, url = (KEY, SECRET), f"{scene.shim.base_url}/models"
+    listed = requests.get(f"{url}/flux.1-dev/inferences?pageSize=1", auth=auth, timeout=5).json()
+    others = requests.get(f"{url}/flux.1-dev/inferences", auth=(OTHER_KEY, OTHER_SECRET), timeout=5).json()
+
+    assert [inference["id"] for inference in listed["inferences"]] == [job_id]
+    assert listed["inferences"][0]["modelId"] == "flux.1-dev"
+    assert others["inferences"] == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/assets/asset_q9GpkRcHwTx7bLJ2mVz3nFd8", "/assets/get-bulk", "/jobs/job_q9GpkRcHwTx7"]
+)
+def test_an_id_of_scenario_s_is_told_what_to_do(scene: Scene, path: str) -> None:
+    """404 says that the id is not the shim's, and how a picture is brought along; get-bulk leaves it out."""
+    auth = (KEY, SECRET)
+    if path.endswith("get-bulk"):
+        body = {"assetIds": ["asset_q9GpkRcHwTx7bLJ2mVz3nFd8"]}
+        assert requests.post(scene.shim.base_url + path, json=body, auth=auth, timeout=5).json() == {"assets": []}
+        return
+    answer = requests.get(scene.shim.base_url + path, auth=auth, timeout=5)
+    reason = answer.json()["reason"]
+
+    assert answer.status_code == 404
+    assert "Scenario" in reason
+    assert "POST /assets" in reason or "polled there" in reason
+
+
+def test_a_multipart_upload_is_told_what_to_send(scene: Scene) -> None:
+    """An old page of Scenario's shows multipart: 400 says which JSON goes in its place."""
+    files = {"file": ("knight.png", KNIGHT, "image/png")}
+    answer = requests.post(f"{scene.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)
+
+    assert answer.status_code == 400
+    assert '"image"' in answer.json()["reason"]
+    assert "base64" in answer.json()["reason"]
+
+
+def test_curl_goes_through(scene: Scene, tmp_path: Path) -> None:
+    """What the docs of Scenario show with curl: generate, poll, the asset, its bytes."""
+    programs("curl")
+
+    def curl(*arguments: str) -> bytes:
+        return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], check=True, capture_output=True).stdout  # noqa: S607 - Debian's
+
+    body = json.dumps({**SMALL, "modelId": "flux.1-dev", "numSamples": 1})
+    base, user = scene.shim.base_url, ["-u", f"{KEY}:{SECRET}"]
+    job_id = json.loads(curl(*user, f"{base}/generate/txt2img", "-H", "Content-Type: application/json", "-d", body))[
+        "job"
+    ]["jobId"]
+    job: dict[str, Any] = {}
+
+    def is_done() -> bool:
+        job.update(json.loads(curl(*user, f"{base}/jobs/{job_id}"))["job"])
+        return bool(job["status"] == "success")
+
+    assert until(is_done, 60)
+    url = json.loads(curl(*user, f"{base}/assets/{job['metadata']['assetIds'][0]}"))["asset"]["url"]
+    curl("-o", str(tmp_path / "knight.png"), url)
+    assert Image.open(io.BytesIO((tmp_path / "knight.png").read_bytes())).size == (64, 64)
+
+
+def test_a_picture_s_address_is_signed(scene: Scene) -> None:
+    """Nobody changes what an address leads to or when it ends; another format may be asked for."""
+    with scene.sdk() as sdk:
+        url = sdk.assets.upload(name="a.png", image=base64.b64encode(KNIGHT).decode()).asset.url
+        webp = sdk.assets.download.request(sdk.assets.list(page_size=1).assets[0].id, target_format="webp")
+
+    assert requests.get(url, timeout=5).headers["content-type"] == "image/png"
+    assert requests.get(url.replace("Expires=1", "Expires=2"), timeout=5).status_code == 401
+    assert requests.get(url.partition("?")[0], timeout=5).status_code == 401
+    assert Image.open(io.BytesIO(requests.get(webp.url, timeout=5).content)).format == "WEBP"
+
+
+def test_nothing_secret_is_logged(scene: Scene) -> None:
+    """Neither a key nor a signature stands in the log of the tests above."""
+    log = scene.shim.log
+
+    assert "401" in log
+    for secret in (SECRET, OTHER_SECRET, KEY, "Signature", scene.stage.platform.api_key):
+        assert secret not in log

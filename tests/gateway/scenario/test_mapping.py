@@ -1,0 +1,233 @@
+"""From Scenario's fields to a request: by example, and for every field of every route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comfy_client.gateway.scenario.errors import ShimError
+from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES, SAMPLERS
+from comfy_client.gateway.scenario.mapping import INFERENCES, Mapped, map_call
+from comfy_core.request.reading import read_request
+from comfy_core.workflows import Workflow
+
+LORAS = {"model_knight": "knight.safetensors", "model_ink": "ink.safetensors"}
+MODEL = BASE_MODELS[0]
+NAMES = [*ROUTES, INFERENCES]
+
+
+def mapped(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> Mapped:  # noqa: ANN401 - any JSON value
+    """Return a call with a prompt and what the test gives."""
+    return map_call(name, {"prompt": "a knight", **body}, model_id, LORAS)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("custom", {"width": 1104, "height": 832, "steps": 28, "guidance": 3.5, "num_images": 1}),
+        ("txt2img", {"width": 512, "height": 512, "steps": 30, "guidance": 3.5, "num_images": 1}),
+    ],
+)
+def test_what_is_absent_is_scenario_s_default(name: str, expected: Mapping[str, object]) -> None:
+    """A call with a prompt alone gets the defaults of its own route (docs/reference/scenario.md#route-b)."""
+    assert expected.items() <= mapped(name).input.items()
+
+
+@pytest.mark.parametrize(("name", "strength"), [("custom", 0.8), ("img2img", 0.75)])
+def test_a_picture_keeps_its_own_size(name: str, strength: float) -> None:
+    """img2img without a size leaves it to the picture, with the route's own strength."""
+    call = mapped(name, image="asset_1")
+
+    assert call.task == "img2img"
+    assert call.picture == "asset_1"
+    assert call.input["strength"] == strength
+    assert not {"width", "height"} & call.input.keys()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"numSamples": 3}, {"num_images": 3}),
+        ({"numOutputs": 3}, {"num_images": 3}),
+        ({"seed": "42"}, {"seed": 42}),
+        ({"seed": 42}, {"seed": 42}),
+        ({"numInferenceSteps": 40.0}, {"steps": 40}),
+        ({"negativePrompt": "fog", "negativePromptStrength": 2}, {"negative_prompt": "fog", "negative_strength": 2}),
+        ({"scheduler": "HeunDiscreteScheduler"}, {"sampler": "heun"}),
+        ({"scheduler": "EulerAncestralDiscrete"}, {"sampler": "euler_ancestral"}),
+        ({"aspectRatio": "16:9"}, {"width": 1344, "height": 768}),
+        ({"loras": ["model_ink"], "lorasScale": [0.5]}, {"loras": [{"name": "ink.safetensors", "strength": 0.5}]}),
+        (
+            {"concepts": [{"modelId": "model_ink", "scale": 0.7}]},
+            {"loras": [{"name": "ink.safetensors", "strength": 0.7}]},
+        ),
+        ({"modelId": "model_knight"}, {"loras": [{"name": "knight.safetensors", "strength": 1.0}]}),
+        ({"width": 1000, "height": 700}, {"width": 992, "height": 704}),
+        ({"guidance": None, "seed": None}, {"guidance": 3.5}),
+        ({"seed": " 42 "}, {"seed": 42}),
+        ({"seed": 42.0}, {"seed": 42}),
+        ({"seed": "4294967296"}, {"seed": 4294967296}),
+        ({"width": "512", "height": "768", "guidance": "4.5"}, {"width": 512, "height": 768, "guidance": 4.5}),
+        ({"numSamples": "2", "numInferenceSteps": "12"}, {"num_images": 2, "steps": 12}),
+    ],
+)
+def test_both_families_of_names_are_understood(body: dict[str, Any], expected: Mapping[str, object]) -> None:
+    """A field becomes what it means; null is absent; a size is rounded to 16."""
+    assert expected.items() <= mapped(**body).input.items()
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"width": 1000}, "multiples of 16"),
+        ({"intermediateImages": True}, "intermediateImages"),
+        ({"somethingNew": 1}, "somethingNew"),
+        ({"numInferenceStep": 9}, "numInferenceSteps"),
+        ({"negativePrompt": "fog"}, "negativePromptStrength"),
+        ({"scheduler": "TCDScheduler"}, "TCD"),
+        ({"numInferenceSteps": 150}, "100"),
+        ({"aspectRatio": "1:1", "width": 512}, "aspectRatio"),
+        ({"strength": 0.5}, "there is no image"),
+    ],
+)
+def test_what_is_not_honoured_is_noted_or_refused(body: dict[str, Any], word: str) -> None:
+    """A lax shim says it in the job; a strict one refuses the call and names the field."""
+    [note] = mapped(**body).notes
+
+    assert word in note
+    with pytest.raises(ShimError, match=next(iter(body))):
+        map_call("custom", {"prompt": "a knight", **body}, MODEL, LORAS, is_strict=True)
+
+
+@pytest.mark.parametrize("seed", [-1, "-1", -1.0, None])
+def test_a_seed_of_minus_one_is_random(seed: object) -> None:
+    """The shim chooses it then, as for a call without a seed."""
+    assert "seed" not in mapped(seed=seed).input
+
+
+def test_many_unknown_keys_are_counted() -> None:
+    """Twenty are named, and a job shows nothing of what is longer than a call."""
+    call = mapped(**{f"key{number}": "x" * 100 for number in range(1000)})
+
+    assert len(call.notes) == 21
+    assert call.notes[-1] == "980 more keys are not known and were left out"
+    assert not [key for key in call.asked if key.startswith("key")]
+    assert mapped(other=1).asked["other"] == 1
+
+
+@pytest.mark.parametrize("field", ["controlImage", "mask", "maskId", "ipAdapterImageIds"])
+def test_what_would_make_another_picture_is_refused(field: str) -> None:
+    """Nobody pays for a picture without the control, mask or reference that was asked for; `false` asks for nothing."""
+    with pytest.raises(ShimError, match=field) as refused:
+        mapped(**{field: "asset_1"})
+
+    assert refused.value.status == 400
+    assert map_call("custom", {"prompt": "a knight", field: False}, MODEL, LORAS).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"prompt": " ", "guidance": 99, "mask": "x"}, ("prompt", "guidance", "mask")),
+        ({"seed": -2}, ("seed must be at least -1",)),
+        ({"seed": "a knight"}, ("seed must be a whole number, not",)),
+        ({"seed": 2**63}, ("seed must be at most",)),
+        ({"seed": [1]}, ("seed must be a whole number",)),
+        ({"width": "wide"}, ("width must be a number, not",)),
+        ({"numSamples": "two"}, ("numSamples must be a whole number, not",)),
+        ({"numSamples": 9}, ("at most 8",)),
+        ({"loras": ["model_none"]}, ("loras[0]", "model_knight")),
+        ({"lorasScale": [1]}, ("lorasScale",)),
+        ({"image": "asset_1", "imageId": "asset_2"}, ("twice",)),
+        ({"numSamples": 1, "numOutputs": 2}, ("differ",)),
+    ],
+)
+def test_all_faults_are_named_at_once(body: dict[str, Any], words: tuple[str, ...]) -> None:
+    """A call that is wrong is told everything that is, with what would be right."""
+    with pytest.raises(ShimError) as refused:
+        mapped(**body)
+
+    assert refused.value.status == 400
+    assert [word for word in words if word not in refused.value.reason] == []
+
+
+@pytest.mark.parametrize(("model_id", "status"), [("model_sdxl", 404), (None, 400)])
+def test_a_model_that_is_not_here_is_named(model_id: str | None, status: int) -> None:
+    """Another model is 404, none is 400, and both say which there are."""
+    with pytest.raises(ShimError, match=MODEL) as refused:
+        map_call("txt2img", {"prompt": "x"}, model_id, LORAS)
+
+    assert refused.value.status == status
+
+
+def test_the_oldest_route_is_txt2img_or_img2img() -> None:
+    """`parameters` are the fields, and their `type` the task."""
+    call = map_call(
+        INFERENCES, {"parameters": {"type": "img2img", "prompt": "x", "imageId": "asset_1"}}, "flux.1-dev", LORAS
+    )
+
+    assert (call.task, call.picture, call.job_type) == ("img2img", "asset_1", "inference")
+
+
+# --- whatever the body
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 3000),
+    st.floats(),
+    st.text(max_size=12),
+    st.sampled_from([*ASPECT_RATIOS, *SAMPLERS, "EulerDiscreteScheduler", "asset_1", "https://a.example/x.png", "512"]),
+    st.lists(st.one_of(st.text(max_size=8), st.integers(), st.sampled_from(list(LORAS))), max_size=3),
+    st.lists(
+        st.dictionaries(st.sampled_from(["modelId", "scale", "x"]), st.sampled_from([*LORAS, 1, None])), max_size=2
+    ),
+)
+_BODIES = st.fixed_dictionaries(
+    {"prompt": st.sampled_from(["a knight", "", 7])},
+    optional={name: _VALUES for route in ROUTES.values() for name in (*route.fields, "other") if name != "prompt"},
+)
+
+
+@settings(max_examples=1500, deadline=None, derandomize=True)
+@given(
+    body=_BODIES | _VALUES,
+    name=st.sampled_from(NAMES),
+    is_strict=st.booleans(),
+    model=st.sampled_from([MODEL, None, "model_ink"]),
+)
+def test_every_body_is_a_request_or_refused(
+    workflows: Mapping[str, Workflow],
+    body: Any,  # noqa: ANN401 - any JSON value
+    name: str,
+    is_strict: bool,
+    model: str | None,
+) -> None:
+    """Whatever comes is a request that the endpoint takes, or the caller's error; nothing is lost in silence."""
+    body = {"parameters": body} if name == INFERENCES else body
+    try:
+        call = map_call(name, body, model, LORAS, is_strict=is_strict)
+    except ShimError as error:
+        is_callers = error.status in (400, 404) and bool(error.reason)
+        assert is_callers, error  # noqa: PT017 - both ends are right
+        return
+    picture = {"image": "https://a.example/x.png"} if call.picture is not None else {}
+    read_request({**call.input, **picture}, workflows)
+    given_fields = body["parameters"] if name == INFERENCES else body
+    told = " ".join(call.notes)
+    for field, value in given_fields.items():
+        known = ROUTES[call.task if name == INFERENCES else name].fields.get(field)
+        is_honoured = value in (None, False, "", []) or (known is not None and bool(known.becomes)) or field == "type"
+        assert is_honoured or field in told
+
+
+def test_every_field_says_what_becomes_of_it() -> None:
+    """Each field of each table is honoured or says why not, never both."""
+    for route in ROUTES.values():
+        for field in route.fields.values():
+            assert bool(field.becomes) != bool(field.why_not)
+        assert set(route.schema()["properties"]) == set(route.fields)

@@ -1,0 +1,66 @@
+"""Which requests a shim without keys takes: those of this machine's programs and of its own page."""
+
+from __future__ import annotations
+
+import pytest
+
+from comfy_client.gateway.scenario.origin import is_json, refusal
+
+HERE = "127.0.0.1:8189"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", {"host": HERE}),
+        ("POST", {"host": "localhost:8189"}),
+        ("POST", {"host": "[::1]:8189"}),
+        ("POST", {"host": HERE, "origin": f"http://{HERE}", "sec-fetch-site": "same-origin"}),
+        ("GET", {"host": HERE, "sec-fetch-site": "cross-site"}),
+        ("POST", {"host": "shim.example", "origin": "https://shim.example"}),
+    ],
+)
+def test_programs_and_the_own_page_are_let_in(method: str, headers: dict[str, str]) -> None:
+    """Loopback names, the configured address, and a link from another page, which can read nothing."""
+    assert refusal(method, headers, "https://shim.example") == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", {}),
+        ("GET", {"host": "evil.example"}),
+        ("GET", {"host": "127.0.0.1.evil.example:8189"}),
+        ("GET", {"host": "[::1"}),
+        ("GET", {"host": "localhost@evil.example"}),
+        ("POST", {"host": HERE, "origin": "http://evil.example"}),
+        ("POST", {"host": HERE, "origin": "null"}),
+        ("POST", {"host": HERE, "origin": ""}),
+        ("POST", {"host": HERE, "origin": "http://[::1"}),
+        ("POST", {"host": HERE, "origin": "http://127.0.0.1:9000"}),
+        ("POST", {"host": HERE, "origin": "http://localhost:8189"}),
+        ("POST", {"host": HERE, "sec-fetch-site": "cross-site"}),
+        ("DELETE", {"host": HERE, "sec-fetch-site": "same-site"}),
+    ],
+)
+def test_other_pages_are_refused(method: str, headers: dict[str, str]) -> None:
+    """Another origin, a rebound name, another port of this machine."""
+    assert "--insecure-local" in refusal(method, headers)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("application/json", True),
+        ("Application/JSON; charset=utf-8", True),
+        ("application/vnd.api+json", True),
+        ("text/plain", False),
+        ("application/x-www-form-urlencoded", False),
+        ("multipart/form-data; boundary=x", False),
+        ("text/plain; application/json", False),
+        ("", False),
+    ],
+)
+def test_what_counts_as_json(content_type: str, *, expected: bool) -> None:
+    """What a page of another origin may send without asking first is none."""
+    assert is_json(content_type) == expected

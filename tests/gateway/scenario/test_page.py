@@ -1,0 +1,284 @@
+"""The page at `/` in a real browser: it makes pictures, shows them, and says what went wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+from playwright.sync_api import Browser, Page, expect
+
+from simulators.runpod.queue_api import RunPodPlatform
+from tests.browser import WIDTHS, browser, overflows
+from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
+from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
+
+WAIT_MS = 20_000
+
+
+def answer(job: Body) -> Body:
+    """Make a picture; fail where the prompt says so."""
+    if "fails" in job["input"]["prompt"]:
+        return {
+            "error": '{"code": "out_of_memory", "message": "The GPU was full. Ask for a smaller size.", "details": {}}'
+        }
+    return pictured(job)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests."""
+    with browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[RunPodPlatform]:
+    """An endpoint."""
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer):
+        yield platform
+
+
+@pytest.fixture
+def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
+    """A shim that has nothing yet."""
+    with ShimProcess(platform.client_env(), tmp_path) as shim:
+        yield shim
+
+
+@pytest.fixture(params=WIDTHS)
+def page(request: pytest.FixtureRequest, chromium: Browser, shim: ShimProcess) -> Iterator[Page]:
+    """The page in a window of that width, with the key typed in. No script of it may fail."""
+    problems: list[str] = []
+    window = signed_in(chromium, shim, request.param, problems)
+    yield window
+    assert not overflows(window)
+    assert problems == []
+    window.close()
+
+
+def signed_in(chromium: Browser, shim: ShimProcess, width: int, problems: list[str] | None = None) -> Page:
+    """Return the page in a window of that width, with the key typed in; what its scripts do wrong is in `problems`."""
+    found: list[str] = [] if problems is None else problems
+    window = chromium.new_page(viewport={"width": width, "height": 900})
+    window.on("pageerror", lambda error: found.append(str(error)))
+    window.on("console", lambda message: found.append(message.text) if "Content Security" in message.text else None)
+    window.goto(f"{shim.url}/")
+    window.get_by_label("Key", exact=True).fill(KEY)
+    window.get_by_label("Secret").fill(SECRET)
+    window.get_by_role("button", name="Go on").click()
+    return window
+
+
+def make(page: Page, prompt: str) -> None:
+    """Ask for a picture."""
+    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_label("Seed").fill("42")
+    page.get_by_role("button", name="Make it").click()
+
+
+def test_without_jobs_it_says_what_to_do(page: Page) -> None:
+    """It shows that there are none, the endpoint's health, and no cost yet."""
+    expect(page.get_by_text("No jobs yet")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
+    expect(page.get_by_text("$0.0000")).to_be_visible(timeout=WAIT_MS)
+
+
+def test_a_prompt_becomes_a_picture(page: Page) -> None:
+    """The job appears, ends, and shows its picture with prompt and seed; the picture has really loaded."""
+    make(page, "a pixel art knight")
+    picture = page.get_by_role("img", name="a pixel art knight")
+
+    expect(picture).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("figcaption")).to_contain_text("seed 42")
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
+
+
+def test_a_failed_job_says_why(page: Page) -> None:
+    """The error and its remedy stand in the job."""
+    make(page, "this fails")
+
+    expect(page.locator("[data-status=failure]")).to_contain_text("Ask for a smaller size", timeout=WAIT_MS)
+
+
+def test_a_call_that_is_refused_says_why(page: Page) -> None:
+    """What the shim refuses is told beside the form, and the form may be used again."""
+    page.get_by_label("Steps").evaluate("field => { field.max = 1000 }")
+    page.get_by_label("Steps").fill("500")
+    make(page, "a knight")
+
+    expect(page.get_by_role("alert").filter(has_text="numInferenceSteps")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("button", name="Make it")).to_be_enabled()
+
+
+def test_a_prompt_is_text_and_no_html(page: Page) -> None:
+    """What is typed is shown as it is."""
+    make(page, "<img src=x onerror=alert(1)><b>bold</b>")
+
+    expect(page.locator(".prompt")).to_have_text("<img src=x onerror=alert(1)><b>bold</b>", timeout=WAIT_MS)
+
+
+def test_a_wrong_key_is_asked_for_again(chromium: Browser, shim: ShimProcess) -> None:
+    """A key that is none is refused with a sentence, and the right one opens the page."""
+    window = chromium.new_page()
+    window.goto(f"{shim.url}/")
+    for secret in ("wrong", SECRET):
+        window.get_by_label("Key", exact=True).fill(KEY)
+        window.get_by_label("Secret").fill(secret)
+        window.get_by_role("button", name="Go on").click()
+        if secret != SECRET:
+            expect(window.get_by_text("not one of the shim's")).to_be_visible(timeout=WAIT_MS)
+    expect(window.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
+    window.close()
+
+
+def test_a_token_alone_opens_the_page(chromium: Browser, platform: RunPodPlatform, tmp_path: Path) -> None:
+    """With SCENARIO_SHIM_TOKENS and no accounts, the token goes into Secret and the key stays empty."""
+    tokens = {"SCENARIO_SHIM_ACCOUNTS": "", "SCENARIO_SHIM_TOKENS": "a-long-token"}
+    with ShimProcess({**platform.client_env(), **tokens}, tmp_path) as shim:
+        window = chromium.new_page()
+        window.goto(f"{shim.url}/")
+        window.get_by_label("Secret").fill("a-long-token")
+        window.get_by_role("button", name="Go on").click()
+        expect(window.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
+        window.close()
+
+
+def test_every_job_is_shown_and_updated(page: Page, shim: ShimProcess, platform: RunPodPlatform) -> None:
+    """45 jobs that begin at once: all are on the page, and all end there, also those that have left the newest 30."""
+    expect(page.get_by_text("No jobs yet")).to_be_visible(timeout=WAIT_MS)
+    platform.faults.cold_start(3)
+    url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
+    for number in range(45):
+        body = {"prompt": f"knight {number}", "width": 64, "height": 64}
+        assert requests.post(url, json=body, auth=(KEY, SECRET), timeout=30).status_code == 200
+
+    expect(page.locator("#jobs > article")).to_have_count(45, timeout=WAIT_MS)
+    expect(page.locator("[data-status=success]")).to_have_count(45, timeout=3 * WAIT_MS)
+    expect(page.get_by_role("img")).to_have_count(45, timeout=WAIT_MS)
+    expect(page.locator(".prompt").first).to_have_text("knight 44")
+    expect(page.locator(".prompt").last).to_have_text("knight 0")
+    platform.faults.clear()
+
+
+def test_older_jobs_are_listed_on_demand(chromium: Browser, shim: ShimProcess) -> None:
+    """A page that opens on 35 jobs shows 30, and the rest when it is asked for them."""
+    url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
+    for number in range(35):
+        requests.post(
+            url, json={"prompt": f"knight {number}", "width": 64, "height": 64}, auth=(KEY, SECRET), timeout=30
+        )
+    window = signed_in(chromium, shim, 1400)
+    expect(window.locator("#jobs > article")).to_have_count(30, timeout=WAIT_MS)
+    window.get_by_role("button", name="Older jobs").click()
+
+    expect(window.locator("#jobs > article")).to_have_count(35, timeout=WAIT_MS)
+    expect(window.locator(".prompt").last).to_have_text("knight 0")
+    window.close()
+
+
+# --- without keys
+
+
+@pytest.fixture
+def open_shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
+    """A shim that asks nobody for a key."""
+    with ShimProcess({**platform.client_env(), "SCENARIO_SHIM_ACCOUNTS": ""}, tmp_path, "--insecure-local") as shim:
+        yield shim
+
+
+def test_the_own_page_needs_no_key(chromium: Browser, open_shim: ShimProcess) -> None:
+    """With --insecure-local the page opens by itself and makes pictures."""
+    window = chromium.new_page()
+    window.goto(f"{open_shim.url}/")
+    make(window, "a pixel art knight")
+
+    expect(window.get_by_role("img", name="a pixel art knight")).to_be_visible(timeout=WAIT_MS)
+    window.close()
+
+
+_ATTACK = """async (url) => {
+  const body = JSON.stringify({prompt: "a knight", numOutputs: 8});
+  for (const type of ["text/plain", "application/x-www-form-urlencoded", "application/json"])
+    for (const mode of ["no-cors", "cors"])
+      await fetch(url, {method: "POST", mode, body, headers: {"Content-Type": type}}).catch(() => {});
+  navigator.sendBeacon(url, body);
+  const form = Object.assign(document.createElement("form"), {action: url, method: "POST", enctype: "text/plain"});
+  form.append(Object.assign(document.createElement("input"), {name: '{"prompt": "a knight", "x": "', value: '"}'}));
+  document.body.append(form);
+  form.submit();
+}"""
+
+
+def test_a_page_of_another_origin_starts_no_job(
+    chromium: Browser, open_shim: ShimProcess, platform: RunPodPlatform
+) -> None:
+    """Whatever such a page sends to a shim without keys: fetch, beacon and form are refused, and no job begins."""
+    before = platform.submissions
+    with elsewhere() as url:
+        window = chromium.new_page()
+        window.goto(url)
+        with window.expect_navigation(timeout=WAIT_MS):
+            window.evaluate(_ATTACK, f"{open_shim.base_url}/generate/custom/model_bfl-flux-1-dev")
+        expect(window.locator("body")).to_contain_text("other pages may not call the shim")
+        window.close()
+
+    jobs = requests.get(f"{open_shim.base_url}/jobs", timeout=30).json()["jobs"]
+    assert jobs == []
+    assert platform.submissions == before
+    assert open_shim.log.count("403") >= 4
+
+
+def test_a_name_that_leads_here_reads_nothing(open_shim: ShimProcess) -> None:
+    """After DNS rebinding a page has the shim's origin, but its host's name: every route refuses that."""
+    for path in ("/", "/v1/jobs", "/openapi.json", "/health"):
+        answer = requests.get(open_shim.url + path, headers={"Host": "evil.example"}, timeout=30)
+        assert answer.status_code == 403
+        assert "localhost" in answer.json()["reason"]
+
+
+def test_a_body_needs_the_content_type_of_json_without_keys(open_shim: ShimProcess) -> None:
+    """A program that sends another type is told so, and one that sends JSON is served."""
+    url = f"{open_shim.base_url}/generate/txt2img"
+    body = '{"prompt": "a knight", "modelId": "flux.1-dev", "width": 64, "height": 64}'
+    refused = requests.post(url, data=body, headers={"Content-Type": "text/plain"}, timeout=30)
+
+    assert refused.status_code == 400
+    assert "Content-Type: application/json" in refused.json()["reason"]
+    assert requests.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=30).status_code == 200
+
+
+@contextmanager
+def elsewhere() -> Iterator[str]:
+    """Serve an empty page of another origin; yield its address."""
+
+    class Empty(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<body></body>")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_job_is_cancelled(page: Page, platform: RunPodPlatform) -> None:
+    """The button ends a job that waits."""
+    platform.faults.cold_start(60)
+    make(page, "a knight")
+    page.get_by_role("button", name="Cancel").click(timeout=WAIT_MS)
+
+    expect(page.locator("[data-status=canceled]")).to_be_visible(timeout=WAIT_MS)
+    platform.faults.clear()

@@ -1,0 +1,253 @@
+"""The shim is killed, stopped and repeated to; jobs are counted at the platform, where each would be billed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from simulators.runpod.queue_api import JobState, RunPodPlatform
+from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured, png
+from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
+from tests.waiting import until
+
+AUTH = (KEY, SECRET)
+PATH = "/generate/custom/model_bfl-flux-1-dev"
+SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64, "seed": 5}
+
+
+class HeldWorker:
+    """Answers with a picture, once it may."""
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+
+    def __call__(self, job: Body) -> Body:
+        """Answer a job."""
+        assert self.may_answer.wait(60)
+        return pictured(job)
+
+
+@pytest.fixture
+def held() -> HeldWorker:
+    """A worker that holds its jobs."""
+    return HeldWorker()
+
+
+@pytest.fixture
+def platform(held: HeldWorker) -> Iterator[RunPodPlatform]:
+    """An endpoint with four such workers."""
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, held, hands=4):
+        yield platform
+        held.may_answer.set()
+
+
+@pytest.fixture
+def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
+    """A shim over it."""
+    with ShimProcess(platform.client_env(), tmp_path / "shim") as shim:
+        yield shim
+
+
+def generate(shim: ShimProcess, headers: dict[str, str] | None = None, **changes: object) -> Any:  # noqa: ANN401 - JSON
+    """Start a job; return the answer."""
+    answer = requests.post(shim.base_url + PATH, json={**SMALL, **changes}, auth=AUTH, headers=headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
+    """Return how a job stands."""
+    return requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30).json()["job"]
+
+
+def ended(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
+    """Return a job once it has ended."""
+    assert until(lambda: job(shim, job_id)["status"] in {"success", "failure", "canceled"}, 60)
+    return job(shim, job_id)
+
+
+def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
+    """Killed with 20 jobs in flight and started again: each ends with its pictures, and none ran twice."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = [each["job"]["jobId"] for each in pool.map(lambda seed: generate(shim, seed=seed), range(20))]
+    assert until(lambda: all("endpointJobId" in job(shim, job_id)["metadata"] for job_id in ids))
+    shim.kill()
+    held.may_answer.set()
+    shim.start()
+
+    jobs = [ended(shim, job_id) for job_id in ids]
+    assert [each["status"] for each in jobs] == ["success"] * 20
+    for seed, each in enumerate(jobs):
+        [asset_id] = each["metadata"]["assetIds"]
+        asset = requests.get(f"{shim.base_url}/assets/{asset_id}", auth=AUTH, timeout=30).json()["asset"]
+        assert asset["metadata"]["seed"] == str(seed)
+        assert requests.get(asset["url"], timeout=30).status_code == 200
+    assert platform.submissions == 20
+
+
+def test_a_kill_at_any_moment_makes_no_second_job(
+    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+) -> None:
+    """Killed while it sends: each job that was acknowledged ends, with its picture or saying that it may run."""
+    held.may_answer.set()
+    acknowledged: list[str] = []
+    for round_ in range(4):
+        with ThreadPoolExecutor(6) as pool:
+            sent = [pool.submit(generate, shim, seed=100 * round_ + number) for number in range(6)]
+            done = [each for each in sent if not each.exception()]
+            shim.kill()
+        acknowledged += [each.result()["job"]["jobId"] for each in done]
+        shim.start()
+
+    jobs = [ended(shim, job_id) for job_id in acknowledged]
+    unsure = [each for each in jobs if each["status"] == "failure"]
+    assert len(jobs) == 24
+    for each in unsure:
+        assert "not sent again" in each["metadata"]["error"]
+    seeds = [sent.input["seed"] for sent in platform.jobs.values() if isinstance(sent.input, dict)]
+    assert len(seeds) == len(set(seeds))
+    assert len(seeds) >= len(jobs) - len(unsure)
+
+
+def test_a_stop_lets_submits_end_and_leaves_the_rest(
+    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+) -> None:
+    """SIGTERM ends the shim with status 0; what waits goes on at the next start."""
+    job_id = generate(shim)["job"]["jobId"]
+    platform.wait_until(lambda: platform.submissions == 1)
+
+    assert shim.stop() == 0
+    held.may_answer.set()
+    shim.start()
+    assert ended(shim, job_id)["status"] == "success"
+    assert platform.submissions == 1
+
+
+def test_a_repeat_of_the_sdk_is_the_same_job(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
+    """`x-stainless-retry-count` above 0 finds the job of the first try; equal calls without it are two jobs."""
+    held.may_answer.set()
+    first = generate(shim, {"x-stainless-retry-count": "0"})["job"]["jobId"]
+    repeats = [generate(shim, {"x-stainless-retry-count": count})["job"]["jobId"] for count in ("1", "2")]
+    another = generate(shim, {"x-stainless-retry-count": "0"})["job"]["jobId"]
+    unseen = generate(shim, {"x-stainless-retry-count": "1"}, seed=6)["job"]["jobId"]
+
+    assert repeats == [first, first]
+    assert len({first, another, unseen}) == 3
+    for job_id in (first, another, unseen):
+        assert ended(shim, job_id)["status"] == "success"
+    assert platform.submissions == 3
+
+
+def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
+    """The same key is the same job, however often and at once; for another call it is refused."""
+    held.may_answer.set()
+    headers = {"Idempotency-Key": "order-7"}
+    with ThreadPoolExecutor(6) as pool:
+        ids = {each["job"]["jobId"] for each in pool.map(lambda _: generate(shim, headers), range(6))}
+    other = requests.post(shim.base_url + PATH, json={**SMALL, "seed": 9}, auth=AUTH, headers=headers, timeout=30)
+
+    assert len(ids) == 1
+    assert ended(shim, ids.pop())["status"] == "success"
+    assert platform.submissions == 1
+    assert other.status_code == 400
+
+
+def test_an_endpoint_that_is_away_is_waited_for(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
+    """A job is acknowledged while RunPod answers 429, and goes there once it takes jobs again; once."""
+    held.may_answer.set()
+    platform.faults.outage(60, 429)
+    job_id = generate(shim)["job"]["jobId"]
+    assert job(shim, job_id)["status"] == "queued"
+    platform.faults.clear()
+
+    assert ended(shim, job_id)["status"] == "success"
+    assert platform.submissions == 1
+
+
+def test_a_submit_whose_answer_is_lost_is_not_made_again(
+    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+) -> None:
+    """The connection is cut behind the submit: the job says that it may run, and what to do; nothing is sent twice."""
+    held.may_answer.set()
+    platform.faults.drop_connection("run", after_handling=True)
+    told = ended(shim, generate(shim)["job"]["jobId"])
+
+    assert told["status"] == "failure"
+    assert "not sent again" in told["metadata"]["error"]
+    assert told["metadata"]["errorCode"] == "network"
+    assert platform.submissions == 1
+
+
+def test_a_job_that_waits_is_cancelled_before_it_is_sent(shim: ShimProcess, platform: RunPodPlatform) -> None:
+    """Cancelled while the endpoint is away: it ends at once and never reaches it."""
+    platform.faults.outage(60, 429)
+    job_id = generate(shim)["job"]["jobId"]
+    url = f"{shim.base_url}/jobs/{job_id}/action"
+    requests.post(url, json={"action": "cancel"}, auth=AUTH, timeout=30)
+    ended_as = ended(shim, job_id)["status"]
+    platform.faults.clear()
+
+    assert ended_as == "canceled"
+    assert shim.stop() == 0
+    assert platform.submissions == 0
+
+
+def test_a_cancel_outlasts_an_endpoint_that_is_away(shim: ShimProcess, platform: RunPodPlatform) -> None:
+    """A cancel that the endpoint does not answer is asked again, until the job has ended there too."""
+    job_id = generate(shim)["job"]["jobId"]
+    platform.wait_until(lambda: platform.submissions == 1)
+    [endpoint_id] = platform.jobs
+    platform.faults.outage(14, 502)
+    requests.post(f"{shim.base_url}/jobs/{job_id}/action", json={"action": "cancel"}, auth=AUTH, timeout=30)
+
+    assert platform.wait_for(endpoint_id, 60).state is JobState.CANCELLED
+    assert ended(shim, job_id)["status"] == "canceled"
+
+
+def test_a_picture_that_came_with_a_call_is_kept_no_longer_than_it_is_needed(
+    shim: ShimProcess, held: HeldWorker, tmp_path: Path
+) -> None:
+    """It is there while its job runs, and gone behind it; what was made, and the same picture as an asset, stay."""
+    picture = f"data:image/png;base64,{base64.b64encode(png(64, 9)).decode()}"
+    upload = requests.post(
+        f"{shim.base_url}/assets", json={"name": "a.png", "image": picture}, auth=AUTH, timeout=30
+    ).json()["asset"]
+    other = f"data:image/png;base64,{base64.b64encode(png(64, 10)).decode()}"
+    jobs = [generate(shim, image=source)["job"]["jobId"] for source in (picture, other)]
+    kept = len(pictures(tmp_path))
+    held.may_answer.set()
+    made = [ended(shim, job_id)["metadata"]["assetIds"] for job_id in jobs]
+
+    assert kept == 2
+    assert all(made)
+    assert until(lambda: len(pictures(tmp_path)) == 2)  # the upload, and the one picture that both jobs made
+    assert requests.get(upload["url"], timeout=30).content == png(64, 9)
+
+
+def pictures(directory: Path) -> list[Path]:
+    """Return the pictures that the shim keeps."""
+    return [path for path in (directory / "shim" / "pictures").rglob("*") if path.is_file()]
+
+
+def test_an_upload_that_a_kill_left_half_way_can_be_completed(shim: ShimProcess, tmp_path: Path) -> None:
+    """Killed while it joined the parts: they are still there, and the upload is completed after the restart."""
+    asked = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": 1}
+    upload = requests.post(f"{shim.base_url}/uploads", json=asked, auth=AUTH, timeout=30).json()["upload"]
+    requests.put(upload["parts"][0]["url"], data=png(64, 1), timeout=30)
+    shim.kill()
+    with contextlib.closing(sqlite3.connect(tmp_path / "shim" / "shim.sqlite3")) as kept, kept:
+        kept.execute("UPDATE uploads SET state = 'validating'")
+    shim.start()
+    url = f"{shim.base_url}/uploads/{upload['id']}/action"
+    done = requests.post(url, json={"action": "complete"}, auth=AUTH, timeout=30).json()["upload"]
+
+    assert done["status"] == "imported"

@@ -1,0 +1,108 @@
+"""How often a key may call, and an address may guess."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import pytest
+
+from comfy_client.gateway.scenario.auth import LOCAL_OWNER, Keys, owner_of
+from comfy_client.gateway.scenario.errors import ShimError
+from comfy_client.gateway.scenario.throttle import AT_ONCE, FAILURES_PER_MINUTE, CallLimits, LoginThrottle
+
+KEYS = Keys({"key": "secret", "other": "secret"}, ("token",))
+
+
+def basic(key: str, secret: str) -> str:
+    """Return a header of that pair."""
+    return f"Basic {base64.b64encode(f'{key}:{secret}'.encode()).decode()}"
+
+
+async def statuses(logins: LoginThrottle, count: int, address: str = "192.0.2.1") -> list[int]:
+    """Guess so often at once; return what each guess was answered."""
+
+    async def guess(number: int) -> int:
+        try:
+            await logins.owner(basic("key", f"guess {number}"), address)
+        except ShimError as refused:
+            return refused.status if refused.status == 401 or int(refused.headers["Retry-After"]) >= 1 else 0
+        return 200
+
+    return await asyncio.gather(*(guess(number) for number in range(count)))
+
+
+def test_an_address_that_guesses_is_slowed_down() -> None:
+    """Its first wrong keys are 401, all further ones 429, of which only few are even checked."""
+
+    async def scene() -> tuple[list[int], float]:
+        logins = LoginThrottle(KEYS)
+        first = await statuses(logins, FAILURES_PER_MINUTE)
+        begun_at = asyncio.get_running_loop().time()
+        assert await statuses(logins, AT_ONCE + 50) == [429] * (AT_ONCE + 50)
+        return first, asyncio.get_running_loop().time() - begun_at
+
+    first, seconds = asyncio.run(scene())
+
+    assert first == [401] * FAILURES_PER_MINUTE
+    assert seconds >= 0.4
+
+
+def test_right_keys_are_not_held_up_by_guesses() -> None:
+    """Not even from the address that guesses. Keys that were right before pass while its checks are busy, too."""
+
+    async def scene() -> None:
+        logins = LoginThrottle(KEYS)
+        assert await logins.owner(basic("key", "secret"), "192.0.2.1") == owner_of("key")
+        await statuses(logins, FAILURES_PER_MINUTE + 5)
+        assert await logins.owner("Bearer token", "192.0.2.1") == owner_of("token")
+        busy = asyncio.create_task(statuses(logins, AT_ONCE))
+        await asyncio.sleep(0)
+        assert await logins.owner(basic("key", "secret"), "192.0.2.1") == owner_of("key")
+        assert await logins.owner(basic("other", "secret"), "192.0.2.2") == owner_of("other")
+        await busy
+
+    asyncio.run(scene())
+
+
+def test_guesses_are_counted_by_the_network_that_one_caller_has() -> None:
+    """The addresses of one IPv6 /64 are one caller; another network has its own count."""
+
+    async def scene() -> tuple[list[int], list[int]]:
+        logins = LoginThrottle(KEYS)
+        for number in range(FAILURES_PER_MINUTE):
+            assert await statuses(logins, 1, f"2001:db8::{number:x}") == [401]
+        return await statuses(logins, 1, "2001:db8::ffff"), await statuses(logins, 1, "2001:db8:0:1::1")
+
+    assert asyncio.run(scene()) == ([429], [401])
+
+
+def test_no_key_at_all_is_no_guess() -> None:
+    """The page asks without a key before it has one; a shim without keys lets everybody in."""
+
+    async def scene() -> str:
+        logins = LoginThrottle(KEYS)
+        for _ in range(FAILURES_PER_MINUTE + 1):
+            with pytest.raises(ShimError) as refused:
+                await logins.owner("", "192.0.2.1")
+            assert refused.value.status == 401
+        return await LoginThrottle(Keys()).owner("", "192.0.2.1")
+
+    assert asyncio.run(scene()) == LOCAL_OWNER
+
+
+def test_polls_and_other_calls_are_limited_apart() -> None:
+    """A key that has no calls left may poll on; the error says which limit it is."""
+    limits = CallLimits(2, 5)
+    for _ in range(2):
+        limits.check("a")
+    for _ in range(5):
+        limits.check("a", is_poll=True)
+    with pytest.raises(ShimError, match="2 calls") as calls:
+        limits.check("a")
+    with pytest.raises(ShimError, match="5 polls"):
+        limits.check("a", is_poll=True)
+    limits.check("b")
+
+    assert calls.value.body("x")["remainingSeconds"] >= 1
+    assert calls.value.headers["Retry-After"]

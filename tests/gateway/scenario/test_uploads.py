@@ -1,0 +1,64 @@
+"""Uploads in parts that nobody completes: removed while the shim runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from comfy_client.gateway.scenario.assets import Assets
+from comfy_client.gateway.scenario.blobs import FolderBlobs
+from comfy_client.gateway.scenario.errors import ShimError
+from comfy_client.gateway.scenario.keeper import Keeper
+from comfy_client.gateway.scenario.store import Store
+from comfy_client.gateway.scenario.uploads import KEPT_S, Uploads
+
+
+class Scene:
+    """Uploads whose clock the test sets."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 1_000_000.0
+        self.parts = directory / "uploads"
+        self.store = Store(directory)
+        keeper = Keeper(self.store, FolderBlobs(directory / "pictures"), clock=lambda: self.now)
+        assets = Assets(keeper, lambda asset_id: asset_id)
+        self.uploads = Uploads(keeper, assets, self.parts, lambda *_: ("", 0.0))
+
+    def begin(self) -> str:
+        """Begin an upload of one part; return its id."""
+        return str(self.uploads.create("owner", {"fileName": "a.png"})["upload"]["id"])
+
+
+def test_what_is_not_completed_is_removed_in_time(tmp_path: Path) -> None:
+    """An hour after it began an upload is `failed` and says why; its parts are gone, a younger one's stay."""
+    scene = Scene(tmp_path)
+    old = scene.begin()
+    asyncio.run(scene.uploads.put_part(old, 1, b"x" * 100))
+    scene.now += KEPT_S - 1
+    asyncio.run(scene.uploads.sweep())
+    young = scene.begin()
+    asyncio.run(scene.uploads.put_part(young, 1, b"x" * 100))
+    assert (scene.parts / old).is_dir()
+    scene.now += 2
+    asyncio.run(scene.uploads.sweep())
+
+    ended = scene.uploads.get("owner", old)["upload"]
+    assert ended["status"] == "failed"
+    assert "60 minutes" in ended["errorMessage"]
+    assert [folder.name for folder in scene.parts.iterdir()] == [young]
+    with pytest.raises(ShimError, match="too late"):
+        asyncio.run(scene.uploads.put_part(old, 1, b"x"))
+    scene.store.close()
+
+
+def test_parts_without_an_upload_are_removed(tmp_path: Path) -> None:
+    """What a write left behind that came too late goes at the next sweep."""
+    scene = Scene(tmp_path)
+    (scene.parts / "upload_none").mkdir(parents=True)
+    (scene.parts / "upload_none" / "1").write_bytes(b"x")
+    asyncio.run(scene.uploads.sweep())
+
+    assert list(scene.parts.iterdir()) == []
+    scene.store.close()

@@ -1,0 +1,178 @@
+"""A plain client of a ComfyUI server, for tests: what it was told, as it was told it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import requests
+import websocket
+from PIL import Image
+
+from simulators.comfyui import Simulator
+
+from .graphs import Graph
+
+PATIENCE_S = 10.0
+POLL_S = 0.002
+
+Frame = dict[str, Any]
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Return when `is_so` is true; fail when it stays false."""
+    deadline = time.monotonic() + PATIENCE_S
+    pause = threading.Event()
+    while not is_so():
+        assert time.monotonic() < deadline, "it never happened"
+        pause.wait(POLL_S)
+
+
+def png(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401  those of Image.save
+    """Return a picture as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def parsed(message: str | bytes) -> Frame:
+    """Return a frame as a recording has it."""
+    if isinstance(message, str):
+        return {"ws": json.loads(message)}
+    event, kind = struct.unpack(">II", message[:8])
+    return {"ws_binary": {"head_hex": message[:16].hex(), "event": event, "fmt": kind}, "file": message[8:]}
+
+
+class Listener:
+    """One websocket."""
+
+    def __init__(self, url: str, client_id: str) -> None:
+        address = f"{url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
+        self._socket = websocket.create_connection(address, timeout=PATIENCE_S)
+
+    def frame(self) -> Frame:
+        """Return the next frame."""
+        opcode, data = self._socket.recv_data()
+        return parsed(data.decode() if opcode == websocket.ABNF.OPCODE_TEXT else data)
+
+    def frames(self, count: int) -> list[Frame]:
+        """Return so many frames."""
+        return [self.frame() for _ in range(count)]
+
+    def frames_until(self, kind: str, **data: object) -> list[Frame]:
+        """Return the frames up to one of that type with that data."""
+        frames: list[Frame] = []
+        while not frames or not _fits(frames[-1], kind, data):
+            frames.append(self.frame())
+        return frames
+
+    def frames_until_closed(self) -> list[Frame]:
+        """Return the frames up to the server's close frame."""
+        frames: list[Frame] = []
+        with contextlib.suppress(websocket.WebSocketConnectionClosedException):
+            while opcode := self.raw_event():
+                if opcode[0] == websocket.ABNF.OPCODE_CLOSE:
+                    break
+                frames.append(parsed(opcode[1].decode() if opcode[0] == websocket.ABNF.OPCODE_TEXT else opcode[1]))
+        return frames
+
+    def raw_event(self) -> tuple[int, bytes]:
+        """Return opcode and data of the next event, whatever it is."""
+        opcode, data = self._socket.recv_data(control_frame=True)
+        return opcode, data
+
+    def is_silent(self) -> bool:
+        """Return whether an answer to our ping is the next thing that comes."""
+        self._socket.ping()
+        return self.raw_event()[0] == int(websocket.ABNF.OPCODE_PONG)
+
+    def send(self, message: object) -> None:
+        """Send JSON, or text as it is."""
+        self._socket.send(message if isinstance(message, str) else json.dumps(message))
+
+    def close(self) -> None:
+        """Leave in order, or give up what is cut."""
+        self._socket.close()
+        self._socket.shutdown()  # type: ignore[no-untyped-call]  # the package is typed but for this
+
+
+def _fits(frame: Frame, kind: str, data: dict[str, object]) -> bool:
+    match frame:
+        case {"ws": {"type": type_, "data": found}} if type_ == kind:
+            return all(found.get(name) == value for name, value in data.items())
+    return False
+
+
+class Driver:
+    """HTTP and websockets under one clientId."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client_id = str(uuid.uuid4())
+        self.session = requests.Session()
+
+    @contextmanager
+    def listening(self, client_id: str | None = None) -> Iterator[Listener]:
+        """Listen under our clientId, or another one, for as long as the block lasts."""
+        listener = Listener(self.url, client_id or self.client_id)
+        try:
+            yield listener
+        finally:
+            listener.close()
+
+    def get(self, path: str, **params: str) -> requests.Response:
+        """Return what GET answers."""
+        return self.session.get(self.url + path, params=params, timeout=PATIENCE_S)
+
+    def post(self, path: str, body: object = None) -> requests.Response:
+        """Return what POST of JSON answers."""
+        return self.session.post(self.url + path, json=body, timeout=PATIENCE_S)
+
+    def queue(self, graph: Graph, **more: object) -> requests.Response:
+        """Post a graph under our clientId."""
+        return self.post("/prompt", {"prompt": graph, "client_id": self.client_id, **more})
+
+    def upload(self, name: str, content: bytes, **form: str) -> requests.Response:
+        """Upload an image."""
+        files = {"image": (name, content)}
+        return self.session.post(f"{self.url}/upload/image", files=files, data=form, timeout=PATIENCE_S)
+
+    def history(self, prompt_id: str) -> dict[str, Any]:
+        """Return the history entry of a prompt, as soon as there is one."""
+        answers: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            answers.append(self.get(f"/history/{prompt_id}").json())
+            return bool(answers[-1])
+
+        until(is_there)
+        entry: dict[str, Any] = answers[-1][prompt_id]
+        return entry
+
+    def ran(self, graph: Graph, **more: object) -> dict[str, Any]:
+        """Run a graph; return its history entry."""
+        answer = self.queue(graph, **more)
+        assert answer.status_code == 200, answer.text
+        return self.history(answer.json()["prompt_id"])
+
+    def pictures(self, graph: Graph, node_id: str = "out") -> list[bytes]:
+        """Run a graph; return the files that a node of it saved."""
+        saved = self.ran(graph)["outputs"][node_id]["images"]
+        return [self.get("/view", **image).content for image in saved]
+
+
+@contextmanager
+def simulated(**settings: Any) -> Iterator[tuple[Simulator, Driver]]:  # noqa: ANN401  those of Simulator
+    """Yield a simulator set up that way, and a client of it."""
+    with Simulator(**settings) as sim:
+        driver = Driver(sim.url)
+        with driver.session:
+            yield sim, driver

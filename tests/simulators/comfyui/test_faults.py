@@ -1,0 +1,333 @@
+"""Each fault does what its row says, over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+import websocket
+
+from simulators.comfyui import Faults, Simulator, faults
+
+from .driver import Driver, simulated, until
+from .graphs import TXT2IMG, changed, to_websocket
+
+Verb = Callable[[Faults], None]
+
+
+def at_step(step: int) -> dict[str, object]:
+    """Return the data of the progress frame of a step."""
+    return {"value": step}
+
+
+def is_refused(url: str) -> bool:
+    """Return whether a new TCP connection is refused."""
+    address = urlsplit(url)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 0), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_the_table_names_every_verb() -> None:
+    """The rows of the docstring and the verbs are the same, arguments included."""
+    rows = re.findall(r"^\| (\w+)\((.*?)\) \|", faults.__doc__ or "", re.MULTILINE)
+    declared = {name: [str(parameter).split(":")[0] for parameter in faults.arguments(name)] for name in faults.VERBS}
+
+    assert {name: [part.split("=")[0].strip() for part in row.split(",") if part] for name, row in rows} == declared
+
+
+def test_a_dropped_socket_is_closed_in_order(sim: Simulator, driver: Driver) -> None:
+    """The step's progress comes, then a close frame; the run goes on, and a new socket works."""
+    sim.faults.drop_socket(at_step=2)
+    with driver.listening() as listener:
+        prompt_id = driver.queue(TXT2IMG).json()["prompt_id"]
+        listener.frames_until("progress", value=2)
+        assert listener.raw_event()[0] == websocket.ABNF.OPCODE_CLOSE
+
+    assert driver.history(prompt_id)["status"]["completed"]
+    assert sim.sampled_steps == 3
+
+
+def test_a_reset_socket_ends_with_an_rst(sim: Simulator, driver: Driver) -> None:
+    """The step's progress comes, then a connection reset; the run goes on."""
+    sim.faults.reset_socket()
+    with driver.listening() as listener:
+        prompt_id = driver.queue(TXT2IMG).json()["prompt_id"]
+        listener.frames_until("progress", value=1)
+        with pytest.raises(ConnectionResetError):
+            listener.raw_event()
+
+    assert driver.history(prompt_id)["status"]["completed"]
+
+
+def test_a_stalled_socket_is_silent_and_a_new_one_is_not(sim: Simulator, driver: Driver) -> None:
+    """A new socket of the same client hears what comes; the stalled one does not, pings included."""
+    sim.faults.stall_socket(at_step=1)
+    sim.faults.hang_sampling(at_step=3)
+    with driver.listening() as silent:
+        driver.queue(TXT2IMG)
+        silent.frames_until("progress", value=1)
+        until(lambda: sim.hanging_step == 3)
+        with driver.listening() as listener:
+            assert listener.frames(2)[1]["ws"] == {"type": "executing", "data": {"node": "ks"}}
+            sim.faults.go_on()
+            listener.frames_until("executing", node=None)
+        assert silent.is_silent(), "what was not sent is lost"
+
+
+def test_a_stalled_socket_can_go_on(sim: Simulator, driver: Driver) -> None:
+    """After go_on a stalled socket hears again."""
+    with driver.listening() as listener:
+        listener.frame()
+        sim.faults.stall_socket(at_step=None)
+        driver.ran(TXT2IMG, prompt_id="unheard")
+        sim.faults.go_on()
+        driver.queue(TXT2IMG, prompt_id="heard")
+        assert listener.frames_until("execution_start")[-1]["ws"]["data"]["prompt_id"] == "heard"
+
+
+@pytest.mark.parametrize("verb", ["drop_socket", "reset_socket"])
+def test_idle_sockets_can_be_cut_at_once(sim: Simulator, driver: Driver, verb: str) -> None:
+    """With at_step=None the sockets of all clients end now."""
+    with driver.listening("one") as one, driver.listening("two") as two:
+        one.frame()
+        two.frame()
+        getattr(sim.faults, verb)(at_step=None)
+        for listener in (one, two):
+            with contextlib.suppress(ConnectionResetError):
+                assert listener.raw_event()[0] == websocket.ABNF.OPCODE_CLOSE
+        until(lambda: sim.sockets == 0)
+
+
+def test_connections_are_refused_for_a_while(sim: Simulator, driver: Driver) -> None:
+    """What is open is cut, new connections are refused, and later the same port answers again."""
+    with driver.listening() as listener:
+        listener.frame()
+        sim.faults.refuse_connections(0.2)
+        assert is_refused(sim.url)
+        with pytest.raises((websocket.WebSocketException, ConnectionError)):
+            listener.raw_event()
+
+    until(lambda: not is_refused(sim.url))
+    assert driver.get("/queue").status_code == 200
+
+
+def test_refusing_again_lasts_as_long_as_the_last_says(sim: Simulator) -> None:
+    """A second refusal replaces the first."""
+    sim.faults.refuse_connections(60)
+    sim.faults.refuse_connections(0.05)
+
+    until(lambda: not is_refused(sim.url))
+
+
+def test_out_of_memory_is_an_execution_error(sim: Simulator, driver: Driver) -> None:
+    """The sampler fails as often as asked, before its first step, and /free is seen."""
+    sim.faults.run_out_of_memory(times=2)
+    for _ in range(2):
+        event, data = driver.ran(TXT2IMG)["status"]["messages"][-1]
+        assert (event, data["node_id"], data["exception_type"]) == ("execution_error", "ks", "torch.OutOfMemoryError")
+        assert "memory" in data["exception_message"].split("\n")[1]
+        driver.post("/free", {"free_memory": True})
+    assert sim.sampled_steps == 0
+    assert sim.requests.count(("POST", "/free")) == 2
+
+    assert driver.ran(TXT2IMG)["status"]["completed"]
+
+
+def test_a_class_of_nodes_can_fail(sim: Simulator, driver: Driver) -> None:
+    """The error has the given type and message, names the node, and happens once."""
+    sim.faults.fail_node("VAEDecode", "RuntimeError", "boom")
+    status = driver.ran(TXT2IMG)["status"]
+    event, data = status["messages"][-1]
+
+    assert (status["status_str"], event, data["node_id"]) == ("error", "execution_error", "dec")
+    assert (data["exception_type"], data["exception_message"]) == ("RuntimeError", "boom\n")
+    assert driver.ran(TXT2IMG)["status"]["completed"]
+
+
+def test_death_cuts_everything_and_refuses(driver: Driver, sim: Simulator) -> None:
+    """At that step sockets end without a close frame and the port refuses, for good."""
+    sim.faults.die(at_step=2)
+    with driver.listening() as listener:
+        driver.queue(TXT2IMG)
+        listener.frames_until("progress", value=2)
+        with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionError)):
+            listener.raw_event()
+    until(lambda: is_refused(sim.url))
+
+    assert sim.history_ids == []
+    with pytest.raises(requests.ConnectionError):
+        driver.get("/queue")
+
+
+def test_death_may_come_at_once(sim: Simulator) -> None:
+    """With at_step=None nothing has to run."""
+    sim.faults.die(at_step=None)
+
+    assert is_refused(sim.url)
+
+
+def test_an_answer_can_be_slow(sim: Simulator, driver: Driver) -> None:
+    """The answer comes late once, and the request takes effect."""
+    sim.faults.answer_slowly("/queue", 0.1)
+    began = time.monotonic()
+    assert driver.get("/api/queue").status_code == 200
+
+    assert time.monotonic() - began >= 0.1
+
+
+@pytest.mark.parametrize("path", ["/history", "GET /history", "/history/some-id"])
+def test_an_answer_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> None:
+    """A path means itself and what is below it, with a method or without; others answer."""
+    sim.faults.answer_500(path, times=2)
+
+    statuses = [driver.get(asked).status_code for asked in ("/queue", "/history/some-id", "/history/some-id")]
+    assert statuses == [200, 500, 500]
+    assert driver.get("/history/some-id").status_code == 200
+
+
+def test_a_500_has_no_effect(sim: Simulator, driver: Driver) -> None:
+    """A prompt that got a 500 is not queued, and the method decides."""
+    sim.faults.answer_500("POST /prompt")
+
+    assert driver.get("/prompt").status_code == 200
+    assert driver.queue(TXT2IMG).status_code == 500
+    assert sim.executed_prompts == []
+
+
+def test_an_answer_can_be_cut(sim: Simulator, driver: Driver) -> None:
+    """The connection ends in place of an answer, the request has no effect, and the next one is answered."""
+    sim.faults.cut_answer("POST /prompt")
+
+    with pytest.raises(requests.ConnectionError):
+        driver.queue(TXT2IMG)
+    assert sim.executed_prompts == []
+    assert driver.queue(TXT2IMG).status_code == 200
+
+
+def test_a_handshake_can_be_a_500(sim: Simulator, driver: Driver) -> None:
+    """The websocket's own path is a path like others."""
+    sim.faults.answer_500("/ws")
+
+    with pytest.raises(websocket.WebSocketBadStatusException), driver.listening():
+        pass
+
+
+def test_history_can_come_late(sim: Simulator, driver: Driver) -> None:
+    """Between execution_success and the entry is a gap, and `executing null` comes after the entry."""
+    sim.faults.write_history_late(0.2)
+    with driver.listening() as listener:
+        prompt_id = driver.queue(TXT2IMG).json()["prompt_id"]
+        listener.frames_until("execution_success")
+        assert driver.get(f"/history/{prompt_id}").json() == {}
+        listener.frames_until("executing", node=None)
+        assert prompt_id in driver.get(f"/history/{prompt_id}").json()
+
+    sim.faults.go_on()
+    driver.ran(changed(TXT2IMG, ks={"seed": 1}))
+
+
+def test_everything_can_be_forgotten(sim: Simulator, driver: Driver) -> None:
+    """As after a restart: sockets closed; queue, history, cache and the running prompt gone; files stay."""
+    driver.ran(TXT2IMG, prompt_id="done")
+    sim.faults.hang_sampling(deaf=True)
+    with driver.listening() as listener:
+        driver.queue(changed(TXT2IMG, ks={"seed": 1}), prompt_id="running")
+        driver.queue(TXT2IMG, prompt_id="waiting")
+        listener.frames_until("executing", node="ks")
+        sim.faults.forget_everything()
+        listener.frames_until_closed()
+
+    assert (sim.queue_ids, sim.history_ids, sim.sockets) == ([], [], 0)
+    assert [path.name for path in sim.output_dir.iterdir()] == ["rec_00001_.png"]
+    before = sim.sampled_steps
+    assert driver.ran(TXT2IMG)["prompt"][0] == 0
+    assert sim.sampled_steps == before + 3
+
+
+def test_a_hanging_step_ends_when_interrupted(sim: Simulator, driver: Driver) -> None:
+    """The prompt is interrupted, and the next one runs."""
+    sim.faults.hang_sampling(at_step=2)
+    driver.queue(TXT2IMG, prompt_id="hangs")
+    until(lambda: sim.hanging_step == 2)
+    driver.post("/interrupt", {"prompt_id": "hangs"})
+
+    assert driver.history("hangs")["status"]["messages"][-1][0] == "execution_interrupted"
+    assert driver.ran(TXT2IMG)["status"]["completed"]
+
+
+def test_a_deaf_hanging_step_does_not_end_when_interrupted(sim: Simulator, driver: Driver) -> None:
+    """Only go_on lets it end; the interruption then counts."""
+    sim.faults.hang_sampling(at_step=2, deaf=True)
+    driver.queue(TXT2IMG, prompt_id="hangs")
+    until(lambda: sim.hanging_step == 2)
+    driver.post("/interrupt", {"prompt_id": "hangs"})
+    assert driver.get("/queue").json()["queue_running"][0][1] == "hangs"
+
+    sim.faults.go_on()
+    assert driver.history("hangs")["status"]["status_str"] == "error"
+
+
+def test_a_step_takes_its_time_and_can_be_interrupted_within() -> None:
+    """A step of an hour ends at once when interrupted, and with the simulator."""
+    with simulated(step_s=3600) as (sim, driver):
+        driver.queue(TXT2IMG, prompt_id="a")
+        driver.queue(TXT2IMG, prompt_id="b")
+        until(lambda: sim.executed_prompts == ["a"])
+        driver.post("/interrupt", {"prompt_id": "a"})
+        assert driver.history("a")["status"]["status_str"] == "error"
+        until(lambda: sim.executed_prompts == ["a", "b"])
+
+
+def test_cutting_where_nobody_listens_changes_nothing(sim: Simulator, driver: Driver) -> None:
+    """A prompt without a socket runs through every cut."""
+    sim.faults.drop_socket()
+    sim.faults.reset_socket()
+    sim.faults.stall_socket()
+
+    assert driver.ran(to_websocket(TXT2IMG))["status"]["completed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        ("drop_socket", lambda faults: faults.drop_socket()),
+        ("die:3", lambda faults: faults.die(3)),
+        ("hang_sampling:2:true:4", lambda faults: faults.hang_sampling(2, deaf=True, times=4)),
+        ("answer_slowly:/history:0.5:2", lambda faults: faults.answer_slowly("/history", 0.5, 2)),
+        ("fail_node:VAEDecode:RuntimeError:boom", lambda faults: faults.fail_node("VAEDecode", "RuntimeError", "boom")),
+    ],
+)
+def test_words_mean_what_the_verbs_do(words: str, same: Verb) -> None:
+    """--fault takes the arguments in order, and their types are the verb's."""
+    by_words, by_verb = Simulator().faults, Simulator().faults
+    faults.parsed(words)(by_words)
+    same(by_verb)
+
+    assert by_words.armed == by_verb.armed
+
+
+@pytest.mark.parametrize("words", ["explode", "armed", "answer_500", "drop_socket:1:2", "drop_socket:soon"])
+def test_words_that_mean_nothing_are_refused(words: str) -> None:
+    """An unknown verb, too few or too many arguments, or a wrong one are a ValueError."""
+    with pytest.raises(ValueError, match=re.escape(words.rsplit(":", maxsplit=1)[-1])):
+        faults.parsed(words)
+
+
+def test_verbs_that_act_at_once_need_a_running_simulator() -> None:
+    """Before start and after the end they say so."""
+    simulator = Simulator()
+    with pytest.raises(RuntimeError, match="not running"):
+        simulator.faults.forget_everything()
+    with simulator:
+        simulator.faults.go_on()
+    with pytest.raises(RuntimeError, match="not running"):
+        simulator.faults.go_on()

@@ -1,0 +1,357 @@
+"""The routes answer what a real ComfyUI answered, oddities included."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image, PngImagePlugin
+
+from simulators.comfyui import Simulator
+
+from .driver import Driver, png, simulated, until
+from .graphs import TXT2IMG, Graph, changed, img2img, node
+from .recorded import recording
+
+EXCHANGES = recording("http")
+UPLOADS = [entry for entry in EXCHANGES if "upload filename" in str(entry["request"])]
+REQUESTS = [entry for entry in EXCHANGES if isinstance(entry["request"], dict) and "method" in entry["request"]]
+RECORDED_PNG = b"x" * 77
+FACTS_OF_THE_MACHINE = "/system_stats"
+
+
+@pytest.mark.parametrize("entry", UPLOADS, ids=lambda entry: str(entry["request"]["upload filename"]))
+def test_an_upload_is_answered_as_recorded(driver: Driver, entry: dict[str, Any]) -> None:
+    """Names that lead out of the folder get 400, a slash in a name 500, others are kept."""
+    request = entry["request"]
+    answer = driver.upload(request["upload filename"], RECORDED_PNG, subfolder=request["subfolder"])
+
+    assert (answer.status_code, answer.text) == (entry["status"], entry["body"])
+
+
+@pytest.mark.parametrize(
+    "entry", REQUESTS, ids=lambda entry: f"{entry['request']['method']} {entry['request']['path']}"
+)
+def test_a_request_is_answered_as_recorded(driver: Driver, entry: dict[str, Any]) -> None:
+    """Status, content type and body of every route are those of the real one."""
+    driver.upload("ok.png", RECORDED_PNG)
+    request = entry["request"]
+    answer = driver.session.request(
+        request["method"], driver.url + request["path"], params=request.get("params"), json=request.get("json")
+    )
+    kind = answer.headers.get("Content-Type")
+    body: Any = answer.json() if kind and "json" in kind else f"<{len(answer.content)} bytes>"
+
+    assert (answer.status_code, kind) == (entry["status"], entry["content_type"])
+    if request["path"] == FACTS_OF_THE_MACHINE:
+        assert _shape(body) == _shape(entry["body"])
+        assert body["system"]["comfyui_version"] == entry["body"]["system"]["comfyui_version"]
+    else:
+        assert body == entry["body"]
+
+
+def _shape(value: Any) -> object:  # noqa: ANN401  JSON
+    match value:
+        case dict():
+            return {key: _shape(inner) for key, inner in value.items()}
+        case list():
+            return [_shape(value[0])]
+    return type(value).__name__
+
+
+def test_other_content_under_a_name_gets_another_name(driver: Driver) -> None:
+    """Without overwrite nothing is overwritten; the same bytes keep their name."""
+    names = [driver.upload("ok.png", content).text for content in (b"one", b"two", b"one", b"two", b"three")]
+
+    assert names[1] == next(entry["body"] for entry in EXCHANGES if "no overwrite" in str(entry["request"]))
+    assert [json.loads(name)["name"] for name in names] == [
+        "ok.png",
+        "ok (1).png",
+        "ok.png",
+        "ok (1).png",
+        "ok (2).png",
+    ]
+
+
+def test_overwrite_overwrites(sim: Simulator, driver: Driver) -> None:
+    """With overwrite the name stays and the bytes change."""
+    driver.upload("ok.png", b"one")
+    driver.upload("ok.png", b"two", overwrite="true")
+
+    assert [path.name for path in sim.input_dir.iterdir()] == ["ok.png"]
+    assert (sim.input_dir / "ok.png").read_bytes() == b"two"
+
+
+def test_an_upload_can_go_to_another_folder(sim: Simulator, driver: Driver) -> None:
+    """`type` picks the folder, and one that does not exist is a 500."""
+    driver.upload("ok.png", b"one", type="temp")
+
+    assert (sim.temp_dir / "ok.png").read_bytes() == b"one"
+    assert driver.upload("ok.png", b"one", type="nope").status_code == 500
+
+
+def test_a_mask_becomes_the_alpha_of_a_picture(driver: Driver) -> None:
+    """The picture that is named, with its text, and the alpha of the one that is sent, under the name of that."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("prompt", "{}")
+    driver.upload("x.png", png(Image.new("RGB", (8, 4), "red"), pnginfo=text))
+    answer = upload_mask(driver, json.dumps({"filename": "x.png", "type": "input"}))
+
+    assert answer.json() == {"name": "mask.png", "subfolder": "", "type": "input"}
+    with Image.open(io.BytesIO(driver.get("/view", filename="mask.png", type="input").content)) as written:
+        assert (written.size, written.info["prompt"], written.getpixel((0, 0))) == ((8, 4), "{}", (255, 0, 0, 7))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"filename": "none.png", "type": "input"},
+        {"filename": "x.png"},
+        {"filename": "x.png", "type": "nope"},
+        {"filename": "../x.png", "type": "input"},
+        {"filename": "x.png", "type": "input", "subfolder": "../.."},
+    ],
+)
+def test_a_mask_of_no_picture_is_answered_and_not_written(driver: Driver, reference: dict[str, str]) -> None:
+    """The real one says 200 there, and has written nothing."""
+    driver.upload("x.png", png(Image.new("RGB", (8, 4))))
+
+    assert upload_mask(driver, json.dumps(reference)).status_code == 200
+    assert driver.get("/view", filename="mask.png", type="input").status_code == 404
+
+
+@pytest.mark.parametrize("reference", [None, "no JSON", "{}"])
+def test_a_mask_without_its_picture_s_name_is_a_500(driver: Driver, reference: str | None) -> None:
+    """What is no reference surprises the handler."""
+    assert upload_mask(driver, reference).status_code == 500
+
+
+def upload_mask(driver: Driver, reference: str | None) -> requests.Response:
+    """Upload a mask for the picture of `reference`."""
+    files = {"image": ("mask.png", png(Image.new("RGBA", (8, 4), (0, 0, 0, 7))))}
+    return driver.session.post(
+        f"{driver.url}/upload/mask", files=files, data={"original_ref": reference} if reference else {}, timeout=10
+    )
+
+
+def test_an_upload_without_a_file_is_refused(driver: Driver) -> None:
+    """No image at all gets 400; text in place of a file gets 500."""
+    url = f"{driver.url}/upload/image"
+
+    assert requests.post(url, data={"subfolder": "x"}, timeout=5).status_code == 400
+    assert requests.post(url, data={"image": "text"}, timeout=5).status_code == 500
+
+
+def test_a_prompt_that_is_no_json_is_a_500(driver: Driver) -> None:
+    """The body says what aiohttp says."""
+    expected = next(entry for entry in EXCHANGES if entry["request"] == "POST /prompt not json")
+    answer = driver.session.post(f"{driver.url}/prompt", data="{", timeout=5)
+
+    assert (answer.status_code, answer.text) == (expected["status"], expected["body"])
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/api/features", 200),
+        ("/api/history", 200),
+        ("/models/nope", 404),
+        ("/object_info/Nope", 200),
+        ("/embeddings", 200),
+        ("/view", 404),
+        ("/view?filename=", 400),
+        ("/view?filename=/etc/passwd", 400),
+        ("/view?filename=x.png&type=nope", 400),
+        ("/view?filename=x.png&subfolder=../..", 403),
+        ("/history?max_items=abc", 500),
+        ("/nowhere", 404),
+    ],
+)
+def test_statuses_are_those_of_the_real_one(driver: Driver, path: str, status: int) -> None:
+    """What was seen on a running 0.3.64 and is in no recording."""
+    assert driver.get(path).status_code == status
+
+
+def test_a_foreign_page_is_refused(driver: Driver) -> None:
+    """A browser's Origin that is not the loopback host gets 403, and our own does not."""
+    foreign = driver.session.get(f"{driver.url}/queue", headers={"Origin": "http://evil.example"})
+    other_port = driver.session.get(f"{driver.url}/queue", headers={"Origin": "http://127.0.0.1:1"})
+    own = driver.session.get(f"{driver.url}/queue", headers={"Origin": driver.url})
+
+    assert (foreign.status_code, other_port.status_code, own.status_code) == (403, 403, 200)
+    assert driver.session.options(f"{driver.url}/queue").status_code == 200
+
+
+def test_view_forces_pages_to_be_downloaded(sim: Simulator, driver: Driver) -> None:
+    """HTML in the output folder is served as bytes; so is what has no known type."""
+    for name in ("page.html", "x.unknownkind"):
+        (sim.output_dir / name).write_text("<p>")
+        answer = driver.get("/view", filename=name)
+        assert answer.headers["Content-Type"] == "application/octet-stream"
+        assert answer.headers["Content-Disposition"] == f'filename="{name}"'
+
+
+def test_view_reads_an_annotated_name(sim: Simulator, driver: Driver) -> None:
+    """`name [input]` names the folder of uploads."""
+    (sim.input_dir / "x.png").write_bytes(b"x")
+
+    assert driver.get("/view", filename="x.png [input]").content == b"x"
+
+
+def test_front_overtakes_and_a_number_decides(sim: Simulator, driver: Driver) -> None:
+    """The lowest number runs first; `front` makes a number negative."""
+    sim.faults.hang_sampling()
+    first = driver.queue(TXT2IMG).json()
+    until(lambda: sim.hanging_step)
+    later = [
+        driver.queue(changed(TXT2IMG, ks={"seed": seed}), prompt_id=name, **more).json()["number"]
+        for seed, name, more in (
+            (1, "second", {}),
+            (2, "front", {"front": True}),
+            (3, "numbered", {"number": 0.5}),
+        )
+    ]
+    assert later == [1, -2, 0.5]
+    assert sim.queue_ids == [first["prompt_id"], "front", "numbered", "second"]
+
+    sim.faults.go_on()
+    driver.history("second")
+    assert sim.executed_prompts == [first["prompt_id"], "front", "numbered", "second"]
+
+
+def test_history_can_be_cut_and_cleared(sim: Simulator, driver: Driver) -> None:
+    """`max_items` gives the newest, `offset` counts from the oldest, POST forgets."""
+    for name in "abc":
+        driver.ran(TXT2IMG, prompt_id=name)
+
+    assert list(driver.get("/history", max_items="2").json()) == ["b", "c"]
+    assert list(driver.get("/history", max_items="1", offset="1").json()) == ["b"]
+    assert list(driver.get("/history", max_items="9").json()) == ["a", "b", "c"]
+    driver.post("/history", {"delete": ["b"]})
+    assert sim.history_ids == ["a", "c"]
+    driver.post("/history", {"clear": True})
+    assert driver.get("/history").json() == {}
+
+
+def test_waiting_prompts_can_be_deleted_and_cleared(sim: Simulator, driver: Driver) -> None:
+    """What runs is not touched; the last waiting one is announced twice, an unknown one not at all."""
+    sim.faults.hang_sampling()
+    for name in "abcd":
+        driver.queue(TXT2IMG, prompt_id=name)
+    until(lambda: sim.executed_prompts == ["a"])
+    with driver.listening("other") as listener:
+        listener.frame()
+        for body in ({"delete": ["nope"]}, {"delete": ["b"]}, {"clear": True}):
+            driver.post("/queue", body)
+        driver.queue(TXT2IMG, prompt_id="e")
+        driver.post("/queue", {"delete": ["e"]})
+        remaining = [frame["ws"]["data"]["status"]["exec_info"]["queue_remaining"] for frame in listener.frames(5)]
+
+    assert remaining == [3, 1, 2, 1, 1]
+    assert sim.queue_ids == ["a"]
+
+
+def test_an_interruption_of_another_prompt_changes_nothing(sim: Simulator, driver: Driver) -> None:
+    """/interrupt with an id stops only that prompt; without a body it stops whatever runs."""
+    sim.faults.hang_sampling()
+    driver.queue(TXT2IMG, prompt_id="a")
+    until(lambda: sim.hanging_step)
+    driver.post("/interrupt", {"prompt_id": "b"})
+    assert sim.queue_ids == ["a"]
+
+    driver.session.post(f"{driver.url}/interrupt", timeout=5)
+    assert driver.history("a")["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+def test_an_interruption_of_nothing_does_not_hit_the_next(driver: Driver) -> None:
+    """An interruption is forgotten when a prompt begins."""
+    driver.post("/interrupt", {})
+
+    assert driver.ran(TXT2IMG)["status"]["completed"]
+
+
+def test_free_empties_the_cache(sim: Simulator, driver: Driver) -> None:
+    """After free_memory the same graph samples again; unload_models alone keeps the results."""
+    driver.ran(TXT2IMG)
+    driver.post("/free", {"unload_models": True})
+    driver.ran(TXT2IMG)
+    assert sim.sampled_steps == 3
+
+    driver.post("/free", {"unload_models": True, "free_memory": True})
+    driver.ran(TXT2IMG)
+    assert sim.sampled_steps == 6
+
+
+def test_secrets_stay_out_of_history(driver: Driver) -> None:
+    """extra_data is kept but for the keys of comfy.org."""
+    entry = driver.ran(TXT2IMG, extra_data={"api_key_comfy_org": "secret", "kept": 1})
+
+    assert entry["prompt"][3] == {"kept": 1, "client_id": driver.client_id}
+
+
+BAD_GRAPHS: dict[str, tuple[Graph, str]] = {
+    "a link to nothing": (changed(TXT2IMG, out={"images": ["zz", 0]}), "exception_during_validation"),
+    "a link to nothing within": (changed(TXT2IMG, dec={"vae": ["zz", 0]}), "exception_during_inner_validation"),
+    "an output that is not there": (changed(TXT2IMG, dec={"vae": ["vae", 3]}), "exception_during_inner_validation"),
+    "half a link": (changed(TXT2IMG, out={"images": ["dec"]}), "bad_linked_input"),
+    "another type": (changed(TXT2IMG, out={"images": ["ks", 0]}), "return_type_mismatch"),
+    "too large": (changed(TXT2IMG, lat={"width": 99999}), "value_bigger_than_max"),
+    "no number": (changed(TXT2IMG, lat={"width": "wide"}), "invalid_input_type"),
+    "nothing": (changed(TXT2IMG, lat={"width": None, "height": None}), "required_input_missing"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_GRAPHS))
+def test_a_bad_graph_is_refused_by_name(driver: Driver, name: str) -> None:
+    """Every kind of fault has its own type, seen on a running 0.3.64."""
+    graph, kind = BAD_GRAPHS[name]
+    answer = driver.queue(graph)
+
+    assert answer.status_code == 400
+    assert {error["type"] for found in answer.json()["node_errors"].values() for error in found["errors"]} == {kind}
+
+
+def test_a_cycle_is_refused_without_a_name(driver: Driver) -> None:
+    """A graph that needs itself names no node, as the real one does not."""
+    latents = {"a": node("RepeatLatentBatch", samples=["b", 0], amount=1)}
+    latents["b"] = node("RepeatLatentBatch", samples=["a", 0], amount=1)
+    answer = driver.queue(changed({**TXT2IMG, **latents}, ks={"latent_image": ["a", 0]}))
+
+    assert (answer.status_code, answer.json()["node_errors"]) == (400, {})
+
+
+def test_one_good_output_is_enough(driver: Driver) -> None:
+    """200 with node_errors: the good output runs, the other is dropped."""
+    graph = {**TXT2IMG, "bad": node("PreviewImage", images=["img", 0]), "img": node("LoadImage", image="nope.png")}
+    answer = driver.queue(graph)
+
+    assert answer.status_code == 200
+    assert list(answer.json()["node_errors"]) == ["img"]
+    assert list(driver.history(answer.json()["prompt_id"])["outputs"]) == ["out"]
+
+
+def test_values_are_converted_in_place(driver: Driver) -> None:
+    """A number that came as text, or wrapped, is a number in history."""
+    entry = driver.ran(changed(TXT2IMG, lat={"width": "64", "height": {"__value__": 64.9}}))
+
+    assert entry["prompt"][2]["lat"]["inputs"] == {"width": 64, "height": 64, "batch_size": 1}
+
+
+def test_nothing_in_place_of_a_graph(driver: Driver) -> None:
+    """Text in place of a graph is a 500, text in place of a node a 400."""
+    assert driver.post("/prompt", {"prompt": "hello"}).status_code == 500
+    assert driver.post("/prompt", {"prompt": {"a": "x"}}).json()["error"]["type"] == "invalid_prompt"
+
+
+def test_models_are_those_given() -> None:
+    """`models` replaces the files of a folder, in lists, choices and checks."""
+    with simulated(models={"vae": ("other.safetensors",)}) as (_, driver):
+        assert driver.get("/models/vae").json() == ["other.safetensors"]
+        assert "loras" in driver.get("/models").json()
+        assert driver.queue(img2img("x.png")).status_code == 400
+        errors = driver.queue(TXT2IMG).json()["node_errors"]["vae"]["errors"]
+        assert errors[0]["details"] == "vae_name: 'ae.safetensors' not in ['other.safetensors', 'pixel_space']"

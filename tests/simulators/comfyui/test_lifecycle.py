@@ -1,0 +1,153 @@
+"""Start and end of the simulator, in a thread and as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from simulators.comfyui import Simulator, __main__
+from simulators.comfyui.queue_and_history import Prompt, PromptQueue
+
+from .driver import Driver, simulated, until
+from .graphs import TXT2IMG
+
+
+def test_start_and_end_are_quick_and_leave_nothing() -> None:
+    """Whatever runs at the end is dropped; thread and folder are gone."""
+    threads = threading.active_count()
+    began = time.monotonic()
+    with simulated(step_s=3600) as (sim, driver):
+        assert time.monotonic() - began < 0.5
+        driver.queue(TXT2IMG)
+        until(lambda: sim.executed_prompts)
+        folder = sim.output_dir.parent
+        with driver.listening() as listener:
+            listener.frame()
+            began = time.monotonic()
+            sim.stop()
+
+    assert time.monotonic() - began < 0.5
+    assert threading.active_count() == threads
+    assert not folder.exists()
+
+
+def test_a_given_folder_stays(tmp_path: Path) -> None:
+    """input, output and temp are made below it, and kept."""
+    with simulated(base_directory=tmp_path) as (_, driver):
+        driver.ran(TXT2IMG)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "output", "temp"]
+    assert (tmp_path / "output" / "rec_00001_.png").is_file()
+
+
+def test_a_port_belongs_to_one(sim: Simulator) -> None:
+    """A second simulator on the same port fails at its start; after the end it may have it."""
+    port = int(sim.url.rsplit(":", 1)[1])
+    with pytest.raises(OSError, match="ddress already in use"), Simulator(port=port):
+        pass
+    sim.stop()
+    with Simulator(port=port) as other:
+        assert other.url == sim.url
+
+
+def test_what_was_asked_is_remembered(sim: Simulator, driver: Driver) -> None:
+    """Requests in order, connections counted, sockets counted, folders named."""
+    driver.get("/queue")
+    driver.ran(TXT2IMG, prompt_id="a")
+    assert sim.requests[:2] == [("GET", "/queue"), ("POST", "/prompt")]
+    assert sim.connections == 1, "a kept connection is one connection"
+
+    requests.get(f"{sim.url}/queue", timeout=5)
+    with driver.listening() as listener:
+        listener.frame()
+        assert (sim.connections, sim.sockets) == (3, 1)
+    assert (sim.history_ids, sim.queue_ids, sim.executed_prompts) == (["a"], [], ["a"])
+    assert {path.name for path in (sim.input_dir, sim.output_dir, sim.temp_dir)} == {"input", "output", "temp"}
+
+
+def test_when_prompts_ran_is_remembered() -> None:
+    """Each that ran to an end, well or not, with its times; they do not overlap."""
+    with simulated(step_s=0.01) as (sim, driver):
+        sim.faults.run_out_of_memory()
+        begun_at = time.monotonic()
+        for prompt_id in ("a", "b"):
+            driver.ran(TXT2IMG, prompt_id=prompt_id)
+        until(lambda: len(sim.executions) == 2)
+        first, second = sim.executions
+
+    assert (first.prompt_id, second.prompt_id) == ("a", "b")
+    assert begun_at <= first.started_at <= first.ended_at <= second.started_at
+    assert second.ended_at - second.started_at >= 3 * 0.01
+
+
+def test_nothing_can_be_looked_at_before_the_start() -> None:
+    """A simulator that does not run says so."""
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = Simulator().requests
+
+
+def test_history_forgets_the_oldest() -> None:
+    """10,001 entries are the most."""
+    queue = PromptQueue(lambda: None)
+
+    async def run_all() -> None:
+        for number in range(10_002):
+            queue.put(Prompt(number, f"prompt {number}", {}, {}, []))
+            await queue.next_prompt()
+            queue.ended({})
+
+    asyncio.run(run_all())
+
+    assert (len(queue.history_ids), queue.history_ids[0]) == (10_001, "prompt 1")
+
+
+@contextlib.contextmanager
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Yield a simulator's process and its address, as soon as it says that it can be called."""
+    command = [sys.executable, "-m", "simulators.comfyui", "--port", "0", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        lines = iter(running.stderr.readline, "")
+        try:
+            address = next(line.split()[-1] for line in lines if line.startswith("To see the GUI go to:"))
+            yield running, address
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_ends_with_0(number: signal.Signals) -> None:
+    """It takes ComfyUI's flags, serves, and ends at a signal."""
+    with process("--listen", "127.0.0.1", "--disable-auto-launch", "--lowvram", "--step-s", "0") as (running, address):
+        driver = Driver(address)
+        with driver.session:
+            assert driver.ran(TXT2IMG)["status"]["completed"]
+        running.send_signal(number)
+        assert running.wait(10) == 0
+
+
+def test_a_process_dies_with_137() -> None:
+    """--fault die:1 ends the process at the first step, as SIGKILL would."""
+    with process("--fault", "die:1", "--preview-method", "latent2rgb") as (running, address):
+        driver = Driver(address)
+        with driver.session:
+            driver.queue(TXT2IMG)
+        assert running.wait(10) == 137
+
+
+def test_a_wrong_fault_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the faults there are."""
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["--fault", "explode"])
+
+    assert "drop_socket" in capsys.readouterr().err

@@ -1,0 +1,481 @@
+"""What nodes do with pictures, files and the cache."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops, ImageStat
+
+from simulators.comfyui import Simulator
+from simulators.comfyui.literals import FIRST_USES, OTHER_FIRST_USES
+from simulators.comfyui.node_table import NODE_TYPES
+
+from .driver import Driver, png, simulated, until
+from .graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
+
+
+def opened(file: bytes) -> Image.Image:
+    """Return the picture of a file, read to its end."""
+    image = Image.open(io.BytesIO(file))
+    image.load()
+    return image
+
+
+def shown(driver: Driver, graph: Graph) -> Image.Image:
+    """Run a graph; return the first picture that it saved."""
+    return opened(driver.pictures(graph)[0])
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """Return how far two pictures are from each other, 0 to 255."""
+    return sum(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean) / 3
+
+
+CUSTOM: Graph = {
+    **changed(TXT2IMG, ks=None, neg=None),
+    "noise": node("RandomNoise", noise_seed=7),
+    "guider": node("BasicGuider", model=["flux", 0], conditioning=["guid", 0]),
+    "flux": node("ModelSamplingFlux", model=["unet", 0], max_shift=1.15, base_shift=0.5, width=64, height=64),
+    "sampler": node("KSamplerSelect", sampler_name="euler"),
+    "sigmas": node("BasicScheduler", model=["flux", 0], scheduler="simple", steps=3, denoise=1.0),
+    "ks": node(
+        "SamplerCustomAdvanced",
+        noise=["noise", 0],
+        guider=["guider", 0],
+        sampler=["sampler", 0],
+        sigmas=["sigmas", 0],
+        latent_image=["lat", 0],
+    ),
+}
+ONLY_IMAGES: Graph = {
+    "a": node("EmptyImage", width=32, height=16, batch_size=2, color=0xFF8000),
+    "out": node("SaveImage", images=["a", 0], filename_prefix="rec"),
+}
+
+
+def through(class_type: str, **inputs: object) -> Graph:
+    """Return the graph that puts an orange picture of 32 x 16 through a node."""
+    return {**changed(ONLY_IMAGES, out={"images": ["b", 0]}), "b": node(class_type, **inputs)}
+
+
+def test_the_same_request_gives_the_same_bytes(sim: Simulator) -> None:
+    """Two simulators draw one request alike, and another seed otherwise."""
+    first = Driver(sim.url).pictures(TXT2IMG)
+    with simulated() as (_, driver):
+        assert driver.pictures(TXT2IMG) == first
+        assert driver.pictures(changed(TXT2IMG, ks={"seed": 8})) != first
+
+
+def test_the_same_graph_names_the_earlier_file(sim: Simulator, driver: Driver) -> None:
+    """Nothing is sampled again, and a file that was deleted in between is a 404."""
+    driver.pictures(TXT2IMG)
+    (sim.output_dir / "rec_00001_.png").unlink()
+
+    assert driver.session.get(f"{driver.url}/view", params={"filename": "rec_00001_.png"}).status_code == 404
+    assert driver.ran(TXT2IMG)["outputs"]["out"]["images"][0]["filename"] == "rec_00001_.png"
+    assert sim.sampled_steps == 3
+
+
+def test_only_the_prompt_before_is_kept(sim: Simulator, driver: Driver) -> None:
+    """A graph that ran before another one is sampled again."""
+    for graph in (TXT2IMG, ONLY_IMAGES, TXT2IMG):
+        driver.ran(graph)
+
+    assert sim.sampled_steps == 6
+
+
+def test_twins_run_once(driver: Driver) -> None:
+    """Two nodes that are the same share one result; the second only says so."""
+    graph = {**TXT2IMG, "twin": TXT2IMG["pos"]}
+    with driver.listening() as listener:
+        driver.queue(changed(graph, neg={"conditioning": ["twin", 0]}))
+        frames = listener.frames_until("executing", node=None)
+
+    nodes = [(frame["ws"]["type"], frame["ws"]["data"].get("node")) for frame in frames]
+    assert (("executing", "pos") in nodes) != (("executing", "twin") in nodes)
+    assert ("executed", "pos") in nodes or ("executed", "twin") in nodes
+
+
+def test_a_file_that_changed_is_loaded_again(driver: Driver) -> None:
+    """The cache knows LoadImage by its file's content."""
+    graph: Graph = {
+        "img": node("LoadImage", image="x.png"),
+        "out": node("SaveImage", images=["img", 0], filename_prefix="rec"),
+    }
+    pictures = []
+    for color in ("red", "red", "blue"):
+        driver.upload("x.png", png(Image.new("RGB", (8, 8), color)), overwrite="true")
+        pictures.append(driver.ran(graph)["outputs"]["out"]["images"][0]["filename"])
+
+    assert pictures == ["rec_00001_.png", "rec_00001_.png", "rec_00002_.png"]
+
+
+def test_a_saved_picture_carries_its_graph(driver: Driver) -> None:
+    """The text chunks are the graph, with the hash of a loaded file, and the caller's extra_pnginfo."""
+    driver.upload("x.png", png(Image.new("RGB", (64, 64))))
+    graph = img2img("x.png")
+    saved = driver.ran(graph, extra_data={"extra_pnginfo": {"workflow": {"a": 1}}})["outputs"]["out"]["images"][0]
+    text = opened(driver.get("/view", **saved).content).info
+
+    assert json.loads(text["workflow"]) == {"a": 1}
+    kept = json.loads(text["prompt"])
+    assert len(kept["img"].pop("is_changed")[0]) == 64
+    assert kept == graph
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name", "subfolder"),
+    [
+        ("rec", "rec_00004_.png", ""),
+        ("new", "new_00001_.png", ""),
+        ("jobs/abc/rec", "rec_00001_.png", "jobs/abc"),
+        ("%width%x%height%", "64x64_00001_.png", ""),
+        ("rec_%batch_num%", "rec_0_00001_.png", ""),
+    ],
+)
+def test_saved_names_count_on(sim: Simulator, driver: Driver, prefix: str, name: str, subfolder: str) -> None:
+    """The counter is one more than the highest of the prefix in its folder."""
+    for taken in ("rec_00003_.png", "rec_x_.png", "record_00009_.png"):
+        (sim.output_dir / taken).touch()
+    saved = driver.ran(changed(TXT2IMG, out={"filename_prefix": prefix}))["outputs"]["out"]["images"]
+
+    assert saved == [{"filename": name, "subfolder": subfolder, "type": "output"}]
+    assert (sim.output_dir / subfolder / name).is_file()
+
+
+def test_nothing_is_saved_outside(sim: Simulator, driver: Driver) -> None:
+    """A prefix that leads out of the folder is an execution error."""
+    status = driver.ran(changed(TXT2IMG, out={"filename_prefix": "../../evil"}))["status"]
+    error = status["messages"][-1][1]
+
+    assert error["exception_type"] == "Exception"
+    assert list(error["current_inputs"]) == ["images", "filename_prefix", "prompt", "extra_pnginfo"]
+    assert not list(sim.output_dir.parent.parent.glob("evil*"))
+
+
+def test_previews_go_to_temp(sim: Simulator, driver: Driver) -> None:
+    """PreviewImage shows a file of type temp."""
+    graph = {**TXT2IMG, "out": node("PreviewImage", images=["dec", 0])}
+    saved = driver.ran(graph)["outputs"]["out"]["images"][0]
+
+    assert saved["type"] == "temp"
+    assert (sim.temp_dir / saved["filename"]).is_file()
+
+
+def test_pictures_come_over_the_websocket(driver: Driver) -> None:
+    """A batch sends a PNG frame for each picture, and saves nothing."""
+    graph = to_websocket(changed(TXT2IMG, lat={"batch_size": 2}))
+    with driver.listening() as listener:
+        prompt_id = driver.queue(graph).json()["prompt_id"]
+        frames = listener.frames_until("executing", node=None)
+    files = [frame["file"] for frame in frames if "file" in frame]
+
+    assert [opened(file).size for file in files] == [(64, 64), (64, 64)]
+    assert files[0] != files[1]
+    assert driver.history(prompt_id)["outputs"] == {}
+
+
+def test_a_client_that_knows_metadata_gets_them() -> None:
+    """Previews and pictures come as event 4, before `progress`, and not as event 1."""
+    with simulated(previews=True) as (_, driver), driver.listening() as listener:
+        listener.frame()
+        listener.send("no json")
+        listener.send({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+        driver.queue(TXT2IMG)
+        late = [frame for frame in listener.frames_until("executing", node=None) if "ws_binary" in frame]
+    with simulated(previews=True) as (_, driver), driver.listening() as listener:
+        listener.frame()
+        listener.send({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+        answer = listener.frame()
+        prompt_id = driver.queue(to_websocket(TXT2IMG)).json()["prompt_id"]
+        frames = listener.frames_until("executing", node=None)
+
+    assert {frame["ws_binary"]["event"] for frame in late} == {1}, "the flags were not the first message"
+    assert answer["ws"]["data"] == {"supports_preview_metadata": True, "max_upload_size": 104857600}
+    pictures = [frame for frame in frames if "ws_binary" in frame]
+    assert [frame["ws_binary"]["event"] for frame in pictures] == [4, 4, 4, 4]
+    assert frames[frames.index(pictures[0]) + 1]["ws"]["type"] == "progress"
+    described = [_metadata(frame) for frame in pictures]
+    assert [data["image_type"] for data, _ in described] == ["image/jpeg"] * 3 + ["image/png"]
+    assert described[-1][0] | {"image_type": ""} == {
+        "node_id": "out",
+        "prompt_id": prompt_id,
+        "display_node_id": "out",
+        "parent_node_id": None,
+        "real_node_id": "out",
+        "image_type": "",
+    }
+    assert [image.size for _, image in described] == [(512, 512)] * 3 + [(64, 64)]
+
+
+def _metadata(frame: dict[str, Any]) -> tuple[dict[str, Any], Image.Image]:
+    length = frame["ws_binary"]["fmt"]
+    file = frame["file"]
+    return json.loads(file[:length]), opened(file[length:])
+
+
+def test_a_prompt_of_nobody_is_told_to_all(driver: Driver) -> None:
+    """Without client_id progress goes to every socket; start, executing and the end go to none."""
+    with driver.listening() as listener:
+        listener.frame()
+        prompt_id = driver.post("/prompt", {"prompt": TXT2IMG}).json()["prompt_id"]
+        driver.history(prompt_id)
+        listener.send({"type": "feature_flags"})
+        frames = listener.frames_until("feature_flags")
+
+    assert {frame["ws"]["type"] for frame in frames} == {"status", "progress_state", "progress", "feature_flags"}
+
+
+def test_of_two_sockets_with_one_name_the_end_of_either_silences_both(sim: Simulator, driver: Driver) -> None:
+    """As with the real one: the same clientId twice, one of them ends, and the other hears nothing any more."""
+    with driver.listening() as staying:
+        with driver.listening() as leaving:
+            leaving.frame()
+        until(lambda: sim.sockets == 1)
+        driver.ran(ONLY_IMAGES)
+        staying.frame()
+        staying.send({"type": "feature_flags"})
+
+        assert staying.is_silent()
+
+
+def test_the_custom_sampler_draws_the_same(driver: Driver) -> None:
+    """KSampler and SamplerCustomAdvanced with the same settings make the same picture."""
+    assert driver.pictures(CUSTOM)[0] != b""
+    assert difference(shown(driver, CUSTOM), shown(driver, TXT2IMG)) == 0
+
+
+@pytest.mark.parametrize("graph", [img2img("x.png", denoise=0.0), changed(CUSTOM, sigmas={"denoise": 0.0})])
+def test_without_denoise_nothing_is_sampled(sim: Simulator, driver: Driver, graph: Graph) -> None:
+    """Denoise 0 counts no step, and gives the start back."""
+    driver.upload("x.png", png(Image.new("RGB", (64, 64), "teal")))
+    picture = shown(driver, graph)
+
+    assert sim.sampled_steps == 0
+    assert len(picture.getcolors() or ()) == 1
+
+
+def test_denoise_mixes_picture_and_drawing(driver: Driver) -> None:
+    """A little denoise keeps the given picture, all of it leaves nothing but the drawing."""
+    start = Image.new("RGB", (64, 64), "teal")
+    driver.upload("x.png", png(start))
+    distances = [difference(shown(driver, img2img("x.png", denoise=part)), start) for part in (0.01, 0.5, 1.0)]
+
+    assert distances[0] < 2
+    assert distances == sorted(distances)
+    assert difference(shown(driver, img2img("x.png", denoise=1.0)), shown(driver, TXT2IMG)) == 0
+
+
+def test_a_mask_says_what_may_change(driver: Driver) -> None:
+    """Where the mask is black the given picture stays, in every way of inpainting."""
+    picture = Image.new("RGBA", (64, 64), "teal")
+    picture.paste((0, 128, 128, 0), (32, 0, 64, 64))
+    driver.upload("x.png", png(picture))
+    start = img2img("x.png")
+    ways = [
+        {
+            **start,
+            "lat": node("VAEEncodeForInpaint", pixels=["img", 0], vae=["vae", 0], mask=["img", 1], grow_mask_by=6),
+        },
+        {
+            **changed(start, ks={"latent_image": ["m", 0]}),
+            "m": node("SetLatentNoiseMask", samples=["lat", 0], mask=["k", 0]),
+        }
+        | {"k": node("LoadImageMask", image="x.png", channel="alpha")},
+        {
+            **start,
+            "m": node(
+                "InpaintModelConditioning",
+                positive=["guid", 0],
+                negative=["neg", 0],
+                vae=["vae", 0],
+                pixels=["img", 0],
+                mask=["img", 1],
+                noise_mask=True,
+            ),
+            "ks": changed(start, ks={"positive": ["m", 0], "negative": ["m", 1], "latent_image": ["m", 2]})["ks"],
+        },
+    ]
+    for graph in ways:
+        result = shown(driver, graph)
+        assert difference(result.crop((0, 0, 30, 64)), picture.crop((0, 0, 30, 64))) == 0
+        assert difference(result.crop((34, 0, 64, 64)), picture.crop((34, 0, 64, 64))) > 5
+
+
+def test_without_noise_mask_all_may_change(driver: Driver) -> None:
+    """InpaintModelConditioning without its noise mask, and a picture without alpha."""
+    driver.upload("x.png", png(Image.new("RGB", (64, 64), "teal")))
+    inputs = {
+        "positive": ["guid", 0],
+        "negative": ["neg", 0],
+        "vae": ["vae", 0],
+        "pixels": ["img", 0],
+        "mask": ["k", 0],
+    }
+    graph = {
+        **img2img("x.png"),
+        "k": node("LoadImageMask", image="x.png", channel="red"),
+        "m": node("InpaintModelConditioning", **inputs, noise_mask=False),
+    }
+
+    assert difference(shown(driver, changed(graph, ks={"latent_image": ["m", 2]})), shown(driver, TXT2IMG)) == 0
+
+
+def test_a_photo_is_turned_upright(driver: Driver) -> None:
+    """LoadImage follows the EXIF orientation, and an output can be loaded by its annotated name."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    driver.upload("x.png", png(Image.new("RGB", (32, 16), "teal"), exif=exif), type="output")
+    graph: Graph = {
+        "img": node("LoadImage", image="x.png [output]"),
+        "out": node("SaveImage", images=["img", 0], filename_prefix="rec"),
+    }
+
+    assert shown(driver, graph).size == (16, 32)
+
+
+@pytest.mark.parametrize("content", [b"no picture", png(Image.effect_noise((64, 64), 99))[:900]])
+def test_an_unreadable_picture_is_an_execution_error(driver: Driver, content: bytes) -> None:
+    """Bytes that are no picture, or half of one, are found out when LoadImage runs."""
+    driver.upload("x.png", content)
+
+    assert driver.ran(img2img("x.png"))["status"]["messages"][-1][1]["node_type"] == "LoadImage"
+
+
+@pytest.mark.parametrize(
+    ("node_id", "name", "literal", "kind", "message"),
+    [
+        ("pos", "clip", True, "AttributeError", "'bool' object has no attribute 'tokenize'"),
+        ("guid", "conditioning", 5, "TypeError", "'int' object is not iterable"),
+        ("guid", "conditioning", "abc", "IndexError", "string index out of range"),
+        ("ks", "model", None, "AttributeError", "'NoneType' object has no attribute 'get_model_object'"),
+        ("ks", "latent_image", 2.5, "TypeError", "'float' object is not subscriptable"),
+        ("ks", "latent_image", {}, "KeyError", "'samples'"),
+        ("dec", "vae", "abc", "AttributeError", "'str' object has no attribute 'decode'"),
+        ("out", "images", True, "TypeError", "'bool' object is not subscriptable"),
+        ("out", "images", {"a": 1}, "KeyError", "0"),
+    ],
+)
+def test_a_literal_in_place_of_a_link_is_an_execution_error(
+    driver: Driver, node_id: str, name: str, literal: object, kind: str, message: str
+) -> None:
+    """It is not refused: the node fails over its first use of it, in the words of the real one, and the next runs."""
+    graph = {**TXT2IMG, node_id: node(TXT2IMG[node_id]["class_type"], **{**TXT2IMG[node_id]["inputs"], name: literal})}
+    error = driver.ran(graph)["status"]["messages"][-1][1]
+
+    assert (error["node_id"], error["exception_type"], error["exception_message"]) == (node_id, kind, f"{message}\n")
+    assert driver.pictures(TXT2IMG)
+
+
+def test_a_literal_that_bears_its_first_use_fails_too(driver: Driver) -> None:
+    """Nothing that is no value of ours goes on to the next node."""
+    graph = changed(TXT2IMG, guid={"conditioning": ""})
+
+    assert driver.ran(graph)["status"]["messages"][-1][1]["exception_type"] == "TypeError"
+
+
+def test_every_link_of_every_node_has_a_first_use() -> None:
+    """The table knows all types that are linked, and names no input that is not there."""
+    typed_in = {"", "COMBO", "STRING", "INT", "FLOAT", "BOOLEAN"}
+    inputs = {f"{kind.name}.{name}": entry.type for kind in NODE_TYPES.values() for name, entry in kind.inputs.items()}
+
+    assert {declared for declared in inputs.values() if declared not in typed_in} == set(FIRST_USES)
+    assert set(OTHER_FIRST_USES) <= set(inputs)
+
+
+def test_a_picture_that_is_gone_is_an_execution_error(sim: Simulator, driver: Driver) -> None:
+    """A file that went away while the prompt waited is not found when its turn comes."""
+    driver.upload("x.png", png(Image.new("RGB", (64, 64))))
+    sim.faults.hang_sampling()
+    driver.queue(TXT2IMG, prompt_id="first")
+    driver.queue(img2img("x.png"), prompt_id="second")
+    until(lambda: sim.hanging_step)
+    (sim.input_dir / "x.png").unlink()
+    sim.faults.go_on()
+
+    assert driver.history("second")["status"]["messages"][-1][1]["exception_type"] == "FileNotFoundError"
+
+
+@pytest.mark.parametrize(
+    ("graph", "size"),
+    [
+        (ONLY_IMAGES, (32, 16)),
+        (through("ImageScale", image=["a", 0], upscale_method="lanczos", width=8, height=0, crop="disabled"), (8, 4)),
+        (through("ImageScale", image=["a", 0], upscale_method="area", width=0, height=8, crop="disabled"), (16, 8)),
+        (through("ImageScale", image=["a", 0], upscale_method="area", width=0, height=0, crop="disabled"), (32, 16)),
+        (through("ImageScale", image=["a", 0], upscale_method="area", width=9, height=9, crop="center"), (9, 9)),
+        (through("ImageScaleToTotalPixels", image=["a", 0], upscale_method="area", megapixels=0.01), (145, 72)),
+    ],
+)
+def test_sizes_are_those_asked_for(driver: Driver, graph: Graph, size: tuple[int, int]) -> None:
+    """Scaling keeps the ratio where one side is 0, and orange stays orange."""
+    picture = shown(driver, graph)
+
+    assert picture.size == size
+    assert picture.getpixel((0, 0)) == (255, 128, 0)
+
+
+@pytest.mark.parametrize("mode", ["normal", "multiply", "screen", "overlay", "soft_light", "difference"])
+def test_pictures_are_blended(driver: Driver, mode: str) -> None:
+    """Every blend mode gives a picture of the first one's size."""
+    black = node("EmptyImage", width=8, height=8, batch_size=1, color=0)
+    blend = through("ImageBlend", image1=["a", 0], image2=["c", 0], blend_factor=1.0, blend_mode=mode)
+
+    assert shown(driver, {**blend, "c": black}).size == (32, 16)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        through("ImageBlend", image1=["a", 0], image2=["a", 0], blend_factor=0.5, blend_mode="nope"),
+        through("ImageScaleToTotalPixels", image=["a", 0], upscale_method="nope", megapixels=1.0),
+    ],
+)
+def test_a_choice_of_the_new_style_fails_only_when_it_runs(driver: Driver, graph: Graph) -> None:
+    """Such a choice is not checked by /prompt."""
+    assert driver.ran(graph)["status"]["status_str"] == "error"
+
+
+def test_latents_are_repeated_and_enlarged(driver: Driver) -> None:
+    """A second pass works on the first one's picture, in multiples of 8, for each of a batch."""
+    second = changed(TXT2IMG, ks={"latent_image": ["up", 0], "denoise": 0.5, "seed": 3})["ks"]
+    graph = {
+        **changed(TXT2IMG, dec={"samples": ["ks2", 0]}),
+        "twice": node("RepeatLatentBatch", samples=["ks", 0], amount=2),
+        "up": node("LatentUpscaleBy", samples=["twice", 0], upscale_method="bislerp", scale_by=1.3),
+        "ks2": second,
+    }
+
+    assert [opened(file).size for file in driver.pictures(graph)] == [(80, 80), (80, 80)]
+
+
+def test_loras_and_both_texts_are_drawn(driver: Driver) -> None:
+    """A lora changes nothing at strength 0; CLIPTextEncodeFlux brings its own guidance; tiles make no difference."""
+    plain = shown(driver, TXT2IMG)
+    lora = node("LoraLoader", model=["unet", 0], clip=["clip", 0], lora_name="pixel-art.safetensors")
+    lora["inputs"] |= {"strength_model": 0.0, "strength_clip": 1.0}
+    only = node("LoraLoaderModelOnly", model=["unet", 0], lora_name="game-ui.safetensors", strength_model=1.0)
+    texts = node("CLIPTextEncodeFlux", clip=["clip", 0], clip_l="x", t5xxl="a pixel art knight", guidance=3.5)
+    tiles = node("VAEDecodeTiled", samples=["ks", 0], vae=["vae", 0])
+    tiles["inputs"] |= {"tile_size": 512, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
+    same = {**changed(TXT2IMG, ks={"model": ["lora", 0], "positive": ["texts", 0]}), "lora": lora, "texts": texts}
+    other = {**changed(same, ks={"model": ["only", 0]}), "only": only}
+
+    assert difference(shown(driver, {**same, "dec": tiles}), plain) == 0
+    assert len(driver.pictures(other)) == 1
+
+
+def test_a_checkpoint_is_all_in_one() -> None:
+    """CheckpointLoaderSimple gives model, text encoders and VAE."""
+    with simulated(models={"checkpoints": ("all.safetensors",)}) as (_, driver):
+        one = node("CheckpointLoaderSimple", ckpt_name="all.safetensors")
+        graph = {**changed(TXT2IMG, unet=None, clip=None, vae=None), "one": one}
+        linked = changed(
+            graph, pos={"clip": ["one", 1]}, ks={"model": ["one", 0]}, dec={"vae": ["one", 2]}, lat={"width": 72}
+        )
+        assert shown(driver, linked).size == (72, 64)
+        plain = {**linked, "lat": node("EmptyLatentImage", width=70, height=64, batch_size=1)}
+        assert shown(driver, plain).size == (64, 64)

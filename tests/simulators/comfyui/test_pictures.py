@@ -1,0 +1,131 @@
+"""The placeholder pictures: honest, deterministic, legible."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageChops
+
+from simulators.comfyui.pictures import (
+    PREVIEW_SIDE,
+    UNSAMPLED,
+    Recipe,
+    Sketch,
+    described,
+    drawn,
+    placeholder,
+    plain,
+    preview,
+)
+
+RECIPE = Recipe("a pixel art knight", seed=7, steps=20, guidance=3.5, sampler="euler")
+BRIGHT = 180
+SIZES = [(64, 64), (64, 512), (512, 64), (512, 512), (1344, 768), (1024, 1024), (2048, 2048)]
+
+
+def ink(picture: Image.Image) -> int:
+    """Return how many pixels of the dark panel's upper half are bright."""
+    margin = max(1, min(picture.size) // 64)
+    panel = picture.convert("L").crop((2 * margin, 2 * margin, picture.width - 2 * margin, picture.height // 2))
+    return sum(panel.histogram()[BRIGHT:])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_drawing_has_its_size_and_shows_text(size: tuple[int, int]) -> None:
+    """At every size the pixels are the same each time, and ink is on them."""
+    picture = placeholder(RECIPE, size)
+
+    assert (picture.size, picture.mode) == (size, "RGB")
+    assert picture.tobytes() == placeholder(RECIPE, size).tobytes()
+    assert ink(picture) > 10
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(RECIPE, seed=8),
+        replace(RECIPE, prompt="a cat"),
+        replace(RECIPE, index=1),
+        replace(RECIPE, steps=21),
+        replace(RECIPE, guidance=1.0),
+        replace(RECIPE, loras=(("pixel-art.safetensors", 0.8),)),
+    ],
+)
+def test_everything_asked_for_can_be_seen(other: Recipe) -> None:
+    """Another seed, prompt, place in the batch or setting gives another picture."""
+    assert placeholder(other, (512, 512)).tobytes() != placeholder(RECIPE, (512, 512)).tobytes()
+
+
+def test_the_text_says_what_it_is_and_what_was_asked() -> None:
+    """The first line is the warning; then seed, settings, loras and the prompt."""
+    recipe = replace(RECIPE, loras=(("pixel-art.safetensors", 0.8),), index=1, denoise=0.5)
+
+    assert described(recipe, (512, 768)) == [
+        "ComfyUI simulator - not a Flux picture",
+        "seed 7 (picture 2 of its batch)",
+        "512x768, 20 steps, guidance 3.5, denoise 0.5, euler",
+        "lora pixel-art.safetensors (0.8)",
+        "a pixel art knight",
+    ]
+    assert described(Recipe(" ", 1, 2, 3.0), (8, 8))[1:] == ["seed 1", "8x8, 2 steps, guidance 3"]
+
+
+def test_letters_that_the_font_lacks_can_still_be_read() -> None:
+    """Accents are dropped, quotes and dashes are plain, other letters are escapes."""
+    assert plain("très “beau” \N{EN DASH} 猫") == r'tres "beau" - \u732b'
+
+
+@given(prompt=st.text(max_size=400), side=st.sampled_from([16, 64, 200]))
+@settings(max_examples=25, deadline=None)
+def test_any_text_can_be_drawn(prompt: str, side: int) -> None:
+    """No prompt makes the drawing fail."""
+    assert placeholder(replace(RECIPE, prompt=prompt), (side, side)).size == (side, side)
+
+
+def test_a_long_prompt_is_made_to_fit() -> None:
+    """A long text is set smaller and then cut; the warning stays."""
+    long = placeholder(replace(RECIPE, prompt="many words " * 5000), (256, 256))
+    short = placeholder(RECIPE, (256, 256))
+
+    assert ink(long) > ink(short)
+
+
+def test_a_latent_that_was_not_sampled_is_grey() -> None:
+    """Decoding an empty latent shows nothing."""
+    assert drawn(Sketch(16, 16)).getcolors() == [(256, UNSAMPLED)]
+
+
+def test_denoise_decides_between_picture_and_drawing() -> None:
+    """1 is the drawing alone, almost 0 is almost the picture; a mask protects what is black."""
+    start = Image.new("RGB", (64, 64), "teal")
+    whole = Sketch(64, 64, RECIPE, source=start)
+    little = Sketch(64, 64, replace(RECIPE, denoise=0.01), source=start)
+    protected = Sketch(64, 64, RECIPE, source=start, mask=Image.new("L", (8, 8)))
+
+    assert drawn(whole).tobytes() == placeholder(RECIPE, (64, 64)).tobytes()
+    assert max(ImageChops.difference(drawn(little), start).tobytes()) <= 3
+    assert drawn(protected).tobytes() == start.tobytes()
+
+
+def test_an_enlarged_sketch_shows_the_same_picture() -> None:
+    """Its source is the sketch itself."""
+    small = Sketch(64, 64, RECIPE)
+
+    assert drawn(small.resized(64, 64)).tobytes() == drawn(small).tobytes()
+    assert drawn(small.resized(128, 64)).size == (128, 64)
+
+
+def test_previews_get_clearer() -> None:
+    """A preview is as large as ComfyUI makes it, noise at first and the drawing at last."""
+    sketch = Sketch(64, 128, RECIPE)
+    last = preview(sketch, 1.0)
+
+    assert last.size == (PREVIEW_SIDE // 2, PREVIEW_SIDE)
+    assert last.tobytes() == placeholder(RECIPE, last.size).tobytes()
+    file = io.BytesIO()
+    preview(sketch, 0.1).save(file, "JPEG")
+    assert file.tell() > 0

@@ -1,0 +1,187 @@
+"""The simulator says what a real ComfyUI said, frame by frame, when it is asked the same."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from simulators.comfyui import Simulator
+
+from .driver import Driver, simulated, until
+from .graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
+from .recorded import frames, graph_of, normal, recording
+
+NOTHING: Graph = {}
+BATCH_OF_2 = changed(TXT2IMG, lat={"batch_size": 2})
+RAN_BEFORE: dict[str, Graph] = {
+    "txt2img_cold": NOTHING,
+    "txt2img_warm": TXT2IMG,
+    "txt2img_cached_same_seed": changed(TXT2IMG, ks={"seed": 8}),
+    "img2img": TXT2IMG,
+    "txt2img_batch2": TXT2IMG,
+    "txt2img_ws_save": BATCH_OF_2,
+    "txt2img_ws_save_again": to_websocket(changed(TXT2IMG, ks={"seed": 900, "steps": 2})),
+    "err_corrupt_image": TXT2IMG,
+    "interrupted": BATCH_OF_2,
+    "err_runtime_shape": TXT2IMG,
+}
+REFUSED: dict[str, Graph] = {
+    "err_bad_values": changed(TXT2IMG, ks={"steps": 0, "sampler_name": "nope"}),
+    "err_empty_graph": {},
+    "err_load_missing_image": img2img("nope.png"),
+    "err_missing_link": changed(TXT2IMG, ks={"positive": None}),
+    "err_missing_model": changed(TXT2IMG, unet={"unet_name": "missing.safetensors"}),
+    "err_no_outputs": changed(TXT2IMG, out=None),
+    "err_unknown_node": {**TXT2IMG, "ks": node("NoSuchNode")},
+}
+
+
+def picture() -> bytes:
+    """Return a small PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+def told(driver: Driver, entries: list[dict[str, Any]], interrupt_at: int | None = None) -> list[dict[str, Any]]:
+    """Post the graph of a recording; return answer, frames and history entry as a recording has them."""
+    with driver.listening() as listener:
+        heard = [listener.frame()]
+        answer = driver.queue(graph_of(entries))
+        while len(heard) < len(frames(entries)):
+            if len(heard) == interrupt_at:
+                driver.post("/interrupt")
+            heard.append(listener.frame())
+        prompt_id = answer.json()["prompt_id"]
+        return [
+            {"http": "POST /prompt", "status": answer.status_code, "body": answer.json()},
+            *heard,
+            {"http": "GET /history/{id}", "status": 200, "body": {prompt_id: driver.history(prompt_id)}},
+        ]
+
+
+@pytest.mark.parametrize("name", [name for name in RAN_BEFORE if name != "interrupted"])
+def test_a_run_is_told_as_it_was_recorded(driver: Driver, name: str) -> None:
+    """Frames, their order and the history entry of a run are those of the real one."""
+    driver.upload("in.png", picture(), subfolder="jobs/abc")
+    driver.upload("bad.png", b"no picture")
+    if RAN_BEFORE[name]:
+        driver.ran(RAN_BEFORE[name])
+
+    assert normal(told(driver, recording(name))) == normal(recording(name))
+
+
+def test_an_interrupted_run_is_told_as_it_was_recorded(sim: Simulator, driver: Driver) -> None:
+    """An interruption during step 4 of 30 ends the run without an error, and history says `error`."""
+    entries = recording("interrupted")
+    driver.ran(RAN_BEFORE["interrupted"])
+    sim.faults.hang_sampling(at_step=4)
+
+    assert normal(told(driver, entries, interrupt_at=len(frames(entries)) - 1)) == normal(entries)
+
+
+def test_previews_are_told_as_they_were_recorded() -> None:
+    """With previews, every step ends in a JPEG frame."""
+    entries = recording("txt2img_with_previews")
+    with simulated(previews=True) as (_, driver):
+        assert normal(told(driver, entries)) == normal(entries)
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_a_refusal_is_worded_as_it_was_recorded(driver: Driver, name: str) -> None:
+    """Status and body of a refused prompt are those of the real one."""
+    answer = driver.queue(REFUSED[name])
+
+    assert normal([{"http": "POST /prompt", "status": answer.status_code, "body": answer.json()}]) == normal(
+        recording(name)
+    )
+
+
+def test_an_upload_is_answered_as_it_was_recorded(driver: Driver) -> None:
+    """An upload into a subfolder says name, subfolder and type."""
+    answer = driver.upload("in.png", picture(), subfolder="jobs/abc", type="input")
+
+    assert {"status": answer.status_code, "body": answer.json()} == recording("upload_image")
+
+
+def exchanged(driver: Driver, request: dict[str, Any]) -> dict[str, Any]:
+    """Send a recorded request; return the exchange as a recording has it."""
+    method, path = request["method"], request["path"]
+    options = {key: request[key] for key in ("params", "json") if key in request}
+    answer = driver.session.request(method, driver.url + path, timeout=10, **options)
+    is_json = "json" in answer.headers.get("Content-Type", "")
+    body = answer.json() if is_json else f"<{len(answer.content)} bytes>"
+    kind = answer.headers.get("Content-Type")
+    return {"request": request, "status": answer.status_code, "type": kind, "body": body}
+
+
+def expected_exchanges(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the HTTP exchanges of a recording."""
+    exchanges = [entry for entry in entries if isinstance(entry.get("request"), dict)]
+    return [{**entry, "type": entry["content_type"]} for entry in exchanges if "method" in entry["request"]]
+
+
+def test_deleting_and_interrupting_is_told_as_it_was_recorded() -> None:
+    """Of three prompts the waiting one is deleted, the running one interrupted, and the last one runs.
+
+    Which status frame falls between which steps is a race in the real one; so steps are held until it is told.
+    """
+    entries = recording("queue_delete_interrupt")
+    requests = [entry["request"] for entry in expected_exchanges(entries)]
+    client_id = requests[0]["json"]["client_id"]
+    with simulated(previews=True) as (sim, driver):
+        driver.ran(TXT2IMG)
+        sim.faults.hang_sampling(at_step=1)
+        sim.faults.hang_sampling(at_step=2)
+        with driver.listening(client_id) as listener:
+            heard = [listener.frame()]
+            exchanges = [exchanged(driver, requests.pop(0))]
+            heard += listener.frames_until("executing", node="ks")
+            exchanges += [exchanged(driver, requests.pop(0)), exchanged(driver, requests.pop(0))]
+            heard += listener.frames(2)
+            until(lambda: sim.hanging_step == 1)
+            sim.faults.go_on()
+            heard += listener.frames_until("progress", value=1)
+            heard.append(listener.frame())
+            exchanges += [exchanged(driver, requests.pop(0)) for _ in range(4)]
+            third = exchanges[2]["body"]["prompt_id"]
+            heard += listener.frames_until("executing", node=None, prompt_id=third)
+        exchanges += [exchanged(driver, request) for request in requests]
+
+    assert normal(heard) == normal(frames(entries))
+    assert normal(exchanges) == normal(expected_exchanges(entries))
+
+
+def test_reconnecting_is_told_as_it_was_recorded() -> None:
+    """A client that comes back is told the running node without a prompt_id, and after the end nothing at all."""
+    entries = recording("reconnect")
+    post, history = (entry["request"] for entry in expected_exchanges(entries))
+    client_id = post["json"]["client_id"]
+    with simulated() as (sim, driver):
+        driver.ran(TXT2IMG)
+        for step in (2, 3, 4):
+            sim.faults.hang_sampling(at_step=step)
+        with driver.listening(client_id) as listener:
+            heard = [listener.frame()]
+            exchanges = [exchanged(driver, post)]
+            heard += listener.frames_until("progress", value=1)
+        until(lambda: sim.sockets == 0 and sim.hanging_step == 2)
+        sim.faults.go_on()
+        until(lambda: sim.hanging_step == 3)
+        with driver.listening(client_id) as listener:
+            heard += listener.frames(2)
+            sim.faults.go_on()
+            heard += listener.frames_until("progress", value=3)
+        until(lambda: sim.sockets == 0 and sim.hanging_step == 4)
+        sim.faults.go_on()
+        driver.history(exchanges[0]["body"]["prompt_id"])
+        with driver.listening(client_id) as listener:
+            heard.append(listener.frame())
+            assert listener.is_silent()
+        exchanges.append(exchanged(driver, {**history, "path": f"/history/{exchanges[0]['body']['prompt_id']}"}))
+
+    assert normal(heard) == normal(frames(entries))
+    assert normal(exchanges) == normal(expected_exchanges(entries))

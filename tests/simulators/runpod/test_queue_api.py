@@ -1,0 +1,877 @@
+"""The stand-in for RunPod's platform: against the real SDK in production mode, and route by route."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from simulators.runpod.queue_api import JobState, RunPodPlatform, WorkerProcess
+
+WORKER = """
+import asyncio, contextlib, os, runpod
+
+cancelled = asyncio.Event()
+
+
+@runpod.serverless.register_fitness_check
+def models_are_there():
+    if "UNFIT" in os.environ:
+        raise RuntimeError("no models")
+
+
+async def handler(job):
+    match job["input"]:
+        case {"return": value}:
+            return value
+        case {"raise": text}:
+            raise ValueError(text)
+        case {"progress": value, "gate": port}:
+            runpod.serverless.progress_update(job, value)
+            with contextlib.suppress(ConnectionError):
+                reader, _ = await asyncio.open_connection("127.0.0.1", port)
+                await reader.read()
+            return "through the gate"
+        case {"bytes": count}:
+            return "x" * count
+        case "hang":
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+        case "await cancelled":
+            await cancelled.wait()
+            cancelled.clear()
+            return "cancelled"
+
+
+async def generator(job):
+    for number in range(job["input"]["count"]):
+        yield number
+
+
+if __name__ == "__main__":
+    runpod.serverless.start({
+        "handler": generator if "GENERATOR" in os.environ else handler,
+        "concurrency_modifier": lambda _: int(os.environ.get("CONCURRENCY", "1")),
+    })
+"""
+PINGS_EVERY_S = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the platform answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the body."""
+        return json.loads(self.text)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A client or worker that is no more than requests with a key."""
+
+    platform: RunPodPlatform
+    session: requests.Session
+    authorization: str
+
+    def get(self, path: str, **headers: str) -> Answer:
+        """GET a route of the endpoint."""
+        return self.call("GET", f"{self.platform.endpoint_url}/{path}", headers=headers)
+
+    def post(self, path: str, body: object = None) -> Answer:
+        """POST to a route of the endpoint."""
+        return self.call("POST", f"{self.platform.endpoint_url}/{path}", data=json.dumps(body))
+
+    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> Answer:  # noqa: ANN401 - of requests
+        """Call any address."""
+        headers = {"Authorization": self.authorization, **(headers or {})}
+        response = self.session.request(method, url, headers=headers, timeout=10, **arguments)
+        return Answer(response.status_code, response.headers, response.text)
+
+    def run(self, job_input: object, **envelope: object) -> str:
+        """Submit a job; return its id."""
+        return str(self.post("run", {"input": job_input, **envelope}).json["id"])
+
+    def take(self) -> Any:  # noqa: ANN401 - any JSON value
+        """Take the next job, as worker `w`."""
+        return self.get("job-take/w?gpu=FAKE&job_in_progress=0").json
+
+    def done(self, job_id: str, body: object) -> Answer:
+        """Post a result or progress, as worker `w`."""
+        return self.post(f"job-done/w/{job_id}?gpu=FAKE&isStream=false", body)
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    """Yield what keeps connections open, without the proxies of the environment."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+@pytest.fixture
+def platform() -> Iterator[RunPodPlatform]:
+    """Yield a platform without a worker."""
+    with RunPodPlatform(long_poll_s=0.05, api_key="key", webhook_retry_s=0.01) as platform:
+        yield platform
+
+
+@pytest.fixture
+def client(platform: RunPodPlatform, session: requests.Session) -> Caller:
+    """Return a client of that platform."""
+    return Caller(platform, session, "Bearer key")
+
+
+@pytest.fixture
+def worker(platform: RunPodPlatform, session: requests.Session) -> Caller:
+    """Return a worker of that platform that does what the test says."""
+    return Caller(platform, session, "key")
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the script of a worker of the real SDK."""
+    path = tmp_path_factory.mktemp("worker") / "worker.py"
+    path.write_text(WORKER)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shared(script: Path) -> Iterator[RunPodPlatform]:
+    """Yield the platform of one real worker, for the whole module."""
+    env = {"CONCURRENCY": "3", "RUNPOD_PING_INTERVAL": str(PINGS_EVERY_S * 1000), "RUNPOD_LOG_LEVEL": "INFO"}
+    with (
+        RunPodPlatform(long_poll_s=0.5, result_limit_bytes=100_000) as platform,
+        WorkerProcess(platform, script, env=env),
+    ):
+        yield platform
+
+
+@pytest.fixture
+def served(shared: RunPodPlatform) -> Iterator[RunPodPlatform]:
+    """Yield a platform with one real worker of the SDK that may have three jobs in hand, without faults."""
+    yield shared
+    shared.faults.clear()
+
+
+@pytest.fixture
+def served_client(served: RunPodPlatform, session: requests.Session) -> Caller:
+    """Return a client of the platform with a real worker."""
+    return Caller(served, session, f"Bearer {served.api_key}")
+
+
+class Gate:
+    """Handlers wait at its port: for the end of a connection that nobody accepts, or for its refusal."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def open(self) -> None:
+        """Let through who waits, and who comes later."""
+        self._listener.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Yield a gate that is shut."""
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+def eventually(answer: Callable[[], Answer], status: int, timeout_s: float = 5.0) -> Answer:
+    """Ask until an answer has that status."""
+    deadline = time.monotonic() + timeout_s
+    while (last := answer()).status != status:
+        assert time.monotonic() < deadline, last
+    return last
+
+
+def test_job_goes_through_real_worker(served: RunPodPlatform) -> None:
+    """A submitted job is handed out once, and ends with what the handler returned."""
+    job = served.wait_for(served.submit({"return": {"picture": "ä"}}))
+
+    assert job.states == [JobState.IN_QUEUE, JobState.IN_PROGRESS, JobState.COMPLETED]
+    assert (job.output, job.error) == ({"picture": "ä"}, None)
+    assert (job.worker_id, job.hand_outs, job.final_posts) == ("worker-1", 1, 1)
+    assert [(post.kind, post.worker_id) for post in served.posts if post.job_id == job.id] == [("final", "worker-1")]
+
+
+def test_error_string_fails_job(served: RunPodPlatform, served_client: Caller) -> None:
+    """A result with an error is FAILED, and what is left of it is its output."""
+    job = served.wait_for(served.submit({"return": {"error": "bad", "extra": 1}}))
+
+    body = served_client.get(f"status/{job.id}").json
+    assert (body["status"], body["error"], body["output"]) == ("FAILED", "bad", {"extra": 1})
+
+
+@pytest.mark.parametrize("value", [None, {}, {"error": {"code": "x"}}])
+def test_nothing_returned_is_completed_without_output(served: RunPodPlatform, value: object) -> None:
+    """Nothing, an empty dict and an error that is no string all end COMPLETED without output."""
+    job = served.wait_for(served.submit({"return": value}))
+
+    assert (job.state, job.output, job.error) == (JobState.COMPLETED, None, None)
+
+
+def test_exception_fails_job_with_traceback(served: RunPodPlatform) -> None:
+    """What a handler raises reaches the caller whole, as the SDK does it."""
+    job = served.wait_for(served.submit({"raise": "boom"}))
+
+    assert job.state is JobState.FAILED
+    report = json.loads(job.error or "")
+    assert (report["error_message"], report["hostname"]) == ("boom", "worker-1-host")
+    assert "Traceback" in report["error_traceback"]
+
+
+def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: Caller, gate: Gate) -> None:
+    """The latest progress is the output of a running job, pings name the job, and the result comes after."""
+    job_id = served.submit({"progress": {"step": 3}, "gate": gate.port})
+    served.wait_until(lambda: served.jobs[job_id].progress)
+
+    body = served_client.get(f"status/{job_id}").json
+    assert (body["status"], body["output"], body["workerId"]) == ("IN_PROGRESS", {"step": 3}, "worker-1")
+
+    served.wait_until(lambda: any(job_id in ping.job_ids for ping in served.pings))
+    gate.open()
+
+    assert served.wait_for(job_id).output == "through the gate"
+    assert [post.kind for post in served.posts if post.job_id == job_id] == ["progress", "final"]
+
+
+def test_cancel_reaches_running_handler(served: RunPodPlatform, served_client: Caller) -> None:
+    """A cancelled job is stopped in the worker, which posts nothing of it and goes on."""
+    job_id = served.submit("hang")
+    served.wait_until(lambda: served.jobs[job_id].state is JobState.IN_PROGRESS)
+
+    answer = served_client.post(f"cancel/{job_id}")
+
+    assert answer.json == {"id": job_id, "status": "CANCELLED"}
+    assert served.wait_for(served.submit("await cancelled")).output == "cancelled"
+    assert [post for post in served.posts if post.job_id == job_id] == []
+
+
+def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: Gate) -> None:
+    """A worker with room for more gets two at once, and runs both."""
+    served.faults.throttle_workers()
+    job_ids = [served.submit({"progress": number, "gate": gate.port}) for number in range(2)]
+    takes = len(served.takes)
+    served.wait_until(lambda: any(take.batch_size > 1 for take in served.takes[takes:]))
+    served.faults.clear()
+
+    served.wait_until(lambda: all(served.jobs[job_id].progress for job_id in job_ids))
+    gate.open()
+
+    assert [served.wait_for(job_id).state for job_id in job_ids] == [JobState.COMPLETED] * 2
+
+
+def test_result_arrives_at_third_attempt(served: RunPodPlatform) -> None:
+    """The SDK posts a result again after 5xx, and the job waits for it."""
+    served.faults.answer("final", 500, times=2)
+
+    job = served.wait_for(served.submit({"return": "late"}))
+
+    assert (job.output, job.final_posts) == ("late", 1)
+    assert [post.kind for post in served.posts if post.job_id == job.id] == ["final"] * 3
+
+
+def test_refused_result_is_lost(served: RunPodPlatform) -> None:
+    """The SDK does not post a refused result again, and its job is COMPLETED without output."""
+    served.faults.answer("job-done", 400)
+
+    job = served.wait_for(served.submit({"return": "lost"}))
+
+    assert (job.state, job.output) == (JobState.COMPLETED, None)
+    assert len([post for post in served.posts if post.job_id == job.id]) == 1
+
+
+def test_too_large_result_is_lost(served: RunPodPlatform) -> None:
+    """A result over the limit is refused."""
+    job = served.wait_for(served.submit({"bytes": 100_001}))
+
+    assert (job.state, job.output, job.final_posts) == (JobState.COMPLETED, None, 1)
+    assert next(post.size for post in served.posts if post.job_id == job.id) > 100_000
+
+
+def test_lost_result_looks_accepted(served: RunPodPlatform) -> None:
+    """A result can vanish although the worker was told that it arrived."""
+    served.faults.lose_result()
+
+    jobs = [served.wait_for(served.submit({"return": number})) for number in range(2)]
+
+    assert [(job.state, job.output) for job in jobs] == [(JobState.COMPLETED, None), (JobState.COMPLETED, 1)]
+
+
+def test_dropped_result_is_not_posted_again(served: RunPodPlatform) -> None:
+    """The SDK gives a result up when the connection is cut, so that the job seems to run on."""
+    served.faults.drop_connection("final")
+    job_id = served.submit({"return": "cut off"})
+    served.wait_until(lambda: any(post.job_id == job_id for post in served.posts))
+    posted_at = time.monotonic()
+
+    served.wait_until(lambda: any(ping.at > posted_at and job_id not in ping.job_ids for ping in served.pings))
+
+    assert served.jobs[job_id].state is JobState.IN_PROGRESS
+    assert len([post for post in served.posts if post.job_id == job_id]) == 1
+
+
+def test_workers_end_on_sigterm(script: Path, gate: Gate) -> None:
+    """Told to end, an idle worker and a busy one exit with 0, the busy one after it posted its result."""
+    with (
+        RunPodPlatform(long_poll_s=0.1) as idle_platform,
+        RunPodPlatform(long_poll_s=0.1) as busy_platform,
+        WorkerProcess(idle_platform, script, env={"GENERATOR": "1"}) as idle,
+        WorkerProcess(busy_platform, script) as busy,
+    ):
+        streamed = idle_platform.wait_for(idle_platform.submit({"count": 3}))
+        job_id = busy_platform.submit({"progress": 1, "gate": gate.port})
+        busy_platform.wait_until(lambda: busy_platform.jobs[job_id].progress)
+
+        idle.terminate()
+        busy.terminate()
+        gate.open()
+
+        assert (streamed.chunks, streamed.output) == ((0, 1, 2), [])
+        assert busy_platform.wait_for(job_id).output == "through the gate"
+        assert [idle.wait(), busy.wait()] == [0, 0]
+        assert [idle.leftovers(), busy.leftovers()] == [[], []]
+        assert busy_platform.jobs[job_id].hand_outs == 1
+
+
+def test_unfit_worker_reports_itself(script: Path) -> None:
+    """A failing fitness check sends one unhealthy ping, takes no job and ends the process."""
+    with (
+        RunPodPlatform(long_poll_s=0.1) as platform,
+        WorkerProcess(platform, script, env={"UNFIT": "1"}) as worker,
+    ):
+        assert worker.wait() == 1
+        assert "no models" in worker.log
+        (ping,) = platform.pings
+        assert (ping.is_unhealthy, ping.check, ping.reason) == (True, "models_are_there", "RuntimeError: no models")
+        assert platform.takes == ()
+
+
+def test_worker_process_kills_what_is_left(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """Children that a worker leaves behind are dead after the with block."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, subprocess, sys\n"
+        "idle = 'import threading; threading.Event().wait()'\n"
+        "subprocess.Popen([sys.executable, '-c', idle], preexec_fn=os.setpgrp)\n"
+    )
+    with WorkerProcess(platform, script) as worker:
+        assert worker.wait() == 0
+        assert len(worker.leftovers()) == 1
+
+    assert worker.leftovers() == []
+
+
+def test_worker_gets_whole_envelope(client: Caller, worker: Caller) -> None:
+    """A job carries what its request carried beside the input."""
+    policy = {"executionTimeout": 60_000}
+    job_id = client.run([1, "two"], policy=policy, s3Config={"bucketName": "b"})
+
+    assert worker.take() == {"id": job_id, "input": [1, "two"], "policy": policy, "s3Config": {"bucketName": "b"}}
+
+
+def test_polls_end_empty(worker: Caller) -> None:
+    """Long polls answer 204 when there is nothing for so long."""
+    assert worker.get("job-take/w?gpu=FAKE").status == 204
+    assert worker.get("job-take-batch/w?gpu=FAKE&batch_size=2").status == 204
+    assert worker.get("job-stop/w?gpu=FAKE").status == 204
+
+
+def test_worker_that_hung_up_gets_no_job(platform: RunPodPlatform, worker: Caller) -> None:
+    """A job is not lost to a long poll of which the worker is gone."""
+    platform.long_poll_s = 5.0
+    with pytest.raises(requests.ReadTimeout):
+        worker.session.get(f"{platform.endpoint_url}/job-take/w", headers={"Authorization": "key"}, timeout=0.1)
+
+    job_id = platform.submit("x")
+
+    assert worker.take()["id"] == job_id
+    assert platform.jobs[job_id].hand_outs == 1
+
+
+def test_batch_is_a_list(platform: RunPodPlatform, worker: Caller) -> None:
+    """A batch holds no more jobs than were asked for, in order."""
+    job_ids = [platform.submit(number) for number in range(3)]
+
+    batches = [worker.get("job-take-batch/w?gpu=FAKE&batch_size=2").json for _ in range(2)]
+
+    assert [[job["id"] for job in batch] for batch in batches] == [job_ids[:2], job_ids[2:]]
+
+
+def test_low_priority_waits(platform: RunPodPlatform, worker: Caller) -> None:
+    """A job of low priority runs when nothing else waits."""
+    low = platform.submit("low", policy={"lowPriority": True})
+    normal = platform.submit("normal")
+
+    assert [worker.take()["id"] for _ in range(2)] == [normal, low]
+
+
+def test_late_progress_puts_job_back(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """Progress after the result makes the job IN_PROGRESS for good, and its output is gone."""
+    job_id = client.run("x")
+    worker.take()
+    worker.done(job_id, {"output": "result"})
+    worker.done(job_id, {"status": "IN_PROGRESS", "output": "late"})
+
+    body = client.get(f"status/{job_id}").json
+    assert (body["status"], body["output"]) == ("IN_PROGRESS", "late")
+    assert [post.kind for post in platform.posts] == ["final", "progress"]
+
+
+def test_second_result_is_counted_and_ignored(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """The first result counts."""
+    job_id = client.run("x")
+    worker.take()
+    for number in range(2):
+        assert worker.done(job_id, {"output": number}).status == 200
+
+    assert (platform.jobs[job_id].output, platform.jobs[job_id].final_posts) == (0, 2)
+
+
+def test_result_that_is_not_json_is_refused(client: Caller, worker: Caller) -> None:
+    """NaN is no JSON: the result is refused, and the job is COMPLETED without output."""
+    job_id = client.run("x")
+    worker.take()
+
+    assert worker.done(job_id, {"output": float("nan")}).status == 400
+    assert "output" not in client.get(f"status/{job_id}").json
+
+
+def test_stop_pod_is_recorded(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A result can ask for a fresh worker."""
+    job_id = client.run("x")
+    worker.take()
+    worker.done(job_id, {"output": 1, "stopPod": True})
+
+    assert [post.stops_pod for post in platform.posts] == [True]
+
+
+def test_job_that_nobody_works_on_is_retried_once(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """An empty input is stripped; a job of which nothing is heard is handed out twice, and then given up."""
+    platform.lost_job_s, platform.long_poll_s = 0.05, 5.0
+    job_id = client.run({})
+
+    assert [worker.take() for _ in range(2)] == [{"id": job_id}] * 2
+
+    job = platform.wait_for(job_id)
+    body = client.get(f"status/{job_id}").json
+    assert (body["status"], body["error"], body["retries"]) == ("FAILED", "job timed out after 1 retries", 1)
+    assert job.hand_outs == 2
+
+
+def test_pings_keep_a_job(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A job that pings name is not handed out again."""
+    platform.lost_job_s = 0.2
+    job_id = client.run("x")
+    worker.take()
+    deadline = time.monotonic() + 0.4
+    while time.monotonic() < deadline:
+        assert worker.get(f"ping/w?gpu=FAKE&job_id={job_id},other").status == 200
+
+    assert platform.jobs[job_id].states == [JobState.IN_QUEUE, JobState.IN_PROGRESS]
+
+
+def test_post_for_unknown_job(worker: Caller) -> None:
+    """Results and chunks of a job that never was are refused."""
+    assert worker.done("never", {"output": 1}).status == 404
+    assert worker.post("job-stream/w/never?gpu=FAKE", {"output": 1}).status == 404
+
+
+def test_too_large_chunk_is_refused(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A chunk holds 1 MB at most."""
+    job_id = client.run("x")
+    worker.take()
+
+    assert worker.post(f"job-stream/w/{job_id}?gpu=FAKE", {"output": "x" * (1 << 20)}).status == 400
+    assert platform.jobs[job_id].chunks == ()
+
+
+def test_client_env_leads_here(platform: RunPodPlatform, client: Caller) -> None:
+    """The variables of a client name an address and a key that work."""
+    env = platform.client_env()
+
+    url = f"{env['RUNPOD_ENDPOINT_BASE_URL']}/{env['RUNPOD_ENDPOINT_ID']}/health"
+
+    assert client.call("GET", url, headers={"Authorization": f"Bearer {env['RUNPOD_API_KEY']}"}).status == 200
+
+
+def test_run_and_status(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A job is seen in the queue, running and completed, and no key is there before its time."""
+    answer = client.post("run", {"input": {"prompt": "x"}})
+    job_id = answer.json["id"]
+    assert (answer.status, answer.json) == (200, {"id": job_id, "status": "IN_QUEUE"})
+    assert uuid.UUID(job_id.removesuffix("-u1")).version == 4
+    assert client.get(f"status/{job_id}").json == {"id": job_id, "status": "IN_QUEUE"}
+
+    worker.take()
+    running = client.get(f"status/{job_id}").json
+    assert set(running) == {"delayTime", "id", "status", "workerId"}
+
+    worker.done(job_id, {"output": {"images": []}})
+    completed = client.get(f"status/{job_id}").json
+    assert set(completed) == {"delayTime", "executionTime", "id", "output", "status", "workerId"}
+    assert (completed["status"], completed["output"], completed["workerId"]) == ("COMPLETED", {"images": []}, "w")
+    assert type(completed["delayTime"]) is type(completed["executionTime"]) is int
+    assert platform.submissions == 1
+
+
+@pytest.mark.parametrize(("authorization", "detail"), [("", "no token provided"), ("Bearer other", "invalid api key")])
+@pytest.mark.parametrize("path", ["health", "status/x", "job-take/w?gpu=FAKE"])
+def test_key_is_needed(client: Caller, authorization: str, detail: str, path: str) -> None:
+    """Without the right key there is nothing to be had."""
+    answer = client.get(path, Authorization=authorization)
+
+    assert (answer.status, answer.json) == (401, {"status": 401, "title": "Unauthorized", "detail": detail})
+
+
+def test_unknown_endpoint(platform: RunPodPlatform, client: Caller) -> None:
+    """Another endpoint's routes are 404."""
+    answer = client.call("POST", f"{platform.base_url}/other/run", data='{"input": 1}')
+
+    assert (answer.status, answer.json["detail"]) == (404, "endpoint not found")
+
+
+def test_unknown_job(client: Caller) -> None:
+    """Every route of a job is 404 for an id that never was."""
+    answers = [
+        client.get("status/never"),
+        client.get("stream/never"),
+        client.post("cancel/never"),
+        client.post("retry/never"),
+    ]
+
+    assert [(answer.status, answer.json["detail"]) for answer in answers] == [(404, "job not found")] * 4
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"input": NaN}'])
+def test_bad_submission(platform: RunPodPlatform, client: Caller, body: bytes) -> None:
+    """What is no JSON object is refused, and no job comes of it."""
+    assert client.call("POST", f"{platform.endpoint_url}/run", data=body).status == 400
+    assert (platform.submissions, len(platform.jobs)) == (0, 0)
+
+
+def test_runsync_answers_with_result(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A synchronous job is answered at its end, with the job as /status shows it."""
+    answers: list[Answer] = []
+    caller = threading.Thread(target=lambda: answers.append(client.post("runsync", {"input": 1})))
+    caller.start()
+    job_id = platform.wait_until(lambda: next(iter(platform.jobs), ""))
+    with requests.Session() as session:
+        own_worker = Caller(platform, session, worker.authorization)
+        own_worker.take()
+        own_worker.done(job_id, {"output": 2})
+    caller.join()
+
+    assert job_id.startswith("sync-")
+    assert (answers[0].status, answers[0].json["output"]) == (200, 2)
+    assert answers[0].json == client.get(f"status/{job_id}").json
+
+
+def test_runsync_that_takes_too_long(client: Caller) -> None:
+    """A synchronous job that has not ended in time is answered with its id, to be followed."""
+    answer = client.post("runsync?wait=50", {"input": 1})
+
+    assert (answer.status, answer.json["status"]) == (200, "IN_QUEUE")
+    assert client.get(f"status/{answer.json['id']}").json == answer.json
+
+
+def test_stream_gives_each_chunk_once(client: Caller, worker: Caller) -> None:
+    """A stream holds until there is something new, and drains it."""
+    job_id = client.run("x")
+    worker.take()
+    for number in range(2):
+        worker.post(f"job-stream/w/{job_id}?gpu=FAKE&isStream=false", {"output": number})
+
+    assert client.get(f"stream/{job_id}").json == {"status": "IN_PROGRESS", "stream": [{"output": 0}, {"output": 1}]}
+    assert client.get(f"stream/{job_id}?wait=20").json == {"status": "IN_PROGRESS", "stream": []}
+    worker.post(f"job-done/w/{job_id}?gpu=FAKE&isStream=true", {"output": []})
+    assert client.get(f"stream/{job_id}").json == {"status": "COMPLETED", "stream": []}
+
+
+def test_cancel_in_queue(client: Caller, worker: Caller) -> None:
+    """A job that waits is cancelled at once, is never handed out, and stays as it is."""
+    job_id = client.run("x")
+
+    answers = [client.post(f"cancel/{job_id}").json for _ in range(2)]
+
+    assert answers == [{"id": job_id, "status": "CANCELLED"}] * 2
+    assert client.get(f"status/{job_id}").json == {"id": job_id, "status": "CANCELLED"}
+    assert worker.get("job-take/w?gpu=FAKE").status == 204
+
+
+def test_cancel_while_running(client: Caller, worker: Caller) -> None:
+    """The worker of a cancelled job is told once, and its result comes too late."""
+    job_id = client.run("x")
+    worker.take()
+    client.post(f"cancel/{job_id}")
+
+    assert worker.get("job-stop/w?gpu=FAKE").json == {"jobsToStop": [job_id]}
+    assert worker.get("job-stop/w?gpu=FAKE").status == 204
+    assert worker.done(job_id, {"output": "late"}).status == 200
+    body = client.get(f"status/{job_id}").json
+    assert set(body) == {"delayTime", "executionTime", "id", "status", "workerId"}
+    assert body["status"] == "CANCELLED"
+
+
+def test_execution_timeout(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A job over its execution timeout is TIMED_OUT without an error text, and its worker is told."""
+    job_id = client.run("x", policy={"executionTimeout": 50})
+    worker.take()
+    platform.wait_for(job_id)
+
+    body = client.get(f"status/{job_id}").json
+    assert (body["status"], "error" in body, body["executionTime"] >= 50) == ("TIMED_OUT", False, True)
+    assert worker.get("job-stop/w?gpu=FAKE").json == {"jobsToStop": [job_id]}
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_ttl_deletes_job(platform: RunPodPlatform, client: Caller, worker: Caller, is_running: bool) -> None:
+    """A job is gone once its ttl is over, whether it waits or runs."""
+    job_id = client.run("x", policy={"ttl": 200})
+    if is_running:
+        worker.take()
+
+    assert platform.wait_for(job_id).state is JobState.TIMED_OUT
+    assert client.get(f"status/{job_id}").status == 404
+    assert worker.get("job-take/w?gpu=FAKE").status == 204
+    assert worker.get("job-stop/w?gpu=FAKE").status == (200 if is_running else 204)
+
+
+def test_retention(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A job is 404 some time after its end, sooner for runsync; the record for tests stays."""
+    platform.sync_retention_s = 0.0
+    platform.retention_s = 0.4
+    sync_id = client.post("runsync?wait=1", {"input": 1}).json["id"]
+    job_id = client.run("x")
+    for _ in range(2):
+        worker.done(worker.take()["id"], {"output": 1})
+
+    assert client.get(f"status/{sync_id}").status == 404
+    assert client.get(f"status/{job_id}").status == 200
+    eventually(lambda: client.get(f"status/{job_id}"), 404)
+    assert client.post(f"retry/{job_id}").status == 404
+    assert platform.jobs[job_id].output == 1
+
+
+def test_retry_only_after_failure(client: Caller, worker: Caller) -> None:
+    """A failed job can be queued again under its id, one that did not fail cannot."""
+    job_id = client.run("x")
+    worker.take()
+    assert client.post(f"retry/{job_id}").status == 400
+
+    worker.done(job_id, {"error": "bad"})
+    assert client.post(f"retry/{job_id}").json == {"id": job_id, "status": "IN_QUEUE"}
+
+    assert worker.take() == {"id": job_id, "input": "x"}
+    worker.done(job_id, {"output": "good"})
+    body = client.get(f"status/{job_id}").json
+    assert (body["status"], body["output"], "error" in body) == ("COMPLETED", "good", False)
+
+
+def test_purge_leaves_running_jobs(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """Purging drops what waits and nothing else."""
+    job_ids = [client.run(number) for number in range(3)]
+    worker.take()
+
+    assert client.post("purge-queue").json == {"removed": 2, "status": "completed"}
+    assert [platform.jobs[job_id].state.value for job_id in job_ids] == ["IN_PROGRESS", "CANCELLED", "CANCELLED"]
+
+
+def test_health_counts(client: Caller, worker: Caller) -> None:
+    """Jobs and workers are counted by state."""
+    nobody = {"idle": 0, "initializing": 0, "ready": 0, "running": 0, "throttled": 0, "unhealthy": 0}
+    assert client.get("health").json["workers"] == nobody
+
+    job_ids = [client.run(number) for number in range(4)]
+    for job_id, body in zip(job_ids, [{"output": 1}, {"error": "bad"}], strict=False):
+        worker.take()
+        worker.done(job_id, body)
+    worker.take()
+    worker.get("ping/idle?gpu=FAKE")
+    worker.get("ping/broken?gpu=FAKE&status=unhealthy&check=c&reason=r")
+
+    body = client.get("health").json
+    assert body["jobs"] == {"completed": 1, "failed": 1, "inProgress": 1, "inQueue": 1, "retried": 0}
+    assert body["workers"] == nobody | {"idle": 1, "ready": 2, "running": 1, "unhealthy": 1}
+
+
+def test_request_limits(platform: RunPodPlatform, client: Caller) -> None:
+    """A body over the limit is 400 with RunPod's words; runsync takes more than run."""
+    body = {"input": "x" * (10 << 20)}
+
+    answer = client.post("run", body)
+
+    assert (answer.status, answer.text) == (400, "bad request: body: exceeded max body size of 10MiB")
+    assert client.post("runsync?wait=0", body).status == 200
+    assert platform.submissions == 1
+
+
+class Receiver(ThreadingHTTPServer):
+    """A webhook's receiver, that answers 500 so many times first."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__(("127.0.0.1", 0), ReceiverRoutes)
+        self.answers = [500] * failures
+        self.received: list[tuple[str, Any]] = []
+
+    @property
+    def url(self) -> str:
+        """Return its address."""
+        return f"http://127.0.0.1:{self.server_port}/hook"
+
+
+class ReceiverRoutes(BaseHTTPRequestHandler):
+    """Keeps what is posted."""
+
+    server: Receiver
+
+    def do_POST(self) -> None:
+        """Keep the body."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.received.append((self.headers["User-Agent"], body))
+        self.send_response(self.server.answers.pop() if self.server.answers else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Yield a receiver of webhooks that fails once."""
+    with Receiver(failures=1) as receiver:
+        thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield receiver
+        receiver.shutdown()
+        thread.join()
+
+
+def test_webhook_gets_whole_job(platform: RunPodPlatform, client: Caller, worker: Caller, receiver: Receiver) -> None:
+    """A webhook gets the job with its input, and once more where it did not answer 2xx."""
+    job_id = client.run({"a": 1}, webhook=receiver.url)
+    worker.take()
+    worker.done(job_id, {"output": 2})
+
+    platform.wait_until(lambda: [call.status for call in platform.webhooks] == [500, 200])
+
+    agent, body = receiver.received[-1]
+    assert agent == "Go-http-client/2.0"
+    assert body == client.get(f"status/{job_id}").json | {"input": {"a": 1}, "webhook": receiver.url}
+
+
+def test_webhook_that_nobody_answers(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A failing webhook is tried three times, and does not fail the job."""
+    with Receiver(failures=0) as closed:
+        url = closed.url
+    job_id = client.run("x", webhook=url)
+    worker.take()
+    worker.done(job_id, {"output": 2})
+
+    platform.wait_until(lambda: [call.status for call in platform.webhooks] == [0, 0, 0])
+
+    assert platform.jobs[job_id].state is JobState.COMPLETED
+
+
+def test_late_404(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """A job is unknown to clients for a while after it was submitted, though a worker gets it."""
+    platform.faults.late_404(0.4)
+    job_id = client.run("x")
+
+    assert client.get(f"status/{job_id}").status == 404
+    assert worker.take()["id"] == job_id
+    eventually(lambda: client.get(f"status/{job_id}"), 200)
+
+
+def test_outage(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """During an outage both sides get the edge's HTML, and nothing is lost."""
+    job_id = client.run("x")
+    platform.faults.outage(0.5)
+
+    answers = [client.get(f"status/{job_id}"), worker.get("job-take/w?gpu=FAKE")]
+
+    assert [answer.status for answer in answers] == [502, 502]
+    assert answers[0].headers["Content-Type"].startswith("text/html")
+    eventually(lambda: client.get(f"status/{job_id}"), 200)
+    assert worker.take()["id"] == job_id
+
+
+def test_answers_are_given_in_order(platform: RunPodPlatform, client: Caller) -> None:
+    """Armed answers take the place of the platform's, one request each, and only on their route."""
+    platform.faults.answer("status", 429, body={"error": "slow down"}, headers={"Retry-After": "1"})
+    platform.faults.answer("status", 524)
+    job_id = client.run("x")
+
+    answers = [client.get(f"status/{job_id}") for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [429, 524, 200]
+    assert (answers[0].json, answers[0].headers["Retry-After"]) == ({"error": "slow down"}, "1")
+
+
+def test_unknown_route_is_named(platform: RunPodPlatform) -> None:
+    """A fault for a route that does not exist is a mistake of the test."""
+    with pytest.raises(ValueError, match="'stat' is no route"):
+        platform.faults.answer("stat", 500)  # type: ignore[arg-type] # the mistake
+
+
+@pytest.mark.parametrize("after_handling", [False, True])
+def test_dropped_submission(platform: RunPodPlatform, client: Caller, after_handling: bool) -> None:
+    """A client whose connection is cut cannot know whether its job was queued."""
+    platform.faults.drop_connection("run", after_handling=after_handling)
+
+    with pytest.raises(requests.ConnectionError):
+        client.run("x")
+
+    assert platform.submissions == len(platform.jobs) == int(after_handling)
+
+
+@pytest.mark.parametrize(("verb", "shown"), [("throttle_workers", "throttled"), ("cold_start", "initializing")])
+def test_shortage_of_workers(platform: RunPodPlatform, client: Caller, worker: Caller, verb: str, shown: str) -> None:
+    """Jobs wait until a held take gets them, and /health says what for."""
+    platform.long_poll_s = 5.0
+    getattr(platform.faults, verb)(0.3)
+    job_id = client.run("x")
+    begun_at = time.monotonic()
+
+    workers = client.get("health").json["workers"]
+
+    assert (workers[shown], workers["ready"]) == (1, 0)
+    assert worker.take()["id"] == job_id
+    assert 0.1 < time.monotonic() - begun_at < 2
+
+
+def test_round_trip(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """Every request of both sides takes the round trip, half of it before it counts and half after."""
+    platform.round_trip_s = 0.1
+    begun_at = time.monotonic()
+    job_id = client.run("x")
+    submitted_at = time.monotonic()
+    worker.take()
+    taken_at = time.monotonic()
+
+    job = platform.jobs[job_id]
+    assert job.submitted_at - begun_at >= 0.05
+    assert submitted_at - job.submitted_at >= 0.05
+    assert taken_at - submitted_at >= 0.1

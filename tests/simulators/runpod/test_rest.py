@@ -1,0 +1,135 @@
+"""The stand-in of RunPod's management API, where a mistake of it could hide one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from simulators.runpod.rest import RunPodAccount
+
+TEMPLATE = {"name": "t", "image": "a/b:1", "serverless": True, "disk": 40, "env": {"A": "1", "B": "2"}}
+ENDPOINT = {
+    "name": "e",
+    "type": "QUEUE",
+    "image": "a/b:1",
+    "gpu": {"pools": ["ADA_24"]},
+    "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
+}
+
+
+@pytest.fixture
+def account() -> Iterator[RunPodAccount]:
+    """An empty account."""
+    with RunPodAccount() as account:
+        yield account
+
+
+def ask(account: RunPodAccount, method: str, path: str, body: object = None) -> requests.Response:
+    """Make one call with the right key."""
+    url = account.environment()["RUNPOD_REST_BASE_URL"] + path
+    headers = {"Authorization": f"Bearer {account.api_key}"}
+    return requests.request(method, url, json=body, headers=headers, timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/templates", {**TEMPLATE, "imageName": "x"}, "imageName"),
+        ("/templates", {"name": "t"}, "image"),
+        ("/serverless", {**ENDPOINT, "modelReferences": []}, "modelReferences"),
+        ("/serverless", {**ENDPOINT, "gpu": {}}, "pools"),
+        ("/serverless", {**ENDPOINT, "gpu": {"pools": ["ADA_24"], "minCudaVersion": ""}}, "minCudaVersion"),
+        ("/serverless", {**ENDPOINT, "workers": {"idleTimeout": 0}}, "idleTimeout"),
+        ("/serverless", {**ENDPOINT, "flashboot": True}, "flashboot"),
+        ("/serverless", {key: value for key, value in ENDPOINT.items() if key != "image"}, "image"),
+    ],
+)
+def test_a_wrong_body_is_a_422_with_its_field(account: RunPodAccount, path: str, body: object, field: str) -> None:
+    """As a problem of RFC 9457 with a list of errors; nothing is made."""
+    answer = ask(account, "POST", path, body)
+
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert field in str(answer.json()["errors"])
+    assert not account.templates
+    assert not account.endpoints
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"gpu": {"pools": ["NONE"]}}, 400),
+        ({"gpu": {"minCudaVersion": "13.0", "allowedCudaVersions": ["12.8"]}}, 400),
+        ({"gpu": {"excludedTypes": ["NVIDIA L40"]}}, 422),
+        ({"gpu": {"pools": ["ADA_24"], "excludedTypes": ["NVIDIA L40"]}}, 400),
+        ({"type": "QUEUE"}, 422),
+    ],
+)
+def test_what_excludes_itself_is_refused(account: RunPodAccount, change: dict[str, Any], status: int) -> None:
+    """By the rules of RunPod's document, in a PATCH as in a POST."""
+    endpoint_id = ask(account, "POST", "/serverless", ENDPOINT).json()["id"]
+
+    assert ask(account, "PATCH", f"/serverless/{endpoint_id}", change).status_code == status
+
+
+def test_a_template_is_copied_once(account: RunPodAccount) -> None:
+    """Its container settings and variables come into the endpoint, the body's win, and later changes do not."""
+    template_id = ask(account, "POST", "/templates", TEMPLATE).json()["id"]
+    body = {**ENDPOINT, "templateId": template_id, "env": {"B": "mine"}}
+    endpoint = ask(account, "POST", "/serverless", body).json()
+    ask(account, "PATCH", f"/templates/{template_id}", {"disk": 99})
+
+    assert (endpoint["disk"], endpoint["env"]) == (40, {"A": "1", "B": "mine"})
+    assert account.endpoints[endpoint["id"]]["disk"] == 40
+    assert "templateId" not in endpoint
+
+
+def test_an_endpoint_with_workers_is_not_deleted(account: RunPodAccount) -> None:
+    """They are set to 0 first; its bound template goes with it, and is not deleted before."""
+    endpoint_id = ask(account, "POST", "/serverless", ENDPOINT).json()["id"]
+    [bound] = account.templates
+    assert ask(account, "DELETE", f"/templates/{bound}").status_code == 400
+    assert ask(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 400
+    ask(account, "PATCH", f"/serverless/{endpoint_id}", {"workers": {"min": 0, "max": 0}})
+
+    assert ask(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 204
+    assert not account.templates
+    assert ask(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 404
+
+
+def test_graphql_replaces_an_endpoint(account: RunPodAccount) -> None:
+    """What its input leaves out falls back to a default; an unknown field is an error."""
+    body = {**ENDPOINT, "workers": {"max": 9}, "timeout": 600_000}
+    endpoint_id = ask(account, "POST", "/serverless", body).json()["id"]
+    url = account.environment()["RUNPOD_GRAPHQL_URL"]
+    headers = {"Authorization": f"Bearer {account.api_key}"}
+    given = {"id": endpoint_id, "name": "e", "gpuIds": "ADA_24", "modelReferences": ["m"]}
+    query = "mutation { saveEndpoint }"
+    for more in ({"nonsense": 1}, {}):
+        answer = requests.post(
+            url, json={"query": query, "variables": {"input": given | more}}, headers=headers, timeout=10
+        ).json()
+        assert ("errors" in answer) == bool(more)
+
+    assert account.endpoints[endpoint_id]["workers"]["max"] == 3
+    assert account.endpoints[endpoint_id]["timeout"] == 0
+    assert account.cached_models[endpoint_id] == ["m"]
+
+
+def test_a_key_is_needed(account: RunPodAccount) -> None:
+    """Without one, and with another, 401; rate limits are told to the right one."""
+    url = account.environment()["RUNPOD_REST_BASE_URL"] + "/templates"
+
+    assert requests.get(url, timeout=10).status_code == 401
+    assert requests.get(url, headers={"Authorization": account.api_key}, timeout=10).status_code == 401
+    assert "RateLimit" in ask(account, "GET", "/templates").headers
+
+
+def test_availability_needs_a_product(account: RunPodAccount) -> None:
+    """As RunPod's catalogue has it."""
+    assert ask(account, "GET", "/catalog/gpus?include=AVAILABILITY").status_code == 400
+    assert "availability" not in ask(account, "GET", "/catalog/gpus").json()["gpus"][0]
+    assert ask(account, "PUT", "/templates/x").status_code == 501

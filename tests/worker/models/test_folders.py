@@ -1,0 +1,296 @@
+"""Where models are found: in which order, by which size, in which layout, and how ComfyUI hears of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.stage import ROOT
+from worker.models.folders import (
+    FOLDERS,
+    Located,
+    Places,
+    fetch_directory,
+    is_on_volume,
+    link,
+    locate,
+    missing_message,
+    paths_config,
+    places,
+)
+
+UNET = "diffusion_models/flux1-dev-fp8.safetensors"
+VAE = "vae/ae.safetensors"
+SIZES = {UNET: 119, VAE: 3}
+HUB = "volume/huggingface-cache/hub/models--org--flux"
+
+Put = Callable[..., Path]
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """What puts a file of some size under the test's folder."""
+
+    def make(path: str, size: int = 119) -> Path:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(size))
+        return file
+
+    return make
+
+
+def places_in(base: Path, revision: str = "") -> Places:
+    """Return the places of a worker that has them all in `base`."""
+    return places(
+        comfyui=base / "comfyui",
+        data=base / "data",
+        models=base / "baked",
+        volume=base / "volume",
+        cache=base / "runpod",
+        revision=revision,
+    )
+
+
+def found(base: Path, model: str = UNET, revision: str = "") -> Located:
+    """Return where one model was found."""
+    return locate([model], SIZES, places_in(base, revision))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"comfyui/models/{UNET}",
+        "comfyui/models/unet/flux1-dev-fp8.safetensors",
+        f"baked/{UNET}",
+        f"volume/models/{UNET}",
+        f"volume/ComfyUI/models/{UNET}",
+        f"volume/comfyui/models/{UNET}",
+        "volume/models/unet/flux1-dev-fp8.safetensors",
+    ],
+)
+def test_a_file_where_comfyui_looks_needs_no_link(tmp_path: Path, put: Put, path: str) -> None:
+    """Every root with ComfyUI's folders is searched, under a folder's older name too."""
+    file = put(path)
+    located = found(tmp_path)
+
+    assert located.files == {UNET: file}
+    assert (located.links, located.missing, located.remarks) == ({}, (), ())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors",
+        f"{HUB}/snapshots/abc/split_files/{UNET}",
+        "runpod/model-store/huggingface/org/flux/abc/flux1-dev-fp8.safetensors",
+        "runpod/model-store/huggingface/org/flux/pin/snapshots/abc/unet/flux1-dev-fp8.safetensors",
+        "runpod/cache/org/flux/main/flux1-dev-fp8.safetensors",
+    ],
+)
+def test_a_file_in_runpod_s_cache_is_found_by_name_and_linked(tmp_path: Path, put: Put, path: str) -> None:
+    """The three layouts of cached models, each with folders of the repository's own."""
+    file = put(path)
+    where = places_in(tmp_path)
+    located = locate([UNET], SIZES, where)
+
+    assert located.links == {UNET: file}
+    assert link(located, where) == []
+    assert (tmp_path / "data/models" / UNET).resolve() == file
+    assert is_on_volume(located, where) == path.startswith("volume/")
+    again = found(tmp_path)
+    assert again.links == {}
+    assert again.files == {UNET: tmp_path / "data/models" / UNET}
+
+
+def test_a_baked_file_comes_before_the_volume_s_and_the_cache_s(tmp_path: Path, put: Put) -> None:
+    """What starts fastest is taken, and is not on the volume."""
+    put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
+    put(f"volume/models/{UNET}")
+    baked = put(f"baked/{UNET}")
+    located = found(tmp_path)
+
+    assert located.files == {UNET: baked}
+    assert not is_on_volume(located, places_in(tmp_path))
+
+
+def test_another_file_of_that_name_is_passed_over(tmp_path: Path, put: Put) -> None:
+    """The all-in-one checkpoint has the transformer's name: the file of models.txt's size is linked in front of it."""
+    put(f"volume/models/{UNET}", 172)
+    right = put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
+    located = found(tmp_path)
+
+    assert located.links == {UNET: right}
+    assert located.wrong == ()
+
+
+def test_another_file_of_that_name_is_taken_where_there_is_no_right_one_and_said(tmp_path: Path, put: Put) -> None:
+    """Whoever has put another file there may have wanted that; the log has both sizes."""
+    wrong = put(f"volume/models/{UNET}", 172)
+    located = found(tmp_path)
+
+    assert located.files == {UNET: wrong}
+    assert located.wrong == (UNET,)
+    assert located.remarks == (f"{wrong} has 172 bytes, {UNET} of models.txt 119: it is another file of that name",)
+
+
+def test_a_model_that_models_txt_does_not_have_is_found_by_name_alone(tmp_path: Path, put: Put) -> None:
+    """A workflow of one's own loads what it likes; in a repository the file in a fitting folder comes first."""
+    put(f"{HUB}/snapshots/abc/a/own.safetensors", 1)
+    fitting = put(f"{HUB}/snapshots/abc/loras/own.safetensors", 2)
+
+    assert locate(["loras/own.safetensors"], SIZES, places_in(tmp_path)).files == {"loras/own.safetensors": fitting}
+
+
+@pytest.mark.parametrize(("revision", "chosen"), [("", "of-main"), ("named", "named"), ("unknown", "of-main")])
+def test_of_several_revisions_the_likeliest_is_taken(tmp_path: Path, put: Put, revision: str, chosen: str) -> None:
+    """That in MODEL_REVISION, else that of the main branch, else the newest."""
+    for number, name in enumerate(("old", "of-main", "named", "new")):
+        file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
+        os.utime(file.parent, (number, number))
+    put(f"{HUB}/refs/main").write_text("of-main\n")
+
+    assert found(tmp_path, revision=revision).files[UNET].parent.name == chosen
+
+
+def test_without_a_main_branch_the_newest_revision_is_taken(tmp_path: Path, put: Put) -> None:
+    """A cache may have no refs."""
+    for number, name in enumerate(("b-old", "c-new", "a-oldest")):
+        file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
+        os.utime(file.parent, (number % 2, number % 2))
+
+    assert found(tmp_path).files[UNET].parent.name == "c-new"
+
+
+@pytest.mark.parametrize("kind", ["part", "dangling", "circle", "folder", "nothing"])
+def test_what_is_no_file_is_missing(tmp_path: Path, put: Put, kind: str) -> None:
+    """A half-fetched file, a link to nowhere and a folder are not the model."""
+    place = put(f"baked/{UNET}.part").with_suffix("")
+    if kind == "dangling":
+        place.symlink_to(tmp_path / "blobs" / "gone")
+    elif kind == "circle":
+        place.symlink_to(place)
+    elif kind == "folder":
+        place.mkdir()
+    located = found(tmp_path)
+
+    assert located.missing == (UNET,)
+    assert located.files == {}
+
+
+def test_missing_models_are_named_with_every_place(tmp_path: Path) -> None:
+    """The error can be acted upon without reading the code."""
+    where = places_in(tmp_path)
+    told = missing_message([UNET, VAE], where)
+
+    assert told.startswith(f"Not there: {UNET}, {VAE}.")
+    for place in ("data/models", "comfyui/models", "baked", "volume/ComfyUI/models", "runpod/model-store/huggingface"):
+        assert f"{tmp_path / place} (not there)" in told
+
+
+def test_a_link_that_leads_elsewhere_is_replaced(tmp_path: Path, put: Put) -> None:
+    """A data folder that stays may have the links of an earlier boot."""
+    place = tmp_path / "data/models" / UNET
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "gone")
+    file = put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
+    link(found(tmp_path), places_in(tmp_path))
+
+    assert place.resolve() == file
+    assert [each.name for each in place.parent.iterdir()] == [place.name]
+
+
+def test_a_file_in_the_way_of_a_link_is_left_alone_and_named(tmp_path: Path, put: Put) -> None:
+    """Nobody's file is replaced by a link."""
+    mine = put(f"data/models/{UNET}", 5)
+    put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
+    [problem] = link(found(tmp_path), places_in(tmp_path))
+
+    assert problem.startswith(f"{mine} is in the way of a link to")
+    assert not mine.is_symlink()
+
+
+def test_the_folders_for_comfyui_are_those_of_the_places_that_are_there(tmp_path: Path, put: Put) -> None:
+    """Every kind with its older names; the links come first, absent roots not at all, and no code from a volume."""
+    put("volume/models/ipadapter/a.bin")
+    put("volume/models/custom_nodes/evil/__init__.py")
+    put("volume/models/clip/b.safetensors")
+    config = json.loads(paths_config(places_in(tmp_path)))
+    first, volume = config.values()
+
+    assert first["is_default"] is True
+    assert first["vae"] == str(tmp_path / "data/models/vae")
+    assert "is_default" not in volume
+    assert volume["text_encoders"] == f"{tmp_path}/volume/models/text_encoders\n{tmp_path}/volume/models/clip"
+    assert volume["ipadapter"] == f"{tmp_path}/volume/models/ipadapter"
+    assert volume.keys() == {*FOLDERS, "ipadapter"}
+
+
+def test_the_volume_keeps_what_is_fetched(tmp_path: Path) -> None:
+    """A volume comes before WORKER_MODELS_DIR, with the layout that it has; without one the folder is made."""
+    models, volume = tmp_path / "baked", tmp_path / "volume"
+
+    assert fetch_directory(models, volume) == models
+    volume.mkdir()
+    assert fetch_directory(models, volume) == volume / "models"
+    (volume / "models").rmdir()
+    (volume / "ComfyUI/models").mkdir(parents=True)
+    assert fetch_directory(models, volume) == volume / "ComfyUI/models"
+
+
+def test_a_volume_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
+    """A file in the place of its folder, say."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume/models").write_text("")
+
+    assert fetch_directory(tmp_path / "baked", tmp_path / "volume") == tmp_path / "baked"
+    assert fetch_directory(tmp_path / "volume/models", tmp_path / "volume") is None
+
+
+UNREADABLE = """\
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.worker.models.test_folders import UNET, found, missing_message, places_in
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+base = Path({base!r})
+located = found(base)
+print(located.missing, *located.remarks)
+print(missing_message([UNET], places_in(base)))
+"""
+
+
+def test_what_may_not_be_read_is_said() -> None:
+    """A model of another user's is not taken, and a root of another user's is named as such."""
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        base.chmod(0o755)
+        file, volume = base / "baked" / UNET, base / "volume/models"
+        volume.mkdir(parents=True)
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(119))
+        file.chmod(0o000)
+        volume.chmod(0o000)
+        ended = subprocess.run(
+            [sys.executable, "-c", UNREADABLE.format(root=str(ROOT), base=name)],
+            env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        volume.chmod(0o755)
+
+    assert f"{file} may not be read by this user: {UNET} is not taken from there" in ended.stdout
+    assert ended.stdout.startswith(f"('{UNET}',)")
+    assert f"{volume} (may not be read by this user)" in ended.stdout

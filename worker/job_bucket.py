@@ -1,0 +1,78 @@
+"""The bucket of one job: the worker's own, or that of the job's `s3Config`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeGuard
+
+from comfy_core.contract import Fault
+from comfy_core.object_store import Bucket, is_address, is_public_address
+from comfy_core.s3_hosts import located
+from comfy_core.safe_fetch import Resolve, resolve_host
+
+_S3_CONFIG = ("endpointUrl", "accessId", "accessSecret", "bucketName")
+"""The keys of a job's `s3Config` (docs/reference/runpod.md#buckets)."""
+_REGION = "region"
+"""A key of our own, for servers whose host does not name it."""
+
+
+def job_bucket(
+    s3_config: object, configured: Bucket | None, resolve: Resolve = resolve_host
+) -> tuple[Bucket | None, list[Fault]]:
+    """Return the bucket of a job: that of its `s3Config`, else the worker's; and the faults of `s3Config`.
+
+    An endpoint of the job's own must be https and public, unless it is the worker's: no caller chooses an address
+    inside the worker's network. It is checked here, before ComfyUI does anything, and by the client again.
+    """
+    if s3_config is None:
+        return configured, []
+    if not isinstance(s3_config, dict):
+        return None, [Fault("s3Config", f"must be an object of {', '.join(_S3_CONFIG)}")]
+    values = {name: s3_config[name] for name in (*_S3_CONFIG, _REGION) if s3_config.get(name) is not None}
+    endpoint = values.get("endpointUrl")
+    server = located(endpoint, str(values.get(_REGION, ""))) if _is_text(endpoint) else located("")
+    if not values.get("bucketName"):
+        values["bucketName"] = server.bucket
+    faults = [
+        Fault(f"s3Config.{name}", "is missing, or no plain text")
+        for name in (*_S3_CONFIG, *values.keys() & {_REGION})
+        if not _is_text(values.get(name))
+    ]
+    is_ours = configured is not None and server.endpoint_url == configured.endpoint_url
+    if faults:
+        return None, faults
+    if server.bucket not in {"", values["bucketName"]}:
+        faults.append(Fault("s3Config.bucketName", f"must be {server.bucket!r}, which s3Config.endpointUrl names"))
+    elif not is_ours and not is_address(str(endpoint), "https"):
+        faults.append(Fault("s3Config.endpointUrl", "must be an address that begins with https://"))
+    elif not is_ours and not is_public_address(str(endpoint), resolve):
+        faults.append(Fault("s3Config.endpointUrl", "must be the address of a server on the public internet"))
+    if faults:
+        return None, faults
+    base = configured if is_ours and configured is not None else _DEFAULTS
+    return replace(
+        base,
+        endpoint_url=server.endpoint_url,
+        access_key_id=values["accessId"],
+        secret_access_key=values["accessSecret"],
+        name=values["bucketName"],
+        region=base.region if is_ours and _REGION not in values else server.region,
+        public_url="",
+        must_be_public=not is_ours,
+    ), []
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
+_DEFAULTS = Bucket(
+    endpoint_url="",
+    access_key_id="",
+    secret_access_key="",
+    name="",
+    region="auto",
+    prefix="",
+    public_url="",
+    url_expires_s=86_400,
+)

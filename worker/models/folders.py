@@ -1,0 +1,296 @@
+"""Where models lie in the container, and how ComfyUI hears of it. It looks at names and sizes, and reads no model.
+
+Four kinds of place, in this order: ComfyUI's own folder, WORKER_MODELS_DIR (baked into the image, or fetched), the
+network volume, and RunPod's cached models. The first three have ComfyUI's folders. A cached repository has folders of
+its own, so what is needed from it is found by file name and linked into the data folder, which ComfyUI searches first.
+A link is also made where a later place has the file of models.txt's size and an earlier one another file of that name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_core.errors import ConfigError
+from worker.models.files import size_of
+
+FOLDERS: Mapping[str, tuple[str, ...]] = {
+    "checkpoints": ("checkpoints",),
+    "configs": ("configs",),
+    "loras": ("loras",),
+    "vae": ("vae",),
+    "text_encoders": ("text_encoders", "clip"),
+    "diffusion_models": ("unet", "diffusion_models"),
+    "clip_vision": ("clip_vision",),
+    "style_models": ("style_models",),
+    "embeddings": ("embeddings",),
+    "diffusers": ("diffusers",),
+    "vae_approx": ("vae_approx",),
+    "controlnet": ("controlnet", "t2i_adapter"),
+    "gligen": ("gligen",),
+    "upscale_models": ("upscale_models",),
+    "hypernetworks": ("hypernetworks",),
+    "photomaker": ("photomaker",),
+    "classifiers": ("classifiers",),
+    "model_patches": ("model_patches",),
+    "audio_encoders": ("audio_encoders",),
+}
+"""ComfyUI's kinds of models (0.3.64, folder_paths.py), each with its folders in the order of their search."""
+
+VOLUME_LAYOUTS = ("models", "ComfyUI/models", "comfyui/models")
+"""Where a network volume has its models, whoever filled it."""
+
+_NEVER = frozenset({"custom_nodes", *(folder for folders in FOLDERS.values() for folder in folders)})
+"""Folders of a place that are no kinds of their own: known ones, and code, which no volume brings."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where models may lie.
+
+    Attributes:
+        links: the folder that is the worker's own, for links; ComfyUI searches it first.
+        roots: folders with ComfyUI's layout, in the order of the search; some may not be there.
+        caches: the folders of RunPod's cached models; some may not be there.
+        snapshots: the repositories in them, the likeliest revision of each first.
+        volume: the network volume, which may not be there.
+    """
+
+    links: Path
+    roots: tuple[Path, ...]
+    caches: tuple[Path, ...]
+    snapshots: tuple[Path, ...]
+    volume: Path
+
+    @property
+    def searched(self) -> str:
+        """Every place in a few words, for an error."""
+        return ", ".join(f"{place}{_state(place)}" for place in (*self.roots, *self.caches))
+
+
+@dataclass(frozen=True)
+class Located:
+    """What was found.
+
+    Attributes:
+        files: the file of each model that is there.
+        links: those of them that ComfyUI would not find, or find another file for, unless they are linked.
+        missing: models that are not there.
+        wrong: models that are there in another size than models.txt has.
+        remarks: what is odd, a sentence each.
+    """
+
+    files: Mapping[str, Path]
+    links: Mapping[str, Path]
+    missing: tuple[str, ...]
+    wrong: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def places(*, comfyui: Path, data: Path, models: Path, volume: Path, cache: Path, revision: str = "") -> Places:
+    """Return where models may lie. `cache` is RunPod's folder on the machine, `revision` the one in MODEL_REVISION."""
+    hub = volume / "huggingface-cache" / "hub"
+    store = cache / "model-store" / "huggingface"
+    older = cache / "cache"
+    found = [*_hub_snapshots(hub, revision), *_store_snapshots(store, revision), *_store_snapshots(older, revision)]
+    roots = (data / "models", comfyui / "models", models, *(volume / layout for layout in VOLUME_LAYOUTS))
+    return Places(data / "models", tuple(dict.fromkeys(roots)), (hub, store, older), tuple(found), volume)
+
+
+def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: Places) -> Located:
+    """Return where each of `wanted` (`folder/file`) lies. `sizes` has the bytes that some of them must have."""
+    models = tuple(dict.fromkeys(wanted))
+    cached = _cached(frozenset(model.rpartition("/")[2] for model in models), where.snapshots)
+    files: dict[str, Path] = {}
+    links: dict[str, Path] = {}
+    remarks: list[str] = []
+    wrong: list[str] = []
+    for model in models:
+        size = sizes.get(model)
+        candidates = [file for file in _candidates(model, where.roots) if size_of(file) is not None]
+        taken = candidates[0] if candidates else None
+        others = sorted(cached.get(model.rpartition("/")[2], ()), key=lambda file: not _is_in_folder(file, model))
+        readable = [file for file in (*candidates, *others) if os.access(file, os.R_OK)]
+        unread = [file for file in (*candidates, *others) if file not in readable]
+        remarks += [f"{file} may not be read by this user: {model} is not taken from there" for file in unread]
+        right = [file for file in readable if size is None or size_of(file) == size]
+        if not readable:
+            continue
+        files[model] = file = (right or readable)[0]
+        if file != taken:
+            links[model] = file
+        if not right:
+            wrong.append(model)
+            remarks.append(
+                f"{file} has {size_of(file):,} bytes, {model} of models.txt {size:,}: it is another file of that name"
+            )
+    missing = tuple(model for model in models if model not in files)
+    return Located(files, links, missing, tuple(wrong), tuple(remarks))
+
+
+def link(located: Located, where: Places) -> list[str]:
+    """Make the links that are needed; return what could not be linked, a sentence each. Safe to run twice at once."""
+    problems = []
+    for model, file in located.links.items():
+        place = where.links / model
+        if place.exists() and not place.is_symlink():
+            problems.append(f"{place} is in the way of a link to {file}, which is the right one: remove it")
+            continue
+        fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            fresh.symlink_to(file)
+            fresh.replace(place)
+        except OSError as error:
+            raise ConfigError(
+                f"COMFYUI_DATA_DIR: a link at {place} cannot be made ({error.strerror}). Name a folder that this user "
+                "can write"
+            ) from error
+    return problems
+
+
+def paths_config(where: Places) -> str:
+    """Return the text of an extra_model_paths.yaml that has ComfyUI search the roots that exist, the links first.
+
+    It is JSON, which YAML is a superset of. Paths are whole, as ComfyUI expands `$` and `~` in a `base_path`. Further
+    folders are added under their own names: later versions of ComfyUI and custom nodes have kinds of their own.
+    """
+    config: dict[str, dict[str, object]] = {}
+    for number, root in enumerate(root for root in where.roots if root == where.links or _is_folder(root)):
+        own = sorted(folder.name for folder in _folders(root) if folder.name not in _NEVER)
+        kinds = {**FOLDERS, **{name: (name,) for name in own}}
+        is_first = root == where.links
+        config[f"worker_{number}"] = {
+            **({"is_default": True} if is_first else {}),
+            # What is put in front is put there folder by folder, so that the last one comes first.
+            **{
+                kind: "\n".join(str(root / folder) for folder in (reversed(folders) if is_first else folders))
+                for kind, folders in kinds.items()
+            },
+        }
+    return json.dumps(config, indent=1, ensure_ascii=False)
+
+
+def is_on_volume(located: Located, where: Places) -> bool:
+    """Return whether a model is read from the network volume, or from RunPod's cache on it."""
+    volume = _real(where.volume)
+    return any(_real(file).is_relative_to(volume) for file in located.files.values())
+
+
+def fetch_directory(models: Path, volume: Path) -> Path | None:
+    """Return where fetched models are put: on the volume if there is one, so that they stay, else in `models`.
+
+    The folder is made. None where neither can be written.
+    """
+    layouts = [volume / layout for layout in VOLUME_LAYOUTS]
+    on_volume = next((layout for layout in layouts if _is_folder(layout)), layouts[0])
+    for directory in ([on_volume] if _is_folder(volume) else []) + [models]:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(directory, os.W_OK | os.X_OK):
+            return directory
+    return None
+
+
+def missing_message(missing: Collection[str], where: Places) -> str:
+    """Return the error for models that are in no place: which, where they were looked for, and the remedies."""
+    return (
+        f"Not there: {', '.join(missing)}. Put each onto the network volume "
+        f"({where.volume / VOLUME_LAYOUTS[0]}/<folder>/<file>), set WORKER_FETCH_MODELS=true, or take the image that "
+        f"has the weights inside (docs/models.md). Looked in: {where.searched}"
+    )
+
+
+def _candidates(model: str, roots: Iterable[Path]) -> Iterator[Path]:
+    kind, _, file = model.partition("/")
+    for root in roots:
+        for folder in FOLDERS.get(kind, (kind,)):
+            yield root / folder / file
+
+
+def _is_in_folder(file: Path, model: str) -> bool:
+    kind = model.partition("/")[0]
+    return file.parent.name in FOLDERS.get(kind, (kind,))
+
+
+def _cached(names: frozenset[str], snapshots: Iterable[Path]) -> dict[str, list[Path]]:
+    """Return the files of these names in the snapshots, by name."""
+    found: dict[str, list[Path]] = {}
+    for snapshot in snapshots:
+        for folder, folders, files in os.walk(snapshot):
+            folders.sort()
+            for name in sorted(names & set(files)):
+                file = Path(folder, name)
+                if size_of(file) is not None:
+                    found.setdefault(name, []).append(file)
+    return found
+
+
+def _hub_snapshots(hub: Path, revision: str) -> Iterator[Path]:
+    """Yield the snapshots of Hugging Face's own cache, that of a repository's main branch before its others."""
+    for repository in _folders(hub):
+        try:
+            main = (repository / "refs" / "main").read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            main = ""
+        yield from _by_revision(repository / "snapshots", (revision, main))
+
+
+def _store_snapshots(store: Path, revision: str) -> Iterator[Path]:
+    """Yield the revisions of `organisation/name/revision`."""
+    for organisation in _folders(store):
+        for repository in _folders(organisation):
+            yield from _by_revision(repository, (revision, "main"))
+
+
+def _by_revision(folder: Path, first: tuple[str, ...]) -> list[Path]:
+    """Return the folders in `folder`: those named `first` in that order, then from the newest to the oldest."""
+
+    def rank(snapshot: Path) -> tuple[int, float]:
+        place = first.index(snapshot.name) if snapshot.name in first else len(first)
+        try:
+            return place, -snapshot.stat().st_mtime
+        except OSError:
+            return place, 0.0
+
+    return sorted(_folders(folder), key=rank)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders in `folder`, sorted by name; none where it cannot be read."""
+    try:
+        return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _state(folder: Path) -> str:
+    """Return what is to be said of a folder that cannot be searched; nothing of one that can."""
+    try:
+        folder.stat()
+    except PermissionError:
+        return " (may not be read by this user)"
+    except OSError:
+        return " (not there)"
+    return "" if os.access(folder, os.R_OK | os.X_OK) else " (may not be read by this user)"
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a folder is there; not where this user may not know, which pathlib raises."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link in a circle
+        return path

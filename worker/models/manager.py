@@ -1,0 +1,141 @@
+"""The models of this worker: found, linked to where ComfyUI looks, or fetched. For a ComfyUI of the worker's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from comfy_core.errors import ConfigError, JobError
+from worker.comfyui_process import ModelsMissing
+from worker.models.boot_fetch import ModelFetch
+from worker.models.folders import (
+    Located,
+    Places,
+    fetch_directory,
+    is_on_volume,
+    link,
+    locate,
+    missing_message,
+    paths_config,
+    places,
+)
+from worker.models.listing import ModelFile
+from worker.models.source import Hub
+from worker.settings import Settings
+
+_OWN_ROOTS = ("--extra-model-paths-config", "--base-directory", "--models-directory")
+"""Flags of COMFYUI_ARGS by which ComfyUI has models in places that only it knows."""
+
+log = logging.getLogger(__name__)
+
+
+class ModelSupply:
+    """Where the models of one worker come from.
+
+    Args:
+        settings: of a worker with a ComfyUI of its own.
+        needed: the models of its workflows, as `folder/file`.
+        listed: those of models.txt.
+        hub: where they are fetched from.
+    """
+
+    def __init__(self, settings: Settings, needed: Sequence[str], listed: Sequence[ModelFile], hub: Hub) -> None:
+        assert settings.comfyui_directory is not None  # noqa: S101 - as the arguments say
+        assert settings.comfyui_data_directory is not None  # noqa: S101 - the same
+        self._settings = settings
+        self._comfyui, self._data = settings.comfyui_directory, settings.comfyui_data_directory
+        self._needed = tuple(needed)
+        self._listed = tuple(listed)
+        self._hub = hub
+        self._fetch: ModelFetch | None = None
+        self._fetches_to_volume = False
+        self._found = self._places(), Located({}, {}, self._needed, (), ())
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether models are on their way."""
+        return self._fetch is not None
+
+    @property
+    def is_on_volume(self) -> bool:
+        """Whether models are read from the network volume."""
+        where, located = self._found
+        return self._fetches_to_volume or is_on_volume(located, where)
+
+    def paths_config(self) -> str:
+        """Return the text of the file by which ComfyUI hears of the folders."""
+        return paths_config(self._found[0])
+
+    def begin(self) -> None:
+        """Look for the models, link what has to be, and begin to fetch what is missing where that is wanted.
+
+        Raises ModelsMissing where a workflow's model is in no place and is not fetched, ConfigError where links or
+        fetched models cannot be written.
+        """
+        settings = self._settings
+        located = self._look()
+        lacking = {*located.missing, *located.wrong}
+        to_fetch = [model for model in self._listed if settings.fetch_models and model.path in lacking]
+        fetched = {model.path for model in to_fetch}
+        self._require([model for model in located.missing if model in self._needed and model not in fetched])
+        if not to_fetch:
+            return
+        target = fetch_directory(settings.models_directory, settings.volume_directory)
+        if target is None:
+            raise ConfigError(
+                f"WORKER_FETCH_MODELS: neither WORKER_MODELS_DIR ({settings.models_directory}) nor a volume at "
+                f"WORKER_VOLUME_DIR ({settings.volume_directory}) can be written. Attach a network volume, or name a "
+                "folder that this user can write"
+            )
+        self._found = self._places(), located  # `target` may be new
+        self._fetches_to_volume = target.is_relative_to(settings.volume_directory)
+        self._fetch = ModelFetch(to_fetch, target, self._hub, settings.fetch_timeout_s)
+        self._fetch.start()
+
+    def await_all(self, failed: Callable[[], JobError | None]) -> None:
+        """Return when all models are there. Raises ModelsMissing, and what `failed` returns."""
+        if self._fetch is None:
+            return
+        self._fetch.await_end(failed)
+        located = self._look()
+        self._require([model for model in located.missing if model in self._needed])
+
+    def stop(self) -> None:
+        """End a fetch that is under way; what came is kept."""
+        if self._fetch is not None:
+            self._fetch.stop()
+
+    def _places(self) -> Places:
+        settings = self._settings
+        return places(
+            comfyui=self._comfyui,
+            data=self._data,
+            models=settings.models_directory,
+            volume=settings.volume_directory,
+            cache=settings.model_cache_directory,
+            revision=settings.model_revision,
+        )
+
+    def _look(self) -> Located:
+        where = self._places()
+        located = locate(
+            [*self._needed, *(model.path for model in self._listed)],
+            {model.path: model.size for model in self._listed},
+            where,
+        )
+        self._found = where, located
+        for remark in (*located.remarks, *link(located, where)):
+            log.warning(remark)
+        for model, file in located.links.items():
+            log.info("%s is taken from %s", model, file)
+        return located
+
+    def _require(self, missing: Sequence[str]) -> None:
+        """Raise ModelsMissing for `missing`, unless ComfyUI has places that only it knows: it is asked then."""
+        if not missing:
+            return
+        has_own_roots = any(argument.partition("=")[0] in _OWN_ROOTS for argument in self._settings.comfyui_arguments)
+        if has_own_roots or (self._comfyui / "extra_model_paths.yaml").exists():
+            log.info("not in the known places: %s; ComfyUI has others", ", ".join(missing))
+            return
+        raise ModelsMissing(missing_message(missing, self._found[0]))

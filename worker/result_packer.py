@@ -1,0 +1,77 @@
+"""From the files that a job made to what its caller gets: inline as base64, or through a bucket."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from comfy_core.comfyui.outputs import Output
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.errors import JobError
+
+_ADDED_BYTES = 400
+"""What is added to a result once it is measured, at most: its timings, and what the SDK wraps it in."""
+
+
+Store = Callable[[Output], str]
+"""Puts an output into a bucket and returns its address. Raises JobError (output_not_stored)."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How one job's outputs are delivered: inline, or through `store`, where there is a bucket."""
+
+    wanted: str
+    limit_bytes: int
+    store: Store | None
+    image_fields: tuple[str, ...] = ("data",)
+    """The keys that hold an image's base64 or address. Two keys hold it twice, and count twice."""
+
+    def entries(
+        self, images: Sequence[Output], files: Sequence[Output], beside: JsonObject
+    ) -> tuple[list[JsonObject], list[JsonObject]]:
+        """Return the entries of images and other files, all inline or all stored. `beside` is the rest of the result.
+
+        Raises JobError: output_too_large where they do not fit inline and there is no bucket, output_not_stored.
+        """
+        size = inline_size([*(image for _ in self.image_fields for image in images), *files], beside)
+        store = self.store
+        if self.wanted == "base64" or (self.wanted == "auto" and size <= self.limit_bytes):
+            store = None
+        if store is not None:
+            size = inline_size([], beside)
+        if size > self.limit_bytes:
+            raise _too_large(size, self.limit_bytes)
+        return [self._renamed(_entry(image, store)) for image in images], [_entry(file, store) for file in files]
+
+    def _renamed(self, entry: JsonObject) -> JsonObject:
+        """Return an image's entry with its base64 or address under each of `image_fields`."""
+        data = entry.pop("data")
+        return {**entry, **dict.fromkeys(self.image_fields, data)}
+
+
+def _entry(output: Output, store: Store | None) -> JsonObject:
+    return output.entry("s3_url", store(output)) if store else output.entry("base64", _base64(output.data))
+
+
+def inline_size(outputs: Sequence[Output], beside: JsonObject) -> int:
+    """Return how many bytes of JSON a result has at most, with `outputs` inline and `beside` them the rest."""
+    base64_bytes = sum((len(output.data) + 2) // 3 * 4 for output in outputs)
+    return base64_bytes + len(json.dumps([beside, *(output.entry("base64", "") for output in outputs)])) + _ADDED_BYTES
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _too_large(size: int, limit: int) -> JobError:
+    return JobError.because(
+        ErrorCode.OUTPUT_TOO_LARGE,
+        f"The result has {size:,} bytes; at most {limit:,} can be returned inline. Ask for output_format webp or jpeg, "
+        "for fewer pictures or a smaller size, set `metadata: false`, or give the worker a bucket "
+        "(BUCKET_ENDPOINT_URL) and use delivery s3.",
+        bytes=size,
+        limit=limit,
+    )
