@@ -22,7 +22,7 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
 from comfy_core.http import HttpApi
-from comfy_core.images import child_process as picture_process
+from comfy_core.images import child_process
 from comfy_core.workflows import load_workflows
 from worker import local_results, logs
 from worker.attempt import Attempt, Service, make_threads
@@ -188,7 +188,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
 
     logs.configure(settings.log_level)  # runpod's import installs a handler of its own
     times.note("runpod_imported")
-    picture_process.warm()
+    child_process.warm()
 
     def finish_boot() -> None:
         try:

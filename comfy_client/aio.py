@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from comfy_client import coroutines as steps
+from comfy_client import coroutines
 from comfy_client.client import (
     Client,
     Observer,
@@ -79,7 +79,7 @@ class AsyncClient:
     ) -> GenerationResult:
         """See Client.run. `observer` is called in a thread."""
         request = await asyncio.to_thread(make_request, workflow, options=options, **inputs)
-        return await steps.arun(run_steps(self._client, request, wait_timeout_s, observer, may_hold=False))
+        return await coroutines.arun(run_steps(self._client, request, wait_timeout_s, observer, may_hold=False))
 
     async def submit(
         self,
@@ -112,7 +112,7 @@ class AsyncClient:
 
         async def outcome(request: GenerationRequest | Mapping[str, Any]) -> Outcome:
             async with free:
-                return await steps.arun(outcome_steps(self._client, request, wait_timeout_s))
+                return await coroutines.arun(outcome_steps(self._client, request, wait_timeout_s))
 
         waiting: deque[asyncio.Task[Outcome]] = deque()
         try:
@@ -165,11 +165,11 @@ class AsyncJob:
 
     async def status(self) -> JobStatus:
         """See Job.status."""
-        return await steps.arun(self._story.status())
+        return await coroutines.arun(self._story.status())
 
     async def wait(self, timeout_s: float | None = None) -> GenerationResult:
         """See Job.wait."""
-        return await steps.arun(self._story.wait(self._client.timeout_s if timeout_s is None else timeout_s))
+        return await coroutines.arun(self._story.wait(self._client.timeout_s if timeout_s is None else timeout_s))
 
     async def result(self) -> GenerationResult:
         """See Job.result."""
@@ -177,15 +177,15 @@ class AsyncJob:
 
     def events(self, timeout_s: float | None = None) -> AsyncIterator[Event]:
         """See Job.events."""
-        return steps.aiterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
+        return coroutines.aiterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
     async def cancel(self, patience_s: float = PATIENCE_S) -> None:
         """See Job.cancel."""
-        await steps.arun(self._story.cancel(patience_s))
+        await coroutines.arun(self._story.cancel(patience_s))
 
     async def retry(self) -> JobStatus:
         """See Job.retry."""
-        return await steps.arun(self._story.retry())
+        return await coroutines.arun(self._story.retry())
 
 
 def async_client_from_env(

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from comfy_client import coroutines as steps
+from comfy_client import coroutines
 from comfy_client.job import PATIENCE_S, Done, Event, JobStory
 from comfy_client.pictures import PictureSource, with_texts
 from comfy_client.providers import provider_from_env
@@ -191,7 +191,7 @@ class Client:
             WaitTimeout: `wait_timeout_s` was over first; `.job_id` is the job, which goes on.
         """
         request = make_request(workflow, options=options, **inputs)
-        return steps.run(run_steps(self, request, wait_timeout_s, observer))
+        return coroutines.run(run_steps(self, request, wait_timeout_s, observer))
 
     def submit(
         self,
@@ -293,11 +293,11 @@ class Job:
 
     def status(self) -> JobStatus:
         """Return how it stands now."""
-        return steps.run(self._story.status())
+        return coroutines.run(self._story.status())
 
     def wait(self, timeout_s: float | None = None) -> GenerationResult:
         """Return what it made, once it has ended. Raises WaitTimeout where that takes longer; it then goes on."""
-        return steps.run(self._story.wait(self._client.timeout_s if timeout_s is None else timeout_s))
+        return coroutines.run(self._story.wait(self._client.timeout_s if timeout_s is None else timeout_s))
 
     def result(self) -> GenerationResult:
         """Return what it made, if it has ended; WaitTimeout if not."""
@@ -305,15 +305,15 @@ class Job:
 
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
         """Yield what happens to it: Queued, Waiting, Running, Sampling, Preview, Unanswered, and last Done."""
-        return steps.iterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
+        return coroutines.iterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
     def cancel(self, patience_s: float = PATIENCE_S) -> None:
         """End the job; one that has ended stays as it is. A failing call is repeated for up to `patience_s`."""
-        steps.run(self._story.cancel(patience_s))
+        coroutines.run(self._story.cancel(patience_s))
 
     def retry(self) -> JobStatus:
         """Start it once more, where it failed or timed out."""
-        return steps.run(self._story.retry())
+        return coroutines.run(self._story.retry())
 
 
 def run_steps(
@@ -323,7 +323,7 @@ def run_steps(
     observer: Observer | None = None,
     *,
     may_hold: bool = True,
-) -> steps.Steps[GenerationResult]:
+) -> coroutines.Steps[GenerationResult]:
     """Submit a job and return its result. Work that is given up cancels the job.
 
     Where somebody watches, or it may not hold a thread, the submit is answered at once: until a held one is, nobody
@@ -341,13 +341,13 @@ def run_steps(
         return (yield from _observed(story, left_s, observer))
     except (GeneratorExit, KeyboardInterrupt):
         with contextlib.suppress(ComfyClientError):
-            steps.run(story.cancel(CANCEL_PATIENCE_S))
+            coroutines.run(story.cancel(CANCEL_PATIENCE_S))
         raise
 
 
-def _observed(story: JobStory, timeout_s: float, observer: Observer) -> steps.Steps[GenerationResult]:
+def _observed(story: JobStory, timeout_s: float, observer: Observer) -> coroutines.Steps[GenerationResult]:
     for told in story.events(timeout_s):
-        if isinstance(told, steps.Pause):
+        if isinstance(told, coroutines.Pause):
             yield told
             continue
         observer(told)
@@ -358,7 +358,7 @@ def _observed(story: JobStory, timeout_s: float, observer: Observer) -> steps.St
 
 def outcome_steps(
     client: Client, request: GenerationRequest | Mapping[str, Any], wait_timeout_s: float | None
-) -> steps.Steps[Outcome]:
+) -> coroutines.Steps[Outcome]:
     """Do one request of a `map` and return its outcome, whatever it is."""
     try:
         made = request if isinstance(request, GenerationRequest) else make_request(**request)
@@ -374,7 +374,7 @@ def _outcome(
     stopped: threading.Event,
 ) -> Outcome:
     work = outcome_steps(client, request, wait_timeout_s)
-    return steps.run(work, lambda pause_s: _sleep(pause_s, stopped))
+    return coroutines.run(work, lambda pause_s: _sleep(pause_s, stopped))
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: nobody wants the outcome any more

@@ -15,7 +15,18 @@ from comfy_core.errors import install_command, missing_extra
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FOLDERS = (".ci", ".github", ".runpod", "comfy_client", "docs", "examples", "scripts", "worker")
+FOLDERS = (
+    ".ci",
+    ".github",
+    ".runpod",
+    "comfy_client",
+    "comfy_core",
+    "docs",
+    "examples",
+    "scripts",
+    "simulators",
+    "worker",
+)
 INSTALL = re.compile(r"\bpip[\"']? install\b(?P<arguments>[^`\n#;&|)]*)")
 VALUED = {"-r", "--requirement", "--target", "-t", "-c", "--constraint", "--index-url"}
 
@@ -69,7 +80,7 @@ def test_the_distribution_is_not_the_stranger_of_pypi() -> None:
 def test_a_missing_extra_is_one_that_exists() -> None:
     """Each message about a missing extra names one of pyproject.toml, and how to install it from a clone."""
     extras = PROJECT["optional-dependencies"]
-    sources = [file.read_text() for file in (ROOT / "comfy_client").rglob("*.py")]
+    sources = [file.read_text() for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     named = {extra for text in sources for extra in re.findall(r'missing_extra\(.+?, "([\w-]+)"\)', text)}
 
     assert named == {"batch", "completion", "scenario", "scenario-sdk", "simulator"}

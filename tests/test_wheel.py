@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NEEDED = (
+    "comfy_core",
     "comfy_client",
+    "simulators",
     "workflows",
     "requirements",
     "scripts",

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from comfy_core import object_store as buckets
+from comfy_core import object_store
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
 from comfy_core.http import HttpApi
@@ -30,7 +30,7 @@ class BucketDestination:
     A file that is not there after `timeout_s` is given up; the next run puts it.
     """
 
-    def __init__(self, bucket: buckets.Bucket, timeout_s: float = UPLOAD_TIMEOUT_S) -> None:
+    def __init__(self, bucket: object_store.Bucket, timeout_s: float = UPLOAD_TIMEOUT_S) -> None:
         self.bucket = bucket
         self._timeout_s = timeout_s
 
@@ -69,7 +69,7 @@ class BucketDestination:
                     "Pictures that were made are kept: run again, or allow more time with --upload-timeout.",
                 )
 
-        url = buckets.store(self._client, self.bucket, name, data, mime_type, check, cache_control=CACHE_CONTROL)
+        url = object_store.store(self._client, self.bucket, name, data, mime_type, check, cache_control=CACHE_CONTROL)
         self._check(url, name, data)
         return url.partition("?")[0] if self.bucket.public_url else f"{self.place}/{name}"
 
@@ -105,7 +105,7 @@ def bucket_destination(
     parts = urlsplit(url)
     if not parts.netloc:
         raise ConfigError(f"--out {url}: name a bucket, as s3://bucket/prefix")
-    bucket = buckets.read_bucket({**environment, "BUCKET_NAME": parts.netloc})
+    bucket = object_store.read_bucket({**environment, "BUCKET_NAME": parts.netloc})
     if bucket is None:
-        raise ConfigError(f"--out {url} needs {', '.join(buckets.NEEDED)}")
+        raise ConfigError(f"--out {url} needs {', '.join(object_store.NEEDED)}")
     return BucketDestination(replace(bucket, prefix=parts.path.strip("/")), timeout_s)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comfy_client import coroutines as steps
+from comfy_client import coroutines
 from comfy_client.batch.destination import BucketDestination
 from comfy_client.batch.journal import FAILED, INTENT, MADE, SENT, UNSENT, UPLOADED, Journal
 from comfy_client.batch.plan import Asset, Plan
@@ -197,10 +197,10 @@ class Batch:
         # As one that was just sent: RunPod may not know it for some seconds (docs/reference/runpod.md#job-states).
         story = JobStory(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
         try:
-            return steps.run(story.wait(JOB_TIMEOUT_S), self._pause)
+            return coroutines.run(story.wait(JOB_TIMEOUT_S), self._pause)
         except _StoppedError:
             if self._settings.cancel_when_stopped:
-                steps.run(story.cancel(5.0))
+                coroutines.run(story.cancel(5.0))
             raise
 
     def _keep(self, asset: Asset, result: GenerationResult) -> None:

@@ -17,7 +17,10 @@ from comfy_core.contract import ALIASES, ENVELOPE, ERRORS, OUTPUT_FORMATS, Error
 from comfy_core.errors import ComfyClientError, ConfigError, JobCancelled, JobError, RequestError, invalid_input
 
 ROOT = Path(__file__).parents[2]
-SOURCES = (*ROOT.glob("comfy_client/**/*.py"), *ROOT.glob("worker/**/*.py"), ROOT / "handler.py")
+SOURCES = (
+    *(file for package in ("comfy_core", "comfy_client", "worker") for file in ROOT.glob(f"{package}/**/*.py")),
+    ROOT / "handler.py",
+)
 
 RETRYABLE = {
     "invalid_input": False,

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from comfy_core import object_store as buckets
+from comfy_core import object_store
 
 
 class Blobs(Protocol):
@@ -71,7 +71,7 @@ class FolderBlobs:
 class BucketBlobs:
     """A bucket; S3 shows a file whole or not at all. Its client is made when something is first kept."""
 
-    def __init__(self, bucket: buckets.Bucket) -> None:
+    def __init__(self, bucket: object_store.Bucket) -> None:
         self._bucket = bucket
 
     @cached_property
@@ -81,13 +81,13 @@ class BucketBlobs:
     def put(self, data: bytes, mime_type: str) -> str:
         """Put `data` under its hash; the same bytes again change nothing."""
         sha256 = hashlib.sha256(data).hexdigest()
-        buckets.store(self._client, self._bucket, sha256, data, mime_type)
+        object_store.store(self._client, self._bucket, sha256, data, mime_type)
         return sha256
 
     def get(self, sha256: str) -> bytes:
         """Return the bytes."""
-        return buckets.fetch(self._client, self._bucket, sha256)
+        return object_store.fetch(self._client, self._bucket, sha256)
 
     def delete(self, sha256: str) -> None:
         """Remove the file."""
-        buckets.delete(self._client, self._bucket, sha256)
+        object_store.delete(self._client, self._bucket, sha256)

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 
-from comfy_client import coroutines as steps
+from comfy_client import coroutines
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.keeper import Keeper
 from comfy_client.gateway.scenario.made import made_assets
@@ -220,7 +220,7 @@ class JobRunner:
             # As one that was just submitted: RunPod may not know it for some seconds
             # (docs/reference/runpod.md#job-states).
             story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
-            events: AsyncIterator[Event] = steps.aiterate(story.events(LONGEST_S))
+            events: AsyncIterator[Event] = coroutines.aiterate(story.events(LONGEST_S))
             try:
                 async for event in events:
                     if not isinstance(event, Queued | Unanswered):  # which are told before anything was answered
@@ -260,7 +260,7 @@ class JobRunner:
         story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
         while self._job(job.id).phase is not Phase.ENDED:
             try:
-                await steps.arun(story.cancel())
+                await coroutines.arun(story.cancel())
             except RequestError as error:
                 _log.warning("job %s could not be cancelled yet: %s", job.id, error)
                 if not _may_pass(error):

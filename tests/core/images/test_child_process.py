@@ -18,7 +18,7 @@ from PIL import Image
 
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.images import codec as images
+from comfy_core.images import codec
 from comfy_core.images.child import answered, picture_of, read_frame, write_frame
 from comfy_core.images.child_process import (
     NotStartedError,
@@ -51,7 +51,7 @@ def processes() -> Iterator[PictureProcesses]:
 
 def children() -> list[psutil.Process]:
     """Return the child processes of this one that decode pictures."""
-    return [child for child in psutil.Process().children() if "picture_child" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "comfy_core.images.child" in " ".join(child.cmdline())]
 
 
 def check_here(processes: PictureProcesses, data: bytes, check: Callable[[], None] = go_on, **more: float) -> None:
@@ -67,13 +67,13 @@ def test_a_child_returns_what_the_functions_return() -> None:
     plain, transparent = png(), png("RGBA")
 
     assert check_picture(plain, "image", flatten=True).data is plain
-    assert check_picture(transparent, "image", flatten=True) == images.check_picture(transparent, "image", flatten=True)
+    assert check_picture(transparent, "image", flatten=True) == codec.check_picture(transparent, "image", flatten=True)
     for output_format in ("png", "webp", "jpeg"):
         text = {"prompt": "{}", "parameters": "a knight 🗡"}
-        expected = images.encode_picture(plain, output_format, 90, text)
+        expected = codec.encode_picture(plain, output_format, 90, text)
         assert encode_picture(plain, output_format, 90, text) == expected
-    assert converted(plain, "webp", 8) == images.converted(plain, "webp", 8)
-    assert identify(gif(2)) == images.identify(gif(2))
+    assert converted(plain, "webp", 8) == codec.converted(plain, "webp", 8)
+    assert identify(gif(2)) == codec.identify(gif(2))
     assert identify(b"no picture") is None
 
 
