@@ -15,18 +15,8 @@ from comfy_core.errors import install_command, missing_extra
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FOLDERS = (
-    ".ci",
-    ".github",
-    ".runpod",
-    "comfy_client",
-    "comfy_core",
-    "docs",
-    "examples",
-    "scripts",
-    "simulators",
-    "worker",
-)
+PACKAGES = ("comfy_core", "comfy_client", "simulators", "worker")
+FOLDERS = (".ci", ".github", ".runpod", "docs", "examples", "scripts", *PACKAGES)
 INSTALL = re.compile(r"\bpip[\"']? install\b(?P<arguments>[^`\n#;&|)]*)")
 VALUED = {"-r", "--requirement", "--target", "-t", "-c", "--constraint", "--index-url"}
 
