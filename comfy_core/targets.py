@@ -1,4 +1,4 @@
-"""Places in a graph, as requests and inputs files write them: `Node title.input`, `12.input`, `12.sizes.1`. Pure."""
+"""Finds inputs of a graph by name, as requests and inputs files write them: `Node title.input`, `12.input`. Pure."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Target:
         return value if self.index is None else value[self.index]
 
 
-class Places:
-    """Finds the places of one graph. The nodes and their titles must not change meanwhile; inputs may."""
+class TargetFinder:
+    """Finds the finder of one graph. The nodes and their titles must not change meanwhile; inputs may."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -103,15 +103,15 @@ class Places:
 
 
 def find_target(graph: Graph, place: str) -> Target:
-    """Return the input that `place` names in `graph`; see `Places.target`."""
-    return Places(graph).target(place)
+    """Return the input that `place` names in `graph`; see `TargetFinder.target`."""
+    return TargetFinder(graph).target(place)
 
 
 def override(graph: Graph, overrides: Mapping[str, Any]) -> None:
     """Write `overrides` (`{"KSampler.seed": 5}`) into `graph`. Raises LookupError for a place that does not exist."""
-    places = Places(graph)
+    finder = TargetFinder(graph)
     for place, value in overrides.items():
-        places.target(place).set(graph, copy.deepcopy(value))
+        finder.target(place).set(graph, copy.deepcopy(value))
 
 
 def overridden(
@@ -122,19 +122,19 @@ def overridden(
     With `may_add`, an input that its node does not have is added, because a newer ComfyUI requires inputs that an older
     export lacks.
     """
-    places = Places(graph)
+    finder = TargetFinder(graph)
     written: dict[str, Target] = {}
     faults: list[Fault] = []
     warnings = []
     for place, value in overrides.items():
         try:
-            target = places.target_or_new(place) if may_add else places.target(place)
+            target = finder.target_or_new(place) if may_add else finder.target(place)
         except LookupError as error:
             faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
             if len(faults) == MAX_FAULTS:
                 break
             continue
-        if target.input not in graph[target.node_id]["inputs"] and (near := places.added(target)):
+        if target.input not in graph[target.node_id]["inputs"] and (near := finder.added(target)):
             warnings.append(f"{path_of(['overrides', place])}: the node had no such input, and got it{near}")
         target.set(graph, copy.deepcopy(value))
         written[place] = target

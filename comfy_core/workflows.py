@@ -30,7 +30,7 @@ import jsonschema
 from comfy_core.contract import ALIASES, ENVELOPE, MAX_SEED, ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.graphs import Graph, graph_faults, is_link
-from comfy_core.targets import Places, Target, override
+from comfy_core.targets import Target, TargetFinder, override
 from comfy_core.validation import nearest, schema_faults, shown
 
 __all__ = ["Graph", "Target", "Workflow", "find_workflow", "is_link", "load_workflows", "override", "render"]
@@ -89,11 +89,11 @@ class Workflow:
     def targets(self, name: str) -> tuple[Target, ...]:
         """Return the places in the graph that the input `name` is bound to."""
         places = self.inputs[name].get("x-node", [])
-        return tuple(self._places.target(place) for place in ([places] if isinstance(places, str) else places))
+        return tuple(self._finder.target(place) for place in ([places] if isinstance(places, str) else places))
 
     @cached_property
-    def _places(self) -> Places:
-        return Places(self.graph)
+    def _finder(self) -> TargetFinder:
+        return TargetFinder(self.graph)
 
 
 def default_directory() -> Path:

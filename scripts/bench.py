@@ -78,7 +78,7 @@ def _bare(server: ComfyServer, graph: Graph) -> float:
             match notices.get(timeout=10):
                 case Addressed(event=event):
                     times.setdefault(type(event), time.monotonic())
-    server.leftovers.remove_prompts([prompt_id])
+    server.cleanup.remove_prompts([prompt_id])
     if Image not in times:
         sys.exit("the bare run made no picture")
     return times[Finished] - times[Started]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from comfy_core.comfyui.prompt_monitor import Sampling
+from comfy_core.comfyui.prompt_monitor import RunProgress
 from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_core.errors import ComfyUIBroken, JobError, RequestError
 from worker import logs
@@ -180,7 +180,7 @@ class Attempt:
         comfyui.note_success()
         return result
 
-    def _observe(self, sampling: Sampling) -> None:
+    def _observe(self, sampling: RunProgress) -> None:
         if self._use is not None:
             self._use.has_started = True
         self._report(progress_of(sampling))
@@ -198,7 +198,7 @@ class Attempt:
         elif error.code is ErrorCode.DEADLINE_EXCEEDED:  # its prompt may be the one that makes ComfyUI hang
             error = self._service.comfyui.verdict_on(use, self._stop, 0) or error
         if self._service.comfyui.was_ended(use):
-            server.leftovers.note_restart()
+            server.cleanup.note_restart()
         if error.code in _OF_THE_DISK and (problem := self._service.full_disk()):
             log.error("%s", problem)
             if not use.is_shared and server.directory is not None:

@@ -47,7 +47,7 @@ class Executing:
 
 
 @dataclass(frozen=True)
-class Progress:
+class NodeProgress:
     """A node is at step `value` of `maximum`."""
 
     prompt_id: str
@@ -71,7 +71,7 @@ class Image:
     is_png: bool
 
 
-Event: TypeAlias = Started | Cached | Executing | Progress | Finished | Image
+Event: TypeAlias = Started | Cached | Executing | NodeProgress | Finished | Image
 
 
 def parse_frame(frame: str | bytes) -> Event | None:
@@ -115,7 +115,7 @@ def _parse_text(frame: str) -> Event | None:  # noqa: PLR0911 - one return an ev
                 "max": int() | float() as maximum,
             },
         }:
-            return Progress(prompt_id, node, int(value), int(maximum))
+            return NodeProgress(prompt_id, node, int(value), int(maximum))
     return None
 
 
@@ -140,7 +140,7 @@ class Attribution:
         match event:
             case Started(prompt_id) | Cached(prompt_id):
                 self._prompt_id, self._node = prompt_id, None
-            case Executing(prompt_id, node) | Progress(prompt_id, node):
+            case Executing(prompt_id, node) | NodeProgress(prompt_id, node):
                 self._prompt_id, self._node = prompt_id, node
             case Finished(prompt_id):
                 self._prompt_id, self._node = None, None

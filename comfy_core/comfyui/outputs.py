@@ -27,7 +27,7 @@ _LONGEST_STRING = 4096
 
 
 @dataclass(frozen=True)
-class Output:
+class JobOutput:
     """One file of a result; `facts` are what its entry says beside the file's own."""
 
     filename: str
@@ -57,8 +57,8 @@ class Output:
 class JobOutputs:
     """What a caller gets of a job: pictures, other files, and what is not as it was asked for."""
 
-    images: tuple[Output, ...]
-    files: tuple[Output, ...]
+    images: tuple[JobOutput, ...]
+    files: tuple[JobOutput, ...]
     warnings: tuple[str, ...]
 
 
@@ -69,7 +69,7 @@ def job_outputs(
 
     `check` ends the encoding with what it raises. No two files of a job have one name.
     """
-    images: list[Output] = []
+    images: list[JobOutput] = []
     warnings: list[str] = []
     names: set[str] = set()
     numbers: Counter[str] = Counter()
@@ -87,17 +87,17 @@ def job_outputs(
             extension = mimetypes.guess_extension(picture.mime_type) or ""
             numbers[image.prefix] += 1
             filename = _unused(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
-            images.append(Output(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
+            images.append(JobOutput(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
             if picture.warning:
                 warnings.append(f"{filename} {picture.warning}")
     files = [_as_saved(file.filename, file.data, names, {}) for result in results for file in result.files]
     return JobOutputs(tuple(images), tuple(files), tuple(warnings))
 
 
-def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> Output:
+def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> JobOutput:
     """Return a file that a node saved, as it is."""
     name = _unused(filename, names)
-    return Output(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
+    return JobOutput(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
 
 
 def _size(picture: Picture) -> JsonObject:

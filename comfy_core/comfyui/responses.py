@@ -83,7 +83,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Interrupted:
+class PromptInterrupted:
     """Someone interrupted the prompt at this node."""
 
     node_id: str
@@ -99,7 +99,7 @@ class Interrupted:
         )
 
 
-Outcome: TypeAlias = Succeeded | Failed | Interrupted
+Outcome: TypeAlias = Succeeded | Failed | PromptInterrupted
 
 
 def read_history(body: object, prompt_id: str) -> Outcome | None:
@@ -128,7 +128,7 @@ def _read_entry(entry: Mapping[str, Any]) -> Outcome:
                 kind = shortened(str(rest.get("exception_type", "")))
                 return Failed(shortened(str(node_id)), shortened(str(node_type)), kind, text)
             case ["execution_interrupted", {"node_id": node_id, "node_type": node_type}]:
-                return Interrupted(shortened(str(node_id)), shortened(str(node_type)))
+                return PromptInterrupted(shortened(str(node_id)), shortened(str(node_type)))
     if isinstance(status, dict) and status.get("status_str") == "error":
         return Failed("", "", "", "ComfyUI says that it failed, and not why")
     return _read_outputs(entry.get("outputs"))

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
-from comfy_core.comfyui.cleanup import Leftovers
+from comfy_core.comfyui.cleanup import Cleanup
 from comfy_core.comfyui.responses import OutputFile, read_written
 from comfy_core.comfyui.websocket_listener import EventSocket, Notice
 from comfy_core.contract import JsonObject
@@ -69,12 +69,12 @@ class ComfyServer:
         self._socket = EventSocket(f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}")
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
-        self.leftovers = Leftovers(self)
+        self.cleanup = Cleanup(self)
 
     @property
     def lingering(self) -> frozenset[str]:
         """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
-        return self.leftovers.lingering
+        return self.cleanup.lingering
 
     def close(self) -> None:
         """Close the connections. A run that still goes on loses its socket and its calls fail."""

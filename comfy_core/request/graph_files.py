@@ -43,7 +43,7 @@ _ANNOTATION = re.compile(r"\s*\[(input|output|temp)\]\s*$")
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """A file of the request: its bytes, or an https address still to be fetched. `path` says where it stands.
 
     `targets` are the inputs that load it; `is_picture` says whether it must be one, `extension` what it is called else.
@@ -58,14 +58,14 @@ class Source:
 
 def graph_files(
     graph: Graph, images: Mapping[str, tuple[str, str]], overridden: Mapping[str, Target]
-) -> tuple[dict[str, Source], list[Fault], list[str]]:
+) -> tuple[dict[str, ImageSource], list[Fault], list[str]]:
     """Return the files of `graph` by their paths, the faults and the warnings.
 
     An input that holds a file gets a name instead. `images` leads from the names of the files that were sent to their
     path in the request and their text; `overridden` from the places of the overrides to the inputs that they wrote.
     """
     paths = {target: path_of(["overrides", place]) for place, target in overridden.items()}
-    sources: dict[str, Source] = {}
+    sources: dict[str, ImageSource] = {}
     named: list[Target] = []
     faults: list[Fault] = []
     for target in _file_inputs(graph):
@@ -112,7 +112,7 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
 
 def _sent(
     images: Mapping[str, tuple[str, str]], inputs: list[Target], graph: Graph
-) -> tuple[dict[str, Source], list[Fault], list[str]]:
+) -> tuple[dict[str, ImageSource], list[Fault], list[str]]:
     """Return the files that were sent as `images`, with the inputs that load each, the faults and the warnings.
 
     A file that no node loads is refused if a node loads another one that was not sent: the names do not match.
@@ -120,7 +120,7 @@ def _sent(
     loaded: dict[str | None, list[Target]] = {}
     for target in inputs:
         loaded.setdefault(plain_name(target.get(graph)), []).append(target)
-    sources: dict[str, Source] = {}
+    sources: dict[str, ImageSource] = {}
     faults: list[Fault] = []
     unused: list[tuple[str, str]] = []
     for name, (path, text) in images.items():
@@ -141,7 +141,7 @@ def _sent(
     return sources, faults, []
 
 
-def _embedded(path: str, target: Target, graph: Graph) -> Source | None:
+def _embedded(path: str, target: Target, graph: Graph) -> ImageSource | None:
     """Return the file that an input holds; None if it holds a name. Raises ValueError if it is neither."""
     value = target.get(graph)
     is_too_long = len(value.encode()) > _MAX_NAME
@@ -162,11 +162,11 @@ def _is_small_picture(value: str) -> bool:
         return False
 
 
-def _source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> Source:
+def _source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> ImageSource:
     """Return the file that `text` is. Raises ValueError with a sentence if it is none."""
     is_picture = any((graph[target.node_id]["class_type"], target.input) in _PICTURE_INPUTS for target in targets)
     content = bare_address(text) if is_https(text) else decode_base64(text)
-    return Source(path, content, targets, is_picture, "" if is_picture else _extension(name, text))
+    return ImageSource(path, content, targets, is_picture, "" if is_picture else _extension(name, text))
 
 
 def _extension(name: str, text: str) -> str:
@@ -185,12 +185,12 @@ def is_playlist(data: bytes) -> bool:
     return _PLAYLIST.match(data[:4096]) is not None
 
 
-def beyond_limits(sources: Mapping[str, Source]) -> list[Fault]:
+def beyond_limits(sources: Mapping[str, ImageSource]) -> list[Fault]:
     """Return a fault for each limit that the files exceed together."""
     return list(_beyond_limits(sources))
 
 
-def _beyond_limits(sources: Mapping[str, Source]) -> Iterator[Fault]:
+def _beyond_limits(sources: Mapping[str, ImageSource]) -> Iterator[Fault]:
     addresses = [source.path for source in sources.values() if isinstance(source.content, str)]
     for path in addresses[MAX_ADDRESSES:]:
         yield Fault(path, f"is one of {len(addresses)} addresses; at most {MAX_ADDRESSES} are fetched for a request")

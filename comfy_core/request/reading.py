@@ -19,7 +19,7 @@ from comfy_core.graphs import Graph, graph_faults, has_nodes, left_out, with_lin
 from comfy_core.images.codec import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
 from comfy_core.request.encoded import bare_address, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
-from comfy_core.request.graph_files import Source, beyond_limits, graph_files, is_playlist, named
+from comfy_core.request.graph_files import ImageSource, beyond_limits, graph_files, is_playlist, named
 from comfy_core.request.prompt_syntax import syntax_warnings
 from comfy_core.request.spellings import as_number, respelled
 from comfy_core.request.template_overrides import read_overrides
@@ -91,7 +91,7 @@ class Request:
     template: Workflow | None
     graph: Graph
     inputs: JsonObject
-    pictures: Mapping[str, Source]
+    pictures: Mapping[str, ImageSource]
     overrides: JsonObject
     output_format: str
     output_quality: int
@@ -168,7 +168,7 @@ class Request:
         )
 
 
-def _upload(source: Source, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
+def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
     if isinstance(source.content, str):
         raise TypeError(f"{source.path} was not fetched")
     if source.is_picture:
@@ -258,14 +258,14 @@ def _unknown(names: Iterable[str], rules: Mapping[str, JsonObject]) -> list[Faul
     ]
 
 
-def _pictures(template: Workflow, value: JsonObject, faults: list[Fault]) -> tuple[list[Fault], dict[str, Source]]:
+def _pictures(template: Workflow, value: JsonObject, faults: list[Fault]) -> tuple[list[Fault], dict[str, ImageSource]]:
     """Return the faults with those of the template's pictures, and the source of each picture by name."""
     sources, found = {}, []
     for name in template.pictures:
         text = value.get(name)
         if isinstance(text, str) and text:
             try:
-                sources[name] = Source(name, bare_address(text) if is_https(text) else decode_base64(text))
+                sources[name] = ImageSource(name, bare_address(text) if is_https(text) else decode_base64(text))
             except ValueError as error:
                 found.append(Fault(name, str(error)))
     return _merged(faults, found), sources
@@ -276,7 +276,7 @@ def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> 
     value, extra_data, notes_of_keys = beside_graph(value)
     value = respelled(value, _GRAPH_KEYS)
     faults = _merged(faults, _schema_faults(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}))
-    pictures: dict[str, Source] = {}
+    pictures: dict[str, ImageSource] = {}
     overrides = _without_nulls(value.get("overrides"))
     if graph and has_nodes(graph):
         written, unreached, notes = overridden(graph, overrides, may_add=True)
@@ -322,7 +322,7 @@ def _schema_faults(value: JsonObject, schema: JsonObject) -> list[Fault]:
 
 
 def _request(
-    template: Workflow | None, graph: Graph, inputs: JsonObject, pictures: Mapping[str, Source], value: JsonObject
+    template: Workflow | None, graph: Graph, inputs: JsonObject, pictures: Mapping[str, ImageSource], value: JsonObject
 ) -> Request:
     envelope = filled(value, {"properties": ENVELOPE})
     return Request(

@@ -20,7 +20,7 @@ from comfy_core.comfyui.file_inputs import FileUse, file_use
 from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
 from comfy_core.graphs import is_link
 from comfy_core.request.spellings import as_number, respelled_item
-from comfy_core.targets import Places, Target
+from comfy_core.targets import Target, TargetFinder
 from comfy_core.validation import path_of, schema_faults, shown
 from comfy_core.workflows import Workflow
 
@@ -39,13 +39,13 @@ def read_overrides(
     `num_images` is the request's; one that breaks its own schema counts as 1 here.
     """
     rules = _Rules(template, num_images)
-    places = Places(template.graph)
+    finder = TargetFinder(template.graph)
     read: JsonObject = {}
     is_random = False
     faults: list[Fault] = []
     for place, value in overrides.items():
         try:
-            target = places.target(place)
+            target = finder.target(place)
         except LookupError as error:
             faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
         else:
@@ -61,7 +61,7 @@ def read_overrides(
 
 
 class _Rules:
-    """The JSON Schemas that the inputs of one template give to the places of its graph."""
+    """The JSON Schemas that the inputs of one template give to the inputs of its graph."""
 
     def __init__(self, template: Workflow, num_images: object) -> None:
         self._graph = template.graph

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
@@ -369,7 +369,7 @@ def test_a_deadline_interrupts_the_prompt(server: ComfyServer, ask: Ask, workflo
     graph["8"]["inputs"]["steps"] = 1000
     others = ask("/history").keys()
     with pytest.raises(JobError) as info:
-        run_graphs(server, [graph], [], Limits(timeout_s=1, queue_timeout_s=60), never)
+        run_graphs(server, [graph], [], WaitLimits(timeout_s=1, queue_timeout_s=60), never)
 
     assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
     assert info.value.report.details["after_s"] >= 1

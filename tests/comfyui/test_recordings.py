@@ -22,9 +22,9 @@ from comfy_core.comfyui.events import (
 from comfy_core.comfyui.refusals import combo_choices, read_refusal
 from comfy_core.comfyui.responses import (
     Failed,
-    Interrupted,
     Outcome,
     OutputFile,
+    PromptInterrupted,
     Succeeded,
     read_history,
 )
@@ -189,7 +189,7 @@ def test_an_interruption_is_no_failure() -> None:
     """An interrupted run is told from a failed one, and may be sent again."""
     _, outcome = history_of("interrupted")
 
-    assert outcome == Interrupted("ks", "KSampler")
+    assert outcome == PromptInterrupted("ks", "KSampler")
     assert outcome.error().report.retryable
 
 
@@ -200,7 +200,7 @@ def test_a_reconnect_gives_a_node_without_prompt_and_then_nothing_of_the_end() -
 
     first = next(number for number, each in enumerate(events) if each.prompt_id is None)
     assert events[first].event == Executing(None, "ks")
-    assert events[first + 1] == Addressed(prompt_id, "ks", Progress(prompt_id, "ks", 3, 6))
+    assert events[first + 1] == Addressed(prompt_id, "ks", NodeProgress(prompt_id, "ks", 3, 6))
     assert not any(isinstance(each.event, Finished) for each in events)
     assert isinstance(outcome, Succeeded)
 
@@ -213,7 +213,7 @@ def test_a_deleted_prompt_has_no_history_an_interrupted_one_has() -> None:
 
     assert read == [
         None,
-        Interrupted("ks", "KSampler"),
+        PromptInterrupted("ks", "KSampler"),
         None,
         Succeeded((OutputFile("out", "images", "rec_00019_.png", "", "output"),), ()),
     ]

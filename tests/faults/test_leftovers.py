@@ -67,10 +67,10 @@ def test_what_cannot_be_emptied_is_given_up_in_the_end(simulator: Simulator, ser
     refused = [OutputFile("", "", "a/b.png", "run-1", "input")]  # ComfyUI answers 500 to a slash in a name
     for files in ([*refused, OutputFile("", "", "c.png", "run-1", "input")], [], []):
         with pytest.raises(RequestError, match="500 to POST /upload/image"):
-            server.leftovers.remove_files(files)
+            server.cleanup.remove_files(files)
 
     asked = len(simulator.requests)
-    server.leftovers.remove_files()
+    server.cleanup.remove_files()
 
     assert len(simulator.requests) == asked
     assert (simulator.input_dir / "run-1" / "c.png").is_file()

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode, ErrorReport
@@ -447,7 +447,7 @@ def lingering(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]
             server,
             render(workflow, SMALL),
             [],
-            Limits(timeout_s=20, queue_timeout_s=20),
+            WaitLimits(timeout_s=20, queue_timeout_s=20),
             lambda: CANCELLED if simulator.hanging_step or stopped.is_set() else None,
         )
     assert server.lingering

@@ -17,7 +17,7 @@ from comfy_core.errors import JobError
 from comfy_core.graphs import EDITOR_FORMAT, Graph
 from comfy_core.images.codec import Picture
 from comfy_core.request.encoded import decode_base64
-from comfy_core.request.graph_files import Source
+from comfy_core.request.graph_files import ImageSource
 from comfy_core.request.reading import Rendered, read_request
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow, load_workflows
@@ -191,7 +191,7 @@ def test_an_address_is_fetched_before_it_is_rendered(workflows: Mapping[str, Wor
     fetched = request.with_fetched(fetch)
 
     assert asked == [("HTTPS://example.com/a.png", "image")]
-    assert fetched.pictures == {"image": Source("image", PNG)}
+    assert fetched.pictures == {"image": ImageSource("image", PNG)}
     assert fetched.render(lambda: SEED).uploads[0].picture.data == PNG
     with pytest.raises(TypeError, match="image was not fetched"):
         request.render(lambda: SEED)
