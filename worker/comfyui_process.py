@@ -187,15 +187,15 @@ class ComfyProcess(ComfyUISupervisor):
 
         Returns at once. ComfyUI is then started again, as after any death.
         """
-        if lingering := server.lingering:
-            arguments = (server, lingering, self.deaths)
+        if stuck_prompts := server.stuck_prompts:
+            arguments = (server, stuck_prompts, self.deaths)
             threading.Thread(target=self._kill_stuck, args=arguments, name="comfyui-stuck", daemon=True).start()
 
-    def _kill_stuck(self, server: ComfyServer, lingering: frozenset[str], deaths: int) -> None:
+    def _kill_stuck(self, server: ComfyServer, stuck_prompts: frozenset[str], deaths: int) -> None:
         deadline = time.monotonic() + self._kill_timeouts.stuck_s
         while self.deaths == deaths and time.monotonic() < deadline:
             with contextlib.suppress(RequestError):
-                if not lingering & server.queue_state()[0]:
+                if not stuck_prompts & server.queue_state()[0]:
                     return
             time.sleep(_STUCK_POLL_S)
         child = self._child

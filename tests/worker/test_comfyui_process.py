@@ -437,7 +437,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def lingering(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]:
+def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]:
     """Yield the connections to a ComfyUI in which an interrupted prompt goes on."""
     simulator.faults.hang_sampling(deaf=True)
     server = ComfyServer(simulator.url)
@@ -450,7 +450,7 @@ def lingering(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]
             Limits(timeout_s=20, queue_timeout_s=20),
             lambda: CANCELLED if simulator.hanging_step or stopped.is_set() else None,
         )
-    assert server.lingering
+    assert server.stuck_prompts
     yield server
     simulator.faults.go_on()
     server.close()
@@ -462,7 +462,7 @@ def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
     """The next job waits behind the prompt that goes on: after `stuck_s` ComfyUI is killed."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=0.3))
     comfyui.process.await_start()
-    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+    with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
         assert until(lambda: comfyui.process.deaths == 1, 10)
         comfyui.await_available()
@@ -474,7 +474,7 @@ def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[s
     """A prompt that ends by itself after a while (a model was being loaded) costs no restart."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1.5))
     comfyui.process.await_start()
-    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+    with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
         simulator.faults.go_on()
         assert until(lambda: not simulator.queue_ids)
@@ -485,7 +485,7 @@ def test_one_that_died_meanwhile_is_not_killed_again(child: Start, workflows: Ma
     """The restart is not hit by the kill that was meant for its predecessor."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1))
     comfyui.process.await_start()
-    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+    with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
         comfyui.kill()
         assert not until(lambda: comfyui.process.deaths > 1, 2)

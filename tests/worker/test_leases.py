@@ -95,9 +95,9 @@ def test_a_prompt_whose_stop_failed_counts_as_one_that_goes_on_until_a_restart()
     leftovers = Leftovers(Unreachable())
     with pytest.raises(RequestError):
         leftovers.remove_prompts(others=["a"])
-    assert leftovers.lingering == {"a"}
+    assert leftovers.stuck_prompts == {"a"}
 
     leftovers.note_restart()
 
-    assert leftovers.lingering == frozenset()
+    assert leftovers.stuck_prompts == frozenset()
     leftovers.remove_prompts()
