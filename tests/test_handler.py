@@ -27,7 +27,7 @@ from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
 from tests.stage import free_port
 from tests.waiting import until
-from worker.attempt import Service, make_threads
+from worker.job_execution import Service, make_threads
 from worker.lifecycle import Lifecycle
 from worker.local_results import written
 from worker.settings import Settings

@@ -48,7 +48,7 @@ class Cleanup:
         self._unforgotten: frozenset[str] = frozenset()
         self._unremoved: dict[OutputFile, int] = {}
         self._folders: dict[str, frozenset[str]] = {}
-        self.lingering: frozenset[str] = frozenset()
+        self.stuck_prompts: frozenset[str] = frozenset()
         """Prompts that were still running, or may have been, after they were interrupted."""
 
     def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
@@ -86,7 +86,7 @@ class Cleanup:
     def note_restart(self) -> None:
         """Forget all prompts after a restart of ComfyUI, which has cleared its queue and history."""
         with self._lock:
-            self._unended = self._unforgotten = self.lingering = frozenset()
+            self._unended = self._unforgotten = self.stuck_prompts = frozenset()
         self._remove_folders()
 
     def _end(self, prompt_ids: frozenset[str]) -> None:
@@ -95,10 +95,10 @@ class Cleanup:
             running = self._api.stop_prompts(prompt_ids)
         except RequestError:
             with self._lock:
-                self.lingering |= prompt_ids  # they may still be running
+                self.stuck_prompts |= prompt_ids  # they may still be running
             raise
         with self._lock:
-            self.lingering = (self.lingering - prompt_ids) | running
+            self.stuck_prompts = (self.stuck_prompts - prompt_ids) | running
         stopped = prompt_ids - running
         files = [file for each in stopped for file in self._api.written_files(each)]
         with self._lock:

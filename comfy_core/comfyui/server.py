@@ -72,9 +72,9 @@ class ComfyServer:
         self.cleanup = Cleanup(self)
 
     @property
-    def lingering(self) -> frozenset[str]:
+    def stuck_prompts(self) -> frozenset[str]:
         """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
-        return self.cleanup.lingering
+        return self.cleanup.stuck_prompts
 
     def close(self) -> None:
         """Close the connections. A run that still goes on loses its socket and its calls fail."""

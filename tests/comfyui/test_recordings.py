@@ -15,7 +15,7 @@ from comfy_core.comfyui.events import (
     Executing,
     Finished,
     Image,
-    Progress,
+    NodeProgress,
     Started,
     parse_frame,
 )
@@ -130,7 +130,7 @@ def test_a_cached_run_says_which_nodes_it_does_not_run() -> None:
 
     [cached] = [event for event in events if isinstance(event, Cached)]
     assert cached.nodes[-1] == "out"
-    assert not any(isinstance(event, Executing | Progress) for event in events)
+    assert not any(isinstance(event, Executing | NodeProgress) for event in events)
 
 
 @pytest.mark.parametrize("name", ["txt2img_ws_save", "txt2img_ws_save_again"])
@@ -157,7 +157,7 @@ def test_previews_are_jpeg_and_of_the_sampler() -> None:
 
 def test_steps_are_counted() -> None:
     """Progress of the sampler counts its steps."""
-    steps = [each.event for each in events_of("img2img") if isinstance(each.event, Progress)]
+    steps = [each.event for each in events_of("img2img") if isinstance(each.event, NodeProgress)]
 
     assert [(step.value, step.maximum) for step in steps] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
