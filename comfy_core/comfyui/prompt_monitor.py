@@ -19,7 +19,7 @@ from typing import TypeAlias
 from comfy_core.comfyui.events import Addressed, Finished, Image, NodeProgress, Started
 from comfy_core.comfyui.graph_rewrite import save_nodes
 from comfy_core.comfyui.responses import Outcome, Succeeded, read_history
-from comfy_core.comfyui.server import ASK_TIMEOUT_S, ComfyServer
+from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
 from comfy_core.comfyui.websocket_listener import Notice, SocketBack, SocketLost
 from comfy_core.contract import ERRORS, ErrorCode
 from comfy_core.errors import JobError, RequestError
@@ -207,11 +207,11 @@ class PromptMonitor:
 
     def _poll_each(self, waiting: Sequence[Prompt]) -> None:
         ended_by_frame = waiting[0].finished_at is not None
-        running, pending = (set(), set()) if ended_by_frame else self._server.queue_state(timeout_s=ASK_TIMEOUT_S)
+        running, pending = (set(), set()) if ended_by_frame else self._server.queue_state(timeout_s=POLL_TIMEOUT_S)
         for prompt in waiting:
             if prompt.prompt_id in pending:
                 return
-            outcome = read_history(self._server.history(prompt.prompt_id, timeout_s=ASK_TIMEOUT_S), prompt.prompt_id)
+            outcome = read_history(self._server.history(prompt.prompt_id, timeout_s=POLL_TIMEOUT_S), prompt.prompt_id)
             if outcome is not None:
                 self._note_outcome(prompt, outcome)
             elif prompt.prompt_id in running:

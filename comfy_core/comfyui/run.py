@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from comfy_core.comfyui.graph_checks import check_structure, with_defaults
-from comfy_core.comfyui.graph_rewrite import SAVE_NODE, TEXT_NODES, delivered, save_nodes
+from comfy_core.comfyui.graph_rewrite import SAVE_NODE, TEXT_NODES, rewrite_graph, save_nodes
 from comfy_core.comfyui.path_guard import path_faults, playlist_faults
 from comfy_core.comfyui.prompt_monitor import Observe, Prompt, PromptMonitor, WaitLimits, unavailable
 from comfy_core.comfyui.refusals import Refusal, combo_choices, read_refusal
@@ -228,7 +228,7 @@ class _Run:
     def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
         folder = f"{self._folder}/again" if again else self._folder
         types = self._node_types
-        changed = delivered(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
+        changed = rewrite_graph(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
         return Prompt(changed, str(uuid.uuid4()), graph)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:

@@ -122,7 +122,7 @@ def test_the_next_job_does_not_wait_behind_a_lost_one(simulator: Simulator, run:
 def _answers(simulator: Simulator) -> bool:
     server = ComfyServer(simulator.url)
     try:
-        return bool(server.ask_version())
+        return bool(server.fetch_version())
     except RequestError:
         return False
     finally:
