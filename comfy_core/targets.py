@@ -16,19 +16,19 @@ _INPUTS = "inputs."
 _NO_INPUT = re.compile(r"(class_type|inputs|_meta)(\.|$)")
 """What a node has in ComfyUI's JSON beside its inputs."""
 _MAX_DOTS = 16
-"""Dots of a place that may end its node: each is tried, from the last to the first."""
+"""Maximum number of dots tried as the end of the node's name, from the last to the first."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One input of one node; `index` picks from an input that is a list."""
+    """One input of one node. `index` selects an item of an input that is a list."""
 
     node_id: str
     input: str
     index: int | None = None
 
     def set(self, graph: Graph, value: object) -> None:
-        """Write `value` into `graph` there."""
+        """Set the input in `graph` to `value`."""
         inputs = graph[self.node_id]["inputs"]
         if self.index is None:
             inputs[self.input] = value
@@ -36,13 +36,13 @@ class Target:
             inputs[self.input][self.index] = value
 
     def get(self, graph: Graph) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the value in `graph` there."""
+        """Return the input's value in `graph`."""
         value = graph[self.node_id]["inputs"][self.input]
         return value if self.index is None else value[self.index]
 
 
 class TargetFinder:
-    """Finds the finder of one graph. The nodes and their titles must not change meanwhile; inputs may."""
+    """Finds inputs of one graph by name. Its nodes and titles must not change while the finder is in use."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -52,11 +52,12 @@ class TargetFinder:
         self._suggestions = Suggestions()
 
     def target(self, place: str) -> Target:
-        """Return the input that `place` names. The node is the longest part in front of a dot that is an id or title.
+        """Return the input that `place` names.
 
-        What follows is the input's name, which may have dots, with `.N` behind it for an item of a list.
+        The node is the longest prefix before a dot that is a node id or title. The rest is the input's name, which may
+        contain dots, optionally followed by `.N` for an item of a list.
 
-        Raises LookupError with a sentence if there is no such node or input, or if two nodes have the title.
+        Raises LookupError, with a message for the user, if the node or input does not exist or the title is ambiguous.
         """
         target = self.target_or_new(place)
         inputs = self._graph[target.node_id]["inputs"]
@@ -67,7 +68,7 @@ class TargetFinder:
         return target
 
     def target_or_new(self, place: str) -> Target:
-        """Return the input that `place` names, as `target` does; the node need not have it yet."""
+        """Return the input that `place` names, like `target`, even if the node does not have that input yet."""
         node_id, name = self._split(place)
         inputs = self._graph[node_id]["inputs"]
         if name not in inputs and name.startswith(_INPUTS):  # a place as ComfyUI's JSON has it: `12.inputs.width`
@@ -83,7 +84,7 @@ class TargetFinder:
         return Target(node_id, head, int(last))
 
     def added(self, target: Target) -> str:
-        """Return which input of its node an input that is to be added looks like, as a question, or nothing."""
+        """Return `; did you mean …?` for a new input that resembles an existing one, or an empty string."""
         return self._suggestions.nearest(target.input, self._graph[target.node_id]["inputs"])
 
     def _split(self, place: str) -> tuple[str, str]:
@@ -115,7 +116,7 @@ def find_target(graph: Graph, place: str) -> Target:
 
 
 def override(graph: Graph, overrides: Mapping[str, Any]) -> None:
-    """Write `overrides` (`{"KSampler.seed": 5}`) into `graph`. Raises LookupError for a place that does not exist."""
+    """Apply `overrides` (`{"KSampler.seed": 5}`) to `graph`. Raises LookupError if an input does not exist."""
     finder = TargetFinder(graph)
     for place, value in overrides.items():
         finder.target(place).set(graph, copy.deepcopy(value))
@@ -124,10 +125,10 @@ def override(graph: Graph, overrides: Mapping[str, Any]) -> None:
 def overridden(
     graph: Graph, overrides: Mapping[str, Any], *, may_add: bool
 ) -> tuple[dict[str, Target], list[Fault], list[str]]:
-    """Write `overrides` into `graph`; return the inputs that they wrote by place, the faults and the warnings.
+    """Apply `overrides` to `graph`; return the inputs that were set by place, the faults and the warnings.
 
-    With `may_add`, an input that its node does not have is added, because a newer ComfyUI requires inputs that an older
-    export lacks.
+    With `may_add`, inputs that a node does not have are added, because newer versions of ComfyUI require inputs that
+    older exports lack.
     """
     finder = TargetFinder(graph)
     written: dict[str, Target] = {}

@@ -89,11 +89,10 @@ def _cycle(graph: Graph) -> list[str]:
 
 
 def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[Graph, list[str]]:
-    """Return `graph` with the default of each required input that it lacks, and a warning for each.
+    """Return `graph` with defaults for missing required inputs, and a warning for each.
 
-    A required input that is null counts as absent. Inputs that another node has to be linked to, and those that name
-    files, have no default. A choice that differs in case or slashes alone (`"Euler"`) becomes the one that
-    the node has.
+    A required input that is null counts as missing. Inputs that need a link, and inputs that name files, get no
+    default. A choice that differs only in case or slashes (`"Euler"`) is replaced by the node's own spelling.
     """
     filled = copy.deepcopy(graph)
     warnings = []

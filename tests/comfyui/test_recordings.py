@@ -231,7 +231,7 @@ def test_a_refusal_is_read_as_one(name: str) -> None:
     assert refusal is not None
     error = refusal.error({}, {problem.input: problem.choices for problem in refusal.missing({})})
     assert error.code in {ErrorCode.WORKFLOW_REJECTED, ErrorCode.MODEL_MISSING}
-    assert len(error.report.message) > len("ComfyUI refused the graph: .")
+    assert len(error.report.message) > len("ComfyUI rejected the graph: .")
 
 
 def test_an_accepted_prompt_is_no_refusal() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_core.comfyui.graph_rewrite import delivered
+from comfy_core.comfyui.graph_rewrite import rewrite_graph
 from comfy_core.comfyui.prompt_monitor import Prompt
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.server import ComfyServer
@@ -87,7 +87,7 @@ def test_a_file_of_a_run_that_failed_is_emptied(simulator: Simulator, run: RunJo
 
 def test_pictures_that_came_not_at_all_are_missing() -> None:
     """A run whose last frame came, and no picture, is not complete."""
-    graph = delivered(
+    graph = rewrite_graph(
         {"1": {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": "x"}}},
         "run",
         over_websocket=True,

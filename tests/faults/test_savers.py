@@ -121,7 +121,7 @@ def test_a_prefix_that_a_node_computes_is_refused_for_a_saver_that_reports_nothi
     linked = {"class_type": "VAESave", "inputs": {"vae": ["4", 0], "filename_prefix": ["1", 0]}}
     error = error_of(lambda: made(server, graph_of(linked)))
     assert error.code is ErrorCode.INVALID_INPUT
-    assert "must be text and no link" in error.report.message
+    assert "must be text, not a link" in error.report.message
 
 
 def test_what_a_failed_job_s_preview_wrote_is_deleted(simulator: Simulator, workflows: Mapping[str, Workflow]) -> None:

@@ -131,11 +131,11 @@ def test_a_picture_comes_in_base64(workflows: Mapping[str, Workflow], image: str
         ("YWJj=YWJj", "is not base64"),
         (BASE64.rstrip("=") + "A", "is not base64"),
         ("größer", "is not base64"),
-        ("http://example.com/a.png", "is an address of another kind than https"),
-        ("FTP://example.com/a.png", "is an address of another kind than https"),
-        ("file:///etc/passwd", "is an address of another kind than https"),
-        ("data:image/png,abc", "is a data URI that is not base64"),
-        ("data:image/png;base64", "is a data URI that is not base64"),
+        ("http://example.com/a.png", "is a URL that is not https"),
+        ("FTP://example.com/a.png", "is a URL that is not https"),
+        ("file:///etc/passwd", "is a URL that is not https"),
+        ("data:image/png,abc", "is a data URI without base64"),
+        ("data:image/png;base64", "is a data URI without base64"),
     ],
 )
 def test_what_holds_no_picture_says_what_would(workflows: Mapping[str, Workflow], image: str, message: str) -> None:
@@ -403,7 +403,7 @@ def test_every_fault_is_told_at_once(workflows: Mapping[str, Workflow]) -> None:
     }
     assert faults["promt"] == 'is not known; did you mean "prompt"?'
     assert faults["negative_strength"].startswith("is missing: a negative_prompt takes effect only")
-    assert faults["images"] == "goes with a graph of your own; a template takes `image`"
+    assert faults["images"] == "is only valid with a graph; a template takes `image`"
 
 
 def test_every_fault_of_a_graph_is_told_at_once(workflows: Mapping[str, Workflow]) -> None:
