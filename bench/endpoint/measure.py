@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.endpoint.figures import CANCELLED, DONE, FAILED, NOT_RUN, Sample, stages_of
-from comfy_client.client import Client, make_request, run_steps
+from comfy_client.client import Client, make_request, run_task
 from comfy_client.coroutines import run
 from comfy_client.job import Done, Running, Waiting
 from comfy_client.providers.interface import GenerationResult, Health
@@ -118,7 +118,7 @@ def run_first(client: Client, plan: Plan, inputs: Mapping[str, Any], stop: Stop)
                 running_s.append(seconds)
 
     try:
-        result = run(run_steps(client, make_request(**inputs), plan.job_timeout_s, observe), stop.sleep)
+        result = run(run_task(client, make_request(**inputs), plan.job_timeout_s, observe), stop.sleep)
     except ComfyClientError as error:
         _cancel(client, error)
         return FirstJob(health, was_cold, tuple(said), error=_told(error))
@@ -168,7 +168,7 @@ def _sample(client: Client, plan: Plan, inputs: Mapping[str, Any], level_at: flo
     if stop.why:
         return Sample(seed, NOT_RUN)
     try:
-        result = run(run_steps(client, make_request(**inputs), plan.job_timeout_s), stop.sleep)
+        result = run(run_task(client, make_request(**inputs), plan.job_timeout_s), stop.sleep)
     except Stopped:
         return Sample(seed, CANCELLED, begun_s, time.monotonic() - level_at)
     except ComfyClientError as error:

@@ -9,11 +9,11 @@ from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.offers import make_offers
 from comfy_client.deploy.variables import REST_URL, value_of
 from comfy_client.prices import AS_OF, POOLS
-from comfy_client.providers import Variable
+from comfy_client.providers import EnvironmentVariable
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.validation import nearest
 
-RATE = Variable(
+RATE = EnvironmentVariable(
     "COMFY_CLIENT_GPU_USD_PER_S",
     "What a second of a worker costs, in dollars.",
     "RunPod's catalogue where RUNPOD_API_KEY is set, else the table of prices, where it is absent",

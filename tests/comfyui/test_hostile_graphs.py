@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from comfy_client.providers.direct import ComfyUIProvider
+from comfy_client.providers.direct import DirectProvider
 from comfy_client.providers.interface import GenerationRequest
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
@@ -69,7 +69,7 @@ def send(
         yield lambda job_input: run_job(worker, {"id": "hostile", "input": job_input}, Control())
         server.close()
         return
-    provider = ComfyUIProvider(url, workflows, directory=directory)
+    provider = DirectProvider(url, workflows, directory=directory)
 
     def direct(job_input: dict[str, Any]) -> Mapping[str, Any]:
         status = provider.submit(GenerationRequest({**job_input, "timeout_s": JOB_S}), wait_s=4 * JOB_S)

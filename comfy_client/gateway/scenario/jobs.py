@@ -23,7 +23,7 @@ from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.keeper import Keeper
 from comfy_client.gateway.scenario.made import made_assets
 from comfy_client.gateway.scenario.models import AssetRow, JobRow, Phase, Status
-from comfy_client.job import Done, Event, JobStory, Queued, Running, Sampling, Unanswered, Waiting, backoff_s
+from comfy_client.job import Done, Event, JobPoller, ProviderUnavailable, Queued, Running, Sampling, Waiting, backoff_s
 from comfy_client.providers.interface import (
     GenerationRequest,
     GenerationResult,
@@ -219,11 +219,11 @@ class JobRunner:
                 self._cancelling(job)
             # As one that was just submitted: RunPod may not know it for some seconds
             # (docs/reference/runpod.md#job-states).
-            story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
+            story = JobPoller(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
             events: AsyncIterator[Event] = coroutines.aiterate(story.events(LONGEST_S))
             try:
                 async for event in events:
-                    if not isinstance(event, Queued | Unanswered):  # which are told before anything was answered
+                    if not isinstance(event, Queued | ProviderUnavailable):  # both come before any response
                         answered_at = time.monotonic()
                     if isinstance(event, Done):
                         await self._keep(job_id, event.result)
@@ -257,7 +257,7 @@ class JobRunner:
 
     async def _cancel_at_endpoint(self, job: JobRow) -> None:
         """Ask the endpoint to end a job until it has answered, or the job has ended: a cancel may be repeated."""
-        story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
+        story = JobPoller(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
         while self._job(job.id).phase is not Phase.ENDED:
             try:
                 await coroutines.arun(story.cancel())
