@@ -20,7 +20,60 @@ OURS = ("COMFYUI_", "HF_", "WORKER_", "RUNPOD_", "BUCKET_", "SCENARIO_", "IMAGE_
 TESTS = Path(__file__).parent
 COMFYUI_URL = os.environ.get("COMFYUI_URL")
 """The URL of a real ComfyUI for tests/comfyui. It is read before the environment is scrubbed."""
-SLOW: tuple[str, ...] = ()
+SLOW = (
+    "batch/test_run.py",
+    "benchmark/test_benchmark.py",
+    "cli/test_output.py",
+    "cli/test_terminal.py",
+    "cli/test_words.py",
+    "comfyui/test_hostile_graphs.py",
+    "compat",
+    "core/images/test_child_process.py",
+    "core/request/test_properties.py",
+    "deploy/test_docs.py",
+    "deploy/test_rehearsal.py",
+    "deploy/test_terminal.py",
+    "gateway/scenario/test_abuse.py",
+    "gateway/scenario/test_blobs.py",
+    "gateway/scenario/test_direct.py",
+    "gateway/scenario/test_folder.py",
+    "gateway/scenario/test_full_disk.py",
+    "gateway/scenario/test_fuzz.py",
+    "gateway/scenario/test_http.py",
+    "gateway/scenario/test_page.py",
+    "gateway/scenario/test_survival.py",
+    "image",
+    "production",
+    "providers/test_contract.py",
+    "providers/test_faults.py",
+    "providers/test_map_signals.py",
+    "providers/test_promises.py",
+    "providers/test_scenario.py",
+    "providers/test_way_back.py",
+    "release",
+    "simulators/comfyui/test_lifecycle.py",
+    "simulators/runpod/test_queue_api.py",
+    "test_docs.py",
+    "test_fuzz.py",
+    "test_handler.py",
+    "test_migrate.py",
+    "test_no_secrets_in_help.py",
+    "test_readme.py",
+    "test_references.py",
+    "test_wheel.py",
+    "worker/models",
+    "worker/snapshot",
+    "worker/test_boot.py",
+    "worker/test_boot_times.py",
+    "worker/test_comfyui_environment.py",
+    "worker/test_comfyui_process.py",
+    "worker/test_health.py",
+    "worker/test_launch_flags.py",
+    "worker/test_lifecycle.py",
+    "worker/test_outputs.py",
+    "worker/test_storage.py",
+    "worker/test_watchdog.py",
+)
 """Folders and files whose tests are all marked `slow`: they start processes, or take seconds each."""
 PROCESS_EVENTS = ("subprocess.Popen", "os.posix_spawn", "os.system", "os.exec", "pty.spawn")
 """Python's audit events that report a new process."""
@@ -71,9 +124,12 @@ _started: list[str] = []
 """Processes started since the last test ended, those of its module's fixtures included."""
 
 
-def _record_process(event: str, arguments: tuple[object, ...]) -> None:
-    if event in PROCESS_EVENTS:
-        _started.append(f"{event} {arguments[:2]}")
+def _record_process(
+    event: str, arguments: tuple[object, ...], events: tuple[str, ...] = PROCESS_EVENTS, started: list[str] = _started
+) -> None:
+    """Add a new process to `started`. Python calls this until after it has cleared the globals: hence the defaults."""
+    if event in events:
+        started.append(f"{event} {arguments[:2]}")
 
 
 sys.addaudithook(_record_process)
