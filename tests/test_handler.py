@@ -27,7 +27,7 @@ from comfy_core.errors import ConfigError
 from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
 from simulators.waiting import until
-from worker.attempt import Service, make_threads
+from worker.job_execution import Service, make_threads
 from worker.lifecycle import Lifecycle
 from worker.local_results import written
 from worker.settings import Settings

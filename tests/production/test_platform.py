@@ -12,7 +12,7 @@ from bench.stage import SMALL, Stage, code_of, staged
 from comfy_core.contract import ErrorReport
 from simulators.runpod.queue_api import Job, JobState, RunPodPlatform
 from simulators.waiting import until
-from worker.platform import LOG_EVERY_S, MAX_WAIT_S, POST_TIMEOUT_S
+from worker.runpod_api import LOG_EVERY_S, MAX_WAIT_S, POST_TIMEOUT_S
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from simulators import comfyui_main as comfyui
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
-from worker.boot import Boot, models_of
+from worker.boot import Boot, required_models
 from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing
 from worker.settings import Settings
@@ -179,7 +179,7 @@ def test_the_worker_s_own_boots(
         own.boot.finish()
 
     assert own.boot.process is not None
-    own.boot.process.await_use(lambda: None)
+    own.boot.process.await_available(lambda: None)
     [steps] = [record.__dict__["boot_s"] for record in caplog.records if record.getMessage() == "booted"]
     assert list(steps) == ["models", "comfyui_started", "comfyui_ready", "warmed_up", "total"]
     assert sorted(steps.values()) == list(steps.values())
@@ -318,7 +318,7 @@ def test_nowhere_to_put_fetched_models_is_said(make_own: Callable[..., Own], wor
 
 def test_the_models_are_those_of_all_workflows(workflows: Mapping[str, Workflow]) -> None:
     """Each file once, as folder/file."""
-    models = models_of(workflows)
+    models = required_models(workflows)
 
     assert "vae/ae.safetensors" in models
     assert len(models) == len(set(models))

@@ -18,7 +18,7 @@ from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from handler import make_handler, make_worker
 from simulators.comfyui import Simulator
 from simulators.waiting import until
-from worker.attempt import Service
+from worker.job_execution import Service
 from worker.lifecycle import Lifecycle
 from worker.progress import ProgressSender, progress_of
 from worker.settings import Settings

@@ -14,7 +14,7 @@ Stop: TypeAlias = Callable[[], JobError | None]
 
 
 @dataclass(frozen=True)
-class JobEnd:
+class PhaseDeadline:
     """The end of one phase.
 
     Attributes:
@@ -29,7 +29,7 @@ class JobEnd:
     deadline: float
     unfinished: str
 
-    def at_least(self, seconds: float) -> JobEnd:
+    def at_least(self, seconds: float) -> PhaseDeadline:
         """Return the same end, but not sooner than `seconds` from now."""
         return replace(self, deadline=max(self.deadline, time.monotonic() + seconds))
 
@@ -48,7 +48,7 @@ class JobEnd:
             )
 
 
-def without_comfyui(stop: Stop) -> Stop:
+def ignoring_comfyui_death(stop: Stop) -> Stop:
     """Return `stop` for a phase that needs no ComfyUI: its death does not end the job."""
 
     def stop_otherwise() -> JobError | None:

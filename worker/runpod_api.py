@@ -25,8 +25,8 @@ from urllib.parse import quote
 
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import JobError
+from worker.job_messages import done_body, progress_body, read_stops, read_take_response
 from worker.lifecycle import Lifecycle
-from worker.taken import done_body, progress_body, read_stops, read_taken
 
 if TYPE_CHECKING:
     import aiohttp
@@ -55,7 +55,7 @@ Handler = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 _Found = TypeVar("_Found")
 
 
-class Poll:
+class PollBackoff:
     """One kind of long poll: how long to wait before the next one, and when to log that it fails."""
 
     def __init__(self, name: str) -> None:
@@ -77,7 +77,7 @@ class Poll:
         return min(MIN_WAIT_S * 2.0 ** min(self._failures - 1, 10), MAX_WAIT_S)
 
 
-class Platform:
+class RunPodWorkerApi:
     """The three functions for the SDK, and the posting of progress.
 
     Args:
@@ -94,7 +94,7 @@ class Platform:
         self._slot_freed = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
         self._late: set[asyncio.Future[None]] = set()
-        self._takes, self._stops = Poll("job-take"), Poll("job-stop")
+        self._takes, self._stops = PollBackoff("job-take"), PollBackoff("job-stop")
 
     def configured(self, handler: Handler, on_start: Callable[[], None]) -> dict[str, Any]:
         """Return the configuration for `runpod.serverless.start`. `on_start` is called in the SDK's running loop."""
@@ -187,7 +187,7 @@ class Platform:
 
     def _accepted(self, body: bytes) -> list[JsonObject]:
         """Return the jobs of a response that are to be handled, and note them as in hand."""
-        taken = read_taken(body)
+        taken = read_take_response(body)
         for why in taken.dropped:
             log.error("a job that cannot be answered was dropped: %s", why)
         accepted = []
@@ -202,7 +202,7 @@ class Platform:
         return accepted
 
     async def _poll(
-        self, session: aiohttp.ClientSession, url: str, poll: Poll, read: Callable[[bytes], list[_Found]]
+        self, session: aiohttp.ClientSession, url: str, poll: PollBackoff, read: Callable[[bytes], list[_Found]]
     ) -> list[_Found]:
         """Return what one long poll brought, or nothing after a wait."""
         begun_at = time.monotonic()

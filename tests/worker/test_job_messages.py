@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
-from worker.taken import MAX_DEPTH, done_body, read_stops, read_taken
+from worker.job_messages import MAX_DEPTH, done_body, read_stops, read_take_response
 
 GOOD = {"id": "good", "input": {"prompt": "a knight"}}
 
@@ -45,7 +45,7 @@ def deep(levels: int, job_id: str = "deep") -> str:
 )
 def test_an_item_that_cannot_be_answered_costs_no_other(item: str) -> None:
     """It is dropped, with a short reason; the job beside it is there."""
-    taken = read_taken(batch(item))
+    taken = read_take_response(batch(item))
 
     assert taken.jobs == (GOOD,)
     assert len(taken.dropped) == 1
@@ -63,7 +63,7 @@ def test_an_item_that_cannot_be_answered_costs_no_other(item: str) -> None:
 )
 def test_a_job_is_kept_in_the_shape_that_the_sdk_can_handle(item: str, job: JsonObject) -> None:
     """The id is text, an input is there, and no key breaks the SDK, which passes them on as keyword arguments."""
-    [kept, good] = read_taken(batch(item)).jobs
+    [kept, good] = read_take_response(batch(item)).jobs
 
     assert kept == {"id": "x", "input": None, **job}
     assert good == GOOD
@@ -72,7 +72,7 @@ def test_a_job_is_kept_in_the_shape_that_the_sdk_can_handle(item: str, job: Json
 @pytest.mark.parametrize("levels", [990, 20_000, 1_000_000])
 def test_a_job_that_is_nested_too_deeply_is_refused_and_costs_no_other(levels: int) -> None:
     """However deep it is, it gets an error that says so."""
-    taken = read_taken(batch(deep(levels), deep(levels, "second")))
+    taken = read_take_response(batch(deep(levels), deep(levels, "second")))
 
     assert taken.jobs == (GOOD,)
     assert set(taken.refused) == {"deep", "second"}
@@ -85,12 +85,12 @@ def test_brackets_in_texts_are_not_levels() -> None:
     prompt = '[{"' * 500 + "\\"
     text = json.dumps({"id": "brackets", "input": {"prompt": prompt}})
 
-    assert read_taken(batch(deep(990), text)).jobs[1]["input"] == {"prompt": prompt}
+    assert read_take_response(batch(deep(990), text)).jobs[1]["input"] == {"prompt": prompt}
 
 
 def test_a_very_long_integer_costs_no_job() -> None:
     """It reads as an infinite number, which the request's validation refuses with its path."""
-    [job, _] = read_taken(batch('{"id": "long", "input": {"seed": -' + "9" * 5000 + "}}")).jobs
+    [job, _] = read_take_response(batch('{"id": "long", "input": {"seed": -' + "9" * 5000 + "}}")).jobs
 
     assert job["input"]["seed"] == float("-inf")
 
@@ -99,7 +99,7 @@ def test_a_very_long_integer_costs_no_job() -> None:
 def test_what_is_no_json_is_a_value_error(body: bytes) -> None:
     """Whoever asked logs it and asks again."""
     with pytest.raises(ValueError, match=r"."):
-        read_taken(body)
+        read_take_response(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{}", b'{"jobsToStop": 5}', b"[" * 5000 + b"]" * 5000])

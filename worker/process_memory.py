@@ -8,7 +8,7 @@ import sys
 _PR_SET_DUMPABLE = 4
 
 
-def conceal() -> bool:
+def protect_process_memory() -> bool:
     """Keep other processes of this user out of this one's memory and /proc/<pid>/environ; return whether that worked.
 
     ComfyUI runs as the same user. Without this, a custom node could read the worker's secrets there. A process that

@@ -1,4 +1,4 @@
-"""One job in its thread, from its turn to its result or its error report.
+"""One job in its thread, from its ticket to its result or its error report.
 
 A job whose ComfyUI was ended by another job is run again, from the request on. Nothing of it was delivered, so that is
 safe.
@@ -21,13 +21,13 @@ from comfy_core.errors import ComfyUIBroken, JobError, RequestError
 from worker import logs
 from worker.disk import sweep
 from worker.jobs import Control, Worker, run_job
+from worker.leases import Lease, RetryJob
 from worker.lifecycle import Lifecycle
 from worker.progress import progress_of
-from worker.prompt_order import Turn, Turns
-from worker.supervision import RemoteComfyUI, Supervised
-from worker.uses import RunAgain, Use
+from worker.prompt_order import Ticket, TicketLock
+from worker.supervision import ManagedComfyUI, RemoteComfyUI
 
-RUNS = 3
+MAX_RUNS = 3
 """How often a job is run at most, as ComfyUI can be ended by other jobs again and again."""
 MAX_FAILURES = 3
 """Jobs in a row that fail because of ComfyUI or its disk, before the worker retires."""
@@ -80,9 +80,9 @@ class Service:
 
     worker: Worker
     lifecycle: Lifecycle
-    comfyui: Supervised = field(default_factory=lambda: RemoteComfyUI(""))
+    comfyui: ManagedComfyUI = field(default_factory=lambda: RemoteComfyUI(""))
     full_disk: Callable[[], str] = lambda: ""
-    turns: Turns = field(default_factory=Turns)
+    tickets: TicketLock = field(default_factory=TicketLock)
     threads: ThreadPoolExecutor = field(default_factory=lambda: make_threads(2))
     longest_s: float = 1800.0
     failures: Failures = field(init=False)
@@ -91,16 +91,16 @@ class Service:
         object.__setattr__(self, "failures", Failures(self.lifecycle))
 
 
-class Attempt:
-    """One job. It takes its turn when it is made."""
+class JobExecution:
+    """One job. It takes its ticket when it is made."""
 
     def __init__(self, service: Service, job: Mapping[str, Any], report: Report) -> None:
         self._service = service
         self._job = job
         self._report = report
         self._job_id = str(job.get("id", "unknown"))[:256]
-        self._use: Use | None = None
-        self._turn = service.turns.take(self._stop)
+        self._lease: Lease | None = None
+        self._ticket = service.tickets.take(self._stop)
         self._begun_at: float | None = None
         self.cancelled = threading.Event()
 
@@ -111,7 +111,7 @@ class Attempt:
 
     def end(self) -> None:
         """Let later jobs pass: this one does not run in a thread."""
-        self._turn.end()
+        self._ticket.end()
 
     def outcome(self) -> JsonObject:
         """Return the job's result, or its error. In its thread."""
@@ -129,7 +129,7 @@ class Attempt:
             self._service.failures.note_success()
             return result
         finally:
-            self._turn.end()
+            self._ticket.end()
             self._service.comfyui.end_if_stuck(self._service.worker.server)
 
     def failed(self, error: JobError) -> JsonObject:
@@ -148,60 +148,60 @@ class Attempt:
         message = f"A bug in the worker; its log has the traceback for job {self._job_id}."
         return {"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()}
 
-    def abandoned(self) -> JobError | None:
+    def abandon_error(self) -> JobError | None:
         """Return the error for the job if its thread cannot be waited for. Not in its thread."""
         if self._begun_at is None and (error := self._service.lifecycle.stop_error()):
             return error
-        return self._service.comfyui.abandoned(self._use)
+        return self._service.comfyui.abandon_error(self._lease)
 
     def _run(self) -> JsonObject:
-        for _ in range(RUNS - 1):
+        for _ in range(MAX_RUNS - 1):
             try:
                 return self._run_once()
-            except RunAgain:
+            except RetryJob:
                 log.warning("ComfyUI was ended by another job; this one is run again")
         return self._run_once()
 
     def _run_once(self) -> JsonObject:
         service, comfyui = self._service, self._service.comfyui
-        comfyui.await_use(self._stop)
-        use = self._use = comfyui.begin_use(is_shared=bool(service.worker.server.lingering))
-        control = Control(self._stop, self._observe, _Queueing(self._turn, comfyui, use), self._note_run)
+        comfyui.await_available(self._stop)
+        lease = self._lease = comfyui.begin_lease(is_shared=bool(service.worker.server.stuck_prompts))
+        control = Control(self._stop, self._observe, _Queueing(self._ticket, comfyui, lease), self._note_run)
         try:
             result = run_job(service.worker, self._job, control)
         except ComfyUIBroken as error:
             service.lifecycle.retire(error.report.message)
             raise
         except JobError as error:
-            raise self._explained(error, use) from error.__cause__
+            raise self._explained(error, lease) from error.__cause__
         finally:
-            self._use = None
-            comfyui.end_use(use)
+            self._lease = None
+            comfyui.end_lease(lease)
         comfyui.note_success()
         return result
 
     def _observe(self, sampling: Sampling) -> None:
-        if self._use is not None:
-            self._use.has_started = True
+        if self._lease is not None:
+            self._lease.has_started = True
         self._report(progress_of(sampling))
 
     def _note_run(self) -> None:
-        if self._use is not None:
-            self._use.has_run = True
+        if self._lease is not None:
+            self._lease.has_run = True
 
-    def _explained(self, error: JobError, use: Use) -> JobError:
+    def _explained(self, error: JobError, lease: Lease) -> JobError:
         """Return the error with what is known of ComfyUI and of the disk."""
         server = self._service.worker.server
         cause = error.__cause__
         if isinstance(cause, RequestError) and cause.status is None:
-            error = self._service.comfyui.verdict_on(use, self._stop, DEATH_S) or error
+            error = self._service.comfyui.await_failure_of(lease, self._stop, DEATH_S) or error
         elif error.code is ErrorCode.DEADLINE_EXCEEDED:  # its prompt may be the one that makes ComfyUI hang
-            error = self._service.comfyui.verdict_on(use, self._stop, 0) or error
-        if self._service.comfyui.was_ended(use):
+            error = self._service.comfyui.await_failure_of(lease, self._stop, 0) or error
+        if self._service.comfyui.was_ended(lease):
             server.leftovers.note_restart()
         if error.code in _OF_THE_DISK and (problem := self._service.full_disk()):
             log.error("%s", problem)
-            if not use.is_shared and server.directory is not None:
+            if not lease.is_shared and server.directory is not None:
                 sweep(server.directory)
             return JobError.because(ErrorCode.DISK_FULL, f"{problem} Send the job again.")
         return error
@@ -209,23 +209,23 @@ class Attempt:
     def _stop(self) -> JobError | None:
         if self.cancelled.is_set():
             return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
-        died = self._service.comfyui.failure_of(self._use) if self._use is not None else None
+        died = self._service.comfyui.failure_of(self._lease) if self._lease is not None else None
         return died or self._service.lifecycle.stop_error()
 
 
 class _Queueing:
-    """The turn of a job, which notes when the job begins to queue its prompts."""
+    """The ticket of a job, which notes when the job begins to queue its prompts."""
 
-    def __init__(self, turn: Turn, comfyui: Supervised, use: Use) -> None:
-        self._turn = turn
+    def __init__(self, ticket: Ticket, comfyui: ManagedComfyUI, lease: Lease) -> None:
+        self._ticket = ticket
         self._comfyui = comfyui
-        self._use = use
+        self._lease = lease
 
     def __enter__(self) -> None:
-        self._turn.__enter__()
-        self._comfyui.note_queued(self._use)
+        self._ticket.__enter__()
+        self._comfyui.note_queued(self._lease)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._turn.__exit__(kind, error, trace)
+        self._ticket.__exit__(kind, error, trace)

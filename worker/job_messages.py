@@ -31,7 +31,7 @@ _TOO_DEEP = Fault("", f"is nested more than {MAX_DEPTH} levels deep; no workflow
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakeResponse:
     """What a response holds: jobs to run, jobs to be answered with an error at once, and why others are dropped."""
 
     jobs: tuple[JsonObject, ...]
@@ -40,7 +40,7 @@ class Taken:
     dropped: tuple[str, ...]
 
 
-def read_taken(body: bytes) -> Taken:
+def read_take_response(body: bytes) -> TakeResponse:
     """Return the jobs of a response of job-take or job-take-batch. Raises ValueError if it is no JSON."""
     text = body.decode("utf-8", "surrogatepass")
     try:
@@ -56,7 +56,7 @@ def read_taken(body: bytes) -> Taken:
             refused[job_id] = invalid_input([_TOO_DEEP])
         else:
             jobs.append(_job(item, job_id))
-    return Taken(tuple(jobs), refused, tuple(dropped))
+    return TakeResponse(tuple(jobs), refused, tuple(dropped))
 
 
 def read_stops(body: bytes) -> list[str]:

@@ -7,64 +7,64 @@ import pytest
 from comfy_core.comfyui.cleanup import Leftovers
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.errors import RequestError
-from worker.uses import Use, Uses
+from worker.leases import Lease, Leases
 
 
-def queued(uses: Uses, count: int) -> list[Use]:
+def queued(leases: Leases, count: int) -> list[Lease]:
     """Return uses whose prompts were queued in their order."""
-    found = [uses.begin(0, 0) for _ in range(count)]
-    for use in found:
-        uses.note_queued(use)
+    found = [leases.begin(0, 0) for _ in range(count)]
+    for lease in found:
+        leases.note_queued(lease)
     return found
 
 
 def test_the_first_that_was_queued_runs() -> None:
     """Also where a node held the interpreter before the report of its start was sent."""
-    uses = Uses()
-    idle = uses.begin(0, 0)
-    first, _second = queued(uses, 2)
+    leases = Leases()
+    idle = leases.begin(0, 0)
+    first, _second = queued(leases, 2)
 
-    assert uses.running() is first
-    uses.end(idle)
-    assert uses.running() is first
+    assert leases.running() is first
+    leases.end(idle)
+    assert leases.running() is first
 
 
 def test_the_last_that_has_started_runs() -> None:
     """ComfyUI runs one at a time, in their order: where the second has started, the first has ended."""
-    uses = Uses()
-    first, second, _third = queued(uses, 3)
+    leases = Leases()
+    first, second, _third = queued(leases, 3)
     first.has_started = True
-    assert uses.running() is first
+    assert leases.running() is first
     second.has_started = True
-    assert uses.running() is second
+    assert leases.running() is second
 
 
 def test_one_whose_prompts_have_ended_does_not_run() -> None:
     """It stores its results, and the next one runs, reported or not."""
-    uses = Uses()
-    first, second = queued(uses, 2)
+    leases = Leases()
+    first, second = queued(leases, 2)
     first.has_started = first.has_run = True
-    assert uses.running() is second
-    uses.end(second)
-    assert uses.running() is None
+    assert leases.running() is second
+    leases.end(second)
+    assert leases.running() is None
 
 
 def test_a_job_that_ended_while_comfyui_hung_is_the_one_that_runs() -> None:
     """It was cancelled, or its time was over: the job that waits behind it is not to blame, until ComfyUI is well."""
-    uses = Uses()
-    first, second = queued(uses, 2)
-    uses.end(first, may_run_on=True)
-    assert uses.running() is first
-    uses.forget_ended()
-    assert uses.running() is second
+    leases = Leases()
+    first, second = queued(leases, 2)
+    leases.end(first, may_run_on=True)
+    assert leases.running() is first
+    leases.forget_ended()
+    assert leases.running() is second
 
 
 def test_a_job_that_has_queued_nothing_does_not_run() -> None:
     """It uploads its pictures still."""
-    uses = Uses()
-    uses.begin(0, 0)
+    leases = Leases()
+    leases.begin(0, 0)
 
-    assert uses.running() is None
+    assert leases.running() is None
 
 
 class Unreachable:
@@ -95,9 +95,9 @@ def test_a_prompt_whose_stop_failed_counts_as_one_that_goes_on_until_a_restart()
     leftovers = Leftovers(Unreachable())
     with pytest.raises(RequestError):
         leftovers.remove_prompts(others=["a"])
-    assert leftovers.lingering == {"a"}
+    assert leftovers.stuck_prompts == {"a"}
 
     leftovers.note_restart()
 
-    assert leftovers.lingering == frozenset()
+    assert leftovers.stuck_prompts == frozenset()
     leftovers.remove_prompts()

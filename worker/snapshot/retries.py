@@ -14,12 +14,12 @@ LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class AgainError(Exception):
+class RetryableFetchError(Exception):
     """It may work when asked again: nobody answered, or not in time, or the answer was cut."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class RestoreRetryPolicy:
     """The ends of all waits.
 
     Attributes:
@@ -41,19 +41,23 @@ class Patience:
         return self.first_s * 2.0 ** (failures - 1)
 
 
-def patiently(part: str, attempt: Callable[[], _T], patience: Patience) -> _T:
-    """Return what `attempt` returns; it has to be safe to repeat. Raises RestoreError after the last AgainError."""
-    for failures in range(1, patience.tries):
-        pause_s = patience.pause_s(failures)
+def with_retries(part: str, attempt: Callable[[], _T], retry_policy: RestoreRetryPolicy) -> _T:
+    """Return what `attempt` returns. Retry it after a RetryableFetchError; `attempt` must be safe to repeat.
+
+    Raises RestoreError after the last attempt.
+    """
+    for failures in range(1, retry_policy.tries):
+        pause_s = retry_policy.pause_s(failures)
         try:
             return attempt()
-        except AgainError as error:
+        except RetryableFetchError as error:
             LOG.warning("%s: %s\n  Asking again in %g s", part, error, pause_s)
             time.sleep(pause_s)
     try:
         return attempt()
-    except AgainError as error:
+    except RetryableFetchError as error:
         raise RestoreError(
             part,
-            f"{error}\n  Given up after {patience.tries} tries. Check the network and its proxies, or try again later",
+            f"{error}\n  Given up after {retry_policy.tries} attempts. Check the network and its proxies, or "
+            "try again later",
         ) from error

@@ -11,11 +11,11 @@ import threading
 from comfy_core.errors import JobError
 
 
-class RunAgain(JobError):  # noqa: N818 - an outcome, like JobCancelled
+class RetryJob(JobError):  # noqa: N818 - an outcome, like JobCancelled
     """ComfyUI was ended by something else than this job: the job can be run again on the new one."""
 
 
-class Use:
+class Lease:
     """One job's use of one ComfyUI process. Whoever runs the job sets the flags as it goes on.
 
     Attributes:
@@ -36,42 +36,42 @@ class Use:
         self.has_run = False
 
 
-class Uses:
+class Leases:
     """The uses that have begun and not ended. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._current: list[Use] = []
-        self._queued: list[Use] = []
+        self._current: list[Lease] = []
+        self._queued: list[Lease] = []
 
-    def begin(self, deaths: int, first_line: int, *, is_shared: bool = False) -> Use:
+    def begin(self, deaths: int, first_line: int, *, is_shared: bool = False) -> Lease:
         """Return a new use, which `end` must end. `is_shared`: whether something else runs in ComfyUI already."""
-        use = Use(deaths, first_line)
+        lease = Lease(deaths, first_line)
         with self._lock:
-            self._current.append(use)
+            self._current.append(lease)
             if is_shared or len(self._current) > 1:
                 for each in self._current:
                     each.is_shared = True
-        return use
+        return lease
 
-    def note_queued(self, use: Use) -> None:
+    def note_queued(self, lease: Lease) -> None:
         """Note that a job begins to queue its prompts."""
         with self._lock:
-            if not use.is_queued:
-                use.is_queued = True
-                self._queued.append(use)
+            if not lease.is_queued:
+                lease.is_queued = True
+                self._queued.append(lease)
 
-    def end(self, use: Use, *, may_run_on: bool = False) -> None:
+    def end(self, lease: Lease, *, may_run_on: bool = False) -> None:
         """Note that a job uses ComfyUI no more. `may_run_on`: whether its prompt may run all the same."""
         with self._lock:
-            self._current.remove(use)
-            if use.is_queued and not (may_run_on and not use.has_run):
-                self._queued.remove(use)
+            self._current.remove(lease)
+            if lease.is_queued and not (may_run_on and not lease.has_run):
+                self._queued.remove(lease)
 
     def forget_ended(self) -> None:
         """Note that no prompt of a job that has ended runs on."""
         with self._lock:
-            self._queued = [use for use in self._queued if use in self._current]
+            self._queued = [lease for lease in self._queued if lease in self._current]
 
     @property
     def count(self) -> int:
@@ -79,12 +79,12 @@ class Uses:
         with self._lock:
             return len(self._current)
 
-    def running(self) -> Use | None:
+    def running(self) -> Lease | None:
         """Return the use whose prompt ComfyUI runs: the last that has started, else the first that was queued.
 
         A node that holds the interpreter can keep the report of its own start from being sent.
         """
         with self._lock:
-            unended = [use for use in self._queued if not use.has_run]
-        started = [use for use in unended if use.has_started]
+            unended = [lease for lease in self._queued if not lease.has_run]
+        started = [lease for lease in unended if lease.has_started]
         return next(iter(started[-1:] or unended), None)

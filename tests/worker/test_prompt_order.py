@@ -1,4 +1,4 @@
-"""Turns: jobs that run at once queue their prompts in the order in which they came; one that ended holds nobody up."""
+"""TicketLock: concurrent jobs queue their prompts in order of arrival, and a finished job blocks no other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from simulators.waiting import until
-from worker.prompt_order import Turn, Turns
+from worker.prompt_order import Ticket, TicketLock
 
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
@@ -20,13 +20,13 @@ def never() -> None:
 
 
 def test_fifty_threads_keep_their_order() -> None:
-    """Whatever the order in which threads begin, their turns come in the order in which they were taken."""
-    turns = Turns()
-    taken = list(enumerate(turns.take(never) for _ in range(50)))
+    """Whatever the order in which threads begin, their tickets come in the order in which they were taken."""
+    tickets = TicketLock()
+    taken = list(enumerate(tickets.take(never) for _ in range(50)))
     entered: list[int] = []
     inside: list[int] = []
 
-    def enter(number: int, turn: Turn) -> None:
+    def enter(number: int, turn: Ticket) -> None:
         with turn:
             inside.append(number)
             entered.append(number)
@@ -44,8 +44,8 @@ def test_fifty_threads_keep_their_order() -> None:
 
 def test_a_later_turn_waits_for_an_earlier_one() -> None:
     """While the first is not over the second is not entered; it is at once when the first ends."""
-    turns = Turns()
-    first, second = turns.take(never), turns.take(never)
+    tickets = TicketLock()
+    first, second = tickets.take(never), tickets.take(never)
     entered = threading.Event()
 
     def enter() -> None:
@@ -62,8 +62,8 @@ def test_a_later_turn_waits_for_an_earlier_one() -> None:
 
 def test_a_turn_that_ended_without_being_entered_lets_others_pass() -> None:
     """A job that is refused before it queues anything holds nobody up."""
-    turns = Turns()
-    refused, next_one = turns.take(never), turns.take(never)
+    tickets = TicketLock()
+    refused, next_one = tickets.take(never), tickets.take(never)
     refused.end()
 
     with next_one:
@@ -72,8 +72,8 @@ def test_a_turn_that_ended_without_being_entered_lets_others_pass() -> None:
 
 def test_a_turn_can_be_entered_again_once_it_was_left() -> None:
     """A run that queues twice (memory was freed) does not wait for later jobs the second time."""
-    turns = Turns()
-    first, second = turns.take(never), turns.take(never)
+    tickets = TicketLock()
+    first, second = tickets.take(never), tickets.take(never)
     with first:
         pass
     with second, first:
@@ -82,26 +82,26 @@ def test_a_turn_can_be_entered_again_once_it_was_left() -> None:
 
 def test_ending_twice_is_as_good_as_once() -> None:
     """The handler ends every turn, also one that was left."""
-    turns = Turns()
-    turn = turns.take(never)
+    tickets = TicketLock()
+    turn = tickets.take(never)
     with turn:
         pass
     turn.end()
     turn.end()
 
-    with turns.take(never):
+    with tickets.take(never):
         pass
 
 
 def test_stop_ends_the_wait() -> None:
     """A job that is cancelled while it waits for its turn ends with that, and lets later ones pass."""
-    turns = Turns()
+    tickets = TicketLock()
     stopped = threading.Event()
     errors: list[JobError] = []
     with ExitStack() as first_runs:
-        first_runs.enter_context(turns.take(never))
-        waiting = turns.take(lambda: CANCELLED if stopped.is_set() else None)
-        last = turns.take(never)
+        first_runs.enter_context(tickets.take(never))
+        waiting = tickets.take(lambda: CANCELLED if stopped.is_set() else None)
+        last = tickets.take(never)
 
         def wait() -> None:
             try:
@@ -123,8 +123,8 @@ def test_stop_ends_the_wait() -> None:
 
 def test_an_error_inside_lets_the_next_one_pass() -> None:
     """A prompt that ComfyUI refuses ends its job's turn."""
-    turns = Turns()
-    first, second = turns.take(never), turns.take(never)
+    tickets = TicketLock()
+    first, second = tickets.take(never), tickets.take(never)
     with pytest.raises(JobError), first:
         raise CANCELLED
     with second:
