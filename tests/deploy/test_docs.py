@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import ROOT
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.cli.parser import make_parser
 from comfy_client.prices import POOLS, job_usd
 from comfy_core.workflows import default_directory, load_workflows
 from tests.deploy.conftest import Desk
-from tests.stage import ROOT
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 BLOCK = re.compile(r"^(?P<mark>[^\n]*)\n```sh\n(?P<lines>.*?)```", re.MULTILINE | re.DOTALL)
