@@ -44,6 +44,15 @@ class Images:
 
 
 NOT_TESTED = pytest.StashKey[str]()
+BUILD_TIMEOUT_S = 1200
+"""For the first test of a session, which builds the images: packages are downloaded, on a machine that others use too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder the time that the builds take."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
