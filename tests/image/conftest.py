@@ -45,7 +45,7 @@ class Images:
 
 NOT_TESTED = pytest.StashKey[str]()
 BUILD_TIMEOUT_S = 1200
-"""For the first test of a session, which builds the images: packages are downloaded, on a machine that others use too."""
+"""The first test of a session builds the images, and downloads packages for them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
