@@ -1,7 +1,7 @@
 """The container's health check: python -m worker.health.
 
 Status 0 if ComfyUI answers, its disk is not full, and the local API (if SERVE_API_LOCALLY is on) accepts connections;
-else 1. It runs every half minute beside a GPU's work, so it imports nothing but the standard library and three small modules.
+else 1. It runs every half minute beside a GPU's work, so it imports only the standard library and three small modules.
 """
 
 from __future__ import annotations
