@@ -35,6 +35,7 @@ WRITE = {
 """Each banned phrase, and what to write instead."""
 
 NOT_CONVERTED: tuple[str, ...] = (
+    "bench/",
     "comfy_client/batch/",
     "comfy_client/cli/",
     "comfy_client/client.py",

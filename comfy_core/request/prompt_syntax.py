@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from comfy_core.validation import shown
+from comfy_core.contract import JsonObject
+from comfy_core.validation import path_of, shown
 
 _SYNTAX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), sentence)
     for pattern, sentence in (
         (r"\{[^{}|]*\|[^{}]*\}", "is a random choice, which is not supported: the model reads all of it as text"),
         (r"__[a-z0-9][\w/.*-]*?__", "is a wildcard, which is not supported: replace it before sending"),
-        (r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>", "does not load a LoRA: use `loras`"),
+        (r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>", "does not load a LoRA: use `loras`, or a LoraLoader in a graph"),
         (r"\bembedding:[\w./\\-]+", "has no effect unless the worker has an embedding of that name"),
         (r"(?<![:\w/])//|/\*", "begins a comment only in ComfyUI's editor: here the model reads it as text"),
         (r"\[[^\[\]:]*:[^\[\]:]*:[0-9.]+\]", "is prompt editing, which is not supported"),
@@ -23,6 +24,15 @@ _SYNTAX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 """Patterns of unsupported syntax, and the warning for each."""
+
+
+def graph_warnings(graph: JsonObject) -> Iterator[str]:
+    """Yield the warnings for the prompts in the text encoders of a graph."""
+    for node_id, node in graph.items():
+        if node["class_type"].startswith("CLIPTextEncode"):
+            for name, text in node["inputs"].items():
+                if isinstance(text, str):
+                    yield from syntax_warnings(path_of(["workflow", node_id, "inputs", name]), text)
 
 
 def syntax_warnings(path: str, text: str) -> Iterator[str]:

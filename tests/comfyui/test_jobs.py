@@ -19,8 +19,8 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Graph, Workflow, render
+from simulators.waiting import until
 from tests.comfyui.conftest import PATIENT, never, png
-from tests.waiting import until
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 Ask = Callable[[str], Any]
@@ -333,7 +333,7 @@ def test_a_required_input_that_the_graph_lacks_gets_its_default(job: Job, workfl
 
     assert len(result["images"]) == 2
     assert "node 17 (ImageScale) had no crop" in result["warnings"][0]
-    assert 'its default was used: "disabled"' in result["warnings"][0]
+    assert 'the default was used: "disabled"' in result["warnings"][0]
 
 
 def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(

@@ -348,4 +348,4 @@ def test_every_fault_is_named_with_its_path_and_a_remedy() -> None:
     assert first.path == "workflow.5.inputs.image"
     assert first.message == 'must not contain ".."; send the file in `images` and use its name here'
     assert second.path == 'workflow["a b"].inputs.filename_prefix'
-    assert second.message == "must not be an absolute path; write a name, or a path below the output folder"
+    assert second.message == "must not be an absolute path; use a name, or a path below the output folder"

@@ -239,7 +239,7 @@ def test_a_key_of_another_tool_names_ours(workflows: Mapping[str, Workflow], key
 
 def test_a_picture_for_text_to_image_names_the_other_workflow(workflows: Mapping[str, Workflow]) -> None:
     """A caller that names txt2img and sends a picture is told what takes it."""
-    assert "name img2img" in faults_of(workflows, workflow="txt2img", image=BASE64)["image"]
+    assert "set it to img2img" in faults_of(workflows, workflow="txt2img", image=BASE64)["image"]
 
 
 def test_with_a_picture_the_strength_has_another_name(workflows: Mapping[str, Workflow]) -> None:
