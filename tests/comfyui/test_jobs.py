@@ -423,5 +423,5 @@ def test_two_runs_at_once_share_one_socket(server: ComfyServer, workflows: Mappi
 def test_an_address_that_is_none_is_refused() -> None:
     """A ComfyUI's address has a scheme and a host."""
     for url in ("127.0.0.1:8188", "ftp://x", "http://", ""):
-        with pytest.raises(ConfigError, match="no address"):
+        with pytest.raises(ConfigError, match="is not a valid ComfyUI URL"):
             ComfyServer(url)

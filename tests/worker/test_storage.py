@@ -110,7 +110,7 @@ def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
     message = refused(s3.bucket("paintings"))
 
     assert "'paintings' answered NoSuchBucket" in message
-    assert "delivery base64" in message
+    assert "`delivery` base64" in message
 
 
 def test_a_name_that_no_bucket_has_is_refused_before_it_is_asked_for(s3: S3Server) -> None:
