@@ -20,10 +20,10 @@ from comfy_client.client import (
     Outcome,
     client_from_env,
     make_request,
-    outcome_steps,
-    run_steps,
+    outcome_task,
+    run_task,
 )
-from comfy_client.job import PATIENCE_S, Event, JobStory
+from comfy_client.job import PATIENCE_S, Event, JobPoller
 from comfy_client.pictures import PictureSource
 from comfy_client.providers.interface import (
     NO_OPTIONS,
@@ -79,7 +79,7 @@ class AsyncClient:
     ) -> GenerationResult:
         """See Client.run. `observer` is called in a thread."""
         request = await asyncio.to_thread(make_request, workflow, options=options, **inputs)
-        return await coroutines.arun(run_steps(self._client, request, wait_timeout_s, observer, may_hold=False))
+        return await coroutines.arun(run_task(self._client, request, wait_timeout_s, observer, may_hold=False))
 
     async def submit(
         self,
@@ -94,11 +94,11 @@ class AsyncClient:
     async def submit_request(self, request: GenerationRequest) -> AsyncJob:
         """See Client.submit_request."""
         status = await asyncio.to_thread(self._client.provider.submit, request)
-        return AsyncJob(self._client, JobStory(self._client.provider, status.job_id, status))
+        return AsyncJob(self._client, JobPoller(self._client.provider, status.job_id, status))
 
     def job(self, job_id: str) -> AsyncJob:
         """See Client.job."""
-        return AsyncJob(self._client, JobStory(self._client.provider, job_id))
+        return AsyncJob(self._client, JobPoller(self._client.provider, job_id))
 
     async def map(
         self,
@@ -112,7 +112,7 @@ class AsyncClient:
 
         async def outcome(request: GenerationRequest | Mapping[str, Any]) -> Outcome:
             async with free:
-                return await coroutines.arun(outcome_steps(self._client, request, wait_timeout_s))
+                return await coroutines.arun(outcome_task(self._client, request, wait_timeout_s))
 
         waiting: deque[asyncio.Task[Outcome]] = deque()
         try:
@@ -141,9 +141,9 @@ class AsyncClient:
 class AsyncJob:
     """See Job."""
 
-    def __init__(self, client: Client, story: JobStory) -> None:
+    def __init__(self, client: Client, poller: JobPoller) -> None:
         self._client = client
-        self._story = story
+        self._poller = poller
 
     def __repr__(self) -> str:
         return f"AsyncJob({self.id!r})"
@@ -156,20 +156,20 @@ class AsyncJob:
     @property
     def id(self) -> str:
         """The provider's id of it."""
-        return self._story.id
+        return self._poller.id
 
     @property
     def progress(self) -> Progress | None:
         """How far it was when it was last looked at."""
-        return self._story.progress
+        return self._poller.progress
 
     async def status(self) -> JobStatus:
         """See Job.status."""
-        return await coroutines.arun(self._story.status())
+        return await coroutines.arun(self._poller.status())
 
     async def wait(self, timeout_s: float | None = None) -> GenerationResult:
         """See Job.wait."""
-        return await coroutines.arun(self._story.wait(self._client.timeout_s if timeout_s is None else timeout_s))
+        return await coroutines.arun(self._poller.wait(self._client.timeout_s if timeout_s is None else timeout_s))
 
     async def result(self) -> GenerationResult:
         """See Job.result."""
@@ -177,15 +177,15 @@ class AsyncJob:
 
     def events(self, timeout_s: float | None = None) -> AsyncIterator[Event]:
         """See Job.events."""
-        return coroutines.aiterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
+        return coroutines.aiterate(self._poller.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
     async def cancel(self, patience_s: float = PATIENCE_S) -> None:
         """See Job.cancel."""
-        await coroutines.arun(self._story.cancel(patience_s))
+        await coroutines.arun(self._poller.cancel(patience_s))
 
     async def retry(self) -> JobStatus:
         """See Job.retry."""
-        return await coroutines.arun(self._story.retry())
+        return await coroutines.arun(self._poller.retry())
 
 
 def async_client_from_env(

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from comfy_client import coroutines
-from comfy_client.job import PATIENCE_S, Done, Event, JobStory
+from comfy_client.job import PATIENCE_S, Done, Event, JobPoller
 from comfy_client.pictures import PictureSource, with_texts
 from comfy_client.providers import provider_from_env
 from comfy_client.providers.interface import (
@@ -191,7 +191,7 @@ class Client:
             WaitTimeout: `wait_timeout_s` was over first; `.job_id` is the job, which goes on.
         """
         request = make_request(workflow, options=options, **inputs)
-        return coroutines.run(run_steps(self, request, wait_timeout_s, observer))
+        return coroutines.run(run_task(self, request, wait_timeout_s, observer))
 
     def submit(
         self,
@@ -209,7 +209,7 @@ class Client:
         Where it is followed at once, it may have 20 MB, and RunPod need not keep its result for longer than a minute.
         """
         status = self.provider.submit(request, 0.0 if is_followed else None)
-        return Job(self, JobStory(self.provider, status.job_id, status))
+        return Job(self, JobPoller(self.provider, status.job_id, status))
 
     def job(self, job_id: str) -> Job:
         """Return a job that was started before, here or in another process."""
@@ -269,9 +269,9 @@ class Outcome:
 class Job:
     """A job that was started. Its calls raise JobError where it failed, RequestError where nobody answers."""
 
-    def __init__(self, client: Client, story: JobStory) -> None:
+    def __init__(self, client: Client, poller: JobPoller) -> None:
         self._client = client
-        self._story = story
+        self._poller = poller
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
@@ -279,51 +279,51 @@ class Job:
     @classmethod
     def from_id(cls, client: Client, job_id: str) -> Job:
         """Return the job with that id, started here or in another process. Asks nothing yet."""
-        return cls(client, JobStory(client.provider, job_id))
+        return cls(client, JobPoller(client.provider, job_id))
 
     @property
     def id(self) -> str:
         """The provider's id of it."""
-        return self._story.id
+        return self._poller.id
 
     @property
     def progress(self) -> Progress | None:
         """How far it was when it was last looked at."""
-        return self._story.progress
+        return self._poller.progress
 
     def status(self) -> JobStatus:
         """Return how it stands now."""
-        return coroutines.run(self._story.status())
+        return coroutines.run(self._poller.status())
 
     def wait(self, timeout_s: float | None = None) -> GenerationResult:
         """Return what it made, once it has ended. Raises WaitTimeout where that takes longer; it then goes on."""
-        return coroutines.run(self._story.wait(self._client.timeout_s if timeout_s is None else timeout_s))
+        return coroutines.run(self._poller.wait(self._client.timeout_s if timeout_s is None else timeout_s))
 
     def result(self) -> GenerationResult:
         """Return what it made, if it has ended; WaitTimeout if not."""
         return self.wait(0)
 
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
-        """Yield what happens to it: Queued, Waiting, Running, Sampling, Preview, Unanswered, and last Done."""
-        return coroutines.iterate(self._story.events(self._client.timeout_s if timeout_s is None else timeout_s))
+        """Yield what happens to it: Queued, Waiting, Running, Sampling, Preview, ProviderUnavailable, and last Done."""
+        return coroutines.iterate(self._poller.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
     def cancel(self, patience_s: float = PATIENCE_S) -> None:
         """End the job; one that has ended stays as it is. A failing call is repeated for up to `patience_s`."""
-        coroutines.run(self._story.cancel(patience_s))
+        coroutines.run(self._poller.cancel(patience_s))
 
     def retry(self) -> JobStatus:
         """Start it once more, where it failed or timed out."""
-        return coroutines.run(self._story.retry())
+        return coroutines.run(self._poller.retry())
 
 
-def run_steps(
+def run_task(
     client: Client,
     request: GenerationRequest,
     timeout_s: float | None = None,
     observer: Observer | None = None,
     *,
     may_hold: bool = True,
-) -> coroutines.Steps[GenerationResult]:
+) -> coroutines.Task[GenerationResult]:
     """Submit a job and return its result. Work that is given up cancels the job.
 
     Where somebody watches, or it may not hold a thread, the submit is answered at once: until a held one is, nobody
@@ -333,21 +333,21 @@ def run_steps(
     begun_at = time.monotonic()
     wait_s = min(client.sync_wait_s, timeout_s) if may_hold and observer is None else 0.0
     status = client.provider.submit(request, wait_s)
-    story = JobStory(client.provider, status.job_id, status)
+    poller = JobPoller(client.provider, status.job_id, status)
     left_s = max(0.0, begun_at + timeout_s - time.monotonic())
     try:
         if observer is None:
-            return (yield from story.wait(left_s))
-        return (yield from _observed(story, left_s, observer))
+            return (yield from poller.wait(left_s))
+        return (yield from _observed(poller, left_s, observer))
     except (GeneratorExit, KeyboardInterrupt):
         with contextlib.suppress(ComfyClientError):
-            coroutines.run(story.cancel(CANCEL_PATIENCE_S))
+            coroutines.run(poller.cancel(CANCEL_PATIENCE_S))
         raise
 
 
-def _observed(story: JobStory, timeout_s: float, observer: Observer) -> coroutines.Steps[GenerationResult]:
-    for told in story.events(timeout_s):
-        if isinstance(told, coroutines.Pause):
+def _observed(poller: JobPoller, timeout_s: float, observer: Observer) -> coroutines.Task[GenerationResult]:
+    for told in poller.events(timeout_s):
+        if isinstance(told, coroutines.Sleep):
             yield told
             continue
         observer(told)
@@ -356,13 +356,13 @@ def _observed(story: JobStory, timeout_s: float, observer: Observer) -> coroutin
     raise AssertionError("events end with Done, or raise")
 
 
-def outcome_steps(
+def outcome_task(
     client: Client, request: GenerationRequest | Mapping[str, Any], wait_timeout_s: float | None
-) -> coroutines.Steps[Outcome]:
+) -> coroutines.Task[Outcome]:
     """Do one request of a `map` and return its outcome, whatever it is."""
     try:
         made = request if isinstance(request, GenerationRequest) else make_request(**request)
-        return Outcome(request, result=(yield from run_steps(client, made, wait_timeout_s, may_hold=False)))
+        return Outcome(request, result=(yield from run_task(client, made, wait_timeout_s, may_hold=False)))
     except ComfyClientError as error:
         return Outcome(request, error=error)
 
@@ -373,7 +373,7 @@ def _outcome(
     wait_timeout_s: float | None,
     stopped: threading.Event,
 ) -> Outcome:
-    work = outcome_steps(client, request, wait_timeout_s)
+    work = outcome_task(client, request, wait_timeout_s)
     return coroutines.run(work, lambda pause_s: _sleep(pause_s, stopped))
 
 

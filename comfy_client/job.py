@@ -1,4 +1,4 @@
-"""The story of one job at its provider, as steps: how it stands, what happens to it, its result, its cancel.
+"""The poller of one job at its provider, as steps: how it stands, what happens to it, its result, its cancel.
 
 Every wait ends: with the job's end, with the caller's time (WaitTimeout, which says what the endpoint is doing), or
 with a provider that has not answered well for PATIENCE_S (RequestError).
@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from comfy_client.coroutines import Pause
+from comfy_client.coroutines import Sleep
 from comfy_client.providers.interface import GenerationResult, Health, JobState, JobStatus, Progress, Provider
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, WaitTimeout
@@ -30,7 +30,7 @@ UNKNOWN_S = 2.0
 HEALTH_AFTER_S = 3.0
 """How long a job waits before its watcher asks why; asked again as often, and twice as late each time."""
 
-_Answer = TypeVar("_Answer")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Unanswered:
+class ProviderUnavailable:
     """The provider does not answer well for now; it is asked again."""
 
     problem: str
@@ -87,10 +87,10 @@ class Done:
     result: GenerationResult
 
 
-Event: TypeAlias = Queued | Waiting | Running | Sampling | Preview | Unanswered | Done
+Event: TypeAlias = Queued | Waiting | Running | Sampling | Preview | ProviderUnavailable | Done
 
 
-class JobStory:
+class JobPoller:
     """One job. `last` is how it stood when it was last looked at, at first by its submit's answer, if that was ours."""
 
     def __init__(self, provider: Provider, job_id: str, last: JobStatus | None = None) -> None:
@@ -106,36 +106,36 @@ class JobStory:
         """How far the job was when it was last looked at."""
         return self.last.progress if self.last else None
 
-    def status(self) -> Generator[Pause, None, JobStatus]:
+    def status(self) -> Generator[Sleep, None, JobStatus]:
         """Return how the job stands. An end that was seen once is not asked for again."""
-        return (yield from self._pauses(self._look(time.monotonic() + PATIENCE_S)))
+        return (yield from self._drop_events(self._look(time.monotonic() + PATIENCE_S)))
 
-    def cancel(self, patience_s: float = PATIENCE_S) -> Generator[Pause, None, None]:
+    def cancel(self, patience_s: float = PATIENCE_S) -> Generator[Sleep, None, None]:
         """End the job; one that has ended stays as it is. Asked again for up to `patience_s`."""
-        ask = self._asked(lambda: self.provider.cancel(self.id), time.monotonic() + patience_s)
-        yield from self._pauses(ask)
+        ask = self._retrying(lambda: self.provider.cancel(self.id), time.monotonic() + patience_s)
+        yield from self._drop_events(ask)
 
-    def retry(self) -> Generator[Pause, None, JobStatus]:
+    def retry(self) -> Generator[Sleep, None, JobStatus]:
         """Start the job once more after it failed. Raises RequestError where it did not fail."""
-        ask = self._asked(lambda: self.provider.retry(self.id), time.monotonic())
-        self.last = yield from self._pauses(ask)
+        ask = self._retrying(lambda: self.provider.retry(self.id), time.monotonic())
+        self.last = yield from self._drop_events(ask)
         return self.last
 
-    def wait(self, timeout_s: float) -> Generator[Pause, None, GenerationResult]:
+    def wait(self, timeout_s: float) -> Generator[Sleep, None, GenerationResult]:
         """Return what the job made. Raises JobError, RequestError, WaitTimeout."""
-        yield from self._pauses(self._followed(timeout_s))
-        return (yield from self._pauses(self._result()))
+        yield from self._drop_events(self._poll(timeout_s))
+        return (yield from self._drop_events(self._result()))
 
-    def events(self, timeout_s: float) -> Generator[Pause | Event, None, None]:
+    def events(self, timeout_s: float) -> Generator[Sleep | Event, None, None]:
         """Yield what happens until the job's end. Raises as `wait` does."""
         before: JobStatus | None = None
-        why = _Why(self.provider)
+        why = _WaitReasons(self.provider)
         if self.last is not None and self.last.state is JobState.QUEUED:
             yield Queued(self.id)
             before = self.last
-        for told in self._followed(timeout_s):
+        for told in self._poll(timeout_s):
             if isinstance(told, JobStatus):
-                yield from _events_between(before, told)
+                yield from _events_of_change(before, told)
                 before = told
             else:
                 yield told
@@ -143,16 +143,16 @@ class JobStory:
                 yield from why.news()
         yield Done((yield from self._result()))
 
-    def _result(self) -> Generator[Pause | Unanswered, None, GenerationResult]:
+    def _result(self) -> Generator[Sleep | ProviderUnavailable, None, GenerationResult]:
         """Return what the job made, of its last status. It may be fetched twice: nothing is changed by it."""
         status = self.last
         if status is None:
             raise RuntimeError("the job was never looked at")
         if status.error is not None:
             raise JobError.of(status.error, self.id)
-        return (yield from self._asked(lambda: self.provider.result(status), time.monotonic() + FETCH_PATIENCE_S))
+        return (yield from self._retrying(lambda: self.provider.result(status), time.monotonic() + FETCH_PATIENCE_S))
 
-    def _followed(self, timeout_s: float) -> Generator[Pause | Unanswered | JobStatus, None, JobStatus]:
+    def _poll(self, timeout_s: float) -> Generator[Sleep | ProviderUnavailable | JobStatus, None, JobStatus]:
         """Yield each change of the job until its end, and return that. Looks once even where there is no time left."""
         deadline = time.monotonic() + timeout_s
         changed_at = time.monotonic()
@@ -162,7 +162,7 @@ class JobStory:
                 status = yield from self._look(deadline)
             except (RequestError, JobError) as error:
                 is_early = isinstance(error, RequestError) or self._is_new
-                if is_early and _is_passing(error) and time.monotonic() >= deadline:
+                if is_early and _is_transient(error) and time.monotonic() >= deadline:
                     raise self._timeout(timeout_s, str(error)) from error
                 raise
             if status != seen:
@@ -174,16 +174,16 @@ class JobStory:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise self._timeout(timeout_s)
-            yield Pause(min(left_s, self.provider.pause_s(time.monotonic() - changed_at)))
+            yield Sleep(min(left_s, self.provider.pause_s(time.monotonic() - changed_at)))
 
-    def _look(self, deadline: float) -> Generator[Pause | Unanswered, None, JobStatus]:
+    def _look(self, deadline: float) -> Generator[Sleep | ProviderUnavailable, None, JobStatus]:
         if self.last is not None and self.last.state.is_final:
             return self.last
-        self.last = yield from self._asked(lambda: self.provider.status(self.id), deadline)
+        self.last = yield from self._retrying(lambda: self.provider.status(self.id), deadline)
         self._is_new = False
         return self.last
 
-    def _asked(self, ask: Callable[[], _Answer], deadline: float) -> Generator[Pause | Unanswered, None, _Answer]:
+    def _retrying(self, ask: Callable[[], _T], deadline: float) -> Generator[Sleep | ProviderUnavailable, None, _T]:
         """Ask until there is an answer: all that is asked here may be asked twice, and only transient errors are."""
         begun_at = time.monotonic()
         attempt = 0
@@ -191,28 +191,28 @@ class JobStory:
             try:
                 return ask()
             except ComfyClientError as error:
-                left_s = min(deadline, self._patient_until(error, begun_at)) - time.monotonic()
-                if not _is_passing(error) or left_s <= 0:
+                left_s = min(deadline, self._retry_until(error, begun_at)) - time.monotonic()
+                if not _is_transient(error) or left_s <= 0:
                     raise
                 if isinstance(error, RequestError):
-                    yield Unanswered(str(error))
-                yield Pause(min(left_s, backoff_s(attempt, getattr(error, "retry_after_s", None))))
+                    yield ProviderUnavailable(str(error))
+                yield Sleep(min(left_s, backoff_s(attempt, getattr(error, "retry_after_s", None))))
                 attempt += 1
 
-    def _patient_until(self, error: ComfyClientError, begun_at: float) -> float:
+    def _retry_until(self, error: ComfyClientError, begun_at: float) -> float:
         if isinstance(error, RequestError):
             return begun_at + PATIENCE_S
         return self._begun_at + PROPAGATION_S if self._is_new else begun_at + UNKNOWN_S
 
-    def _pauses(self, steps: Generator[object, None, _Answer]) -> Generator[Pause, None, _Answer]:
+    def _drop_events(self, steps: Generator[object, None, _T]) -> Generator[Sleep, None, _T]:
         """Do the steps without what they tell."""
         try:
             while True:
                 told = next(steps)
-                if isinstance(told, Pause):
+                if isinstance(told, Sleep):
                     yield told
         except StopIteration as end:
-            answer: _Answer = end.value
+            answer: _T = end.value
             return answer
         finally:
             steps.close()
@@ -243,7 +243,7 @@ def backoff_s(attempt: int, asked_s: float | None = None) -> float:
     return asked_s if asked_s is not None else min(8.0, 0.5 * 2.0**attempt)
 
 
-def _is_passing(error: ComfyClientError) -> bool:
+def _is_transient(error: ComfyClientError) -> bool:
     return error.code is ErrorCode.JOB_EXPIRED or (isinstance(error, RequestError) and error.is_transient)
 
 
@@ -254,7 +254,7 @@ def _health(provider: Provider) -> Health | None:
         return None
 
 
-class _Why:
+class _WaitReasons:
     """Asks now and then why a job waits, and tells what is new."""
 
     def __init__(self, provider: Provider) -> None:
@@ -274,7 +274,7 @@ class _Why:
             yield told
 
 
-def _events_between(before: JobStatus | None, now: JobStatus) -> Generator[Event, None, None]:
+def _events_of_change(before: JobStatus | None, now: JobStatus) -> Generator[Event, None, None]:
     """Yield what a change of a job's status means."""
     was = before.state if before else None
     if now.state is JobState.QUEUED and was is not JobState.QUEUED:

@@ -9,7 +9,7 @@ from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
 from comfy_client.gateway.scenario.fields import ROUTES
 from comfy_client.prices import AS_OF, POOLS
-from comfy_client.providers import PROVIDERS, Variable
+from comfy_client.providers import PROVIDERS, EnvironmentVariable
 from comfy_core.workflows import default_directory, load_workflows
 from scripts.docs_api import shown, type_of
 from tests.production.faults import ELSEWHERE, ROWS
@@ -86,7 +86,7 @@ def providers_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def variables_table(variables: Iterable[Variable]) -> str:
+def variables_table(variables: Iterable[EnvironmentVariable]) -> str:
     """Return a table of the variables that the client, or a deployment, reads."""
     rows = ["| variable | meaning | where |", "|---|---|---|"]
     rows += [f"| `{variable.name}` | {variable.meaning} | {variable.where} |" for variable in variables]

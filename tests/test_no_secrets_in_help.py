@@ -14,7 +14,7 @@ from comfy_client.cli.screen import Screen
 from comfy_client.deploy.variables import VARIABLES as DEPLOY
 from comfy_client.gateway.scenario.settings import VARIABLES as SHIM
 from comfy_client.providers import VARIABLES as CLIENT
-from comfy_client.providers import Reader
+from comfy_client.providers import ProviderEnvironment
 from worker.settings import VARIABLES as WORKER
 
 ROOT = Path(__file__).parent.parent
@@ -61,5 +61,5 @@ def test_no_value_that_holds_the_environment_shows_it() -> None:
     environment = {"RUNPOD_API_KEY": MARK, "RUNPOD_ENDPOINT_ID": "ep"}
     call = Call(Namespace(), Screen(sys.stdout, sys.stderr), environment, {})
     with client_from_env(environment) as client, Client(api_key=MARK, endpoint_id="ep") as other:
-        held = (call, Reader(environment), client, client.provider, other.provider, client.job("x"))
+        held = (call, ProviderEnvironment(environment), client, client.provider, other.provider, client.job("x"))
         assert MARK not in repr(held) + str([str(each) for each in held])

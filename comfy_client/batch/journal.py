@@ -23,7 +23,7 @@ INTENT, UNSENT, SENT, MADE, FAILED, UPLOADED = "intent", "unsent", "sent", "made
 
 
 @dataclass
-class Entry:
+class JournalEntry:
     """What is known of one digest.
 
     Attributes:
@@ -82,9 +82,9 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def entry(self, digest: str) -> Entry:
+    def entry(self, digest: str) -> JournalEntry:
         """Return what is known of a digest."""
-        return self.entries.get(digest, Entry())
+        return self.entries.get(digest, JournalEntry())
 
     def note(self, event: str, digest: str, **facts: object) -> None:
         """Write an event; it is on the disk when this returns. Raises OSError, and then it was not written."""
@@ -96,7 +96,7 @@ class Journal:
             _apply(self.entries, told)
 
 
-def read_entries(path: Path) -> dict[str, Entry]:
+def read_entries(path: Path) -> dict[str, JournalEntry]:
     """Return what a journal knows of each digest, without keeping others from it. A file that is missing is empty."""
     try:
         whole = path.read_bytes()
@@ -105,15 +105,15 @@ def read_entries(path: Path) -> dict[str, Entry]:
     return _entries(whole[: whole.rfind(b"\n") + 1])
 
 
-def _entries(lines: bytes) -> dict[str, Entry]:
-    entries: dict[str, Entry] = {}
+def _entries(lines: bytes) -> dict[str, JournalEntry]:
+    entries: dict[str, JournalEntry] = {}
     for line in lines.splitlines():
         _apply(entries, json.loads(line))
     return entries
 
 
-def _apply(entries: dict[str, Entry], told: JsonObject) -> None:
-    entry = entries.setdefault(told["digest"], Entry())
+def _apply(entries: dict[str, JournalEntry], told: JsonObject) -> None:
+    entry = entries.setdefault(told["digest"], JournalEntry())
     match told:
         case {"event": "uploaded", "to": str(place), "url": str(url)}:
             entry.urls[place] = url

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from comfy_client.batch.gallery import gallery
-from comfy_client.batch.journal import MADE, Entry
-from comfy_client.batch.plan import Asset, Plan
-from comfy_client.batch.run import Made
+from comfy_client.batch.journal import MADE, JournalEntry
+from comfy_client.batch.plan import AssetPlan, PlannedAsset
+from comfy_client.batch.run import AssetOutcome
 from comfy_client.prices import AS_OF, job_usd
 from comfy_client.providers.direct import JOB_PREFIX
 from comfy_core.contract import JsonObject
@@ -20,7 +20,11 @@ GALLERY = "index.html"
 
 
 def manifest_of(
-    plan: Plan, made: Sequence[Made], entries: Mapping[str, Entry], usd_per_s: float, before: Mapping[str, JsonObject]
+    plan: AssetPlan,
+    made: Sequence[AssetOutcome],
+    entries: Mapping[str, JournalEntry],
+    usd_per_s: float,
+    before: Mapping[str, JsonObject],
 ) -> JsonObject:
     """Return the manifest of a whole plan, of which this run may have made a part.
 
@@ -31,7 +35,7 @@ def manifest_of(
     by_path = {each.asset.path: each for each in made}
     assets: list[JsonObject] = []
     for asset in plan.assets:
-        entry = entries.get(asset.digest, Entry())
+        entry = entries.get(asset.digest, JournalEntry())
         if each := by_path.get(asset.path) or _made_before(asset, entry):
             assets.append(_asset(each, entry, usd_per_s))
         elif asset.path in before:
@@ -47,11 +51,11 @@ def manifest_of(
     }
 
 
-def _made_before(asset: Asset, entry: Entry) -> Made | None:
-    return Made(asset, "reused", entry.made) if entry.state == MADE else None
+def _made_before(asset: PlannedAsset, entry: JournalEntry) -> AssetOutcome | None:
+    return AssetOutcome(asset, "reused", entry.made) if entry.state == MADE else None
 
 
-def _asset(made: Made, entry: Entry, usd_per_s: float) -> JsonObject:
+def _asset(made: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObject:
     asset, facts = made.asset, made.facts
     seconds = facts.get("execution_s")
     is_free = str(facts.get("job_id", "")).startswith(JOB_PREFIX)

@@ -46,7 +46,7 @@ _NOT_GIVEN = frozenset({"image", "num_images", "prompt", "seed", "strength", "wo
 
 
 @dataclass(frozen=True)
-class Asset:
+class PlannedAsset:
     """One picture to be made.
 
     Attributes:
@@ -72,14 +72,14 @@ class Asset:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AssetPlan:
     """All pictures of a game; each stands behind the one that it starts from."""
 
     game: str
     title: str
-    assets: tuple[Asset, ...]
+    assets: tuple[PlannedAsset, ...]
 
-    def only(self, kinds: Sequence[str]) -> Plan:
+    def only(self, kinds: Sequence[str]) -> AssetPlan:
         """Return the plan of those types alone, and of what they start from. Raises JobError (invalid_input)."""
         if not kinds:
             return self
@@ -98,15 +98,15 @@ class Plan:
         for asset in reversed(self.assets):
             if asset.kind in kinds or asset.path in wanted:
                 wanted |= {asset.path, asset.source}
-        return Plan(self.game, self.title, tuple(asset for asset in self.assets if asset.path in wanted))
+        return AssetPlan(self.game, self.title, tuple(asset for asset in self.assets if asset.path in wanted))
 
 
-def read_plan(data: JsonObject, workflows: Mapping[str, Workflow]) -> Plan:
+def read_plan(data: JsonObject, workflows: Mapping[str, Workflow]) -> AssetPlan:
     """Return the plan of a parsed assets.toml. Raises JobError (invalid_input) with all faults, each with its path."""
     faults = schema_faults(data, _schema(workflows))
     if faults:
         raise invalid_input(faults)
-    return _Reader(data, workflows).plan()
+    return _PlanBuilder(data, workflows).plan()
 
 
 def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
@@ -152,7 +152,7 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
     }
 
 
-class _Reader:
+class _PlanBuilder:
     """A parsed file that fits the schema, on its way to a plan."""
 
     def __init__(self, data: JsonObject, workflows: Mapping[str, Workflow]) -> None:
@@ -162,16 +162,16 @@ class _Reader:
         self._inputs = {*find_workflow("img2img", workflows).inputs, *ENVELOPE} - _NOT_GIVEN
         self._faults: list[Fault] = []
 
-    def plan(self) -> Plan:
+    def plan(self) -> AssetPlan:
         entries = dict(self._entries())
         order = self._ordered(entries)
-        made: dict[str, Asset] = {}
+        made: dict[str, PlannedAsset] = {}
         for name in order:
             for asset in self._assets(name, *entries[name], made):
                 made[asset.path] = asset
         if self._faults:
             raise invalid_input(self._faults)
-        return Plan(self._data["game"], str(self._data.get("title", self._data["game"])), tuple(made.values()))
+        return AssetPlan(self._data["game"], str(self._data.get("title", self._data["game"])), tuple(made.values()))
 
     def _entries(self) -> Iterator[tuple[str, tuple[str, JsonObject, JsonObject]]]:
         """Yield `<group>/<name>` of each asset with where it stands, its group, and what counts for it."""
@@ -224,8 +224,8 @@ class _Reader:
         return ""
 
     def _assets(
-        self, name: str, where: str, group: JsonObject, own: JsonObject, made: Mapping[str, Asset]
-    ) -> Iterator[Asset]:
+        self, name: str, where: str, group: JsonObject, own: JsonObject, made: Mapping[str, PlannedAsset]
+    ) -> Iterator[PlannedAsset]:
         """Yield the pictures of one asset: one a variation."""
         group_name = name.partition("/")[0]
         prompt, negative = self._prompt(where, own)
@@ -243,7 +243,7 @@ class _Reader:
             request = {**inputs, "seed": seed}
             self._check(where, request, has_picture=bool(source))
             digest = _digest(request, made[source].digest if source else "")
-            yield Asset(path, group_name, group.get("type", group_name), prompt, request, source, digest)
+            yield PlannedAsset(path, group_name, group.get("type", group_name), prompt, request, source, digest)
 
     def _prompt(self, where: str, own: JsonObject) -> tuple[str, JsonObject]:
         """Return the prompt that template, fields and style make, and the negative prompt's inputs."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from comfy_client import coroutines
 from comfy_client.batch.destination import BucketDestination
 from comfy_client.batch.journal import FAILED, INTENT, MADE, SENT, UNSENT, UPLOADED, Journal
-from comfy_client.batch.plan import Asset, Plan
+from comfy_client.batch.plan import AssetPlan, PlannedAsset
 from comfy_client.client import Client
-from comfy_client.job import JobStory, backoff_s
+from comfy_client.job import JobPoller, backoff_s
 from comfy_client.providers.interface import GenerationRequest, GenerationResult, JobState, JobStatus
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
@@ -39,10 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Made:
+class AssetOutcome:
     """What became of one asset: `outcome` is made, reused, failed, unsure or stopped."""
 
-    asset: Asset
+    asset: PlannedAsset
     outcome: str
     facts: JsonObject = field(default_factory=dict)
     error: ComfyClientError | None = None
@@ -53,7 +53,7 @@ class _StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Settings:
+class BatchSettings:
     """How a run is done.
 
     Attributes:
@@ -75,7 +75,7 @@ class Batch:
         client: Client,
         journal: Journal,
         folder: Path,
-        settings: Settings,
+        settings: BatchSettings,
         destination: BucketDestination | None = None,
     ) -> None:
         self._client = client
@@ -87,12 +87,12 @@ class Batch:
         self._stopped = threading.Event()
         self._sending = threading.Lock()
 
-    def run(self, plan: Plan, tell: Callable[[Made], None] = lambda _: None) -> list[Made]:
+    def run(self, plan: AssetPlan, tell: Callable[[AssetOutcome], None] = lambda _: None) -> list[AssetOutcome]:
         """Return what became of each asset, in the plan's order; `tell` hears of each as it ends.
 
         Ctrl-C sends no more: jobs under way go on, and are picked up by the next run, unless they are to be cancelled.
         """
-        futures: dict[str, Future[Made]] = {}
+        futures: dict[str, Future[AssetOutcome]] = {}
         pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="batch")
         try:
             for asset in plan.assets:
@@ -105,30 +105,34 @@ class Batch:
         finally:
             pool.shutdown(wait=True, cancel_futures=self._stopped.is_set())
 
-    def _asset(self, asset: Asset, source: Future[Made] | None, tell: Callable[[Made], None]) -> Made:
+    def _asset(
+        self, asset: PlannedAsset, source: Future[AssetOutcome] | None, tell: Callable[[AssetOutcome], None]
+    ) -> AssetOutcome:
         try:
             made = self._made(asset, source.result() if source else None)
         except _StoppedError:
-            made = Made(asset, "stopped")
+            made = AssetOutcome(asset, "stopped")
         except ComfyClientError as error:
-            made = Made(asset, "failed", error=error)
+            made = AssetOutcome(asset, "failed", error=error)
         tell(made)
         return made
 
-    def _made(self, asset: Asset, source: Made | None) -> Made:
+    def _made(self, asset: PlannedAsset, source: AssetOutcome | None) -> AssetOutcome:
         if source is not None and not source.facts:
-            return Made(asset, "stopped" if source.outcome == "stopped" else "failed", error=_no_source(asset, source))
+            return AssetOutcome(
+                asset, "stopped" if source.outcome == "stopped" else "failed", error=_no_source(asset, source)
+            )
         entry = self._journal.entry(asset.digest)
         outcome = "reused" if entry.state == MADE and self._is_there(asset, entry.made) else "made"
         if outcome == "made":
             if entry.may_run and not self._settings.resend_unsure:
-                return Made(asset, "unsure", error=_unsure(asset))
+                return AssetOutcome(asset, "unsure", error=_unsure(asset))
             self._make(asset, source, entry.job_id if entry.state == SENT else "")
         facts = self._journal.entry(asset.digest).made
         self._upload(asset, facts)
-        return Made(asset, outcome, facts)
+        return AssetOutcome(asset, outcome, facts)
 
-    def _is_there(self, asset: Asset, facts: Mapping[str, object]) -> bool:
+    def _is_there(self, asset: PlannedAsset, facts: Mapping[str, object]) -> bool:
         """Return whether the picture that was made is in the folder, whole; one of an earlier name is moved there."""
         for name in (asset.filename, str(facts.get("file", ""))):
             try:
@@ -143,7 +147,7 @@ class Batch:
 
     # --- making
 
-    def _make(self, asset: Asset, source: Made | None, job_id: str) -> None:
+    def _make(self, asset: PlannedAsset, source: AssetOutcome | None, job_id: str) -> None:
         """Make a picture, and write it down. Raises ComfyClientError, and _StoppedError."""
         for attempt in range(ATTEMPTS):
             try:
@@ -160,7 +164,7 @@ class Batch:
             job_id = ""
             self._pause(backoff_s(attempt))
 
-    def _send(self, asset: Asset, source: Made | None) -> str:
+    def _send(self, asset: PlannedAsset, source: AssetOutcome | None) -> str:
         """Send a job and return its id. One at a time: a kill then leaves at most one that nobody knows of."""
         request = self._request(asset, source)
         attempt = 0
@@ -187,7 +191,7 @@ class Batch:
             attempt += 1
             self._pause(pause_s)
 
-    def _request(self, asset: Asset, source: Made | None) -> GenerationRequest:
+    def _request(self, asset: PlannedAsset, source: AssetOutcome | None) -> GenerationRequest:
         if source is None:
             return GenerationRequest(dict(asset.input))
         picture = base64.b64encode(self._read(source.asset)).decode("ascii")
@@ -195,15 +199,15 @@ class Batch:
 
     def _wait(self, job_id: str) -> GenerationResult:
         # As one that was just sent: RunPod may not know it for some seconds (docs/reference/runpod.md#job-states).
-        story = JobStory(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
+        poller = JobPoller(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
         try:
-            return coroutines.run(story.wait(JOB_TIMEOUT_S), self._pause)
+            return coroutines.run(poller.wait(JOB_TIMEOUT_S), self._pause)
         except _StoppedError:
             if self._settings.cancel_when_stopped:
-                coroutines.run(story.cancel(5.0))
+                coroutines.run(poller.cancel(5.0))
             raise
 
-    def _keep(self, asset: Asset, result: GenerationResult) -> None:
+    def _keep(self, asset: PlannedAsset, result: GenerationResult) -> None:
         if not result.images:
             raise JobError.because(ErrorCode.NO_OUTPUT, f"The job of {asset.path} made no picture.")
         image = result.image
@@ -224,7 +228,7 @@ class Batch:
             warnings=list(result.warnings),
         )
 
-    def _write(self, asset: Asset, data: bytes) -> None:
+    def _write(self, asset: PlannedAsset, data: bytes) -> None:
         """Write a picture, whole or not at all. Raises ConfigError: what was made is not lost, RunPod keeps it."""
         path = self._folder / asset.filename
         part = path.with_name(f".{path.name}.part")
@@ -239,20 +243,20 @@ class Batch:
                 "within 30 minutes without paying for it again"
             ) from error
 
-    def _read(self, asset: Asset) -> bytes:
+    def _read(self, asset: PlannedAsset) -> bytes:
         """Return a picture that was made. Raises ConfigError where somebody took it away."""
         try:
             return (self._folder / asset.filename).read_bytes()
         except OSError as error:
             raise ConfigError(f"{self._folder / asset.filename} cannot be read: {error.strerror}. Run again") from error
 
-    def _note(self, event: str, asset: Asset, **facts: object) -> None:
+    def _note(self, event: str, asset: PlannedAsset, **facts: object) -> None:
         try:
             self._journal.note(event, asset.digest, path=asset.path, **facts)
         except OSError as error:
             raise ConfigError(f"The journal cannot be written: {error.strerror}. Make room, and run again") from error
 
-    def _upload(self, asset: Asset, facts: JsonObject) -> None:
+    def _upload(self, asset: PlannedAsset, facts: JsonObject) -> None:
         """Put a picture where it is not yet. Raises JobError; the picture stays in the folder for the next run."""
         if self._destination is None:
             return
@@ -268,13 +272,13 @@ class Batch:
             raise _StoppedError
 
 
-def _no_source(asset: Asset, source: Made) -> ComfyClientError:
+def _no_source(asset: PlannedAsset, source: AssetOutcome) -> ComfyClientError:
     return JobError.because(
         ErrorCode.INVALID_IMAGE, f"{asset.path} starts from {asset.source}, which is {source.outcome}."
     )
 
 
-def _unsure(asset: Asset) -> ComfyClientError:
+def _unsure(asset: PlannedAsset) -> ComfyClientError:
     return RequestError(
         f"{asset.path} was being sent when an earlier run ended: its job may have run, and nobody knows its id. Look "
         "at the endpoint's requests in RunPod's console; --resend-unsure sends it again, and may pay it twice",
@@ -282,6 +286,6 @@ def _unsure(asset: Asset) -> ComfyClientError:
     )
 
 
-def failures(made: list[Made]) -> Iterator[Made]:
+def failures(made: list[AssetOutcome]) -> Iterator[AssetOutcome]:
     """Yield what did not become a picture."""
     yield from (each for each in made if each.outcome not in ("made", "reused"))

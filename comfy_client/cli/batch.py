@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any
 
 from comfy_client.batch.destination import UPLOAD_TIMEOUT_S, BucketDestination, bucket_destination
-from comfy_client.batch.journal import MADE, Entry, Journal, read_entries
+from comfy_client.batch.journal import MADE, Journal, JournalEntry, read_entries
 from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_before, write
-from comfy_client.batch.plan import Plan, read_plan
-from comfy_client.batch.run import Batch, Made, Settings, failures
+from comfy_client.batch.plan import AssetPlan, read_plan
+from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
 from comfy_client.cli.flags import Flag, number, whole_number
 from comfy_client.cli.progress import Progress, Ticking, columns_of
@@ -79,12 +79,12 @@ def run(call: Call) -> int:
     rate = options.usd_per_s or POOLS[DEFAULT_POOL].flex_usd_per_s
     with call.client() as client, Journal(folder / STATE) as journal:
 
-        def manifest(made: Sequence[Made] = ()) -> JsonObject:
+        def manifest(made: Sequence[AssetOutcome] = ()) -> JsonObject:
             return manifest_of(whole, made, journal.entries, rate, before)
 
         _check(plan, folder, destination, journal.entries)
         write(folder, manifest())
-        settings = Settings(max(1, options.concurrency), options.resend_unsure, options.cancel)
+        settings = BatchSettings(max(1, options.concurrency), options.resend_unsure, options.cancel)
         batch = Batch(client, journal, folder, settings, destination)
         try:
             with _progress(call, len(plan.assets)) as progress:
@@ -110,7 +110,7 @@ def _toml(file: Path) -> JsonObject:
         raise ConfigError(f"{file} is not TOML: {error}") from error
 
 
-def _places(call: Call, plan: Plan) -> tuple[BucketDestination | None, Path]:
+def _places(call: Call, plan: AssetPlan) -> tuple[BucketDestination | None, Path]:
     """Return the bucket, if one is named, and the folder that keeps pictures and journal."""
     out = call.options.out
     if out is None:
@@ -121,9 +121,11 @@ def _places(call: Call, plan: Plan) -> tuple[BucketDestination | None, Path]:
     return None, Path(out)
 
 
-def _check(plan: Plan, folder: Path, destination: BucketDestination | None, entries: Mapping[str, Entry]) -> None:
+def _check(
+    plan: AssetPlan, folder: Path, destination: BucketDestination | None, entries: Mapping[str, JournalEntry]
+) -> None:
     """Raise ConfigError or JobError for what would stop the run later: too little room, a bucket that does not work."""
-    new = [asset.input for asset in plan.assets if entries.get(asset.digest, Entry()).state != MADE]
+    new = [asset.input for asset in plan.assets if entries.get(asset.digest, JournalEntry()).state != MADE]
     needed = sum(
         each.get("width", _SIDE)
         * each.get("height", _SIDE)
@@ -146,8 +148,8 @@ def _publish(destination: BucketDestination, folder: Path) -> None:
         destination.put(name, (folder / name).read_bytes(), mime_type)
 
 
-def _show_plan(call: Call, plan: Plan, entries: Mapping[str, Entry]) -> int:
-    states = {asset.path: entries.get(asset.digest, Entry()).state or "new" for asset in plan.assets}
+def _show_plan(call: Call, plan: AssetPlan, entries: Mapping[str, JournalEntry]) -> int:
+    states = {asset.path: entries.get(asset.digest, JournalEntry()).state or "new" for asset in plan.assets}
     lines = []
     for asset in plan.assets:
         source = f"from {asset.source}: " if asset.source else ""
@@ -157,7 +159,7 @@ def _show_plan(call: Call, plan: Plan, entries: Mapping[str, Entry]) -> int:
     return 0
 
 
-def _show_end(call: Call, made: Sequence[Made], manifest: JsonObject, folder: Path) -> int:
+def _show_end(call: Call, made: Sequence[AssetOutcome], manifest: JsonObject, folder: Path) -> int:
     counts = Counter(each.outcome for each in made)
     problems = list(failures(list(made)))
     lines = [f"!! {each.asset.path}: {each.error or each.outcome}" for each in problems]
@@ -188,7 +190,7 @@ class _Lines(Progress):
         self._done = 0
         self._lock = threading.Lock()
 
-    def count(self, made: Made) -> None:
+    def count(self, made: AssetOutcome) -> None:
         """Show a picture that is made, or is not. Called from several threads."""
         with self._lock:
             self._done += 1
@@ -215,7 +217,7 @@ class _Bar(Ticking):
         """Move the clock."""
         self._bar.refresh()
 
-    def count(self, made: Made) -> None:
+    def count(self, made: AssetOutcome) -> None:
         """Move the bar."""
         self._bar.set_postfix_str(f"{made.asset.path}: {made.outcome}"[:60])
         self._bar.update()

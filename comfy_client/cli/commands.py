@@ -12,7 +12,7 @@ from comfy_client.cli.output import FORCE, OUTPUT, checked_output
 from comfy_client.cli.requests import OPTIONS, RUN, SET, one_picture, run_request, template_request
 from comfy_client.cli.results import status_object
 from comfy_client.client import Client, Job
-from comfy_client.providers.direct import ComfyUIProvider
+from comfy_client.providers.direct import DirectProvider
 from comfy_core.workflows import Workflow, find_workflow
 
 WAIT = Flag(
@@ -71,7 +71,7 @@ def _submit(call: Call) -> int:
 
 def _refuse_direct(client: Client, command: str) -> None:
     """Raise UsageError for a ComfyUI without RunPod: its jobs end with the process that started them."""
-    if isinstance(client.provider, ComfyUIProvider):
+    if isinstance(client.provider, DirectProvider):
         raise UsageError(
             f"`{command}` needs RunPod: jobs of a ComfyUI that is reached directly (COMFYUI_ENDPOINT) belong to the "
             "process that starts them. `comfy-client run` starts a job and waits for it"

@@ -18,21 +18,21 @@ from comfy_client.cli.output import Output, checked_output, save_result
 from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import (
-    Patience,
+    ReadyTimeouts,
     Tell,
+    apply,
     await_worker,
-    carry_out,
     client_variables,
     destroy,
-    find_remains,
+    plan_destroy,
     stale_workers,
 )
 from comfy_client.deploy.description import Description, read_description
 from comfy_client.deploy.graphql import CachedModels
 from comfy_client.deploy.offers import HOUR_S
-from comfy_client.deploy.plan import Plan, RunPod, make_plan
+from comfy_client.deploy.plan import DeployPlan, RunPodApis, make_plan
 from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secrets_of, value_of
-from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
+from comfy_client.job import Done, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from comfy_client.providers.runpod_endpoint import BASE_URL
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
@@ -63,7 +63,7 @@ def _deploy(call: Call) -> int:
             _ask(call, "Do this?")
         else:
             tell("Nothing to do: RunPod has what is described.")
-        endpoint = carry_out(runpod, description, plan, tell)
+        endpoint = apply(runpod, description, plan, tell)
         variables = client_variables(endpoint, BASE_URL)
         wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
         stale = partial(stale_workers, runpod.rest, str(endpoint["id"]))
@@ -90,27 +90,27 @@ def _destroy(call: Call) -> int:
     tell = _teller(call)
     description = read_description(Path(call.options.file))
     with _runpod(call.environment) as runpod:
-        remains = find_remains(runpod.rest, description)
-        for line in remains.lines:
+        plan = plan_destroy(runpod.rest, description)
+        for line in plan.lines:
             tell(line)
-        if remains.lines:
+        if plan.lines:
             _ask(call, "Delete this? It cannot be undone.")
-        destroy(runpod.rest, remains, tell)
-    done = f"{description.name} is gone." if remains.lines else f"Nothing to do: there is no {description.name}."
+        destroy(runpod.rest, plan, tell)
+    done = f"{description.name} is gone." if plan.lines else f"Nothing to do: there is no {description.name}."
     value = {
-        "endpoint_id": remains.endpoint["id"] if remains.endpoint else None,
-        "template_id": remains.template["id"] if remains.template else None,
-        "stays": list(remains.stays),
+        "endpoint_id": plan.endpoint["id"] if plan.endpoint else None,
+        "template_id": plan.template["id"] if plan.template else None,
+        "stays": list(plan.stays),
     }
-    call.screen.show(value, done, *(f"It stays: {sentence}." for sentence in remains.stays))
+    call.screen.show(value, done, *(f"It stays: {sentence}." for sentence in plan.stays))
     return 0
 
 
 @contextmanager
-def _runpod(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> Iterator[RunPod]:
+def _runpod(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> Iterator[RunPodApis]:
     key = api_key(environment)
     rest = RestApi(key, value_of(environment, "RUNPOD_REST_BASE_URL") or REST_URL, secrets)
-    runpod = RunPod(rest, CachedModels(key, value_of(environment, "RUNPOD_GRAPHQL_URL") or GRAPHQL_URL))
+    runpod = RunPodApis(rest, CachedModels(key, value_of(environment, "RUNPOD_GRAPHQL_URL") or GRAPHQL_URL))
     try:
         yield runpod
     finally:
@@ -134,7 +134,7 @@ def _ask(call: Call, question: str) -> None:
         raise Declined("Nothing was changed.")
 
 
-def _cost_lines(description: Description, plan: Plan) -> list[str]:
+def _cost_lines(description: Description, plan: DeployPlan) -> list[str]:
     """Return what workers cost, in lines."""
     lines = [
         f"GPUs, prices of {plan.offers.source}:",
@@ -154,7 +154,7 @@ def _cost_lines(description: Description, plan: Plan) -> list[str]:
     return lines
 
 
-def _plan_object(plan: Plan) -> JsonObject:
+def _plan_object(plan: DeployPlan) -> JsonObject:
     steps = [
         {
             "verb": step.verb,
@@ -177,7 +177,7 @@ def _picture(call: Call, output: Output, variables: Mapping[str, str], stale: Ca
     own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
     begun_at = time.monotonic()
     with client_from_env({**call.environment, **own}) as client:
-        await_worker(client.health, stale, Patience(call.options.wait_timeout), tell)
+        await_worker(client.health, stale, ReadyTimeouts(call.options.wait_timeout), tell)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
         result = client.run(
             "txt2img",
@@ -208,7 +208,7 @@ class _Watcher:
         match event:
             case Queued(job_id):
                 self._tell(f"job {job_id} queued")
-            case Waiting(_, sentence) | Unanswered(sentence):
+            case Waiting(_, sentence) | ProviderUnavailable(sentence):
                 self._tell(sentence)
             case Running(worker_id):
                 self._tell(f"worker {worker_id} has the job")

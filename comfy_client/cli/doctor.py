@@ -11,7 +11,7 @@ from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag
 from comfy_client.client import Client
 from comfy_client.providers import SWITCH, VARIABLES, provider_name
-from comfy_client.providers.direct import ComfyUIProvider
+from comfy_client.providers.direct import DirectProvider
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.workflows import Workflow
@@ -91,7 +91,7 @@ def find_endpoint(client: Client) -> Iterator[Finding]:
         question = ". Does it run there, and is this its address?" if what == "address" else ""
         yield Finding(what, f"{client.provider}: {error}{question}", error)
         return
-    key = "" if isinstance(client.provider, ComfyUIProvider) else "; the key is accepted"
+    key = "" if isinstance(client.provider, DirectProvider) else "; the key is accepted"
     yield Finding("address", f"{client.provider} answers{key}")
     counts = ", ".join(f"{count} {state}" for state, count in {**health.workers, **health.jobs}.items() if count)
     is_warning = health.why in {"throttled", "unhealthy", "no_worker"}

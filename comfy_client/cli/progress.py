@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from comfy_client.job import Done, Event, Queued, Running, Sampling, Unanswered, Waiting
+from comfy_client.job import Done, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
 
 _FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}]"
 _NO_TERMINAL_COLUMNS = 100
@@ -123,7 +123,7 @@ class Bar(Ticking):
     def show(self, event: Event) -> None:
         """Show an event of the job."""
         match event:
-            case Waiting(_, sentence) | Unanswered(sentence):
+            case Waiting(_, sentence) | ProviderUnavailable(sentence):
                 if sentence != self._reason:
                     self._reason = sentence
                     self.say(sentence)
@@ -149,7 +149,7 @@ class Lines(Ticking):
     def show(self, event: Event) -> None:
         """Write a line if the event is a change of state; steps are left to `tick`."""
         match event:
-            case Waiting(_, sentence) | Unanswered(sentence):
+            case Waiting(_, sentence) | ProviderUnavailable(sentence):
                 is_new, self._reason = sentence != self._reason, sentence
                 self._words = f"{self._stage}: {sentence}"
             case Queued() | Running() | Sampling():

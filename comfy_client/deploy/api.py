@@ -91,14 +91,14 @@ class RestApi:
         self._delete(f"/templates/{template_id}", "delete the template")
 
     def _list(self, path: str, key: str, what: str, params: dict[str, str] | None = None) -> list[JsonObject]:
-        answer = self._asked(self._others, "GET", path, what, params=params)
+        answer = self._call(self._others, "GET", path, what, params=params)
         items = answer.get(key) if isinstance(answer, dict) else None
         if not isinstance(items, list) or not all(isinstance(item, dict) and "id" in item for item in items):
             raise RequestError(f"RunPod answered without {key!r} to {what}", is_transient=True)
         return items
 
     def _object(self, api: HttpApi, method: str, path: str, what: str, body: JsonObject) -> JsonObject:
-        match self._asked(api, method, path, what, body=body):
+        match self._call(api, method, path, what, body=body):
             case {"id": str()} as found:
                 return dict(found)
         raise RequestError(f"RunPod answered without an id to {what}", is_transient=True)
@@ -110,7 +110,7 @@ class RestApi:
             if error.status != NOT_FOUND:
                 raise api_error(error, what, self._hidden) from error
 
-    def _asked(
+    def _call(
         self,
         api: HttpApi,
         method: str,

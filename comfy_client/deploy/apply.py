@@ -13,7 +13,7 @@ from typing import TypeAlias
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.description import Description
 from comfy_client.deploy.desired import endpoint_creation, template_creation
-from comfy_client.deploy.plan import Plan, RunPod, find_endpoint, find_template, wanted_models
+from comfy_client.deploy.plan import DeployPlan, RunPodApis, find_endpoint, find_template, wanted_models
 from comfy_client.providers.interface import Health
 from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_core.errors import ComfyClientError, RequestError
@@ -37,7 +37,7 @@ class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
     exit_status = 5
 
 
-def carry_out(runpod: RunPod, description: Description, plan: Plan, tell: Tell) -> JsonObject:
+def apply(runpod: RunPodApis, description: Description, plan: DeployPlan, tell: Tell) -> JsonObject:
     """Do what a plan says and return the endpoint. Raises RequestError; what was done stays, and counts next time."""
     name, rest = description.name, runpod.rest
     template_id = plan.template_id
@@ -102,7 +102,7 @@ def client_variables(endpoint: JsonObject, usual_url: str) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True)
-class Patience:
+class ReadyTimeouts:
     """How long to wait for what, in seconds.
 
     Attributes:
@@ -116,7 +116,7 @@ class Patience:
     stale: float = 120.0
 
 
-def await_worker(health: Callable[[], Health], stale: Callable[[], int], patience: Patience, tell: Tell) -> None:
+def await_worker(health: Callable[[], Health], stale: Callable[[], int], patience: ReadyTimeouts, tell: Tell) -> None:
     """Return when a worker is ready and `stale` ones of old settings are gone, or when none comes without a job.
 
     `tell` hears what the workers do. Raises NotReady at the deadline, RequestError where the queue API stays silent or
@@ -164,7 +164,7 @@ def _not_ready(timeout_s: float, sentence: str) -> NotReady:
 
 
 @dataclass(frozen=True)
-class Remains:
+class DestroyPlan:
     """What is to be destroyed; None where it is gone. `stays` are sentences of what is not."""
 
     template: JsonObject | None
@@ -182,25 +182,25 @@ class Remains:
         return lines
 
 
-def find_remains(rest: RestApi, description: Description) -> Remains:
+def plan_destroy(rest: RestApi, description: Description) -> DestroyPlan:
     """Return what is there of a deployment. Raises ConfigError and RequestError."""
     stays = [f"the image {description.image} in its registry"]
     if description.registry:
         stays.append(f"the registry's credential {description.registry} at RunPod")
     if description.network_volume:
         stays.append(f"the network volume {description.network_volume}, which is paid by the month until you delete it")
-    return Remains(find_template(rest, description.name), find_endpoint(rest, description.name), tuple(stays))
+    return DestroyPlan(find_template(rest, description.name), find_endpoint(rest, description.name), tuple(stays))
 
 
-def destroy(rest: RestApi, remains: Remains, tell: Tell) -> None:
+def destroy(rest: RestApi, plan: DestroyPlan, tell: Tell) -> None:
     """Delete what is there: the workers first, then the endpoint, then the template. Raises RequestError."""
-    if remains.endpoint is not None:
-        endpoint_id = str(remains.endpoint["id"])
-        if any(remains.endpoint.get("workers", {}).get(bound) for bound in ("min", "max")):
+    if plan.endpoint is not None:
+        endpoint_id = str(plan.endpoint["id"])
+        if any(plan.endpoint.get("workers", {}).get(bound) for bound in ("min", "max")):
             rest.update_endpoint(endpoint_id, {"workers": {"min": 0, "max": 0}})
             tell("workers set to 0")
         rest.delete_endpoint(endpoint_id)
         tell(f"endpoint {endpoint_id} deleted")
-    if remains.template is not None:
-        rest.delete_template(str(remains.template["id"]))
-        tell(f"template {remains.template['id']} deleted")
+    if plan.template is not None:
+        rest.delete_template(str(plan.template["id"]))
+        tell(f"template {plan.template['id']} deleted")

@@ -25,20 +25,20 @@ MS = 1000
 
 
 @dataclass(frozen=True)
-class Places:
+class ResourceIds:
     """Ids at RunPod of what a description names; empty where it names none."""
 
     registry_id: str = ""
     volume_id: str = ""
 
 
-def make_template(description: Description, places: Places) -> JsonObject:
+def make_template(description: Description, ids: ResourceIds) -> JsonObject:
     """Return the template's body."""
     return {
         "image": description.image,
         "disk": description.disk_gb,
         "env": dict(description.env),
-        "registry": places.registry_id or None,
+        "registry": ids.registry_id or None,
         "serverless": True,
         "startSsh": False,
         "startJupyter": False,
@@ -46,14 +46,14 @@ def make_template(description: Description, places: Places) -> JsonObject:
 
 
 def make_endpoint(
-    description: Description, places: Places, pools: Sequence[str], secrets: Mapping[str, str]
+    description: Description, ids: ResourceIds, pools: Sequence[str], secrets: Mapping[str, str]
 ) -> JsonObject:
     """Return the endpoint's body, as it is compared and patched."""
     return {
         "image": description.image,
         "disk": description.disk_gb,
         "env": {**dict(description.env), **secrets},
-        "registry": places.registry_id or None,
+        "registry": ids.registry_id or None,
         "gpu": {
             "pools": list(pools),
             "excludedTypes": list(description.excluded_gpus),
@@ -69,7 +69,7 @@ def make_endpoint(
         "scaling": {"type": "QUEUE_DELAY", "queueDelay": description.queue_delay_s},
         "timeout": description.execution_timeout_s * MS,
         "flashboot": description.flashboot,
-        "networkVolumes": [places.volume_id] if places.volume_id else [],
+        "networkVolumes": [ids.volume_id] if ids.volume_id else [],
         **({} if description.data_centers is None else {"dataCenterIds": list(description.data_centers)}),
     }
 

@@ -58,7 +58,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Step:
+class DeployStep:
     """One thing to do. `body` is all that is wanted of what is created, and what is to change of what is updated."""
 
     verb: Literal["create", "update"]

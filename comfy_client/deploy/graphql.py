@@ -65,17 +65,17 @@ class CachedModels:
         kept = {name: found[name] for name in KEPT if found.get(name) is not None}
         volumes = [{"networkVolumeId": each["networkVolumeId"]} for each in found.get("networkVolumeIds") or ()]
         wanted = {**kept, "networkVolumeIds": volumes or None, "modelReferences": list(models)}
-        self._asked(WRITE, "set the cached model", {"input": wanted})
+        self._call(WRITE, "set the cached model", {"input": wanted})
 
     def _found(self, endpoint_id: str) -> JsonObject:
-        match self._asked(READ, "read the cached model"):
+        match self._call(READ, "read the cached model"):
             case {"myself": {"endpoints": list(endpoints)}}:
                 for endpoint in endpoints:
                     if isinstance(endpoint, dict) and endpoint.get("id") == endpoint_id:
                         return endpoint
         raise RequestError(f"RunPod's GraphQL API does not list the endpoint {endpoint_id}", is_transient=True)
 
-    def _asked(self, query: str, what: str, variables: JsonObject | None = None) -> Any:  # noqa: ANN401 - any JSON value
+    def _call(self, query: str, what: str, variables: JsonObject | None = None) -> Any:  # noqa: ANN401 - any JSON value
         body = {"query": query, "variables": variables or {}}
         try:
             answer = self._api.json("POST", "", timeout_s=TIMEOUT_S, json=body)

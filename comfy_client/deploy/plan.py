@@ -8,8 +8,8 @@ from typing import Literal
 
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.description import Description
-from comfy_client.deploy.desired import ENDPOINT_TYPE, Places, make_endpoint, make_template
-from comfy_client.deploy.diff import KEYS, Change, Step, changes_of, patch_of
+from comfy_client.deploy.desired import ENDPOINT_TYPE, ResourceIds, make_endpoint, make_template
+from comfy_client.deploy.diff import KEYS, Change, DeployStep, changes_of, patch_of
 from comfy_client.deploy.graphql import CachedModels
 from comfy_client.deploy.offers import Offers, make_offers
 from comfy_core.contract import JsonObject
@@ -21,7 +21,7 @@ FLASHBOOT_SUFFIX = " -fb"
 
 
 @dataclass(frozen=True)
-class RunPod:
+class RunPodApis:
     """The two APIs that a deployment talks to."""
 
     rest: RestApi
@@ -34,24 +34,24 @@ class RunPod:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DeployPlan:
     """What is to be done, in order. `endpoint` is there where it exists before; its settings may be old."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[DeployStep, ...]
     offers: Offers
     template_id: str | None
     endpoint: JsonObject | None
 
-    def step(self, what: str) -> Step | None:
+    def step(self, what: str) -> DeployStep | None:
         """Return the step that concerns `what`, if there is one."""
         return next((step for step in self.steps if step.what == what), None)
 
 
-def make_plan(runpod: RunPod, description: Description, secrets: Mapping[str, str]) -> Plan:
+def make_plan(runpod: RunPodApis, description: Description, secrets: Mapping[str, str]) -> DeployPlan:
     """Return what has to be done so that RunPod has what is described. Raises ConfigError and RequestError."""
     template = find_template(runpod.rest, description.name)
     endpoint = find_endpoint(runpod.rest, description.name)
-    places = _find_places(runpod.rest, description)
+    ids = _find_ids(runpod.rest, description)
     offers = make_offers(
         description.pools,
         _catalogue(runpod.rest),
@@ -60,18 +60,18 @@ def make_plan(runpod: RunPod, description: Description, secrets: Mapping[str, st
     )
     shown = dict(description.env)
     pairs: tuple[tuple[Literal["template", "endpoint"], JsonObject, JsonObject | None], ...] = (
-        ("template", make_template(description, places), template),
-        ("endpoint", make_endpoint(description, places, offers.names, secrets), endpoint),
+        ("template", make_template(description, ids), template),
+        ("endpoint", make_endpoint(description, ids, offers.names, secrets), endpoint),
     )
     steps = [
-        Step("update", what, description.name, changes, patch_of(wanted, found))
+        DeployStep("update", what, description.name, changes, patch_of(wanted, found))
         if found
-        else Step("create", what, description.name, changes, wanted)
+        else DeployStep("create", what, description.name, changes, wanted)
         for what, wanted, found in pairs
         if (changes := changes_of(wanted, found, shown))
     ]
     steps += _model_steps(runpod.models, description, endpoint)
-    return Plan(tuple(steps), offers, template["id"] if template else None, endpoint)
+    return DeployPlan(tuple(steps), offers, template["id"] if template else None, endpoint)
 
 
 def wanted_models(description: Description) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def _only(named: Sequence[JsonObject], what: str, name: str) -> JsonObject | Non
     return named[0] if named else None
 
 
-def _find_places(rest: RestApi, description: Description) -> Places:
+def _find_ids(rest: RestApi, description: Description) -> ResourceIds:
     registry = volume = ""
     if description.registry:
         registry = str(_named(description.registry, rest.registries(), "registry", "credential of a registry")["id"])
@@ -115,7 +115,7 @@ def _find_places(rest: RestApi, description: Description) -> Places:
                 f"storage.network_volume: {description.network_volume} is in {where}, which is none of "
                 f"storage.data_centers ({', '.join(description.data_centers)}). A worker runs where its volume is"
             )
-    return Places(registry, volume)
+    return ResourceIds(registry, volume)
 
 
 def _named(wanted: str, there: Sequence[JsonObject], path: str, what: str) -> JsonObject:
@@ -141,7 +141,7 @@ def _catalogue(rest: RestApi) -> list[JsonObject] | None:
         return None
 
 
-def _model_steps(models: CachedModels, description: Description, endpoint: JsonObject | None) -> list[Step]:
+def _model_steps(models: CachedModels, description: Description, endpoint: JsonObject | None) -> list[DeployStep]:
     if description.cached_model is None:
         return []
     wanted = wanted_models(description)
@@ -149,4 +149,4 @@ def _model_steps(models: CachedModels, description: Description, endpoint: JsonO
     if found == wanted:
         return []
     change = Change(KEYS["modelReferences"], ", ".join(found), ", ".join(wanted))
-    return [Step("update", "cached model", description.name, (change,), {"modelReferences": list(wanted)})]
+    return [DeployStep("update", "cached model", description.name, (change,), {"modelReferences": list(wanted)})]

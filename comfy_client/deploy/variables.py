@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
-from comfy_client.providers import Variable
+from comfy_client.providers import EnvironmentVariable
 from comfy_core.errors import ConfigError
 
 REST_URL = "https://api.runpod.io/v2"
 GRAPHQL_URL = "https://api.runpod.io/graphql"
 
-VARIABLES: Mapping[str, Variable] = {
+VARIABLES: Mapping[str, EnvironmentVariable] = {
     variable.name: variable
     for variable in (
-        Variable(
+        EnvironmentVariable(
             "RUNPOD_API_KEY",
             "RunPod's API key. It needs write access to Serverless (and to GraphQL for `cached_model`).",
             CLIENT_VARIABLES["RUNPOD_API_KEY"].where,
             secret=True,
         ),
-        Variable("RUNPOD_REST_BASE_URL", "Another address of RunPod's REST API v2.", f"default `{REST_URL}`"),
-        Variable(
+        EnvironmentVariable(
+            "RUNPOD_REST_BASE_URL", "Another address of RunPod's REST API v2.", f"default `{REST_URL}`"
+        ),
+        EnvironmentVariable(
             "RUNPOD_GRAPHQL_URL",
             "Another address of RunPod's GraphQL API, which alone has cached models.",
             f"default `{GRAPHQL_URL}`",
         ),
-        Variable(
+        EnvironmentVariable(
             "RUNPOD_ENDPOINT_BASE_URL",
             "Another address of RunPod's queue API, for the picture at the end.",
             "default: the address that RunPod gives with the endpoint",

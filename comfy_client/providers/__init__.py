@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from comfy_client.providers.direct import ComfyUIProvider
+from comfy_client.providers.direct import DirectProvider
 from comfy_client.providers.interface import Provider
 from comfy_client.providers.runpod_endpoint import BASE_URL, RunPodEndpoint
 from comfy_client.providers.scenario import ScenarioProvider
 from comfy_client.providers.scenario_api import BASE_URL as SCENARIO_URL
 from comfy_client.providers.scenario_api import ScenarioApi
 from comfy_client.providers.scenario_request import MODEL_ID
-from comfy_client.providers.stock_worker import PremadeProvider
-from comfy_client.providers.worker import RunPodProvider
+from comfy_client.providers.stock_worker import StockWorkerProvider
+from comfy_client.providers.worker import WorkerProvider
 from comfy_core.errors import ConfigError
 from comfy_core.validation import nearest
 from comfy_core.workflows import Workflow, default_directory, load_workflows
@@ -30,7 +30,7 @@ DEFAULT = "comfyui"
 
 
 @dataclass(frozen=True)
-class Variable:
+class EnvironmentVariable:
     """One variable of the environment; `where` says where its value is to be found."""
 
     name: str
@@ -39,51 +39,53 @@ class Variable:
     secret: bool = False
 
 
-VARIABLES: Mapping[str, Variable] = {
+VARIABLES: Mapping[str, EnvironmentVariable] = {
     variable.name: variable
     for variable in (
-        Variable(SWITCH, "The provider that makes the pictures.", f"default `{DEFAULT}`"),
-        Variable("RUNPOD_API_KEY", "RunPod's API key.", "RunPod console > Settings > API Keys", secret=True),
-        Variable(
+        EnvironmentVariable(SWITCH, "The provider that makes the pictures.", f"default `{DEFAULT}`"),
+        EnvironmentVariable("RUNPOD_API_KEY", "RunPod's API key.", "RunPod console > Settings > API Keys", secret=True),
+        EnvironmentVariable(
             "RUNPOD_COMFYUI_ENDPOINT_ID",
             "The endpoint of this project's worker. Default: RUNPOD_ENDPOINT_ID.",
             "RunPod console > Serverless, beside the endpoint's name",
         ),
-        Variable(
+        EnvironmentVariable(
             "RUNPOD_ENDPOINT_ID",
             "The endpoint.",
             "RunPod console > Serverless, beside the endpoint's name",
         ),
-        Variable("RUNPOD_ENDPOINT_BASE_URL", "Another address of RunPod's queue API.", f"default `{BASE_URL}`"),
-        Variable(
+        EnvironmentVariable(
+            "RUNPOD_ENDPOINT_BASE_URL", "Another address of RunPod's queue API.", f"default `{BASE_URL}`"
+        ),
+        EnvironmentVariable(
             "COMFYUI_ENDPOINT",
             "The address of a ComfyUI that is called directly, without RunPod.",
             "as `http://127.0.0.1:8188`",
         ),
-        Variable(
+        EnvironmentVariable(
             "COMFYUI_DIR",
             "That ComfyUI's folder, if this process can reach it; each job's files are then deleted.",
             "ComfyUI's base folder",
         ),
-        Variable(
+        EnvironmentVariable(
             "SCENARIO_SDK_API_KEY",
             "Scenario's API key; its own SDK reads it too.",
             "Scenario's web app: the project's API keys",
             secret=True,
         ),
-        Variable(
+        EnvironmentVariable(
             "SCENARIO_SDK_API_SECRET",
             "The secret of that key.",
             "Scenario's web app, shown once when the key is made",
             secret=True,
         ),
-        Variable(
+        EnvironmentVariable(
             "SCENARIO_BASE_URL",
             "Another address of Scenario's API. Scenario's SDK reads it too; callers of the shim have the shim's.",
             f"default `{SCENARIO_URL}`",
         ),
-        Variable("SCENARIO_MODEL_ID", "Scenario's model that makes the pictures.", f"default `{MODEL_ID}`"),
-        Variable(
+        EnvironmentVariable("SCENARIO_MODEL_ID", "Scenario's model that makes the pictures.", f"default `{MODEL_ID}`"),
+        EnvironmentVariable(
             "SCENARIO_LORAS",
             "A JSON object from the worker's LoRA files to Scenario's model ids; other LoRAs are refused.",
             'as `{"knight.safetensors": "model_x"}`',
@@ -94,7 +96,7 @@ VARIABLES: Mapping[str, Variable] = {
 
 
 @dataclass(frozen=True)
-class Reader:
+class ProviderEnvironment:
     """The environment for one provider. Empty is absent."""
 
     environment: Mapping[str, str] = field(repr=False)
@@ -122,27 +124,27 @@ Workflows: TypeAlias = Mapping[str, Workflow]
 
 
 @dataclass(frozen=True)
-class Row:
+class ProviderEntry:
     """One provider: what it reaches, the variables it needs, how it is made, and other ways where one is missing."""
 
     reaches: str
     needs: str
-    make: Callable[[Reader, Workflows], Provider]
+    make: Callable[[ProviderEnvironment, Workflows], Provider]
     advice: str = ""
 
 
-def _comfyui(read: Reader, workflows: Workflows) -> Provider:
+def _comfyui(read: ProviderEnvironment, workflows: Workflows) -> Provider:
     if url := read.optional("COMFYUI_ENDPOINT"):
         directory = read.optional("COMFYUI_DIR")
-        return ComfyUIProvider(url, workflows, directory=Path(directory) if directory else None)
-    return RunPodProvider(_endpoint(read, "RUNPOD_COMFYUI_ENDPOINT_ID", "RUNPOD_ENDPOINT_ID"), workflows)
+        return DirectProvider(url, workflows, directory=Path(directory) if directory else None)
+    return WorkerProvider(_endpoint(read, "RUNPOD_COMFYUI_ENDPOINT_ID", "RUNPOD_ENDPOINT_ID"), workflows)
 
 
-def _premade(read: Reader, workflows: Workflows) -> Provider:
-    return PremadeProvider(_endpoint(read, "RUNPOD_ENDPOINT_ID"), workflows)
+def _stock_worker(read: ProviderEnvironment, workflows: Workflows) -> Provider:
+    return StockWorkerProvider(_endpoint(read, "RUNPOD_ENDPOINT_ID"), workflows)
 
 
-def _scenario(read: Reader, workflows: Workflows) -> Provider:
+def _scenario(read: ProviderEnvironment, workflows: Workflows) -> Provider:
     keys = read.needed("SCENARIO_SDK_API_KEY"), read.needed("SCENARIO_SDK_API_SECRET")
     loras = _table("SCENARIO_LORAS", read.optional("SCENARIO_LORAS"))
     model_id = read.optional("SCENARIO_MODEL_ID") or MODEL_ID
@@ -161,27 +163,27 @@ def _table(name: str, text: str) -> dict[str, str]:
     return table
 
 
-def _endpoint(read: Reader, *names: str) -> RunPodEndpoint:
+def _endpoint(read: ProviderEnvironment, *names: str) -> RunPodEndpoint:
     api_key = read.needed("RUNPOD_API_KEY")
     return RunPodEndpoint(read.needed(*names), api_key, read.optional("RUNPOD_ENDPOINT_BASE_URL") or BASE_URL)
 
 
-PROVIDERS: Mapping[str, Row] = {
-    "comfyui": Row(
+PROVIDERS: Mapping[str, ProviderEntry] = {
+    "comfyui": ProviderEntry(
         "this project's worker on RunPod serverless, or a ComfyUI directly if `COMFYUI_ENDPOINT` is set",
         "`RUNPOD_API_KEY` and `RUNPOD_COMFYUI_ENDPOINT_ID` (or `RUNPOD_ENDPOINT_ID`), or `COMFYUI_ENDPOINT`",
         _comfyui,
         " Without RunPod, set COMFYUI_ENDPOINT to the address of a ComfyUI. Without a GPU, run `comfy-client simulate` "
         "and set COMFYUI_ENDPOINT=http://127.0.0.1:8188",
     ),
-    "runpod": Row(
+    "runpod": ProviderEntry(
         "RunPod's stock worker-comfyui, not this project's worker; the client renders the graph",
         "`RUNPOD_API_KEY` and `RUNPOD_ENDPOINT_ID`",
-        _premade,
+        _stock_worker,
         f" {SWITCH}=runpod is for RunPod's stock worker-comfyui; this project's worker, a ComfyUI without RunPod "
         f"(COMFYUI_ENDPOINT) and `comfy-client simulate` need {SWITCH}=comfyui, the default",
     ),
-    "scenario": Row(
+    "scenario": ProviderEntry(
         "Scenario.com itself, to go back to it: through its official SDK, the extra `scenario-sdk`",
         "`SCENARIO_SDK_API_KEY` and `SCENARIO_SDK_API_SECRET`",
         _scenario,
@@ -192,7 +194,7 @@ PROVIDERS: Mapping[str, Row] = {
 
 def provider_name(environment: Mapping[str, str]) -> str:
     """Return the name that IMAGE_GENERATION_PROVIDER has. Raises ConfigError for one that is none."""
-    name = Reader(environment).optional(SWITCH) or DEFAULT
+    name = ProviderEnvironment(environment).optional(SWITCH) or DEFAULT
     if name not in PROVIDERS:
         raise ConfigError(
             f"{SWITCH}={name!r} is no provider{nearest(name, PROVIDERS)}. There are {', '.join(PROVIDERS)}"
@@ -203,4 +205,6 @@ def provider_name(environment: Mapping[str, str]) -> str:
 def provider_from_env(environment: Mapping[str, str], workflows: Path | None = None) -> Provider:
     """Return the provider that the environment names. Only its own variables are read. Raises ConfigError."""
     name = provider_name(environment)
-    return PROVIDERS[name].make(Reader(environment, name), load_workflows(workflows or default_directory()))
+    return PROVIDERS[name].make(
+        ProviderEnvironment(environment, name), load_workflows(workflows or default_directory())
+    )

@@ -69,7 +69,7 @@ class _DirectJob:
         self.status = replace(self.status, state=JobState.RUNNING, progress=progress)
 
 
-class ComfyUIProvider:
+class DirectProvider:
     """A ComfyUI at `url`.
 
     Args:
@@ -89,7 +89,7 @@ class ComfyUIProvider:
         self._jobs: dict[str, _DirectJob] = {}
 
     def __repr__(self) -> str:
-        return f"ComfyUIProvider({self._url!r})"
+        return f"DirectProvider({self._url!r})"
 
     def __str__(self) -> str:
         return f"ComfyUI at {self._url}"

@@ -99,11 +99,11 @@ class RunPodEndpoint:
             raise _submit_error(error) from error
 
     def status(self, job_id: str) -> JobStatus:
-        """Return how a job stands. Asked once: who follows a job asks again anyway. Raises JobError (job_expired)."""
+        """Return how a job stands. Sent once: callers poll. Raises JobError (job_expired)."""
         return _job(self._of_job("GET", "status", job_id))
 
     def cancel(self, job_id: str) -> None:
-        """End a job. Asked once. Raises JobError (job_expired)."""
+        """End a job. Sent once. Raises JobError (job_expired)."""
         self._of_job("POST", "cancel", job_id)
 
     def retry(self, job_id: str) -> JobStatus:

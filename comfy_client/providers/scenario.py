@@ -21,8 +21,8 @@ from comfy_client.providers.interface import (
 from comfy_client.providers.results import fetch_signed
 from comfy_client.providers.scenario_api import BASE_URL, ScenarioApi
 from comfy_client.providers.scenario_request import MAX_SEED, MODEL_ID, check_possible, our_inputs, scenario_body
-from comfy_client.providers.scenario_responses import Asset, asset_ids_of, body_of, read_asset, read_job
-from comfy_client.providers.submitted_requests import Asked, AskedJobs
+from comfy_client.providers.scenario_responses import ScenarioAsset, asset_ids_of, body_of, read_asset, read_job
+from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import parameters_text
 from comfy_core.contract import ALIASES, ErrorCode, ErrorReport, is_asset_id
 from comfy_core.errors import ConfigError, JobError, RequestError
@@ -67,7 +67,7 @@ class ScenarioProvider:
         self._workflows = workflows
         self._model_id = model_id
         self._loras = dict(loras or {})
-        self._asked = AskedJobs()
+        self._submitted = RequestCache()
 
     def __repr__(self) -> str:
         return f"ScenarioProvider({self._api.base_url!r}, {self._model_id!r})"
@@ -101,11 +101,11 @@ class ScenarioProvider:
         status = read_job(answer)
         if status is None:
             raise RequestError("Scenario answered the submit with something else than a job", may_run=True)
-        self._asked.remember(status.job_id, Asked(asked, rendered))
+        self._submitted.remember(status.job_id, SubmittedRequest(asked, rendered))
         return status
 
     def status(self, job_id: str) -> JobStatus:
-        """Return how a job stands. Asked once: who follows a job asks again anyway. Raises JobError (job_expired)."""
+        """Return how a job stands. Sent once: callers poll. Raises JobError (job_expired)."""
         _check_id(job_id)
         try:
             answer = self._api.job(job_id)
@@ -124,7 +124,7 @@ class ScenarioProvider:
         """
         if status.error is not None:
             raise JobError.of(status.error, status.job_id)
-        asked, body = self._asked.of(status.job_id), body_of(status.output)
+        asked, body = self._submitted.of(status.job_id), body_of(status.output)
         ids = asset_ids_of(status.output)
         if not ids:
             raise _error(status.job_id, ErrorCode.NO_OUTPUT, "Scenario's job ended well and has no picture.")
@@ -216,7 +216,7 @@ class ScenarioProvider:
             raise JobError.because(ErrorCode.INVALID_IMAGE, message, path="image") from error
         return base64.b64encode(picture.data).decode("ascii")
 
-    def _picture(self, asset_id: str, job_id: str) -> tuple[Asset, Picture]:
+    def _picture(self, asset_id: str, job_id: str) -> tuple[ScenarioAsset, Picture]:
         """Return one picture, whole: fetched again where it came damaged."""
         lost = f"Scenario's picture {asset_id}"
         try:
@@ -235,7 +235,9 @@ class ScenarioProvider:
         return asset, picture
 
 
-def _image(picture: Picture, asset: Asset, asked: Asked | None, number: int, seed_asked: int | None) -> GeneratedImage:
+def _image(
+    picture: Picture, asset: ScenarioAsset, asked: SubmittedRequest | None, number: int, seed_asked: int | None
+) -> GeneratedImage:
     """Return a picture as it was asked for: Scenario gives PNG alone, without prompt and seed in it."""
     seed = asset.seed if asset.seed is not None else seed_asked
     if asked is not None:
@@ -254,7 +256,7 @@ def _image(picture: Picture, asset: Asset, asked: Asked | None, number: int, see
     )
 
 
-def _format_warnings(images: tuple[GeneratedImage, ...], asked: Asked | None) -> tuple[str, ...]:
+def _format_warnings(images: tuple[GeneratedImage, ...], asked: SubmittedRequest | None) -> tuple[str, ...]:
     wanted = f"image/{asked.request.output_format}" if asked else ""
     others = sorted({image.mime_type for image in images if wanted and image.mime_type != wanted})
     return tuple(f"Scenario gave {kind}, which is left as it is; PNG alone is encoded as {wanted}" for kind in others)

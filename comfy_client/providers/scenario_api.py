@@ -26,11 +26,11 @@ BASE_URL = "https://api.cloud.scenario.com/v1"
 REPEATS = 2
 _SHOWN_BODY = 2000
 
-Ask: TypeAlias = Callable[["scenario_sdk.Scenario"], Any]
+SdkCall: TypeAlias = Callable[["scenario_sdk.Scenario"], Any]
 
 
 @dataclass(frozen=True)
-class Meaning:
+class StatusMeaning:
     """What a status means, and what to do about it."""
 
     code: ErrorCode
@@ -40,17 +40,19 @@ class Meaning:
 
 _KEYS = "look at SCENARIO_SDK_API_KEY and SCENARIO_SDK_API_SECRET, and if their project may do this"
 _AGAIN = "try again"
-MEANINGS: dict[int, Meaning] = {
-    400: Meaning(ErrorCode.INVALID_INPUT, "correct what it names"),
-    401: Meaning(ErrorCode.AUTH_FAILED, _KEYS),
-    402: Meaning(ErrorCode.AUTH_FAILED, "look at the plan and the credits of Scenario's team"),
-    403: Meaning(ErrorCode.AUTH_FAILED, _KEYS),
-    404: Meaning(ErrorCode.ENDPOINT_NOT_FOUND, "look at SCENARIO_MODEL_ID, and at SCENARIO_BASE_URL where it is set"),
-    408: Meaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
-    409: Meaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
-    413: Meaning(ErrorCode.PAYLOAD_TOO_LARGE, "send a smaller picture, as JPEG or WebP"),
-    422: Meaning(ErrorCode.INVALID_INPUT, "correct what it names"),
-    429: Meaning(ErrorCode.RATE_LIMITED, "send less at once, or wait", is_transient=True),
+MEANINGS: dict[int, StatusMeaning] = {
+    400: StatusMeaning(ErrorCode.INVALID_INPUT, "correct what it names"),
+    401: StatusMeaning(ErrorCode.AUTH_FAILED, _KEYS),
+    402: StatusMeaning(ErrorCode.AUTH_FAILED, "look at the plan and the credits of Scenario's team"),
+    403: StatusMeaning(ErrorCode.AUTH_FAILED, _KEYS),
+    404: StatusMeaning(
+        ErrorCode.ENDPOINT_NOT_FOUND, "look at SCENARIO_MODEL_ID, and at SCENARIO_BASE_URL where it is set"
+    ),
+    408: StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
+    409: StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
+    413: StatusMeaning(ErrorCode.PAYLOAD_TOO_LARGE, "send a smaller picture, as JPEG or WebP"),
+    422: StatusMeaning(ErrorCode.INVALID_INPUT, "correct what it names"),
+    429: StatusMeaning(ErrorCode.RATE_LIMITED, "send less at once, or wait", is_transient=True),
 }
 """Statuses by what they mean. Those of 500 and above are transient; any other is an answer that we do not know."""
 
@@ -98,7 +100,7 @@ class ScenarioApi:
         return self._answer(lambda sdk: sdk.assets.with_raw_response.upload(name=name, image=base64_text, hide=True))
 
     def job(self, job_id: str) -> object:
-        """Return a job. Asked once: who follows a job asks again anyway."""
+        """Return a job. Sent once: callers poll."""
         return self._answer(lambda sdk: sdk.jobs.with_raw_response.retrieve(job_id), repeats=0)
 
     def jobs(self, status: Any) -> object:  # noqa: ANN401 - one of the SDK's words
@@ -106,7 +108,7 @@ class ScenarioApi:
         return self._answer(lambda sdk: sdk.jobs.with_raw_response.list(status=status, page_size=100))
 
     def cancel(self, job_id: str) -> object:
-        """End a job; the answer only acknowledges it. Asked once."""
+        """End a job; the answer only acknowledges it. Sent once."""
         return self._answer(lambda sdk: sdk.jobs.with_raw_response.trigger_action(job_id, action="cancel"), repeats=0)
 
     def asset(self, asset_id: str) -> object:
@@ -121,7 +123,7 @@ class ScenarioApi:
         """Close the kept connections."""
         self._sdk.close()
 
-    def _answer(self, ask: Ask, *, repeats: int = REPEATS) -> object:
+    def _answer(self, ask: SdkCall, *, repeats: int = REPEATS) -> object:
         """Return an answer's JSON as it is: the SDK's own types change what they do not know."""
         import httpx  # noqa: PLC0415 - comes with the SDK
         import scenario_sdk  # noqa: PLC0415 - as above
@@ -147,7 +149,7 @@ class ScenarioApi:
 def status_error(status: int, body: object, retry_after: str | None = None) -> RequestError:
     """Return the error of an answer with a status of 400 or above, with what it means, and Scenario's words."""
     is_of_server = status >= 500  # noqa: PLR2004 - HTTP's own
-    unknown = Meaning(ErrorCode.NETWORK, _AGAIN, is_transient=is_of_server)
+    unknown = StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=is_of_server)
     meaning = MEANINGS.get(status, unknown)
     said = words_of(body)
     kind = Unauthorized if status in {401, 403} else RequestError

@@ -66,7 +66,7 @@ def asset_ids_of(job: object) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Asset:
+class ScenarioAsset:
     """A picture at Scenario: where it is, and the seed that it was made with, where that is told."""
 
     asset_id: str
@@ -74,11 +74,11 @@ class Asset:
     seed: int | None
 
 
-def read_asset(answer: object) -> Asset | None:
+def read_asset(answer: object) -> ScenarioAsset | None:
     """Return the asset in the answer of a call, or None where it is none, or has no address."""
     match answer:
         case {"asset": {"id": str(asset_id), "url": str(url), **rest}} if asset_id and url:
-            return Asset(asset_id, url, _seed(rest.get("metadata")))
+            return ScenarioAsset(asset_id, url, _seed(rest.get("metadata")))
     return None
 
 

@@ -27,7 +27,7 @@ from comfy_client.providers.interface import (
 )
 from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
-from comfy_client.providers.submitted_requests import Asked, AskedJobs
+from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import metadata_text
 from comfy_core.contract import ErrorCode, ErrorReport, Fault, JsonObject
 from comfy_core.errors import invalid_input
@@ -39,7 +39,7 @@ from comfy_core.workflows import Graph, Workflow, is_link
 _SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")
 
 
-class PremadeProvider:
+class StockWorkerProvider:
     """A RunPod endpoint that runs worker-comfyui, or any worker that takes its requests."""
 
     name = "runpod"
@@ -48,10 +48,10 @@ class PremadeProvider:
     def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
         self._endpoint = endpoint
         self._workflows = workflows
-        self._asked = AskedJobs()
+        self._submitted = RequestCache()
 
     def __repr__(self) -> str:
-        return f"PremadeProvider({self._endpoint!r})"
+        return f"StockWorkerProvider({self._endpoint!r})"
 
     def __str__(self) -> str:
         return f"endpoint {self._endpoint.endpoint_id} at RunPod"
@@ -68,7 +68,7 @@ class PremadeProvider:
             rendered = replace(rendered, warnings=(*rendered.warnings, warning))
         body = stock_input(rendered, secrets.token_hex(4))
         status = self._endpoint.submit(GenerationRequest(body, request.options), wait_s)
-        self._asked.remember(status.job_id, Asked(asked, rendered))
+        self._submitted.remember(status.job_id, SubmittedRequest(asked, rendered))
         return _in_our_words(status)
 
     def status(self, job_id: str) -> JobStatus:
@@ -78,7 +78,7 @@ class PremadeProvider:
     def result(self, status: JobStatus) -> GenerationResult:
         """Return what a job made, encoded as it was asked for where this process asked for it."""
         result = read_result(status, self.name)
-        asked = self._asked.of(status.job_id)
+        asked = self._submitted.of(status.job_id)
         images = sorted((_with_seed(image) for image in result.images), key=_number)
         if asked is None:
             return replace(result, images=tuple(images), seed=images[0].seed if images else None)
@@ -192,7 +192,7 @@ def _number(image: GeneratedImage) -> int:
     return int(found[2]) if found else 0
 
 
-def _encoded(image: GeneratedImage, asked: Asked) -> tuple[GeneratedImage, str]:
+def _encoded(image: GeneratedImage, asked: SubmittedRequest) -> tuple[GeneratedImage, str]:
     """Return the picture as it was asked for, and a warning if it is not: worker-comfyui gives plain PNG alone."""
     found = _SEED.search(image.filename)
     text = {}

@@ -16,7 +16,7 @@ _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
 
 
-class RunPodProvider:
+class WorkerProvider:
     """A RunPod endpoint that runs this project's worker.
 
     Args:
@@ -34,7 +34,7 @@ class RunPodProvider:
         self.name = name
 
     def __repr__(self) -> str:
-        return f"RunPodProvider({self._endpoint!r})"
+        return f"WorkerProvider({self._endpoint!r})"
 
     def __str__(self) -> str:
         return f"endpoint {self._endpoint.endpoint_id} at RunPod"

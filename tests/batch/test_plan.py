@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from comfy_client.batch.plan import Plan, read_plan
+from bench.stage import ROOT
+from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.cli.batch import _toml
 from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
-from tests.stage import ROOT
 
 GAME: dict[str, Any] = {
     "game": "castle",
@@ -35,12 +35,12 @@ GAME: dict[str, Any] = {
 
 
 @pytest.fixture
-def plan_of(workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], Plan]:
+def plan_of(workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], AssetPlan]:
     """Read a plan."""
     return lambda data: read_plan(data, workflows)
 
 
-def test_a_file_becomes_requests(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+def test_a_file_becomes_requests(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """Template, style, defaults and variations make the requests; a chain stands behind what it starts from."""
     assets = {asset.path: asset for asset in plan_of(GAME).assets}
 
@@ -56,7 +56,7 @@ def test_a_file_becomes_requests(plan_of: Callable[[dict[str, Any]], Plan]) -> N
     assert (coin.kind, coin.input["width"], coin.input["steps"]) == ("ui", 128, 4)
 
 
-def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """It is the same in every run, and another for each asset."""
     once, again = plan_of(GAME), plan_of(GAME)
 
@@ -64,7 +64,7 @@ def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], Plan
     assert len({asset.input["seed"] for asset in once.assets}) == 4
 
 
-def test_a_changed_prompt_changes_itself_and_its_chain(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+def test_a_changed_prompt_changes_itself_and_its_chain(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """Digests say what is to be made anew."""
     changed = copy.deepcopy(GAME)
     changed["groups"]["entities"]["assets"][1]["who"] = "an old knight"
@@ -77,7 +77,7 @@ def test_a_changed_prompt_changes_itself_and_its_chain(plan_of: Callable[[dict[s
     }
 
 
-def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """`--type` leaves the others out, but not the source of a chain."""
     data = copy.deepcopy(GAME)
     data["groups"]["ui"]["assets"].append({"name": "portrait", "from": "entities/knight", "prompt": "a portrait"})
@@ -105,7 +105,7 @@ def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]
     ],
 )
 def test_a_wrong_file_says_where(
-    plan_of: Callable[[dict[str, Any]], Plan], change: Callable[[dict[str, Any]], object], words: tuple[str, ...]
+    plan_of: Callable[[dict[str, Any]], AssetPlan], change: Callable[[dict[str, Any]], object], words: tuple[str, ...]
 ) -> None:
     """Before anything is paid, the file is told its faults, each with its place."""
     data = copy.deepcopy(GAME)
@@ -116,7 +116,7 @@ def test_a_wrong_file_says_where(
     assert [word for word in words if word not in str(wrong.value)] == []
 
 
-def test_all_faults_come_at_once(plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+def test_all_faults_come_at_once(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """Nobody corrects a file fault by fault."""
     data = copy.deepcopy(GAME)
     data["groups"]["ui"]["assets"] = [{"name": "a", "prompt": "x", "from": "b"}, {"name": "c", "style": "none"}]
@@ -127,7 +127,7 @@ def test_all_faults_come_at_once(plan_of: Callable[[dict[str, Any]], Plan]) -> N
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*/assets.toml")), ids=lambda file: file.parent.name)
-def test_the_shipped_games_are_right(file: Path, plan_of: Callable[[dict[str, Any]], Plan]) -> None:
+def test_the_shipped_games_are_right(file: Path, plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """Each has entities, backgrounds and parts of the user interface, and a chain."""
     plan = plan_of(_toml(file))
 

@@ -6,8 +6,8 @@ import io
 import re
 
 from comfy_client.cli.progress import Lines
-from comfy_client.job import Queued, Running, Sampling, Unanswered, Waiting
-from tests.waiting import until
+from comfy_client.job import ProviderUnavailable, Queued, Running, Sampling, Waiting
+from simulators.waiting import until
 
 
 def test_each_change_of_state_is_a_line() -> None:
@@ -19,7 +19,7 @@ def test_each_change_of_state_is_a_line() -> None:
         Queued("job-1"),
         Waiting("cold", "1 worker is starting"),
         Waiting("cold", "1 worker is starting"),
-        Unanswered("RunPod did not respond"),
+        ProviderUnavailable("RunPod did not respond"),
         Running("w"),
         Sampling(1, 2, 1, 20, 2),
         Sampling(1, 2, 9, 20, 22),

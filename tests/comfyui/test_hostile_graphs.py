@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 import requests
 
-from comfy_client.providers.direct import ComfyUIProvider
+from comfy_client.providers.direct import DirectProvider
 from comfy_client.providers.interface import GenerationRequest
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
+from simulators.waiting import until
 from tests.comfyui.canaries import Canaries, leaks
 from tests.comfyui.file_trace import strays
 from tests.comfyui.hostile_graphs import Attack, Generator
 from tests.conftest import COMFYUI_URL
-from tests.waiting import until
 from worker.jobs import Control, Worker, run_job
 
 DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")
@@ -69,7 +69,7 @@ def send(
         yield lambda job_input: run_job(worker, {"id": "hostile", "input": job_input}, Control())
         server.close()
         return
-    provider = ComfyUIProvider(url, workflows, directory=directory)
+    provider = DirectProvider(url, workflows, directory=directory)
 
     def direct(job_input: dict[str, Any]) -> Mapping[str, Any]:
         status = provider.submit(GenerationRequest({**job_input, "timeout_s": JOB_S}), wait_s=4 * JOB_S)

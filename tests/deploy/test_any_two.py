@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.deploy.description import FLASHBOOT, find_faults, make_description
-from comfy_client.deploy.desired import Places, endpoint_creation, make_endpoint, make_template, template_creation
+from comfy_client.deploy.desired import ResourceIds, endpoint_creation, make_endpoint, make_template, template_creation
 from comfy_client.deploy.diff import changes_of, patch_of
 from comfy_client.prices import POOLS
 from simulators.runpod.rest import Account
@@ -56,12 +56,12 @@ def test_a_change_leads_from_any_description_to_any_other(
     assert find_faults(first) == find_faults(then) == []
     account = Account()
     old, new = make_description(first), make_description(then)
-    template_id = account.create_template(template_creation("flux", make_template(old, Places())))["id"]
-    body = make_endpoint(old, Places(), old.pools, {"SECRET_KEY": "1"})
+    template_id = account.create_template(template_creation("flux", make_template(old, ResourceIds())))["id"]
+    body = make_endpoint(old, ResourceIds(), old.pools, {"SECRET_KEY": "1"})
     endpoint_id = account.create_endpoint(endpoint_creation("flux", body, template_id))["id"]
     assert changes_of(body, account.endpoints[endpoint_id], ()) == ()
 
-    places = Places(registry, volume)
+    places = ResourceIds(registry, volume)
     for wanted, there, update in (
         (make_template(new, places), account.templates[template_id], account.update_template),
         (make_endpoint(new, places, new.pools, {}), account.endpoints[endpoint_id], account.update_endpoint),

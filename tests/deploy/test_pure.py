@@ -7,7 +7,7 @@ import json
 import pytest
 
 from comfy_client.deploy.description import SCHEMA, make_description
-from comfy_client.deploy.desired import Places, endpoint_creation, make_endpoint, make_template
+from comfy_client.deploy.desired import ResourceIds, endpoint_creation, make_endpoint, make_template
 from comfy_client.deploy.diff import HIDDEN, changes_of, patch_of
 from comfy_client.deploy.offers import make_offers
 from comfy_client.deploy.responses import api_error
@@ -35,7 +35,7 @@ FULL = make_description(
         "storage": {"data_centers": ["EU-RO-1"], "network_volume": "v"},
     }
 )
-ENDPOINT = make_endpoint(DESCRIPTION, Places(), DESCRIPTION.pools, {"B": "s3cret"})
+ENDPOINT = make_endpoint(DESCRIPTION, ResourceIds(), DESCRIPTION.pools, {"B": "s3cret"})
 
 
 def test_what_is_there_as_described_has_no_difference() -> None:
@@ -50,7 +50,7 @@ def test_what_is_there_as_described_has_no_difference() -> None:
 
 def test_secrets_stand_in_the_endpoint_alone() -> None:
     """A template may be shared; it has the plain variables."""
-    assert make_template(DESCRIPTION, Places())["env"] == {"A": "plain"}
+    assert make_template(DESCRIPTION, ResourceIds())["env"] == {"A": "plain"}
     assert ENDPOINT["env"] == {"A": "plain", "B": "s3cret"}
 
 
@@ -71,7 +71,7 @@ def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
     """Whatever RunPod calls its fields; what deploy.toml cannot set is shown only if somebody changed it."""
     tables = SCHEMA["properties"]
     keys = {f"{table}.{key}" for table, rule in tables.items() for key in rule.get("properties", {})} | tables.keys()
-    wanted = {**make_template(FULL, Places("r")), **make_endpoint(FULL, Places("r", "v"), ["ADA_24"], {})}
+    wanted = {**make_template(FULL, ResourceIds("r")), **make_endpoint(FULL, ResourceIds("r", "v"), ["ADA_24"], {})}
     created = {change.path: change.after for change in changes_of(wanted, None, {"A"}) if "env." not in change.path}
     there = {**wanted, "timeout": 1_800_000, "startSsh": True, "scaling": {**wanted["scaling"], "queueDelay": 9}}
     changed = [change.line for change in changes_of(wanted, there, {"A"})]

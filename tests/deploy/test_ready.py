@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from comfy_client.client import client_from_env
-from comfy_client.deploy.apply import NotReady, Patience, await_worker, client_variables, queue_url
+from comfy_client.deploy.apply import NotReady, ReadyTimeouts, await_worker, client_variables, queue_url
 from comfy_core.errors import RequestError
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 from tests.deploy.conftest import Desk
-from tests.fakes.scripted_worker import ScriptedWorker, pictured
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_cold_start_is_waited_for(empty: RunPodPlatform) -> None:
 
     empty.faults.cold_start(60)
     with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
-        await_worker(client.health, none_stale, Patience(30), tell)
+        await_worker(client.health, none_stale, ReadyTimeouts(30), tell)
 
     assert "a cold start" in told[0]
     assert "1 worker is idle" in told[-1]
@@ -48,7 +48,7 @@ def test_an_endpoint_without_workers_gets_its_job_all_the_same(empty: RunPodPlat
     """With a minimum of 0 a worker may come with the first job alone: so nobody waits for one for long."""
     told: list[str] = []
     with client_from_env(empty.client_env()) as client:
-        await_worker(client.health, none_stale, Patience(30, unasked=0.1), told.append)
+        await_worker(client.health, none_stale, ReadyTimeouts(30, unasked=0.1), told.append)
 
     assert "no worker yet" in told[0]
 
@@ -57,7 +57,7 @@ def test_no_gpu_in_time_is_an_outcome_of_its_own(empty: RunPodPlatform) -> None:
     """It ends with the reason, and the status of a wait that was over."""
     empty.faults.throttle_workers()
     with client_from_env(empty.client_env()) as client, pytest.raises(NotReady, match="no GPU of this kind") as caught:
-        await_worker(client.health, none_stale, Patience(0.5), lambda _: None)
+        await_worker(client.health, none_stale, ReadyTimeouts(0.5), lambda _: None)
 
     assert caught.value.exit_status == 5
 
@@ -67,7 +67,7 @@ def test_a_new_endpoint_may_be_unknown_for_a_while(empty: RunPodPlatform) -> Non
     told: list[str] = []
     empty.faults.answer("health", 404, times=2)
     with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
-        await_worker(client.health, none_stale, Patience(30), told.append)
+        await_worker(client.health, none_stale, ReadyTimeouts(30), told.append)
 
     assert "does not know the endpoint yet" in told[0]
 
@@ -75,7 +75,7 @@ def test_a_new_endpoint_may_be_unknown_for_a_while(empty: RunPodPlatform) -> Non
 def test_a_queue_that_refuses_is_an_error_at_once(empty: RunPodPlatform) -> None:
     """A key that may not use the endpoint does not become right by waiting."""
     with client_from_env({**empty.client_env(), "RUNPOD_API_KEY": "wrong"}) as client, pytest.raises(RequestError):
-        await_worker(client.health, none_stale, Patience(30), lambda _: None)
+        await_worker(client.health, none_stale, ReadyTimeouts(30), lambda _: None)
 
 
 def test_workers_of_the_old_settings_do_not_count(empty: RunPodPlatform) -> None:
@@ -84,7 +84,7 @@ def test_workers_of_the_old_settings_do_not_count(empty: RunPodPlatform) -> None
     told: list[str] = []
     with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
         empty.wait_until(lambda: empty.takes, 10)
-        await_worker(client.health, lambda: counts.pop(0), Patience(30), told.append)
+        await_worker(client.health, lambda: counts.pop(0), ReadyTimeouts(30), told.append)
 
     assert [line.split("  ")[-1] for line in told[:2]] == [
         "workers with the old settings: 2; RunPod replaces them",
@@ -96,7 +96,7 @@ def test_but_they_are_not_waited_for_for_ever(empty: RunPodPlatform) -> None:
     """One that stays busy ends no deployment."""
     with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
         empty.wait_until(lambda: empty.takes, 10)
-        await_worker(client.health, lambda: 1, Patience(30, stale=0.5), lambda _: None)
+        await_worker(client.health, lambda: 1, ReadyTimeouts(30, stale=0.5), lambda _: None)
 
 
 def test_a_deployment_looks_at_runpod_s_workers(desk: Desk) -> None:

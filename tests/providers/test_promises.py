@@ -20,16 +20,16 @@ from pathlib import Path
 import pytest
 
 import comfy_client
+from bench.stage import ROOT
 from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
-from comfy_client.job import Queued, Running, Unanswered
+from comfy_client.job import ProviderUnavailable, Queued, Running
 from comfy_client.providers.interface import JobOptions, JobState
 from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from tests.fakes.certificate import write_certificate
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
-from tests.stage import ROOT
 
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
 
@@ -310,5 +310,5 @@ def test_a_lost_poll_is_told_and_survived(platform: RunPodPlatform, client: Clie
     with ScriptedWorker(platform, pictured):
         told = list(job.events())
 
-    assert [type(each) for each in told[:3]] == [Queued, Unanswered, Unanswered]
+    assert [type(each) for each in told[:3]] == [Queued, ProviderUnavailable, ProviderUnavailable]
     assert any(isinstance(each, Running) for each in told)

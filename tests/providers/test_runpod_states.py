@@ -15,11 +15,11 @@ import pytest
 from comfy_client.client import Client, client_from_env
 from comfy_client.providers.interface import JobOptions, JobState
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
-from comfy_client.providers.worker import RunPodProvider
+from comfy_client.providers.worker import WorkerProvider
 from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
 
 OURS = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.", {"node_id": "3"})
 EXCEPTION = json.dumps(
@@ -369,7 +369,7 @@ def test_a_request_without_input_is_never_sent(platform: RunPodPlatform) -> None
 def test_an_empty_input_is_refused_whoever_checks_inputs(platform: RunPodPlatform) -> None:
     """The endpoint itself does not send it."""
     endpoint = RunPodEndpoint(platform.endpoint_id, platform.api_key, platform.base_url)
-    with Client(RunPodProvider(endpoint, {})) as client, pytest.raises(JobError) as info:
+    with Client(WorkerProvider(endpoint, {})) as client, pytest.raises(JobError) as info:
         client.run()
 
     assert info.value.code is ErrorCode.INVALID_INPUT

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from comfy_client.client import Client
-from comfy_client.job import Unanswered
+from comfy_client.job import ProviderUnavailable
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, Unauthorized
 from simulators.scenario import MODEL, ScenarioStandIn
@@ -111,7 +111,7 @@ def test_questions_are_asked_again(scenario: ScenarioStandIn, at_scenario: Clien
     scenario.faults.answer("picture", 503)
     told = [type(event) for event in job.events()]
 
-    assert told.count(Unanswered) >= 2
+    assert told.count(ProviderUnavailable) >= 2
     assert scenario.calls.count(GENERATE) == 1
     assert job.result().images
 

@@ -9,10 +9,10 @@ import pytest
 
 from comfy_client.client import client_from_env
 from comfy_client.providers import PROVIDERS, VARIABLES, provider_from_env
-from comfy_client.providers.direct import ComfyUIProvider
+from comfy_client.providers.direct import DirectProvider
 from comfy_client.providers.scenario import ScenarioProvider
-from comfy_client.providers.stock_worker import PremadeProvider
-from comfy_client.providers.worker import RunPodProvider
+from comfy_client.providers.stock_worker import StockWorkerProvider
+from comfy_client.providers.worker import WorkerProvider
 from comfy_core.errors import ConfigError
 
 RUNPOD = {"RUNPOD_API_KEY": "rpa_secret", "RUNPOD_ENDPOINT_ID": "ep1"}
@@ -40,11 +40,11 @@ class Watched(Mapping[str, str]):
 @pytest.mark.parametrize(
     ("environment", "kind", "read"),
     [
-        (RUNPOD, RunPodProvider, {"COMFYUI_ENDPOINT", "RUNPOD_COMFYUI_ENDPOINT_ID", *RUNPOD}),
-        ({**RUNPOD, "IMAGE_GENERATION_PROVIDER": "comfyui"}, RunPodProvider, {"COMFYUI_ENDPOINT", *RUNPOD}),
-        ({**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}, RunPodProvider, {"RUNPOD_API_KEY"}),
-        ({"COMFYUI_ENDPOINT": "http://127.0.0.1:8188"}, ComfyUIProvider, {"COMFYUI_ENDPOINT", "COMFYUI_DIR"}),
-        ({**RUNPOD, "IMAGE_GENERATION_PROVIDER": "runpod"}, PremadeProvider, set(RUNPOD)),
+        (RUNPOD, WorkerProvider, {"COMFYUI_ENDPOINT", "RUNPOD_COMFYUI_ENDPOINT_ID", *RUNPOD}),
+        ({**RUNPOD, "IMAGE_GENERATION_PROVIDER": "comfyui"}, WorkerProvider, {"COMFYUI_ENDPOINT", *RUNPOD}),
+        ({**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}, WorkerProvider, {"RUNPOD_API_KEY"}),
+        ({"COMFYUI_ENDPOINT": "http://127.0.0.1:8188"}, DirectProvider, {"COMFYUI_ENDPOINT", "COMFYUI_DIR"}),
+        ({**RUNPOD, "IMAGE_GENERATION_PROVIDER": "runpod"}, StockWorkerProvider, set(RUNPOD)),
         ({**SCENARIO, "IMAGE_GENERATION_PROVIDER": "scenario"}, ScenarioProvider, set(SCENARIO)),
     ],
 )
@@ -56,9 +56,9 @@ def test_the_environment_names_the_provider(environment: dict[str, str], kind: t
 
     assert read <= watched.read <= set(VARIABLES)
     assert (kind is ScenarioProvider) == any(name.startswith("SCENARIO") for name in watched.read)
-    if kind in {ComfyUIProvider, ScenarioProvider}:
+    if kind in {DirectProvider, ScenarioProvider}:
         assert not {name for name in watched.read if name.startswith("RUNPOD")}
-    if kind in {PremadeProvider, ScenarioProvider}:
+    if kind in {StockWorkerProvider, ScenarioProvider}:
         assert not {name for name in watched.read if "COMFYUI" in name}
 
 

@@ -1,4 +1,4 @@
-"""The shim as a Python class, without an HTTP server. Example:
+"""The shim as a Python class, without an HTTP server.
 
 with ScenarioShim.from_env() as shim:
     job = shim.generate_txt2img({"prompt": "a pixel art knight"})["job"]

@@ -27,7 +27,7 @@ from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, Status
 from comfy_client.gateway.scenario.output_assets import output_assets
-from comfy_client.job import Done, Event, JobStory, Queued, Running, Sampling, Unanswered, Waiting, backoff_s
+from comfy_client.job import Done, Event, JobPoller, ProviderUnavailable, Queued, Running, Sampling, Waiting, backoff_s
 from comfy_client.providers.interface import (
     GenerationRequest,
     GenerationResult,
@@ -226,11 +226,11 @@ class JobRunner:
                 self._start_cancel(job)
             # Start as if the job had just been submitted: RunPod may return 404 for some seconds
             # (docs/reference/runpod.md#job-states).
-            story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
-            events: AsyncIterator[Event] = coroutines.aiterate(story.events(LONGEST_S))
+            poller = JobPoller(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
+            events: AsyncIterator[Event] = coroutines.aiterate(poller.events(LONGEST_S))
             try:
                 async for event in events:
-                    if not isinstance(event, Queued | Unanswered):  # These are emitted without a response.
+                    if not isinstance(event, Queued | ProviderUnavailable):  # These are emitted without a response.
                         last_response_at = time.monotonic()
                     if isinstance(event, Done):
                         await self._store_result(job_id, event.result)
@@ -264,10 +264,10 @@ class JobRunner:
 
     async def _cancel_at_endpoint(self, job: ShimJob) -> None:
         """Cancel a job at the endpoint, with retries until the endpoint responds or the job has ended."""
-        story = JobStory(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
+        poller = JobPoller(self._provider, job.endpoint_id, JobStatus(job.endpoint_id, JobState.QUEUED))
         while self._job(job.id).phase is not Phase.ENDED:
             try:
-                await coroutines.arun(story.cancel())
+                await coroutines.arun(poller.cancel())
             except RequestError as error:
                 _log.warning("job %s could not be cancelled, will retry if the error is temporary: %s", job.id, error)
                 if not _is_temporary(error):

@@ -1,0 +1,153 @@
+"""The stock worker-comfyui: one graph for several pictures, and its results and errors in our words."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comfy_client.client import Client, client_from_env
+from comfy_client.providers.stock_worker import merged, stock_input
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+from comfy_core.request.reading import read_request
+from comfy_core.workflows import Workflow
+from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, png
+
+
+@pytest.fixture
+def client(platform: RunPodPlatform) -> Iterator[Client]:
+    """The client of a stock endpoint."""
+    with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}, timeout_s=20) as client:
+        yield client
+
+
+def stock(job: Body) -> Body:
+    """Answer as worker-comfyui does: a picture for each node that saves, in an order of its own, with no more said."""
+    graph = job["input"]["workflow"]
+    prefixes = [node["inputs"]["filename_prefix"] for node in graph.values() if node["class_type"] == "SaveImage"]
+    images = [
+        {key: value for key, value in entry(png(8, number)).items() if key in {"type", "data"}}
+        | {"filename": f"{prefix}_00001_.png"}
+        for number, prefix in enumerate(prefixes)
+    ]
+    return {"output": {"images": images[::-1]}}
+
+
+def rendered(workflows: Mapping[str, Workflow], **inputs: Any) -> Any:  # noqa: ANN401 - a Rendered
+    """Return what a request renders to."""
+    return read_request({"prompt": "a knight", **inputs}, workflows).render(lambda: 7)
+
+
+def test_several_pictures_become_one_graph(workflows: Mapping[str, Workflow]) -> None:
+    """Loaders and prompts stand once; what the seed changes, and all behind it, once a picture."""
+    graphs = rendered(workflows, num_images=3, seed=1).graphs
+    whole = merged(graphs)
+    kinds = [node["class_type"] for node in whole.values()]
+
+    assert kinds.count("UNETLoader") == kinds.count("VAELoader") == 1
+    assert kinds.count("KSampler") == kinds.count("VAEDecode") == kinds.count("SaveImage") == 3
+    seeds = [node["inputs"]["seed"] for node in whole.values() if node["class_type"] == "KSampler"]
+    assert seeds == [1, 2, 3]
+    for node in whole.values():
+        for value in node["inputs"].values():
+            assert not isinstance(value, list) or value[0] in whole
+
+
+def test_one_picture_is_its_own_graph(workflows: Mapping[str, Workflow]) -> None:
+    """Nothing is renamed where there is nothing to merge."""
+    [graph] = rendered(workflows, seed=1).graphs
+
+    assert merged([graph]) == graph
+
+
+def test_names_are_unique_and_carry_the_seed(workflows: Mapping[str, Workflow]) -> None:
+    """worker-comfyui never deletes a file, and gives no seed back."""
+    body = stock_input(rendered(workflows, num_images=2, seed=41), "0123abcd")
+    prefixes = {node["inputs"].get("filename_prefix") for node in body["workflow"].values()} - {None}
+
+    assert prefixes == {"flux-dev_seed41_0_0123abcd", "flux-dev_seed42_1_0123abcd"}
+    assert set(body) == {"workflow"}
+
+
+def test_pictures_come_in_order_with_seed_and_text(platform: RunPodPlatform, client: Client) -> None:
+    """In whatever order they arrive; encoded as they were asked for, with prompt and seed inside."""
+    with ScriptedWorker(platform, stock):
+        result = client.txt2img("a knight", seed=41, num_images=2)
+
+    assert [image.seed for image in result.images] == [41, 42]
+    assert [image.filename for image in result.images] == ["flux-dev_00001_.png"] * 2
+    assert [image.pil().getpixel((0, 0)) for image in result.images] == [(0, 0, 80), (1, 0, 80)]
+    assert "Seed" not in str(result.images[0].pil().text)  # type: ignore[attr-defined] # of PNG images
+    assert "seed: 42" in result.images[1].pil().text["parameters"]  # type: ignore[attr-defined] # of PNG images
+    assert (result.seed, result.workflow, result.inputs["num_images"]) == (41, "flux-dev-txt2img", 2)
+
+
+def test_the_format_is_made_here(platform: RunPodPlatform, client: Client) -> None:
+    """worker-comfyui gives PNG; the caller gets what was asked for."""
+    with ScriptedWorker(platform, stock):
+        image = client.txt2img("a knight", output_format="webp").image
+
+    assert (image.mime_type, image.filename) == ("image/webp", "flux-dev_00001_.webp")
+    assert Image.open(io.BytesIO(image.bytes)).format == "WEBP"
+
+
+def test_another_process_still_has_the_seed(platform: RunPodPlatform, client: Client) -> None:
+    """A job that is picked up by its id has its pictures and their seeds."""
+    with ScriptedWorker(platform, stock):
+        job_id = client.submit(prompt="a knight", seed=41, num_images=2).id
+        with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}) as other:
+            result = other.job(job_id).wait()
+
+    assert [image.seed for image in result.images] == [41, 42]
+    assert result.seed == 41
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("Workflow validation failed:\n• Node 30 (errors): …", ErrorCode.WORKFLOW_REJECTED),
+        ("Workflow execution error: Node Type: KSampler, Node ID: 3, Message: boom", ErrorCode.EXECUTION_FAILED),
+        (
+            "Workflow execution error: Node Type: KSampler, Node ID: 3, Message: CUDA out of memory",
+            ErrorCode.OUT_OF_MEMORY,
+        ),
+        ("ComfyUI server (127.0.0.1:8188) not reachable after multiple retries.", ErrorCode.COMFYUI_UNAVAILABLE),
+        ("Something of tomorrow", ErrorCode.UNRECOGNIZED),
+    ],
+)
+def test_its_errors_have_our_codes(platform: RunPodPlatform, client: Client, error: str, code: ErrorCode) -> None:
+    """Its words are kept, and told apart as far as they can be."""
+    failure = {"error": error, "output": {"details": ["x"]}}
+    with ScriptedWorker(platform, lambda _: failure), pytest.raises(JobError) as info:
+        client.txt2img("a knight")
+
+    assert info.value.code is code
+    assert info.value.report.message == error
+
+
+def test_a_run_that_saved_nothing_is_told(platform: RunPodPlatform, client: Client) -> None:
+    """`success_no_images` is no success."""
+    nothing = {"output": {"status": "success_no_images", "images": []}}
+    with ScriptedWorker(platform, lambda _: nothing), pytest.raises(JobError) as info:
+        client.txt2img("a knight")
+
+    assert info.value.code is ErrorCode.NO_OUTPUT
+
+
+def test_a_partial_result_warns(platform: RunPodPlatform, client: Client) -> None:
+    """Pictures beside errors are a result with warnings."""
+    with ScriptedWorker(platform, lambda job: {"output": {**stock(job)["output"], "errors": ["one node failed"]}}):
+        assert client.txt2img("a knight").warnings == ("one node failed",)
+
+
+def test_a_bucket_of_the_caller_is_refused(platform: RunPodPlatform, client: Client) -> None:
+    """What the stock worker cannot do is told before anything is sent."""
+    with pytest.raises(JobError, match="worker-comfyui"):
+        client.txt2img("a knight", delivery="s3")
+
+    assert platform.submissions == 0
