@@ -21,7 +21,7 @@ from comfy_client.graph_files import Source, beyond_limits, graph_files, is_play
 from comfy_client.graphs import Graph, graph_faults, has_nodes, left_out, with_links, with_random_seeds
 from comfy_client.images import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
 from comfy_client.places import Target, overridden
-from comfy_client.prompt_syntax import syntax_warnings
+from comfy_client.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_client.spellings import as_number, respelled
 from comfy_client.template_overrides import read_overrides
 from comfy_client.validation import Suggestions, filled, path_of, plain, schema_faults
@@ -286,7 +286,7 @@ def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> 
         broken, notes_of_nodes = left_out(graph)
         pictures, lost, notes_of_files = graph_files(graph, named(value.get("images")), written)
         faults = _merged(faults, [*unreached, *broken, *lost])
-        warnings += [*notes, *notes_of_nodes, *notes_of_files]
+        warnings += [*notes, *notes_of_nodes, *notes_of_files, *graph_warnings(graph)]
         overrides = {
             place: target.get(graph) if path_of(["overrides", place]) in pictures else overrides[place]
             for place, target in written.items()

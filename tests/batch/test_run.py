@@ -264,7 +264,8 @@ def test_a_full_disk_loses_nothing(platform: RunPodPlatform, file: Path, tmp_pat
         filler = disk / "filler"
 
         def answer(job: Body) -> Body:
-            filler.write_bytes(bytes(shutil.disk_usage(disk).free) if not filler.exists() else b"")
+            if not filler.exists():
+                filler.write_bytes(bytes(shutil.disk_usage(disk).free))
             return pictured(job)
 
         with ScriptedWorker(platform, answer):
