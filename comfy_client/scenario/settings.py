@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from comfy_client.errors import ConfigError
+from comfy_client.http import is_base_url
 from comfy_client.prices import AS_OF, DEFAULT_POOL, POOLS
 
 
@@ -73,10 +74,19 @@ class ShimVariable:
 
 def _pairs(text: str) -> dict[str, str]:
     """Return `key:secret` pairs, separated by commas."""
-    pairs = dict(pair.strip().partition(":")[::2] for pair in text.split(",") if pair.strip())
-    if not all(key and secret for key, secret in pairs.items()):
+    listed = [pair.strip().partition(":")[::2] for pair in text.split(",") if pair.strip()]
+    if not all(key and secret for key, secret in listed):
         raise ValueError("must be key:secret, several separated by commas")
+    pairs = dict(listed)
+    if len(pairs) < len(listed):
+        raise ValueError("has one key twice: each key has one secret")
     return pairs
+
+
+def _public_url(text: str) -> str:
+    if text and not is_base_url(text):
+        raise ValueError("must be an address like https://shim.example, without user name, password or query")
+    return text.rstrip("/")
 
 
 def _tokens(text: str) -> tuple[str, ...]:
@@ -169,7 +179,7 @@ VARIABLES: tuple[ShimVariable, ...] = (
         "The address at which callers reach the shim, for pictures' addresses. Absent: the one that a call came to.",
         "",
         "public_url",
-        lambda text: text.rstrip("/"),
+        _public_url,
     ),
     ShimVariable(
         "SCENARIO_SHIM_URL_SECRET",
