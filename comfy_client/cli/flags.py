@@ -122,6 +122,27 @@ def seconds(text: str) -> float:
     return value
 
 
+def price(text: str) -> float:
+    """Return the price that a flag's text is. Raises argparse.ArgumentTypeError."""
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """Return the whole number from 1 that a flag's text is. Raises argparse.ArgumentTypeError."""
+    value = whole_number(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text!r}")
+    return value
+
+
+def is_address(text: str) -> bool:
+    """Return whether a path is an address, as `https://host/x.png`."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
+
+
 def port(text: str) -> int:
     """Return the port that a flag's text is. Raises argparse.ArgumentTypeError."""
     value = whole_number(text)

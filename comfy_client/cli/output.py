@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import mimetypes
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 
-from comfy_client.cli.flags import Flag, UsageError
+from comfy_client.cli.flags import Flag, UsageError, is_address
 from comfy_client.cli.screen import Screen
 from comfy_client.contract import ENVELOPE, ErrorCode, ErrorReport
 from comfy_client.errors import ComfyClientError
@@ -71,7 +70,7 @@ def checked_output(text: str, screen: Screen, *, is_forced: bool = False) -> Out
                 "-o - would write a picture's bytes to the terminal. Nothing was sent. Use -o FILE, or a pipe"
             )
         return Output("-", Path(), is_folder=True)
-    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
+    if is_address(text):
         raise UsageError(f"-o {text} is an address, and pictures go to files. Nothing was sent")
     path = _home(Path(text))
     is_folder = text.endswith(("/", os.sep)) or _is_dir(path)
