@@ -38,7 +38,7 @@ GRAPH = {
             ["txt2img", "x", "--execution-timeout", "1"],
             ["--execution-timeout must be from 5 s to 604,800 s (7 days), not 1.0"],
         ),
-        (["txt2img", "x", "--webhook", "ftp://x"], ["--webhook must be an https address"]),
+        (["txt2img", "x", "--webhook", "ftp://x"], ["--webhook must be an https URL"]),
         (
             ["txt2img", "x", "--steps", "0", "--guidance", "99"],
             ["--steps must be at least 1, not 0", "--guidance must be at most 30, not 99.0"],
@@ -119,7 +119,7 @@ def test_help_is_had_in_each_way(shell: Shell) -> None:
         ({}, "RunPod console > Settings > API Keys"),
         ({}, "COMFYUI_ENDPOINT=http://127.0.0.1:8188"),
         ({}, "comfy-client simulate"),
-        ({"COMFYUI_URL": "http://127.0.0.1:8188"}, "COMFYUI_URL is the worker's variable"),
+        ({"COMFYUI_URL": "http://127.0.0.1:8188"}, "COMFYUI_URL is a variable of the worker"),
         ({"IMAGE_GENERATION_PROVIDER": "runpod"}, "IMAGE_GENERATION_PROVIDER=comfyui"),
         ({"RUNPOD_API_KEY": "k"}, "RUNPOD_COMFYUI_ENDPOINT_ID"),
     ],
