@@ -25,16 +25,16 @@ from comfy_core.http import HttpApi
 from comfy_core.images import child_process
 from comfy_core.workflows import load_workflows
 from worker import local_results, logs
-from worker.attempt import Attempt, Service, make_threads
 from worker.boot import Boot
 from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing
-from worker.conceal import conceal
 from worker.disk import full_disk, temporary_folder
+from worker.job_execution import JobExecution, Service, make_threads
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle
-from worker.platform import Platform, secure_local_api
+from worker.process_memory import protect_process_memory
 from worker.progress import ProgressSender
+from worker.runpod_api import RunPodWorkerApi, secure_local_api
 from worker.settings import Settings
 
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
@@ -76,7 +76,7 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
         sender = None
         if post_progress is not None:
             sender = ProgressSender(lambda progress: post_progress(job, progress))
-        attempt = Attempt(service, job, sender.report if sender else lambda _: None)
+        attempt = JobExecution(service, job, sender.report if sender else lambda _: None)
         try:
             return await _outcome(service, attempt)
         finally:
@@ -86,7 +86,7 @@ def make_handler(service: Service, post_progress: PostProgress | None = None) ->
     return handler
 
 
-async def _outcome(service: Service, attempt: Attempt) -> JsonObject:
+async def _outcome(service: Service, attempt: JobExecution) -> JsonObject:
     """Return what comes of a job, also if no thread is free for it, or its own does not end."""
     if error := service.comfyui.refusal():
         attempt.end()
@@ -95,7 +95,7 @@ async def _outcome(service: Service, attempt: Attempt) -> JsonObject:
     running = asyncio.wrap_future(in_thread)
     try:
         while not (await asyncio.wait({running}, timeout=_POLL_S))[0]:
-            if error := attempt.abandoned():
+            if error := attempt.abandon_error():
                 answer = attempt.failed(error)
                 attempt.cancelled.set()
                 if in_thread.cancel():
@@ -146,11 +146,11 @@ def main() -> None:
     times = BootTimes()
     times.note("python")
     try:
-        is_concealed = conceal()
+        is_protected = protect_process_memory()
         settings = Settings.from_env(os.environ)
         worker = make_worker(settings)
         logs.configure(settings.log_level)
-        if settings.comfyui_is_ours and not is_concealed:
+        if settings.comfyui_is_ours and not is_protected:
             log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")
         times.note("settings")
         boot = Boot(
@@ -200,7 +200,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
 
     if _is_on_platform(settings):
         runpod.serverless.register_fitness_check(finish_boot)
-        platform = Platform(settings.concurrency, service.lifecycle)
+        platform = RunPodWorkerApi(settings.concurrency, service.lifecycle)
         posting = make_handler(service, platform.post_progress)
         # In the SDK's running loop, after it has installed its own signal handlers.
         runpod.serverless.start(platform.configured(posting, on_start=service.lifecycle.handle_signals))

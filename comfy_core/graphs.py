@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from comfy_core.contract import EXPORT_MENU, MAX_FAULTS, Fault, JsonObject
+from comfy_core.request.spellings import as_number
 from comfy_core.validation import path_of, shown
 
 Graph: TypeAlias = dict[str, Any]
@@ -22,6 +23,13 @@ EDITOR_NODES = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "S
 """Class types that exist only in ComfyUI's editor."""
 _GROUP_NODE = re.compile(r"workflow[/>]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
 """Class types of group nodes and of subgraphs, which an export takes apart."""
+_SEEDS = {
+    "KSampler": "seed",
+    "KSamplerAdvanced": "noise_seed",
+    "SamplerCustom": "noise_seed",
+    "RandomNoise": "noise_seed",
+}
+"""Samplers of ComfyUI's own, and the input that is their seed."""
 _OUTPUT_NODE = re.compile(
     r"(?!load)(.*(save|preview|export|write|upload|output|send|show|display|view))", re.IGNORECASE
 )
@@ -109,14 +117,17 @@ def _editor_only(class_type: str) -> str:
 
 
 def with_links(graph: Graph) -> None:
-    """Write every link of `graph` as `["1", 0]`. Other spellings are `[1, 0]`, `["1", "0"]` and `["1", 0.0]`.
+    """Write every link of `graph` as `["1", 0]`, and every wrapped value as itself.
 
-    ComfyUI reads every list of two as a link, so such a list is one if it begins with the id of a node.
+    Other spellings of a link are `[1, 0]`, `["1", "0"]` and `["1", 0.0]`. ComfyUI reads every list of two as a link, so
+    such a list is one if it begins with the id of a node. It reads `{"__value__": 5}` as 5.
     """
     for node in graph.values():
         inputs = node["inputs"]
         for name, value in inputs.items():
             match value:
+                case {"__value__": str() | int() | float() as wrapped}:
+                    inputs[name] = wrapped
                 case [str() | int() | float() as node_id, int() | float() | str() as slot] if not is_link(value):
                     link = [_whole(node_id), _whole(slot)]
                     if link[0] in graph and link[1].isdecimal() and len(link[1]) < 4:  # noqa: PLR2004 - a slot is small
@@ -126,6 +137,19 @@ def with_links(graph: Graph) -> None:
 def _whole(value: str | float) -> str:
     """Return a number without its `.0`, as text."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def with_random_seeds(graph: Graph, random_seed: Callable[[], int]) -> list[str]:
+    """Write a drawn seed in place of each -1 in a node of ComfyUI's own, which refuse it; return a warning for each."""
+    warnings = []
+    for node_id, node in graph.items():
+        name = _SEEDS.get(node["class_type"], "")
+        if as_number(node["inputs"].get(name)) == -1:
+            node["inputs"][name] = random_seed()
+            warnings.append(
+                f"{path_of(['workflow', node_id, 'inputs', name])}: was -1; {node['inputs'][name]} was drawn"
+            )
+    return warnings
 
 
 def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:

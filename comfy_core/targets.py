@@ -12,6 +12,9 @@ from comfy_core.contract import MAX_FAULTS, Fault
 from comfy_core.graphs import Graph, is_link, title_of
 from comfy_core.validation import Suggestions, path_of, shown
 
+_INPUTS = "inputs."
+_NO_INPUT = re.compile(r"(class_type|inputs|_meta)(\.|$)")
+"""What a node has in ComfyUI's JSON beside its inputs."""
 _MAX_DOTS = 16
 """Dots of a place that may end its node: each is tried, from the last to the first."""
 
@@ -67,6 +70,10 @@ class Places:
         """Return the input that `place` names, as `target` does; the node need not have it yet."""
         node_id, name = self._split(place)
         inputs = self._graph[node_id]["inputs"]
+        if name not in inputs and name.startswith(_INPUTS):  # a place as ComfyUI's JSON has it: `12.inputs.width`
+            name = name.removeprefix(_INPUTS) or name
+        if name not in inputs and _NO_INPUT.match(name):
+            raise LookupError(f"{shown(name)} is no input of a node, and an override sets inputs alone")
         head, dot, last = name.rpartition(".")
         if name in inputs or not (dot and head in inputs and re.fullmatch("[0-9]{1,4}", last)):
             return Target(node_id, name)
@@ -95,8 +102,8 @@ class Places:
                     ids = ", ".join(map(shown, named[:8]))
                     raise LookupError(f"{len(named)} nodes are titled {shown(node)}; use an id: {ids}")
                 return named[0], name
-        head, dot, _ = place.rpartition(".")
-        if not dot:
+        head, dot, last = place.rpartition(".")
+        if not (dot and head and last):
             raise LookupError(f'{shown(place)} names no input; write "Node title.input" or "12.input"')
         near = self._suggestions.nearest(head, [*self._graph, *self._titled])
         raise LookupError(f"the graph has no node {shown(head)}{near}")

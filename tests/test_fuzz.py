@@ -29,7 +29,7 @@ from comfy_core.workflows import default_directory, load_workflows, render
 from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
 from simulators.comfyui.node_table import NODE_TYPES
-from worker.attempt import Service
+from worker.job_execution import Service
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 

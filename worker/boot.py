@@ -16,13 +16,13 @@ from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow, render
 from worker.boot_times import BootTimes
 from worker.comfyui_environment import comfyui_environment
-from worker.comfyui_process import ComfyProcess, ModelsMissing, Patience, await_ready
-from worker.launch_flags import HELP_TIMEOUT_S, ask_flags, comfyui_command
+from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, await_ready
+from worker.launch_flags import HELP_TIMEOUT_S, comfyui_command, query_flags
 from worker.models.listing import default_list, read_models
-from worker.models.manager import ModelSupply
+from worker.models.manager import ModelManager
 from worker.models.source import Hub
 from worker.settings import Settings
-from worker.supervision import RemoteComfyUI, Supervised
+from worker.supervision import ManagedComfyUI, RemoteComfyUI
 
 WARMUP_WORKFLOW = "flux-dev-txt2img"
 WARMUP_INPUTS = {"prompt": "warm-up", "width": 256, "height": 256, "steps": 1, "seed": 0}
@@ -36,7 +36,7 @@ PATHS_CONFIG = "worker/extra_model_paths.yaml"
 log = logging.getLogger(__name__)
 
 
-def models_of(workflows: Mapping[str, Workflow]) -> list[str]:
+def required_models(workflows: Mapping[str, Workflow]) -> list[str]:
     """Return the files that the workflows load, as `folder/file`."""
     return sorted({model for workflow in workflows.values() for model in workflow.schema.get("x-models", ())})
 
@@ -87,14 +87,14 @@ class Boot:
         self._environment = environment
         self._on_lost = on_lost
         self._times = times
-        self._supply: ModelSupply | None = None
+        self._supply: ModelManager | None = None
         self._missing: ModelsMissing | None = None
         self.process: ComfyProcess | None = None
         """The worker's own ComfyUI, once it was started."""
         self._remote = RemoteComfyUI(settings.comfyui_url, settings.hung_after_s)
 
     @property
-    def comfyui(self) -> Supervised:
+    def comfyui(self) -> ManagedComfyUI:
         """The ComfyUI as the jobs see it: the worker's own, or the one at COMFYUI_URL."""
         return self.process or self._remote
 
@@ -119,12 +119,12 @@ class Boot:
         settings = self._settings
         make_data_folders(data)
         hub = Hub.from_env(self._environment) if settings.fetch_models else Hub()
-        supply = ModelSupply(settings, models_of(self._workflows), read_models(default_list()), hub)
+        supply = ModelManager(settings, required_models(self._workflows), read_models(default_list()), hub)
         self._supply = supply
         environment = comfyui_environment(self._environment, settings.comfyui_environment)
         help_timeout_s = min(HELP_TIMEOUT_S, settings.ready_timeout_s)
         with ThreadPoolExecutor(1) as threads:
-            asked = threads.submit(ask_flags, settings, environment, help_timeout_s)
+            asked = threads.submit(query_flags, settings, environment, help_timeout_s)
             try:
                 supply.begin()
             except ModelsMissing as missing:
@@ -141,7 +141,7 @@ class Boot:
             settings, flags, data / PATHS_CONFIG, data / FRONT_END, is_on_volume=supply.is_on_volume
         )
         log.debug("ComfyUI's command: %s", command)
-        wait = partial(await_ready, self._server, models_of(self._workflows), settings.ready_timeout_s)
+        wait = partial(await_ready, self._server, required_models(self._workflows), settings.ready_timeout_s)
         process = ComfyProcess(
             command,
             directory,
@@ -149,7 +149,7 @@ class Boot:
             settings.comfyui_url,
             wait,
             self._on_lost,
-            Patience(hung_s=settings.hung_after_s),
+            KillTimeouts(hung_s=settings.hung_after_s),
         )
         process.start()
         self.process = process
@@ -187,7 +187,7 @@ class Boot:
         if self._missing is not None:
             raise self._missing
         if self.process is None or self._supply is None:
-            models = models_of(self._workflows)
+            models = required_models(self._workflows)
             await_ready(self._server, models, self._settings.ready_timeout_s, lambda: None)
             self._remote.start()
             return
@@ -197,11 +197,11 @@ class Boot:
         self.process.await_start()
 
     def _warm_up(self) -> None:
-        use = self.comfyui.begin_use(is_shared=False)
-        self.comfyui.note_queued(use)
+        lease = self.comfyui.begin_lease(is_shared=False)
+        self.comfyui.note_queued(lease)
         limits = Limits(timeout_s=WARMUP_TIMEOUT_S, queue_timeout_s=WARMUP_TIMEOUT_S)
         graphs = render(self._workflows[WARMUP_WORKFLOW], WARMUP_INPUTS)
         try:
-            run_graphs(self._server, graphs, [], limits, lambda: self.comfyui.failure_of(use))
+            run_graphs(self._server, graphs, [], limits, lambda: self.comfyui.failure_of(lease))
         finally:
-            self.comfyui.end_use(use)
+            self.comfyui.end_lease(lease)

@@ -13,7 +13,7 @@ import threading
 from typing import IO
 
 from comfy_core.comfyui.responses import without_paths
-from worker.uses import Use
+from worker.leases import Lease
 
 KEPT_LINES = 100
 SHOWN_LINES = 20
@@ -56,9 +56,11 @@ class ComfyLog:
             first = self._count - len(kept)
         return [cleaned(line) for line in kept[max(0, since - first) :]]
 
-    def shown(self, use: Use) -> list[str]:
+    def excerpt_for(self, lease: Lease) -> list[str]:
         """Return what an error for the job of `use` may show."""
-        return [] if use.is_shared else [line[:SHOWN_CHARACTERS] for line in self.lines(use.first_line)[-SHOWN_LINES:]]
+        return (
+            [] if lease.is_shared else [line[:SHOWN_CHARACTERS] for line in self.lines(lease.first_line)[-SHOWN_LINES:]]
+        )
 
 
 def cleaned(line: str) -> str:

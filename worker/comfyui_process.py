@@ -28,8 +28,8 @@ from comfy_core.comfyui.server import CALL_TIMEOUT_S, ComfyServer
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from worker.comfyui_log import SHOWN_LINES
-from worker.supervision import Cause, Death, Supervision
-from worker.uses import Use
+from worker.leases import Lease
+from worker.supervision import Cause, ComfyUISupervisor, Death
 from worker.watchdog import HUNG_S, Watchdog
 
 _STUCK_POLL_S = 0.5
@@ -45,7 +45,7 @@ class ModelsMissing(Exception):  # noqa: N818 - a state of the machine, reported
 
 
 @dataclass(frozen=True)
-class Patience:
+class KillTimeouts:
     """How long ComfyUI is left alone before it is killed.
 
     Attributes:
@@ -96,7 +96,7 @@ def await_ready(
         time.sleep(_POLL_S)
 
 
-class ComfyProcess(Supervision):
+class ComfyProcess(ComfyUISupervisor):
     """The ComfyUI of this worker. `start` it before use, `stop` it at the end.
 
     Args:
@@ -106,7 +106,7 @@ class ComfyProcess(Supervision):
         url: where it answers.
         await_ready: returns when it is ready; it is given a function that returns the error of one that has ended.
         on_lost: called when it died and stayed dead.
-        patience: how long it is left alone.
+        kill_timeouts: how long it is left alone.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class ComfyProcess(Supervision):
         url: str,
         await_ready: Callable[[Callable[[], JobError | None]], None],
         on_lost: Callable[[], None],
-        patience: Patience = Patience(),
+        kill_timeouts: KillTimeouts = KillTimeouts(),
     ) -> None:
         super().__init__()
         self._command = list(command)
@@ -126,7 +126,7 @@ class ComfyProcess(Supervision):
         self._url = url
         self._await_ready = await_ready
         self._on_lost = on_lost
-        self._patience = patience
+        self._kill_timeouts = kill_timeouts
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
         self._killed_for: Death | None = None
@@ -164,18 +164,18 @@ class ComfyProcess(Supervision):
         """Return the error for every job once ComfyUI is lost."""
         return _error("ComfyUI died and could not be started again") if self.is_lost else None
 
-    def await_use(self, stop: Callable[[], JobError | None]) -> None:
+    def await_available(self, stop: Callable[[], JobError | None]) -> None:
         """Return when ComfyUI can be used: at once, or after its restart. Raises JobError if it cannot any more."""
         while not self._ready.wait(_POLL_S):
             error = stop() or self.refusal()
             if error is not None:
                 raise error
 
-    def was_ended(self, use: Use) -> bool:
+    def was_ended(self, lease: Lease) -> bool:
         """Whether the process that the job used has ended, and its queue with it."""
-        return self.deaths != use.deaths
+        return self.deaths != lease.deaths
 
-    def abandoned(self, _use: Use | None) -> None:
+    def abandon_error(self, _lease: Lease | None) -> None:
         """No thread waits for long: a ComfyUI that hangs is killed, which ends every call to it."""
 
     def note_success(self) -> None:
@@ -187,15 +187,15 @@ class ComfyProcess(Supervision):
 
         Returns at once. ComfyUI is then started again, as after any death.
         """
-        if lingering := server.lingering:
-            arguments = (server, lingering, self.deaths)
+        if stuck_prompts := server.stuck_prompts:
+            arguments = (server, stuck_prompts, self.deaths)
             threading.Thread(target=self._kill_stuck, args=arguments, name="comfyui-stuck", daemon=True).start()
 
-    def _kill_stuck(self, server: ComfyServer, lingering: frozenset[str], deaths: int) -> None:
-        deadline = time.monotonic() + self._patience.stuck_s
+    def _kill_stuck(self, server: ComfyServer, stuck_prompts: frozenset[str], deaths: int) -> None:
+        deadline = time.monotonic() + self._kill_timeouts.stuck_s
         while self.deaths == deaths and time.monotonic() < deadline:
             with contextlib.suppress(RequestError):
-                if not lingering & server.queue_state()[0]:
+                if not stuck_prompts & server.queue_state()[0]:
                     return
             time.sleep(_STUCK_POLL_S)
         child = self._child
@@ -239,7 +239,7 @@ class ComfyProcess(Supervision):
         return child
 
     def _note_ready(self, child: subprocess.Popen[str]) -> None:
-        watchdog = Watchdog(self._url, self._patience.hung_s, child.pid)
+        watchdog = Watchdog(self._url, self._kill_timeouts.hung_s, child.pid)
         self._watchdog = watchdog
         threading.Thread(target=self._kill_hung, args=(child, watchdog), name="comfyui-watchdog", daemon=True).start()
         self._ready.set()
@@ -247,19 +247,19 @@ class ComfyProcess(Supervision):
     def _kill_hung(self, child: subprocess.Popen[str], watchdog: Watchdog) -> None:
         if watchdog.await_hang(lambda: child.poll() is not None or self._stopping.is_set()):
             log.error("ComfyUI has not answered for %.0f s; killing it", watchdog.unanswered_s)
-            self._kill(child, Death(Cause.HUNG, self._uses.running()))
+            self._kill(child, Death(Cause.HUNG, self._leases.running()))
 
     def _watch(self, child: subprocess.Popen[str]) -> None:
         """Wait for the death of `child`, start it again once, and wait again, until it is lost or was stopped."""
         while True:
             status = child.wait()
             self._ready.clear()
-            death = self._killed_for or Death(Cause.DIED, self._uses.running())
+            death = self._killed_for or Death(Cause.DIED, self._leases.running())
             self._killed_for = None
             _end_group(child, 0)
             self._reader.join(_LAST_WORDS_S)
             self._deaths.append(death)
-            self._uses.forget_ended()
+            self._leases.forget_ended()
             if self._stopping.is_set():
                 return
             log.error("ComfyUI died with status %d", status)

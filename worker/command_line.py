@@ -1,4 +1,4 @@
-"""What this package's commands share: a parser whose refusal is a ConfigError, and a log that is shown meanwhile."""
+"""Shared by this package's commands: an ArgumentParser that raises ConfigError, and a temporary log handler."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import NoReturn
 from comfy_core.errors import ConfigError
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises ConfigError, with the usage, where others end the process."""
+class ConfigErrorParser(argparse.ArgumentParser):
+    """An ArgumentParser that raises ConfigError, with the usage, instead of exiting the process."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""
@@ -20,8 +20,8 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextlib.contextmanager
-def shown(name: str, handler: logging.Handler, level: int) -> Iterator[None]:
-    """Have the logger `name` write to `handler` from `level` on, for as long as the context lasts."""
+def logging_to(name: str, handler: logging.Handler, level: int) -> Iterator[None]:
+    """Attach `handler` to the logger `name`, at `level`, while the context lasts."""
     log = logging.getLogger(name)
     log.addHandler(handler)
     log.setLevel(level)

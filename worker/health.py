@@ -14,8 +14,8 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from worker.address import comfyui_url
-from worker.conceal import conceal
 from worker.disk import MIN_FREE_BYTES, full_disk, temporary_folder
+from worker.process_memory import protect_process_memory
 
 TIMEOUT_S = 5.0
 
@@ -62,5 +62,5 @@ def problem_of(url: str, timeout_s: float) -> str:
 
 
 if __name__ == "__main__":
-    conceal()  # the container's secrets are in its environment
+    protect_process_memory()  # the container's secrets are in its environment
     sys.exit(main(os.environ, sys.stdout))

@@ -24,12 +24,12 @@ from comfy_core.request.reading import Rendered, Request, read_request
 from comfy_core.safe_fetch import FetchRules
 from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
-from worker.job_end import JobEnd, without_comfyui
-from worker.result_packer import Delivery
+from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
+from worker.result_packer import ResultPacker
 
 log = logging.getLogger(__name__)
 
-Deliver: TypeAlias = Callable[[JobOutputs, JsonObject], tuple[list[JsonObject], list[JsonObject]]]
+PackResult: TypeAlias = Callable[[JobOutputs, JsonObject], tuple[list[JsonObject], list[JsonObject]]]
 """Returns the entries of a job's images and other files, from them and the rest of the result."""
 
 
@@ -52,11 +52,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Control:
-    """Hooks for one job: what ends it early, a progress callback, its turn to queue prompts, a call once they ran."""
+    """Hooks for one job: what ends it early, a progress callback, its ticket to queue prompts, a call once they ran."""
 
     stop: Callable[[], JobError | None] = lambda: None
     observe: Observe = lambda _: None
-    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+    ticket: AbstractContextManager[object] = field(default_factory=nullcontext)
     note_run: Callable[[], None] = lambda: None
 
 
@@ -66,19 +66,21 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     request = read_request(job.get("input"), worker.workflows)
     bucket = _check_permitted(worker, request, job)
     timeout_s = min(request.timeout_s or worker.job_timeout_s, worker.job_timeout_s)
-    intake_end = JobEnd(control.stop, begun_at, begun_at + timeout_s, "its pictures were not fetched and decoded")
+    intake_end = PhaseDeadline(
+        control.stop, begun_at, begun_at + timeout_s, "its pictures were not fetched and decoded"
+    )
     rendered = intake.rendered(request, worker.fetch_rules, intake_end.check)
     log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
-    hooks = Hooks(control.observe, control.turn)
+    hooks = Hooks(control.observe, control.ticket)
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
     control.note_run()
     encode_from = time.monotonic()
     started_at = encode_from - run.execute_s - run.fetch_s
     # A ComfyUI that dies now takes nothing of this job with it.
-    stop = without_comfyui(control.stop)
-    encode_end = JobEnd(stop, started_at, math.inf, "its pictures were not encoded")
-    store_end = JobEnd(stop, started_at, started_at + timeout_s, "the bucket had not taken all results")
+    stop = ignoring_comfyui_death(control.stop)
+    encode_end = PhaseDeadline(stop, started_at, math.inf, "its pictures were not encoded")
+    store_end = PhaseDeadline(stop, started_at, started_at + timeout_s, "the bucket had not taken all results")
 
     def deliver(outputs: JobOutputs, beside: JsonObject) -> tuple[list[JsonObject], list[JsonObject]]:
         check = store_end.at_least(worker.store_s).check
@@ -114,15 +116,15 @@ def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -
 
 def _delivery(
     worker: Worker, request: Request, bucket: Bucket | None, job_id: str, check: Callable[[], None]
-) -> Delivery:
+) -> ResultPacker:
     if bucket is None:
-        return Delivery(request.delivery, worker.max_result_bytes, None, worker.image_fields)
+        return ResultPacker(request.delivery, worker.max_result_bytes, None, worker.image_fields)
     client = cache(bucket.client)  # made only where something is stored
 
     def put(output: Output) -> str:
         return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
 
-    return Delivery(request.delivery, worker.max_result_bytes, put, worker.image_fields)
+    return ResultPacker(request.delivery, worker.max_result_bytes, put, worker.image_fields)
 
 
 def _result(
@@ -131,7 +133,7 @@ def _result(
     rendered: Rendered,
     run: RunResult,
     check: Callable[[], None],
-    deliver: Deliver,
+    deliver: PackResult,
 ) -> JsonObject:
     """Return the result. If it is too large, it is made again without metadata in its pictures' files."""
     try:
@@ -150,7 +152,7 @@ def _delivered(
     rendered: Rendered,
     run: RunResult,
     outputs: JobOutputs,
-    deliver: Deliver,
+    deliver: PackResult,
 ) -> JsonObject:
     result: JsonObject = {
         "workflow": rendered.workflow,

@@ -46,7 +46,9 @@ _WEBSOCKET_NODE = "websocket_image_save"
 log = logging.getLogger(__name__)
 
 
-def ask_flags(settings: Settings, environment: Mapping[str, str], timeout_s: float = HELP_TIMEOUT_S) -> frozenset[str]:
+def query_flags(
+    settings: Settings, environment: Mapping[str, str], timeout_s: float = HELP_TIMEOUT_S
+) -> frozenset[str]:
     """Return the launch flags of the ComfyUI in COMFYUI_DIR; KNOWN_FLAGS if it does not print them in time.
 
     `environment` is all of its environment. Raises ConfigError where its Python cannot be started.

@@ -20,7 +20,7 @@ Store = Callable[[Output], str]
 
 
 @dataclass(frozen=True)
-class Delivery:
+class ResultPacker:
     """How one job's outputs are delivered: inline, or through `store`, where there is a bucket."""
 
     wanted: str

@@ -18,8 +18,8 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from worker.comfyui_log import ComfyLog
-from worker.uses import RunAgain, Use, Uses
-from worker.watchdog import ASK_EVERY_S, HUNG_S, Watchdog
+from worker.leases import Lease, Leases, RetryJob
+from worker.watchdog import HUNG_S, PROBE_EVERY_S, Watchdog
 
 _POLL_S = 0.05
 
@@ -40,7 +40,7 @@ class Death:
     """An end of ComfyUI, or a hang of one that cannot be ended. `culprit` is the use whose prompt ran, if one did."""
 
     cause: Cause
-    culprit: Use | None
+    culprit: Lease | None
 
     def error(self, log_tail: list[str]) -> JobError:
         """Return the error for the job whose prompt ran."""
@@ -57,34 +57,34 @@ class Death:
         return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, message, **details)
 
 
-class Supervised(Protocol):
+class ManagedComfyUI(Protocol):
     """A ComfyUI, as the handler sees it."""
 
     def refusal(self) -> JobError | None:
         """Return the error for a job that cannot even begin."""
 
-    def begin_use(self, *, is_shared: bool) -> Use:
-        """Return a new use of ComfyUI, which `end_use` must end. `is_shared`: whether something else runs in it."""
+    def begin_lease(self, *, is_shared: bool) -> Lease:
+        """Return a new use of ComfyUI, which `end_lease` must end. `is_shared`: whether something else runs in it."""
 
-    def note_queued(self, use: Use) -> None:
+    def note_queued(self, lease: Lease) -> None:
         """Note that the job begins to queue its prompts."""
 
-    def end_use(self, use: Use) -> None:
+    def end_lease(self, lease: Lease) -> None:
         """Note that a job uses ComfyUI no more."""
 
-    def await_use(self, stop: Callable[[], JobError | None]) -> None:
+    def await_available(self, stop: Callable[[], JobError | None]) -> None:
         """Return when ComfyUI can be used. Raises JobError if it cannot, and what `stop` returns."""
 
-    def failure_of(self, use: Use) -> JobError | None:
+    def failure_of(self, lease: Lease) -> JobError | None:
         """Return the error for a job whose use of ComfyUI has ended."""
 
-    def was_ended(self, use: Use) -> bool:
+    def was_ended(self, lease: Lease) -> bool:
         """Whether the process that the job used has ended, and its queue with it."""
 
-    def verdict_on(self, use: Use, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
+    def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
         """Return what `failure_of` returns, after a wait if ComfyUI does not answer at this moment."""
 
-    def abandoned(self, use: Use | None) -> JobError | None:
+    def abandon_error(self, lease: Lease | None) -> JobError | None:
         """Return the error for a job whose thread may wait for ComfyUI's answer much longer."""
 
     def note_success(self) -> None:
@@ -94,12 +94,12 @@ class Supervised(Protocol):
         """Kill ComfyUI after a while if a prompt goes on although it was interrupted. Returns at once."""
 
 
-class Supervision:
+class ComfyUISupervisor:
     """The part that both kinds have in common: the uses, and the deaths in their order."""
 
     def __init__(self, log: ComfyLog | None = None) -> None:
         self.log = log or ComfyLog()
-        self._uses = Uses()
+        self._leases = Leases()
         self._deaths: list[Death] = []
         self._watchdog: Watchdog | None = None
 
@@ -108,49 +108,49 @@ class Supervision:
         """How often ComfyUI has died, or hung where it runs elsewhere."""
         return len(self._deaths)
 
-    def begin_use(self, *, is_shared: bool = False) -> Use:
-        """Return a new use of ComfyUI, which `end_use` must end."""
+    def begin_lease(self, *, is_shared: bool = False) -> Lease:
+        """Return a new use of ComfyUI, which `end_lease` must end."""
         if not self._is_silent():
-            self._uses.forget_ended()
-        return self._uses.begin(self.deaths, self.log.next_line, is_shared=is_shared)
+            self._leases.forget_ended()
+        return self._leases.begin(self.deaths, self.log.next_line, is_shared=is_shared)
 
-    def note_queued(self, use: Use) -> None:
+    def note_queued(self, lease: Lease) -> None:
         """Note that the job begins to queue its prompts."""
-        self._uses.note_queued(use)
+        self._leases.note_queued(lease)
 
-    def end_use(self, use: Use) -> None:
+    def end_lease(self, lease: Lease) -> None:
         """Note that a job uses ComfyUI no more. While ComfyUI does not answer, its prompt may be the one that hangs."""
-        self._uses.end(use, may_run_on=self._is_silent())
+        self._leases.end(lease, may_run_on=self._is_silent())
 
-    def failure_of(self, use: Use) -> JobError | None:
-        """Return the error for a job whose use of ComfyUI has ended: RunAgain if another job was the cause."""
-        if self.deaths == use.deaths:
+    def failure_of(self, lease: Lease) -> JobError | None:
+        """Return the error for a job whose use of ComfyUI has ended: RetryJob if another job was the cause."""
+        if self.deaths == lease.deaths:
             return None
-        death = self._deaths[use.deaths]
-        if death.culprit is use:
-            return death.error(self.log.shown(use))
+        death = self._deaths[lease.deaths]
+        if death.culprit is lease:
+            return death.error(self.log.excerpt_for(lease))
         message = "ComfyUI was ended by another job before this one ran. Send the job again."
-        return RunAgain.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
+        return RetryJob.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
 
-    def verdict_on(self, use: Use, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
+    def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
         """Return what `failure_of` returns; while ComfyUI does not answer, the watchdog's verdict is waited for.
 
         `at_least_s`: how long a death may take to be noted, where the job has seen signs of one.
         """
         deadline = time.monotonic() + at_least_s
-        while self.deaths == use.deaths and (time.monotonic() < deadline or self._is_silent()):
+        while self.deaths == lease.deaths and (time.monotonic() < deadline or self._is_silent()):
             if error := stop():
                 return error
             time.sleep(_POLL_S)
-        return self.failure_of(use)
+        return self.failure_of(lease)
 
     def _is_silent(self) -> bool:
         """Whether ComfyUI lives and does not answer, so that the watchdog will soon say whether it hangs."""
         watchdog = self._watchdog
-        return watchdog is not None and watchdog.is_connecting and watchdog.unanswered_s > 2 * ASK_EVERY_S
+        return watchdog is not None and watchdog.is_connecting and watchdog.unanswered_s > 2 * PROBE_EVERY_S
 
 
-class RemoteComfyUI(Supervision):
+class RemoteComfyUI(ComfyUISupervisor):
     """A ComfyUI that runs elsewhere. `start` watching it before use, `stop` it at the end."""
 
     def __init__(self, url: str, hung_s: float = HUNG_S) -> None:
@@ -175,23 +175,23 @@ class RemoteComfyUI(Supervision):
         message = "ComfyUI does not answer: it accepts connections, and hangs. Start it again, and send the job again."
         return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
 
-    def await_use(self, _stop: Callable[[], JobError | None]) -> None:
+    def await_available(self, _stop: Callable[[], JobError | None]) -> None:
         """Raise JobError while ComfyUI hangs."""
         if error := self.refusal():
             raise error
 
-    def failure_of(self, use: Use) -> JobError | None:
+    def failure_of(self, lease: Lease) -> JobError | None:
         """Return the error for a job during which ComfyUI hung. It cannot be run again here."""
-        error = super().failure_of(use)
-        return (self.refusal() or JobError(error.report)) if isinstance(error, RunAgain) else error
+        error = super().failure_of(lease)
+        return (self.refusal() or JobError(error.report)) if isinstance(error, RetryJob) else error
 
-    def was_ended(self, _use: Use) -> bool:
+    def was_ended(self, _lease: Lease) -> bool:
         """It may go on with its queue after a hang."""
         return False
 
-    def abandoned(self, use: Use | None) -> JobError | None:
+    def abandon_error(self, lease: Lease | None) -> JobError | None:
         """Return the error for a job while ComfyUI hangs; its thread waits for an answer until a timeout."""
-        return self.refusal() if use is None else self.failure_of(use)
+        return self.refusal() if lease is None else self.failure_of(lease)
 
     def note_success(self) -> None:
         """Nothing depends on it."""
@@ -206,9 +206,9 @@ class RemoteComfyUI(Supervision):
             if watchdog.is_connecting:  # else it is gone, which every call finds out at once
                 log.error("ComfyUI has not answered for %.0f s: it hangs", watchdog.unanswered_s)
                 self._is_hung = True
-                self._deaths.append(Death(Cause.HUNG, self._uses.running()))
-                self._uses.forget_ended()
+                self._deaths.append(Death(Cause.HUNG, self._leases.running()))
+                self._leases.forget_ended()
             while not self._stopping.is_set() and not watchdog.ask():
-                self._stopping.wait(ASK_EVERY_S)
+                self._stopping.wait(PROBE_EVERY_S)
             self._is_hung = False
             log.warning("ComfyUI answers again")

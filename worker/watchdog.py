@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-ASK_EVERY_S = 1.0
+PROBE_EVERY_S = 1.0
 HUNG_S = 12.0
 LOADING_FACTOR = 4
 _CONNECT_S = 5.0
@@ -55,7 +55,7 @@ class Watchdog:
         pause = threading.Event()
         while not is_over():
             if self.ask():
-                pause.wait(ASK_EVERY_S)
+                pause.wait(PROBE_EVERY_S)
             elif self.unanswered_s >= self._hung_s and not self._is_loading(pause):
                 return not is_over()
             else:

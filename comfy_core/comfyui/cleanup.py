@@ -49,7 +49,7 @@ class Leftovers:
         self._unforgotten: frozenset[str] = frozenset()
         self._unremoved: dict[OutputFile, int] = {}
         self._folders: dict[str, frozenset[str]] = {}
-        self.lingering: frozenset[str] = frozenset()
+        self.stuck_prompts: frozenset[str] = frozenset()
         """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
 
     def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
@@ -87,7 +87,7 @@ class Leftovers:
     def note_restart(self) -> None:
         """Note that ComfyUI was ended: its queue and its history are gone, and nothing of them writes any more."""
         with self._lock:
-            self._unended = self._unforgotten = self.lingering = frozenset()
+            self._unended = self._unforgotten = self.stuck_prompts = frozenset()
         self._remove_folders()
 
     def _end(self, prompt_ids: frozenset[str]) -> None:
@@ -96,10 +96,10 @@ class Leftovers:
             running = self._calls.stop_prompts(prompt_ids)
         except RequestError:
             with self._lock:
-                self.lingering |= prompt_ids  # for all that is known
+                self.stuck_prompts |= prompt_ids  # for all that is known
             raise
         with self._lock:
-            self.lingering = (self.lingering - prompt_ids) | running
+            self.stuck_prompts = (self.stuck_prompts - prompt_ids) | running
         stopped = prompt_ids - running
         files = [file for each in stopped for file in self._calls.written_files(each)]
         with self._lock:

@@ -11,10 +11,11 @@ import graphlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from comfy_core.comfyui.file_inputs import SILENT_SAVERS, FileUse, file_use
+from comfy_core.comfyui.file_inputs import SILENT_SAVERS, FileUse, declared_input, file_use
 from comfy_core.contract import EXPORT_MENU, ErrorCode, JsonObject, shortened
 from comfy_core.errors import JobError
 from comfy_core.graphs import EDITOR_NODES
+from comfy_core.request.spellings import as_number
 from comfy_core.validation import shown
 from comfy_core.workflows import Graph, is_link
 
@@ -90,12 +91,21 @@ def _cycle(graph: Graph) -> list[str]:
 def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[Graph, list[str]]:
     """Return `graph` with the default of each required input that it lacks, and a warning for each.
 
-    Inputs that another node has to be linked to, and those that name files, have no default.
+    A required input that is null counts as absent. Inputs that another node has to be linked to, and those that name
+    files, have no default. A choice that differs in case or slashes alone (`"Euler"`) becomes the one that
+    the node has.
     """
     filled = copy.deepcopy(graph)
     warnings = []
     for node_id, node in filled.items():
-        for name, declared in _required(node_types.get(node["class_type"])).items():
+        node_type = node_types.get(node["class_type"])
+        required = _required(node_type)
+        node["inputs"] = {
+            name: _respelled(node["class_type"], name, value, declared_input(node_type, name))
+            for name, value in node["inputs"].items()
+            if value is not None or name not in required
+        }
+        for name, declared in required.items():
             value = None if name in node["inputs"] else _default(node["class_type"], name, declared)
             if value is not None:
                 node["inputs"][name] = value
@@ -111,6 +121,25 @@ def _required(node_type: object) -> Mapping[str, Any]:
         case {"input": {"required": {**inputs}}}:
             return {str(name): declared for name, declared in inputs.items()}
     return {}
+
+
+def _respelled(class_type: str, name: str, value: Any, declared: object) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a whole number that is text, or the only choice that differs in case or slashes; else `value`.
+
+    Names of files in the input folder stay: two files may differ so.
+    """
+    match declared, value:
+        case ["INT", *_], str() if (number := as_number(value)) is not None and float(number).is_integer():
+            return int(number)
+        case (([[*choices], *_] | ["COMBO", {"options": [*choices]}, *_]), str()) if value not in choices:
+            if file_use(class_type, name, declared) in {None, FileUse.LOADS_MODEL}:
+                meant = [each for each in choices if _plain(each) == _plain(value)]
+                return meant[0] if len(meant) == 1 else value
+    return value
+
+
+def _plain(choice: object) -> str:
+    return str(choice).strip().lower().replace("\\", "/")
 
 
 def _default(class_type: str, name: str, declared: object) -> object:

@@ -72,9 +72,9 @@ class ComfyServer:
         self.leftovers = Leftovers(self)
 
     @property
-    def lingering(self) -> frozenset[str]:
+    def stuck_prompts(self) -> frozenset[str]:
         """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
-        return self.leftovers.lingering
+        return self.leftovers.stuck_prompts
 
     def close(self) -> None:
         """Close the connections. A run that still goes on loses its socket and its calls fail."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -39,6 +39,8 @@ _EXIF_IFD = 0x8769
 _MAX_COMMENT = 15_000
 """Characters of an EXIF comment, at most 4 bytes each: a JPEG holds 64 KB of EXIF, and is refused beyond."""
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+_COMFYUI_TEXT = frozenset({"prompt", "workflow", "parameters"})
+"""Keys of the text in which ComfyUI, and this package, write the graph into a PNG."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = len(_PNG_SIGNATURE) + 4 + 4 + 13 + 4
 """Bytes before the first chunk behind IHDR, which must stand first (PNG specification, 5.6)."""
@@ -217,7 +219,20 @@ def _png_with_text(png: bytes, text: Mapping[str, str]) -> Picture:
     for kind, content, *_ in info.chunks:
         PngImagePlugin.putchunk(chunks, kind, content)
     width, height = png_size(png) or (0, 0)
-    return Picture(png[:_PNG_HEADER] + chunks.getvalue() + png[_PNG_HEADER:], width, height, "image/png")
+    rest = _without_text(png[_PNG_HEADER:], text.keys() or _COMFYUI_TEXT)
+    return Picture(png[:_PNG_HEADER] + chunks.getvalue() + rest, width, height, "image/png")
+
+
+def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
+    """Return the chunks of a PNG without the text of `keys`, which ComfyUI writes unless it is told not to."""
+    kept, start = [], 0
+    while start + 12 <= len(chunks):
+        end = start + 12 + int.from_bytes(chunks[start : start + 4], "big")
+        is_text = chunks[start + 4 : start + 8] in {b"tEXt", b"zTXt", b"iTXt"}
+        if not is_text or chunks[start + 8 : start + 88].partition(b"\0")[0].decode("latin-1") not in keys:
+            kept.append(chunks[start:end])
+        start = end
+    return b"".join([*kept, chunks[start:]])
 
 
 def identify(data: bytes) -> Picture | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from comfy_core.contract import GRAPH_KEYS
+
 _OURS: dict[str, tuple[str, ...]] = {
     "prompt": ("text", "positive", "positive_prompt", "caption", "inputs"),
     "negative_prompt": ("negative", "neg_prompt", "negative_text"),
@@ -50,8 +52,8 @@ def advice(name: str, known: Container[str]) -> str:
     `known` holds the keys that the request may have. Upper and lower case and underscores do not count, so
     `numInferenceSteps` is read as `num_inference_steps`.
     """
-    if is_of_platform(name):
-        return BESIDE_INPUT
+    if is_of_platform(name) or name in GRAPH_KEYS:
+        return BESIDE_INPUT if is_of_platform(name) else "goes with a graph of your own; leave it out"
     plain = _plain(name)
     ours = _FOREIGN.get(plain, "strength" if plain == "strength" else "")
     if ours == "image" and ours not in known:

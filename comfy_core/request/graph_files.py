@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from comfy_core.comfyui.file_inputs import FileUse, file_use, is_encoded
+from comfy_core.comfyui.file_inputs import FileUse, file_use, is_encoded, linked_literal
 from comfy_core.contract import ENVELOPE, MAX_FAULTS, Fault
 from comfy_core.graphs import Graph
 from comfy_core.images.codec import identify
@@ -97,16 +97,19 @@ def plain_name(value: str) -> str | None:
 def _file_inputs(graph: Graph) -> Iterator[Target]:
     """Yield the inputs that name a file of ComfyUI's input folder.
 
-    Older exports have `upload` beside, which is a button; some loaders keep JSON in a text.
+    Older exports have `upload` beside, which is a button; some loaders keep JSON in a text. A name that stands in a
+    text node is written into the loader itself, so that the text node's other users keep it as it is.
     """
     for node_id, node in graph.items():
-        for name, value in node["inputs"].items():
+        for name, linked in node["inputs"].items():
             class_type = node["class_type"]
+            value = linked_literal(graph, linked)
             if not isinstance(value, str) or not value or value.lstrip()[:1] in {"{", "["}:
                 continue
             if "upload" in name.lower() or is_encoded(class_type, name):
                 continue
             if file_use(class_type, name) is FileUse.LOADS:
+                node["inputs"][name] = value
                 yield Target(node_id, name)
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from comfy_core.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, Fault, JsonObject
 from comfy_core.errors import invalid_input
-from comfy_core.graphs import Graph, graph_faults, has_nodes, left_out, with_links
+from comfy_core.graphs import Graph, graph_faults, has_nodes, left_out, with_links, with_random_seeds
 from comfy_core.images.codec import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
 from comfy_core.request.encoded import bare_address, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
@@ -127,7 +127,7 @@ class Request:
         list of the inputs does not have.
         """
         if self.template is None:
-            return self._render_graph(check)
+            return self._render_graph(random_seed, check)
         return self._render_template(self.template, random_seed, check)
 
     def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
@@ -155,15 +155,17 @@ class Request:
             warnings=self.warnings,
         )
 
-    def _render_graph(self, check: CheckPicture) -> Rendered:
+    def _render_graph(self, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
+        graph = copy.deepcopy(self.graph)
+        drawn = with_random_seeds(graph, random_seed)
         return Rendered(
-            graphs=(copy.deepcopy(self.graph),),
+            graphs=(graph,),
             seeds=(None,),
             uploads=tuple(_upload(source, source.targets, check, flatten=False) for source in self.pictures.values()),
             workflow="custom",
             version="custom",
             inputs={"overrides": self.overrides} if self.overrides else {},
-            warnings=self.warnings,
+            warnings=(*self.warnings, *drawn),
             extra_data=self.extra_data,
         )
 

@@ -13,6 +13,8 @@ from comfy_core.validation import Suggestions, path_of
 _KEYS_OF_A_GRAPH = ("prompt", "output", "workflow")
 """Keys of a graph in a body of POST /prompt, and in what ComfyUI's editor returns from graphToPrompt."""
 _BESIDE_A_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
+_LEVELS = 3
+"""Wrappers within one another that are taken off."""
 _MOST_UNKNOWN = 10
 """Keys that a warning names."""
 _RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
@@ -27,25 +29,31 @@ def parsed(text: str) -> object:
         return None
 
 
-def with_parsed_graph(raw: object) -> object:
-    """Return `raw` with a `workflow` that is the JSON text of a graph as the graph itself."""
-    match raw:
-        case {"workflow": str(text), **rest} if text.lstrip()[:1] == "{":
-            graph = parsed(text)
-            return {**rest, "workflow": graph} if isinstance(graph, dict) else raw
-        case {"input": dict(inner), **rest}:
-            return {**rest, "input": with_parsed_graph(inner)}
-    return raw
+def with_parsed_graph(raw: object, levels: int = _LEVELS) -> object:
+    """Return `raw` with the graph in place of its JSON text, as `workflow` or in another key where graphs are found."""
+    if not isinstance(raw, dict):
+        return raw
+    read = dict(raw)
+    for key in {"input", *_KEYS_OF_A_GRAPH} & raw.keys():
+        match read[key]:
+            case str() as text if text.lstrip("\ufeff \t\r\n")[:1] == "{":
+                graph = parsed(text.lstrip("\ufeff"))
+                if isinstance(graph, dict) and (key in {"input", "workflow"} or _holds_graph(graph)):
+                    read[key] = graph
+            case dict() as inner if levels and key in {"input", "workflow"}:
+                read[key] = with_parsed_graph(inner, levels - 1)
+    return read
 
 
 def unwrapped(value: JsonObject) -> tuple[JsonObject, list[str]]:
     """Return the request in `value`, with a graph as its `workflow`, and a warning for each wrapper."""
     warnings = []
-    match value:
-        case {"input": dict(inner), **rest} if all(map(is_of_platform, rest.keys() - {"id"})):
-            warnings.append("input: is a whole RunPod request; the `input` in it was read")
-            warnings += [f"{key}: {BESIDE_INPUT}" for key in rest if is_of_platform(key)]
-            value = {name: item for name, item in inner.items() if item is not None}
+    for _ in range(_LEVELS):
+        match value:
+            case {"input": dict(inner), **rest} if all(map(is_of_platform, rest.keys() - {"id"})):
+                warnings.append("input: is a whole RunPod request; the `input` in it was read")
+                warnings += [f"{key}: {BESIDE_INPUT}" for key in rest if is_of_platform(key)]
+                value = {name: item for name, item in inner.items() if item is not None}
     value, found = _with_graph(value)
     return value, warnings + found
 
@@ -68,7 +76,7 @@ def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
 
 def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
     """Return a request without a `workflow` with the graph that it is, or that it has in another key."""
-    for key in _KEYS_OF_A_GRAPH[:2]:
+    for key in [*_KEYS_OF_A_GRAPH[:2], *sorted(value.keys() - _BESIDE_A_GRAPH)]:
         if _holds_graph(value.get(key)):
             rest = {name: item for name, item in value.items() if name != key}
             return {**rest, "workflow": value[key]}, [f"{key}: is a graph, and was read as `workflow`"]

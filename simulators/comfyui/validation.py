@@ -23,7 +23,7 @@ Errors = list[dict[str, Any]]
 LINK_LENGTH = 2
 LONGEST_LIST_SHOWN = 20
 CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
-SURPRISES = (LookupError, TypeError, AttributeError)
+SURPRISES = (LookupError, TypeError, AttributeError, RecursionError)
 """What an absurd graph raises while it is checked."""
 
 

@@ -18,7 +18,7 @@ from handler import make_handler, make_worker
 from simulators.comfyui import Simulator
 from tests.compat.cases import Case
 from tests.compat.recordings import Outcome
-from worker.attempt import Service
+from worker.job_execution import Service
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 

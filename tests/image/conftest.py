@@ -10,9 +10,9 @@ import docker
 import pytest
 from docker.models.networks import Network
 
+from bench.docker_engine import Build, connected, ensure_base_image
 from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
-from tests.image.engine import Build, connected, ensure_base_image
 from tests.image.standins import comfyui_files, make_models
 from tests.needs import left_out
 

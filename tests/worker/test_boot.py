@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import MODELS, data_of, make_comfyui, put_models
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow
+from simulators import comfyui_main as comfyui
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
-from tests.fakes import comfyui
-from tests.stage import MODELS, data_of, make_comfyui, put_models
-from tests.waiting import until
-from worker.boot import Boot, models_of
+from simulators.waiting import until
+from worker.boot import Boot, required_models
 from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing
 from worker.settings import Settings
@@ -179,7 +179,7 @@ def test_the_worker_s_own_boots(
         own.boot.finish()
 
     assert own.boot.process is not None
-    own.boot.process.await_use(lambda: None)
+    own.boot.process.await_available(lambda: None)
     [steps] = [record.__dict__["boot_s"] for record in caplog.records if record.getMessage() == "booted"]
     assert list(steps) == ["models", "comfyui_started", "comfyui_ready", "warmed_up", "total"]
     assert sorted(steps.values()) == list(steps.values())
@@ -318,7 +318,7 @@ def test_nowhere_to_put_fetched_models_is_said(make_own: Callable[..., Own], wor
 
 def test_the_models_are_those_of_all_workflows(workflows: Mapping[str, Workflow]) -> None:
     """Each file once, as folder/file."""
-    models = models_of(workflows)
+    models = required_models(workflows)
 
     assert "vae/ae.safetensors" in models
     assert len(models) == len(set(models))

@@ -95,12 +95,12 @@ def test_a_proxy_loses_its_credentials(name: str, given: str, kept: str) -> None
 
 READER = """\
 import ctypes, os, subprocess, sys
-from worker.conceal import conceal
+from worker.process_memory import protect_process_memory
 if os.getuid() == 0:
     os.setgroups([]); os.setgid({nobody}); os.setuid({nobody})
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as it is for a process that was started as this user
 if sys.argv[1] == "concealed":
-    assert conceal()
+    assert protect_process_memory()
 for pid in (os.getpid(), "self"):
     read = subprocess.run(["cat", f"/proc/{{pid}}/environ"], capture_output=True)
     print(read.returncode, b"the-secret" in read.stdout)

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from worker.comfyui_log import KEPT_LINES, SHOWN_CHARACTERS, SHOWN_LINES, ComfyLog, cleaned
-from worker.uses import Uses
+from worker.leases import Leases
 
 
 def written(log: ComfyLog, *lines: str) -> None:
@@ -17,40 +17,40 @@ def written(log: ComfyLog, *lines: str) -> None:
 
 def test_an_error_shows_the_lines_since_its_job_began() -> None:
     """What was written before is of other jobs."""
-    log, uses = ComfyLog(), Uses()
+    log, leases = ComfyLog(), Leases()
     written(log, "of another job")
-    use = uses.begin(0, log.next_line)
+    lease = leases.begin(0, log.next_line)
     written(log, "of this job")
 
-    assert log.shown(use) == ["of this job"]
+    assert log.excerpt_for(lease) == ["of this job"]
 
 
 def test_where_another_job_was_there_meanwhile_nothing_is_shown() -> None:
     """However short the two jobs overlapped, neither sees lines that may be of the other."""
-    log, uses = ComfyLog(), Uses()
-    first = uses.begin(0, log.next_line)
-    second = uses.begin(0, log.next_line)
-    uses.end(second)
+    log, leases = ComfyLog(), Leases()
+    first = leases.begin(0, log.next_line)
+    second = leases.begin(0, log.next_line)
+    leases.end(second)
     written(log, "a line")
 
-    assert log.shown(first) == log.shown(second) == []
+    assert log.excerpt_for(first) == log.excerpt_for(second) == []
 
 
 def test_where_a_prompt_of_an_earlier_job_goes_on_nothing_is_shown() -> None:
     """A prompt that heeded no interrupt writes on."""
-    log, uses = ComfyLog(), Uses()
-    use = uses.begin(0, log.next_line, is_shared=True)
+    log, leases = ComfyLog(), Leases()
+    lease = leases.begin(0, log.next_line, is_shared=True)
     written(log, "a line")
 
-    assert log.shown(use) == []
+    assert log.excerpt_for(lease) == []
 
 
 def test_at_most_twenty_lines_of_300_characters_are_shown() -> None:
     """The last ones, also if more were written than are kept."""
-    log, uses = ComfyLog(), Uses()
-    use = uses.begin(0, log.next_line)
+    log, leases = ComfyLog(), Leases()
+    lease = leases.begin(0, log.next_line)
     written(log, *(f"{number} {'x' * 1000}" for number in range(KEPT_LINES + 50)))
-    shown = log.shown(use)
+    shown = log.excerpt_for(lease)
 
     assert [line.split()[0] for line in shown] == [str(KEPT_LINES + 50 - SHOWN_LINES + n) for n in range(SHOWN_LINES)]
     assert {len(line) for line in shown} == {SHOWN_CHARACTERS}

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.stage import CHILD, ROOT, free_port
 from comfy_core.comfyui.prompt_monitor import Limits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
@@ -27,15 +28,14 @@ from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import Workflow, render
 from handler import make_handler
 from simulators.comfyui import Simulator
-from tests.stage import CHILD, ROOT, free_port
-from tests.waiting import until
-from worker.attempt import Service
+from simulators.waiting import until
 from worker.comfyui_environment import comfyui_environment
 from worker.comfyui_log import KEPT_LINES
-from worker.comfyui_process import ComfyProcess, ModelsMissing, Patience, await_ready
+from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, await_ready
+from worker.job_execution import Service
 from worker.jobs import Worker
+from worker.leases import RetryJob
 from worker.lifecycle import Lifecycle
-from worker.uses import RunAgain
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
@@ -53,7 +53,7 @@ class Child:
         *,
         models: Sequence[str] = (),
         timeout_s: float = 30,
-        patience: Patience | None = None,
+        kill_timeouts: KillTimeouts | None = None,
         environment: Mapping[str, str] | None = None,
         ready: Callable[[Callable[[], JobError | None]], None] | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class Child:
             f"http://127.0.0.1:{port}",
             ready or partial(await_ready, self.server, models, timeout_s),
             self._note_loss,
-            patience or Patience(stuck_s=60, hung_s=60),
+            kill_timeouts or KillTimeouts(stuck_s=60, hung_s=60),
         )
 
     def _note_loss(self) -> None:
@@ -92,10 +92,10 @@ class Child:
             process.kill()
         assert until(lambda: self.process.deaths > deaths)
 
-    def await_use(self) -> None:
+    def await_available(self) -> None:
         """Return when it can be used, or raise what keeps it from that."""
         deadline = time.monotonic() + 30
-        self.process.await_use(lambda: None if time.monotonic() < deadline else CANCELLED)
+        self.process.await_available(lambda: None if time.monotonic() < deadline else CANCELLED)
 
     def logged(self, text: str) -> bool:
         """Return whether it said `text` before long."""
@@ -140,7 +140,7 @@ def test_it_is_ready_when_it_answers_and_has_the_models(child: Start) -> None:
     comfyui.process.await_start()
 
     assert comfyui.server.ask_version()
-    comfyui.await_use()
+    comfyui.await_available()
     assert comfyui.process.refusal() is None
     assert not comfyui.process.is_lost
 
@@ -242,18 +242,18 @@ def test_a_killed_one_fails_the_job_that_ran_and_is_started_again(child: Start) 
     """The job whose prompt ran fails with the log's end; one that begins after the restart is not touched."""
     comfyui = child()
     comfyui.process.await_start()
-    use = comfyui.process.begin_use()
-    comfyui.process.note_queued(use)
+    lease = comfyui.process.begin_lease()
+    comfyui.process.note_queued(lease)
     comfyui.kill()
-    error = comfyui.process.failure_of(use)
+    error = comfyui.process.failure_of(lease)
 
     assert error is not None
     assert error.code is ErrorCode.COMFYUI_UNAVAILABLE
     assert error.report.retryable
-    assert not isinstance(error, RunAgain)
-    comfyui.await_use()
+    assert not isinstance(error, RetryJob)
+    comfyui.await_available()
     assert comfyui.server.ask_version()
-    assert comfyui.process.failure_of(comfyui.process.begin_use()) is None
+    assert comfyui.process.failure_of(comfyui.process.begin_lease()) is None
     assert (comfyui.times_lost, comfyui.process.is_lost) == (0, False)
 
 
@@ -261,13 +261,13 @@ def test_a_job_that_only_waited_is_told_to_run_again(child: Start) -> None:
     """Of two jobs whose prompts are queued, the first one runs: the second has not begun, and can be run again."""
     comfyui = child()
     comfyui.process.await_start()
-    first, second = comfyui.process.begin_use(), comfyui.process.begin_use()
+    first, second = comfyui.process.begin_lease(), comfyui.process.begin_lease()
     comfyui.process.note_queued(second)
     comfyui.process.note_queued(first)
     comfyui.kill()
 
-    assert not isinstance(comfyui.process.failure_of(second), RunAgain)
-    assert isinstance(comfyui.process.failure_of(first), RunAgain)
+    assert not isinstance(comfyui.process.failure_of(second), RetryJob)
+    assert isinstance(comfyui.process.failure_of(first), RetryJob)
 
 
 def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
@@ -275,9 +275,9 @@ def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
     comfyui = child()
     comfyui.process.await_start()
     comfyui.kill()
-    comfyui.await_use()
+    comfyui.await_available()
     comfyui.kill()
-    error = error_of(comfyui.await_use)
+    error = error_of(comfyui.await_available)
 
     assert "could not be started again" in error.report.message
     assert comfyui.process.is_lost
@@ -291,7 +291,7 @@ def test_after_a_success_a_death_is_a_new_one(child: Start) -> None:
     comfyui.process.await_start()
     for _ in range(2):
         comfyui.kill()
-        comfyui.await_use()
+        comfyui.await_available()
         comfyui.process.note_success()
 
     assert comfyui.server.ask_version()
@@ -310,7 +310,7 @@ def test_one_that_cannot_be_started_again_is_lost(child: Start, broken: str | No
         comfyui.main.unlink()
     comfyui.kill()
 
-    error_of(comfyui.await_use)
+    error_of(comfyui.await_available)
     assert until(lambda: comfyui.times_lost == 1)
     assert comfyui.processes() == []
 
@@ -325,7 +325,7 @@ def test_one_without_its_folder_is_lost(tmp_path: Path) -> None:
     comfyui.directory = tmp_path / "moved"
     comfyui.kill()
 
-    error_of(comfyui.await_use)
+    error_of(comfyui.await_available)
     assert until(lambda: comfyui.times_lost == 1)
     comfyui.server.close()
 
@@ -337,7 +337,7 @@ def test_a_wait_for_the_restart_ends_with_stop(child: Start) -> None:
     comfyui.main.write_text(WAITS)
     comfyui.kill()
     with pytest.raises(JobError) as info:
-        comfyui.process.await_use(lambda: CANCELLED)
+        comfyui.process.await_available(lambda: CANCELLED)
 
     assert info.value is CANCELLED
 
@@ -388,7 +388,7 @@ def test_what_a_dead_child_started_is_gone_before_the_restart(child: Start) -> N
     [eldest, orphan] = sorted(comfyui.processes(), key=lambda process: process.create_time())
     eldest.kill()
 
-    comfyui.await_use()
+    comfyui.await_available()
     assert until(lambda: comfyui.process.deaths == 1)
     assert until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, 5)
 
@@ -437,7 +437,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def lingering(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]:
+def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]:
     """Yield the connections to a ComfyUI in which an interrupted prompt goes on."""
     simulator.faults.hang_sampling(deaf=True)
     server = ComfyServer(simulator.url)
@@ -450,7 +450,7 @@ def lingering(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]
             Limits(timeout_s=20, queue_timeout_s=20),
             lambda: CANCELLED if simulator.hanging_step or stopped.is_set() else None,
         )
-    assert server.lingering
+    assert server.stuck_prompts
     yield server
     simulator.faults.go_on()
     server.close()
@@ -460,21 +460,21 @@ def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
     child: Start, workflows: Mapping[str, Workflow]
 ) -> None:
     """The next job waits behind the prompt that goes on: after `stuck_s` ComfyUI is killed."""
-    comfyui = child(WAITS, ready=READY, patience=Patience(stuck_s=0.3))
+    comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=0.3))
     comfyui.process.await_start()
-    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+    with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
         assert until(lambda: comfyui.process.deaths == 1, 10)
-        comfyui.await_use()
+        comfyui.await_available()
 
     assert comfyui.times_lost == 0
 
 
 def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[str, Workflow]) -> None:
     """A prompt that ends by itself after a while (a model was being loaded) costs no restart."""
-    comfyui = child(WAITS, ready=READY, patience=Patience(stuck_s=1.5))
+    comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1.5))
     comfyui.process.await_start()
-    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+    with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
         simulator.faults.go_on()
         assert until(lambda: not simulator.queue_ids)
@@ -483,9 +483,9 @@ def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[s
 
 def test_one_that_died_meanwhile_is_not_killed_again(child: Start, workflows: Mapping[str, Workflow]) -> None:
     """The restart is not hit by the kill that was meant for its predecessor."""
-    comfyui = child(WAITS, ready=READY, patience=Patience(stuck_s=1))
+    comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1))
     comfyui.process.await_start()
-    with Simulator() as simulator, lingering(simulator, workflows["flux-dev-txt2img"]) as server:
+    with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
         comfyui.process.end_if_stuck(server)
         comfyui.kill()
         assert not until(lambda: comfyui.process.deaths > 1, 2)
@@ -576,7 +576,7 @@ def test_a_job_whose_time_is_over_while_comfyui_hangs_is_told_that_it_hangs(
     child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
 ) -> None:
     """`deadline_exceeded` would be sent again, and hang the next worker."""
-    comfyui = child(SLOW.format(directory=str(tmp_path)), patience=Patience(hung_s=3))
+    comfyui = child(SLOW.format(directory=str(tmp_path)), kill_timeouts=KillTimeouts(hung_s=3))
     comfyui.process.await_start()
     freezing = threading.Thread(target=_freeze_while_it_runs, args=(comfyui,))
     freezing.start()

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.stage import ROOT, free_port
 from simulators.comfyui import Simulator
-from tests.stage import ROOT, free_port
 from worker.health import main
 
 

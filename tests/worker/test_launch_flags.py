@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.stage import ROOT, make_comfyui
 from comfy_core.errors import ConfigError
-from tests.fakes import comfyui
-from tests.stage import ROOT, make_comfyui
-from tests.waiting import until
+from simulators import comfyui_main as comfyui
+from simulators.waiting import until
 from worker.comfyui_environment import comfyui_environment
-from worker.launch_flags import KNOWN_FLAGS, ask_flags, comfyui_command, flags_in, image_nodes
+from worker.launch_flags import KNOWN_FLAGS, comfyui_command, flags_in, image_nodes, query_flags
 from worker.settings import Settings
 
 HANGS = """\
@@ -39,7 +39,7 @@ def test_comfyui_is_asked(tmp_path: Path) -> None:
     """Its --help has all flags, and none that its sentences mention; the worker's secrets are not handed on."""
     spy = "import os; open('seen', 'w').write(' '.join(os.environ))\n" + comfyui.MAIN
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": "secret", "BUCKET_NAME": "pictures"}
-    flags = ask_flags(settings_of(tmp_path, spy), comfyui_environment(environment))
+    flags = query_flags(settings_of(tmp_path, spy), comfyui_environment(environment))
 
     assert flags == {*comfyui.OLD, "--help", "--step-s", "--fault"}
     assert flags >= KNOWN_FLAGS
@@ -75,7 +75,7 @@ def test_one_that_does_not_tell_is_taken_for_an_old_one(
     """A ComfyUI that hangs, fails or says something else is started all the same; nothing of the question is left."""
     begun_at = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        flags = ask_flags(settings_of(tmp_path, main), os.environ, 1)
+        flags = query_flags(settings_of(tmp_path, main), os.environ, 1)
 
     assert flags == KNOWN_FLAGS
     assert time.monotonic() - begun_at < 5
@@ -93,7 +93,7 @@ def _lives_in(process: psutil.Process, folder: Path) -> bool:
 def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
     """COMFYUI_PYTHON is said to be wrong, before anything is started."""
     with pytest.raises(ConfigError, match=r"COMFYUI_PYTHON: /no/python cannot be started \(No such file"):
-        ask_flags(settings_of(tmp_path, COMFYUI_PYTHON="/no/python"), os.environ)
+        query_flags(settings_of(tmp_path, COMFYUI_PYTHON="/no/python"), os.environ)
 
 
 def test_the_flags_are_those_of_the_settings(tmp_path: Path) -> None:

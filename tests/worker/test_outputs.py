@@ -31,7 +31,7 @@ from comfy_core.workflows import Workflow, render
 from simulators.comfyui import Simulator
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.jobs import Control, Worker, run_job
-from worker.result_packer import Delivery, inline_size
+from worker.result_packer import ResultPacker, inline_size
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 MEGABYTE = 1024 * 1024
@@ -282,7 +282,7 @@ def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
 
 def entries_of(outputs: list[Output], beside: dict[str, Any]) -> dict[str, Any]:
     """Return the result that `outputs` inline and `beside` make, with what is added to it later."""
-    images, files = Delivery("base64", 10**9, None).entries(outputs, [], beside)
+    images, files = ResultPacker("base64", 10**9, None).entries(outputs, [], beside)
     timings = dict.fromkeys(("queue_s", "execute_s", "fetch_s", "encode_s", "total_s"), 86_400.1234)
     return {"images": images, "files": files, **beside, "timings": timings}
 
@@ -325,7 +325,9 @@ def test_what_a_bucket_does_not_take_away_is_measured_too(s3: S3Server) -> None:
         return s3.url
 
     with pytest.raises(JobError, match="output_too_large"):
-        Delivery("s3", 10_000, store).entries([Output("a.png", b"", "image/png", {})], [], {"texts": ["x" * 10_000]})
+        ResultPacker("s3", 10_000, store).entries(
+            [Output("a.png", b"", "image/png", {})], [], {"texts": ["x" * 10_000]}
+        )
 
     assert stored == []
 

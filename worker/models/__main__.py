@@ -14,10 +14,10 @@ from typing import TextIO
 from tqdm import tqdm
 
 from comfy_core.errors import ConfigError
-from worker.command_line import Parser, shown
-from worker.models.download import JOBS, check_models, fetch_models, silent
+from worker.command_line import ConfigErrorParser, logging_to
+from worker.models.download import JOBS, check_models, fetch_models, ignore_progress
 from worker.models.files import Progress
-from worker.models.listing import ModelFile, ModelsError, chosen, default_list, read_models
+from worker.models.listing import ModelFile, ModelsError, default_list, filter_models, read_models
 from worker.models.source import Hub
 
 FAILED = 1
@@ -29,16 +29,16 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     """Fetch or check as `arguments` say; return the exit status."""
     try:
         options = _parser().parse_args(arguments)
-        models = chosen(read_models(options.list), options.only)
+        models = filter_models(read_models(options.list), options.only)
         hub = Hub.from_env(env)
     except ConfigError as error:
         err.write(f"{error}\n")
         return MISUSED
-    bars = _Bars(err) if err.isatty() and not options.quiet else None
-    progress: Progress = bars.show if bars else silent
+    bars = _ProgressBars(err) if err.isatty() and not options.quiet else None
+    progress: Progress = bars.show if bars else ignore_progress
     try:
         level = logging.WARNING if bars or options.quiet else logging.INFO
-        with shown("worker.models", _Lines(err), level):
+        with logging_to("worker.models", _TqdmLogHandler(err), level):
             if options.check:
                 check_models(models, options.to, jobs=options.jobs, progress=progress)
             else:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = ConfigErrorParser(
         prog="python -m worker.models",
         description="Fetch the models of a list into ComfyUI's models folder, or verify those that are there.",
         epilog="HF_TOKEN (or a file named by HF_TOKEN_FILE) opens gated files of Hugging Face and goes nowhere else; "
@@ -82,7 +82,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-class _Bars:
+class _ProgressBars:
     """A bar for each model that something is done with."""
 
     def __init__(self, err: TextIO) -> None:
@@ -106,7 +106,7 @@ class _Bars:
             bar.close()
 
 
-class _Lines(logging.Handler):
+class _TqdmLogHandler(logging.Handler):
     """Log lines that do not run into bars."""
 
     def __init__(self, err: TextIO) -> None:

@@ -14,7 +14,7 @@ from worker.models.download import fetch_models
 from worker.models.listing import ModelFile, ModelsError
 from worker.models.source import Hub
 
-TOLD_EVERY_S = 10.0
+LOG_EVERY_S = 10.0
 _POLL_S = 0.1
 _STOP_S = 5.0
 
@@ -31,13 +31,13 @@ class ModelFetch:
         hub: Hub,
         timeout_s: float,
         *,
-        told_every_s: float = TOLD_EVERY_S,
+        log_every_s: float = LOG_EVERY_S,
     ) -> None:
         self._models = models
         self._directory = directory
         self._hub = hub
         self._timeout_s = timeout_s
-        self._told_every_s = told_every_s
+        self._log_every_s = log_every_s
         self._sizes: dict[str, int] = {}
         self._stop = threading.Event()
         self._ended = threading.Event()
@@ -62,7 +62,7 @@ class ModelFetch:
         Raises ModelsMissing, with each model, what was expected, what came and the remedy, or after the time limit; and
         what `failed` returns, after having stopped it.
         """
-        told_at = time.monotonic()
+        logged_at = time.monotonic()
         while not self._ended.wait(_POLL_S):
             now = time.monotonic()
             error = failed()
@@ -71,8 +71,8 @@ class ModelFetch:
                 self._stop.set()
                 self._ended.wait(_STOP_S)
                 raise error or ModelsMissing(self._late())
-            if now - told_at >= self._told_every_s:
-                told_at = now
+            if now - logged_at >= self._log_every_s:
+                logged_at = now
                 log.info("fetching models: %s", self._progress())
         if self._error is not None:
             raise ModelsMissing(

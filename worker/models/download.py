@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.models import files
-from worker.models.files import Part, Progress, held_part
+from worker.models.files import PartFile, Progress, locked_part
 from worker.models.listing import ModelError, ModelFile, ModelsError, WrongContentError
-from worker.models.source import AgainError, Hub, Source
+from worker.models.source import Hub, ModelSource, RetryableDownloadError
 
 LOG = logging.getLogger(__name__)
 JOBS = 4
 
 
 @dataclass(frozen=True)
-class Patience:
+class DownloadRetryPolicy:
     """How often a model is asked for again, and when. Asking is safe to repeat: a GET, from where it was cut.
 
     Attributes:
@@ -35,7 +35,7 @@ class Patience:
         in_all: failures of one model.
         first_s: the pause after the first failure; it doubles with each that follows.
         longest_s: the longest pause of our own choice.
-        longest_asked_s: the longest one that a server may ask for.
+        longest_retry_after_s: the longest one that a server may ask for.
         connect_s: the longest wait for a connection.
         silence_s: the longest silence of a server in the middle of an answer.
         for_lock_s: how long another process may hold a part without writing to it.
@@ -45,28 +45,28 @@ class Patience:
     in_all: int = 200
     first_s: float = 0.5
     longest_s: float = 30.0
-    longest_asked_s: float = 300.0
+    longest_retry_after_s: float = 300.0
     connect_s: float = 10.0
     silence_s: float = 60.0
     for_lock_s: float = 900.0
 
-    def pause_s(self, failures: int, asked_s: float | None, chance: float) -> float:
+    def pause_s(self, failures: int, retry_after_s: float | None, chance: float) -> float:
         """Return the seconds to wait after `failures` in a row; `chance` (0 to 1) keeps many workers from one beat."""
         chosen_s = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30)) * (0.5 + chance / 2)
-        return max(chosen_s, asked_s or 0.0)
+        return max(chosen_s, retry_after_s or 0.0)
 
 
 @dataclass(frozen=True)
-class Terms:
+class FetchContext:
     """What a run of fetch_models is given, beside the models and the place."""
 
-    source: Source
-    patience: Patience
+    source: ModelSource
+    retry_policy: DownloadRetryPolicy
     stop: threading.Event
     progress: Progress
 
 
-def silent(_model: ModelFile, _size: int) -> None:
+def ignore_progress(_model: ModelFile, _size: int) -> None:
     """Take no notice of progress."""
 
 
@@ -77,8 +77,8 @@ def fetch_models(
     *,
     jobs: int = JOBS,
     stop: threading.Event | None = None,
-    progress: Progress = silent,
-    patience: Patience | None = None,
+    progress: Progress = ignore_progress,
+    retry_policy: DownloadRetryPolicy | None = None,
 ) -> None:
     """Bring `models` into `directory`, ComfyUI's models folder. Blocks until all are there; `stop` ends it early.
 
@@ -86,25 +86,25 @@ def fetch_models(
     time of change; else after reading it whole, once. One that is there with other bytes is replaced, when the right
     ones have come. Raises ModelsError with every model that is not there, after having tried them all.
     """
-    patience = patience or Patience()
-    source = Source(hub, connect_s=patience.connect_s, silence_s=patience.silence_s)
-    terms = Terms(source, patience, stop or threading.Event(), progress)
+    retry_policy = retry_policy or DownloadRetryPolicy()
+    source = ModelSource(hub, connect_s=retry_policy.connect_s, silence_s=retry_policy.silence_s)
+    context = FetchContext(source, retry_policy, stop or threading.Event(), progress)
     wanted: list[ModelFile] = []
 
     def decide(model: ModelFile) -> None:
-        if not _is_there(model, directory / model.path, terms):
+        if not _is_there(model, directory / model.path, context):
             wanted.append(model)
 
     def fetch(model: ModelFile) -> None:
-        _fetch(model, directory / model.path, terms)
+        _fetch(model, directory / model.path, context)
 
     def find_space(_: ModelFile) -> None:
         files.require_space(wanted, directory)
 
     listed = list(models)
-    _all(decide, listed, jobs, terms.stop)
-    _all(find_space, wanted[:1], jobs, terms.stop)  # once, for all of them
-    _all(fetch, [model for model in listed if model in wanted], jobs, terms.stop)
+    _all(decide, listed, jobs, context.stop)
+    _all(find_space, wanted[:1], jobs, context.stop)  # once, for all of them
+    _all(fetch, [model for model in listed if model in wanted], jobs, context.stop)
 
 
 def check_models(
@@ -113,7 +113,7 @@ def check_models(
     *,
     jobs: int = JOBS,
     stop: threading.Event | None = None,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Read all of `models` in `directory` and fetch none. Raises ModelsError with every one that is not right."""
     ends = stop or threading.Event()
@@ -127,10 +127,10 @@ def check_models(
             raise WrongContentError(
                 model, f"wrong size: {model.size:,} bytes were expected, {target} has {size:,}. {_REPLACE}"
             )
-        came = files.verify(model, target, ends, progress)
-        if came != model.sha256:
+        actual_sha256 = files.verify(model, target, ends, progress)
+        if actual_sha256 != model.sha256:
             raise WrongContentError(
-                model, f"wrong bytes: sha256 {model.sha256} was expected, {target} has {came}. {_REPLACE}"
+                model, f"wrong bytes: sha256 {model.sha256} was expected, {target} has {actual_sha256}. {_REPLACE}"
             )
         LOG.info("%s: verified, %s bytes", model.path, f"{model.size:,}")
 
@@ -155,7 +155,7 @@ def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, 
 
     with ThreadPoolExecutor(max_workers=jobs) as threads, contextlib.ExitStack() as cut_short:
         # Ctrl-C, or a bug: the threads are waited for, so they have to hear of it.
-        cut_short.callback(_tell_to_stop, stop)
+        cut_short.callback(_signal_stop, stop)
         for _ in threads.map(attempt, models):
             pass
         cut_short.pop_all()
@@ -163,12 +163,12 @@ def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, 
         raise ModelsError(tuple(errors[model] for model in models if model in errors))
 
 
-def _tell_to_stop(stop: threading.Event) -> None:
+def _signal_stop(stop: threading.Event) -> None:
     stop.set()
     LOG.warning("stopping, once the servers' next bytes or the end of their time have come")
 
 
-def _is_there(model: ModelFile, target: Path, terms: Terms) -> bool:
+def _is_there(model: ModelFile, target: Path, context: FetchContext) -> bool:
     if files.is_verified(model, target):
         LOG.info("%s: is there", model.path)
         return True
@@ -178,33 +178,33 @@ def _is_there(model: ModelFile, target: Path, terms: Terms) -> bool:
     problem = f"{size:,} bytes instead of {model.size:,}"
     if size == model.size:
         LOG.info("%s: is there and not verified yet; reading it once", model.path)
-        came = files.verify(model, target, terms.stop, terms.progress)
-        if came == model.sha256:
+        actual_sha256 = files.verify(model, target, context.stop, context.progress)
+        if actual_sha256 == model.sha256:
             return True
-        problem = f"sha256 {came} instead of {model.sha256}"
+        problem = f"sha256 {actual_sha256} instead of {model.sha256}"
     LOG.warning("%s: is another file (%s) and will be replaced", model.path, problem)
     return False
 
 
-def _fetch(model: ModelFile, target: Path, terms: Terms) -> None:
+def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
     begun = time.monotonic()
-    with held_part(model, target, terms.stop, patience_s=terms.patience.for_lock_s) as part:
-        if _is_there(model, target, terms):
+    with locked_part(model, target, context.stop, lock_timeout_s=context.retry_policy.for_lock_s) as part:
+        if _is_there(model, target, context):
             LOG.info("%s: another process has fetched it", model.path)
             return
-        part.read_back(terms.stop, terms.progress)
+        part.read_back(context.stop, context.progress)
         kept = part.size
         if kept:
             LOG.info("%s: going on from %s of %s bytes", model.path, f"{kept:,}", f"{model.size:,}")
         try:
-            _download(model, part, terms)
+            _download(model, part, context)
             if kept and part.sha256() != model.sha256:
                 # What an earlier run left may be spoilt, after a loss of power say; what this one fetches is not.
                 LOG.warning(
                     "%s: the %s bytes kept from an earlier run were wrong; beginning anew", model.path, f"{kept:,}"
                 )
                 part.clear()
-                _download(model, part, terms)
+                _download(model, part, context)
             _require_sha256(model, part)
         except WrongContentError:
             part.discard()
@@ -213,65 +213,65 @@ def _fetch(model: ModelFile, target: Path, terms: Terms) -> None:
     LOG.info("%s: fetched and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun)
 
 
-def _require_sha256(model: ModelFile, part: Part) -> None:
+def _require_sha256(model: ModelFile, part: PartFile) -> None:
     if part.sha256() != model.sha256:
         raise WrongContentError(
             model,
-            f"wrong bytes: sha256 {model.sha256} was expected, {part.sha256()} came. Nothing of it was kept. The file "
-            "there has changed, the line in the list is wrong, or something on the way changes it",
+            f"wrong bytes: sha256 {model.sha256} was expected, {part.sha256()} was received. Nothing was "
+            "kept. The file on the server has changed, the line in the list is wrong, or a proxy changes the content",
         )
 
 
-def _download(model: ModelFile, part: Part, terms: Terms) -> None:
-    """Fill `part` up to the model's size, asking again as patience allows."""
+def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
+    """Fill `part` up to the model's size, asking again as retry_policy allows."""
     failures = 0
     for total in itertools.count(1):
         if part.size > model.size:
             part.clear()
         had = part.size
         try:
-            _append_rest(model, part, terms)
-        except AgainError as error:
+            _append_rest(model, part, context)
+        except RetryableDownloadError as error:
             failures = 1 if part.size > had else failures + 1
             if error.must_restart:
                 part.clear()
-            patience, asked_s = terms.patience, error.asked_s or 0.0
-            is_over = failures >= patience.in_a_row or total >= patience.in_all
-            if is_over or asked_s > patience.longest_asked_s:
+            retry_policy, retry_after_s = context.retry_policy, error.retry_after_s or 0.0
+            is_over = failures >= retry_policy.in_a_row or total >= retry_policy.in_all
+            if is_over or retry_after_s > retry_policy.longest_retry_after_s:
                 raise _given_up(model, part, error, total) from error
-            pause_s = patience.pause_s(failures, error.asked_s, random.random())  # noqa: S311 - no secret
+            pause_s = retry_policy.pause_s(failures, error.retry_after_s, random.random())  # noqa: S311 - no secret
             LOG.warning("%s: %s; asking again in %.1f s", model.path, error, pause_s)
-            terms.stop.wait(pause_s)
+            context.stop.wait(pause_s)
         else:
             return
 
 
-def _append_rest(model: ModelFile, part: Part, terms: Terms) -> None:
-    """Ask once for what is missing. Raises AgainError where not all of it came."""
-    if terms.stop.is_set():
+def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> None:
+    """Ask once for what is missing. Raises RetryableDownloadError where not all of it actual_sha256."""
+    if context.stop.is_set():
         raise files.stopped(model)
     if part.size == model.size:
         return
-    with terms.source.open(model, part.size) as stream:
+    with context.source.open(model, part.size) as stream:
         if stream.start != part.size:
             LOG.warning("%s: the server sends it from the start only", model.path)
             part.clear()
         for piece in stream.pieces:
-            if terms.stop.is_set():
+            if context.stop.is_set():
                 raise files.stopped(model)
             if part.size + len(piece) > model.size:
                 raise WrongContentError(
                     model,
-                    f"wrong size: {model.size:,} bytes were expected, more came. Nothing of it was kept. The file "
-                    "there is another one, or the line in the list is wrong",
+                    f"wrong size: {model.size:,} bytes were expected, more were received. Nothing was "
+                    "kept. The file on the server is a different one, or the line in the list is wrong",
                 )
             part.append(piece)
-            terms.progress(model, part.size)
+            context.progress(model, part.size)
     if part.size < model.size:
-        raise AgainError(f"the answer ended after {part.size:,} of {model.size:,} bytes", "Try again later")
+        raise RetryableDownloadError(f"the answer ended after {part.size:,} of {model.size:,} bytes", "Try again later")
 
 
-def _given_up(model: ModelFile, part: Part, error: AgainError, tries: int) -> ModelError:
-    asked = f", asking for a pause of {error.asked_s:g} s" if error.asked_s else ""
+def _given_up(model: ModelFile, part: PartFile, error: RetryableDownloadError, tries: int) -> ModelError:
+    asked = f", asking for a pause of {error.retry_after_s:g} s" if error.retry_after_s else ""
     kept = f" The {part.size:,} bytes that came are kept and gone on with." if part.size else ""
     return ModelError(model, f"{error}{asked}; given up after {tries} tries. {error.remedy}.{kept}")

@@ -129,7 +129,7 @@ def stopped(model: ModelFile) -> ModelError:
     return ModelError(model, "was stopped; what came is kept. Run it again to go on")
 
 
-class Part:
+class PartFile:
     """The unfinished model: written by this process alone, hashed as it is written."""
 
     def __init__(self, model: ModelFile, path: Path, fd: int) -> None:
@@ -210,9 +210,9 @@ class Part:
 
 
 @contextlib.contextmanager
-def held_part(
-    model: ModelFile, target: Path, stop: threading.Event, *, patience_s: float, flock: Flock = fcntl.flock
-) -> Iterator[Part]:
+def locked_part(
+    model: ModelFile, target: Path, stop: threading.Event, *, lock_timeout_s: float, flock: Flock = fcntl.flock
+) -> Iterator[PartFile]:
     """Hold the part beside `target`, which no other process has meanwhile; wait for one that has it.
 
     The lock is on the part itself, so that a process's death frees it and nothing is left lying about. Where the volume
@@ -220,7 +220,7 @@ def held_part(
     """
     path = _part(target)
     try:
-        fd = _lock(model, path, stop, patience_s, flock)
+        fd = _lock(model, path, stop, lock_timeout_s, flock)
         is_shared = True
     except OSError as error:
         if error.errno not in _NO_LOCKS:
@@ -229,27 +229,27 @@ def held_part(
         path = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
         fd = open_own(path)
         is_shared = False
-    part = Part(model, path, fd)
+    part = PartFile(model, path, fd)
     try:
         yield part
     finally:
         part.close(is_shared=is_shared)
 
 
-def _lock(model: ModelFile, path: Path, stop: threading.Event, patience_s: float, flock: Flock) -> int:
+def _lock(model: ModelFile, path: Path, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> int:
     """Return the open and locked part. Raises OSError where the volume has no locks."""
     while not stop.is_set():
         fd = open_own(path)
         with contextlib.ExitStack() as unless_held:
             unless_held.callback(os.close, fd)
-            _await_lock(model, fd, stop, patience_s, flock)
+            _await_lock(model, fd, stop, lock_timeout_s, flock)
             if _is_at(path, fd):  # else whoever had it has finished or removed it
                 unless_held.pop_all()
                 return fd
     raise stopped(model)
 
 
-def _await_lock(model: ModelFile, fd: int, stop: threading.Event, patience_s: float, flock: Flock) -> None:
+def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> None:
     """Lock `fd`, however long another process takes, as long as it gets on."""
     size, since = -1, time.monotonic()
     while not stop.is_set():
@@ -262,10 +262,10 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, patience_s: fl
         now, grown = time.monotonic(), os.fstat(fd).st_size
         if grown != size:
             size, since = grown, now
-        if now - since > patience_s:
+        if now - since > lock_timeout_s:
             raise ModelError(
                 model,
-                f"another process holds its {PART_SUFFIX} and has written nothing for {patience_s:g} s. End that "
+                f"another process holds its {PART_SUFFIX} and has written nothing for {lock_timeout_s:g} s. End that "
                 "process and run this again; what came is kept",
             )
         stop.wait(_POLL_S)

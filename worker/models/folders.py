@@ -49,7 +49,7 @@ _NEVER = frozenset({"custom_nodes", *(folder for folders in FOLDERS.values() for
 
 
 @dataclass(frozen=True)
-class Places:
+class ModelLocations:
     """Where models may lie.
 
     Attributes:
@@ -73,7 +73,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Located:
+class LocatedModels:
     """What was found.
 
     Attributes:
@@ -91,17 +91,19 @@ class Located:
     remarks: tuple[str, ...]
 
 
-def places(*, comfyui: Path, data: Path, models: Path, volume: Path, cache: Path, revision: str = "") -> Places:
+def model_locations(
+    *, comfyui: Path, data: Path, models: Path, volume: Path, cache: Path, revision: str = ""
+) -> ModelLocations:
     """Return where models may lie. `cache` is RunPod's folder on the machine, `revision` the one in MODEL_REVISION."""
     hub = volume / "huggingface-cache" / "hub"
     store = cache / "model-store" / "huggingface"
     older = cache / "cache"
     found = [*_hub_snapshots(hub, revision), *_store_snapshots(store, revision), *_store_snapshots(older, revision)]
     roots = (data / "models", comfyui / "models", models, *(volume / layout for layout in VOLUME_LAYOUTS))
-    return Places(data / "models", tuple(dict.fromkeys(roots)), (hub, store, older), tuple(found), volume)
+    return ModelLocations(data / "models", tuple(dict.fromkeys(roots)), (hub, store, older), tuple(found), volume)
 
 
-def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: Places) -> Located:
+def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: ModelLocations) -> LocatedModels:
     """Return where each of `wanted` (`folder/file`) lies. `sizes` has the bytes that some of them must have."""
     models = tuple(dict.fromkeys(wanted))
     cached = _cached(frozenset(model.rpartition("/")[2] for model in models), where.snapshots)
@@ -129,10 +131,10 @@ def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: Places) -> Lo
                 f"{file} has {size_of(file):,} bytes, {model} of models.txt {size:,}: it is another file of that name"
             )
     missing = tuple(model for model in models if model not in files)
-    return Located(files, links, missing, tuple(wrong), tuple(remarks))
+    return LocatedModels(files, links, missing, tuple(wrong), tuple(remarks))
 
 
-def link(located: Located, where: Places) -> list[str]:
+def link(located: LocatedModels, where: ModelLocations) -> list[str]:
     """Make the links that are needed; return what could not be linked, a sentence each. Safe to run twice at once."""
     problems = []
     for model, file in located.links.items():
@@ -153,7 +155,7 @@ def link(located: Located, where: Places) -> list[str]:
     return problems
 
 
-def paths_config(where: Places) -> str:
+def paths_config(where: ModelLocations) -> str:
     """Return the text of an extra_model_paths.yaml that has ComfyUI search the roots that exist, the links first.
 
     It is JSON, which YAML is a superset of. Paths are whole, as ComfyUI expands `$` and `~` in a `base_path`. Further
@@ -175,7 +177,7 @@ def paths_config(where: Places) -> str:
     return json.dumps(config, indent=1, ensure_ascii=False)
 
 
-def is_on_volume(located: Located, where: Places) -> bool:
+def is_on_volume(located: LocatedModels, where: ModelLocations) -> bool:
     """Return whether a model is read from the network volume, or from RunPod's cache on it."""
     volume = _real(where.volume)
     return any(_real(file).is_relative_to(volume) for file in located.files.values())
@@ -198,7 +200,7 @@ def fetch_directory(models: Path, volume: Path) -> Path | None:
     return None
 
 
-def missing_message(missing: Collection[str], where: Places) -> str:
+def missing_message(missing: Collection[str], where: ModelLocations) -> str:
     """Return the error for models that are in no place: which, where they were looked for, and the remedies."""
     return (
         f"Not there: {', '.join(missing)}. Put each onto the network volume "

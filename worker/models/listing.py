@@ -121,7 +121,7 @@ def _model_or_fault(line: str) -> ModelFile | str:
         return str(error)
 
 
-def chosen(models: tuple[ModelFile, ...], patterns: list[str]) -> tuple[ModelFile, ...]:
+def filter_models(models: tuple[ModelFile, ...], patterns: list[str]) -> tuple[ModelFile, ...]:
     """Return the models whose path fits one of `patterns`, or all. Raises ConfigError for a pattern that fits none."""
     for pattern in patterns:
         if not any(fnmatchcase(model.path, pattern) for model in models):

@@ -9,15 +9,15 @@ from comfy_core.errors import ConfigError, JobError
 from worker.comfyui_process import ModelsMissing
 from worker.models.boot_fetch import ModelFetch
 from worker.models.folders import (
-    Located,
-    Places,
+    LocatedModels,
+    ModelLocations,
     fetch_directory,
     is_on_volume,
     link,
     locate,
     missing_message,
+    model_locations,
     paths_config,
-    places,
 )
 from worker.models.listing import ModelFile
 from worker.models.source import Hub
@@ -29,7 +29,7 @@ _OWN_ROOTS = ("--extra-model-paths-config", "--base-directory", "--models-direct
 log = logging.getLogger(__name__)
 
 
-class ModelSupply:
+class ModelManager:
     """Where the models of one worker come from.
 
     Args:
@@ -49,7 +49,7 @@ class ModelSupply:
         self._hub = hub
         self._fetch: ModelFetch | None = None
         self._fetches_to_volume = False
-        self._found = self._places(), Located({}, {}, self._needed, (), ())
+        self._found = self._locations(), LocatedModels({}, {}, self._needed, (), ())
 
     @property
     def is_fetching(self) -> bool:
@@ -87,7 +87,7 @@ class ModelSupply:
                 f"WORKER_VOLUME_DIR ({settings.volume_directory}) can be written. Attach a network volume, or name a "
                 "folder that this user can write"
             )
-        self._found = self._places(), located  # `target` may be new
+        self._found = self._locations(), located  # `target` may be new
         self._fetches_to_volume = target.is_relative_to(settings.volume_directory)
         self._fetch = ModelFetch(to_fetch, target, self._hub, settings.fetch_timeout_s)
         self._fetch.start()
@@ -105,9 +105,9 @@ class ModelSupply:
         if self._fetch is not None:
             self._fetch.stop()
 
-    def _places(self) -> Places:
+    def _locations(self) -> ModelLocations:
         settings = self._settings
-        return places(
+        return model_locations(
             comfyui=self._comfyui,
             data=self._data,
             models=settings.models_directory,
@@ -116,8 +116,8 @@ class ModelSupply:
             revision=settings.model_revision,
         )
 
-    def _look(self) -> Located:
-        where = self._places()
+    def _look(self) -> LocatedModels:
+        where = self._locations()
         located = locate(
             [*self._needed, *(model.path for model in self._listed)],
             {model.path: model.size for model in self._listed},

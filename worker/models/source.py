@@ -32,19 +32,21 @@ _PORTS = {"https": 443, "http": 80}
 _TRY_AGAIN = frozenset({408, 425, 429})
 
 
-class AgainError(Exception):
+class RetryableDownloadError(Exception):
     """It may work when asked again: the server is busy, or the connection was lost.
 
     Attributes:
         remedy: for who gave up asking.
-        asked_s: how long the server wants to be left alone, None where it did not say.
+        retry_after_s: how long the server wants to be left alone, None where it did not say.
         must_restart: whether the rest alone is not to be had.
     """
 
-    def __init__(self, reason: str, remedy: str, *, asked_s: float | None = None, must_restart: bool = False) -> None:
+    def __init__(
+        self, reason: str, remedy: str, *, retry_after_s: float | None = None, must_restart: bool = False
+    ) -> None:
         super().__init__(reason)
         self.remedy = remedy
-        self.asked_s = asked_s
+        self.retry_after_s = retry_after_s
         self.must_restart = must_restart
 
 
@@ -93,13 +95,13 @@ class Hub:
 
 @dataclass(frozen=True)
 class Stream:
-    """What a server sends: the model's bytes from `start` on. Reading raises AgainError where it is cut."""
+    """What a server sends: the model's bytes from `start` on. Reading raises RetryableDownloadError where it is cut."""
 
     start: int
     pieces: Iterator[bytes]
 
 
-class Source:
+class ModelSource:
     """Opens models at their addresses. Safe to use from several threads.
 
     Args:
@@ -119,7 +121,7 @@ class Source:
         No If-Range: the list names the bytes by their sha256, while the copies of a content network have ETags of
         their own, and a new one would throw gigabytes of right bytes away.
 
-        Raises AgainError or ModelError, also where the server says that it has another size.
+        Raises RetryableDownloadError or ModelError, also where the server says that it has another size.
         """
         with requests.Session() as session:
             answer, url, token_sent = self._follow(session, model, offset)
@@ -168,8 +170,10 @@ class Source:
                 f"{_shown(model)}",
             )
         if status in _TRY_AGAIN or status >= 500:  # noqa: PLR2004 - the server's own faults
-            asked_s = _asked_s(answer.headers.get("Retry-After", ""), time.time())
-            raise AgainError(said, "Try again later, or from a mirror (HF_ENDPOINT)", asked_s=asked_s)
+            retry_after_s = _retry_after_s(answer.headers.get("Retry-After", ""), time.time())
+            raise RetryableDownloadError(
+                said, "Try again later, or from a mirror (HF_ENDPOINT)", retry_after_s=retry_after_s
+            )
         raise ModelError(model, f"{said}, where 200 was expected. Correct its address in the list: {_shown(model)}")
 
     def _login_remedy(self, model: ModelFile, url: str, *, token_sent: bool) -> str:
@@ -202,7 +206,7 @@ class _Token(AuthBase):
 
 @contextlib.contextmanager
 def _requests_errors(model: ModelFile, host: str) -> Iterator[None]:
-    """Let out no exception of requests: what may go away is AgainError, what does not is ModelError."""
+    """Let out no exception of requests: what may go away is RetryableDownloadError, what does not is ModelError."""
     try:
         yield
     except requests.exceptions.SSLError as error:
@@ -222,7 +226,7 @@ def _requests_errors(model: ModelFile, host: str) -> Iterator[None]:
         ) from error
 
 
-def _lost(host: str, error: Exception) -> AgainError:
+def _lost(host: str, error: Exception) -> RetryableDownloadError:
     """Return the error of a connection that did not come about or did not last, without its addresses."""
     text = str(error)
     if isinstance(error, requests.exceptions.ProxyError):
@@ -235,7 +239,9 @@ def _lost(host: str, error: Exception) -> AgainError:
         reason = f"{host} was silent for too long"
     else:
         reason = f"the connection to {host} was refused or lost"
-    return AgainError(reason, "Check the network and its proxies (HTTPS_PROXY), or name a mirror in HF_ENDPOINT")
+    return RetryableDownloadError(
+        reason, "Check the network and its proxies (HTTPS_PROXY), or name a mirror in HF_ENDPOINT"
+    )
 
 
 def _pieces(answer: requests.Response, host: str) -> Iterator[bytes]:
@@ -256,7 +262,7 @@ def _start(model: ModelFile, answer: requests.Response, offset: int, host: str) 
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", told)
     _check_size(model, found[2] if found else "", host)
     if not found or found[1] is None or int(found[1]) != offset:
-        raise AgainError(
+        raise RetryableDownloadError(
             f"{host} answered {answer.status_code} ({told[:80]!r}) to a request from byte {offset:,} on",
             "Try again later, or from a mirror (HF_ENDPOINT)",
             must_restart=True,
@@ -273,7 +279,7 @@ def _check_size(model: ModelFile, told: str, host: str) -> None:
         )
 
 
-def _asked_s(retry_after: str, now: float) -> float | None:
+def _retry_after_s(retry_after: str, now: float) -> float | None:
     """Return the seconds of a Retry-After, which has seconds or a date; None where it has neither."""
     if re.fullmatch(r"\d{1,9}", retry_after.strip(), re.ASCII):
         return float(retry_after)

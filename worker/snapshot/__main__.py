@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TextIO
 
 from comfy_core.errors import ConfigError
-from worker.command_line import Parser, shown
+from worker.command_line import ConfigErrorParser, logging_to
 from worker.snapshot.listing import Repository, Snapshot, SnapshotError, default_snapshot, read_snapshot
 from worker.snapshot.packages import Lock, Python
-from worker.snapshot.patience import Patience
 from worker.snapshot.registry import OFFICIAL, Registry
 from worker.snapshot.repository import Git
 from worker.snapshot.restore import Sources, restore
+from worker.snapshot.retries import RestoreRetryPolicy
 
 COMFYUI_REPO = "https://github.com/Comfy-Org/ComfyUI"
 
@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
     """Restore as `arguments` say; return the exit status."""
-    with shown("worker.snapshot", logging.StreamHandler(err), logging.INFO):
+    with logging_to("worker.snapshot", logging.StreamHandler(err), logging.INFO):
         try:
             options = _parser().parse_args(arguments)
             snapshot = read_snapshot(options.snapshot)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = ConfigErrorParser(
         prog="python -m worker.snapshot",
         description="Make ComfyUI's folder with its custom nodes from a snapshot of ComfyUI-Manager: each commit as it "
         "is pinned, or an error.",
@@ -84,12 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--keep-git", action="store_true", help="leave the .git folders")
     parser.add_argument(
-        "--timeout", type=_seconds, default=Patience.step_s, metavar="S", help="of one fetch, each time; %(default)g"
+        "--timeout",
+        type=_seconds,
+        default=RestoreRetryPolicy.step_s,
+        metavar="S",
+        help="of one fetch, each time; %(default)g",
     )
     parser.add_argument(
         "--install-timeout",
         type=_seconds,
-        default=Patience.install_s,
+        default=RestoreRetryPolicy.install_s,
         metavar="S",
         help="of pip, of a script; %(default)g",
     )
@@ -119,11 +123,11 @@ def _sources(options: argparse.Namespace, snapshot: Snapshot, env: Mapping[str, 
         raise ConfigError(
             "--keep-git would keep the login that an address has. Give it to git's credential helper instead"
         )
-    patience = Patience(step_s=options.timeout, install_s=options.install_timeout)
+    retry_policy = RestoreRetryPolicy(step_s=options.timeout, install_s=options.install_timeout)
     lock = Lock.read(options.constraints)
-    python = options.python and Python(options.python.absolute(), lock, env, patience.install_s)
-    registry = Registry(env.get("COMFY_REGISTRY", "").strip() or OFFICIAL, patience)
-    return Sources(comfyui, Git(env, patience), registry, python, options.keep_git)
+    python = options.python and Python(options.python.absolute(), lock, env, retry_policy.install_s)
+    registry = Registry(env.get("COMFY_REGISTRY", "").strip() or OFFICIAL, retry_policy)
+    return Sources(comfyui, Git(env, retry_policy), registry, python, options.keep_git)
 
 
 def _has_login(url: str) -> bool:

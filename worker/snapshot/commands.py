@@ -39,7 +39,7 @@ _NOT_INHERITED = frozenset(
 
 
 @dataclass(frozen=True)
-class Ended:
+class CompletedCommand:
     """A program that has ended, or was ended.
 
     Attributes:
@@ -63,7 +63,7 @@ class Ended:
         return "".join(f"\n    {line}" for line in lines[-_SHOWN_LINES:])
 
 
-def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], timeout_s: float) -> Ended:
+def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], timeout_s: float) -> CompletedCommand:
     """Run a program to its end and return it; at its deadline, and where we are interrupted, it is killed.
 
     Raises OSError where it cannot be started.
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], time
         finally:
             if process.poll() is None:
                 _kill(process)
-        return Ended(process.returncode, _end_of(output), late)
+        return CompletedCommand(process.returncode, _end_of(output), late)
 
 
 def _child_env(env: Mapping[str, str]) -> dict[str, str]:

@@ -143,7 +143,7 @@ def read_snapshot(file: Path) -> Snapshot:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ConfigError(f"The snapshot {file} was not read: {reason}. Name another one with --snapshot") from error
-    reader = _Reader()
+    reader = _SnapshotReader()
     try:
         content = json.loads(text, object_pairs_hook=reader.json_object)
     except (ValueError, RecursionError) as error:
@@ -165,7 +165,7 @@ def _is_yaml(file: Path) -> str:
     )
 
 
-class _Reader:
+class _SnapshotReader:
     """Reads a snapshot's JSON and notes what is wrong with it."""
 
     def __init__(self) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from comfy_core.errors import ConfigError
-from worker.snapshot.commands import Ended, run
+from worker.snapshot.commands import CompletedCommand, run
 from worker.snapshot.listing import Package, RestoreError
-from worker.snapshot.patience import LOG
+from worker.snapshot.retries import LOG
 
 _REQUIREMENTS = "requirements.txt"
 _SCRIPT = "install.py"
@@ -193,11 +193,11 @@ class Python:
         file.write_text("".join(f"{line}\n" for line in self.lock.lines), encoding="utf-8")
         return file
 
-    def _pip(self, constraints: Path, *arguments: str) -> Ended:
+    def _pip(self, constraints: Path, *arguments: str) -> CompletedCommand:
         quiet = ("--no-input", "--disable-pip-version-check", "--root-user-action=ignore", "--progress-bar=off")
         return self._run(Path("/"), "-m", "pip", "install", *quiet, "--constraint", str(constraints), *arguments)
 
-    def _run(self, cwd: Path, *arguments: str) -> Ended:
+    def _run(self, cwd: Path, *arguments: str) -> CompletedCommand:
         return run([self.executable, *arguments], cwd, self.env, self.timeout_s)
 
     def _locked_packages(self) -> dict[str, str]:
@@ -209,7 +209,7 @@ class Python:
         return {name: version for name, version in installed.items() if normal(name) in self.lock.versions}
 
 
-def _pip_problem(ended: Ended) -> str:
+def _pip_problem(ended: CompletedCommand) -> str:
     locked = dict.fromkeys(re.findall(r"\(constraint\) ([^\s,]+)", ended.output))
     if locked:
         return (

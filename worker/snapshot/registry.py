@@ -27,7 +27,7 @@ from urllib.parse import quote, urlsplit
 
 from comfy_core.errors import ConfigError
 from worker.snapshot.listing import RegistryNode, RestoreError, redacted
-from worker.snapshot.patience import AgainError, Patience, patiently
+from worker.snapshot.retries import RestoreRetryPolicy, RetryableFetchError, with_retries
 
 OFFICIAL = "https://api.comfy.org"
 
@@ -40,7 +40,7 @@ _REFUSED_STATES = frozenset({"NodeVersionStatusFlagged", "NodeVersionStatusBanne
 
 
 @dataclass(frozen=True)
-class Limits:
+class ArchiveLimits:
     """What a node's archive may be at most."""
 
     archive: int = 512 * 1024**2
@@ -54,13 +54,13 @@ class Registry:
 
     Attributes:
         url: its address; https, except for a stand-in.
-        patience: the ends of all waits.
+        retry_policy: the ends of all waits.
         limits: of archives.
     """
 
     url: str
-    patience: Patience
-    limits: Limits = Limits()
+    retry_policy: RestoreRetryPolicy
+    limits: ArchiveLimits = ArchiveLimits()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+(/[\w./-]*)?", self.url):
@@ -72,7 +72,7 @@ class Registry:
         archive = folder.with_name(f"{folder.name}.zip")
         archive.parent.mkdir(parents=True, exist_ok=True)
         try:
-            sha256 = patiently(node.id, lambda: self._download(node.id, address, archive), self.patience)
+            sha256 = with_retries(node.id, lambda: self._download(node.id, address, archive), self.retry_policy)
             if node.sha256 and sha256 != node.sha256:
                 raise RestoreError(
                     node.id,
@@ -86,7 +86,7 @@ class Registry:
 
     def _address_of(self, node: RegistryNode) -> str:
         query = f"{self.url.rstrip('/')}/nodes/{quote(node.id)}/install?version={quote(node.version)}"
-        text = patiently(node.id, lambda: self._answer(node, query), self.patience)
+        text = with_retries(node.id, lambda: self._answer(node, query), self.retry_policy)
         try:
             answer = json.loads(text)
         except (ValueError, RecursionError):
@@ -106,7 +106,7 @@ class Registry:
 
     def _download(self, part: str, url: str, archive: Path) -> str:
         """Write what is at an address into a file; return its sha256."""
-        deadline = time.monotonic() + self.patience.step_s
+        deadline = time.monotonic() + self.retry_policy.step_s
         digest, size = hashlib.sha256(), 0
         with archive.open("wb") as file, self._open(part, url, _USE_GIT) as answer:
             told = answer.headers.get("Content-Length", "")
@@ -115,11 +115,11 @@ class Registry:
                 if size > self.limits.archive:
                     raise RestoreError(part, f"its archive has more than {self.limits.archive:,} bytes. {_USE_GIT}")
                 if time.monotonic() > deadline:
-                    raise AgainError(f"its archive did not come within {self.patience.step_s:g} s")
+                    raise RetryableFetchError(f"its archive did not come within {self.retry_policy.step_s:g} s")
                 digest.update(piece)
                 file.write(piece)
         if told.isdigit() and size != int(told):
-            raise AgainError(f"its archive ended after {size:,} of {int(told):,} bytes")
+            raise RetryableFetchError(f"its archive ended after {size:,} of {int(told):,} bytes")
         return digest.hexdigest()
 
     @contextlib.contextmanager
@@ -129,16 +129,16 @@ class Registry:
         opener = urllib.request.build_opener(_Redirects(self.may_be_fetched))
         request = urllib.request.Request(url, headers={"User-Agent": "flux-comfyui-worker"})  # noqa: S310 - checked
         try:
-            with opener.open(request, timeout=self.patience.silence_s) as answer:
+            with opener.open(request, timeout=self.retry_policy.silence_s) as answer:
                 yield answer
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in _TRY_AGAIN or error.code >= 500:  # noqa: PLR2004 - the server's own faults
-                raise AgainError(f"{host} answered {error.code}") from error
+                raise RetryableFetchError(f"{host} answered {error.code}") from error
             raise RestoreError(part, f"{host} answered {error.code}. {remedy}") from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             reason = redacted(str(getattr(error, "reason", "") or error) or type(error).__name__)
-            raise AgainError(f"{host} was not reached, or fell silent ({reason})") from error
+            raise RetryableFetchError(f"{host} was not reached, or fell silent ({reason})") from error
 
     def may_be_fetched(self, url: str) -> bool:
         """Return whether an address is of https, or of http where the registry's own is."""
@@ -167,7 +167,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def unpack(part: str, archive: Path, folder: Path, limits: Limits) -> None:
+def unpack(part: str, archive: Path, folder: Path, limits: ArchiveLimits) -> None:
     """Unpack a zip into a new folder: plain files below it and nothing else. Raises RestoreError for what is not."""
     try:
         with zipfile.ZipFile(archive) as packed:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.snapshot.commands import Ended, run
+from worker.snapshot.commands import CompletedCommand, run
 from worker.snapshot.listing import Repository, RestoreError, redacted
-from worker.snapshot.patience import LOG, AgainError, Patience, patiently
+from worker.snapshot.retries import LOG, RestoreRetryPolicy, RetryableFetchError, with_retries
 
 _NO_SURPRISES = (
     "advice.detachedHead=false",
@@ -57,14 +57,14 @@ class Git:
     """How git is called: in which environment, and how long."""
 
     env: Mapping[str, str]
-    patience: Patience
+    retry_policy: RestoreRetryPolicy
 
-    def __call__(self, folder: Path, *arguments: str, protocols: str = "https:http:git:ssh") -> Ended:
+    def __call__(self, folder: Path, *arguments: str, protocols: str = "https:http:git:ssh") -> CompletedCommand:
         """Run git in `folder` and return its end."""
         settings = [word for setting in _NO_SURPRISES for word in ("-c", setting)]
-        slow = ["-c", "http.lowSpeedLimit=1000", "-c", f"http.lowSpeedTime={max(1, int(self.patience.silence_s))}"]
+        slow = ["-c", "http.lowSpeedLimit=1000", "-c", f"http.lowSpeedTime={max(1, int(self.retry_policy.silence_s))}"]
         env = {**self.env, "LC_ALL": "C", "GIT_ALLOW_PROTOCOL": protocols}
-        return run(["git", *settings, *slow, *arguments], folder, env, self.patience.step_s)
+        return run(["git", *settings, *slow, *arguments], folder, env, self.retry_policy.step_s)
 
 
 def fetch_commit(part: str, repository: Repository, folder: Path, git: Git) -> None:
@@ -75,7 +75,7 @@ def fetch_commit(part: str, repository: Repository, folder: Path, git: Git) -> N
         folder.mkdir(parents=True)
         _fetch(part, repository, folder, git)
 
-    patiently(part, attempt, git.patience)
+    with_retries(part, attempt, git.retry_policy)
 
 
 def remove_git(folder: Path) -> None:
@@ -113,7 +113,7 @@ def _fetch(part: str, repository: Repository, folder: Path, git: Git) -> None:
         _fetch_submodules(part, wanted, folder, git)
 
 
-def _fetched(folder: Path, git: Git, *arguments: str) -> Ended:
+def _fetched(folder: Path, git: Git, *arguments: str) -> CompletedCommand:
     return git(folder, "fetch", "--quiet", *arguments, protocols="https:http:git:ssh:file")
 
 
@@ -126,14 +126,14 @@ def _fetch_submodules(part: str, wanted: str, folder: Path, git: Git) -> None:
     _require(part, f"git submodule update of {wanted}", ended)
 
 
-def _require(part: str, step: str, ended: Ended) -> None:
-    """Raise AgainError for what may pass, RestoreError for what does not."""
+def _require(part: str, step: str, ended: CompletedCommand) -> None:
+    """Raise RetryableFetchError for what may pass, RestoreError for what does not."""
     if ended.succeeded:
         return
     if ended.late:
-        raise AgainError(f"{step} did not end in its time{ended.tail()}")
+        raise RetryableFetchError(f"{step} did not end in its time{ended.tail()}")
     remedies = [remedy for signs, remedy in _REMEDIES if re.search(signs, ended.output, re.IGNORECASE)]
     if _PASSING.search(ended.output) and not remedies:
-        raise AgainError(f"{step} failed{ended.tail()}")
+        raise RetryableFetchError(f"{step} failed{ended.tail()}")
     advice = f"\n  {remedies[0]}" if remedies else ""
     raise RestoreError(part, f"{step} failed{ended.tail()}{advice}")

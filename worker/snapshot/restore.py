@@ -16,9 +16,9 @@ from pathlib import Path
 from comfy_core.errors import ConfigError
 from worker.snapshot.listing import RegistryNode, Repository, RestoreError, Snapshot, SnapshotError, redacted
 from worker.snapshot.packages import Node, Python
-from worker.snapshot.patience import LOG
 from worker.snapshot.registry import Registry
 from worker.snapshot.repository import Git, fetch_commit, remove_git
+from worker.snapshot.retries import LOG
 
 COMFYUI = "ComfyUI"
 _NODES = "custom_nodes"

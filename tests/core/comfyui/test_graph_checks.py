@@ -127,3 +127,43 @@ def test_a_whole_graph_stays_as_it_is() -> None:
     """And has no warning."""
     graph = {"1": node("EmptyImage", width=64), "2": node("SaveImage", images=["1", 0], filename_prefix="x")}
     assert with_defaults(graph, TYPES) == (graph, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("sampler_name", "Euler", "euler"),
+        ("sampler_name", " EULER ", "euler"),
+        ("sampler_name", "euler a", "euler a"),
+        ("lora_name", "sub\\Pixel.safetensors", "sub/pixel.safetensors"),
+        ("lora_name", "twin", "twin"),
+        ("image", "In.png", "In.png"),
+        ("steps", "8.0", 8),
+        ("steps", "many", "many"),
+        ("steps", "1e999", "1e999"),
+    ],
+)
+def test_an_unambiguous_spelling_is_what_the_node_takes(name: str, value: str, read: object) -> None:
+    """A choice may differ in case and slashes, a whole number may be text; a name of an input file stays as it is."""
+    lists = {
+        "sampler_name": [["euler", "heun"], {}],
+        "lora_name": ["COMBO", {"options": ["sub/pixel.safetensors", "Twin", "TWIN"]}],
+        "image": [["in.png"], {"image_upload": True}],
+        "steps": ["INT", {"default": 20}],
+    }
+    types = {"LoadImage": {"input": {"required": {"image": lists["image"]}}}, "K": {"input": {"optional": lists}}}
+    class_type = "LoadImage" if name == "image" else "K"
+
+    filled, warnings = with_defaults({"1": {"class_type": class_type, "inputs": {name: value}}}, types)
+
+    assert filled["1"]["inputs"] == {name: read}
+    assert warnings == []
+
+
+def test_null_is_an_absent_input() -> None:
+    """A required input that is null gets its default; one that is optional keeps its null."""
+    types = {"A": {"input": {"required": {"width": ["INT", {"default": 512}]}, "optional": {"mask": ["MASK", {}]}}}}
+
+    filled, _ = with_defaults({"1": {"class_type": "A", "inputs": {"width": None, "mask": None}}}, types)
+
+    assert filled["1"]["inputs"] == {"width": 512, "mask": None}

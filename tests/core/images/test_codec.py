@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
@@ -778,3 +778,20 @@ def refused(data: bytes) -> JobError | None:
     except JobError as error:
         return error
     return None
+
+
+def test_text_that_comfyui_wrote_is_replaced() -> None:
+    """A PNG that ComfyUI wrote the graph into, in any kind of chunk, has it once, or not at all; other text stays."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", "inner", zip=True)
+    info.add_itxt("workflow", "inner")
+    info.add_text("Software", "kept")
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=info)
+
+    replaced = encode_picture(file.getvalue(), "png", 90, {"prompt": "outer"}).data
+    without = encode_picture(file.getvalue(), "png", 90, {}).data
+
+    assert opened(replaced).info == {"prompt": "outer", "workflow": "inner", "Software": "kept"}
+    assert opened(without).info == {"Software": "kept"}
+    assert b"inner" not in without

@@ -146,6 +146,13 @@ def test_extra_pnginfo_is_an_object(workflows: Mapping[str, Workflow]) -> None:
         {"input": {"workflow": SAVED}},
         {"id": "job", "input": {"workflow": json.dumps(SAVED)}, "webhook": "https://example.com"},
         {"workflow": json.dumps({"prompt": SAVED})},
+        {"prompt": json.dumps(SAVED)},
+        {"prompt": "\ufeff" + json.dumps(SAVED)},
+        {"workflow": {"prompt": json.dumps(SAVED)}},
+        {"input": {"input": {"workflow": SAVED}}},
+        {"graph": SAVED},
+        {"workflow_json": SAVED},
+        {"input": json.dumps({"workflow": SAVED})},
     ],
     ids=lambda body: str(body)[:50],
 )
@@ -402,3 +409,41 @@ def test_overrides_reach_dotted_inputs_and_add_new_ones(workflows: Mapping[str, 
 
     assert result.graphs[0]["3"]["inputs"] == {"resize_type.width": 32, "resolution_steps": 1}
     assert result.inputs == {"overrides": overrides}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"class_type": "PrimitiveString", "inputs": {"value": "in.png"}},
+        {"class_type": "StringConstant", "inputs": {"string": "in.png [input]"}},
+        None,
+    ],
+)
+def test_a_name_that_does_not_stand_in_the_loader_itself_meets_its_picture(
+    workflows: Mapping[str, Workflow], source: JsonObject | None
+) -> None:
+    """A name may be wrapped, or stand in a text node: that node's other users keep it as it is."""
+    value = ["3", 0] if source else {"__value__": "in.png"}
+    graph = {**loading(value, "LoadImageFromPath"), **({"3": source} if source else {})}
+
+    result = rendered(workflows, {"workflow": graph, "images": [{"name": "in.png", "image": BASE64}]})
+
+    assert result.uploads[0].targets == (Target("1", "image"),)
+    assert result.graphs[0].get("3") == source
+    assert result.warnings == ()
+
+
+def test_a_drawn_seed_of_a_graph_is_in_the_graph_and_in_a_warning(workflows: Mapping[str, Workflow]) -> None:
+    """-1 asks for a random seed, also as an override; with the seed of the warning the image can be made again."""
+    graph = {**SAVED, "3": {"class_type": "KSampler", "inputs": {"seed": 0}}}
+
+    result = read(workflows, {"workflow": graph, "overrides": {"3.seed": -1}}).render(lambda: 7)
+
+    assert result.graphs[0]["3"]["inputs"] == {"seed": 7}
+    assert result.warnings == ("workflow.3.inputs.seed: was -1; 7 was drawn",)
+
+
+@pytest.mark.parametrize("key", ["extra_data", "comfy_org_api_key"])
+def test_a_key_of_graphs_beside_a_template_is_named_as_such(workflows: Mapping[str, Workflow], key: str) -> None:
+    """No suggestion of another key misleads."""
+    assert faults_of(workflows, {"prompt": "a", key: {}})[key] == "goes with a graph of your own; leave it out"

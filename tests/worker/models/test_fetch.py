@@ -20,15 +20,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from simulators.hugging_face import Answer
+from simulators.waiting import until
 from tests.needs import left_out
-from tests.waiting import until
 from tests.worker.models.conftest import SIZE, Models, Served
-from worker.models.download import Patience, check_models, fetch_models
-from worker.models.files import held_part
+from worker.models.download import DownloadRetryPolicy, check_models, fetch_models
+from worker.models.files import locked_part
 from worker.models.listing import ModelError, ModelFile, ModelsError
 from worker.models.source import Hub
 
-QUICK = Patience(first_s=0.001, longest_s=0.001)
+QUICK = DownloadRetryPolicy(first_s=0.001, longest_s=0.001)
 CUT = SIZE * 3 // 10
 PIECE = 256 * 1024
 TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
@@ -47,10 +47,12 @@ class Pauses(threading.Event):
         return False
 
 
-def failure(models: Models, folder: Path, *served: Served, hub: Hub | None = None, patience: Patience = QUICK) -> str:
+def failure(
+    models: Models, folder: Path, *served: Served, hub: Hub | None = None, retry_policy: DownloadRetryPolicy = QUICK
+) -> str:
     """Fetch in vain; return the error of the one model that failed."""
     with pytest.raises(ModelsError) as info:
-        fetch_models([each.model for each in served], folder, hub or models.hub, patience=patience)
+        fetch_models([each.model for each in served], folder, hub or models.hub, retry_policy=retry_policy)
     [error] = info.value.errors
     return str(error)
 
@@ -149,7 +151,7 @@ def test_a_cut_is_gone_on_with(models: Models, tmp_path: Path) -> None:
     served = models.put()
     models.server.cut(served.path, CUT)
 
-    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+    fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
     first, second = models.server.requests(served.path)
     assert first.offset == 0
@@ -163,7 +165,7 @@ def test_a_server_without_ranges_is_begun_with_anew(models: Models, tmp_path: Pa
     models.server.cut(served.path, CUT)
     models.server.ignore_ranges(served.path)
 
-    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+    fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
     assert models.server.requests(served.path)[1].offset > 0
     assert (tmp_path / served.model.path).read_bytes() == served.content
@@ -184,7 +186,7 @@ def test_an_answer_to_another_range_is_not_taken(models: Models, tmp_path: Path,
     kept_part(tmp_path, served, served.content[:CUT])
     models.server.answer(served.path, answer)
 
-    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+    fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
     assert [asked.offset for asked in models.server.requests(served.path)] == [CUT, 0]
     assert (tmp_path / served.model.path).read_bytes() == served.content
@@ -265,7 +267,7 @@ def test_more_than_expected_is_refused(models: Models, tmp_path: Path) -> None:
     served = models.put()
     models.server.answer(served.path, Answer(200, {}, served.content + b"!", tells_length=False))
 
-    assert "wrong size: 1,000,000 bytes were expected, more came" in failure(models, tmp_path, served)
+    assert "wrong size: 1,000,000 bytes were expected, more were received" in failure(models, tmp_path, served)
     assert left(tmp_path) == []
 
 
@@ -274,7 +276,7 @@ def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> N
     served = models.put()
     models.server.answer(served.path, Answer(200, {}, served.content[:CUT], tells_length=False))
 
-    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+    fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
     assert [asked.offset for asked in models.server.requests(served.path)] == [0, CUT]
 
@@ -314,7 +316,7 @@ def test_a_busy_server_is_asked_again(models: Models, tmp_path: Path, status: in
     served = models.put()
     models.server.answer(served.path, Answer(status), Answer(status))
 
-    fetch_models([served.model], tmp_path, models.hub, patience=QUICK)
+    fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
     assert len(models.server.asked) == 3
     assert (tmp_path / served.model.path).read_bytes() == served.content
@@ -328,7 +330,7 @@ def test_retry_after_is_honoured(models: Models, tmp_path: Path) -> None:
         models.server.answer(served.path, Answer(429, {"Retry-After": text}))
     pauses = Pauses()
 
-    fetch_models([served.model], tmp_path, models.hub, patience=QUICK, stop=pauses)
+    fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK, stop=pauses)
 
     assert pauses.seconds[0] == 7
     assert 97 < pauses.seconds[1] <= 100
@@ -362,12 +364,12 @@ def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
     """A connection that brings a little each time is borne with, however often it is lost, up to a limit."""
     served = models.put(size=6 * PIECE)
     models.server.cut(served.path, *[PIECE] * 5)
-    fetch_models([served.model], tmp_path, models.hub, patience=replace(QUICK, in_a_row=2))
+    fetch_models([served.model], tmp_path, models.hub, retry_policy=replace(QUICK, in_a_row=2))
     assert len(models.server.asked) == 6
 
     other = models.put("vae/other.safetensors", 6 * PIECE)
     models.server.cut(other.path, *[PIECE] * 5)
-    message = failure(models, tmp_path, other, patience=replace(QUICK, in_all=4))
+    message = failure(models, tmp_path, other, retry_policy=replace(QUICK, in_all=4))
 
     assert "the connection to 127.0.0.1 was refused or lost; given up after 4 tries" in message
     assert f"The {4 * PIECE:,} bytes that came are kept" in message
@@ -376,11 +378,11 @@ def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
 
 def test_pauses_grow() -> None:
     """Pauses double up to the longest, are spread, and are never shorter than the server asked for."""
-    patience = Patience(first_s=1, longest_s=5)
+    retry_policy = DownloadRetryPolicy(first_s=1, longest_s=5)
 
-    assert [patience.pause_s(failures, None, 1.0) for failures in (1, 2, 3, 4, 2000)] == [1, 2, 4, 5, 5]
-    assert patience.pause_s(1, None, 0.0) == 0.5
-    assert patience.pause_s(1, 9.0, 1.0) == 9
+    assert [retry_policy.pause_s(failures, None, 1.0) for failures in (1, 2, 3, 4, 2000)] == [1, 2, 4, 5, 5]
+    assert retry_policy.pause_s(1, None, 0.0) == 0.5
+    assert retry_policy.pause_s(1, 9.0, 1.0) == 9
 
 
 # No way there.
@@ -423,11 +425,11 @@ def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_silence_has_an_end(models: Models, tmp_path: Path) -> None:
     """A server that takes the connection and says nothing is given up."""
-    patience = replace(QUICK, in_a_row=2, silence_s=0.05)
+    retry_policy = replace(QUICK, in_a_row=2, silence_s=0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
         hub = Hub(f"http://127.0.0.1:{server.getsockname()[1]}")
 
-        message = failure(models, tmp_path, models.put(), hub=hub, patience=patience)
+        message = failure(models, tmp_path, models.put(), hub=hub, retry_policy=retry_policy)
 
     assert "127.0.0.1 was silent for too long; given up after 2 tries" in message
 
@@ -611,10 +613,10 @@ def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Pa
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
-    patience = replace(QUICK, for_lock_s=0.05)
+    retry_policy = replace(QUICK, for_lock_s=0.05)
 
-    with held_part(served.model, target, threading.Event(), patience_s=1):
-        message = failure(models, tmp_path, served, patience=patience)
+    with locked_part(served.model, target, threading.Event(), lock_timeout_s=1):
+        message = failure(models, tmp_path, served, retry_policy=retry_policy)
 
     assert "another process holds its .part and has written nothing for 0.05 s. End that process" in message
 
@@ -687,7 +689,7 @@ def test_a_volume_without_locks_gets_a_part_of_its_own(models: Models, tmp_path:
     def flock(_fd: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    with held_part(served.model, target, threading.Event(), patience_s=1, flock=flock) as part:
+    with locked_part(served.model, target, threading.Event(), lock_timeout_s=1, flock=flock) as part:
         part.append(b"ours")
         assert len(left(tmp_path)) == 2
 
@@ -706,7 +708,7 @@ def test_a_lock_that_fails_otherwise_is_an_error(models: Models, tmp_path: Path)
 
     with (
         pytest.raises(OSError, match="Input/output error"),
-        held_part(served.model, target, threading.Event(), patience_s=1, flock=flock),
+        locked_part(served.model, target, threading.Event(), lock_timeout_s=1, flock=flock),
     ):
         pass
 
@@ -724,7 +726,7 @@ def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: Models, tm
         if len(calls) == 1:
             path.unlink()
 
-    with held_part(served.model, target, threading.Event(), patience_s=1, flock=flock) as part:
+    with locked_part(served.model, target, threading.Event(), lock_timeout_s=1, flock=flock) as part:
         part.append(b"x")
 
     assert len(calls) == 2

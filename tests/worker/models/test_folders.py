@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.stage import ROOT
+from bench.stage import ROOT
 from worker.models.folders import (
     FOLDERS,
-    Located,
-    Places,
+    LocatedModels,
+    ModelLocations,
     fetch_directory,
     is_on_volume,
     link,
     locate,
     missing_message,
+    model_locations,
     paths_config,
-    places,
 )
 
 UNET = "diffusion_models/flux1-dev-fp8.safetensors"
@@ -47,9 +47,9 @@ def put(tmp_path: Path) -> Put:
     return make
 
 
-def places_in(base: Path, revision: str = "") -> Places:
-    """Return the places of a worker that has them all in `base`."""
-    return places(
+def places_in(base: Path, revision: str = "") -> ModelLocations:
+    """Return the model locations of a worker that has them all in `base`."""
+    return model_locations(
         comfyui=base / "comfyui",
         data=base / "data",
         models=base / "baked",
@@ -59,7 +59,7 @@ def places_in(base: Path, revision: str = "") -> Places:
     )
 
 
-def found(base: Path, model: str = UNET, revision: str = "") -> Located:
+def found(base: Path, model: str = UNET, revision: str = "") -> LocatedModels:
     """Return where one model was found."""
     return locate([model], SIZES, places_in(base, revision))
 

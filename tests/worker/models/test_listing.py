@@ -11,7 +11,7 @@ import pytest
 from comfy_core.errors import ConfigError
 from comfy_core.workflows import default_directory
 from worker.models.files import missing_models
-from worker.models.listing import ModelFile, chosen, default_list, read_models
+from worker.models.listing import ModelFile, default_list, filter_models, read_models
 
 SHA = "0123456789abcdef" * 4
 URL = "https://huggingface.co/org/repo/resolve/abc/ae.safetensors"
@@ -123,10 +123,13 @@ def test_only_some_are_chosen(tmp_path: Path) -> None:
     """Patterns choose by path, and one that fits nothing is refused with what there is."""
     models = read_models(written(tmp_path, GOOD, GOOD.replace("vae/ae", "loras/x"), GOOD.replace("vae/ae", "loras/y")))
 
-    assert [model.path for model in chosen(models, ["loras/*"])] == ["loras/x.safetensors", "loras/y.safetensors"]
-    assert chosen(models, []) == models
+    assert [model.path for model in filter_models(models, ["loras/*"])] == [
+        "loras/x.safetensors",
+        "loras/y.safetensors",
+    ]
+    assert filter_models(models, []) == models
     with pytest.raises(ConfigError, match=r"--only 'vea/\*' fits no model of the list. It has vae/ae.safetensors, "):
-        chosen(models, ["vae/*", "vea/*"])
+        filter_models(models, ["vae/*", "vea/*"])
 
 
 def test_missing_is_what_no_folder_has_in_its_size(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import make_comfyui
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from simulators.hugging_face import ModelServer
-from tests.stage import make_comfyui
-from tests.waiting import until
+from simulators.waiting import until
 from tests.worker.models.conftest import Models, Served
 from worker.comfyui_process import ModelsMissing
 from worker.models.boot_fetch import ModelFetch
-from worker.models.manager import ModelSupply
+from worker.models.manager import ModelManager
 from worker.settings import Settings
 
 SIZE = 1_000_000
@@ -30,14 +30,14 @@ def models() -> Iterator[Models]:
         yield Models(server)
 
 
-def supply_of(base: Path, models: Models, *served: Served, **environment: str) -> ModelSupply:
+def supply_of(base: Path, models: Models, *served: Served, **environment: str) -> ModelManager:
     """Return the supply of a worker in `base` whose models.txt has what is served."""
     settings = Settings.from_env({**make_comfyui(base), "WORKER_FETCH_MODELS": "true", **environment})
     listed = [each.model for each in served]
-    return ModelSupply(settings, [model.path for model in listed], listed, models.hub)
+    return ModelManager(settings, [model.path for model in listed], listed, models.hub)
 
 
-def all_there(supply: ModelSupply) -> None:
+def all_there(supply: ModelManager) -> None:
     """Fetch what is missing and wait for it."""
     supply.begin()
     supply.await_all(lambda: None)
@@ -106,7 +106,7 @@ def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(
     """It cannot be fetched, so nothing is."""
     vae = models.put()
     settings = Settings.from_env({**make_comfyui(tmp_path), "WORKER_FETCH_MODELS": "true"})
-    supply = ModelSupply(settings, ["loras/own.safetensors"], [vae.model], models.hub)
+    supply = ModelManager(settings, ["loras/own.safetensors"], [vae.model], models.hub)
     with pytest.raises(ModelsMissing, match=r"^Not there: loras/own\.safetensors\."):
         supply.begin()
 
@@ -135,7 +135,7 @@ def test_the_log_tells_how_far_it_is(tmp_path: Path, models: Models, caplog: pyt
     """A line every few seconds, and no bars."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
-    fetch = ModelFetch([vae.model], tmp_path, models.hub, 60, told_every_s=0.2)
+    fetch = ModelFetch([vae.model], tmp_path, models.hub, 60, log_every_s=0.2)
     with caplog.at_level(logging.INFO):
         fetch.start()
         ended = threading.Thread(target=fetch.await_end, args=(lambda: None,))

@@ -12,10 +12,10 @@ import pytest
 from simulators.hugging_face import Answer
 from tests.worker.snapshot.conftest import Bench, packed
 from worker.snapshot.listing import RegistryNode, RestoreError
-from worker.snapshot.patience import Patience
-from worker.snapshot.registry import Limits, Registry
+from worker.snapshot.registry import ArchiveLimits, Registry
+from worker.snapshot.retries import RestoreRetryPolicy
 
-HASTY = Patience(first_s=0.01, silence_s=20)
+HASTY = RestoreRetryPolicy(first_s=0.01, silence_s=20)
 GOOD = {"__init__.py": "1", "web/js/a.js": "2", "empty/": ""}
 
 
@@ -110,8 +110,8 @@ def test_server_that_falls_silent(bench: Bench) -> None:
     bench.archive("node", "1.0.0", packed(GOOD))
     hold = bench.web.hold("/node/1.0.0/node.zip", 10)
 
-    with pytest.raises(RestoreError, match=r"fell silent \(timed out\)\n  Given up after 3 tries"):
-        Registry(bench.web.url, Patience(first_s=0.01, silence_s=0.3)).fetch(
+    with pytest.raises(RestoreError, match=r"fell silent \(timed out\)\n  Given up after 3 attempts"):
+        Registry(bench.web.url, RestoreRetryPolicy(first_s=0.01, silence_s=0.3)).fetch(
             RegistryNode("node", "1.0.0"), bench.folder / "node"
         )
     hold.release()
@@ -123,7 +123,7 @@ def test_archive_that_takes_too_long(bench: Bench) -> None:
     bench.archive("node", "1.0.0", packed(GOOD))
 
     with pytest.raises(RestoreError, match="its archive did not come within 0 s"):
-        Registry(bench.web.url, Patience(first_s=0.01, step_s=0)).fetch(
+        Registry(bench.web.url, RestoreRetryPolicy(first_s=0.01, step_s=0)).fetch(
             RegistryNode("node", "1.0.0"), bench.folder / "node"
         )
 
@@ -221,7 +221,7 @@ def understated(size: int) -> bytes:
 def test_hostile_archives(bench: Bench, archive: bytes, fault: str) -> None:
     """What is no archive of plain files within limits is refused, and nothing is outside the folder."""
     bench.archive("node", "1.0.0", archive)
-    limits = Limits(archive=50_000, unpacked=100_000, files=10)
+    limits = ArchiveLimits(archive=50_000, unpacked=100_000, files=10)
     folder = bench.folder / "deep" / "node"
 
     with pytest.raises(RestoreError, match=fault):

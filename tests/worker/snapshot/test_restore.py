@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from simulators.hugging_face import Answer
-from tests.waiting import until
+from simulators.waiting import until
 from tests.worker.snapshot.conftest import MAIN, Bench
 from worker.snapshot.listing import Repository, RestoreError
-from worker.snapshot.patience import Patience
 from worker.snapshot.repository import Git, fetch_commit
+from worker.snapshot.retries import RestoreRetryPolicy
 
 ROOT = Path(__file__).parents[3]
-HASTY = Patience(first_s=0.01)
+HASTY = RestoreRetryPolicy(first_s=0.01)
 NOWHERE = "1" * 40
 UNAUTHORIZED = Answer(401, {"WWW-Authenticate": 'Basic realm="private"'})
 
@@ -212,7 +212,7 @@ def test_what_does_not_pass_is_given_up(bench: Bench) -> None:
     """The third broken connection ends it."""
     bench.git.drop(9)
 
-    with pytest.raises(RestoreError, match=r"(?s)ComfyUI: git fetch of .*Given up after 3 tries"):
+    with pytest.raises(RestoreError, match=r"(?s)ComfyUI: git fetch of .*Given up after 3 attempts"):
         fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, HASTY))
     assert bench.git.connections == 3
 
@@ -221,8 +221,10 @@ def test_server_that_never_answers(bench: Bench) -> None:
     """A server that takes the connection and says nothing costs its time, and no more."""
     bench.git.hang()
 
-    with pytest.raises(RestoreError, match=r"(?s)did not end in its time.*Given up after 3 tries"):
-        fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, Patience(first_s=0.01, step_s=0.5)))
+    with pytest.raises(RestoreError, match=r"(?s)did not end in its time.*Given up after 3 attempts"):
+        fetch_commit(
+            "ComfyUI", first_commit(bench), bench.to, Git(bench.env, RestoreRetryPolicy(first_s=0.01, step_s=0.5))
+        )
 
 
 def test_nobody_is_asked_for_a_password(bench: Bench) -> None:

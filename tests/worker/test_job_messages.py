@@ -1,0 +1,137 @@
+"""What a response of job-take holds, however wrong it is, and that every answer can be posted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from worker.job_messages import MAX_DEPTH, done_body, read_stops, read_take_response
+
+GOOD = {"id": "good", "input": {"prompt": "a knight"}}
+
+
+def batch(*items: str) -> bytes:
+    """Return a response with a good job between two others."""
+    return f"[{', '.join([*items[:1], json.dumps(GOOD), *items[1:]])}]".encode()
+
+
+def deep(levels: int, job_id: str = "deep") -> str:
+    """Return a job whose input is nested so deeply."""
+    return f'{{"id": "{job_id}", "input": {{"workflow": {"[" * levels}{"]" * levels}}}}}'
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "null",
+        "5",
+        '"text"',
+        "[]",
+        "{}",
+        '{"input": {}}',
+        '{"id": null}',
+        '{"id": true}',
+        '{"id": 1.5}',
+        '{"id": ""}',
+        '{"id": [1]}',
+        '{"id": "' + "x" * 200000 + '"}',
+        '{"id": "\\ud800"}',
+        '{"id": ' + "7" * 5000 + "}",
+    ],
+    ids=lambda item: item[:20],
+)
+def test_an_item_that_cannot_be_answered_costs_no_other(item: str) -> None:
+    """It is dropped, with a short reason; the job beside it is there."""
+    taken = read_take_response(batch(item))
+
+    assert taken.jobs == (GOOD,)
+    assert len(taken.dropped) == 1
+    assert len(taken.dropped[0]) < 100
+
+
+@pytest.mark.parametrize(
+    ("item", "job"),
+    [
+        ('{"id": 5, "input": {}}', {"id": "5", "input": {}}),
+        ('{"id": "a\\r\\nb", "input": 1}', {"id": "a\r\nb", "input": 1}),
+        ('{"id": "none"}', {"id": "none", "input": None}),
+        ('{"id": "x", "input": null, "self": 1, "__class__": 2, "a b": 3, "policy": {}}', {"policy": {}}),
+    ],
+)
+def test_a_job_is_kept_in_the_shape_that_the_sdk_can_handle(item: str, job: JsonObject) -> None:
+    """The id is text, an input is there, and no key breaks the SDK, which passes them on as keyword arguments."""
+    [kept, good] = read_take_response(batch(item)).jobs
+
+    assert kept == {"id": "x", "input": None, **job}
+    assert good == GOOD
+
+
+@pytest.mark.parametrize("levels", [990, 20_000, 1_000_000])
+def test_a_job_that_is_nested_too_deeply_is_refused_and_costs_no_other(levels: int) -> None:
+    """However deep it is, it gets an error that says so."""
+    taken = read_take_response(batch(deep(levels), deep(levels, "second")))
+
+    assert taken.jobs == (GOOD,)
+    assert set(taken.refused) == {"deep", "second"}
+    assert taken.refused["deep"].code is ErrorCode.INVALID_INPUT
+    assert f"more than {MAX_DEPTH} levels" in taken.refused["deep"].report.message
+
+
+def test_brackets_in_texts_are_not_levels() -> None:
+    """A prompt of brackets beside a deep job is left as it is."""
+    prompt = '[{"' * 500 + "\\"
+    text = json.dumps({"id": "brackets", "input": {"prompt": prompt}})
+
+    assert read_take_response(batch(deep(990), text)).jobs[1]["input"] == {"prompt": prompt}
+
+
+def test_a_very_long_integer_costs_no_job() -> None:
+    """It reads as an infinite number, which the request's validation refuses with its path."""
+    [job, _] = read_take_response(batch('{"id": "long", "input": {"seed": -' + "9" * 5000 + "}}")).jobs
+
+    assert job["input"]["seed"] == float("-inf")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xfe", b"[1", b'{"id": "x"'])
+def test_what_is_no_json_is_a_value_error(body: bytes) -> None:
+    """Whoever asked logs it and asks again."""
+    with pytest.raises(ValueError, match=r"."):
+        read_take_response(body)
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{}", b'{"jobsToStop": 5}', b"[" * 5000 + b"]" * 5000])
+def test_a_response_of_job_stop_that_is_none_is_a_value_error(body: bytes) -> None:
+    """As above."""
+    with pytest.raises(ValueError, match=r"."):
+        read_stops(body)
+
+
+def test_the_jobs_to_stop_are_those_that_can_be_named() -> None:
+    """An integer means the job that was taken with it; anything else is nobody's."""
+    assert read_stops(b'{"jobsToStop": ["a", 5, null, {}, true, "a"]}') == ["a", "5", "a"]
+
+
+def looped() -> dict[str, Any]:
+    """Return a result that contains itself."""
+    result: dict[str, Any] = {}
+    result["images"] = [result]
+    return result
+
+
+@pytest.mark.parametrize("result", [{"images": b"x"}, {"seed": float("nan")}, looped(), {"images": {1, 2}}], ids=str)
+def test_a_result_that_is_no_json_is_posted_as_an_error(result: JsonObject) -> None:
+    """The SDK posts nothing for it."""
+    posted = json.loads(done_body(result))
+
+    assert list(posted) == ["error"]
+    assert ErrorReport.from_json(posted["error"]).code is ErrorCode.INTERNAL
+
+
+def test_a_lone_surrogate_is_posted_escaped() -> None:
+    """The SDK posts nothing for it; every other text is sent as it is."""
+    assert json.loads(done_body({"texts": ["\ud800"]})) == {"output": {"texts": ["\ud800"]}}
+    assert done_body({"texts": ["é"]}) == '{"output": {"texts": ["é"]}}'.encode()
+    assert done_body({"error": "text"}) == b'{"error": "text"}'

@@ -1,0 +1,103 @@
+"""Which job's prompt ComfyUI runs, by what the jobs in hand have noted."""
+
+from __future__ import annotations
+
+import pytest
+
+from comfy_core.comfyui.cleanup import Leftovers
+from comfy_core.comfyui.responses import OutputFile
+from comfy_core.errors import RequestError
+from worker.leases import Lease, Leases
+
+
+def queued(leases: Leases, count: int) -> list[Lease]:
+    """Return uses whose prompts were queued in their order."""
+    found = [leases.begin(0, 0) for _ in range(count)]
+    for lease in found:
+        leases.note_queued(lease)
+    return found
+
+
+def test_the_first_that_was_queued_runs() -> None:
+    """Also where a node held the interpreter before the report of its start was sent."""
+    leases = Leases()
+    idle = leases.begin(0, 0)
+    first, _second = queued(leases, 2)
+
+    assert leases.running() is first
+    leases.end(idle)
+    assert leases.running() is first
+
+
+def test_the_last_that_has_started_runs() -> None:
+    """ComfyUI runs one at a time, in their order: where the second has started, the first has ended."""
+    leases = Leases()
+    first, second, _third = queued(leases, 3)
+    first.has_started = True
+    assert leases.running() is first
+    second.has_started = True
+    assert leases.running() is second
+
+
+def test_one_whose_prompts_have_ended_does_not_run() -> None:
+    """It stores its results, and the next one runs, reported or not."""
+    leases = Leases()
+    first, second = queued(leases, 2)
+    first.has_started = first.has_run = True
+    assert leases.running() is second
+    leases.end(second)
+    assert leases.running() is None
+
+
+def test_a_job_that_ended_while_comfyui_hung_is_the_one_that_runs() -> None:
+    """It was cancelled, or its time was over: the job that waits behind it is not to blame, until ComfyUI is well."""
+    leases = Leases()
+    first, second = queued(leases, 2)
+    leases.end(first, may_run_on=True)
+    assert leases.running() is first
+    leases.forget_ended()
+    assert leases.running() is second
+
+
+def test_a_job_that_has_queued_nothing_does_not_run() -> None:
+    """It uploads its pictures still."""
+    leases = Leases()
+    leases.begin(0, 0)
+
+    assert leases.running() is None
+
+
+class Unreachable:
+    """A ComfyUI that answers nothing."""
+
+    def stop_prompts(self, _: object) -> frozenset[str]:
+        """Fail."""
+        raise RequestError("ComfyUI was not reached")
+
+    def forget_prompts(self, _: object) -> None:
+        """Fail."""
+        raise RequestError("ComfyUI was not reached")
+
+    def written_files(self, _: str) -> tuple[OutputFile, ...]:
+        """Fail."""
+        raise RequestError("ComfyUI was not reached")
+
+    def remove_file(self, _: OutputFile) -> None:
+        """Fail."""
+        raise RequestError("ComfyUI was not reached")
+
+    def remove_folder(self, _: str) -> None:
+        """Remove it."""
+
+
+def test_a_prompt_whose_stop_failed_counts_as_one_that_goes_on_until_a_restart() -> None:
+    """Nobody knows: so it is looked at whether it heeds the interrupt, and its lines may be in the log."""
+    leftovers = Leftovers(Unreachable())
+    with pytest.raises(RequestError):
+        leftovers.remove_prompts(others=["a"])
+    assert leftovers.stuck_prompts == {"a"}
+
+    leftovers.note_restart()
+
+    assert leftovers.stuck_prompts == frozenset()
+    leftovers.remove_prompts()

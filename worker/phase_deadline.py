@@ -1,0 +1,58 @@
+"""What ends one phase of a job early: a cancel, the end of the worker, or a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from comfy_core.contract import ErrorCode
+from comfy_core.errors import JobError
+
+Stop: TypeAlias = Callable[[], JobError | None]
+
+
+@dataclass(frozen=True)
+class PhaseDeadline:
+    """The end of one phase.
+
+    Attributes:
+        stop: returns the error of a job that is to end now.
+        started_at: when the job's time began (monotonic).
+        deadline: when the phase has to be over (monotonic).
+        unfinished: what is not done then, for the message.
+    """
+
+    stop: Stop
+    started_at: float
+    deadline: float
+    unfinished: str
+
+    def at_least(self, seconds: float) -> PhaseDeadline:
+        """Return the same end, but not sooner than `seconds` from now."""
+        return replace(self, deadline=max(self.deadline, time.monotonic() + seconds))
+
+    def check(self) -> None:
+        """Raise the JobError that ends the job, if there is one."""
+        error = self.stop()
+        if error is not None:
+            raise error
+        now = time.monotonic()
+        if now > self.deadline:
+            after_s = now - self.started_at
+            raise JobError.because(
+                ErrorCode.DEADLINE_EXCEEDED,
+                f"After {after_s:.1f} s {self.unfinished}. Allow more time, or use fewer or smaller pictures.",
+                after_s=round(after_s, 1),
+            )
+
+
+def ignoring_comfyui_death(stop: Stop) -> Stop:
+    """Return `stop` for a phase that needs no ComfyUI: its death does not end the job."""
+
+    def stop_otherwise() -> JobError | None:
+        error = stop()
+        return None if error is not None and error.code is ErrorCode.COMFYUI_UNAVAILABLE else error
+
+    return stop_otherwise

@@ -1,0 +1,277 @@
+"""RunPod's API as the worker uses it: jobs are taken, told to stop and answered, whatever the platform sends.
+
+The SDK's loops, pings, arguments and signals stay in use. Three of its functions are replaced, by the keys that its
+JobScaler has for that: `jobs_fetcher`, `stop_signals_fetcher` and `jobs_handler`. It reads them outside of production
+only, by the flag IS_LOCAL_TEST of its module rp_scale (runpod 1.12), which `configured` sets. What they do differently:
+
+- A response that is wrong in part costs that part alone (`taken`). Requests that bring nothing are at least a second
+  apart, and up to MAX_WAIT_S after failures. A failure that goes on is logged once in LOG_EVERY_S.
+- A job that is in hand is not begun a second time.
+- A result is posted with a timeout and several attempts, also after a lost connection. Meanwhile the job stays in the
+  SDK's list, so that pings name it, but no longer counts as in hand: the SDK is told of SPARE more jobs at once than
+  the worker runs, and the limit is kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.errors import JobError
+from worker.job_messages import done_body, progress_body, read_stops, read_take_response
+from worker.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    import aiohttp
+
+SPARE = 6
+"""Results that may be under way besides the jobs that run, each up to WORKER_MAX_RESULT_MB."""
+POST_TIMEOUT_S = 30.0
+POST_ATTEMPTS = 5
+POST_WAIT_S = 0.5
+"""Before the second attempt; doubled before each further one."""
+MIN_WAIT_S = 1.0
+MAX_WAIT_S = 8.0
+LOG_EVERY_S = 60.0
+POLL_S = 75.0
+SLOT_WAIT_S = 5.0
+"""Both end before the SDK's own timeout of 90 s, which would drop a job that arrives as it fires."""
+_END_POLL_S = 0.25
+_RETRIED = frozenset({408, 425, 429})
+"""Besides 5xx."""
+_NOTHING = frozenset({204, 400})
+"""No job. 400 is the answer to job-take where FlashBoot is about to revive the worker (rp_job.py of the SDK)."""
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
+_Found = TypeVar("_Found")
+
+
+class PollBackoff:
+    """One kind of long poll: how long to wait before the next one, and when to log that it fails."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._failures = 0
+        self._logged_at = 0.0
+
+    def wait_s(self, took_s: float, problem: str | None) -> float:
+        """Return how long to wait after a poll that brought nothing, or failed with `problem`."""
+        if problem is None:
+            if self._failures:
+                log.info("%s answers again after %d failures", self._name, self._failures)
+            self._failures = 0
+            return max(0.0, MIN_WAIT_S - took_s)
+        self._failures += 1
+        if self._failures == 1 or time.monotonic() - self._logged_at >= LOG_EVERY_S:
+            self._logged_at = time.monotonic()
+            log.warning("%s failed: %s (failure %d in a row)", self._name, problem, self._failures)
+        return min(MIN_WAIT_S * 2.0 ** min(self._failures - 1, 10), MAX_WAIT_S)
+
+
+class RunPodWorkerApi:
+    """The three functions for the SDK, and the posting of progress.
+
+    Args:
+        concurrency: how many jobs run at once.
+        lifecycle: says whether the worker ends, and counts the jobs in hand.
+    """
+
+    def __init__(self, concurrency: int, lifecycle: Lifecycle) -> None:
+        self._concurrency = concurrency
+        self._lifecycle = lifecycle
+        self._running: set[str] = set()
+        self._in_hand: set[str] = set()
+        self._refused: dict[str, JobError] = {}
+        self._slot_freed = asyncio.Event()
+        self._session: aiohttp.ClientSession | None = None
+        self._late: set[asyncio.Future[None]] = set()
+        self._takes, self._stops = PollBackoff("job-take"), PollBackoff("job-stop")
+
+    def configured(self, handler: Handler, on_start: Callable[[], None]) -> dict[str, Any]:
+        """Return the configuration for `runpod.serverless.start`. `on_start` is called in the SDK's running loop."""
+        from runpod.serverless.modules import rp_scale  # noqa: PLC0415 - the SDK takes 1.6 s to import
+
+        rp_scale.IS_LOCAL_TEST = True
+
+        def concurrency(_current: int) -> int:
+            on_start()
+            return self._concurrency + SPARE
+
+        return {
+            "handler": handler,
+            "concurrency_modifier": concurrency,
+            "jobs_fetcher": self.take,
+            "stop_signals_fetcher": self.stop_signals,
+            "jobs_handler": self.handle,
+        }
+
+    async def take(self, session: aiohttp.ClientSession, _wanted: int) -> list[JsonObject]:
+        """Return jobs to run, as the SDK's get_job does: at most as many as there are free slots, or none."""
+        from runpod.serverless.modules.rp_job import _job_get_url  # noqa: PLC0415 - as above
+
+        self._session = session
+        free = self._concurrency - len(self._running)
+        if free < 1:
+            self._slot_freed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SLOT_WAIT_S):
+                    await self._slot_freed.wait()
+            return []
+        if self._is_ending():
+            await asyncio.sleep(MIN_WAIT_S)
+            return []
+        poll = asyncio.ensure_future(self._poll(session, _job_get_url(free), self._takes, self._accepted))
+        try:
+            while not (await asyncio.wait({poll}, timeout=_END_POLL_S))[0]:
+                if self._is_ending():  # a job that comes now is left to another worker
+                    return []
+            jobs = poll.result()
+        finally:
+            poll.cancel()
+        return self._turned_away(session, jobs) if self._is_ending() else jobs
+
+    def _turned_away(self, session: aiohttp.ClientSession, jobs: list[JsonObject]) -> list[JsonObject]:
+        """Answer jobs that were handed out as the worker began to end: the SDK may have stopped running jobs."""
+        for job in jobs:
+            error = JobError.because(ErrorCode.INTERRUPTED, "The worker was told to stop. Send the job again.")
+            self._refused[job["id"]] = error
+            answering = asyncio.ensure_future(self.handle(session, {}, job))
+            self._late.add(answering)  # the loop itself keeps no task alive
+            answering.add_done_callback(self._late.discard)
+        return []
+
+    async def stop_signals(self, session: aiohttp.ClientSession) -> list[str]:
+        """Return the ids of the jobs that are to be stopped, as the SDK's get_stop_signals does."""
+        from runpod.serverless.modules.rp_job import _job_stop_url  # noqa: PLC0415 - as above
+
+        url = _job_stop_url()
+        if url is None:
+            log.warning("no job can be cancelled: RUNPOD_WEBHOOK_GET_JOB has no /job-take/ in it")
+            await asyncio.Event().wait()  # the SDK asks again after its own timeout
+        return await self._poll(session, str(url), self._stops, read_stops)
+
+    async def handle(self, session: aiohttp.ClientSession, config: JsonObject, job: JsonObject) -> None:
+        """Run one job and post what came of it, as the SDK's handle_job does. Nothing is posted for a stopped job."""
+        job_id = str(job["id"])
+        try:
+            try:
+                refusal = self._refused.pop(job_id, None)
+                if refusal is None:
+                    answer = await config["handler"](job)
+                else:
+                    self._lifecycle.note_job()
+                    answer = {"error": refusal.report.to_json()}
+            finally:
+                self._running.discard(job_id)
+                self._slot_freed.set()
+            await self._post(session, job_id, done_body(answer), POST_ATTEMPTS)
+        finally:
+            self._in_hand.discard(job_id)
+
+    async def post_progress(self, job: JsonObject, progress: JsonObject) -> None:
+        """Post the progress of a job, once."""
+        if self._session is not None:
+            await self._post(self._session, str(job["id"]), progress_body(progress), 1)
+
+    def _is_ending(self) -> bool:
+        return self._lifecycle.is_ending
+
+    def _accepted(self, body: bytes) -> list[JsonObject]:
+        """Return the jobs of a response that are to be handled, and note them as in hand."""
+        taken = read_take_response(body)
+        for why in taken.dropped:
+            log.error("a job that cannot be answered was dropped: %s", why)
+        accepted = []
+        for job in (*taken.jobs, *({"id": job_id, "input": None} for job_id in taken.refused)):
+            if job["id"] in self._in_hand:
+                log.warning("job %.80s was handed out again while it is in hand; it runs once", job["id"])
+                continue
+            self._in_hand.add(job["id"])
+            self._running.add(job["id"])
+            accepted.append(job)
+        self._refused.update(taken.refused)
+        return accepted
+
+    async def _poll(
+        self, session: aiohttp.ClientSession, url: str, poll: PollBackoff, read: Callable[[bytes], list[_Found]]
+    ) -> list[_Found]:
+        """Return what one long poll brought, or nothing after a wait."""
+        begun_at = time.monotonic()
+        found: list[_Found] = []
+        problem = None
+        try:
+            async with asyncio.timeout(POLL_S) as limit, session.get(url) as response:
+                body = await response.read()
+            if response.status == HTTPStatus.OK:
+                found = read(body)
+            elif response.status not in _NOTHING:
+                problem = f"the platform answered {response.status}"
+        except _network_errors() as error:
+            problem = None if limit.expired() else type(error).__name__
+        except ValueError as error:
+            problem = f"the response cannot be read ({str(error)[:100]})"
+        wait_s = poll.wait_s(time.monotonic() - begun_at, problem)
+        if not found:
+            await asyncio.sleep(wait_s)
+        return found
+
+    async def _post(self, session: aiohttp.ClientSession, job_id: str, body: bytes, attempts: int) -> None:
+        """Post a body to job-done. A repeated post does no harm: the first result of a job counts."""
+        from runpod.serverless.modules.rp_http import JOB_DONE_URL  # noqa: PLC0415 - as above
+
+        quoted = quote(job_id, safe="")
+        url = f"{JOB_DONE_URL.replace('$ID', quoted)}&isStream=false"
+        headers = {
+            "charset": "utf-8",
+            "Content-Type": "application/x-www-form-urlencoded",  # as the SDK posts its JSON
+            "X-Request-ID": quoted,
+        }
+        for attempt in range(attempts):
+            if attempt:
+                await asyncio.sleep(POST_WAIT_S * 2 ** (attempt - 1))
+            try:
+                async with asyncio.timeout(POST_TIMEOUT_S), session.post(url, data=body, headers=headers) as response:
+                    await response.read()
+            except _network_errors() as error:
+                problem = type(error).__name__
+            else:
+                if response.ok:
+                    return
+                problem = f"the platform answered {response.status}"
+                if response.status < HTTPStatus.INTERNAL_SERVER_ERROR and response.status not in _RETRIED:
+                    break
+            log.warning("job %.80s: attempt %d of %d to post failed: %s", job_id, attempt + 1, attempts, problem)
+        log.error("job %.80s: %d bytes could not be posted: %s", job_id, len(body), problem)
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    import aiohttp  # noqa: PLC0415 - comes with the SDK
+
+    return (aiohttp.ClientError, TimeoutError, OSError)
+
+
+def secure_local_api() -> None:
+    """Have the SDK's local API ignore `webhook`, and say who it is for.
+
+    It posts the result of a job to any address that the job names, internal ones too, without a login in front.
+    """
+    from runpod.serverless.modules import rp_fastapi  # noqa: PLC0415 - as above
+
+    def ignore(_url: str, _payload: object) -> bool:
+        log.warning("a job's webhook is ignored: the local API calls no address")
+        return False
+
+    rp_fastapi._send_webhook = ignore  # noqa: SLF001 - the one place where it posts
+    log.warning(
+        "the local API has no login: whoever reaches its port can run jobs. It is for your own machine alone; it takes "
+        "no jobs from RunPod and ignores `webhook`"
+    )
