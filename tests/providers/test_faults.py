@@ -178,7 +178,7 @@ def test_a_result_in_a_bucket_is_fetched_and_checked() -> None:
             with pytest.raises(JobError, match="SHA-256") as changed:
                 job.wait()
             bucket.client().delete_object(Bucket=bucket.name, Key=key)
-            with pytest.raises(JobError, match="not in its bucket") as gone:
+            with pytest.raises(JobError, match="no longer in its bucket") as gone:
                 job.wait()
             assert stage.platform.submissions == 3
 
