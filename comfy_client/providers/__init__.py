@@ -7,8 +7,9 @@ variables to VARIABLES. tests/providers/test_contract.py then needs a fixture fo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias
 
@@ -111,13 +112,19 @@ class ProviderEnvironment:
         for name in names:
             if value := self.optional(name):
                 return value
-        advice = PROVIDERS[self.provider].advice
+        advice = self._misspelled_hint(names) + PROVIDERS[self.provider].advice
         if self.optional("COMFYUI_URL"):
             advice += ". COMFYUI_URL is a variable of the worker; the client reads COMFYUI_ENDPOINT"
         raise ConfigError(
             f"{' or '.join(names)} is not set ({VARIABLES[names[-1]].where}), and the provider {self.provider!r} "
             f"requires it.{advice}"
         )
+
+    def _misspelled_hint(self, names: Sequence[str]) -> str:
+        """Return a hint if a variable with a similar name is set, else an empty string. Its value is not shown."""
+        others = [name for name, value in self.environment.items() if name not in VARIABLES and value.strip()]
+        close = next((near[0] for name in names if (near := get_close_matches(name, others, n=1, cutoff=0.8))), "")
+        return f" {close} is set, but is not a variable of this program: is it misspelled?" if close else ""
 
 
 Workflows: TypeAlias = Mapping[str, Workflow]
@@ -197,7 +204,7 @@ def provider_name(environment: Mapping[str, str]) -> str:
     name = ProviderEnvironment(environment).optional(SWITCH) or DEFAULT
     if name not in PROVIDERS:
         raise ConfigError(
-            f"{SWITCH}={name!r} is not a provider{nearest(name, PROVIDERS)}. Providers: {', '.join(PROVIDERS)}"
+            f"{SWITCH}={name!r} is not a provider{nearest(name, PROVIDERS) or '.'} Providers: {', '.join(PROVIDERS)}"
         )
     return name
 

@@ -24,7 +24,7 @@ from comfy_client.providers.runpod_responses import (
 )
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, JobError, RequestError
-from comfy_core.http import HttpApi, retries
+from comfy_core.http import HttpApi, is_base_url, quoted_url, retries
 
 BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024
@@ -57,8 +57,11 @@ class RunPodEndpoint:
             raise ConfigError(
                 "RUNPOD_API_KEY is not an API key: it is empty, or contains spaces or other invalid characters"
             )
-        if not re.match(r"https?://[^/@\s]+", base_url):
-            raise ConfigError(f"RUNPOD_ENDPOINT_BASE_URL={base_url!r} is not a URL. Default: {BASE_URL}")
+        if not is_base_url(base_url):
+            raise ConfigError(
+                f"RUNPOD_ENDPOINT_BASE_URL={quoted_url(base_url)} is not a URL without user name and query. "
+                f"Default: {BASE_URL}"
+            )
         self.endpoint_id = endpoint_id
         self._api = HttpApi(
             f"{base_url.rstrip('/')}/{endpoint_id}",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from comfy_client.providers.scenario_responses import error_message, retry_after_s
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
-from comfy_core.http import MAX_RETRY_AFTER_S, Retries
+from comfy_core.http import MAX_RETRY_AFTER_S, Retries, is_base_url, quoted_url
 
 if TYPE_CHECKING:
     import scenario_sdk
@@ -67,8 +67,11 @@ class ScenarioApi:
                 raise ConfigError(
                     f"{name} is not a Scenario key: it is empty, or contains spaces or other invalid characters"
                 )
-        if not re.match(r"https?://[^/@\s]+", base_url):
-            raise ConfigError(f"SCENARIO_BASE_URL={base_url!r} is not a URL. Default: {BASE_URL}")
+        if not is_base_url(base_url):
+            raise ConfigError(
+                f"SCENARIO_BASE_URL={quoted_url(base_url)} is not a URL without user name and query. "
+                f"Default: {BASE_URL}"
+            )
         try:
             import scenario_sdk  # noqa: PLC0415 - an optional extra; the import takes half a second
         except ImportError as error:
