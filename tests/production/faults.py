@@ -258,7 +258,7 @@ def _(stage: Stage) -> Job:
     assert (later.ended_at or 0) - later.submitted_at < 2
     assert stage.worker.exit_code is None
     simulator.faults.go_on()
-    assert until(lambda: "answers again" in stage.worker.log)
+    assert until(lambda: "responds again" in stage.worker.log)
     return job
 
 

@@ -150,7 +150,7 @@ def test_a_model_that_is_missing_elsewhere_is_named(workflows: Mapping[str, Work
     """A ComfyUI that runs elsewhere is held to the same models."""
     with Simulator(models={"vae": ()}) as simulator:
         server = ComfyServer(simulator.url)
-        with pytest.raises(ModelsMissing, match=r"does not have vae/ae\.safetensors\."):
+        with pytest.raises(ModelsMissing, match=r"does not list vae/ae\.safetensors\."):
             finish(elsewhere(simulator), server, workflows)
         server.close()
 

@@ -183,7 +183,7 @@ def test_one_that_is_never_ready_is_given_up_and_stopped(child: Start) -> None:
 def test_missing_models_are_named_at_once(child: Start) -> None:
     """A file that ComfyUI does not list is named with its folder, long before the limit; the child is stopped."""
     comfyui = child(models=["vae/ae.safetensors", "vae/none.safetensors", "no-folder/none.pt"], timeout_s=600)
-    with pytest.raises(ModelsMissing, match=r"have vae/none\.safetensors, no-folder/none\.pt\. Put each"):
+    with pytest.raises(ModelsMissing, match=r"list vae/none\.safetensors, no-folder/none\.pt\. Put each"):
         comfyui.process.await_start()
 
     assert comfyui.processes() == []

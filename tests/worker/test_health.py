@@ -36,15 +36,17 @@ def test_a_comfyui_that_answers_is_healthy(simulator: Simulator) -> None:
     """By its port, as in the container, and by its address."""
     port = simulator.url.rpartition(":")[2]
 
-    assert checked({"COMFYUI_PORT": port}) == (0, "ComfyUI answers.")
-    assert checked({"COMFYUI_URL": f"{simulator.url}/"}) == (0, "ComfyUI answers.")
+    assert checked({"COMFYUI_PORT": port}) == (0, "ComfyUI responds.")
+    assert checked({"COMFYUI_URL": f"{simulator.url}/"}) == (0, "ComfyUI responds.")
     assert set(simulator.requests) == {("GET", "/system_stats")}
 
 
 def test_one_that_is_not_there_is_not() -> None:
     """Before it has started, and after it has ended."""
     port = str(free_port())
-    sentence = f"ComfyUI at 127.0.0.1:{port} was not reached (ConnectionRefusedError): it is starting, or it has ended."
+    sentence = (
+        f"ComfyUI at 127.0.0.1:{port} could not be reached (ConnectionRefusedError): it is starting, or it has exited."
+    )
 
     assert checked({"COMFYUI_PORT": port}) == (1, sentence)
 
@@ -68,7 +70,7 @@ def test_a_full_disk_is_not(simulator: Simulator, tmp_path: Path) -> None:
     assert main({"COMFYUI_PORT": port, "COMFYUI_DATA_DIR": str(tmp_path / "absent")}, out) == 0
     sentence, *others = out.getvalue().splitlines()
     assert sentence.startswith(f"The disk of {tmp_path} is full: ")
-    assert others == ["ComfyUI answers."] * 2
+    assert others == ["ComfyUI responds."] * 2
 
 
 def test_one_that_is_silent_is_not() -> None:
@@ -77,7 +79,7 @@ def test_one_that_is_silent_is_not() -> None:
         begun_at = time.monotonic()
         status, sentence = checked({"COMFYUI_PORT": str(silent.getsockname()[1])}, 0.3)
 
-    assert (status, "gave no answer within 0.3 s" in sentence) == (1, True)
+    assert (status, "did not respond within 0.3 s" in sentence) == (1, True)
     assert time.monotonic() - begun_at < 2
 
 
@@ -104,6 +106,6 @@ def test_the_command_is_cheap(simulator: Simulator) -> None:
         said, _ = process.communicate(timeout=30)
         after = psutil.Process().cpu_times()
 
-    assert (process.returncode, said) == (0, "ComfyUI answers.\n")
+    assert (process.returncode, said) == (0, "ComfyUI responds.\n")
     used_s = after.children_user + after.children_system - before.children_user - before.children_system
     assert used_s < 0.3

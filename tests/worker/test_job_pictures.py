@@ -120,7 +120,7 @@ def test_a_job_s_time_holds_while_its_picture_is_decoded(worker: Worker, kind: s
         "graph": {"workflow": graph, "images": [{"name": "a.jpg", "image": slow}]},
     }
     begun = time.monotonic()
-    with pytest.raises(JobError, match="its pictures were not fetched and decoded") as info:
+    with pytest.raises(JobError, match="its input images were not fetched and decoded") as info:
         run(worker, {**inputs[kind], "timeout_s": 1})
 
     assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
@@ -148,7 +148,7 @@ def test_a_cancel_and_the_job_s_time_end_silent_addresses(worker: Worker, ended_
         canceller = Canceller()
         control = Control(canceller.stop) if ended_by == "cancel" else Control()
         begun = time.monotonic()
-        with pytest.raises(JobError, match=r"was cancelled|its pictures were not fetched") as info:
+        with pytest.raises(JobError, match=r"was cancelled|its input images were not fetched") as info:
             run(replace(worker, fetch_rules=rules), job_input, control)
         took_s = time.monotonic() - begun
         assert until(lambda: not [each for each in threading.enumerate() if each.name.startswith("fetch")], 10)
@@ -234,7 +234,9 @@ def test_metadata_is_dropped_before_a_result_is_lost(worker: Worker, output_form
     result = run(tight, job_input)
 
     assert result["images"] == bare["images"]
-    assert result["warnings"] == ["metadata is left out of the files: with it, the result would have been too large"]
+    assert result["warnings"] == [
+        "metadata was removed from the files, because the result would have been too large with it"
+    ]
 
 
 def test_a_result_that_is_too_large_without_metadata_says_what_helps(worker: Worker) -> None:

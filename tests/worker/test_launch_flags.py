@@ -79,7 +79,7 @@ def test_one_that_does_not_tell_is_taken_for_an_old_one(
 
     assert flags == KNOWN_FLAGS
     assert time.monotonic() - begun_at < 5
-    assert "did not tell its launch flags" in caplog.text
+    assert "did not print its launch flags" in caplog.text
     assert until(lambda: not [child for child in psutil.process_iter() if _lives_in(child, tmp_path)], 5)
 
 

@@ -82,7 +82,7 @@ def test_a_comfyui_that_answers_nothing_hangs() -> None:
     """A step that holds the interpreter: connections are accepted, and that is all."""
     with Simulator() as simulator:
         watchdog = Watchdog(simulator.url, HUNG_S)
-        assert watchdog.ask()
+        assert watchdog.probe()
         with socket.create_server(("127.0.0.1", 0)) as silent:
             port = silent.getsockname()[1]
             begun_at = time.monotonic()
@@ -111,7 +111,7 @@ def test_one_that_is_gone_is_told_from_one_that_hangs(server: Answering) -> None
 
     assert verdict(gone, 10) is True
     assert not gone.is_connecting
-    assert living.ask()
+    assert living.probe()
     assert living.is_connecting
 
 
@@ -124,7 +124,7 @@ WATCHES = """\
 import sys
 from worker.watchdog import Watchdog
 watchdog = Watchdog(sys.argv[1], 2.0)
-print(watchdog.ask(), flush=True)
+print(watchdog.probe(), flush=True)
 print(watchdog.await_hang(lambda: False), flush=True)
 """
 

@@ -216,7 +216,7 @@ def test_the_token_may_be_a_file(models: Models, to: Path, tmp_path: Path) -> No
 
     status, text = ran(models, to, served, HF_TOKEN_FILE=str(secret))
     assert status == 1
-    assert f"the token of HF_TOKEN_FILE ({secret}) does not open it" in text
+    assert f"the token in HF_TOKEN_FILE ({secret}) has no access" in text
 
     assert ran(models, to, served, HF_TOKEN_FILE=str(tmp_path / "nothing"))[0] == 0
     assert [asked.token for asked in models.server.asked] == [TOKEN, ""]
@@ -321,7 +321,7 @@ def test_a_limit_of_the_disk(models: Models, to: Path, tmp_path: Path) -> None:
 
     assert process.returncode == 1
     assert f"vae/ae.safetensors: the disk is full ({os.strerror(errno.EFBIG)}): 500,000 of 1,000,000 bytes are" in text
-    assert "ae.safetensors.part is kept and gone on with" in text
+    assert "it resumes from ae.safetensors.part" in text
     assert ran(models, to, served)[0] == 0
     assert [asked.offset for asked in models.server.asked] == [0, HALF]
 
@@ -347,7 +347,7 @@ def test_a_disk_that_is_filled_meanwhile(models: Models, small_disk: Path, tmp_p
 
     assert process.returncode == 1
     assert f"the disk is full ({os.strerror(errno.ENOSPC)}): " in text
-    assert " 0 are free. Make room" in text
+    assert " 0 are free. Free some space" in text
     filler.unlink()
     assert ran(models, small_disk, served)[0] == 0
     assert (small_disk / served.model.path).read_bytes() == served.content

@@ -291,7 +291,7 @@ def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> N
         (403, "", "pass it in HF_TOKEN"),
         (401, TOKEN, "the token of HF_TOKEN does not open it"),
         (403, TOKEN, "Accept the licence at https://huggingface.co/org/repo with the token's account"),
-        (404, "", "its revision or the file is gone. Correct its address in the list: https://huggingface.co/org/repo"),
+        (404, "", "its revision or the file is gone. Correct the URL in the list: https://huggingface.co/org/repo"),
         (404, TOKEN, "its revision or the file is gone"),
         (418, "", "where 200 was expected"),
     ],
@@ -303,7 +303,7 @@ def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: 
 
     message = failure(models, tmp_path, served, hub=Hub(models.server.url, token))
 
-    assert f"vae/ae.safetensors: 127.0.0.1 answered {status}" in message
+    assert f"vae/ae.safetensors: 127.0.0.1 returned {status}" in message
     assert remedy in message
     assert TOKEN not in message
     assert len(models.server.asked) == 1
@@ -344,7 +344,7 @@ def test_a_pause_that_is_too_long_is_not_taken(models: Models, tmp_path: Path) -
 
     message = failure(models, tmp_path, served)
 
-    assert "127.0.0.1 answered 429, asking for a pause of 3600 s; given up after 1 tries. Try again later" in message
+    assert "127.0.0.1 returned 429 with Retry-After 3600 s; given up after 1 attempts. Try again later" in message
 
 
 def test_a_server_that_stays_busy_is_given_up(models: Models, tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_server_that_stays_busy_is_given_up(models: Models, tmp_path: Path) ->
 
     assert len(models.server.asked) == 6
     assert part.read_bytes() == served.content[:CUT]
-    assert "127.0.0.1 answered 503; given up after 6 tries. Try again later, or from a mirror" in message
+    assert "127.0.0.1 returned 503; given up after 6 attempts. Try again later, or from a mirror" in message
 
 
 def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
@@ -371,8 +371,8 @@ def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
     models.server.cut(other.path, *[PIECE] * 5)
     message = failure(models, tmp_path, other, retry_policy=replace(QUICK, in_all=4))
 
-    assert "the connection to 127.0.0.1 was refused or lost; given up after 4 tries" in message
-    assert f"The {4 * PIECE:,} bytes that came are kept" in message
+    assert "the connection to 127.0.0.1 was refused or lost; given up after 4 attempts" in message
+    assert f"The {4 * PIECE:,} received bytes are kept" in message
     assert "vae/other.safetensors.part" in left(tmp_path)
 
 
@@ -400,15 +400,15 @@ def test_nobody_there(models: Models, tmp_path: Path) -> None:
     """A refused connection is tried six times, and the error says what was tried and what to look at."""
     message = failure(models, tmp_path, models.put(), hub=Hub(f"http://127.0.0.1:{closed_port()}"))
 
-    assert "the connection to 127.0.0.1 was refused or lost; given up after 6 tries" in message
-    assert "Check the network and its proxies (HTTPS_PROXY), or name a mirror in HF_ENDPOINT" in message
+    assert "the connection to 127.0.0.1 was refused or lost; given up after 6 attempts" in message
+    assert "Check the network and its proxies (HTTPS_PROXY), or set HF_ENDPOINT to a mirror" in message
 
 
 def test_no_such_name(models: Models, tmp_path: Path) -> None:
     """A name without an address is said to be one."""
     message = failure(models, tmp_path, models.put(), hub=Hub("https://nowhere.invalid"))
 
-    assert "the name nowhere.invalid was not resolved" in message
+    assert "the host name nowhere.invalid could not be resolved" in message
 
 
 def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +419,7 @@ def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.Monke
 
     message = failure(models, tmp_path, served, hub=Hub("https://nowhere.invalid"))
 
-    assert "the proxy to nowhere.invalid was not reached" in message
+    assert "the proxy for nowhere.invalid could not be reached" in message
     fetch_models([served.model], tmp_path, models.hub)
 
 
@@ -431,14 +431,14 @@ def test_silence_has_an_end(models: Models, tmp_path: Path) -> None:
 
         message = failure(models, tmp_path, models.put(), hub=hub, retry_policy=retry_policy)
 
-    assert "127.0.0.1 was silent for too long; given up after 2 tries" in message
+    assert "127.0.0.1 sent no data in time; given up after 2 attempts" in message
 
 
 def test_tls_with_one_that_speaks_none(models: Models, tmp_path: Path) -> None:
     """A connection that breaks while TLS is agreed on counts as lost."""
     hub = Hub(models.server.url.replace("http", "https"))
 
-    assert "was refused or lost; given up after 6 tries" in failure(models, tmp_path, models.put(), hub=hub)
+    assert "was refused or lost; given up after 6 attempts" in failure(models, tmp_path, models.put(), hub=hub)
 
 
 def test_a_certificate_that_is_not_trusted_is_final(models: Models, tmp_path: Path, untrusted: ssl.SSLContext) -> None:
@@ -451,7 +451,7 @@ def test_a_certificate_that_is_not_trusted_is_final(models: Models, tmp_path: Pa
         message = failure(models, tmp_path, models.put(), hub=hub)
 
         thread.join()
-    assert "the certificate of 127.0.0.1 was not accepted" in message
+    assert "the certificate of 127.0.0.1 is not trusted" in message
     assert "REQUESTS_CA_BUNDLE" in message
 
 
@@ -533,7 +533,7 @@ def test_the_token_is_for_no_other_address_of_the_list(
 
     models.server.answer(served.path, Answer(403))
     message = failure(models, tmp_path / "again", replace(served, model=model), hub=hub)
-    assert "localhost answered 403: no token is sent there. Name an open address" in message
+    assert "localhost returned 403: no token is sent to that host. Use a public URL" in message
     assert "shown" not in message
 
 
@@ -545,7 +545,7 @@ def test_a_redirect_to_nowhere_is_final(models: Models, tmp_path: Path, target: 
 
     message = failure(models, tmp_path, served)
 
-    assert "Correct its address in the list" in message
+    assert "Correct the URL in the list" in message
     assert len(models.server.asked) == 1
 
 
@@ -570,7 +570,7 @@ def test_space_is_looked_at_before_the_first_byte(models: Models, tmp_path: Path
     message = failure(models, tmp_path, small, replace(served, model=model))
 
     assert f"{10**17 + 10:,} bytes are needed" in message
-    assert " are free. Make room" in message
+    assert " are free. Free some space" in message
     assert models.server.asked == []
 
 
@@ -580,7 +580,7 @@ def test_a_folder_that_is_a_file_is_named(models: Models, tmp_path: Path) -> Non
 
     message = failure(models, tmp_path, models.put())
 
-    assert f"its place on the disk cannot be read or written (File exists: {tmp_path}/vae)" in message
+    assert f"its file cannot be read or written (File exists: {tmp_path}/vae)" in message
 
 
 # Two at once, and the end.
@@ -618,7 +618,7 @@ def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Pa
     with locked_part(served.model, target, threading.Event(), lock_timeout_s=1):
         message = failure(models, tmp_path, served, retry_policy=retry_policy)
 
-    assert "another process holds its .part and has written nothing for 0.05 s. End that process" in message
+    assert "another process holds its .part file and has written nothing for 0.05 s. End that process" in message
 
 
 def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
@@ -646,7 +646,7 @@ def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
         thread.join()
 
     assert [len(error.errors) for error in errors] == [2, 2]
-    assert "was stopped; what came is kept" in str(errors[0])
+    assert "was stopped; the partial download is kept" in str(errors[0])
     assert models.server.requests(other.path) == []
     assert left(tmp_path) == ["vae/ae.safetensors.part"]
 
@@ -872,7 +872,7 @@ def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> 
     messages = [str(error) for error in info.value.errors]
     assert f"vae/b.safetensors: wrong bytes: sha256 {flipped.model.sha256} was expected, {target} has " in messages[0]
     assert f"vae/c.safetensors: wrong size: {SIZE:,} bytes were expected" in messages[1]
-    assert "vae/d.safetensors: is not there" in messages[2]
+    assert "vae/d.safetensors: does not exist" in messages[2]
     assert len(messages) == 3
     assert len(models.server.asked) == asked
 

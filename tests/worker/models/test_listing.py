@@ -105,17 +105,17 @@ def test_a_path_stands_once(tmp_path: Path) -> None:
     """A path that stands twice is refused, also where only its case differs."""
     file = written(tmp_path, GOOD, GOOD.replace("vae/ae", "VAE/ae"))
 
-    with pytest.raises(ConfigError, match=r"line 2: path 'VAE/ae.safetensors' stands in line 1 already"):
+    with pytest.raises(ConfigError, match=r"line 2: path 'VAE/ae.safetensors' is already in line 1"):
         read_models(file)
 
 
 def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
     """A missing list, or one that is no text, is an error with its name."""
-    with pytest.raises(ConfigError, match=r"nothing\.txt was not read: No such file"):
+    with pytest.raises(ConfigError, match=r"nothing\.txt cannot be read: No such file"):
         read_models(tmp_path / "nothing.txt")
 
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"bytes\.txt was not read: it is no UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"bytes\.txt cannot be read: it is not UTF-8"):
         read_models(tmp_path / "bytes.txt")
 
 
@@ -128,7 +128,7 @@ def test_only_some_are_chosen(tmp_path: Path) -> None:
         "loras/y.safetensors",
     ]
     assert filter_models(models, []) == models
-    with pytest.raises(ConfigError, match=r"--only 'vea/\*' fits no model of the list. It has vae/ae.safetensors, "):
+    with pytest.raises(ConfigError, match=r"--only 'vea/\*' matches no model of the list. It has vae/ae.safetensors, "):
         filter_models(models, ["vae/*", "vea/*"])
 
 

@@ -107,7 +107,7 @@ def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(
     vae = models.put()
     settings = Settings.from_env({**make_comfyui(tmp_path), "WORKER_FETCH_MODELS": "true"})
     supply = ModelManager(settings, ["loras/own.safetensors"], [vae.model], models.hub)
-    with pytest.raises(ModelsMissing, match=r"^Not there: loras/own\.safetensors\."):
+    with pytest.raises(ModelsMissing, match=r"^Models not found: loras/own\.safetensors\."):
         supply.begin()
 
     assert models.server.asked == []
@@ -155,7 +155,9 @@ def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: Models) -> None:
     fetch.start()
     releasing = threading.Timer(1, hold.release)
     releasing.start()
-    with pytest.raises(ModelsMissing, match=r"not fetched within 0.5 s .*WORKER_FETCH_TIMEOUT_S.*RUNPOD_INIT_TIMEOUT"):
+    with pytest.raises(
+        ModelsMissing, match=r"not downloaded within 0.5 s .*WORKER_FETCH_TIMEOUT_S.*RUNPOD_INIT_TIMEOUT"
+    ):
         fetch.await_end(lambda: None)
     releasing.join()
 

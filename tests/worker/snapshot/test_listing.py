@@ -72,11 +72,11 @@ def test_what_the_manager_saves(tmp_path: Path) -> None:
         "tool @ git+https://github.com/org/tool@abc",
     ]
     assert snapshot.notices == (
-        "made_by: not known here, and passed over",
-        "git_custom_nodes[https://github.com/org/off]: disabled, and not installed",
+        "made_by: unknown key, ignored",
+        "git_custom_nodes[https://github.com/org/off]: disabled, not installed",
         "git_custom_nodes[https://github.com/ltdrdata/ComfyUI-Manager]: not installed, as in the Manager's own restore",
         "cnr_custom_nodes[comfyui-manager]: not installed, as in the Manager's own restore",
-        "pips: the image chooses its own torch, nvidia-nccl-cu13",
+        "pips: ignored torch, nvidia-nccl-cu13, which the image provides",
     )
 
 
@@ -130,24 +130,24 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("git_custom_nodes[https://host/none]", 'must be {"hash": commit, "disabled": true or false}'),
         ("git_custom_nodes[https://host/odd]", 'must be {"hash": commit, "disabled": true or false}'),
         ("git_custom_nodes[https://***@host/pack]", "not 'main'"),
-        ("git_custom_nodes[/home/me/node]", "its address must begin with https://"),
-        ("git_custom_nodes[--upload-pack=x]", "its address must begin with https://"),
-        ("git_custom_nodes[ext::sh -c x]", "its address must begin with https://"),
-        ("git_custom_nodes[https://host/..]", "must end in the name of a folder, not in '..'"),
-        ("https://a/same and https://b/Same.git", "both go into custom_nodes/Same"),
-        ("https://a/same and same of the registry", "both go into custom_nodes/same"),
+        ("git_custom_nodes[/home/me/node]", "its URL must begin with https://"),
+        ("git_custom_nodes[--upload-pack=x]", "its URL must begin with https://"),
+        ("git_custom_nodes[ext::sh -c x]", "its URL must begin with https://"),
+        ("git_custom_nodes[https://host/..]", "must end in a folder name, not in '..'"),
+        ("https://a/same and https://b/Same.git", "both use custom_nodes/Same"),
+        ("https://a/same and same of the registry", "both use custom_nodes/same"),
         ("cnr_custom_nodes[../up]", "its id must be a name"),
         ("cnr_custom_nodes[latest]", "its version must be one such as 1.2.3, not 'latest'"),
-        ("cnr_custom_nodes[number]", "must be texts"),
+        ("cnr_custom_nodes[number]", "must be strings"),
         ("cnr_custom_nodes[hashed]", "its sha256 must be 64 hexadecimal digits"),
         ("cnr_sha256[absent]", "no node of that id"),
         ("file_custom_nodes[0]", 'must be {"filename": name'),
         ("file_custom_nodes[1]", 'must be {"filename": name'),
-        ("pips[here]", "a file of the machine that saved the snapshot (file:///home/me/here.whl)"),
-        ("pips[-e git+https://h/x]", "take it out"),
-        ("pips[bare]", "must have a version (name==1.2.3) or an address"),
-        ("pips[odd==1.0]", "must have an address that begins with https://"),
-        ("pips[none==1.0]", "take it out"),
+        ("pips[here]", "a local file of the machine that saved the snapshot (file:///home/me/here.whl)"),
+        ("pips[-e git+https://h/x]", "remove it"),
+        ("pips[bare]", "must have a version (name==1.2.3) or a URL"),
+        ("pips[odd==1.0]", "must have a URL that begins with https://"),
+        ("pips[none==1.0]", "remove it"),
     ):
         assert [fault for fault in told if fault.startswith(place) and reason in fault], (place, told)
     assert len(told) == 24
@@ -157,12 +157,12 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ([], "must be an object of JSON"),
-        ({"git_custom_nodes": []}, "git_custom_nodes: must be an object of JSON"),
-        ({"cnr_custom_nodes": 1}, "cnr_custom_nodes: must be an object of JSON"),
+        ([], "must be a JSON object"),
+        ({"git_custom_nodes": []}, "git_custom_nodes: must be a JSON object"),
+        ({"cnr_custom_nodes": 1}, "cnr_custom_nodes: must be a JSON object"),
         ({"file_custom_nodes": {}}, "file_custom_nodes: must be a list"),
-        ({"pips": ["numpy"]}, "pips: must be an object of JSON"),
-        ('{"pips": {"a==1": "", "a==1": ""}}', "a==1 stands there twice"),
+        ({"pips": ["numpy"]}, "pips: must be a JSON object"),
+        ('{"pips": {"a==1": "", "a==1": ""}}', "a==1 is a duplicate key"),
         ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
     ],
@@ -183,10 +183,10 @@ def test_yaml(tmp_path: Path, name: str, content: object) -> None:
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     """A missing file, and one of other bytes, name the option."""
-    with pytest.raises(ConfigError, match=r"No such file or directory. Name another one with --snapshot"):
+    with pytest.raises(ConfigError, match=r"No such file or directory. Pass another one with --snapshot"):
         read_snapshot(tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="it is no UTF-8 text"):
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
         read_snapshot(tmp_path / "bytes.json")
 
 

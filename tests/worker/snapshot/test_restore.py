@@ -62,7 +62,7 @@ def test_nodes_at_their_commits(bench: Bench) -> None:
     assert status == 0
     assert (bench.nodes / "First" / "__init__.py").read_text() == "1"
     assert sorted(each.name for each in bench.nodes.iterdir()) == ["First", "second", "websocket_image_save.py"]
-    assert "git_custom_nodes[https://example.invalid/third]: disabled, and not installed" in text
+    assert "git_custom_nodes[https://example.invalid/third]: disabled, not installed" in text
     assert text.endswith(f"ComfyUI with 2 custom nodes is in {bench.to}\n")
 
 
@@ -111,7 +111,7 @@ def test_server_that_gives_no_commit_by_its_hash(bench: Bench) -> None:
 
     assert status == 0
     assert (bench.to / "main.py").read_text() == "print('one')\n"
-    assert "gives no commit by its hash; fetching all of its history" in text
+    assert "does not serve commits by hash; fetching its whole history" in text
 
 
 def test_file_that_comfyui_brings(bench: Bench) -> None:
@@ -123,7 +123,7 @@ def test_file_that_comfyui_brings(bench: Bench) -> None:
     bench.to = bench.folder / "new" / "comfyui"
     status, text = bench.restore(file_custom_nodes=[brought, own])
     assert status == 1
-    assert "- own.py: the snapshot has it as a file in custom_nodes and has nothing but its name" in text
+    assert "- own.py: it is a file in custom_nodes, of which the snapshot has only the name" in text
     assert bench.is_untouched
 
 
@@ -142,9 +142,9 @@ def test_what_is_missing_is_named(bench: Bench) -> None:
 
     assert status == 1
     assert f"- gone: git fetch of {NOWHERE} of {bench.git.url('gone')} failed\n" in text
-    assert "There is no such repository. Correct its address" in text
-    assert f"- there: {bench.git.url('there')} has no commit {NOWHERE}, on no branch and no tag" in text
-    assert "Asking again" not in text
+    assert "The repository does not exist. Correct its URL" in text
+    assert f"- there: {bench.git.url('there')} has no commit {NOWHERE} on any branch or tag" in text
+    assert "Retrying" not in text
     assert bench.is_untouched
 
 
@@ -155,7 +155,7 @@ def test_comfyui_that_is_missing(bench: Bench, address: str) -> None:
 
     assert status == 1
     assert "- ComfyUI: git fetch of " in text
-    assert "There is no such repository" in text
+    assert "The repository does not exist" in text
 
 
 def test_hash_of_a_tag(bench: Bench) -> None:
@@ -165,7 +165,7 @@ def test_hash_of_a_tag(bench: Bench) -> None:
     status, text = bench.restore("--comfyui-ref", tag)
 
     assert status == 1
-    assert f"{tag} of {bench.git.url('ComfyUI')} was checked out, and {bench.commits[1]} came" in text
+    assert f"checking out {tag} of {bench.git.url('ComfyUI')} resulted in {bench.commits[1]}" in text
 
 
 def test_submodule_of_a_server_without_shallow_fetches(bench: Bench) -> None:
@@ -221,7 +221,7 @@ def test_server_that_never_answers(bench: Bench) -> None:
     """A server that takes the connection and says nothing costs its time, and no more."""
     bench.git.hang()
 
-    with pytest.raises(RestoreError, match=r"(?s)did not end in its time.*Given up after 3 attempts"):
+    with pytest.raises(RestoreError, match=r"(?s)timed out.*Given up after 3 attempts"):
         fetch_commit(
             "ComfyUI", first_commit(bench), bench.to, Git(bench.env, RestoreRetryPolicy(first_s=0.01, step_s=0.5))
         )
@@ -235,7 +235,7 @@ def test_nobody_is_asked_for_a_password(bench: Bench) -> None:
     status, text = bench.restore("--comfyui-repo", address)
 
     assert status == 1
-    assert "It is not there, or private" in text
+    assert "It does not exist, or is private" in text
     assert "***@127.0.0.1" in text
     assert "hunter2" not in text
 
@@ -250,7 +250,7 @@ def test_folder_that_is_there(bench: Bench) -> None:
 
     connections = bench.git.connections
     status, text = bench.restore()
-    assert (status, text) == (3, f"--to: {bench.to} is there already. Remove it, or name a new folder\n")
+    assert (status, text) == (3, f"--to: {bench.to} already exists. Remove it, or pass a new folder\n")
     assert bench.git.connections == connections
 
 
@@ -267,8 +267,8 @@ def test_node_that_comfyui_brings(bench: Bench) -> None:
     )
 
     assert status == 1
-    assert "- node: ComfyUI brings a node of that name itself" in text
-    assert "- websocket_image_save.py: ComfyUI brings a node of that name itself" in text
+    assert "- node: ComfyUI ships a node of that name" in text
+    assert "- websocket_image_save.py: ComfyUI ships a node of that name" in text
 
 
 def test_folder_that_cannot_be_made(bench: Bench) -> None:
@@ -332,10 +332,10 @@ def test_git_is_needed(bench: Bench) -> None:
     ("arguments", "fault"),
     [
         (("--comfyui-ref", "v0.3.64"), "--comfyui-repo, --comfyui-ref: its hash must be the 40 hexadecimal digits"),
-        (("--comfyui-repo", "/src/ComfyUI"), "--comfyui-repo, --comfyui-ref: its address must begin with https://"),
+        (("--comfyui-repo", "/src/ComfyUI"), "--comfyui-repo, --comfyui-ref: its URL must begin with https://"),
         (
             ("--comfyui-repo", "https://u:hunter2@host/x", "--keep-git"),
-            "--keep-git would keep the login that an address",
+            "--keep-git would store the login that is in a URL",
         ),
         (("--timeout", "0"), "--timeout: must be a number of seconds above 0, not '0'"),
         (("--install-timeout", "soon"), "--install-timeout: must be a number of seconds above 0, not 'soon'"),
@@ -356,7 +356,7 @@ def test_snapshot_without_comfyui(bench: Bench) -> None:
     status, text = bench.restore(comfyui=None)
 
     assert status == 3
-    assert text.endswith("comfyui has no commit. Save the snapshot in full, or give --comfyui-ref\n")
+    assert text.endswith("comfyui has no commit. Save a complete snapshot, or pass --comfyui-ref\n")
 
 
 def test_disk_that_cannot_be_written(bench: Bench) -> None:
@@ -368,5 +368,5 @@ def test_disk_that_cannot_be_written(bench: Bench) -> None:
     )
 
     assert status == 1
-    assert "- node: its place on the disk cannot be read or written (Not a directory: " in text
+    assert "- node: its files cannot be read or written (Not a directory: " in text
     assert bench.is_untouched
