@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from bench.endpoint.price import RATE
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import VARIABLES as SHIM_VARIABLES
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
 from scripts import docs_tables
-from scripts.benchmarking.price import RATE
 from scripts.docs_api import NOTE, api, errors
 from scripts.docs_tables import settings_table, variables_table
 from scripts.docs_worker_comfyui import page as worker_comfyui

@@ -25,11 +25,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import ROOT
 from comfy_client.cli.main import all_commands
 from comfy_core.workflows import default_directory, load_workflows
 from simulators.comfyui import Simulator
 from tests.needs import programs_of
-from tests.stage import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```sh\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

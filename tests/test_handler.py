@@ -21,12 +21,12 @@ import pytest
 import requests
 from PIL import Image
 
+from bench.stage import free_port
 from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.errors import ConfigError
 from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
-from tests.stage import free_port
-from tests.waiting import until
+from simulators.waiting import until
 from worker.job_execution import Service, make_threads
 from worker.lifecycle import Lifecycle
 from worker.local_results import written

@@ -24,11 +24,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bench.stage import ROOT, Stage, staged
 from comfy_client.client import client_from_env
 from simulators.scenario import ScenarioStandIn
+from simulators.waiting import until
 from tests.needs import programs_of
-from tests.stage import ROOT, Stage, staged
-from tests.waiting import until
 
 FENCE = re.compile(r"^```(python|ts|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^##+ (.*)$", re.MULTILINE)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.stage import ROOT, Stage, free_port, staged
+from bench.stage import ROOT, Stage, free_port, staged
 
 BY_HAND = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```sh\n(.*?)```", re.DOTALL)
 EXAMPLE = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```python\n(.*?)```", re.DOTALL)

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
 CITATION = re.compile(r"(?P<folder>[\w/]*)reference/(?P<page>\w+)\.md(?:#(?P<heading>[\w-]+))?")
-HISTORY = ("CHANGELOG.md",)
-"""Files that speak of the past."""
+HISTORY = ("CHANGELOG.md", "mkdocs.yml")
+"""Files that describe the past, and the table of contents of the site, which has paths below docs/."""
 
 
 def slug(heading: str) -> str:

@@ -35,7 +35,7 @@ print(*sorted(load_workflows(default_directory())), comfy_client.__file__)
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The wheel that scripts/wheel builds in a checkout of its own, and what the script printed."""
+    """The wheel that scripts/release/wheel builds in a checkout of its own, and what the script printed."""
     checkout = tmp_path_factory.mktemp("checkout")
     for name in NEEDED:
         if (ROOT / name).is_dir():
@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         else:
             shutil.copy(ROOT / name, checkout)
     ended = subprocess.run(
-        [str(checkout / "scripts" / "wheel")], capture_output=True, text=True, timeout=280, check=False
+        [str(checkout / "scripts" / "release" / "wheel")], capture_output=True, text=True, timeout=280, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     [wheel] = (checkout / "dist").glob("*.whl")
@@ -51,7 +51,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_the_wheel_is_tried_where_nothing_else_is_installed(built: tuple[Path, str]) -> None:
-    """`scripts/wheel` installs it into an environment of its own, where it makes a picture on the simulator."""
+    """`scripts/release/wheel` installs it into an environment of its own, where it makes a picture on the simulator."""
     wheel, printed = built
     version, picture, path = printed.splitlines()
 

@@ -1,11 +1,14 @@
-"""Container health check: python -m worker.health. Exit status 0 if ComfyUI responds and its disk has space, else 1.
+"""Container health check: python -m worker.health.
 
-It runs every 30 seconds beside the GPU work, so it imports only the standard library and three small modules.
+Exit status 0 if ComfyUI responds, its disk has space, and the local API (if SERVE_API_LOCALLY is on) accepts
+connections; otherwise 1. It runs every 30 seconds beside the GPU work, so it imports only the standard library and
+three small modules.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -23,8 +26,12 @@ TIMEOUT_S = 5.0
 def main(
     env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S, min_free_bytes: int = MIN_FREE_BYTES
 ) -> int:
-    """Request ComfyUI's status once, check its disk, print the outcome, and return the exit status."""
-    problem = problem_of(comfyui_url(env), timeout_s) or full_disk(_folders(env), min_free_bytes)
+    """Check ComfyUI, its disk and the local API once, print the outcome, and return the exit status."""
+    problem = (
+        problem_of(comfyui_url(env), timeout_s)
+        or full_disk(_folders(env), min_free_bytes)
+        or _local_api_problem(env, timeout_s)
+    )
     out.write(f"{problem or 'ComfyUI responds.'}\n")
     return 1 if problem else 0
 
@@ -35,6 +42,18 @@ def _folders(env: Mapping[str, str]) -> list[Path]:
         return []
     data = env.get("COMFYUI_DATA_DIR", "").strip() or env.get("COMFYUI_DIR", "").strip() or "/comfyui"
     return [Path(data), temporary_folder(env)]
+
+
+def _local_api_problem(env: Mapping[str, str], timeout_s: float) -> str:
+    """Return one sentence on why the local API is unhealthy; empty if it accepts connections or is not enabled."""
+    if env.get("SERVE_API_LOCALLY", "").strip().lower() not in {"true", "1", "yes", "on"}:
+        return ""
+    port = env.get("WORKER_API_PORT", "").strip() or "8000"
+    try:
+        socket.create_connection(("127.0.0.1", int(port)), timeout_s).close()
+    except (OSError, ValueError, OverflowError) as error:
+        return f"The local API does not accept connections on port {port} ({type(error).__name__}): it is starting."
+    return ""
 
 
 def problem_of(url: str, timeout_s: float) -> str:

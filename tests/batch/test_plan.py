@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from bench.stage import ROOT
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.cli.batch import _toml
 from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
-from tests.stage import ROOT
 
 GAME: dict[str, Any] = {
     "game": "castle",

@@ -18,14 +18,14 @@ from typing import Any, Self
 
 import pytest
 
+from bench.stage import ROOT, staged
 from comfy_client.cli.main import main
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.waiting import until
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
 from tests.needs import small_disk
-from tests.stage import ROOT, staged
-from tests.waiting import until
 
 FILE = """
 game = "castle"

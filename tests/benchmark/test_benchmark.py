@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from scripts.benchmark import main
-from scripts.benchmarking.figures import Price
-from scripts.benchmarking.price import find_price
+from bench.endpoint.__main__ import main
+from bench.endpoint.figures import Price
+from bench.endpoint.price import find_price
+from bench.stage import ROOT
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import JobState, RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from simulators.scenario import ScenarioStandIn
 from tests.browser import WIDTHS, browser, overflows
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
-from tests.stage import ROOT
 
 TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
 RATE = {"COMFY_CLIENT_GPU_USD_PER_S": "0.00031"}
@@ -242,7 +242,7 @@ def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck: RunPodPlatform
 def test_ctrl_c_cancels_what_is_under_way(stuck: RunPodPlatform, tmp_path: Path) -> None:
     """The status is 130, no job is left running, and what was measured is there."""
     small = ["--jobs", "3", "--levels", "2,4", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
-    command = [sys.executable, "-m", "scripts.benchmark", *small, "--hold-s", "0", "--warmups", "0"]
+    command = [sys.executable, "-m", "bench.endpoint", *small, "--hold-s", "0", "--warmups", "0"]
     environment = {**os.environ, **stuck.client_env(), **RATE}
     with subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment) as process:
         stuck.wait_until(lambda: len(stuck.jobs) == 3, 60)

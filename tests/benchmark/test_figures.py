@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.benchmarking.figures import (
+from bench.endpoint.figures import (
     CANCELLED,
     DONE,
     FAILED,
@@ -19,7 +19,7 @@ from scripts.benchmarking.figures import (
     percentiles,
     stages_of,
 )
-from scripts.benchmarking.report import cents, seconds, table
+from bench.endpoint.report import cents, seconds, table
 
 PRICE = Price(0.001, "a test")
 TIMINGS = {"queue_s": 0.5, "execute_s": 4.0, "fetch_s": 0.25, "encode_s": 0.25, "total_s": 5.1}

@@ -13,7 +13,7 @@ import pytest
 
 from comfy_client.cli.main import main
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import ScriptedWorker, pictured, png
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from comfy_core.contract import ERRORS, ErrorCode, ErrorReport
 from comfy_core.workflows import Workflow, render
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, png
 from tests.cli.conftest import Shell
-from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, png
 
 
 def test_a_picture_goes_to_its_file(shell: Shell, platform: RunPodPlatform) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import pytest
 
+from bench.stage import ROOT
 from comfy_client.cli.commands import commands
 from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.workflows import Workflow
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import ScriptedWorker
 from tests.cli.conftest import Shell
-from tests.fakes.scripted_worker import ScriptedWorker
-from tests.stage import ROOT
 
 JSON_COMMANDS = (
     ["txt2img", "a knight"],

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, pictured, png
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND, Terminal
-from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, pictured, png
 from tests.needs import small_disk
-from tests.stage import ROOT
 
 
 def formatted(job: Body) -> Body:

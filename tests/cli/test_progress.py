@@ -7,7 +7,7 @@ import re
 
 from comfy_client.cli.progress import Lines
 from comfy_client.job import ProviderUnavailable, Queued, Running, Sampling, Waiting
-from tests.waiting import until
+from simulators.waiting import until
 
 
 def test_each_change_of_state_is_a_line() -> None:

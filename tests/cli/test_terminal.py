@@ -18,9 +18,9 @@ import psutil
 import pytest
 import requests
 
+from bench.stage import staged
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.stage import staged
-from tests.waiting import until
+from simulators.waiting import until
 
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
 SMALL = ["--width", "64", "--height", "64", "--steps", "8"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import ROOT
 from comfy_client.cli import reference
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
@@ -19,7 +20,6 @@ from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND
-from tests.stage import ROOT
 
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 1}, "_meta": {"title": "KSampler"}},

@@ -14,7 +14,7 @@ from comfy_client.pictures import picture_text, with_texts
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES
-from tests.fakes.scripted_worker import noise, png
+from simulators.runpod.scripted_worker import noise, png
 
 TEXT = base64.b64encode(png()).decode()
 

@@ -22,11 +22,11 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
+from simulators.waiting import until
 from tests.comfyui.canaries import Canaries, leaks
 from tests.comfyui.file_trace import strays
 from tests.comfyui.hostile_graphs import Attack, Generator
 from tests.conftest import COMFYUI_URL
-from tests.waiting import until
 from worker.jobs import Control, Worker, run_job
 
 DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")

@@ -19,8 +19,8 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Graph, Workflow, render
+from simulators.waiting import until
 from tests.comfyui.conftest import PATIENT, never, png
-from tests.waiting import until
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 Ask = Callable[[str], Any]

@@ -14,11 +14,11 @@ import pytest
 import requests
 from PIL import Image
 
+from bench.stage import Stage, staged
 from simulators.comfyui import Simulator
+from simulators.waiting import until
 from tests.compat.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
 from tests.needs import programs
-from tests.stage import Stage, staged
-from tests.waiting import until
 
 HERE = Path(__file__).parent
 CHECKPOINT = {"checkpoints": ["flux1-dev-fp8.safetensors"]}

@@ -14,8 +14,8 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.parallel_fetch import PARALLEL, fetch_pictures
 from comfy_core.safe_fetch import FetchRules
+from simulators.waiting import until
 from tests.core.test_safe_fetch import HERE, PictureServer, address_of, drip, reply, serving
-from tests.waiting import until
 
 SLOW = drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
 """An answer of a few bytes a second."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
+from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 from tests.cli.conftest import Ended, Shell
-from tests.fakes.scripted_worker import ScriptedWorker, pictured
-from tests.stage import ROOT
 
 DESCRIPTION = """\
 name = "flux"

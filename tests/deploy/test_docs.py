@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import ROOT
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.cli.parser import make_parser
 from comfy_client.prices import POOLS, job_usd
 from comfy_core.workflows import default_directory, load_workflows
 from tests.deploy.conftest import Desk
-from tests.stage import ROOT
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 BLOCK = re.compile(r"^(?P<mark>[^\n]*)\n```sh\n(?P<lines>.*?)```", re.MULTILINE | re.DOTALL)
@@ -83,7 +83,7 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_the_worked_example_is_right() -> None:
     """Each row follows from the assumptions above it and the table of prices."""
     text = (ROOT / "docs" / "cost.md").read_text()
-    found = re.search(r"(\d+) s a picture, (\d+) s of cold start,\n(\d+) s idle", text)
+    found = re.search(r"(\d+) s an image, (\d+) s of cold start,\n(\d+) s idle", text)
     assert found is not None
     picture, start, idle = map(int, found.groups())
     price = POOLS["ADA_24"]

@@ -15,11 +15,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from bench.stage import ROOT
 from comfy_client.deploy.description import make_description, read_description
 from comfy_client.prices import POOLS
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import default_directory, load_workflows
-from tests.stage import ROOT
 from worker.settings import VARIABLES, Settings
 
 OF_RUNPOD = {"RUNPOD_INIT_TIMEOUT"}

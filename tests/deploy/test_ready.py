@@ -11,8 +11,8 @@ from comfy_client.client import client_from_env
 from comfy_client.deploy.apply import NotReady, ReadyTimeouts, await_worker, client_variables, queue_url
 from comfy_core.errors import RequestError
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 from tests.deploy.conftest import Desk
-from tests.fakes.scripted_worker import ScriptedWorker, pictured
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bench.stage import ROOT, Stage, staged
 from simulators.runpod.rest import RunPodAccount
 from simulators.scenario import ScenarioStandIn
 from tests.cli.conftest import Shell
-from tests.stage import ROOT, Stage, staged
 
 APPLICATION = """\
 import sys

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from simulators.waiting import until
 from tests.cli.test_terminal import Terminal
 from tests.deploy.conftest import Desk
-from tests.waiting import until
 
 
 def terminal_of(desk: Desk, *arguments: str) -> Terminal:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from comfy_core.object_store import Bucket
-from tests.waiting import until
+from simulators.waiting import until
 
 ACCESS_KEY_ID = "the-key-id"
 SECRET_ACCESS_KEY = "the-secret-key"  # noqa: S105 - it opens nothing but this server

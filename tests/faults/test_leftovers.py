@@ -13,11 +13,11 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from simulators.comfyui import Simulator
+from simulators.waiting import until
 from tests.comfyui.conftest import png
 from tests.comfyui.test_jobs import b64
 from tests.faults.conftest import RunJob
 from tests.faults.test_following import error_of, left_behind
-from tests.waiting import until
 
 
 def test_history_that_could_not_be_deleted_is_deleted_later(simulator: Simulator, run: RunJob) -> None:

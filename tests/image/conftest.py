@@ -10,9 +10,9 @@ import docker
 import pytest
 from docker.models.networks import Network
 
+from bench.docker_engine import Build, connected, ensure_base_image
 from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
-from tests.image.engine import Build, connected, ensure_base_image
 from tests.image.standins import comfyui_files, make_models
 from tests.needs import left_out
 
@@ -44,6 +44,15 @@ class Images:
 
 
 NOT_TESTED = pytest.StashKey[str]()
+BUILD_TIMEOUT_S = 1200
+"""The first test of a session builds the images, and downloads packages for them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder the time that the builds take."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.stage import ROOT
 from simulators.hugging_face import ModelServer
-from tests.stage import ROOT
 from worker.models.listing import default_list, read_models
 
 HUGGING_FACE = "https://huggingface.co"

@@ -17,9 +17,9 @@ from typing import TypeAlias
 import docker
 import pytest
 
+from bench.docker_engine import BASE_IMAGE, BuildFailedError
+from bench.stage import ROOT
 from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, Images
-from tests.image.engine import BASE_IMAGE, BuildFailedError
-from tests.stage import ROOT
 
 pytestmark = pytest.mark.usefixtures("images")
 

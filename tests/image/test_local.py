@@ -11,10 +11,10 @@ import docker
 import pytest
 import requests
 
-from tests.image.box import STRICT
+from bench.container import STRICT
+from bench.stage import ROOT, SMALL, free_port
+from simulators.waiting import until
 from tests.image.conftest import BAKED, SIMULATOR
-from tests.stage import ROOT, SMALL, free_port
-from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("images")
 

@@ -16,21 +16,23 @@ import requests
 from docker.models.networks import Network
 from PIL import Image
 
+from bench.container import Box, boxed, gateway_of
+from bench.stage import ROOT, SMALL, code_of
 from comfy_core.workflows import default_directory, load_workflows, render
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import JobState
-from tests.image.box import Box, boxed, gateway_of
+from simulators.waiting import until
 from tests.image.conftest import BAKED, WORKER, Images
 from tests.image.standins import fill, make_models
-from tests.stage import ROOT, SMALL, code_of
-from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("images")
 
 SOON = {"test": ["CMD", "/opt/venv/bin/python", "-m", "worker.health"], "timeout": 10**10}
 ENVIRONMENTS = """\
-import pathlib
+import os, pathlib
 for process in pathlib.Path("/proc").glob("[0-9]*"):
+    if process.name == str(os.getpid()):
+        continue  # this text is its own command line
     words = (process / "cmdline").read_bytes()
     for name in ("tini", "handler.py", "main.py"):
         if name in words.decode() and (name == "tini" or b"tini" not in words):

@@ -1,4 +1,4 @@
-"""What image.yml runs before it pushes: scripts/smoke_image, on images that are built here."""
+"""What image.yml runs before it pushes: scripts/release/smoke_image, on images that are built here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
+from bench.stage import ROOT
 from tests.image.conftest import BAKED, SIMULATOR, WORKER
-from tests.stage import ROOT
 
 pytestmark = pytest.mark.usefixtures("images")
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("images")
 def test_a_built_image_passes_the_smoke_test(image: str) -> None:
     """Its labels, a job with the simulator, an end by SIGTERM. Its own ComfyUI is a stand-in here, and left out."""
     ended = subprocess.run(
-        [str(ROOT / "scripts" / "smoke_image"), image, SIMULATOR, "--without-comfyui"],
+        [str(ROOT / "scripts" / "release" / "smoke_image"), image, SIMULATOR, "--without-comfyui"],
         capture_output=True,
         text=True,
         timeout=200,

@@ -10,11 +10,11 @@ import docker
 import pytest
 from docker.models.networks import Network
 
-from tests.image.box import boxed
+from bench.container import boxed
+from bench.docker_engine import BuildFailedError
+from bench.stage import code_of
 from tests.image.conftest import NEVER, WORKER, Images
-from tests.image.engine import BuildFailedError
 from tests.image.standins import fill
-from tests.stage import code_of
 
 TAG = WORKER + "-nodes"
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import requests
 from PIL import Image
 
+from bench.stage import Stage, code_of
 from comfy_core.contract import ErrorReport
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import Job
-from tests.stage import Stage, code_of
-from tests.waiting import until
+from simulators.waiting import until
 
 Play = Callable[[Stage], Job]
 STEP_S = 0.05

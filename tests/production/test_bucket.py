@@ -6,9 +6,9 @@ import hashlib
 
 import requests
 
+from bench.stage import SMALL, code_of, staged
 from simulators.runpod.queue_api import Job
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
-from tests.stage import SMALL, code_of, staged
 
 
 def variables(s3: S3Server) -> dict[str, str]:

@@ -6,10 +6,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.stage import MODELS, ROOT, code_of, make_comfyui, put_models, staged
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import JobState, RunPodPlatform, WorkerProcess
-from tests.stage import MODELS, ROOT, code_of, make_comfyui, put_models, staged
-from tests.waiting import until
+from simulators.waiting import until
 
 NEVER_READY = "import threading; print('loading for ever', flush=True); threading.Event().wait()"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.stage import ROOT, Stage, code_of, staged
 from simulators.runpod.queue_api import Job, JobState
+from simulators.waiting import until
 from tests.production.faults import ELSEWHERE, ROWS, Elsewhere, Row
-from tests.stage import ROOT, Stage, code_of, staged
-from tests.waiting import until
 
 
 def outcome(job: Job) -> str | None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.stage import SMALL, Stage, code_of, staged
 from comfy_core.contract import ErrorReport
 from simulators.runpod.queue_api import Job, JobState, RunPodPlatform
-from tests.stage import SMALL, Stage, code_of, staged
-from tests.waiting import until
+from simulators.waiting import until
 from worker.runpod_api import LOG_EVERY_S, MAX_WAIT_S, POST_TIMEOUT_S
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.soak import soak
+from bench.soak.__main__ import soak
 
 
 def test_a_short_soak_keeps_every_promise(capfd: pytest.CaptureFixture[str]) -> None:

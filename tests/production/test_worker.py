@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from bench.stage import code_of, staged
 from comfy_core.workflows import default_directory
 from simulators.runpod.queue_api import JobState
-from tests.stage import code_of, staged
 
 
 def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from bench.stage import Stage
 from comfy_client.client import Client, client_from_env
 from simulators.comfyui import Simulator
 from simulators.scenario import ScenarioStandIn
-from tests.stage import Stage
 
 
 class Ability(enum.Enum):

@@ -16,7 +16,7 @@ from comfy_client.providers.interface import JobState
 from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.errors import JobError
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png
 
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
 AT_ONCE = {"job"}

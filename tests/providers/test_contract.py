@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bench.stage import ROOT, staged
 from comfy_client.aio import AsyncClient
 from comfy_client.client import client_from_env
 from comfy_client.job import Done, Queued, Running
@@ -25,9 +26,8 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, WaitTimeout
 from comfy_core.workflows import Workflow, render
 from simulators.scenario import ScenarioStandIn
+from simulators.waiting import until
 from tests.providers.stagings import STAGINGS, Ability, Scene, World, able, unable
-from tests.stage import ROOT, staged
-from tests.waiting import until
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 KNIGHT = ROOT / "examples" / "knight.png"

@@ -14,7 +14,7 @@ from comfy_client.providers.interface import JobOptions, JobState
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from simulators.comfyui import Simulator
-from tests.waiting import until
+from simulators.waiting import until
 
 SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "steps": 3}
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import psutil
 import pytest
 
+from bench.stage import staged
 from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
 from comfy_client.job import Waiting
@@ -16,11 +17,10 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError, RequestError, WaitTimeout
 from comfy_core.object_store import store
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
+from simulators.waiting import until
 from tests.fakes.gate import Gate
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
-from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
-from tests.stage import staged
-from tests.waiting import until
 
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
 

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 
+from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.stage import ROOT
 
 MAP = """
 import signal

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import comfy_client
+from bench.stage import ROOT
 from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
 from comfy_client.job import ProviderUnavailable, Queued, Running
@@ -27,9 +28,8 @@ from comfy_client.providers.interface import JobOptions, JobState
 from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from tests.fakes.certificate import write_certificate
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
-from tests.stage import ROOT
 
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
 

@@ -21,7 +21,7 @@ from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.errors import JobError, RequestError
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
 RETRIED_BY_RUNPOD_S_OWN_CLIENT = (429, 500, 502, 503, 504, 520, 522, 524)
 FULL = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}

@@ -19,7 +19,7 @@ from comfy_client.providers.worker import WorkerProvider
 from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
 
 OURS = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.", {"node_id": "3"})
 EXCEPTION = json.dumps(

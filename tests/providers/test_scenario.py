@@ -13,6 +13,7 @@ import pytest
 import scenario_sdk
 from PIL import Image
 
+from bench.stage import ROOT
 from comfy_client.client import Client
 from comfy_client.job import Queued, Running, Sampling
 from comfy_client.providers.interface import JobOptions, JobState
@@ -21,9 +22,8 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError, Unauthorized
 from comfy_core.images.codec import identify
 from simulators.scenario import KEY, MODEL, SECRET, ScenarioStandIn
+from simulators.waiting import until
 from tests.providers.stagings import scenario_client
-from tests.stage import ROOT
-from tests.waiting import until
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 KNIGHT = ROOT / "examples" / "knight.png"

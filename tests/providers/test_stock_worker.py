@@ -16,7 +16,7 @@ from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, entry, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, png
 
 
 @pytest.fixture

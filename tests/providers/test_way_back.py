@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from bench.stage import ROOT, Stage, staged
 from comfy_client.client import client_from_env
 from simulators.scenario import ScenarioStandIn
-from tests.stage import ROOT, Stage, staged
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 2}
 THERE_AND_BACK = ("comfyui", "scenario", "comfyui")

@@ -1,4 +1,4 @@
-"""scripts/lint_workflows: what each of its linters finds, and what it says where one cannot run."""
+"""scripts/release/lint_workflows: what each of its linters finds, and what it says where one cannot run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import ROOT
 from tests.needs import programs
-from tests.stage import ROOT
 
 GOOD = """\
 name: Good
@@ -34,7 +34,7 @@ def lint(folder: Path, text: str, **environment: str) -> subprocess.CompletedPro
     (folder / "workflows").mkdir()
     (folder / "workflows" / "one.yml").write_text(text)
     env = {**os.environ, **environment}
-    command = [str(ROOT / "scripts" / "lint_workflows"), str(folder)]
+    command = [str(ROOT / "scripts" / "release" / "lint_workflows"), str(folder)]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.release import (
+from bench.stage import ROOT
+from scripts.release.metadata import (
     GHCR_LAYER_LIMIT_BYTES,
     SUFFIXES,
     ReleaseError,
@@ -21,7 +22,6 @@ from scripts.release import (
 )
 from tests.fakes.commands import FakeCommands
 from tests.needs import programs
-from tests.stage import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHANGELOG = """\
@@ -113,7 +113,7 @@ def test_layers_that_ghcr_does_not_take_are_found() -> None:
 def test_a_fault_is_a_sentence_and_a_status() -> None:
     """The scripts end with status 3 and no traceback."""
     ended = subprocess.run(
-        [str(ROOT / "scripts" / "release_notes"), "99.0.0"], capture_output=True, text=True, check=False
+        [str(ROOT / "scripts" / "release" / "notes"), "99.0.0"], capture_output=True, text=True, check=False
     )
 
     assert ended.returncode == 3
@@ -137,7 +137,7 @@ def test_disk_space_is_had_or_the_job_ends(
     """It deletes only where it must, and only on GitHub's own runners; too little ends the job with what to do."""
     fakes = FakeCommands(tmp_path, ("df", "sudo", "docker"), {"df": [f"Avail\n {gb}\n" for gb in free]})
     ended = subprocess.run(
-        [str(ROOT / "scripts" / "free_disk_space"), "40"],
+        [str(ROOT / "scripts" / "release" / "free_disk_space"), "40"],
         env={"PATH": fakes.path, "RUNNER_ENVIRONMENT": runner},
         capture_output=True,
         text=True,
@@ -163,7 +163,12 @@ def test_ghcr_gets_the_image_where_it_takes_its_layers(size: int, is_copied: boo
             "docker buildx imagetools inspect --raw docker.io/me/x@sha256:b": json.dumps({"layers": [{"size": size}]}),
         },
     )
-    command = [str(ROOT / "scripts" / "copy_to_ghcr"), "worker-flux1-dev-fp8", "docker.io/me/x", "ghcr.io/me/x"]
+    command = [
+        str(ROOT / "scripts" / "release" / "copy_to_ghcr"),
+        "worker-flux1-dev-fp8",
+        "docker.io/me/x",
+        "ghcr.io/me/x",
+    ]
     ended = subprocess.run(
         command, env={"PATH": fakes.path, "GITHUB_SHA": COMMIT}, capture_output=True, text=True, check=False
     )
@@ -177,5 +182,5 @@ def test_ghcr_gets_the_image_where_it_takes_its_layers(size: int, is_copied: boo
 
 def test_nothing_but_python_is_needed() -> None:
     """The two modules run without any package, as the jobs of CI have it."""
-    code = "import sys; sys.path.insert(0, '.'); import scripts.release, scripts.smoke_image"
+    code = "import sys; sys.path.insert(0, '.'); import scripts.release.metadata, scripts.release.smoke_image"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=ROOT, check=True)

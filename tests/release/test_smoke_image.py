@@ -1,4 +1,4 @@
-"""scripts/smoke_image: what it takes for a good image. A stand-in of docker here; tests/image runs it on real ones."""
+"""scripts/release/smoke_image: which images it accepts, with a fake docker. tests/image runs it on real images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import ROOT
 from tests.fakes.commands import FakeCommands
-from tests.stage import ROOT
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n...").decode()
 GOOD = {"status": "COMPLETED", "output": {"images": [{"data": PNG}]}}
@@ -76,7 +76,7 @@ def smoke(
     }
     fakes = FakeCommands(folder, ("docker",), answers)
     ended = subprocess.run(
-        [str(ROOT / "scripts" / "smoke_image"), "me/worker:1", "me/worker:1-simulator"],
+        [str(ROOT / "scripts" / "release" / "smoke_image"), "me/worker:1", "me/worker:1-simulator"],
         env={"PATH": fakes.path},
         capture_output=True,
         text=True,
@@ -159,7 +159,7 @@ def test_docker_that_fails_is_a_sentence(api: LocalApi, tmp_path: Path) -> None:
     """A missing image, or an engine that does not answer."""
     fakes = FakeCommands(tmp_path, ("docker",), {"docker image inspect": "1:"})
     ended = subprocess.run(
-        [str(ROOT / "scripts" / "smoke_image"), "a", "b"],
+        [str(ROOT / "scripts" / "release" / "smoke_image"), "a", "b"],
         env={"PATH": fakes.path},
         capture_output=True,
         text=True,
@@ -167,4 +167,4 @@ def test_docker_that_fails_is_a_sentence(api: LocalApi, tmp_path: Path) -> None:
     )
 
     assert (ended.returncode, api.jobs) == (1, [])
-    assert ended.stderr.startswith("scripts/smoke_image: docker image failed")
+    assert ended.stderr.startswith("scripts/release/smoke_image: docker image failed")

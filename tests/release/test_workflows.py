@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped] # it ships no types
 
-from scripts.release import version_in
+from bench.stage import ROOT
+from scripts.release.metadata import version_in
 from tests.fakes.commands import FakeCommands
 from tests.needs import programs
-from tests.stage import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
 VERSION = version_in((ROOT / "pyproject.toml").read_text())
@@ -31,7 +31,7 @@ EXPRESSIONS = {
     "toJSON(needs.*.result)": '["success", "success", "success"]',
 }
 """What GitHub puts in the place of an expression of a step's environment."""
-OURS = ("check", "test", "browser", "engine", "wheel", "smoke_image")
+OURS = ("check", "test", "browser", "engine", "release/wheel", "release/smoke_image")
 """Scripts that a step of its own calls, and that other tests run: they are only remembered here."""
 HUB = "docker.io/octo/flux-comfyui-worker"
 GHCR = "ghcr.io/octo-org/flux-comfyui-worker"
@@ -136,7 +136,7 @@ def expanded(text: str) -> str:
 def repository(tmp_path: Path) -> Path:
     """A checkout of what the scripts read, at a commit whose version has notes. Other scripts only remember."""
     place = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns("__pycache__", *OURS)
+    ignored = shutil.ignore_patterns("__pycache__", *(name.rpartition("/")[2] for name in OURS))
     shutil.copytree(ROOT / "scripts", place / "scripts", ignore=ignored)
     for name in ("pyproject.toml", "docker-bake.hcl"):
         shutil.copy(ROOT / name, place)

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import MODELS, data_of, make_comfyui, put_models
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow
+from simulators import comfyui_main as comfyui
 from simulators.comfyui import Simulator
 from simulators.hugging_face import ModelServer
-from tests.fakes import comfyui
-from tests.stage import MODELS, data_of, make_comfyui, put_models
-from tests.waiting import until
+from simulators.waiting import until
 from worker.boot import Boot, required_models
 from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from tests.stage import ROOT
+from bench.stage import ROOT
 from worker.boot_times import BootTimes, process_age_s
 
 

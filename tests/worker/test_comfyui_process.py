@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.stage import CHILD, ROOT, free_port
 from comfy_core.comfyui.prompt_monitor import Limits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
@@ -27,8 +28,7 @@ from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import Workflow, render
 from handler import make_handler
 from simulators.comfyui import Simulator
-from tests.stage import CHILD, ROOT, free_port
-from tests.waiting import until
+from simulators.waiting import until
 from worker.comfyui_environment import comfyui_environment
 from worker.comfyui_log import KEPT_LINES
 from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, await_ready

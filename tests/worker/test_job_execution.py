@@ -19,7 +19,7 @@ from comfy_core.contract import ErrorCode, ErrorReport
 from comfy_core.workflows import Workflow
 from handler import make_handler
 from simulators.comfyui import Simulator
-from tests.waiting import until
+from simulators.waiting import until
 from worker.job_execution import MAX_FAILURES, Service, make_threads
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle

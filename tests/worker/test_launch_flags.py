@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.stage import ROOT, make_comfyui
 from comfy_core.errors import ConfigError
-from tests.fakes import comfyui
-from tests.stage import ROOT, make_comfyui
-from tests.waiting import until
+from simulators import comfyui_main as comfyui
+from simulators.waiting import until
 from worker.comfyui_environment import comfyui_environment
 from worker.launch_flags import KNOWN_FLAGS, comfyui_command, flags_in, image_nodes, query_flags
 from worker.settings import Settings

@@ -20,7 +20,7 @@ import pytest
 
 from comfy_core.contract import ErrorCode
 from handler import report_unhealthy
-from tests.waiting import until
+from simulators.waiting import until
 from worker.lifecycle import SETTLE_S, Lifecycle
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,7 +17,7 @@ from comfy_core.comfyui.prompt_monitor import Sampling
 from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from handler import make_handler, make_worker
 from simulators.comfyui import Simulator
-from tests.waiting import until
+from simulators.waiting import until
 from worker.job_execution import Service
 from worker.lifecycle import Lifecycle
 from worker.progress import ProgressSender, progress_of

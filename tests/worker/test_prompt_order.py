@@ -9,7 +9,7 @@ import pytest
 
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
-from tests.waiting import until
+from simulators.waiting import until
 from worker.prompt_order import Ticket, TicketLock
 
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")

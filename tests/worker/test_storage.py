@@ -18,8 +18,8 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.object_store import Bucket, address, is_address, store
 from comfy_core.safe_fetch import Resolve
+from simulators.waiting import until
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
-from tests.waiting import until
 from worker.job_bucket import job_bucket
 from worker.settings import Settings
 

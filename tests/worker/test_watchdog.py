@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from bench.stage import ROOT
 from simulators.comfyui import Simulator
-from tests.stage import ROOT
-from tests.waiting import until
+from simulators.waiting import until
 from worker.watchdog import LOADING_FACTOR, Watchdog
 
 HUNG_S = 0.6

@@ -30,8 +30,8 @@ from comfy_core.images.child_process import (
     go_on,
     identify,
 )
+from simulators.waiting import until
 from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
-from tests.waiting import until
 
 
 def png(mode: str = "RGB") -> bytes:

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 import requests
 
+from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
 from comfy_client.gateway.scenario.bodies_reader import GRACE_S
 from comfy_client.gateway.scenario.connections import HEAD_TIMEOUT_S
 from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
 from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
 from comfy_core.images.codec import MAX_BYTES
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import ScriptedWorker, noise, pictured, png
-from tests.gateway.scenario.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
-from tests.waiting import until
+from simulators.runpod.scripted_worker import ScriptedWorker, noise, pictured, png
+from simulators.waiting import until
 
 AUTH = (KEY, SECRET)
 OTHER = (OTHER_KEY, OTHER_SECRET)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from comfy_client.gateway.scenario.bodies import LONG_TEXT_BYTES, MAX_VALUES, Attached, decode_picture, read_json
 from comfy_client.gateway.scenario.errors import ShimError
-from tests.fakes.scripted_worker import noise
+from simulators.runpod.scripted_worker import noise
 
 LARGE = random.Random(1).randbytes(3_000_000)  # noqa: S311 - the same bytes each time
 TEXT = base64.b64encode(LARGE)

@@ -11,7 +11,7 @@ from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario import ScenarioShim, ShimError
 from comfy_client.gateway.scenario.settings import ShimSettings
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import ScriptedWorker, pictured, png
 
 
 @pytest.fixture

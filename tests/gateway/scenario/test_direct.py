@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
+from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.comfyui import Simulator
-from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
-from tests.waiting import until
+from simulators.waiting import until
 
 AUTH = (KEY, SECRET)
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "numInferenceSteps": 4}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 
+from bench.shim_process import KEY, SECRET, ShimProcess
 from comfy_client.client import client_from_env
 from comfy_client.gateway.scenario import ScenarioShim
 from comfy_client.gateway.scenario.folder import FolderLock
@@ -21,9 +22,8 @@ from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.store import Store
 from comfy_core.errors import ConfigError
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
-from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
-from tests.waiting import until
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.waiting import until
 
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}

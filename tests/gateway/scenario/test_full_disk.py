@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import requests
 
+from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, noise, pictured, png
-from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, noise, pictured, png
+from simulators.waiting import until
 from tests.needs import small_disk
-from tests.waiting import until
 
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}

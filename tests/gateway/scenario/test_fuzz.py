@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import requests
 
+from bench.shim_process import KEY, SECRET, ShimProcess
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES, SAMPLERS
 from simulators.runpod.queue_api import RunPodPlatform
-from tests.fakes.scripted_worker import ScriptedWorker, pictured
-from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
+from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
 CALLS = 5_000
 HANDS = 4

@@ -24,10 +24,10 @@ from scenario_sdk import (
     Scenario,
 )
 
-from tests.gateway.scenario.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
+from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
+from bench.stage import ROOT, Stage, staged
+from simulators.waiting import until
 from tests.needs import programs
-from tests.stage import ROOT, Stage, staged
-from tests.waiting import until
 
 MODEL = "model_bfl-flux-1-dev"
 SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "numInferenceSteps": 4}

@@ -12,10 +12,10 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page, expect
 
+from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from tests.browser import WIDTHS, browser, overflows
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured
-from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
 
 WAIT_MS = 20_000
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import requests
 
+from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import JobState, RunPodPlatform
-from tests.fakes.scripted_worker import Body, ScriptedWorker, pictured, png
-from tests.gateway.scenario.shim_process import KEY, SECRET, ShimProcess
-from tests.waiting import until
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png
+from simulators.waiting import until
 
 AUTH = (KEY, SECRET)
 PATH = "/generate/custom/model_bfl-flux-1-dev"

@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 
 from simulators.hugging_face import Answer
+from simulators.waiting import until
 from tests.needs import small_disk as small_disk_of
-from tests.waiting import until
 from tests.worker.models.conftest import SIZE, Models, Served
 from worker.models.__main__ import main
 

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from simulators.hugging_face import Answer
+from simulators.waiting import until
 from tests.needs import left_out
-from tests.waiting import until
 from tests.worker.models.conftest import SIZE, Models, Served
 from worker.models.download import DownloadRetryPolicy, check_models, fetch_models
 from worker.models.files import locked_part

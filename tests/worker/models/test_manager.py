@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.stage import make_comfyui
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from simulators.hugging_face import ModelServer
-from tests.stage import make_comfyui
-from tests.waiting import until
+from simulators.waiting import until
 from tests.worker.models.conftest import Models, Served
 from worker.comfyui_process import ModelsMissing
 from worker.models.boot_fetch import ModelFetch

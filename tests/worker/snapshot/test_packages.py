@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.waiting import until
+from simulators.waiting import until
 from tests.worker.snapshot.conftest import Bench, Installed, packed
 from worker.snapshot.packages import Lock, Node, Python
 

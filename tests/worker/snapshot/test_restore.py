@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from simulators.hugging_face import Answer
-from tests.waiting import until
+from simulators.waiting import until
 from tests.worker.snapshot.conftest import MAIN, Bench
 from worker.snapshot.listing import Repository, RestoreError
 from worker.snapshot.repository import Git, fetch_commit

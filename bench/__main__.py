@@ -1,0 +1,186 @@
+"""Benchmarks. Each prints medians and compares within one run: the machines are shared, and noisy."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+
+from bench.batch_kills import batch_kills
+from bench.boot import boot
+from bench.client import import_time, many
+from bench.models import models
+from bench.shim import shim
+from bench.stage import code_of, staged
+from comfy_core.comfyui.events import Addressed, Finished, Image, Started
+from comfy_core.comfyui.graph_rewrite import delivered
+from comfy_core.comfyui.server import ComfyServer
+from comfy_core.request.reading import read_request
+from comfy_core.workflows import Graph, default_directory, load_workflows
+from simulators.comfyui import Simulator
+from simulators.runpod.queue_api import Job, RunPodPlatform
+from worker.jobs import Control, Worker, run_job
+
+RUNS = 20
+ROUND_TRIP_S = 0.06
+STEPS = 20
+
+
+def overhead(_: argparse.Namespace) -> None:
+    """Print what one 1024 x 1024 PNG costs around ComfyUI's own execution."""
+    workflows = load_workflows(default_directory())
+    with Simulator() as simulator:
+        server = ComfyServer(simulator.url)
+        worker = Worker(server, workflows, 60, 8 * 1024 * 1024)
+        parts: dict[str, list[float]] = {}
+
+        def note(name: str, seconds: float) -> None:
+            parts.setdefault(name, []).append(seconds * 1000)
+
+        for seed in range(RUNS + 1):
+            request = {"prompt": "a pixel art knight", "seed": seed, "steps": 1}
+            begun = time.monotonic()
+            [graph] = read_request(request, workflows).render(lambda: 0).graphs
+            validate_s = time.monotonic() - begun
+            bare_s = _bare(server, graph)
+            begun = time.monotonic()
+            job = {"id": "bench", "input": {**request, "seed": seed + 1000}}
+            timings = run_job(worker, job, Control())["timings"]
+            total_s = time.monotonic() - begun
+            if seed == 0:
+                continue  # connections and caches are made once a process
+            note("ComfyUI alone: started to last frame", bare_s)
+            note("validate and render", validate_s)
+            note("queue: post to started", timings["queue_s"])
+            note("wait: last frame to known outcome", timings["execute_s"] - bare_s)
+            note("fetch", timings["fetch_s"])
+            note("encode: text, base64, sha256", timings["encode_s"])
+            note("whole job", total_s)
+            note("whole job without ComfyUI's execution", total_s - bare_s)
+        server.close()
+    print(f"1024 x 1024 PNG on the simulator, median of {RUNS} (quartiles), ms")
+    for name, values in parts.items():
+        print(f"  {name:40} {_spread(values)}")
+
+
+def _bare(server: ComfyServer, graph: Graph) -> float:
+    """Return the seconds from the first to the last frame of a prompt, with nothing of ours around it."""
+    prompt_id = str(uuid.uuid4())
+    prompt = delivered(graph, "bench", over_websocket=True)
+    with server.listen([prompt_id]) as notices:
+        server.queue_prompt(prompt, prompt_id)
+        times: dict[type, float] = {}
+        while Finished not in times:
+            match notices.get(timeout=10):
+                case Addressed(event=event):
+                    times.setdefault(type(event), time.monotonic())
+    server.leftovers.remove_prompts([prompt_id])
+    if Image not in times:
+        sys.exit("the bare run made no picture")
+    return times[Finished] - times[Started]
+
+
+def gap(options: argparse.Namespace) -> None:
+    """Print how long ComfyUI idles between the jobs of a backlog, in production mode."""
+    if options.jobs < 3:
+        sys.exit("scripts/bench: gap needs 3 jobs or more")
+    print(
+        f"{options.jobs} jobs waiting, 1024 x 1024 PNG, {STEPS} steps of {options.step_s:g} s, round trips of "
+        f"{ROUND_TRIP_S * 1000:.0f} ms; median (quartiles), ms"
+    )
+    for concurrency in (2, 1):
+        print(f"WORKER_CONCURRENCY={concurrency}", flush=True)
+        for name, text in _backlog(options.jobs, options.step_s, concurrency):
+            print(f"  {name:40} {text}")
+
+
+def _backlog(count: int, step_s: float, concurrency: int) -> Iterable[tuple[str, str]]:
+    """Run a backlog through a worker of its own; yield what was measured, in words."""
+    platform = RunPodPlatform(round_trip_s=ROUND_TRIP_S)
+    environment = {"WORKER_CONCURRENCY": str(concurrency)}
+    with staged(step_s=step_s, platform=platform, environment=environment) as stage:
+        ids = [platform.submit({"prompt": "a knight", "seed": seed, "steps": STEPS}) for seed in range(count)]
+        jobs = [platform.wait_for(job_id, 60 + count * (STEPS * step_s + 5)) for job_id in ids]
+        if failed := [job.error for job in jobs if code_of(job)]:
+            sys.exit(f"{len(failed)} jobs failed: {failed[0]}")
+        assert stage.simulator is not None
+        runs = stage.simulator.executions
+    pauses = [later.started_at - earlier.ended_at for earlier, later in itertools.pairwise(runs)]
+    running = [run.ended_at - run.started_at for run in runs]
+    ends = {job.output["prompt_ids"][0]: _ended_at(job) for job in jobs}
+    yield "ComfyUI idle between two jobs", _spread([1000 * pause for pause in pauses])
+    yield "ComfyUI running, a job", _spread([1000 * each for each in running])
+    yield (
+        "end in ComfyUI to result at the platform",
+        _spread([1000 * (ends[run.prompt_id] - run.ended_at) for run in runs]),
+    )
+    starts = itertools.pairwise([run.started_at for run in runs])
+    yield "a job in all: start to next start", _spread([1000 * (later - earlier) for earlier, later in starts])
+    busy_s = sum(running)
+    yield (
+        "utilisation",
+        f"{busy_s / (busy_s + sum(pauses)):12.4f}   (jobs an hour: {_an_hour(runs[0].started_at, jobs)})",
+    )
+
+
+def _ended_at(job: Job) -> float:
+    if job.ended_at is None:
+        raise ValueError(f"{job} has not ended")
+    return job.ended_at
+
+
+def _an_hour(begun_at: float, jobs: list[Job]) -> int:
+    return int(3600 * len(jobs) / (max(map(_ended_at, jobs)) - begun_at))
+
+
+def _spread(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:8.2f}   ({low:.2f} to {high:.2f})"
+
+
+def main() -> None:
+    """Run the benchmark that is named."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    parts = benchmarks.add_parser("overhead", help="what a job costs around ComfyUI's own execution, by part")
+    parts.set_defaults(run=overhead)
+    backlog = benchmarks.add_parser("gap", help="how long ComfyUI idles between two jobs of a backlog")
+    backlog.add_argument("--jobs", type=int, default=12, help="jobs of each backlog; %(default)s")
+    backlog.add_argument("--step-s", type=float, default=0.15, help="seconds of each of 20 steps; %(default)s")
+    backlog.set_defaults(run=gap)
+    download = benchmarks.add_parser("models", help="how fast a model is fetched and verified, beside cp and sha256sum")
+    download.set_defaults(run=models)
+    container = benchmarks.add_parser("boot", help="how long a container takes to its first picture, by step")
+    container.add_argument(
+        "--image", default="comfy-client/worker:test-flux1-dev-fp8", help="%(default)s, of the tests"
+    )
+    container.add_argument("--runs", type=int, default=5, help="new containers; %(default)s")
+    container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
+    container.add_argument("--models", help="a folder in place of the image's models")
+    container.set_defaults(run=boot)
+    loading = benchmarks.add_parser("import", help="how long `import comfy_client` takes")
+    loading.set_defaults(run=import_time)
+    mapped = benchmarks.add_parser("map", help="time and memory of many jobs through Client.map")
+    mapped.add_argument("--jobs", type=int, default=200, help="%(default)s")
+    mapped.add_argument("--concurrency", type=int, default=16, help="%(default)s")
+    mapped.set_defaults(run=many)
+    kills = benchmarks.add_parser("batch-kills", help="batch work killed at random moments: what is made twice")
+    kills.add_argument("--minutes", type=float, default=10, help="of work; %(default)s")
+    kills.add_argument("--kills", type=int, default=5, help="at random moments; %(default)s")
+    kills.add_argument("--job-s", type=float, default=3, help="seconds of a job; %(default)s")
+    kills.add_argument("--seed", type=int, default=1, help="of the moments; %(default)s")
+    kills.set_defaults(run=batch_kills)
+    load = benchmarks.add_parser("shim", help="the Scenario shim under load: what is lost, and how long a poll takes")
+    load.add_argument("--callers", type=int, default=100, help="at once; %(default)s")
+    load.add_argument("--jobs", type=int, default=500, help="of all callers; %(default)s")
+    load.set_defaults(run=shim)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

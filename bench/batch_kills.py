@@ -1,0 +1,69 @@
+"""Batch work that is killed again and again: whether each picture is there once in the end, and what was paid twice."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+
+HANDS = 4
+GAME = """
+game = "kills"
+[groups.entities]
+[[groups.entities.assets]]
+name = "knight"
+prompt = "a knight"
+variations = 16
+[[groups.entities.assets]]
+name = "gold"
+from = "knight"
+prompt = "a golden knight"
+variations = 16
+"""
+
+
+def batch_kills(options: argparse.Namespace) -> None:
+    """Print what became of `options.minutes` of work that was killed `options.kills` times at random moments."""
+    copies = max(1, round(options.minutes * 60 * HANDS / (32 * options.job_s)))
+    chance = random.Random(options.seed)  # noqa: S311 - the same moments each time
+    pause = threading.Event()
+
+    def answer(job: Body) -> Body:
+        pause.wait(options.job_s * chance.uniform(0.5, 1.5))
+        return pictured(job)
+
+    with tempfile.TemporaryDirectory() as name, RunPodPlatform(long_poll_s=2.0) as platform:
+        folder = Path(name)
+        groups = GAME.partition("[groups")[2]
+        text = '\ngame = "kills"\n' + "".join(
+            f"[groups{groups.replace('entities', f'entities{number}')}" for number in range(copies)
+        )
+        (folder / "assets.toml").write_text(text)
+        command = [sys.executable, "-m", "comfy_client.cli.main", "batch", "assets.toml", "--out=out", "--json"]
+        environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(Path(__file__).parent.parent)}
+        begun_at = time.monotonic()
+        with ScriptedWorker(platform, answer, hands=HANDS):
+            for _ in range(options.kills):
+                run = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+                try:
+                    run.wait(options.minutes * 60 / (options.kills + 1) * chance.uniform(0.5, 1.5))
+                except subprocess.TimeoutExpired:
+                    run.kill()
+                    run.wait()
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        told = json.loads(done.stdout)
+        files = list((folder / "out").rglob("*.png"))
+        seeds = [job.input["seed"] for job in platform.jobs.values() if isinstance(job.input, dict)]
+    print(f"{32 * copies} pictures, {options.kills} kills, {time.monotonic() - begun_at:.0f} s")
+    print(f"last run: {told['counts']}, status {done.returncode}; files {len(files)}")
+    print(f"jobs at the endpoint {len(seeds)}, of them for a picture that had one {len(seeds) - len(set(seeds))}")

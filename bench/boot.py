@@ -1,0 +1,63 @@
+"""How long the container takes to its first picture, by step."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from datetime import datetime
+
+import docker
+from docker.models.networks import Network
+
+from bench.container import Box, boxed
+from bench.docker_engine import connected
+from bench.stage import code_of
+
+BOOT_TIMEOUT_S = 300
+
+
+def boot(options: argparse.Namespace) -> None:
+    """Print the median of each step from `docker run` to the first result at the platform."""
+    engine = connected()
+    if engine is None:
+        sys.exit("scripts/bench: no Docker engine answers. Start one with ./scripts/engine start")
+    network = engine.networks.create("comfy-client-bench", internal=True)
+    network.reload()
+    try:
+        runs = [_run(engine, network, options) for _ in range(options.runs)]
+    finally:
+        network.remove()
+    print(f"{options.image}, {options.runs} new containers; seconds since `docker run`, median (least to most)")
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        print(f"  {name:40} {statistics.median(values):8.2f}   ({min(values):.2f} to {max(values):.2f})")
+
+
+def _run(engine: docker.DockerClient, network: Network, options: argparse.Namespace) -> dict[str, float]:
+    begun = time.time()
+    environment = {"COMFYUI_ARGS": options.comfyui_args, "WORKER_WARMUP": "true"}
+    volumes = [f"{options.models}:/opt/models:ro"] if options.models else []
+    with boxed(
+        engine, network, options.image, environment=environment, volumes=volumes, boot_timeout_s=BOOT_TIMEOUT_S
+    ) as box:
+        ready = time.time()
+        job = box.run()
+        done = time.time()
+        if code := code_of(job):
+            sys.exit(f"scripts/bench: the first job failed: {code}")
+        started = datetime.fromisoformat(box.state()["StartedAt"][:26] + "+00:00").timestamp()
+        steps = {"container started": started - begun}
+        steps |= {name.replace("_", " "): started - begun + seconds for name, seconds in _boot_steps(box).items()}
+        return {**steps, "asks for jobs": ready - begun, "first job done (64 x 64, 4 steps)": done - begun}
+
+
+def _boot_steps(box: Box) -> dict[str, float]:
+    """Return what the worker's own line says of its boot: when each step ended, in seconds since its process began."""
+    for line in box.log().splitlines():
+        if '"booted"' in line:
+            steps: dict[str, float] = json.loads(line)["boot_s"]
+            return steps
+    sys.exit(f"scripts/bench: the worker said nothing of its boot:\n{box.log()}")

@@ -1,0 +1,83 @@
+"""What the client costs an application: the time of its import, and time and memory of many jobs through `map`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise
+
+ROOT = Path(__file__).parent.parent
+IMPORTS = 20
+IMPORT = "import time; t = time.perf_counter(); import comfy_client; print(time.perf_counter() - t)"
+SIDE = 512
+HANDS = 4
+MAP = """\
+import json, sys, time
+import psutil
+from comfy_client.client import client_from_env
+
+count, concurrency = map(int, sys.argv[1:])
+process = psutil.Process()
+with client_from_env() as client:
+    client.health()
+    before, begun, rss, seeds = process.memory_info().rss, time.monotonic(), [], []
+    for outcome in client.map(({"prompt": "x", "seed": seed} for seed in range(count)), concurrency):
+        seeds.append(outcome.unwrap().seed)
+        rss.append(process.memory_info().rss)
+    assert seeds == list(range(count)), seeds
+    print(json.dumps({"seconds": time.monotonic() - begun, "before": before, "rss": rss}))
+"""
+"""An application in a process of its own, so that its memory is no one else's."""
+_MIB = 1024 * 1024
+
+
+def import_time(_: argparse.Namespace) -> None:
+    """Print how long `import comfy_client` takes in a new process."""
+    times = [1000 * float(_run(IMPORT)) for _ in range(IMPORTS)]
+    low, middle, high = statistics.quantiles(times, n=4)
+    print(f"import comfy_client, median of {IMPORTS} processes (quartiles): {middle:.1f} ms ({low:.1f} to {high:.1f})")
+
+
+def many(options: argparse.Namespace) -> None:
+    """Print what many jobs through `Client.map` take, with pictures of about 1 MB each."""
+    picture = entry(noise(SIDE, SIDE))
+
+    def answer(job: Body) -> Body:
+        seed = job["input"]["seed"]
+        return {"output": {"images": [{**picture, "seed": seed}], "seed": seed}}
+
+    with RunPodPlatform(long_poll_s=1.0) as platform, ScriptedWorker(platform, answer, hands=HANDS):
+        begun = time.monotonic()
+        told = json.loads(_run(MAP, str(options.jobs), str(options.concurrency), **platform.client_env()))
+        whole_s = time.monotonic() - begun
+        submissions = platform.submissions
+    rss = [each / _MIB for each in told["rss"]]
+    quarter = len(rss) // 4
+    print(
+        f"{options.jobs} jobs at concurrency {options.concurrency}, pictures of {picture['bytes']:,} bytes: "
+        f"{told['seconds']:.1f} s ({whole_s:.1f} s with the process's start), {submissions} submitted, all in order"
+    )
+    print(f"  memory before, MiB                       {told['before'] / _MIB:8.1f}")
+    for number in range(4):
+        print(f"  most in quarter {number + 1}, MiB                   {max(rss[number * quarter :][:quarter]):8.1f}")
+    print(f"  memory after the last, MiB               {rss[-1]:8.1f}")
+
+
+def _run(program: str, *arguments: str, **environment: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return ended.stdout

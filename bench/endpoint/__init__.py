@@ -1,0 +1,1 @@
+"""Measures the endpoint that the environment names: `scripts/benchmark`."""

@@ -1,0 +1,190 @@
+"""Runs the jobs of a benchmark through the client, and notes how long each took. Nothing is reckoned here."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.endpoint.figures import CANCELLED, DONE, FAILED, NOT_RUN, Sample, stages_of
+from comfy_client.client import Client, make_request, run_task
+from comfy_client.coroutines import run
+from comfy_client.job import Done, Running, Waiting
+from comfy_client.providers.interface import GenerationResult, Health
+from comfy_core.errors import ComfyClientError, WaitTimeout
+
+COLD = frozenset({"cold", "no_worker", "throttled", "unhealthy"})
+"""What health says (`Health.why`) where a job has no worker to begin on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, how often, and how long it may take.
+
+    Attributes:
+        inputs: of every job but its seed, which is another each time: ComfyUI does not run the same graph twice.
+        warmups: rounds of jobs before each level that are part of no figure: as many jobs as the level runs at once, so
+            that as many workers are there.
+        jobs: of each level. `levels` are how many run at once.
+        job_timeout_s: after which a job is cancelled and counted as failed.
+        max_s: after which nothing more is sent, and what is under way is cancelled.
+    """
+
+    inputs: Mapping[str, Any]
+    first_seed: int
+    warmups: int
+    jobs: int
+    levels: tuple[int, ...]
+    job_timeout_s: float
+    max_s: float
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """Yield inputs without end, each with the next seed."""
+        seed = self.first_seed
+        while True:
+            yield {**self.inputs, "seed": seed}
+            seed += 1
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: nobody wants the rest any more
+    """The benchmark ends before all is done."""
+
+
+class Stop:
+    """Ends a benchmark: by its deadline, or because somebody asked for it. `why` is empty as long as it goes on."""
+
+    def __init__(self, max_s: float) -> None:
+        self._deadline = time.monotonic() + max_s
+        self._max_s = max_s
+        self._asked = threading.Event()
+
+    def ask(self) -> None:
+        """End it now."""
+        self._asked.set()
+
+    @property
+    def why(self) -> str:
+        """Why it ends."""
+        if self._asked.is_set():
+            return "interrupted"
+        return f"its time, {self._max_s:g} s, was over" if time.monotonic() >= self._deadline else ""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait as long. Raises Stopped."""
+        self._asked.wait(max(0.0, min(seconds, self._deadline - time.monotonic())))
+        if self.why:
+            raise Stopped
+
+
+@dataclass(frozen=True)
+class FirstJob:
+    """The first job of all: the cold start, where there was none to run it.
+
+    Attributes:
+        health: what the provider said before.
+        was_cold: whether no worker was there.
+        said: how long after the submit health said why the job waits, and the sentence.
+        to_running_s: from its submit until a worker had it; None where it failed.
+        error: its code and sentence.
+    """
+
+    health: Health
+    was_cold: bool
+    said: tuple[tuple[float, str], ...] = ()
+    to_running_s: float | None = None
+    to_result_s: float | None = None
+    result: GenerationResult | None = field(default=None, repr=False)
+    error: tuple[str, str] | None = None
+
+
+def run_first(client: Client, plan: Plan, inputs: Mapping[str, Any], stop: Stop) -> FirstJob:
+    """Run the first job, watched. Raises RequestError where not even health answers, and Stopped."""
+    health = client.health()
+    was_cold = health.why in COLD
+    said: list[tuple[float, str]] = []
+    running_s: list[float] = []
+    begun_at = time.monotonic()
+
+    def observe(event: object) -> None:
+        seconds = time.monotonic() - begun_at
+        match event:
+            case Waiting(sentence=sentence):
+                said.append((seconds, sentence))
+            case Running() | Done() if not running_s:
+                running_s.append(seconds)
+
+    try:
+        result = run(run_task(client, make_request(**inputs), plan.job_timeout_s, observe), stop.sleep)
+    except ComfyClientError as error:
+        _cancel(client, error)
+        return FirstJob(health, was_cold, tuple(said), error=_told(error))
+    to_result_s = time.monotonic() - begun_at
+    # The platform's own word is more exact than when it was asked; a job that waits nowhere has none.
+    to_running_s = result.delay_s if result.delay_s is not None else running_s[0]
+    return FirstJob(health, was_cold, tuple(said), to_running_s, to_result_s, result)
+
+
+def run_level(
+    client: Client,
+    plan: Plan,
+    inputs: list[Mapping[str, Any]],
+    concurrency: int,
+    stop: Stop,
+    tell: Callable[[Sample], object] = lambda _: None,
+) -> tuple[list[Sample], int | None]:
+    """Run a job for each of `inputs`, `concurrency` at once; return the samples, and how many workers ran half-way.
+
+    `tell` hears of each as it ends. Ctrl-C asks `stop`, cancels what is under way, and is a level like any other.
+    """
+    begun_at = time.monotonic()
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="benchmark") as pool:
+        jobs = [pool.submit(_sample, client, plan, each, begun_at, stop) for each in inputs]
+        workers = None
+        try:
+            for number, job in enumerate(as_completed(jobs), 1):
+                tell(job.result())
+                if number == (len(jobs) + 1) // 2:
+                    workers = _workers(client)
+        except KeyboardInterrupt:
+            stop.ask()
+        return [job.result() for job in jobs], workers
+
+
+def _workers(client: Client) -> int | None:
+    with contextlib.suppress(ComfyClientError):
+        workers = client.health().workers
+        return (workers.get("running") or 1) if workers else None  # at one at once it may be between two jobs
+    return None
+
+
+def _sample(client: Client, plan: Plan, inputs: Mapping[str, Any], level_at: float, stop: Stop) -> Sample:
+    """Run one job and return what came of it."""
+    seed = inputs["seed"]
+    begun_s = time.monotonic() - level_at
+    if stop.why:
+        return Sample(seed, NOT_RUN)
+    try:
+        result = run(run_task(client, make_request(**inputs), plan.job_timeout_s), stop.sleep)
+    except Stopped:
+        return Sample(seed, CANCELLED, begun_s, time.monotonic() - level_at)
+    except ComfyClientError as error:
+        _cancel(client, error)
+        return Sample(seed, FAILED, begun_s, time.monotonic() - level_at, error=_told(error))
+    ended_s = time.monotonic() - level_at
+    stages = stages_of(ended_s - begun_s, result.delay_s, result.execution_s, result.timings)
+    return Sample(seed, DONE, begun_s, ended_s, stages, result.execution_s, len(result.images))
+
+
+def _cancel(client: Client, error: ComfyClientError) -> None:
+    """Cancel the job of a wait that took too long, so that it costs no more."""
+    if isinstance(error, WaitTimeout):
+        with contextlib.suppress(ComfyClientError):
+            client.job(error.job_id).cancel()
+
+
+def _told(error: ComfyClientError) -> tuple[str, str]:
+    return error.report.code.value, error.report.message

@@ -1,0 +1,215 @@
+"""The plots of one benchmark, or of several side by side, as PNG files. Colours of Okabe and Ito, for all eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+from bench.endpoint.figures import DONE, STAGES
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DPI = 150
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddde6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+Run = Mapping[str, Any]
+Plot = tuple[str, str, Path]
+
+
+def draw_all(runs: Sequence[Run], names: Sequence[str], folder: Path) -> list[Plot]:
+    """Draw every plot into `folder`; return each with its title, what it shows, and where it is."""
+    plots = []
+    for name, (title, drawer, columns, alt) in DRAWERS.items():
+        with mpl.rc_context(STYLE):
+            figure = Figure(figsize=(11, 5.2))
+            drawer(list(figure.subplots(1, columns, squeeze=False)[0]), runs, names)
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=DPI)
+        plots.append((title, alt, path))
+    return plots
+
+
+def legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own arguments
+    """Say which line is which, where there are any."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=9, **place)
+
+
+def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Draw the distribution of the whole time at each level, and the stages at the lowest."""
+    left, right = axes
+    at_once = sorted({level["concurrency"] for run in runs for level in run["levels"]})
+    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+        for level in run["levels"]:
+            index = at_once.index(level["concurrency"]) % len(COLOURS)
+            took = sorted(each["ended_s"] - each["begun_s"] for each in level["samples"] if each["end"] == DONE)
+            if took:
+                label = f"{level['concurrency']} at once (n = {len(took)})"
+                label = f"{name}: {label}" if len(runs) > 1 else label
+                style = STYLES[number if len(runs) > 1 else index % len(STYLES)]
+                left.ecdf(took, color=COLOURS[index], linestyle=style, linewidth=2, label=label)
+    for share in (0.5, 0.95):
+        left.axhline(share, color="#777788", linewidth=0.8)
+        left.text(1.01, share, f"p{share * 100:.0f}", transform=left.get_yaxis_transform(), va="center", fontsize=9)
+    left.set(title="All stages together", xlabel="seconds", ylabel="share of the jobs", ylim=(0, 1.03))
+    left.set_xlim(left=0)
+    legend(left, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=max(2, len(runs)))
+    stages(right, runs, names)
+
+
+def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Draw p50 and p95 of each stage at the lowest level of each run."""
+    firsts = [next((level for level in run["levels"] if level["stages"]), None) for run in runs]
+    shown = [stage for stage in STAGES if any(first and stage in first["stages"] for first in firsts)]
+    height = 0.72 / len(runs)
+    most = max((first["stages"][stage]["p95"] for first in firsts if first for stage in first["stages"]), default=1.0)
+    for number, (first, name) in enumerate(zip(firsts, names, strict=True)):
+        for row, stage in enumerate(shown):
+            if first is None or stage not in first["stages"]:
+                continue
+            p50, p95 = first["stages"][stage]["p50"], first["stages"][stage]["p95"]
+            y = row + (number - (len(runs) - 1) / 2) * height
+            axis.barh(y, p50, height * 0.9, color=COLOURS[number], label=name if row == 0 and len(runs) > 1 else None)
+            axis.plot([p50, p95], [y, y], color="black", linewidth=1.2)
+            axis.plot([p95], [y], marker="|", color="black", markersize=9)
+            axis.annotate(
+                f"{p50:.2f} / {p95:.2f}",
+                (max(p50, p95), y),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+    lowest = {first["concurrency"] for first in firsts if first}
+    axis.set(
+        title=f"By stage, {' and '.join(map(str, sorted(lowest)))} at once: p50 / p95",
+        xlabel="seconds",
+        xlim=(0, most * 1.35 or 1.0),
+        yticks=range(len(shown)),
+        yticklabels=[STAGES[stage] for stage in shown],
+    )
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    if len(runs) > 1:
+        legend(axis, loc="lower right")
+
+
+def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Draw pictures a minute, and p50 and p95 of the whole time, by how many run at once."""
+    left, right = axes
+    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+        levels = [level for level in run["levels"] if level["pictures_per_min"]]
+        if not levels:
+            continue
+        at_once = [level["concurrency"] for level in levels]
+        colour, prefix = COLOURS[number], f"{name}, " if len(runs) > 1 else ""
+        made = [level["pictures_per_min"] for level in levels]
+        left.plot(at_once, made, marker=MARKERS[number], color=colour, linewidth=2, label=name)
+        linear = [made[0] * each / at_once[0] for each in at_once]
+        left.plot(at_once, linear, color=colour, linestyle=":", linewidth=1.2, zorder=1)
+        for x, y in zip(at_once, made, strict=True) if len(runs) == 1 else ():
+            left.annotate(f"{y:.3g}", (x, y), xytext=(0, -15), textcoords="offset points", ha="center", fontsize=9)
+        left.set_ylim(0, max(*made, left.get_ylim()[1] if number else 0, 1e-9) * 1.25)
+        for which, style, marker in (("p50", "-", "o"), ("p95", "--", "^")):
+            took = [level["total"][which] for level in levels]
+            right.plot(
+                at_once, took, linestyle=style, marker=marker, color=colour, linewidth=2, label=f"{prefix}{which}"
+            )
+    ticks = sorted({level["concurrency"] for run in runs for level in run["levels"]})
+    for axis in axes:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(FixedLocator(ticks))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set(xlabel="jobs at once")
+    left.set(title="Throughput", ylabel="pictures a minute")
+    right.set(title="Latency", ylabel="seconds a job")
+    right.set_ylim(bottom=0)
+    legend(right, loc="upper left")
+    if len(runs) > 1:
+        legend(left, loc="upper left")
+
+
+def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
+    """Draw cents a picture at each level by both reckonings, as bars."""
+    [axis] = axes
+    ticks = sorted({level["concurrency"] for run in runs for level in run["levels"]})
+    kinds = (("by_time", "all workers' time", ""), ("by_execution", "the jobs' executions", "//"))
+    width = 0.8 / (len(runs) * len(kinds))
+    highest = 0.0
+    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+        for index, (key, words, hatch) in enumerate(kinds):
+            slot = number * len(kinds) + index
+            label = f"{name}: {words}" if len(runs) > 1 else words
+            for level in run["levels"]:
+                usd = (level["cost"] or {}).get(key)
+                if usd is None:
+                    continue
+                x = ticks.index(level["concurrency"]) + (slot - (len(runs) * len(kinds) - 1) / 2) * width
+                colour = COLOURS[number]
+                face = colour if not hatch else "white"
+                axis.bar(x, 100 * usd, width * 0.92, color=face, edgecolor=colour, hatch=hatch, label=label or None)
+                axis.annotate(
+                    f"{100 * usd:.3f}",
+                    (x, 100 * usd),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=9,
+                )
+                highest, label = max(highest, 100 * usd), ""
+    axis.set(
+        title="Cost of a picture on busy workers",
+        xlabel="jobs at once",
+        ylabel="US cents a picture",
+        xticks=range(len(ticks)),
+        xticklabels=[str(tick) for tick in ticks],
+        ylim=(0, highest * 1.3 or 1.0),
+    )
+    axis.grid(visible=False, axis="x")
+    if highest:
+        legend(axis, loc="upper right", ncols=2)
+    else:
+        axis.text(0.5, 0.5, "The provider does not say how long the worker took", transform=axis.transAxes, ha="center")
+
+
+DRAWERS = {
+    "latency": (
+        "How long a job takes",
+        latency,
+        2,
+        "Left: the share of jobs that took no longer. Right: p50 of each stage (bar), to its p95 (line).",
+    ),
+    "throughput": (
+        "What comes of more jobs at once",
+        throughput,
+        2,
+        "Left: pictures a minute; dotted: as many times the first as jobs at once. Right: how long a job takes.",
+    ),
+    "cost": (
+        "What a picture costs",
+        cost,
+        1,
+        "By the time of all workers that ran, and by each job's own execution, whole seconds rounded up.",
+    ),
+}
+"""The plots by their files' names: title, what draws it, how many panels, and what it shows."""

@@ -1,0 +1,144 @@
+"""What a benchmark is shown as: tables for the terminal, and one page of HTML with its plots inside."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bench.endpoint.figures import STAGES
+
+PAGE = Path(__file__).with_name("report.html")
+NONE = "-"
+
+
+def seconds(value: float | None) -> str:
+    """Return seconds as a cell shows them: three digits."""
+    if value is None:
+        return NONE
+    return f"{value:.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def cents(usd: float | None) -> str:
+    """Return dollars a picture in cents."""
+    return NONE if usd is None else f"{100 * usd:.3f} ¢"
+
+
+def rate(value: float | None) -> str:
+    """Return pictures a minute."""
+    return NONE if value is None else f"{value:.1f}"
+
+
+def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of levels, its headings first."""
+    rows = [["at once", "jobs", "ok", "failed", "not run", "p50", "p95", "pictures/min", "¢/picture", "workers"]]
+    for level in run["levels"]:
+        total, cost = level["total"] or {}, level["cost"] or {}
+        rows.append(
+            [
+                str(level["concurrency"]),
+                str(level["asked"]),
+                str(level["done"]),
+                str(level["failed"]),
+                str(level["cancelled"] + level["not_run"]),
+                seconds(total.get("p50")),
+                seconds(total.get("p95")),
+                rate(level["pictures_per_min"]),
+                cents(cost.get("by_time", cost.get("by_execution"))),
+                str(level["workers"] or NONE),
+            ]
+        )
+    return rows
+
+
+def stage_rows(run: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of stages: p50 and p95 at each level."""
+    rows = [["p50 / p95 in s", *(f"{level['concurrency']} at once" for level in run["levels"])]]
+    for name, words in STAGES.items():
+        cells = [level["stages"].get(name) for level in run["levels"]]
+        if any(cells):
+            both = (f"{cell['p50']:.2f} / {cell['p95']:.2f}" if cell else NONE for cell in cells)
+            rows.append([words, *both])
+    return rows
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text, the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        first, *others = (
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join(lines)
+
+
+def cold_start_line(run: Mapping[str, Any]) -> str:
+    """Return what came of the first job, in a sentence or two."""
+    first = run["first_job"]
+    if first is None:
+        return "The first job did not come to an end."
+    health = f"Before it: {first['health']['sentence'] or first['health']['why']}."
+    if first["error"]:
+        return f"The first job failed: {first['error'][1].rstrip('.')}. {health}"
+    took = f"{seconds(first['to_running_s'])} to a worker, {seconds(first['to_result_s'])} to its picture"
+    kind = "Cold start" if first["was_cold"] else "First job (no cold start)"
+    said = "".join(f" After {at:.0f} s: {sentence}." for at, sentence in first["said"])
+    return f"{kind}: {took}. {health}{said}"
+
+
+def problems(run: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must not miss: failures by kind, and a benchmark that ended before its end."""
+    found = [f"Not complete: {run['ended_because']}."] if run["ended_because"] else []
+    for level in run["levels"]:
+        for where, kinds in (("", level["failures"]), ("warm-up, ", level["warmup_failures"])):
+            found += [
+                f"{where}{level['concurrency']} at once: {kind['count']} times {kind['code']}: {kind['message']}"
+                for kind in kinds
+            ]
+    return found
+
+
+def text(run: Mapping[str, Any]) -> str:
+    """Return a benchmark for the terminal."""
+    parts = [facts(run), cold_start_line(run), table(level_rows(run)), table(stage_rows(run)), *problems(run)]
+    return "\n\n".join(parts)
+
+
+def facts(run: Mapping[str, Any]) -> str:
+    """Return what was measured, where and when."""
+    inputs = ", ".join(f"{name} {value}" for name, value in run["inputs"].items() if name != "prompt")
+    versions = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
+    price = run["price"]
+    pool = f"{price['pool']}, " if price["pool"] else ""
+    costs = f"${price['usd_per_s']:.5f} a second ({pool}{price['source']})" if price["usd_per_s"] else price["source"]
+    return f"{run['provider']}, {run['made_at']}. {inputs}. {versions}. {costs}."
+
+
+def page(runs: Sequence[Mapping[str, Any]], names: Sequence[str], plots: Iterable[tuple[str, str, Path]]) -> str:
+    """Return the report of one benchmark, or of several; each plot has a title, a description and a PNG."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    shown = [
+        {
+            "name": name,
+            "facts": facts(run),
+            "cold": cold_start_line(run),
+            "problems": problems(run),
+            "tables": [("By how many run at once", level_rows(run)), ("By stage", stage_rows(run))],
+            "json": json.dumps({key: value for key, value in run.items() if key != "levels"}, indent=1),
+            "prompt": run["inputs"].get("prompt", ""),
+        }
+        for name, run in zip(names, runs, strict=True)
+    ]
+    figures = [
+        {"title": title, "alt": alt, "data": base64.b64encode(path.read_bytes()).decode()} for title, alt, path in plots
+    ]
+    return environment.from_string(PAGE.read_text()).render(runs=shown, plots=figures)

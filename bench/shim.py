@@ -1,0 +1,86 @@
+"""The shim under load: 100 callers at once, 500 jobs; what is lost or made twice, and how long a poll takes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bench.shim_process import KEY, SECRET, ShimProcess
+from simulators.runpod.queue_api import RunPodPlatform
+from simulators.runpod.scripted_worker import ScriptedWorker, pictured
+
+POLL_S = (2.0, 3.0)
+"""Scenario's own advice is 2 to 3 s (docs/reference/scenario.md#polling)."""
+HANDS = 8
+
+
+def shim(options: argparse.Namespace) -> None:
+    """Print what became of the jobs, and the times of the calls as their callers saw them."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_endpoint, args=(theirs,), daemon=True)
+    process.start()
+    environment: Mapping[str, str] = ours.recv()
+    with tempfile.TemporaryDirectory() as folder, ShimProcess(environment, Path(folder)) as server:
+        times: dict[str, list[float]] = {"POST /generate": [], "GET /jobs/{id}": [], "GET /assets/{id}": []}
+        begun_at = time.monotonic()
+        ends = asyncio.run(_load(server.base_url, options.callers, options.jobs, times))
+        took_s = time.monotonic() - begun_at
+    ours.send(None)
+    submissions = ours.recv()
+    process.join()
+    seeds = [seed for status, seed in ends if status == "success"]
+    print(f"{options.callers} callers, {options.jobs} jobs, {took_s:.1f} s")
+    print(f"ended well {len(seeds)}, otherwise {len(ends) - len(seeds)}, lost {options.jobs - len(ends)}")
+    print(f"pictures of the wrong seed or twice {len(seeds) - len(set(seeds))}, jobs at the endpoint {submissions}")
+    print(f"{'ms':20}{'calls':>8}{'p50':>10}{'p95':>10}{'max':>10}")
+    for name, seconds in times.items():
+        cuts = statistics.quantiles([1000 * each for each in seconds], n=100)
+        print(f"{name:20}{len(seconds):8}{cuts[49]:10.1f}{cuts[94]:10.1f}{1000 * max(seconds):10.1f}")
+
+
+def _endpoint(pipe: Connection) -> None:
+    """Be an endpoint whose workers answer at once, until told to end; then tell how many jobs there were."""
+    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, hands=HANDS):
+        pipe.send(platform.client_env())
+        pipe.recv()
+        pipe.send(platform.submissions)
+
+
+async def _load(base_url: str, callers: int, jobs: int, times: dict[str, list[float]]) -> list[tuple[str, str]]:
+    connector = aiohttp.TCPConnector(limit=callers)
+    auth = aiohttp.BasicAuth(KEY, SECRET)
+    async with aiohttp.ClientSession(auth=auth, connector=connector) as session:
+
+        async def call(name: str, method: str, path: str, **body: object) -> Any:  # noqa: ANN401 - JSON
+            begun_at = time.monotonic()
+            async with session.request(method, base_url + path, json=body or None) as answer:
+                answer.raise_for_status()
+                told = await answer.json()
+            times[name].append(time.monotonic() - begun_at)
+            return told
+
+        async def caller(number: int) -> list[tuple[str, str]]:
+            ends = []
+            for seed in range(number, jobs, callers):
+                path = "/generate/custom/model_bfl-flux-1-dev"
+                job = (await call("POST /generate", "POST", path, prompt="a knight", seed=seed))["job"]
+                while job["status"] not in ("success", "failure", "canceled"):
+                    await asyncio.sleep(random.uniform(*POLL_S))  # noqa: S311 - callers are not in step
+                    job = (await call("GET /jobs/{id}", "GET", f"/jobs/{job['jobId']}"))["job"]
+                asset_ids = job["metadata"]["assetIds"]
+                found = [(await call("GET /assets/{id}", "GET", f"/assets/{each}"))["asset"] for each in asset_ids]
+                ends.append((job["status"], found[0]["metadata"]["seed"] if found else ""))
+            return ends
+
+        return [end for ends in await asyncio.gather(*map(caller, range(callers))) for end in ends]

@@ -1,0 +1,122 @@
+"""The shim as a process of its own: `comfy-client scenario serve`, as an owner starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench.stage import ROOT
+from simulators.waiting import until
+
+START_DEADLINE_S = 30.0
+STOP_DEADLINE_S = 30.0
+KEY, SECRET = "shim-key", "shim-secret"
+OTHER_KEY, OTHER_SECRET = "another-key", "another-secret"
+
+
+class ShimProcess:
+    """A shim over the endpoint that `environment` leads to; its data are in `directory`, and stay there."""
+
+    def __init__(self, environment: Mapping[str, str], directory: Path, *flags: str) -> None:
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "SCENARIO_"))},
+            "PYTHONPATH": str(ROOT),
+            "SCENARIO_SHIM_ACCOUNTS": f"{KEY}:{SECRET},{OTHER_KEY}:{OTHER_SECRET}",
+            "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "100000",
+            **environment,
+        }
+        self._flags = ["--port=0", f"--data={directory}", *flags]
+        self._process: subprocess.Popen[str] | None = None
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.is_alive:
+                self.stop()
+        finally:
+            self.kill()
+            self._log.close()
+
+    @property
+    def base_url(self) -> str:
+        """The value of SCENARIO_BASE_URL."""
+        return f"{self.url}/v1"
+
+    @property
+    def log(self) -> str:
+        """What it wrote since it was made, restarts included."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def start(self) -> None:
+        """Start it; return when it listens."""
+        said = len(self.log)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+        def address() -> str:
+            found = re.search(r"listens on (http://\S+)", self.log[said:])
+            return found[1] if found else ""
+
+        if not until(lambda: address() or not self.is_alive, START_DEADLINE_S) or not address():
+            raise AssertionError(f"the shim did not start: {self.log[said:]}")
+        self.url = address()
+
+    def refused(self, *flags: str) -> tuple[int, str]:
+        """Run a second one that is to end by itself, with further flags; return its exit status and what it wrote."""
+        done = subprocess.run(
+            [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags, *flags],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_DEADLINE_S,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    @property
+    def process_id(self) -> int:
+        """The process's id."""
+        if self._process is None:
+            raise AssertionError("it was never started")
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """Kill it, as the kernel does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> int:
+        """Ask it to end, as an orchestrator does, and return its exit status."""
+        if self._process is None:
+            raise AssertionError("it was never started")
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(STOP_DEADLINE_S)

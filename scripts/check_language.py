@@ -1,0 +1,119 @@
+"""Finds banned phrases in comments, docstrings, texts of the program, and pages.
+
+The repository is written in plain technical English. A phrase is banned because readers had to guess what it meant.
+WRITE names what to write instead.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+WRITE = {
+    "anew": "again",
+    "ends well": "succeeds",
+    "ended well": "succeeded",
+    "is none": "does not exist",
+    "its kin": "the names of the others",
+    "whoever": "the caller, the owner, the process: which one",
+    "is told": "is reported, gets",
+    "the way back": "going back to Scenario",
+    "what came": "the response, the bytes, the value: which one",
+    "stands in for what": "simulates",
+    "is to be had": "is available",
+    "nobody's": "without an owner",
+    "who asks": "the caller",
+    "where it is absent": "if it is not set; Default: ...",
+}
+"""Each banned phrase, and what to write instead."""
+
+NOT_CONVERTED: tuple[str, ...] = (
+    "bench/",
+    "comfy_client/batch/",
+    "comfy_client/cli/",
+    "comfy_client/client.py",
+    "comfy_client/coroutines.py",
+    "comfy_client/deploy/",
+    "comfy_client/gateway/",
+    "comfy_client/job.py",
+    "comfy_client/pictures.py",
+    "comfy_client/providers/",
+    "comfy_core/",
+    "docs/",
+    "handler.py",
+    "scripts/",
+    "simulators/",
+    "tests/",
+    "worker/",
+)
+"""Files and folders that may still have banned phrases. The list only shrinks: an entry without one is an error."""
+
+SKIPPED = ("CHANGELOG.md", "LICENSE", "requirements/", "tests/recordings/", "scripts/check_language.py")
+"""History, the texts of others, and this list."""
+
+SUFFIXES = {"", ".html", ".js", ".json", ".md", ".mjs", ".py", ".sh", ".toml", ".yaml", ".yml"}
+
+
+def pattern(phrase: str) -> re.Pattern[str]:
+    """Return what matches a phrase in prose, also over a line break of a comment. `is None` is Python, and allowed."""
+    words = r"[\s#]+".join(re.escape(word) for word in phrase.split())
+    return re.compile(rf"\b[{words[0].upper()}{words[0]}]{words[1:]}\b")
+
+
+PATTERNS = {phrase: pattern(phrase) for phrase in WRITE}
+
+
+def prose(source: str) -> str:
+    """Return the comments and string literals of a Python module, each in its line."""
+    lines = [""] * (source.count("\n") + 2)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}:
+            for offset, line in enumerate(token.string.splitlines()):
+                lines[token.start[0] - 1 + offset] += f" {line}"
+    return "\n".join(lines)
+
+
+def banned_phrases(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the phrase of each use of a banned phrase."""
+    for phrase, regex in PATTERNS.items():
+        for found in regex.finditer(text):
+            yield text.count("\n", 0, found.start()) + 1, phrase
+
+
+def checked_files() -> list[str]:
+    """Return the tracked and new files that people read or write."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+    return [
+        name
+        for name in sorted(set(listed.stdout.splitlines()))
+        if not name.startswith(SKIPPED) and Path(name).suffix in SUFFIXES and (ROOT / name).is_file()
+    ]
+
+
+def main() -> None:
+    """Print each banned phrase with its file, its line and what to write instead; exit with 1 if there is one."""
+    faults = []
+    unused = set(NOT_CONVERTED)
+    for name in checked_files():
+        text = (ROOT / name).read_text()
+        found = sorted(banned_phrases(prose(text) if name.endswith(".py") else text))
+        allowed = {entry for entry in NOT_CONVERTED if name.startswith(entry)}
+        if allowed:
+            unused -= allowed if found else set()
+            continue
+        faults += [f"{name}:{line}: write {WRITE[phrase]!r}, not {phrase!r}" for line, phrase in found]
+    faults += [f"scripts/check_language.py: remove {entry!r} from NOT_CONVERTED: it is converted" for entry in unused]
+    if faults:
+        sys.exit("\n".join(faults))
+
+
+if __name__ == "__main__":
+    main()

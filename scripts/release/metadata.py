@@ -1,0 +1,138 @@
+"""What a release is called and what is said of it: notes of CHANGELOG.md, names of images, layers that GHCR takes.
+
+Needs nothing but Python, so that a job of CI need not set anything up for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WRONG = 3
+GB = 10**9
+GHCR_LAYER_LIMIT_BYTES = 10 * GB
+"""GHCR takes layers of 10 GB, each within ten minutes (docs.github.com, Working with the Container registry)."""
+COMMIT_DIGITS = 12
+SUFFIXES: Mapping[str, str] = {"worker": "", "worker-flux1-dev-fp8": "-flux1-dev-fp8", "simulator": "-simulator"}
+"""What stands behind the version in a tag, by the target of docker-bake.hcl."""
+
+
+class ReleaseError(Exception):
+    """Something that has to be put right before the release; the text says what."""
+
+
+def version_in(pyproject: str) -> str:
+    """Return the project's version. Raises ReleaseError."""
+    found = re.search(r'^version = "(\d+\.\d+\.\d+)"$', pyproject, re.MULTILINE)
+    if not found:
+        raise ReleaseError('pyproject.toml has no line like version = "1.2.3"')
+    return found[1]
+
+
+def notes(changelog: str, version: str) -> str:
+    """Return what CHANGELOG.md says of a version, without its heading. Raises ReleaseError."""
+    heading = re.compile(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", re.MULTILINE)
+    found = heading.search(changelog)
+    if not found:
+        raise ReleaseError(
+            f"CHANGELOG.md has no heading like '## [{version}] - 2026-12-31'. Rename [Unreleased] to it, with the day, "
+            "and put an empty [Unreleased] above it"
+        )
+    text = re.split(r"^## ", changelog[found.end() :], maxsplit=1, flags=re.MULTILINE)[0].strip()
+    if not text:
+        raise ReleaseError(f"CHANGELOG.md says nothing of {version}")
+    return text
+
+
+def tags(target: str, repositories: list[str], version: str, commit: str, ref: str) -> Iterator[str]:
+    """Yield the names of an image in each repository: by its commit, and by the version where `ref` is its tag.
+
+    Names are never used twice for different images: no `latest`, which RunPod would not look up again.
+    Raises ReleaseError for a tag that is not the project's version, or a target that docker-bake.hcl has not.
+    """
+    if target not in SUFFIXES:
+        raise ReleaseError(f"{target} is no target; there are {', '.join(SUFFIXES)}")
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise ReleaseError(f"{commit!r} is no commit: 40 digits are wanted, as git rev-parse HEAD prints them")
+    names = [f"sha-{commit[:COMMIT_DIGITS]}"]
+    if ref.startswith("refs/tags/"):
+        check_tag(ref, version)
+        names.insert(0, version)
+    for repository in repositories:
+        for name in names:
+            yield f"{repository.lower()}:{name}{SUFFIXES[target]}"
+
+
+def check_tag(ref: str, version: str) -> None:
+    """Raise ReleaseError where a tag of git is another than the version in pyproject.toml."""
+    if ref != f"refs/tags/v{version}":
+        raise ReleaseError(
+            f"{ref} does not fit version {version} in pyproject.toml. Delete the tag, correct the version, "
+            f"and tag that commit v{version}"
+        )
+
+
+def layers_above(manifest: Mapping[str, Any], limit_bytes: int) -> list[int]:
+    """Return the sizes in bytes of an image's layers that are larger than `limit_bytes`."""
+    sizes = [int(layer["size"]) for layer in manifest["layers"]]
+    return [size for size in sizes if size > limit_bytes]
+
+
+def _notes(options: argparse.Namespace) -> None:
+    print(notes((ROOT / "CHANGELOG.md").read_text(), options.version))
+
+
+def _tags(options: argparse.Namespace) -> None:
+    version = version_in((ROOT / "pyproject.toml").read_text())
+    for name in tags(options.target, options.repository, version, options.commit, options.ref):
+        print(name)
+
+
+def _version(options: argparse.Namespace) -> None:
+    version = version_in((ROOT / "pyproject.toml").read_text())
+    check_tag(options.ref, version)
+    print(version)
+
+
+def _layers(_: argparse.Namespace) -> None:
+    if large := layers_above(json.load(sys.stdin), GHCR_LAYER_LIMIT_BYTES):
+        sizes = ", ".join(f"{size / GB:.1f} GB" for size in large)
+        raise ReleaseError(f"{len(large)} layers are larger than GHCR takes (10 GB): {sizes}")
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    """Run the command that is named; return the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts.release", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("notes", help="print what CHANGELOG.md says of a version")
+    command.add_argument("version")
+    command.set_defaults(run=_notes)
+    command = commands.add_parser("tags", help="print an image's names, one a line")
+    command.add_argument("target", help="of docker-bake.hcl")
+    command.add_argument("repository", nargs="+", help="such as ghcr.io/me/flux-comfyui-worker")
+    command.add_argument("--commit", default=environment.get("GITHUB_SHA", ""))
+    command.add_argument("--ref", default=environment.get("GITHUB_REF", ""))
+    command.set_defaults(run=_tags)
+    command = commands.add_parser("version", help="print the version, where the tag of git fits it")
+    command.add_argument("--ref", default=environment.get("GITHUB_REF", ""))
+    command.set_defaults(run=_version)
+    command = commands.add_parser("layers", help="fail where a manifest on stdin has a layer that GHCR does not take")
+    command.set_defaults(run=_layers)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except ReleaseError as error:
+        print(f"scripts/release: {error}", file=sys.stderr)
+        return WRONG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,218 @@
+"""Tries a built image: a job through RunPod's local API with the simulator as ComfyUI, then its own ComfyUI on a CPU.
+
+Needs a Docker engine, and nothing of Python's but what it comes with. Ends with status 1 and the container's log where
+something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STRICT = ("--read-only", "--tmpfs=/tmp:exec,mode=1777", "--cap-drop=ALL", "--security-opt=no-new-privileges:true")
+SMALL = {"width": 256, "height": 256, "steps": 2}
+SIMULATOR = "simulator"
+PNG = b"\x89PNG\r\n\x1a\n"
+DOCKER_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 60.0
+BOOT_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 30
+LOG_LINES = 40
+_Found = TypeVar("_Found")
+
+
+class SmokeError(Exception):
+    """The image does not do what it should; the text says what, and ends with the container's log."""
+
+
+def docker(*arguments: str) -> str:
+    """Return what a docker command prints. Raises SmokeError with what it says where it fails."""
+    done = _docker(*arguments)
+    if done.returncode:
+        raise SmokeError(f"docker {arguments[0]} failed: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["docker", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_S, check=False)  # noqa: S603 - our own words
+
+
+@contextlib.contextmanager
+def network() -> Iterator[str]:
+    """Yield the name of a new network, of which nothing is left afterwards."""
+    name = f"smoke-{uuid.uuid4().hex[:12]}"
+    docker("network", "create", name)
+    try:
+        yield name
+    finally:
+        docker("network", "rm", name)
+
+
+@contextlib.contextmanager
+def container(image: str, *options: str, command: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the id of a running container as strict as on any host; it is removed afterwards."""
+    name = docker("run", "--detach", *STRICT, *options, image, *command)
+    try:
+        yield name
+    finally:
+        docker("rm", "--force", "--volumes", name)
+
+
+def check_metadata(image: str) -> None:
+    """Raise SmokeError where an image does not say its version, commit and health, or runs as root."""
+    [facts] = json.loads(docker("image", "inspect", image))
+    config = facts["Config"]
+    labels = config.get("Labels") or {}
+    missing = [
+        name
+        for name in ("version", "revision", "licenses")
+        if labels.get(f"org.opencontainers.image.{name}") in (None, "", "0", "unknown")
+    ]
+    if missing:
+        raise SmokeError(f"{image} has no label for its {', '.join(missing)}. Build it with scripts/build")
+    if not config.get("Healthcheck"):
+        raise SmokeError(f"{image} has no health check")
+    if config.get("User", "").partition(":")[0] in ("", "0", "root"):
+        raise SmokeError(f"{image} runs as root")
+
+
+def await_answer(name: str, ask: Callable[[], _Found | None], what: str, timeout_s: float) -> _Found:
+    """Return the first answer that is not None. Raises SmokeError when the container ends, or takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (found := ask()) is not None:
+            return found
+        if docker("inspect", "--format", "{{.State.Running}}", name) != "true":
+            raise SmokeError(f"the container ended before {what}\n{log_of(name)}")
+        time.sleep(0.5)
+    raise SmokeError(f"{what}: not within {timeout_s:g} s\n{log_of(name)}")
+
+
+def log_of(name: str) -> str:
+    """Return the last lines that a container said."""
+    done = _docker("logs", "--tail", str(LOG_LINES), name)
+    return done.stdout + done.stderr
+
+
+def address_of(name: str) -> str:
+    """Return where a container's local API is on this machine."""
+    return f"http://{docker('port', name, '8000/tcp').splitlines()[0]}"
+
+
+def is_served(url: str) -> bool | None:
+    """Return True where the local API answers, else None."""
+    try:
+        with urllib.request.urlopen(f"{url}/docs", timeout=5):  # noqa: S310 - http by construction
+            return True
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def run_job(url: str) -> dict[str, Any]:
+    """Return the answer to test_input.json, made small."""
+    job = json.loads((ROOT / "test_input.json").read_text())
+    job["input"] |= SMALL
+    request = urllib.request.Request(  # noqa: S310 - http by construction
+        f"{url}/runsync", json.dumps(job).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:  # noqa: S310
+        answered: dict[str, Any] = json.load(answer)
+    return answered
+
+
+def check_picture(answer: dict[str, Any]) -> None:
+    """Raise SmokeError where an answer has no PNG."""
+    match answer:
+        case {"status": "COMPLETED", "output": {"images": [{"data": str(data)}, *_]}}:
+            if base64.b64decode(data).startswith(PNG):
+                return
+    raise SmokeError(f"test_input.json made no picture: {json.dumps(answer)[:2000]}")
+
+
+def stop(name: str) -> None:
+    """End a container as RunPod does. Raises SmokeError where it does not end by itself with status 0."""
+    docker("stop", "--time", str(STOP_TIMEOUT_S), name)
+    status = docker("inspect", "--format", "{{.State.ExitCode}}", name)
+    if status != "0":
+        raise SmokeError(f"SIGTERM: the worker ended with status {status}\n{log_of(name)}")
+
+
+def try_job(image: str, simulator: str) -> None:
+    """Run test_input.json on the image; another container with the simulator is its ComfyUI."""
+    with network() as net:
+        alias = (f"--network={net}", f"--network-alias={SIMULATOR}", "--entrypoint=/usr/bin/tini")
+        listen = ("--", "python", "-m", "simulators.comfyui", "--listen")
+        env = ("--env=SERVE_API_LOCALLY=true", f"--env=COMFYUI_URL=http://{SIMULATOR}:8188")
+        with (
+            container(simulator, *alias, command=listen),
+            container(image, f"--network={net}", "--publish=127.0.0.1::8000", *env) as worker,
+        ):
+            url = address_of(worker)
+            await_answer(worker, lambda: is_served(url), "its API was served", START_TIMEOUT_S)
+            check_picture(run_job(url))
+            stop(worker)
+
+
+def try_comfyui(image: str) -> None:
+    """Boot the image's own ComfyUI without a GPU. Models are files of holes where it has none: they are only listed."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder)
+        models.chmod(0o755)
+        make_holes(models)
+        env = ("SERVE_API_LOCALLY=true", "WORKER_WARMUP=false", "COMFYUI_ARGS=--cpu", "WORKER_VOLUME_DIR=/volume")
+        options = [f"--env={each}" for each in env] + [f"--volume={models}:/volume/models:ro"]
+        with container(image, "--publish=127.0.0.1::8000", *options) as worker:
+            url = address_of(worker)
+            await_answer(worker, lambda: is_served(url), "its own ComfyUI was ready", BOOT_TIMEOUT_S)
+            stop(worker)
+
+
+def make_holes(folder: Path) -> None:
+    """Make a file of the right size for each model of models.txt, which takes no room on the disk."""
+    for line in (ROOT / "models.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            _, size, path, *_ = line.split()
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as content:
+                content.truncate(int(size))
+
+
+def main(arguments: list[str]) -> int:
+    """Try the image that is named; return the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/release/smoke_image", description=__doc__)
+    parser.add_argument("image", help="of the target worker or worker-flux1-dev-fp8")
+    parser.add_argument("simulator", help="of the target simulator")
+    parser.add_argument("--without-comfyui", action="store_true", help="leave out the image's own ComfyUI")
+    options = parser.parse_args(arguments)
+    try:
+        for image in (options.image, options.simulator):
+            check_metadata(image)
+        print("ok  labels, health check, user", flush=True)
+        try_job(options.image, options.simulator)
+        print("ok  a job with the simulator, and an end by SIGTERM", flush=True)
+        if not options.without_comfyui:
+            try_comfyui(options.image)
+            print("ok  its own ComfyUI boots on the CPU", flush=True)
+    except (SmokeError, subprocess.TimeoutExpired, OSError) as error:
+        print(f"scripts/release/smoke_image: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""A ComfyUI's main.py: it tells its launch flags, refuses others, and is the simulator in the folders that they name.
+
+Its models are the files in the folders of --extra-model-paths-config, read as ComfyUI 0.3.64 reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from simulators.comfyui.__main__ import main as simulate
+
+OLD: Mapping[str, str | int | None] = {
+    "--listen": "?",
+    "--port": 1,
+    "--extra-model-paths-config": "+",
+    "--output-directory": 1,
+    "--temp-directory": 1,
+    "--input-directory": 1,
+    "--user-directory": 1,
+    "--disable-auto-launch": 0,
+    "--preview-method": "?",
+    "--cpu": 0,
+    "--lowvram": 0,
+    "--disable-mmap": 0,
+    "--disable-metadata": 0,
+    "--disable-all-custom-nodes": 0,
+    "--whitelist-custom-nodes": "+",
+    "--disable-api-nodes": 0,
+    "--front-end-root": 1,
+    "--database-url": 1,
+    "--cache-classic": 0,
+    "--cache-lru": 1,
+}
+"""Flags of 0.3.64, each with the number of its values."""
+NEW: Mapping[str, str | int | None] = {
+    **OLD,
+    "--offline": 0,
+    "--disable-partner-nodes": 0,
+    "--disable-assets": 0,
+    "--models-directory": 1,
+}
+"""Those of 0.45."""
+RENAMED = {"unet": "diffusion_models", "clip": "text_encoders"}
+KINDS = ("checkpoints", "loras", "vae", "text_encoders", "diffusion_models")
+
+MAIN = """\
+import sys
+from simulators import comfyui_main as comfyui
+sys.exit(comfyui.main(sys.argv[1:], comfyui.{flags}))
+"""
+"""The text of a main.py that is this, with the name of its flags to be filled in."""
+
+
+def parser(flags: Mapping[str, str | int | None]) -> argparse.ArgumentParser:
+    """Return a parser of these flags, whose help mentions one that is not among them."""
+    options = argparse.ArgumentParser(prog="main.py", allow_abbrev=False)
+    for flag, values in flags.items():
+        words = f"What this does stands elsewhere; it overrides --no-such-flag, unlike {flag[2:]}."
+        if values == 0:
+            options.add_argument(flag, action="store_true", help=words)
+        else:
+            options.add_argument(flag, nargs=values if isinstance(values, str) else None, help=words)
+    return options
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of one kind of models, as often as it is asked for."""
+
+    folders: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[str]:
+        found = {
+            str(file.relative_to(folder)) for folder in self.folders for file in folder.rglob("*") if not file.is_dir()
+        }
+        return iter(sorted(name for name in found if name.endswith(".safetensors")))
+
+
+def listings(config: str) -> dict[str, Listing]:
+    """Return what an extra_model_paths.yaml has ComfyUI list, by kind."""
+    folders: dict[str, list[Path]] = {kind: [] for kind in KINDS}
+    for section in json.loads(config).values():
+        for kind, lines in section.items():
+            if kind != "is_default":
+                folders.setdefault(RENAMED.get(kind, kind), []).extend(map(Path, lines.split("\n")))
+    return {kind: Listing(tuple(paths)) for kind, paths in folders.items()}
+
+
+def main(arguments: Sequence[str], flags: Mapping[str, str | int | None]) -> int:
+    """Answer --help, or serve until a signal; 2 for a flag that is not among `flags`."""
+    options = parser({**flags, "--step-s": 1, "--fault": 1}).parse_args(arguments)
+    if not Path(options.user_directory).is_dir():
+        parser(flags).error("--user-directory must name a folder")
+    models = listings(Path(options.extra_model_paths_config[0]).read_text())
+    return simulate([*arguments, "--base-directory", options.temp_directory], models)

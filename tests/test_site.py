@@ -1,0 +1,61 @@
+"""The pages for contributors name files that exist, and the site has every page. `scripts/check` builds the site."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts import check_language, site
+
+ROOT = Path(__file__).parent.parent
+PAGES = (
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/glossary.md",
+    "docs/how-to-add.md",
+    "tests/recordings/README.md",
+)
+PATH = re.compile(
+    r"(?<![\w/.-])((?:comfy_\w+|bench|worker|simulators|scripts|tests|workflows|docs|requirements)/[\w./-]*)"
+)
+EXAMPLES = {"workflows/NAME.json", "workflows/NAME.inputs.json", "comfy_client/providers/NAME.py"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_for_contributors_names_files_that_exist(page: str) -> None:
+    """Every path below a package of this repository exists."""
+    named = {path.rstrip(".") for path in PATH.findall((ROOT / page).read_text())}
+    missing = sorted(path for path in named - EXAMPLES if not (ROOT / path).exists())
+
+    assert missing == [], f"{page} names files that do not exist: correct the page"
+
+
+def test_every_page_is_on_the_site(tmp_path: Path) -> None:
+    """The nav of mkdocs.yml lists every page, and no other."""
+    assert site.stage(tmp_path) == []
+
+
+def test_links_and_boxes_become_those_of_the_site() -> None:
+    """Pages link to pages, other files of the repository to GitHub; a box becomes an admonition."""
+    names = {"README.md": "index.md", "docs/a.md": "a.md", "docs/guide/b.md": "guide/b.md"}
+    text = "[r](../README.md) [b](guide/b.md#x) [f](../Dockerfile) [w](https://w) [s](#s)\n\n> [!NOTE]\n> A box.\n"
+
+    assert site.site_page(text, "docs/a.md", names, "https://g") == (
+        "[r](index.md) [b](guide/b.md#x) [f](https://g/blob/main/Dockerfile) [w](https://w) [s](#s)\n\n"
+        "!!! note\n\n    A box.\n"
+    )
+    assert site.site_page("[a](../a.md)", "docs/guide/b.md", names, "https://g") == "[a](../a.md)"
+
+
+def test_a_banned_phrase_is_found_in_prose_and_not_in_code() -> None:
+    """Comments, docstrings and texts are read; `is None` is Python."""
+    source = '"""Begins\nanew."""\nassert x is None  # there is none of\n# whoever\nanew = f"what came {x}"\n'
+
+    assert sorted(check_language.banned_phrases(check_language.prose(source))) == [
+        (2, "anew"),
+        (3, "is none"),
+        (4, "whoever"),
+        (5, "what came"),
+    ]
