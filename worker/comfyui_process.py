@@ -163,7 +163,7 @@ class ComfyProcess(ComfyUISupervisor):
 
     def refusal(self) -> JobError | None:
         """Return the error for every job once ComfyUI is lost."""
-        return _error("ComfyUI died and could not be started again") if self.is_lost else None
+        return _error("ComfyUI died and could not be restarted") if self.is_lost else None
 
     def await_available(self, stop: Callable[[], JobError | None]) -> None:
         """Return when ComfyUI is available: immediately, or after a restart. Raises JobError if it is lost."""
@@ -274,11 +274,11 @@ class ComfyProcess(ComfyUISupervisor):
             except (JobError, ModelsMissing, OSError) as error:
                 if self._stopping.is_set():
                     return
-                log.error("ComfyUI could not be started again: %s", error)  # noqa: TRY400 - an expected error
+                log.error("ComfyUI could not be restarted: %s", error)  # noqa: TRY400 - an expected error
                 self.stop()
                 self._lose()
                 return
-            log.warning("ComfyUI was started again")
+            log.warning("ComfyUI was restarted")
             self._note_ready(child)
 
     def _lose(self) -> None:

@@ -273,7 +273,7 @@ def test_a_volume_that_may_not_be_read_is_named(
 
     with boxed(engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], is_to_be_ready=False) as box:
         assert box.await_end() != 0
-        assert "/runpod-volume/models (may not be read by this user)" in box.log()
+        assert "/runpod-volume/models (cannot be read by this user)" in box.log()
 
 
 def _listed(images: Images) -> dict[str, Any]:

@@ -219,9 +219,9 @@ def test_a_model_that_is_nowhere_is_named_before_comfyui_is_started(
     told = str(info.value)
     assert told.startswith("Not there: diffusion_models/flux1-dev-fp8.safetensors, text_encoders/t5xxl_fp8_e4m3fn")
     assert "ae.safetensors" not in told
-    assert all(remedy in told for remedy in ("volume/models", "WORKER_FETCH_MODELS=true", "has the weights inside"))
+    assert all(remedy in told for remedy in ("volume/models", "WORKER_FETCH_MODELS=true", "contains the weights"))
     assert f"{own.directory}/baked, " in told
-    assert f"{own.directory}/volume/ComfyUI/models (not there)" in told
+    assert f"{own.directory}/volume/ComfyUI/models (does not exist)" in told
 
 
 @pytest.mark.parametrize("knows", ["its own file", "its arguments"])
@@ -237,7 +237,7 @@ def test_a_comfyui_with_places_of_its_own_is_asked_itself(
     own.boot.begin()
 
     assert own.boot.process is not None
-    with pytest.raises(ModelsMissing, match="ComfyUI does not have diffusion_models/flux1"):
+    with pytest.raises(ModelsMissing, match="ComfyUI does not list diffusion_models/flux1"):
         own.boot.finish()
 
 
@@ -265,7 +265,7 @@ def test_cached_models_are_linked_and_listed(
         own.boot.finish()
 
     assert own.server.models("vae") == ["ae.safetensors"]
-    assert "vae/ae.safetensors is taken from" in caplog.text
+    assert "using vae/ae.safetensors from" in caplog.text
     assert "--disable-mmap" in caplog.text
     link = data_of(own.directory) / "models" / "vae" / "ae.safetensors"
     assert link.resolve().is_relative_to(hub)
@@ -284,7 +284,7 @@ def test_a_model_that_cannot_be_fetched_ends_the_boot(
             with pytest.raises(ModelsMissing, match=r"1 of 1 models .*vae/ae.safetensors: .* answered 404") as info:
                 own.boot.finish()
 
-    assert "Correct its address" in str(info.value)
+    assert "Correct the URL" in str(info.value)
     assert f"fetching vae/ae.safetensors into {own.directory}/baked: 0.34 GB" in caplog.text
     assert own.boot.process.start_error() is not None
 

@@ -279,7 +279,7 @@ def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
     comfyui.kill()
     error = error_of(comfyui.await_available)
 
-    assert "could not be started again" in error.report.message
+    assert "could not be restarted" in error.report.message
     assert comfyui.process.is_lost
     assert until(lambda: comfyui.times_lost == 1)
     assert comfyui.processes() == []
@@ -605,7 +605,7 @@ def test_a_job_on_a_lost_comfyui_fails_at_once(child: Start, workflows: Mapping[
     report = Handled(comfyui, workflows).report()
 
     assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
-    assert "could not be started again" in report.message
+    assert "could not be restarted" in report.message
 
 
 def test_a_gpu_that_is_broken_retires_the_worker(

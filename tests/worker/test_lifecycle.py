@@ -176,10 +176,10 @@ def test_beyond_the_grace_a_job_is_interrupted() -> None:
 def test_a_retiring_worker_stops_comfyui_then_tells_then_ends() -> None:
     """It ends with 1, and the platform is told why before."""
     end = End()
-    end.lifecycle().retire("ComfyUI died and stayed dead")
+    end.lifecycle().retire("ComfyUI died and could not be restarted")
     end.wait()
 
-    assert end.events == ["ComfyUI stopped", "unhealthy: ComfyUI died and stayed dead", "ended with 1"]
+    assert end.events == ["ComfyUI stopped", "unhealthy: ComfyUI died and could not be restarted", "ended with 1"]
 
 
 def test_it_ends_only_once() -> None:

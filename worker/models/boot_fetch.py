@@ -48,7 +48,7 @@ class ModelFetch:
         """Start the download and return immediately."""
         self._begun_at = time.monotonic()
         names = ", ".join(model.path for model in self._models)
-        log.info("fetching %s into %s: %.2f GB", names, self._directory, self._gigabytes())
+        log.info("downloading %s into %s: %.2f GB", names, self._directory, self._gigabytes())
         # A daemon thread, not joined at exit: it may be waiting for a silent server.
         threading.Thread(target=self._run, name="model-fetch", daemon=True).start()
 
@@ -73,12 +73,12 @@ class ModelFetch:
                 raise error or ModelsMissing(self._late())
             if now - logged_at >= self._log_every_s:
                 logged_at = now
-                log.info("fetching models: %s", self._progress())
+                log.info("downloading models: %s", self._progress())
         if self._error is not None:
             raise ModelsMissing(
                 f"{len(self._error.errors)} of {len(self._models)} models were not downloaded. {self._error}"
             ) from self._error
-        log.info("models fetched in %.1f s", time.monotonic() - self._begun_at)
+        log.info("models downloaded in %.1f s", time.monotonic() - self._begun_at)
 
     def _run(self) -> None:
         try:

@@ -191,19 +191,17 @@ def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
     begun = time.monotonic()
     with locked_part(model, target, context.stop, lock_timeout_s=context.retry_policy.for_lock_s) as part:
         if _is_there(model, target, context):
-            LOG.info("%s: another process has fetched it", model.path)
+            LOG.info("%s: another process has downloaded it", model.path)
             return
         part.read_back(context.stop, context.progress)
         kept = part.size
         if kept:
-            LOG.info("%s: going on from %s of %s bytes", model.path, f"{kept:,}", f"{model.size:,}")
+            LOG.info("%s: resuming at %s of %s bytes", model.path, f"{kept:,}", f"{model.size:,}")
         try:
             _download(model, part, context)
             if kept and part.sha256() != model.sha256:
-                # What an earlier run left may be spoilt, after a loss of power say; what this one fetches is not.
-                LOG.warning(
-                    "%s: the %s bytes kept from an earlier run were wrong; beginning anew", model.path, f"{kept:,}"
-                )
+                # The bytes of an earlier run may be corrupt, for example after a power failure.
+                LOG.warning("%s: the %s bytes of an earlier run were wrong; starting over", model.path, f"{kept:,}")
                 part.clear()
                 _download(model, part, context)
             _require_sha256(model, part)
@@ -211,7 +209,7 @@ def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
             part.discard()
             raise
         part.become(target)
-    LOG.info("%s: fetched and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun)
+    LOG.info("%s: downloaded and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun)
 
 
 def _require_sha256(model: ModelFile, part: PartFile) -> None:

@@ -31,7 +31,7 @@ from worker.snapshot.retries import RestoreRetryPolicy, RetryableFetchError, wit
 
 OFFICIAL = "https://api.comfy.org"
 
-_MAX_ANSWER = 1024 * 1024
+_MAX_RESPONSE = 1024 * 1024
 _TRY_AGAIN = frozenset({408, 425, 429})
 _PIECE = 256 * 1024
 _PLAIN = frozenset({0, stat.S_IFREG, stat.S_IFDIR})
@@ -86,12 +86,12 @@ class Registry:
 
     def _address_of(self, node: RegistryNode) -> str:
         query = f"{self.url.rstrip('/')}/nodes/{quote(node.id)}/install?version={quote(node.version)}"
-        text = with_retries(node.id, lambda: self._answer(node, query), self.retry_policy)
+        text = with_retries(node.id, lambda: self._query(node, query), self.retry_policy)
         try:
-            answer = json.loads(text)
+            response = json.loads(text)
         except (ValueError, RecursionError):
-            answer = None
-        match answer:
+            response = None
+        match response:
             case {"status": str(state)} if state in _REFUSED_STATES:
                 raise RestoreError(node.id, f"the registry has {node.version} as {state}. Choose another version")
             case {"version": str(version)} if version != node.version:
@@ -100,17 +100,17 @@ class Registry:
                 return url
         raise RestoreError(node.id, f"{redacted(query)} returned no https downloadUrl. {_USE_GIT}")
 
-    def _answer(self, node: RegistryNode, query: str) -> bytes:
-        with self._open(node.id, query, f"Correct its id and its version ({node.version})") as answer:
-            return answer.read(_MAX_ANSWER)
+    def _query(self, node: RegistryNode, query: str) -> bytes:
+        with self._open(node.id, query, f"Correct its id and its version ({node.version})") as response:
+            return response.read(_MAX_RESPONSE)
 
     def _download(self, part: str, url: str, archive: Path) -> str:
         """Download a URL into a file; return its sha256."""
         deadline = time.monotonic() + self.retry_policy.step_s
         digest, size = hashlib.sha256(), 0
-        with archive.open("wb") as file, self._open(part, url, _USE_GIT) as answer:
-            told = answer.headers.get("Content-Length", "")
-            while piece := answer.read(_PIECE):
+        with archive.open("wb") as file, self._open(part, url, _USE_GIT) as response:
+            reported = response.headers.get("Content-Length", "")
+            while piece := response.read(_PIECE):
                 size += len(piece)
                 if size > self.limits.archive:
                     raise RestoreError(part, f"its archive has more than {self.limits.archive:,} bytes. {_USE_GIT}")
@@ -118,8 +118,8 @@ class Registry:
                     raise RetryableFetchError(f"its archive was not downloaded within {self.retry_policy.step_s:g} s")
                 digest.update(piece)
                 file.write(piece)
-        if told.isdigit() and size != int(told):
-            raise RetryableFetchError(f"its archive ended after {size:,} of {int(told):,} bytes")
+        if reported.isdigit() and size != int(reported):
+            raise RetryableFetchError(f"its archive ended after {size:,} of {int(reported):,} bytes")
         return digest.hexdigest()
 
     @contextlib.contextmanager
@@ -129,8 +129,8 @@ class Registry:
         opener = urllib.request.build_opener(_Redirects(self.may_be_fetched))
         request = urllib.request.Request(url, headers={"User-Agent": "flux-comfyui-worker"})  # noqa: S310 - checked
         try:
-            with opener.open(request, timeout=self.retry_policy.silence_s) as answer:
-                yield answer
+            with opener.open(request, timeout=self.retry_policy.silence_s) as response:
+                yield response
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in _TRY_AGAIN or error.code >= 500:  # noqa: PLR2004 - server errors

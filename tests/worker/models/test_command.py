@@ -101,9 +101,9 @@ def test_one_line_a_model(models: Models, to: Path) -> None:
 
     assert status == 0
     lines = sorted(text.splitlines())
-    assert lines[0] == f"2 of 2 models are right in {to}"
-    assert re.fullmatch(r"loras/b\.safetensors: fetched and verified, 1,000,000 bytes in \d+\.\d s", lines[1])
-    assert re.fullmatch(r"vae/a\.safetensors: fetched and verified, 1,000,000 bytes in \d+\.\d s", lines[2])
+    assert lines[0] == f"2 of 2 models are present and verified in {to}"
+    assert re.fullmatch(r"loras/b\.safetensors: downloaded and verified, 1,000,000 bytes in \d+\.\d s", lines[1])
+    assert re.fullmatch(r"vae/a\.safetensors: downloaded and verified, 1,000,000 bytes in \d+\.\d s", lines[2])
 
     status, text = ran(models, to, *served)
     assert (status, sorted(text.splitlines())[1:]) == (
@@ -136,7 +136,7 @@ def test_bars_on_a_terminal(models: Models, to: Path) -> None:
 
     assert status == 0
     assert re.search(r"vae/ae\.safetensors: 100%.*1\.00M/1\.00M", err.getvalue())
-    assert "refused or lost; asking again in" in err.getvalue()
+    assert "refused or lost; retrying in" in err.getvalue()
 
 
 def test_all_failures_are_listed(models: Models, to: Path) -> None:
@@ -149,8 +149,8 @@ def test_all_failures_are_listed(models: Models, to: Path) -> None:
 
     assert status == 1
     failed = text[text.index("2 of 3 models failed:") :].splitlines()
-    assert re.match(r"  vae/a\.safetensors: .* 404: .* Correct its address", failed[1])
-    assert re.match(r"  vae/c\.safetensors: .* 401: the token of HF_TOKEN does not open it", failed[2])
+    assert re.match(r"  vae/a\.safetensors: .* 404: .* Correct the URL", failed[1])
+    assert re.match(r"  vae/c\.safetensors: .* 401: the token in HF_TOKEN has no access", failed[2])
     assert TOKEN not in text
     assert (to / good.model.path).read_bytes() == good.content
 
@@ -161,7 +161,7 @@ def test_only(models: Models, to: Path) -> None:
 
     status, text = ran(models, to, *served, more=("--only", "vae/*", "--only", "unet/x.*", "--jobs", "1"))
 
-    assert (status, text.splitlines()[-1]) == (0, f"2 of 2 models are right in {to}")
+    assert (status, text.splitlines()[-1]) == (0, f"2 of 2 models are present and verified in {to}")
     assert not (to / "loras").exists()
 
 
@@ -172,7 +172,7 @@ def test_only(models: Models, to: Path) -> None:
         (["--to", "x", "--jobs", "0"], "must be from 1 to 32, not '0'"),
         (["--to", "x", "--jobs", "many"], "must be from 1 to 32, not 'many'"),
         (["--to", "x", "--wrong"], "unrecognized arguments: --wrong"),
-        (["--to", "x", "--only", "nothing"], "--only 'nothing' fits no model"),
+        (["--to", "x", "--only", "nothing"], "--only 'nothing' matches no model"),
         (["--to", "x", "--list", "nothing.txt"], "nothing.txt was not read"),
     ],
 )
@@ -191,7 +191,7 @@ def test_misuse(arguments: list[str], message: str) -> None:
         ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT must be an address"),
         ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT must be an address"),
         ({"HF_ENDPOINT": "http://mirror", "HF_TOKEN": TOKEN}, "HF_ENDPOINT is http, and the token of HF_TOKEN"),
-        ({"HF_TOKEN": f"{TOKEN}\nX: y"}, "HF_TOKEN: what is there is no token"),
+        ({"HF_TOKEN": f"{TOKEN}\nX: y"}, "HF_TOKEN: not a valid token"),
         ({"HF_TOKEN_FILE": "/"}, "HF_TOKEN_FILE: / cannot be read (IsADirectoryError)"),
     ],
 )
@@ -241,8 +241,8 @@ def test_two_processes_on_one_volume(models: Models, to: Path, tmp_path: Path) -
     said(first)
     rest = said(second)
 
-    assert all("another process is fetching it; waiting for that" in line for line in heard)
-    assert rest.count("another process has fetched it") == 2
+    assert all("another process is downloading it; waiting" in line for line in heard)
+    assert rest.count("another process has downloaded it") == 2
     assert (first.returncode, second.returncode) == (0, 0)
     for each in served:
         assert len(models.server.requests(each.path)) == 1
@@ -265,7 +265,7 @@ def test_killed_and_run_again(models: Models, to: Path, tmp_path: Path) -> None:
     status, text = ran(models, to, served)
 
     assert status == 0
-    assert f"going on from {kept:,} of 1,000,000 bytes" in text
+    assert f"resuming at {kept:,} of 1,000,000 bytes" in text
     assert [asked.offset for asked in models.server.asked] == [0, kept]
     assert (to / served.model.path).read_bytes() == served.content
 
@@ -279,11 +279,11 @@ def test_the_waiting_one_takes_over_from_a_killed_one(models: Models, to: Path, 
     assert part_grows(to, served)
     second = started(models, to, file)
     assert second.stderr is not None
-    assert "waiting for that" in second.stderr.readline()
+    assert "another process is downloading it; waiting" in second.stderr.readline()
     first.kill()
     hold.release()
 
-    assert "going on from" in said(second)
+    assert "resuming at" in said(second)
     assert second.returncode == 0
     assert (to / served.model.path).read_bytes() == served.content
     said(first)
@@ -301,7 +301,7 @@ def test_ctrl_c(models: Models, to: Path, tmp_path: Path) -> None:
     assert "stopping" in process.stderr.readline()
     hold.release()
 
-    assert "Interrupted. What came is kept; the same command goes on with it" in said(process)
+    assert "Interrupted. Partial downloads are kept; run the same command to resume" in said(process)
     assert process.returncode == 130
     assert [file.name for file in (to / "vae").iterdir()] == ["ae.safetensors.part"]
 

@@ -288,12 +288,16 @@ def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> N
     ("status", "token", "remedy"),
     [
         (401, "", "Accept the licence at https://huggingface.co/org/repo, make a token at"),
-        (403, "", "pass it in HF_TOKEN"),
-        (401, TOKEN, "the token of HF_TOKEN does not open it"),
+        (403, "", "set HF_TOKEN"),
+        (401, TOKEN, "the token in HF_TOKEN has no access"),
         (403, TOKEN, "Accept the licence at https://huggingface.co/org/repo with the token's account"),
-        (404, "", "its revision or the file is gone. Correct the URL in the list: https://huggingface.co/org/repo"),
+        (
+            404,
+            "",
+            "its revision or the file does not exist. Correct the URL in the list: https://huggingface.co/org/repo",
+        ),
         (404, TOKEN, "its revision or the file is gone"),
-        (418, "", "where 200 was expected"),
+        (418, "", "returned 418 instead of 200"),
     ],
 )
 def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: str, remedy: str) -> None:

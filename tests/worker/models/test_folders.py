@@ -138,7 +138,7 @@ def test_another_file_of_that_name_is_taken_where_there_is_no_right_one_and_said
 
     assert located.files == {UNET: wrong}
     assert located.wrong == (UNET,)
-    assert located.remarks == (f"{wrong} has 172 bytes, {UNET} of models.txt 119: it is another file of that name",)
+    assert located.remarks == (f"{wrong} has 172 bytes, but {UNET} in models.txt has 119: it is a different file",)
 
 
 def test_a_model_that_models_txt_does_not_have_is_found_by_name_alone(tmp_path: Path, put: Put) -> None:
@@ -192,7 +192,7 @@ def test_missing_models_are_named_with_every_place(tmp_path: Path) -> None:
 
     assert told.startswith(f"Not there: {UNET}, {VAE}.")
     for place in ("data/models", "comfyui/models", "baked", "volume/ComfyUI/models", "runpod/model-store/huggingface"):
-        assert f"{tmp_path / place} (not there)" in told
+        assert f"{tmp_path / place} (does not exist)" in told
 
 
 def test_a_link_that_leads_elsewhere_is_replaced(tmp_path: Path, put: Put) -> None:
@@ -291,6 +291,6 @@ def test_what_may_not_be_read_is_said() -> None:
         )
         volume.chmod(0o755)
 
-    assert f"{file} may not be read by this user: {UNET} is not taken from there" in ended.stdout
+    assert f"{file} cannot be read by this user, so {UNET} is not used from there" in ended.stdout
     assert ended.stdout.startswith(f"('{UNET}',)")
-    assert f"{volume} (may not be read by this user)" in ended.stdout
+    assert f"{volume} (cannot be read by this user)" in ended.stdout

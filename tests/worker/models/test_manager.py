@@ -140,11 +140,11 @@ def test_the_log_tells_how_far_it_is(tmp_path: Path, models: Models, caplog: pyt
         fetch.start()
         ended = threading.Thread(target=fetch.await_end, args=(lambda: None,))
         ended.start()
-        assert until(lambda: "fetching models: 0.00 of 0.00 GB" in caplog.text)
+        assert until(lambda: "downloading models: 0.00 of 0.00 GB" in caplog.text)
         hold.release()
         ended.join()
 
-    assert "models fetched in" in caplog.text
+    assert "models downloaded in" in caplog.text
 
 
 def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: Models) -> None:
