@@ -41,7 +41,6 @@ NOT_CONVERTED: tuple[str, ...] = (
     "comfy_client/client.py",
     "comfy_client/coroutines.py",
     "comfy_client/deploy/",
-    "comfy_client/gateway/",
     "comfy_client/job.py",
     "comfy_client/pictures.py",
     "comfy_client/providers/",

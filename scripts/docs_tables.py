@@ -73,7 +73,7 @@ def fields_tables() -> str:
         rows = [f"### `POST {route.path}`\n", "| field | default | becomes |", "|---|---|---|"]
         for name, field in route.fields.items():
             default = f"`{route.defaults[name]}`" if name in route.defaults else ""
-            why = f"**{'refused' if field.is_refused else 'left out'}**: {field.why_not}"
+            why = f"**{'rejected' if field.is_rejected else 'ignored'}**: {field.why_not}"
             rows.append(f"| `{name}` | {default} | {field.becomes or why} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
