@@ -1,4 +1,4 @@
-"""The container's health check: one question, one sentence, one status."""
+"""The container's health check: one request, one sentence, one exit status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def checked(environment: Mapping[str, str], timeout_s: float = 5.0) -> tuple[int
 
 
 def test_a_comfyui_that_answers_is_healthy(simulator: Simulator) -> None:
-    """By its port, as in the container, and by its address."""
+    """The address comes from the port, as in the container, or from the URL."""
     port = simulator.url.rpartition(":")[2]
 
     assert checked({"COMFYUI_PORT": port}) == (0, "ComfyUI responds.")
@@ -54,7 +54,7 @@ def test_a_local_api_that_does_not_listen_yet_is_unhealthy(simulator: Simulator)
 
 
 def test_one_that_is_not_there_is_not() -> None:
-    """Before it has started, and after it has ended."""
+    """It is unhealthy before ComfyUI has started and after it has exited."""
     port = str(free_port())
     sentence = (
         f"ComfyUI at 127.0.0.1:{port} could not be reached (ConnectionRefusedError): it is starting, or it has exited."
@@ -64,16 +64,16 @@ def test_one_that_is_not_there_is_not() -> None:
 
 
 def test_one_that_answers_badly_is_not(simulator: Simulator) -> None:
-    """Something else may have its port."""
+    """Another program may listen on its port."""
     simulator.faults.answer_500("/system_stats")
     status, sentence = checked({"COMFYUI_URL": simulator.url})
 
     assert status == 1
-    assert sentence.endswith("answered 500 to /system_stats.")
+    assert sentence.endswith("returned 500 for /system_stats.")
 
 
 def test_a_full_disk_is_not(simulator: Simulator, tmp_path: Path) -> None:
-    """ComfyUI answers, and can store nothing: the folder is named. One that runs elsewhere has a disk of its own."""
+    """ComfyUI responds, but its disk is full: the folder is named. An external ComfyUI's disk is not checked."""
     port = simulator.url.rpartition(":")[2]
     out = io.StringIO()
 
@@ -86,7 +86,7 @@ def test_a_full_disk_is_not(simulator: Simulator, tmp_path: Path) -> None:
 
 
 def test_one_that_is_silent_is_not() -> None:
-    """The answer has a limit."""
+    """The request has a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun_at = time.monotonic()
         status, sentence = checked({"COMFYUI_PORT": str(silent.getsockname()[1])}, 0.3)
@@ -97,7 +97,7 @@ def test_one_that_is_silent_is_not() -> None:
 
 @pytest.mark.parametrize("environment", [{"COMFYUI_URL": "gpu"}, {"COMFYUI_PORT": "many"}, {"COMFYUI_PORT": "99999"}])
 def test_what_is_no_address_is_said(environment: dict[str, str]) -> None:
-    """The variables are named."""
+    """The sentence names the variables."""
     status, sentence = checked(environment)
 
     assert status == 1
@@ -105,7 +105,7 @@ def test_what_is_no_address_is_said(environment: dict[str, str]) -> None:
 
 
 def test_the_command_is_cheap(simulator: Simulator) -> None:
-    """It runs every half minute: a tenth of a second of a core, or little more on a busy machine."""
+    """It runs every 30 seconds, so it must need little CPU time."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     with subprocess.Popen(
         [sys.executable, "-m", "worker.health"],

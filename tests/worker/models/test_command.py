@@ -108,7 +108,7 @@ def test_one_line_a_model(models: Models, to: Path) -> None:
     status, text = ran(models, to, *served)
     assert (status, sorted(text.splitlines())[1:]) == (
         0,
-        ["loras/b.safetensors: is there", "vae/a.safetensors: is there"],
+        ["loras/b.safetensors: already present", "vae/a.safetensors: already present"],
     )
 
 
@@ -121,7 +121,7 @@ def test_quiet(models: Models, to: Path) -> None:
     (to / served.model.path).unlink()
     status, text = ran(models, to, served, more=("--quiet", "--check"))
     assert status == 1
-    assert text.startswith("1 of 1 models failed:\n  vae/ae.safetensors: is not there (")
+    assert text.startswith("1 of 1 models failed:\n  vae/ae.safetensors: does not exist (")
 
 
 def test_bars_on_a_terminal(models: Models, to: Path) -> None:
@@ -173,7 +173,7 @@ def test_only(models: Models, to: Path) -> None:
         (["--to", "x", "--jobs", "many"], "must be from 1 to 32, not 'many'"),
         (["--to", "x", "--wrong"], "unrecognized arguments: --wrong"),
         (["--to", "x", "--only", "nothing"], "--only 'nothing' matches no model"),
-        (["--to", "x", "--list", "nothing.txt"], "nothing.txt was not read"),
+        (["--to", "x", "--list", "nothing.txt"], "nothing.txt cannot be read"),
     ],
 )
 def test_misuse(arguments: list[str], message: str) -> None:
@@ -187,10 +187,10 @@ def test_misuse(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT must be an address"),
-        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT must be an address"),
-        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT must be an address"),
-        ({"HF_ENDPOINT": "http://mirror", "HF_TOKEN": TOKEN}, "HF_ENDPOINT is http, and the token of HF_TOKEN"),
+        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT must be a URL"),
+        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT must be a URL"),
+        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT must be a URL"),
+        ({"HF_ENDPOINT": "http://mirror", "HF_TOKEN": TOKEN}, "HF_ENDPOINT is http, and the token in HF_TOKEN"),
         ({"HF_TOKEN": f"{TOKEN}\nX: y"}, "HF_TOKEN: not a valid token"),
         ({"HF_TOKEN_FILE": "/"}, "HF_TOKEN_FILE: / cannot be read (IsADirectoryError)"),
     ],

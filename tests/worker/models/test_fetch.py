@@ -287,7 +287,7 @@ def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("status", "token", "remedy"),
     [
-        (401, "", "Accept the licence at https://huggingface.co/org/repo, make a token at"),
+        (401, "", "Accept the licence at https://huggingface.co/org/repo, create a token at"),
         (403, "", "set HF_TOKEN"),
         (401, TOKEN, "the token in HF_TOKEN has no access"),
         (403, TOKEN, "Accept the licence at https://huggingface.co/org/repo with the token's account"),
@@ -296,7 +296,7 @@ def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> N
             "",
             "its revision or the file does not exist. Correct the URL in the list: https://huggingface.co/org/repo",
         ),
-        (404, TOKEN, "its revision or the file is gone"),
+        (404, TOKEN, "its revision or the file does not exist"),
         (418, "", "returned 418 instead of 200"),
     ],
 )

@@ -190,7 +190,7 @@ def test_missing_models_are_named_with_every_place(tmp_path: Path) -> None:
     where = places_in(tmp_path)
     told = missing_message([UNET, VAE], where)
 
-    assert told.startswith(f"Not there: {UNET}, {VAE}.")
+    assert told.startswith(f"Models not found: {UNET}, {VAE}.")
     for place in ("data/models", "comfyui/models", "baked", "volume/ComfyUI/models", "runpod/model-store/huggingface"):
         assert f"{tmp_path / place} (does not exist)" in told
 
@@ -213,7 +213,7 @@ def test_a_file_in_the_way_of_a_link_is_left_alone_and_named(tmp_path: Path, put
     put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
     [problem] = link(found(tmp_path), places_in(tmp_path))
 
-    assert problem.startswith(f"{mine} is in the way of a link to")
+    assert problem.startswith(f"{mine} blocks a link to")
     assert not mine.is_symlink()
 
 

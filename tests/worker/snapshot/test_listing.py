@@ -163,8 +163,8 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ({"file_custom_nodes": {}}, "file_custom_nodes: must be a list"),
         ({"pips": ["numpy"]}, "pips: must be a JSON object"),
         ('{"pips": {"a==1": "", "a==1": ""}}', "a==1 is a duplicate key"),
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:

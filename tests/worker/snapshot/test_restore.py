@@ -315,7 +315,7 @@ def test_interrupted(bench: Bench, sign: signal.Signals) -> None:
     process.send_signal(sign)
     said = process.communicate(timeout=60)[1]
 
-    assert (process.returncode, said) == (130, f"Interrupted, and {bench.to} not made\n")
+    assert (process.returncode, said) == (130, f"Interrupted. {bench.to} was not created\n")
     assert bench.is_untouched
 
 
