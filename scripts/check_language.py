@@ -47,7 +47,6 @@ NOT_CONVERTED: tuple[str, ...] = (
     "comfy_core/",
     "docs/",
     "handler.py",
-    "scripts/",
     "simulators/",
     "tests/",
     "worker/",
