@@ -217,7 +217,9 @@ def test_a_model_that_is_nowhere_is_named_before_comfyui_is_started(
     with pytest.raises(ModelsMissing) as info:
         own.boot.finish()
     told = str(info.value)
-    assert told.startswith("Models not found: diffusion_models/flux1-dev-fp8.safetensors, text_encoders/t5xxl_fp8_e4m3fn")
+    assert told.startswith(
+        "Models not found: diffusion_models/flux1-dev-fp8.safetensors, text_encoders/t5xxl_fp8_e4m3fn"
+    )
     assert "ae.safetensors" not in told
     assert all(remedy in told for remedy in ("volume/models", "WORKER_FETCH_MODELS=true", "contains the weights"))
     assert f"{own.directory}/baked, " in told
