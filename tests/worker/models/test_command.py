@@ -1,4 +1,4 @@
-"""The command, as people and builds run it: its exit status, what it says, and what it survives."""
+"""The command as users and builds run it: exit status, output, and robustness."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
 
 
 class Terminal(io.StringIO):
-    """A terminal as far as it is asked."""
+    """A fake terminal."""
 
     def isatty(self) -> bool:
-        """Return that it is one."""
+        """Return True."""
         return True
 
 
@@ -54,12 +54,12 @@ def listed(folder: Path, *served: Served) -> Path:
 
 @pytest.fixture
 def to(tmp_path: Path) -> Path:
-    """ComfyUI's models folder, which is not there yet."""
+    """ComfyUI's models folder, which does not exist yet."""
     return tmp_path / "comfyui" / "models"
 
 
 def ran(models: Models, to: Path, *served: Served, more: tuple[str, ...] = (), **env: str) -> tuple[int, str]:
-    """Run the command in this process; return its exit status and what it said."""
+    """Run the command in this process; return its exit status and output."""
     err = io.StringIO()
     arguments = ["--list", str(listed(to.parents[1], *served)), "--to", str(to), *more]
     status = main(arguments, {"HF_ENDPOINT": models.server.url, **env}, err)
@@ -80,7 +80,7 @@ def started(
 
 
 def said(process: subprocess.Popen[str]) -> str:
-    """Wait for a process; return what it said."""
+    """Wait for a process; return its output."""
     return process.communicate(timeout=60)[1]
 
 
@@ -94,7 +94,7 @@ def part_grows(to: Path, served: Served) -> bool:
 
 
 def test_one_line_a_model(models: Models, to: Path) -> None:
-    """Not on a terminal, each model has its line, and there is one for all; the next run says what is there."""
+    """Without a terminal, each model has its log line, and there is a summary; the next run logs existing models."""
     served = [models.put("vae/a.safetensors"), models.put("loras/b.safetensors")]
 
     status, text = ran(models, to, *served)
@@ -113,7 +113,7 @@ def test_one_line_a_model(models: Models, to: Path) -> None:
 
 
 def test_quiet(models: Models, to: Path) -> None:
-    """--quiet says nothing where all goes well, and still what failed."""
+    """--quiet prints nothing on success, and the failures otherwise."""
     served = models.put()
 
     assert ran(models, to, served, more=("--quiet",)) == (0, "")
@@ -125,7 +125,7 @@ def test_quiet(models: Models, to: Path) -> None:
 
 
 def test_bars_on_a_terminal(models: Models, to: Path) -> None:
-    """On a terminal there is a bar for each model, and a warning stands above them."""
+    """On a terminal there is a bar for each model, and warnings are printed above them."""
     served = models.put()
     models.server.cut(served.path, HALF)
     err = Terminal()
@@ -140,7 +140,7 @@ def test_bars_on_a_terminal(models: Models, to: Path) -> None:
 
 
 def test_all_failures_are_listed(models: Models, to: Path) -> None:
-    """One model's failure keeps no other back; the end has each that failed with its remedy, and the status is 1."""
+    """One failure does not stop other models; the end lists each failed one with its remedy, and the status is 1."""
     gone, good, gated = (models.put(f"vae/{name}.safetensors") for name in "abc")
     models.server.answer(gone.path, Answer(404))
     models.server.answer(gated.path, Answer(401))
@@ -156,7 +156,7 @@ def test_all_failures_are_listed(models: Models, to: Path) -> None:
 
 
 def test_only(models: Models, to: Path) -> None:
-    """--only takes the models whose path fits, and may be repeated."""
+    """--only selects the models whose path matches, and may be repeated."""
     served = [models.put(f"{folder}/x.safetensors") for folder in ("vae", "loras", "unet")]
 
     status, text = ran(models, to, *served, more=("--only", "vae/*", "--only", "unet/x.*", "--jobs", "1"))
@@ -177,7 +177,7 @@ def test_only(models: Models, to: Path) -> None:
     ],
 )
 def test_misuse(arguments: list[str], message: str) -> None:
-    """What cannot be meant ends with 3 and says what is wrong."""
+    """Invalid usage ends with status 3 and the reason."""
     err = io.StringIO()
 
     assert main(arguments, {}, err) == 3
@@ -196,7 +196,7 @@ def test_misuse(arguments: list[str], message: str) -> None:
     ],
 )
 def test_a_bad_setting_is_named(models: Models, to: Path, tmp_path: Path, env: dict[str, str], message: str) -> None:
-    """A variable that cannot be right ends with 3 and its name; nothing was sent, and no secret is shown."""
+    """An invalid variable ends with status 3 and its name; nothing is sent, and no secret is shown."""
     err = io.StringIO()
 
     status = main(["--to", str(to), "--list", str(listed(tmp_path, models.put()))], env, err)
@@ -208,7 +208,7 @@ def test_a_bad_setting_is_named(models: Models, to: Path, tmp_path: Path, env: d
 
 
 def test_the_token_may_be_a_file(models: Models, to: Path, tmp_path: Path) -> None:
-    """A build's secret is a file: its token is sent, is named in an error, and may be absent."""
+    """A build secret is a file: its token is sent, the file is named in errors, and it may be missing."""
     served = models.put()
     secret = tmp_path / "hf_token"
     secret.write_text(f"{TOKEN}\n")
@@ -226,7 +226,7 @@ def test_the_token_may_be_a_file(models: Models, to: Path, tmp_path: Path) -> No
 
 
 def test_two_processes_on_one_volume(models: Models, to: Path, tmp_path: Path) -> None:
-    """Two at once fetch each model once, and both end well; the second one says that it waits."""
+    """Two concurrent runs download each model once, and both succeed; the second one logs that it waits."""
     served = [models.put(f"vae/{name}.safetensors") for name in "ab"]
     holds = [models.server.hold(each.path, HALF) for each in served]
     file = listed(tmp_path, *served)
@@ -250,7 +250,7 @@ def test_two_processes_on_one_volume(models: Models, to: Path, tmp_path: Path) -
 
 
 def test_killed_and_run_again(models: Models, to: Path, tmp_path: Path) -> None:
-    """After SIGKILL in the middle nothing stands in the model's place, and the next run asks for the rest alone."""
+    """After SIGKILL no file is at the model's path, and the next run requests only the rest."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     file = listed(tmp_path, served)
@@ -271,7 +271,7 @@ def test_killed_and_run_again(models: Models, to: Path, tmp_path: Path) -> None:
 
 
 def test_the_waiting_one_takes_over_from_a_killed_one(models: Models, to: Path, tmp_path: Path) -> None:
-    """The death of the process that fetches frees its part: who waited goes on with it."""
+    """The death of the downloading process releases its part; a waiting process resumes it."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     file = listed(tmp_path, served)
@@ -290,7 +290,7 @@ def test_the_waiting_one_takes_over_from_a_killed_one(models: Models, to: Path, 
 
 
 def test_ctrl_c(models: Models, to: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends it with 130 and keeps what came."""
+    """Ctrl-C ends it with 130 and keeps the partial file."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     process = started(models, to, listed(tmp_path, served))
@@ -307,7 +307,7 @@ def test_ctrl_c(models: Models, to: Path, tmp_path: Path) -> None:
 
 
 def test_a_limit_of_the_disk(models: Models, to: Path, tmp_path: Path) -> None:
-    """A disk that takes no more is an error with the bytes that are missing; the part is kept, and gone on with."""
+    """A full disk is an error with the missing bytes; the part is kept, and resumed later."""
     served = models.put()
     file = listed(tmp_path, served)
     limited = (
@@ -334,7 +334,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_filled_meanwhile(models: Models, small_disk: Path, tmp_path: Path) -> None:
-    """Room that is there at first and gone later is the same error; with room again, the rest is fetched."""
+    """Space that disappears during the download is the same error; with space again, the download resumes."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     process = started(models, small_disk, listed(tmp_path, served))
@@ -361,7 +361,7 @@ def fill(file: Path) -> None:
 
 
 def test_the_script(models: Models, tmp_path: Path) -> None:
-    """scripts/download_models runs it from any folder, whatever package lies there, with paths of that folder."""
+    """scripts/download_models works in any folder, whatever packages are there, with relative paths."""
     served = models.put()
     file = listed(tmp_path, served)
     (tmp_path / "worker").mkdir()

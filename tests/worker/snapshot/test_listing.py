@@ -1,4 +1,4 @@
-"""snapshot.json as values: what a Manager's file means, and every fault of a wrong one."""
+"""Parsing snapshot.json: the content of a Manager's file, and every fault of an invalid one."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ SAVED = {
     },
     "made_by": "a newer Manager",
 }
-"""As ComfyUI-Manager writes it, with everything that it may have."""
+"""As ComfyUI-Manager writes it, with every possible key."""
 
 
 def written(folder: Path, content: object, name: str = "snapshot.json") -> Path:
-    """Return a file with this content, as JSON where it is no text."""
+    """Return a file with this content, as JSON if it is not text."""
     file = folder / name
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     return file
@@ -55,7 +55,7 @@ def test_the_default_is_the_comfyui_that_everything_was_measured_with() -> None:
 
 
 def test_what_the_manager_saves(tmp_path: Path) -> None:
-    """Each part of a full snapshot is read; what is passed over is said."""
+    """Each part of a full snapshot is read; ignored entries are reported."""
     snapshot = read_snapshot(written(tmp_path, SAVED))
 
     assert snapshot.comfyui == ONE
@@ -81,14 +81,14 @@ def test_what_the_manager_saves(tmp_path: Path) -> None:
 
 
 def test_nodes_alone(tmp_path: Path) -> None:
-    """A snapshot of the nodes alone has null for ComfyUI and packages; an old one lacks keys."""
+    """A snapshot of the nodes only has null for ComfyUI and packages; an old one lacks keys."""
     snapshot = read_snapshot(written(tmp_path, {"comfyui": None, "pips": None}))
 
     assert (snapshot.comfyui, snapshot.packages, snapshot.repositories) == ("", (), ())
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
-    """Every fault is named with its place, and none hides another."""
+    """Every fault is reported with its location, and none hides another."""
     file = written(
         tmp_path,
         {
@@ -168,7 +168,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:
-    """JSON of another shape, and what is none, are refused with the place."""
+    """Other JSON, and text that is not JSON, are errors with the location."""
     with pytest.raises(ConfigError, match=fault):
         read_snapshot(written(tmp_path, content))
 
@@ -176,13 +176,13 @@ def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:
 @pytest.mark.parametrize("name", ["snapshot.yaml", "snapshot.json"])
 @pytest.mark.parametrize("content", ["custom_nodes:\n  comfyui: x\n", {"custom_nodes": {}}])
 def test_yaml(tmp_path: Path, name: str, content: object) -> None:
-    """A snapshot saved as YAML is refused with what to do instead."""
+    """A snapshot saved as YAML is an error with the alternative."""
     with pytest.raises(ConfigError, match="Save it as JSON: in the Manager's snapshot menu"):
         read_snapshot(written(tmp_path, content, name))
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, and one of other bytes, name the option."""
+    """A missing file, and one that is not UTF-8, name the option."""
     with pytest.raises(ConfigError, match=r"No such file or directory. Pass another one with --snapshot"):
         read_snapshot(tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff")
@@ -199,5 +199,5 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_logins_are_not_shown(text: str, shown: str) -> None:
-    """Users, passwords and queries of addresses become stars."""
+    """Users, passwords and queries of URLs become stars."""
     assert redacted(text) == shown

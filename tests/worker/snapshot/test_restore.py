@@ -33,7 +33,7 @@ def first_commit(bench: Bench) -> Repository:
 
 
 def test_the_pinned_commit_and_not_the_newest(bench: Bench) -> None:
-    """A pin of the first of two commits gets that one."""
+    """With a pin of the first of two commits, that one is restored."""
     status, text = bench.restore()
 
     assert status == 0
@@ -43,13 +43,13 @@ def test_the_pinned_commit_and_not_the_newest(bench: Bench) -> None:
 
 
 def test_comfyui_ref_goes_first(bench: Bench) -> None:
-    """--comfyui-ref overrides the snapshot's commit, and stands in where it has none."""
+    """--comfyui-ref overrides the snapshot's commit, and is used if it has none."""
     assert bench.restore("--comfyui-ref", bench.commits[1], comfyui=None)[0] == 0
     assert (bench.to / "main.py").read_text() == "print('two')\n"
 
 
 def test_nodes_at_their_commits(bench: Bench) -> None:
-    """Each node lies in the folder that the Manager would choose, at its commit; a disabled one does not."""
+    """Each node is in the folder that the Manager would choose, at its commit; a disabled one is not."""
     first = bench.git.put("packs/First.git", {"__init__.py": "1"}, {"__init__.py": "2"})
     nodes = {
         f"{bench.git.url('packs/First.git')}": {"hash": first[0], "disabled": False},
@@ -67,7 +67,7 @@ def test_nodes_at_their_commits(bench: Bench) -> None:
 
 
 def test_submodules(bench: Bench) -> None:
-    """A node's submodule comes with it, at the commit that the node has of it."""
+    """A node's submodule is fetched at the commit that the node pins."""
     bench.git.put("library", {"code.py": "old"})
     [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
 
@@ -92,7 +92,7 @@ def test_submodule_that_is_gone(bench: Bench) -> None:
 
 
 def test_no_git_is_left(bench: Bench) -> None:
-    """The folder has no .git, and anyone may read it; with --keep-git it is a repository at that commit."""
+    """The folder has no .git, and is world-readable; with --keep-git it is a repository at that commit."""
     node = bench.node("node", {})
 
     assert bench.restore(git_custom_nodes=node)[0] == 0
@@ -106,7 +106,7 @@ def test_no_git_is_left(bench: Bench) -> None:
 
 
 def test_server_that_gives_no_commit_by_its_hash(bench: Bench) -> None:
-    """Where there are branches alone, the whole history is fetched, and the pinned commit comes all the same."""
+    """If the server only serves branches, the whole history is fetched, and the pinned commit is restored."""
     status, text = bench.restore("--comfyui-repo", bench.git.dumb_url("ComfyUI"))
 
     assert status == 0
@@ -115,7 +115,7 @@ def test_server_that_gives_no_commit_by_its_hash(bench: Bench) -> None:
 
 
 def test_file_that_comfyui_brings(bench: Bench) -> None:
-    """A file that stands in every snapshot since ComfyUI brings it is no error; another one is, by its name."""
+    """A file that ComfyUI ships, and so is in every snapshot, is no error; another file is, by its name."""
     brought, own = ({"filename": name, "disabled": False} for name in ("websocket_image_save.py", "own.py"))
 
     assert bench.restore(file_custom_nodes=[brought, {"filename": "off.py.disabled", "disabled": True}])[0] == 0
@@ -131,7 +131,7 @@ def test_file_that_comfyui_brings(bench: Bench) -> None:
 
 
 def test_what_is_missing_is_named(bench: Bench) -> None:
-    """A repository and a commit that are not there fail the restore; both are named, and nothing is left."""
+    """A repository and a commit that do not exist fail the restore; both are named, and nothing is left."""
     bench.node("there", {})
     nodes = {
         bench.git.url("gone"): {"hash": NOWHERE, "disabled": False},
@@ -150,7 +150,7 @@ def test_what_is_missing_is_named(bench: Bench) -> None:
 
 @pytest.mark.parametrize("address", ["url", "dumb_url"])
 def test_comfyui_that_is_missing(bench: Bench, address: str) -> None:
-    """Without ComfyUI nothing else is tried."""
+    """Without ComfyUI nothing else is fetched."""
     status, text = bench.restore("--comfyui-repo", getattr(bench.git, address)("gone"))
 
     assert status == 1
@@ -159,7 +159,7 @@ def test_comfyui_that_is_missing(bench: Bench, address: str) -> None:
 
 
 def test_hash_of_a_tag(bench: Bench) -> None:
-    """The hash of a tag object is none of a commit."""
+    """The hash of a tag object is not that of a commit."""
     tag = bench.git.tag("ComfyUI")
 
     status, text = bench.restore("--comfyui-ref", tag)
@@ -169,7 +169,7 @@ def test_hash_of_a_tag(bench: Bench) -> None:
 
 
 def test_submodule_of_a_server_without_shallow_fetches(bench: Bench) -> None:
-    """A submodule at such a server comes whole too."""
+    """A submodule at such a server is fetched with its history too."""
     bench.git.put("library", {"code.py": "old"})
     [commit] = bench.git.put(
         "node", {"__init__.py": ""}, submodule="library", submodule_url=bench.git.dumb_url("library")
@@ -182,7 +182,7 @@ def test_submodule_of_a_server_without_shallow_fetches(bench: Bench) -> None:
 
 
 def test_submodule_of_this_machine(bench: Bench) -> None:
-    """A submodule cannot be a folder of the machine that builds."""
+    """A submodule cannot be a folder of the build machine."""
     bench.git.put("library", {"code.py": "old"})
     local = f"file://{bench.git.folder}/library"
     [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library", submodule_url=local)
@@ -194,12 +194,12 @@ def test_submodule_of_this_machine(bench: Bench) -> None:
 
 
 def test_comfyui_of_this_machine(bench: Bench) -> None:
-    """A folder of this machine may be named by whoever runs the restore."""
+    """The user who runs the restore may use a folder of this machine."""
     assert bench.restore("--comfyui-repo", f"file://{bench.git.folder}/ComfyUI")[0] == 0
 
 
 def test_what_passes_is_tried_again(bench: Bench) -> None:
-    """Two connections that break are no error."""
+    """Two broken connections are retried."""
     bench.git.drop(2)
 
     fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, HASTY))
@@ -209,7 +209,7 @@ def test_what_passes_is_tried_again(bench: Bench) -> None:
 
 
 def test_what_does_not_pass_is_given_up(bench: Bench) -> None:
-    """The third broken connection ends it."""
+    """The third broken connection is an error."""
     bench.git.drop(9)
 
     with pytest.raises(RestoreError, match=r"(?s)ComfyUI: git fetch of .*Given up after 3 attempts"):
@@ -218,7 +218,7 @@ def test_what_does_not_pass_is_given_up(bench: Bench) -> None:
 
 
 def test_server_that_never_answers(bench: Bench) -> None:
-    """A server that takes the connection and says nothing costs its time, and no more."""
+    """A server that accepts the connection and sends nothing times out."""
     bench.git.hang()
 
     with pytest.raises(RestoreError, match=r"(?s)timed out.*Given up after 3 attempts"):
@@ -228,7 +228,7 @@ def test_server_that_never_answers(bench: Bench) -> None:
 
 
 def test_nobody_is_asked_for_a_password(bench: Bench) -> None:
-    """A server that wants a login ends the restore at once, and the login of the address is not shown."""
+    """A server that requires a login ends the restore at once, and the login in the URL is not shown."""
     address = bench.web.url.replace("://", "://user:hunter2@") + "/private"
     bench.web.answer("/private/info/refs", *[UNAUTHORIZED] * 9)
 
@@ -244,7 +244,7 @@ def test_nobody_is_asked_for_a_password(bench: Bench) -> None:
 
 
 def test_folder_that_is_there(bench: Bench) -> None:
-    """An empty folder is taken; one with something in it is refused before anything is fetched."""
+    """An empty folder is accepted; a non-empty one is an error before anything is fetched."""
     bench.to.mkdir(parents=True)
     assert bench.restore()[0] == 0
 
@@ -255,7 +255,7 @@ def test_folder_that_is_there(bench: Bench) -> None:
 
 
 def test_node_that_comfyui_brings(bench: Bench) -> None:
-    """A node does not replace a folder that ComfyUI brings."""
+    """A node does not replace a folder that ComfyUI ships."""
     commits = bench.git.put("Other", {**MAIN, "custom_nodes/node/__init__.py": ""})
 
     status, text = bench.restore(
@@ -285,7 +285,7 @@ def test_folder_that_cannot_be_made(bench: Bench) -> None:
 
 
 def test_it_needs_nothing_but_the_standard_library(bench: Bench) -> None:
-    """It runs on a Python without any package, and from any folder by its script's way of naming paths."""
+    """It runs on a Python without packages, and in any folder with relative paths."""
     ended = subprocess.run(
         [sys.executable, "-S", "-m", "worker.snapshot", "--help"],
         cwd=bench.folder,
@@ -320,7 +320,7 @@ def test_interrupted(bench: Bench, sign: signal.Signals) -> None:
 
 
 def test_git_is_needed(bench: Bench) -> None:
-    """Where there is no git, that is said first."""
+    """If git is not installed, that is reported first."""
     bench.env["PATH"] = str(bench.folder)
 
     status, text = bench.restore()
@@ -343,7 +343,7 @@ def test_git_is_needed(bench: Bench) -> None:
     ],
 )
 def test_wrong_options(bench: Bench, arguments: tuple[str, ...], fault: str) -> None:
-    """A wrong option ends with status 3 and its name, before anything is fetched."""
+    """An invalid option ends with status 3 and its name, before anything is fetched."""
     status, text = bench.restore(*arguments)
 
     assert (status, fault in text) == (3, True), text
@@ -352,7 +352,7 @@ def test_wrong_options(bench: Bench, arguments: tuple[str, ...], fault: str) -> 
 
 
 def test_snapshot_without_comfyui(bench: Bench) -> None:
-    """A snapshot of the nodes alone needs --comfyui-ref."""
+    """A snapshot of the nodes only needs --comfyui-ref."""
     status, text = bench.restore(comfyui=None)
 
     assert status == 3
@@ -360,7 +360,7 @@ def test_snapshot_without_comfyui(bench: Bench) -> None:
 
 
 def test_disk_that_cannot_be_written(bench: Bench) -> None:
-    """What the disk refuses is an error of the part that needed it."""
+    """A disk error is an error of the part that needed the disk."""
     commits = bench.git.put("Other", {"main.py": "", "custom_nodes": "a file"})
 
     status, text = bench.restore(
