@@ -287,7 +287,7 @@ def test_a_model_that_cannot_be_fetched_ends_the_boot(
                 own.boot.finish()
 
     assert "Correct the URL" in str(info.value)
-    assert f"fetching vae/ae.safetensors into {own.directory}/baked: 0.34 GB" in caplog.text
+    assert f"downloading vae/ae.safetensors into {own.directory}/baked: 0.34 GB" in caplog.text
     assert own.boot.process.start_error() is not None
 
 
