@@ -97,7 +97,7 @@ def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]
         (lambda game: game["groups"]["ui"]["assets"][0].pop("prompt"), ("neither a prompt nor a template",)),
         (lambda game: game["groups"]["entities"]["assets"][1].pop("who"), ("who", "template")),
         (lambda game: game["groups"]["entities"]["assets"][0].update({"from": "knigt"}), ("knigt", "knight")),
-        (lambda game: game["groups"]["entities"]["assets"][1].update({"from": "gold"}), ("circle", "gold")),
+        (lambda game: game["groups"]["entities"]["assets"][1].update({"from": "gold"}), ("cycle", "gold")),
         (lambda game: game["groups"]["entities"].update(style="pixl"), ("pixl", "pixel")),
         (lambda game: game["groups"]["ui"]["assets"].append({"name": "coin", "prompt": "x"}), ("twice",)),
         (lambda game: game.pop("groups"), ("groups",)),

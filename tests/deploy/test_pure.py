@@ -144,7 +144,7 @@ def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "code", "told"),
     [
-        (401, {"detail": "invalid api key"}, ErrorCode.AUTH_FAILED, "refuses the API key"),
+        (401, {"detail": "invalid api key"}, ErrorCode.AUTH_FAILED, "rejected the API key"),
         (403, {"detail": "access denied"}, ErrorCode.AUTH_FAILED, "may read and write Serverless"),
         (404, {"detail": "resource not found"}, ErrorCode.ENDPOINT_NOT_FOUND, "RUNPOD_REST_BASE_URL"),
         (422, {"detail": "failed.", "errors": ["body.x: unknown"]}, ErrorCode.NETWORK, "failed; body.x: unknown"),
@@ -153,7 +153,7 @@ def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
             400,
             {"errors": [{"message": "one"}, "two", [3]]},
             ErrorCode.NETWORK,
-            ": one; two; [3]. Correct in deploy.toml",
+            ": one; two; [3]. Correct the named fields in deploy.toml",
         ),
         (409, "taken", ErrorCode.NETWORK, "taken"),
         (500, "<html>oops</html>", ErrorCode.NETWORK, "Run the command again"),

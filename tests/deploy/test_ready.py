@@ -56,7 +56,10 @@ def test_an_endpoint_without_workers_gets_its_job_all_the_same(empty: RunPodPlat
 def test_no_gpu_in_time_is_an_outcome_of_its_own(empty: RunPodPlatform) -> None:
     """It ends with the reason, and the status of a wait that was over."""
     empty.faults.throttle_workers()
-    with client_from_env(empty.client_env()) as client, pytest.raises(NotReady, match="no GPU of this kind") as caught:
+    with (
+        client_from_env(empty.client_env()) as client,
+        pytest.raises(NotReady, match="no free GPU of the allowed types") as caught,
+    ):
         await_worker(client.health, none_stale, ReadyTimeouts(0.5), lambda _: None)
 
     assert caught.value.exit_status == 5

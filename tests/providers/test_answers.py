@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_client.providers.runpod_responses import read_error, read_health, read_progress, read_status, words_of
+from comfy_client.providers.runpod_responses import error_message, read_error, read_health, read_progress, read_status
 from comfy_core.errors import JobError
 
 JSON = st.recursive(
@@ -52,7 +52,7 @@ def test_any_json_reads_as_an_error_a_health_and_a_progress(value: object) -> No
     assert read_health({"jobs": value, "workers": value}).sentence
     read_progress(value)
     read_progress({"stage": "sampling", "percent": value, "preview": value, "step": value})
-    assert "<html" not in words_of(json.dumps(value))
+    assert "<html" not in error_message(json.dumps(value))
 
 
 ENTRIES = st.dictionaries(
@@ -82,4 +82,4 @@ def test_any_text_reads_as_an_error_and_as_words(text: str) -> None:
     """They are short, and markup is none of them."""
     read_error(text)
 
-    assert len(words_of(text)) <= 300
+    assert len(error_message(text)) <= 300

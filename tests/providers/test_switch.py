@@ -92,13 +92,17 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
     ("changes", "said"),
     [
         ({"IMAGE_GENERATION_PROVIDER": "comfui"}, 'did you mean "comfyui"'),
-        ({"IMAGE_GENERATION_PROVIDER": "dalle"}, "There are comfyui, runpod, scenario"),
+        ({"IMAGE_GENERATION_PROVIDER": "dalle"}, "Providers: comfyui, runpod, scenario"),
         ({"RUNPOD_API_KEY": "with a space"}, "RUNPOD_API_KEY"),
         ({"RUNPOD_API_KEY": "newline\nin it"}, "RUNPOD_API_KEY"),
         ({"RUNPOD_API_KEY": "ключ"}, "RUNPOD_API_KEY"),
-        ({"RUNPOD_ENDPOINT_ID": "https://api.runpod.ai/v2/x"}, "no id of an endpoint"),
+        ({"RUNPOD_ENDPOINT_ID": "https://api.runpod.ai/v2/x"}, "not an endpoint id"),
         ({"RUNPOD_ENDPOINT_BASE_URL": "api.runpod.ai"}, "RUNPOD_ENDPOINT_BASE_URL"),
-        ({"COMFYUI_ENDPOINT": "gpu"}, "no address of a ComfyUI"),
+        ({"RUNPOD_ENDPOINT_BASE_URL": "http://[::1"}, "RUNPOD_ENDPOINT_BASE_URL"),
+        ({"COMFYUI_ENDPOINT": "gpu"}, "is not a valid ComfyUI URL"),
+        ({"COMFYUI_ENDPOINT": "http://[::1"}, "is not a valid ComfyUI URL"),
+        ({"COMFYUI_ENDPOINT": "http://gpu:99999"}, "is not a valid ComfyUI URL"),
+        ({"COMFYUI_ENDPOINT": "http://me:rpa_secret@gpu"}, "without user name"),
     ],
 )
 def test_a_wrong_variable_is_named(changes: dict[str, str], said: str) -> None:
