@@ -60,9 +60,12 @@ SUFFIXES = {"", ".html", ".js", ".json", ".md", ".mjs", ".py", ".sh", ".toml", "
 
 
 def pattern(phrase: str) -> re.Pattern[str]:
-    """Return what matches a phrase in prose, also over a line break of a comment. `is None` is Python, and allowed."""
+    """Return what matches a phrase in prose, also over a line break of a comment.
+
+    `is None` is Python, and "there is none" is plain English: both are allowed.
+    """
     words = r"[\s#]+".join(re.escape(word) for word in phrase.split())
-    return re.compile(rf"\b[{words[0].upper()}{words[0]}]{words[1:]}\b")
+    return re.compile(rf"(?<!\bthere\s)\b[{words[0].upper()}{words[0]}]{words[1:]}\b")
 
 
 PATTERNS = {phrase: pattern(phrase) for phrase in WRITE}
