@@ -109,16 +109,16 @@ def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> Non
     assert [event for event in events if isinstance(event, Sampling)] == [Sampling(1, 1, 3, 20, 15)]
 
 
-class Asked(http.server.BaseHTTPRequestHandler):
-    """Answers each submit with a job, and keeps what was asked for."""
+class SubmitRecorder(http.server.BaseHTTPRequestHandler):
+    """Responds to each submit with a job, and records the query parameters."""
 
     queries: list[dict[str, list[str]]]
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log."""
 
     def do_POST(self) -> None:
-        """Take a job."""
+        """Accept a job."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.queries.append(parse_qs(urlsplit(self.path).query))
         body = json.dumps({"id": "sync-1", "status": "IN_QUEUE"}).encode()
@@ -130,9 +130,9 @@ class Asked(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
-    """An address where jobs are taken, and what was asked for there."""
+    """The URL of a server that accepts jobs, and the recorded query parameters."""
     queries: list[dict[str, list[str]]] = []
-    kept = type("Kept", (Asked,), {"queries": queries})
+    kept = type("Kept", (SubmitRecorder,), {"queries": queries})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
