@@ -22,9 +22,8 @@ from comfy_client.providers.interface import (
     JobStatus,
     Progress,
 )
-from comfy_core.comfyui.outputs import Output, job_outputs
-from comfy_core.comfyui.prompt_monitor import Limits
-from comfy_core.comfyui.prompt_monitor import Sampling as Sampled
+from comfy_core.comfyui.outputs import JobOutput, job_outputs
+from comfy_core.comfyui.prompt_monitor import RunProgress, WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode, ErrorReport, Fault
@@ -62,7 +61,7 @@ class _DirectJob:
         if (error := self.stop()) is not None:
             raise error
 
-    def observe(self, sampled: Sampled) -> None:
+    def observe(self, sampled: RunProgress) -> None:
         progress = Progress(
             "sampling", sampled.picture, sampled.pictures, sampled.step, sampled.steps, sampled.percent, sampled.preview
         )
@@ -189,7 +188,7 @@ class DirectProvider:
     def _run(self, job: _DirectJob) -> None:
         begun_at = time.monotonic()
         try:
-            limits = Limits(timeout_s=job.timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
+            limits = WaitLimits(timeout_s=job.timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
             rendered = job.rendered
             run = run_graphs(
                 self._server,
@@ -237,7 +236,7 @@ class DirectProvider:
         )
 
 
-def _image(output: Output) -> GeneratedImage:
+def _image(output: JobOutput) -> GeneratedImage:
     facts = output.facts
     return GeneratedImage(
         filename=output.filename,

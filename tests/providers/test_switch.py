@@ -99,9 +99,9 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
         ({"RUNPOD_ENDPOINT_ID": "https://api.runpod.ai/v2/x"}, "not an endpoint id"),
         ({"RUNPOD_ENDPOINT_BASE_URL": "api.runpod.ai"}, "RUNPOD_ENDPOINT_BASE_URL"),
         ({"RUNPOD_ENDPOINT_BASE_URL": "http://[::1"}, "RUNPOD_ENDPOINT_BASE_URL"),
-        ({"COMFYUI_ENDPOINT": "gpu"}, "no address of a ComfyUI"),
-        ({"COMFYUI_ENDPOINT": "http://[::1"}, "no address of a ComfyUI"),
-        ({"COMFYUI_ENDPOINT": "http://gpu:99999"}, "no address of a ComfyUI"),
+        ({"COMFYUI_ENDPOINT": "gpu"}, "is not a valid ComfyUI URL"),
+        ({"COMFYUI_ENDPOINT": "http://[::1"}, "is not a valid ComfyUI URL"),
+        ({"COMFYUI_ENDPOINT": "http://gpu:99999"}, "is not a valid ComfyUI URL"),
         ({"COMFYUI_ENDPOINT": "http://me:rpa_secret@gpu"}, "without user name"),
     ],
 )
