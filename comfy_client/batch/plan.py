@@ -243,7 +243,7 @@ class _PlanBuilder:
             path = name if number == 0 else f"{name}-{number + 1}"
             seed = own["seed"] + number if "seed" in own else seed_of(self._data["game"], path)
             request = {**inputs, "seed": seed}
-            self._check(where, request, has_picture=bool(source))
+            self._check(where, request, has_image=bool(source))
             digest = _digest(request, made[source].digest if source else "")
             yield PlannedAsset(path, group_name, group.get("type", group_name), prompt, request, source, digest)
 
@@ -281,12 +281,12 @@ class _PlanBuilder:
             }
         return f"{style.get('prefix', '')}{text}{style.get('suffix', '')}", negative
 
-    def _check(self, where: str, request: JsonObject, *, has_picture: bool) -> None:
+    def _check(self, where: str, request: JsonObject, *, has_image: bool) -> None:
         """Validate a request as the worker would, so that nothing is paid before the whole file is valid."""
         if self._faults:
             return
         try:
-            read_request({**request, **({"image": _PLACEHOLDER_IMAGE} if has_picture else {})}, self._workflows)
+            read_request({**request, **({"image": _PLACEHOLDER_IMAGE} if has_image else {})}, self._workflows)
         except JobError as error:
             for fault in error.report.details.get("faults", [{"path": "", "message": error.report.message}]):
                 self._faults.append(Fault(f"{where}.{fault['path']}", fault["message"]))
