@@ -26,7 +26,7 @@ NOWHERE = "this-lora-is-nowhere.safetensors"
 
 
 @dataclass
-class Case:
+class EndpointCheck:
     """One job: what was asked, what came of it, and whether that is right."""
 
     name: str
@@ -46,21 +46,21 @@ class Evidence:
     folder: Path
     inputs: Mapping[str, Any]
 
-    def txt2img(self, case: Case) -> None:
+    def txt2img(self, case: EndpointCheck) -> None:
         """Make a picture of a prompt."""
         self._keep(case, self.client.run(**case.request))
 
-    def img2img(self, case: Case) -> None:
+    def img2img(self, case: EndpointCheck) -> None:
         """Make a picture of a picture."""
         (self.folder / "in.png").write_bytes(PICTURE.read_bytes())
         case.pictures.append("in.png")
         self._keep(case, self.client.run(image=PICTURE, **case.request))
 
-    def graph(self, case: Case) -> None:
+    def graph(self, case: EndpointCheck) -> None:
         """Run a whole graph, with a value of it set."""
         self._keep(case, self.client.run(**case.request))
 
-    def bad_request(self, case: Case) -> None:
+    def bad_request(self, case: EndpointCheck) -> None:
         """Ask for a file that no worker has."""
         try:
             self.client.run(**case.request)
@@ -71,7 +71,7 @@ class Evidence:
         else:
             case.problem = "a job that cannot work ended well"
 
-    def cancel(self, case: Case) -> None:
+    def cancel(self, case: EndpointCheck) -> None:
         """Cancel a job while it runs."""
         job = self.client.submit(**case.request)
         case.outcome = {"job_id": job.id}
@@ -84,7 +84,7 @@ class Evidence:
         else:
             case.problem = "the job ended before it could be cancelled; ask for more --steps"
 
-    def _keep(self, case: Case, result: GenerationResult) -> None:
+    def _keep(self, case: EndpointCheck, result: GenerationResult) -> None:
         for number, image in enumerate(result.images, 1):
             name = f"{case.name}-{number}{Path(image.filename).suffix}"
             image.save(self.folder / name)
@@ -107,7 +107,7 @@ class Evidence:
         }
 
 
-def cases(inputs: Mapping[str, Any]) -> list[Case]:
+def cases(inputs: Mapping[str, Any]) -> list[EndpointCheck]:
     """Return what is asked of the endpoint; `inputs` are size, steps and seed."""
     template = load_workflows(default_directory())["flux-dev-txt2img"]
     values = {name: rule["default"] for name, rule in template.inputs.items() if "default" in rule}
@@ -115,21 +115,23 @@ def cases(inputs: Mapping[str, Any]) -> list[Case]:
     seed = inputs["seed"] + 1
     knight = {"prompt": "a pixel art knight, game asset, plain background", **inputs}
     return [
-        Case("txt2img", "a prompt becomes two pictures with their seeds", {**knight, "num_images": 2}),
-        Case(
+        EndpointCheck("txt2img", "a prompt becomes two pictures with their seeds", {**knight, "num_images": 2}),
+        EndpointCheck(
             "img2img",
             "a picture and a prompt become a picture",
             {**knight, "prompt": "as an oil painting", "strength": 0.6},
         ),
-        Case("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
-        Case("bad_request", "what cannot work is refused with its reason", {**knight, "loras": [{"name": NOWHERE}]}),
-        Case("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
+        EndpointCheck("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
+        EndpointCheck(
+            "bad_request", "what cannot work is refused with its reason", {**knight, "loras": [{"name": NOWHERE}]}
+        ),
+        EndpointCheck("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
     ]
 
 
-def play(evidence: Evidence, case: Case) -> None:
+def play(evidence: Evidence, case: EndpointCheck) -> None:
     """Run one case, and keep what came of it."""
-    does: dict[str, Callable[[Case], None]] = {
+    does: dict[str, Callable[[EndpointCheck], None]] = {
         "txt2img": evidence.txt2img,
         "img2img": evidence.img2img,
         "graph": evidence.graph,
@@ -149,7 +151,7 @@ def play(evidence: Evidence, case: Case) -> None:
         )
 
 
-def page(all_cases: list[Case], about: str) -> str:
+def page(all_cases: list[EndpointCheck], about: str) -> str:
     """Return index.html: each case with its pictures, request and result side by side."""
     rows = "\n".join(
         f"<tr><td><b>{case.name}</b><br>{html.escape(case.promise)}<br>{case.seconds:.1f} s<br>"

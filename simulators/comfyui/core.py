@@ -19,10 +19,10 @@ from aiohttp import web
 from simulators.comfyui.executor import Executor, Tools
 from simulators.comfyui.faults import Cut, Faults
 from simulators.comfyui.files import Folders
-from simulators.comfyui.progress import Progress
-from simulators.comfyui.queue_and_history import Prompt, PromptQueue
+from simulators.comfyui.progress import NodeProgress
+from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from simulators.comfyui.routes import application
-from simulators.comfyui.sampling import Pace, Sampling
+from simulators.comfyui.sampling import Pace, SamplingLoop
 from simulators.comfyui.sockets import Sockets
 
 KILLED = 137
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimulatorSettings:
     """How one server is set up."""
 
     host: str
@@ -56,7 +56,7 @@ class Execution:
 class Core:
     """One server. Everything here runs in its event loop."""
 
-    def __init__(self, settings: Settings, faults: Faults) -> None:
+    def __init__(self, settings: SimulatorSettings, faults: Faults) -> None:
         self._settings = settings
         self._port = settings.port
         self._listener: asyncio.Server | None = None
@@ -67,7 +67,7 @@ class Core:
         self._number = 0
         self._is_freeing = False
         self._ending = asyncio.Event()
-        self._sampling = Sampling(settings.pace, faults, self._cut_client)
+        self._sampling = SamplingLoop(settings.pace, faults, self._cut_client)
         self._executor = Executor(Tools(settings.folders, faults, self._sampling))
         self.faults = faults
         self.folders = settings.folders
@@ -171,11 +171,11 @@ class Core:
                 self._is_freeing = False
                 self._executor.forget()
 
-    async def _run(self, prompt: Prompt) -> None:
+    async def _run(self, prompt: QueuedPrompt) -> None:
         started_at = time.monotonic()
         self.executed_prompts.append(prompt.prompt_id)
         self.sockets.client_id = prompt.client_id
-        progress = Progress(self.sockets, prompt)
+        progress = NodeProgress(self.sockets, prompt)
         entry = await self._executor.run(prompt, progress)
         self.sockets.running_node = None
         await asyncio.sleep(self.faults.history_delay_s)
@@ -234,10 +234,10 @@ class Core:
     def _accepted(self) -> asyncio.Protocol:
         self.connections += 1
         server = self._runner.server
-        return server() if server is not None and self._listener is not None else _Refusal()
+        return server() if server is not None and self._listener is not None else _ClosedConnection()
 
 
-class _Refusal(asyncio.Protocol):
+class _ClosedConnection(asyncio.Protocol):
     """Takes a connection that was accepted just before the port closed, and cuts it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -34,11 +34,11 @@ from simulators.comfyui.graph import RunOrder, inputs_of, is_link, signatures
 from simulators.comfyui.literals import check_literals
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.nodes import BEHAVIOURS
-from simulators.comfyui.progress import Progress
-from simulators.comfyui.queue_and_history import Prompt
-from simulators.comfyui.sampling import Interrupted, Sampling
+from simulators.comfyui.progress import NodeProgress
+from simulators.comfyui.queue_and_history import QueuedPrompt
+from simulators.comfyui.sampling import PromptInterrupted, SamplingLoop
 from simulators.comfyui.sockets import PNG
-from simulators.comfyui.values import Bench, Latent, NodeFailure, Result
+from simulators.comfyui.values import Latent, NodeContext, NodeFailure, Result
 
 NEVER_KNOWN = ("SaveImageWebsocket",)
 FAILURES = (NodeFailure, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -46,7 +46,7 @@ FAILURES = (NodeFailure, OSError, ValueError, SyntaxError, EOFError, Image.Decom
 
 
 @dataclass(frozen=True)
-class Known:
+class CacheEntry:
     """The result of a node, and how history describes the node."""
 
     result: Result
@@ -59,7 +59,7 @@ class Tools:
 
     folders: Folders
     faults: Faults
-    sampling: Sampling
+    sampling: SamplingLoop
 
 
 class Executor:
@@ -67,13 +67,13 @@ class Executor:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, CacheEntry] = {}
 
     def forget(self) -> None:
         """Let go of all results."""
         self._known = {}
 
-    async def run(self, prompt: Prompt, progress: Progress) -> dict[str, Any]:
+    async def run(self, prompt: QueuedPrompt, progress: NodeProgress) -> dict[str, Any]:
         """Run a prompt; return what history keeps besides the prompt itself."""
         self._tools.sampling.begin()
         progress.message("execution_start", {})
@@ -82,7 +82,7 @@ class Executor:
         self._known = {key: self._known[key] for key in keys.values() if key in self._known}
         cached = [node_id for node_id, key in keys.items() if key in self._known]
         progress.message("execution_cached", {"nodes": cached})
-        run = _Run(self._tools, self._known, prompt, graph, progress, keys)
+        run = _PromptRun(self._tools, self._known, prompt, graph, progress, keys)
         is_success = await run.to_its_end(cached)
         known = {node_id: self._known[key] for node_id, key in keys.items() if key in self._known}
         status = {"status_str": "success" if is_success else "error", "completed": is_success}
@@ -105,14 +105,14 @@ def _own_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> obje
 
 
 @dataclass(frozen=True)
-class _Run:
+class _PromptRun:
     """One run of one prompt."""
 
     tools: Tools
-    known: dict[str, Known]
-    prompt: Prompt
+    known: dict[str, CacheEntry]
+    prompt: QueuedPrompt
     graph: dict[str, Any]
-    progress: Progress
+    progress: NodeProgress
     keys: dict[str, str]
     executed: list[str] = field(default_factory=list)
 
@@ -139,7 +139,7 @@ class _Run:
         given = self._given(node_id)
         try:
             result = await self._result(node_id, given)
-        except Interrupted:
+        except PromptInterrupted:
             self.progress.message("execution_interrupted", self._where(node_id))
             return False
         except FAILURES as failure:
@@ -148,7 +148,7 @@ class _Run:
         if result.shown:
             self.progress.executed(node_id, result.shown)
         places = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
-        self.known[self.keys[node_id]] = Known(result, places)
+        self.known[self.keys[node_id]] = CacheEntry(result, places)
         self.progress.finished(node_id)
         self.executed.append(node_id)
         return True
@@ -175,7 +175,7 @@ class _Run:
             return value
         return self.known[self.keys[value[0]]].result.outputs[value[1]]
 
-    def _bench(self, node_id: str) -> Bench:
+    def _bench(self, node_id: str) -> NodeContext:
         async def sample(latent: Latent, steps: int) -> None:
             await self.tools.sampling.run(
                 latent.frames[0], steps, lambda step, picture: self.progress.stepped(node_id, step, steps, picture)
@@ -186,7 +186,7 @@ class _Run:
             self.progress.stepped(node_id, index, count, (PNG, file))
 
         extra = self.prompt.extra_data.get("extra_pnginfo")
-        return Bench(self.tools.folders, self.graph, extra, sample, send_picture)
+        return NodeContext(self.tools.folders, self.graph, extra, sample, send_picture)
 
     def _hidden(self, node_id: str) -> dict[str, Any]:
         saves_metadata = NODE_TYPES[self.graph[node_id]["class_type"]].saves_metadata

@@ -21,7 +21,7 @@ SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
 
 
 @dataclass(frozen=True, order=True)
-class Prompt:
+class QueuedPrompt:
     """One prompt as it was queued."""
 
     number: float
@@ -46,8 +46,8 @@ class PromptQueue:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._waiting: list[Prompt] = []
-        self._running: Prompt | None = None
+        self._waiting: list[QueuedPrompt] = []
+        self._running: QueuedPrompt | None = None
         self._history: dict[str, dict[str, Any]] = {}
         self._woken = asyncio.Event()
 
@@ -72,7 +72,7 @@ class PromptQueue:
         """Return the ids of the prompts that ended, oldest first."""
         return list(self._history)
 
-    def put(self, prompt: Prompt) -> None:
+    def put(self, prompt: QueuedPrompt) -> None:
         """Add a prompt."""
         heapq.heappush(self._waiting, prompt)
         self._changed()
@@ -82,7 +82,7 @@ class PromptQueue:
         """Let `next_prompt` return even though nothing waits."""
         self._woken.set()
 
-    async def next_prompt(self) -> Prompt | None:
+    async def next_prompt(self) -> QueuedPrompt | None:
         """Wait for a prompt or a wake-up; return the prompt, which runs from now on."""
         if not self._waiting:
             await self._woken.wait()

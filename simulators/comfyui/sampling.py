@@ -18,7 +18,7 @@ Told = Callable[[int, "tuple[int, bytes] | None"], None]
 """Tells that a step is done, with its preview."""
 
 
-class Interrupted(Exception):  # noqa: N818  not an error
+class PromptInterrupted(Exception):  # noqa: N818  not an error
     """Someone interrupted the prompt."""
 
 
@@ -30,7 +30,7 @@ class Pace:
     previews: bool = False
 
 
-class Sampling:
+class SamplingLoop:
     """Goes through steps, one sampler at a time."""
 
     def __init__(self, pace: Pace, faults: Faults, cut: Callable[[Cut], None]) -> None:
@@ -60,7 +60,7 @@ class Sampling:
     def check(self) -> None:
         """Raise Interrupted where someone interrupted."""
         if self._is_interrupted:
-            raise Interrupted
+            raise PromptInterrupted
 
     async def run(self, sketch: Sketch, steps: int, told: Told) -> None:
         """Go through all steps of a sampler."""

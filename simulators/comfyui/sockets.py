@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Client:
+class WebSocketClient:
     """One connected websocket."""
 
     socket: web.WebSocketResponse
@@ -54,8 +54,8 @@ class Sockets:
 
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         self._status = status
-        self._clients: dict[str, Client] = {}
-        self._open: list[Client] = []
+        self._clients: dict[str, WebSocketClient] = {}
+        self._open: list[WebSocketClient] = []
         self._outbox: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self.client_id: str | None = None
         self.running_node: str | None = None
@@ -128,7 +128,7 @@ class Sockets:
         response = web.WebSocketResponse(autoping=False)  # a stalled socket answers no ping either
         await response.prepare(request)
         sid = request.query.get("clientId") or uuid.uuid4().hex
-        client = Client(response, request)
+        client = WebSocketClient(response, request)
         self._clients[sid] = client
         self._open.append(client)
         try:
@@ -145,7 +145,7 @@ class Sockets:
         if self.client_id == sid and self.running_node is not None:
             await self._answer(sid, "executing", {"node": self.running_node})
 
-    async def _listen(self, client: Client, sid: str) -> None:
+    async def _listen(self, client: WebSocketClient, sid: str) -> None:
         is_first = True
         async for message in client.socket:
             if message.type == WSMsgType.PING and not client.is_stalled:
@@ -167,7 +167,7 @@ class Sockets:
             if not client.is_stalled:
                 await _attempt(client.socket.send_str(json.dumps({"type": event, "data": data})))
 
-    def _queue(self, send: Callable[[Client], Awaitable[None]], sid: str | None) -> None:
+    def _queue(self, send: Callable[[WebSocketClient], Awaitable[None]], sid: str | None) -> None:
         async def action() -> None:
             for client in self._of(sid):
                 if not client.is_stalled:
@@ -175,12 +175,12 @@ class Sockets:
 
         self.call(action)
 
-    def _of(self, sid: str | None) -> list[Client]:
+    def _of(self, sid: str | None) -> list[WebSocketClient]:
         if sid is None:
             return list(self._clients.values())
         return [self._clients[sid]] if sid in self._clients else []
 
-    def _forget(self, sid: str | None) -> list[Client]:
+    def _forget(self, sid: str | None) -> list[WebSocketClient]:
         clients = self._of(sid)
         for client in clients:
             client.is_cut = True

@@ -90,7 +90,7 @@ class Latent:
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageBatch:
     """A batch of pictures."""
 
     frames: tuple[Image.Image, ...] = field(repr=False)
@@ -116,7 +116,7 @@ def _temp_suffix() -> str:
 
 
 @dataclass(frozen=True)
-class Bench:
+class NodeContext:
     """What a running node may touch besides its inputs."""
 
     folders: Folders
@@ -127,5 +127,5 @@ class Bench:
     temp_suffix: str = field(default_factory=_temp_suffix)
 
 
-Behaviour = Callable[[Bench, Given], "Result | Awaitable[Result]"]
+Behaviour = Callable[[NodeContext, Given], "Result | Awaitable[Result]"]
 """What a node does. A coroutine runs on the event loop, anything else in a thread."""

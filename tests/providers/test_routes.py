@@ -109,7 +109,7 @@ def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> Non
     assert [event for event in events if isinstance(event, Sampling)] == [Sampling(1, 1, 3, 20, 15)]
 
 
-class Asked(http.server.BaseHTTPRequestHandler):
+class PathRecorder(http.server.BaseHTTPRequestHandler):
     """Answers each submit with a job, and keeps what was asked for."""
 
     queries: list[dict[str, list[str]]]
@@ -132,7 +132,7 @@ class Asked(http.server.BaseHTTPRequestHandler):
 def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
     """An address where jobs are taken, and what was asked for there."""
     queries: list[dict[str, list[str]]] = []
-    kept = type("Kept", (Asked,), {"queries": queries})
+    kept = type("Kept", (PathRecorder,), {"queries": queries})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

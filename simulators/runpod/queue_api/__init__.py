@@ -32,22 +32,22 @@ it is called for COMPLETED, FAILED and TIMED_OUT ?. Cancelling a job that ended 
 CANCELLED ?, TIMED_OUT has no error ?, and what else RunPod may have (rate limits, requests, batch, ?ttl=) is not here.
 """
 
-from .faults import Faults
+from .config import PlatformConfig
+from .faults import QueueFaults
 from .platform import RunPodPlatform
-from .terms import Terms
-from .values import Job, JobState, Ping, Post, Step, Take, WebhookCall
+from .values import Ping, Post, QueueJob, QueueJobState, StateChange, Take, WebhookCall
 from .worker_process import WorkerProcess
 
 __all__ = [
-    "Faults",
-    "Job",
-    "JobState",
     "Ping",
+    "PlatformConfig",
     "Post",
+    "QueueFaults",
+    "QueueJob",
+    "QueueJobState",
     "RunPodPlatform",
-    "Step",
+    "StateChange",
     "Take",
-    "Terms",
     "WebhookCall",
     "WorkerProcess",
 ]

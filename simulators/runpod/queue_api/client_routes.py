@@ -7,10 +7,10 @@ from collections.abc import Callable
 from aiohttp import web
 
 from .bodies import NOT_JSON, not_json, problem, status_of, too_large
-from .book import Book
 from .changes import Changes
-from .terms import Terms
-from .values import Job, JsonObject
+from .config import PlatformConfig
+from .state import JobStore
+from .values import JsonObject, QueueJob
 
 SYNC_WAIT_MS = 90_000
 STREAM_WAIT_MS = 10_000
@@ -20,7 +20,9 @@ LONGEST_WAIT_MS = 300_000
 class ClientRoutes:
     """What clients may ask. Each route gets the request and what its body holds."""
 
-    def __init__(self, book: Book, terms: Terms, changes: Changes, workers: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, book: JobStore, terms: PlatformConfig, changes: Changes, workers: Callable[[], dict[str, int]]
+    ) -> None:
         self._book = book
         self._terms = terms
         self._changes = changes
@@ -80,7 +82,7 @@ class ClientRoutes:
 
     async def _submitted(
         self, request: web.Request, body: object, limit_bytes: int, *, is_sync: bool
-    ) -> Job | web.Response:
+    ) -> QueueJob | web.Response:
         if len(await request.read()) > limit_bytes:
             return too_large(limit_bytes)
         if body is NOT_JSON:
@@ -90,7 +92,7 @@ class ClientRoutes:
         self.submissions += 1
         return self._book.submit(body, is_sync=is_sync)
 
-    def _found(self, request: web.Request) -> Job | None:
+    def _found(self, request: web.Request) -> QueueJob | None:
         return self._book.find(request.match_info["job"])
 
     def _has_news(self, job_id: str) -> bool:
@@ -98,7 +100,7 @@ class ClientRoutes:
         return job.state.is_final or len(job.chunks) > job.fetched_chunks
 
 
-def _brief(job: Job) -> web.Response:
+def _brief(job: QueueJob) -> web.Response:
     body: JsonObject = {"id": job.id, "status": job.state.value}
     return web.json_response(body)
 

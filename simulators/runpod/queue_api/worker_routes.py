@@ -7,11 +7,11 @@ import time
 from aiohttp import web
 
 from .bodies import NOT_JSON, not_json, problem, too_large
-from .book import Book
 from .changes import Changes
-from .faults import Faults
-from .terms import MIB, Terms
-from .values import JobState, JsonObject, Ping, Post, PostKind, Take
+from .config import MIB, PlatformConfig
+from .faults import QueueFaults
+from .state import JobStore
+from .values import JsonObject, Ping, Post, PostKind, QueueJobState, Take
 
 CHUNK_LIMIT_BYTES = MIB
 SILENCE_S = 15.0
@@ -21,7 +21,7 @@ SILENCE_S = 15.0
 class WorkerRoutes:
     """What workers may ask, and what was heard of them, in order. A route gets the request and what its body holds."""
 
-    def __init__(self, book: Book, terms: Terms, changes: Changes, faults: Faults) -> None:
+    def __init__(self, book: JobStore, terms: PlatformConfig, changes: Changes, faults: QueueFaults) -> None:
         self._book = book
         self._terms = terms
         self._changes = changes
@@ -109,7 +109,7 @@ class WorkerRoutes:
             if now < heard_at + SILENCE_S + self._terms.long_poll_s
         }
         unhealthy, well = alive & self._unhealthy, alive - self._unhealthy
-        busy = well & {job.worker_id for job in self._book.jobs.values() if job.state is JobState.IN_PROGRESS}
+        busy = well & {job.worker_id for job in self._book.jobs.values() if job.state is QueueJobState.IN_PROGRESS}
         idle = well - busy
         shortage = self._faults.shortage
         return {

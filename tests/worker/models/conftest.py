@@ -25,7 +25,7 @@ class Served:
     path: str
 
 
-class Models:
+class ModelSetup:
     """A server that stands for Hugging Face, and what is put there."""
 
     def __init__(self, server: ModelServer) -> None:
@@ -43,7 +43,7 @@ class Models:
 
 
 @pytest.fixture
-def models() -> Iterator[Models]:
+def models() -> Iterator[ModelSetup]:
     """A fresh server."""
     with ModelServer() as server:
-        yield Models(server)
+        yield ModelSetup(server)

@@ -19,10 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from simulators.hugging_face import Answer
+from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
 from tests.needs import left_out
-from tests.worker.models.conftest import SIZE, Models, Served
+from tests.worker.models.conftest import SIZE, ModelSetup, Served
 from worker.models.download import DownloadRetryPolicy, check_models, fetch_models
 from worker.models.files import locked_part
 from worker.models.listing import ModelError, ModelFile, ModelsError
@@ -48,7 +48,7 @@ class Pauses(threading.Event):
 
 
 def failure(
-    models: Models, folder: Path, *served: Served, hub: Hub | None = None, retry_policy: DownloadRetryPolicy = QUICK
+    models: ModelSetup, folder: Path, *served: Served, hub: Hub | None = None, retry_policy: DownloadRetryPolicy = QUICK
 ) -> str:
     """Fetch in vain; return the error of the one model that failed."""
     with pytest.raises(ModelsError) as info:
@@ -65,7 +65,7 @@ def left(folder: Path) -> list[str]:
 # What goes well.
 
 
-def test_all_are_fetched(models: Models, tmp_path: Path) -> None:
+def test_all_are_fetched(models: ModelSetup, tmp_path: Path) -> None:
     """Each model comes to its place, with nothing but its marker beside it, and not writable by others."""
     served = [models.put(f"loras/{number}.safetensors", 300_000 + number) for number in range(6)]
 
@@ -78,7 +78,7 @@ def test_all_are_fetched(models: Models, tmp_path: Path) -> None:
     assert left(tmp_path) == sorted(f"{each.model.path}{end}" for each in served for end in ("", ".verified"))
 
 
-def test_what_is_there_is_not_asked_for(models: Models, tmp_path: Path) -> None:
+def test_what_is_there_is_not_asked_for(models: ModelSetup, tmp_path: Path) -> None:
     """A second run asks for nothing, and reads no file: it goes by the marker, the size and the time of change."""
     served = models.put()
     read: list[int] = []
@@ -90,7 +90,7 @@ def test_what_is_there_is_not_asked_for(models: Models, tmp_path: Path) -> None:
     assert read == []
 
 
-def test_a_file_of_unknown_origin_is_read_once(models: Models, tmp_path: Path) -> None:
+def test_a_file_of_unknown_origin_is_read_once(models: ModelSetup, tmp_path: Path) -> None:
     """A right file that was copied there is hashed at first sight and never again; it is not fetched."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -106,7 +106,7 @@ def test_a_file_of_unknown_origin_is_read_once(models: Models, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"short", bytes(SIZE)], ids=["wrong size", "wrong bytes"])
-def test_another_file_is_replaced(models: Models, tmp_path: Path, content: bytes) -> None:
+def test_another_file_is_replaced(models: ModelSetup, tmp_path: Path, content: bytes) -> None:
     """What has the name of a model and other bytes is replaced by it."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -118,7 +118,7 @@ def test_another_file_is_replaced(models: Models, tmp_path: Path, content: bytes
     assert target.read_bytes() == served.content
 
 
-def test_another_file_stays_until_the_right_one_is_there(models: Models, tmp_path: Path) -> None:
+def test_another_file_stays_until_the_right_one_is_there(models: ModelSetup, tmp_path: Path) -> None:
     """Where the right bytes do not come, what was there is still there."""
     served = models.put(served=b"also wrong")
     target = tmp_path / served.model.path
@@ -130,7 +130,7 @@ def test_another_file_stays_until_the_right_one_is_there(models: Models, tmp_pat
     assert target.read_bytes() == b"wrong"
 
 
-def test_a_changed_file_is_seen_without_check(models: Models, tmp_path: Path) -> None:
+def test_a_changed_file_is_seen_without_check(models: ModelSetup, tmp_path: Path) -> None:
     """A marker does not count for a file that was changed after it: its time tells."""
     served = models.put()
     fetch_models([served.model], tmp_path, models.hub)
@@ -146,7 +146,7 @@ def test_a_changed_file_is_seen_without_check(models: Models, tmp_path: Path) ->
 # Cut, resumed, begun anew.
 
 
-def test_a_cut_is_gone_on_with(models: Models, tmp_path: Path) -> None:
+def test_a_cut_is_gone_on_with(models: ModelSetup, tmp_path: Path) -> None:
     """Cut at 30 %, only the rest is asked for, but for the piece that was on its way."""
     served = models.put()
     models.server.cut(served.path, CUT)
@@ -159,7 +159,7 @@ def test_a_cut_is_gone_on_with(models: Models, tmp_path: Path) -> None:
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_a_server_without_ranges_is_begun_with_anew(models: Models, tmp_path: Path) -> None:
+def test_a_server_without_ranges_is_begun_with_anew(models: ModelSetup, tmp_path: Path) -> None:
     """A server that answers a range with 200 is read from the start."""
     served = models.put()
     models.server.cut(served.path, CUT)
@@ -174,13 +174,13 @@ def test_a_server_without_ranges_is_begun_with_anew(models: Models, tmp_path: Pa
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(416),
-        Answer(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
-        Answer(206, {"Content-Range": "nonsense"}, bytes(10)),
+        ModelResponse(416),
+        ModelResponse(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
+        ModelResponse(206, {"Content-Range": "nonsense"}, bytes(10)),
     ],
     ids=["416", "206 from elsewhere", "206 without a range"],
 )
-def test_an_answer_to_another_range_is_not_taken(models: Models, tmp_path: Path, answer: Answer) -> None:
+def test_an_answer_to_another_range_is_not_taken(models: ModelSetup, tmp_path: Path, answer: ModelResponse) -> None:
     """What does not go on where the part ends is thrown away, and the model is asked for from its start."""
     served = models.put()
     kept_part(tmp_path, served, served.content[:CUT])
@@ -200,7 +200,7 @@ def kept_part(folder: Path, served: Served, content: bytes) -> Path:
     return part
 
 
-def test_a_whole_part_is_asked_for_no_more(models: Models, tmp_path: Path) -> None:
+def test_a_whole_part_is_asked_for_no_more(models: ModelSetup, tmp_path: Path) -> None:
     """Killed between the last byte and the move, the next run only hashes and moves."""
     served = models.put()
     kept_part(tmp_path, served, served.content)
@@ -216,7 +216,9 @@ def test_a_whole_part_is_asked_for_no_more(models: Models, tmp_path: Path) -> No
     [(bytes(CUT), [CUT, 0]), (bytes(SIZE), [0]), (bytes(SIZE + 1), [0])],
     ids=["wrong start", "wrong whole", "too long"],
 )
-def test_a_spoilt_part_costs_a_new_start(models: Models, tmp_path: Path, content: bytes, offsets: list[int]) -> None:
+def test_a_spoilt_part_costs_a_new_start(
+    models: ModelSetup, tmp_path: Path, content: bytes, offsets: list[int]
+) -> None:
     """A part whose bytes are wrong (a loss of power, say) is found out by the hash; the model is fetched anew, once."""
     served = models.put()
     kept_part(tmp_path, served, content)
@@ -230,7 +232,7 @@ def test_a_spoilt_part_costs_a_new_start(models: Models, tmp_path: Path, content
 # What is another file.
 
 
-def test_wrong_bytes_are_refused(models: Models, tmp_path: Path) -> None:
+def test_wrong_bytes_are_refused(models: ModelSetup, tmp_path: Path) -> None:
     """Wrong bytes of the right size never come to the place, are not kept, and are not asked for again."""
     served = models.put(served=bytes(SIZE))
 
@@ -242,7 +244,7 @@ def test_wrong_bytes_are_refused(models: Models, tmp_path: Path) -> None:
     assert len(models.server.asked) == 1
 
 
-def test_a_wrong_size_is_refused_before_its_bytes(models: Models, tmp_path: Path) -> None:
+def test_a_wrong_size_is_refused_before_its_bytes(models: ModelSetup, tmp_path: Path) -> None:
     """A server that tells another size is believed; nothing is read, and an earlier part is left as it is."""
     served = models.put(served=bytes(SIZE - 1))
     kept_part(tmp_path, served, served.content[:CUT])
@@ -254,7 +256,7 @@ def test_a_wrong_size_is_refused_before_its_bytes(models: Models, tmp_path: Path
     assert left(tmp_path) == ["vae/ae.safetensors.part"]
 
 
-def test_a_wrong_size_behind_a_range_is_refused(models: Models, tmp_path: Path) -> None:
+def test_a_wrong_size_behind_a_range_is_refused(models: ModelSetup, tmp_path: Path) -> None:
     """A file that is shorter than what was kept of it answers 416 and its size."""
     served = models.put(served=bytes(CUT))
     kept_part(tmp_path, served, served.content[:CUT])
@@ -262,19 +264,19 @@ def test_a_wrong_size_behind_a_range_is_refused(models: Models, tmp_path: Path) 
     assert f"{SIZE:,} bytes were expected, 127.0.0.1 has {CUT:,}" in failure(models, tmp_path, served)
 
 
-def test_more_than_expected_is_refused(models: Models, tmp_path: Path) -> None:
+def test_more_than_expected_is_refused(models: ModelSetup, tmp_path: Path) -> None:
     """A body without a length ends as soon as it is too long, and nothing is kept."""
     served = models.put()
-    models.server.answer(served.path, Answer(200, {}, served.content + b"!", tells_length=False))
+    models.server.answer(served.path, ModelResponse(200, {}, served.content + b"!", tells_length=False))
 
     assert "wrong size: 1,000,000 bytes were expected, more were received" in failure(models, tmp_path, served)
     assert left(tmp_path) == []
 
 
-def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> None:
+def test_less_than_expected_is_gone_on_with(models: ModelSetup, tmp_path: Path) -> None:
     """A body without a length that ends early may have been cut: the rest is asked for."""
     served = models.put()
-    models.server.answer(served.path, Answer(200, {}, served.content[:CUT], tells_length=False))
+    models.server.answer(served.path, ModelResponse(200, {}, served.content[:CUT], tells_length=False))
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
@@ -296,10 +298,10 @@ def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> N
         (418, "", "where 200 was expected"),
     ],
 )
-def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: str, remedy: str) -> None:
+def test_a_refusal_is_final(models: ModelSetup, tmp_path: Path, status: int, token: str, remedy: str) -> None:
     """What will not get better is asked for once, and the error says what to do; it has no token in it."""
     served = models.put()
-    models.server.answer(served.path, Answer(status, {}, b"no"))
+    models.server.answer(served.path, ModelResponse(status, {}, b"no"))
 
     message = failure(models, tmp_path, served, hub=Hub(models.server.url, token))
 
@@ -311,10 +313,10 @@ def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: 
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_busy_server_is_asked_again(models: Models, tmp_path: Path, status: int) -> None:
+def test_a_busy_server_is_asked_again(models: ModelSetup, tmp_path: Path, status: int) -> None:
     """What may get better is asked for again."""
     served = models.put()
-    models.server.answer(served.path, Answer(status), Answer(status))
+    models.server.answer(served.path, ModelResponse(status), ModelResponse(status))
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
@@ -322,12 +324,12 @@ def test_a_busy_server_is_asked_again(models: Models, tmp_path: Path, status: in
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_retry_after_is_honoured(models: Models, tmp_path: Path) -> None:
+def test_retry_after_is_honoured(models: ModelSetup, tmp_path: Path) -> None:
     """A server's word on when to come back counts, as seconds or as a date; nonsense does not."""
     served = models.put()
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
     for text in ("7", date, "soon", "Mon, 99 Foo"):
-        models.server.answer(served.path, Answer(429, {"Retry-After": text}))
+        models.server.answer(served.path, ModelResponse(429, {"Retry-After": text}))
     pauses = Pauses()
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK, stop=pauses)
@@ -337,21 +339,21 @@ def test_retry_after_is_honoured(models: Models, tmp_path: Path) -> None:
     assert all(seconds <= 0.001 for seconds in pauses.seconds[2:])
 
 
-def test_a_pause_that_is_too_long_is_not_taken(models: Models, tmp_path: Path) -> None:
+def test_a_pause_that_is_too_long_is_not_taken(models: ModelSetup, tmp_path: Path) -> None:
     """A server that wants an hour is given up at once, with its word."""
     served = models.put()
-    models.server.answer(served.path, Answer(429, {"Retry-After": "3600"}))
+    models.server.answer(served.path, ModelResponse(429, {"Retry-After": "3600"}))
 
     message = failure(models, tmp_path, served)
 
     assert "127.0.0.1 answered 429, asking for a pause of 3600 s; given up after 1 tries. Try again later" in message
 
 
-def test_a_server_that_stays_busy_is_given_up(models: Models, tmp_path: Path) -> None:
+def test_a_server_that_stays_busy_is_given_up(models: ModelSetup, tmp_path: Path) -> None:
     """After six failures in a row the model is given up, and what came before stays."""
     served = models.put()
     part = kept_part(tmp_path, served, served.content[:CUT])
-    models.server.answer(served.path, *[Answer(503)] * 20)
+    models.server.answer(served.path, *[ModelResponse(503)] * 20)
 
     message = failure(models, tmp_path, served)
 
@@ -360,7 +362,7 @@ def test_a_server_that_stays_busy_is_given_up(models: Models, tmp_path: Path) ->
     assert "127.0.0.1 answered 503; given up after 6 tries. Try again later, or from a mirror" in message
 
 
-def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
+def test_progress_is_worth_new_patience(models: ModelSetup, tmp_path: Path) -> None:
     """A connection that brings a little each time is borne with, however often it is lost, up to a limit."""
     served = models.put(size=6 * PIECE)
     models.server.cut(served.path, *[PIECE] * 5)
@@ -396,7 +398,7 @@ def closed_port() -> int:
         return port
 
 
-def test_nobody_there(models: Models, tmp_path: Path) -> None:
+def test_nobody_there(models: ModelSetup, tmp_path: Path) -> None:
     """A refused connection is tried six times, and the error says what was tried and what to look at."""
     message = failure(models, tmp_path, models.put(), hub=Hub(f"http://127.0.0.1:{closed_port()}"))
 
@@ -404,14 +406,14 @@ def test_nobody_there(models: Models, tmp_path: Path) -> None:
     assert "Check the network and its proxies (HTTPS_PROXY), or name a mirror in HF_ENDPOINT" in message
 
 
-def test_no_such_name(models: Models, tmp_path: Path) -> None:
+def test_no_such_name(models: ModelSetup, tmp_path: Path) -> None:
     """A name without an address is said to be one."""
     message = failure(models, tmp_path, models.put(), hub=Hub("https://nowhere.invalid"))
 
     assert "the name nowhere.invalid was not resolved" in message
 
 
-def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_such_proxy(models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that is not there is told from a server that is not there; this machine is reached without it."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
@@ -423,7 +425,7 @@ def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.Monke
     fetch_models([served.model], tmp_path, models.hub)
 
 
-def test_silence_has_an_end(models: Models, tmp_path: Path) -> None:
+def test_silence_has_an_end(models: ModelSetup, tmp_path: Path) -> None:
     """A server that takes the connection and says nothing is given up."""
     retry_policy = replace(QUICK, in_a_row=2, silence_s=0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -434,14 +436,16 @@ def test_silence_has_an_end(models: Models, tmp_path: Path) -> None:
     assert "127.0.0.1 was silent for too long; given up after 2 tries" in message
 
 
-def test_tls_with_one_that_speaks_none(models: Models, tmp_path: Path) -> None:
+def test_tls_with_one_that_speaks_none(models: ModelSetup, tmp_path: Path) -> None:
     """A connection that breaks while TLS is agreed on counts as lost."""
     hub = Hub(models.server.url.replace("http", "https"))
 
     assert "was refused or lost; given up after 6 tries" in failure(models, tmp_path, models.put(), hub=hub)
 
 
-def test_a_certificate_that_is_not_trusted_is_final(models: Models, tmp_path: Path, untrusted: ssl.SSLContext) -> None:
+def test_a_certificate_that_is_not_trusted_is_final(
+    models: ModelSetup, tmp_path: Path, untrusted: ssl.SSLContext
+) -> None:
     """A certificate of nobody is not asked for twice, and the error says where to name another authority."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=shake_hands, args=(listener, untrusted))
@@ -487,11 +491,11 @@ def untrusted(tmp_path: Path) -> ssl.SSLContext:
 # The token, and redirects.
 
 
-def test_the_token_stays_with_its_host(models: Models, tmp_path: Path) -> None:
+def test_the_token_stays_with_its_host(models: ModelSetup, tmp_path: Path) -> None:
     """The token is sent to the hub, and not to the host that it redirects to; nor is it in the address."""
     served = models.put()
     models.server.put("/cdn", served.content)
-    models.server.answer(served.path, Answer(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
+    models.server.answer(served.path, ModelResponse(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
@@ -502,13 +506,13 @@ def test_the_token_stays_with_its_host(models: Models, tmp_path: Path) -> None:
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_the_token_does_not_come_back(models: Models, tmp_path: Path) -> None:
+def test_the_token_does_not_come_back(models: ModelSetup, tmp_path: Path) -> None:
     """After a redirect away, a redirect back gets no token either; one within the host keeps it."""
     served = models.put()
     models.server.put("/last", served.content)
-    models.server.answer(served.path, Answer(307, {"Location": "/moved"}))
-    models.server.answer("/moved", Answer(302, {"Location": f"{models.server.other_url}/away"}))
-    models.server.answer("/away", Answer(302, {"Location": f"{models.server.url}/last"}))
+    models.server.answer(served.path, ModelResponse(307, {"Location": "/moved"}))
+    models.server.answer("/moved", ModelResponse(302, {"Location": f"{models.server.other_url}/away"}))
+    models.server.answer("/away", ModelResponse(302, {"Location": f"{models.server.url}/last"}))
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
@@ -516,7 +520,7 @@ def test_the_token_does_not_come_back(models: Models, tmp_path: Path) -> None:
 
 
 def test_the_token_is_for_no_other_address_of_the_list(
-    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An address of the list that is not the hub's gets no token, and no login of a netrc."""
     served = models.put()
@@ -531,17 +535,17 @@ def test_the_token_is_for_no_other_address_of_the_list(
     [asked] = models.server.asked
     assert (asked.host, asked.token, "Authorization" in asked.headers) == ("localhost", "", False)
 
-    models.server.answer(served.path, Answer(403))
+    models.server.answer(served.path, ModelResponse(403))
     message = failure(models, tmp_path / "again", replace(served, model=model), hub=hub)
     assert "localhost answered 403: no token is sent there. Name an open address" in message
     assert "shown" not in message
 
 
 @pytest.mark.parametrize("target", ["ftp://localhost/x", "https://", "https://[", "http://localhost:port/"])
-def test_a_redirect_to_nowhere_is_final(models: Models, tmp_path: Path, target: str) -> None:
+def test_a_redirect_to_nowhere_is_final(models: ModelSetup, tmp_path: Path, target: str) -> None:
     """A redirect to what is no address of a server ends it, in an error of ours."""
     served = models.put()
-    models.server.answer(served.path, Answer(302, {"Location": target}))
+    models.server.answer(served.path, ModelResponse(302, {"Location": target}))
 
     message = failure(models, tmp_path, served)
 
@@ -549,10 +553,10 @@ def test_a_redirect_to_nowhere_is_final(models: Models, tmp_path: Path, target: 
     assert len(models.server.asked) == 1
 
 
-def test_redirects_have_an_end(models: Models, tmp_path: Path) -> None:
+def test_redirects_have_an_end(models: ModelSetup, tmp_path: Path) -> None:
     """A server that redirects in circles is left."""
     served = models.put()
-    models.server.answer(served.path, *[Answer(302, {"Location": served.path})] * 10)
+    models.server.answer(served.path, *[ModelResponse(302, {"Location": served.path})] * 10)
 
     assert "127.0.0.1 redirects more than 5 times" in failure(models, tmp_path, served)
     assert len(models.server.asked) == 6
@@ -561,7 +565,7 @@ def test_redirects_have_an_end(models: Models, tmp_path: Path) -> None:
 # The disk.
 
 
-def test_space_is_looked_at_before_the_first_byte(models: Models, tmp_path: Path) -> None:
+def test_space_is_looked_at_before_the_first_byte(models: ModelSetup, tmp_path: Path) -> None:
     """What cannot fit is not begun with: the error has the bytes that are needed and those that are free."""
     served = models.put()
     model = replace(served.model, size=10**17)
@@ -574,7 +578,7 @@ def test_space_is_looked_at_before_the_first_byte(models: Models, tmp_path: Path
     assert models.server.asked == []
 
 
-def test_a_folder_that_is_a_file_is_named(models: Models, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_named(models: ModelSetup, tmp_path: Path) -> None:
     """A place that cannot be written is an error with its path."""
     (tmp_path / "vae").write_text("no folder")
 
@@ -586,7 +590,7 @@ def test_a_folder_that_is_a_file_is_named(models: Models, tmp_path: Path) -> Non
 # Two at once, and the end.
 
 
-def test_two_threads_fetch_one_model_once(models: Models, tmp_path: Path) -> None:
+def test_two_threads_fetch_one_model_once(models: ModelSetup, tmp_path: Path) -> None:
     """Who comes second waits, finds the model there, and asks for nothing."""
     served = models.put()
     hold = models.server.hold(served.path, CUT)
@@ -608,7 +612,7 @@ def test_two_threads_fetch_one_model_once(models: Models, tmp_path: Path) -> Non
     assert len(models.server.asked) == 1
 
 
-def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Path) -> None:
+def test_who_holds_a_part_and_does_nothing_is_named(models: ModelSetup, tmp_path: Path) -> None:
     """A process that hangs on to a part is not waited for without end."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -621,7 +625,7 @@ def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Pa
     assert "another process holds its .part and has written nothing for 0.05 s. End that process" in message
 
 
-def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
+def test_a_stop_ends_all(models: ModelSetup, tmp_path: Path) -> None:
     """Told to stop, what runs ends with its part kept, what waits for a part ends, and the rest is not begun."""
     served = models.put()
     other = models.put("vae/other.safetensors")
@@ -651,10 +655,10 @@ def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
     assert left(tmp_path) == ["vae/ae.safetensors.part"]
 
 
-def test_a_stop_ends_a_pause(models: Models, tmp_path: Path) -> None:
+def test_a_stop_ends_a_pause(models: ModelSetup, tmp_path: Path) -> None:
     """Told to stop between two tries, it asks no more."""
     served = models.put()
-    models.server.answer(served.path, *[Answer(503)] * 3)
+    models.server.answer(served.path, *[ModelResponse(503)] * 3)
 
     class StopAtOnce(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
@@ -667,7 +671,7 @@ def test_a_stop_ends_a_pause(models: Models, tmp_path: Path) -> None:
     assert len(models.server.asked) == 1
 
 
-def test_a_stop_ends_a_reading(models: Models, tmp_path: Path) -> None:
+def test_a_stop_ends_a_reading(models: ModelSetup, tmp_path: Path) -> None:
     """Told to stop, the hashing of a file that is there ends too."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -680,7 +684,7 @@ def test_a_stop_ends_a_reading(models: Models, tmp_path: Path) -> None:
         check_models([served.model], tmp_path, stop=stop)
 
 
-def test_a_volume_without_locks_gets_a_part_of_its_own(models: Models, tmp_path: Path) -> None:
+def test_a_volume_without_locks_gets_a_part_of_its_own(models: ModelSetup, tmp_path: Path) -> None:
     """Where nothing can be locked, nobody else's part is touched, and none is left."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -697,7 +701,7 @@ def test_a_volume_without_locks_gets_a_part_of_its_own(models: Models, tmp_path:
     assert theirs.read_bytes() == b"theirs"
 
 
-def test_a_lock_that_fails_otherwise_is_an_error(models: Models, tmp_path: Path) -> None:
+def test_a_lock_that_fails_otherwise_is_an_error(models: ModelSetup, tmp_path: Path) -> None:
     """Only a volume without locks is written without one."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -713,7 +717,7 @@ def test_a_lock_that_fails_otherwise_is_an_error(models: Models, tmp_path: Path)
         pass
 
 
-def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: Models, tmp_path: Path) -> None:
+def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: ModelSetup, tmp_path: Path) -> None:
     """Who waited for a part that was moved or removed meanwhile opens the one that is there now."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -736,7 +740,7 @@ def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: Models, tm
 # Other users of the same volume.
 
 
-def test_a_part_is_never_opened_through_a_link(models: Models, tmp_path: Path) -> None:
+def test_a_part_is_never_opened_through_a_link(models: ModelSetup, tmp_path: Path) -> None:
     """A link in a part's place is removed, symbolic or hard, and what it led to keeps its bytes."""
     for number, link in enumerate((Path.symlink_to, Path.hardlink_to)):
         served = models.put(f"vae/{number}.safetensors")
@@ -754,7 +758,7 @@ def test_a_part_is_never_opened_through_a_link(models: Models, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe"])
-def test_a_part_that_others_can_write_is_begun_again(models: Models, tmp_path: Path, kind: str) -> None:
+def test_a_part_that_others_can_write_is_begun_again(models: ModelSetup, tmp_path: Path, kind: str) -> None:
     """Its writer could change it once it is verified. A pipe in its place does not block either."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -772,7 +776,7 @@ def test_a_part_that_others_can_write_is_begun_again(models: Models, tmp_path: P
     assert stat.S_IMODE(target.stat().st_mode) & 0o022 == 0
 
 
-def test_a_marker_is_never_written_through_a_link(models: Models, tmp_path: Path) -> None:
+def test_a_marker_is_never_written_through_a_link(models: ModelSetup, tmp_path: Path) -> None:
     """The marker takes the link's place, after a fetch and after a reading."""
     served = models.put()
     elsewhere = tmp_path / "precious"
@@ -791,7 +795,7 @@ def test_a_marker_is_never_written_through_a_link(models: Models, tmp_path: Path
         assert not marker.is_symlink()
 
 
-def forged(models: Models, tmp_path: Path) -> tuple[Served, Path, Path]:
+def forged(models: ModelSetup, tmp_path: Path) -> tuple[Served, Path, Path]:
     """Return a served model, a wrong file in its place, and a marker that calls it verified."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -804,7 +808,9 @@ def forged(models: Models, tmp_path: Path) -> tuple[Served, Path, Path]:
 
 
 @pytest.mark.parametrize("loose", ["marker", "model", "folder", "linked marker", "linked model"])
-def test_a_marker_that_others_could_have_written_is_not_believed(models: Models, tmp_path: Path, loose: str) -> None:
+def test_a_marker_that_others_could_have_written_is_not_believed(
+    models: ModelSetup, tmp_path: Path, loose: str
+) -> None:
     """A forged marker does not make a wrong file pass: it is read, and replaced."""
     served, target, marker = forged(models, tmp_path)
     match loose:
@@ -828,7 +834,7 @@ def test_a_marker_that_others_could_have_written_is_not_believed(models: Models,
 
 
 @pytest.mark.parametrize("foreign", ["marker", "model", "folder"])
-def test_a_marker_of_another_user_is_not_believed(models: Models, tmp_path: Path, foreign: str) -> None:
+def test_a_marker_of_another_user_is_not_believed(models: ModelSetup, tmp_path: Path, foreign: str) -> None:
     """Whoever owns one of the three could have put the others there."""
     served, target, marker = forged(models, tmp_path)
     if os.geteuid() != 0:
@@ -840,7 +846,7 @@ def test_a_marker_of_another_user_is_not_believed(models: Models, tmp_path: Path
     assert target.read_bytes() == served.content
 
 
-def test_a_marker_of_our_own_saves_the_reading(models: Models, tmp_path: Path) -> None:
+def test_a_marker_of_our_own_saves_the_reading(models: ModelSetup, tmp_path: Path) -> None:
     """In a folder that no other user can write, a fitting marker is enough: so a boot reads no 17 GB."""
     served, target, _ = forged(models, tmp_path)
 
@@ -853,7 +859,7 @@ def test_a_marker_of_our_own_saves_the_reading(models: Models, tmp_path: Path) -
 # Verifying.
 
 
-def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> None:
+def test_check_reads_all_and_fetches_nothing(models: ModelSetup, tmp_path: Path) -> None:
     """--check names each that is missing, of another size or of other bytes, one flipped bit included."""
     right, flipped, short, missing = (models.put(f"vae/{name}.safetensors") for name in "abcd")
     fetch_models([right.model, flipped.model, short.model], tmp_path, models.hub)
@@ -880,7 +886,7 @@ def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> 
     assert target.read_bytes() == flipped.content
 
 
-def test_a_model_error_names_its_model(models: Models) -> None:
+def test_a_model_error_names_its_model(models: ModelSetup) -> None:
     """An error knows the model that it is about."""
     model = models.put().model
 

@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from simulators.waiting import until
-from tests.worker.snapshot.conftest import Bench, Installed, packed
+from tests.worker.snapshot.conftest import Installed, SnapshotSetup, packed
 from worker.snapshot.packages import Lock, Node, Python
 
 
-def asking(bench: Bench, **requirements: str) -> dict[str, object]:
+def asking(bench: SnapshotSetup, **requirements: str) -> dict[str, object]:
     """Put a node a name on the git server, with these requirements.txt; return their entries of git_custom_nodes."""
     entries: dict[str, object] = {}
     for name, text in requirements.items():
@@ -22,12 +22,12 @@ def asking(bench: Bench, **requirements: str) -> dict[str, object]:
     return entries
 
 
-def restored(bench: Bench, installed: Installed, lock: str, *more: str, **parts: object) -> tuple[int, str]:
+def restored(bench: SnapshotSetup, installed: Installed, lock: str, *more: str, **parts: object) -> tuple[int, str]:
     """Restore with that environment and its lock."""
     return bench.restore("--python", str(installed.python), "--constraints", lock, *more, **parts)
 
 
-def test_requirements_of_two_nodes(bench: Bench, installed: Installed, lock: str) -> None:
+def test_requirements_of_two_nodes(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """Each node's requirements are installed, in versions that suit both and the lock."""
     for version in ("1.0", "2.0", "3.0"):
         bench.wheels.put("shared", version)
@@ -41,7 +41,7 @@ def test_requirements_of_two_nodes(bench: Bench, installed: Installed, lock: str
     assert [installed.version(name) for name in ("shared", "single", "locked")] == ["2.0", "1.0", "1.0"]
 
 
-def test_requirement_that_does_not_exist(bench: Bench, installed: Installed, lock: str) -> None:
+def test_requirement_that_does_not_exist(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """The node is named, with what pip said; the other one, which is fine, is not."""
     bench.wheels.put("single", "1.0")
 
@@ -56,7 +56,7 @@ def test_requirement_that_does_not_exist(bench: Bench, installed: Installed, loc
     assert bench.is_untouched
 
 
-def test_requirement_that_contradicts_the_lock(bench: Bench, installed: Installed, lock: str) -> None:
+def test_requirement_that_contradicts_the_lock(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A node cannot change what ComfyUI runs on: it and the package are named, and the package stays."""
     status, text = restored(bench, installed, lock, git_custom_nodes=asking(bench, greedy="locked>=2"))
 
@@ -66,7 +66,7 @@ def test_requirement_that_contradicts_the_lock(bench: Bench, installed: Installe
     assert bench.is_untouched
 
 
-def test_nodes_that_contradict_one_another(bench: Bench, installed: Installed, lock: str) -> None:
+def test_nodes_that_contradict_one_another(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """Two nodes of which each could be installed alone fail together, instead of the later one winning."""
     bench.wheels.put("shared", "1.0")
     bench.wheels.put("shared", "2.0")
@@ -80,7 +80,7 @@ def test_nodes_that_contradict_one_another(bench: Bench, installed: Installed, l
     assert bench.is_untouched
 
 
-def test_several_constraints(bench: Bench, installed: Installed, lock: str) -> None:
+def test_several_constraints(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """--constraints may be repeated, as the lock is several files."""
     bench.wheels.put("shared", "1.0")
     bench.wheels.put("shared", "2.0")
@@ -92,7 +92,7 @@ def test_several_constraints(bench: Bench, installed: Installed, lock: str) -> N
     assert installed.version("shared") == "1.0"
 
 
-def test_without_constraints(bench: Bench, installed: Installed) -> None:
+def test_without_constraints(bench: SnapshotSetup, installed: Installed) -> None:
     """Without a lock the nodes' word counts, and that is said."""
     nodes = asking(bench, greedy="locked>=2")
     status, text = bench.restore("--python", str(installed.python), git_custom_nodes=nodes)
@@ -102,7 +102,7 @@ def test_without_constraints(bench: Bench, installed: Installed) -> None:
     assert installed.version("locked") == "2.0"
 
 
-def test_packages_of_the_snapshot(bench: Bench, installed: Installed, lock: str) -> None:
+def test_packages_of_the_snapshot(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """`pips` are installed in their versions; what the lock has in the same one is there already."""
     bench.wheels.put("single", "1.0")
     bench.wheels.put("single", "2.0")
@@ -114,7 +114,7 @@ def test_packages_of_the_snapshot(bench: Bench, installed: Installed, lock: str)
     assert installed.version("single") == "1.0"
 
 
-def test_packages_from_addresses(bench: Bench, installed: Installed, lock: str) -> None:
+def test_packages_from_addresses(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """One of `pips` may name an address; what cannot be had is an error of `pips`."""
     wheel = bench.wheels.put("single", "1.0")
     bench.web.put(f"/{wheel.name}", wheel.read_bytes())
@@ -128,7 +128,7 @@ def test_packages_from_addresses(bench: Bench, installed: Installed, lock: str) 
     assert "- pips: its requirements cannot be installed\n" in text
 
 
-def test_packages_that_contradict_the_lock(bench: Bench, installed: Installed, lock: str) -> None:
+def test_packages_that_contradict_the_lock(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """All of `pips` that the lock has otherwise are named, before anything is fetched."""
     status, text = restored(bench, installed, lock, pips={"LOCKED==2.0": ""})
 
@@ -137,7 +137,7 @@ def test_packages_that_contradict_the_lock(bench: Bench, installed: Installed, l
     assert bench.git.connections == 0
 
 
-def test_nothing_of_it_can_be_installed_without_a_python(bench: Bench) -> None:
+def test_nothing_of_it_can_be_installed_without_a_python(bench: SnapshotSetup) -> None:
     """Without --python, nodes and packages that need it are named."""
     nodes = {**asking(bench, one="single"), **bench.node("two", {"install.py": ""}), **bench.node("three", {})}
 
@@ -150,7 +150,7 @@ def test_nothing_of_it_can_be_installed_without_a_python(bench: Bench) -> None:
     assert bench.is_untouched
 
 
-def test_index_that_never_answers(bench: Bench, installed: Installed, lock: str) -> None:
+def test_index_that_never_answers(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A pip that hangs is killed at its end of time, and not asked again for each node."""
     bench.git.hang()
     (bench.folder / "requirements.txt").write_text("single")
@@ -163,7 +163,7 @@ def test_index_that_never_answers(bench: Bench, installed: Installed, lock: str)
     assert str(error).startswith("pip: it did not end within 3 s")
 
 
-def test_requirement_that_does_not_build(bench: Bench, installed: Installed, lock: str) -> None:
+def test_requirement_that_does_not_build(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A failure that comes after pip has found everything names the node as well."""
     node = bench.node("node", {"requirements.txt": f"{bench.folder}/sources\n"})
     (bench.folder / "sources").mkdir()
@@ -179,7 +179,7 @@ def test_requirement_that_does_not_build(bench: Bench, installed: Installed, loc
 # Scripts.
 
 
-def test_install_script(bench: Bench, installed: Installed, lock: str) -> None:
+def test_install_script(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A node's install.py runs in its folder, at its final place, on that Python, and imports what lies beside it."""
     bench.wheels.put("single", "1.0")
     script = """
@@ -198,7 +198,7 @@ with open("told.txt", "w") as file:
     assert installed.version("single") == "1.0"
 
 
-def test_install_script_that_fails(bench: Bench, installed: Installed, lock: str) -> None:
+def test_install_script_that_fails(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A status other than 0 fails the restore, with the script's last words; each such node is named."""
     nodes = {
         **bench.node("one", {"install.py": "import sys; sys.exit('no compiler')"}),
@@ -213,7 +213,7 @@ def test_install_script_that_fails(bench: Bench, installed: Installed, lock: str
     assert bench.is_untouched
 
 
-def test_install_script_that_hangs(bench: Bench, installed: Installed, lock: str) -> None:
+def test_install_script_that_hangs(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """It is killed at its end of time, with whatever it has started."""
     script = f"""
 import subprocess, sys
@@ -233,7 +233,7 @@ child.wait()
 
 
 @pytest.mark.parametrize("way", ["install -qq --force-reinstall locked==2.0", "uninstall -qq --yes locked"])
-def test_install_script_that_changes_the_lock(bench: Bench, installed: Installed, lock: str, way: str) -> None:
+def test_install_script_that_changes_the_lock(bench: SnapshotSetup, installed: Installed, lock: str, way: str) -> None:
     """What a script does to locked packages behind pip's constraints is found afterwards."""
     script = f"""
 import os, subprocess, sys
@@ -249,7 +249,7 @@ subprocess.run([sys.executable, "-m", "pip", *{way.split()}], check=True)
     assert bench.is_untouched
 
 
-def test_registry_node_with_requirements(bench: Bench, installed: Installed, lock: str) -> None:
+def test_registry_node_with_requirements(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A node of the registry is installed as one of git."""
     bench.wheels.put("single", "1.0")
     bench.archive("node", "1.0.0", packed({"requirements.txt": "single\n", "install.py": "open('ran', 'w')"}))
@@ -264,7 +264,7 @@ def test_registry_node_with_requirements(bench: Bench, installed: Installed, loc
 # Wrong options.
 
 
-def test_python_that_is_none(bench: Bench) -> None:
+def test_python_that_is_none(bench: SnapshotSetup) -> None:
     """A Python that is not there, and one without pip, are refused before anything is fetched."""
     status, text = bench.restore("--python", str(bench.folder / "python"))
     assert (status, text) == (3, f"--python: {bench.folder}/python cannot be run (No such file or directory)\n")
@@ -282,7 +282,7 @@ def test_python_that_is_none(bench: Bench) -> None:
     ("content", "fault"),
     [(None, "was not read (FileNotFoundError)"), ("-r other.txt\n", "names another file (-r other.txt)")],
 )
-def test_constraints_that_cannot_be_used(bench: Bench, tmp_path: Path, content: str | None, fault: str) -> None:
+def test_constraints_that_cannot_be_used(bench: SnapshotSetup, tmp_path: Path, content: str | None, fault: str) -> None:
     """A lock that is not there, or lies in other files too, is refused."""
     file = tmp_path / "constraints.txt"
     if content:

@@ -164,7 +164,7 @@ def unable(*abilities: Ability) -> list[tuple[str, Ability]]:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ProviderScene:
     """A client of one provider, and what stands behind it."""
 
     client: Client

@@ -8,7 +8,7 @@ MIB = 1 << 20
 
 
 @dataclass(kw_only=True, eq=False)
-class Terms:
+class PlatformConfig:
     """All of it may be changed while the platform runs. Limits are bytes of a body as it is sent.
 
     A job's own `policy` comes before `execution_timeout_s` and `ttl_s`; RunPod's least values (5 s and 10 s) are not
