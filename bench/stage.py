@@ -151,7 +151,7 @@ def data_of(directory: Path) -> Path:
 
 
 def put_models(root: Path, *paths: str, size: int | None = None) -> None:
-    """Put files of models.txt's names and sizes under `root`, all or `paths`. The files are sparse: they use no space."""
+    """Put files of models.txt's names and sizes under `root`, all or `paths`. The files are sparse."""
     for model in MODELS:
         if not paths or model.path in paths:
             file = root / model.path

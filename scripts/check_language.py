@@ -35,19 +35,18 @@ WRITE = {
 """Each banned phrase, and what to write instead."""
 
 NOT_CONVERTED: tuple[str, ...] = (
+    "bench/",
     "comfy_client/batch/",
     "comfy_client/cli/",
     "comfy_client/client.py",
     "comfy_client/coroutines.py",
     "comfy_client/deploy/",
-    "comfy_client/gateway/",
     "comfy_client/job.py",
     "comfy_client/pictures.py",
     "comfy_client/providers/",
     "comfy_core/",
     "docs/",
     "handler.py",
-    "scripts/",
     "simulators/",
     "tests/",
     "worker/",

@@ -1,4 +1,4 @@
-"""The tables of the pages under docs/, from the code that they describe. Pure."""
+"""Generates the tables of the pages in docs/ from the code that they describe. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LICENCE = (
     "Black Forest Labs offers a commercial licence for hosting the model yourself.",
     "Whether the images may be used commercially without that licence is disputed: ask Black Forest Labs.",
 )
-"""What an owner has to know before the first job."""
+"""What an owner must know before the first job."""
 
 
 def licence_box() -> str:
@@ -32,15 +32,15 @@ class Setting(Protocol):
 
     @property
     def name(self) -> str:
-        """As the environment has it."""
+        """Its name in the environment."""
 
     @property
     def default(self) -> str:
-        """Its text where it is absent."""
+        """Its value if it is not set."""
 
     @property
     def meaning(self) -> str:
-        """What it sets."""
+        """What it configures."""
 
 
 def settings_table(variables: Iterable[Setting]) -> str:
@@ -73,7 +73,7 @@ def fields_tables() -> str:
         rows = [f"### `POST {route.path}`\n", "| field | default | becomes |", "|---|---|---|"]
         for name, field in route.fields.items():
             default = f"`{route.defaults[name]}`" if name in route.defaults else ""
-            why = f"**{'refused' if field.is_refused else 'left out'}**: {field.why_not}"
+            why = f"**{'rejected' if field.is_rejected else 'ignored'}**: {field.why_not}"
             rows.append(f"| `{name}` | {default} | {field.becomes or why} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)

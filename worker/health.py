@@ -1,11 +1,13 @@
-"""The container's health check: python -m worker.health. Status 0 if ComfyUI answers and its disk is not full, else 1.
+"""The container's health check: python -m worker.health.
 
-It runs every half minute beside a GPU's work, so it imports nothing but the standard library and three small modules.
+Status 0 if ComfyUI answers, its disk is not full, and the local API (if SERVE_API_LOCALLY is on) accepts connections;
+else 1. It runs every half minute beside a GPU's work, so it imports only the standard library and three small modules.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -24,7 +26,11 @@ def main(
     env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S, min_free_bytes: int = MIN_FREE_BYTES
 ) -> int:
     """Ask ComfyUI once, look at its disk, print what came of it, and return the exit status."""
-    problem = problem_of(comfyui_url(env), timeout_s) or full_disk(_folders(env), min_free_bytes)
+    problem = (
+        problem_of(comfyui_url(env), timeout_s)
+        or full_disk(_folders(env), min_free_bytes)
+        or _local_api_problem(env, timeout_s)
+    )
     out.write(f"{problem or 'ComfyUI answers.'}\n")
     return 1 if problem else 0
 
@@ -35,6 +41,18 @@ def _folders(env: Mapping[str, str]) -> list[Path]:
         return []
     data = env.get("COMFYUI_DATA_DIR", "").strip() or env.get("COMFYUI_DIR", "").strip() or "/comfyui"
     return [Path(data), temporary_folder(env)]
+
+
+def _local_api_problem(env: Mapping[str, str], timeout_s: float) -> str:
+    """Return why the local API counts as unhealthy if SERVE_API_LOCALLY is on; empty if it accepts connections."""
+    if env.get("SERVE_API_LOCALLY", "").strip().lower() not in {"true", "1", "yes", "on"}:
+        return ""
+    port = env.get("WORKER_API_PORT", "").strip() or "8000"
+    try:
+        socket.create_connection(("127.0.0.1", int(port)), timeout_s).close()
+    except (OSError, ValueError, OverflowError) as error:
+        return f"The local API does not accept connections on port {port} ({type(error).__name__}): it is starting."
+    return ""
 
 
 def problem_of(url: str, timeout_s: float) -> str:

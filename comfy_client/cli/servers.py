@@ -85,6 +85,6 @@ def _scenario(call: Call) -> int:
         is_open=options.insecure_local,
         directory=options.data,
         is_strict=options.strict,
-        told=call.screen.err,
+        log_stream=call.screen.err,
         on_ready=lambda url: served(call, url),
     )

@@ -125,6 +125,8 @@ _MODELS = _set("model models encoder decoder ckpt checkpoint lora vae clip unet 
 _FOLDERS = _set("dir dirs directory directories folder folders")
 _FILES = _set("file files filename filenames filepath path paths pathname subfolder") | _FOLDERS
 _OUTPUTS = _set("output out save prefix write export destination dest target subfolder filename")
+_PLACES = _OUTPUTS | _set("name location root base")
+"""Words of an input that a saver writes under."""
 _NOT_A_NAME = _set("type format mode extension ext padding delimiter separator count size index digits number limit")
 _FREE_TEXT = _set("text texts prompt prompts positive negative string caption wildcard regex title label")
 
@@ -184,6 +186,8 @@ def _custom_use(class_type: str, input_name: str) -> FileUse | None:
         if not loads and (named & _OUTPUTS or _SAVER.search(class_type)):
             return FileUse.WRITES
         return FileUse.LOADS_FOLDER if named & _FOLDERS else FileUse.LOADS
+    if not loads and _SAVER.search(class_type) and named & _PLACES and not named & _FREE_TEXT:
+        return FileUse.WRITES
     if not loads or named & _FREE_TEXT:
         return None
     return FileUse.LOADS if named & _MEDIA and not named & _MODELS else FileUse.LOADS_MODEL

@@ -20,7 +20,7 @@ from comfy_core.images.codec import MAX_BYTES, Picture, check_picture, invalid_i
 from comfy_core.request.encoded import bare_address, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
 from comfy_core.request.graph_files import Source, beyond_limits, graph_files, is_playlist, named
-from comfy_core.request.prompt_syntax import syntax_warnings
+from comfy_core.request.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_core.request.spellings import as_number, respelled
 from comfy_core.request.template_overrides import read_overrides
 from comfy_core.request.wrappers import beside_graph, parsed, unwrapped, with_parsed_graph
@@ -286,7 +286,7 @@ def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> 
         broken, notes_of_nodes = left_out(graph)
         pictures, lost, notes_of_files = graph_files(graph, named(value.get("images")), written)
         faults = _merged(faults, [*unreached, *broken, *lost])
-        warnings += [*notes, *notes_of_nodes, *notes_of_files]
+        warnings += [*notes, *notes_of_nodes, *notes_of_files, *graph_warnings(graph)]
         overrides = {
             place: target.get(graph) if path_of(["overrides", place]) in pictures else overrides[place]
             for place, target in written.items()

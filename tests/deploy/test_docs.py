@@ -83,7 +83,7 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_the_worked_example_is_right() -> None:
     """Each row follows from the assumptions above it and the table of prices."""
     text = (ROOT / "docs" / "cost.md").read_text()
-    found = re.search(r"(\d+) s a picture, (\d+) s of cold start,\n(\d+) s idle", text)
+    found = re.search(r"(\d+) s an image, (\d+) s of cold start,\n(\d+) s idle", text)
     assert found is not None
     picture, start, idle = map(int, found.groups())
     price = POOLS["ADA_24"]

@@ -44,6 +44,15 @@ class BuiltImages:
 
 
 NOT_TESTED = pytest.StashKey[str]()
+BUILD_TIMEOUT_S = 1200
+"""The first test of a session builds the images, and downloads packages for them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder the time that the builds take."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

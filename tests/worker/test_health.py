@@ -41,6 +41,18 @@ def test_a_comfyui_that_answers_is_healthy(simulator: Simulator) -> None:
     assert set(simulator.requests) == {("GET", "/system_stats")}
 
 
+def test_a_local_api_that_does_not_listen_yet_is_unhealthy(simulator: Simulator) -> None:
+    """A caller that waits for the health check finds the local API's port open."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        environment = {"COMFYUI_URL": simulator.url, "WORKER_API_PORT": str(listening.getsockname()[1])}
+        assert checked({**environment, "SERVE_API_LOCALLY": "true"})[0] == 0
+    assert checked({**environment, "SERVE_API_LOCALLY": "false"})[0] == 0
+    status, sentence = checked({**environment, "SERVE_API_LOCALLY": "true"})
+
+    assert status == 1
+    assert sentence.startswith("The local API does not accept connections on port ")
+
+
 def test_one_that_is_not_there_is_not() -> None:
     """Before it has started, and after it has ended."""
     port = str(free_port())

@@ -1,7 +1,7 @@
-"""Scenario.com's API, answered from a ComfyUI of one's own: the shim. Importing it reads nothing.
+"""The shim: serves Scenario.com's API from your own ComfyUI endpoint.
 
-Facts of that API are from docs/reference/scenario.md, which names their sources (the official SDK 2.4.0, Scenario's
-pages and its own plugin). docs/scenario.md is the page for its users.
+docs/scenario.md is the user documentation. docs/reference/scenario.md has the facts about Scenario's API and their
+sources. The names of `__all__` are imported on first use.
 """
 
 from __future__ import annotations

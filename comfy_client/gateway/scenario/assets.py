@@ -1,4 +1,4 @@
-"""Assets: the pictures that were made or uploaded, in Scenario's JSON. Each call sees its owner's alone."""
+"""Assets (generated and uploaded images) in Scenario's JSON format. A caller only sees its own assets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
 from comfy_client.gateway.scenario.bodies import Attached, decode_picture
 from comfy_client.gateway.scenario.errors import bad_request, not_found
-from comfy_client.gateway.scenario.keeper import Keeper, new_id
-from comfy_client.gateway.scenario.models import AssetRow
-from comfy_client.gateway.scenario.pagination import Query, fill_page, read_page
-from comfy_client.gateway.scenario.serializers import Address, asset_record
+from comfy_client.gateway.scenario.models import ShimAsset
+from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
+from comfy_client.gateway.scenario.serializers import AssetUrl, asset_record
 from comfy_client.gateway.scenario.store import Filter
 from comfy_core.contract import OUTPUT_FORMATS, Fault, JsonObject
 from comfy_core.request.encoded import decode_base64
@@ -20,14 +20,15 @@ MOST_BULK = 200
 MOST_DELETED = 100
 _MOST_TAGS = 100
 MADE_ELSEWHERE = (
-    "The shim has the assets of this key that were made or uploaded here; Scenario's ids mean nothing to it. If it is "
-    "one of Scenario's, download it there, upload it here (POST /assets) and use the new id (docs/migrate.md, step 5)"
+    "The shim only has assets that were generated or uploaded here with this key. It does not know Scenario's ids. If "
+    "this is an asset of Scenario, download it there, upload it here (POST /assets), and use the new id "
+    "(docs/migrate.md, step 5)"
 )
 
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """A picture's bytes and what they are."""
+    """An image file with its media type and name."""
 
     data: bytes
     mime_type: str
@@ -35,28 +36,28 @@ class StoredPicture:
 
 
 class Assets:
-    """The assets that `keeper` keeps; `url_of` makes the address of an asset's picture."""
+    """The assets in `storage`. `url_of` returns the signed URL of an asset's image."""
 
-    def __init__(self, keeper: Keeper, url_of: Address) -> None:
-        self._keeper = keeper
-        self._store = keeper.store
+    def __init__(self, storage: AssetStorage, url_of: AssetUrl) -> None:
+        self._storage = storage
+        self._store = storage.store
         self._url_of = url_of
 
     async def upload(self, owner: str, body: object) -> JsonObject:
-        """Keep a picture that came as base64 or data URL (`POST /assets`). Raises ShimError, JobError (400)."""
+        """Store an image sent as base64 or a data URL (`POST /assets`). Raises ShimError, JobError (400)."""
         match body:
             case {"name": str(name), "image": str(image), **rest} if name.strip():
-                data = await asyncio.to_thread(decoded, image, "image")
+                data = await asyncio.to_thread(decode_image, image, "image")
                 asset = await self.add(owner, data, name, is_hidden=bool(rest.get("hide")))
                 return {"asset": self.record(asset)}
-        raise bad_request([Fault("", "must have a name, and an image as base64 or a data URL, both as text")])
+        raise bad_request([Fault("", "must have the strings name and image (base64 or a data URL)")])
 
-    async def add(self, owner: str, data: bytes, name: str, *, is_hidden: bool = False) -> AssetRow:
-        """Store an uploaded picture. Raises JobError (invalid_image), ShimError (507)."""
-        picture = await self._keeper.checked(data, flatten=False)
-        now = self._keeper.clock()
-        async with self._keeper.stored(picture) as sha256:
-            asset = AssetRow(
+    async def add(self, owner: str, data: bytes, name: str, *, is_hidden: bool = False) -> ShimAsset:
+        """Store an uploaded image. Raises JobError (invalid_image), ShimError (507)."""
+        picture = await self._storage.checked(data, flatten=False)
+        now = self._storage.clock()
+        async with self._storage.stored(picture) as sha256:
+            asset = ShimAsset(
                 id=new_id("asset"),
                 owner=owner,
                 created_at=now,
@@ -74,15 +75,15 @@ class Assets:
             self._store.add(asset)
         return asset
 
-    def record(self, asset: AssetRow) -> JsonObject:
+    def record(self, asset: ShimAsset) -> JsonObject:
         """Return an asset as JSON."""
         return asset_record(asset, self._url_of)
 
     def get(self, owner: str, asset_id: str) -> JsonObject:
         """Return one asset (`GET /assets/{id}`)."""
-        return {"asset": self.record(self.row(owner, asset_id))}
+        return {"asset": self.record(self.find(owner, asset_id))}
 
-    def row(self, owner: str, asset_id: str) -> AssetRow:
+    def find(self, owner: str, asset_id: str) -> ShimAsset:
         """Return the owner's asset. Raises ShimError (404)."""
         asset = self._store.asset(asset_id, owner)
         if asset is None:
@@ -90,47 +91,56 @@ class Assets:
         return asset
 
     def list(self, owner: str, query: Query) -> JsonObject:
-        """Return a page of assets (`GET /assets`); hidden ones are left out."""
-        page = read_page(AssetRow, owner, query, only=Filter().where("is_hidden = ?", 0))
-        rows, beside = fill_page(self._store, AssetRow, page)
-        return {"assets": [self.record(row) for row in rows], **beside}
+        """Return a page of assets (`GET /assets`), without hidden ones."""
+        page = parse_page_query(ShimAsset, owner, query, only=Filter().where("is_hidden = ?", 0))
+        rows, next_page = fetch_page(self._store, ShimAsset, page)
+        return {"assets": [self.record(row) for row in rows], **next_page}
 
     def get_bulk(self, owner: str, body: object) -> JsonObject:
-        """Return assets by their ids (`POST /assets/get-bulk`); those that are not there are left out."""
+        """Return assets by id (`POST /assets/get-bulk`). Unknown ids are ignored."""
         rows = [self._store.asset(each, owner) for each in _ids(body, MOST_BULK)]
         return {"assets": [self.record(row) for row in rows if row is not None]}
 
     async def delete(self, owner: str, body: object) -> JsonObject:
-        """Forget assets by their ids (`DELETE /assets`), and the pictures that nothing else needs."""
+        """Delete assets by id (`DELETE /assets`), and the image files that nothing else uses."""
         rows = [row for each in _ids(body, MOST_DELETED) if (row := self._store.asset(each, owner)) is not None]
         self._store.delete_assets([row.id for row in rows])
-        await self._keeper.forget(*(row.sha256 for row in rows))
+        await self._storage.delete_unused(*(row.sha256 for row in rows))
         return {}
 
     def update_tags(self, owner: str, asset_id: str, body: object) -> JsonObject:
-        """Add and take tags (`PUT /assets/{id}/tags`); `strict` refuses those that are there, or not there."""
-        asset = self.row(owner, asset_id)
+        """Add and remove tags (`PUT /assets/{id}/tags`).
+
+        With `strict`, adding an existing tag or removing a missing tag raises ShimError (400).
+        """
+        asset = self.find(owner, asset_id)
         given = body if isinstance(body, dict) else {}
         added, deleted = (_texts(given.get(name), name) for name in ("add", "delete"))
         if given.get("strict"):
-            faults = [Fault("add", f"has {tag[:40]!r}, which is there") for tag in added if tag in asset.tags]
+            faults = [
+                Fault("add", f"has {tag[:40]!r}, which the asset already has") for tag in added if tag in asset.tags
+            ]
             faults += [
-                Fault("delete", f"has {tag[:40]!r}, which is not there") for tag in deleted if tag not in asset.tags
+                Fault("delete", f"has {tag[:40]!r}, which the asset does not have")
+                for tag in deleted
+                if tag not in asset.tags
             ]
             if faults:
                 raise bad_request(faults)
         tags = tuple(dict.fromkeys(tag for tag in (*asset.tags, *added) if tag not in deleted))
         if len(tags) > _MOST_TAGS:
-            raise bad_request([Fault("add", f"would make {len(tags)} tags; at most {_MOST_TAGS} are kept")])
-        self._store.add(replace(asset, tags=tags, updated_at=self._keeper.clock()))
+            raise bad_request(
+                [Fault("add", f"would result in {len(tags)} tags; an asset can have at most {_MOST_TAGS}")]
+            )
+        self._store.add(replace(asset, tags=tags, updated_at=self._storage.clock()))
         return {
             "added": [tag for tag in added if tag not in asset.tags],
             "deleted": [tag for tag in deleted if tag in asset.tags],
         }
 
     def download(self, owner: str, asset_id: str, body: object) -> JsonObject:
-        """Return where an asset is to be had, in another format where one is asked for (`POST …/download`)."""
-        asset = self.row(owner, asset_id)
+        """Return an asset's download URL, optionally in another format (`POST /assets/{id}/download`)."""
+        asset = self.find(owner, asset_id)
         wanted = body.get("targetFormat") if isinstance(body, dict) else None
         if wanted is None:
             return {"url": self._url_of(asset.id), "mimeType": asset.mime_type}
@@ -140,23 +150,26 @@ class Assets:
         return {"url": f"{self._url_of(asset.id)}&format={name}", "mimeType": OUTPUT_FORMATS[name]}
 
     async def picture(self, asset_id: str, *, output_format: str = "", width: int = 0) -> StoredPicture:
-        """Return an asset's bytes, whoever owns it: who asks has a signed address. Raises ShimError (404)."""
+        """Return an asset's image. Raises ShimError (404).
+
+        The owner is not checked: the signed URL authorises the caller.
+        """
         asset = self._store.asset(asset_id)
         if asset is None:
             raise not_found("asset", asset_id)
         try:
-            data = await asyncio.to_thread(self._keeper.blobs.get, asset.sha256)
+            data = await asyncio.to_thread(self._storage.blobs.get, asset.sha256)
         except FileNotFoundError:
-            raise not_found("picture of the asset", asset_id) from None
+            raise not_found("image of asset", asset_id) from None
         if not output_format and not width:
             return StoredPicture(data, asset.mime_type, asset.name)
         wanted = output_format or asset.mime_type.partition("/")[2]
         wanted = wanted if wanted in OUTPUT_FORMATS else "png"
-        changed = await self._keeper.converted(data, wanted, width)
+        changed = await self._storage.converted(data, wanted, width)
         return StoredPicture(changed.data, changed.mime_type, f"{asset.name.rpartition('.')[0] or asset.name}.{wanted}")
 
 
-def decoded(text: str, path: str) -> bytes:
+def decode_image(text: str, path: str) -> bytes:
     """Return the bytes of base64 or of a data URL. Raises ShimError (400)."""
     try:
         return decode_picture(text.data) if isinstance(text, Attached) else decode_base64(text)
@@ -169,14 +182,14 @@ def _ids(body: object, most: int) -> Sequence[str]:
     match body:
         case {"assetIds": [*ids]} if all(isinstance(each, str) for each in ids):
             if len(ids) > most:
-                raise bad_request([Fault("assetIds", f"has {len(ids)} ids; at most {most} are taken")])
+                raise bad_request([Fault("assetIds", f"has {len(ids)} ids; the maximum is {most}")])
             return list(dict.fromkeys(ids))
-    raise bad_request([Fault("assetIds", "must be a list of assets' ids")])
+    raise bad_request([Fault("assetIds", "must be a list of asset ids")])
 
 
 def _texts(value: object, name: str) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(each, str) and 0 < len(each) <= 64 for each in value):  # noqa: PLR2004 - a tag's length
-        raise bad_request([Fault(name, "must be a list of texts of at most 64 characters")])
+        raise bad_request([Fault(name, "must be a list of strings of at most 64 characters")])
     return list(dict.fromkeys(value))

@@ -1,4 +1,4 @@
-"""Who calls, and which addresses are ours: keys, bearer tokens, and signed addresses of pictures. Pure."""
+"""Authentication: API keys, bearer tokens, and signed URLs. Pure, except for the stored URL secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError
 
 LOCAL_OWNER = "proj_local"
-"""Everybody, where there is no key."""
+"""The owner of all requests if no keys are configured."""
 URL_STEP_S = 86_400.0
 URL_LIFE_S = 7 * URL_STEP_S
 PART_LIFE_S = 3600.0
@@ -26,20 +26,20 @@ PART_LIFE_S = 3600.0
 
 @dataclass(frozen=True)
 class Keys:
-    """Who may call. Each key is an owner; without any, everybody is one (`--insecure-local`)."""
+    """The configured keys, each a separate owner. Without keys (`--insecure-local`), all callers share one owner."""
 
     accounts: Mapping[str, str] = field(default_factory=dict, repr=False)
     tokens: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is asked for a key."""
+        """Whether requests need no key."""
         return not self.accounts and not self.tokens
 
     def owner(self, authorization: str) -> str:
-        """Return the owner that a header `Authorization` shows. Raises ShimError (401).
+        """Return the owner for an `Authorization` header. Raises ShimError (401).
 
-        Every key is compared, each in constant time, so that the time tells nothing of them.
+        All keys are compared, each in constant time, to prevent timing attacks.
         """
         if self.is_open:
             return LOCAL_OWNER
@@ -55,18 +55,18 @@ class Keys:
                 if _equal(given.strip(), token):
                     found = token
         if not found:
-            # Without WWW-Authenticate: a browser would ask for the key by itself, before the page can.
+            # No WWW-Authenticate header: the browser would show its own dialog instead of the web page's.
             raise ShimError(
                 UNAUTHORIZED,
-                "The key is missing or wrong: it is the shim's own (SCENARIO_SHIM_ACCOUNTS or SCENARIO_SHIM_TOKENS), "
-                "given as Scenario's is, with Basic or Bearer",
+                "The key is missing or wrong. Send a key of SCENARIO_SHIM_ACCOUNTS (Basic) or a token of "
+                "SCENARIO_SHIM_TOKENS (Bearer), not one of Scenario",
                 code=ErrorCode.AUTH_FAILED,
             )
         return owner_of(found)
 
 
 def owner_of(key: str) -> str:
-    """Return the name of a key's owner, which does not tell the key."""
+    """Return the owner id of a key: a hash, so that it does not reveal the key."""
     return f"proj_{hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
 
@@ -83,17 +83,17 @@ def _decoded(text: str) -> str:
 
 @dataclass(frozen=True)
 class Signer:
-    """Signs addresses with HMAC-SHA256: each names what it leads to and when it ends, and nobody can change either."""
+    """Signs URLs with HMAC-SHA256. The signature covers the path and the expiry."""
 
     secret: bytes = field(repr=False)
 
     def query(self, path: str, expires: float) -> str:
-        """Return the query that makes `path` an address which is good until then (seconds since 1970)."""
+        """Return the query string of a signed URL for `path` that is valid until `expires` (seconds since 1970)."""
         at = str(int(expires))
         return urlencode({"Expires": at, "Signature": self._signature(path, at)})
 
     def is_good(self, path: str, query: Mapping[str, str], now: float) -> bool:
-        """Return whether an address is one of ours, and has not ended."""
+        """Return whether a URL's signature is valid and has not expired."""
         at = query.get("Expires", "")
         is_ours = hmac.compare_digest(query.get("Signature", "").encode(), self._signature(path, at).encode())
         return is_ours and at.isascii() and at.isdigit() and int(at) > now
@@ -103,14 +103,14 @@ class Signer:
 
 
 def picture_expiry(now: float) -> float:
-    """Return when a picture's address ends: in seven to eight days. It is the same all day, so that caches may hold."""
+    """Return the expiry of an image URL: in 7 to 8 days. It is constant all day, so that URLs can be cached."""
     return math.ceil(now / URL_STEP_S) * URL_STEP_S + URL_LIFE_S
 
 
 def url_secret(configured: str, directory: Path) -> bytes:
-    """Return the secret that signs addresses: the configured one, or one that is kept in `directory`.
+    """Return the secret that signs URLs: the configured one, or a random one stored in `directory`.
 
-    Raises ConfigError where it cannot be kept.
+    Raises ConfigError if it cannot be stored.
     """
     if configured:
         return configured.encode()
@@ -125,5 +125,5 @@ def url_secret(configured: str, directory: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"The secret of pictures' addresses cannot be kept in {directory}: {error.strerror}"
+            f"The secret for signing image URLs cannot be stored in {directory}: {error.strerror}"
         ) from error

@@ -1,4 +1,4 @@
-"""Pictures by their hash: in a folder, or in a bucket. The same bytes are kept once; what is there is never changed."""
+"""Storage of image files by SHA-256, in a folder or a bucket. Files are deduplicated and never modified."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from comfy_core import object_store
 
 
 class Blobs(Protocol):
-    """Where pictures are kept. Its calls block, and raise OSError, or a ComfyClientError of a bucket."""
+    """A storage of image files. All methods block. They raise OSError, or ComfyClientError for a bucket."""
 
     def put(self, data: bytes, mime_type: str) -> str:
-        """Keep `data` and return its sha256. Safe to repeat."""
+        """Store `data` and return its SHA-256. Idempotent."""
         ...
 
     def get(self, sha256: str) -> bytes:
-        """Return what was put. Raises FileNotFoundError."""
+        """Return the stored bytes. Raises FileNotFoundError."""
         ...
 
     def delete(self, sha256: str) -> None:
-        """Forget it; nothing happens where it is not there."""
+        """Delete the file if it exists."""
         ...
 
 
 class FolderBlobs:
-    """A folder; a file is there whole or not at all."""
+    """Stores images in a folder. Writes are atomic."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def put(self, data: bytes, mime_type: str) -> str:  # noqa: ARG002 - a bucket wants the type
-        """Write `data` beside its place and move it there."""
+    def put(self, data: bytes, mime_type: str) -> str:  # noqa: ARG002 - only buckets need the type
+        """Write `data` to a temporary file and rename it."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._path(sha256)
         if path.exists():
@@ -69,7 +69,7 @@ class FolderBlobs:
 
 
 class BucketBlobs:
-    """A bucket; S3 shows a file whole or not at all. Its client is made when something is first kept."""
+    """Stores images in an S3 bucket. Writes are atomic. The S3 client is created on first use."""
 
     def __init__(self, bucket: object_store.Bucket) -> None:
         self._bucket = bucket
@@ -79,7 +79,7 @@ class BucketBlobs:
         return self._bucket.client()
 
     def put(self, data: bytes, mime_type: str) -> str:
-        """Put `data` under its hash; the same bytes again change nothing."""
+        """Upload `data` under its hash."""
         sha256 = hashlib.sha256(data).hexdigest()
         object_store.store(self._client, self._bucket, sha256, data, mime_type)
         return sha256

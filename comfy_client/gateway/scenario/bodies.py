@@ -1,8 +1,8 @@
-"""JSON bodies of callers: parsed within limits on bytes and values, with long base64 texts kept apart. Pure.
+"""Parses JSON request bodies within limits on bytes and values. Long base64 strings are cut out first. Pure.
 
-A picture may be 33 MB of base64 in one JSON text. To parse, search or decode such a text in one C call holds the
-interpreter, and the event loop with it, for 100 to 300 ms. So `read_json` cuts long texts out of a body before it
-parses the rest, and `decode_picture` works in pieces of 1 MB.
+An image can be 33 MB of base64 in one JSON string. Parsing, searching or decoding such a string in one C call holds
+the GIL, and blocks the event loop, for 100 to 300 ms. So `read_json` removes long strings from a body before it parses
+the rest, and `decode_picture` works in pieces of 1 MB.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from comfy_core.contract import ErrorCode, Fault
 from comfy_core.request.encoded import decode_base64
 
 MAX_JSON_BYTES = 131_072
-"""Size limit of a body, without its pictures."""
+"""Maximum size of a body without its images."""
 MAX_VALUES = 2_000
-"""Limit of the JSON values (keys of objects count too) in a body. A call with 200 asset ids has about 200."""
+"""Maximum number of JSON values in a body, including object keys. A request with 200 asset ids has about 200."""
 MOST_QUOTES = 4 * MAX_VALUES + 8_192
-"""More quotes than that in the first megabyte of a large body are more values than MAX_VALUES."""
+"""With more quotes in its first megabyte, a body has more values than MAX_VALUES."""
 LONG_TEXT_BYTES = 50_000
-"""Texts above this size are cut out. The longest prompt has 4,096 characters, 49,152 bytes if all are escaped."""
+"""Strings above this size are cut out. The longest prompt has 4,096 characters: 49,152 bytes if all are escaped."""
 _PIECE = 1 << 20
 _DATA_URL_HEAD = 256
 _ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 class Attached(str):
-    """Replaces a long text in a parsed body. Its value is `attached:` and the text's sha256; `data` is the text."""
+    """Placeholder for a long string in a parsed body: `attached:` and its SHA-256. `data` is the original string."""
 
     __slots__ = ("data",)
     data: bytes
 
     @classmethod
     def of(cls, data: bytes) -> Attached:
-        """Return the replacement of `data`."""
+        """Return the placeholder for `data`."""
         attached = cls(f"attached:{hashlib.sha256(data).hexdigest()}")
         attached.data = data
         return attached
 
 
 def read_json(data: bytes) -> object:
-    """Return the JSON value of a body, or None if the body is empty. Long texts become `Attached`.
+    """Return the JSON value of a body, or None if the body is empty. Long strings become `Attached`.
 
-    Raises ShimError: 413 if the body is too large without its pictures, 400 if it is not JSON, has too many values, or
-    has a long text where no picture can be.
+    Raises ShimError: 413 if the body without its images is too large; 400 if it is not JSON, has too many values, or
+    has a long string in a field that is not an image.
     """
     if not data.strip():
         return None
@@ -63,7 +63,7 @@ def read_json(data: bytes) -> object:
 
 
 def _without_long_texts(data: bytes) -> tuple[bytes, dict[str, bytes]]:
-    """Return the body with a mark in place of each long text, and the texts by their marks. Raises ShimError (413)."""
+    """Return the body with a marker in place of each long string, and the strings by marker. Raises ShimError (413)."""
     if data.count(b'"', 0, _PIECE) > MOST_QUOTES:
         raise _too_large()
     kept, texts = bytearray(), dict[str, bytes]()
@@ -87,7 +87,7 @@ def _without_long_texts(data: bytes) -> tuple[bytes, dict[str, bytes]]:
 
 
 def _end_of_text(data: bytes, begin: int) -> int:
-    """Return where the text that starts at `begin` ends, or -1. Raises ShimError (413) for quotes in a long text."""
+    """Return the end of the string that starts at `begin`, or -1. Raises ShimError (413) if a long one has quotes."""
     end = data.find(b'"', begin)
     while end > 0 and _is_escaped(data, begin, end):
         if end - begin > LONG_TEXT_BYTES:
@@ -104,13 +104,13 @@ def _is_escaped(data: bytes, begin: int, end: int) -> bool:
 def _too_large() -> ShimError:
     return ShimError(
         TOO_LARGE,
-        f"The body's JSON has more than {MAX_JSON_BYTES:,} bytes beside its pictures. Send fewer or shorter fields",
+        f"The JSON body has more than {MAX_JSON_BYTES:,} bytes without its images. Send fewer or shorter fields",
         code=ErrorCode.PAYLOAD_TOO_LARGE,
     )
 
 
 def _with_attached(value: object, texts: dict[str, bytes]) -> object:
-    """Return the parsed body with `Attached` in place of marks. Raises ShimError (400)."""
+    """Return the parsed body with `Attached` in place of markers. Raises ShimError (400)."""
     root: Any = [value]
     open_containers = [root]
     count = 0
@@ -130,15 +130,15 @@ def _with_attached(value: object, texts: dict[str, bytes]) -> object:
 
 
 def _attached(key: object, text: bytes) -> Attached:
-    """Return the replacement of a long text. Raises ShimError (400) if `key` is not that of a picture."""
+    """Return the placeholder for a long string. Raises ShimError (400) if `key` is not an image field."""
     if not re.search("image|mask", str(key), re.IGNORECASE):
         name = str(key)[:64] if isinstance(key, str) and text else ""
-        raise bad_request([Fault(name, f"has a text of more than {LONG_TEXT_BYTES:,} bytes, which only a picture may")])
+        raise bad_request([Fault(name, f"has a string of more than {LONG_TEXT_BYTES:,} bytes; only images may")])
     return Attached.of(text)
 
 
 def decode_picture(text: bytes) -> bytes:
-    """Return the bytes of base64 or of a data URI that still has JSON's escapes; see encoded.decode_base64.
+    """Decode base64 or a data URI that still has JSON escapes; see encoded.decode_base64.
 
     Raises ValueError if it is neither.
     """
@@ -155,7 +155,7 @@ def decode_picture(text: bytes) -> bytes:
 
 
 def _pieces(text: bytes, begin: int) -> Iterator[bytes]:
-    """Yield the text in pieces, without JSON's escapes. No piece ends within an escape, which has 6 bytes at most."""
+    """Yield the unescaped string in pieces. No piece ends within a JSON escape, which has 6 bytes at most."""
     while begin < len(text):
         end = begin + _PIECE
         if end < len(text) and (escape := text.find(b"\\", end - 6, end)) >= 0:

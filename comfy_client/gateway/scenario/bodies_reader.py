@@ -1,4 +1,4 @@
-"""Reads a request's body within limits of size and time."""
+"""Reads request bodies within limits on size and time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from comfy_client.gateway.scenario.errors import NOT_FOUND, TIMED_OUT, TOO_LARGE
 from comfy_core.contract import ErrorCode
 
 GRACE_S = 20.0
-"""How long any body may take. Each LEAST_BYTES_PER_S that arrive add a second."""
+"""Time limit for a body. Every LEAST_BYTES_PER_S bytes received add one second."""
 LEAST_BYTES_PER_S = 20_000
 
 
 async def read_body(request: Request, most: int, advice: str, grace_s: float = GRACE_S) -> bytes:
     """Return the whole body.
 
-    Raises ShimError: 413 with `advice` as soon as it is known to have more than `most` bytes, 408 if it is slow, 404 if
-    the caller went away.
+    Raises ShimError: 413 with `advice` as soon as the body exceeds `most` bytes, 408 if it is too slow, 404 if the
+    caller disconnected.
     """
     reason = f"The body has more than {most:,} bytes. {advice}"
     too_large = ShimError(TOO_LARGE, reason, code=ErrorCode.PAYLOAD_TOO_LARGE)
@@ -41,11 +41,11 @@ async def read_body(request: Request, most: int, advice: str, grace_s: float = G
                 raise too_large
             parts.append(chunk)
     except ClientDisconnect:
-        raise ShimError(NOT_FOUND, "The caller went away") from None
+        raise ShimError(NOT_FOUND, "The caller disconnected") from None
     except TimeoutError:
         raise ShimError(
             TIMED_OUT,
-            f"The body came too slowly: {size:,} bytes in {time.monotonic() - begun_at:.0f} s. Send it again, faster",
+            f"The body arrived too slowly: {size:,} bytes in {time.monotonic() - begun_at:.0f} s. Send it faster",
             code=ErrorCode.NETWORK,
             headers={"Connection": "close"},
         ) from None

@@ -1,4 +1,4 @@
-"""The shim for Python callers, without HTTP: the same jobs and assets, in this process.
+"""The shim as a Python class, without an HTTP server.
 
 with ScenarioShim.from_env() as shim:
     job = shim.generate_txt2img({"prompt": "a pixel art knight"})["job"]
@@ -38,10 +38,10 @@ START_TIMEOUT_S = 30.0
 
 
 class ScenarioShim:
-    """Scenario's calls as methods, with Scenario's fields and answers. Safe to use from several threads.
+    """Scenario's API as methods, with Scenario's request and response fields. Thread-safe.
 
-    Use it in a `with`, or `close` it: jobs that have not ended continue at the next start, in the same folder. One
-    process at a time may use the folder; a second gets ConfigError.
+    Use it in a `with` block, or call `close`. Unfinished jobs continue when a shim is next started with the same
+    folder. Only one process can use a folder at a time; a second one gets ConfigError.
     """
 
     def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs | None = None) -> None:
@@ -62,7 +62,7 @@ class ScenarioShim:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Return the shim for the endpoint that `environment` (default: `os.environ`) names. Raises ConfigError."""
+        """Return a shim configured by `environment` (default: `os.environ`). Raises ConfigError."""
         environment = os.environ if environment is None else environment
         settings = read_settings(environment)
         return cls(client_from_env(environment), settings)
@@ -76,7 +76,7 @@ class ScenarioShim:
         self.close()
 
     def close(self) -> None:
-        """Let submits under way end, and close the connections."""
+        """Wait for submits in progress, stop, and close the connections."""
         if not self._thread.is_alive():
             return
         self._do(self._service.__aexit__(None, None, None))
@@ -90,27 +90,30 @@ class ScenarioShim:
         self._loop.close()
 
     def generate_txt2img(self, body: Mapping[str, Any]) -> JsonObject:
-        """Start a job of `POST /generate/txt2img` and return Scenario's answer: `{"job": …, "creativeUnitsCost": …}`.
+        """Start a job (`POST /generate/txt2img`) and return the response: `{"job": …, "creativeUnitsCost": …}`.
 
-        `modelId` is Flux.1-dev where it is absent. Raises ShimError with all faults.
+        `modelId` defaults to Flux.1-dev. Raises ShimError with all faults.
         """
         return self._generate("txt2img", body)
 
     def generate_img2img(self, body: Mapping[str, Any]) -> JsonObject:
-        """Start a job of `POST /generate/img2img`; `image` is an asset's id, a data URL or an https address."""
+        """Start a job (`POST /generate/img2img`). `image` is an asset id, a data URL or an https URL."""
         return self._generate("img2img", body)
 
     def upload_asset(self, image: PictureSource, name: str = "picture.png") -> JsonObject:
-        """Keep a picture, as a path, bytes, PIL image or text, and return its asset. Raises JobError, ShimError."""
+        """Store an image (a path, bytes, PIL image or base64) and return its asset. Raises JobError, ShimError."""
         body = {"name": name, "image": picture_text(image, "image")}
         return self._asset(self._do(self._service.assets.upload(OWNER, body)))
 
     def get_job(self, job_id: str) -> JsonObject:
-        """Return how a job stands. Raises ShimError (404)."""
+        """Return a job. Raises ShimError (404)."""
         return self._unwrapped(self._call(lambda: self._service.job(OWNER, job_id)), "job")
 
     def wait_for_job(self, job_id: str, timeout_s: float = TIMEOUT_S) -> JsonObject:
-        """Return a job once it has ended, well or not: look at its `status`. Raises WaitTimeout; the job goes on."""
+        """Wait for a job and return it. Check its `status`: it may have failed.
+
+        Raises WaitTimeout; the job continues.
+        """
         deadline = time.monotonic() + timeout_s
         pause = threading.Event()
         while not Status((job := self.get_job(job_id))["status"]).is_final:
@@ -120,15 +123,15 @@ class ScenarioShim:
         return job
 
     def cancel_job(self, job_id: str) -> JsonObject:
-        """End a job and return how it stands."""
+        """Cancel a job and return it."""
         return self._unwrapped(self._do(self._service.act(OWNER, job_id, {"action": "cancel"})), "job")
 
     def get_asset(self, asset_id: str) -> JsonObject:
-        """Return an asset; its `url` is none here: `download_asset` has the picture. Raises ShimError (404)."""
+        """Return an asset. Its `url` cannot be fetched: use `download_asset`. Raises ShimError (404)."""
         return self._asset(self._call(lambda: self._service.assets.get(OWNER, asset_id)))
 
     def download_asset(self, asset_id: str, path: str | os.PathLike[str] | None = None) -> bytes:
-        """Return an asset's bytes, and write them to `path` where one is named. Raises ShimError (404), OSError."""
+        """Return an asset's image, and write it to `path` if given. Raises ShimError (404), OSError."""
         self.get_asset(asset_id)
         picture = self._do(self._service.assets.picture(asset_id))
         if path is not None:
@@ -145,12 +148,12 @@ class ScenarioShim:
         record: JsonObject = answer[name]
         return record
 
-    def _call(self, ask: Any) -> JsonObject:  # noqa: ANN401 - a function without arguments
-        async def asked() -> JsonObject:
-            answer: JsonObject = ask()
-            return answer
+    def _call(self, function: Any) -> JsonObject:  # noqa: ANN401 - a function without arguments
+        async def run() -> JsonObject:
+            response: JsonObject = function()
+            return response
 
-        return self._do(asked())
+        return self._do(run())
 
     def _do(self, work: Coroutine[Any, Any, _Result], timeout_s: float | None = None) -> _Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)

@@ -1,6 +1,6 @@
-"""uvicorn's HTTP/1.1 protocol, with time limits for callers that send or read nothing, and a limit of connections.
+"""uvicorn's HTTP/1.1 protocol with timeouts for stalled clients and a limit on connections.
 
-uvicorn itself closes a connection that is idle between two requests, and no other.
+uvicorn itself only closes connections that are idle between two requests.
 """
 
 from __future__ import annotations
@@ -12,62 +12,62 @@ from typing import ClassVar
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEAD_TIMEOUT_S = 10.0
-"""From a connection's begin, or the previous response, until the head of the next request has arrived."""
+"""Timeout for the head of a request, counted from the start of the connection or the previous response."""
 STALL_TIMEOUT_S = 60.0
-"""How long a caller may read nothing of a response."""
+"""How long a client may stop reading a response."""
 LEAST_CONNECTIONS = 64
 MOST_CONNECTIONS = 8192
 
 
 class LimitedProtocol(H11Protocol):
-    """One connection. Beyond `most` connections, the one that has waited longest for a request is closed."""
+    """One connection. If there are more than `most`, the one that has been idle longest is closed."""
 
     most: ClassVar[int] = MOST_CONNECTIONS
     head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
     stall_timeout_s: ClassVar[float] = STALL_TIMEOUT_S
     waiting: ClassVar[dict[LimitedProtocol, asyncio.TimerHandle]] = {}
-    """The connections without a request under way, the oldest first."""
+    """The connections without a request in progress and their timeouts, oldest first."""
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        """Begin to wait for a request."""
+        """Start the timeout for the first request."""
         super().connection_made(transport)
-        # Else head and body of a response wait 40 ms for each other: asyncio does it for sockets of its own alone.
+        # Without TCP_NODELAY a response's body is delayed by 40 ms. asyncio only sets it on sockets that it creates.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._await_head()
         if len(self.connections) > self.most:
             next(iter(self.waiting)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece of a request."""
+        """Stop the timeout when a request has started."""
         super().data_received(data)
         if self._has_request():
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request, unless it is there already."""
+        """Start the timeout for the next request, unless it has already arrived."""
         super().on_response_complete()
         if not self._has_request() and not self.transport.is_closing():
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Cancel the timeouts."""
         super().connection_lost(exc)
         self._stop_waiting()
         self._resume()
 
     def pause_writing(self) -> None:
-        """Note that the caller does not read."""
+        """Start the timeout for a client that stopped reading."""
         super().pause_writing()
         self._stalled = self.loop.call_later(self.stall_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Note that the caller reads again."""
+        """Cancel the timeout: the client reads again."""
         super().resume_writing()
         self._resume()
 
     def _has_request(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's type leaves out the None that it begins with
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation omits None
         return cycle is not None and not cycle.response_complete
 
     def _await_head(self) -> None:
@@ -85,15 +85,15 @@ class LimitedProtocol(H11Protocol):
 
 
 def limited_protocol(file_limit: int) -> type[LimitedProtocol]:
-    """Return the protocol for a process that may open so many files: half of them for connections."""
+    """Return the protocol class for a process that can open `file_limit` files. Half of them are for connections."""
     most = min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, file_limit // 2))
     return type("Protocol", (LimitedProtocol,), {"most": most, "waiting": {}})
 
 
 def raise_file_limit() -> int:
-    """Raise this process's limit of open files as far as it may, and return it."""
+    """Raise this process's limit on open files as far as allowed, and return it."""
     try:
-        import resource  # noqa: PLC0415 - Windows has none
+        import resource  # noqa: PLC0415 - not available on Windows
     except ImportError:
         return MOST_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""What the shim answers where it cannot do what was asked: an HTTP status, and a reason in a sentence."""
+"""The shim's error responses: ShimError, and functions that build one."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ TIMED_OUT = 408
 TOO_LARGE = 413
 TOO_MANY = 429
 INTERNAL = 500
-NOT_HERE = 501
+NOT_IMPLEMENTED = 501
 UNREACHABLE = 502
 NO_SPACE = 507
 MOST_FAULTS = 20
-"""Faults that one error names; more are counted."""
+"""Maximum number of faults that one error lists. The rest are only counted."""
 
 
 class ShimError(ComfyClientError):
-    """A call that is answered with an error.
+    """An error response to a request.
 
     Attributes:
-        status: of HTTP.
-        reason: the sentence that Scenario's callers show.
-        headers: that go with it.
-        facts: more of its body, such as `remainingSeconds` of a 429 (docs/reference/scenario.md#rate-limits).
+        status: the HTTP status.
+        reason: the message, which Scenario's callers show.
+        headers: additional response headers.
+        facts: additional fields of the body, such as `remainingSeconds` of a 429
+            (docs/reference/scenario.md#rate-limits).
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ShimError(ComfyClientError):
         self.facts = facts
 
     def body(self, trace_id: str) -> JsonObject:
-        """Return the answer's body: some callers read `reason`, others `message`.
+        """Return the response body. Some callers read `reason`, others `message`.
 
         Source: docs/reference/scenario.md#error-bodies.
         """
@@ -58,7 +59,7 @@ class ShimError(ComfyClientError):
 
 
 def bad_request(faults: Sequence[Fault]) -> ShimError:
-    """Return the error that names the `faults` of a call, the first MOST_FAULTS of them."""
+    """Return the error (400) that lists the faults of a request, at most MOST_FAULTS of them."""
     texts = [f"{fault.path[:200] or 'the body'} {fault.message[:400]}" for fault in faults[:MOST_FAULTS]]
     if len(faults) > MOST_FAULTS:
         texts.append(f"{len(faults) - MOST_FAULTS} more faults")
@@ -66,25 +67,25 @@ def bad_request(faults: Sequence[Fault]) -> ShimError:
 
 
 def not_found(what: str, its_id: str, advice: str = "") -> ShimError:
-    """Return the error for something that does not exist, or belongs to another key."""
+    """Return the error (404) for something that does not exist or belongs to another key."""
     text = f"There is no {what} {its_id[:80]!r}{'. ' if advice else ''}{advice}"
     return ShimError(NOT_FOUND, text, code=ErrorCode.JOB_EXPIRED)
 
 
 def not_stored(error: Exception, where: object) -> ShimError:
-    """Return the error for a write to the disk that failed: no space, or no permission."""
+    """Return the error (507) for a failed write to disk: no space, or no permission."""
     why = getattr(error, "strerror", None) or str(error)
     return ShimError(
         NO_SPACE,
-        f"The shim cannot write to {where} ({why}). The call had no effect. Its operator has to free disk space; jobs "
-        "under way are saved as soon as there is some. Then send the call again",
+        f"The shim cannot write to {where} ({why}). The request had no effect. The shim's operator has to free disk "
+        "space; running jobs are then saved automatically. Send the request again after that",
         code=ErrorCode.OUTPUT_NOT_STORED,
     )
 
 
 @contextmanager
 def storing(where: object) -> Iterator[None]:
-    """Turn an OSError of a write below `where` into the ShimError of `not_stored`."""
+    """Convert an OSError while writing to `where` into the ShimError of `not_stored`."""
     try:
         yield
     except OSError as error:
@@ -92,12 +93,12 @@ def storing(where: object) -> Iterator[None]:
 
 
 def shim_error(error: ComfyClientError) -> ShimError:
-    """Return what an error of this package is to Scenario's callers."""
+    """Convert any ComfyClientError into a ShimError."""
     if isinstance(error, ShimError):
         return error
     status = {ErrorCode.PAYLOAD_TOO_LARGE: TOO_LARGE, ErrorCode.RATE_LIMITED: TOO_MANY}.get(error.code)
     if status is None:
         status = BAD_REQUEST if isinstance(error, JobError) else UNREACHABLE
     if isinstance(error, RequestError) and status == UNREACHABLE:
-        return ShimError(status, f"The endpoint behind the shim: {error.report.message}", code=error.code)
+        return ShimError(status, f"The shim's endpoint failed: {error.report.message}", code=error.code)
     return ShimError(status, error.report.message, code=error.code)

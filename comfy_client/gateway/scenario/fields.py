@@ -1,7 +1,7 @@
-"""The fields of Scenario's generate calls, as data: one table a route, and what becomes of each field.
+"""The request fields of Scenario's generate routes: one table per route, with the handling of each field.
 
-Ranges and defaults are Scenario's (docs/reference/scenario.md#route-b). The mapping, the OpenAPI document and the
-tables of docs/scenario.md are derived from here.
+Ranges and defaults are Scenario's (docs/reference/scenario.md#route-b). The validation in mapping.py, the OpenAPI
+document and the tables of docs/scenario.md are derived from these tables.
 """
 
 from __future__ import annotations
@@ -12,43 +12,43 @@ from dataclasses import dataclass
 from comfy_core.contract import MAX_SEED, JsonObject
 
 BASE_MODELS = ("model_bfl-flux-1-dev", "flux.1-dev", "model_flux-1-dev")
-"""Scenario's ids of Flux.1-dev, as callers have them: the current one, the classic one, that of an old quick start."""
+"""Scenario's ids of Flux.1-dev: the current one, the classic one, and one from an old quick start."""
 
 MOST_PICTURES = 8
-"""As many as one request of docs/api.md may ask for."""
+"""The maximum of `num_images` in one request of docs/api.md."""
 MOST_STEPS = 100
 
 
 @dataclass(frozen=True)
-class Field:
-    """One field of a call.
+class RequestField:
+    """One field of a request body.
 
     Attributes:
-        rule: JSON Schema of what Scenario takes.
-        becomes: in words or as a key of docs/api.md, what it is to us; empty where it cannot be honoured.
-        why_not: why it cannot be honoured.
-        is_refused: whether a call that uses it is refused, because without it the picture would be another one. Else it
-            is left out, and the job says so.
+        rule: JSON Schema of the values that Scenario accepts.
+        becomes: the corresponding field of docs/api.md, or a description. Empty if the field is not supported.
+        why_not: why the field is not supported.
+        is_rejected: whether a request with the unsupported field is rejected, because ignoring it would change the
+            image. Otherwise the field is ignored and the job's notes list it.
     """
 
     rule: JsonObject
     becomes: str = ""
     why_not: str = ""
-    is_refused: bool = False
+    is_rejected: bool = False
 
 
 @dataclass(frozen=True)
-class Route:
-    """One generate call: its path, task and fields; `defaults` are Scenario's where they differ from docs/api.md."""
+class GenerateRoute:
+    """One generate route: its path, job type and fields. `defaults` has Scenario's defaults."""
 
     name: str
     path: str
     job_type: str
-    fields: Mapping[str, Field]
+    fields: Mapping[str, RequestField]
     defaults: JsonObject
 
     def schema(self) -> JsonObject:
-        """Return the JSON Schema (2020-12) of its body, for callers: numbers may be text (`"512"`)."""
+        """Return the JSON Schema (2020-12) of the request body for callers. Numbers may be strings (`"512"`)."""
         schema = self.rules()
         for rule in schema["properties"].values():
             if rule.get("type") in ("integer", "number"):
@@ -56,7 +56,7 @@ class Route:
         return schema
 
     def rules(self) -> JsonObject:
-        """Return the JSON Schema of its body once its numbers are numbers. Other keys are allowed."""
+        """Return the JSON Schema of the request body after numeric strings were converted. Other keys are allowed."""
         properties = {
             name: {
                 **field.rule,
@@ -97,9 +97,9 @@ SAMPLERS: Mapping[str, str] = {
     "PNDM": "ipndm",
     "UniPCMultistep": "uni_pc",
 }
-"""Scenario's schedulers (names of diffusers, without `Scheduler`) and the samplers of ComfyUI 0.3.64 that they are.
+"""Scenario's schedulers (diffusers class names without `Scheduler`) and the equivalent ComfyUI samplers.
 
-TCD has none. The sigmas stay `simple`, which is right for Flux.
+TCD has no equivalent. ComfyUI's scheduler stays `simple`, the right one for Flux.
 """
 
 ASPECT_RATIOS: Mapping[str, tuple[int, int]] = {
@@ -125,25 +125,27 @@ _SCHEDULER: JsonObject = {
 
 _CONTROL = ("controlImage", "controlImageId")
 _CONTROL_SETTINGS = ("controlModality", "controlStrength", "controlStart", "controlEnd")
-"""Mean nothing without a controlImage, so they are left out rather than refused."""
+"""These have no effect without a controlImage, so they are ignored instead of rejected."""
 _IP_ADAPTER = ("ipAdapterImage", "ipAdapterImageId", "ipAdapterImages", "ipAdapterImageIds")
 
-_PICTURE_NOTE = "image: an asset's id, a data URL, base64, or an https address"
-_EVERYWHERE: Mapping[str, Field] = {
-    "prompt": Field({"type": "string", "minLength": 1, "maxLength": 4096, "pattern": r"\S"}, "prompt"),
-    "guidance": Field(_number(0, 20), "guidance"),
-    "seed": Field(_SEED, "seed: a number, or a number as text; -1 is random"),
-    "width": Field(_number(64, 2048), "width, rounded to a multiple of 16"),
-    "height": Field(_number(64, 2048), "height, rounded to a multiple of 16"),
-    "numOutputs": Field(_whole(1, MOST_PICTURES), "num_images"),
-    "numSamples": Field(_whole(1, MOST_PICTURES), "num_images"),
-    "negativePrompt": Field({"type": "string", "maxLength": 4096}, "negative_prompt, with negativePromptStrength"),
-    "negativePromptStrength": Field(_number(0, 10), "negative_strength"),
-    "scheduler": Field(_SCHEDULER, "sampler; TCD has no counterpart and is left out"),
-    "aspectRatio": Field({"enum": list(ASPECT_RATIOS)}, "width and height, where neither is given"),
-    "loras": Field({**_TEXTS, "maxItems": 6}, "loras, by the table of LoRAs"),
-    "lorasScale": Field({"type": "array", "items": _number(0, 2), "maxItems": 6}, "the strengths of loras"),
-    "concepts": Field(
+_PICTURE_NOTE = "image: an asset id, a data URL, base64, or an https URL"
+_EVERYWHERE: Mapping[str, RequestField] = {
+    "prompt": RequestField({"type": "string", "minLength": 1, "maxLength": 4096, "pattern": r"\S"}, "prompt"),
+    "guidance": RequestField(_number(0, 20), "guidance"),
+    "seed": RequestField(_SEED, "seed: a number or a numeric string; -1 is random"),
+    "width": RequestField(_number(64, 2048), "width, rounded to a multiple of 16"),
+    "height": RequestField(_number(64, 2048), "height, rounded to a multiple of 16"),
+    "numOutputs": RequestField(_whole(1, MOST_PICTURES), "num_images"),
+    "numSamples": RequestField(_whole(1, MOST_PICTURES), "num_images"),
+    "negativePrompt": RequestField(
+        {"type": "string", "maxLength": 4096}, "negative_prompt, with negativePromptStrength"
+    ),
+    "negativePromptStrength": RequestField(_number(0, 10), "negative_strength"),
+    "scheduler": RequestField(_SCHEDULER, "sampler; TCD has no equivalent and is ignored"),
+    "aspectRatio": RequestField({"enum": list(ASPECT_RATIOS)}, "width and height, if neither is given"),
+    "loras": RequestField({**_TEXTS, "maxItems": 6}, "loras, with the files of SCENARIO_SHIM_LORAS"),
+    "lorasScale": RequestField({"type": "array", "items": _number(0, 2), "maxItems": 6}, "the strengths of loras"),
+    "concepts": RequestField(
         {
             "type": "array",
             "maxItems": 6,
@@ -153,51 +155,53 @@ _EVERYWHERE: Mapping[str, Field] = {
                 "properties": {"modelId": _TEXT, "scale": _number(-2, 2)},
             },
         },
-        "loras, by the table of LoRAs",
+        "loras, with the files of SCENARIO_SHIM_LORAS",
     ),
-    "hideResults": Field(_SWITCH, "the assets are left out of lists"),
-    "intermediateImages": Field(_SWITCH, why_not="no intermediate pictures are kept"),
-    "baseModelId": Field(_TEXT, why_not="there is one base model, Flux.1-dev"),
-    "modelEpoch": Field(_TEXT, why_not="a LoRA has one file"),
-    "imageHide": Field(_SWITCH, why_not="a picture that comes with the call becomes no asset"),
-    "imageParentId": Field(_TEXT, why_not="a picture that comes with the call becomes no asset"),
-    "collectionIds": Field(_TEXTS, why_not="there are no collections"),
-    **{name: Field(_ANY, why_not="there is no control net", is_refused=True) for name in _CONTROL},
-    **{name: Field(_ANY, why_not="there is no inpainting", is_refused=True) for name in ("mask", "maskId")},
-    **{name: Field(_ANY, why_not="there is no IP adapter", is_refused=True) for name in _IP_ADAPTER},
-    **{name: Field(_ANY, why_not="there is no control net") for name in _CONTROL_SETTINGS},
+    "hideResults": RequestField(_SWITCH, "the assets are hidden in lists"),
+    "intermediateImages": RequestField(_SWITCH, why_not="intermediate images are not stored"),
+    "baseModelId": RequestField(_TEXT, why_not="the only base model is Flux.1-dev"),
+    "modelEpoch": RequestField(_TEXT, why_not="a LoRA has only one file"),
+    "imageHide": RequestField(_SWITCH, why_not="an image in the request does not become an asset"),
+    "imageParentId": RequestField(_TEXT, why_not="an image in the request does not become an asset"),
+    "collectionIds": RequestField(_TEXTS, why_not="collections are not supported"),
+    **{name: RequestField(_ANY, why_not="ControlNet is not supported", is_rejected=True) for name in _CONTROL},
+    **{
+        name: RequestField(_ANY, why_not="inpainting is not supported", is_rejected=True) for name in ("mask", "maskId")
+    },
+    **{name: RequestField(_ANY, why_not="IP adapters are not supported", is_rejected=True) for name in _IP_ADAPTER},
+    **{name: RequestField(_ANY, why_not="ControlNet is not supported") for name in _CONTROL_SETTINGS},
 }
 
 
-def _steps(most: int) -> Field:
-    return Field(_whole(1, most), f"steps, at most {MOST_STEPS}")
+def _steps(most: int) -> RequestField:
+    return RequestField(_whole(1, most), f"steps, at most {MOST_STEPS}")
 
 
-_STRENGTH = Field(_number(0.01, 1), "strength (denoise)")
-_PICTURES: Mapping[str, Field] = {
-    "image": Field(_TEXT, _PICTURE_NOTE),
-    "imageId": Field(_TEXT, "image: an asset's id"),
-    "imageUrl": Field(_TEXT, "image: an https address"),
+_STRENGTH = RequestField(_number(0.01, 1), "strength (denoise)")
+_PICTURES: Mapping[str, RequestField] = {
+    "image": RequestField(_TEXT, _PICTURE_NOTE),
+    "imageId": RequestField(_TEXT, "image: an asset id"),
+    "imageUrl": RequestField(_TEXT, "image: an https URL"),
     "strength": _STRENGTH,
 }
-_NO_PICTURES: Mapping[str, Field] = {
-    name: Field(_ANY, why_not="txt2img takes no picture: use img2img", is_refused=name != "strength")
+_NO_PICTURES: Mapping[str, RequestField] = {
+    name: RequestField(_ANY, why_not="txt2img has no start image; use img2img", is_rejected=name != "strength")
     for name in _PICTURES
 }
-_CLASSIC: Mapping[str, Field] = {
+_CLASSIC: Mapping[str, RequestField] = {
     **_EVERYWHERE,
     "numInferenceSteps": _steps(150),
-    "modelId": Field(_TEXT, "Flux.1-dev, or a LoRA of the table on it"),
+    "modelId": RequestField(_TEXT, "Flux.1-dev, or a LoRA of SCENARIO_SHIM_LORAS"),
 }
 
-# numSamples: Scenario's specification says 4, its pages say 1, and callers nearly always send 1
-# (docs/reference/scenario.md#route-b). One picture is also what a caller that forgot it is billed least for.
+# numSamples: Scenario's specification says 4, its documentation says 1 (docs/reference/scenario.md#route-b). 1 is the
+# cheaper default, and nearly all callers send 1.
 _CLASSIC_DEFAULTS: JsonObject = {"width": 512, "height": 512, "numInferenceSteps": 30, "numSamples": 1, "guidance": 3.5}
 
-ROUTES: Mapping[str, Route] = {
+ROUTES: Mapping[str, GenerateRoute] = {
     route.name: route
     for route in (
-        Route(
+        GenerateRoute(
             "custom",
             "/generate/custom/{modelId}",
             "custom",
@@ -205,7 +209,7 @@ ROUTES: Mapping[str, Route] = {
                 **_EVERYWHERE,
                 **_PICTURES,
                 "numInferenceSteps": _steps(150),
-                "modelId": Field(_TEXT, "a LoRA of the table, on Flux.1-dev"),
+                "modelId": RequestField(_TEXT, "Flux.1-dev, or a LoRA of SCENARIO_SHIM_LORAS"),
             },
             {
                 "width": 1104,
@@ -216,8 +220,8 @@ ROUTES: Mapping[str, Route] = {
                 "strength": 0.8,
             },
         ),
-        Route("txt2img", "/generate/txt2img", "inference", {**_CLASSIC, **_NO_PICTURES}, _CLASSIC_DEFAULTS),
-        Route(
+        GenerateRoute("txt2img", "/generate/txt2img", "inference", {**_CLASSIC, **_NO_PICTURES}, _CLASSIC_DEFAULTS),
+        GenerateRoute(
             "img2img",
             "/generate/img2img",
             "inference",
@@ -226,4 +230,4 @@ ROUTES: Mapping[str, Route] = {
         ),
     )
 }
-"""Every generate call. The oldest, `/models/{modelId}/inferences`, is txt2img or img2img in another wrapper."""
+"""Every generate route. `/models/{modelId}/inferences`, the oldest one, wraps the fields of txt2img or img2img."""

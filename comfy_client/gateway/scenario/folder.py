@@ -1,4 +1,4 @@
-"""The lock on the shim's folder: one process at a time. The system releases it if the process is killed."""
+"""The lock that limits the shim's folder to one process. The OS releases it if the process is killed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from comfy_core.errors import ConfigError, missing_extra
 
 LOCK = "lock"
 HOLDER = "lock-holder.txt"
-"""Who has the lock, for the error of a second process. The lock itself cannot be read on every system."""
+"""File that describes the process with the lock, for error messages. Not every OS can read the lock file itself."""
 
 
 class FolderLock:
-    """The lock on `directory`, taken at once. Raises ConfigError if another process has it, or it cannot be made."""
+    """Acquires the lock on `directory`. Raises ConfigError if another process has it, or locking fails."""
 
     def __init__(self, directory: Path) -> None:
         self._holder = directory / HOLDER
         try:
-            import filelock  # noqa: PLC0415 - of the extra
+            import filelock  # noqa: PLC0415 - optional dependency
         except ImportError as error:
             raise missing_extra("The shim", "scenario") from error
         try:
@@ -30,23 +30,23 @@ class FolderLock:
             self._lock.acquire()
         except filelock.Timeout:
             raise ConfigError(
-                f"Another shim uses the folder {directory}: {self._told_holder()}. Stop that one, or give this one a "
-                "folder of its own (--data, SCENARIO_SHIM_DATA_DIR)"
+                f"Another shim uses the folder {directory}: {self._describe_holder()}. Stop that shim, or use another "
+                "folder (--data, SCENARIO_SHIM_DATA_DIR)"
             ) from None
         except (OSError, NotImplementedError) as error:
             raise ConfigError(f"The shim cannot lock its folder {directory}: {error}") from error
-        with suppress(OSError):  # a full disk
+        with suppress(OSError):  # The disk may be full.
             self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n")
 
     def release(self) -> None:
-        """Let another process have the folder."""
+        """Release the lock."""
         self._lock.release()
 
-    def _told_holder(self) -> str:
+    def _describe_holder(self) -> str:
         try:
-            return self._holder.read_text(errors="replace").strip()[:200] or "a process that does not say its id"
+            return self._holder.read_text(errors="replace").strip()[:200] or "unknown process"
         except OSError:
-            return "a process that does not say its id"
+            return "unknown process"
 
 
 def _now() -> str:

@@ -1,8 +1,8 @@
-"""A call that is made again because its answer was lost, told from a call that wants another picture. Pure.
+"""Detects retried POST requests, so that a retry returns the existing job instead of a second one. Pure.
 
-The official SDK repeats a POST up to two times, without an idempotency key; all that tells is `x-stainless-retry-count`
-(docs/reference/scenario.md#sdk-transport). The first try may never have arrived, so a repeat may also be the first
-that is seen.
+The official SDK retries a POST up to twice without an idempotency key. The only sign of a retry is the header
+`x-stainless-retry-count` (docs/reference/scenario.md#sdk-transport). The first attempt may never have arrived, so a
+retry can also be the first request that the shim sees.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comfy_client.gateway.scenario.models import JobRow
+from comfy_client.gateway.scenario.models import ShimJob
 
 WINDOW_S = 150.0
-"""How long after an equal call a repeat may come: two timeouts of the SDK of 60 s each, its pauses, and some more."""
+"""How long after a request a retry may arrive: two SDK timeouts of 60 s each, the SDK's backoff, and a margin."""
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """What a call says of its being a repeat: the SDK's count, and an Idempotency-Key where its caller sends one."""
+class RetryHint:
+    """The retry headers of a request: the SDK's retry count (0: first attempt), and the Idempotency-Key or ""."""
 
     count: int = 0
     key: str = ""
 
 
-FIRST = Repeat()
+NOT_A_RETRY = RetryHint()
 
 
 def fingerprint(owner: str, route: str, model_id: str | None, body: object) -> str:
-    """Return what equal calls of one owner have in common."""
+    """Return a hash that is the same for equal requests of one owner."""
     text = json.dumps([owner, route, model_id, body], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def repeated(repeat: Repeat, equal: Sequence[JobRow]) -> JobRow | None:
-    """Return the job of `equal` calls, the oldest first, that a repeat means; None where the call is a first one.
+def find_retried_job(retry: RetryHint, equal: Sequence[ShimJob]) -> ShimJob | None:
+    """Return the existing job that a retry refers to, or None for a new request.
 
-    One whose answer did not reach its caller comes before others, then the oldest. Each job is meant once for a count.
+    `equal` has the jobs of equal requests. Jobs whose response did not reach the caller come first, then the oldest.
+    Each job is matched at most once per retry count.
     """
-    if repeat.count <= 0:
+    if retry.count <= 0:
         return None
-    fitting = [job for job in equal if job.repeats < repeat.count]
+    fitting = [job for job in equal if job.repeats < retry.count]
     return min(fitting, key=lambda job: (job.is_answered, job.created_at), default=None)

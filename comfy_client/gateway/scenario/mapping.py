@@ -1,7 +1,8 @@
-"""From a generate call of Scenario's to a request of docs/api.md. Pure: a picture stays a name for what is to be read.
+"""Converts the body of a Scenario generate request into a request of docs/api.md.
 
-Nothing is dropped in silence: a field that cannot be honoured is refused where the picture would be another one, else
-noted in the job; a strict shim refuses those too.
+Pure: images stay references (an asset id, a URL or base64) and are loaded later. No field is dropped silently. An
+unsupported field is rejected if ignoring it would change the image. Otherwise it is ignored and recorded in the job's
+notes; in strict mode it is rejected too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 
 from comfy_client.gateway.scenario.bodies import Attached
 from comfy_client.gateway.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimError, bad_request
-from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MOST_STEPS, ROUTES, SAMPLERS, Route
+from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MOST_STEPS, ROUTES, SAMPLERS, GenerateRoute
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.request.spellings import respelled
 from comfy_core.validation import nearest, plain, schema_faults, shown
@@ -22,28 +23,28 @@ INFERENCES = "inferences"
 """The oldest route: `{"parameters": {"type": "txt2img", …}}`."""
 _SIDE = 16
 RANDOM = -1
-"""A seed that asks for a random one, as ComfyUI's own nodes and many callers have it."""
+"""The seed value that requests a random seed, as in ComfyUI."""
 MOST_NOTED = 20
-"""Unknown keys that a job notes by name; more are counted."""
+"""Unknown keys that a job's notes list by name. The rest are only counted."""
 MOST_SHOWN = 10_000
-"""Characters of a field, or of all unknown ones, that a job shows in `metadata.input`; longer ones are not shown."""
+"""Maximum characters of a field, or of all unknown fields, in `metadata.input`. Longer ones are left out there."""
 MOST_ADDRESS = 2_048
-"""Characters of an asset's id or an address; longer texts are pictures."""
+"""Maximum characters of an asset id or a URL. A longer text is treated as an encoded image."""
 _PICTURE_FIELDS = ("image", "imageId", "imageUrl")
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """A call as we understand it.
+class MappedCall:
+    """A converted generate request.
 
     Attributes:
         task: `txt2img` or `img2img`.
-        input: the request of docs/api.md, without its picture.
-        picture: what names the picture to start from, or None.
-        model_id: Scenario's, as the call had it.
-        asked: the call with Scenario's defaults, as a job's `metadata.input` shows it; without pictures.
-        notes: what was not done as it was asked for, a sentence each.
-        is_hidden: whether its assets stay out of lists.
+        input: the request of docs/api.md, without its start image.
+        picture: the start image as an asset id, URL or base64, or None.
+        model_id: Scenario's model id, as the caller sent it.
+        asked: the original fields and Scenario's defaults, without images; shown in a job's `metadata.input`.
+        notes: one sentence for each field that was ignored or changed.
+        is_hidden: whether the job's assets are left out of lists.
     """
 
     task: str
@@ -58,10 +59,10 @@ class Mapped:
 
 def map_call(
     name: str, body: object, model_id: str | None, loras: Mapping[str, str], *, is_strict: bool = False
-) -> Mapped:
-    """Return what a call of route `name` (of ROUTES, or INFERENCES) asks for. `loras` is from Scenario's ids to files.
+) -> MappedCall:
+    """Convert the body of a request to route `name` (a key of ROUTES, or INFERENCES).
 
-    Raises ShimError: 400 with all faults at once, 404 for a model that is not here.
+    `loras` maps Scenario's LoRA ids to file names. Raises ShimError: 400 with all faults, 404 for an unknown model.
     """
     copied, faults = plain(body)
     if not isinstance(copied, dict):
@@ -70,17 +71,17 @@ def map_call(
     if faults:
         raise bad_request(faults)
     if name == INFERENCES:
-        name, given = _unwrapped(given)
+        name, given = _unwrap_parameters(given)
     route = ROUTES[name]
     given = respelled(given, {name: field.rule for name, field in route.fields.items()})
     faults = schema_faults(given, route.rules())
-    refused, notes = _unhonoured(given, route)
+    refused, notes = _unsupported_fields(given, route)
     faults += refused
     if is_strict:
         faults += [Fault(*note.split(" ", 1)) for note in notes]
     if faults:
         raise bad_request(faults)
-    call = _Call(route, given, [], list(notes), loras)
+    call = _CallMapper(route, given, [], list(notes), loras)
     mapped = call.mapped(model_id)
     faults = call.faults + ([Fault(*note.split(" ", 1)) for note in call.notes] if is_strict else [])
     if faults:
@@ -88,10 +89,10 @@ def map_call(
     return mapped
 
 
-def _unwrapped(given: JsonObject) -> tuple[str, JsonObject]:
+def _unwrap_parameters(given: JsonObject) -> tuple[str, JsonObject]:
     parameters = given.get("parameters")
     if not isinstance(parameters, dict):
-        raise bad_request([Fault("parameters", "must be an object with the call's fields")])
+        raise bad_request([Fault("parameters", "must be an object with the fields of the request")])
     inner = {key: value for key, value in parameters.items() if value is not None}
     kind = inner.pop("type", "img2img" if inner.keys() & set(_PICTURE_FIELDS) else "txt2img")
     if kind not in ("txt2img", "img2img"):
@@ -99,8 +100,8 @@ def _unwrapped(given: JsonObject) -> tuple[str, JsonObject]:
     return str(kind), inner
 
 
-def _unhonoured(given: JsonObject, route: Route) -> tuple[list[Fault], list[str]]:
-    """Return the faults and the notes for fields that cannot be honoured. One that says nothing is neither."""
+def _unsupported_fields(given: JsonObject, route: GenerateRoute) -> tuple[list[Fault], list[str]]:
+    """Return the faults and the notes for unsupported fields. Fields with false or empty values are ignored."""
     faults, notes, unknown = [], [], 0
     for key, value in given.items():
         known = route.fields.get(key)
@@ -109,15 +110,15 @@ def _unhonoured(given: JsonObject, route: Route) -> tuple[list[Fault], list[str]
         if known is None:
             unknown += 1
             if unknown <= MOST_NOTED:
-                notes.append(f"{_plain_key(key)} is not known and was left out{nearest(key, route.fields)}")
-        elif known.is_refused:
+                notes.append(f"{_plain_key(key)} is unknown and was ignored{nearest(key, route.fields)}")
+        elif known.is_rejected:
             faults.append(
-                Fault(key, f"cannot be honoured: {known.why_not}. Leave it out, or send this call to Scenario")
+                Fault(key, f"is not supported: {known.why_not}. Leave it out, or send this request to Scenario")
             )
         else:
-            notes.append(f"{key} was left out: {known.why_not}")
+            notes.append(f"{key} was ignored: {known.why_not}")
     if unknown > MOST_NOTED:
-        notes.append(f"{unknown - MOST_NOTED} more keys are not known and were left out")
+        notes.append(f"{unknown - MOST_NOTED} more keys are unknown and were ignored")
     return faults, notes
 
 
@@ -126,23 +127,23 @@ def _plain_key(key: str) -> str:
 
 
 @dataclass
-class _Call:
-    """One call while it is mapped; what is wrong, and what is not as it was asked for, is gathered."""
+class _CallMapper:
+    """Converts one request and collects its faults and notes."""
 
-    route: Route
+    route: GenerateRoute
     given: JsonObject
     faults: list[Fault]
     notes: list[str]
     loras: Mapping[str, str]
 
-    def mapped(self, model_id: str | None) -> Mapped:
+    def mapped(self, model_id: str | None) -> MappedCall:
         given = self.given
         pictures = [given[key] for key in _PICTURE_FIELDS if given.get(key)]
         task = "img2img" if pictures or self.route.name == "img2img" else "txt2img"
         if task == "img2img" and not pictures:
-            self.faults.append(Fault("image", "is missing: an asset's id, a data URL or an https address"))
+            self.faults.append(Fault("image", "is missing. Send an asset id, a data URL or an https URL"))
         if len(set(pictures)) > 1:
-            self.faults.append(Fault("image", "is given twice with different values: leave imageId and imageUrl out"))
+            self.faults.append(Fault("image", "is given twice with different values. Leave out imageId and imageUrl"))
         model, model_loras = self._model(model_id)
         request: JsonObject = {"workflow": task, "prompt": given["prompt"]}
         for part in (self._size(task), self._numbers(task), self._negative(), self._sampler()):
@@ -150,7 +151,7 @@ class _Call:
         if loras := [*model_loras, *self._loras()]:
             request["loras"] = loras
         asked = {**self._asked(task), "modelId": model}
-        return Mapped(
+        return MappedCall(
             task=task,
             job_type=self.route.job_type,
             input=request,
@@ -169,7 +170,7 @@ class _Call:
         return {**defaults, **({} if _is_long("", unknown) else unknown), **known}
 
     def _uses_default(self, key: str, task: str) -> bool:
-        """Return whether Scenario's default counts: not for a size where a picture or a ratio gives it."""
+        """Return whether Scenario's default applies. Sizes have none if the image or `aspectRatio` determines them."""
         if key in ("width", "height"):
             has_size = {"width", "height"} & self.given.keys()
             return bool(has_size) or (task == "txt2img" and "aspectRatio" not in self.given)
@@ -178,11 +179,13 @@ class _Call:
         return key != "strength" or task == "img2img"
 
     def _model(self, path_id: str | None) -> tuple[str, list[JsonObject]]:
-        """Return the model's id, and the LoRA that it is, if it is one."""
+        """Return the model id, and the LoRA if the model is one."""
         in_body = self.given.get("modelId") or None
         named = [each for each in (path_id, in_body) if each]
         if not named:
-            self.faults.append(Fault("modelId", f"is missing: {BASE_MODELS[0]}, or a LoRA of the table"))
+            self.faults.append(
+                Fault("modelId", f"is missing. Send {BASE_MODELS[0]}, or a LoRA id of SCENARIO_SHIM_LORAS")
+            )
             return BASE_MODELS[0], []
         found = []
         for each in named:
@@ -190,7 +193,7 @@ class _Call:
                 continue
             if each not in self.loras:
                 status = NOT_FOUND if each == path_id else BAD_REQUEST
-                raise ShimError(status, f"There is no model {each[:80]!r}. {known_models(self.loras)}")
+                raise ShimError(status, f"Model {each[:80]!r} does not exist. {known_models(self.loras)}")
             found.append({"name": self.loras[each], "strength": 1.0})
         return named[0], found
 
@@ -208,33 +211,33 @@ class _Call:
             if lora_id in self.loras:
                 yield {"name": self.loras[lora_id], "strength": scale}
             else:
-                self.faults.append(Fault(path, f"is not a LoRA of the table. {known_models(self.loras)}"))
+                self.faults.append(Fault(path, f"is not a LoRA of SCENARIO_SHIM_LORAS. {known_models(self.loras)}"))
 
     def _size(self, task: str) -> JsonObject:
         given = self.given
         if ratio := given.get("aspectRatio"):
             if {"width", "height"} & given.keys():
-                self.notes.append("aspectRatio was left out: width or height is given")
+                self.notes.append("aspectRatio was ignored: width or height is given")
             else:
                 width, height = ASPECT_RATIOS[ratio]
                 return {"width": width, "height": height}
         sides: JsonObject = {side: given.get(side, self.route.defaults[side]) for side in ("width", "height")}
         if not {"width", "height"} & given.keys():
-            # The picture's own proportions; a size of Scenario's default would distort it.
+            # img2img keeps the size of the image. Scenario's default size would distort it.
             return sides if task == "txt2img" else {}
         return {side: self._rounded(side, value) for side, value in sides.items()}
 
     def _rounded(self, side: str, value: float) -> int:
         rounded = min(2048, max(64, round(value / _SIDE) * _SIDE))
         if rounded != value:
-            self.notes.append(f"{side} became {rounded}: sizes are multiples of {_SIDE}")
+            self.notes.append(f"{side} was changed to {rounded}: sizes must be multiples of {_SIDE}")
         return rounded
 
     def _numbers(self, task: str) -> JsonObject:
         given, defaults = self.given, self.route.defaults
         steps = int({**defaults, **given}["numInferenceSteps"])
         if steps > MOST_STEPS:
-            self.notes.append(f"numInferenceSteps became {MOST_STEPS}: the most there are")
+            self.notes.append(f"numInferenceSteps was changed to {MOST_STEPS}, the maximum")
         counts = {int(given[key]) for key in ("numOutputs", "numSamples") if key in given}
         if len(counts) > 1:
             self.faults.append(Fault("numSamples", "and numOutputs differ: leave one out"))
@@ -248,7 +251,7 @@ class _Call:
         if task == "img2img":
             numbers["strength"] = given.get("strength", defaults["strength"])
         elif "strength" in given and self.route.fields["strength"].becomes:
-            self.notes.append("strength was left out: there is no image")
+            self.notes.append("strength was ignored: the request has no image")
         return numbers
 
     def _negative(self) -> JsonObject:
@@ -257,25 +260,25 @@ class _Call:
         if text and strength > 0:
             return {"negative_prompt": text, "negative_strength": strength}
         if text:
-            self.notes.append("negativePrompt was left out: with Flux it needs negativePromptStrength above 0")
+            self.notes.append("negativePrompt was ignored: with Flux it needs negativePromptStrength above 0")
         elif strength > 0:
-            self.notes.append("negativePromptStrength was left out: there is no negativePrompt")
+            self.notes.append("negativePromptStrength was ignored: the request has no negativePrompt")
         return {}
 
     def _sampler(self) -> JsonObject:
         name = str(self.given.get("scheduler", "")).removesuffix("Scheduler")
         if name == "TCD":
-            self.notes.append("scheduler was left out: ComfyUI has no counterpart of TCD")
+            self.notes.append("scheduler was ignored: ComfyUI has no equivalent of TCD")
         return {"sampler": SAMPLERS[name]} if name in SAMPLERS else {}
 
 
 def _is_long(key: str, value: object) -> bool:
-    """Return whether a job shows a field at all: no picture, and nothing that is as long as one."""
+    """Return whether a value is an image or too long for `metadata.input`."""
     most = MOST_ADDRESS if key in _PICTURE_FIELDS else MOST_SHOWN
     return isinstance(value, Attached) or len(json.dumps(value, ensure_ascii=False)) > most
 
 
 def known_models(loras: Mapping[str, str]) -> str:
-    """Return the sentence that says which models there are."""
-    others = f", and the LoRAs {', '.join(sorted(loras)[:20])}" if loras else "; no LoRA is in the table"
-    return f"There is Flux.1-dev ({', '.join(BASE_MODELS)}){others}"
+    """Return a sentence that lists the available models."""
+    others = f", and the LoRAs {', '.join(sorted(loras)[:20])}" if loras else "; SCENARIO_SHIM_LORAS has no LoRA"
+    return f"Available: Flux.1-dev ({', '.join(BASE_MODELS)}){others}"

@@ -1,4 +1,4 @@
-"""The models: Flux.1-dev, and the LoRAs of the table. They are the same for every caller."""
+"""The list of models: Flux.1-dev, and the LoRAs of SCENARIO_SHIM_LORAS. It is the same for every caller."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MOST_SIZE = 500
 _FILTERS = ("privacy", "status", "type")
 
 
-class Models:
-    """The models of a table of LoRAs."""
+class ModelCatalog:
+    """Flux.1-dev and the configured LoRAs."""
 
     def __init__(self, loras: Mapping[str, str]) -> None:
         self._records = model_records(loras)
         self._known = known_models(loras)
 
     def list(self, query: Query) -> JsonObject:
-        """Return a page of models (`GET /models`), by their `privacy`, `status` and `type`. Raises ShimError (400)."""
+        """Return a page of models (`GET /models`, with `privacy`, `status`, `type` filters). Raises ShimError (400)."""
         size = query.get("pageSize") or str(_DEFAULT_SIZE)
         if not (size.isascii() and size.isdigit() and len(size) < 4 and 1 <= int(size) <= _MOST_SIZE):  # noqa: PLR2004 - digits of _MOST_SIZE
             raise bad_request([Fault("pageSize", f"must be a whole number from 1 to {_MOST_SIZE}")])
@@ -37,15 +37,15 @@ class Models:
         return {"models": found[begin_at:end_at], **more}
 
     def get(self, model_id: str) -> JsonObject:
-        """Return a model (`GET /models/{id}`). Raises ShimError (404) that names those there are."""
+        """Return a model (`GET /models/{id}`). Raises ShimError (404) that lists the available models."""
         for record in self._records:
             if record["id"] == model_id:
                 return {"model": record}
         raise not_found("model", model_id, self._known)
 
     def get_bulk(self, body: object) -> JsonObject:
-        """Return models by their ids (`POST /models/get-bulk`); unknown ones are left out. Raises ShimError (400)."""
+        """Return models by id (`POST /models/get-bulk`). Unknown ids are ignored. Raises ShimError (400)."""
         match body:
             case {"modelIds": [*ids]} if len(ids) <= MOST_BULK:
                 return {"models": [each for each in self._records if each["id"] in ids]}
-        raise bad_request([Fault("modelIds", f"must be a list of {MOST_BULK} model ids at most")])
+        raise bad_request([Fault("modelIds", f"must be a list of at most {MOST_BULK} model ids")])

@@ -1,4 +1,4 @@
-"""The shim's own OpenAPI document (3.1), from the table of routes and those of the fields. Pure."""
+"""Builds the shim's OpenAPI 3.1 document from the tables of routes and fields. Pure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 from comfy_client import __version__
 from comfy_client.gateway.scenario import fields
-from comfy_client.gateway.scenario.models import AssetRow, JobRow
+from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
 from comfy_client.gateway.scenario.pagination import names
 from comfy_client.gateway.scenario.routes import DRY_RUN, ROUTES, ShimRoute
 from comfy_core.contract import JsonObject
 
 _ERRORS = {
-    "400": "The call is wrong; `reason` names every fault",
+    "400": "The request is invalid; `reason` lists every fault",
     "401": "The key is missing or wrong",
     "404": "It does not exist, or belongs to another key",
-    "408": "The body came too slowly",
+    "408": "The body arrived too slowly",
     "413": "The body is too large",
-    "429": "Too many calls; `Retry-After` says how long to wait",
-    "507": "The shim's disk is full; the call had no effect",
+    "429": "Too many requests; `Retry-After` has the seconds to wait",
+    "507": "The shim's disk is full; the request had no effect",
 }
-_LISTS = {"jobs": JobRow, "assets": AssetRow, "inferences": JobRow}
+_LISTS = {"jobs": ShimJob, "assets": ShimAsset, "inferences": ShimJob}
 _STATUSES = ["pending", "queued", "warming-up", "in-progress", "finalizing", "success", "failure", "canceled"]
 
 
@@ -35,7 +35,7 @@ def document(server_url: str) -> JsonObject:
         "info": {
             "title": "Scenario shim",
             "version": __version__,
-            "description": "The part of Scenario's API that makes pictures, answered from an endpoint of one's own.",
+            "description": "The image generation part of Scenario's API, served from your own endpoint.",
         },
         "servers": [{"url": server_url}],
         "security": [{"basic": []}, {"bearer": []}],
@@ -75,7 +75,7 @@ def _operation(route: ShimRoute) -> JsonObject:
     if _is_generating(route):
         cost = {"type": "object", "required": ["creativeUnitsCost"], "properties": {"creativeUnitsCost": {}}}
         operation["responses"][str(DRY_RUN)] = {
-            "description": "The cost (dryRun)",
+            "description": "The estimated cost (dryRun)",
             "content": {"application/json": {"schema": cost}},
         }
     body = fields.ROUTES[route.generates].schema() if route.generates else route.body

@@ -1,4 +1,4 @@
-"""The page at `/`: one file, and the policy that lets a browser run nothing else."""
+"""The web page at `/`, and the Content-Security-Policy that only allows its own script and style."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Page:
-    """The page, and its Content-Security-Policy."""
+class HtmlPage:
+    """The HTML of the web page, and its Content-Security-Policy."""
 
     html: str
     policy: str
 
 
 @cache
-def read_page() -> Page:
-    """Return the page. Its script and its style are allowed by their hashes; it talks to the shim alone."""
+def read_page() -> HtmlPage:
+    """Return the web page. The policy allows its script and style by hash, and connections to the shim only."""
     html = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    return Page(
+    return HtmlPage(
         html,
         "; ".join(
             (

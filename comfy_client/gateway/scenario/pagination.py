@@ -1,4 +1,4 @@
-"""Lists as Scenario gives them: filters and pages from a query (docs/reference/scenario.md#lists-of-jobs)."""
+"""Filtering, sorting and pagination of lists, as in Scenario's API (docs/reference/scenario.md#lists-of-jobs)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario.errors import bad_request
-from comfy_client.gateway.scenario.models import AssetRow, JobRow
-from comfy_client.gateway.scenario.store import Filter, Kept, Store
+from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
+from comfy_client.gateway.scenario.store import Filter, Record, Store
 from comfy_core.contract import Fault, JsonObject
 
 Query: TypeAlias = Mapping[str, str]
@@ -28,7 +28,7 @@ def _one(value: str) -> tuple[object, ...]:
 
 
 def _many(value: str) -> tuple[object, ...]:
-    """Return the values of a list, which the SDK sends as one text with commas, as JSON's text of a list."""
+    """Return a comma-separated list (as the SDK sends it) as a JSON array for `_IN`."""
     return (json.dumps([part.strip() for part in value.split(",")]),)
 
 
@@ -52,7 +52,7 @@ _COMMON: Mapping[str, Condition] = {
     "updatedBefore": ("updated_at < ?", _moment),
 }
 FILTERS: Mapping[type, Mapping[str, Condition]] = {
-    JobRow: {
+    ShimJob: {
         **_COMMON,
         "status": (_IN.format("status"), _many),
         "type": (_IN.format("job_type"), _many),
@@ -60,7 +60,7 @@ FILTERS: Mapping[type, Mapping[str, Condition]] = {
         "workflowId": ("? = ''", _one),
         "hideResults": ("is_hidden = ?", _truth),
     },
-    AssetRow: {
+    ShimAsset: {
         **_COMMON,
         "type": (_IN.format("type"), _many),
         "types": (_IN.format("type"), _many),
@@ -74,12 +74,13 @@ FILTERS: Mapping[type, Mapping[str, Condition]] = {
         "deleted": ("? = 0", _truth),
     },
 }
-"""What a list is filtered by. What no row here has (a collection, a workflow) matches none."""
+"""The filters of each list. A filter for something that the shim does not have (collections, workflows) matches
+nothing."""
 
 
 @dataclass(frozen=True)
-class Page:
-    """What a query asks for."""
+class PageQuery:
+    """The filter, order and size that a list request asks for."""
 
     wanted: Filter
     order: str
@@ -87,8 +88,8 @@ class Page:
     size: int
 
 
-def read_page(kind: type, owner: str, query: Query, *, only: Filter | None = None) -> Page:
-    """Return what `query` asks for of `owner`'s rows. Unknown keys count for nothing. Raises ShimError (400)."""
+def parse_page_query(kind: type, owner: str, query: Query, *, only: Filter | None = None) -> PageQuery:
+    """Parse the query of a list request for `owner`'s records. Unknown keys are ignored. Raises ShimError (400)."""
     faults: list[Fault] = []
     wanted = (only or Filter()).where("owner = ?", owner)
     for name, (condition, values) in FILTERS[kind].items():
@@ -96,7 +97,7 @@ def read_page(kind: type, owner: str, query: Query, *, only: Filter | None = Non
             try:
                 wanted = wanted.where(condition, *values(text))
             except (ValueError, OverflowError):
-                faults.append(Fault(name, "must be true or false" if values is _truth else "must be an ISO time"))
+                faults.append(Fault(name, "must be true or false" if values is _truth else "must be an ISO 8601 time"))
     order, direction = query.get("sortBy") or "createdAt", query.get("sortDirection") or "desc"
     if order not in _ORDERS:
         faults.append(Fault("sortBy", f"must be one of {', '.join(_ORDERS)}"))
@@ -108,17 +109,17 @@ def read_page(kind: type, owner: str, query: Query, *, only: Filter | None = Non
     token = query.get("paginationToken") or ""
     position = _read_token(token) if token else None
     if token and position is None:
-        faults.append(Fault("paginationToken", "is none that a list gave: begin without one"))
+        faults.append(Fault("paginationToken", "is invalid. Start without a token"))
     if faults:
         raise bad_request(faults)
     column = _ORDERS[order]
     if position is not None:
         wanted = wanted.where(f"({column}, id) {'<' if direction == 'desc' else '>'} (?, ?)", *position)
-    return Page(wanted, column, direction == "desc", int(size))
+    return PageQuery(wanted, column, direction == "desc", int(size))
 
 
-def fill_page(store: Store, kind: type[Kept], page: Page) -> tuple[list[Kept], JsonObject]:
-    """Return a page's rows, and what stands beside them: the next page's token, where there is one that has rows."""
+def fetch_page(store: Store, kind: type[Record], page: PageQuery) -> tuple[list[Record], JsonObject]:
+    """Return the records of a page, and a dict with `nextPaginationToken` unless this is the last page."""
     rows = store.page(kind, page.wanted, order=page.order, is_descending=page.is_descending, size=page.size + 1)
     if len(rows) <= page.size:
         return rows, {}
@@ -138,5 +139,5 @@ def _read_token(token: str) -> tuple[float, str] | None:
 
 
 def names(kind: type) -> Iterator[str]:
-    """Yield the names of a list's query, for the OpenAPI document."""
+    """Yield the query parameters of a list, for the OpenAPI document."""
     yield from (*FILTERS[kind], "sortBy", "sortDirection", "pageSize", "paginationToken")

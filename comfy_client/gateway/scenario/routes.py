@@ -1,6 +1,6 @@
-"""Every route of the shim, as data: the HTTP server and its OpenAPI document are made of this table.
+"""The shim's routes as a table, from which the HTTP server and the OpenAPI document are built.
 
-A handler takes the service and a `Call`, and returns the answer's JSON, or an `Answer` where the status is another.
+A handler takes the service and an `ApiRequest`. It returns JSON, or an `ApiResponse` if the status is not 200.
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comfy_client.gateway.scenario.idempotency import Repeat
+from comfy_client.gateway.scenario.idempotency import RetryHint
 from comfy_client.gateway.scenario.mapping import INFERENCES
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_core.contract import JsonObject
 
 DRY_RUN = 269
-"""The status of an estimate (docs/reference/scenario.md#estimates)."""
+"""The HTTP status of a cost estimate (docs/reference/scenario.md#estimates)."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """One call: who makes it, the path's parts, the query, the body (None where there is none), what repeats say."""
+class ApiRequest:
+    """A parsed request: owner, path parameters, query, JSON body or None, and retry headers."""
 
     owner: str
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: object = field(repr=False)
-    repeat: Repeat = field(default_factory=Repeat)
+    retry: RetryHint = field(default_factory=RetryHint)
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether only the cost is asked for. Python's `True` and `api` count as Scenario takes them."""
+        """Whether the request only asks for the cost. Any value except false, 0 and empty counts, as at Scenario."""
         return self.query.get("dryRun", "").lower() not in ("", "false", "0")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer whose status is not 200."""
+class ApiResponse:
+    """A response with a status other than 200."""
 
     body: JsonObject
     status: int
 
 
-Handler: TypeAlias = Callable[[ShimService, Call], Awaitable["JsonObject | Answer"]]
+Handler: TypeAlias = Callable[[ShimService, ApiRequest], Awaitable["JsonObject | ApiResponse"]]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class ShimRoute:
     """One route.
 
     Attributes:
-        generates: the table of fields of its body.
-        gives: what its response has, and the kind of rows that its query filters.
-        is_poll: whether callers poll it: it is counted apart from other calls.
-        has_picture: whether its body may have a picture as base64.
+        generates: the key of fields.ROUTES that describes the request body, if the route is a generate route.
+        gives: the key of the response that has the result. For lists it selects the query parameters.
+        is_poll: whether requests count against the rate limit for polling instead of the general one.
+        has_picture: whether the request body may contain a base64 image.
     """
 
     method: str
@@ -68,93 +68,93 @@ class ShimRoute:
 
 
 def _generating(route: str) -> Handler:
-    async def generate(service: ShimService, call: Call) -> JsonObject | Answer:
-        model_id = call.path.get("modelId")
-        if call.is_dry_run:
-            return Answer(await service.estimate(route, call.body, model_id=model_id), DRY_RUN)
-        return await service.generate(call.owner, route, call.body, model_id=model_id, repeat=call.repeat)
+    async def generate(service: ShimService, request: ApiRequest) -> JsonObject | ApiResponse:
+        model_id = request.path.get("modelId")
+        if request.is_dry_run:
+            return ApiResponse(await service.estimate(route, request.body, model_id=model_id), DRY_RUN)
+        return await service.generate(request.owner, route, request.body, model_id=model_id, retry=request.retry)
 
     return generate
 
 
-async def _jobs(service: ShimService, call: Call) -> JsonObject:
-    return service.jobs(call.owner, call.query)
+async def _jobs(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.jobs(request.owner, request.query)
 
 
-async def _job(service: ShimService, call: Call) -> JsonObject:
-    return service.job(call.owner, call.path["jobId"])
+async def _job(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.job(request.owner, request.path["jobId"])
 
 
-async def _act(service: ShimService, call: Call) -> JsonObject:
-    return await service.act(call.owner, call.path["jobId"], call.body)
+async def _act(service: ShimService, request: ApiRequest) -> JsonObject:
+    return await service.act(request.owner, request.path["jobId"], request.body)
 
 
-async def _inference(service: ShimService, call: Call) -> JsonObject:
-    return service.inference(call.owner, call.path["modelId"], call.path["inferenceId"])
+async def _inference(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.inference(request.owner, request.path["modelId"], request.path["inferenceId"])
 
 
-async def _upload_asset(service: ShimService, call: Call) -> JsonObject:
-    return await service.assets.upload(call.owner, call.body)
+async def _upload_asset(service: ShimService, request: ApiRequest) -> JsonObject:
+    return await service.assets.upload(request.owner, request.body)
 
 
-async def _assets(service: ShimService, call: Call) -> JsonObject:
-    return service.assets.list(call.owner, call.query)
+async def _assets(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.assets.list(request.owner, request.query)
 
 
-async def _asset(service: ShimService, call: Call) -> JsonObject:
-    return service.assets.get(call.owner, call.path["assetId"])
+async def _asset(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.assets.get(request.owner, request.path["assetId"])
 
 
-async def _get_bulk(service: ShimService, call: Call) -> JsonObject:
-    return service.assets.get_bulk(call.owner, call.body)
+async def _get_bulk(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.assets.get_bulk(request.owner, request.body)
 
 
-async def _delete(service: ShimService, call: Call) -> JsonObject:
-    return await service.assets.delete(call.owner, call.body)
+async def _delete(service: ShimService, request: ApiRequest) -> JsonObject:
+    return await service.assets.delete(request.owner, request.body)
 
 
-async def _tags(service: ShimService, call: Call) -> JsonObject:
-    return service.assets.update_tags(call.owner, call.path["assetId"], call.body)
+async def _tags(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.assets.update_tags(request.owner, request.path["assetId"], request.body)
 
 
-async def _download(service: ShimService, call: Call) -> JsonObject:
-    return service.assets.download(call.owner, call.path["assetId"], call.body)
+async def _download(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.assets.download(request.owner, request.path["assetId"], request.body)
 
 
-async def _create_upload(service: ShimService, call: Call) -> JsonObject:
-    return service.uploads.create(call.owner, call.body)
+async def _create_upload(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.uploads.create(request.owner, request.body)
 
 
-async def _upload(service: ShimService, call: Call) -> JsonObject:
-    return service.uploads.get(call.owner, call.path["uploadId"])
+async def _upload(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.uploads.get(request.owner, request.path["uploadId"])
 
 
-async def _act_on_upload(service: ShimService, call: Call) -> JsonObject:
-    return await service.uploads.act(call.owner, call.path["uploadId"], call.body)
+async def _act_on_upload(service: ShimService, request: ApiRequest) -> JsonObject:
+    return await service.uploads.act(request.owner, request.path["uploadId"], request.body)
 
 
-async def _inferences(service: ShimService, call: Call) -> JsonObject:
-    return service.inferences(call.owner, call.path["modelId"], call.query)
+async def _inferences(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.inferences(request.owner, request.path["modelId"], request.query)
 
 
-async def _models(service: ShimService, call: Call) -> JsonObject:
-    return service.models.list(call.query)
+async def _models(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.models.list(request.query)
 
 
-async def _public_models(service: ShimService, call: Call) -> JsonObject:
-    return service.models.list({**call.query, "privacy": "public"})
+async def _public_models(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.models.list({**request.query, "privacy": "public"})
 
 
-async def _models_by_id(service: ShimService, call: Call) -> JsonObject:
-    return service.models.get_bulk(call.body)
+async def _models_by_id(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.models.get_bulk(request.body)
 
 
-async def _model(service: ShimService, call: Call) -> JsonObject:
-    return service.models.get(call.path["modelId"])
+async def _model(service: ShimService, request: ApiRequest) -> JsonObject:
+    return service.models.get(request.path["modelId"])
 
 
-async def _overview(service: ShimService, call: Call) -> JsonObject:
-    return await service.overview(call.owner)
+async def _overview(service: ShimService, request: ApiRequest) -> JsonObject:
+    return await service.overview(request.owner)
 
 
 _IDS: JsonObject = {
@@ -172,7 +172,7 @@ ROUTES: tuple[ShimRoute, ...] = (
     ShimRoute(
         "POST",
         "/generate/custom/{modelId}",
-        "Make pictures",
+        "Generate images",
         _generating("custom"),
         "custom",
         gives="job",
@@ -181,7 +181,7 @@ ROUTES: tuple[ShimRoute, ...] = (
     ShimRoute(
         "POST",
         "/generate/txt2img",
-        "Make pictures of a prompt",
+        "Generate images from a prompt",
         _generating("txt2img"),
         "txt2img",
         gives="job",
@@ -190,7 +190,7 @@ ROUTES: tuple[ShimRoute, ...] = (
     ShimRoute(
         "POST",
         "/generate/img2img",
-        "Make pictures of one",
+        "Generate images from an image",
         _generating("img2img"),
         "img2img",
         gives="job",
@@ -199,30 +199,30 @@ ROUTES: tuple[ShimRoute, ...] = (
     ShimRoute(
         "POST",
         "/models/{modelId}/inferences",
-        "Make pictures, in the oldest way",
+        "Generate images (legacy route)",
         _generating(INFERENCES),
         body={"type": "object", "required": ["parameters"], "properties": {"parameters": {"type": "object"}}},
         gives="job",
         has_picture=True,
     ),
     ShimRoute(
-        "GET", "/models/{modelId}/inferences", "A model's jobs, in the oldest way", _inferences, gives="inferences"
+        "GET", "/models/{modelId}/inferences", "List a model's jobs (legacy route)", _inferences, gives="inferences"
     ),
     ShimRoute(
         "GET",
         "/models/{modelId}/inferences/{inferenceId}",
-        "One job, in the oldest way",
+        "Get a job (legacy route)",
         _inference,
         gives="job",
         is_poll=True,
     ),
-    ShimRoute("GET", "/jobs", "The jobs", _jobs, gives="jobs"),
-    ShimRoute("GET", "/jobs/{jobId}", "One job", _job, gives="job", is_poll=True),
+    ShimRoute("GET", "/jobs", "List jobs", _jobs, gives="jobs"),
+    ShimRoute("GET", "/jobs/{jobId}", "Get a job", _job, gives="job", is_poll=True),
     ShimRoute("POST", "/jobs/{jobId}/action", "Cancel a job", _act, body=_action("cancel"), gives="job"),
     ShimRoute(
         "POST",
         "/assets",
-        "Upload a picture",
+        "Upload an image",
         _upload_asset,
         body={
             "type": "object",
@@ -236,14 +236,14 @@ ROUTES: tuple[ShimRoute, ...] = (
         gives="asset",
         has_picture=True,
     ),
-    ShimRoute("GET", "/assets", "The assets", _assets, gives="assets"),
+    ShimRoute("GET", "/assets", "List assets", _assets, gives="assets"),
     ShimRoute("DELETE", "/assets", "Delete assets", _delete, body=_IDS),
-    ShimRoute("POST", "/assets/get-bulk", "Assets by their ids", _get_bulk, body=_IDS, gives="assets", is_poll=True),
-    ShimRoute("GET", "/assets/{assetId}", "One asset", _asset, gives="asset", is_poll=True),
+    ShimRoute("POST", "/assets/get-bulk", "Get assets by id", _get_bulk, body=_IDS, gives="assets", is_poll=True),
+    ShimRoute("GET", "/assets/{assetId}", "Get an asset", _asset, gives="asset", is_poll=True),
     ShimRoute(
         "PUT",
         "/assets/{assetId}/tags",
-        "Add and take tags",
+        "Add and remove tags",
         _tags,
         body={
             "type": "object",
@@ -257,14 +257,14 @@ ROUTES: tuple[ShimRoute, ...] = (
     ShimRoute(
         "POST",
         "/assets/{assetId}/download",
-        "Where an asset is to be had",
+        "Get an asset's download URL",
         _download,
         body={"type": "object", "properties": {"targetFormat": {"enum": ["png", "webp", "jpeg", "jpg"]}}},
     ),
     ShimRoute(
         "POST",
         "/uploads",
-        "Begin an upload in parts",
+        "Start a multipart upload",
         _create_upload,
         body={
             "type": "object",
@@ -279,21 +279,21 @@ ROUTES: tuple[ShimRoute, ...] = (
         },
         gives="upload",
     ),
-    ShimRoute("GET", "/uploads/{uploadId}", "One upload", _upload, gives="upload", is_poll=True),
+    ShimRoute("GET", "/uploads/{uploadId}", "Get an upload", _upload, gives="upload", is_poll=True),
     ShimRoute(
         "POST",
         "/uploads/{uploadId}/action",
-        "Complete an upload",
+        "Complete a multipart upload",
         _act_on_upload,
         body=_action("complete"),
         gives="upload",
     ),
-    ShimRoute("GET", "/models", "The models", _models, gives="models"),
-    ShimRoute("GET", "/models/public", "The models that are not LoRAs of the table", _public_models, gives="models"),
+    ShimRoute("GET", "/models", "List models", _models, gives="models"),
+    ShimRoute("GET", "/models/public", "List the base models", _public_models, gives="models"),
     ShimRoute(
         "POST",
         "/models/get-bulk",
-        "Models by their ids",
+        "Get models by id",
         _models_by_id,
         body={
             "type": "object",
@@ -303,28 +303,28 @@ ROUTES: tuple[ShimRoute, ...] = (
         gives="models",
         is_poll=True,
     ),
-    ShimRoute("GET", "/models/{modelId}", "One model", _model, gives="model"),
-    ShimRoute("GET", "/shim/overview", "The endpoint's health, and the cost so far", _overview),
+    ShimRoute("GET", "/models/{modelId}", "Get a model", _model, gives="model"),
+    ShimRoute("GET", "/shim/overview", "Get the endpoint's health and the cost so far", _overview),
 )
-"""Those that Scenario has, and the last, which the page at `/` reads."""
+"""Scenario's routes, and /shim/overview, which only the web page at `/` uses."""
 
-_SEND_THERE = (
-    "Send this one call to Scenario: keep its address in a variable of its own, and upload the picture there, since "
-    "the shim's asset ids mean nothing to Scenario"
+_SEND_TO_SCENARIO = (
+    "Send this one request to Scenario: keep Scenario's URL in a separate variable, and upload the image there. "
+    "Scenario does not know the shim's asset ids"
 )
 OUT_OF_SCOPE: Mapping[str, str] = {
-    "remove-background": f"removing backgrounds is out of this project's scope. {_SEND_THERE}. Or use rembg",
-    "layer": f"layered decomposition is out of this project's scope. {_SEND_THERE}",
-    "upscale": f"it does not upscale. {_SEND_THERE}. Or run a graph that does: comfy-client run --graph",
-    "train": "it does not train. Put a LoRA's file on the worker, and its id into SCENARIO_SHIM_LORAS",
-    "search": "it does not search. GET /assets and GET /jobs filter",
-    "webhook": "it sends no webhooks. Poll GET /jobs/{jobId}",
-    "caption": f"it writes no captions. {_SEND_THERE}",
+    "remove-background": f"background removal is not supported. {_SEND_TO_SCENARIO}. Or use rembg",
+    "layer": f"layered decomposition is not supported. {_SEND_TO_SCENARIO}",
+    "upscale": f"upscaling is not supported. {_SEND_TO_SCENARIO}. Or run a graph for it: comfy-client run --graph",
+    "train": "training is not supported. Put the LoRA's file on the worker, and its id into SCENARIO_SHIM_LORAS",
+    "search": "search is not supported. Use the filters of GET /assets and GET /jobs",
+    "webhook": "webhooks are not supported. Poll GET /jobs/{jobId}",
+    "caption": f"captions are not supported. {_SEND_TO_SCENARIO}",
 }
-"""What the shim does not do, and what to do instead, by a part of the path."""
-NOT_HERE = f"its routes are listed in its /openapi.json. {_SEND_THERE}"
+"""For a part of an unsupported path: what is not supported, and what to do instead."""
+OTHER_ROUTES_ADVICE = f"the supported routes are listed in /openapi.json. {_SEND_TO_SCENARIO}"
 
 
-def why_not_here(path: str) -> str:
-    """Return what to do instead of calling a route that does not exist."""
-    return next((why for part, why in OUT_OF_SCOPE.items() if part in path), NOT_HERE)
+def unsupported_route_advice(path: str) -> str:
+    """Return what to do instead of calling a route that is not supported."""
+    return next((why for part, why in OUT_OF_SCOPE.items() if part in path), OTHER_ROUTES_ADVICE)

@@ -1,6 +1,6 @@
-"""Jobs, assets, uploads and models as Scenario's JSON. Pure.
+"""Renders jobs, assets, uploads and models as Scenario's JSON. Pure.
 
-Each has every field that the official SDK declares as required, so that its strict validation takes them
+Each object has all fields that the official SDK declares as required, so that it passes the SDK's strict validation
 (docs/reference/scenario.md#answer-of-a-generate-call).
 """
 
@@ -11,31 +11,31 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES
-from comfy_client.gateway.scenario.models import AssetRow, JobRow, Status, UploadRow
+from comfy_client.gateway.scenario.models import ShimAsset, ShimJob, ShimUpload, Status
 from comfy_client.gateway.scenario.settings import CostRules
 from comfy_client.prices import job_usd
 from comfy_core.contract import JsonObject
 
-Address: TypeAlias = Callable[[str], str]
-"""From an asset's id to the address of its picture, which is signed and expires."""
-PartAddress: TypeAlias = Callable[[str, int], tuple[str, float]]
-"""From an upload's id and a part's number to where it is put, and until when (seconds since 1970)."""
+AssetUrl: TypeAlias = Callable[[str], str]
+"""Returns the signed, expiring URL of an asset's image."""
+PartUrl: TypeAlias = Callable[[str, int], tuple[str, float]]
+"""Returns the signed URL for an upload's part, and its expiry in seconds since 1970."""
 
 _EPOCH = 1_700_000_000.0
-"""When the models were "made": they have no date of ours."""
+"""A placeholder for the creation time of models, which the API requires."""
 
 
 def iso(at: float) -> str:
-    """Return a time as Scenario writes it: `2026-01-01T00:00:00.000Z`."""
+    """Return a time in Scenario's format: `2026-01-01T00:00:00.000Z`."""
     moment = dt.datetime.fromtimestamp(at, dt.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
 def estimate_usd(request: Mapping[str, object], costs: CostRules) -> float:
-    """Return what a request is taken to cost: seconds by pixels, steps and pictures, times the rate.
+    """Return the estimated cost of a request: its estimated seconds times the worker's price.
 
-    Seconds are `seconds_per_job`, and `seconds_per_step` for each step of each megapixel of each picture; a negative
-    prompt doubles the steps, and `strength` leaves some out.
+    The seconds are `seconds_per_job`, plus `seconds_per_step` for each step, megapixel and image. A negative prompt
+    doubles the steps; `strength` below 1 reduces them.
     """
 
     def number(key: str, absent: float) -> float:
@@ -49,7 +49,7 @@ def estimate_usd(request: Mapping[str, object], costs: CostRules) -> float:
 
 
 def cost(usd: float, costs: CostRules) -> JsonObject:
-    """Return the cost as it stands beside a job, and as a dry run answers it: units, and the money that they are."""
+    """Return the cost fields of a generate response and of a dry run: creative units, and US dollars."""
     units = round(usd * costs.units_per_usd, 2)
     return {
         "creativeUnitsCost": units,
@@ -59,8 +59,8 @@ def cost(usd: float, costs: CostRules) -> JsonObject:
     }
 
 
-def job_record(job: JobRow, costs: CostRules) -> JsonObject:
-    """Return a job as `GET /jobs/{jobId}` has it. `id` is there beside `jobId` for callers of an old page."""
+def job_record(job: ShimJob, costs: CostRules) -> JsonObject:
+    """Return a job as in `GET /jobs/{jobId}`. `id` repeats `jobId` for callers that follow old documentation."""
     usd = job.estimate_usd if job.execution_s is None else job_usd(job.execution_s, costs.usd_per_s)
     metadata: JsonObject = {"input": dict(job.asked), "assetIds": list(job.asset_ids), "output": {}}
     if job.endpoint_id:
@@ -89,8 +89,8 @@ def job_record(job: JobRow, costs: CostRules) -> JsonObject:
 _INFERENCE_STATES = {Status.SUCCESS: "succeeded", Status.FAILURE: "failed", Status.CANCELED: "canceled"}
 
 
-def inference_record(job: JobRow, url_of: Address) -> JsonObject:
-    """Return a job as the oldest route has it, whose callers test `succeeded` and `failed`.
+def inference_record(job: ShimJob, url_of: AssetUrl) -> JsonObject:
+    """Return a job in the format of the oldest route, whose callers test for `succeeded` and `failed`.
 
     Source: docs/reference/scenario.md#callers.
     """
@@ -110,8 +110,8 @@ def inference_record(job: JobRow, url_of: Address) -> JsonObject:
     }
 
 
-def asset_record(asset: AssetRow, url_of: Address) -> JsonObject:
-    """Return an asset as `GET /assets/{id}` has it."""
+def asset_record(asset: ShimAsset, url_of: AssetUrl) -> JsonObject:
+    """Return an asset as in `GET /assets/{id}`."""
     size = {"width": asset.width, "height": asset.height, "size": asset.bytes}
     return {
         "id": asset.id,
@@ -135,8 +135,8 @@ def asset_record(asset: AssetRow, url_of: Address) -> JsonObject:
     }
 
 
-def upload_record(upload: UploadRow, part_of: PartAddress) -> JsonObject:
-    """Return an upload as `GET /uploads/{id}` has it; the parts' addresses only while they are wanted."""
+def upload_record(upload: ShimUpload, part_of: PartUrl) -> JsonObject:
+    """Return an upload as in `GET /uploads/{id}`. It has the URLs of its parts only while it is pending."""
     parts = []
     if upload.state == "pending":
         addresses = [(number, *part_of(upload.id, number)) for number in range(1, upload.parts + 1)]
@@ -161,7 +161,7 @@ def upload_record(upload: UploadRow, part_of: PartAddress) -> JsonObject:
 
 
 def model_records(loras: Mapping[str, str]) -> list[JsonObject]:
-    """Return the models: Flux.1-dev under each of its ids, then the LoRAs of the table."""
+    """Return all models: Flux.1-dev under each of its ids, then the LoRAs."""
     base = [_model(each, "FLUX.1 [dev]", "custom", _inputs()) for each in BASE_MODELS]
     return base + [_model(each, file, "flux.1-lora", []) for each, file in loras.items()]
 
@@ -187,7 +187,7 @@ def _model(model_id: str, name: str, kind: str, inputs: list[JsonObject]) -> Jso
 
 
 def _inputs() -> list[JsonObject]:
-    """Return the fields of the current route that are honoured, as schema-driven callers read them.
+    """Return the supported fields of the current generate route, for callers that build forms from them.
 
     Source: docs/reference/scenario.md#models.
     """

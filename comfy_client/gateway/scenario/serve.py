@@ -1,4 +1,4 @@
-"""`comfy-client scenario serve`: the shim as a process, until SIGTERM or Ctrl-C."""
+"""`comfy-client scenario serve`: runs the shim as an HTTP server until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 STOP_PATIENCE_S = 20
-"""For answers under way; jobs go on at the next start."""
+"""How long a shutdown waits for responses in progress. Unfinished jobs continue at the next start."""
 
 
-def serve(  # noqa: PLR0913 - one for each flag of the command
+def serve(  # noqa: PLR0913 - one parameter per flag
     environment: Mapping[str, str],
     *,
     host: str = "127.0.0.1",
@@ -38,20 +38,20 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
     is_open: bool = False,
     directory: Path | None = None,
     is_strict: bool = False,
-    told: TextIO = sys.stderr,
+    log_stream: TextIO = sys.stderr,
     on_ready: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Serve until a signal ends it; return the exit status.
+    """Serve until SIGTERM or Ctrl-C and return the exit status. Raises ConfigError.
 
-    `is_open` (`--insecure-local`) asks nobody for a key, on a loopback address alone. `on_ready` is told the address
-    once it listens. Raises ConfigError.
+    `is_open` (`--insecure-local`) requires no keys; it is only allowed on a loopback address. `on_ready` is called
+    with the server's URL once it listens.
     """
     settings = read_settings(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
     _check_access(settings, host, is_open=is_open)
     uvicorn, app = _imported("uvicorn"), _imported("comfy_client.gateway.scenario.server")
     connections = _imported("comfy_client.gateway.scenario.connections")
-    logging.basicConfig(stream=told, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=log_stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with client_from_env(environment) as client:
         shim = app.ShimServer(client, settings, make_blobs(settings, environment))
         try:
@@ -65,17 +65,17 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
             ws="none",
             lifespan="off",
             log_config=None,
-            access_log=False,  # it would show signed addresses
+            access_log=False,  # it would log signed URLs
             server_header=False,
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_graceful_shutdown=STOP_PATIENCE_S,
         )
         server = uvicorn.Server(config)
-        # For signals before uvicorn handles them, and for the one that it raises again after an orderly end.
+        # Handles signals before uvicorn does, and the signal that uvicorn raises again after a graceful shutdown.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        asyncio.run(_serve(shim.service, server, sockets, told, on_ready))
+        asyncio.run(_serve(shim.service, server, sockets, log_stream, on_ready))
     return 0
 
 
@@ -83,26 +83,26 @@ async def _serve(
     service: ShimService,
     server: Any,  # noqa: ANN401 - uvicorn's
     sockets: Sequence[socket.socket],
-    told: TextIO,
+    log_stream: TextIO,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Continue the jobs of an earlier process, say the address, and answer requests until a signal."""
+    """Resume the jobs of earlier processes, print the URL, and serve requests until a signal."""
     async with service:
         host, port = sockets[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        told.write(
+        log_stream.write(
             f"The shim listens on http://{shown}:{port}\n"
-            f"Callers of Scenario's SDK set SCENARIO_BASE_URL=http://{shown}:{port}/v1, others that address.\n"
+            f"With Scenario's SDK, set SCENARIO_BASE_URL=http://{shown}:{port}/v1. Other clients use the same URL.\n"
         )
-        told.flush()
+        log_stream.flush()
         on_ready(f"http://{shown}:{port}")
         await server.serve(sockets=list(sockets))
 
 
 def listening(host: str, port: int) -> list[socket.socket]:
-    """Return sockets that listen on every address of `host`; port 0 takes a free one. Raises ConfigError.
+    """Return listening sockets for every address of `host`. Port 0 selects a free port. Raises ConfigError.
 
-    They listen before any job is touched: a start on a taken port changes nothing.
+    This happens before any job is resumed, so that a start on a port in use changes nothing.
     """
     sockets: list[socket.socket] = []
     try:
@@ -114,19 +114,19 @@ def listening(host: str, port: int) -> list[socket.socket]:
         for each in sockets:
             each.close()
         raise ConfigError(
-            f"The shim cannot listen on {host}:{port}: {error.strerror or error}. Give it a free --port, or an address "
-            "of this machine as --host. No job was touched"
+            f"The shim cannot listen on {host}:{port}: {error.strerror or error}. Use a free --port, and an address of "
+            "this machine as --host. No job was changed"
         ) from error
     return sockets
 
 
 def make_blobs(settings: ShimSettings, environment: Mapping[str, str]) -> Blobs:
-    """Return where pictures are kept: the folder, or the bucket. Raises ConfigError."""
+    """Return the storage of images: the folder or the bucket. Raises ConfigError."""
     if settings.bucket_prefix is None:
         return FolderBlobs(settings.directory / "pictures")
     bucket = read_bucket(environment)
     if bucket is None:
-        raise ConfigError(f"SCENARIO_SHIM_BUCKET_PREFIX is set, and there is no bucket: set {', '.join(NEEDED)}")
+        raise ConfigError(f"SCENARIO_SHIM_BUCKET_PREFIX is set, but no bucket is configured. Set {', '.join(NEEDED)}")
     return BucketBlobs(replace(bucket, prefix=settings.bucket_prefix.strip("/")))
 
 
@@ -134,18 +134,21 @@ def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:
     has_keys = bool(settings.accounts or settings.tokens)
     if is_open and not is_loopback(host):
         raise ConfigError(
-            f"--insecure-local asks nobody for a key, so it listens on a loopback address alone, not on {host}"
+            f"--insecure-local requires no key, so it is only allowed on a loopback address, not on {host}"
         )
     if is_open and has_keys:
-        raise ConfigError("--insecure-local and keys contradict: unset SCENARIO_SHIM_ACCOUNTS and SCENARIO_SHIM_TOKENS")
+        raise ConfigError(
+            "--insecure-local cannot be combined with keys. Unset SCENARIO_SHIM_ACCOUNTS and SCENARIO_SHIM_TOKENS"
+        )
     if not has_keys and not is_open:
         raise ConfigError(
-            "SCENARIO_SHIM_ACCOUNTS is not set (nor SCENARIO_SHIM_TOKENS): nobody could call. Set it to key:secret of "
-            "your own making, or try the shim on this machine with --insecure-local"
+            "Neither SCENARIO_SHIM_ACCOUNTS nor SCENARIO_SHIM_TOKENS is set, so no caller could authenticate. Set "
+            "SCENARIO_SHIM_ACCOUNTS to a key:secret that you choose, or try the shim on this machine with "
+            "--insecure-local"
         )
 
 
-def _imported(name: str) -> Any:  # noqa: ANN401 - a module of an extra
+def _imported(name: str) -> Any:  # noqa: ANN401 - an optional module
     try:
         return importlib.import_module(name)
     except ImportError as error:

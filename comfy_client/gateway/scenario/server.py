@@ -1,7 +1,7 @@
-"""The shim over HTTP (Starlette): authentication, limits, signed addresses, and errors in Scenario's shape.
+"""The shim's HTTP server (Starlette): authentication, rate limits, signed URLs, and Scenario's error format.
 
-An answer behind a stored job is never one that the SDK repeats (408, 409, 429, 5xx:
-docs/reference/scenario.md#sdk-transport), and every error says `x-should-retry: false` but a 429.
+After a job is stored, the response never has a status that the SDK retries (408, 409, 429, 5xx:
+docs/reference/scenario.md#sdk-transport). Every error except 429 has the header `x-should-retry: false`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from comfy_client.gateway.scenario.errors import (
     FORBIDDEN,
     INTERNAL,
     METHOD_NOT_ALLOWED,
-    NOT_HERE,
+    NOT_IMPLEMENTED,
     TOO_MANY,
     UNAUTHORIZED,
     ShimError,
     bad_request,
     shim_error,
 )
-from comfy_client.gateway.scenario.idempotency import Repeat
+from comfy_client.gateway.scenario.idempotency import RetryHint
 from comfy_client.gateway.scenario.openapi import document
 from comfy_client.gateway.scenario.origin import is_json, refusal
 from comfy_client.gateway.scenario.page import read_page
-from comfy_client.gateway.scenario.routes import ROUTES, Answer, Call, ShimRoute, why_not_here
+from comfy_client.gateway.scenario.routes import ROUTES, ApiRequest, ApiResponse, ShimRoute, unsupported_route_advice
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.throttle import CallLimits, LoginThrottle
@@ -55,11 +55,11 @@ from comfy_core.images.codec import MAX_BYTES
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 MAX_BODY_BYTES = 40 * 1024 * 1024
-"""A picture of MAX_BYTES as base64, and some more."""
+"""An image of MAX_BYTES as base64, plus a margin."""
 SMALL_BODY_BYTES = 1024 * 1024
 LARGE_AT_ONCE = 4
-"""Bodies of a key above SMALL_BODY_BYTES that are read at once: they are held in memory."""
-IN_PARTS = "Upload the picture in parts (POST /uploads), or send it smaller"
+"""Concurrent request bodies above SMALL_BODY_BYTES per key. They are held in memory."""
+IN_PARTS = "Use a multipart upload (POST /uploads), or send a smaller image"
 PICTURE_BODY = '{"name": "knight.png", "image": "…"} to POST /assets'
 _PIECE = 64 * 1024
 _MAX_KEY = 255
@@ -71,11 +71,11 @@ _SECURITY_HEADERS = {
 }
 _log = logging.getLogger(__name__)
 _base_url: ContextVar[str] = ContextVar("_base_url", default="")
-"""The address that the call came to."""
+"""The base URL of the current request."""
 
 
 class ShimServer:
-    """The application `app` over a client and its settings. The client is the caller's to close."""
+    """Builds the ASGI application `app`. The caller has to close the client."""
 
     def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs) -> None:
         self._settings = settings
@@ -93,29 +93,30 @@ class ShimServer:
             ("GET", "/pictures/{assetId}", self._picture),
             ("PUT", "/parts/{uploadId}/{number:int}", self._put_part),
             *(
-                (route.method, prefix + route.path, partial(self._answered, route))
+                (route.method, prefix + route.path, partial(self._api_call, route))
                 for prefix in _PREFIXES
                 for route in ROUTES
             ),
         ]
         self.app = Starlette(
             routes=[
-                Route(path, partial(self._guarded, endpoint), methods=[method]) for method, path, endpoint in endpoints
+                Route(path, partial(self._checked_origin, endpoint), methods=[method])
+                for method, path, endpoint in endpoints
             ],
             exception_handlers={
-                HTTPException: self._refused,
-                ComfyClientError: self._refused,
-                Exception: self._broken,
+                HTTPException: self._error_response,
+                ComfyClientError: self._error_response,
+                Exception: self._internal_error,
             },
         )
 
-    async def _guarded(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer a request, unless it is a page of another origin that calls a shim without keys."""
+    async def _checked_origin(self, endpoint: Endpoint, request: Request) -> Response:
+        """Handle a request. A shim without keys first rejects requests from pages of other sites."""
         if self._is_open and (why := refusal(request.method, request.headers, self._settings.public_url)):
             raise ShimError(FORBIDDEN, why, code=ErrorCode.AUTH_FAILED)
         return await endpoint(request)
 
-    # --- addresses
+    # --- signed URLs
 
     def _picture_url(self, asset_id: str) -> str:
         path = f"/pictures/{asset_id}"
@@ -133,50 +134,50 @@ class ShimServer:
         if not self._signer.is_good(request.url.path, request.query_params, time.time()):
             raise ShimError(
                 UNAUTHORIZED,
-                "The address is not signed by the shim, or has ended: GET the asset for a new one",
+                "The URL's signature is invalid or has expired. GET the asset for a new URL",
                 code=ErrorCode.AUTH_FAILED,
             )
 
-    # --- answers
+    # --- endpoints
 
-    async def _answered(self, route: ShimRoute, request: Request) -> Response:
+    async def _api_call(self, route: ShimRoute, request: Request) -> Response:
         address = request.client.host if request.client else ""
         owner = await self._logins.owner(request.headers.get("authorization", ""), address)
         self._limits.check(owner, is_poll=route.is_poll)
         if not self._settings.public_url:
             _base_url.set(str(request.base_url).rstrip("/"))
         body = await self._body(route, request, owner)
-        call = Call(owner, request.path_params, dict(request.query_params), body, _repeat(request))
+        call = ApiRequest(owner, request.path_params, dict(request.query_params), body, _retry_hint(request))
         answer = await route.handler(self.service, call)
-        if isinstance(answer, Answer):
+        if isinstance(answer, ApiResponse):
             return _json(answer.body, answer.status)
         match answer:
             case {"job": {"jobId": str(job_id)}} if route.method == "POST" and not await request.is_disconnected():
-                self.service.answered(job_id)
+                self.service.mark_answered(job_id)
         return _json(answer)
 
     async def _body(self, route: ShimRoute, request: Request, owner: str) -> object:
-        """Return the JSON of a body, or None if there is none. Raises ShimError."""
+        """Return the JSON body of a request, or None if it is empty. Raises ShimError."""
         if not route.has_picture:
             data = await read_body(request, MAX_JSON_BYTES, "Send fewer or shorter fields")
             self._check_type(request, data)
             return await asyncio.to_thread(read_json, data)
         length = request.headers.get("content-length", "")
         is_small = length.isdigit() and int(length[:20]) <= SMALL_BODY_BYTES
-        async with nullcontext() if is_small else self._turns_of(owner):
+        async with nullcontext() if is_small else self._large_body_slots(owner):
             data = await read_body(request, MAX_BODY_BYTES, IN_PARTS)
             self._check_type(request, data)
             return await asyncio.to_thread(read_json, data)
 
-    def _turns_of(self, owner: str) -> asyncio.Semaphore:
+    def _large_body_slots(self, owner: str) -> asyncio.Semaphore:
         return self._large.setdefault(owner, asyncio.Semaphore(LARGE_AT_ONCE))
 
     def _check_type(self, request: Request, data: bytes) -> None:
-        """Raise ShimError (400) if a body is surely not JSON, or is not sent as JSON to a shim without keys."""
+        """Raise ShimError (400) if a body is multipart, or, on a shim without keys, not declared as JSON."""
         kind = request.headers.get("content-type", "")
         if data and (kind.startswith("multipart/") or (self._is_open and not is_json(kind))):
-            why = f"must be JSON, sent with Content-Type: application/json, not {kind[:80] or 'without one'}"
-            raise bad_request([Fault("", f"{why}. A picture goes into it as base64: {PICTURE_BODY}")])
+            why = f"must be JSON, sent with Content-Type: application/json (received: {kind[:80] or 'none'})"
+            raise bad_request([Fault("", f"{why}. Send an image as base64: {PICTURE_BODY}")])
 
     async def _picture(self, request: Request) -> Response:
         self._check_signature(request)
@@ -200,8 +201,8 @@ class ShimServer:
         upload_id, number = request.path_params["uploadId"], request.path_params["number"]
         owner = uploads.owner_of_part(upload_id, number)
         self._limits.check(owner)
-        async with self._turns_of(owner):
-            advice = f"All parts of a picture may have {MAX_BYTES:,} bytes. {SMALLER}"
+        async with self._large_body_slots(owner):
+            advice = f"The maximum for all parts of an image is {MAX_BYTES:,} bytes. {SMALLER}"
             data = await read_body(request, uploads.room(upload_id, number), advice)
             await uploads.put_part(upload_id, number, data)
         return _json({}, headers={"ETag": f'"{number}"'})
@@ -218,41 +219,44 @@ class ShimServer:
 
     # --- errors
 
-    async def _refused(self, request: Request, error: Exception) -> Response:
+    async def _error_response(self, request: Request, error: Exception) -> Response:
         trace_id = secrets.token_hex(8)
         match error:
             case ComfyClientError():
-                told = shim_error(error)
+                response_error = shim_error(error)
             case HTTPException(status_code=405, headers=headers):
                 allowed = (headers or {}).get("Allow", "others")
-                reason = f"{request.method} {request.url.path[:120]} does not exist; that path has {allowed}"
-                told = ShimError(METHOD_NOT_ALLOWED, reason)
+                reason = f"{request.method} {request.url.path[:120]} does not exist. That path supports {allowed}"
+                response_error = ShimError(METHOD_NOT_ALLOWED, reason)
             case _:
-                reason = f"The shim has no {request.method} {request.url.path[:120]}: {why_not_here(request.url.path)}"
-                told = ShimError(NOT_HERE, reason)
+                path = request.url.path
+                reason = f"The shim has no {request.method} {path[:120]}: {unsupported_route_advice(path)}"
+                response_error = ShimError(NOT_IMPLEMENTED, reason)
         address = request.client.host if request.client else "?"
-        _log.info("%s: %s %r: %d (%s)", address, request.method, request.url.path[:200], told.status, trace_id)
-        headers = {} if told.status == TOO_MANY else {"x-should-retry": "false"}
-        return _json(told.body(trace_id), told.status, headers | told.headers)
+        _log.info(
+            "%s: %s %r: %d (%s)", address, request.method, request.url.path[:200], response_error.status, trace_id
+        )
+        headers = {} if response_error.status == TOO_MANY else {"x-should-retry": "false"}
+        return _json(response_error.body(trace_id), response_error.status, headers | response_error.headers)
 
-    async def _broken(self, request: Request, error: Exception) -> Response:
+    async def _internal_error(self, request: Request, error: Exception) -> Response:
         trace_id = secrets.token_hex(8)
-        _log.error("a bug in the shim, at %s %r (%s)", request.method, request.url.path[:200], trace_id, exc_info=error)
-        told = ShimError(INTERNAL, f"A bug in the shim; its log has {trace_id}", code=ErrorCode.INTERNAL)
-        return _json(told.body(trace_id), INTERNAL, {"x-should-retry": "false"})
+        _log.error("bug in the shim: %s %r (%s)", request.method, request.url.path[:200], trace_id, exc_info=error)
+        response_error = ShimError(INTERNAL, f"Bug in the shim. Search its log for {trace_id}", code=ErrorCode.INTERNAL)
+        return _json(response_error.body(trace_id), INTERNAL, {"x-should-retry": "false"})
 
 
 def _json(body: JsonObject, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse(body, status, headers={**_SECURITY_HEADERS, **(headers or {})})
 
 
-def _repeat(request: Request) -> Repeat:
+def _retry_hint(request: Request) -> RetryHint:
     count = request.headers.get("x-stainless-retry-count", "")
     key = request.headers.get("idempotency-key", "")[:_MAX_KEY]
-    return Repeat(int(count) if count.isascii() and count.isdigit() and len(count) < 3 else 0, key)  # noqa: PLR2004 - no endless number
+    return RetryHint(int(count) if count.isascii() and count.isdigit() and len(count) < 3 else 0, key)  # noqa: PLR2004 - limits the size of the number
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    """Yield a picture in pieces, so that a caller that reads slowly is told from one that reads nothing."""
+    """Yield an image in pieces, so that the stall timeout does not hit clients that read slowly."""
     for begin in range(0, len(data), _PIECE):
         yield data[begin : begin + _PIECE]

@@ -1,7 +1,7 @@
-"""What the shim does, without HTTP: each call of Scenario's API as a method, JSON in and JSON out.
+"""The shim's business logic without HTTP: one method per Scenario API call, JSON in and JSON out.
 
-All methods are called in one event loop. They raise ShimError, or another error of this package that `shim_error` turns
-into one. `owner` is whoever calls; nothing of another's is seen.
+All methods must be called in one event loop. They raise ShimError, or another ComfyClientError that `shim_error`
+converts into one. `owner` identifies the caller's API key; a caller only sees its own objects.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from comfy_client.client import Client
-from comfy_client.gateway.scenario.assets import Assets, decoded
+from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
+from comfy_client.gateway.scenario.assets import Assets, decode_image
 from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.errors import ShimError, bad_request, not_found
 from comfy_client.gateway.scenario.folder import FolderLock
-from comfy_client.gateway.scenario.idempotency import FIRST, WINDOW_S, Repeat, fingerprint, repeated
+from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, RetryHint, find_retried_job, fingerprint
 from comfy_client.gateway.scenario.jobs import JobRunner
-from comfy_client.gateway.scenario.keeper import Keeper, new_id
-from comfy_client.gateway.scenario.mapping import INFERENCES, MOST_ADDRESS, Mapped, map_call
-from comfy_client.gateway.scenario.model_records import Models
-from comfy_client.gateway.scenario.models import JobRow, Status
-from comfy_client.gateway.scenario.pagination import Query, fill_page, read_page
+from comfy_client.gateway.scenario.mapping import INFERENCES, MOST_ADDRESS, MappedCall, map_call
+from comfy_client.gateway.scenario.model_records import ModelCatalog
+from comfy_client.gateway.scenario.models import ShimJob, Status
+from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
 from comfy_client.gateway.scenario.serializers import (
-    Address,
-    PartAddress,
+    AssetUrl,
+    PartUrl,
     cost,
     estimate_usd,
     inference_record,
@@ -48,52 +48,59 @@ if TYPE_CHECKING:
     from typing import Self
 
 THREADS = 32
-"""For calls to the endpoint and to the disk: as many as RunPodEndpoint keeps connections."""
+"""Threads for blocking calls to the endpoint and the disk. RunPodEndpoint's connection pool has the same size."""
 SEEDS = 2**31
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What a job starts from: a kept picture's hash or an address, how a job shows it, and what came with the call."""
+class _StartImage:
+    """The image that a job starts from.
+
+    Attributes:
+        name: the SHA-256 of a stored image, or an https URL.
+        asked: what `metadata.input` of the job shows for it.
+        uploaded: the image itself, if it was sent in the request.
+    """
 
     name: str = ""
     asked: JsonObject = field(default_factory=dict)
-    came: Picture | None = None
+    uploaded: Picture | None = None
 
 
 class ShimService:
-    """The shim over one endpoint. Use it in an `async with`: jobs of earlier processes go on from there.
+    """The shim in front of one endpoint. Entering its `async with` block resumes the jobs of earlier processes.
 
     Args:
-        client: leads to the endpoint; it is the caller's to close.
-        settings: how the shim behaves.
-        blobs: where pictures are kept.
-        url_of, part_of: make the addresses of pictures and of uploads' parts.
+        client: the client of the endpoint. The caller has to close it.
+        settings: the shim's settings.
+        blobs: the storage of the image files.
+        url_of: returns the signed URL of an asset's image.
+        part_of: returns the signed URL and the expiry of one part of an upload.
     """
 
     def __init__(
-        self, client: Client, settings: ShimSettings, blobs: Blobs, *, url_of: Address, part_of: PartAddress
+        self, client: Client, settings: ShimSettings, blobs: Blobs, *, url_of: AssetUrl, part_of: PartUrl
     ) -> None:
         self._client = client
         self._settings = settings
         self._url_of = url_of
         self._lock = FolderLock(settings.directory)
         try:
-            self._keeper = Keeper(Store(settings.directory), blobs)
+            self._storage = AssetStorage(Store(settings.directory), blobs)
         except BaseException:
             self._lock.release()
             raise
-        self._store = self._keeper.store
-        self._runner = JobRunner(client.provider, self._keeper)
-        self._arriving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self.assets = Assets(self._keeper, url_of)
-        self.uploads = Uploads(self._keeper, self.assets, settings.directory / "uploads", part_of)
-        self.models = Models(settings.loras)
+        self._store = self._storage.store
+        self._runner = JobRunner(client.provider, self._storage)
+        self._call_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.assets = Assets(self._storage, url_of)
+        self.uploads = Uploads(self._storage, self.assets, settings.directory / "uploads", part_of)
+        self.models = ModelCatalog(settings.loras)
         self._sweeps: asyncio.Task[None] | None = None
         self.resumed = 0
-        """How many jobs of an earlier process went on."""
+        """The number of jobs of earlier processes that were resumed."""
 
     async def __aenter__(self) -> Self:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="shim"))
@@ -115,7 +122,7 @@ class ShimService:
         self.close()
 
     def close(self) -> None:
-        """Close the database and release the folder, for a service that was never entered."""
+        """Close the database and release the folder lock. Only needed if the service was never entered."""
         self._store.close()
         self._lock.release()
 
@@ -124,24 +131,25 @@ class ShimService:
             try:
                 await self.uploads.sweep()
             except (OSError, ShimError) as error:
-                _log.warning("uploads that were not completed could not be removed yet: %s", error)
+                _log.warning("expired uploads could not be removed, will retry: %s", error)
             await asyncio.sleep(SWEEP_S)
 
     # --- generating
 
     async def generate(
-        self, owner: str, route: str, body: object, *, model_id: str | None = None, repeat: Repeat = FIRST
+        self, owner: str, route: str, body: object, *, model_id: str | None = None, retry: RetryHint = NOT_A_RETRY
     ) -> JsonObject:
-        """Store a job and return at once what Scenario answers; `route` is one of ROUTES, or INFERENCES.
+        """Store a job and return Scenario's response without waiting for the job.
 
-        A repeat of an earlier call gets that one's job. Raises ShimError.
+        `route` is a key of fields.ROUTES, or INFERENCES. A retry of an earlier request returns the existing job.
+        Raises ShimError.
         """
         mapped = await asyncio.to_thread(self._mapped, route, body, model_id)
-        print_ = fingerprint(owner, route, model_id, body)
-        async with self._arriving.setdefault(repeat.key or print_, asyncio.Lock()):
-            job = self._earlier(owner, print_, repeat)
+        digest = fingerprint(owner, route, model_id, body)
+        async with self._call_locks.setdefault(retry.key or digest, asyncio.Lock()):
+            job = self._existing_job(owner, digest, retry)
             if job is None:
-                job = await self._stored_job(owner, route, mapped, print_, repeat)
+                job = await self._stored_job(owner, route, mapped, digest, retry)
                 self._runner.begin(job.id)
         answer = {"job": self._record(job), **cost(job.estimate_usd, self._settings.costs)}
         if route == INFERENCES:
@@ -149,50 +157,49 @@ class ShimService:
         return answer
 
     async def estimate(self, route: str, body: object, *, model_id: str | None = None) -> JsonObject:
-        """Return what a call would cost (a dry run). Raises ShimError as `generate` does."""
+        """Return the estimated cost of a request (a dry run). Raises ShimError as `generate` does."""
         mapped = await asyncio.to_thread(self._mapped, route, body, model_id)
         return cost(estimate_usd(mapped.input, self._settings.costs), self._settings.costs)
 
-    def answered(self, job_id: str) -> None:
-        """Note that the caller of a job received its answer: a repeat then rather means another job."""
-        with suppress(ShimError):  # a full disk: the job itself is stored
+    def mark_answered(self, job_id: str) -> None:
+        """Record that the caller received the response for a job; retries then match other jobs first."""
+        with suppress(ShimError):  # The disk may be full. The job itself is already stored.
             job = self._store.job(job_id)
             if job is not None and not job.is_answered:
                 self._store.change(job, is_answered=True)
 
-    def _mapped(self, route: str, body: object, model_id: str | None) -> Mapped:
+    def _mapped(self, route: str, body: object, model_id: str | None) -> MappedCall:
         return map_call(route, body, model_id, self._settings.loras, is_strict=self._settings.is_strict)
 
-    def _earlier(self, owner: str, print_: str, repeat: Repeat) -> JobRow | None:
-        if repeat.key:
-            job = self._store.job_of_key(owner, repeat.key)
-            if job is not None and job.fingerprint != print_:
-                raise bad_request([Fault("Idempotency-Key", "was used for another call")])
+    def _existing_job(self, owner: str, digest: str, retry: RetryHint) -> ShimJob | None:
+        if retry.key:
+            job = self._store.job_of_key(owner, retry.key)
+            if job is not None and job.fingerprint != digest:
+                raise bad_request([Fault("Idempotency-Key", "was already used for a different request")])
             return job
-        job = repeated(repeat, self._store.equal_jobs(print_, self._keeper.clock() - WINDOW_S))
-        return None if job is None else self._store.change(job, repeats=repeat.count)
+        job = find_retried_job(retry, self._store.equal_jobs(digest, self._storage.clock() - WINDOW_S))
+        return None if job is None else self._store.change(job, repeats=retry.count)
 
-    async def _stored_job(self, owner: str, route: str, mapped: Mapped, print_: str, repeat: Repeat) -> JobRow:
-        """Return the new job of a call, once it and the picture that came with it are stored."""
-        source = await self._source(owner, mapped)
-        if source.came is None:
-            job = self._new_job(owner, route, mapped, source, repeat=repeat, print_=print_)
+    async def _stored_job(self, owner: str, route: str, mapped: MappedCall, digest: str, retry: RetryHint) -> ShimJob:
+        """Store a new job, and the image sent with the request if there is one. Return the job."""
+        source = await self._start_image(owner, mapped)
+        if source.uploaded is None:
+            job = self._new_job(owner, route, mapped, source, retry=retry, digest=digest)
             self._store.add(job)
             return job
-        async with self._keeper.stored(source.came) as sha256:
+        async with self._storage.stored(source.uploaded) as sha256:
             source = replace(source, name=sha256, asked={"image": f"sha256:{sha256}"})
-            job = self._new_job(owner, route, mapped, source, repeat=repeat, print_=print_)
+            job = self._new_job(owner, route, mapped, source, retry=retry, digest=digest)
             self._store.add(job)
         return job
 
     def _new_job(
-        self, owner: str, route: str, mapped: Mapped, source: _Source, *, repeat: Repeat, print_: str
-    ) -> JobRow:
-        now = self._keeper.clock()
-        # Chosen here, as Scenario chooses them: small enough for callers that read an int32
-        # (docs/reference/scenario.md#route-a).
+        self, owner: str, route: str, mapped: MappedCall, source: _StartImage, *, retry: RetryHint, digest: str
+    ) -> ShimJob:
+        now = self._storage.clock()
+        # Random seeds are chosen here and fit into an int32, as Scenario's do (docs/reference/scenario.md#route-a).
         seed = mapped.input.get("seed", secrets.randbelow(SEEDS))
-        return JobRow(
+        return ShimJob(
             id=new_id("job"),
             owner=owner,
             route=route,
@@ -208,74 +215,76 @@ class ShimService:
             history=((now, Status.QUEUED.value),),
             is_hidden=mapped.is_hidden,
             estimate_usd=estimate_usd(mapped.input, self._settings.costs),
-            fingerprint=print_,
-            repeats=repeat.count,
-            idempotency_key=repeat.key,
+            fingerprint=digest,
+            repeats=retry.count,
+            idempotency_key=retry.key,
         )
 
-    async def _source(self, owner: str, mapped: Mapped) -> _Source:
-        """Return the picture that a call starts from. Raises ShimError, JobError (invalid_image)."""
+    async def _start_image(self, owner: str, mapped: MappedCall) -> _StartImage:
+        """Return the image that a request starts from. Raises ShimError, JobError (invalid_image)."""
         source = mapped.picture
         if source is None:
-            return _Source()
+            return _StartImage()
         if is_asset_id(source):
-            return _Source(self.assets.row(owner, source).sha256, {"image": source})
+            return _StartImage(self.assets.find(owner, source).sha256, {"image": source})
         if source.startswith("https://"):
             if len(source) > MOST_ADDRESS:
-                raise bad_request([Fault("image", f"has an address of more than {MOST_ADDRESS:,} characters")])
-            return _Source(source, {"image": source.partition("?")[0]})
+                raise bad_request([Fault("image", f"has a URL of more than {MOST_ADDRESS:,} characters")])
+            return _StartImage(source, {"image": source.partition("?")[0]})
         if source.startswith("http://"):
-            raise bad_request([Fault("image", "is fetched by https alone")])
-        data = await asyncio.to_thread(decoded, source, "image")
-        return _Source(came=await self._keeper.checked(data, flatten=True))
+            raise bad_request([Fault("image", "must be an https URL, not http")])
+        data = await asyncio.to_thread(decode_image, source, "image")
+        return _StartImage(uploaded=await self._storage.checked(data, flatten=True))
 
     # --- jobs
 
     def job(self, owner: str, job_id: str) -> JsonObject:
         """Return a job (`GET /jobs/{jobId}`). Raises ShimError (404)."""
-        return {"job": self._record(self._row(owner, job_id))}
+        return {"job": self._record(self._find_job(owner, job_id))}
 
     def jobs(self, owner: str, query: Query) -> JsonObject:
         """Return a page of jobs (`GET /jobs`)."""
-        rows, beside = fill_page(self._store, JobRow, read_page(JobRow, owner, query))
-        return {"jobs": [self._record(row) for row in rows], **beside}
+        rows, next_page = fetch_page(self._store, ShimJob, parse_page_query(ShimJob, owner, query))
+        return {"jobs": [self._record(row) for row in rows], **next_page}
 
     async def act(self, owner: str, job_id: str, body: object) -> JsonObject:
-        """Cancel a job (`POST /jobs/{jobId}/action`). One that has ended stays as it is. Raises ShimError."""
-        job = self._row(owner, job_id)
+        """Cancel a job (`POST /jobs/{jobId}/action`). A finished job does not change. Raises ShimError."""
+        job = self._find_job(owner, job_id)
         if not isinstance(body, dict) or body.get("action") != "cancel":
             raise bad_request([Fault("action", "must be cancel")])
         await self._runner.cancel(job.id)
         return self.job(owner, job_id)
 
     def inference(self, owner: str, model_id: str, inference_id: str) -> JsonObject:
-        """Return a job as the oldest route has it. Raises ShimError (404)."""
-        job = self._row(owner, inference_id)
+        """Return a job (`GET /models/{id}/inferences/{id}`, Scenario's oldest route). Raises ShimError (404)."""
+        job = self._find_job(owner, inference_id)
         if job.model_id != model_id:
             raise not_found(f"inference of {model_id[:80]}", inference_id)
         return {"inference": inference_record(job, self._url_of), "job": self._record(job)}
 
     def inferences(self, owner: str, model_id: str, query: Query) -> JsonObject:
-        """Return a page of a model's jobs as the oldest route has them (`GET /models/{id}/inferences`)."""
-        page = read_page(JobRow, owner, query, only=Filter().where("model_id = ?", model_id))
-        rows, beside = fill_page(self._store, JobRow, page)
-        return {"inferences": [inference_record(row, self._url_of) for row in rows], **beside}
+        """Return a page of a model's jobs (`GET /models/{id}/inferences`, Scenario's oldest route)."""
+        page = parse_page_query(ShimJob, owner, query, only=Filter().where("model_id = ?", model_id))
+        rows, next_page = fetch_page(self._store, ShimJob, page)
+        return {"inferences": [inference_record(row, self._url_of) for row in rows], **next_page}
 
-    def _row(self, owner: str, job_id: str) -> JobRow:
+    def _find_job(self, owner: str, job_id: str) -> ShimJob:
         job = self._store.job(job_id, owner)
         if job is None:
             raise not_found(
-                "job", job_id, "The shim has this key's own jobs. One that runs at Scenario is polled there"
+                "job",
+                job_id,
+                "The shim only has jobs that were created here with this key. Poll a job of Scenario at Scenario",
             )
         return job
 
-    def _record(self, job: JobRow) -> JsonObject:
+    def _record(self, job: ShimJob) -> JsonObject:
         return job_record(job, self._settings.costs)
 
-    # --- what a page shows
+    # --- web page
 
     async def overview(self, owner: str) -> JsonObject:
-        """Return what the page shows beside jobs and assets: the endpoint's health, and the cost so far."""
+        """Return the endpoint's health and the cost so far, for the web page at `/`."""
         count, seconds = self._store.spent(owner)
         usd = job_usd(seconds, self._settings.costs.usd_per_s)
         try:

@@ -1,4 +1,4 @@
-"""The shim's variables, once: each with its parser; the environment is an argument. None of Scenario.com's is read."""
+"""The shim's settings and the environment variables that set them. Scenario.com's own variables are not read."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from comfy_core.errors import ConfigError
 
 @dataclass(frozen=True)
 class CostRules:
-    """What a job is taken to cost before it has run.
+    """How the cost of a job is estimated before it runs.
 
     Attributes:
-        usd_per_s: of a worker.
-        seconds_per_step: for one step of one megapixel. The default is what is told of an RTX 4090 with the fp8 model;
-            it was not measured here.
-        seconds_per_job: beside the steps: decoding, encoding, the way.
-        units_per_usd: Scenario's creative units for a dollar, for callers that show them.
+        usd_per_s: the price of one second of a worker.
+        seconds_per_step: seconds for one step of one megapixel. The default is a reported value for an RTX 4090 with
+            the fp8 model; this project has not measured it.
+        seconds_per_job: seconds for everything except the steps: decoding, encoding and transfer.
+        units_per_usd: Scenario's creative units per US dollar, for callers that show them.
     """
 
     usd_per_s: float = POOLS[DEFAULT_POOL].flex_usd_per_s
@@ -33,16 +33,16 @@ class CostRules:
 
 @dataclass(frozen=True)
 class ShimSettings:
-    """How the shim behaves.
+    """The shim's settings.
 
     Attributes:
-        directory: where jobs, assets and pictures are kept.
-        is_strict: whether a field that cannot be honoured is refused rather than noted.
-        loras: from Scenario's ids of LoRAs to the worker's files.
-        bucket_prefix: pictures go into the bucket of the variables BUCKET_* below it; into the folder where it is None.
-        accounts: from an owner's key to its secret (Basic), see auth.py.
-        tokens: bearer tokens, each an owner.
-        trusted_proxies: addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed.
+        directory: the folder for jobs, assets and images.
+        is_strict: whether unsupported fields are rejected instead of ignored.
+        loras: maps Scenario's LoRA ids to the worker's file names.
+        bucket_prefix: prefix in the S3 bucket of the BUCKET_* variables. None stores images in `directory`.
+        accounts: maps API keys to their secrets (Basic authentication); see auth.py.
+        tokens: bearer tokens. Each one is a separate owner.
+        trusted_proxies: addresses and networks whose X-Forwarded-For and X-Forwarded-Proto headers are used.
     """
 
     directory: Path
@@ -61,7 +61,7 @@ class ShimSettings:
 
 @dataclass(frozen=True)
 class ShimVariable:
-    """One variable of the environment: its meaning, and how its text is read into a setting."""
+    """An environment variable: its documentation, the setting that it sets, and its parser."""
 
     name: str
     meaning: str
@@ -75,7 +75,7 @@ def _pairs(text: str) -> dict[str, str]:
     """Return `key:secret` pairs, separated by commas."""
     pairs = dict(pair.strip().partition(":")[::2] for pair in text.split(",") if pair.strip())
     if not all(key and secret for key, secret in pairs.items()):
-        raise ValueError("must be key:secret, several separated by commas")
+        raise ValueError("must be key:secret, or several of them separated by commas")
     return pairs
 
 
@@ -86,7 +86,10 @@ def _tokens(text: str) -> tuple[str, ...]:
 def _loras(text: str) -> dict[str, str]:
     table = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     if not isinstance(table, dict) or not all(isinstance(file, str) and file for file in table.values()):
-        raise ValueError('must be a JSON object from ids to files, as {"model_x": "knight.safetensors"}, or its path')
+        raise ValueError(
+            'must be a JSON object that maps ids to files, such as {"model_x": "knight.safetensors"}, or the path of '
+            "such a file"
+        )
     return {str(lora): str(file) for lora, file in table.items()}
 
 
@@ -98,7 +101,7 @@ def _switch(text: str) -> bool:
 
 def _positive(text: str) -> float:
     number = float(text)
-    if not 0 < number < 1e9:  # noqa: PLR2004 - NaN and infinity are not
+    if not 0 < number < 1e9:  # noqa: PLR2004 - also rejects NaN and infinity
         raise ValueError("must be a number above 0")
     return number
 
@@ -121,8 +124,8 @@ _COSTS = "costs."
 VARIABLES: tuple[ShimVariable, ...] = (
     ShimVariable(
         "SCENARIO_SHIM_ACCOUNTS",
-        "Who may call, with Basic authentication: `key:secret`, several separated by commas. Each sees its own jobs "
-        "and assets alone.",
+        "Accounts for Basic authentication: `key:secret`, several separated by commas. Each account only sees its own "
+        "jobs and assets.",
         "",
         "accounts",
         _pairs,
@@ -130,7 +133,7 @@ VARIABLES: tuple[ShimVariable, ...] = (
     ),
     ShimVariable(
         "SCENARIO_SHIM_TOKENS",
-        "Who may call with a bearer token; several separated by commas. Each sees its own.",
+        "Bearer tokens, separated by commas. Each token only sees its own jobs and assets.",
         "",
         "tokens",
         _tokens,
@@ -138,42 +141,44 @@ VARIABLES: tuple[ShimVariable, ...] = (
     ),
     ShimVariable(
         "SCENARIO_SHIM_DATA_DIR",
-        "The folder of jobs, assets and pictures. It is all that is to be kept.",
+        "The folder for jobs, assets and images. It has all of the shim's data: back it up.",
         "scenario-shim",
         "directory",
         Path,
     ),
     ShimVariable(
         "SCENARIO_SHIM_STRICT",
-        "Refuse a field that cannot be honoured, rather than leave it out and say so in the job.",
+        "Reject requests with unsupported fields. Otherwise such fields are ignored and listed in the job's "
+        "`metadata.hint`.",
         "false",
         "is_strict",
         _switch,
     ),
     ShimVariable(
         "SCENARIO_SHIM_LORAS",
-        "From Scenario's ids of LoRAs to files of the worker: JSON, or the path of a JSON file.",
+        "A JSON object that maps Scenario's LoRA ids to LoRA files of the worker, or the path of such a JSON file.",
         "",
         "loras",
         _loras,
     ),
     ShimVariable(
         "SCENARIO_SHIM_BUCKET_PREFIX",
-        "Keep pictures in the bucket of BUCKET_ENDPOINT_URL and its kin, below this prefix, and not in the folder.",
+        "Store images in the S3 bucket configured by the BUCKET_* variables, under this prefix, instead of on disk.",
         "",
         "bucket_prefix",
         str,
     ),
     ShimVariable(
         "SCENARIO_SHIM_PUBLIC_URL",
-        "The address at which callers reach the shim, for pictures' addresses. Absent: the one that a call came to.",
+        "The URL at which callers reach the shim, used in image URLs. Default: the URL of the current request.",
         "",
         "public_url",
         lambda text: text.rstrip("/"),
     ),
     ShimVariable(
         "SCENARIO_SHIM_URL_SECRET",
-        "Signs pictures' addresses. Absent: one that is made at the first start and kept in the folder.",
+        "The secret that signs image URLs. Default: a random secret, created at the first start and stored in the "
+        "folder.",
         "",
         "url_secret",
         str,
@@ -181,55 +186,55 @@ VARIABLES: tuple[ShimVariable, ...] = (
     ),
     ShimVariable(
         "SCENARIO_SHIM_REQUESTS_PER_MINUTE",
-        "How many calls a key may make in a minute, polls of a single job or asset apart; more are answered 429.",
+        "Requests per minute for each key, without polls of single jobs and assets. Further requests get 429.",
         "600",
         "requests_per_minute",
         _at_least_one,
     ),
     ShimVariable(
         "SCENARIO_SHIM_POLLS_PER_MINUTE",
-        "How often a key may poll single jobs, assets and uploads in a minute. 45 jobs every 3 s are 900.",
+        "Polls of single jobs, assets and uploads per minute for each key. Polling 45 jobs every 3 s makes 900.",
         "6000",
         "polls_per_minute",
         _at_least_one,
     ),
     ShimVariable(
         "SCENARIO_SHIM_TRUSTED_PROXIES",
-        "Addresses or networks of your reverse proxies, separated by commas: their X-Forwarded-For and "
-        "X-Forwarded-Proto are believed, nobody else's. Without it all callers behind a proxy count as one address.",
+        "Addresses or networks of your reverse proxies, separated by commas. X-Forwarded-For and X-Forwarded-Proto are "
+        "only used from these. Without it, all callers behind a proxy count as one address.",
         "",
         "trusted_proxies",
         _networks,
     ),
     ShimVariable(
         "SCENARIO_SHIM_GPU_USD_PER_S",
-        f"What a second of a worker costs, for estimates. The default is the {DEFAULT_POOL} of {AS_OF}.",
+        f"Price of one second of a worker, for estimates. The default is the price of {DEFAULT_POOL} on {AS_OF}.",
         f"{CostRules.usd_per_s:g}",
         f"{_COSTS}usd_per_s",
         _positive,
     ),
     ShimVariable(
         "SCENARIO_SHIM_SECONDS_PER_STEP",
-        "Seconds for one step of one megapixel, for estimates. Take it from your own jobs.",
+        "Seconds for one step of one megapixel, for estimates. Measure it with your own jobs.",
         f"{CostRules.seconds_per_step:g}",
         f"{_COSTS}seconds_per_step",
         _positive,
     ),
     ShimVariable(
         "SCENARIO_SHIM_UNITS_PER_USD",
-        "Creative units for a dollar, where callers show them.",
+        "Creative units per US dollar, for callers that show them.",
         f"{CostRules.units_per_usd:g}",
         f"{_COSTS}units_per_usd",
         _positive,
     ),
 )
-"""Every variable of the shim beside the client's, which lead it to the endpoint."""
+"""The shim's own variables. The client's variables, which select the endpoint, apply too."""
 
 Environment: TypeAlias = Mapping[str, str]
 
 
 def read_settings(environment: Environment) -> ShimSettings:
-    """Return the settings of `environment`. Empty is absent. Raises ConfigError that names the variable."""
+    """Return the settings in `environment`. An empty variable counts as not set. Raises ConfigError that names it."""
     values: dict[str, Any] = {}
     costs: dict[str, Any] = {}
     for variable in VARIABLES:
@@ -240,7 +245,7 @@ def read_settings(environment: Environment) -> ShimSettings:
             value = variable.read(text)
         except (ValueError, OSError) as error:
             shown = "" if variable.secret else f"={text[:80]!r}"
-            raise ConfigError(f"{variable.name}{shown} cannot be used: {error}. {variable.meaning}") from None
+            raise ConfigError(f"{variable.name}{shown} is invalid: {error}. {variable.meaning}") from None
         where, _, name = variable.setting.rpartition(".")
         (costs if where else values)[name] = value
     return ShimSettings(costs=CostRules(**costs), **values)

@@ -1,9 +1,9 @@
-"""Jobs, assets and uploads in SQLite. One connection, used from one thread: the event loop's.
+"""The database (SQLite) of jobs, assets and uploads. One connection, only used by the event loop's thread.
 
-A write is durable against a kill of the process when its call returns (WAL with `synchronous=NORMAL`: a loss of power
-may cost the last moments, but never the file). Every read for a caller names the owner.
+When a write returns, its data survives a crash of the process. A power failure may lose the last writes, but does not
+corrupt the file (WAL mode with `synchronous=NORMAL`).
 
-Every call raises ShimError: 507 if the disk is full or cannot be written, 500 if the database file is damaged.
+Every method can raise ShimError: 507 if the disk is full or not writable, 500 if the database file is corrupt.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from comfy_client.gateway.scenario.errors import INTERNAL, ShimError, not_stored
-from comfy_client.gateway.scenario.models import AssetRow, JobRow, Phase, Status, UploadRow
+from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, ShimUpload, Status
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import ConfigError
 
-Kept = TypeVar("Kept", JobRow, AssetRow, UploadRow)
+Record = TypeVar("Record", ShimJob, ShimAsset, ShimUpload)
 
 _VERSION = 1
-_TABLES: Mapping[type, str] = {JobRow: "jobs", AssetRow: "assets", UploadRow: "uploads"}
+_TABLES: Mapping[type, str] = {ShimJob: "jobs", ShimAsset: "assets", ShimUpload: "uploads"}
 _INDEXES = (
     "CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, created_at, id)",
     "CREATE INDEX IF NOT EXISTS jobs_by_fingerprint ON jobs (fingerprint, created_at)",
@@ -40,17 +40,17 @@ _BUSY_S = 5.0
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows of a list are wanted: pairs of a condition in SQL and its values."""
+    """The WHERE clause of a list: pairs of an SQL condition and its values, joined by AND."""
 
     conditions: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
     def where(self, condition: str, *values: object) -> Filter:
-        """Return the filter with one more condition."""
+        """Return a new filter with one more condition."""
         return Filter((*self.conditions, (condition, values)))
 
 
 class Store:
-    """The database in `directory`, created if it does not exist. Raises ConfigError if it cannot be used."""
+    """The database in `directory`. Created if it does not exist. Raises ConfigError if it cannot be opened."""
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / "shim.sqlite3"
@@ -66,15 +66,15 @@ class Store:
             self._prepare()
         except (OSError, sqlite3.Error) as error:
             if _is_damage(error):
-                raise ConfigError(self._told(error).reason) from error
-            raise ConfigError(f"The shim's data cannot be kept in {directory}: {error}") from error
+                raise ConfigError(self._storage_error(error).reason) from error
+            raise ConfigError(f"The shim cannot open its database in {directory}: {error}") from error
 
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
             raise ConfigError(
-                f"{self.file} was written by a newer shim (its version is {version}, this one reads {_VERSION}): use "
-                "that shim"
+                f"{self.file} has database version {version} of a newer shim; this shim reads version {_VERSION}. Use "
+                "the newer shim"
             )
         with self._transaction():
             for kind, table in _TABLES.items():
@@ -88,21 +88,21 @@ class Store:
                 self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
-        """Return all rows of a statement. Raises ShimError."""
+        """Execute an SQL statement and return all rows. Raises ShimError."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise self._told(error) from error
+            raise self._storage_error(error) from error
 
-    def _told(self, error: Exception) -> ShimError:
-        """Return the error for a failed call."""
+    def _storage_error(self, error: Exception) -> ShimError:
+        """Return the ShimError for a failed database operation."""
         if not _is_damage(error):
             return not_stored(error, self.file)
         return ShimError(
             INTERNAL,
             f"The shim's database {self.file} is damaged ({error}). Stop the shim and restore its folder from a "
-            f"backup. Without one: `sqlite3 {self.file} .recover | sqlite3 new.sqlite3` saves what can be read, or "
-            "move the file and its -wal and -shm away to begin without jobs and assets",
+            f"backup. Without a backup, `sqlite3 {self.file} .recover | sqlite3 new.sqlite3` saves the readable rows. "
+            "To start without jobs and assets, move the file and its -wal and -shm files away",
             code=ErrorCode.INTERNAL,
         )
 
@@ -113,7 +113,7 @@ class Store:
             yield
             self._rows("COMMIT")
         except BaseException:
-            with suppress(ShimError):  # a full disk has rolled back already
+            with suppress(ShimError):  # With a full disk, SQLite has already rolled back.
                 self._rows("ROLLBACK")
             raise
 
@@ -121,50 +121,50 @@ class Store:
         """Close the database."""
         self._db.close()
 
-    def add(self, *rows: JobRow | AssetRow | UploadRow) -> None:
-        """Keep new rows, or the new state of rows: all or none."""
+    def add(self, *rows: ShimJob | ShimAsset | ShimUpload) -> None:
+        """Insert or replace rows in one transaction."""
         with self._transaction():
             for row in rows:
                 names = [each.name for each in fields(row)]
                 marks = ", ".join("?" * len(names))
                 self._rows(
-                    f"INSERT OR REPLACE INTO {_TABLES[type(row)]} ({', '.join(names)}) VALUES ({marks})",  # noqa: S608 - names of our own
-                    [_kept(getattr(row, name)) for name in names],
+                    f"INSERT OR REPLACE INTO {_TABLES[type(row)]} ({', '.join(names)}) VALUES ({marks})",  # noqa: S608 - table and column names are constants
+                    [_to_column(getattr(row, name)) for name in names],
                 )
 
-    def job(self, job_id: str, owner: str | None = None) -> JobRow | None:
-        """Return a job; of `owner`, where one is named."""
-        return self._one(JobRow, job_id, owner)
+    def job(self, job_id: str, owner: str | None = None) -> ShimJob | None:
+        """Return a job or None. With `owner`, only if the job belongs to that owner."""
+        return self._one(ShimJob, job_id, owner)
 
-    def asset(self, asset_id: str, owner: str | None = None) -> AssetRow | None:
-        """Return an asset; of `owner`, where one is named."""
-        return self._one(AssetRow, asset_id, owner)
+    def asset(self, asset_id: str, owner: str | None = None) -> ShimAsset | None:
+        """Return an asset or None. With `owner`, only if the asset belongs to that owner."""
+        return self._one(ShimAsset, asset_id, owner)
 
-    def upload(self, upload_id: str, owner: str | None = None) -> UploadRow | None:
-        """Return an upload; of `owner`, where one is named."""
-        return self._one(UploadRow, upload_id, owner)
+    def upload(self, upload_id: str, owner: str | None = None) -> ShimUpload | None:
+        """Return an upload or None. With `owner`, only if the upload belongs to that owner."""
+        return self._one(ShimUpload, upload_id, owner)
 
-    def _one(self, kind: type[Kept], row_id: str, owner: str | None) -> Kept | None:
+    def _one(self, kind: type[Record], row_id: str, owner: str | None) -> Record | None:
         rows = self._rows(f"SELECT * FROM {_TABLES[kind]} WHERE id = ?", (row_id,))  # noqa: S608 - as above
         return next((self._read(kind, row) for row in rows if owner is None or row["owner"] == owner), None)
 
-    def change(self, job: JobRow, **changes: Any) -> JobRow:  # noqa: ANN401 - of the row's fields
-        """Return the job with `changes`, which are kept."""
+    def change(self, job: ShimJob, **changes: Any) -> ShimJob:  # noqa: ANN401 - of the row's fields
+        """Save `changes` of a job and return the changed job."""
         changed = replace(job, **changes)
         names = list(changes)
         self._rows(
             f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?",  # noqa: S608 - as above
-            [*(_kept(changes[name]) for name in names), job.id],
+            [*(_to_column(changes[name]) for name in names), job.id],
         )
         return changed
 
-    def unfinished(self) -> list[JobRow]:
-        """Return the jobs that a restart goes on with, the oldest first."""
+    def unfinished(self) -> list[ShimJob]:
+        """Return the jobs that have not ended, oldest first."""
         rows = self._rows("SELECT * FROM jobs WHERE phase != ? ORDER BY created_at", (Phase.ENDED.value,))
-        return [self._read(JobRow, row) for row in rows]
+        return [self._read(ShimJob, row) for row in rows]
 
-    def page(self, kind: type[Kept], wanted: Filter, *, order: str, is_descending: bool, size: int) -> list[Kept]:
-        """Return the first `size` rows that are wanted, by `order`, a column of our own, and the id."""
+    def page(self, kind: type[Record], wanted: Filter, *, order: str, is_descending: bool, size: int) -> list[Record]:
+        """Return the first `size` rows that match `wanted`, sorted by the column `order` and the id."""
         direction = "DESC" if is_descending else "ASC"
         rows = self._rows(
             f"SELECT * FROM {_TABLES[kind]} WHERE {' AND '.join(text for text, _ in wanted.conditions)} "  # noqa: S608 - as above
@@ -173,38 +173,38 @@ class Store:
         )
         return [self._read(kind, row) for row in rows]
 
-    def equal_jobs(self, fingerprint: str, since: float) -> list[JobRow]:
-        """Return the jobs of equal calls since then, the oldest first."""
+    def equal_jobs(self, fingerprint: str, since: float) -> list[ShimJob]:
+        """Return the jobs with this request fingerprint created at or after `since`, oldest first."""
         rows = self._rows(
             "SELECT * FROM jobs WHERE fingerprint = ? AND created_at >= ? ORDER BY created_at", (fingerprint, since)
         )
-        return [self._read(JobRow, row) for row in rows]
+        return [self._read(ShimJob, row) for row in rows]
 
-    def job_of_key(self, owner: str, idempotency_key: str) -> JobRow | None:
-        """Return the job that an owner's Idempotency-Key made."""
+    def job_of_key(self, owner: str, idempotency_key: str) -> ShimJob | None:
+        """Return the job created with an Idempotency-Key, or None."""
         rows = self._rows("SELECT * FROM jobs WHERE owner = ? AND idempotency_key = ?", (owner, idempotency_key))
-        return next((self._read(JobRow, row) for row in rows), None)
+        return next((self._read(ShimJob, row) for row in rows), None)
 
-    def pending_uploads(self, owner: str) -> list[UploadRow]:
-        """Return an owner's uploads that are not completed yet."""
+    def pending_uploads(self, owner: str) -> list[ShimUpload]:
+        """Return an owner's uploads that are not completed."""
         rows = self._rows("SELECT * FROM uploads WHERE owner = ? AND state = 'pending'", (owner,))
-        return [self._read(UploadRow, row) for row in rows]
+        return [self._read(ShimUpload, row) for row in rows]
 
-    def stale_uploads(self, before: float) -> list[UploadRow]:
-        """Return everybody's uploads that began before then and are not completed yet."""
+    def stale_uploads(self, before: float) -> list[ShimUpload]:
+        """Return all owners' uncompleted uploads that were created before `before`."""
         rows = self._rows(
             "SELECT * FROM uploads WHERE state IN ('pending', 'validating') AND created_at < ?", (before,)
         )
-        return [self._read(UploadRow, row) for row in rows]
+        return [self._read(ShimUpload, row) for row in rows]
 
     def delete_assets(self, asset_ids: Sequence[str]) -> None:
-        """Forget assets; their pictures are the blobs' matter."""
+        """Delete assets from the database. Their image files are not deleted."""
         with self._transaction():
             for each in asset_ids:
                 self._rows("DELETE FROM assets WHERE id = ?", (each,))
 
     def is_used(self, sha256: str) -> bool:
-        """Return whether an asset, or a job that has not ended, needs that picture."""
+        """Return whether an asset or an unfinished job uses an image."""
         [found] = self._rows(
             "SELECT EXISTS (SELECT 1 FROM assets WHERE sha256 = ?) "
             "OR EXISTS (SELECT 1 FROM jobs WHERE picture = ? AND phase != ?)",
@@ -213,34 +213,34 @@ class Store:
         return bool(found[0])
 
     def spent(self, owner: str) -> tuple[int, float]:
-        """Return how many of an owner's jobs ran, and for how many seconds in all."""
+        """Return the number of an owner's jobs that ran, and their total seconds."""
         [found] = self._rows(
             "SELECT COUNT(*), COALESCE(SUM(execution_s), 0) FROM jobs WHERE owner = ? AND execution_s IS NOT NULL",
             (owner,),
         )
         return int(found[0]), float(found[1])
 
-    def _read(self, kind: type[Kept], row: sqlite3.Row) -> Kept:
+    def _read(self, kind: type[Record], row: sqlite3.Row) -> Record:
         try:
-            return kind(**{name: _READ.get(name, lambda kept: kept)(row[name]) for name in row.keys()})  # noqa: SIM118 - a row's iterator gives values
+            return kind(**{name: _READ.get(name, lambda kept: kept)(row[name]) for name in row.keys()})  # noqa: SIM118 - iterating a row yields values
         except (ValueError, TypeError) as error:
-            raise self._told(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
+            raise self._storage_error(sqlite3.DatabaseError(f"row {row['id']!r} cannot be read")) from error
 
 
 def _is_damage(error: Exception) -> bool:
-    """Return whether the file's content is at fault. An OperationalError is else the system's: a full disk, a lock."""
+    """Return whether the database file is corrupt. Other OperationalErrors come from the OS: full disk, lock."""
     if isinstance(error, sqlite3.OperationalError):
         return any(sign in str(error) for sign in ("malformed", "UTF-8", "no such"))
     return isinstance(error, sqlite3.DatabaseError)
 
 
-def _kept(value: object) -> object:
+def _to_column(value: object) -> object:
     if isinstance(value, _JSON):
         return json.dumps(value, ensure_ascii=False)
     return value.value if isinstance(value, Phase | Status) else value
 
 
-def _texts(kept: str) -> tuple[Any, ...]:
+def _to_tuple(kept: str) -> tuple[Any, ...]:
     return tuple(json.loads(kept))
 
 
@@ -249,9 +249,9 @@ _READ: Mapping[str, Any] = {
     "input": json.loads,
     "about": json.loads,
     "options": json.loads,
-    "notes": _texts,
-    "asset_ids": _texts,
-    "tags": _texts,
+    "notes": _to_tuple,
+    "asset_ids": _to_tuple,
+    "tags": _to_tuple,
     "history": lambda kept: tuple((at, status) for at, status in json.loads(kept)),
     "phase": Phase,
     "status": Status,
@@ -259,4 +259,4 @@ _READ: Mapping[str, Any] = {
     "is_cancel_wanted": bool,
     "is_answered": bool,
 }
-"""How a column is read that SQLite keeps as text or number."""
+"""Converters for columns that SQLite stores as text or number."""

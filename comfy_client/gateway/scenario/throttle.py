@@ -1,4 +1,4 @@
-"""Limits on how often a key may call, and on how often an address may guess keys. Nothing here knows HTTP."""
+"""Rate limits for requests per key, and for failed logins per client address. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from comfy_client.gateway.scenario.errors import TOO_MANY, UNAUTHORIZED, ShimErr
 from comfy_core.contract import ErrorCode
 
 FAILURES_PER_MINUTE = 10
-"""Wrong keys of one address that are answered at once. Beyond, PENALTY_S and AT_ONCE hold."""
+"""Failed logins of one address that get an immediate response. After that, PENALTY_S and AT_ONCE apply."""
 ALL_FAILURES_PER_MINUTE = 300
-"""The same for all addresses together."""
+"""The same limit for all addresses together."""
 PENALTY_S = 0.5
-"""How long the answer to a further wrong key takes."""
+"""Delay of the response to further failed logins."""
 AT_ONCE = 2
-"""Keys of one address that are checked at once then; more are answered 429 unchecked. So it has 4 guesses a second."""
+"""Concurrent logins of a throttled address; more get 429 unchecked. This allows 4 guesses per second."""
 ALL_AT_ONCE = 20
-"""The same for all addresses together: 40 guesses a second."""
+"""The same limit for all addresses together: 40 guesses per second."""
 
 _log = logging.getLogger(__name__)
 
 
 class Limit:
-    """How often something may happen in a minute, for each name."""
+    """A rate limit per minute, counted separately for each name."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
@@ -40,42 +40,42 @@ class Limit:
         self._window = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def hit(self, name: str) -> bool:
-        """Count one; return whether it was within the limit."""
+        """Count one event and return whether it is within the limit."""
         return self._window.hit(self._item, name)
 
     def is_reached(self, name: str) -> bool:
-        """Return whether one more would be too many."""
+        """Return whether one more event would exceed the limit."""
         return not self._window.test(self._item, name)
 
     def wait_s(self, name: str) -> int:
-        """Return the seconds until there is room again, 1 at least."""
+        """Return the seconds until the limit resets, at least 1."""
         return max(1, round(self._window.get_window_stats(self._item, name).reset_time - time.time()))
 
 
 class CallLimits:
-    """How often a key may call: polls have a limit of their own, so that they never stop a submit, nor it them."""
+    """Rate limits per key. Polls have a separate limit, so that polls and other requests do not block each other."""
 
     def __init__(self, calls_per_minute: int, polls_per_minute: int) -> None:
         self._calls = Limit(calls_per_minute)
         self._polls = Limit(polls_per_minute)
 
     def check(self, owner: str, *, is_poll: bool = False) -> None:
-        """Count a call. Raises ShimError (429)."""
+        """Count a request. Raises ShimError (429)."""
         limit = self._polls if is_poll else self._calls
         if limit.hit(owner):
             return
-        what = "polls" if is_poll else "calls"
+        what = "polls" if is_poll else "requests"
         left_s = limit.wait_s(owner)
         raise too_many(
-            f"More than {limit.per_minute} {what} of this key in a minute: wait {left_s} s. Poll a job every 2 or 3 s",
+            f"More than {limit.per_minute} {what} per minute with this key. Wait {left_s} s. Poll a job every 2 or 3 s",
             left_s,
         )
 
 
 class LoginThrottle:
-    """Checks keys, and slows down whoever guesses them.
+    """Checks keys and slows down brute-force attempts.
 
-    A key that was right once is always checked at once, whatever its address does.
+    A key that was valid once is never delayed, even if its address is throttled.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -86,8 +86,8 @@ class LoginThrottle:
         self._checking: Counter[str] = Counter()
 
     async def owner(self, authorization: str, address: str) -> str:
-        """Return the owner of the key in a header `Authorization`. Raises ShimError: 401; 429 after many failures."""
-        if self._keys.is_open or not authorization:  # no key at all is no guess
+        """Return the owner for an `Authorization` header. Raises ShimError: 401, or 429 after many failures."""
+        if self._keys.is_open or not authorization:  # A missing key is not a guess.
             return self._keys.owner(authorization)
         place = _network(address)
         digest = hashlib.sha256(authorization.encode()).digest()
@@ -120,17 +120,17 @@ class LoginThrottle:
 
     def _too_many(self, place: str) -> ShimError:
         left_s = self._failures.wait_s(place)
-        return too_many(f"Too many wrong keys from this address: wait {left_s} s, and check key and secret", left_s)
+        return too_many(f"Too many wrong keys from this address. Wait {left_s} s, and check key and secret", left_s)
 
 
 def too_many(reason: str, left_s: int) -> ShimError:
-    """Return the 429 that says when to go on (docs/reference/scenario.md#rate-limits)."""
+    """Return the error (429) with the seconds to wait (docs/reference/scenario.md#rate-limits)."""
     headers = {"Retry-After": str(left_s)}
     return ShimError(TOO_MANY, reason, code=ErrorCode.RATE_LIMITED, headers=headers, remainingSeconds=left_s)
 
 
 def _network(address: str) -> str:
-    """Return what counts as one caller: an IPv4 address, or the /64 of an IPv6 address, which one host has at least."""
+    """Return the throttled network: an IPv4 address, or the /64 of an IPv6 address, which one host can own."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Large pictures that come in parts: created, put part by part, completed, imported.
+"""Multipart uploads of large images: create, PUT each part, complete.
 
 Source: docs/reference/scenario.md#uploads.
 """
@@ -10,55 +10,55 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from comfy_client.gateway.scenario.asset_storage import AssetStorage, new_id
 from comfy_client.gateway.scenario.assets import Assets
 from comfy_client.gateway.scenario.errors import TOO_LARGE, TOO_MANY, ShimError, bad_request, not_found, storing
-from comfy_client.gateway.scenario.keeper import Keeper, new_id
-from comfy_client.gateway.scenario.models import UploadRow
-from comfy_client.gateway.scenario.serializers import PartAddress, upload_record
+from comfy_client.gateway.scenario.models import ShimUpload
+from comfy_client.gateway.scenario.serializers import PartUrl, upload_record
 from comfy_core.contract import ErrorCode, Fault, JsonObject
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES
 
 MOST_PARTS = 100
 MOST_PENDING = 20
-"""Uploads of a key that are not completed."""
+"""Maximum number of uncompleted uploads per key."""
 MOST_PENDING_BYTES = 4 * MAX_BYTES
-"""The size of their parts together."""
+"""Maximum total size of the parts of uncompleted uploads per key."""
 KEPT_S = 3600.0
-"""How long an upload that is not completed is kept."""
+"""How long an uncompleted upload is kept."""
 SWEEP_S = 300.0
-"""How often those that are older are removed."""
-SMALLER = "Send the picture smaller, or as JPEG or WebP"
+"""How often expired uploads are removed."""
+SMALLER = "Send a smaller image, or use JPEG or WebP"
 
 
 class Uploads:
-    """The uploads that `keeper` stores; their parts are files below `directory`, until they are completed."""
+    """The uploads in `storage`. Until an upload is completed, its parts are files below `directory`."""
 
-    def __init__(self, keeper: Keeper, assets: Assets, directory: Path, part_of: PartAddress) -> None:
-        self._keeper = keeper
-        self._store = keeper.store
+    def __init__(self, storage: AssetStorage, assets: Assets, directory: Path, part_of: PartUrl) -> None:
+        self._storage = storage
+        self._store = storage.store
         self._assets = assets
         self._directory = directory
         self._part_of = part_of
         self._sizes: dict[str, dict[int, int]] = {}
-        """The bytes of each part of each upload that is not completed, also of parts that are being written."""
+        """Upload id to part number to bytes, for uncompleted uploads. Includes parts that are being written."""
 
     def create(self, owner: str, body: object) -> JsonObject:
-        """Begin an upload (`POST /uploads`) and return where its parts go. Raises ShimError: 400, 429, 507."""
+        """Start an upload (`POST /uploads`) and return the URLs of its parts. Raises ShimError: 400, 429, 507."""
         given = body if isinstance(body, dict) else {}
         if faults := _faults(given):
             raise bad_request(faults)
         if len(self._store.pending_uploads(owner)) >= MOST_PENDING:
             raise ShimError(
                 TOO_MANY,
-                f"{MOST_PENDING} uploads of this key are not completed: complete them, or wait until they are removed, "
-                f"{KEPT_S / 60:.0f} minutes after they began",
+                f"{MOST_PENDING} uploads of this key are not completed. Complete them, or wait until they are removed, "
+                f"{KEPT_S / 60:.0f} minutes after their start",
                 code=ErrorCode.RATE_LIMITED,
                 headers={"Retry-After": str(round(SWEEP_S))},
             )
-        now = self._keeper.clock()
+        now = self._storage.clock()
         options = given.get("assetOptions")
-        upload = UploadRow(
+        upload = ShimUpload(
             id=new_id("upload"),
             owner=owner,
             created_at=now,
@@ -73,11 +73,11 @@ class Uploads:
         return self._answer(upload)
 
     def owner_of_part(self, upload_id: str, number: int) -> str:
-        """Return whose upload a part belongs to. Raises ShimError: 404, or 400 if the upload takes no more parts."""
+        """Return the owner of a part's upload. Raises ShimError: 404, or 400 if the upload is already completed."""
         return self._pending(upload_id, number).owner
 
     def room(self, upload_id: str, number: int) -> int:
-        """Return how many bytes a part may have. Raises ShimError as `owner_of_part` does."""
+        """Return the maximum size of a part in bytes. Raises ShimError as `owner_of_part` does."""
         upload = self._pending(upload_id, number)
         others = sum(size for part, size in self._sizes.get(upload.id, {}).items() if part != number)
         all_others = others + sum(
@@ -88,7 +88,7 @@ class Uploads:
         return max(0, min(MAX_BYTES - others, MOST_PENDING_BYTES - all_others))
 
     async def put_part(self, upload_id: str, number: int, data: bytes) -> None:
-        """Store one part; a part may be put again. Whoever puts it has its signed address. Raises ShimError."""
+        """Store one part, or replace it. The signed URL authorises the caller. Raises ShimError."""
         if len(data) > self.room(upload_id, number):
             raise ShimError(
                 TOO_LARGE, f"The parts have more than {MAX_BYTES:,} bytes. {SMALLER}", code=ErrorCode.PAYLOAD_TOO_LARGE
@@ -104,9 +104,9 @@ class Uploads:
             raise
 
     async def act(self, owner: str, upload_id: str, body: object) -> JsonObject:
-        """Complete an upload: join its parts, check the picture, and make it an asset.
+        """Complete an upload: join its parts, validate the image, and create an asset.
 
-        A picture that is none makes the upload `failed`, with the reason; a part that is missing is a ShimError (400).
+        If the image is invalid, the upload becomes `failed` with the reason. A missing part raises ShimError (400).
         """
         upload = self._row(owner, upload_id)
         if not isinstance(body, dict) or body.get("action") != "complete":
@@ -128,11 +128,11 @@ class Uploads:
         return self._answer(upload)
 
     def get(self, owner: str, upload_id: str) -> JsonObject:
-        """Return how an upload stands (`GET /uploads/{id}`)."""
+        """Return an upload (`GET /uploads/{id}`)."""
         return self._answer(self._row(owner, upload_id))
 
     def resume(self) -> None:
-        """Let uploads be completed again that a kill interrupted. Remove parts that belong to no upload."""
+        """Reset uploads whose completion was interrupted by a crash, and remove parts without an upload."""
         for folder in self._directory.iterdir() if self._directory.is_dir() else ():
             upload = self._store.upload(folder.name)
             if upload is not None and upload.state == "validating":
@@ -144,9 +144,9 @@ class Uploads:
                 self._sizes[upload.id] = sizes
 
     async def sweep(self) -> None:
-        """End the uploads that were not completed in KEPT_S, and remove all parts that are not needed any more."""
-        for upload in self._store.stale_uploads(self._keeper.clock() - KEPT_S):
-            why = f"It was not completed within {KEPT_S / 60:.0f} minutes: begin another upload"
+        """Fail the uploads that were not completed within KEPT_S, and remove all parts that are no longer needed."""
+        for upload in self._store.stale_uploads(self._storage.clock() - KEPT_S):
+            why = f"The upload was not completed within {KEPT_S / 60:.0f} minutes. Start another upload"
             self._changed(upload, state="failed", error=why)
         for folder in await asyncio.to_thread(lambda: list(self._directory.glob("*"))):
             found = self._store.upload(folder.name)
@@ -157,25 +157,25 @@ class Uploads:
         await asyncio.to_thread(shutil.rmtree, self._directory / upload_id, ignore_errors=True)
         self._sizes.pop(upload_id, None)
 
-    def _pending(self, upload_id: str, number: int) -> UploadRow:
+    def _pending(self, upload_id: str, number: int) -> ShimUpload:
         upload = self._store.upload(upload_id)
         if upload is None or not 1 <= number <= upload.parts:
-            raise not_found("part of an upload", f"{upload_id}/{number}")
+            raise not_found("upload part", f"{upload_id}/{number}")
         if upload.state != "pending":
-            raise bad_request([Fault("", f"comes too late: the upload is {upload.state}")])
+            raise bad_request([Fault("", f"is too late: the upload is already {upload.state}")])
         return upload
 
-    def _row(self, owner: str, upload_id: str) -> UploadRow:
+    def _row(self, owner: str, upload_id: str) -> ShimUpload:
         upload = self._store.upload(upload_id, owner)
         if upload is None:
             raise not_found("upload", upload_id)
         return upload
 
-    def _answer(self, upload: UploadRow) -> JsonObject:
+    def _answer(self, upload: ShimUpload) -> JsonObject:
         return {"upload": upload_record(upload, self._part_of)}
 
-    def _changed(self, upload: UploadRow, **changes: str) -> UploadRow:
-        changed = replace(upload, updated_at=self._keeper.clock(), **changes)  # type: ignore[arg-type] # texts alone
+    def _changed(self, upload: ShimUpload, **changes: str) -> ShimUpload:
+        changed = replace(upload, updated_at=self._storage.clock(), **changes)  # type: ignore[arg-type] # only strings
         self._store.add(changed)
         return changed
 
@@ -186,11 +186,13 @@ class Uploads:
         part.write_bytes(data)
         part.replace(folder / str(number))
 
-    def _joined(self, upload: UploadRow) -> bytes:
+    def _joined(self, upload: ShimUpload) -> bytes:
         files = [self._directory / upload.id / str(number) for number in range(1, upload.parts + 1)]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
-            raise bad_request([Fault("", f"comes too early: the parts {', '.join(missing)} are missing")])
+            raise bad_request(
+                [Fault("", f"completes the upload too early: the parts {', '.join(missing)} are missing")]
+            )
         return b"".join(file.read_bytes() for file in files)
 
 
@@ -204,7 +206,7 @@ def _faults(given: JsonObject) -> list[Fault]:
     if not (isinstance(size, int | float) and 0 <= size <= MAX_BYTES):
         faults.append(Fault("fileSize", f"must be at most {MAX_BYTES:,} bytes. {SMALLER}"))
     if given.get("kind", "image") not in ("image", "asset"):
-        faults.append(Fault("kind", "must be image: other files are not stored here"))
+        faults.append(Fault("kind", "must be image; other files are not supported"))
     if given.get("url"):
-        faults.append(Fault("url", "cannot be imported: upload the picture, or give img2img its address as image"))
+        faults.append(Fault("url", "is not supported. Upload the image, or send its URL as `image` of img2img"))
     return faults

@@ -447,3 +447,16 @@ def test_a_drawn_seed_of_a_graph_is_in_the_graph_and_in_a_warning(workflows: Map
 def test_a_key_of_graphs_beside_a_template_is_named_as_such(workflows: Mapping[str, Workflow], key: str) -> None:
     """No suggestion of another key misleads."""
     assert faults_of(workflows, {"prompt": "a", key: {}})[key] == "goes with a graph of your own; leave it out"
+
+
+def test_syntax_of_other_tools_in_a_graphs_prompt_is_a_warning(workflows: Mapping[str, Workflow]) -> None:
+    """In text encoders alone: the text of another node may be a template that it fills in itself."""
+    graph = {
+        **SAVED,
+        "3": {"class_type": "CLIPTextEncodeFlux", "inputs": {"clip_l": "a", "t5xxl": "{red|blue}"}},
+        "4": {"class_type": "Wildcards", "inputs": {"text": "{red|blue}"}},
+    }
+
+    [warning] = rendered(workflows, {"workflow": graph}).warnings
+
+    assert warning.startswith('workflow.3.inputs.t5xxl: "{red|blue}" is a choice')

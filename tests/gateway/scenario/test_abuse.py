@@ -104,7 +104,7 @@ def test_a_job_keeps_a_bounded_part_of_its_call(shim: ShimProcess) -> None:
     body = {"prompt": "a knight", **{f"key{number}": "x" * 100 for number in range(900)}}
     job = requests.post(shim.base_url + PATH, json=body, auth=AUTH, timeout=30).json()["job"]
 
-    assert "880 more keys are not known" in job["metadata"]["hint"]
+    assert "880 more keys are unknown" in job["metadata"]["hint"]
     assert len(json.dumps(job)) < 5_000
 
 
@@ -166,7 +166,7 @@ def test_a_slow_body_is_given_up(shim: ShimProcess) -> None:
 
         assert until(is_closed, GRACE_S + 15)
     assert received.startswith(b"HTTP/1.1 408")
-    assert b"came too slowly" in received
+    assert b"arrived too slowly" in received
 
 
 def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:

@@ -117,7 +117,7 @@ def test_a_bad_variable_is_named(name: str, value: str) -> None:
     [
         ({}, "127.0.0.1", False, "SCENARIO_SHIM_ACCOUNTS"),
         ({}, "0.0.0.0", True, "loopback"),  # noqa: S104 - it is refused
-        ({"SCENARIO_SHIM_TOKENS": "t"}, "127.0.0.1", True, "contradict"),
+        ({"SCENARIO_SHIM_TOKENS": "t"}, "127.0.0.1", True, "cannot be combined"),
     ],
 )
 def test_it_does_not_start_without_a_lock(

@@ -101,7 +101,7 @@ def test_jobs_under_way_outlast_a_full_disk(
         requests.put(upload["parts"][0]["url"], data=noise(500, 500), timeout=30),
     ]
     may_answer.set()
-    assert until(lambda: "could not be stored yet" in shim.log)
+    assert until(lambda: "could not be stored, will retry" in shim.log)
     during = [job(shim, job_id) for job_id in ids]
     filler.unlink()
 
@@ -131,7 +131,7 @@ def test_a_job_that_was_not_sent_yet_is_sent_once_there_is_space(
     job_id = generate(shim, 1).json()["job"]["jobId"]
     filler = fill(disk)
     platform.faults.clear()
-    assert until(lambda: "could not be stored yet" in shim.log)
+    assert until(lambda: "could not be stored, will retry" in shim.log)
     filler.unlink()
 
     assert until(lambda: job(shim, job_id)["status"] == "success", 60)

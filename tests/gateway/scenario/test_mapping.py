@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES, SAMPLERS
-from comfy_client.gateway.scenario.mapping import INFERENCES, Mapped, map_call
+from comfy_client.gateway.scenario.mapping import INFERENCES, MappedCall, map_call
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
 
@@ -20,7 +20,7 @@ MODEL = BASE_MODELS[0]
 NAMES = [*ROUTES, INFERENCES]
 
 
-def mapped(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> Mapped:  # noqa: ANN401 - any JSON value
+def mapped(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> MappedCall:  # noqa: ANN401 - any JSON value
     """Return a call with a prompt and what the test gives."""
     return map_call(name, {"prompt": "a knight", **body}, model_id, LORAS)
 
@@ -91,7 +91,7 @@ def test_both_families_of_names_are_understood(body: dict[str, Any], expected: M
         ({"scheduler": "TCDScheduler"}, "TCD"),
         ({"numInferenceSteps": 150}, "100"),
         ({"aspectRatio": "1:1", "width": 512}, "aspectRatio"),
-        ({"strength": 0.5}, "there is no image"),
+        ({"strength": 0.5}, "the request has no image"),
     ],
 )
 def test_what_is_not_honoured_is_noted_or_refused(body: dict[str, Any], word: str) -> None:
@@ -114,7 +114,7 @@ def test_many_unknown_keys_are_counted() -> None:
     call = mapped(**{f"key{number}": "x" * 100 for number in range(1000)})
 
     assert len(call.notes) == 21
-    assert call.notes[-1] == "980 more keys are not known and were left out"
+    assert call.notes[-1] == "980 more keys are unknown and were ignored"
     assert not [key for key in call.asked if key.startswith("key")]
     assert mapped(other=1).asked["other"] == 1
 

@@ -70,7 +70,7 @@ def signed_in(chromium: Browser, shim: ShimProcess, width: int, problems: list[s
     window.goto(f"{shim.url}/")
     window.get_by_label("Key", exact=True).fill(KEY)
     window.get_by_label("Secret").fill(SECRET)
-    window.get_by_role("button", name="Go on").click()
+    window.get_by_role("button", name="Continue").click()
     return window
 
 
@@ -78,7 +78,7 @@ def make(page: Page, prompt: str) -> None:
     """Ask for a picture."""
     page.get_by_label("Prompt").fill(prompt)
     page.get_by_label("Seed").fill("42")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Generate").click()
 
 
 def test_without_jobs_it_says_what_to_do(page: Page) -> None:
@@ -112,7 +112,7 @@ def test_a_call_that_is_refused_says_why(page: Page) -> None:
     make(page, "a knight")
 
     expect(page.get_by_role("alert").filter(has_text="numInferenceSteps")).to_be_visible(timeout=WAIT_MS)
-    expect(page.get_by_role("button", name="Make it")).to_be_enabled()
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
 
 
 def test_a_prompt_is_text_and_no_html(page: Page) -> None:
@@ -129,9 +129,9 @@ def test_a_wrong_key_is_asked_for_again(chromium: Browser, shim: ShimProcess) ->
     for secret in ("wrong", SECRET):
         window.get_by_label("Key", exact=True).fill(KEY)
         window.get_by_label("Secret").fill(secret)
-        window.get_by_role("button", name="Go on").click()
+        window.get_by_role("button", name="Continue").click()
         if secret != SECRET:
-            expect(window.get_by_text("not one of the shim's")).to_be_visible(timeout=WAIT_MS)
+            expect(window.get_by_text("The key is wrong")).to_be_visible(timeout=WAIT_MS)
     expect(window.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
     window.close()
 
@@ -143,7 +143,7 @@ def test_a_token_alone_opens_the_page(chromium: Browser, platform: RunPodPlatfor
         window = chromium.new_page()
         window.goto(f"{shim.url}/")
         window.get_by_label("Secret").fill("a-long-token")
-        window.get_by_role("button", name="Go on").click()
+        window.get_by_role("button", name="Continue").click()
         expect(window.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
         window.close()
 
@@ -186,7 +186,7 @@ def test_older_jobs_are_listed_on_demand(chromium: Browser, shim: ShimProcess) -
 
 @pytest.fixture
 def open_shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim that asks nobody for a key."""
+    """A shim that requires no key."""
     with ShimProcess({**platform.client_env(), "SCENARIO_SHIM_ACCOUNTS": ""}, tmp_path, "--insecure-local") as shim:
         yield shim
 
@@ -224,7 +224,7 @@ def test_a_page_of_another_origin_starts_no_job(
         window.goto(url)
         with window.expect_navigation(timeout=WAIT_MS):
             window.evaluate(_ATTACK, f"{open_shim.base_url}/generate/custom/model_bfl-flux-1-dev")
-        expect(window.locator("body")).to_contain_text("other pages may not call the shim")
+        expect(window.locator("body")).to_contain_text("the shim rejects other sites")
         window.close()
 
     jobs = requests.get(f"{open_shim.base_url}/jobs", timeout=30).json()["jobs"]

@@ -98,7 +98,7 @@ def test_polls_and_other_calls_are_limited_apart() -> None:
         limits.check("a")
     for _ in range(5):
         limits.check("a", is_poll=True)
-    with pytest.raises(ShimError, match="2 calls") as calls:
+    with pytest.raises(ShimError, match="2 requests") as calls:
         limits.check("a")
     with pytest.raises(ShimError, match="5 polls"):
         limits.check("a", is_poll=True)

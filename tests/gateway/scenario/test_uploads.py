@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.assets import Assets
 from comfy_client.gateway.scenario.blobs import FolderBlobs
 from comfy_client.gateway.scenario.errors import ShimError
-from comfy_client.gateway.scenario.keeper import Keeper
 from comfy_client.gateway.scenario.store import Store
 from comfy_client.gateway.scenario.uploads import KEPT_S, Uploads
 
@@ -22,9 +22,9 @@ class UploadScene:
         self.now = 1_000_000.0
         self.parts = directory / "uploads"
         self.store = Store(directory)
-        keeper = Keeper(self.store, FolderBlobs(directory / "pictures"), clock=lambda: self.now)
-        assets = Assets(keeper, lambda asset_id: asset_id)
-        self.uploads = Uploads(keeper, assets, self.parts, lambda *_: ("", 0.0))
+        storage = AssetStorage(self.store, FolderBlobs(directory / "pictures"), clock=lambda: self.now)
+        assets = Assets(storage, lambda asset_id: asset_id)
+        self.uploads = Uploads(storage, assets, self.parts, lambda *_: ("", 0.0))
 
     def begin(self) -> str:
         """Begin an upload of one part; return its id."""

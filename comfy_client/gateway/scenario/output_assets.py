@@ -1,18 +1,18 @@
-"""The asset rows of the pictures that a job made. Pure, but for the new ids."""
+"""Builds the assets for the images of a finished job. Pure, except for random ids."""
 
 from __future__ import annotations
 
-from comfy_client.gateway.scenario.keeper import new_id
-from comfy_client.gateway.scenario.models import AssetRow, JobRow
+from comfy_client.gateway.scenario.asset_storage import new_id
+from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
 from comfy_client.providers.interface import GeneratedImage, GenerationResult
 from comfy_core.contract import JsonObject
 
 
-def made_assets(job: JobRow, result: GenerationResult, now: float) -> list[AssetRow]:
-    """Return a row for each picture of a job's result."""
+def output_assets(job: ShimJob, result: GenerationResult, now: float) -> list[ShimAsset]:
+    """Return an asset for each image of a job's result."""
     is_classic = job.job_type == "inference"
     return [
-        AssetRow(
+        ShimAsset(
             id=new_id("asset"),
             owner=job.owner,
             created_at=now,
@@ -35,8 +35,8 @@ def made_assets(job: JobRow, result: GenerationResult, now: float) -> list[Asset
     ]
 
 
-def _about(job: JobRow, image: GeneratedImage, number: int) -> JsonObject:
-    """Return what a made picture's `metadata` says (docs/reference/scenario.md#assets)."""
+def _about(job: ShimJob, image: GeneratedImage, number: int) -> JsonObject:
+    """Return the `metadata` of a generated image (docs/reference/scenario.md#assets)."""
     asked = {name: job.asked.get(name) for name in ("prompt", "negativePrompt", "guidance", "numInferenceSteps")}
     about = {
         **asked,
