@@ -1,4 +1,4 @@
-"""What every provider does alike, each on its stage (stagings.py says how, and what some can do beyond).
+"""What every provider does alike, each on its own setup (provider_fixtures.py).
 
 RunPod and premade run on the platform's stand-in with the real worker behind it, Scenario on the stand-in of its API.
 """
