@@ -23,7 +23,7 @@ class ClientRoutes:
     def __init__(
         self, book: JobStore, terms: PlatformConfig, changes: Changes, workers: Callable[[], dict[str, int]]
     ) -> None:
-        self._book = book
+        self._store = book
         self._terms = terms
         self._changes = changes
         self._workers = workers
@@ -40,8 +40,8 @@ class ClientRoutes:
         if isinstance(job, web.Response):
             return job
         job_id = job.id
-        await self._changes.until(lambda: self._book.jobs[job_id].state.is_final, _wait_s(request, SYNC_WAIT_MS))
-        job = self._book.jobs[job_id]
+        await self._changes.until(lambda: self._store.jobs[job_id].state.is_final, _wait_s(request, SYNC_WAIT_MS))
+        job = self._store.jobs[job_id]
         return web.json_response(status_of(job)) if job.state.is_final else _brief(job)
 
     async def status(self, request: web.Request, _: object) -> web.Response:
@@ -56,29 +56,29 @@ class ClientRoutes:
             return _unknown()
         job_id = job.id
         await self._changes.until(lambda: self._has_news(job_id), _wait_s(request, STREAM_WAIT_MS))
-        chunks = [{"output": chunk} for chunk in self._book.drain_chunks(job_id)]
-        return web.json_response({"status": self._book.jobs[job_id].state.value, "stream": chunks})
+        chunks = [{"output": chunk} for chunk in self._store.drain_chunks(job_id)]
+        return web.json_response({"status": self._store.jobs[job_id].state.value, "stream": chunks})
 
     async def cancel(self, request: web.Request, _: object) -> web.Response:
         """Cancel a job; one that has ended stays as it is."""
         job = self._found(request)
-        return _unknown() if job is None else _brief(self._book.cancel(job.id))
+        return _unknown() if job is None else _brief(self._store.cancel(job.id))
 
     async def retry(self, request: web.Request, _: object) -> web.Response:
         """Queue a job that failed again."""
         job = self._found(request)
         if job is None:
             return _unknown()
-        retried = self._book.retry(job.id)
+        retried = self._store.retry(job.id)
         return problem(400, "only a failed or timed out job can be retried") if retried is None else _brief(retried)
 
     async def purge_queue(self, _request: web.Request, _: object) -> web.Response:
         """Drop what waits."""
-        return web.json_response({"removed": self._book.purge(), "status": "completed"})
+        return web.json_response({"removed": self._store.purge(), "status": "completed"})
 
     async def health(self, _request: web.Request, _: object) -> web.Response:
         """Count jobs and workers."""
-        return web.json_response({"jobs": self._book.counts(), "workers": self._workers()})
+        return web.json_response({"jobs": self._store.counts(), "workers": self._workers()})
 
     async def _submitted(
         self, request: web.Request, body: object, limit_bytes: int, *, is_sync: bool
@@ -90,13 +90,13 @@ class ClientRoutes:
         if not isinstance(body, dict):
             return problem(400, "the body is not an object")
         self.submissions += 1
-        return self._book.submit(body, is_sync=is_sync)
+        return self._store.submit(body, is_sync=is_sync)
 
     def _found(self, request: web.Request) -> QueueJob | None:
-        return self._book.find(request.match_info["job"])
+        return self._store.find(request.match_info["job"])
 
     def _has_news(self, job_id: str) -> bool:
-        job = self._book.jobs[job_id]
+        job = self._store.jobs[job_id]
         return job.state.is_final or len(job.chunks) > job.fetched_chunks
 
 

@@ -42,9 +42,9 @@ class RunPodPlatform(PlatformConfig):
     def __post_init__(self) -> None:
         self._changes = Changes()
         self.faults = QueueFaults(self._changes)
-        self._book = JobStore(self, self.faults, self._changes, self._tell_webhook)
-        self._workers = WorkerRoutes(self._book, self, self._changes, self.faults)
-        self._clients = ClientRoutes(self._book, self, self._changes, self._workers.counts)
+        self._store = JobStore(self, self.faults, self._changes, self._call_webhook)
+        self._workers = WorkerRoutes(self._store, self, self._changes, self.faults)
+        self._clients = ClientRoutes(self._store, self, self._changes, self._workers.counts)
         self._webhooks: list[WebhookCall] = []
         self._webhook_tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._serve, name="runpod-platform", daemon=True)
@@ -101,7 +101,7 @@ class RunPodPlatform(PlatformConfig):
     @property
     def jobs(self) -> Mapping[str, QueueJob]:
         """Return every job there ever was, as it stands now, by id."""
-        return self._book.jobs
+        return self._store.jobs
 
     @property
     def takes(self) -> tuple[Take, ...]:
@@ -130,11 +130,11 @@ class RunPodPlatform(PlatformConfig):
 
     def submit(self, job_input: object, **envelope: object) -> str:
         """Queue a job as POST run does, without HTTP; return its id."""
-        return self._book.submit({"input": job_input, **envelope}).id
+        return self._store.submit({"input": job_input, **envelope}).id
 
     def adopt(self, job_id: str) -> None:
         """Know a job that was handed out by `faults.hand_out`, so that its result counts."""
-        self._book.adopt(job_id)
+        self._store.adopt(job_id)
 
     def wait_for(self, job_id: str, timeout_s: float = 10.0) -> QueueJob:
         """Return the job once it has ended.
@@ -155,7 +155,7 @@ class RunPodPlatform(PlatformConfig):
         """
         found = self._changes.wait(predicate, timeout_s)
         if not found:
-            raise AssertionError(f"not so within {timeout_s} s; jobs: {self._book.counts()}, posts: {len(self.posts)}")
+            raise AssertionError(f"not so within {timeout_s} s; jobs: {self._store.counts()}, posts: {len(self.posts)}")
         return found
 
     def _serve(self) -> None:
@@ -240,7 +240,7 @@ class RunPodPlatform(PlatformConfig):
             return problem(404, "endpoint not found")
         return None
 
-    def _tell_webhook(self, job: QueueJob) -> None:
+    def _call_webhook(self, job: QueueJob) -> None:
         task = asyncio.get_running_loop().create_task(self._told_webhook(job))
         self._webhook_tasks.add(task)
         task.add_done_callback(self._webhook_tasks.discard)

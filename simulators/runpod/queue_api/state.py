@@ -1,4 +1,4 @@
-"""The one state of jobs, and every step that a job can take. No socket in it; any thread may call it."""
+"""The state of all jobs, and every state change. No network; thread-safe."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ RETRIABLE = frozenset({QueueJobState.FAILED, QueueJobState.TIMED_OUT})
 
 
 class JobStore:
-    """Jobs by id. `tell_webhook` is called in the loop with a job that ended and has one."""
+    """All jobs by id. `call_webhook` is called in the event loop with each finished job that has a webhook."""
 
     def __init__(
-        self, terms: PlatformConfig, faults: QueueFaults, changes: Changes, tell_webhook: Callable[[QueueJob], None]
+        self, terms: PlatformConfig, faults: QueueFaults, changes: Changes, call_webhook: Callable[[QueueJob], None]
     ) -> None:
         self._terms = terms
         self._faults = faults
         self._changes = changes
-        self._tell_webhook = tell_webhook
+        self._call_webhook = call_webhook
         self._queue: list[str] = []
         self._to_stop: dict[str, list[str]] = {}
         self._retried = 0
-        # Replaced and never changed, so that a reader in another thread has a still picture without the lock.
+        # Replaced, never modified, so that other threads read a consistent snapshot without the lock.
         self.jobs: Mapping[str, QueueJob] = MappingProxyType({})
 
     def submit(self, body: Mapping[str, Any], *, is_sync: bool = False) -> QueueJob:
@@ -49,14 +49,14 @@ class JobStore:
         return job
 
     def adopt(self, job_id: str) -> None:
-        """Know a job that somebody else handed out."""
+        """Add a job that another platform handed out."""
         now = time.monotonic()
         steps = (StateChange(QueueJobState.IN_QUEUE, now), StateChange(QueueJobState.IN_PROGRESS, now))
         with self._changes.lock:
             self._keep(QueueJob(job_id, MappingProxyType({}), is_sync=False, history=steps))
 
     def find(self, job_id: str) -> QueueJob | None:
-        """Return a job as clients may still, or already, see it."""
+        """Return a job if clients can see it now, else None."""
         job, now = self.jobs.get(job_id), time.monotonic()
         if job is None or now < job.submitted_at + self._faults.late_404_s:
             return None
@@ -65,13 +65,13 @@ class JobStore:
         return None if is_expired or now >= job.submitted_at + job.policy_s("ttl", self._terms.ttl_s) else job
 
     def cancel(self, job_id: str) -> QueueJob:
-        """Cancel a job that has not ended, and let its worker stop it."""
+        """Cancel an unfinished job, and signal its worker to stop it."""
         with self._changes.lock:
             job = self.jobs[job_id]
-            return job if job.state.is_final else self._end(job, QueueJobState.CANCELLED, is_told=False)
+            return job if job.state.is_final else self._end(job, QueueJobState.CANCELLED, calls_webhook=False)
 
     def retry(self, job_id: str) -> QueueJob | None:
-        """Return the job, in the queue again; None if it did not fail."""
+        """Put a failed job into the queue again and return it; return None if it did not fail."""
         with self._changes.lock:
             job = self.jobs[job_id]
             if job.state not in RETRIABLE:
@@ -81,15 +81,15 @@ class JobStore:
             return self._move(job, QueueJobState.IN_QUEUE, output=None, error=None)
 
     def purge(self) -> int:
-        """Cancel what waits; return how many that were."""
+        """Cancel all waiting jobs; return their number."""
         with self._changes.lock:
             waiting = [self.jobs[job_id] for job_id in self._queue]
             for job in waiting:
-                self._end(job, QueueJobState.CANCELLED, is_told=False)
+                self._end(job, QueueJobState.CANCELLED, calls_webhook=False)
         return len(waiting)
 
     def drain_chunks(self, job_id: str) -> list[Any]:
-        """Return the chunks that nobody fetched yet."""
+        """Return the chunks that were not fetched yet."""
         with self._changes.lock:
             job = self.jobs[job_id]
             self._keep(replace(job, fetched_chunks=len(job.chunks)))
@@ -107,7 +107,7 @@ class JobStore:
         }
 
     def hand_out(self, worker_id: str, at_most: int) -> list[JsonObject]:
-        """Return the next jobs as a worker gets them; low priority comes last."""
+        """Hand out the next jobs to a worker; low priority comes last."""
         if self._faults.shortage is not None:
             return []
         with self._changes.lock:
@@ -115,18 +115,18 @@ class JobStore:
             return [self._hand_out(worker_id, self.jobs[job_id]) for job_id in waiting[:at_most]]
 
     def stop_signals(self, worker_id: str) -> list[str]:
-        """Return the jobs that a worker is to stop, each once."""
+        """Return the jobs that a worker must stop, each once."""
         with self._changes.lock:
             return self._to_stop.pop(worker_id, [])
 
-    def hear(self, job_ids: Iterable[str]) -> None:
-        """Remember that somebody works on these jobs."""
+    def mark_running(self, job_ids: Iterable[str]) -> None:
+        """Record that a worker reported these jobs as running."""
         with self._changes.lock:
             for job in [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]:
                 self._keep(replace(job, heard_at=time.monotonic()))
 
     def progress(self, job_id: str, value: object) -> None:
-        """Keep a progress value; after a result it puts the job back."""
+        """Store a progress value. After a result, progress sets the job back to IN_PROGRESS."""
         with self._changes.lock:
             job = self.jobs[job_id]
             job = replace(job, progress=(*job.progress, value), heard_at=time.monotonic())
@@ -136,13 +136,13 @@ class JobStore:
                 self._keep(job)
 
     def chunk(self, job_id: str, value: object) -> None:
-        """Keep one chunk of a stream."""
+        """Store one chunk of a stream."""
         with self._changes.lock:
             job = self.jobs[job_id]
             self._keep(replace(job, chunks=(*job.chunks, value), heard_at=time.monotonic()))
 
     def finish(self, job_id: str, output: object = None, error: object = None) -> None:
-        """End a job with what its worker posted; a job that has ended stays as it is."""
+        """Finish a job with its worker's result. A finished job does not change."""
         with self._changes.lock:
             job = replace(self.jobs[job_id], final_posts=self.jobs[job_id].final_posts + 1)
             if job.state.is_final:
@@ -162,10 +162,10 @@ class JobStore:
         with self._changes.lock:
             job = self.jobs[job_id]
             if not job.state.is_final:
-                self._end(job, QueueJobState.TIMED_OUT, is_told=False)
+                self._end(job, QueueJobState.TIMED_OUT, calls_webhook=False)
 
     def _look_after(self, job_id: str, hand_outs: int) -> None:
-        """Hand a job out again, or give it up, if nobody has been heard to work on it."""
+        """Hand a job out again, or fail it, if no worker has reported it for `lost_job_s`."""
         with self._changes.lock:
             job = self.jobs[job_id]
             is_put_back = job.history[-2].state.is_final
@@ -198,15 +198,15 @@ class JobStore:
         *,
         output: object = None,
         error: str | None = None,
-        is_told: bool = True,
+        calls_webhook: bool = True,
     ) -> QueueJob:
         if job.state is QueueJobState.IN_QUEUE:
             self._queue.remove(job.id)
         elif state in STOPPED and job.worker_id is not None:
             self._to_stop.setdefault(job.worker_id, []).append(job.id)
         ended = self._move(job, state, output=output, error=error)
-        if ended.webhook is not None and is_told:
-            self._changes.soon(0, partial(self._tell_webhook, ended))
+        if ended.webhook is not None and calls_webhook:
+            self._changes.soon(0, partial(self._call_webhook, ended))
         return ended
 
     def _move(self, job: QueueJob, state: QueueJobState, **changes: Any) -> QueueJob:  # noqa: ANN401 - fields of Job
