@@ -21,30 +21,45 @@ _SIGNALLED = 128
 """A shell's exit status for a command that a signal ended is this plus the signal's number."""
 
 
+_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""SIGHUP says that the terminal was closed; Windows has none."""
+
+
 class Terminated(KeyboardInterrupt):
-    """SIGTERM. It ends a command exactly as Ctrl-C does, with its own exit status."""
+    """SIGTERM or SIGHUP. It ends a command exactly as Ctrl-C does, with its own exit status."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.number = number
 
 
 def status_of(interrupt: KeyboardInterrupt) -> int:
-    """Return the exit status of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM."""
-    return _SIGNALLED + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+    """Return the exit status of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    return _SIGNALLED + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 @contextmanager
 def sigterm_raised() -> Iterator[None]:
-    """Raise Terminated in the main thread on SIGTERM. Called from another thread, it changes nothing."""
+    """Raise Terminated in the main thread on SIGTERM and SIGHUP. Called from another thread, it changes nothing.
+
+    A signal that is ignored stays so: `nohup` makes SIGHUP one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {each: signal.getsignal(each) for each in _ENDING}
+    for each, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(each, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
 
-def _terminate(_number: int, _frame: object) -> None:
-    raise Terminated
+def _terminate(number: int, _frame: object) -> None:
+    raise Terminated(number)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def interrupted(call: Call, sending: Future[Job], interrupt: KeyboardInterrupt) 
         job = sending.result(CANCEL_PATIENCE_S)
         job.cancel(CANCEL_PATIENCE_S)
         message = f"Interrupted: job {job.id} was cancelled."
+    except KeyboardInterrupt:
+        message = f"Interrupted again: job {job.id} may go on." if job else "Interrupted again: the job may go on."
     except FutureTimeout:
         message = "Interrupted while the job was sent. RunPod may run it: look at its requests in RunPod's console."
     except ComfyClientError as error:
@@ -74,7 +76,12 @@ def interrupted(call: Call, sending: Future[Job], interrupt: KeyboardInterrupt) 
 
 def save(call: Call, output: Output, result: GenerationResult) -> int:
     """Save a result and show it. Returns 1 if it could not be saved where it was wanted."""
-    saved = save_result(output, result, call.screen)
+    try:
+        saved = save_result(output, result, call.screen)
+    except KeyboardInterrupt as interrupt:
+        message = f"Interrupted while the result of job {result.job_id} was saved: its files may be missing."
+        call.screen.interrupted(message, result.job_id)
+        return status_of(interrupt)
     if not output.is_stdout:
         call.screen.show(result_object(result, saved.paths, saved.problem), *result_lines(result, saved.paths))
     for note in (*saved.notes, *result.warnings):

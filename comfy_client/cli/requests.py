@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from comfy_client.cli.call import Call
-from comfy_client.cli.flags import Flag, UsageError, number, pair, value_of
+from comfy_client.cli.flags import Flag, UsageError, pair, seconds, value_of
 from comfy_client.client import make_request
 from comfy_client.providers.interface import GenerationRequest, JobOptions
 from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
@@ -15,8 +15,10 @@ from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow, find_workflow
 
 OPTIONS = (
-    Flag(("--execution-timeout",), "RunPod ends the job after this time on a worker.", "SECONDS", {"type": number}),
-    Flag(("--ttl",), "RunPod drops the job, finished or not, this long after submission.", "SECONDS", {"type": number}),
+    Flag(("--execution-timeout",), "RunPod ends the job after this time on a worker.", "SECONDS", {"type": seconds}),
+    Flag(
+        ("--ttl",), "RunPod drops the job, finished or not, this long after submission.", "SECONDS", {"type": seconds}
+    ),
     Flag(
         ("--low-priority",),
         "Run only when nothing else is queued; never starts a worker.",
