@@ -10,13 +10,13 @@ Steps are counted within one sampling: step 1 is reached when its progress was s
 | refuse_connections(seconds) | all connections are closed, and new ones are refused for `seconds` |
 | run_out_of_memory(times=1) | samplers end in execution_error, torch.OutOfMemoryError |
 | fail_node(class_type, exception_type, message, times=1) | nodes of that class end in execution_error |
-| die(at_step=1) | all connections are closed and refused from that step on, as after SIGKILL; a simulator process exits 137 |
+| die(at_step=1) | all connections are closed and refused from that step on, as after SIGKILL; a process exits 137 |
 | answer_slowly(path, seconds, times=1) | a response is delayed by `seconds` |
 | answer_500(path, times=1) | status 500 instead of the response; the request has no effect |
 | cut_answer(path, times=1) | the connection is closed without a response; the request has no effect |
 | write_history_late(seconds) | every entry in /history appears `seconds` after execution_success (or _error) |
 | forget_everything() | as after a restart: sockets closed; queue, history, cache and the running prompt are lost |
-| hang_sampling(at_step=1, deaf=False, times=1) | that step hangs until interrupted; if deaf, it ignores the interruption |
+| hang_sampling(at_step=1, deaf=False, times=1) | that step hangs until interrupted; if deaf, it ignores that |
 | hold_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
 | go_on() | ends every hang, stall and delay |
 | clear() | removes the faults that have not happened yet |

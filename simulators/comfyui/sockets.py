@@ -5,8 +5,8 @@ Facts of ComfyUI 0.3.64:
 - A text frame is `{"type", "data"}`. A binary frame opens with its event as four bytes, big-endian: 1 is a picture,
   then four bytes format (1 JPEG, 2 PNG) and the file; 4 is a picture with metadata, then four bytes length, the
   metadata as JSON and the file.
-- On connecting, `status` with the `sid` comes first: the clientId of the query, or a generated one. If that client's prompt
-  runs, `executing` follows, without a prompt_id.
+- On connecting, `status` with the `sid` comes first: the clientId of the query, or a generated one. If that client's
+  prompt runs, `executing` follows, without a prompt_id.
 - The first message of a client may be `feature_flags`; the server responds with its own. A client with
   `supports_preview_metadata` gets event 4, before `progress`; any other gets event 1, after it.
 - A second socket with the same clientId takes over. When either of them ends, the clientId is removed: the other one

@@ -1,7 +1,8 @@
 """A simulator of RunPod serverless. Workers and clients share one state of jobs over real sockets.
 
-It does not know about images, does not start workers (`WorkerProcess` does), and imports none of this project's packages,
-so that it cannot share their mistakes. It reproduces these facts of docs/reference/runpod.md; `?` marks unmeasured ones.
+It does not know about images, does not start workers (`WorkerProcess` does), and imports none of this project's other
+packages, so that it cannot share their mistakes. It reproduces these facts of docs/reference/runpod.md; `?` marks those
+that are not measured.
 
 Worker side, below /v2/{endpoint}; the SDK puts the ids into the URLs and appends `&…`, so each one holds a `?` already:
   GET  job-take/{worker}        held until a job is available: 200 with {id, input, and the envelope}; 204 after a while
@@ -16,7 +17,8 @@ without output. The SDK posts twice more after 5xx, and never again after 4xx or
 first counts ?. Progress after the result puts the job back IN_PROGRESS, where it stays until its execution timeout
 (runpod-python #250). Cancel, execution timeout and ttl ? reach a worker through job-stop; its result is too late.
 A job of which no ping, progress or chunk is heard for `lost_job_s` is handed out once more, then FAILED with "job timed
-out after 1 retries". A job with an empty `input` ends the same way: the input is stripped, and the SDK drops a job without it.
+out after 1 retries". A job with an empty `input` ends the same way: the input is stripped, and the SDK
+drops a job without it.
 
 Client side, `Authorization: Bearer KEY` or the bare key, else 401 {"status", "title", "detail"}:
   POST run, runsync?wait=ms     200 {id, status}, or the job once it ended; ids are <uuid>-u1 and sync-<uuid>-u1

@@ -21,22 +21,22 @@ class ClientRoutes:
     """What clients may ask. Each route gets the request and what its body holds."""
 
     def __init__(
-        self, book: JobStore, terms: PlatformConfig, changes: Changes, workers: Callable[[], dict[str, int]]
+        self, store: JobStore, config: PlatformConfig, changes: Changes, workers: Callable[[], dict[str, int]]
     ) -> None:
-        self._store = book
-        self._terms = terms
+        self._store = store
+        self._config = config
         self._changes = changes
         self._workers = workers
         self.submissions = 0
 
     async def run(self, request: web.Request, body: object) -> web.Response:
         """Queue a job."""
-        job = await self._submitted(request, body, self._terms.request_limit_bytes, is_sync=False)
+        job = await self._submitted(request, body, self._config.request_limit_bytes, is_sync=False)
         return job if isinstance(job, web.Response) else _brief(job)
 
     async def runsync(self, request: web.Request, body: object) -> web.Response:
         """Queue a job, and wait for its end for a while."""
-        job = await self._submitted(request, body, self._terms.sync_request_limit_bytes, is_sync=True)
+        job = await self._submitted(request, body, self._config.sync_request_limit_bytes, is_sync=True)
         if isinstance(job, web.Response):
             return job
         job_id = job.id

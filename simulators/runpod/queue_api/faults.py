@@ -14,7 +14,7 @@
 | clear() | all is well again |
 
 A route is the word after the endpoint in the path. `final` and `progress` single out the two kinds of job-done, `take`
-is either kind of job-take. What `hand_out` sends is no job of the book: `platform.adopt(id)` makes its result count.
+is either kind of job-take. What `hand_out` sends is not a stored job: `platform.adopt(id)` makes its result count.
 A result answered with 400 or 413 was read and refused, so its job becomes COMPLETED without output, as on RunPod. With
 any other status the platform did not see the result.
 """

@@ -24,9 +24,9 @@ class JobStore:
     """All jobs by id. `call_webhook` is called in the event loop with each finished job that has a webhook."""
 
     def __init__(
-        self, terms: PlatformConfig, faults: QueueFaults, changes: Changes, call_webhook: Callable[[QueueJob], None]
+        self, config: PlatformConfig, faults: QueueFaults, changes: Changes, call_webhook: Callable[[QueueJob], None]
     ) -> None:
-        self._terms = terms
+        self._config = config
         self._faults = faults
         self._changes = changes
         self._call_webhook = call_webhook
@@ -45,7 +45,7 @@ class JobStore:
         with self._changes.lock:
             self._queue.append(job_id)
             self._keep(job)
-            self._changes.soon(job.policy_s("ttl", self._terms.ttl_s), partial(self._delete, job_id))
+            self._changes.soon(job.policy_s("ttl", self._config.ttl_s), partial(self._delete, job_id))
         return job
 
     def adopt(self, job_id: str) -> None:
@@ -60,9 +60,9 @@ class JobStore:
         job, now = self.jobs.get(job_id), time.monotonic()
         if job is None or now < job.submitted_at + self._faults.late_404_s:
             return None
-        kept_s = self._terms.sync_retention_s if job.is_sync else self._terms.retention_s
+        kept_s = self._config.sync_retention_s if job.is_sync else self._config.retention_s
         is_expired = job.ended_at is not None and now >= job.ended_at + kept_s
-        return None if is_expired or now >= job.submitted_at + job.policy_s("ttl", self._terms.ttl_s) else job
+        return None if is_expired or now >= job.submitted_at + job.policy_s("ttl", self._config.ttl_s) else job
 
     def cancel(self, job_id: str) -> QueueJob:
         """Cancel an unfinished job, and signal its worker to stop it."""
@@ -171,7 +171,7 @@ class JobStore:
             is_put_back = job.history[-2].state.is_final
             if job.state is not QueueJobState.IN_PROGRESS or job.hand_outs != hand_outs or is_put_back:
                 return
-            left_s = job.heard_at + self._terms.lost_job_s - time.monotonic()
+            left_s = job.heard_at + self._config.lost_job_s - time.monotonic()
             if left_s > 0:
                 self._changes.soon(left_s, partial(self._look_after, job_id, hand_outs))
             elif job.retries < MOST_RETRIES:
@@ -186,9 +186,9 @@ class JobStore:
         self._queue.remove(job.id)
         now = time.monotonic()
         self._move(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, heard_at=now)
-        timeout_s = job.policy_s("executionTimeout", self._terms.execution_timeout_s)
+        timeout_s = job.policy_s("executionTimeout", self._config.execution_timeout_s)
         self._changes.soon(timeout_s, partial(self._time_out, job.id, hand_outs))
-        self._changes.soon(self._terms.lost_job_s, partial(self._look_after, job.id, hand_outs))
+        self._changes.soon(self._config.lost_job_s, partial(self._look_after, job.id, hand_outs))
         return {"id": job.id, **job.body}
 
     def _end(

@@ -21,9 +21,9 @@ SILENCE_S = 15.0
 class WorkerRoutes:
     """What workers may ask, and what was heard of them, in order. A route gets the request and what its body holds."""
 
-    def __init__(self, book: JobStore, terms: PlatformConfig, changes: Changes, faults: QueueFaults) -> None:
-        self._store = book
-        self._terms = terms
+    def __init__(self, store: JobStore, config: PlatformConfig, changes: Changes, faults: QueueFaults) -> None:
+        self._store = store
+        self._config = config
         self._changes = changes
         self._faults = faults
         self._heard_at: dict[str, float] = {}
@@ -45,7 +45,7 @@ class WorkerRoutes:
     async def stop(self, request: web.Request, _: object) -> web.Response:
         """Name the jobs that are to be stopped."""
         worker_id = request.match_info["worker"]
-        job_ids = await self._changes.until(lambda: self._store.stop_signals(worker_id), self._terms.long_poll_s)
+        job_ids = await self._changes.until(lambda: self._store.stop_signals(worker_id), self._config.long_poll_s)
         return web.json_response({"jobsToStop": job_ids}) if job_ids else web.Response(status=204)
 
     async def done(self, request: web.Request, body: object) -> web.Response:
@@ -53,7 +53,7 @@ class WorkerRoutes:
         job_id = request.match_info["job"]
         if job_id not in self._store.jobs:
             return problem(404, "job not found")
-        refusal = await _refusal(request, body, self._terms.result_limit_bytes)
+        refusal = await _refusal(request, body, self._config.result_limit_bytes)
         fields = body if isinstance(body, dict) else {}
         if _kind(body) == "final":
             is_lost = refusal is not None or self._faults.loses_result()
@@ -106,7 +106,7 @@ class WorkerRoutes:
         alive = {
             worker
             for worker, heard_at in self._heard_at.items()
-            if now < heard_at + SILENCE_S + self._terms.long_poll_s
+            if now < heard_at + SILENCE_S + self._config.long_poll_s
         }
         unhealthy, well = alive & self._unhealthy, alive - self._unhealthy
         busy = well & {job.worker_id for job in self._store.jobs.values() if job.state is QueueJobState.IN_PROGRESS}
@@ -133,7 +133,7 @@ class WorkerRoutes:
         self._heard_at[worker_id] = time.monotonic()
         self._changes.ring()
         return await self._changes.until(
-            lambda: self._store.hand_out(worker_id, at_most) if _is_open(request) else [], self._terms.long_poll_s
+            lambda: self._store.hand_out(worker_id, at_most) if _is_open(request) else [], self._config.long_poll_s
         )
 
 
