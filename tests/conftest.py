@@ -33,7 +33,6 @@ SLOW = (
     "deploy/test_docs.py",
     "deploy/test_rehearsal.py",
     "deploy/test_terminal.py",
-    "faults/test_foreign_files.py",
     "gateway/scenario/test_abuse.py",
     "gateway/scenario/test_blobs.py",
     "gateway/scenario/test_direct.py",
@@ -45,7 +44,6 @@ SLOW = (
     "gateway/scenario/test_survival.py",
     "image",
     "production",
-    "providers/test_answers.py",
     "providers/test_contract.py",
     "providers/test_faults.py",
     "providers/test_map_signals.py",
@@ -138,7 +136,7 @@ sys.addaudithook(_record_process)
 
 
 def pytest_collection_finish() -> None:
-    """Forget the processes that the import of test modules has started."""
+    """Forget the processes that modules started when they were imported: they belong to no test."""
     _started.clear()
 
 
