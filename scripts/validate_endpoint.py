@@ -122,9 +122,7 @@ def cases(inputs: Mapping[str, Any]) -> list[EndpointJob]:
             {**knight, "prompt": "as an oil painting", "strength": 0.6},
         ),
         EndpointJob("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
-        EndpointJob(
-            "bad_request", "an impossible job fails with its reason", {**knight, "loras": [{"name": NOWHERE}]}
-        ),
+        EndpointJob("bad_request", "an impossible job fails with its reason", {**knight, "loras": [{"name": NOWHERE}]}),
         EndpointJob("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
     ]
 

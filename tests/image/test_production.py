@@ -78,7 +78,7 @@ def test_text_becomes_a_picture(box: WorkerContainer) -> None:
 
 
 def test_a_picture_becomes_another(box: WorkerContainer) -> None:
-    """An img2img job takes a picture and gives one."""
+    """An img2img job takes an image and returns one."""
     image = base64.b64encode((ROOT / "examples" / "knight.png").read_bytes()).decode()
 
     job = box.platform.wait_for(
@@ -90,14 +90,14 @@ def test_a_picture_becomes_another(box: WorkerContainer) -> None:
 
 
 def test_a_graph_of_the_caller_s_own_runs(box: WorkerContainer) -> None:
-    """A whole graph in API format runs as it is."""
+    """A whole graph in API format runs unchanged."""
     [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], {**SMALL, "seed": 7})
 
     assert code_of(box.platform.wait_for(box.platform.submit({"workflow": graph}), 60)) is None
 
 
 def test_two_jobs_are_in_hand_at_once(box: WorkerContainer) -> None:
-    """The second is taken while the first samples, and both end well."""
+    """The second is taken while the first samples, and both succeed."""
     first = box.submit(steps=40, seed=1)
     second = box.submit(steps=2, seed=2)
     box.await_sampling(first)
@@ -120,7 +120,7 @@ def test_a_cancelled_job_makes_room(box: WorkerContainer) -> None:
 
 
 def test_a_comfyui_that_is_killed_comes_back(box: WorkerContainer) -> None:
-    """The job that ran fails as one that can be sent again; the next one works, and the worker is still the same."""
+    """The running job fails with an error that allows resending; the next one works, on the same worker."""
     job_id = box.submit(steps=100)
     box.await_sampling(job_id)
 
@@ -132,7 +132,7 @@ def test_a_comfyui_that_is_killed_comes_back(box: WorkerContainer) -> None:
 
 
 def test_nobody_in_it_is_root(box: WorkerContainer) -> None:
-    """Every process has the user 1000 and no capability at all, and PID 1 is tini."""
+    """Every process has the user 1000 and no capabilities, and PID 1 is tini."""
     status = box.read("cat", "/proc/1/status")
     words = {line.split(":")[0]: line.split()[1:] for line in status.splitlines() if len(line.split()) > 1}
 
@@ -152,7 +152,7 @@ def test_no_process_beside_them_reads_the_secrets_of_tini_and_the_worker(box: Wo
 
 
 def test_it_leads_nowhere_but_to_the_platform(box: WorkerContainer, engine: docker.DockerClient) -> None:
-    """The jobs above ran without any way out of the container's own network: not to the host's other address either."""
+    """The jobs above ran without network access outside the container's own network."""
     routes = [line.split()[1] for line in box.read("cat", "/proc/net/route").splitlines()[1:]]
     elsewhere = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
     port = str(urlsplit(box.platform.base_url).port)
@@ -164,14 +164,14 @@ def test_it_leads_nowhere_but_to_the_platform(box: WorkerContainer, engine: dock
 
 
 def test_nothing_but_tmp_can_be_written(box: WorkerContainer) -> None:
-    """The root file system is read-only: a file can be made in /tmp, and nowhere else."""
+    """The root file system is read-only: files can only be created in /tmp."""
     written = box.read("python", "-c", WRITE, "/", "/app", "/opt/comfyui", "/opt/models", "/opt/venv", "/var", "/tmp")  # noqa: S108 - the container's
 
     assert written == "/tmp\n"  # noqa: S108 - the container's
 
 
 def test_it_gets_along_with_8_gb(box: WorkerContainer) -> None:
-    """The jobs above ran within a limit of 8 GB of memory, and the kernel had to kill nobody for it."""
+    """The jobs above ran within a memory limit of 8 GB, without an OOM kill."""
     stats: Any = box.container.stats(stream=False)  # of which the type says that it may be a stream
     memory = stats["memory_stats"]
 
@@ -181,7 +181,7 @@ def test_it_gets_along_with_8_gb(box: WorkerContainer) -> None:
 
 
 def test_nothing_of_the_jobs_is_left(box: WorkerContainer) -> None:
-    """After all of that ComfyUI's folders hold no picture."""
+    """After all these jobs ComfyUI's folders contain no image."""
     found = box.read("find", "/tmp/comfyui/input", "/tmp/comfyui/output", "-type", "f", "-size", "+0")  # noqa: S108
 
     assert found == ""
@@ -196,7 +196,7 @@ def test_an_idle_worker_ends_at_once(engine: docker.DockerClient, network: Netwo
 
 
 def test_a_busy_worker_ends_with_its_result_posted(engine: docker.DockerClient, network: Network) -> None:
-    """SIGTERM in the middle of a job: the job ends well, its result is posted, and then the worker ends with 0."""
+    """On SIGTERM during a job, the job succeeds, its result is posted, and then the worker exits with 0."""
     with worker_container(engine, network, BAKED) as box:
         job_id = box.submit(steps=60)
         box.await_sampling(job_id)
@@ -208,7 +208,7 @@ def test_a_busy_worker_ends_with_its_result_posted(engine: docker.DockerClient, 
 
 
 def test_health_follows_comfyui(engine: docker.DockerClient, network: Network) -> None:
-    """The engine calls the container healthy while ComfyUI answers, and unhealthy when it does not."""
+    """The engine reports the container as healthy while ComfyUI responds, and as unhealthy otherwise."""
     with worker_container(engine, network, BAKED, healthcheck=QUICK_HEALTH) as box:
         assert until(lambda: box.state()["Health"]["Status"] == "healthy", 20)
 
@@ -223,7 +223,7 @@ def test_health_follows_comfyui(engine: docker.DockerClient, network: Network) -
 def test_the_models_of_a_volume_are_found(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """The image without weights takes them from a network volume that it can only read."""
+    """The image without weights uses those of a read-only network volume."""
     fill(tmp_path / "models", images.models, images.server)
 
     with worker_container(engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], **_listed(images)) as box:
@@ -233,7 +233,7 @@ def test_the_models_of_a_volume_are_found(
 def test_a_missing_model_is_named(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """Without one of its models the worker takes no job, says which and where it looked, and ends."""
+    """If a model is missing the worker takes no job, logs the model and the locations searched, and exits."""
     fill(tmp_path / "models", images.models, images.server, ["vae/ae.safetensors"])
 
     options: dict[str, Any] = {"volumes": [f"{tmp_path}:/runpod-volume:ro"], "is_to_be_ready": False, **_listed(images)}
@@ -249,7 +249,7 @@ def test_a_missing_model_is_named(
 def test_models_are_fetched_at_the_first_boot(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """WORKER_FETCH_MODELS=true fetches them into a new volume, as in compose.yaml; a second worker finds them there."""
+    """WORKER_FETCH_MODELS=true downloads them to a new volume, as in compose.yaml; a second worker finds them there."""
     name = "comfy-client-test-models"
     options = {"volumes": [f"{name}:/opt/models"], **_listed(images)}
     with ModelServer(gateway_of(network)) as server:
@@ -267,7 +267,7 @@ def test_models_are_fetched_at_the_first_boot(
 def test_a_volume_that_may_not_be_read_is_named(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """A volume that is another user's alone is said to be that, and not to be empty."""
+    """For a volume that only another user can read, the error says so, instead of that it is empty."""
     fill(tmp_path / "models", images.models, images.server)
     tmp_path.chmod(0o700)
 
@@ -275,7 +275,7 @@ def test_a_volume_that_may_not_be_read_is_named(
         engine, network, WORKER, volumes=[f"{tmp_path}:/runpod-volume:ro"], is_to_be_ready=False
     ) as box:
         assert box.await_end() != 0
-        assert "/runpod-volume/models (may not be read by this user)" in box.log()
+        assert "/runpod-volume/models (cannot be read by this user)" in box.log()
 
 
 def _listed(images: BuiltImages) -> dict[str, Any]:

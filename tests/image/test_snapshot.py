@@ -31,7 +31,7 @@ def write_snapshot(folder: Path, images: BuiltImages, nodes: dict[str, str]) -> 
 def test_nodes_are_built_in_and_loaded(
     engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
-    """Two nodes, one with a requirement: both lie in ComfyUI's folder, pip is gone again, and a job works."""
+    """Two nodes, one with a requirement: both are in ComfyUI's folder, pip is removed again, and a job works."""
     node = {"__init__.py": "NODE_CLASS_MAPPINGS = {}\n"}
     commits = {
         "node-with": images.git.put("node-with", {**node, "requirements.txt": "iniconfig\n"}, node)[0],
@@ -53,7 +53,7 @@ def test_nodes_are_built_in_and_loaded(
 
 @pytest.mark.parametrize(("name", "commit"), [("no-such-node", "1" * 40), ("comfyui", "1" * 40)])
 def test_what_cannot_be_had_fails_the_build(images: BuiltImages, tmp_path: Path, name: str, commit: str) -> None:
-    """A repository that is not there, or a commit that it does not have, ends the build and is named."""
+    """A repository or commit that does not exist ends the build and is named."""
     contexts = write_snapshot(tmp_path / "snapshot", images, {name: commit})
 
     with pytest.raises(BuildFailedError, match=name):
