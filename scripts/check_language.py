@@ -37,7 +37,6 @@ WRITE = {
 NOT_CONVERTED: tuple[str, ...] = (
     "bench/",
     "comfy_client/batch/",
-    "comfy_client/cli/",
     "comfy_client/client.py",
     "comfy_client/coroutines.py",
     "comfy_client/deploy/",
@@ -47,7 +46,6 @@ NOT_CONVERTED: tuple[str, ...] = (
     "comfy_core/",
     "docs/",
     "handler.py",
-    "scripts/",
     "simulators/",
     "tests/",
     "worker/",

@@ -1,7 +1,7 @@
-"""Writes docs/api.md, errors.md, configure.md, worker-comfyui.md, and tables of other pages, from what they describe.
+"""Generates docs/api.md, errors.md, configure.md, worker-comfyui.md, and tables in other pages, from the code.
 
-A new table is a row of TABLES, and two marks on its page: `<!-- name: written by scripts/docs -->` and `<!-- end -->`.
-A new table of variables is a row of SETTINGS, and docs/configure.md has it.
+To add a table, add a row to TABLES, and two marks to its page: `<!-- name: written by scripts/docs -->` and
+`<!-- end -->`. To add a table of variables to docs/configure.md, add a row to SETTINGS.
 """
 
 from __future__ import annotations
@@ -49,20 +49,23 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     },
     "cost.md": {"prices": docs_tables.prices_table},
 }
-"""The tables that stand on pages which people write, by page and name."""
+"""The generated tables in pages that are written by hand, by page and name."""
 
 
 def configure() -> Iterator[str]:
     """Yield the parts of docs/configure.md."""
     yield f"# Variables\n\n{NOTE}\n"
-    yield "Each is read once at start; a bad value ends it with an error that names the variable. Empty is absent.\n"
+    yield (
+        "Each is read once at start. An invalid value ends the process with an error that names the variable. "
+        "An empty value counts as not set.\n"
+    )
     for title, table in SETTINGS:
         yield f"## {title}\n"
         yield table()
 
 
 def with_tables(name: str, tables: Mapping[str, Callable[[], str]]) -> Iterator[str]:
-    """Yield the page `name` as it is, with its tables made anew, each between two marks."""
+    """Yield the page `name` with its tables regenerated, each between its two marks."""
     page = (DOCS / name).read_text()
     for each, table in tables.items():
         mark = f"<!-- {each}: written by scripts/docs -->"
@@ -74,7 +77,7 @@ def with_tables(name: str, tables: Mapping[str, Callable[[], str]]) -> Iterator[
 
 
 def main() -> None:
-    """Write the pages, or with --check exit 1 where one is not current."""
+    """Write the pages. With --check, exit with 1 if a page is not current."""
     pages = {"api.md": api(), "errors.md": errors(), "configure.md": configure(), "worker-comfyui.md": worker_comfyui()}
     pages |= {name: with_tables(name, tables) for name, tables in TABLES.items()}
     for name, parts in pages.items():

@@ -1,4 +1,4 @@
-"""The text of docs/api.md and docs/errors.md, from the schemas and the registry of errors. Pure."""
+"""Generates docs/api.md and docs/errors.md from the schemas and the error registry. No I/O."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from comfy_core.workflows import Workflow, default_directory, load_workflows
 NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -->"
 
 SPELLINGS = """\
-Null means absent, also inside `images` and `loras`. Numbers and booleans are read from text (`"64"`, `"true"`), choices
-in any case (`"PNG"`, `"jpg"`), LoRAs from their names (`"pixel.safetensors:0.8"`, or a list of such). Base64 is read in
-both alphabets, with or without padding, in a data URI or not. What has more than one meaning is refused.
+Null means absent, also inside `images` and `loras`. Numbers and booleans may be text (`"64"`, `"true"`), choices may
+have any case (`"PNG"`, `"jpg"`), and LoRAs may be names (`"pixel.safetensors:0.8"`, or a list of them). Base64 may use
+either alphabet, with or without padding, in a data URI or not. An ambiguous value is refused.
 
-A prompt in the syntax of another tool (`{a|b}`, `__animal__`, `<lora:a:1>`, `embedding:a`, `//`) is sent as it is, with
-a line in `warnings`.
+A prompt in the syntax of another tool (`{a|b}`, `__animal__`, `<lora:a:1>`, `embedding:a`, `//`) is sent unchanged,
+with a line in `warnings`.
 """
 
 GRAPHS = """\
 ## A graph of your own
 
 `workflow` may be a graph in ComfyUI's API format, as File > Export (API) writes it. Requests of worker-comfyui need no
-change. The graph is also found if it is the whole `input`, the `prompt` of it (a body of POST /prompt), or text; a line
-in `warnings` says so. Links may be written `[1, 0]`.
+change. The graph is also accepted as the whole `input`, as its `prompt` (a body of POST /prompt), or as text, with a
+line in `warnings`. Links may be written `[1, 0]`.
 """
 
 FILES = """\
 Files for a graph:
 
 - A file of `images` goes to each node that loads a file of that name from ComfyUI's input folder: LoadImage, LoadAudio,
-  LoadVideo and other loaders, also of custom nodes. ` [input]` behind the name and `\\` in place of `/` do not matter.
+  LoadVideo and other loaders, also of custom nodes. ` [input]` after the name and `\\` instead of `/` are accepted.
   Text, prefixes and choices are never replaced.
-- A loader may also hold the file itself: base64, a data URI or an https address.
-- For LoadImage, LoadImageMask and LoadImageOutput the file must be a picture. Any other file is uploaded as it is.
-- A file that no node loads is a line in `warnings`; if a node loads another file that was not sent, the request is
+- A loader may also contain the file itself: base64, a data URI or an https URL.
+- For LoadImage, LoadImageMask and LoadImageOutput the file must be an image. Any other file is uploaded unchanged.
+- A file that no node loads is a line in `warnings`. If a node loads another file that was not sent, the request is
   refused.
 
-Only what an output needs must be whole: a node with a broken link that feeds no output is left out, with a line in
-`warnings`. Notes of the editor are left out too. Without a list of ComfyUI's nodes, an output is a node whose class
-sounds like one (Save, Preview, Export, …) or that has a `filename_prefix`.
+Only nodes that an output needs must be complete: a node with a broken link that feeds no output is removed, with a line
+in `warnings`. Notes of the editor are removed too. If ComfyUI's list of nodes is not available, an output is a node
+whose class name suggests it (Save, Preview, Export, …) or that has a `filename_prefix`.
 """
 
 OVERRIDES = """\
 ## Overrides
 
 `{"Node title.input": value}` or `{"12.input": value}` sets an input after the graph has been rendered. The node is the
-longest part in front of a dot that is an id or a title; the rest is the input, which may have dots
-(`3.resize_type.width`), with `.0` behind it for an item of a list.
+longest part before a dot that is an id or a title. The rest is the input, which may contain dots
+(`3.resize_type.width`), followed by `.0` for an item of a list.
 
 In a graph of your own an override may set anything, and add an input that the node does not have: newer versions of
 ComfyUI require inputs that an older export lacks. In a workflow by name, the limits of its inputs hold:
 
-| an override of a workflow | may |
+| an override in a workflow, of | may be |
 |---|---|
-| of a place that an input sets, or of a place with the same name in another node | be what the input may be |
-| of `seed` | also be -1, for a random seed that counts on from picture to picture |
-| of `batch_size` | be at most the maximum of `num_images`, divided by `num_images` |
-| of another number | lie between 0 and the workflow's own value; seeds take any value |
-| of a text | be a text of at most 4,096 characters |
-| of a link | be a link to a node of the workflow |
-| of a file that a node reads or writes | not be; only a `filename_prefix` may |
-| of an input that the node does not have | not be |
+| a place that an input sets, or a place with the same name in another node | what the input may be |
+| `seed` | also -1, for a random seed that increases by 1 from image to image |
+| `batch_size` | at most the maximum of `num_images`, divided by `num_images` |
+| another number | between 0 and the workflow's own value; a seed may have any value |
+| a text | a text of at most 4,096 characters |
+| a link | a link to a node of the workflow |
+| a file that a node reads or writes | not set; only a `filename_prefix` may |
+| an input that the node does not have | not set |
 """
 
 RESULT = """\
@@ -84,18 +84,18 @@ RESULT = """\
 }
 ```
 
-- `images`: the pictures in order. `filename`, `type` and `data` are as worker-comfyui returns them. `seed` makes that
-  picture again alone; it is null for a graph of your own. As there, what ComfyUI's own nodes save as images but is no
-  still picture (an animation, a video) is in `images` too, as it was saved; `mime_type` says what it is; `width` and
-  `height` are absent if they are not known.
-- `inputs`: what was used, with defaults, the size of an img2img and the seed filled in, without pictures.
-- `files` (if a graph wrote something else: a sound, a latent, a video of a custom node) has the same shape without
-  `width`, `height` and `seed`; `texts` are texts that a graph showed.
-- `warnings`: what is not as it was asked for, such as a picture that is too large for WebP and stays a PNG.
-- `timings`: seconds in ComfyUI's queue, running, fetching what did not come over the websocket, encoding, and in all.
+- `images`: the images in order. `filename`, `type` and `data` are as in worker-comfyui. `seed` reproduces that image
+  alone; it is null for a graph of your own. As in worker-comfyui, animations and videos that ComfyUI's own nodes save
+  as images are in `images` too, unchanged; `mime_type` is their type; `width` and `height` are absent if unknown.
+- `inputs`: the inputs that were used, with defaults, the size of an img2img and the seed, without images.
+- `files` (if a graph wrote something else: a sound, a latent, a video of a custom node) has the same keys without
+  `width`, `height` and `seed`; `texts` are texts that a graph displayed.
+- `warnings`: differences from the request, such as an image that is too large for WebP and stays a PNG.
+- `timings`: seconds in ComfyUI's queue, running, downloading files that did not arrive over the websocket, encoding,
+  and in all.
 - `versions.workflow` changes with either file of the workflow.
 
-While a job is IN_PROGRESS, `output` in the answer of `/status` is its progress. Its `images` is always an empty list:
+While a job is IN_PROGRESS, `output` in the response of `/status` is its progress. Its `images` is always an empty list:
 
 ```json
 {"images": [], "stage": "sampling", "picture": 1, "pictures": 4, "step": 7, "steps": 20, "percent": 8}
@@ -115,8 +115,8 @@ def api() -> Iterator[str]:
     yield f"# The API\n\n{NOTE}\n"
     yield (
         "A job's `input` is one flat object: the keys for every request, and the inputs of its workflow. Unknown keys "
-        "are refused by name (beside a graph of your own they are a line in `warnings`). Every fault is found at once, "
-        "before anything is sent to ComfyUI.\n"
+        "are refused by name (beside a graph of your own they are a line in `warnings`). All faults are reported at "
+        "once, before anything is sent to ComfyUI.\n"
     )
     yield '```json\n{"input": {"prompt": "a pixel art knight", "width": 1024, "height": 1024, "seed": 42}}\n```\n'
     yield "## For every request\n"
@@ -172,13 +172,14 @@ def errors() -> Iterator[str]:
     """Yield the parts of docs/errors.md."""
     yield f"# Errors\n\n{NOTE}\n"
     yield (
-        'A failed job returns exactly `{"error": "<JSON text>"}`: `code`, `message` (names the culprit and the '
-        "remedy), `retryable` (whether the same request may succeed when it is sent again) and `details`. Codes are "
-        "added, never renamed; a client that does not know a code reads it as `unrecognized`.\n"
+        'A failed job returns exactly `{"error": "<JSON text>"}`: `code`, `message` (the cause and the '
+        "remedy), `retryable` and `details`. If `retryable` is true, the same request may succeed when it is submitted "
+        "again. `queue_timeout` is different: its job still runs, so wait for it by its id. Codes are added, never "
+        "renamed; a client that does not know a code reads it as `unrecognized`.\n"
     )
     yield errors_table(is_of_client=False)
     yield "## Made by the client\n"
-    yield "Of what the platform, the network or a setting did; the same report, `.report` of every exception.\n"
+    yield "Caused by the platform, the network or a setting. Every exception has the same report as `.report`.\n"
     yield errors_table(is_of_client=True)
 
 

@@ -1,4 +1,4 @@
-"""The tables of the pages under docs/, from the code that they describe. Pure."""
+"""Generates the tables of the pages in docs/ from the code that they describe. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LICENCE = (
     "Black Forest Labs offers a commercial licence for hosting the model yourself.",
     "Whether the images may be used commercially without that licence is disputed: ask Black Forest Labs.",
 )
-"""What an owner has to know before the first job."""
+"""What an owner must know before the first job."""
 
 
 def licence_box() -> str:
@@ -32,15 +32,15 @@ class Setting(Protocol):
 
     @property
     def name(self) -> str:
-        """As the environment has it."""
+        """Its name in the environment."""
 
     @property
     def default(self) -> str:
-        """Its text where it is absent."""
+        """Its value if it is not set."""
 
     @property
     def meaning(self) -> str:
-        """What it sets."""
+        """What it configures."""
 
 
 def settings_table(variables: Iterable[Setting]) -> str:

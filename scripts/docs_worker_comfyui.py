@@ -1,4 +1,4 @@
-"""The text of docs/worker-comfyui.md, from the requests of tests/compat and what both workers answered to them."""
+"""Generates docs/worker-comfyui.md from the requests of tests/compat and the recorded responses of both workers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ INTRODUCTION = """\
 
 Callers of RunPod's stock [worker-comfyui](https://github.com/runpod-workers/worker-comfyui) send the same requests
 to the same routes, and find the images in the same place: `output.images[]` with `filename`, `type` and `data`. They
-change nothing but the endpoint's id. This page lists what differs. A test sends every request below to this worker; the
-answers of worker-comfyui were recorded from {about}.
+change only the endpoint's id. This page lists what differs. A test sends every request below to this worker; the
+responses of worker-comfyui were recorded from {about}.
 
 These callers are tested too: SillyTavern's loop, the `curl` of worker-comfyui's README, the request bodies of n8n and
 Zapier (null for an empty field, numbers as text), and the ComfyUI client of hassoncs/clover.
@@ -31,34 +31,34 @@ GENERAL = (
         "none",
         'its progress: `{"images": [], "stage": "sampling", …}`; `images` stays empty until the job has ended',
     ),
-    ("keys of a result", "`images`, `errors`", "more of them ([api.md](api.md)); `warnings` in place of `errors`"),
-    ("outputs that ComfyUI lists under another key than `images`", "left out", "under `files` and `texts`"),
+    ("keys of a result", "`images`, `errors`", "more ([api.md](api.md)); `warnings` instead of `errors`"),
+    ("outputs that ComfyUI lists under another key than `images`", "ignored", "under `files` and `texts`"),
     ("a failure's `error`", "a sentence", "JSON text with a stable `code` ([errors.md](errors.md))"),
     ("`output` of a failed job", "`details` for some errors", "none"),
     ("a job that fails halfway", "COMPLETED, with the images so far and `errors`", "FAILED"),
     ("a result over RunPod's limit", "COMPLETED without `output`", "`output_too_large`, or a bucket"),
     ("the longest job", "no limit", "`WORKER_JOB_TIMEOUT_S`, 300 s; `timeout_s` of a request shortens it"),
-    ("metadata in a PNG", "none", "the graph; `metadata: false` leaves it out"),
+    ("metadata in a PNG", "none", "the graph; `metadata: false` omits it"),
     ("files of a job", "stay; later jobs can load and overwrite them", "are deleted when the job ends"),
-    ("values that lead out of ComfyUI's folders", "left to ComfyUI", "refused"),
+    ("values that lead out of ComfyUI's folders", "passed to ComfyUI", "refused"),
     ("image formats", "what the graph saves", "`output_format` and `output_quality` change PNGs to WebP or JPEG"),
 )
-"""What no single request shows: what, worker-comfyui, this worker."""
+"""Differences that no single request shows: subject, worker-comfyui, this worker."""
 
 VARIABLES = (
     (
         "`BUCKET_ENDPOINT_URL`",
-        "the address, with the bucket",
-        "the same; `BUCKET_NAME` only if the address does not name the bucket",
+        "the URL, with the bucket",
+        "the same; `BUCKET_NAME` only if the URL does not contain the bucket",
     ),
     ("`BUCKET_ACCESS_KEY_ID`, `BUCKET_SECRET_ACCESS_KEY`", "the bucket's keys", "the same"),
     ("`COMFY_ORG_API_KEY`", "a default key for API nodes", "not read: send `comfy_org_api_key` with a request"),
     ("`SERVE_API_LOCALLY`", "a local API on port 8000", "the same; the port is `WORKER_API_PORT`"),
     ("`COMFY_LOG_LEVEL`", "ComfyUI's log level", "`WORKER_LOG_LEVEL`"),
-    ("`REFRESH_WORKER`", "read, and without effect since 5.0", "not read: each job's files are deleted"),
-    ("`WEBSOCKET_RECONNECT_ATTEMPTS`, `…_DELAY_S`, `…_TRACE`", "reconnecting", "not read: it reconnects by itself"),
+    ("`REFRESH_WORKER`", "read, but without effect since 5.0", "not read: each job's files are deleted"),
+    ("`WEBSOCKET_RECONNECT_ATTEMPTS`, `…_DELAY_S`, `…_TRACE`", "reconnecting", "not read: it always reconnects"),
     ("`NETWORK_VOLUME_DEBUG`", "lists the volume's models in the log", "not read: the boot's log names missing models"),
-    ("`PUBLIC_KEY`", "starts an SSH server", "not read: there is none in the image"),
+    ("`PUBLIC_KEY`", "starts an SSH server", "not read: the image has no SSH server"),
 )
 
 
@@ -73,7 +73,7 @@ def page() -> Iterator[str]:
         for case, of_stock, of_ours in rows
         if verdicts[case.request] is Verdict.DIFFERENT
     ]
-    yield "## Requests that are answered differently\n"
+    yield "## Requests with different responses\n"
     yield _table("| request | worker-comfyui | this worker | why |", differing)
     yield "## What differs for every request\n"
     yield _table("| | worker-comfyui | this worker |", [f"| {' | '.join(row)} |" for row in GENERAL])
@@ -87,8 +87,8 @@ def page() -> Iterator[str]:
     ]
     yield _table("| request | worker-comfyui | this worker |", failing)
     for title, wanted in (
-        ("## Requests with the same answer", Verdict.SAME),
-        ("## Requests that only this worker answers", Verdict.ONLY_OURS),
+        ("## Requests with the same response", Verdict.SAME),
+        ("## Requests that only this worker accepts", Verdict.ONLY_OURS),
     ):
         yield f"{title}\n"
         yield "".join(f"- {case.request}\n" for case in CASES if verdicts[case.request] is wanted)

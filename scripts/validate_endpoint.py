@@ -1,4 +1,4 @@
-"""Makes evidence of an endpoint: five jobs on what the variables name; what came of them is in debug-output/<date>/."""
+"""Tests an endpoint with five jobs and writes a report. Requests, results and images are in debug-output/<date>/."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOWHERE = "this-lora-is-nowhere.safetensors"
 
 @dataclass
 class Case:
-    """One job: what was asked, what came of it, and whether that is right."""
+    """One job: its request, its outcome, and whether the outcome is correct."""
 
     name: str
     promise: str
@@ -69,7 +69,7 @@ class Evidence:
             if error.code is not ErrorCode.MODEL_MISSING or NOWHERE not in error.report.to_json():
                 case.problem = f"{error.code.value} in place of model_missing"
         else:
-            case.problem = "a job that cannot work ended well"
+            case.problem = "a job that cannot work succeeded"
 
     def cancel(self, case: Case) -> None:
         """Cancel a job while it runs."""
@@ -128,7 +128,7 @@ def cases(inputs: Mapping[str, Any]) -> list[Case]:
 
 
 def play(evidence: Evidence, case: Case) -> None:
-    """Run one case, and keep what came of it."""
+    """Run one case and store its outcome."""
     does: dict[str, Callable[[Case], None]] = {
         "txt2img": evidence.txt2img,
         "img2img": evidence.img2img,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -32,6 +33,8 @@ from worker.leases import Lease
 from worker.supervision import Cause, ComfyUISupervisor, Death
 from worker.watchdog import HUNG_S, Watchdog
 
+_TELL_AFTER_S = 5.0
+"""How long ComfyUI may be silent until a log line says what is awaited."""
 _STUCK_POLL_S = 0.5
 _POLL_S = 0.05
 _LAST_WORDS_S = 1.0
@@ -72,6 +75,7 @@ def await_ready(
     Raises JobError (comfyui_unavailable) after `timeout_s` and with what `failed` returns, ModelsMissing at once.
     """
     deadline = time.monotonic() + timeout_s
+    told_at = time.monotonic() + _TELL_AFTER_S
 
     def left_s() -> float:
         return min(CALL_TIMEOUT_S, max(_POLL_S, deadline - time.monotonic()))
@@ -91,8 +95,13 @@ def await_ready(
             return
         if time.monotonic() > deadline:
             raise JobError.because(
-                ErrorCode.COMFYUI_UNAVAILABLE, f"ComfyUI was not ready after {timeout_s:.0f} s. Read the worker's log."
+                ErrorCode.COMFYUI_UNAVAILABLE,
+                f"ComfyUI at {server.url} was not ready after {timeout_s:.0f} s. Read the worker's log; if COMFYUI_URL "
+                "is set, start ComfyUI there.",
             )
+        if time.monotonic() > told_at:
+            log.warning("ComfyUI at %s does not answer yet; it is awaited for up to %.0f s", server.url, timeout_s)
+            told_at = math.inf
         time.sleep(_POLL_S)
 
 

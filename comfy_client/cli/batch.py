@@ -18,7 +18,7 @@ from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_bef
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
-from comfy_client.cli.flags import Flag, number, whole_number
+from comfy_client.cli.flags import Flag, UsageError, count, is_address, price, seconds
 from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
 from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.contract import JsonObject
@@ -44,7 +44,7 @@ FLAGS: Sequence[Flag] = (
         "TYPE",
         {"action": "append", "default": []},
     ),
-    Flag(("--concurrency",), "Number of concurrent jobs. [default 4]", "N", {"type": whole_number, "default": 4}),
+    Flag(("--concurrency",), "Number of concurrent jobs. [default 4]", "N", {"type": count, "default": 4}),
     Flag(("--dry-run",), "Show the planned assets without making or writing anything.", settings=_SWITCH),
     Flag(
         ("--resend-unsure",),
@@ -60,13 +60,13 @@ FLAGS: Sequence[Flag] = (
         ("--upload-timeout",),
         f"Timeout for the upload of one file. [default {UPLOAD_TIMEOUT_S:g}]",
         "SECONDS",
-        {"type": number, "default": UPLOAD_TIMEOUT_S},
+        {"type": seconds, "default": UPLOAD_TIMEOUT_S},
     ),
     Flag(
         ("--usd-per-s",),
         f"Price of one second of a worker. [default: the price of {DEFAULT_POOL}]",
         "X",
-        {"type": number},
+        {"type": price},
     ),
 )
 
@@ -85,7 +85,7 @@ def run(call: Call) -> int:
     before = read_before(folder, plan.game)
     if options.dry_run:
         return _show_plan(call, plan, read_entries(folder / STATE))
-    rate = options.usd_per_s or POOLS[DEFAULT_POOL].flex_usd_per_s
+    rate = POOLS[DEFAULT_POOL].flex_usd_per_s if options.usd_per_s is None else options.usd_per_s
     with call.client() as client, Journal(folder / STATE) as journal:
 
         def manifest(made: Sequence[AssetOutcome] = ()) -> JsonObject:
@@ -93,7 +93,7 @@ def run(call: Call) -> int:
 
         _check(plan, folder, destination, journal.entries)
         write(folder, manifest())
-        settings = BatchSettings(max(1, options.concurrency), options.resend_unsure, options.cancel)
+        settings = BatchSettings(options.concurrency, options.resend_unsure, options.cancel)
         batch = Batch(client, journal, folder, settings, destination)
         try:
             with _progress(call, len(plan.assets)) as progress:
@@ -124,6 +124,8 @@ def _places(call: Call, plan: AssetPlan) -> tuple[BucketDestination | None, Path
     out = call.options.out
     if out is None:
         return None, Path("assets", plan.game)
+    if is_address(out) and not out.startswith("s3://"):
+        raise UsageError(f"--out {out}: the only supported URL is s3://bucket/prefix")
     if out.startswith("s3://"):
         destination = bucket_destination(out, call.environment, call.options.upload_timeout)
         return destination, Path(f".batch-{plan.game}")

@@ -21,30 +21,45 @@ _SIGNALLED = 128
 """The exit status of a command that was ended by a signal is this plus the signal's number."""
 
 
+_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""SIGHUP means that the terminal was closed. Windows does not have it."""
+
+
 class Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM. It is handled like Ctrl-C, with another exit status."""
+    """Raised on SIGTERM and SIGHUP. It is handled like Ctrl-C, with another exit status."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.number = number
 
 
 def status_of(interrupt: KeyboardInterrupt) -> int:
-    """Return the exit status of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM."""
-    return _SIGNALLED + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+    """Return the exit status of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    return _SIGNALLED + (interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 @contextmanager
 def sigterm_raised() -> Iterator[None]:
-    """Raise Terminated on SIGTERM within the block. In a thread other than the main thread, this does nothing."""
+    """Raise Terminated on SIGTERM and SIGHUP within the block. In a thread other than the main thread, do nothing.
+
+    An ignored signal stays ignored: `nohup` ignores SIGHUP.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {each: signal.getsignal(each) for each in _ENDING}
+    for each, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(each, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
 
-def _terminate(_number: int, _frame: object) -> None:
-    raise Terminated
+def _terminate(number: int, _frame: object) -> None:
+    raise Terminated(number)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from comfy_core.errors import ComfyClientError
 
 PICTURE = "PATH|URL"
 _MOST_CHOICES = 8
+_LAST_PORT = 65535
 
 
 class UsageError(ComfyClientError):
@@ -106,7 +108,47 @@ def whole_number(text: str) -> int:
 
 def number(text: str) -> float:
     """Parse a number. Raises argparse.ArgumentTypeError."""
-    return _number(text, float, "a number")
+    value = _number(text, float, "a number")
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Parse a time in seconds. Raises argparse.ArgumentTypeError."""
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0, not {text!r}")
+    return value
+
+
+def price(text: str) -> float:
+    """Parse a price. Raises argparse.ArgumentTypeError."""
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """Parse an integer of at least 1. Raises argparse.ArgumentTypeError."""
+    value = whole_number(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text!r}")
+    return value
+
+
+def is_address(text: str) -> bool:
+    """Return whether a path is a URL, such as `https://host/x.png`."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
+
+
+def port(text: str) -> int:
+    """Parse a port number. Raises argparse.ArgumentTypeError."""
+    value = whole_number(text)
+    if not 0 <= value <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {_LAST_PORT}, not {text!r}")
+    return value
 
 
 _Number = TypeVar("_Number", int, float)

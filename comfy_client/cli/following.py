@@ -66,6 +66,10 @@ def cancel_interrupted(call: Call, sending: Future[Job], interrupt: KeyboardInte
         job = sending.result(CANCEL_PATIENCE_S)
         job.cancel(CANCEL_PATIENCE_S)
         message = f"Interrupted: job {job.id} was cancelled."
+    except KeyboardInterrupt:
+        message = (
+            f"Interrupted again: job {job.id} may continue." if job else "Interrupted again: the job may continue."
+        )
     except FutureTimeout:
         message = "Interrupted during the submit. RunPod may run the job: check its requests in RunPod's console."
     except ComfyClientError as error:
@@ -76,7 +80,12 @@ def cancel_interrupted(call: Call, sending: Future[Job], interrupt: KeyboardInte
 
 def save(call: Call, output: OutputTarget, result: GenerationResult) -> int:
     """Save a result and show it. Return 1 if it could not be saved at the requested path, else 0."""
-    saved = save_result(output, result, call.screen)
+    try:
+        saved = save_result(output, result, call.screen)
+    except KeyboardInterrupt as interrupt:
+        message = f"Interrupted while saving the result of job {result.job_id}: files may be missing."
+        call.screen.interrupted(message, result.job_id)
+        return status_of(interrupt)
     if not output.is_stdout:
         call.screen.show(result_object(result, saved.paths, saved.problem), *result_lines(result, saved.paths))
     for note in (*saved.notes, *result.warnings):

@@ -9,7 +9,7 @@
 | 4 | the provider was not reachable, or its response was invalid |
 | 5 | waiting timed out; the job continues |
 | 130 | Ctrl-C |
-| 143 | SIGTERM |
+| 143, 129 | SIGTERM, SIGHUP |
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def _not_a_command(name: str, screen: Screen) -> UsageError:
     if name:
-        return unknown_command(name, [*COMMANDS, "help"])
+        return unknown_command(name, [*COMMANDS, "help", "--help", "--version"])
     if not screen.is_json:
         overview(SUMMARIES).print_help(screen.err)
     return UsageError("the command is missing")
@@ -137,7 +137,7 @@ def _not_a_command(name: str, screen: Screen) -> UsageError:
 
 def _help(words: Sequence[str], screen: Screen) -> int:
     """Print the help of a command, or the list of commands."""
-    name = next((word for word in words if not word.startswith("-")), "")
+    name = next((word for word in words if not word.startswith("-") and word != "help"), "")
     if name and name not in COMMANDS:
         raise unknown_command(name, COMMANDS)
     if name == "simulate":

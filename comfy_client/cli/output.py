@@ -11,13 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 
-from comfy_client.cli.flags import Flag, UsageError
+from comfy_client.cli.flags import Flag, UsageError, is_address
 from comfy_client.cli.screen import Screen
 from comfy_client.providers.interface import FORMATS, GeneratedFile, GenerationRequest, GenerationResult
 from comfy_core.contract import ENVELOPE, ErrorCode, ErrorReport
 from comfy_core.errors import ComfyClientError
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+_STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 _LONGEST_NAME = 100
 """Characters of a file name that are kept if the file has to be saved in another folder."""
 
@@ -61,17 +62,23 @@ class OutputTarget:
 
 def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> OutputTarget:
     """Parse `-o`, create its folder and check that it is writable. Raises UsageError."""
-    if text == "-":
+    if text in _STDOUT:
         if screen.is_json:
             raise UsageError("-o - and --json both write to stdout. Nothing was sent. Use -o FILE")
         if screen.is_terminal:
             raise UsageError(
                 "-o - would write binary image data to the terminal. Nothing was sent. Use -o FILE, or a pipe"
             )
-        return OutputTarget(text, Path(), is_folder=True)
-    path = Path(text)
+        return OutputTarget("-", Path(), is_folder=True)
+    if is_address(text):
+        raise UsageError(f"-o {text} is a URL, but images can only be saved to files. Nothing was sent")
+    path = _home(Path(text))
     is_folder = text.endswith(("/", os.sep)) or _is_dir(path)
     folder = path if is_folder else path.parent
+    if "{seed}" in str(folder):
+        raise UsageError(
+            f"-o {text}: {{seed}} can only be used in the file name, not in a folder name. Nothing was sent"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         is_special = not is_folder and path.exists() and not path.is_file()
@@ -84,6 +91,13 @@ def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> Outpu
         reason = f"{folder} is not a folder" if is_file else error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"-o {text} cannot be written: {reason}. Nothing was sent") from error
     return OutputTarget(text, path, is_folder, is_forced)
+
+
+def _home(path: Path) -> Path:
+    """Replace `~` in a path by the home folder. A shell does not expand it in --output=~/x.png."""
+    with suppress(RuntimeError):
+        return path.expanduser()
+    return path
 
 
 def _is_dir(path: Path) -> bool:

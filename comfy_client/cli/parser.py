@@ -77,6 +77,10 @@ def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str
         problem = ""
     known = {name for flag in command.flags for name in flag.names if name.startswith("-")} | {JSON.names[0], "--help"}
     if unknown := _unknown_flag(extra, known):
+        if unknown.lstrip("-") in {flag.names[0] for flag in command.flags}:
+            raise UsageError(
+                f"{unknown.lstrip('-')} is a positional argument: give it without a flag, in quotes. {help_for}"
+            )
         raise UsageError(f"there is no flag {unknown}{_suggestion(unknown, known)} {help_for}")
     if problem:
         raise UsageError(f"{problem}. {help_for}")

@@ -135,7 +135,7 @@ class ProgressBar(TickingDisplay):
 
 
 class ProgressLog(TickingDisplay):
-    """Progress for a log: a line for each change of the job's state, and one every `tick_s` otherwise."""
+    """ProgressDisplay for a log: a line for each change of the job's state, and one every `tick_s` otherwise."""
 
     def __init__(self, err: TextIO, tick_s: float = LINE_S, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(err, tick_s)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from comfy_client.cli.call import Call
-from comfy_client.cli.flags import Flag, UsageError, number, pair, value_of
+from comfy_client.cli.flags import Flag, UsageError, pair, seconds, value_of
 from comfy_client.client import make_request
 from comfy_client.providers.interface import GenerationRequest, JobOptions
 from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
@@ -19,13 +19,13 @@ OPTIONS = (
         ("--execution-timeout",),
         "Maximum run time on a worker; RunPod then stops the job.",
         "SECONDS",
-        {"type": number},
+        {"type": seconds},
     ),
     Flag(
         ("--ttl",),
         "Seconds after submission at which RunPod deletes the job, finished or not.",
         "SECONDS",
-        {"type": number},
+        {"type": seconds},
     ),
     Flag(
         ("--low-priority",),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_client.cli.call import JSON, Call, Command, print_url
-from comfy_client.cli.flags import Flag, UsageError, whole_number
+from comfy_client.cli.flags import Flag, UsageError, port
 from comfy_core.errors import ConfigError, missing_extra
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SCENARIO: Sequence[Flag] = (
         {"choices": ["serve"]},
     ),
     Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
-    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": whole_number, "default": 8189}),
+    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": port, "default": 8189}),
     Flag(
         ("--data",), "The folder for jobs, assets and images. [default SCENARIO_SHIM_DATA_DIR]", "DIR", {"type": Path}
     ),
@@ -52,7 +52,7 @@ def _simulate(call: Call) -> int:
         print_url(call, url)
 
     try:
-        status: int = _simulator().main(call.options.arguments, on_ready=ready, prog=SIMULATE)
+        status: int = _simulator().main(call.options.arguments, on_ready=ready, prog=SIMULATE, is_strict=True)
     except ImportError as error:
         raise missing_extra("The simulator", "simulator") from error
     except SystemExit as ended:

@@ -14,7 +14,7 @@ from comfy_client.deploy.responses import api_error
 from comfy_client.deploy.variables import REST_URL
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
-from comfy_core.http import HttpApi, retries
+from comfy_core.http import HttpApi, is_base_url, quoted_url, retries
 
 TIMEOUT_S = 60.0
 TIMES = 3
@@ -128,9 +128,11 @@ class RestApi:
 
 def check_address(variable: str, url: str, usual: str) -> None:
     """Raise ConfigError where a variable holds no address that a key may be sent to."""
-    if not re.fullmatch(r"https://[^/@\s]+(/\S*)?|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/\S*)?", url):
+    is_safe = re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])(?![^:/])", url)
+    if not is_safe or not is_base_url(url):
         raise ConfigError(
-            f"{variable}={url!r} is no https address (http is for this machine alone); the usual one is {usual}"
+            f"{variable}={quoted_url(url)} is no https address (http is for this machine alone); "
+            f"the usual one is {usual}"
         )
 
 

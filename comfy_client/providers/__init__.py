@@ -7,8 +7,9 @@ variables go into VARIABLES. tests/providers/test_contract.py then wants to know
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeAlias
 
@@ -111,13 +112,19 @@ class ProviderEnvironment:
         for name in names:
             if value := self.optional(name):
                 return value
-        advice = PROVIDERS[self.provider].advice
+        advice = self._misspelt(names) + PROVIDERS[self.provider].advice
         if self.optional("COMFYUI_URL"):
             advice += ". COMFYUI_URL is the worker's variable: the client reads COMFYUI_ENDPOINT"
         raise ConfigError(
             f"{' or '.join(names)} is not set ({VARIABLES[names[-1]].where}), and the provider {self.provider!r} needs "
             f"it.{advice}"
         )
+
+    def _misspelt(self, names: Sequence[str]) -> str:
+        """Return a sentence about a variable that is set under nearly one of these names; its value is not shown."""
+        others = [name for name, value in self.environment.items() if name not in VARIABLES and value.strip()]
+        close = next((near[0] for name in names if (near := get_close_matches(name, others, n=1, cutoff=0.8))), "")
+        return f" {close} is set, which nothing reads: is it meant?" if close else ""
 
 
 Workflows: TypeAlias = Mapping[str, Workflow]
@@ -197,7 +204,7 @@ def provider_name(environment: Mapping[str, str]) -> str:
     name = ProviderEnvironment(environment).optional(SWITCH) or DEFAULT
     if name not in PROVIDERS:
         raise ConfigError(
-            f"{SWITCH}={name!r} is no provider{nearest(name, PROVIDERS)}. There are {', '.join(PROVIDERS)}"
+            f"{SWITCH}={name!r} is no provider{nearest(name, PROVIDERS) or '.'} There are {', '.join(PROVIDERS)}"
         )
     return name
 

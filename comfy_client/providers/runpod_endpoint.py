@@ -17,7 +17,7 @@ from comfy_client.providers.interface import GenerationRequest, Health, JobStatu
 from comfy_client.providers.runpod_responses import SMALLER, expired, read_health, read_status, request_error, words_of
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, JobError, RequestError
-from comfy_core.http import HttpApi, retries
+from comfy_core.http import HttpApi, is_base_url, quoted_url, retries
 
 BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024
@@ -48,8 +48,11 @@ class RunPodEndpoint:
             raise ConfigError(f"{endpoint_id!r} is no id of an endpoint; copy it from RunPod's console (Serverless)")
         if not re.fullmatch(r"[!-~]{1,512}", api_key):
             raise ConfigError("RUNPOD_API_KEY is no API key: it is empty, or has spaces or other characters in it")
-        if not re.match(r"https?://[^/@\s]+", base_url):
-            raise ConfigError(f"RUNPOD_ENDPOINT_BASE_URL={base_url!r} is no address; the usual one is {BASE_URL}")
+        if not is_base_url(base_url):
+            raise ConfigError(
+                f"RUNPOD_ENDPOINT_BASE_URL={quoted_url(base_url)} is no address without user name and query; "
+                f"the usual one is {BASE_URL}"
+            )
         self.endpoint_id = endpoint_id
         self._api = HttpApi(
             f"{base_url.rstrip('/')}/{endpoint_id}",

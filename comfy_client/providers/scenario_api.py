@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from comfy_client.providers.scenario_responses import cooldown_s, words_of
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
-from comfy_core.http import MAX_RETRY_AFTER_S, Retries
+from comfy_core.http import MAX_RETRY_AFTER_S, Retries, is_base_url, quoted_url
 
 if TYPE_CHECKING:
     import scenario_sdk
@@ -68,8 +68,11 @@ class ScenarioApi:
         for name, value in (("SCENARIO_SDK_API_KEY", api_key), ("SCENARIO_SDK_API_SECRET", api_secret)):
             if not re.fullmatch(r"[!-~]{1,512}", value) or (name.endswith("KEY") and ":" in value):
                 raise ConfigError(f"{name} is none of Scenario's: it is empty, or has spaces or other characters in it")
-        if not re.match(r"https?://[^/@\s]+", base_url):
-            raise ConfigError(f"SCENARIO_BASE_URL={base_url!r} is no address; the usual one is {BASE_URL}")
+        if not is_base_url(base_url):
+            raise ConfigError(
+                f"SCENARIO_BASE_URL={quoted_url(base_url)} is no address without user name and query; "
+                f"the usual one is {BASE_URL}"
+            )
         try:
             import scenario_sdk  # noqa: PLC0415 - an extra, which takes half a second
         except ImportError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import graphlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from comfy_core.comfyui.file_inputs import SILENT_SAVERS, FileUse, declared_input, file_use
 from comfy_core.contract import EXPORT_MENU, ErrorCode, JsonObject, shortened
@@ -23,6 +23,8 @@ _ONLY_IN_EDITOR = f"exists in the editor only; export the workflow again with {E
 _NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or take the node out"
 _NOT_REPORTED = "writes files that ComfyUI does not report, so that no job can return them; add a SaveImage"
 _SHOWN_NODES = 8
+_Choices: TypeAlias = dict[tuple[str, str], dict[str, list[Any]]]
+"""Choices of an input of a class, by their spelling in lower case."""
 
 
 def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
@@ -97,11 +99,12 @@ def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[G
     """
     filled = copy.deepcopy(graph)
     warnings = []
+    by_spelling: _Choices = {}
     for node_id, node in filled.items():
         node_type = node_types.get(node["class_type"])
         required = _required(node_type)
         node["inputs"] = {
-            name: _respelled(node["class_type"], name, value, declared_input(node_type, name))
+            name: _respelled(node["class_type"], name, value, declared_input(node_type, name), by_spelling)
             for name, value in node["inputs"].items()
             if value is not None or name not in required
         }
@@ -123,17 +126,21 @@ def _required(node_type: object) -> Mapping[str, Any]:
     return {}
 
 
-def _respelled(class_type: str, name: str, value: Any, declared: object) -> Any:  # noqa: ANN401 - any JSON value
+def _respelled(class_type: str, name: str, value: Any, declared: object, by_spelling: _Choices) -> Any:  # noqa: ANN401 - any JSON value
     """Return a whole number that is text, or the only choice that differs in case or slashes; else `value`.
 
-    Names of files in the input folder stay: two files may differ so.
+    Names of files in the input folder stay: two files may differ so. `by_spelling` is filled with what was looked up.
     """
     match declared, value:
         case ["INT", *_], str() if (number := as_number(value)) is not None and float(number).is_integer():
             return int(number)
         case (([[*choices], *_] | ["COMBO", {"options": [*choices]}, *_]), str()) if value not in choices:
             if file_use(class_type, name, declared) in {None, FileUse.LOADS_MODEL}:
-                meant = [each for each in choices if _plain(each) == _plain(value)]
+                if (class_type, name) not in by_spelling:
+                    spelt = by_spelling[class_type, name] = {}
+                    for each in choices:
+                        spelt.setdefault(_plain(each), []).append(each)
+                meant = by_spelling[class_type, name].get(_plain(value), [])
                 return meant[0] if len(meant) == 1 else value
     return value
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import requests
 
@@ -24,7 +24,7 @@ from comfy_core.comfyui.responses import OutputFile, read_written
 from comfy_core.comfyui.websocket_listener import EventSocket, Notice
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
-from comfy_core.http import HttpApi
+from comfy_core.http import HttpApi, is_base_url, quoted_url
 from comfy_core.workflows import Graph
 
 CALL_TIMEOUT_S = 30.0
@@ -60,8 +60,11 @@ class ComfyServer:
     """
 
     def __init__(self, url: str, *, directory: Path | None = None) -> None:
-        if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-            raise ConfigError(f"{url!r} is no address of a ComfyUI; give one like http://127.0.0.1:8188")
+        if not is_base_url(url):
+            raise ConfigError(
+                f"{quoted_url(url)} is no address of a ComfyUI; give one like http://127.0.0.1:8188, without user "
+                "name, password or query"
+            )
         self.directory = directory
         self._http = HttpApi(url, name="ComfyUI", use_proxies=False)
         self._client_id = uuid.uuid4().hex
@@ -70,6 +73,11 @@ class ComfyServer:
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
         self.leftovers = Leftovers(self)
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return self._http.base_url
 
     @property
     def stuck_prompts(self) -> frozenset[str]:

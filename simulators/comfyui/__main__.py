@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from simulators.comfyui import faults
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  what --listen means where it names nothing
+LAST_PORT = 65535
 
 logger = logging.getLogger("simulators.comfyui")
 
@@ -31,12 +33,26 @@ def parser(prog: str = "python -m simulators.comfyui") -> argparse.ArgumentParse
     )
     options.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     options.add_argument("--listen", dest="host", nargs="?", const=EVERYWHERE, help="the same, in ComfyUI's words")
-    options.add_argument("--port", type=int, default=8188)
-    options.add_argument("--step-s", type=float, default=0.02, help="how long a sampling step takes")
+    options.add_argument("--port", type=_port, default=8188)
+    options.add_argument("--step-s", type=_seconds, default=0.02, help="how long a sampling step takes")
     options.add_argument("--base-directory", help="where input, output and temp live; a temporary folder if not given")
     options.add_argument("--preview-method", default="none", help="anything but none sends previews")
     options.add_argument("--fault", action="append", default=[], metavar="VERB[:ARG...]", help="make this go wrong")
     return options
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= LAST_PORT:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {LAST_PORT}, not {text!r}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0, not {text!r}")
+    return value
 
 
 def main(
@@ -44,13 +60,17 @@ def main(
     models: Mapping[str, Iterable[str]] | None = None,
     on_ready: Callable[[str], None] = lambda url: logger.info("To see the GUI go to: %s", url),
     prog: str = "python -m simulators.comfyui",
+    *,
+    is_strict: bool = False,
 ) -> int:
     """Serve until a signal, with these `models` in place of its own; return the exit status.
 
-    `on_ready` gets the address once the server answers. Raises SystemExit, with what is wrong, where it cannot be
-    served, and ImportError without aiohttp.
+    `on_ready` gets the address once the server answers. With `is_strict`, flags that only ComfyUI has are refused.
+    Raises SystemExit, with what is wrong, if it cannot be served, and ImportError without aiohttp.
     """
     options, ignored = parser(prog).parse_known_args(arguments)
+    if ignored and is_strict:
+        parser(prog).error(f"there is no flag {ignored[0]}")
     from simulators.comfyui.simulator import Simulator  # noqa: PLC0415 - needs aiohttp, and --help does not
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

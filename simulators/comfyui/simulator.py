@@ -54,7 +54,7 @@ class Simulator:
         self._own_base: tempfile.TemporaryDirectory[str] | None = None
         self._thread = threading.Thread(target=self._serve, name="comfyui-simulator", daemon=True)
         self._started = threading.Event()
-        self._failure: OSError | None = None
+        self._failure: OSError | OverflowError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: Core | None = None
         self.faults = Faults(_Hands(self))
@@ -182,7 +182,7 @@ class Simulator:
     def _serve(self) -> None:
         try:
             asyncio.run(self._served())
-        except OSError as failure:
+        except (OSError, OverflowError) as failure:
             self._failure = failure
         finally:
             self._started.set()

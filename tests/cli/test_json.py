@@ -130,3 +130,14 @@ def test_a_port_that_is_taken_is_an_error(shell: Shell, command: list[str]) -> N
 
     assert ended.status == 3
     assert "--port" in ended.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--port", "65536"], ["--port=-1"], ["--step-s", "nan"], ["--step-s=-1"], ["--prt", "0"]],
+    ids=" ".join,
+)
+def test_a_wrong_flag_of_the_simulator_is_refused(shell: Shell, arguments: list[str]) -> None:
+    """Status 2 at once: it does not serve on another port, or seem to serve."""
+    assert shell("simulate", *arguments, "--json").json["error"]["code"] == "invalid_input"
+    assert shell("simulate", *arguments).status == 2

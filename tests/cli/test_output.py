@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, pictured, png
+from simulators.waiting import until
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND, Terminal
 from tests.needs import small_disk
@@ -42,6 +45,11 @@ def formatted(job: Body) -> Body:
         (["-o", "x.JPG", "--output-format", "png"], "the request has png"),
         (["-o", "-", "--num-images", "2"], "one image"),
         (["-o", "-", "--json"], "--json"),
+        (["-o", "/dev/stdout", "--json"], "--json"),
+        (["-o", "/dev/fd/1", "--num-images", "2"], "one image"),
+        (["-o", "https://example.com/x.png"], "is a URL"),
+        (["-o", "S3://bucket/x.png"], "is a URL"),
+        (["-o", "{seed}/x.png"], "not in a folder name"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -135,6 +143,31 @@ def test_the_seed_may_stand_in_the_name(shell: Shell) -> None:
         ended = shell("txt2img", "x", "-o", "k-{seed}.png", **other.client_env())
 
     assert [line.split()[0] for line in ended.out.splitlines()] == ["k-1.png", "k-2.png"]
+
+
+def test_a_tilde_is_the_home_folder(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves the one in --output=~/x.png to the command."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    assert shell("txt2img", "a knight", "--output=~/x.png").status == 0
+    assert (tmp_path / "home" / "x.png").is_file()
+
+
+def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
+    """A pipe whose reader is slow holds the save up; a signal then ends the command, and says the job's id again."""
+    noise = io.BytesIO()
+    Image.frombytes("RGB", (300, 300), os.urandom(270_000)).save(noise, "png")  # more than a pipe holds
+    answer = {"output": {"images": [entry(noise.getvalue(), 4)], "workflow": "flux-dev-txt2img"}}
+    os.mkfifo(tmp_path / "x.png")
+    reader = os.open(tmp_path / "x.png", os.O_RDONLY | os.O_NONBLOCK)
+    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, lambda _: answer):
+        terminal = Terminal(["txt2img", "a knight", "-o", "x.png"], platform.client_env(), tmp_path)
+        assert until(lambda: select.select([reader], [], [], 0)[0])
+        terminal.process.send_signal(signal.SIGTERM)
+
+        assert terminal.end() == (143, "")
+        assert f"the result of job {next(iter(platform.jobs))} was saved" in terminal.shown
+    os.close(reader)
 
 
 def test_the_names_of_a_worker_lead_nowhere_else(shell: Shell) -> None:

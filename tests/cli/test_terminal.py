@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from bench.stage import staged
+from comfy_client.cli.call import sigterm_raised
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
 
@@ -111,12 +112,12 @@ def test_a_cold_start_has_a_clock_that_moves_and_a_whole_sentence(tmp_path: Path
     assert all(len(bar) <= columns for bar in bars)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["run", "txt2img", "-iprompt=a knight"]], ids=" ".join)
 def test_a_signal_cancels_the_job_and_says_so(
     tmp_path: Path, command: list[str], number: signal.Signals, status: int
 ) -> None:
-    """Ctrl-C and SIGTERM alike: the job ends at the platform, and its id was told before and is told again."""
+    """Ctrl-C, SIGTERM and a closed terminal alike: the job ends, and its id was told before and is told again."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
@@ -139,6 +140,16 @@ def test_a_signal_during_the_submit_loses_no_job(tmp_path: Path, command: list[s
         assert terminal.end() == (143, "")
         assert platform.jobs[job_id].state.value == "CANCELLED"
         assert f"job {job_id} was cancelled" in terminal.shown
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """`nohup` ignores SIGHUP for the command that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with sigterm_raised():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:

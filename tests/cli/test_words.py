@@ -88,6 +88,21 @@ def test_json_names_the_field(shell: Shell) -> None:
         (["run", "txt2img", "-iprompt=a", "-iprompt=b"], "-i prompt= is given twice"),
         (["run", "txt2img", "-iprompt=a", "--set=K.x=1", "--set=K.x=2"], "--set K.x= is given twice"),
         (["help", "txt2im"], "did you mean txt2img?"),
+        (["--verison"], "did you mean --version?"),
+        (["txt2img", "--prompt", "a"], "prompt is a positional argument"),
+        (["txt2img", "a", "--wait-timeout", "nan"], "--wait-timeout: must be a finite number"),
+        (["txt2img", "a", "--wait-timeout=-1"], "--wait-timeout: must be a number of seconds from 0"),
+        (["txt2img", "a", "--ttl", "inf"], "--ttl: must be a finite number"),
+        (["txt2img", "a", "--guidance", "nan"], "--guidance: must be a finite number"),
+        (["scenario", "serve", "--port", "65536"], "--port: must be from 0 to 65535"),
+        (["batch", "a.toml", "--concurrency", "0"], "--concurrency: must be at least 1"),
+        (["batch", "a.toml", "--usd-per-s=-1"], "--usd-per-s: must be at least 0"),
+        (["batch", "a.toml", "--upload-timeout", "nan"], "--upload-timeout: must be a finite number"),
+        (
+            ["batch", str(ROOT / "examples" / "castle-defence" / "assets.toml"), "--out", "https://host/x"],
+            "the only supported URL is",
+        ),
+        (["scenario", "serve", "--port=-1"], "--port: must be from 0 to 65535"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -106,6 +121,7 @@ def test_help_is_had_in_each_way(shell: Shell) -> None:
         assert "txt2img" in shell(*arguments).out
         assert shell(*arguments).status == 0
     assert "--num-images" in shell("help", "txt2img").out
+    assert "txt2img" in shell("help", "help").out
     bare = shell()
 
     assert (bare.status, bare.out) == (2, "")
@@ -122,6 +138,8 @@ def test_help_is_had_in_each_way(shell: Shell) -> None:
         ({"COMFYUI_URL": "http://127.0.0.1:8188"}, "COMFYUI_URL is the worker's variable"),
         ({"IMAGE_GENERATION_PROVIDER": "runpod"}, "IMAGE_GENERATION_PROVIDER=comfyui"),
         ({"RUNPOD_API_KEY": "k"}, "RUNPOD_COMFYUI_ENDPOINT_ID"),
+        ({"RUNPOD_APIKEY": "k"}, "RUNPOD_APIKEY is set, which nothing reads"),
+        ({"IMAGE_GENERATION_PROVIDER": "comfy"}, 'did you mean "comfyui"? There are'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )

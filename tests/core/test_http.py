@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from comfy_core.errors import RequestError
-from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, retries
+from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, is_base_url, quoted_url, retries
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.2
@@ -393,3 +393,27 @@ def test_a_refused_connection_surely_brought_nothing() -> None:
     error = failure(api, "/x")
     assert (error.is_unsent, error.is_transient) == (True, True)
     api.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("http://127.0.0.1:8188", True),
+        ("https://host.example/comfy/", True),
+        ("http://[::1]:8188", True),
+        ("127.0.0.1:8188", False),
+        ("ftp://host", False),
+        ("http://", False),
+        ("http://[::1", False),
+        ("http://host:99999", False),
+        ("http://host:port", False),
+        ("http://user:s3cret@host", False),
+        ("http://host?token=s3cret", False),
+        ("http://host/#s3cret", False),
+        ("http://ho st", False),
+    ],
+)
+def test_a_base_url_is_one_that_a_path_can_follow(text: str, is_one: bool) -> None:
+    """Nothing is raised for any text, and an error about it shows no password."""
+    assert is_base_url(text) is is_one
+    assert "s3cret" not in quoted_url(text)

@@ -98,7 +98,11 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
         ({"RUNPOD_API_KEY": "ключ"}, "RUNPOD_API_KEY"),
         ({"RUNPOD_ENDPOINT_ID": "https://api.runpod.ai/v2/x"}, "no id of an endpoint"),
         ({"RUNPOD_ENDPOINT_BASE_URL": "api.runpod.ai"}, "RUNPOD_ENDPOINT_BASE_URL"),
+        ({"RUNPOD_ENDPOINT_BASE_URL": "http://[::1"}, "RUNPOD_ENDPOINT_BASE_URL"),
         ({"COMFYUI_ENDPOINT": "gpu"}, "no address of a ComfyUI"),
+        ({"COMFYUI_ENDPOINT": "http://[::1"}, "no address of a ComfyUI"),
+        ({"COMFYUI_ENDPOINT": "http://gpu:99999"}, "no address of a ComfyUI"),
+        ({"COMFYUI_ENDPOINT": "http://me:rpa_secret@gpu"}, "without user name"),
     ],
 )
 def test_a_wrong_variable_is_named(changes: dict[str, str], said: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from comfy_client.prices import AS_OF, DEFAULT_POOL, POOLS
 from comfy_core.errors import ConfigError
+from comfy_core.http import is_base_url
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,19 @@ class ShimVariable:
 
 def _pairs(text: str) -> dict[str, str]:
     """Return `key:secret` pairs, separated by commas."""
-    pairs = dict(pair.strip().partition(":")[::2] for pair in text.split(",") if pair.strip())
-    if not all(key and secret for key, secret in pairs.items()):
-        raise ValueError("must be key:secret, or several of them separated by commas")
+    listed = [pair.strip().partition(":")[::2] for pair in text.split(",") if pair.strip()]
+    if not all(key and secret for key, secret in listed):
+        raise ValueError("must be key:secret, several separated by commas")
+    pairs = dict(listed)
+    if len(pairs) < len(listed):
+        raise ValueError("has one key twice: each key has one secret")
     return pairs
+
+
+def _public_url(text: str) -> str:
+    if text and not is_base_url(text):
+        raise ValueError("must be an address like https://shim.example, without user name, password or query")
+    return text.rstrip("/")
 
 
 def _tokens(text: str) -> tuple[str, ...]:
@@ -173,7 +183,7 @@ VARIABLES: tuple[ShimVariable, ...] = (
         "The URL at which callers reach the shim, used in image URLs. Default: the URL of the current request.",
         "",
         "public_url",
-        lambda text: text.rstrip("/"),
+        _public_url,
     ),
     ShimVariable(
         "SCENARIO_SHIM_URL_SECRET",

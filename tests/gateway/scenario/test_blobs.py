@@ -97,6 +97,9 @@ def test_each_key_is_an_owner() -> None:
     ("name", "value"),
     [
         ("SCENARIO_SHIM_ACCOUNTS", "only-a-key"),
+        ("SCENARIO_SHIM_ACCOUNTS", "one:secret,one:other"),
+        ("SCENARIO_SHIM_PUBLIC_URL", "shim.example"),
+        ("SCENARIO_SHIM_PUBLIC_URL", "http://[::1"),
         ("SCENARIO_SHIM_STRICT", "perhaps"),
         ("SCENARIO_SHIM_LORAS", "[1]"),
         ("SCENARIO_SHIM_REQUESTS_PER_MINUTE", "0"),
