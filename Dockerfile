@@ -1,21 +1,21 @@
-# The worker's image, and one with the weights in it. Build it with docker-bake.hcl; docs/image.md says how and why.
+# The worker's image, and one that also contains the weights. docker-bake.hcl builds it; docs/image.md describes it.
 #
-#   runtime     what every result stands on: Python, tini, a user, how it is started and asked for its health
-#   build       that with pip and git, which no result has
-#   torch       /opt/torch, gigabytes that change seldom, so a layer of their own
+#   runtime     the base of every final image: Python, tini, a user, the entry point and the health check
+#   build       runtime with pip and git, which no final image has
+#   torch       /opt/torch: gigabytes that rarely change, in a layer of their own
 #   python      /opt/venv, the locked packages of ComfyUI and the worker
 #   comfyui     /opt/comfyui with its custom nodes, at the commits of snapshot.json
 #   app         /app, this repository's own code
-#   weights     /opt/models, one layer a file, below all that changes more often
-#   worker, worker-flux1-dev-fp8, simulator    the results
+#   weights     /opt/models, one layer a file, below everything that changes more often
+#   worker, worker-flux1-dev-fp8, simulator    the final images
 #
 # Bytecode is compiled here: a serverless container is new each time, and ComfyUI then boots in half the time.
 
 ARG BASE_IMAGE=debian:bookworm-slim
 
 FROM ${BASE_IMAGE} AS runtime
-# The versions are those of the base image's suite. tini keeps the environment with the secrets that it was started with:
-# a program that its user cannot read is not dumpable, so that no other process of that user reads /proc/1/environ.
+# The versions are those of the base image's suite. tini keeps the environment, and the secrets in it. A program that its
+# user cannot read is not dumpable, so no other process of that user can read /proc/1/environ.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
@@ -39,10 +39,10 @@ LABEL org.opencontainers.image.title="Flux.1-dev on ComfyUI, a RunPod serverless
 WORKDIR /app
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# A boot that fetches models may take its time; it is not unhealthy before.
+# A boot that downloads models can take long; the container is not unhealthy during that time.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --start-interval=5s --retries=3 \
     CMD ["/opt/venv/bin/python", "-m", "worker.health"]
-# tini ends what ComfyUI's nodes leave behind, and hands signals on to the worker, which ends ComfyUI itself.
+# tini reaps processes that ComfyUI's nodes leave behind, and forwards signals to the worker, which stops ComfyUI itself.
 ENTRYPOINT ["/usr/bin/tini", "--", "/opt/venv/bin/python", "/app/handler.py"]
 
 
@@ -55,7 +55,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 
 FROM build AS torch
-# cuda: PyPI's build, locked with its hashes. cpu: the same versions of PyTorch's own index. none: for the simulator.
+# cuda: PyPI's build, locked with its hashes. cpu: the same versions from PyTorch's own index. none: for the simulator.
 ARG TORCH=cuda
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements/torch.txt,target=/torch.txt \
@@ -70,7 +70,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 
 FROM build AS python
-# Which list of requirements/: comfyui, or simulator for an image whose ComfyUI is the simulator.
+# Which lock file of requirements/: comfyui, or simulator for an image whose ComfyUI is the simulator.
 ARG REQUIREMENTS=comfyui
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements,target=/requirements \
@@ -80,7 +80,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && echo /opt/torch > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
 
 
-# Three stages can be replaced when building, each by a folder: --build-context snapshot=FOLDER, and model-list and licences.
+# A build can replace three stages, each by a folder: --build-context snapshot=FOLDER, and model-list and licences.
 FROM scratch AS snapshot
 COPY snapshot.json /
 
@@ -91,10 +91,10 @@ COPY worker/__init__.py worker/command_line.py /worker/
 COPY worker/snapshot /worker/snapshot
 
 
-# A node's install.py may call pip, so the environment has it for as long as that takes.
+# A node's install.py may call pip, so the environment has pip while it runs.
 FROM python AS comfyui
 ARG COMFYUI_REPO=https://github.com/Comfy-Org/ComfyUI
-# A commit in place of snapshot.json's.
+# A commit instead of snapshot.json's.
 ARG COMFYUI_REF=
 ARG REQUIREMENTS=comfyui
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -140,7 +140,7 @@ RUN --mount=type=bind,from=model-list,target=/list \
     awk '/^[^#]/ { folder = "/lines/" $3; system("mkdir -p " folder); print > (folder "/models.txt") }' /list/models.txt
 
 
-# A new version of the worker must not fetch the weights again, so what fetches them is no more than it needs.
+# A new version of the worker must not download the weights again, so this stage copies only what the download needs.
 FROM build AS downloader
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements/simulator.txt,target=/lock.txt \
@@ -182,7 +182,7 @@ ARG VERSION=0 REVISION=unknown
 LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
 
 
-# No GPU and no ComfyUI: the simulator answers in its place, from a container of the same image (compose.yaml).
+# No GPU and no ComfyUI: the simulator replaces it, in a container of the same image (compose.yaml).
 FROM runtime AS simulator
 COPY --link --from=python /opt/venv /opt/venv
 COPY --link --from=simulator-app /app /app
@@ -192,7 +192,7 @@ LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revisio
 
 
 FROM runtime AS worker
-# What is fetched at boot goes here where there is no volume.
+# Models that are downloaded at boot go here if there is no volume.
 RUN install --directory --owner=1000 --group=1000 /opt/models
 USER 1000:1000
 COPY --link --from=torch /opt/torch /opt/torch

@@ -17,7 +17,7 @@ from bench.models import models
 from bench.shim import shim
 from bench.stage import code_of, staged
 from comfy_core.comfyui.events import Addressed, Finished, Image, Started
-from comfy_core.comfyui.graph_rewrite import delivered
+from comfy_core.comfyui.graph_rewrite import rewrite_graph
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Graph, default_directory, load_workflows
@@ -70,7 +70,7 @@ def overhead(_: argparse.Namespace) -> None:
 def _bare(server: ComfyServer, graph: Graph) -> float:
     """Return the seconds from the first to the last frame of a prompt, with nothing of ours around it."""
     prompt_id = str(uuid.uuid4())
-    prompt = delivered(graph, "bench", over_websocket=True)
+    prompt = rewrite_graph(graph, "bench", over_websocket=True)
     with server.listen([prompt_id]) as notices:
         server.queue_prompt(prompt, prompt_id)
         times: dict[type, float] = {}
@@ -78,7 +78,7 @@ def _bare(server: ComfyServer, graph: Graph) -> float:
             match notices.get(timeout=10):
                 case Addressed(event=event):
                     times.setdefault(type(event), time.monotonic())
-    server.leftovers.remove_prompts([prompt_id])
+    server.cleanup.remove_prompts([prompt_id])
     if Image not in times:
         sys.exit("the bare run made no picture")
     return times[Finished] - times[Started]

@@ -1,6 +1,6 @@
-"""The client of a ComfyUI worker: pictures in, pictures out. Importing it reads no file and no variable.
+"""Client for generating images on a ComfyUI worker. Importing it reads no file and no environment variable.
 
-Its names are loaded when they are first used.
+The public names are imported lazily, on first access.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ __all__ = [
     "make_request",
 ]
 
-_HOMES = {
+_MODULES = {
     "comfy_client.aio": {"AsyncClient", "AsyncJob", "async_client_from_env"},
     "comfy_client.client": {"Client", "Job", "Outcome", "client_from_env", "make_request"},
     "comfy_core.contract": {"ErrorCode", "ErrorReport"},
     "comfy_core.errors": {name for name in __all__ if name.endswith("Error")}
     | {"JobCancelled", "Unauthorized", "WaitTimeout"},
 }
-"""Where each name lives; those that stand nowhere here live in providers.interface."""
+"""The module of each public name. Names that are not listed are in providers.interface."""
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = next((home for home, names in _HOMES.items() if name in names), "comfy_client.providers.interface")
-    return getattr(importlib.import_module(home), name)
+    module = next((module for module, names in _MODULES.items() if name in names), "comfy_client.providers.interface")
+    return getattr(importlib.import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,6 @@
-"""The client for asyncio: the steps of client.py and job.py, awaited. Nothing is decided here.
+"""The asyncio client: runs the tasks of client.py and job.py from asyncio. It has no logic of its own.
 
-Each step between two pauses is done in a thread (`asyncio.to_thread`); a call that is cancelled cancels its job, as
-Ctrl-C does in a thread.
+Blocking code runs in a thread (`asyncio.to_thread`). A cancelled call cancels its job, as Ctrl-C does in `Client`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class AsyncClient:
-    """`client`, awaited. To run many jobs, start many tasks: no thread is held while they wait."""
+    """Asyncio version of Client. To run many jobs, start many tasks: a waiting job holds no thread."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -75,7 +74,7 @@ class AsyncClient:
         options: JobOptions = NO_OPTIONS,
         wait_timeout_s: float | None = None,
         observer: Observer | None = None,
-        **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+        **inputs: Any,  # noqa: ANN401 - types depend on the workflow's schema
     ) -> GenerationResult:
         """See Client.run. `observer` is called in a thread."""
         request = await asyncio.to_thread(make_request, workflow, options=options, **inputs)
@@ -86,7 +85,7 @@ class AsyncClient:
         workflow: str | Graph | None = None,
         *,
         options: JobOptions = NO_OPTIONS,
-        **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+        **inputs: Any,  # noqa: ANN401 - types depend on the workflow's schema
     ) -> AsyncJob:
         """See Client.submit."""
         return await self.submit_request(await asyncio.to_thread(make_request, workflow, options=options, **inputs))
@@ -155,12 +154,12 @@ class AsyncJob:
 
     @property
     def id(self) -> str:
-        """The provider's id of it."""
+        """See Job.id."""
         return self._poller.id
 
     @property
     def progress(self) -> Progress | None:
-        """How far it was when it was last looked at."""
+        """See Job.progress."""
         return self._poller.progress
 
     async def status(self) -> JobStatus:
@@ -191,5 +190,5 @@ class AsyncJob:
 def async_client_from_env(
     environment: Mapping[str, str] | None = None, *, workflows: Path | None = None, **settings: float
 ) -> AsyncClient:
-    """Return the client that IMAGE_GENERATION_PROVIDER selects: see client_from_env."""
+    """Return an AsyncClient for the provider that IMAGE_GENERATION_PROVIDER selects. See client_from_env."""
     return AsyncClient(client_from_env(environment, workflows=workflows, **settings))

@@ -1,4 +1,4 @@
-"""The client: pictures from whatever provider it is given. `AsyncClient` (aio.py) is the same, awaited.
+"""The synchronous client: generates images through any provider. `AsyncClient` (aio.py) is the asyncio version.
 
 with client_from_env() as client:
     client.txt2img("a pixel art knight", seed=42).image.save("knight.png")
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from comfy_client.inputs import Img2ImgInputs, Txt2ImgInputs
 
 TIMEOUT_S = 600.0
-"""For a cold start that downloads nothing, and a job."""
+"""Enough for a job and a cold start of a worker that has its models."""
 CANCEL_PATIENCE_S = 5.0
-"""How long work that is given up may take to cancel its job."""
+"""How long an interrupted call retries to cancel its job."""
 SYNC_WAIT_S = 10.0
-"""How long a call that nobody watches may be answered late, with the result: it saves a round trip, or several."""
+"""How long RunPod may hold a submit until the result is ready. It saves polling requests."""
 
 Observer: TypeAlias = Callable[[Event], None]
 
@@ -54,29 +54,29 @@ def make_request(
     workflow: str | Graph | None = None,
     *,
     options: JobOptions = NO_OPTIONS,
-    **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+    **inputs: Any,  # noqa: ANN401 - types depend on the workflow's schema
 ) -> GenerationRequest:
     """Return the request for a workflow by name, or for a whole graph in ComfyUI's API format.
 
-    `image`, and `images` (`{name: picture}`) for graphs, may be anything that `PictureSource` names; an input that is
-    None is left out. Raises JobError (invalid_image).
+    `image`, and `images` (`{name: image}`) for graphs, may have any type of `PictureSource`. Inputs that are None are
+    omitted. Raises JobError (invalid_image).
     """
     texts = with_texts(inputs)
     return GenerationRequest({"workflow": workflow, **texts} if workflow is not None else texts, options)
 
 
 class Client:
-    """Makes pictures. Safe to use from several threads; `close` it, or use it in a `with`.
+    """Generates images. Thread-safe. Call `close` when done, or use it in a `with` statement.
 
-    `Client(api_key=…, endpoint_id=…)` calls this project's worker on RunPod, `Client(comfyui_url=…)` a ComfyUI
-    directly; neither reads the environment. `client_from_env` takes all from there.
+    `Client(api_key=…, endpoint_id=…)` calls this project's worker on RunPod. `Client(comfyui_url=…)` calls a ComfyUI
+    directly. Neither reads environment variables. `client_from_env` reads all its settings from them.
 
     Args:
-        provider: where jobs run, instead of the three below.
-        api_key: RunPod's API key.
-        endpoint_id: the id of the endpoint at RunPod.
-        comfyui_url: the address of a ComfyUI, as `http://127.0.0.1:8188`.
-        timeout_s: how long a call waits for its job unless it gives its own time.
+        provider: the provider that runs the jobs, instead of the three arguments below.
+        api_key: RunPod API key.
+        endpoint_id: id of the RunPod endpoint.
+        comfyui_url: URL of a ComfyUI, for example `http://127.0.0.1:8188`.
+        timeout_s: default timeout of calls that wait for a job.
         sync_wait_s: how long `run`, `txt2img` and `img2img` let RunPod hold the submit until the result is ready. The
             job has no id until then. 0 always polls.
     """
@@ -120,47 +120,47 @@ class Client:
         self.provider.close()
 
     def txt2img(self, prompt: str, **inputs: Unpack[Txt2ImgInputs]) -> GenerationResult:
-        """Return pictures of a prompt.
+        """Generate images from a prompt.
 
         Args:
-            prompt: what the picture shows.
-            **inputs: each is optional, and None leaves it out.
+            prompt: what the image shows.
+            **inputs: all are optional; None is the same as omitting the input.
 
-                - negative_prompt: what the picture must not show; ignored unless `negative_strength` is above 0.
+                - negative_prompt: what the image must not show; ignored unless `negative_strength` is above 0.
                 - negative_strength: weight of the negative prompt, 0 to 10 (default 0); above 0 doubles the time.
                 - width: pixels, a multiple of 16, 64 to 2048 (default 1024).
                 - height: pixels, a multiple of 16, 64 to 2048 (default 1024).
                 - steps: sampling steps, 1 to 100 (default 20).
-                - guidance: how closely the picture follows the prompt, 0 to 30 (default 3.5).
-                - seed: same seed, same picture (default: random; the result has it).
-                - num_images: 1 to 8 (default 1); picture i uses seed + i.
-                - sampler: a sampler of ComfyUI (default "euler").
-                - scheduler: a scheduler of ComfyUI (default "simple").
-                - loras: LoRA files of the worker, at most 8: names, or `{"name": …, "strength": …}`.
+                - guidance: how closely the image follows the prompt, 0 to 30 (default 3.5).
+                - seed: the same seed gives the same image (default: random, see the result).
+                - num_images: 1 to 8 (default 1); image i uses seed + i.
+                - sampler: a ComfyUI sampler (default "euler").
+                - scheduler: a ComfyUI scheduler (default "simple").
+                - loras: LoRA files on the worker, at most 8: names, or `{"name": …, "strength": …}`.
                 - output_format: "png" (default), "webp" or "jpeg".
-                - output_quality: of webp and jpeg, 1 to 100 (default 90).
+                - output_quality: quality of webp and jpeg, 1 to 100 (default 90).
                 - metadata: write prompt, seed and graph into the file (default True).
-                - delivery: how the pictures come back, "auto" (default), "base64" or "s3".
-                - timeout_s: end the job after this many seconds of rendering, 1 to 3600.
-                - overrides: values of the graph, as `{"KSampler.seed": 5}`.
+                - delivery: how the worker returns the images, "auto" (default), "base64" or "s3".
+                - timeout_s: maximum rendering time in seconds, 1 to 3600; the worker then stops the job.
+                - overrides: values to set in the graph, for example `{"KSampler.seed": 5}`.
                 - options, wait_timeout_s, observer: see `run`.
 
-        Raises as `run` does.
+        Raises the same errors as `run`.
         """
         return self.run("txt2img", prompt=prompt, **inputs)
 
     def img2img(self, image: PictureSource, prompt: str, **inputs: Unpack[Img2ImgInputs]) -> GenerationResult:
-        """Return pictures made from a picture and a prompt.
+        """Generate images from an image and a prompt.
 
         Args:
-            image: a path, bytes, a PIL image, a data URI, base64 or an https address.
-            prompt: what the picture shows.
-            **inputs: those of `txt2img`, and
+            image: a path, bytes, a PIL image, a data URI, base64 or an https URL.
+            prompt: what the image shows.
+            **inputs: the inputs of `txt2img`, and
 
-                - strength: how far the result may leave the picture, 0.01 to 1 (default 0.75).
-                - width, height: default to the picture's own, rounded to 16 and limited to 2 megapixels.
+                - strength: how much the result may differ from the image, 0.01 to 1 (default 0.75).
+                - width, height: default to the size of the image, rounded to 16 and limited to 2 megapixels.
 
-        Raises as `run` does.
+        Raises the same errors as `run`.
         """
         return self.run("img2img", image=image, prompt=prompt, **inputs)
 
@@ -171,24 +171,25 @@ class Client:
         options: JobOptions = NO_OPTIONS,
         wait_timeout_s: float | None = None,
         observer: Observer | None = None,
-        **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+        **inputs: Any,  # noqa: ANN401 - types depend on the workflow's schema
     ) -> GenerationResult:
         """Run a workflow, or a whole graph, and return its result.
 
-        A call that Ctrl-C interrupts cancels its job, if the job has an id by then (`sync_wait_s`).
+        If Ctrl-C interrupts the call, it cancels the job, provided that the job already has an id (see `sync_wait_s`).
 
         Args:
             workflow: a template's name, or a graph in ComfyUI's API format. Default: img2img if `image` is given, else
                 txt2img.
             options: RunPod's options for the job.
-            wait_timeout_s: how long to wait; the job goes on. `timeout_s` among the inputs ends the job instead.
-            observer: called with each event of the job, as `Job.events` yields them.
-            **inputs: the workflow's inputs, and those for every request (docs/api.md).
+            wait_timeout_s: how long to wait. The job continues after that. To stop the job instead, use the input
+                `timeout_s`.
+            observer: called with each event of the job; see `Job.events`.
+            **inputs: the workflow's inputs, and the common fields of every request (docs/api.md).
 
         Raises:
-            JobError: the job failed, or its inputs are invalid (nothing was sent); `.code` is the reason.
-            RequestError: the provider was not reached, or its response was invalid; `Unauthorized` for the key.
-            WaitTimeout: `wait_timeout_s` was over first; `.job_id` is the job, which goes on.
+            JobError: the job failed, or its inputs are invalid (nothing was sent). `.code` has the reason.
+            RequestError: the provider was not reached, or returned an error. `Unauthorized` if it refused the API key.
+            WaitTimeout: the job did not end within `wait_timeout_s`. The job `.job_id` continues.
         """
         request = make_request(workflow, options=options, **inputs)
         return coroutines.run(run_task(self, request, wait_timeout_s, observer))
@@ -198,21 +199,22 @@ class Client:
         workflow: str | Graph | None = None,
         *,
         options: JobOptions = NO_OPTIONS,
-        **inputs: Any,  # noqa: ANN401 - by the workflow's schema
+        **inputs: Any,  # noqa: ANN401 - types depend on the workflow's schema
     ) -> Job:
-        """Start a job and return it without waiting. Raises JobError and RequestError as `run` does."""
+        """Start a job and return it without waiting. Raises JobError and RequestError like `run`."""
         return self.submit_request(make_request(workflow, options=options, **inputs))
 
     def submit_request(self, request: GenerationRequest, *, is_followed: bool = False) -> Job:
-        """Start the job of a request that was made before.
+        """Start a job for a request from `make_request`.
 
-        Where it is followed at once, it may have 20 MB, and RunPod need not keep its result for longer than a minute.
+        Set `is_followed` if the caller polls the job at once. The request may then have up to 20 MB on RunPod, which
+        keeps such a result for one minute only.
         """
         status = self.provider.submit(request, 0.0 if is_followed else None)
         return Job(self, JobPoller(self.provider, status.job_id, status))
 
     def job(self, job_id: str) -> Job:
-        """Return a job that was started before, here or in another process."""
+        """Return the job with this id, started by this or another process."""
         return Job.from_id(self, job_id)
 
     def map(
@@ -222,11 +224,11 @@ class Client:
         *,
         wait_timeout_s: float | None = None,
     ) -> Iterator[Outcome]:
-        """Yield the outcome of each request, in their order, with up to `concurrency` jobs at once.
+        """Yield the outcome of each request, in order, with up to `concurrency` jobs at once.
 
-        A request is a mapping of what `run` takes (`workflow`, and its inputs), or a GenerationRequest. They are read
-        as they are needed, and at most twice `concurrency` outcomes wait to be taken. Where the caller stops early, no
-        more are sent, and the jobs under way are cancelled.
+        A request is a GenerationRequest, or a mapping of the arguments of `run` (`workflow` and its inputs). Requests
+        are read lazily, at most twice `concurrency` ahead of the caller. If the caller stops early, no more requests
+        are sent, and running jobs are cancelled.
         """
         waiting: deque[Future[Outcome]] = deque()
         stopped = threading.Event()
@@ -243,17 +245,17 @@ class Client:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def health(self) -> Health:
-        """Return what the provider is doing: jobs, workers, and why a job may have to wait."""
+        """Return the provider's health: counts of jobs and workers, and why a job may have to wait."""
         return self.provider.health()
 
     def purge_queue(self) -> int:
-        """Drop all jobs that wait at the endpoint, whoever sent them; return how many those were."""
+        """Remove all queued jobs from the endpoint, including those of other clients. Return how many were removed."""
         return self.provider.purge_queue()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one request of `map`: a result or an error."""
+    """The outcome of one request of `map`: a result or an error."""
 
     request: GenerationRequest | Mapping[str, Any]
     result: GenerationResult | None = None
@@ -267,7 +269,7 @@ class Outcome:
 
 
 class Job:
-    """A job that was started. Its calls raise JobError where it failed, RequestError where nobody answers."""
+    """A started job. Its methods raise JobError if the job failed, RequestError if the provider is not reachable."""
 
     def __init__(self, client: Client, poller: JobPoller) -> None:
         self._client = client
@@ -278,41 +280,41 @@ class Job:
 
     @classmethod
     def from_id(cls, client: Client, job_id: str) -> Job:
-        """Return the job with that id, started here or in another process. Asks nothing yet."""
+        """Return the job with this id, started by this or another process. Sends no request."""
         return cls(client, JobPoller(client.provider, job_id))
 
     @property
     def id(self) -> str:
-        """The provider's id of it."""
+        """The job's id at the provider."""
         return self._poller.id
 
     @property
     def progress(self) -> Progress | None:
-        """How far it was when it was last looked at."""
+        """The progress at the last poll."""
         return self._poller.progress
 
     def status(self) -> JobStatus:
-        """Return how it stands now."""
+        """Return the job's current status."""
         return coroutines.run(self._poller.status())
 
     def wait(self, timeout_s: float | None = None) -> GenerationResult:
-        """Return what it made, once it has ended. Raises WaitTimeout where that takes longer; it then goes on."""
+        """Wait for the job and return its result. Raises WaitTimeout after `timeout_s`; the job continues."""
         return coroutines.run(self._poller.wait(self._client.timeout_s if timeout_s is None else timeout_s))
 
     def result(self) -> GenerationResult:
-        """Return what it made, if it has ended; WaitTimeout if not."""
+        """Return the job's result. Raises WaitTimeout if the job has not ended."""
         return self.wait(0)
 
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
-        """Yield what happens to it: Queued, Waiting, Running, Sampling, Preview, ProviderUnavailable, and last Done."""
+        """Yield the job's events: Queued, Waiting, Running, Sampling, Preview, ProviderUnavailable; Done last."""
         return coroutines.iterate(self._poller.events(self._client.timeout_s if timeout_s is None else timeout_s))
 
     def cancel(self, patience_s: float = PATIENCE_S) -> None:
-        """End the job; one that has ended stays as it is. A failing call is repeated for up to `patience_s`."""
+        """Cancel the job. No effect on a finished job. A failed call is retried for up to `patience_s`."""
         coroutines.run(self._poller.cancel(patience_s))
 
     def retry(self) -> JobStatus:
-        """Start it once more, where it failed or timed out."""
+        """Start the job again under its own id. Raises RequestError unless it failed or timed out."""
         return coroutines.run(self._poller.retry())
 
 
@@ -324,10 +326,10 @@ def run_task(
     *,
     may_hold: bool = True,
 ) -> coroutines.Task[GenerationResult]:
-    """Submit a job and return its result. Work that is given up cancels the job.
+    """Submit a job and return its result. Closing the task cancels the job.
 
-    Where somebody watches, or it may not hold a thread, the submit is answered at once: until a held one is, nobody
-    knows the job's id.
+    With an observer, or if `may_hold` is False, the submit does not wait for the result: while it waits, the job has
+    no id, and a thread is blocked.
     """
     timeout_s = client.timeout_s if timeout_s is None else timeout_s
     begun_at = time.monotonic()
@@ -346,23 +348,23 @@ def run_task(
 
 
 def _observed(poller: JobPoller, timeout_s: float, observer: Observer) -> coroutines.Task[GenerationResult]:
-    for told in poller.events(timeout_s):
-        if isinstance(told, coroutines.Sleep):
-            yield told
+    for item in poller.events(timeout_s):
+        if isinstance(item, coroutines.Sleep):
+            yield item
             continue
-        observer(told)
-        if isinstance(told, Done):
-            return told.result
+        observer(item)
+        if isinstance(item, Done):
+            return item.result
     raise AssertionError("events end with Done, or raise")
 
 
 def outcome_task(
     client: Client, request: GenerationRequest | Mapping[str, Any], wait_timeout_s: float | None
 ) -> coroutines.Task[Outcome]:
-    """Do one request of a `map` and return its outcome, whatever it is."""
+    """Run one request of `map` and return its outcome. Errors become part of the outcome."""
     try:
-        made = request if isinstance(request, GenerationRequest) else make_request(**request)
-        return Outcome(request, result=(yield from run_task(client, made, wait_timeout_s, may_hold=False)))
+        prepared = request if isinstance(request, GenerationRequest) else make_request(**request)
+        return Outcome(request, result=(yield from run_task(client, prepared, wait_timeout_s, may_hold=False)))
     except ComfyClientError as error:
         return Outcome(request, error=error)
 
@@ -373,11 +375,11 @@ def _outcome(
     wait_timeout_s: float | None,
     stopped: threading.Event,
 ) -> Outcome:
-    work = outcome_task(client, request, wait_timeout_s)
-    return coroutines.run(work, lambda pause_s: _sleep(pause_s, stopped))
+    task = outcome_task(client, request, wait_timeout_s)
+    return coroutines.run(task, lambda pause_s: _sleep(pause_s, stopped))
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error: nobody wants the outcome any more
+class _Stopped(Exception):  # noqa: N818 - not an error: the caller has stopped reading outcomes
     pass
 
 
@@ -393,10 +395,10 @@ def client_from_env(
     timeout_s: float = TIMEOUT_S,
     sync_wait_s: float = SYNC_WAIT_S,
 ) -> Client:
-    """Return the client that IMAGE_GENERATION_PROVIDER selects; the two times are those of Client.
+    """Return a client for the provider that IMAGE_GENERATION_PROVIDER selects.
 
-    `environment` replaces `os.environ`. `workflows` is a folder of templates that replaces the shipped ones. Raises
-    ConfigError that names the missing variable.
+    `environment` replaces `os.environ`. `workflows` is a folder of templates that replaces the shipped ones. For
+    `timeout_s` and `sync_wait_s` see Client. Raises ConfigError that names a missing variable.
     """
     provider = provider_from_env(os.environ if environment is None else environment, workflows)
     return Client(provider, timeout_s=timeout_s, sync_wait_s=sync_wait_s)

@@ -1,8 +1,11 @@
-"""Work that waits, as generators: they yield a `Sleep` where they would sleep, and whatever else they have to tell.
+"""Drivers for generator-based work, so that one implementation serves threads and asyncio.
 
-So one code serves threads (`run`, `iterate`) and asyncio (`arun`, `aiterate`), where each step between two pauses is
-done in a thread and no thread is held while nothing happens. Work that is given up (Ctrl-C, a cancelled task) is
-closed: a generator that has something to undo does it at GeneratorExit.
+A task is a generator. It yields a `Sleep` when it has to wait, yields events for its caller, and returns its result.
+`run` and `iterate` drive a task in the current thread. `arun` and `aiterate` drive it from asyncio: the code between
+two sleeps runs in a thread, and no thread is held during a sleep.
+
+When a task is abandoned (Ctrl-C, a cancelled asyncio task), its generator is closed. A generator that has cleanup to do
+does it on GeneratorExit.
 """
 
 from __future__ import annotations
@@ -19,22 +22,22 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Sleep:
-    """Nothing is to be done for so long."""
+    """Yielded by a task that has nothing to do for `seconds`."""
 
     seconds: float
 
 
 Task: TypeAlias = Generator[Any, None, Result]
-"""Yields `Sleep` and what is told (events), and returns a Result."""
+"""Yields `Sleep` and events, and returns a Result."""
 
 
 def run(task: Task[Result], sleep: Callable[[float], object] = time.sleep) -> Result:
-    """Do the work and return its result; what it tells is dropped. What `sleep` raises gives the work up."""
+    """Run a task in this thread and return its result. Events are dropped. If `sleep` raises, the task is closed."""
     try:
         while True:
-            step = next(task)
-            if isinstance(step, Sleep):
-                sleep(step.seconds)
+            item = next(task)
+            if isinstance(item, Sleep):
+                sleep(item.seconds)
     except StopIteration as end:
         result: Result = end.value
         return result
@@ -43,13 +46,13 @@ def run(task: Task[Result], sleep: Callable[[float], object] = time.sleep) -> Re
 
 
 def iterate(task: Generator[Sleep | Event, None, Any]) -> Iterator[Event]:
-    """Yield what the work tells, while it is done."""
+    """Run a task in this thread and yield its events."""
     try:
-        for step in task:
-            if isinstance(step, Sleep):
-                time.sleep(step.seconds)
+        for item in task:
+            if isinstance(item, Sleep):
+                time.sleep(item.seconds)
             else:
-                yield step
+                yield item
     finally:
         task.close()
 
@@ -60,7 +63,7 @@ class _Finished:
 
 
 def _advance(task: Task[Any]) -> object:
-    """Return what the work yields next, or its end: StopIteration cannot leave a thread's future."""
+    """Return the task's next item, or its result as _Finished: a future cannot carry StopIteration."""
     try:
         return next(task)
     except StopIteration as end:
@@ -68,33 +71,33 @@ def _advance(task: Task[Any]) -> object:
 
 
 async def _advance_in_thread(task: Task[Any]) -> object:
-    """Do one step in a thread. A task that is cancelled meanwhile waits for it, and closes the work."""
-    step = asyncio.ensure_future(asyncio.to_thread(_advance, task))
+    """Return the task's next item. If this call is cancelled, wait for the thread, then close the task."""
+    advancing = asyncio.ensure_future(asyncio.to_thread(_advance, task))
     try:
-        told = await asyncio.shield(step)
-        if isinstance(told, Sleep):
-            await asyncio.sleep(told.seconds)
+        item = await asyncio.shield(advancing)
+        if isinstance(item, Sleep):
+            await asyncio.sleep(item.seconds)
     except asyncio.CancelledError:
-        await asyncio.wait({step})
+        await asyncio.wait({advancing})
         await asyncio.to_thread(task.close)
         raise
-    return told
+    return item
 
 
 async def arun(task: Task[Result]) -> Result:
-    """Do the work and return its result, without holding the loop."""
+    """Run a task from asyncio and return its result. The event loop is not blocked."""
     while True:
-        told = await _advance_in_thread(task)
-        if isinstance(told, _Finished):
-            result: Result = told.value
+        item = await _advance_in_thread(task)
+        if isinstance(item, _Finished):
+            result: Result = item.value
             return result
 
 
 async def aiterate(task: Generator[Sleep | Event, None, Any]) -> AsyncIterator[Event]:
-    """Yield what the work tells, without holding the loop."""
+    """Run a task from asyncio and yield its events. The event loop is not blocked."""
     try:
-        while not isinstance(told := await _advance_in_thread(task), _Finished):
-            if not isinstance(told, Sleep):
-                yield told  # type: ignore[misc] # neither a pause nor the end: what the work tells
+        while not isinstance(item := await _advance_in_thread(task), _Finished):
+            if not isinstance(item, Sleep):
+                yield item  # type: ignore[misc] # neither Sleep nor _Finished: an event
     finally:
         await asyncio.to_thread(task.close)

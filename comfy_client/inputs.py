@@ -1,6 +1,6 @@
 """The inputs of the shipped workflows as types, for editors and type checkers.
 
-tests/client/test_inputs.py holds them against the schemas in workflows/, which alone are checked at run time.
+They are not checked at run time: the schemas in workflows/ are. tests/client/test_inputs.py compares the two.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Lora(TypedDict, total=False):
-    """A LoRA file of the worker, and how much it counts."""
+    """The name of a LoRA file on the worker, and its strength."""
 
     name: str
     strength: float
 
 
 class CallOptions(TypedDict, total=False):
-    """How a call is made, beside what it makes."""
+    """Options of the call itself, in addition to the workflow's inputs."""
 
     options: JobOptions
     wait_timeout_s: float | None
@@ -28,7 +28,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class EnvelopeInputs(TypedDict, total=False):
-    """What every request may carry."""
+    """Optional fields of every request, for any workflow."""
 
     overrides: dict[str, Any] | None
     output_format: Literal["png", "webp", "jpeg"] | None
@@ -39,7 +39,7 @@ class EnvelopeInputs(TypedDict, total=False):
 
 
 class Txt2ImgInputs(CallOptions, EnvelopeInputs, total=False):
-    """What `txt2img` takes beside the prompt."""
+    """Optional inputs of `txt2img`, in addition to the prompt."""
 
     negative_prompt: str | None
     negative_strength: float | None
@@ -55,6 +55,6 @@ class Txt2ImgInputs(CallOptions, EnvelopeInputs, total=False):
 
 
 class Img2ImgInputs(Txt2ImgInputs, total=False):
-    """What `img2img` takes beside the picture and the prompt."""
+    """Optional inputs of `img2img`, in addition to the image and the prompt."""
 
     strength: float | None

@@ -1,7 +1,7 @@
-"""The poller of one job at its provider, as steps: how it stands, what happens to it, its result, its cancel.
+"""Polls one job: its status, its events, its result, and its cancellation. All are tasks for coroutines.py.
 
-Every wait ends: with the job's end, with the caller's time (WaitTimeout, which says what the endpoint is doing), or
-with a provider that has not answered well for PATIENCE_S (RequestError).
+Every wait ends in one of three ways: the job ends, the caller's timeout passes (WaitTimeout, which reports what the
+endpoint is doing), or the provider's calls have failed for PATIENCE_S (RequestError).
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, WaitTimeout
 
 PATIENCE_S = 60.0
-"""How long a provider may not answer well while a job is followed."""
+"""How long provider errors are tolerated while a job is polled."""
 FETCH_PATIENCE_S = 10.0
-"""The same for a bucket that has the result of a job which has ended."""
+"""How long errors are tolerated while the result of a finished job is downloaded."""
 PROPAGATION_S = 30.0
-"""How long after its submission a job may be unknown: RunPod's own client asks for 31 s.
+"""How long after its submission a job may still be unknown to the provider. RunPod's own client retries for 31 s.
 
 Source: docs/reference/runpod.md#job-states.
 """
 UNKNOWN_S = 2.0
-"""The same for a job that was seen before, or whose submission was not ours: it is gone."""
+"""How long "unknown job" is retried for a job that was seen before, or that this process did not submit."""
 HEALTH_AFTER_S = 3.0
-"""How long a job waits before its watcher asks why; asked again as often, and twice as late each time."""
+"""How long a job is queued before the endpoint's health is requested. The interval doubles each time, up to 30 s."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Queued:
-    """The job waits."""
+    """The job is in the queue."""
 
     job_id: str
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why the job waits: `why` is a word of `Health.why`, and `sentence` says it."""
+    """Why the job is still queued: `why` is a value of `Health.why`, and `sentence` explains it."""
 
     why: str
     sentence: str
@@ -50,14 +50,14 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Running:
-    """A worker has the job."""
+    """A worker has started the job."""
 
     worker_id: str | None
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Step `step` of `steps` of picture `picture` of `pictures`; `percent` is of the whole job."""
+    """Sampling has reached step `step` of `steps` of image `picture` of `pictures`; `percent` is of the whole job."""
 
     picture: int
     pictures: int
@@ -68,21 +68,21 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Preview:
-    """A small picture (JPEG) of how far it is."""
+    """A small JPEG preview of the unfinished image."""
 
     jpeg: bytes
 
 
 @dataclass(frozen=True)
 class ProviderUnavailable:
-    """The provider does not answer well for now; it is asked again."""
+    """A call to the provider failed, and is retried."""
 
     problem: str
 
 
 @dataclass(frozen=True)
 class Done:
-    """The job ended well. A job that fails ends the events with its error instead."""
+    """The job succeeded. If a job fails, its error is raised instead."""
 
     result: GenerationResult
 
@@ -91,75 +91,79 @@ Event: TypeAlias = Queued | Waiting | Running | Sampling | Preview | ProviderUna
 
 
 class JobPoller:
-    """One job. `last` is how it stood when it was last looked at, at first by its submit's answer, if that was ours."""
+    """Polls one job.
+
+    `last` is the job's last known status: at first the response to its submission, or None if this process did not
+    submit the job.
+    """
 
     def __init__(self, provider: Provider, job_id: str, last: JobStatus | None = None) -> None:
         self.provider = provider
         self.id = job_id
         self.last = last
         self._is_new = last is not None
-        """Whether its submit was ours, and it has not been seen since."""
+        """Whether this process submitted the job, and has not polled it yet."""
         self._begun_at = time.monotonic()
 
     @property
     def progress(self) -> Progress | None:
-        """How far the job was when it was last looked at."""
+        """The progress at the last poll."""
         return self.last.progress if self.last else None
 
     def status(self) -> Generator[Sleep, None, JobStatus]:
-        """Return how the job stands. An end that was seen once is not asked for again."""
-        return (yield from self._drop_events(self._look(time.monotonic() + PATIENCE_S)))
+        """Return the job's status. A final status is cached."""
+        return (yield from self._drop_events(self._refresh(time.monotonic() + PATIENCE_S)))
 
     def cancel(self, patience_s: float = PATIENCE_S) -> Generator[Sleep, None, None]:
-        """End the job; one that has ended stays as it is. Asked again for up to `patience_s`."""
-        ask = self._retrying(lambda: self.provider.cancel(self.id), time.monotonic() + patience_s)
-        yield from self._drop_events(ask)
+        """Cancel the job. No effect on a finished job. A failed call is retried for up to `patience_s`."""
+        cancelling = self._retrying(lambda: self.provider.cancel(self.id), time.monotonic() + patience_s)
+        yield from self._drop_events(cancelling)
 
     def retry(self) -> Generator[Sleep, None, JobStatus]:
-        """Start the job once more after it failed. Raises RequestError where it did not fail."""
-        ask = self._retrying(lambda: self.provider.retry(self.id), time.monotonic())
-        self.last = yield from self._drop_events(ask)
+        """Start the failed job again under its own id. Raises RequestError if the job did not fail."""
+        retrying = self._retrying(lambda: self.provider.retry(self.id), time.monotonic())
+        self.last = yield from self._drop_events(retrying)
         return self.last
 
     def wait(self, timeout_s: float) -> Generator[Sleep, None, GenerationResult]:
-        """Return what the job made. Raises JobError, RequestError, WaitTimeout."""
+        """Return the job's result. Raises JobError, RequestError, WaitTimeout."""
         yield from self._drop_events(self._poll(timeout_s))
         return (yield from self._drop_events(self._result()))
 
     def events(self, timeout_s: float) -> Generator[Sleep | Event, None, None]:
-        """Yield what happens until the job's end. Raises as `wait` does."""
+        """Yield the job's events until it ends. Raises as `wait` does."""
         before: JobStatus | None = None
-        why = _WaitReasons(self.provider)
+        reasons = _WaitReasons(self.provider)
         if self.last is not None and self.last.state is JobState.QUEUED:
             yield Queued(self.id)
             before = self.last
-        for told in self._poll(timeout_s):
-            if isinstance(told, JobStatus):
-                yield from _events_of_change(before, told)
-                before = told
+        for item in self._poll(timeout_s):
+            if isinstance(item, JobStatus):
+                yield from _events_of_change(before, item)
+                before = item
             else:
-                yield told
+                yield item
             if before is not None and before.state is JobState.QUEUED:
-                yield from why.news()
+                yield from reasons.changed()
         yield Done((yield from self._result()))
 
     def _result(self) -> Generator[Sleep | ProviderUnavailable, None, GenerationResult]:
-        """Return what the job made, of its last status. It may be fetched twice: nothing is changed by it."""
+        """Return the result that belongs to the job's last status. Safe to retry: downloading changes nothing."""
         status = self.last
         if status is None:
-            raise RuntimeError("the job was never looked at")
+            raise RuntimeError("the job was never polled")
         if status.error is not None:
             raise JobError.of(status.error, self.id)
         return (yield from self._retrying(lambda: self.provider.result(status), time.monotonic() + FETCH_PATIENCE_S))
 
     def _poll(self, timeout_s: float) -> Generator[Sleep | ProviderUnavailable | JobStatus, None, JobStatus]:
-        """Yield each change of the job until its end, and return that. Looks once even where there is no time left."""
+        """Yield each changed status, and return the final one. Polls at least once, even if `timeout_s` is 0."""
         deadline = time.monotonic() + timeout_s
         changed_at = time.monotonic()
         seen: JobStatus | None = None
         while True:
             try:
-                status = yield from self._look(deadline)
+                status = yield from self._refresh(deadline)
             except (RequestError, JobError) as error:
                 is_early = isinstance(error, RequestError) or self._is_new
                 if is_early and _is_transient(error) and time.monotonic() >= deadline:
@@ -176,20 +180,20 @@ class JobPoller:
                 raise self._timeout(timeout_s)
             yield Sleep(min(left_s, self.provider.pause_s(time.monotonic() - changed_at)))
 
-    def _look(self, deadline: float) -> Generator[Sleep | ProviderUnavailable, None, JobStatus]:
+    def _refresh(self, deadline: float) -> Generator[Sleep | ProviderUnavailable, None, JobStatus]:
         if self.last is not None and self.last.state.is_final:
             return self.last
         self.last = yield from self._retrying(lambda: self.provider.status(self.id), deadline)
         self._is_new = False
         return self.last
 
-    def _retrying(self, ask: Callable[[], _T], deadline: float) -> Generator[Sleep | ProviderUnavailable, None, _T]:
-        """Ask until there is an answer: all that is asked here may be asked twice, and only transient errors are."""
+    def _retrying(self, call: Callable[[], _T], deadline: float) -> Generator[Sleep | ProviderUnavailable, None, _T]:
+        """Return what `call` returns, and retry it after transient errors. Only calls that are safe to repeat."""
         begun_at = time.monotonic()
         attempt = 0
         while True:
             try:
-                return ask()
+                return call()
             except ComfyClientError as error:
                 left_s = min(deadline, self._retry_until(error, begun_at)) - time.monotonic()
                 if not _is_transient(error) or left_s <= 0:
@@ -204,33 +208,33 @@ class JobPoller:
             return begun_at + PATIENCE_S
         return self._begun_at + PROPAGATION_S if self._is_new else begun_at + UNKNOWN_S
 
-    def _drop_events(self, steps: Generator[object, None, _T]) -> Generator[Sleep, None, _T]:
-        """Do the steps without what they tell."""
+    def _drop_events(self, task: Generator[object, None, _T]) -> Generator[Sleep, None, _T]:
+        """Run a task without its events."""
         try:
             while True:
-                told = next(steps)
-                if isinstance(told, Sleep):
-                    yield told
+                item = next(task)
+                if isinstance(item, Sleep):
+                    yield item
         except StopIteration as end:
-            answer: _T = end.value
-            return answer
+            result: _T = end.value
+            return result
         finally:
-            steps.close()
+            task.close()
 
     def _timeout(self, timeout_s: float, problem: str = "") -> WaitTimeout:
-        """Return the error that says what the endpoint is doing, where it can be asked."""
+        """Return the error for an expired timeout, with what the endpoint is doing, if that can be requested."""
         state = self.last.state.value if self.last else "unknown"
         health = None if problem else _health(self.provider)
         if self.last is not None and self.last.state is JobState.RUNNING:
             progress = self.progress
-            doing = f"; it runs, {progress.percent}% done" if progress else "; it runs"
+            doing = f"; it is running, {progress.percent}% done" if progress else "; it is running"
         elif problem:
             doing = f"; {problem}"
         else:
-            doing = f"; {health.sentence}" if health else "; the endpoint does not say what it is doing"
+            doing = f"; {health.sentence}" if health else "; the endpoint's health is not available"
         when = f"after {timeout_s:.3g} s" if timeout_s else "yet"
         return WaitTimeout(
-            f"Job {self.id} has not ended {when}{doing}. It goes on: wait for it again with its id, or cancel it",
+            f"Job {self.id} has not ended {when}{doing}. The job continues: wait for it again by its id, or cancel it",
             self.id,
             state=state,
             workers=dict(health.workers) if health else {},
@@ -238,9 +242,9 @@ class JobPoller:
         )
 
 
-def backoff_s(attempt: int, asked_s: float | None = None) -> float:
-    """Return the pause behind an attempt (the first is 0): 0.5 s, doubled each time up to 8 s, or what was asked."""
-    return asked_s if asked_s is not None else min(8.0, 0.5 * 2.0**attempt)
+def backoff_s(attempt: int, retry_after_s: float | None = None) -> float:
+    """Return the delay after attempt `attempt` (from 0): `retry_after_s`, or 0.5 s doubled each time up to 8 s."""
+    return retry_after_s if retry_after_s is not None else min(8.0, 0.5 * 2.0**attempt)
 
 
 def _is_transient(error: ComfyClientError) -> bool:
@@ -255,32 +259,32 @@ def _health(provider: Provider) -> Health | None:
 
 
 class _WaitReasons:
-    """Asks now and then why a job waits, and tells what is new."""
+    """Requests the endpoint's health from time to time, and yields a Waiting event if the reason has changed."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._pause_s = HEALTH_AFTER_S
-        self._asked_at = time.monotonic()
-        self._told: Waiting | None = None
+        self._requested_at = time.monotonic()
+        self._reported: Waiting | None = None
 
-    def news(self) -> Generator[Waiting, None, None]:
-        if time.monotonic() - self._asked_at < self._pause_s:
+    def changed(self) -> Generator[Waiting, None, None]:
+        if time.monotonic() - self._requested_at < self._pause_s:
             return
         health = _health(self._provider)
-        self._asked_at = time.monotonic()
+        self._requested_at = time.monotonic()
         self._pause_s = min(30.0, 2 * self._pause_s)
-        if health is not None and (told := Waiting(health.why, health.sentence)) != self._told:
-            self._told = told
-            yield told
+        if health is not None and (event := Waiting(health.why, health.sentence)) != self._reported:
+            self._reported = event
+            yield event
 
 
 def _events_of_change(before: JobStatus | None, now: JobStatus) -> Generator[Event, None, None]:
-    """Yield what a change of a job's status means."""
+    """Yield the events for a change from status `before` to status `now`."""
     was = before.state if before else None
     if now.state is JobState.QUEUED and was is not JobState.QUEUED:
         yield Queued(now.job_id)
-    ran_unseen = was is JobState.QUEUED and now.state is JobState.SUCCEEDED
-    if ran_unseen or (now.state is JobState.RUNNING and was is not JobState.RUNNING):
+    ran_between_polls = was is JobState.QUEUED and now.state is JobState.SUCCEEDED
+    if ran_between_polls or (now.state is JobState.RUNNING and was is not JobState.RUNNING):
         yield Running(now.worker_id)
     progress, earlier = now.progress, before.progress if before else None
     if progress is None:

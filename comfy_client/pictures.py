@@ -1,4 +1,7 @@
-"""A caller's pictures as a request carries them: path, bytes, PIL image, data URI, base64 or https address to text."""
+"""Converts a caller's images to the text that a request carries.
+
+An image may be given as a path, bytes, a PIL image, a data URI, base64 or an https URL.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,17 @@ from comfy_core.images.codec import MAX_BYTES, check_picture, identify
 from comfy_core.request.encoded import is_address, is_data_uri
 
 PictureSource: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
-"""A picture, as a caller has it."""
+"""The types in which a caller may give an image."""
 
 _LEAST_BASE64 = 64
-"""Characters that a picture has at least; no picture is smaller, and a shorter text is the name of a file."""
+"""The least number of base64 characters of an image. Shorter text is taken as a file name."""
 
 
 def picture_text(source: object, path: str) -> str:
-    """Return the picture as text for a request: an https address or an asset's id as it is, else base64, checked.
+    """Return the image as text for a request: an https URL or an asset id unchanged, anything else as base64.
 
-    Raises JobError (invalid_image) that names `path` where it cannot be read, or is no picture: nothing is sent then.
+    `path` is the name of the input, for error messages. Raises JobError (invalid_image) if the file cannot be read or
+    is not an image.
     """
     match source:
         case str() if is_data_uri(source) or is_address(source) or _is_base64(source):
@@ -40,12 +44,12 @@ def picture_text(source: object, path: str) -> str:
             return _encoded(bytes(source), path)
         case Image.Image():
             return _encoded(_png(source), path)
-    kinds = "a path, bytes, a PIL image, a data URI, an https address or an asset's id"
+    kinds = "a path, bytes, a PIL image, a data URI, an https URL or an asset id"
     raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} must be {kinds}, not {type(source).__name__}.", path=path)
 
 
 def _file_text(source: object, path: str) -> str:
-    """Return a file for a graph as text, as `picture_text` does. It need be no picture: some nodes load other files."""
+    """Return a file for a graph as text. Unlike `picture_text` it accepts any file: some nodes load other types."""
     match source:
         case bytes() | bytearray() | memoryview() if len(source) <= MAX_BYTES and identify(bytes(source)) is None:
             return base64.b64encode(source).decode("ascii")
@@ -59,7 +63,7 @@ def _is_base64(text: str) -> bool:
 
 
 def with_texts(inputs: Mapping[str, Any]) -> JsonObject:
-    """Return a request's input with its pictures as text: `image`, and `images` as a mapping or as on the wire."""
+    """Return a request's input with `image` and `images` as text. `images` may be a mapping or a list."""
     texts = dict(inputs)
     if texts.get("image") is not None:
         texts["image"] = picture_text(texts["image"], "image")
@@ -73,7 +77,7 @@ def with_texts(inputs: Mapping[str, Any]) -> JsonObject:
     return {name: value for name, value in texts.items() if value is not None}
 
 
-def _entry(entry: Any, number: int) -> object:  # noqa: ANN401 - whatever a caller gives
+def _entry(entry: Any, number: int) -> object:  # noqa: ANN401 - any value from the caller
     match entry:
         case {"name": str(), "image": source, **rest} if source is not None:
             return {**rest, "name": entry["name"], "image": _file_text(source, f"images[{number}].image")}
@@ -85,15 +89,15 @@ def _read(file: Path, path: str) -> bytes:
         if file.stat().st_size > MAX_BYTES:
             raise JobError.because(
                 ErrorCode.INVALID_IMAGE,
-                f"{path}: {file} has more than {MAX_BYTES:,} bytes. Send it smaller.",
+                f"{path}: {file} is larger than {MAX_BYTES:,} bytes. Send a smaller image.",
                 path=path,
             )
         return file.read_bytes()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its name is none"
-        shown = str(file) if len(str(file)) <= 200 else f"{str(file)[:200]}..."  # noqa: PLR2004 - fits an error's sentence
+        reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
+        name = str(file) if len(str(file)) <= 200 else f"{str(file)[:200]}..."  # noqa: PLR2004 - fits an error's sentence
         raise JobError.because(
-            ErrorCode.INVALID_IMAGE, f"{path}: {shown} cannot be read ({reason}).", path=path
+            ErrorCode.INVALID_IMAGE, f"{path}: {name} cannot be read ({reason}).", path=path
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""What a second of a GPU costs at RunPod serverless, as a dated table, and what a job costs by it. Pure.
+"""Dated table of RunPod serverless prices per GPU second, and the cost of a job. No I/O.
 
-The figures are those of docs/reference/runpod.md#gpu-pools-and-prices (RunPod's pricing page). They age:
-`comfy-client deploy` asks RunPod's catalogue, and SCENARIO_SHIM_GPU_USD_PER_S and `comfy-client batch --usd-per-s`
-take the owner's own rate.
+The prices are from docs/reference/runpod.md#gpu-pools-and-prices (RunPod's pricing page) and become outdated.
+`comfy-client deploy` reads current prices from RunPod's catalogue. To set your own rate, use
+SCENARIO_SHIM_GPU_USD_PER_S or `comfy-client batch --usd-per-s`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 AS_OF = "2026-08-20"
-"""The day of RunPod's pages that the table was read from."""
+"""The date on which the table was read from RunPod's pricing page."""
 
 
 @dataclass(frozen=True)
 class PoolPrice:
-    """One pool of GPUs. `flex_usd_per_s` is for workers that come and go, `active_usd_per_s` for those that stay."""
+    """One pool of GPUs. `flex_usd_per_s` is the price of on-demand workers, `active_usd_per_s` of always-on workers."""
 
     pool: str
     gpus: tuple[str, ...]
@@ -41,20 +41,20 @@ POOLS: Mapping[str, PoolPrice] = {
         PoolPrice("BLACKWELL_180", ("B200",), 180, 0.00240, 0.00190),
     )
 }
-"""RunPod's pools by their ids, the cheapest first. The RTX 5090's price is not known.
+"""RunPod's pools by id, cheapest first. The price of the RTX 5090 is unknown.
 
 Source: docs/reference/runpod.md#gpu-pools-and-prices.
 """
 
 DEFAULT_POOL = "ADA_24"
-"""The RTX 4090: the pool that deploy.toml names first."""
+"""The pool of the RTX 4090, which deploy.toml lists first."""
 
 
 def job_usd(execution_s: float, usd_per_s: float) -> float:
-    """Return the cost of `execution_s` of a worker. RunPod bills whole seconds, rounded up.
+    """Return the cost of `execution_s` seconds of a worker. RunPod bills whole seconds, rounded up.
 
     Source: docs/reference/runpod.md#gpu-pools-and-prices.
 
-    The worker's start and its idle time come on top, and are shared by all its jobs.
+    Not included: the worker's cold start and idle time, which all its jobs share.
     """
     return math.ceil(round(execution_s, 3)) * usd_per_s

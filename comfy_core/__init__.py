@@ -1,6 +1,6 @@
-"""What the client and the worker share: the request, its errors, workflows, images, HTTP, and one ComfyUI.
+"""Shared by the client and the worker: requests, errors, workflows, images, HTTP, and the ComfyUI client.
 
-It imports none of the other packages.
+Imports none of the other packages.
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""What travels between a caller and the worker, as pure data: the request's envelope, the result, the errors.
+"""The contract between callers and the worker, as pure data: request schema, error codes, error report.
 
-Nothing here validates, renders or talks; `workflows.py` derives the validation of a whole request from `ENVELOPE` and a
-workflow's own inputs. The shapes are those of docs/api.md, which is generated from this module.
+No validation, rendering or I/O. `workflows.py` builds the schema of a whole request from `ENVELOPE` and a workflow's
+own inputs. docs/api.md is generated from this module.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any, TypeAlias
 JsonObject: TypeAlias = dict[str, Any]
 
 ALIASES = {"txt2img": "flux-dev-txt2img", "img2img": "flux-dev-img2img"}
-"""Short names of workflows. Where a request names none, `image` decides between these two."""
+"""Short names of workflows. A request without `workflow` uses img2img if it has `image`, else txt2img."""
 
 OUTPUT_FORMATS = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
-"""`output_format` and the MIME type of the pictures that it gives."""
+"""MIME type of the images, by `output_format`."""
 
 MAX_SEED = 2**63 - 1
-"""The largest seed a request may carry. ComfyUI itself takes up to 2**64 - 1; JSON clients in Java and Go do not."""
+"""Largest seed in a request. ComfyUI accepts up to 2**64 - 1, but JSON clients in Java and Go do not."""
 
 MAX_RANDOM_SEED = 2**32 - 1
-"""The largest seed drawn for a request that names none: a JavaScript client rounds seeds above 2**53."""
+"""Largest random seed for a request without a seed. JavaScript clients round integers above 2**53."""
 
 MAX_FAULTS = 50
-"""Faults that one report lists; a graph can have thousands."""
+"""Maximum number of faults in one error report; a graph can have thousands."""
 
 EXPORT_MENU = "File > Export (API) (older frontends: Workflow > Export (API))"
-"""The menu of ComfyUI's editor that writes a graph which can be run."""
+"""Menu entry in ComfyUI's editor that exports a graph in API format."""
 
 ENVELOPE: JsonObject = {
     "workflow": {
@@ -39,8 +39,8 @@ ENVELOPE: JsonObject = {
         "type": ["string", "object"],
     },
     "images": {
-        "description": "For graphs: the files that its LoadImage nodes (and other loaders) name, each base64, a data "
-        "URI or an https address; at most 100 MB in all, and 16 addresses. Other keys of an entry are ignored.",
+        "description": "For graphs: the files that LoadImage and other loader nodes name, each as base64, a data URI "
+        "or an https URL. At most 100 MB in total and 16 URLs. Other keys of an entry are ignored.",
         "type": "array",
         "maxItems": 256,
         "items": {
@@ -53,59 +53,59 @@ ENVELOPE: JsonObject = {
         },
     },
     "overrides": {
-        "description": 'Values set after rendering: `{"Node title.input": value}` or `{"12.input": value}`. What '
-        "they may set is listed below.",
+        "description": "Node inputs to set after the request's other values: "
+        '`{"Node title.input": value}` or `{"12.input": value}`. Allowed inputs are listed below.',
         "type": "object",
     },
     "output_format": {
-        "description": "The pictures' format.",
+        "description": "Image format.",
         "enum": list(OUTPUT_FORMATS),
         "default": "png",
     },
     "output_quality": {
-        "description": "Quality of webp and jpeg; png ignores it.",
+        "description": "Quality for webp and jpeg. Ignored for png.",
         "type": "integer",
         "minimum": 1,
         "maximum": 100,
         "default": 90,
     },
     "metadata": {
-        "description": "Write the prompt, the seed and the graph into the picture's file.",
+        "description": "Embed the prompt, seed and graph in the image file.",
         "type": "boolean",
         "default": True,
     },
     "delivery": {
-        "description": "How the pictures come back: inline as base64, in the worker's bucket (or that of the job's "
-        "`s3Config`), or `auto`: inline if they fit, else in the bucket.",
+        "description": "How images are returned: `base64` inline, `s3` in the worker's bucket (or the one in the "
+        "job's `s3Config`), or `auto`: inline if they fit, else in the bucket.",
         "enum": ["auto", "base64", "s3"],
         "default": "auto",
     },
     "timeout_s": {
-        "description": "Stop the job after this many seconds of rendering (at most WORKER_JOB_TIMEOUT_S).",
+        "description": "Stop the job after this many seconds of execution (at most WORKER_JOB_TIMEOUT_S).",
         "type": "number",
         "minimum": 1,
         "maximum": 3600,
     },
 }
-"""JSON Schema (2020-12) of the keys that every request may carry, whatever its workflow."""
+"""JSON Schema (2020-12) of the request keys that are common to all workflows."""
 
 GRAPH_KEYS: JsonObject = {
     "extra_data": {
-        "description": 'Passed to ComfyUI beside the graph, such as `{"extra_pnginfo": {"workflow": …}}`. Keys that '
-        "name the job or its caller are left out.",
+        "description": 'Passed to ComfyUI with the graph, for example `{"extra_pnginfo": {"workflow": …}}`. Keys that '
+        "identify the job or its caller are removed.",
         "type": "object",
     },
     "comfy_org_api_key": {
-        "description": "The key for nodes that call paid APIs of comfy.org, passed to ComfyUI as "
-        "`extra_data.api_key_comfy_org`. It is in no result and no log.",
+        "description": "API key for nodes that call paid comfy.org APIs. Passed to ComfyUI as "
+        "`extra_data.api_key_comfy_org`; never written to results or logs.",
         "type": "string",
     },
 }
-"""JSON Schema of the keys that only a graph of the caller's own may have beside it. Any other key is a warning."""
+"""JSON Schema of the keys that are only allowed when `workflow` is a graph. Any other key causes a warning."""
 
 
 class ErrorCode(enum.StrEnum):
-    """One stable code a cause. Codes are added, never renamed."""
+    """A stable code for each cause of failure. Codes are added, never renamed."""
 
     INVALID_INPUT = "invalid_input"
     INVALID_IMAGE = "invalid_image"
@@ -138,207 +138,208 @@ class ErrorCode(enum.StrEnum):
 
 @dataclass(frozen=True)
 class ErrorFacts:
-    """What is true of every error with one code."""
+    """Documentation and retryability of one error code."""
 
     retryable: bool
     cause: str
     remedy: str
     details: str = ""
     is_of_client: bool = False
-    """Whether the client makes it, of what the platform or the network did."""
+    """Whether the client creates the error, rather than the worker."""
 
 
 ERRORS: dict[ErrorCode, ErrorFacts] = {
     ErrorCode.INVALID_INPUT: ErrorFacts(
         retryable=False,
-        cause="The request breaks its schema, or its graph names files outside the job's own. All faults are listed at "
-        "once; ComfyUI was given nothing to run.",
-        remedy="Correct each path that `details.faults` names.",
+        cause="The request does not match its schema, or its graph refers to files that do not belong to the job. "
+        "All faults are listed at once. Nothing was sent to ComfyUI.",
+        remedy="Correct the value at each path in `details.faults`.",
         details="`faults`: list of `{path, message}`",
     ),
     ErrorCode.INVALID_IMAGE: ErrorFacts(
         retryable=False,
-        cause="A picture of the request is not an image, is cut off, or is too large.",
-        remedy="Send a whole PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
+        cause="An image in the request is not an image file, is truncated, or is too large.",
+        remedy="Send a complete PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
         details="`path`",
     ),
     ErrorCode.UNKNOWN_WORKFLOW: ErrorFacts(
         retryable=False,
-        cause="There is no workflow of that name.",
-        remedy="Use a name of `details.known`, or send a whole graph.",
+        cause="No workflow with this name exists.",
+        remedy="Use a name from `details.known`, or send a complete graph.",
         details="`known`",
     ),
     ErrorCode.WORKFLOW_REJECTED: ErrorFacts(
         retryable=False,
-        cause="ComfyUI refused the graph, or would have dropped some of its outputs.",
-        remedy="Correct the nodes that `details.nodes` names. A node that does not exist needs its custom node in the "
-        "image.",
+        cause="ComfyUI rejected the graph, or would have skipped some of its outputs.",
+        remedy="Correct the nodes in `details.nodes`. If a node type does not exist, install its custom node in the "
+        "worker image.",
         details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`; `missing` and `available` as in "
-        "`model_missing`, if a model is among what is wrong",
+        "`model_missing`, if a model is also missing",
     ),
     ErrorCode.MODEL_MISSING: ErrorFacts(
         retryable=False,
         cause="The graph names a model, LoRA, sampler or scheduler that this ComfyUI does not have. "
         "No GPU time was spent.",
-        remedy="Use a name of `details.available`, or put the file into the worker's model folder.",
+        remedy="Use a name from `details.available`, or add the file to the worker's model folder.",
         details="`missing`: list of `{node_id, node_type, input, value}`, `available`: `{input: [names]}`",
     ),
     ErrorCode.EXECUTION_FAILED: ErrorFacts(
         retryable=False,
-        cause="A node raised an exception while the graph ran, or made ComfyUI hang.",
-        remedy="Read `details.exception_type` and the message; the same graph will fail again.",
-        details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` where it hung",
+        cause="A node raised an exception during execution, or made ComfyUI hang.",
+        remedy="Fix the cause given in `details.exception_type` and the message. The same graph will fail again.",
+        details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` if ComfyUI hung",
     ),
     ErrorCode.OUT_OF_MEMORY: ErrorFacts(
         retryable=True,
-        cause="The GPU's memory did not suffice.",
-        remedy="Ask for a smaller size or fewer LoRAs, or give the endpoint a GPU with more memory.",
+        cause="The GPU ran out of memory.",
+        remedy="Request a smaller size or fewer LoRAs, or configure the endpoint with a GPU that has more memory.",
         details="`node_id`, `node_type`, `exception_type`",
     ),
     ErrorCode.INTERRUPTED: ErrorFacts(
         retryable=True,
-        cause="Someone else interrupted ComfyUI while it ran this job.",
+        cause="Another client interrupted ComfyUI while it was executing this job.",
         remedy="Send the job again.",
         details="`node_id`, `node_type`",
     ),
     ErrorCode.DEADLINE_EXCEEDED: ErrorFacts(
         retryable=True,
-        cause="The job did not end in its time; its prompts were interrupted, or its results not all stored.",
-        remedy="Ask for fewer steps, pictures or pixels, or raise `timeout_s` and the worker's WORKER_JOB_TIMEOUT_S.",
+        cause="The job exceeded its timeout. Its prompts were interrupted, or not all of its results were stored.",
+        remedy="Request fewer steps, images or pixels, or raise `timeout_s` and the worker's WORKER_JOB_TIMEOUT_S.",
         details="`after_s`",
     ),
     ErrorCode.COMFYUI_UNAVAILABLE: ErrorFacts(
         retryable=True,
-        cause="ComfyUI does not answer, died, or has lost the job because it was started anew.",
-        remedy="Send the job again; if it stays so, read the worker's log.",
-        details="`log_tail`: ComfyUI's last lines since the job began, if it died and no other job used it meanwhile",
+        cause="ComfyUI does not respond, has exited, or lost the job because it was restarted.",
+        remedy="Send the job again. If it fails again, check the worker's log.",
+        details="`log_tail`: ComfyUI's last log lines since the job started, if it exited and no other job used it",
     ),
     ErrorCode.DISK_FULL: ErrorFacts(
         retryable=True,
-        cause="The disk that ComfyUI writes to is full, or ComfyUI could not store a picture of the request.",
-        remedy="Send the job again: the worker deletes what it can, and retires if that does not help. If it stays so, "
-        "give the endpoint a larger container disk, or COMFYUI_DATA_DIR another folder.",
+        cause="The disk that ComfyUI writes to is full, or ComfyUI could not store an input file of the request.",
+        remedy="Send the job again: the worker frees disk space, and shuts down if that does not help. If it fails "
+        "again, give the endpoint a larger container disk, or set COMFYUI_DATA_DIR to a folder on another disk.",
     ),
     ErrorCode.NO_OUTPUT: ErrorFacts(
         retryable=False,
-        cause="The graph succeeded and saved nothing, or a node reported a file that is empty or does not exist.",
-        remedy="End the graph in SaveImage, or another node that saves; PreviewImage does not count.",
+        cause="The graph succeeded but saved no output, or a node reported a file that is empty or does not exist.",
+        remedy="Add a SaveImage node, or another node that saves files. PreviewImage does not save.",
     ),
     ErrorCode.OUTPUT_TOO_LARGE: ErrorFacts(
         retryable=False,
-        cause="The result is larger than what RunPod returns, and the worker has no bucket for it.",
-        remedy="Ask for `output_format` webp or jpeg, fewer pictures or a smaller size; or use a bucket.",
+        cause="The result exceeds RunPod's size limit, and no bucket is configured.",
+        remedy="Request `output_format` webp or jpeg, fewer images or a smaller size, or configure a bucket.",
         details="`bytes`, `limit`",
     ),
     ErrorCode.OUTPUT_NOT_STORED: ErrorFacts(
         retryable=True,
-        cause="The bucket did not take a picture.",
-        remedy="Check the bucket's name, keys and rights, or ask for `delivery` base64.",
+        cause="An image could not be uploaded to the bucket.",
+        remedy="Check the bucket's name, keys and permissions, or request `delivery` base64.",
     ),
     ErrorCode.CANCELLED: ErrorFacts(
         retryable=False,
-        cause="The job was cancelled; its prompts were interrupted.",
-        remedy="Nothing: this is what was asked for.",
+        cause="The job was cancelled, and its prompts were interrupted.",
+        remedy="None needed: the caller requested the cancellation.",
     ),
     ErrorCode.INTERNAL: ErrorFacts(
         retryable=False,
         cause="A bug in the worker.",
-        remedy="Report it with the job's id; the traceback is in the worker's log.",
+        remedy="Report it with the job id. The traceback is in the worker's log.",
     ),
     ErrorCode.AUTH_FAILED: ErrorFacts(
         retryable=False,
-        cause="The API key is missing, wrong, or has no access to the endpoint.",
-        remedy="Make a key in RunPod's console (Settings > API Keys) and set RUNPOD_API_KEY.",
+        cause="The API key is missing, invalid, or has no access to the endpoint.",
+        remedy="Create a key in RunPod's console (Settings > API Keys) and set RUNPOD_API_KEY.",
         details="`status`",
         is_of_client=True,
     ),
     ErrorCode.ENDPOINT_NOT_FOUND: ErrorFacts(
         retryable=False,
-        cause="The platform has no endpoint of that id.",
-        remedy="Copy the id from RunPod's console (Serverless > the endpoint), and look at RUNPOD_ENDPOINT_BASE_URL.",
+        cause="The platform has no endpoint with this id.",
+        remedy="Copy the id from RunPod's console (Serverless > the endpoint), and check RUNPOD_ENDPOINT_BASE_URL.",
         details="`status`",
         is_of_client=True,
     ),
     ErrorCode.RATE_LIMITED: ErrorFacts(
         retryable=True,
-        cause="The platform takes no more requests for now, and went on so after several attempts.",
-        remedy="Send less at once: a smaller `concurrency`, or wait.",
+        cause="The platform's rate limit was reached, and several retries failed.",
+        remedy="Lower `concurrency`, or wait and try again.",
         details="`status`",
         is_of_client=True,
     ),
     ErrorCode.PAYLOAD_TOO_LARGE: ErrorFacts(
         retryable=False,
-        cause="The request is larger than what RunPod takes: 10 MiB, or 20 MB where the call waits for the result.",
-        remedy="Send an https address in place of the picture, or a smaller one (JPEG or WebP); base64 adds a third.",
+        cause="The request exceeds RunPod's size limit: 10 MiB, or 20 MB if the call waits for the result.",
+        remedy="Send images as https URLs, or smaller images (JPEG or WebP). Base64 adds a third to their size.",
         details="`bytes`, `limit`",
         is_of_client=True,
     ),
     ErrorCode.NETWORK: ErrorFacts(
         retryable=True,
-        cause="A server was not reached, or answered with something else than it should.",
-        remedy="Try again. Where a submit was under way, look first whether the job runs: it is never sent twice.",
+        cause="A server could not be reached, or its response was unexpected.",
+        remedy="Try again. If `details.may_run` is true, first check whether the job is running: a submit is never "
+        "retried automatically.",
         details="`status`, `may_run`: whether a job may have been accepted",
         is_of_client=True,
     ),
     ErrorCode.WORKER_LOST: ErrorFacts(
         retryable=True,
-        cause="RunPod heard nothing more of the worker that had the job, and gave it up.",
-        remedy="Send the job again; if it stays so, read the worker's log: it may die of too little memory.",
-        details="`error`: RunPod's words",
+        cause="RunPod lost contact with the worker that was running the job, and failed the job.",
+        remedy="Send the job again. If it fails again, check the worker's log: the worker may run out of memory.",
+        details="`error`: RunPod's error text",
         is_of_client=True,
     ),
     ErrorCode.JOB_EXPIRED: ErrorFacts(
         retryable=True,
-        cause="The platform does not know the job, or no more: its `ttl` was over, or its result was not fetched in "
-        "time (RunPod keeps it for 30 minutes).",
-        remedy="Look at the id. Send the job again, with a longer `ttl_s`, and fetch its result sooner.",
+        cause="The platform does not have the job: the id is wrong, its `ttl` expired, or its result was not fetched "
+        "in time (RunPod keeps results for 30 minutes).",
+        remedy="Check the job id. Send the job again with a longer `ttl_s`, and fetch its result sooner.",
         is_of_client=True,
     ),
     ErrorCode.RESULT_LOST: ErrorFacts(
         retryable=False,
-        cause="The job ended well and its result is not there, or not whole: RunPod drops results that are too large, "
-        "a bucket's address expires.",
-        remedy="Ask for `output_format` webp or jpeg, fewer pictures or `delivery` s3, and fetch the result at once.",
-        details="`filename`, where one picture is meant",
+        cause="The job succeeded, but its result is missing or incomplete: RunPod drops results that are too large, "
+        "and bucket URLs expire.",
+        remedy="Request `output_format` webp or jpeg, fewer images or `delivery` s3, and fetch the result immediately.",
+        details="`filename`, if the error is about one image",
         is_of_client=True,
     ),
     ErrorCode.QUEUE_TIMEOUT: ErrorFacts(
         retryable=True,
-        cause="The caller's time was over before the job ended. The job goes on.",
-        remedy="Wait for the same job again with its id; the message says what the endpoint is doing.",
+        cause="The caller's wait timed out before the job ended. The job is still queued or running.",
+        remedy="Wait for the same job again, using its id. The message describes the state of the endpoint.",
         details="`job_id`, `state`, `workers`: counts by state, `why`",
         is_of_client=True,
     ),
     ErrorCode.MISCONFIGURED: ErrorFacts(
         retryable=False,
-        cause="A setting is missing or wrong. Nothing was sent.",
-        remedy="Set the variable that the message names.",
+        cause="A setting is missing or invalid. Nothing was sent.",
+        remedy="Set the variable named in the message.",
         is_of_client=True,
     ),
     ErrorCode.UNRECOGNIZED: ErrorFacts(
         retryable=False,
-        cause="The report carries a code that this version of the client does not know, or is no report at all.",
-        remedy="Read the message; a newer client knows the code.",
-        details="`error`: what came",
+        cause="The error report has a code that this version of the client does not know, or it is not a valid report.",
+        remedy="Read the message. If the report has a code, a newer client knows it.",
+        details="`error`: the report as received",
     ),
 }
-"""The one registry of errors. docs/errors.md is generated from it."""
+"""Facts about every error code. docs/errors.md is generated from this table."""
 
 
 MAX_TEXT = 300
-"""The longest text of a caller's, or of ComfyUI's, that an error repeats."""
+"""Maximum length of a caller's or ComfyUI's text that is quoted in an error, in characters."""
 MAX_REPORT_BYTES = 64_000
-"""The largest error; RunPod drops results that are too large, and an error with them."""
+"""Maximum size of an error report. RunPod drops results that are too large, including errors."""
 
 
 def shortened(text: str, limit: int = MAX_TEXT) -> str:
-    """Return `text`, or its start where it is longer than `limit` characters."""
+    """Return `text` truncated to `limit` characters."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a request: where it is (`loras[0].strength`) and what to do about it."""
+    """One fault in a request: its path (`loras[0].strength`), and a message that says how to correct it."""
 
     path: str
     message: str
@@ -346,7 +347,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """A failure as it travels: `{"error": "<JSON text of this>"}`, always a string.
+    """A failure as it is sent to the caller: `{"error": "<JSON text of this report>"}`, always a string.
 
     Source: docs/reference/runpod.md#return-values.
     """
@@ -357,13 +358,14 @@ class ErrorReport:
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may succeed when it is sent again."""
+        """Whether the same request may succeed if it is sent again."""
         return ERRORS[self.code].retryable
 
     def to_json(self) -> str:
-        """Return the report as JSON text of at most MAX_REPORT_BYTES. Raises ValueError if a detail is no JSON value.
+        """Return the report as JSON text of at most MAX_REPORT_BYTES.
 
-        In a report that is larger, long texts and lists are cut; the end of a list says how many more there were.
+        Long texts and lists are truncated if needed; the last item of a truncated list says how many were removed.
+        Raises ValueError if a detail is not a JSON value.
         """
         text = self._json(self.message, self.details)
         for items in (100, 20, 5, 0):
@@ -381,7 +383,7 @@ class ErrorReport:
 
     @staticmethod
     def from_json(text: str) -> ErrorReport:
-        """Return the report that `text` carries; anything else reads as `unrecognized` and keeps its text."""
+        """Return the report in `text`. Any other text becomes an `unrecognized` report that contains it."""
         try:
             parsed = json.loads(text)
         except (ValueError, RecursionError):
@@ -397,7 +399,7 @@ class ErrorReport:
 
 
 def _cut(value: Any, items: int) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a JSON value with texts of at most MAX_TEXT characters, and lists and objects of at most `items`."""
+    """Return a JSON value with texts truncated to MAX_TEXT characters, and lists and objects to `items` entries."""
     match value:
         case str():
             return shortened(value)
@@ -411,5 +413,5 @@ def _cut(value: Any, items: int) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def is_asset_id(text: object) -> bool:
-    """Return whether `text` has the form of an asset's id, as Scenario and the shim give them to images."""
+    """Return whether `text` has the form of an asset id, as Scenario and the shim assign to images."""
     return isinstance(text, str) and re.fullmatch(r"asset_[\w-]{1,64}", text, re.ASCII) is not None

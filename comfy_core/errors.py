@@ -1,13 +1,13 @@
-"""The exceptions of this package: one class a reaction, one code a cause.
+"""Exceptions. Classes differ in how the caller reacts; `.code` gives the exact cause.
 
-ComfyClientError            catch this to catch all; `.report` says what happened, `.code` why
-├ ConfigError               a setting is wrong; nothing was sent
-├ RequestError              a server was not reached, or answered badly (`.status`)
-│ └ Unauthorized            the key was refused
+ComfyClientError            base class; `.report` describes the failure, `.code` is its cause
+├ ConfigError               a setting is missing or invalid; nothing was sent
+├ RequestError              a server could not be reached, or its response was an error (`.status`)
+│ └ Unauthorized            the API key was rejected
 ├ JobError                  the job failed
-│ ├ JobCancelled            someone cancelled it
-│ └ ComfyUIBroken           the ComfyUI it ran on can run nothing more
-└ WaitTimeout               we stopped waiting; the job goes on (`.job_id`)
+│ ├ JobCancelled            the job was cancelled
+│ └ ComfyUIBroken           the job failed, and ComfyUI must be restarted before it can run another
+└ WaitTimeout               the wait timed out; the job is still running (`.job_id`)
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from comfy_core.contract import ErrorCode, ErrorReport, Fault
 
 
 class ComfyClientError(Exception):
-    """Every failure that this package foresees."""
+    """Base class of every expected failure."""
 
     exit_status: ClassVar[int] = 1
-    """That of a command which ends with it."""
+    """Exit status of a CLI command that fails with this error."""
 
     def __init__(self, text: str, report: ErrorReport | None = None) -> None:
         super().__init__(text)
@@ -29,12 +29,12 @@ class ComfyClientError(Exception):
 
     @property
     def code(self) -> ErrorCode:
-        """The cause."""
+        """The cause of the failure."""
         return self.report.code
 
 
 class ConfigError(ComfyClientError):
-    """A setting is missing or wrong. The message names the variable and the remedy."""
+    """A setting is missing or invalid. The message names the variable and the remedy."""
 
     exit_status = 3
 
@@ -43,14 +43,14 @@ class ConfigError(ComfyClientError):
 
 
 class RequestError(ComfyClientError):
-    """A server was not reached, or answered with something else than it should.
+    """A server could not be reached, or its response was unexpected.
 
     Attributes:
-        status: the HTTP status, or None where no answer came.
-        body: the start of the answer's body.
-        is_transient: whether the same call may soon be answered well.
-        is_unsent: whether the call surely did not arrive, so that nothing came of it.
-        retry_after_s: how long the server asks to be left alone, where it does.
+        status: the HTTP status, or None if there was no response.
+        body: the start of the response body.
+        is_transient: whether a retry of the same request may soon succeed.
+        is_unsent: whether the request certainly did not reach the server, so that it had no effect.
+        retry_after_s: the delay in seconds from the server's Retry-After header, if any.
     """
 
     exit_status = 4
@@ -76,13 +76,13 @@ class RequestError(ComfyClientError):
 
 
 class Unauthorized(RequestError):  # noqa: N818 - HTTP's own name for it
-    """The key was refused."""
+    """The API key was rejected."""
 
     exit_status = 3
 
 
 class JobError(ComfyClientError):
-    """A job failed. `report` is what the caller of the worker gets; `job_id` is the platform's, where there is one."""
+    """A job failed. `report` is the report sent to the caller; `job_id` is the platform's id, if it assigned one."""
 
     def __init__(self, report: ErrorReport, job_id: str | None = None) -> None:
         super().__init__(f"{report.code.value}: {report.message}", report)
@@ -90,26 +90,26 @@ class JobError(ComfyClientError):
 
     @classmethod
     def because(cls, code: ErrorCode, message: str, **details: Any) -> JobError:  # noqa: ANN401 - any JSON value
-        """Return the error with that code, message and details."""
+        """Return an error with this code, message and details."""
         return cls.of(ErrorReport(code, message, details))
 
     @classmethod
     def of(cls, report: ErrorReport, job_id: str | None = None) -> JobError:
-        """Return the error of a job's report: JobCancelled where it was cancelled."""
+        """Return the error for a job's report: JobCancelled if its code is `cancelled`."""
         kind = JobCancelled if report.code is ErrorCode.CANCELLED else cls
         return kind(report, job_id)
 
 
 class JobCancelled(JobError):  # noqa: N818 - an outcome that callers name, like asyncio.CancelledError
-    """A job was cancelled by its caller."""
+    """The job was cancelled."""
 
 
 class ComfyUIBroken(JobError):  # noqa: N818 - an outcome, as above
-    """A job failed in a way that leaves its ComfyUI unusable: what runs it is to be started anew."""
+    """A job failed and left ComfyUI unusable. ComfyUI must be restarted."""
 
 
 class WaitTimeout(ComfyClientError):  # noqa: N818 - an outcome, as above
-    """The caller's time was over before the job ended. The job goes on; its id leads back to it."""
+    """The caller's wait timed out before the job ended. The job is still running; wait again with `job_id`."""
 
     exit_status = 5
 
@@ -119,19 +119,19 @@ class WaitTimeout(ComfyClientError):  # noqa: N818 - an outcome, as above
 
 
 def install_command(extra: str) -> str:
-    """Return the command that adds an extra: this package is not on PyPI, so it is installed from a clone."""
+    """Return the command that installs an extra. The package is not on PyPI, so it is installed from a clone."""
     return f"pip install '.[{extra}]'"
 
 
 def missing_extra(feature: str, extra: str) -> ConfigError:
-    """Return the error for a feature whose extra, a set of optional packages, is not installed."""
+    """Return the error for a feature whose extra (a set of optional packages) is not installed."""
     return ConfigError(
-        f"{feature} needs the extra `{extra}`. In a clone of this project's repository run: {install_command(extra)}"
+        f"{feature} needs the extra `{extra}`. In a clone of this repository, run: {install_command(extra)}"
     )
 
 
 def invalid_input(faults: list[Fault]) -> JobError:
-    """Return the error that lists all `faults` of a request."""
+    """Return an error that lists all `faults` of a request."""
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     text = "; ".join(f"{fault.path or 'input'}: {fault.message}" for fault in faults)
     return JobError.because(

@@ -1,4 +1,4 @@
-"""Graphs in ComfyUI's API format: what is wrong with one, and which of its nodes need not be sent. Pure."""
+"""Graphs in ComfyUI's API format: validates them, normalises links, and removes nodes that cannot run. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ EDITOR_FORMAT = (
     f"is in ComfyUI's editor format, which cannot be run. Export it with {EXPORT_MENU}; in much older versions it is "
     '"Save (API Format)", after enabling Dev mode in the settings. Then send that file\'s content'
 )
-GRAPH_AS_TEXT = "is text that is no JSON; send the graph itself, as a JSON object"
+GRAPH_AS_TEXT = "is text that is not JSON; send the graph itself, as a JSON object"
 
 EDITOR_NODES = frozenset({"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "SetNode", "GetNode"})
 """Class types that exist only in ComfyUI's editor."""
 _GROUP_NODE = re.compile(r"workflow[/>]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", re.IGNORECASE)
-"""Class types of group nodes and of subgraphs, which an export takes apart."""
+"""Class types of group nodes and subgraphs. An API export replaces them with their contents."""
 _SEEDS = {
     "KSampler": "seed",
     "KSamplerAdvanced": "noise_seed",
@@ -33,11 +33,11 @@ _SEEDS = {
 _OUTPUT_NODE = re.compile(
     r"(?!load)(.*(save|preview|export|write|upload|output|send|show|display|view))", re.IGNORECASE
 )
-"""Class types of nodes that are probably outputs: ComfyUI runs these, and what they need."""
+"""Class types that are probably output nodes. ComfyUI runs output nodes and their dependencies."""
 
 
 def is_link(value: object) -> bool:
-    """Return whether an input's value is a link, `[node id, output index]`, and no value of its own."""
+    """Return whether an input's value is a link, `[node id, output index]`."""
     match value:
         case [str(), int()]:
             return True
@@ -45,7 +45,7 @@ def is_link(value: object) -> bool:
 
 
 def is_node(node: object) -> bool:
-    """Return whether `node` has a class and inputs."""
+    """Return whether `node` is an object with a class type and inputs."""
     match node:
         case {"class_type": str(), "inputs": dict()}:
             return True
@@ -53,12 +53,12 @@ def is_node(node: object) -> bool:
 
 
 def has_nodes(graph: object) -> bool:
-    """Return whether `graph` is made of nodes, so that an input of it can be looked up; its links may be broken."""
+    """Return whether all entries of `graph` are nodes, so that their inputs can be accessed. Links may be broken."""
     return isinstance(graph, dict) and all(is_node(node) for node in graph.values())
 
 
 def title_of(node: JsonObject) -> str:
-    """Return a node's title on the canvas, or its type if it has none."""
+    """Return a node's title in the editor, or its class type if it has no title."""
     match node:
         case {"_meta": {"title": str(title)}}:
             return title
@@ -66,9 +66,9 @@ def title_of(node: JsonObject) -> str:
 
 
 def graph_faults(graph: object) -> list[Fault]:
-    """Return what keeps `graph` from being a whole one in ComfyUI's API format, at most MAX_FAULTS.
+    """Return the reasons why `graph` is not a complete graph in API format, at most MAX_FAULTS.
 
-    The paths begin at `workflow`.
+    Paths start with `workflow`.
     """
     match graph:
         case {"nodes": list()}:
@@ -107,7 +107,7 @@ def _node_faults(node_id: str, node: Any, graph: Graph) -> Iterator[Fault]:  # n
 
 
 def _editor_only(class_type: str) -> str:
-    """Return why a node of that class cannot be run; empty if it can."""
+    """Return why a node of this class cannot be run, or an empty string."""
     if class_type in EDITOR_NODES or _GROUP_NODE.match(class_type):
         return (
             f"is a {shown(class_type)}, which exists only in ComfyUI's editor and cannot be run. {EXPORT_MENU} leaves "
@@ -117,10 +117,10 @@ def _editor_only(class_type: str) -> str:
 
 
 def with_links(graph: Graph) -> None:
-    """Write every link of `graph` as `["1", 0]`, and every wrapped value as itself.
+    """Normalise every link of `graph` to `["1", 0]`, and unwrap values such as `{"__value__": 5}`.
 
-    Other spellings of a link are `[1, 0]`, `["1", "0"]` and `["1", 0.0]`. ComfyUI reads every list of two as a link, so
-    such a list is one if it begins with the id of a node. It reads `{"__value__": 5}` as 5.
+    Other spellings of a link are `[1, 0]`, `["1", "0"]` and `["1", 0.0]`. ComfyUI reads every list of two items as a
+    link, so such a list counts as a link if it starts with a node id.
     """
     for node in graph.values():
         inputs = node["inputs"]
@@ -135,12 +135,12 @@ def with_links(graph: Graph) -> None:
 
 
 def _whole(value: str | float) -> str:
-    """Return a number without its `.0`, as text."""
+    """Return a number as text, without `.0`."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def with_random_seeds(graph: Graph, random_seed: Callable[[], int]) -> list[str]:
-    """Write a drawn seed in place of each -1 in a node of ComfyUI's own, which refuse it; return a warning for each."""
+    """Replace each seed of -1 in a core node, which would reject it, by a random seed; return a warning for each."""
     warnings = []
     for node_id, node in graph.items():
         name = _SEEDS.get(node["class_type"], "")
@@ -153,10 +153,10 @@ def with_random_seeds(graph: Graph, random_seed: Callable[[], int]) -> list[str]
 
 
 def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
-    """Remove from `graph` the nodes that cannot be run and that no output needs; return the faults and the warnings.
+    """Remove from `graph` the nodes that cannot be run and that no output needs; return faults and warnings.
 
-    ComfyUI runs the output nodes, and what they link to. Without /object_info, an output is a node whose class sounds
-    like one or that has a `filename_prefix`, and any other node that nothing links to and that is whole.
+    ComfyUI runs output nodes and their dependencies. Here, without /object_info, output nodes are those whose class
+    name suggests it or that have a `filename_prefix`, and all other valid nodes that no node links to.
     """
     faults_of = {node_id: list(_node_faults(node_id, node, graph)) for node_id, node in graph.items()}
     broken = {node_id for node_id, found in faults_of.items() if found}
@@ -179,7 +179,7 @@ def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
     for node_id in tainted - needed:
         del graph[node_id]
     reasons = [f"{fault.path}: {fault.message}" for found in faults_of.values() for fault in found]
-    return [], [f"{reason}; no output needs it, and it was left out" for reason in reasons[:MAX_FAULTS]]
+    return [], [f"{reason}; no output needs it, so it was left out" for reason in reasons[:MAX_FAULTS]]
 
 
 def _is_output(node: JsonObject) -> bool:
@@ -189,7 +189,7 @@ def _is_output(node: JsonObject) -> bool:
 
 
 def _closure(start: Iterable[str], edges: dict[str, set[str]]) -> set[str]:
-    """Return the nodes of `start`, and those that `edges` leads to from there."""
+    """Return the nodes of `start` and all nodes reachable from them over `edges`."""
     reached: set[str] = set()
     waiting = list(start)
     while waiting:

@@ -1,7 +1,7 @@
-"""Requests to one HTTP API: one kept session, deadlines, JSON in and out. No foreign exception leaves here.
+"""HTTP client for one JSON API: one session with keep-alive, timeouts, and RequestError for every failure.
 
-Nothing is retried unless the caller says so, with a policy of urllib3 for the calls below a path: only the caller knows
-which of its calls are safe to repeat.
+Nothing is retried by default. The caller passes urllib3 retry policies by path prefix, because only the caller knows
+which requests are safe to repeat.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from comfy_core.errors import RequestError
 
 CONNECT_TIMEOUT_S = 5.0
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 530})
-"""Statuses that the same call may soon be answered without (RunPod's own client retries most of them; 52x and 530 are
-those of Cloudflare, in front of RunPod)."""
+"""Statuses after which a retry may succeed. RunPod's own client retries most of them; 52x and 530 come from Cloudflare,
+which RunPod is behind."""
 MAX_RETRY_AFTER_S = 30.0
 _KEPT_CONNECTIONS = 8
 _SHOWN_BODY = 2000
 
 
 class Retries(Retry):
-    """A policy of urllib3 that heeds Retry-After, up to MAX_RETRY_AFTER_S: nobody is made to wait for an hour."""
+    """A urllib3 retry policy that honours Retry-After up to MAX_RETRY_AFTER_S."""
 
     def parse_retry_after(self, retry_after: str) -> float:
-        """Return the seconds to wait; 0, which leaves it to the backoff, for what is neither seconds nor a date."""
+        """Return the seconds to wait. An invalid header gives 0, so that the backoff delay applies."""
         try:
             return min(MAX_RETRY_AFTER_S, super().parse_retry_after(retry_after))
         except InvalidHeader:
@@ -39,10 +39,10 @@ class Retries(Retry):
 
 
 def retries(times: int, *, statuses: frozenset[int] = TRANSIENT, is_repeatable: bool = True) -> Retries:
-    """Return the policy to try again up to `times`, after 0.5 s, 1 s, 2 s, and so on.
+    """Return a policy of up to `times` retries, after 0.5 s, 1 s, 2 s, and so on.
 
-    A call that found no connection is always tried again, as it surely did not arrive. So is one that is answered with
-    one of `statuses`; where the connection was lost behind it, only one that `is_repeatable`.
+    Failed connects are always retried, because the request was not sent. Responses with one of `statuses` are retried
+    too. If the connection is lost after the request was sent, it is retried only if `is_repeatable`.
     """
     return Retries(
         total=times,
@@ -80,12 +80,12 @@ class HttpApi:
     """One API at `base_url`. Safe to use from several threads.
 
     Args:
-        base_url: scheme, host and path in front of every call's path.
-        name: what the API is called in errors.
-        headers: sent with every call.
-        use_proxies: whether proxies of the environment count; not for a server of our own machine.
-        policies: what is retried, by the beginning of a call's path; the longest that fits counts.
-        connections: how many are kept.
+        base_url: scheme, host and path prefix of every request.
+        name: the API's name in error messages.
+        headers: sent with every request.
+        use_proxies: whether to use the proxies set in the environment. Use False for a server on this machine.
+        policies: retry policies by path prefix; the longest matching prefix applies.
+        connections: the size of the connection pool.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class HttpApi:
         self._name = name
         self._session = requests.Session()
         self._session.trust_env = use_proxies
-        self._session.auth = _as_it_is  # else requests takes a password of ~/.netrc in place of our header
+        self._session.auth = _unchanged  # otherwise requests replaces our header with credentials from ~/.netrc
         self._session.headers.update(headers or {})
         for prefix, policy in {"http://": 0, "https://": 0, **self._below(policies or {})}.items():
             adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=policy)
@@ -122,12 +122,12 @@ class HttpApi:
         files: Mapping[str, tuple[str, bytes, str]] | None = None,
         form: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Return the whole answer, whatever 2xx or 3xx it is.
+        """Return the whole response, if its status is below 400.
 
-        `timeout_s` bounds the connect and each silence of the server. Raises RequestError: `.status` is None where no
-        answer came, else the status of 400 or above, with the start of its body in `.body`.
+        `timeout_s` limits the connect and each wait for data. Raises RequestError. Its `.status` is None if there was
+        no response, else a status of 400 or above, with the start of the body in `.body`.
         """
-        asked = f"{method} {path.partition('?')[0]}"  # what follows may be a signature
+        request_line = f"{method} {path.partition('?')[0]}"  # without the query, which may contain a signature
         try:
             response = self._session.request(
                 method,
@@ -138,15 +138,15 @@ class HttpApi:
                 files=files,
                 data=form,
             )
-        except (requests.RequestException, ValueError) as error:  # requests lets ValueErrors of urllib3 through
+        except (requests.RequestException, ValueError) as error:  # requests does not wrap ValueErrors from urllib3
             raise RequestError(
-                f"{self._name} was not reached ({asked}: {_reason(error)})",
+                f"{self._name} was not reached ({request_line}: {_reason(error)})",
                 is_transient=isinstance(error, _LOST),
                 is_unsent=_is_unsent(error),
             ) from error
         if response.status_code >= requests.codes.bad_request:
             raise RequestError(
-                f"{self._name} answered {response.status_code} to {asked}",
+                f"{self._name} answered {response.status_code} to {request_line}",
                 status=response.status_code,
                 body=response.text[:_SHOWN_BODY]
                 if response.status_code != requests.codes.bad_request
@@ -165,46 +165,46 @@ class HttpApi:
         json: object = None,
         params: Mapping[str, str] | None = None,
     ) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the answer's JSON. Raises RequestError, also where it is none."""
+        """Return the response's JSON. Raises RequestError for a failed request or an invalid body."""
         return self.parsed(self.call(method, path, timeout_s=timeout_s, json=json, params=params))
 
     def parsed(self, response: requests.Response) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the JSON of an answer. Raises RequestError where it is none."""
+        """Return the JSON of a response. Raises RequestError if its body is not JSON."""
         try:
             return response.json()
         except (ValueError, RecursionError) as error:
-            asked = f"{response.request.method} {urlsplit(response.url).path}"
+            request_line = f"{response.request.method} {urlsplit(response.url).path}"
             raise RequestError(
-                f"{self._name} answered {asked} with something that is not JSON",
+                f"{self._name} answered {request_line} with a body that is not JSON",
                 status=response.status_code,
                 body=response.text[:_SHOWN_BODY],
                 is_transient=True,
             ) from error
 
     def close(self) -> None:
-        """Close the kept connections."""
+        """Close the pooled connections."""
         self._session.close()
 
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
 def _is_unsent(error: Exception) -> bool:
-    """Return whether no connection was made, so that nothing of the call arrived."""
+    """Return whether the connect failed, so that nothing was sent."""
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     return isinstance(error, requests.ConnectTimeout) or isinstance(reason, ConnectTimeoutError)
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong in a few words, without addresses and object names."""
+    """Return a short description of the error, without addresses or object names."""
     if isinstance(error, requests.ConnectTimeout):
-        return "no connection in time"
+        return "connect timed out"
     if isinstance(error, requests.Timeout):
-        return "no answer in time"
+        return "no response in time"
     if isinstance(error, requests.ConnectionError):
         return "connection refused or lost"
     return type(error).__name__

@@ -1,7 +1,7 @@
-"""A bucket for pictures: S3, and what speaks it (R2, GCS, MinIO). One file a call; the only module that sees boto3.
+"""Stores images in an S3-compatible bucket (AWS S3, R2, GCS, MinIO). The only module that imports boto3.
 
-boto3 knows neither a job's deadline nor its cancel, so each file is put by a thread that can be left behind. It ends
-with the next piece that it asks for, or with its timeouts.
+boto3 supports neither a deadline nor cancellation, so each upload runs in a thread that can be abandoned. An abandoned
+upload ends at its next read of the body, or at boto3's timeouts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from comfy_core.contract import ErrorCode
+from comfy_core.contract import ERRORS, ErrorCode
 from comfy_core.errors import ConfigError, JobError, missing_extra
 from comfy_core.s3_hosts import located
 from comfy_core.safe_fetch import Resolve, is_public_host, resolve_host
@@ -26,12 +26,12 @@ _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
 _HTTPS_PORT = 443
 _TICK_S = 0.1
-"""How long one wait for the bucket lasts before the job's end is looked at again."""
+"""Interval between calls of `check` during an upload."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Where pictures are put. Without `public_url` their addresses are presigned, and expire."""
+    """Configuration of a bucket. Without `public_url`, URLs are presigned and expire."""
 
     endpoint_url: str
     access_key_id: str
@@ -42,16 +42,16 @@ class Bucket:
     public_url: str
     url_expires_s: int
     must_be_public: bool = False
-    """Whether it was named by a caller, who must not lead the worker to an address inside."""
+    """Whether a caller named the bucket. Its endpoint must then not be on an internal network (SSRF)."""
 
     def key(self, name: str) -> str:
-        """Return the key of the file `name`, under the prefix."""
+        """Return the object key for the file `name`: the prefix and the name."""
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def client(self, resolve: Resolve = resolve_host) -> BaseClient:
-        """Return a client for it. Nothing is sent yet.
+        """Return a boto3 client for the bucket. Sends no request.
 
-        Raises JobError (output_not_stored) where there can be none, ConfigError where boto3 is missing.
+        Raises JobError (output_not_stored) if the settings are invalid, ConfigError if boto3 is not installed.
         """
         try:
             from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most callers have no bucket
@@ -65,12 +65,12 @@ class Bucket:
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
             retries={"total_max_attempts": 3, "mode": "standard"},
-            # R2 and GCS refuse the checksums that boto3 sends by default since 1.36 (worker-comfyui #156).
+            # R2 and GCS reject the checksums that boto3 sends by default since 1.36 (worker-comfyui #156).
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
         try:
-            # A session of its own: boto3's default one is not safe where two jobs make their clients at once.
+            # A new session for each client: boto3's default session is not thread-safe.
             client = Session().client(
                 "s3",
                 endpoint_url=self.endpoint_url,
@@ -82,10 +82,10 @@ class Bucket:
         except (BotoCoreError, ValueError) as error:
             raise _not_stored(self, f"has settings that are not valid ({type(error).__name__})") from None
         if self.must_be_public:
-            # Looked at with every request, as boto3 may make another host of endpoint and bucket (`bucket.host`), and
-            # the DNS may answer otherwise by now. Not covered: an answer of the DNS that differs once more for boto3's
-            # own look-up, where only TLS stands between (a server inside cannot prove the host's name), and a proxy of
-            # the environment, which looks the host up by itself.
+            # Checked before every request, because boto3 may derive another host from endpoint and bucket
+            # (`bucket.host`), and the DNS record may have changed. Two cases are not covered: a DNS response that
+            # differs for boto3's own lookup (only TLS protects then: an internal server cannot prove the host name),
+            # and a proxy of the environment, which resolves the host itself.
             client.meta.events.register("before-send.s3", lambda request, **_: self._check_public(request.url, resolve))
         return client
 
@@ -95,11 +95,11 @@ class Bucket:
 
 
 class _GivenUpError(Exception):
-    """Nobody waits for the PUT any more."""
+    """The upload was abandoned."""
 
 
 class _Body(io.BytesIO):
-    """What is put; `give_up` ends the PUT when it asks for more, also where it is sent again."""
+    """The body of an upload. After `give_up`, the next read raises, also in a retry by boto3."""
 
     is_given_up = False
 
@@ -122,11 +122,11 @@ def store(
     *,
     cache_control: str = "",
 ) -> str:
-    """Put `data` into the bucket under its prefix and return its address.
+    """Upload `data` to the bucket under its prefix and return the object's URL.
 
-    A PUT of the same content under the same key is safe to repeat, and boto3 does, twice. `check` is called before and
-    ten times a second meanwhile; the JobError that it raises ends this. Raises JobError (output_not_stored) with the
-    bucket's answer, and never an address.
+    boto3 retries the upload twice, which is safe for the same content and key. `check` is called before the upload and
+    ten times a second during it; a JobError that it raises ends the upload. Raises JobError (output_not_stored) with
+    the bucket's error code, but without URLs.
     """
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
 
@@ -159,7 +159,7 @@ def store(
 
 
 def address(client: Any, bucket: Bucket, key: str) -> str:  # noqa: ANN401 - as above
-    """Return where a file of the bucket is to be had: its public address, else one that is signed and expires."""
+    """Return the object's URL: public if the bucket has a public base URL, otherwise presigned."""
     path = bucket.key(key)
     if bucket.public_url:
         return f"{bucket.public_url.rstrip('/')}/{quote(path)}"
@@ -170,7 +170,7 @@ def address(client: Any, bucket: Bucket, key: str) -> str:  # noqa: ANN401 - as 
 
 
 def fetch(client: Any, bucket: Bucket, key: str) -> bytes:  # noqa: ANN401 - as above
-    """Return a file of the bucket. Raises FileNotFoundError, or JobError (output_not_stored)."""
+    """Return an object's content. Raises FileNotFoundError, or JobError (output_not_stored)."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
 
     try:
@@ -185,7 +185,7 @@ def fetch(client: Any, bucket: Bucket, key: str) -> bytes:  # noqa: ANN401 - as 
 
 
 def delete(client: Any, bucket: Bucket, key: str) -> None:  # noqa: ANN401 - as above
-    """Remove a file of the bucket; nothing happens where there is none. Raises JobError (output_not_stored)."""
+    """Delete an object, if it exists. Raises JobError (output_not_stored)."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
 
     try:
@@ -204,7 +204,7 @@ def _code(error: Any) -> str:  # noqa: ANN401 - botocore's
 
 
 def _disposition(filename: str) -> str:
-    """Return the header that names the file to a browser; what is no plain ASCII stands as RFC 6266 has it."""
+    """Return the Content-Disposition header for `filename`. Special characters are encoded as in RFC 6266."""
     if re.fullmatch(r"[\w .()-]+", filename, re.ASCII):
         return f'inline; filename="{filename}"'
     return f"inline; filename*=UTF-8''{quote(filename, safe='')}"
@@ -213,7 +213,7 @@ def _disposition(filename: str) -> str:
 def _not_stored(bucket: Bucket, problem: str) -> JobError:
     return JobError.because(
         ErrorCode.OUTPUT_NOT_STORED,
-        f"The bucket {bucket.name!r} {problem}. Check its name, keys and rights, or ask for delivery base64.",
+        f"The bucket {bucket.name!r} {problem}. {ERRORS[ErrorCode.OUTPUT_NOT_STORED].remedy}",
     )
 
 
@@ -221,22 +221,22 @@ _HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,
 
 
 def is_address(text: str, *schemes: str) -> bool:
-    """Return whether `text` is the address of a server, of one of `schemes`."""
+    """Return whether `text` is a URL with a valid host and one of `schemes`."""
     return bool(re.fullmatch(rf"({'|'.join(schemes)})://{_HOST}(/\S*)?", text))
 
 
 def is_public_address(url: str, resolve: Resolve) -> bool:
-    """Return whether `url` leads to the public internet."""
+    """Return whether the host of `url` is on the public internet."""
     try:
         parts = urlsplit(url)
         return is_public_host(parts.hostname or "", parts.port or _HTTPS_PORT, resolve=resolve)
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         return False
 
 
 def _server(text: str) -> str:
     if not is_address(text, "http", "https"):
-        raise ValueError("must be an address that begins with http:// or https://")
+        raise ValueError("must be a URL that begins with http:// or https://")
     return text
 
 
@@ -249,7 +249,7 @@ def _expiry(text: str) -> int:
 
 @dataclass(frozen=True)
 class BucketVariable:
-    """One variable of a bucket: how its text is read into the field of `Bucket`, and what it means."""
+    """An environment variable: the `Bucket` field that it sets, its parser, default and description."""
 
     name: str
     field: str
@@ -265,40 +265,38 @@ VARIABLES = (
         "endpoint_url",
         _server,
         "",
-        "S3 address of the bucket's provider. It may name the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
+        "S3 endpoint URL. It may contain the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
     ),
-    BucketVariable("BUCKET_NAME", "name", str, "", "The bucket for pictures. Absent: the one that the address names."),
-    BucketVariable("BUCKET_ACCESS_KEY_ID", "access_key_id", str, "", "Its access key.", secret=True),
-    BucketVariable("BUCKET_SECRET_ACCESS_KEY", "secret_access_key", str, "", "Its secret key.", secret=True),
+    BucketVariable("BUCKET_NAME", "name", str, "", "Bucket for images. Default: the bucket in BUCKET_ENDPOINT_URL."),
+    BucketVariable("BUCKET_ACCESS_KEY_ID", "access_key_id", str, "", "Access key of the bucket.", secret=True),
+    BucketVariable("BUCKET_SECRET_ACCESS_KEY", "secret_access_key", str, "", "Secret key of the bucket.", secret=True),
     BucketVariable(
         "BUCKET_REGION",
         "region",
         str,
         "",
-        "Its region. Absent: the one that the address names, else `auto`, as R2 has it.",
+        "Region of the bucket. Default: the region in BUCKET_ENDPOINT_URL, else `auto` (as R2 expects).",
     ),
     BucketVariable(
-        "BUCKET_PREFIX", "prefix", lambda text: text.strip("/"), "", "Folder in it, in front of a file's name."
+        "BUCKET_PREFIX", "prefix", lambda text: text.strip("/"), "", "Folder in the bucket, put before file names."
     ),
     BucketVariable(
         "BUCKET_PUBLIC_URL",
         "public_url",
         str,
         "",
-        "Public address of the bucket. Absent: addresses are presigned, and expire.",
+        "Public base URL of the bucket. Default: none; URLs are presigned and expire.",
     ),
-    BucketVariable(
-        "BUCKET_URL_EXPIRES_S", "url_expires_s", _expiry, "86400", "Seconds until a presigned address expires."
-    ),
+    BucketVariable("BUCKET_URL_EXPIRES_S", "url_expires_s", _expiry, "86400", "Seconds until a presigned URL expires."),
 )
-"""What says which bucket it is, to the worker, to the shim and to `comfy-client batch`."""
+"""Environment variables that configure the bucket of the worker, the shim and `comfy-client batch`."""
 NEEDED = ("BUCKET_ENDPOINT_URL", "BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
 
 
 def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
-    """Return the bucket of the variables, or None where none of the needed ones is set. Empty is absent.
+    """Return the configured bucket, or None if none of the NEEDED variables is set. An empty variable counts as unset.
 
-    Raises ConfigError for a bad value, and where some of the needed ones are missing.
+    Raises ConfigError for an invalid value, or if only some of the NEEDED variables are set.
     """
     values: dict[str, Any] = {}
     for variable in VARIABLES:
@@ -314,7 +312,7 @@ def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
         if server.bucket not in {"", values["name"]}:
             raise ConfigError(
                 f"BUCKET_ENDPOINT_URL names the bucket {server.bucket!r}, and BUCKET_NAME is {values['name']!r}. "
-                "Leave the bucket out of the address, or set BUCKET_NAME to the same"
+                "Remove the bucket from the URL, or set BUCKET_NAME to the same name"
             )
         values |= {"endpoint_url": server.endpoint_url, "region": server.region}
     missing = [variable.name for variable in VARIABLES if variable.name in NEEDED and not values[variable.field]]
@@ -322,7 +320,7 @@ def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
         return None
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)}: absent, while other BUCKET_ variables are set. A bucket needs all of "
-            f"{', '.join(NEEDED)}; set them all, or none"
+            f"{', '.join(missing)}: not set, but other BUCKET_ variables are. A bucket needs all of "
+            f"{', '.join(NEEDED)}; set all of them, or none"
         )
     return Bucket(**values)

@@ -1,4 +1,4 @@
-"""The pictures of one request by URL: several at once, all of them within one time limit."""
+"""Downloads the images that one request names by URL, in parallel and within one overall timeout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfy_core.safe_fetch import FetchRules, Resolve, fetch_picture, resolve_ho
 
 PARALLEL = 8
 _TICK_S = 0.1
-"""How long one wait lasts before `check` is called again."""
+"""Interval between calls of `check`."""
 
 
 def fetch_pictures(
@@ -23,10 +23,11 @@ def fetch_pictures(
     *,
     resolve: Resolve = resolve_host,
 ) -> list[bytes]:
-    """Return what each URL of `wanted` answers; each comes with the request's key that held it.
+    """Return the bytes at each URL. `wanted` holds pairs of URL and request path, such as `images[0].image`.
 
-    Blocks for at most `rules.all_s`. What `check` raises, ten times a second, ends the wait at once; requests that are
-    under way end soon after, in their own threads. Raises JobError (invalid_image) for the first that fails.
+    Blocks for at most `rules.all_s`. `check` is called ten times a second; an exception that it raises ends the wait
+    at once, and downloads in progress then end in their own threads. Raises JobError (invalid_image) for the first
+    download that fails.
     """
     given_up = threading.Event()
     deadline = time.monotonic() + rules.all_s
@@ -40,9 +41,7 @@ def fetch_pictures(
             check()
             if time.monotonic() > deadline:
                 late = next(path for future, (_, path) in zip(futures, wanted, strict=True) if future in waiting)
-                problem = (
-                    f"the request's addresses took more than {rules.all_s:g} s; send the picture itself, as base64"
-                )
+                problem = f"the request's URLs took more than {rules.all_s:g} s in all; send the image as base64"
                 raise JobError.because(ErrorCode.INVALID_IMAGE, f"{late} was not fetched: {problem}.", path=late)
             done, waiting = wait(waiting, _TICK_S, FIRST_EXCEPTION)
             for future in done:

@@ -1,7 +1,7 @@
-"""What the address of an S3 server says by itself: the region, and sometimes the bucket. Pure.
+"""Parses the endpoint URL of an S3 server for its region and bucket. Pure.
 
-A presigned address is signed for one region, and AWS refuses one that is signed for another. boto3 finds the region of
-a bucket when it puts a file, but not when it signs an address.
+A presigned URL is signed for one region, and AWS rejects it if the region is wrong. boto3 looks up a bucket's region
+when it uploads a file, but not when it signs a URL.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _ANY_AWS_REGION = re.compile(rf"(?:.*\.)?{_AWS_REGION}\..*")
 
 
 @dataclass(frozen=True)
-class Located:
-    """A bucket's server. `bucket` is empty if the address does not name one."""
+class BucketServer:
+    """An S3 server. `bucket` is empty if the URL does not name one."""
 
     endpoint_url: str
     bucket: str
     region: str
 
 
-def located(endpoint_url: str, region: str = "") -> Located:
-    """Return the server of `endpoint_url` without a bucket in its name or path, that bucket, and its region.
+def located(endpoint_url: str, region: str = "") -> BucketServer:
+    """Return the server of `endpoint_url` without the bucket in its host or path, that bucket, and the region.
 
-    `region` is what is configured; if it is absent or `auto`, the host decides. The region of a host that says nothing
-    is `auto`, which R2, GCS and others take; on AWS it is us-east-1.
+    `region` is the configured region. If it is empty or `auto`, the region is taken from the host. Default for a host
+    without a region: us-east-1 on AWS, else `auto`, which R2, GCS and others accept.
     """
     try:
         parts = urlsplit(endpoint_url)
-    except ValueError:  # no address at all: whoever uses it says so
-        return Located(endpoint_url, "", region or "auto")
+    except ValueError:  # not a URL: the caller reports it
+        return BucketServer(endpoint_url, "", region or "auto")
     host = (parts.hostname or "").lower()
     found = next((match for each in _HOSTS if (match := each.fullmatch(host))), None)
     is_aws = _IS_AWS.fullmatch(host) is not None
@@ -63,10 +63,10 @@ def located(endpoint_url: str, region: str = "") -> Located:
     wanted = of_host if region in {"", "auto"} else region
     bucket = groups.get("bucket") or ""
     if found is None:
-        return Located(endpoint_url, "", wanted)
+        return BucketServer(endpoint_url, "", wanted)
     if not bucket and re.fullmatch(r"/[a-z0-9.-]+/?", parts.path):
         bucket = parts.path.strip("/")
     if not bucket:
-        return Located(endpoint_url, "", wanted)
+        return BucketServer(endpoint_url, "", wanted)
     _, colon, port = parts.netloc.partition(":")
-    return Located(urlunsplit((parts.scheme, groups["server"] + colon + port, "", "", "")), bucket, wanted)
+    return BucketServer(urlunsplit((parts.scheme, groups["server"] + colon + port, "", "", "")), bucket, wanted)

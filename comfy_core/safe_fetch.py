@@ -1,9 +1,9 @@
-"""A picture by URL, for a server that fetches what strangers name: the bytes, or one JobError. It decodes nothing.
+"""Downloads an image from an untrusted URL, protected against SSRF. Returns the bytes without decoding them.
 
-Every address that a host resolves to must be public, and the connection goes to an address that was checked, so that a
-second answer of the DNS changes nothing; TLS still proves the host's name. Each redirect is checked as if it were the
-first URL. Nothing of the environment (proxies, netrc) counts, and no credential is sent: the request is the bytes that
-`_request` returns. A URL is a secret, since it may be signed: errors name its host alone.
+Every address that the host resolves to must be public. The connection is made to one of the checked addresses, so a
+later DNS response has no effect (DNS rebinding); TLS still verifies the host name. Each redirect is checked like the
+first URL. Proxies and netrc of the environment are ignored, and no credential is sent: the request consists of the
+bytes that `_request` returns. A URL may contain a signature, so errors name only its host.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from comfy_core.images.codec import MAX_BYTES
 from comfy_core.public_addresses import is_public, unwrapped
 
 CONNECT_TIMEOUT_S = 5.0
-"""For one address; a host with an unreachable one (IPv6 on a network without it) has time left for its others."""
+"""Connect timeout for one address, so that time is left for a host's other addresses (IPv6 may be unreachable)."""
 
 _LONGEST_WAIT_S = 1.0
-"""For one read, before it is asked again whether anybody still waits for the picture."""
+"""Timeout of one read, after which the deadline and `given_up` are checked again."""
 _MAX_URL = 8192
 _PIECE = 64 * 1024
 _PORTS = {"https": 443, "http": 80}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}")
 Resolve = Callable[[str, int], Sequence[str]]
-"""From host and port to all addresses. May raise OSError or ValueError, and may block."""
+"""Resolves a host and port to all addresses. May raise OSError or ValueError, and may block."""
 
 
 @dataclass(frozen=True)
 class FetchRules:
-    """What may be fetched; the default suits pictures of the open internet.
+    """Limits of a download. The defaults are meant for images on the public internet.
 
     Attributes:
-        allow_http: whether http counts, on port 80. A redirect from https to http never does.
-        allowed_networks: where to fetch from although it is not public, such as a store in one's own network.
-        extra_ports: ports beside the scheme's own.
-        max_bytes: of the picture.
-        timeout_s: from the first look-up to the last byte, redirects included.
-        all_s: for all pictures of one request.
-        max_redirects: how many are followed.
-        tls: whom to trust instead of the authorities that requests brings.
+        allow_http: whether http on port 80 is allowed. A redirect from https to http never is.
+        allowed_networks: networks that are allowed although they are not public, such as one's own file server.
+        extra_ports: allowed ports in addition to the scheme's default port.
+        max_bytes: maximum size of one image.
+        timeout_s: timeout from the DNS lookup to the last byte, including redirects.
+        all_s: timeout for all images of one request.
+        max_redirects: maximum number of redirects to follow.
+        tls: TLS context. Default: one that trusts the certificate authorities bundled with requests.
     """
 
     allow_http: bool = False
@@ -72,7 +72,7 @@ class FetchRules:
 
 
 def resolve_host(host: str, port: int) -> Sequence[str]:
-    """Return all addresses of `host`, as the system resolves it. Raises OSError or ValueError."""
+    """Return all addresses of `host` from the system's resolver. Raises OSError or ValueError."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
@@ -85,11 +85,11 @@ def fetch_picture(
     clock: Callable[[], float] = time.monotonic,
     given_up: threading.Event | None = None,
 ) -> bytes:
-    """Return what `url` answers, which may be no picture at all. Blocks for at most `rules.timeout_s`.
+    """Return the body at `url`, which need not be an image. Blocks for at most `rules.timeout_s`.
 
-    Once `given_up` is set, it ends as if its time were over, within a second where the server only sends slowly.
+    Setting `given_up` has the effect of a timeout within about a second, even if the server sends slowly.
 
-    Raises JobError (invalid_image) that names `path`, the request's key that held the URL, and the host at fault.
+    Raises JobError (invalid_image) with `path`, the URL's place in the request, and the host that failed.
     """
     deadline = _Deadline(clock() + rules.timeout_s, clock, given_up or threading.Event())
     host = ""
@@ -97,28 +97,29 @@ def fetch_picture(
         target = _read_url(url, rules)
         for _ in range(rules.max_redirects + 1):
             host = target.host
-            answer = _get(target, rules, resolve, deadline)
-            if isinstance(answer, bytes):
-                return answer
-            target = _read_url(answer.location, rules, target)
-        problem = f"it redirects more than {rules.max_redirects} times; send the address that it ends at"
+            result = _get(target, rules, resolve, deadline)
+            if isinstance(result, bytes):
+                return result
+            target = _read_url(result.location, rules, target)
+        problem = f"more than {rules.max_redirects} redirects; send the final URL"
     except _FetchError as error:
         problem = str(error)
     except TimeoutError:
-        problem = f"it did not answer whole within {rules.timeout_s:g} s; send the picture itself, as base64"
+        problem = f"the download took more than {rules.timeout_s:g} s; send the image as base64"
     except ssl.SSLCertVerificationError as error:
-        problem = f"its certificate is not valid ({error.verify_message}); send the picture itself, as base64"
+        problem = f"its TLS certificate is not valid ({error.verify_message}); send the image as base64"
     except (OSError, http.client.HTTPException, ValueError) as error:
-        # Only the error's name: http.client quotes what the server sent, and that may quote the URL.
-        problem = f"the connection failed ({type(error).__name__}); try the address, or send the picture itself"
+        # Only the error's class: the text of http.client's errors quotes the response, which may quote the URL.
+        problem = f"the connection failed ({type(error).__name__}); check the URL, or send the image as base64"
     source = f" from {host}" if host else ""
     raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} was not fetched{source}: {problem}.", path=path)
 
 
 def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, timeout_s: float = 5.0) -> bool:
-    """Return whether `host` is found in time, and all its addresses are public.
+    """Return whether `host` resolves within the timeout and all its addresses are public.
 
-    For a connection that someone else makes, who looks the host up again: a second answer of the DNS is not covered.
+    For connections made by other code, which resolves the host again. A different DNS response to that second lookup
+    is not detected.
     """
     try:
         addresses = [ip_address(address) for address in _resolved(host, port, resolve, timeout_s)]
@@ -128,7 +129,7 @@ def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, tim
 
 
 class _FetchError(Exception):
-    """Why a picture is not fetched: a sentence with the remedy, without path and host."""
+    """A failed download. The message gives the problem and the remedy, without the path and the host."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class _Deadline:
 
 @dataclass(frozen=True)
 class _Target:
-    """A URL that the rules take: `host` in ASCII, `resource` as the request's first line has it."""
+    """A URL that satisfies the rules: `host` in ASCII, `resource` as in the request line."""
 
     url: str
     scheme: str
@@ -163,9 +164,9 @@ class _Redirect:
 
 def _read_url(url: str, rules: FetchRules, previous: _Target | None = None) -> _Target:
     """Return the target of `url`, or of the redirect to `url` from `previous`. Raises _FetchError."""
-    which = "the address that it redirects to" if previous else "its address"
+    which = "the redirect's URL" if previous else "the URL"
     if len(url) > _MAX_URL or re.search(r"[\x00-\x20\x7f]", url):
-        raise _FetchError(f"{which} has spaces, or more than {_MAX_URL} characters; write a space as %20")
+        raise _FetchError(f"{which} contains spaces or has more than {_MAX_URL} characters; encode a space as %20")
     try:
         whole = urljoin(previous.url, url) if previous else url
         parts = urlsplit(whole)
@@ -173,19 +174,19 @@ def _read_url(url: str, rules: FetchRules, previous: _Target | None = None) -> _
         port = parts.port
         resource = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=string.punctuation)
     except ValueError:
-        raise _FetchError(f"{which} is no URL; write https://host/picture.png") from None
+        raise _FetchError(f"{which} is not valid; write https://host/picture.png") from None
     if previous and previous.scheme == "https" and parts.scheme == "http":
-        raise _FetchError("it redirects from https to http; send an address that stays on https")
+        raise _FetchError("it redirects from https to http; send a URL that stays on https")
     if parts.scheme != "https" and not (parts.scheme == "http" and rules.allow_http):
-        raise _FetchError(f"{which} is not https; send an https address, or the picture itself as base64")
+        raise _FetchError(f"{which} is not https; send an https URL, or the image as base64")
     if "@" in parts.netloc:
-        raise _FetchError(f"{which} holds a user name; send an address that needs none, such as a signed one")
+        raise _FetchError(f"{which} contains a user name; send a URL that needs none, such as a presigned URL")
     if not _HOST.fullmatch(host):
-        raise _FetchError(f"{which} names no host; write https://host/picture.png")
+        raise _FetchError(f"{which} has no valid host; write https://host/picture.png")
     usual = _PORTS[parts.scheme]
     port = usual if port is None else port
     if port != usual and port not in rules.extra_ports:
-        raise _FetchError(f"{which} has a port other than {usual}; send one without a port")
+        raise _FetchError(f"{which} has a port other than {usual}; send a URL without a port")
     return _Target(whole, parts.scheme, host, port, resource)
 
 
@@ -195,39 +196,39 @@ def _get(target: _Target, rules: FetchRules, resolve: Resolve, deadline: _Deadli
         sock.settimeout(deadline.left())
         sock.sendall(_request(target))
         wire = _Wire(sock, deadline, limit=2 * rules.max_bytes + 2**20)
-        with http.client.HTTPResponse(wire, method="GET") as response:  # type: ignore[arg-type] # asks for makefile alone
+        with http.client.HTTPResponse(wire, method="GET") as response:  # type: ignore[arg-type] # it only calls makefile
             response.begin()
             location = response.getheader("Location")
             if response.status in _REDIRECTS and location:
-                # Headers are read as Latin-1: so the escapes are the bytes that came.
+                # http.client decodes headers as Latin-1; encoding them as Latin-1 restores the original bytes.
                 return _Redirect(quote(location, safe=string.punctuation, encoding="latin-1"))
             return _body(response, rules.max_bytes)
 
 
 def _checked_addresses(target: _Target, rules: FetchRules, resolve: Resolve, deadline: _Deadline) -> Sequence[str]:
-    """Return the addresses of the target's host, once every one of them is allowed."""
+    """Return the addresses of the target's host. Raises _FetchError unless all of them are allowed."""
     addresses = _resolved(target.host, target.port, resolve, deadline.left())
     if not addresses:
-        raise _FetchError("no such host was found; correct the address, or send the picture itself as base64")
+        raise _FetchError("the host was not found; correct the URL, or send the image as base64")
     for address in map(ip_address, addresses):
         allowed = any(unwrapped(address) in network for network in rules.allowed_networks)
         if not (allowed or is_public(address)):
-            raise _FetchError("that host is not on the public internet; send the picture itself, as base64")
+            raise _FetchError("the host is not on the public internet; send the image as base64")
     return addresses
 
 
 def _resolved(host: str, port: int, resolve: Resolve, timeout_s: float) -> Sequence[str]:
-    """Return the addresses of `host`, none where it is not found. Raises TimeoutError."""
+    """Return the addresses of `host`; empty if it is not found. Raises TimeoutError."""
     answers: queue.SimpleQueue[Sequence[str]] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def look_up() -> None:
         try:
             answers.put(resolve(host, port))
         except (OSError, ValueError):
             answers.put([])
 
-    # The system's resolver knows no deadline: a thread that waits for it is left behind, and ends when it does.
-    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    # The system's resolver has no timeout, so it runs in a thread that is abandoned if it takes too long.
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
     try:
         return answers.get(timeout=timeout_s)
     except queue.Empty:
@@ -243,7 +244,7 @@ def _connected(addresses: Sequence[str], port: int, deadline: _Deadline) -> sock
         except OSError as error:
             failure = error
     deadline.left()
-    raise _FetchError(f"it was not reached ({type(failure).__name__}); try the address, or send the picture itself")
+    raise _FetchError(f"it was not reached ({type(failure).__name__}); check the URL, or send the image as base64")
 
 
 def _secured(plain: socket.socket, target: _Target, rules: FetchRules, deadline: _Deadline) -> socket.socket:
@@ -275,9 +276,9 @@ def _request(target: _Target) -> bytes:
 
 
 class _Wire(io.RawIOBase):
-    """What comes in on a socket. Every read ends at the deadline, and all of them together after `limit` bytes.
+    """The receiving side of a socket. Enforces the deadline on every read, and a limit on the total bytes.
 
-    So slow headers and chunks without end are bounded as well, wherever http.client reads them.
+    This also bounds slow headers and endless chunks, which http.client reads by itself.
     """
 
     def __init__(self, sock: socket.socket, deadline: _Deadline, *, limit: int) -> None:
@@ -286,32 +287,32 @@ class _Wire(io.RawIOBase):
         self._bytes_left = limit
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return what http.client reads from; it takes this object for a socket."""
+        """Return a buffered reader; http.client calls this as on a socket."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has a name from Python 3.12 on
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; its type exists from Python 3.12 on
         count = self._received(buffer)
         self._bytes_left -= count
         if self._bytes_left < 0:
-            raise _FetchError("it sends without end; send the picture itself, as base64")
+            raise _FetchError("the response is too long; send the image as base64")
         return count
 
     def _received(self, buffer: Any) -> int:  # noqa: ANN401 - as above
         while True:
             self._sock.settimeout(min(_LONGEST_WAIT_S, self._deadline.left()))
-            with contextlib.suppress(TimeoutError):  # the deadline decides
+            with contextlib.suppress(TimeoutError):  # the loop checks the deadline
                 return self._sock.recv_into(buffer)
 
 
 def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     if response.status != http.client.OK:
-        raise _FetchError(f"it answered {response.status}; send an address that answers 200 without a login")
+        raise _FetchError(f"it answered {response.status}; send a URL that returns 200 without a login")
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
-        raise _FetchError("it answered compressed although asked not to; send the picture itself, as base64")
-    too_large = _FetchError(f"it has more than the {max_bytes:,} bytes that are taken; send it smaller, or as JPEG")
+        raise _FetchError("it sent a compressed response although identity was requested; send the image as base64")
+    too_large = _FetchError(f"the image is larger than {max_bytes:,} bytes; send a smaller one, or a JPEG")
     if response.length is not None and response.length > max_bytes:
         raise too_large
     body = bytearray()
@@ -320,5 +321,5 @@ def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise too_large
     if response.length:
-        raise _FetchError(f"it ended {response.length:,} bytes early; try the address, or send the picture itself")
+        raise _FetchError(f"the response ended {response.length:,} bytes early; check the URL, or send base64")
     return bytes(body)

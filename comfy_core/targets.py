@@ -1,4 +1,4 @@
-"""Places in a graph, as requests and inputs files write them: `Node title.input`, `12.input`, `12.sizes.1`. Pure."""
+"""Finds inputs of a graph by name, as requests and inputs files write them: `Node title.input`, `12.input`. Pure."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _INPUTS = "inputs."
 _NO_INPUT = re.compile(r"(class_type|inputs|_meta)(\.|$)")
 """What a node has in ComfyUI's JSON beside its inputs."""
 _MAX_DOTS = 16
-"""Dots of a place that may end its node: each is tried, from the last to the first."""
+"""Maximum number of dots tried as the end of the node's name, from the last to the first."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One input of one node; `index` picks from an input that is a list."""
+    """One input of one node. `index` selects an item of an input that is a list."""
 
     node_id: str
     input: str
     index: int | None = None
 
     def set(self, graph: Graph, value: object) -> None:
-        """Write `value` into `graph` there."""
+        """Set the input in `graph` to `value`."""
         inputs = graph[self.node_id]["inputs"]
         if self.index is None:
             inputs[self.input] = value
@@ -36,13 +36,13 @@ class Target:
             inputs[self.input][self.index] = value
 
     def get(self, graph: Graph) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the value in `graph` there."""
+        """Return the input's value in `graph`."""
         value = graph[self.node_id]["inputs"][self.input]
         return value if self.index is None else value[self.index]
 
 
-class Places:
-    """Finds the places of one graph. The nodes and their titles must not change meanwhile; inputs may."""
+class TargetFinder:
+    """Finds inputs of one graph by name. Its nodes and titles must not change while the finder is in use."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -52,11 +52,12 @@ class Places:
         self._suggestions = Suggestions()
 
     def target(self, place: str) -> Target:
-        """Return the input that `place` names. The node is the longest part in front of a dot that is an id or title.
+        """Return the input that `place` names.
 
-        What follows is the input's name, which may have dots, with `.N` behind it for an item of a list.
+        The node is the longest prefix before a dot that is a node id or title. The rest is the input's name, which may
+        contain dots, optionally followed by `.N` for an item of a list.
 
-        Raises LookupError with a sentence if there is no such node or input, or if two nodes have the title.
+        Raises LookupError, with a message for the user, if the node or input does not exist or the title is ambiguous.
         """
         target = self.target_or_new(place)
         inputs = self._graph[target.node_id]["inputs"]
@@ -67,7 +68,7 @@ class Places:
         return target
 
     def target_or_new(self, place: str) -> Target:
-        """Return the input that `place` names, as `target` does; the node need not have it yet."""
+        """Return the input that `place` names, like `target`, even if the node does not have that input yet."""
         node_id, name = self._split(place)
         inputs = self._graph[node_id]["inputs"]
         if name not in inputs and name.startswith(_INPUTS):  # a place as ComfyUI's JSON has it: `12.inputs.width`
@@ -83,7 +84,7 @@ class Places:
         return Target(node_id, head, int(last))
 
     def added(self, target: Target) -> str:
-        """Return which input of its node an input that is to be added looks like, as a question, or nothing."""
+        """Return `; did you mean …?` for a new input that resembles an existing one, or an empty string."""
         return self._suggestions.nearest(target.input, self._graph[target.node_id]["inputs"])
 
     def _split(self, place: str) -> tuple[str, str]:
@@ -110,38 +111,38 @@ class Places:
 
 
 def find_target(graph: Graph, place: str) -> Target:
-    """Return the input that `place` names in `graph`; see `Places.target`."""
-    return Places(graph).target(place)
+    """Return the input that `place` names in `graph`; see `TargetFinder.target`."""
+    return TargetFinder(graph).target(place)
 
 
 def override(graph: Graph, overrides: Mapping[str, Any]) -> None:
-    """Write `overrides` (`{"KSampler.seed": 5}`) into `graph`. Raises LookupError for a place that does not exist."""
-    places = Places(graph)
+    """Apply `overrides` (`{"KSampler.seed": 5}`) to `graph`. Raises LookupError if an input does not exist."""
+    finder = TargetFinder(graph)
     for place, value in overrides.items():
-        places.target(place).set(graph, copy.deepcopy(value))
+        finder.target(place).set(graph, copy.deepcopy(value))
 
 
 def overridden(
     graph: Graph, overrides: Mapping[str, Any], *, may_add: bool
 ) -> tuple[dict[str, Target], list[Fault], list[str]]:
-    """Write `overrides` into `graph`; return the inputs that they wrote by place, the faults and the warnings.
+    """Apply `overrides` to `graph`; return the inputs that were set by place, the faults and the warnings.
 
-    With `may_add`, an input that its node does not have is added, because a newer ComfyUI requires inputs that an older
-    export lacks.
+    With `may_add`, inputs that a node does not have are added, because newer versions of ComfyUI require inputs that
+    older exports lack.
     """
-    places = Places(graph)
+    finder = TargetFinder(graph)
     written: dict[str, Target] = {}
     faults: list[Fault] = []
     warnings = []
     for place, value in overrides.items():
         try:
-            target = places.target_or_new(place) if may_add else places.target(place)
+            target = finder.target_or_new(place) if may_add else finder.target(place)
         except LookupError as error:
             faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
             if len(faults) == MAX_FAULTS:
                 break
             continue
-        if target.input not in graph[target.node_id]["inputs"] and (near := places.added(target)):
+        if target.input not in graph[target.node_id]["inputs"] and (near := finder.added(target)):
             warnings.append(f"{path_of(['overrides', place])}: the node had no such input, and got it{near}")
         target.set(graph, copy.deepcopy(value))
         written[place] = target

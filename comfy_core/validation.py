@@ -1,8 +1,8 @@
-"""Checks a JSON value against a JSON Schema: returns all faults at once, each with its path and the remedy.
+"""Validates a JSON value against a JSON Schema and returns all faults, each with its path and the remedy.
 
-jsonschema applies the rules. This module adds sentences that never repeat a long value, the known name nearest to an
-unknown one, and checks for values that JSON Schema accepts and other software does not: NaN and infinity, numbers that
-no double holds, text that cannot be encoded, deep nesting.
+Validation is done by jsonschema. This module adds messages that never contain long values, a suggestion for each
+unknown name, and checks for values that JSON Schema accepts but other software does not: NaN and infinity, numbers too
+large for a double, text that cannot be encoded, deep nesting.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import jsonschema
 from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
 
 MAX_DEPTH = 32
-"""Levels of nesting that a request may have. A graph with its links needs five."""
+"""Maximum nesting of a request. A graph with its links needs five levels."""
 
 _SHOWN_CHARACTERS = 60
 _MAX_CANDIDATES = 200
-"""Known names that one unknown name is compared with: a graph can have thousands of nodes."""
+"""Maximum number of known names that an unknown name is compared with; a graph can have thousands of nodes."""
 
 _NO_TEXT = re.compile("[\\0\\ud800-\\udfff]")
 """NUL, and halves of surrogate pairs."""
@@ -42,7 +42,7 @@ _TYPE_NAMES = {
 
 
 def path_of(parts: Iterable[str | int]) -> str:
-    """Return the path as people write it: `loras[0].strength`, `overrides["KSampler.seed"]`."""
+    """Return the path as text: `loras[0].strength`, `overrides["KSampler.seed"]`."""
     text = ""
     for part in parts:
         if isinstance(part, int):
@@ -55,7 +55,7 @@ def path_of(parts: Iterable[str | int]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return `value` as JSON of at most 60 characters, fit for an error's sentence."""
+    """Return `value` as JSON of at most 60 characters, for use in an error message."""
     match value:
         case dict():
             return "an object"
@@ -71,9 +71,9 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "steps"?` for the known name nearest to `name`, or nothing.
+    """Return `; did you mean "steps"?` for the known name closest to `name`, or an empty string.
 
-    Upper and lower case count as equal. At most the first _MAX_CANDIDATES known names are compared.
+    The comparison ignores case. Only the first _MAX_CANDIDATES known names are compared.
     """
     candidates = {each.lower(): each for each in reversed([*itertools.islice(known, _MAX_CANDIDATES)])}
     close = difflib.get_close_matches(name[:48].lower(), candidates, n=1)
@@ -81,13 +81,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class Suggestions:
-    """Suggests the nearest known name for the first few unknown names of a list, since each search takes time."""
+    """Suggests the closest known name, but only for the first few unknown names, because each search takes time."""
 
     def __init__(self, most: int = 3) -> None:
         self._left = most
 
     def nearest(self, name: str, known: Iterable[str]) -> str:
-        """Return what `nearest` returns, or nothing once the searches are used up."""
+        """Return the result of `nearest`, or an empty string after the maximum number of searches."""
         if self._left == 0:
             return ""
         self._left -= 1
@@ -95,10 +95,10 @@ class Suggestions:
 
 
 def plain(value: object) -> tuple[Any, list[Fault]]:
-    """Return a copy of `value` that every JSON encoder takes, and the faults for what was left out (None stands there).
+    """Return a copy of `value` that every JSON encoder accepts, and a fault for each value replaced by None.
 
-    Left out are NaN and infinity (as other decoders read a whole number that no double holds), text that is no Unicode
-    or holds a NUL, and what is nested deeper than MAX_DEPTH.
+    Replaced are NaN and infinity, integers too large for a double (other decoders read them as infinity), text that is
+    not valid Unicode or contains NUL, and values nested deeper than MAX_DEPTH.
     """
     faults: list[Fault] = []
     copied = _plain(value, [], faults)
@@ -117,7 +117,7 @@ def _plain(value: object, path: list[str | int], faults: list[Fault]) -> object:
         case dict():
             keys = [_key(key) for key in value]
             named = [path_of([*path, key]) for key, given in zip(keys, value, strict=True) if key != given]
-            faults += [Fault(name, "has a name that is no Unicode text without NUL characters") for name in named]
+            faults += [Fault(name, "has a name that is not Unicode text without NUL characters") for name in named]
             items = zip(keys, value.values(), strict=True)
             return {key: _plain(item, [*path, key], faults) for key, item in items}
         case list():
@@ -138,9 +138,9 @@ def _key(key: object) -> str:
 
 
 def schema_faults(value: object, schema: JsonObject) -> list[Fault]:
-    """Return the faults of `value` against `schema` (2020-12), at most one a path, in the order of the schema.
+    """Return the faults of `value` against `schema` (2020-12), at most one for each path, in the order of the schema.
 
-    At most MAX_FAULTS are returned; the rest of the value is not read then.
+    Validation stops after MAX_FAULTS faults.
     """
     found: dict[str, Fault] = {}
     suggestions = Suggestions()
@@ -174,7 +174,7 @@ def _faults_of(error: jsonschema.ValidationError, schema: JsonObject, suggestion
 def _faults_of_choice(
     error: jsonschema.ValidationError, schema: JsonObject, suggestions: Suggestions
 ) -> Iterator[Fault]:
-    """Yield the faults of the first alternative whose type fits, or one that names the types of all alternatives."""
+    """Yield the faults of the first alternative whose type matches, else one fault that names all types."""
     branches: dict[object, list[jsonschema.ValidationError]] = {}
     for each in error.context:
         branches.setdefault(each.relative_schema_path[0], []).append(each)
@@ -217,7 +217,7 @@ def _sentence(error: jsonschema.ValidationError) -> str:  # noqa: C901, PLR0911 
         case "minLength" | "minItems":
             return f"has {len(instance):,} {_unit(error)}; at least {limit:,} are needed"
         case "maxLength" | "maxItems":
-            return f"has {len(instance):,} {_unit(error)}; at most {limit:,} are taken"
+            return f"has {len(instance):,} {_unit(error)}; at most {limit:,} are allowed"
         case "pattern" if limit == r"\S":
             return "must not be blank"
         case "pattern":
@@ -230,9 +230,9 @@ def _unit(error: jsonschema.ValidationError) -> str:
 
 
 def filled(value: JsonObject, schema: JsonObject) -> JsonObject:
-    """Return valid `value` with the schema's defaults filled in and whole numbers as ints (JSON's 20.0 is 20).
+    """Return the valid `value` with the schema's defaults added, and integers as int (JSON's 20.0 becomes 20).
 
-    A list item that is null is left out.
+    List items that are null are removed.
     """
     properties: JsonObject = schema["properties"]
     result: JsonObject = {}

@@ -1,17 +1,17 @@
-"""Workflows: a graph as ComfyUI exports it, and the JSON Schema of its inputs; load both, render one with values.
+"""Loads workflow templates (an exported graph and the JSON Schema of its inputs) and renders them with values.
 
-A workflow is two files, `<name>.json` (an untouched "Export (API)") and `<name>.inputs.json`. Beside JSON Schema's own,
-the inputs carry these keywords:
+A workflow consists of two files: `<name>.json` (an unmodified "Export (API)") and `<name>.inputs.json`. In addition to
+JSON Schema's keywords, inputs have these:
 
-- `x-node`: where the value goes: `"KSampler.seed"` (node title or id, dot, input), a list of such for several places.
-  A trailing number, `"Node.sizes.1"`, picks from an input that is a list. Every input but `num_images` needs it.
-- `x-add`: a number added on the way (`negative_strength` 0 is CFG 1).
-- `x-insert`: the value is a list, and each item a new node chained in front of the place: `class_type`, the `link`
-  that it takes over, and `inputs`, from the item's keys to the node's.
-- `contentMediaType: image/*`: the value is a picture; the node is given its name once it is uploaded.
-- `x-task`, `x-models` of the whole: what it is for, and the files that it loads, as `folder/file`.
+- `x-node`: the node input that receives the value, `"KSampler.seed"` (node title or id, dot, input), or a list of them.
+  A trailing number, `"Node.sizes.1"`, selects an item of a list. Required for every input except `num_images`.
+- `x-add`: a number that is added to the value (`negative_strength` 0 is CFG 1).
+- `x-insert`: the value is a list, and each item becomes a new node, chained in front of the target: `class_type`, the
+  `link` input that takes over the target's link, and `inputs`, which maps the item's keys to the node's inputs.
+- `contentMediaType: image/*`: the value is an image; the node receives its file name after the upload.
+- `x-task`, `x-models` (top level only): the task, and the model files that the graph loads, as `folder/file`.
 
-`seed` and `num_images` are the job's own: picture i of n is a prompt of its own with the seed plus i.
+`seed` and `num_images` apply to the job: image i of n is a separate prompt with the seed plus i.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import jsonschema
 from comfy_core.contract import ALIASES, ENVELOPE, MAX_SEED, ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.graphs import Graph, graph_faults, is_link
-from comfy_core.targets import Places, Target, override
+from comfy_core.targets import Target, TargetFinder, override
 from comfy_core.validation import nearest, schema_faults, shown
 
 __all__ = ["Graph", "Target", "Workflow", "find_workflow", "is_link", "load_workflows", "override", "render"]
@@ -61,14 +61,14 @@ _KEYWORDS: JsonObject = {
         "x-models": {"type": "array", "items": {"type": "string"}},
     },
 }
-"""JSON Schema of an inputs file's own keywords; the rest of it is JSON Schema's."""
+"""JSON Schema of the additional keywords in an inputs file."""
 _KEYWORDS_OF_ALL = frozenset({"x-task", "x-models"})
 _KEYWORDS_OF_INPUT = frozenset({"x-node", "x-add", "x-insert"})
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """A template: its graph, the schema of its inputs, and a version that changes with either."""
+    """A workflow template: its graph, the schema of its inputs, and a version hash of both."""
 
     name: str
     graph: Graph
@@ -77,37 +77,37 @@ class Workflow:
 
     @property
     def inputs(self) -> JsonObject:
-        """The schema of each input by its name."""
+        """The schema of each input, by name."""
         properties: JsonObject = self.schema["properties"]
         return properties
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        """The names of the inputs that are pictures."""
+        """The names of the inputs that are images."""
         return tuple(name for name, rule in self.inputs.items() if rule.get("contentMediaType") == "image/*")
 
     def targets(self, name: str) -> tuple[Target, ...]:
-        """Return the places in the graph that the input `name` is bound to."""
+        """Return the node inputs that the input `name` is bound to."""
         places = self.inputs[name].get("x-node", [])
-        return tuple(self._places.target(place) for place in ([places] if isinstance(places, str) else places))
+        return tuple(self._finder.target(place) for place in ([places] if isinstance(places, str) else places))
 
     @cached_property
-    def _places(self) -> Places:
-        return Places(self.graph)
+    def _finder(self) -> TargetFinder:
+        return TargetFinder(self.graph)
 
 
 def default_directory() -> Path:
-    """Return the folder of the shipped workflows: inside the wheel, or beside the package in a checkout."""
+    """Return the folder of the bundled workflows: inside the wheel, or next to the package in a checkout."""
     package = Path(__file__).parent
     inside = package / "templates"
     return inside if inside.is_dir() else package.parent / "workflows"
 
 
 def load_workflows(directory: Path) -> dict[str, Workflow]:
-    """Return the workflows of a folder by name. Raises ConfigError that names the file at fault."""
+    """Return the workflows in a folder, by name. Raises ConfigError with the name of an invalid file."""
     workflows = {path.name.removesuffix(".inputs.json"): path for path in sorted(directory.glob("*.inputs.json"))}
     if not workflows:
-        raise ConfigError(f"{directory} holds no workflow: each is <name>.json and <name>.inputs.json")
+        raise ConfigError(f"{directory} contains no workflow: each consists of <name>.json and <name>.inputs.json")
     return {name: _load(name, directory / f"{name}.json", inputs_file) for name, inputs_file in workflows.items()}
 
 
@@ -146,20 +146,20 @@ def _read_json(file: Path) -> tuple[bytes, Any]:
 
 
 def _check_keywords(rule: JsonObject, known: frozenset[str], subject: str) -> None:
-    """Raise LookupError with a sentence for a keyword of our kind that does not exist."""
+    """Raise LookupError, with a message for the user, for an unknown `x-` keyword."""
     for keyword in rule:
         if keyword.lower().startswith("x-") and keyword not in known:
             raise LookupError(f"{subject} has the unknown keyword {shown(keyword)}{nearest(keyword, known)}")
 
 
 def _check_reach(workflow: Workflow, name: str, rule: JsonObject) -> None:
-    """Raise LookupError with a sentence for an input whose value reaches no node."""
+    """Raise LookupError, with a message for the user, for an input that is not bound to a node."""
     if not workflow.targets(name) and name != "num_images":
         raise LookupError(f"input {shown(name)} reaches no node: {_missing_place(rule)}")
 
 
 def _missing_place(rule: JsonObject) -> str:
-    """Return what an input without `x-node` has instead."""
+    """Return the reason why an input is not bound to a node."""
     if "x-node" in rule:
         return "its x-node is an empty list"
     for keyword in rule:
@@ -169,9 +169,9 @@ def _missing_place(rule: JsonObject) -> str:
 
 
 def _check_rule(name: str, rule: JsonObject) -> None:
-    """Raise LookupError with a sentence where an input could not be rendered, whatever its value."""
+    """Raise LookupError, with a message for the user, for an input that can never be rendered."""
     if name in ENVELOPE:
-        raise LookupError(f"input {shown(name)} has the name of a key that every request may carry")
+        raise LookupError(f"input {shown(name)} has the same name as a key of every request; rename it")
     if name in {"seed", "num_images"} and rule.get("type") != "integer":
         raise LookupError(f"input {shown(name)} must have the type integer")
     if "x-add" in rule and rule.get("type") not in {"integer", "number"}:
@@ -181,29 +181,29 @@ def _check_rule(name: str, rule: JsonObject) -> None:
     match rule:
         case {"x-insert": {"inputs": bound}, "type": "array", "items": {"type": "object", "properties": dict(keys)}}:
             if keys.keys() - bound.keys():
-                raise LookupError(f"input {shown(name)}: x-insert binds not every key of an item")
+                raise LookupError(f"input {shown(name)}: x-insert does not bind every key of an item")
         case {"x-insert": _}:
             raise LookupError(f"input {shown(name)} has x-insert and must be a list of objects with properties")
 
 
 def find_workflow(name: str, workflows: Mapping[str, Workflow]) -> Workflow:
-    """Return the workflow of that name or alias. Raises JobError (unknown_workflow)."""
+    """Return the workflow with this name or alias. Raises JobError (unknown_workflow)."""
     workflow = workflows.get(ALIASES.get(name, name))
     if workflow is None:
         known = sorted(workflows)
         raise JobError.because(
             ErrorCode.UNKNOWN_WORKFLOW,
             f"There is no workflow {shown(name)}{nearest(name, [*known, *ALIASES]) or '.'} Known: {', '.join(known)}; "
-            "or send a whole graph in ComfyUI's API format.",
+            "or send a complete graph in ComfyUI's API format.",
             known=known,
         )
     return workflow
 
 
 def render(workflow: Workflow, values: Mapping[str, Any]) -> list[Graph]:
-    """Return the graphs of a job, one a picture: picture i has the seed plus i (after MAX_SEED comes 0).
+    """Return the graphs of a job, one for each image. Image i has the seed plus i; seeds wrap to 0 after MAX_SEED.
 
-    `values` are the template's inputs as validated and filled, with `seed`; pictures stand there by name.
+    `values` are the template's validated inputs with defaults, including `seed`. Images are given by file name.
     """
     graphs = []
     for number in range(values.get("num_images", 1)):

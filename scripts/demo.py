@@ -1,4 +1,4 @@
-"""Makes two pictures with handler.py, through RunPod's local API, and writes them to debug-output/.
+"""Generates two images with handler.py, through RunPod's local API, and writes them to debug-output/.
 
 Says each step as it begins; the logs of the worker and the simulator are in debug-output/ too.
 """
@@ -24,12 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "debug-output"
 PICTURE = ROOT / "examples" / "knight.png"
 START_TIMEOUT_S = 330.0
-"""Longer than the worker waits for its ComfyUI, so that its own error is seen."""
+"""Longer than the worker waits for its ComfyUI, so that the worker's own error is shown."""
 JOB_TIMEOUT_S = 600.0
 
 
 def main() -> None:
-    """Run both jobs and print where the pictures are."""
+    """Run both jobs and print the paths of the images."""
     options = _arguments()
     with contextlib.ExitStack() as running:
         comfyui_url = os.environ.get("COMFYUI_URL") or running.enter_context(_simulator())
@@ -52,7 +52,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("prompt", nargs="?", help="what the pictures show")
+    parser.add_argument("prompt", nargs="?", help="what the images show")
     for name in ("seed", "width", "height", "steps"):
         parser.add_argument(f"--{name}", type=int, help=f"the request's {name}")
     return parser.parse_args()
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _process(arguments: list[str], url: str, environment: dict[str, str], name: str) -> Iterator[str]:
-    """Yield `url` once it answers from a process that ends with this."""
+    """Start a process and yield `url` once it responds; the process is stopped afterwards."""
     OUTPUT.mkdir(exist_ok=True)
     log_file = OUTPUT / f"{name}.log"
     print(f"Starting the {name} at {url}; its log is {log_file.relative_to(ROOT)} ...", flush=True)
@@ -110,7 +110,7 @@ def _free_port() -> int:
 
 
 def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
-    """Run one job, write its pictures, print a line for each. Ends the program with the error if the job fails."""
+    """Run one job, write its images, print a line for each. If the job fails, exit with its error."""
     print(f"Sending the job {name} to the worker ...", flush=True)
     answer = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=JOB_TIMEOUT_S).json()
     match answer:

@@ -1,4 +1,4 @@
-"""Exits with status 3 and a sentence if no ComfyUI answers at an address within 4 s. Needs nothing installed."""
+"""Exits with status 3 and a message if no ComfyUI responds at an address within 4 s. Needs no packages."""
 
 import sys
 import threading

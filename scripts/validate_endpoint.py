@@ -40,28 +40,28 @@ class Case:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A client, the folder, and how large the pictures are."""
+    """A client, the output folder, and the size of the images."""
 
     client: Client
     folder: Path
     inputs: Mapping[str, Any]
 
     def txt2img(self, case: Case) -> None:
-        """Make a picture of a prompt."""
+        """Generate an image from a prompt."""
         self._keep(case, self.client.run(**case.request))
 
     def img2img(self, case: Case) -> None:
-        """Make a picture of a picture."""
+        """Generate an image from an image."""
         (self.folder / "in.png").write_bytes(PICTURE.read_bytes())
         case.pictures.append("in.png")
         self._keep(case, self.client.run(image=PICTURE, **case.request))
 
     def graph(self, case: Case) -> None:
-        """Run a whole graph, with a value of it set."""
+        """Run a whole graph with one override."""
         self._keep(case, self.client.run(**case.request))
 
     def bad_request(self, case: Case) -> None:
-        """Ask for a file that no worker has."""
+        """Request a file that no worker has."""
         try:
             self.client.run(**case.request)
         except JobError as error:
@@ -108,7 +108,7 @@ class Evidence:
 
 
 def cases(inputs: Mapping[str, Any]) -> list[Case]:
-    """Return what is asked of the endpoint; `inputs` are size, steps and seed."""
+    """Return the five cases; `inputs` are size, steps and seed."""
     template = load_workflows(default_directory())["flux-dev-txt2img"]
     values = {name: rule["default"] for name, rule in template.inputs.items() if "default" in rule}
     [graph] = render(template, {**values, **inputs, "prompt": "a pixel art castle", "num_images": 1})
@@ -150,7 +150,7 @@ def play(evidence: Evidence, case: Case) -> None:
 
 
 def page(all_cases: list[Case], about: str) -> str:
-    """Return index.html: each case with its pictures, request and result side by side."""
+    """Return index.html: each case with its images, request and result side by side."""
     rows = "\n".join(
         f"<tr><td><b>{case.name}</b><br>{html.escape(case.promise)}<br>{case.seconds:.1f} s<br>"
         f"<span class={'bad' if case.problem else 'good'}>{html.escape(case.problem or 'as promised')}</span></td>"
@@ -171,7 +171,7 @@ pre{{max-width:420px;max-height:320px;overflow:auto;font-size:11px}}.good{{color
 
 
 def main() -> int:
-    """Play all cases; return 0 only if each ended as promised."""
+    """Run all cases; return 0 only if all are correct."""
     parser = argparse.ArgumentParser(prog="scripts/validate_endpoint", description=__doc__)
     for name, default in (("width", 1024), ("height", 1024), ("steps", 20), ("seed", 42)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"the pictures' {name} ({default})")

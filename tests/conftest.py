@@ -135,6 +135,11 @@ def _record_process(
 sys.addaudithook(_record_process)
 
 
+def pytest_collection_finish() -> None:
+    """Forget the processes that modules started when they were imported: they belong to no test."""
+    _started.clear()
+
+
 @pytest.fixture(autouse=True)
 def _no_process_in_a_fast_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that is not marked `slow` and starts a process."""

@@ -159,7 +159,7 @@ def test_more_jobs_than_threads_wait_in_order(simulator: Simulator) -> None:
 
 def test_a_bad_setting_ends_the_start_with_its_name() -> None:
     """A wrong address is a ConfigError before anything is served."""
-    with pytest.raises(ConfigError, match="no address"):
+    with pytest.raises(ConfigError, match="not a valid ComfyUI URL"):
         make_worker(Settings.from_env({"COMFYUI_URL": "gpu"}))
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import ConfigError, JobError
@@ -199,7 +199,7 @@ class Boot:
     def _warm_up(self) -> None:
         lease = self.comfyui.begin_lease(is_shared=False)
         self.comfyui.note_queued(lease)
-        limits = Limits(timeout_s=WARMUP_TIMEOUT_S, queue_timeout_s=WARMUP_TIMEOUT_S)
+        limits = WaitLimits(timeout_s=WARMUP_TIMEOUT_S, queue_timeout_s=WARMUP_TIMEOUT_S)
         graphs = render(self._workflows[WARMUP_WORKFLOW], WARMUP_INPUTS)
         try:
             run_graphs(self._server, graphs, [], limits, lambda: self.comfyui.failure_of(lease))

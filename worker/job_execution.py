@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from comfy_core.comfyui.prompt_monitor import Sampling
+from comfy_core.comfyui.prompt_monitor import RunProgress
 from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_core.errors import ComfyUIBroken, JobError, RequestError
 from worker import logs
@@ -180,7 +180,7 @@ class JobExecution:
         comfyui.note_success()
         return result
 
-    def _observe(self, sampling: Sampling) -> None:
+    def _observe(self, sampling: RunProgress) -> None:
         if self._lease is not None:
             self._lease.has_started = True
         self._report(progress_of(sampling))
@@ -198,7 +198,7 @@ class JobExecution:
         elif error.code is ErrorCode.DEADLINE_EXCEEDED:  # its prompt may be the one that makes ComfyUI hang
             error = self._service.comfyui.await_failure_of(lease, self._stop, 0) or error
         if self._service.comfyui.was_ended(lease):
-            server.leftovers.note_restart()
+            server.cleanup.note_restart()
         if error.code in _OF_THE_DISK and (problem := self._service.full_disk()):
             log.error("%s", problem)
             if not lease.is_shared and server.directory is not None:

@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import comfy_core
-from comfy_core.comfyui.outputs import JobOutputs, Output, job_outputs
-from comfy_core.comfyui.prompt_monitor import Limits, Observe
+from comfy_core.comfyui.outputs import JobOutput, JobOutputs, job_outputs
+from comfy_core.comfyui.prompt_monitor import Observe, WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode, Fault, JsonObject
@@ -71,7 +71,7 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
     )
     rendered = intake.rendered(request, worker.fetch_rules, intake_end.check)
     log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
-    limits = Limits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
+    limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
     hooks = Hooks(control.observe, control.ticket)
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
     control.note_run()
@@ -121,7 +121,7 @@ def _delivery(
         return ResultPacker(request.delivery, worker.max_result_bytes, None, worker.image_fields)
     client = cache(bucket.client)  # made only where something is stored
 
-    def put(output: Output) -> str:
+    def put(output: JobOutput) -> str:
         return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
 
     return ResultPacker(request.delivery, worker.max_result_bytes, put, worker.image_fields)

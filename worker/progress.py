@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from comfy_core.comfyui.prompt_monitor import Sampling
+from comfy_core.comfyui.prompt_monitor import RunProgress
 from comfy_core.contract import JsonObject
 from comfy_core.images.codec import small_preview
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 Post = Callable[[JsonObject], Awaitable[None]]
 
 
-def progress_of(sampling: Sampling) -> JsonObject:
+def progress_of(sampling: RunProgress) -> JsonObject:
     """Return what a caller sees as `output` while the job is IN_PROGRESS.
 
     `images` is always there and empty: callers of worker-comfyui, which posts no progress, read `output.images[0]` as

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from comfy_core.comfyui.outputs import Output
+from comfy_core.comfyui.outputs import JobOutput
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import JobError
 
@@ -15,7 +15,7 @@ _ADDED_BYTES = 400
 """What is added to a result once it is measured, at most: its timings, and what the SDK wraps it in."""
 
 
-Store = Callable[[Output], str]
+Store = Callable[[JobOutput], str]
 """Puts an output into a bucket and returns its address. Raises JobError (output_not_stored)."""
 
 
@@ -30,7 +30,7 @@ class ResultPacker:
     """The keys that hold an image's base64 or address. Two keys hold it twice, and count twice."""
 
     def entries(
-        self, images: Sequence[Output], files: Sequence[Output], beside: JsonObject
+        self, images: Sequence[JobOutput], files: Sequence[JobOutput], beside: JsonObject
     ) -> tuple[list[JsonObject], list[JsonObject]]:
         """Return the entries of images and other files, all inline or all stored. `beside` is the rest of the result.
 
@@ -52,11 +52,11 @@ class ResultPacker:
         return {**entry, **dict.fromkeys(self.image_fields, data)}
 
 
-def _entry(output: Output, store: Store | None) -> JsonObject:
+def _entry(output: JobOutput, store: Store | None) -> JsonObject:
     return output.entry("s3_url", store(output)) if store else output.entry("base64", _base64(output.data))
 
 
-def inline_size(outputs: Sequence[Output], beside: JsonObject) -> int:
+def inline_size(outputs: Sequence[JobOutput], beside: JsonObject) -> int:
     """Return how many bytes of JSON a result has at most, with `outputs` inline and `beside` them the rest."""
     base64_bytes = sum((len(output.data) + 2) // 3 * 4 for output in outputs)
     return base64_bytes + len(json.dumps([beside, *(output.entry("base64", "") for output in outputs)])) + _ADDED_BYTES

@@ -1,1 +1,1 @@
-"""All pictures of a game from one file: planned, made once, kept, and put where the game loads them."""
+"""Generates all images of a game from one file: plans them, generates each once, and uploads them to a bucket."""

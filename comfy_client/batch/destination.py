@@ -1,4 +1,4 @@
-"""Where pictures go beside the folder: a bucket, and the check that what it serves is what was put there."""
+"""Uploads images to an S3 bucket, and verifies that the bucket serves them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from comfy_core.http import HttpApi
 CHECK_TIMEOUT_S = 30.0
 CHECK = ".comfy-client-check"
 UPLOAD_TIMEOUT_S = 120.0
-"""For one file; a picture has some megabytes."""
+"""For one file, usually a few megabytes."""
 CACHE_CONTROL = "public, max-age=300"
-"""A picture may be made anew under its name: what a game has cached is looked at again after five minutes."""
+"""An image may be replaced under the same name, so caches must revalidate it after five minutes."""
 
 
 class BucketDestination:
-    """A bucket, and what stands in front of each name in it. Its client is made when something is first put.
+    """A bucket with a key prefix. The S3 client is created at the first upload.
 
-    A file that is not there after `timeout_s` is given up; the next run puts it.
+    An upload that takes longer than `timeout_s` fails; the next run tries again.
     """
 
     def __init__(self, bucket: object_store.Bucket, timeout_s: float = UPLOAD_TIMEOUT_S) -> None:
@@ -40,24 +40,24 @@ class BucketDestination:
 
     @property
     def place(self) -> str:
-        """Its name, as `--out` has it."""
+        """The destination as an s3:// URL, as in `--out`."""
         return f"s3://{self.bucket.name}/{self.bucket.prefix}".rstrip("/")
 
     def check(self) -> None:
-        """Put a small file, read it back through its address, and delete it: what a picture needs works.
+        """Upload a small file, read it back through its URL, and delete it.
 
         Raises JobError (output_not_stored), and ConfigError without boto3.
         """
         self.put(CHECK, b"comfy-client batch checks that this bucket works", "text/plain")
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an extra, which is there by now
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an optional extra; installed, since put() succeeded
 
-        with contextlib.suppress(BotoCoreError, ClientError):  # a key that may not delete is good enough
+        with contextlib.suppress(BotoCoreError, ClientError):  # credentials without permission to delete are sufficient
             self._client.delete_object(Bucket=self.bucket.name, Key=self.bucket.key(CHECK))
 
     def put(self, name: str, data: bytes, mime_type: str) -> str:
-        """Put a file and return its address, which was asked for and gives those bytes.
+        """Upload a file, verify that its URL serves the same bytes, and return the URL.
 
-        Raises JobError (output_not_stored) where the bucket refuses it, is too slow, or serves something else.
+        Raises JobError (output_not_stored) if the bucket rejects the file, is too slow, or serves other bytes.
         """
         give_up_at = time.monotonic() + self._timeout_s
 
@@ -65,8 +65,8 @@ class BucketDestination:
             if time.monotonic() > give_up_at:
                 raise JobError.because(
                     ErrorCode.OUTPUT_NOT_STORED,
-                    f"The bucket {self.bucket.name!r} did not take {name} within {self._timeout_s:g} s. "
-                    "Pictures that were made are kept: run again, or allow more time with --upload-timeout.",
+                    f"The upload of {name} to the bucket {self.bucket.name!r} took longer than {self._timeout_s:g} s. "
+                    "Finished images are kept: run again, or allow more time with --upload-timeout.",
                 )
 
         url = object_store.store(self._client, self.bucket, name, data, mime_type, check, cache_control=CACHE_CONTROL)
@@ -75,7 +75,7 @@ class BucketDestination:
 
     def _check(self, url: str, name: str, data: bytes) -> None:
         parts = urlsplit(url)
-        api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"The bucket's address at {parts.hostname}")
+        api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"The bucket's URL at {parts.hostname}")
         try:
             path = f"{parts.path}?{parts.query}" if parts.query else parts.path
             served = api.call("GET", path, timeout_s=CHECK_TIMEOUT_S).content
@@ -84,27 +84,27 @@ class BucketDestination:
         finally:
             api.close()
         if hashlib.sha256(served).digest() != hashlib.sha256(data).digest():
-            raise _not_served(name, f"it serves {len(served):,} other bytes")
+            raise _not_served(name, f"it serves {len(served):,} different bytes")
 
 
 def _not_served(name: str, problem: str) -> JobError:
     return JobError.because(
         ErrorCode.OUTPUT_NOT_STORED,
-        f"{name} was put into the bucket, and its address does not give it: {problem}. Check BUCKET_PUBLIC_URL, and "
-        "that the bucket may be read there.",
+        f"{name} was uploaded to the bucket, but cannot be downloaded from its URL: {problem}. Check "
+        "BUCKET_PUBLIC_URL, and that the bucket allows reading there.",
     )
 
 
 def bucket_destination(
     url: str, environment: Mapping[str, str], timeout_s: float = UPLOAD_TIMEOUT_S
 ) -> BucketDestination:
-    """Return the destination that `s3://bucket/prefix` names; its keys are of the variables BUCKET_*.
+    """Return the destination for `s3://bucket/prefix`, with the credentials in the variables BUCKET_*.
 
-    Raises ConfigError that names what is missing.
+    Raises ConfigError that names missing variables.
     """
     parts = urlsplit(url)
     if not parts.netloc:
-        raise ConfigError(f"--out {url}: name a bucket, as s3://bucket/prefix")
+        raise ConfigError(f"--out {url}: name a bucket, for example s3://bucket/prefix")
     bucket = object_store.read_bucket({**environment, "BUCKET_NAME": parts.netloc})
     if bucket is None:
         raise ConfigError(f"--out {url} needs {', '.join(object_store.NEEDED)}")

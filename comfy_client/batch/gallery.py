@@ -1,4 +1,4 @@
-"""The manifest as a page that shows its pictures. Pure, but for reading the page's frame beside this module."""
+"""Renders the manifest as an HTML gallery, from the template gallery.html."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comfy_core.contract import JsonObject
 
 
 def gallery(manifest: JsonObject) -> str:
-    """Return the page. Its links are relative to the manifest's folder."""
+    """Return the HTML page. Its links are relative to the manifest's folder."""
     assets: list[JsonObject] = manifest["assets"]
     ready = sum(asset["state"] == "ready" for asset in assets)
     cost = f" · ${manifest['cost_usd']:.4f} of GPU time" if manifest["cost_usd"] else ""

@@ -1,7 +1,7 @@
-"""What was sent, made and uploaded, in a file that survives a kill: one JSON object a line, on the disk when it counts.
+"""Crash-safe journal of submitted, generated and uploaded images: one JSON object per line, synced to disk.
 
-`intent` is written before a job is sent, `sent` with its id behind it. So an intent without an id means that a job may
-run that nobody knows: it is not sent again unasked, since that might be paid twice.
+`intent` is written before a job is submitted, and `sent` with the job's id after that. An `intent` without `sent` means
+that a job with an unknown id may be running. Such a job is not submitted again without consent: it might be paid twice.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ INTENT, UNSENT, SENT, MADE, FAILED, UPLOADED = "intent", "unsent", "sent", "made
 
 @dataclass
 class JournalEntry:
-    """What is known of one digest.
+    """The recorded state of one digest.
 
     Attributes:
-        state: the last event that counts; `uploaded` is apart.
-        job_id: of the job that runs, or ran.
-        made: what was made: file, sha256, seed, and so on.
-        urls: where it was uploaded to.
+        state: the last event other than `uploaded`.
+        job_id: id of the last job.
+        made: data of the image: file, sha256, seed, and so on.
+        urls: URL of the image in each bucket it was uploaded to.
     """
 
     state: str = ""
@@ -40,21 +40,21 @@ class JournalEntry:
 
     @property
     def may_run(self) -> bool:
-        """Whether a job was sent, or not, and nobody knows."""
+        """Whether a job may have been submitted whose id is unknown."""
         return self.state == INTENT
 
 
 def _lock(file: IO[bytes]) -> None:
-    """Keep other processes out until the file is closed. Raises BlockingIOError. Windows has no such lock."""
+    """Lock the file against other processes until it is closed. Raises BlockingIOError. No effect on Windows."""
     try:
-        import fcntl  # noqa: PLC0415 - POSIX alone has it
+        import fcntl  # noqa: PLC0415 - exists only on POSIX
     except ImportError:
         return
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Journal:
-    """The file, read at the start and written line by line. Safe to use from several threads, of one process."""
+    """The journal file. It is read when opened, and appended to. Thread-safe; used by one process at a time."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -66,10 +66,10 @@ class Journal:
             self._file.seek(0)
             whole = self._file.read()
             end = whole.rfind(b"\n") + 1
-            self._file.truncate(end)  # a line that a kill cut off was not on the disk when it would have counted
+            self._file.truncate(end)  # an incomplete last line was never synced
         except BlockingIOError:
             self._file.close()
-            raise ConfigError(f"Another run uses {path.parent}: wait for it, or end it") from None
+            raise ConfigError(f"Another run uses {path.parent}: wait for it, or stop it") from None
         except OSError as error:
             raise ConfigError(f"{path} cannot be used: {error.strerror}. --out names another folder") from error
         self.entries = _entries(whole[:end])
@@ -83,21 +83,21 @@ class Journal:
         self._file.close()
 
     def entry(self, digest: str) -> JournalEntry:
-        """Return what is known of a digest."""
+        """Return the entry of a digest, empty if there is none."""
         return self.entries.get(digest, JournalEntry())
 
     def note(self, event: str, digest: str, **facts: object) -> None:
-        """Write an event; it is on the disk when this returns. Raises OSError, and then it was not written."""
-        told = {"at": round(self._clock(), 3), "event": event, "digest": digest, **facts}
+        """Append an event and sync it to disk. Raises OSError if it was not written."""
+        event_record = {"at": round(self._clock(), 3), "event": event, "digest": digest, **facts}
         with self._lock:
-            self._file.write(json.dumps(told, ensure_ascii=False).encode() + b"\n")
+            self._file.write(json.dumps(event_record, ensure_ascii=False).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-            _apply(self.entries, told)
+            _apply(self.entries, event_record)
 
 
 def read_entries(path: Path) -> dict[str, JournalEntry]:
-    """Return what a journal knows of each digest, without keeping others from it. A file that is missing is empty."""
+    """Return the entry of each digest in a journal, without locking it. A missing file counts as empty."""
     try:
         whole = path.read_bytes()
     except OSError:
@@ -112,9 +112,9 @@ def _entries(lines: bytes) -> dict[str, JournalEntry]:
     return entries
 
 
-def _apply(entries: dict[str, JournalEntry], told: JsonObject) -> None:
-    entry = entries.setdefault(told["digest"], JournalEntry())
-    match told:
+def _apply(entries: dict[str, JournalEntry], event_record: JsonObject) -> None:
+    entry = entries.setdefault(event_record["digest"], JournalEntry())
+    match event_record:
         case {"event": "uploaded", "to": str(place), "url": str(url)}:
             entry.urls[place] = url
         case {"event": "sent", "job_id": str(job_id)}:

@@ -1,4 +1,4 @@
-"""manifest.json: the pictures of a game with their inputs, for the game and for people; beside it their gallery."""
+"""Writes manifest.json, the images of a game with their inputs, and index.html, their gallery."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def manifest_of(
     usd_per_s: float,
     before: Mapping[str, JsonObject],
 ) -> JsonObject:
-    """Return the manifest of a whole plan, of which this run may have made a part.
+    """Return the manifest of a whole plan. This run may have generated only a part of it.
 
-    The other pictures are listed as the journal's `entries` have them, else as the manifest had them `before`. Costs
-    are of execution alone, by `usd_per_s`: cold starts and idle time come on top. A picture costs None if its provider
-    does not say for how long it ran, or if it was made without RunPod.
+    Images of earlier runs are listed from the journal's `entries`, or else from the previous manifest, `before`. Costs
+    are execution time times `usd_per_s`, without cold starts and idle time. The cost of an image is None if its
+    execution time is unknown, or if it was generated without RunPod.
     """
     by_path = {each.asset.path: each for each in made}
     assets: list[JsonObject] = []
@@ -80,9 +80,9 @@ def _asset(made: AssetOutcome, entry: JournalEntry, usd_per_s: float) -> JsonObj
 
 
 def read_before(folder: Path, game: str) -> Mapping[str, JsonObject]:
-    """Return the assets that the folder's manifest lists, by their ids.
+    """Return the assets in the folder's manifest, by id.
 
-    Raises ConfigError if the folder is another game's, or has a manifest.json or an index.html that is not ours.
+    Raises ConfigError if the folder belongs to another game, or its manifest.json or index.html is a foreign file.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -94,15 +94,15 @@ def read_before(folder: Path, game: str) -> Mapping[str, JsonObject]:
         case {"game": found, "assets": [*assets]} if found == game:
             return {str(asset.get("id")): asset for asset in assets if isinstance(asset, dict)}
         case {"game": str(other), "assets": _}:
-            raise ConfigError(f"{folder} has the pictures of another game, {other!r}. Give --out another folder")
+            raise ConfigError(f"{folder} has the images of another game, {other!r}. Choose another folder with --out")
         case None if not (folder / GALLERY).exists():
             return {}
     name = GALLERY if manifest is None else MANIFEST
-    raise ConfigError(f"{folder / name} was not made by this command, and is kept. Give --out another folder")
+    raise ConfigError(f"{folder / name} was not written by this command, and is kept. Choose another folder with --out")
 
 
 def write(folder: Path, manifest: JsonObject) -> None:
-    """Write manifest.json and the gallery, each whole. Raises ConfigError if they cannot be written."""
+    """Write manifest.json and the gallery, each atomically. Raises ConfigError if they cannot be written."""
     texts = {MANIFEST: f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n", GALLERY: gallery(manifest)}
     for name, text in texts.items():
         part = folder / f".{name}.part"
@@ -112,6 +112,6 @@ def write(folder: Path, manifest: JsonObject) -> None:
             part.replace(folder / name)
         except OSError as error:
             raise ConfigError(
-                f"{folder / name} cannot be written: {error.strerror}. Make room and run again: pictures that were "
-                "made are kept, and jobs that were sent are not sent again"
+                f"{folder / name} cannot be written: {error.strerror}. Make room and run again. Finished images "
+                "are kept, and submitted jobs are not submitted again"
             ) from error

@@ -1,7 +1,7 @@
-"""assets.toml as a plan: every picture with its request, and the picture that it starts from. Pure.
+"""Parses assets.toml into a plan: every image with its request and its source image. No I/O.
 
-A picture's `digest` is of all that makes it, its chain included: the same digest is the same picture, and is never paid
-twice; a changed prompt changes it and those that start from it, and no other.
+An image's `digest` is a hash of its request and of the digest of its source. Images with the same digest are the same
+and are paid once. A changed prompt changes the digest of its image and of all images that are derived from it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from comfy_core.workflows import Workflow, find_workflow
 
 SEEDS = 2**31
 _NAME = "^[a-z0-9][a-z0-9_-]{0,63}$"
-_PICTURE = "https://example.com/picture.png"
-"""Stands for the picture of a stage while its request is checked."""
+_PLACEHOLDER_IMAGE = "https://example.com/picture.png"
+"""Placeholder for the source image while a request is validated."""
 _STYLE: JsonObject = {
     "type": "object",
     "additionalProperties": False,
@@ -34,26 +34,26 @@ _STYLE: JsonObject = {
         "negative_strength": {"type": "number", "minimum": 0, "maximum": 10},
     },
 }
-_OWN: JsonObject = {
+_ASSET_RULES: JsonObject = {
     "style": {"type": "string"},
     "template": {"type": "string", "minLength": 1},
     "variations": {"type": "integer", "minimum": 1, "maximum": 16},
     "seed": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
     "strength": {"type": "number", "minimum": 0.01, "maximum": 1},
 }
-_NOT_GIVEN = frozenset({"image", "num_images", "prompt", "seed", "strength", "workflow", "images", "overrides"})
-"""Inputs that a plan makes by itself."""
+_RESERVED = frozenset({"image", "num_images", "prompt", "seed", "strength", "workflow", "images", "overrides"})
+"""Inputs that the plan sets, or that have their own rule in _ASSET_RULES."""
 
 
 @dataclass(frozen=True)
 class PlannedAsset:
-    """One picture to be made.
+    """One image of a plan.
 
     Attributes:
-        path: `<group>/<name>[-<variant>]`, without an ending.
-        kind: the group's type, as `--type` takes it.
-        input: the request of docs/api.md, without a picture to start from.
-        source: the path of the asset that it starts from, or an empty text.
+        path: `<group>/<name>[-<variant>]`, without a file name suffix.
+        kind: the group's type, as `--type` selects it.
+        input: the request (docs/api.md), without the source image.
+        source: the path of the asset from which this one is derived, or an empty string.
     """
 
     path: str
@@ -66,28 +66,28 @@ class PlannedAsset:
 
     @property
     def filename(self) -> str:
-        """Where its picture is kept, below the output folder."""
-        ending = {"jpeg": "jpg"}.get(self.input.get("output_format", "png"), self.input.get("output_format", "png"))
-        return f"{self.path}.{ending}"
+        """Path of the image file, relative to the output folder."""
+        suffix = {"jpeg": "jpg"}.get(self.input.get("output_format", "png"), self.input.get("output_format", "png"))
+        return f"{self.path}.{suffix}"
 
 
 @dataclass(frozen=True)
 class AssetPlan:
-    """All pictures of a game; each stands behind the one that it starts from."""
+    """All images of a game. Each one comes after its source."""
 
     game: str
     title: str
     assets: tuple[PlannedAsset, ...]
 
     def only(self, kinds: Sequence[str]) -> AssetPlan:
-        """Return the plan of those types alone, and of what they start from. Raises JobError (invalid_input)."""
+        """Return the plan for these types and their sources only. Raises JobError (invalid_input)."""
         if not kinds:
             return self
         known = {asset.kind for asset in self.assets}
         faults = [
             Fault(
                 "--type",
-                f"{kind!r} is no type of this file{nearest(kind, known)}; there are {', '.join(sorted(known))}",
+                f"{kind!r} is not a type in this file{nearest(kind, known)}; types: {', '.join(sorted(known))}",
             )
             for kind in kinds
             if kind not in known
@@ -102,7 +102,7 @@ class AssetPlan:
 
 
 def read_plan(data: JsonObject, workflows: Mapping[str, Workflow]) -> AssetPlan:
-    """Return the plan of a parsed assets.toml. Raises JobError (invalid_input) with all faults, each with its path."""
+    """Return the plan for a parsed assets.toml. Raises JobError (invalid_input) with all faults and their paths."""
     faults = schema_faults(data, _schema(workflows))
     if faults:
         raise invalid_input(faults)
@@ -114,7 +114,7 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
     free = {
         name: {key: value for key, value in rule.items() if not key.startswith("x-")} for name, rule in inputs.items()
     }
-    free = {name: rule for name, rule in free.items() if name not in _NOT_GIVEN}
+    free = {name: rule for name, rule in free.items() if name not in _RESERVED}
     asset: JsonObject = {
         "type": "object",
         "required": ["name"],
@@ -122,10 +122,10 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
             "name": {"type": "string", "pattern": _NAME},
             "prompt": {"type": "string", "minLength": 1, "pattern": r"\S"},
             "from": {"type": "string"},
-            **_OWN,
+            **_ASSET_RULES,
             **free,
         },
-        "additionalProperties": {"type": "string"},  # fields of the template
+        "additionalProperties": {"type": "string"},  # values for the fields of the template
     }
     group: JsonObject = {
         "type": "object",
@@ -134,7 +134,7 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
         "properties": {
             "type": {"type": "string", "pattern": _NAME},
             "assets": {"type": "array", "minItems": 1, "items": asset},
-            **_OWN,
+            **_ASSET_RULES,
             **free,
         },
     }
@@ -145,7 +145,7 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
         "properties": {
             "game": {"type": "string", "pattern": _NAME},
             "title": {"type": "string"},
-            "defaults": {"type": "object", "additionalProperties": False, "properties": {**_OWN, **free}},
+            "defaults": {"type": "object", "additionalProperties": False, "properties": {**_ASSET_RULES, **free}},
             "styles": {"type": "object", "additionalProperties": _STYLE},
             "groups": {"type": "object", "minProperties": 1, "additionalProperties": group},
         },
@@ -153,13 +153,13 @@ def _schema(workflows: Mapping[str, Workflow]) -> JsonObject:
 
 
 class _PlanBuilder:
-    """A parsed file that fits the schema, on its way to a plan."""
+    """Builds a plan from a parsed file that matches the schema, and collects its faults."""
 
     def __init__(self, data: JsonObject, workflows: Mapping[str, Workflow]) -> None:
         self._data = data
         self._workflows = workflows
         self._styles: JsonObject = data.get("styles", {})
-        self._inputs = {*find_workflow("img2img", workflows).inputs, *ENVELOPE} - _NOT_GIVEN
+        self._inputs = {*find_workflow("img2img", workflows).inputs, *ENVELOPE} - _RESERVED
         self._faults: list[Fault] = []
 
     def plan(self) -> AssetPlan:
@@ -174,23 +174,23 @@ class _PlanBuilder:
         return AssetPlan(self._data["game"], str(self._data.get("title", self._data["game"])), tuple(made.values()))
 
     def _entries(self) -> Iterator[tuple[str, tuple[str, JsonObject, JsonObject]]]:
-        """Yield `<group>/<name>` of each asset with where it stands, its group, and what counts for it."""
+        """Yield `<group>/<name>` of each asset, with its path in the file, its group, and its settings."""
         seen: set[str] = set()
         for group_name, group in self._data["groups"].items():
             if not re.fullmatch(_NAME, group_name):
                 self._faults.append(
-                    Fault(f"groups.{group_name[:64]}", "must be a name of small letters, digits, - and _")
+                    Fault(f"groups.{group_name[:64]}", "must consist of lower-case letters, digits, - and _")
                 )
             shared = {key: value for key, value in group.items() if key not in ("assets", "type")}
             for number, own in enumerate(group["assets"]):
                 path, where = f"{group_name}/{own['name']}", f"groups.{group_name}.assets[{number}]"
                 if path in seen:
-                    self._faults.append(Fault(f"{where}.name", f"{own['name']!r} is there twice"))
+                    self._faults.append(Fault(f"{where}.name", f"{own['name']!r} is used twice"))
                 seen.add(path)
                 yield path, (where, group, {**self._data.get("defaults", {}), **shared, **own})
 
     def _ordered(self, entries: Mapping[str, tuple[str, JsonObject, JsonObject]]) -> list[str]:
-        """Return the assets' names, each behind the one that it starts from; what goes in a circle is a fault."""
+        """Return the assets' names, each after its source. A cycle is a fault."""
         order: list[str] = []
 
         def visit(name: str, above: tuple[str, ...]) -> None:
@@ -198,11 +198,11 @@ class _PlanBuilder:
                 self._faults.append(
                     Fault(
                         f"{entries[name][0]}.from",
-                        f"goes in a circle: {' -> '.join([*above[above.index(name) :], name])}",
+                        f"is a cycle: {' -> '.join([*above[above.index(name) :], name])}",
                     )
                 )
             elif name not in order:
-                if source := self._source(name, entries, is_told=True):
+                if source := self._source(name, entries, reports_fault=True):
                     visit(source, (*above, name))
                 if name not in order:
                     order.append(name)
@@ -211,7 +211,9 @@ class _PlanBuilder:
             visit(name, ())
         return order
 
-    def _source(self, name: str, entries: Mapping[str, tuple[str, JsonObject, JsonObject]], *, is_told: bool) -> str:
+    def _source(
+        self, name: str, entries: Mapping[str, tuple[str, JsonObject, JsonObject]], *, reports_fault: bool
+    ) -> str:
         where, _, own = entries[name]
         wanted = own.get("from", "")
         if not wanted:
@@ -219,20 +221,20 @@ class _PlanBuilder:
         source = wanted if "/" in wanted else f"{name.partition('/')[0]}/{wanted}"
         if source in entries:
             return source
-        if is_told:
-            self._faults.append(Fault(f"{where}.from", f"{wanted!r} is no asset{nearest(source, entries)}"))
+        if reports_fault:
+            self._faults.append(Fault(f"{where}.from", f"{wanted!r} is not an asset{nearest(source, entries)}"))
         return ""
 
     def _assets(
         self, name: str, where: str, group: JsonObject, own: JsonObject, made: Mapping[str, PlannedAsset]
     ) -> Iterator[PlannedAsset]:
-        """Yield the pictures of one asset: one a variation."""
+        """Yield the images of one asset: one for each variation."""
         group_name = name.partition("/")[0]
         prompt, negative = self._prompt(where, own)
         wanted = own.get("from", "")
         source = (wanted if "/" in wanted else f"{group_name}/{wanted}") if wanted else ""
         if wanted and source not in made:
-            return  # it is a fault already
+            return  # already reported as a fault
         inputs: JsonObject = {key: value for key, value in own.items() if key in self._inputs}
         inputs |= {"workflow": "img2img" if source else "txt2img", "prompt": prompt, **negative}
         if source and "strength" in own:
@@ -241,18 +243,18 @@ class _PlanBuilder:
             path = name if number == 0 else f"{name}-{number + 1}"
             seed = own["seed"] + number if "seed" in own else seed_of(self._data["game"], path)
             request = {**inputs, "seed": seed}
-            self._check(where, request, has_picture=bool(source))
+            self._check(where, request, has_image=bool(source))
             digest = _digest(request, made[source].digest if source else "")
             yield PlannedAsset(path, group_name, group.get("type", group_name), prompt, request, source, digest)
 
     def _prompt(self, where: str, own: JsonObject) -> tuple[str, JsonObject]:
-        """Return the prompt that template, fields and style make, and the negative prompt's inputs."""
+        """Return the prompt built from template, fields and style, and the inputs for the negative prompt."""
         text = own.get("prompt", "")
         template = own.get("template", "")
         named = [each for _, each, _, _ in string.Formatter().parse(template) if each]
-        known = {"name", "prompt", "from", *_OWN, *self._inputs}
+        known = {"name", "prompt", "from", *_ASSET_RULES, *self._inputs}
         self._faults += [
-            Fault(f"{where}.{key}", f"is not known, and no field of the template{nearest(key, [*known, *named])}")
+            Fault(f"{where}.{key}", f"is unknown, and is not a field of the template{nearest(key, [*known, *named])}")
             for key in own
             if key not in known and key not in named
         ]
@@ -260,7 +262,7 @@ class _PlanBuilder:
             fields = {key: value for key, value in own.items() if isinstance(value, str)}
             missing = [each for each in named if each not in fields]
             if missing:
-                self._faults.append(Fault(where, f"has no {', '.join(missing)}, which the template wants"))
+                self._faults.append(Fault(where, f"has no {', '.join(missing)}, which the template requires"))
             else:
                 text = template.format_map(fields)
         elif not text:
@@ -268,7 +270,7 @@ class _PlanBuilder:
         style_name = own.get("style", "")
         if style_name and style_name not in self._styles:
             self._faults.append(
-                Fault(f"{where}.style", f"{style_name!r} is no style{nearest(style_name, self._styles)}")
+                Fault(f"{where}.style", f"{style_name!r} is not a style{nearest(style_name, self._styles)}")
             )
         style = self._styles.get(style_name, {})
         negative: JsonObject = {}
@@ -279,19 +281,19 @@ class _PlanBuilder:
             }
         return f"{style.get('prefix', '')}{text}{style.get('suffix', '')}", negative
 
-    def _check(self, where: str, request: JsonObject, *, has_picture: bool) -> None:
-        """Find now what the worker would refuse: nothing is paid before the whole file is right."""
+    def _check(self, where: str, request: JsonObject, *, has_image: bool) -> None:
+        """Validate a request as the worker would, so that nothing is paid before the whole file is valid."""
         if self._faults:
             return
         try:
-            read_request({**request, **({"image": _PICTURE} if has_picture else {})}, self._workflows)
+            read_request({**request, **({"image": _PLACEHOLDER_IMAGE} if has_image else {})}, self._workflows)
         except JobError as error:
             for fault in error.report.details.get("faults", [{"path": "", "message": error.report.message}]):
                 self._faults.append(Fault(f"{where}.{fault['path']}", fault["message"]))
 
 
 def seed_of(game: str, path: str) -> int:
-    """Return the seed of an asset that names none: always the same one, and another for each."""
+    """Return the seed of an asset without one: a hash of its path, so it is stable and differs between assets."""
     return int.from_bytes(hashlib.sha256(f"{game}/{path}".encode()).digest()[:8], "big") % SEEDS
 
 

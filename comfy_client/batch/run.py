@@ -1,4 +1,4 @@
-"""A plan's pictures, made: several at once, each once, going on where an earlier run was stopped or killed."""
+"""Generates a plan's images concurrently, each once. Resumes a run that was stopped or killed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
 
 ATTEMPTS = 3
-"""Jobs of one picture in one run: the first, and two more where an earlier one surely ended with what may pass."""
+"""Maximum number of jobs for one image in one run. Only failures in _RESEND_CODES lead to another job."""
 JOB_TIMEOUT_S = 3600.0
-_AGAIN = frozenset(
+_RESEND_CODES = frozenset(
     {
         ErrorCode.OUT_OF_MEMORY,
         ErrorCode.INTERRUPTED,
@@ -34,13 +34,13 @@ _AGAIN = frozenset(
         ErrorCode.OUTPUT_NOT_STORED,
     }
 )
-"""What a job ends with that another one may do better; it did not leave a picture, so nothing is paid twice for it."""
+"""Failures after which the job is submitted again: it may succeed, and the failed job left no image."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AssetOutcome:
-    """What became of one asset: `outcome` is made, reused, failed, unsure or stopped."""
+    """The outcome of one asset: `outcome` is made, reused, failed, unsure or stopped."""
 
     asset: PlannedAsset
     outcome: str
@@ -49,17 +49,17 @@ class AssetOutcome:
 
 
 class _StoppedError(Exception):
-    """The run is to end; the job goes on, and the next run finds it."""
+    """The run was stopped. The job continues, and the next run resumes it."""
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How a run is done.
+    """Options of a run.
 
     Attributes:
-        concurrency: pictures at once.
-        resend_unsure: whether to send again what may have been sent; it may then be paid twice.
-        cancel_when_stopped: whether jobs under way are cancelled where the run is stopped.
+        concurrency: number of images at once.
+        resend_unsure: submit jobs again that may already have been submitted. They may then be paid twice.
+        cancel_when_stopped: cancel running jobs when the run is stopped.
     """
 
     concurrency: int = 4
@@ -68,7 +68,7 @@ class BatchSettings:
 
 
 class Batch:
-    """One run of a plan into `folder`, and into a bucket where there is one."""
+    """One run of a plan. Images are written to `folder`, and uploaded to `destination` if given."""
 
     def __init__(
         self,
@@ -87,17 +87,18 @@ class Batch:
         self._stopped = threading.Event()
         self._sending = threading.Lock()
 
-    def run(self, plan: AssetPlan, tell: Callable[[AssetOutcome], None] = lambda _: None) -> list[AssetOutcome]:
-        """Return what became of each asset, in the plan's order; `tell` hears of each as it ends.
+    def run(self, plan: AssetPlan, report: Callable[[AssetOutcome], None] = lambda _: None) -> list[AssetOutcome]:
+        """Return the outcome of each asset, in the plan's order. `report` is called with each outcome as it ends.
 
-        Ctrl-C sends no more: jobs under way go on, and are picked up by the next run, unless they are to be cancelled.
+        After Ctrl-C no more jobs are submitted. Running jobs continue and the next run resumes them, unless
+        `cancel_when_stopped` is set.
         """
         futures: dict[str, Future[AssetOutcome]] = {}
         pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="batch")
         try:
             for asset in plan.assets:
-                # A source stands before what starts from it, and a pool takes its work in order: nobody waits in vain.
-                futures[asset.path] = pool.submit(self._asset, asset, futures.get(asset.source), tell)
+                # A source is submitted before its derived images, and the pool runs work in order: no deadlock.
+                futures[asset.path] = pool.submit(self._asset, asset, futures.get(asset.source), report)
             return [futures[asset.path].result() for asset in plan.assets]
         except KeyboardInterrupt:
             self._stopped.set()
@@ -106,7 +107,7 @@ class Batch:
             pool.shutdown(wait=True, cancel_futures=self._stopped.is_set())
 
     def _asset(
-        self, asset: PlannedAsset, source: Future[AssetOutcome] | None, tell: Callable[[AssetOutcome], None]
+        self, asset: PlannedAsset, source: Future[AssetOutcome] | None, report: Callable[[AssetOutcome], None]
     ) -> AssetOutcome:
         try:
             made = self._made(asset, source.result() if source else None)
@@ -114,7 +115,7 @@ class Batch:
             made = AssetOutcome(asset, "stopped")
         except ComfyClientError as error:
             made = AssetOutcome(asset, "failed", error=error)
-        tell(made)
+        report(made)
         return made
 
     def _made(self, asset: PlannedAsset, source: AssetOutcome | None) -> AssetOutcome:
@@ -133,7 +134,7 @@ class Batch:
         return AssetOutcome(asset, outcome, facts)
 
     def _is_there(self, asset: PlannedAsset, facts: Mapping[str, object]) -> bool:
-        """Return whether the picture that was made is in the folder, whole; one of an earlier name is moved there."""
+        """Return whether the folder has the undamaged image. If it has an earlier name, it is copied to the new one."""
         for name in (asset.filename, str(facts.get("file", ""))):
             try:
                 data = (self._folder / name).read_bytes()
@@ -145,10 +146,8 @@ class Batch:
                 return True
         return False
 
-    # --- making
-
     def _make(self, asset: PlannedAsset, source: AssetOutcome | None, job_id: str) -> None:
-        """Make a picture, and write it down. Raises ComfyClientError, and _StoppedError."""
+        """Generate and save an image, and record it. Raises ComfyClientError and _StoppedError."""
         for attempt in range(ATTEMPTS):
             try:
                 job_id = job_id or self._send(asset, source)
@@ -156,16 +155,16 @@ class Batch:
                 self._keep(asset, result)
             except JobError as error:
                 self._note(FAILED, asset, code=error.code.value, job_id=job_id)
-                if error.code not in _AGAIN or attempt + 1 == ATTEMPTS:
+                if error.code not in _RESEND_CODES or attempt + 1 == ATTEMPTS:
                     raise
-                _log.warning("%s: %s; it is made once more", asset.path, error.code.value)
+                _log.warning("%s: job failed with %s; submitting it again", asset.path, error.code.value)
             else:
                 return
             job_id = ""
             self._pause(backoff_s(attempt))
 
     def _send(self, asset: PlannedAsset, source: AssetOutcome | None) -> str:
-        """Send a job and return its id. One at a time: a kill then leaves at most one that nobody knows of."""
+        """Submit a job and return its id. One at a time: if the run is killed, at most one job id is lost."""
         request = self._request(asset, source)
         attempt = 0
         while True:
@@ -198,7 +197,7 @@ class Batch:
         return GenerationRequest({**asset.input, "image": picture})
 
     def _wait(self, job_id: str) -> GenerationResult:
-        # As one that was just sent: RunPod may not know it for some seconds (docs/reference/runpod.md#job-states).
+        # Treated as just submitted: RunPod may not know it for some seconds (docs/reference/runpod.md#job-states).
         poller = JobPoller(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
         try:
             return coroutines.run(poller.wait(JOB_TIMEOUT_S), self._pause)
@@ -209,7 +208,7 @@ class Batch:
 
     def _keep(self, asset: PlannedAsset, result: GenerationResult) -> None:
         if not result.images:
-            raise JobError.because(ErrorCode.NO_OUTPUT, f"The job of {asset.path} made no picture.")
+            raise JobError.because(ErrorCode.NO_OUTPUT, f"The job of {asset.path} produced no image.")
         image = result.image
         self._write(asset, image.bytes)
         self._note(
@@ -229,7 +228,7 @@ class Batch:
         )
 
     def _write(self, asset: PlannedAsset, data: bytes) -> None:
-        """Write a picture, whole or not at all. Raises ConfigError: what was made is not lost, RunPod keeps it."""
+        """Write an image atomically. Raises ConfigError; the image is not lost, since RunPod still has it."""
         path = self._folder / asset.filename
         part = path.with_name(f".{path.name}.part")
         try:
@@ -239,12 +238,12 @@ class Batch:
         except OSError as error:
             part.unlink(missing_ok=True)
             raise ConfigError(
-                f"{path} cannot be written: {error.strerror}. Make room and run again: the picture is fetched anew, "
-                "within 30 minutes without paying for it again"
+                f"{path} cannot be written: {error.strerror}. Make room and run again. For 30 minutes the image can be "
+                "downloaded again without paying again"
             ) from error
 
     def _read(self, asset: PlannedAsset) -> bytes:
-        """Return a picture that was made. Raises ConfigError where somebody took it away."""
+        """Read a saved image. Raises ConfigError if it was removed."""
         try:
             return (self._folder / asset.filename).read_bytes()
         except OSError as error:
@@ -257,7 +256,7 @@ class Batch:
             raise ConfigError(f"The journal cannot be written: {error.strerror}. Make room, and run again") from error
 
     def _upload(self, asset: PlannedAsset, facts: JsonObject) -> None:
-        """Put a picture where it is not yet. Raises JobError; the picture stays in the folder for the next run."""
+        """Upload an image unless that was done before. Raises JobError; the next run tries again."""
         if self._destination is None:
             return
         place = f"{self._destination.place}/{asset.filename}"
@@ -274,18 +273,18 @@ class Batch:
 
 def _no_source(asset: PlannedAsset, source: AssetOutcome) -> ComfyClientError:
     return JobError.because(
-        ErrorCode.INVALID_IMAGE, f"{asset.path} starts from {asset.source}, which is {source.outcome}."
+        ErrorCode.INVALID_IMAGE, f"{asset.path} is derived from {asset.source}, which is {source.outcome}."
     )
 
 
 def _unsure(asset: PlannedAsset) -> ComfyClientError:
     return RequestError(
-        f"{asset.path} was being sent when an earlier run ended: its job may have run, and nobody knows its id. Look "
-        "at the endpoint's requests in RunPod's console; --resend-unsure sends it again, and may pay it twice",
+        f"{asset.path} was being submitted when an earlier run ended. Its job may have run, but its id is unknown. "
+        "Look at the endpoint's requests in RunPod's console. --resend-unsure submits it again, and may pay twice",
         may_run=True,
     )
 
 
 def failures(made: list[AssetOutcome]) -> Iterator[AssetOutcome]:
-    """Yield what did not become a picture."""
+    """Yield the outcomes without an image."""
     yield from (each for each in made if each.outcome not in ("made", "reused"))

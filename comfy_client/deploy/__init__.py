@@ -1,5 +1,6 @@
-"""One command from deploy.toml to an endpoint that makes pictures: what is wanted, what is there, what to change.
+"""Deploys the worker from deploy.toml to RunPod, as a template and an endpoint.
 
-`description` reads the file, `desired` and `diff` decide (pure), `offers` has the prices, `api` and `graphql` talk to
-RunPod, `answers` reads its errors, `steps` is the order. It deploys nothing but RunPod's template and endpoint.
+`description` reads the file. `desired` builds the request bodies, `diff` compares them with the current state, and
+`offers` has the prices; these three do no I/O. `plan` computes what to change, and `apply` changes it. `api` and
+`graphql` call RunPod, and `responses` parses its errors.
 """

@@ -1,7 +1,7 @@
-"""RunPod's REST API v2, as far as a deployment needs it: one function a call, nothing decided here.
+"""HTTP client for the calls of RunPod's REST API v2 that a deployment needs.
 
-Every call but the two creates may be repeated without harm, and is where RunPod does not answer well. A create is sent
-again only where it surely did not arrive, or was refused with 429; who calls looks by name before it creates anything.
+All calls except the two creates are safe to repeat, and are retried after server errors. A create is retried only if it
+certainly did not arrive, or RunPod returned 429. Callers look for a resource by name before they create it.
 Source of the calls: docs/reference/runpod.md#rest-v2 and https://api.runpod.io/v2/openapi.json.
 """
 
@@ -23,13 +23,13 @@ NOT_FOUND = 404
 
 
 class RestApi:
-    """REST v2 with one key. What is in `hidden` (the key and the secrets) is shown in no error.
+    """REST v2 with one API key. The key and the secrets in `hidden` are removed from error messages.
 
-    Its calls raise RequestError (Unauthorized for the key) as `answers` words it.
+    Methods raise RequestError (Unauthorized for the key); `responses` builds the messages.
     """
 
     def __init__(self, api_key: str, base_url: str = REST_URL, hidden: tuple[str, ...] = ()) -> None:
-        check_address("RUNPOD_REST_BASE_URL", base_url, REST_URL)
+        check_url("RUNPOD_REST_BASE_URL", base_url, REST_URL)
         headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
         self._hidden = (api_key, *hidden)
         once = retries(TIMES, statuses=TOO_MANY, is_repeatable=False)
@@ -42,15 +42,15 @@ class RestApi:
         self._others.close()
 
     def templates(self) -> list[JsonObject]:
-        """Return the owner's templates."""
+        """Return the account's templates."""
         return self._list("/templates", "templates", "list the templates")
 
     def endpoints(self) -> list[JsonObject]:
-        """Return the owner's serverless endpoints."""
+        """Return the account's serverless endpoints."""
         return self._list("/serverless", "endpoints", "list the endpoints")
 
     def registries(self) -> list[JsonObject]:
-        """Return the credentials of registries: id and name."""
+        """Return the credentials for container registries: id and name."""
         return self._list("/registries", "registries", "list the registries' credentials")
 
     def network_volumes(self) -> list[JsonObject]:
@@ -62,12 +62,12 @@ class RestApi:
         return self._list(f"/serverless/{endpoint_id}/workers", "workers", "list the endpoint's workers")
 
     def catalogue(self) -> list[JsonObject]:
-        """Return the types of GPUs with their pool, price and availability for serverless."""
+        """Return the GPU types with their pool, price and availability for serverless."""
         params = {"include": "AVAILABILITY", "product": "SERVERLESS"}
         return self._list("/catalog/gpus", "gpus", "read the catalogue of GPUs", params)
 
     def create_template(self, body: JsonObject) -> JsonObject:
-        """Create a template and return it. Never repeated blindly."""
+        """Create a template and return it. Retried only if it did not arrive."""
         return self._object(self._creates, "POST", "/templates", f"create the template {body['name']}", body)
 
     def update_template(self, template_id: str, body: JsonObject) -> JsonObject:
@@ -75,33 +75,33 @@ class RestApi:
         return self._object(self._others, "PATCH", f"/templates/{template_id}", "update the template", body)
 
     def create_endpoint(self, body: JsonObject) -> JsonObject:
-        """Create an endpoint and return it. Never repeated blindly."""
+        """Create an endpoint and return it. Retried only if it did not arrive."""
         return self._object(self._creates, "POST", "/serverless", f"create the endpoint {body['name']}", body)
 
     def update_endpoint(self, endpoint_id: str, body: JsonObject) -> JsonObject:
-        """Change the given fields of an endpoint and return it; workers of the old settings are replaced."""
+        """Change the given fields of an endpoint and return it. RunPod replaces workers with the old settings."""
         return self._object(self._others, "PATCH", f"/serverless/{endpoint_id}", "update the endpoint", body)
 
     def delete_endpoint(self, endpoint_id: str) -> None:
-        """Delete an endpoint, its workers and its jobs. One that is gone is no error."""
+        """Delete an endpoint, its workers and its jobs. No error if it does not exist."""
         self._delete(f"/serverless/{endpoint_id}", "delete the endpoint")
 
     def delete_template(self, template_id: str) -> None:
-        """Delete a template. One that is gone is no error; one that an endpoint still uses is refused (400)."""
+        """Delete a template. No error if it does not exist. Raises RequestError (400) if an endpoint uses it."""
         self._delete(f"/templates/{template_id}", "delete the template")
 
     def _list(self, path: str, key: str, what: str, params: dict[str, str] | None = None) -> list[JsonObject]:
-        answer = self._call(self._others, "GET", path, what, params=params)
-        items = answer.get(key) if isinstance(answer, dict) else None
+        response = self._call(self._others, "GET", path, what, params=params)
+        items = response.get(key) if isinstance(response, dict) else None
         if not isinstance(items, list) or not all(isinstance(item, dict) and "id" in item for item in items):
-            raise RequestError(f"RunPod answered without {key!r} to {what}", is_transient=True)
+            raise RequestError(f"RunPod's response has no {key!r}: {what}", is_transient=True)
         return items
 
     def _object(self, api: HttpApi, method: str, path: str, what: str, body: JsonObject) -> JsonObject:
         match self._call(api, method, path, what, body=body):
             case {"id": str()} as found:
                 return dict(found)
-        raise RequestError(f"RunPod answered without an id to {what}", is_transient=True)
+        raise RequestError(f"RunPod's response has no id: {what}", is_transient=True)
 
     def _delete(self, path: str, what: str) -> None:
         try:
@@ -126,18 +126,20 @@ class RestApi:
             raise api_error(error, what, self._hidden) from error
 
 
-def check_address(variable: str, url: str, usual: str) -> None:
-    """Raise ConfigError where a variable holds no address that a key may be sent to."""
+def check_url(variable: str, url: str, usual: str) -> None:
+    """Raise ConfigError if a variable's value is not a URL to which the API key may be sent."""
     is_safe = re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])(?![^:/])", url)
     if not is_safe or not is_base_url(url):
         raise ConfigError(
-            f"{variable}={quoted_url(url)} is no https address (http is for this machine alone); "
-            f"the usual one is {usual}"
+            f"{variable}={quoted_url(url)} is not an https URL (http is allowed for this machine only). "
+            f"Default: {usual}"
         )
 
 
 def checked_key(api_key: str) -> str:
-    """Return a key that can stand in a header. Raises ConfigError."""
+    """Return the key if it is valid in an HTTP header. Raises ConfigError."""
     if not re.fullmatch(r"[!-~]{1,512}", api_key):
-        raise ConfigError("RUNPOD_API_KEY is no API key: it is empty, or has spaces or other characters in it")
+        raise ConfigError(
+            "RUNPOD_API_KEY is not an API key: it is empty, or contains spaces or other invalid characters"
+        )
     return api_key

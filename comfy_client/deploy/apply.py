@@ -1,6 +1,6 @@
-"""The order of a deployment: template, endpoint, cached model, ready, one picture; and of its end.
+"""Applies a deployment plan (template, endpoint, cached model), waits for a worker, and destroys a deployment.
 
-Whatever ends it in the middle (a lost connection, Ctrl-C), the next run finds by name what is there, and does the rest.
+If a run is interrupted, the next run finds the existing resources by name and does the rest.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_core.errors import ComfyClientError, RequestError
 
 Tell: TypeAlias = Callable[[str], None]
-"""Takes a sentence for the person who waits."""
+"""Called with progress messages for the user."""
 
 PROPAGATION_S = 30.0
-"""How long a new endpoint may be unknown to the queue API."""
+"""How long a new endpoint may still be unknown to the queue API."""
 PATIENCE_S = 60.0
-"""How long the queue API may not answer well."""
+"""How long errors of the queue API are tolerated."""
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
 READY = frozenset({"idle", "busy"})
@@ -32,13 +32,13 @@ SERVER_ERROR = 500
 
 
 class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
-    """No worker was ready in time. The endpoint is there, and may become so yet."""
+    """No worker was ready in time. The endpoint exists, and may still become ready."""
 
     exit_status = 5
 
 
 def apply(runpod: RunPodApis, description: Description, plan: DeployPlan, tell: Tell) -> JsonObject:
-    """Do what a plan says and return the endpoint. Raises RequestError; what was done stays, and counts next time."""
+    """Apply a plan and return the endpoint. Raises RequestError; the next run continues from what was done."""
     name, rest = description.name, runpod.rest
     template_id = plan.template_id
     if step := plan.step("template"):
@@ -63,7 +63,7 @@ def apply(runpod: RunPodApis, description: Description, plan: DeployPlan, tell: 
     if endpoint is None:
         raise AssertionError("a plan without an endpoint creates one")
     if description.cached_model is not None:
-        # Read again: nobody promises that a PATCH of REST v2 keeps what it has no field for.
+        # Read again: REST v2 has no field for cached models, and its PATCH may reset them.
         wanted = wanted_models(description)
         if runpod.models.read(str(endpoint["id"])) != wanted:
             runpod.models.write(str(endpoint["id"]), wanted)
@@ -74,7 +74,7 @@ def apply(runpod: RunPodApis, description: Description, plan: DeployPlan, tell: 
 def _once(
     create: Callable[[JsonObject], JsonObject], body: JsonObject, find: Callable[[], JsonObject | None]
 ) -> JsonObject:
-    """Create something that is not there, and return it. It is not sent twice: after a lost answer it is looked for."""
+    """Create a resource and return it. Not retried: if the response is lost, the resource is looked up by name."""
     try:
         return create(body)
     except RequestError as error:
@@ -87,7 +87,7 @@ def _once(
 
 
 def queue_url(endpoint: JsonObject) -> str:
-    """Return the address of RunPod's queue API, in front of the endpoint's id, or an empty text where it says none."""
+    """Return the base URL of RunPod's queue API from an endpoint's record, or an empty string if it has none."""
     match endpoint.get("requestUrls"):
         case {"run": str(run)} if run.endswith(f"/{endpoint['id']}/run"):
             return run.removesuffix(f"/{endpoint['id']}/run")
@@ -95,7 +95,7 @@ def queue_url(endpoint: JsonObject) -> str:
 
 
 def client_variables(endpoint: JsonObject, usual_url: str) -> Mapping[str, str]:
-    """Return the variables that lead an application to an endpoint, beside RUNPOD_API_KEY."""
+    """Return the variables that an application needs to use the endpoint, except RUNPOD_API_KEY."""
     url = queue_url(endpoint)
     other = {"RUNPOD_ENDPOINT_BASE_URL": url} if url not in ("", usual_url) else {}
     return {"IMAGE_GENERATION_PROVIDER": "comfyui", "RUNPOD_COMFYUI_ENDPOINT_ID": str(endpoint["id"]), **other}
@@ -103,12 +103,12 @@ def client_variables(endpoint: JsonObject, usual_url: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class ReadyTimeouts:
-    """How long to wait for what, in seconds.
+    """Timeouts of `await_worker`, in seconds.
 
     Attributes:
-        in_all: then NotReady is raised.
-        unasked: for a worker that nobody asked for: with a minimum of 0 one may come with the first job alone.
-        stale: for workers of the old settings to go; a busy one goes after its job.
+        in_all: total time, after which NotReady is raised.
+        unasked: time to wait for a worker without a job. With a minimum of 0, RunPod may start one only for a job.
+        stale: time to wait until workers with the old settings are gone. A busy worker stops after its job.
     """
 
     in_all: float
@@ -116,39 +116,39 @@ class ReadyTimeouts:
     stale: float = 120.0
 
 
-def await_worker(health: Callable[[], Health], stale: Callable[[], int], patience: ReadyTimeouts, tell: Tell) -> None:
-    """Return when a worker is ready and `stale` ones of old settings are gone, or when none comes without a job.
+def await_worker(health: Callable[[], Health], stale: Callable[[], int], timeouts: ReadyTimeouts, tell: Tell) -> None:
+    """Wait until a worker is ready and no worker has old settings, or until it is clear that only a job starts one.
 
-    `tell` hears what the workers do. Raises NotReady at the deadline, RequestError where the queue API stays silent or
-    does not know the endpoint.
+    `stale` returns the number of workers with old settings. `tell` receives progress messages. Raises NotReady at the
+    deadline, and RequestError if the queue API keeps failing or does not know the endpoint.
     """
-    begun_at = heard_at = time.monotonic()
-    sentence = told = "nobody was asked"
+    begun_at = responded_at = time.monotonic()
+    sentence = reported = "the endpoint was not polled yet"
     pause_s = FIRST_PAUSE_S
-    while (waited_s := time.monotonic() - begun_at) < patience.in_all:
+    while (waited_s := time.monotonic() - begun_at) < timeouts.in_all:
         why = ""
         try:
             state = health()
-            heard_at, why, sentence = time.monotonic(), state.why, state.sentence
+            responded_at, why, sentence = time.monotonic(), state.why, state.sentence
         except RequestError as error:
             is_new = error.code is ErrorCode.ENDPOINT_NOT_FOUND and waited_s < PROPAGATION_S
-            if not is_new and not (error.is_transient and time.monotonic() - heard_at < PATIENCE_S):
+            if not is_new and not (error.is_transient and time.monotonic() - responded_at < PATIENCE_S):
                 raise
-            sentence = "the queue does not know the endpoint yet" if is_new else f"{error}; it is asked again"
-        if why in READY and waited_s < patience.stale and (count := stale()):
+            sentence = "the queue API does not know the endpoint yet" if is_new else f"{error}; retrying"
+        if why in READY and waited_s < timeouts.stale and (count := stale()):
             why, sentence = "stale", f"workers with the old settings: {count}; RunPod replaces them"
-        if sentence != told:
-            told = sentence
+        if sentence != reported:
+            reported = sentence
             tell(f"{waited_s:4.0f} s  {sentence}")
-        if why in READY or (why == "no_worker" and waited_s >= patience.unasked):
+        if why in READY or (why == "no_worker" and waited_s >= timeouts.unasked):
             return
-        time.sleep(min(pause_s, max(0.0, begun_at + patience.in_all - time.monotonic())))
+        time.sleep(min(pause_s, max(0.0, begun_at + timeouts.in_all - time.monotonic())))
         pause_s = min(LONGEST_PAUSE_S, pause_s * 1.5)
-    raise _not_ready(patience.in_all, sentence)
+    raise _not_ready(timeouts.in_all, sentence)
 
 
 def stale_workers(rest: RestApi, endpoint_id: str) -> int:
-    """Return how many workers run old settings; 0 where nobody says."""
+    """Return how many workers have old settings, or 0 if that cannot be read."""
     try:
         return sum(worker.get("isStale") is True for worker in rest.workers(endpoint_id))
     except RequestError:
@@ -157,15 +157,15 @@ def stale_workers(rest: RestApi, endpoint_id: str) -> int:
 
 def _not_ready(timeout_s: float, sentence: str) -> NotReady:
     message = (
-        f"No worker was ready within {timeout_s:g} s: {sentence}. The endpoint is deployed; run the command again with "
-        "--picture to go on waiting"
+        f"No worker was ready within {timeout_s:g} s: {sentence}. The endpoint is deployed. To continue "
+        "waiting, run the command again with --picture"
     )
     return NotReady(message, ErrorReport(ErrorCode.QUEUE_TIMEOUT, message, {"after_s": timeout_s}))
 
 
 @dataclass(frozen=True)
 class DestroyPlan:
-    """What is to be destroyed; None where it is gone. `stays` are sentences of what is not."""
+    """The resources to delete, None if they do not exist. `stays` describes what is not deleted."""
 
     template: JsonObject | None
     endpoint: JsonObject | None
@@ -173,7 +173,7 @@ class DestroyPlan:
 
     @property
     def lines(self) -> list[str]:
-        """What will be done, as a person reads it."""
+        """The deletions, as text for the user."""
         lines = []
         if self.endpoint is not None:
             lines += [f"delete endpoint {self.endpoint['name']} ({self.endpoint['id']}), its workers and queued jobs"]
@@ -183,17 +183,17 @@ class DestroyPlan:
 
 
 def plan_destroy(rest: RestApi, description: Description) -> DestroyPlan:
-    """Return what is there of a deployment. Raises ConfigError and RequestError."""
+    """Return which resources of a deployment exist. Raises ConfigError and RequestError."""
     stays = [f"the image {description.image} in its registry"]
     if description.registry:
         stays.append(f"the registry's credential {description.registry} at RunPod")
     if description.network_volume:
-        stays.append(f"the network volume {description.network_volume}, which is paid by the month until you delete it")
+        stays.append(f"the network volume {description.network_volume}, which is billed monthly until you delete it")
     return DestroyPlan(find_template(rest, description.name), find_endpoint(rest, description.name), tuple(stays))
 
 
 def destroy(rest: RestApi, plan: DestroyPlan, tell: Tell) -> None:
-    """Delete what is there: the workers first, then the endpoint, then the template. Raises RequestError."""
+    """Delete the workers, the endpoint and the template, in this order. Raises RequestError."""
     if plan.endpoint is not None:
         endpoint_id = str(plan.endpoint["id"])
         if any(plan.endpoint.get("workers", {}).get(bound) for bound in ("min", "max")):

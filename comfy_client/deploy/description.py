@@ -1,4 +1,4 @@
-"""deploy.toml as a value: read, checked against SCHEMA with all faults at once, frozen. Pure but `read_description`."""
+"""Reads deploy.toml and validates it against SCHEMA. All faults are reported at once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from comfy_core.validation import filled, path_of, plain, schema_faults
 
 FLASHBOOT = ("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT")
 LEAST_MEMORY_GB = 24
-"""What Flux.1-dev in fp8 with its text encoders needs, so that nothing is moved in and out between two pictures."""
+"""GPU memory that Flux.1-dev in fp8 and its text encoders need to stay loaded between two images."""
 PLACEHOLDER = "OWNER"
-"""Stands in the shipped deploy.toml where the reader's own registry goes."""
+"""Placeholder in the shipped deploy.toml for the user's own registry account."""
 
 
 def _table(description: str, properties: JsonObject, required: tuple[str, ...] = ()) -> JsonObject:
@@ -48,73 +48,79 @@ def _names(description: str, pattern: str, **rules: object) -> JsonObject:
 
 
 SCHEMA: JsonObject = _table(
-    "What `comfy-client deploy` makes at RunPod.",
+    "What `comfy-client deploy` creates at RunPod.",
     {
         "name": _text(
-            "The name of the template and of the endpoint. They are found by it: another name is another endpoint.",
+            "Name of the template and of the endpoint. They are found by this name: a new name creates a new endpoint.",
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$",
         ),
         "image": _text(
-            "The worker's image, with a tag that stays (not `latest`).", pattern=r"^[^\s@:/][^\s]*[:@][^\s/]+$"
+            "The worker's container image, with a fixed tag (not `latest`).", pattern=r"^[^\s@:/][^\s]*[:@][^\s/]+$"
         ),
-        "registry": _text("Name or id of the credential at RunPod that opens a private image.", default=""),
-        "disk_gb": _whole("Container disk: the image, and 10 % that must stay free.", 5, 1000, 40),
+        "registry": _text("Name or id of RunPod's registry credential for a private image.", default=""),
+        "disk_gb": _whole("Container disk: the size of the image plus 10 % free space.", 5, 1000, 40),
         "gpu": _table(
-            "Which GPUs workers run on.",
+            "GPUs for the workers.",
             {
-                "pools": _names("RunPod's pools of GPUs.", "^[A-Z0-9_]+$", minItems=1, maxItems=8),
+                "pools": _names("RunPod's GPU pools.", "^[A-Z0-9_]+$", minItems=1, maxItems=8),
                 "order": {
-                    "description": "`price`: the cheapest pool first, by RunPod's catalogue. `listed`: as they stand.",
+                    "description": "`price`: cheapest pool first, by RunPod's catalogue. `listed`: in listed order.",
                     "enum": ["price", "listed"],
                     "default": "price",
                 },
-                "excluded": _names("GPUs of these pools that are not wanted, by their ids.", r"^[^-\s]", default=[]),
+                "excluded": _names("Ids of GPUs in these pools that must not be used.", r"^[^-\s]", default=[]),
                 "min_cuda_version": _text(
-                    "The least CUDA version of a machine's driver; absent: any.", pattern=r"^$|^\d+\.\d+$", default=""
+                    "Minimum CUDA version of a machine's driver. Default: any.", pattern=r"^$|^\d+\.\d+$", default=""
                 ),
             },
             ("pools",),
         ),
         "workers": _table(
-            "How many workers there are, and how long an idle one stays.",
+            "Number of workers, and their timeouts.",
             {
-                "min": _whole("Workers that always run, and are always paid.", 0, 100, 0),
-                "max": _whole("Workers at most.", 1, 100, 3),
-                "idle_timeout_s": _whole("Seconds that a worker waits for the next job, paid.", 1, 3600, 30),
+                "min": _whole("Workers that always run and are always billed.", 0, 100, 0),
+                "max": _whole("Maximum number of workers.", 1, 100, 3),
+                "idle_timeout_s": _whole(
+                    "Seconds that an idle worker waits for the next job. They are billed.", 1, 3600, 30
+                ),
                 "queue_delay_s": {
-                    "description": "Seconds that a job waits before another worker is started.",
+                    "description": "Seconds that a job waits before RunPod starts another worker.",
                     "type": "number",
                     "minimum": 0.5,
                     "maximum": 3600,
                     "default": 4,
                 },
                 "flashboot": {
-                    "description": "Whether RunPod keeps a stopped worker's state, for a quicker next start.",
+                    "description": "Whether RunPod keeps a stopped worker's state for a faster start.",
                     "enum": list(FLASHBOOT),
                     "default": "FLASHBOOT",
                 },
-                "execution_timeout_s": _whole("Seconds after which RunPod ends a job.", 5, 604_800, 600),
+                "execution_timeout_s": _whole("Seconds after which RunPod stops a job.", 5, 604_800, 600),
             },
         ),
         "storage": _table(
-            "Where the models are, when the image has none.",
+            "Location of the models if the image has none.",
             {
-                "network_volume": _text("Name or id of a network volume; it is mounted at /runpod-volume.", default=""),
+                "network_volume": _text("Name or id of a network volume. It is mounted at /runpod-volume.", default=""),
                 "cached_model": _text(
-                    "A repository of Hugging Face that RunPod brings to the machine. Absent: as it is; empty: none.",
+                    "Hugging Face repository that RunPod caches on the machine. Default: unchanged. Empty: none.",
                     pattern=r"^$|^https://huggingface\.co/[\w.-]+/[\w.-]+(:[\w./-]+)?$",
                 ),
-                "data_centers": _names("Where workers may run. Absent: as it is; empty: anywhere.", r"^[A-Z0-9-]+$"),
+                "data_centers": _names(
+                    "Data centers in which workers may run. Default: unchanged. Empty: any.", r"^[A-Z0-9-]+$"
+                ),
             },
         ),
         "env": {
-            "description": "The worker's variables (docs/configure.md). All are text.",
+            "description": "Environment variables of the worker (docs/configure.md). All values are strings.",
             "type": "object",
             "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
             "additionalProperties": {"type": "string"},
         },
         "secrets": _names(
-            "Variables whose values come from the environment of who deploys.", "^[A-Za-z_][A-Za-z0-9_]*$", default=[]
+            "Variables whose values are taken from the environment of `comfy-client deploy`.",
+            "^[A-Za-z_][A-Za-z0-9_]*$",
+            default=[],
         ),
     },
     ("name", "image", "gpu"),
@@ -123,15 +129,15 @@ SCHEMA: JsonObject = _table(
 
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)(_ID)?$", re.IGNORECASE)
 _REFERENCE = re.compile(r"^\{\{\s*RUNPOD_SECRET_\w+\s*\}\}$")
-"""How a variable of an endpoint names a secret that RunPod keeps."""
+"""A reference in a variable's value to a secret that is stored at RunPod."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What deploy.toml says, with SCHEMA's defaults.
+    """The content of deploy.toml, with SCHEMA's defaults.
 
-    `cached_model` and `data_centers` are None where they are left as RunPod has them: it fills in data centres by
-    itself, as for a network volume, and REST v2 has no field for cached models.
+    `cached_model` and `data_centers` are None if they must not be changed. RunPod sets data centers by itself, for
+    example for a network volume, and REST v2 has no field for cached models.
     """
 
     name: str
@@ -155,26 +161,26 @@ class Description:
     secrets: tuple[str, ...]
 
     def refuse_placeholder(self) -> None:
-        """Raise ConfigError where the image is still the placeholder of the shipped file."""
+        """Raise ConfigError if the image still has the placeholder of the shipped file."""
         if PLACEHOLDER in re.split("[/:@]", self.image):
             raise ConfigError(
-                f"image = {self.image!r} is the placeholder of the shipped deploy.toml: put the owner of your image in "
-                f"the place of {PLACEHOLDER} (docs/deploy.md says how it comes to a registry)"
+                f"image = {self.image!r} has the placeholder of the shipped deploy.toml. Replace {PLACEHOLDER} by your "
+                "registry account (docs/deploy.md describes how to push the image)"
             )
 
 
 def read_description(path: Path) -> Description:
-    """Return what the file says. Raises ConfigError: it cannot be read, is no TOML, or has faults, all named."""
+    """Return the file's description. Raises ConfigError if it cannot be read, is not TOML, or has faults."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8'}") from error
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from error
     value = _parsed(text, path)
     faults = find_faults(value)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        told = "; ".join(f"{fault.path or 'the file'}: {fault.message}" for fault in faults)
-        raise ConfigError(f"{path} has {count}. {told}")
+        details = "; ".join(f"{fault.path or 'the file'}: {fault.message}" for fault in faults)
+        raise ConfigError(f"{path} has {count}. {details}")
     return make_description(value)
 
 
@@ -186,7 +192,7 @@ def _parsed(text: str, path: Path) -> JsonObject:
 
 
 def find_faults(value: JsonObject) -> list[Fault]:
-    """Return every fault of a file's content, at most one a path. What may be a secret is not repeated."""
+    """Return all faults of a file's content, at most one for each path. Possible secrets are not quoted."""
     copied, not_json = plain(value)
     faults: dict[str, Fault] = {}
     for fault in (*not_json, *_rule_faults(copied), *schema_faults(copied, SCHEMA)):
@@ -195,7 +201,7 @@ def find_faults(value: JsonObject) -> list[Fault]:
 
 
 def _explained(fault: Fault) -> Fault:
-    """Return a fault against a pattern with what the key is, which says more than the pattern does."""
+    """Add the key's description to a fault about a pattern, since a pattern alone explains little."""
     rule: Any = SCHEMA
     for part in fault.path.split("."):
         rule = rule.get("properties", {}).get(part, {})
@@ -205,12 +211,12 @@ def _explained(fault: Fault) -> Fault:
 
 
 def _rule_faults(value: JsonObject) -> list[Fault]:
-    """Return what a schema cannot say: of names that exclude each other, and of two numbers."""
+    """Return the faults that a JSON Schema cannot express."""
     found = []
     match value:
         case {"image": str(image)} if image.endswith(":latest"):
             found.append(
-                Fault("image", "has the tag latest: RunPod would not see a new one; name a version or a commit")
+                Fault("image", "has the tag latest, so RunPod would not notice a new image; use a version or a commit")
             )
     match value:
         case {"workers": {"min": int(low), **workers}} if low > _number(workers.get("max"), 3):
@@ -220,13 +226,13 @@ def _rule_faults(value: JsonObject) -> list[Fault]:
     names = [name for name in secrets if isinstance(name, str)] if isinstance(secrets, list) else []
     for name, text in env.items() if isinstance(env, dict) else ():
         if name in names:
-            found.append(Fault(path_of(["env", name]), "stands in secrets too; keep one"))
+            found.append(Fault(path_of(["env", name]), "is also in secrets; remove one of them"))
         elif _SECRET_NAME.search(name) and text and not _REFERENCE.match(str(text)):
             found.append(
                 Fault(
                     path_of(["env", name]),
-                    f'looks like a secret: write secrets = ["{name}"] and export its value, or refer to one that '
-                    "RunPod keeps, as {{ RUNPOD_SECRET_name }}",
+                    f'looks like a secret: write secrets = ["{name}"] and export its value, or refer to a secret '
+                    "stored at RunPod, as {{ RUNPOD_SECRET_name }}",
                 )
             )
     return found
@@ -237,7 +243,7 @@ def _number(value: object, default: int) -> int:
 
 
 def make_description(value: JsonObject) -> Description:
-    """Return the description of a file's content without faults."""
+    """Return the description for valid file content."""
     tables: dict[str, Any] = {
         name: filled(value.get(name, {}), SCHEMA["properties"][name]) for name in ("gpu", "workers", "storage")
     }
@@ -267,5 +273,5 @@ def make_description(value: JsonObject) -> Description:
 
 
 def _with_revision(model: str | None) -> str | None:
-    """Return a model's address as RunPod keeps it, with `:main` where it names no revision."""
+    """Return a model's URL as RunPod stores it: with `:main` if it has no revision."""
     return model if not model or ":" in model.partition("://")[2] else f"{model}:main"

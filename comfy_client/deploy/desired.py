@@ -1,15 +1,17 @@
-"""Request bodies of RunPod's REST v2 for the template and the endpoint of a description. Pure.
+"""Builds the request bodies of RunPod's REST v2 for the template and the endpoint of a description. No I/O.
 
 Source: docs/reference/runpod.md#rest-v2.
 
-A template's settings are copied into an endpoint when that is made, and no link stays: so each says everything itself.
-Secrets stand in the endpoint alone. Facts of RunPod's OpenAPI document (https://api.runpod.io/v2/openapi.json):
+RunPod copies a template's settings into an endpoint when the endpoint is created, and keeps no link. So both bodies are
+complete. Secrets are only in the endpoint.
 
-- PATCH changes only the fields that it has; an object among them is replaced, but for `gpu`, whose fields count alone.
-- `gpu.pools` without `excludedTypes` clears these. `minCudaVersion` "" and `allowedCudaVersions` [] clear; a set of
-  versions and a floor exclude each other; a create takes no "".
-- A template starts SSH and Jupyter unless it is told not to.
-- `type` and `templateId` are of the create: the first never changes, the second is not kept.
+Facts from RunPod's OpenAPI document (https://api.runpod.io/v2/openapi.json):
+
+- PATCH changes only the given fields. A field that is an object is replaced, except `gpu`, whose fields are merged.
+- `gpu.pools` without `excludedTypes` clears the latter. `minCudaVersion` "" and `allowedCudaVersions` [] clear these
+  fields. The two exclude each other. A create does not accept "".
+- A template starts SSH and Jupyter by default.
+- `type` and `templateId` are fields of the create only. `type` cannot be changed, and `templateId` is not stored.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ MS = 1000
 
 @dataclass(frozen=True)
 class ResourceIds:
-    """Ids at RunPod of what a description names; empty where it names none."""
+    """RunPod ids of the resources that a description names. Empty if it names none."""
 
     registry_id: str = ""
     volume_id: str = ""
 
 
 def make_template(description: Description, ids: ResourceIds) -> JsonObject:
-    """Return the template's body."""
+    """Return the desired state of the template."""
     return {
         "image": description.image,
         "disk": description.disk_gb,
@@ -48,7 +50,7 @@ def make_template(description: Description, ids: ResourceIds) -> JsonObject:
 def make_endpoint(
     description: Description, ids: ResourceIds, pools: Sequence[str], secrets: Mapping[str, str]
 ) -> JsonObject:
-    """Return the endpoint's body, as it is compared and patched."""
+    """Return the desired state of the endpoint, for comparison and PATCH."""
     return {
         "image": description.image,
         "disk": description.disk_gb,
@@ -75,11 +77,11 @@ def make_endpoint(
 
 
 def template_creation(name: str, body: JsonObject) -> JsonObject:
-    """Return what creates a template of its body."""
+    """Return the request body that creates a template."""
     return {"name": name, **body}
 
 
 def endpoint_creation(name: str, body: JsonObject, template_id: str) -> JsonObject:
-    """Return what creates an endpoint of its body, on a template."""
+    """Return the request body that creates an endpoint from a template."""
     gpu = {field: value for field, value in body["gpu"].items() if value not in ("", [])}
     return {"name": name, "type": ENDPOINT_TYPE, "templateId": template_id, **body, "gpu": gpu}

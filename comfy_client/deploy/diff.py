@@ -1,4 +1,4 @@
-"""What to change: the wanted bodies against what is there, as values that can be shown and done. Pure."""
+"""Compares the desired request bodies with the current state, and returns the changes. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ABSENT: JsonObject = {
     "gpu.minCudaVersion": "",
     "gpu.count": 1,
 }
-"""What a field means that an answer leaves out, or has as null, by its path."""
+"""The value of each field that a response omits or has as null, by path."""
 HIDDEN = "(not shown)"
 KEYS: Mapping[str, str] = {
     "disk": "disk_gb",
@@ -32,17 +32,17 @@ KEYS: Mapping[str, str] = {
     "dataCenterIds": "storage.data_centers",
     "modelReferences": "storage.cached_model",
 }
-"""The keys of deploy.toml for RunPod's fields of another name."""
+"""Keys of deploy.toml for RunPod's fields, if their names differ."""
 FIXED = frozenset({"serverless", "startSsh", "startJupyter", "gpu.count", "scaling.type"})
-"""Fields that deploy.toml cannot set: they are shown only if somebody has changed them at RunPod."""
+"""Fields that deploy.toml cannot set. They are shown only if they were changed at RunPod."""
 _MS = 1000
 
 
 @dataclass(frozen=True)
 class Change:
-    """One key of deploy.toml that is to change, or a field of RunPod's that has no key.
+    """A change of one key of deploy.toml, or of a RunPod field that has no key there.
 
-    Values of variables are hidden unless deploy.toml has them.
+    Values of environment variables are hidden unless deploy.toml contains them.
     """
 
     path: str
@@ -51,7 +51,7 @@ class Change:
 
     @property
     def line(self) -> str:
-        """The change as a person reads it."""
+        """The change as text for the user."""
         if not self.before:
             return f"+ {self.path} = {self.after}"
         return f"~ {self.path}: {self.before} -> {self.after}" if self.after else f"- {self.path}: {self.before}"
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class DeployStep:
-    """One thing to do. `body` is all that is wanted of what is created, and what is to change of what is updated."""
+    """One create or update call. `body` has all fields for a create, and the changed fields for an update."""
 
     verb: Literal["create", "update"]
     what: Literal["template", "endpoint", "cached model"]
@@ -69,17 +69,17 @@ class DeployStep:
 
     @property
     def lines(self) -> list[str]:
-        """The step and its changes as a person reads them."""
+        """The step and its changes as text for the user."""
         return [f"{self.verb} {self.what} {self.name}", *(f"  {change.line}" for change in self.changes)]
 
 
 def changes_of(wanted: JsonObject, found: JsonObject | None, shown: Collection[str]) -> tuple[Change, ...]:
-    """Return the fields of `wanted` that `found` has otherwise; all where there is none. `shown` are variables."""
+    """Return the fields of `wanted` that differ in `found`, or all if it is None. `shown`: variables to display."""
     return tuple(_changes(wanted, found, shown))
 
 
 def patch_of(wanted: JsonObject, found: JsonObject) -> JsonObject:
-    """Return the fields of `wanted` that are to be sent, each whole."""
+    """Return the top-level fields of `wanted` that differ in `found`, each with its complete value."""
     return {name: value for name, value in wanted.items() if tuple(_changes({name: value}, found, ()))}
 
 
@@ -105,7 +105,7 @@ def _read(found: JsonObject, name: str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _of_variables(wanted: JsonObject, found: JsonObject, shown: Collection[str]) -> Iterator[Change]:
-    """Yield what becomes of the variables. What one was may be a secret, and is never shown."""
+    """Yield the changes of environment variables. Old values may be secrets and are never shown."""
     for name in sorted({*wanted, *found}):
         after = "" if name not in wanted else _text(wanted[name]) if name in shown else HIDDEN
         if wanted.get(name) != found.get(name):

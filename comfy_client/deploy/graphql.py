@@ -1,7 +1,9 @@
-"""Cached models, which REST v2 has no field for: RunPod's GraphQL API, which is retired early in 2027.
+"""Reads and sets cached models through RunPod's GraphQL API, since REST v2 has no field for them.
 
-`saveEndpoint` replaces the whole endpoint: what is left out falls back to a default. So all that is read is sent back,
-with the models changed. Source: `update --model-reference` of runpodctl (internal/api/endpoints.go) and
+RunPod retires the GraphQL API early in 2027. `saveEndpoint` replaces the whole endpoint, and resets omitted fields to
+their defaults. So all fields are read and sent back, with only the models changed.
+
+Source: `update --model-reference` of runpodctl (internal/api/endpoints.go) and
 `set-endpoint-gpus` of runpod-mcp (src/tools/endpoint-gpus.ts), which do the same; docs/reference/runpod.md#graphql.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_client.deploy.api import TIMEOUT_S, TIMES, check_address, checked_key
+from comfy_client.deploy.api import TIMEOUT_S, TIMES, check_url, checked_key
 from comfy_client.deploy.responses import api_error
 from comfy_client.deploy.variables import GRAPHQL_URL
 from comfy_core.contract import JsonObject
@@ -35,7 +37,7 @@ KEPT = (
     "minCudaVersion",
     "compliance",
 )
-"""The fields of an endpoint that are sent back as they are; null ones are left out, which means the same."""
+"""The fields of an endpoint that are sent back unchanged. Null fields are omitted, which means the same."""
 READ = (
     f"query {{ myself {{ endpoints {{ {' '.join(KEPT)} modelReferences networkVolumeIds {{ networkVolumeId }} }} }} }}"
 )
@@ -43,10 +45,10 @@ WRITE = "mutation Save($input: EndpointInput!) { saveEndpoint(input: $input) { i
 
 
 class CachedModels:
-    """The cached models of endpoints, by one key. Both calls may be repeated, and are."""
+    """The cached models of an account's endpoints. Both calls are safe to repeat, and are retried."""
 
     def __init__(self, api_key: str, url: str = GRAPHQL_URL) -> None:
-        check_address("RUNPOD_GRAPHQL_URL", url, GRAPHQL_URL)
+        check_url("RUNPOD_GRAPHQL_URL", url, GRAPHQL_URL)
         headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
         self._hidden = (api_key,)
         self._api = HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(TIMES)})
@@ -60,7 +62,7 @@ class CachedModels:
         return tuple(self._found(endpoint_id).get("modelReferences") or ())
 
     def write(self, endpoint_id: str, models: tuple[str, ...]) -> None:
-        """Set the models, and nothing else, of an endpoint. Raises RequestError."""
+        """Set the cached models of an endpoint, and change nothing else. Raises RequestError."""
         found = self._found(endpoint_id)
         kept = {name: found[name] for name in KEPT if found.get(name) is not None}
         volumes = [{"networkVolumeId": each["networkVolumeId"]} for each in found.get("networkVolumeIds") or ()]
@@ -78,12 +80,12 @@ class CachedModels:
     def _call(self, query: str, what: str, variables: JsonObject | None = None) -> Any:  # noqa: ANN401 - any JSON value
         body = {"query": query, "variables": variables or {}}
         try:
-            answer = self._api.json("POST", "", timeout_s=TIMEOUT_S, json=body)
+            response = self._api.json("POST", "", timeout_s=TIMEOUT_S, json=body)
         except RequestError as error:
             raise api_error(error, what, self._hidden) from error
-        match answer:
+        match response:
             case {"errors": [{"message": str(message)}, *_]}:
-                raise RequestError(f"RunPod's GraphQL API refuses to {what}: {message[:300]}")
+                raise RequestError(f"RunPod's GraphQL API refused to {what}: {message[:300]}")
             case {"data": dict(data)}:
                 return data
-        raise RequestError(f"RunPod's GraphQL API answered without data to {what}", is_transient=True)
+        raise RequestError(f"The response of RunPod's GraphQL API has no data: {what}", is_transient=True)

@@ -1,7 +1,7 @@
-"""What RunPod's pools of GPUs cost and whether any is free: of its catalogue, else of the dated table. Pure.
+"""Prices and availability of RunPod's GPU pools, from its catalogue or else from the dated table. No I/O.
 
-The catalogue (GET /v2/catalog/gpus?include=AVAILABILITY&product=SERVERLESS) lists types of GPUs, each with its pool,
-its memory in GB, `price.serverless` in USD an hour for one GPU, and `availability` (NONE, LOW, MEDIUM, HIGH).
+The catalogue (GET /v2/catalog/gpus?include=AVAILABILITY&product=SERVERLESS) lists GPU types, each with its pool,
+its memory in GB, `price.serverless` in USD per hour for one GPU, and `availability` (NONE, LOW, MEDIUM, HIGH).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HOUR_S = 3600
 
 @dataclass(frozen=True)
 class Offer:
-    """One pool. `usd_per_s` is None where nobody says the price, `availability` where the catalogue did not answer."""
+    """One pool. `usd_per_s` is None if the price is unknown, `availability` if the catalogue was not available."""
 
     pool: str
     gpus: tuple[str, ...] = ()
@@ -31,38 +31,38 @@ class Offer:
 
     @property
     def sentence(self) -> str:
-        """What a person wants to know of it, in a line."""
+        """One line of text for the user."""
         price = (
-            f"${self.usd_per_s:.5f} a second, ${self.usd_per_s * HOUR_S:.3f} an hour"
+            f"${self.usd_per_s:.5f} per second, ${self.usd_per_s * HOUR_S:.3f} per hour"
             if self.usd_per_s is not None
             else "price unknown"
         )
         free = f", availability {self.availability}" if self.availability else ""
         memory = f" ({self.memory_gb} GB)" if self.memory_gb else ""
         short = self.memory_gb is not None and self.memory_gb < LEAST_MEMORY_GB
-        warning = f"; less than the {LEAST_MEMORY_GB} GB that Flux.1-dev wants" if short else ""
+        warning = f"; less than the {LEAST_MEMORY_GB} GB that Flux.1-dev needs" if short else ""
         return f"{self.pool}: {', '.join(self.gpus) or 'unknown GPUs'}{memory}, {price}{free}{warning}"
 
 
 @dataclass(frozen=True)
 class Offers:
-    """The pools of a deployment in the order that they are asked for, and where the prices are from."""
+    """The pools of a deployment in order of preference, and the source of their prices."""
 
     pools: tuple[Offer, ...]
     source: str
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their ids."""
+        """The ids of the pools."""
         return tuple(offer.pool for offer in self.pools)
 
 
 def make_offers(
     pools: Sequence[str], catalogue: Sequence[JsonObject] | None, *, is_by_price: bool, excluded: Iterable[str] = ()
 ) -> Offers:
-    """Return what `pools` cost, the cheapest first with `is_by_price`; one without a price stands last.
+    """Return the offers for `pools`. With `is_by_price` the cheapest is first, and unknown prices are last.
 
-    Raises ConfigError for a pool that the catalogue does not have.
+    Raises ConfigError for a pool that is not in the catalogue.
     """
     live = _of_catalogue(catalogue, frozenset(excluded)) if catalogue else {}
     unknown = [pool for pool in pools if live and pool not in live]
@@ -74,12 +74,12 @@ def make_offers(
     found = [live.get(pool) or _of_table(pool) for pool in pools]
     if is_by_price:
         found.sort(key=lambda offer: float("inf") if offer.usd_per_s is None else offer.usd_per_s)
-    source = "RunPod's catalogue, now" if live else f"the table of {AS_OF}, as the catalogue did not answer"
+    source = "RunPod's catalogue, now" if live else f"the table of {AS_OF}, as the catalogue was not available"
     return Offers(tuple(found), source)
 
 
 def _of_catalogue(catalogue: Sequence[JsonObject], excluded: frozenset[str]) -> Mapping[str, Offer]:
-    """Return the pools of a catalogue by name, each with the price of its dearest GPU, the memory of its smallest."""
+    """Return the pools of a catalogue by name. Price: the most expensive GPU. Memory: the smallest GPU."""
     offers: dict[str, Offer] = {}
     for gpu in catalogue:
         match gpu:

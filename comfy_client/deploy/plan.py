@@ -1,4 +1,4 @@
-"""What a deployment or its end would do, from what is there: look by name, decide. It changes nothing at RunPod."""
+"""Computes the plan of a deployment from the current state at RunPod. Resources are found by name. Read-only."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from comfy_core.errors import ConfigError, RequestError
 from comfy_core.validation import nearest
 
 FLASHBOOT_SUFFIX = " -fb"
-"""GraphQL and the console show FlashBoot by it behind a name (docs.runpod.io, Manage endpoints)."""
+"""Suffix that GraphQL and the console add to the name of an endpoint with FlashBoot (docs.runpod.io)."""
 
 
 @dataclass(frozen=True)
 class RunPodApis:
-    """The two APIs that a deployment talks to."""
+    """The two RunPod APIs that a deployment uses."""
 
     rest: RestApi
     models: CachedModels
@@ -35,7 +35,7 @@ class RunPodApis:
 
 @dataclass(frozen=True)
 class DeployPlan:
-    """What is to be done, in order. `endpoint` is there where it exists before; its settings may be old."""
+    """The steps of a deployment, in order. `endpoint` is the existing endpoint with its old settings, or None."""
 
     steps: tuple[DeployStep, ...]
     offers: Offers
@@ -43,12 +43,12 @@ class DeployPlan:
     endpoint: JsonObject | None
 
     def step(self, what: str) -> DeployStep | None:
-        """Return the step that concerns `what`, if there is one."""
+        """Return the step for `what`, or None."""
         return next((step for step in self.steps if step.what == what), None)
 
 
 def make_plan(runpod: RunPodApis, description: Description, secrets: Mapping[str, str]) -> DeployPlan:
-    """Return what has to be done so that RunPod has what is described. Raises ConfigError and RequestError."""
+    """Return the steps that bring RunPod to the described state. Raises ConfigError and RequestError."""
     template = find_template(runpod.rest, description.name)
     endpoint = find_endpoint(runpod.rest, description.name)
     ids = _find_ids(runpod.rest, description)
@@ -75,17 +75,17 @@ def make_plan(runpod: RunPodApis, description: Description, secrets: Mapping[str
 
 
 def wanted_models(description: Description) -> tuple[str, ...]:
-    """Return the cached models that a description asks for."""
+    """Return the cached models of a description."""
     return (description.cached_model,) if description.cached_model else ()
 
 
 def find_template(rest: RestApi, name: str) -> JsonObject | None:
-    """Return the template of that name, if there is one. Raises ConfigError where there are several."""
+    """Return the template with this name, or None. Raises ConfigError if there are several."""
     return _only([each for each in rest.templates() if each.get("name") == name], "template", name)
 
 
 def find_endpoint(rest: RestApi, name: str) -> JsonObject | None:
-    """Return the endpoint of that name, if there is one. Raises ConfigError for several, or one of another type."""
+    """Return the endpoint with this name, or None. Raises ConfigError if there are several, or its type is wrong."""
     named = [each for each in rest.endpoints() if str(each.get("name", "")).removesuffix(FLASHBOOT_SUFFIX) == name]
     endpoint = _only(named, "endpoint", name)
     if endpoint is not None and endpoint.get("type", ENDPOINT_TYPE) != ENDPOINT_TYPE:
@@ -106,35 +106,37 @@ def _only(named: Sequence[JsonObject], what: str, name: str) -> JsonObject | Non
 def _find_ids(rest: RestApi, description: Description) -> ResourceIds:
     registry = volume = ""
     if description.registry:
-        registry = str(_named(description.registry, rest.registries(), "registry", "credential of a registry")["id"])
+        registry = str(_named(description.registry, rest.registries(), "registry", "registry credential")["id"])
     if description.network_volume:
         found = _named(description.network_volume, rest.network_volumes(), "storage.network_volume", "network volume")
         volume, where = str(found["id"]), found.get("dataCenter")
         if description.data_centers and where not in description.data_centers:
             raise ConfigError(
-                f"storage.network_volume: {description.network_volume} is in {where}, which is none of "
+                f"storage.network_volume: {description.network_volume} is in {where}, which is not one of "
                 f"storage.data_centers ({', '.join(description.data_centers)}). A worker runs where its volume is"
             )
     return ResourceIds(registry, volume)
 
 
-def _named(wanted: str, there: Sequence[JsonObject], path: str, what: str) -> JsonObject:
+def _named(wanted: str, existing: Sequence[JsonObject], path: str, what: str) -> JsonObject:
     for key in ("id", "name"):
-        found = [each for each in there if each.get(key) == wanted]
+        found = [each for each in existing if each.get(key) == wanted]
         if len(found) > 1:
             ids = ", ".join(str(each.get("id")) for each in found)
-            raise ConfigError(f"{path}: RunPod has several with the name {wanted}; write the id in its place ({ids})")
+            raise ConfigError(
+                f"{path}: RunPod has several with the name {wanted}; use one of their ids instead ({ids})"
+            )
         if found:
             return found[0]
-    names = [str(each.get("name")) for each in there]
+    names = [str(each.get("name")) for each in existing]
     raise ConfigError(
-        f"{path}: RunPod has no {what} {wanted!r}; there are: {', '.join(names) or 'none'}"
-        f"{nearest(wanted, names) or '.'} Make it in RunPod's console, or take the line out"
+        f"{path}: RunPod has no {what} {wanted!r}; existing: {', '.join(names) or 'none'}"
+        f"{nearest(wanted, names) or '.'} Create it in RunPod's console, or remove the line"
     )
 
 
 def _catalogue(rest: RestApi) -> list[JsonObject] | None:
-    """Return the catalogue, or None where it does not answer: prices are worth no failure."""
+    """Return the catalogue, or None if the call fails: missing prices must not stop a deployment."""
     try:
         return rest.catalogue()
     except RequestError:

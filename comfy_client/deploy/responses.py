@@ -1,7 +1,8 @@
-"""What RunPod's management API says when it refuses, as errors that name the field and the remedy. Pure.
+"""Converts error responses of RunPod's management API to errors that name the field and the remedy. No I/O.
 
-Its errors are RFC 9457 (`application/problem+json`): `title`, `status`, `detail`, and `errors`, a list of texts, one a
-failed field. An unknown field is a 422, a key without the right a 403, and a 429 carries Retry-After in seconds.
+Facts: errors are RFC 9457 (`application/problem+json`) with `title`, `status`, `detail`, and `errors`, a list with one
+string for each invalid field. 422 is an unknown field, and 403 a key without permission. A 429 has Retry-After in
+seconds.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from collections.abc import Iterable
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import RequestError, Unauthorized
 
-AGAIN = "Run the command again: it looks for what is there by name, and goes on"
-_SHOWN = 300
+AGAIN = "Run the command again: it finds existing resources by name, and continues"
+_MAX_MESSAGE = 300
 _MOST_ERRORS = 10
 
 
 def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> RequestError:
-    """Return the error of a call that was to do `what` ("create the endpoint flux"), without the texts in `hidden`."""
+    """Return the error of a failed call. `what` describes the call ("create the endpoint flux").
+
+    The strings in `hidden` are removed from the message.
+    """
     body = without(error.body, hidden)
-    said = words_of(body)
-    told = f": {said}" if said else ""
+    detail = problem_message(body)
+    note = f": {detail}" if detail else ""
     code = ErrorCode.NETWORK
     match error.status:
         case None:
@@ -33,12 +37,12 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
             )
         case 401 | 403:
             may = (
-                "RunPod refuses the API key"
-                if error.status == 401  # noqa: PLR2004 - HTTP's own
-                else "The API key may not do this"
+                "RunPod rejected the API key"
+                if error.status == 401  # noqa: PLR2004 - an HTTP status
+                else "The API key lacks the permission"
             )
             return Unauthorized(
-                f"{may}: {what}{told}. Look at RUNPOD_API_KEY, and whether that key may read and write Serverless "
+                f"{may}: {what}{note}. Check RUNPOD_API_KEY, and whether that key may read and write Serverless "
                 "(RunPod's console: Settings > API Keys)",
                 code=ErrorCode.AUTH_FAILED,
                 status=error.status,
@@ -47,21 +51,21 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
         case 404:
             code, remedy = (
                 ErrorCode.ENDPOINT_NOT_FOUND,
-                f"Somebody deleted it, or RUNPOD_REST_BASE_URL is wrong. {AGAIN}",
+                f"It was deleted, or RUNPOD_REST_BASE_URL is wrong. {AGAIN}",
             )
         case 429:
             waits = f" after {error.retry_after_s:g} s" if error.retry_after_s else " later"
-            code, remedy = ErrorCode.RATE_LIMITED, f"RunPod takes no more calls for now. {AGAIN}{waits}"
+            code, remedy = ErrorCode.RATE_LIMITED, f"RunPod limits the number of calls. {AGAIN}{waits}"
         case 400 | 422:
             remedy = (
-                "Correct in deploy.toml what it names; a field that it does not know is one that RunPod has changed"
+                "Correct the named fields in deploy.toml. If a field is unknown to RunPod, RunPod's API has changed"
             )
-        case status if status >= 500:  # noqa: PLR2004 - HTTP's own
-            remedy = f"RunPod's API is unwell. {AGAIN}"
+        case status if status >= 500:  # noqa: PLR2004 - an HTTP status
+            remedy = f"RunPod's API has a failure. {AGAIN}"
         case _:
-            remedy = "Nothing of this is known; RunPod's console may say more"
+            remedy = "This status is not expected; RunPod's console may show more"
     return RequestError(
-        f"RunPod answered {error.status} to {what}{told}. {remedy}",
+        f"RunPod responded with {error.status} to {what}{note}. {remedy}",
         status=error.status,
         body=body,
         code=code,
@@ -70,18 +74,18 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
     )
 
 
-def words_of(body: str) -> str:
-    """Return what a body says: its detail and its failed fields, or the start of a text that is no page of HTML."""
+def problem_message(body: str) -> str:
+    """Return the detail and the invalid fields in an error body, or the start of its text if it is not HTML."""
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):
-        return "" if "<" in body[:_SHOWN] else body.strip()[:_SHOWN]
+        return "" if "<" in body[:_MAX_MESSAGE] else body.strip()[:_MAX_MESSAGE]
     if not isinstance(problem, dict):
         return ""
     detail = problem.get("detail") or problem.get("title") or problem.get("message") or ""
     errors = problem.get("errors")
-    fields = [_field(each)[:_SHOWN] for each in errors[:_MOST_ERRORS]] if isinstance(errors, list) else []
-    return "; ".join([str(detail)[:_SHOWN].rstrip("."), *fields] if detail else fields)
+    fields = [_field(each)[:_MAX_MESSAGE] for each in errors[:_MOST_ERRORS]] if isinstance(errors, list) else []
+    return "; ".join([str(detail)[:_MAX_MESSAGE].rstrip("."), *fields] if detail else fields)
 
 
 def _field(error: object) -> str:
@@ -92,7 +96,7 @@ def _field(error: object) -> str:
 
 
 def without(text: str, hidden: Iterable[str]) -> str:
-    """Return `text` with each of the hidden texts replaced, also as JSON writes it."""
+    """Return `text` with each of the `hidden` strings replaced, also in its JSON-escaped form."""
     for secret in sorted(filter(None, hidden), key=len, reverse=True):
         for written in (secret, json.dumps(secret)[1:-1]):
             text = text.replace(written, "(not shown)")

@@ -1,4 +1,4 @@
-"""The variables that `comfy-client deploy` and `destroy` read, beside the secrets that deploy.toml names. Pure."""
+"""Environment variables of `comfy-client deploy` and `destroy`, in addition to the secrets named in deploy.toml."""
 
 from __future__ import annotations
 
@@ -20,31 +20,29 @@ VARIABLES: Mapping[str, EnvironmentVariable] = {
             CLIENT_VARIABLES["RUNPOD_API_KEY"].where,
             secret=True,
         ),
-        EnvironmentVariable(
-            "RUNPOD_REST_BASE_URL", "Another address of RunPod's REST API v2.", f"default `{REST_URL}`"
-        ),
+        EnvironmentVariable("RUNPOD_REST_BASE_URL", "Base URL of RunPod's REST API v2.", f"default `{REST_URL}`"),
         EnvironmentVariable(
             "RUNPOD_GRAPHQL_URL",
-            "Another address of RunPod's GraphQL API, which alone has cached models.",
+            "URL of RunPod's GraphQL API, which is used for cached models.",
             f"default `{GRAPHQL_URL}`",
         ),
         EnvironmentVariable(
             "RUNPOD_ENDPOINT_BASE_URL",
-            "Another address of RunPod's queue API, for the picture at the end.",
-            "default: the address that RunPod gives with the endpoint",
+            "Base URL of RunPod's queue API, for the test image.",
+            "default: the URL in RunPod's response for the endpoint",
         ),
     )
 }
-"""Every variable of the two commands, once."""
+"""All environment variables of the two commands."""
 
 
 def value_of(environment: Mapping[str, str], name: str) -> str:
-    """Return a variable's value, or an empty text."""
+    """Return a variable's value, or an empty string."""
     return environment.get(VARIABLES[name].name, "").strip()
 
 
 def api_key(environment: Mapping[str, str]) -> str:
-    """Return RunPod's key. Raises ConfigError that says where to get it."""
+    """Return RunPod's API key. Raises ConfigError that says where to find it."""
     if key := value_of(environment, "RUNPOD_API_KEY"):
         return key
     variable = VARIABLES["RUNPOD_API_KEY"]
@@ -52,10 +50,10 @@ def api_key(environment: Mapping[str, str]) -> str:
 
 
 def secrets_of(environment: Mapping[str, str], names: tuple[str, ...]) -> Mapping[str, str]:
-    """Return the values of the secrets that deploy.toml names. Raises ConfigError with all that are not set."""
+    """Return the values of the secrets that deploy.toml names. Raises ConfigError with all missing ones."""
     missing = [name for name in names if not environment.get(name)]
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)}: named as a secret in deploy.toml, and not set here. Export it, or take the name out"
+            f"{', '.join(missing)}: named as a secret in deploy.toml, but not set. Export it, or remove the name"
         )
     return {name: environment[name] for name in names}

@@ -1,7 +1,7 @@
-"""The providers by the name that IMAGE_GENERATION_PROVIDER gives, and the variables that each needs.
+"""The providers that IMAGE_GENERATION_PROVIDER can select, and the environment variables of each.
 
-To add one: write a module with a class that implements `interface.Provider`, and add its row to PROVIDERS. Its
-variables go into VARIABLES. tests/providers/test_contract.py then wants to know how it is put on a stage.
+To add a provider, write a module with a class that implements `interface.Provider`, add an entry to PROVIDERS and its
+variables to VARIABLES. tests/providers/test_contract.py then needs a fixture for it in tests/providers/stagings.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEFAULT = "comfyui"
 
 @dataclass(frozen=True)
 class EnvironmentVariable:
-    """One variable of the environment; `where` says where its value is to be found."""
+    """An environment variable. `where` says where to find its value, or what its default is."""
 
     name: str
     meaning: str
@@ -43,34 +43,32 @@ class EnvironmentVariable:
 VARIABLES: Mapping[str, EnvironmentVariable] = {
     variable.name: variable
     for variable in (
-        EnvironmentVariable(SWITCH, "The provider that makes the pictures.", f"default `{DEFAULT}`"),
+        EnvironmentVariable(SWITCH, "The provider that generates the images.", f"default `{DEFAULT}`"),
         EnvironmentVariable("RUNPOD_API_KEY", "RunPod's API key.", "RunPod console > Settings > API Keys", secret=True),
         EnvironmentVariable(
             "RUNPOD_COMFYUI_ENDPOINT_ID",
-            "The endpoint of this project's worker. Default: RUNPOD_ENDPOINT_ID.",
-            "RunPod console > Serverless, beside the endpoint's name",
+            "Id of the endpoint of this project's worker. Default: RUNPOD_ENDPOINT_ID.",
+            "RunPod console > Serverless, next to the endpoint's name",
         ),
         EnvironmentVariable(
             "RUNPOD_ENDPOINT_ID",
-            "The endpoint.",
-            "RunPod console > Serverless, beside the endpoint's name",
+            "Id of the endpoint.",
+            "RunPod console > Serverless, next to the endpoint's name",
         ),
-        EnvironmentVariable(
-            "RUNPOD_ENDPOINT_BASE_URL", "Another address of RunPod's queue API.", f"default `{BASE_URL}`"
-        ),
+        EnvironmentVariable("RUNPOD_ENDPOINT_BASE_URL", "Base URL of RunPod's queue API.", f"default `{BASE_URL}`"),
         EnvironmentVariable(
             "COMFYUI_ENDPOINT",
-            "The address of a ComfyUI that is called directly, without RunPod.",
-            "as `http://127.0.0.1:8188`",
+            "URL of a ComfyUI to call directly, without RunPod.",
+            "for example `http://127.0.0.1:8188`",
         ),
         EnvironmentVariable(
             "COMFYUI_DIR",
-            "That ComfyUI's folder, if this process can reach it; each job's files are then deleted.",
-            "ComfyUI's base folder",
+            "Base folder of that ComfyUI, if this process can access it. The files of each job are then deleted.",
+            "the folder that contains ComfyUI's `input` and `output`",
         ),
         EnvironmentVariable(
             "SCENARIO_SDK_API_KEY",
-            "Scenario's API key; its own SDK reads it too.",
+            "Scenario's API key. Scenario's own SDK reads it too.",
             "Scenario's web app: the project's API keys",
             secret=True,
         ),
@@ -82,49 +80,51 @@ VARIABLES: Mapping[str, EnvironmentVariable] = {
         ),
         EnvironmentVariable(
             "SCENARIO_BASE_URL",
-            "Another address of Scenario's API. Scenario's SDK reads it too; callers of the shim have the shim's.",
+            "Base URL of Scenario's API. Scenario's SDK reads it too; with the shim, it is the shim's URL.",
             f"default `{SCENARIO_URL}`",
         ),
-        EnvironmentVariable("SCENARIO_MODEL_ID", "Scenario's model that makes the pictures.", f"default `{MODEL_ID}`"),
+        EnvironmentVariable(
+            "SCENARIO_MODEL_ID", "Id of the Scenario model that generates the images.", f"default `{MODEL_ID}`"
+        ),
         EnvironmentVariable(
             "SCENARIO_LORAS",
-            "A JSON object from the worker's LoRA files to Scenario's model ids; other LoRAs are refused.",
-            'as `{"knight.safetensors": "model_x"}`',
+            "JSON object that maps the worker's LoRA files to Scenario model ids. Other LoRAs are rejected.",
+            'for example `{"knight.safetensors": "model_x"}`',
         ),
     )
 }
-"""Every variable that the client reads, once."""
+"""All environment variables of the client."""
 
 
 @dataclass(frozen=True)
 class ProviderEnvironment:
-    """The environment for one provider. Empty is absent."""
+    """Reads the environment variables of one provider. An empty value counts as not set."""
 
     environment: Mapping[str, str] = field(repr=False)
     provider: str = DEFAULT
 
     def optional(self, name: str) -> str:
-        """Return a variable's value, or an empty text."""
+        """Return a variable's value, or an empty string."""
         return self.environment.get(name, "").strip()
 
-    def needed(self, *names: str) -> str:
-        """Return the value of the first variable that is set. Raises ConfigError that says where to get it."""
+    def required(self, *names: str) -> str:
+        """Return the value of the first variable that is set. Raises ConfigError that says where to find it."""
         for name in names:
             if value := self.optional(name):
                 return value
-        advice = self._misspelt(names) + PROVIDERS[self.provider].advice
+        advice = self._misspelled_hint(names) + PROVIDERS[self.provider].advice
         if self.optional("COMFYUI_URL"):
-            advice += ". COMFYUI_URL is the worker's variable: the client reads COMFYUI_ENDPOINT"
+            advice += ". COMFYUI_URL is a variable of the worker; the client reads COMFYUI_ENDPOINT"
         raise ConfigError(
-            f"{' or '.join(names)} is not set ({VARIABLES[names[-1]].where}), and the provider {self.provider!r} needs "
-            f"it.{advice}"
+            f"{' or '.join(names)} is not set ({VARIABLES[names[-1]].where}), and the provider {self.provider!r} "
+            f"requires it.{advice}"
         )
 
-    def _misspelt(self, names: Sequence[str]) -> str:
-        """Return a sentence about a variable that is set under nearly one of these names; its value is not shown."""
+    def _misspelled_hint(self, names: Sequence[str]) -> str:
+        """Return a hint if a variable with a similar name is set, else an empty string. Its value is not shown."""
         others = [name for name, value in self.environment.items() if name not in VARIABLES and value.strip()]
         close = next((near[0] for name in names if (near := get_close_matches(name, others, n=1, cutoff=0.8))), "")
-        return f" {close} is set, which nothing reads: is it meant?" if close else ""
+        return f" {close} is set, but is not a variable of this program: is it misspelled?" if close else ""
 
 
 Workflows: TypeAlias = Mapping[str, Workflow]
@@ -132,7 +132,7 @@ Workflows: TypeAlias = Mapping[str, Workflow]
 
 @dataclass(frozen=True)
 class ProviderEntry:
-    """One provider: what it reaches, the variables it needs, how it is made, and other ways where one is missing."""
+    """One provider: description, required variables, factory, and advice for the error if a variable is missing."""
 
     reaches: str
     needs: str
@@ -152,7 +152,7 @@ def _stock_worker(read: ProviderEnvironment, workflows: Workflows) -> Provider:
 
 
 def _scenario(read: ProviderEnvironment, workflows: Workflows) -> Provider:
-    keys = read.needed("SCENARIO_SDK_API_KEY"), read.needed("SCENARIO_SDK_API_SECRET")
+    keys = read.required("SCENARIO_SDK_API_KEY"), read.required("SCENARIO_SDK_API_SECRET")
     loras = _table("SCENARIO_LORAS", read.optional("SCENARIO_LORAS"))
     model_id = read.optional("SCENARIO_MODEL_ID") or MODEL_ID
     api = ScenarioApi(*keys, read.optional("SCENARIO_BASE_URL") or SCENARIO_URL)
@@ -160,19 +160,19 @@ def _scenario(read: ProviderEnvironment, workflows: Workflows) -> Provider:
 
 
 def _table(name: str, text: str) -> dict[str, str]:
-    """Return the JSON object of texts that a variable holds. Raises ConfigError."""
+    """Return the JSON object of strings in a variable's value. Raises ConfigError."""
     try:
         table = json.loads(text or "{}")
     except ValueError:
         table = None
     if not isinstance(table, dict) or not all(isinstance(value, str) and value for value in table.values()):
-        raise ConfigError(f"{name} is no JSON object of texts. {VARIABLES[name].meaning} It is {VARIABLES[name].where}")
+        raise ConfigError(f"{name} is not a JSON object of strings, {VARIABLES[name].where}. {VARIABLES[name].meaning}")
     return table
 
 
 def _endpoint(read: ProviderEnvironment, *names: str) -> RunPodEndpoint:
-    api_key = read.needed("RUNPOD_API_KEY")
-    return RunPodEndpoint(read.needed(*names), api_key, read.optional("RUNPOD_ENDPOINT_BASE_URL") or BASE_URL)
+    api_key = read.required("RUNPOD_API_KEY")
+    return RunPodEndpoint(read.required(*names), api_key, read.optional("RUNPOD_ENDPOINT_BASE_URL") or BASE_URL)
 
 
 PROVIDERS: Mapping[str, ProviderEntry] = {
@@ -180,7 +180,7 @@ PROVIDERS: Mapping[str, ProviderEntry] = {
         "this project's worker on RunPod serverless, or a ComfyUI directly if `COMFYUI_ENDPOINT` is set",
         "`RUNPOD_API_KEY` and `RUNPOD_COMFYUI_ENDPOINT_ID` (or `RUNPOD_ENDPOINT_ID`), or `COMFYUI_ENDPOINT`",
         _comfyui,
-        " Without RunPod, set COMFYUI_ENDPOINT to the address of a ComfyUI. Without a GPU, run `comfy-client simulate` "
+        " Without RunPod, set COMFYUI_ENDPOINT to the URL of a ComfyUI. Without a GPU, run `comfy-client simulate` "
         "and set COMFYUI_ENDPOINT=http://127.0.0.1:8188",
     ),
     "runpod": ProviderEntry(
@@ -191,26 +191,26 @@ PROVIDERS: Mapping[str, ProviderEntry] = {
         f"(COMFYUI_ENDPOINT) and `comfy-client simulate` need {SWITCH}=comfyui, the default",
     ),
     "scenario": ProviderEntry(
-        "Scenario.com itself, to go back to it: through its official SDK, the extra `scenario-sdk`",
+        "Scenario.com, through its official SDK (the extra `scenario-sdk`), to switch back to it",
         "`SCENARIO_SDK_API_KEY` and `SCENARIO_SDK_API_SECRET`",
         _scenario,
     ),
 }
-"""Every provider by its name."""
+"""All providers by name."""
 
 
 def provider_name(environment: Mapping[str, str]) -> str:
-    """Return the name that IMAGE_GENERATION_PROVIDER has. Raises ConfigError for one that is none."""
+    """Return the provider name in IMAGE_GENERATION_PROVIDER. Raises ConfigError if it is unknown."""
     name = ProviderEnvironment(environment).optional(SWITCH) or DEFAULT
     if name not in PROVIDERS:
         raise ConfigError(
-            f"{SWITCH}={name!r} is no provider{nearest(name, PROVIDERS) or '.'} There are {', '.join(PROVIDERS)}"
+            f"{SWITCH}={name!r} is not a provider{nearest(name, PROVIDERS) or '.'} Providers: {', '.join(PROVIDERS)}"
         )
     return name
 
 
 def provider_from_env(environment: Mapping[str, str], workflows: Path | None = None) -> Provider:
-    """Return the provider that the environment names. Only its own variables are read. Raises ConfigError."""
+    """Return the provider that the environment selects. Only its own variables are read. Raises ConfigError."""
     name = provider_name(environment)
     return PROVIDERS[name].make(
         ProviderEnvironment(environment, name), load_workflows(workflows or default_directory())

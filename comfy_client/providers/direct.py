@@ -1,6 +1,6 @@
-"""A ComfyUI that is reached directly, on this machine or in its network: what the worker does, without RunPod.
+"""Provider for a ComfyUI that is called directly, without RunPod. It does the worker's work in this process.
 
-Jobs live in this process: their ids mean nothing to another one, and a job whose process ends is interrupted.
+Job ids are valid in this process only. If the process exits, its jobs are interrupted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from comfy_client.providers.interface import (
     JobStatus,
     Progress,
 )
-from comfy_core.comfyui.outputs import Output, job_outputs
-from comfy_core.comfyui.prompt_monitor import Limits
-from comfy_core.comfyui.prompt_monitor import Sampling as Sampled
+from comfy_core.comfyui.outputs import JobOutput, job_outputs
+from comfy_core.comfyui.prompt_monitor import RunProgress, WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode, ErrorReport, Fault
@@ -35,16 +34,16 @@ from comfy_core.workflows import Workflow
 
 JOB_TIMEOUT_S = 600.0
 JOB_PREFIX = "local-"
-"""Begins the ids of jobs that ran without RunPod."""
+"""Prefix of the ids of jobs that ran without RunPod."""
 _KEPT_JOBS = 32
-"""Jobs that ended and whose results are kept, for who asks again."""
+"""How many finished jobs keep their results in memory."""
 _CLOSE_S = 10.0
 _PAUSE_S = 0.02
 
 
 @dataclass
 class _DirectJob:
-    """One job in its thread. `status` is replaced whole, so that any thread may read it."""
+    """A job and its thread. `status` is immutable and replaced as a whole, so any thread may read it."""
 
     request: Request
     rendered: Rendered
@@ -58,11 +57,11 @@ class _DirectJob:
         return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.") if self.cancelled.is_set() else None
 
     def end_if_stopped(self) -> None:
-        """Raise the JobError that ends the job, if there is one."""
+        """Raise JobError if the job was cancelled."""
         if (error := self.stop()) is not None:
             raise error
 
-    def observe(self, sampled: Sampled) -> None:
+    def observe(self, sampled: RunProgress) -> None:
         progress = Progress(
             "sampling", sampled.picture, sampled.pictures, sampled.step, sampled.steps, sampled.percent, sampled.preview
         )
@@ -73,9 +72,9 @@ class DirectProvider:
     """A ComfyUI at `url`.
 
     Args:
-        url: its address, as `http://127.0.0.1:8188`.
+        url: URL of the ComfyUI, for example `http://127.0.0.1:8188`.
         workflows: the templates that requests may name.
-        directory: ComfyUI's base folder where this process can reach it: see ComfyServer.
+        directory: ComfyUI's base folder, if this process can access it: see ComfyServer.
     """
 
     name = "comfyui"
@@ -96,13 +95,13 @@ class DirectProvider:
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Start a job in a thread. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
-        asked = read_request(request.input, self._workflows)
-        _check_possible(asked, request)
-        rendered = intake.rendered(asked)
-        timeout_s = asked.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
-        self._server.version()  # a wrong address is told by the submit, not by the job
+        parsed = read_request(request.input, self._workflows)
+        _check_supported(parsed, request)
+        rendered = intake.rendered(parsed)
+        timeout_s = parsed.timeout_s or request.options.execution_timeout_s or JOB_TIMEOUT_S
+        self._server.version()  # so that a wrong URL fails the submit, not the job
         job_id = f"{JOB_PREFIX}{uuid.uuid4()}"
-        job = _DirectJob(asked, rendered, timeout_s, JobStatus(job_id, JobState.QUEUED))
+        job = _DirectJob(parsed, rendered, timeout_s, JobStatus(job_id, JobState.QUEUED))
         with self._lock:
             ended = [name for name, each in self._jobs.items() if each.ended.is_set()]
             for name in ended[: max(0, len(ended) - _KEPT_JOBS)]:
@@ -113,11 +112,11 @@ class DirectProvider:
         return job.status
 
     def status(self, job_id: str) -> JobStatus:
-        """Return how a job stands. Raises JobError (job_expired) for one that this process did not start."""
+        """Return a job's status. Raises JobError (job_expired) for a job that this process did not start."""
         return self._job(job_id).status
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return what a job made."""
+        """Return a job's result."""
         if status.error is not None:
             raise JobError.of(status.error, status.job_id)
         result = self._job(status.job_id).result
@@ -126,17 +125,17 @@ class DirectProvider:
         return result
 
     def cancel(self, job_id: str) -> None:
-        """Interrupt a job; return once nothing of it is left in ComfyUI."""
+        """Interrupt a job and wait until it has been removed from ComfyUI."""
         job = self._job(job_id)
         job.cancelled.set()
         job.ended.wait(_CLOSE_S)
 
     def retry(self, job_id: str) -> JobStatus:
-        """Raises RequestError: a job without RunPod is sent again by its caller."""
-        raise RequestError(f"A ComfyUI has no retry: send the request of {job_id} again", code=ErrorCode.MISCONFIGURED)
+        """Raises RequestError: ComfyUI has no retry. The caller must submit the request again."""
+        raise RequestError(f"ComfyUI has no retry: send the request of {job_id} again", code=ErrorCode.MISCONFIGURED)
 
     def health(self) -> Health:
-        """Return what ComfyUI's queue holds, whoever put it there."""
+        """Return the contents of ComfyUI's queue, including the prompts of other clients."""
         running, pending = self._server.queue_state()
         busy = bool(running or pending)
         prompts = "1 prompt" if len(running) == 1 else f"{len(running)} prompts"
@@ -149,7 +148,7 @@ class DirectProvider:
         )
 
     def missing_models(self) -> list[str]:
-        """Return the files of the workflows that ComfyUI does not list, as `folder/file`."""
+        """Return the model files that the workflows need and ComfyUI does not list, as `folder/file`."""
         wanted = sorted(
             {model for workflow in self._workflows.values() for model in workflow.schema.get("x-models", [])}
         )
@@ -157,7 +156,7 @@ class DirectProvider:
         return [model for model in wanted if model.partition("/")[2] not in listed[model.partition("/")[0]]]
 
     def purge_queue(self) -> int:
-        """Cancel the jobs of this process that wait, and return how many those were. Others' prompts are not ours."""
+        """Cancel the queued jobs of this process and return how many. Prompts of other clients are not affected."""
         with self._lock:
             waiting = [job for job in self._jobs.values() if job.status.state is JobState.QUEUED]
         for job in waiting:
@@ -165,33 +164,31 @@ class DirectProvider:
         return len(waiting)
 
     def pause_s(self, waited_s: float) -> float:
-        """Return a blink: nothing is asked over the network."""
+        """Return a short interval: polling reads memory and sends no request."""
         return max(_PAUSE_S, min(0.2, waited_s / 100))
 
     def close(self) -> None:
-        """Interrupt the jobs that still run, and close the connections."""
+        """Interrupt running jobs and close the connections."""
         with self._lock:
-            unended = [job for job in self._jobs.values() if not job.ended.is_set()]
-        for job in unended:
+            running_jobs = [job for job in self._jobs.values() if not job.ended.is_set()]
+        for job in running_jobs:
             job.cancelled.set()
         deadline = time.monotonic() + _CLOSE_S
-        for job in unended:
+        for job in running_jobs:
             job.ended.wait(max(0.0, deadline - time.monotonic()))
         self._server.close()
 
     def _job(self, job_id: str) -> _DirectJob:
         job = self._jobs.get(job_id)
         if job is None:
-            message = (
-                f"This process has no job {job_id}: a ComfyUI that is reached directly has jobs of one process alone."
-            )
+            message = f"This process has no job {job_id}. With COMFYUI_ENDPOINT, jobs exist in one process only."
             raise JobError.of(ErrorReport(ErrorCode.JOB_EXPIRED, message), job_id)
         return job
 
     def _run(self, job: _DirectJob) -> None:
         begun_at = time.monotonic()
         try:
-            limits = Limits(timeout_s=job.timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
+            limits = WaitLimits(timeout_s=job.timeout_s, queue_timeout_s=JOB_TIMEOUT_S)
             rendered = job.rendered
             run = run_graphs(
                 self._server,
@@ -239,7 +236,7 @@ class DirectProvider:
         )
 
 
-def _image(output: Output) -> GeneratedImage:
+def _image(output: JobOutput) -> GeneratedImage:
     facts = output.facts
     return GeneratedImage(
         filename=output.filename,
@@ -252,14 +249,14 @@ def _image(output: Output) -> GeneratedImage:
     )
 
 
-def _check_possible(asked: Request, request: GenerationRequest) -> None:
-    """Raise JobError (invalid_input) for what RunPod alone, or its worker, can do: nothing asked for is left undone."""
+def _check_supported(parsed: Request, request: GenerationRequest) -> None:
+    """Raise JobError (invalid_input) for options that only RunPod or its worker supports."""
     options = request.options
     wanted: dict[str, Callable[[], bool]] = {
-        "delivery": lambda: asked.delivery == "s3",
+        "delivery": lambda: parsed.delivery == "s3",
         "options.webhook": lambda: options.webhook is not None,
         "options.s3_config": lambda: options.s3_config is not None,
     }
-    why = "is not possible with a ComfyUI that is reached directly (COMFYUI_ENDPOINT): leave it out, or use RunPod"
+    why = "is not supported with a direct ComfyUI (COMFYUI_ENDPOINT): omit it, or use RunPod"
     if faults := [Fault(path, why) for path, is_wanted in wanted.items() if is_wanted()]:
         raise invalid_input(faults)

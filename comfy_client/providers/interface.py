@@ -1,4 +1,4 @@
-"""What every provider takes and gives, as values, and the protocol that each of them implements. No I/O but `save`."""
+"""The Provider protocol, and the request, status and result types of all providers. No I/O except `save`."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400.0
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-"""The picture format that a file name's suffix stands for."""
+"""The image format of each file name suffix."""
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How RunPod runs a job: timeouts, priority, webhook. Other providers ignore them.
+    """RunPod's options for a job: timeouts, priority, webhook, bucket.
 
     Source: docs/reference/runpod.md#submitting-a-job.
 
     Attributes:
-        execution_timeout_s: how long it may run, from 5 s to 7 days; the endpoint's own setting where it is None.
-        ttl_s: how long RunPod keeps it from its submission on, even while it runs, from 10 s to 7 days; a day if None.
-        low_priority: whether it waits for all others, and starts no worker.
-        webhook: an https address that RunPod tells of its end. It is not signed: put a secret into it.
-        s3_config: the job's own bucket: `accessId`, `accessSecret`, `bucketName`, `endpointUrl`.
+        execution_timeout_s: how long the job may run, 5 s to 7 days. Default: the endpoint's own setting.
+        ttl_s: time after submission at which RunPod deletes the job, even while it runs, 10 s to 7 days. Default: one
+            day.
+        low_priority: whether the job waits for all other jobs and starts no worker.
+        webhook: https URL that RunPod calls when the job ends. The call is not signed: put a secret into the URL.
+        s3_config: bucket for this job's output: `accessId`, `accessSecret`, `bucketName`, `endpointUrl`.
     """
 
     execution_timeout_s: float | None = None
@@ -44,7 +45,7 @@ class JobOptions:
     s3_config: Mapping[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Raises JobError (invalid_input) for what RunPod does not take."""
+        """Raises JobError (invalid_input) for values that RunPod does not accept."""
         ranges = (("execution_timeout_s", self.execution_timeout_s, 5.0), ("ttl_s", self.ttl_s, 10.0))
         faults = [
             Fault(f"options.{name}", f"must be from {least:g} s to {7 * DAY_S:,.0f} s (7 days), not {value!r}")
@@ -52,12 +53,12 @@ class JobOptions:
             if value is not None and not least <= value <= 7 * DAY_S
         ]
         if self.webhook is not None and not self.webhook.startswith(("https://", "http://")):
-            faults.append(Fault("options.webhook", "must be an https address"))
+            faults.append(Fault("options.webhook", "must be an https URL"))
         if faults:
             raise invalid_input(faults)
 
     def envelope(self) -> JsonObject:
-        """Return what stands beside `input` in RunPod's request."""
+        """Return the fields that RunPod's request has in addition to `input`."""
         policy: JsonObject = {}
         if self.execution_timeout_s is not None:
             policy["executionTimeout"] = round(self.execution_timeout_s * 1000)
@@ -65,8 +66,8 @@ class JobOptions:
             policy["ttl"] = round(self.ttl_s * 1000)
         if self.low_priority:
             policy["lowPriority"] = True
-        beside = {"webhook": self.webhook, "policy": policy, "s3Config": dict(self.s3_config or {})}
-        return {name: value for name, value in beside.items() if value}
+        fields = {"webhook": self.webhook, "policy": policy, "s3Config": dict(self.s3_config or {})}
+        return {name: value for name, value in fields.items() if value}
 
 
 NO_OPTIONS = JobOptions()
@@ -74,7 +75,7 @@ NO_OPTIONS = JobOptions()
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One job. `input` is the request of docs/api.md, with its pictures as base64 or https addresses."""
+    """A request for one job. `input` is described in docs/api.md; its images are base64 or https URLs."""
 
     input: JsonObject = field(repr=False)
     options: JobOptions = NO_OPTIONS
@@ -82,7 +83,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """One file that a job made. `asset_id` is Scenario's id of it; it is None with all other providers."""
+    """A file that a job created. `asset_id` is its id at Scenario, and None with any other provider."""
 
     filename: str
     mime_type: str
@@ -91,10 +92,9 @@ class GeneratedFile:
     asset_id: str | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file to `path`, or under its own name into the folder `path`, and return its path.
+        """Write the file to `path` and return its path. If `path` is a folder, the file keeps its own name.
 
-        Missing folders are made. The file appears whole or not at all, and replaces one of that name. Raises OSError
-        that names it.
+        Missing folders are created. The write is atomic and replaces an existing file. Raises OSError with the path.
         """
         target = Path(path)
         if target.is_dir():
@@ -102,10 +102,10 @@ class GeneratedFile:
         data = self._encoded_for(target)
         try:
             if target.exists() and not target.is_file():
-                target.write_bytes(data)  # a device or a pipe: os.replace would remove it
+                target.write_bytes(data)  # a device or a pipe, which os.replace would remove
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _write_whole(target, data)
+                _write_atomically(target, data)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from error
         return target
@@ -114,7 +114,7 @@ class GeneratedFile:
         return self.bytes
 
 
-def _write_whole(target: Path, data: bytes) -> None:
+def _write_atomically(target: Path, data: bytes) -> None:
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".comfy-", delete=False) as part:
         try:
             part.write(data)
@@ -128,10 +128,10 @@ def _write_whole(target: Path, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class GeneratedImage(GeneratedFile):
-    """A picture. `seed` makes the same one again; it is None for a caller's own graph.
+    """A generated image. `seed` reproduces it; it is None for a caller's own graph.
 
-    `save` writes the format that the name's suffix says (.png, .jpg, .jpeg, .webp), and converts the picture if it has
-    another one; a converted file has no embedded metadata. Notebooks show a GeneratedImage as a picture.
+    `save` converts the image to the format of the file name's suffix (.png, .jpg, .jpeg, .webp) if necessary. A
+    converted file has no embedded metadata. Jupyter displays a GeneratedImage as an image.
     """
 
     width: int = 0
@@ -144,8 +144,8 @@ class GeneratedImage(GeneratedFile):
         return self.width, self.height
 
     def pil(self) -> Image.Image:
-        """Return the picture, decoded."""
-        from PIL import Image  # noqa: PLC0415 - most callers save the bytes as they are
+        """Return the image as a PIL image."""
+        from PIL import Image  # noqa: PLC0415 - most callers save the bytes unchanged
 
         image = Image.open(io.BytesIO(self.bytes))
         image.load()
@@ -160,16 +160,21 @@ class GeneratedImage(GeneratedFile):
 
         found = identify(self.bytes)
         is_still = found is not None and not found.is_animated
-        return converted(self.bytes, output_format).data if is_still else self.bytes  # a video, or all frames
+        return (
+            converted(self.bytes, output_format).data if is_still else self.bytes
+        )  # a video or an animation is not converted
 
     def _repr_png_(self) -> builtins.bytes:
-        """Return the picture as PNG, for Jupyter."""
+        """Return the image as PNG, for Jupyter."""
         return self.bytes if self.mime_type == "image/png" else self._converted("png")
 
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What a job made. `delay_s` is from submission to start, `execution_s` is billed; None where nobody says."""
+    """The result of a job.
+
+    `delay_s` is the time from submission to start. `execution_s` is the billed time. Both are None if unknown.
+    """
 
     images: tuple[GeneratedImage, ...]
     provider: str
@@ -189,14 +194,14 @@ class GenerationResult:
 
     @property
     def image(self) -> GeneratedImage:
-        """The first picture. Raises LookupError where there is none."""
+        """The first image. Raises LookupError if there is none."""
         if not self.images:
-            raise LookupError(f"job {self.job_id} made no picture")
+            raise LookupError(f"job {self.job_id} produced no image")
         return self.images[0]
 
 
 class JobState(enum.StrEnum):
-    """Where a job is, whatever its provider calls it."""
+    """The state of a job, the same for all providers."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -208,13 +213,13 @@ class JobState(enum.StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more is to come."""
+        """Whether the job has ended."""
         return self not in {JobState.QUEUED, JobState.RUNNING}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: picture `picture` of `pictures`, at `step` of `steps`; a preview (JPEG) where one came."""
+    """Progress of a job: image `picture` of `pictures`, at `step` of `steps`, with a JPEG preview if available."""
 
     stage: str = "sampling"
     picture: int = 1
@@ -227,7 +232,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a job stands. `error` is there if and only if it ended without a result; `output` is the provider's own."""
+    """The status of a job.
+
+    `error` is set if and only if the job ended without a result. `output` has the provider's own format.
+    """
 
     job_id: str
     state: JobState
@@ -242,7 +250,7 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Health:
-    """What an endpoint is doing. `why` says in a word, and `sentence` in one, why a job may have to wait.
+    """The state of an endpoint. `why` is the reason for which a job may have to wait, and `sentence` explains it.
 
     `why` is one of `idle`, `busy`, `cold`, `throttled`, `unhealthy`, `no_worker`.
     """
@@ -254,51 +262,51 @@ class Health:
 
 
 class Provider(Protocol):
-    """Where jobs run. Its calls block, may be made from several threads, and raise RequestError or JobError."""
+    """A service that runs jobs. Methods block, are thread-safe, and raise RequestError or JobError."""
 
     name: str
-    """As IMAGE_GENERATION_PROVIDER has it."""
+    """The value of IMAGE_GENERATION_PROVIDER that selects it."""
     jobs_outlive_process: bool
-    """Whether a job goes on after this process ended, and any process finds it by its id. If not, no job is billed."""
+    """Whether jobs continue after this process exits and any process can find them by id. If not, jobs are free."""
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Start a job and return how it stands. It may answer up to `wait_s` later, if it can then tell the end.
+        """Submit a job and return its status. Waits up to `wait_s` for the job's end, if the provider supports that.
 
-        None means that nobody follows the job at once: its result is to be kept as long as possible.
-        The job is sent once: a RequestError whose `report.details["may_run"]` is true may have started it.
+        `wait_s` is None if the caller does not poll the job at once; its result must then be kept as long as possible.
+        The job is sent once. After a RequestError with `report.details["may_run"]` true, it may be running.
         """
         ...
 
     def status(self, job_id: str) -> JobStatus:
-        """Return how a job stands. Raises JobError (job_expired) for one that is not known, or not known yet."""
+        """Return a job's status. Raises JobError (job_expired) for a job that is unknown, or not known yet."""
         ...
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return what a job made, of its final status. Raises JobError where it made nothing."""
+        """Return the result for a final status. Raises JobError if the job has no result."""
         ...
 
     def cancel(self, job_id: str) -> None:
-        """End a job; one that has ended stays as it is. Raises JobError (job_expired) as `status` does."""
+        """Cancel a job. No effect on a finished job. Raises JobError (job_expired) like `status`."""
         ...
 
     def retry(self, job_id: str) -> JobStatus:
-        """Start a job that failed once more, under its own id. Raises RequestError where it did not fail."""
+        """Start a failed job again under its own id. Raises RequestError if the job did not fail."""
         ...
 
     def health(self) -> Health:
-        """Return what the provider is doing."""
+        """Return counts of jobs and workers, and why a job may have to wait."""
         ...
 
     def missing_models(self) -> list[str] | None:
-        """Return the files of the workflows that are not there; None where that cannot be asked without a job."""
+        """Return the model files that the workflows need and the provider lacks. None if only a job could find out."""
         ...
 
     def purge_queue(self) -> int:
-        """Drop the jobs that wait, whoever sent them, and return how many those were."""
+        """Remove all queued jobs, including those of other clients. Return how many were removed."""
         ...
 
     def pause_s(self, waited_s: float) -> float:
-        """Return how long to wait before the next `status`, for a job that has not changed for `waited_s`."""
+        """Return the polling interval for a job whose status has not changed for `waited_s`."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A worker's result (docs/api.md, and worker-comfyui's) as values: pictures decoded or fetched, and checked by hash."""
+"""Parses the output of a worker (docs/api.md) or of worker-comfyui. Files are decoded or downloaded, and verified."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from comfy_core.errors import JobError, RequestError
 from comfy_core.http import HttpApi
 from comfy_core.images.codec import identify
 
-FETCH_TIMEOUT_S = 60.0
+DOWNLOAD_TIMEOUT_S = 60.0
 
 
 def read_result(status: JobStatus, provider: str) -> GenerationResult:
-    """Return the result in a job's output; pictures behind an address are fetched.
+    """Return the result in a job's output. Files that are given as URLs are downloaded.
 
-    Raises JobError: the job's own where it failed, result_lost where a picture is not there or not whole, no_output, or
-    unrecognized where the output is no result. Raises RequestError where a bucket is not reached: ask again then.
+    Raises JobError: the job's own error if it failed, result_lost if a file is missing or damaged, no_output, or
+    unrecognized if the output is not a worker's result. Raises RequestError if a bucket is not reached; retry then.
     """
     if status.error is not None:
         raise JobError.of(status.error, status.job_id)
@@ -35,7 +35,7 @@ def read_result(status: JobStatus, provider: str) -> GenerationResult:
             raise _error(
                 status,
                 ErrorCode.UNRECOGNIZED,
-                "The job's output is no result of a ComfyUI worker. Is it the right endpoint?",
+                "The job's output is not a result of a ComfyUI worker. Check the endpoint id.",
             )
     files = output.get("files")
     result = GenerationResult(
@@ -56,7 +56,7 @@ def read_result(status: JobStatus, provider: str) -> GenerationResult:
         retries=status.retries,
     )
     if not (result.images or result.files or result.texts):
-        raise _error(status, ErrorCode.NO_OUTPUT, "The graph ended well and saved nothing. End it in SaveImage.")
+        raise _error(status, ErrorCode.NO_OUTPUT, "The workflow succeeded but saved no output. Add a SaveImage node.")
     match output:
         case {"workflow": str(workflow)}:
             result = replace(result, workflow=workflow)
@@ -82,9 +82,9 @@ def _image(entry: Mapping[str, Any], status: JobStatus) -> GeneratedImage:
 
 
 def _file(entry: Mapping[str, Any], status: JobStatus) -> GeneratedFile:
-    """Return a file of the result, whole: its bytes have the hash that the worker gave it."""
+    """Return a file of the result. Its bytes are checked against the worker's SHA-256."""
     filename = str(entry.get("filename") or "picture.png")
-    wanted = entry.get("sha256")  # anything: it may have no hash of its own, so tuples and no sets below
+    wanted = entry.get("sha256")  # any JSON value, maybe unhashable: so tuples below, not sets
     data = _data(entry, filename, status)
     if wanted not in (None, _sha256(data)) and entry.get("type") == "s3_url":
         data = _data(entry, filename, status)
@@ -94,7 +94,7 @@ def _file(entry: Mapping[str, Any], status: JobStatus) -> GeneratedFile:
     raise _error(
         status,
         ErrorCode.RESULT_LOST,
-        f"{filename} is not what the worker made: its sha256 differs, with {len(data):,} bytes. Send the job again.",
+        f"{filename} is damaged: the SHA-256 of its {len(data):,} bytes does not match. Send the job again.",
         filename=filename,
     )
 
@@ -104,25 +104,25 @@ def _sha256(data: bytes) -> str:
 
 
 def _data(entry: Mapping[str, Any], filename: str, status: JobStatus) -> bytes:
-    match {"data": entry.get("image"), **entry}:  # `image` is the key of a worker with WORKER_IMAGE_FIELD=image
+    match {"data": entry.get("image"), **entry}:  # a worker with WORKER_IMAGE_FIELD=image uses this key
         case {"type": "s3_url", "data": str(url)}:
-            return _fetched(url, filename, status)
+            return _downloaded(url, filename, status)
         case {"data": str(text)}:
             try:
                 return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
             except (binascii.Error, ValueError):
                 pass
-    raise _error(status, ErrorCode.RESULT_LOST, f"{filename} is not whole: its data is no base64.", filename=filename)
+    raise _error(status, ErrorCode.RESULT_LOST, f"{filename} is damaged: its data is not base64.", filename=filename)
 
 
-def _fetched(url: str, filename: str, status: JobStatus) -> bytes:
-    """Return what is at a bucket's address."""
+def _downloaded(url: str, filename: str, status: JobStatus) -> bytes:
+    """Return the bytes of a file in a bucket."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise _error(
             status,
             ErrorCode.RESULT_LOST,
-            f"{filename} is behind no address but a path of the worker: its bucket's keys are missing.",
+            f"{filename} has a local path of the worker, not a URL: the worker's bucket credentials are missing.",
             filename=filename,
         )
     try:
@@ -133,13 +133,13 @@ def _fetched(url: str, filename: str, status: JobStatus) -> bytes:
         raise _error(
             status,
             ErrorCode.RESULT_LOST,
-            f"{filename} is not in its bucket any more, or its address has expired ({error}).",
+            f"{filename} is no longer in its bucket, or its URL has expired ({error}).",
             filename=filename,
         ) from error
 
 
 def fetch_signed(url: str, holder: str) -> bytes:
-    """Return what is at a signed address of `holder`: it is asked without a key, and shown nowhere.
+    """Return the bytes at a presigned URL. The URL never appears in messages; `holder` names its server there.
 
     Raises RequestError.
     """
@@ -147,7 +147,7 @@ def fetch_signed(url: str, holder: str) -> bytes:
     api = HttpApi(f"{parts.scheme}://{parts.netloc}", name=f"{holder} at {parts.hostname}")
     try:
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        return api.call("GET", path, timeout_s=FETCH_TIMEOUT_S).content
+        return api.call("GET", path, timeout_s=DOWNLOAD_TIMEOUT_S).content
     finally:
         api.close()
 

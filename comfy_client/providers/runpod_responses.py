@@ -1,10 +1,13 @@
-"""What RunPod's queue API answers, as values. Pure.
+"""Parsers for the responses of RunPod's queue API. No I/O.
 
-Facts (docs/reference/runpod.md#job-states): times are milliseconds; every field may be absent; unknown states and
-keys are to be tolerated. While a job is IN_PROGRESS `output` is its newest progress. COMPLETED without `output`
-means that the result was dropped, most often as too large. `error` is text: an ErrorReport of this project's worker,
-the JSON of an uncaught exception (of any other), or RunPod's own words. An error's body is JSON, text or an edge's
-HTML page.
+Facts (docs/reference/runpod.md#job-states):
+
+- Times are milliseconds. Every field may be absent. Unknown states and keys must be tolerated.
+- While a job is IN_PROGRESS, `output` is its latest progress.
+- COMPLETED without `output` means that the result was dropped, usually because it was too large.
+- `error` is text: an ErrorReport of this project's worker, the JSON of an uncaught exception of another worker, or
+  RunPod's own message.
+- The body of an HTTP error is JSON, text, or an HTML page of Cloudflare.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ _STATES = {
     "TIMED_OUT": JobState.TIMED_OUT,
     "EXPIRED": JobState.EXPIRED,
 }
-_SHOWN = 300
+_MAX_MESSAGE = 300
 
 
 def read_status(body: object) -> JobStatus | None:
-    """Return how a job stands by RunPod's job object, or None where it is none. An unknown state counts as running."""
+    """Parse RunPod's job object, or return None if it is not one. An unknown state counts as running."""
     match body:
         case {"id": str(job_id), "status": str(name), **rest} if job_id:
             job: JsonObject = {str(key): value for key, value in rest.items()}
@@ -60,8 +63,8 @@ def _error(state: JobState, job_id: str, job: JsonObject) -> ErrorReport | None:
         case JobState.SUCCEEDED if job.get("output") is None:
             return ErrorReport(
                 ErrorCode.RESULT_LOST,
-                "The job ended well, and RunPod has no result of it: it drops what is larger than about 10 MB. Ask for "
-                "output_format webp or jpeg, for fewer pictures, or for delivery s3.",
+                "The job succeeded, but RunPod has no result: it drops results larger than about 10 MB. Request "
+                "output_format webp or jpeg, fewer images, or delivery s3.",
             )
         case JobState.FAILED:
             return read_error(job.get("error"))
@@ -70,7 +73,7 @@ def _error(state: JobState, job_id: str, job: JsonObject) -> ErrorReport | None:
         case JobState.TIMED_OUT:
             return ErrorReport(
                 ErrorCode.DEADLINE_EXCEEDED,
-                "RunPod ended the job after its execution timeout. Ask for fewer steps, pictures or pixels, or allow "
+                "RunPod stopped the job after its execution timeout. Request fewer steps, images or pixels, or allow "
                 "more with `execution_timeout_s` or in the endpoint's settings.",
                 {"after_s": _seconds(job.get("executionTime"))},
             )
@@ -80,35 +83,37 @@ def _error(state: JobState, job_id: str, job: JsonObject) -> ErrorReport | None:
 
 
 def read_error(error: object) -> ErrorReport:
-    """Return the report of a FAILED job's `error`."""
+    """Parse the `error` of a FAILED job."""
     if not isinstance(error, str) or not error:
-        return ErrorReport(ErrorCode.UNRECOGNIZED, "RunPod says that the job failed, and not why.", {"error": error})
+        return ErrorReport(
+            ErrorCode.UNRECOGNIZED, "RunPod reports that the job failed, without a reason.", {"error": error}
+        )
     if re.fullmatch(r"job timed out after \d+ retries", error):
         message = (
-            "The worker that had the job was lost, and RunPod gave the job up. Send it again; if it stays so, read the "
-            "worker's log."
+            "The worker that ran the job was lost, and RunPod gave up. Send the job again. If it happens again, read "
+            "the worker's log."
         )
         return ErrorReport(ErrorCode.WORKER_LOST, message, {"error": error})
     match _parsed(error):
         case {"error_type": str(kind), "error_message": str(message)}:
-            # An uncaught exception; its traceback, with the worker's paths, is not handed on.
+            # An uncaught exception. Its traceback has paths of the worker, and is dropped.
             return ErrorReport(
-                ErrorCode.INTERNAL, f"The worker raised {kind}: {message[:_SHOWN]}", {"error_type": kind}
+                ErrorCode.INTERNAL, f"The worker raised {kind}: {message[:_MAX_MESSAGE]}", {"error_type": kind}
             )
     return ErrorReport.from_json(error)
 
 
 def expired(job_id: str) -> ErrorReport:
-    """Return the report of a job that RunPod does not know."""
+    """Return the error report for a job that RunPod does not know."""
     return ErrorReport(
         ErrorCode.JOB_EXPIRED,
-        f"RunPod does not know the job {job_id}, or no more: it keeps a result for 30 minutes (1 minute where the call "
-        "waited for it), and no job beyond its ttl. Look at the id and the endpoint, or send the job again.",
+        f"RunPod does not know the job {job_id}, or has deleted it: it keeps a result for 30 minutes (1 minute if the "
+        "submit waited for it), and deletes a job after its ttl. Check the id and the endpoint, or send the job again.",
     )
 
 
 def read_progress(output: object) -> Progress | None:
-    """Return the progress that this project's worker posts (worker/progress.py), or None where it is none."""
+    """Parse the progress that this project's worker posts (worker/progress.py), or return None if it is not that."""
     match output:
         case {"stage": str(stage), **rest}:
             numbers = {
@@ -128,7 +133,7 @@ def _preview(text: object) -> bytes | None:
 
 
 def read_health(body: object) -> Health:
-    """Return what /health says, with why a job may have to wait."""
+    """Parse the response of /health, and derive why a job may have to wait."""
     jobs: JsonObject = {}
     workers: JsonObject = {}
     match body:
@@ -146,29 +151,29 @@ def _why(workers: dict[str, int], jobs: dict[str, int]) -> tuple[str, str]:
 
     usable = max(count("ready"), count("idle") + count("running"))
     if count("idle"):
-        return "idle", f"{_workers(count('idle'))} idle; a job that waits begins in a moment"
+        return "idle", f"{_workers(count('idle'))} idle; a queued job starts in a moment"
     if usable:
         return "busy", f"{_workers(usable)} busy{_waiting(jobs.get('inQueue', 0))}"
     if count("initializing"):
-        return "cold", f"{_workers(count('initializing'))} starting: a cold start, of a minute or more at first"
+        return "cold", f"{_workers(count('initializing'))} starting: a cold start, which may take a minute or more"
     if count("throttled"):
         sentence = (
-            f"{_workers(count('throttled'))} throttled: RunPod has no GPU of this kind free. Wait, or allow more kinds "
-            "of GPU in the endpoint's settings"
+            f"{_workers(count('throttled'))} throttled: RunPod has no free GPU of the allowed types. Wait, or allow "
+            "more GPU types in the endpoint's settings"
         )
         return "throttled", sentence
     if count("unhealthy"):
         return "unhealthy", f"{_workers(count('unhealthy'))} unhealthy: read its log in RunPod's console"
     return "no_worker", (
-        "the endpoint has no worker yet. If it stays so, look at its maximum of workers: RunPod sets it to 0 after a "
-        "week without requests"
+        "the endpoint has no worker yet. If this does not change, check its maximum number of workers: RunPod sets it "
+        "to 0 after a week without requests"
     )
 
 
 def _waiting(jobs: int) -> str:
     if not jobs:
-        return "; no job waits"
-    return f", and {'1 job waits' if jobs == 1 else f'{jobs} jobs wait'}; more workers would help (the endpoint's max)"
+        return "; no job is queued"
+    return f", {'1 job is' if jobs == 1 else f'{jobs} jobs are'} queued; raise the endpoint's maximum number of workers"
 
 
 def _workers(count: int) -> str:
@@ -176,28 +181,28 @@ def _workers(count: int) -> str:
 
 
 def request_error(error: RequestError, endpoint_id: str) -> RequestError:
-    """Return the error of a call with what its status means on RunPod's queue routes."""
-    said = words_of(error.body)
-    told = f" ({said})" if said else ""
+    """Return a failed call's error with the cause and remedy that its status has on RunPod's queue API."""
+    detail = error_message(error.body)
+    note = f" ({detail})" if detail else ""
     if error.status in {401, 403}:
         return Unauthorized(
-            f"RunPod refuses the API key for endpoint {endpoint_id}{told}. Look at RUNPOD_API_KEY, and if that key "
-            "may use the endpoint (RunPod's console: Settings > API Keys)",
+            f"RunPod rejected the API key for endpoint {endpoint_id}{note}. Check RUNPOD_API_KEY, and whether that "
+            "key may use the endpoint (RunPod's console: Settings > API Keys)",
             code=ErrorCode.AUTH_FAILED,
             status=error.status,
             body=error.body,
         )
-    if error.status == 404:  # noqa: PLR2004 - HTTP's own
+    if error.status == 404:  # noqa: PLR2004 - an HTTP status
         return RequestError(
-            f"RunPod has no endpoint {endpoint_id}{told}. Copy the id from the console (Serverless), and look at "
-            "RUNPOD_ENDPOINT_BASE_URL where it is set",
+            f"RunPod has no endpoint {endpoint_id}{note}. Copy the id from the console (Serverless), and check "
+            "RUNPOD_ENDPOINT_BASE_URL if it is set",
             code=ErrorCode.ENDPOINT_NOT_FOUND,
             status=error.status,
             body=error.body,
         )
-    if error.status == 429:  # noqa: PLR2004 - HTTP's own
+    if error.status == 429:  # noqa: PLR2004 - an HTTP status
         return RequestError(
-            f"RunPod takes no more requests for endpoint {endpoint_id} for now{told}; send less at once, or wait",
+            f"RunPod limits the requests to endpoint {endpoint_id}{note}. Send fewer at once, or wait",
             code=ErrorCode.RATE_LIMITED,
             status=error.status,
             body=error.body,
@@ -207,14 +212,14 @@ def request_error(error: RequestError, endpoint_id: str) -> RequestError:
         )
     if error.status in {400, 413} and re.search("max body size|too large", error.body, re.IGNORECASE):
         return RequestError(
-            f"RunPod refuses the request as too large{told}. {SMALLER}",
+            f"RunPod rejected the request as too large{note}. {SMALLER}",
             code=ErrorCode.PAYLOAD_TOO_LARGE,
             status=error.status,
             body=error.body,
         )
-    if said and error.status is not None:
+    if detail and error.status is not None:
         return RequestError(
-            f"{error} {told.strip()}",
+            f"{error} {note.strip()}",
             status=error.status,
             body=error.body,
             is_transient=error.is_transient,
@@ -224,17 +229,17 @@ def request_error(error: RequestError, endpoint_id: str) -> RequestError:
 
 
 SMALLER = (
-    "Send the picture as an https address, or smaller (JPEG or WebP, fewer pixels); base64 makes it a third larger."
+    "Send the image as an https URL, or make it smaller (JPEG or WebP, fewer pixels). Base64 adds a third to its size."
 )
 
 
-def words_of(body: str) -> str:
-    """Return what an error's body says in words, shortly; nothing of a page of HTML."""
+def error_message(body: str) -> str:
+    """Return the message in the body of an HTTP error, shortened. Empty for an HTML page."""
     match _parsed(body):
-        case {"error": str(words)} | {"detail": str(words)} | {"message": str(words)} | {"title": str(words)}:
-            return words[:_SHOWN]
+        case {"error": str(message)} | {"detail": str(message)} | {"message": str(message)} | {"title": str(message)}:
+            return message[:_MAX_MESSAGE]
         case None if body and "<" not in body[:200]:
-            return body.strip()[:_SHOWN]
+            return body.strip()[:_MAX_MESSAGE]
     return ""
 
 

@@ -1,4 +1,7 @@
-"""Scenario.com itself, through its official SDK: the way back. IMAGE_GENERATION_PROVIDER=scenario is all of it."""
+"""Provider for Scenario.com, through its official SDK.
+
+To switch an application back to Scenario, set IMAGE_GENERATION_PROVIDER=scenario.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from comfy_client.providers.interface import (
 )
 from comfy_client.providers.results import fetch_signed
 from comfy_client.providers.scenario_api import BASE_URL, ScenarioApi
-from comfy_client.providers.scenario_request import MAX_SEED, MODEL_ID, check_possible, our_inputs, scenario_body
+from comfy_client.providers.scenario_request import MAX_SEED, MODEL_ID, check_supported, our_inputs, scenario_body
 from comfy_client.providers.scenario_responses import ScenarioAsset, asset_ids_of, body_of, read_asset, read_job
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import parameters_text
@@ -33,9 +36,10 @@ from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
 
 UPLOAD_LIMIT_BYTES = 6_000_000
-"""Of a picture's base64.
+"""Maximum size of an uploaded image as base64.
 
-Source: docs/reference/scenario.md#uploads; its own plugin speaks of 4 MB, and then its 413 is told.
+Source: docs/reference/scenario.md#uploads. Scenario's own plugin mentions 4 MB. If that is right, an upload between the
+two limits fails with Scenario's 413.
 """
 _ID = r"[\w.-]{1,128}"
 
@@ -44,10 +48,10 @@ class ScenarioProvider:
     """Scenario's Flux.1-dev.
 
     Args:
-        api: where it is.
-        workflows: the templates by whose schemas requests are checked; txt2img and img2img alone can be asked for.
-        model_id: the model that jobs go to.
-        loras: from the worker's files to Scenario's ids of the same LoRAs.
+        api: connection to Scenario.
+        workflows: the templates whose schemas validate requests. Only txt2img and img2img are supported.
+        model_id: id of the Scenario model that runs the jobs.
+        loras: maps the worker's LoRA files to the Scenario ids of the same LoRAs.
     """
 
     name = "scenario"
@@ -62,7 +66,7 @@ class ScenarioProvider:
         loras: Mapping[str, str] | None = None,
     ) -> None:
         if not re.fullmatch(_ID, model_id):
-            raise ConfigError(f"SCENARIO_MODEL_ID={model_id!r} is no id of a model; Flux.1-dev is {MODEL_ID}")
+            raise ConfigError(f"SCENARIO_MODEL_ID={model_id!r} is not a model id. Flux.1-dev is {MODEL_ID}")
         self._api = api
         self._workflows = workflows
         self._model_id = model_id
@@ -76,80 +80,82 @@ class ScenarioProvider:
         return f"Scenario at {self._api.base_url}"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Start a job. A picture to start from is uploaded first, or named by its id if `image` is a Scenario asset's.
+        """Submit a job. `image` is uploaded first, unless it is the id of a Scenario asset.
 
-        Scenario answers at once, whatever `wait_s` is.
+        `wait_s` is ignored: Scenario cannot hold a submit.
 
-        Raises JobError: invalid_input for what Scenario cannot do, or refuses; invalid_image, unknown_workflow.
+        Raises JobError: invalid_input for what Scenario does not support or rejects; invalid_image, unknown_workflow.
         """
         del wait_s
         asset_id = request.input.get("image") if is_asset_id(request.input.get("image")) else None
         if asset_id is not None:
             request = replace(request, input={**request.input, "image": self._stored_picture(asset_id)})
-        asked = read_request(request.input, self._workflows)
-        check_possible(asked, request.options, self._loras)
-        rendered = intake.rendered(asked, random_seed=lambda: secrets.randbelow(MAX_SEED + 1))
+        parsed = read_request(request.input, self._workflows)
+        check_supported(parsed, request.options, self._loras)
+        rendered = intake.rendered(parsed, random_seed=lambda: secrets.randbelow(MAX_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:
                 body["image"] = asset_id or self._uploaded(upload.picture)
-            answer = self._api.generate(self._model_id, body)
+            response = self._api.generate(self._model_id, body)
         except RequestError as error:
             if error.code is ErrorCode.INVALID_INPUT:
                 raise JobError.because(error.code, str(error), faults=[{"path": "", "message": str(error)}]) from error
             raise
-        status = read_job(answer)
+        status = read_job(response)
         if status is None:
-            raise RequestError("Scenario answered the submit with something else than a job", may_run=True)
-        self._submitted.remember(status.job_id, SubmittedRequest(asked, rendered))
+            raise RequestError("Scenario's response to the submit is not a job", may_run=True)
+        self._submitted.remember(status.job_id, SubmittedRequest(parsed, rendered))
         return status
 
     def status(self, job_id: str) -> JobStatus:
-        """Return how a job stands. Sent once: callers poll. Raises JobError (job_expired)."""
+        """Return a job's status. Not retried: callers poll. Raises JobError (job_expired)."""
         _check_id(job_id)
         try:
-            answer = self._api.job(job_id)
+            response = self._api.job(job_id)
         except RequestError as error:
-            raise _of_job(error, job_id) from error
-        status = read_job(answer)
+            raise _job_error(error, job_id) from error
+        status = read_job(response)
         if status is None:
-            raise RequestError("Scenario answered with something else than a job", is_transient=True)
+            raise RequestError("Scenario's response is not a job", is_transient=True)
         return status
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return what a job made, encoded as it was asked for where this process asked for it.
+        """Return a job's result. If this process submitted the job, images are encoded as requested.
 
-        Raises JobError: the job's own where it failed, no_output, or result_lost where a picture is gone or not whole.
-        Raises RequestError where Scenario is not reached: ask again then.
+        Raises JobError: the job's own error if it failed, no_output, or result_lost if an image is missing or damaged.
+        Raises RequestError if Scenario is not reached; retry then.
         """
         if status.error is not None:
             raise JobError.of(status.error, status.job_id)
-        asked, body = self._submitted.of(status.job_id), body_of(status.output)
+        submitted, body = self._submitted.of(status.job_id), body_of(status.output)
         ids = asset_ids_of(status.output)
         if not ids:
-            raise _error(status.job_id, ErrorCode.NO_OUTPUT, "Scenario's job ended well and has no picture.")
-        inputs = asked.rendered.inputs if asked else our_inputs(body)
+            raise _error(status.job_id, ErrorCode.NO_OUTPUT, "Scenario's job succeeded but has no image.")
+        inputs = submitted.rendered.inputs if submitted else our_inputs(body)
         pictures = [self._picture(asset_id, status.job_id) for asset_id in ids]
         seed = inputs.get("seed")
         images = tuple(
-            _image(picture, asset, asked, number, seed if len(ids) == 1 else None)
+            _image(picture, asset, submitted, number, seed if len(ids) == 1 else None)
             for number, (asset, picture) in enumerate(pictures, 1)
         )
         return GenerationResult(
             images=images,
             provider=self.name,
             job_id=status.job_id,
-            workflow=asked.rendered.workflow if asked else ALIASES["img2img" if body.get("image") else "txt2img"],
+            workflow=submitted.rendered.workflow
+            if submitted
+            else ALIASES["img2img" if body.get("image") else "txt2img"],
             inputs=inputs,
             seed=seed,
-            warnings=_format_warnings(images, asked),
+            warnings=_format_warnings(images, submitted),
             versions={"scenario_model": self._model_id},
             delay_s=status.delay_s,
             execution_s=status.execution_s,
         )
 
     def cancel(self, job_id: str) -> None:
-        """End a job; one that has ended stays as it is. Raises RequestError where Scenario does not cancel it."""
+        """Cancel a job. No effect on a finished job. Raises RequestError if Scenario refuses to cancel it."""
         _check_id(job_id)
         try:
             self._api.cancel(job_id)
@@ -158,32 +164,30 @@ class ScenarioProvider:
                 if self.status(job_id).state.is_final:
                     return
                 raise
-            raise _of_job(error, job_id) from error
+            raise _job_error(error, job_id) from error
 
     def retry(self, job_id: str) -> JobStatus:
-        """Raises RequestError: a job of Scenario is sent again by its caller."""
+        """Raises RequestError: Scenario has no retry. The caller must submit the request again."""
         raise RequestError(f"Scenario has no retry: send the request of {job_id} again", code=ErrorCode.MISCONFIGURED)
 
     def health(self) -> Health:
-        """Return how many jobs of the project are under way; no worker is told of. It proves address, keys, model."""
+        """Return the number of active jobs of the Scenario project. Also verifies the URL, the keys and the model."""
         self._api.model(self._model_id)
         jobs = {"inQueue": _count(self._api.jobs("queued")), "inProgress": _count(self._api.jobs("in-progress"))}
-        under_way = sum(jobs.values())
-        doing = (
-            f"{under_way} jobs of this project are under way" if under_way else "no job of this project is under way"
-        )
-        address = "" if self._api.base_url == BASE_URL else f"; {self._api.base_url} is not Scenario's own address"
-        return Health(jobs, {}, "busy" if under_way else "idle", f"Scenario has {self._model_id}, and {doing}{address}")
+        active = sum(jobs.values())
+        doing = f"{active} jobs of this project are active" if active else "no job of this project is active"
+        address = "" if self._api.base_url == BASE_URL else f"; {self._api.base_url} is not Scenario's own URL"
+        return Health(jobs, {}, "busy" if active else "idle", f"Scenario has {self._model_id}, and {doing}{address}")
 
     def missing_models(self) -> None:
-        """Return None: Scenario has models by its own ids, and `health` asks for the one."""
+        """Return None: Scenario hosts the models. `health` verifies the model id."""
 
     def purge_queue(self) -> int:
-        """Raises RequestError: jobs of Scenario are cancelled one by one."""
-        raise RequestError("Scenario has no purge: cancel jobs by their ids", code=ErrorCode.MISCONFIGURED)
+        """Raises RequestError: Scenario can only cancel single jobs."""
+        raise RequestError("Scenario cannot purge its queue: cancel jobs by their ids", code=ErrorCode.MISCONFIGURED)
 
     def pause_s(self, waited_s: float) -> float:
-        """Return a quarter of the wait so far, 0.25 s to 3 s: Scenario asks for polls every 2 to 3 s."""
+        """Return a quarter of `waited_s`, from 0.25 s to 3 s. Scenario recommends polling every 2 to 3 s."""
         return min(3.0, max(0.25, waited_s / 4))
 
     def close(self) -> None:
@@ -191,12 +195,12 @@ class ScenarioProvider:
         self._api.close()
 
     def _uploaded(self, picture: Picture) -> str:
-        """Return the id of a picture, kept at Scenario."""
+        """Upload an image to Scenario and return its asset id."""
         text = base64.b64encode(picture.data).decode("ascii")
         if len(text) > UPLOAD_LIMIT_BYTES:
             raise RequestError(
-                f"The picture has {len(text):,} bytes as base64; Scenario takes {UPLOAD_LIMIT_BYTES:,}. Nothing was "
-                "sent. Send a smaller one, as JPEG or WebP",
+                f"The image has {len(text):,} bytes as base64; Scenario accepts {UPLOAD_LIMIT_BYTES:,}. Nothing was "
+                "sent. Send a smaller image, as JPEG or WebP",
                 code=ErrorCode.PAYLOAD_TOO_LARGE,
                 is_unsent=True,
                 bytes=len(text),
@@ -205,10 +209,10 @@ class ScenarioProvider:
         match self._api.upload(f"image{mimetypes.guess_extension(picture.mime_type) or ''}", text):
             case {"asset": {"id": str(asset_id)}} if asset_id:
                 return asset_id
-        raise RequestError("Scenario took the picture, and answered with no asset", is_transient=True, may_run=False)
+        raise RequestError("Scenario's response to the upload is not an asset", is_transient=True, may_run=False)
 
     def _stored_picture(self, asset_id: str) -> str:
-        """Return an asset's picture as base64: its size is the job's. Raises JobError (invalid_image), RequestError."""
+        """Return an asset's image as base64: the job needs its size. Raises JobError (invalid_image), RequestError."""
         try:
             _, picture = self._picture(asset_id, "")
         except JobError as error:
@@ -217,33 +221,35 @@ class ScenarioProvider:
         return base64.b64encode(picture.data).decode("ascii")
 
     def _picture(self, asset_id: str, job_id: str) -> tuple[ScenarioAsset, Picture]:
-        """Return one picture, whole: fetched again where it came damaged."""
-        lost = f"Scenario's picture {asset_id}"
+        """Download an asset's image. Downloads it a second time if it is damaged."""
+        image = f"Scenario's image {asset_id}"
         try:
             asset = read_asset(self._api.asset(asset_id))
             if asset is None or urlsplit(asset.url).scheme not in {"http", "https"}:
-                raise _error(job_id, ErrorCode.RESULT_LOST, f"{lost} has no address.", filename=asset_id)
+                raise _error(job_id, ErrorCode.RESULT_LOST, f"{image} has no URL.", filename=asset_id)
             picture = _whole(fetch_signed(asset.url, "Scenario's store")) or _whole(
                 fetch_signed(asset.url, "Scenario's store")
             )
         except RequestError as error:
             if error.status is None or error.is_transient or error.code is ErrorCode.AUTH_FAILED:
                 raise
-            raise _error(job_id, ErrorCode.RESULT_LOST, f"{lost} is gone ({error}).", filename=asset_id) from error
+            raise _error(
+                job_id, ErrorCode.RESULT_LOST, f"{image} does not exist any more ({error}).", filename=asset_id
+            ) from error
         if picture is None:
-            raise _error(job_id, ErrorCode.RESULT_LOST, f"{lost} is damaged. Send the job again.", filename=asset_id)
+            raise _error(job_id, ErrorCode.RESULT_LOST, f"{image} is damaged. Send the job again.", filename=asset_id)
         return asset, picture
 
 
 def _image(
-    picture: Picture, asset: ScenarioAsset, asked: SubmittedRequest | None, number: int, seed_asked: int | None
+    picture: Picture, asset: ScenarioAsset, submitted: SubmittedRequest | None, number: int, requested_seed: int | None
 ) -> GeneratedImage:
-    """Return a picture as it was asked for: Scenario gives PNG alone, without prompt and seed in it."""
-    seed = asset.seed if asset.seed is not None else seed_asked
-    if asked is not None:
-        keeps_text = asked.request.metadata and seed is not None
-        text = {"parameters": parameters_text(asked.rendered, seed or 0)} if keeps_text else {}
-        picture = encode_picture(picture.data, asked.request.output_format, asked.request.output_quality, text)
+    """Return an image in the requested format. Scenario returns plain PNG without prompt and seed in it."""
+    seed = asset.seed if asset.seed is not None else requested_seed
+    if submitted is not None:
+        keeps_text = submitted.request.metadata and seed is not None
+        text = {"parameters": parameters_text(submitted.rendered, seed or 0)} if keeps_text else {}
+        picture = encode_picture(picture.data, submitted.request.output_format, submitted.request.output_quality, text)
     return GeneratedImage(
         filename=f"scenario_{number:05}_{mimetypes.guess_extension(picture.mime_type) or ''}",
         mime_type=picture.mime_type,
@@ -256,14 +262,16 @@ def _image(
     )
 
 
-def _format_warnings(images: tuple[GeneratedImage, ...], asked: SubmittedRequest | None) -> tuple[str, ...]:
-    wanted = f"image/{asked.request.output_format}" if asked else ""
+def _format_warnings(images: tuple[GeneratedImage, ...], submitted: SubmittedRequest | None) -> tuple[str, ...]:
+    wanted = f"image/{submitted.request.output_format}" if submitted else ""
     others = sorted({image.mime_type for image in images if wanted and image.mime_type != wanted})
-    return tuple(f"Scenario gave {kind}, which is left as it is; PNG alone is encoded as {wanted}" for kind in others)
+    return tuple(
+        f"Scenario returned {kind}, which was not converted to {wanted}: only PNG is converted" for kind in others
+    )
 
 
 def _whole(data: bytes) -> Picture | None:
-    """Return the picture in `data`, or None where it cannot be decoded to its end."""
+    """Return the image in `data`, or None if it cannot be decoded completely."""
     try:
         picture = check_picture(data, "image", flatten=False)
     except JobError:
@@ -271,8 +279,8 @@ def _whole(data: bytes) -> Picture | None:
     return picture if picture.is_whole else None
 
 
-def _count(answer: object) -> int:
-    match answer:
+def _count(response: object) -> int:
+    match response:
         case {"jobs": list(jobs)}:
             return len(jobs)
     return 0
@@ -283,15 +291,14 @@ def _check_id(job_id: str) -> None:
         raise JobError.of(_expired(job_id[:128]), job_id)
 
 
-def _of_job(error: RequestError, job_id: str) -> RequestError | JobError:
+def _job_error(error: RequestError, job_id: str) -> RequestError | JobError:
     return JobError.of(_expired(job_id), job_id) if error.code is ErrorCode.ENDPOINT_NOT_FOUND else error
 
 
 def _expired(job_id: str) -> ErrorReport:
     return ErrorReport(
         ErrorCode.JOB_EXPIRED,
-        f"Scenario does not know the job {job_id}. Look at the id, and if another provider gave it: an id is "
-        "good there alone.",
+        f"Scenario does not know the job {job_id}. Check the id, and whether the job belongs to another provider.",
     )
 
 

@@ -1,9 +1,8 @@
-"""The calls that are needed of Scenario's API, through its official SDK: JSON in and out. No foreign exception leaves.
+"""Wrapper for Scenario's official SDK: the calls this project needs, with JSON in and out, raising RequestError.
 
-The SDK repeats what failed up to twice by itself, a POST too, and sends no idempotency key
-(docs/reference/scenario.md#sdk-transport): a second generation would be a second job, billed. So `generate` is sent
-once. Other calls may be repeated without harm. It is imported when a ScenarioApi is made, and never where another
-provider is chosen.
+The SDK retries failed calls up to twice, including POSTs, and sends no idempotency key
+(docs/reference/scenario.md#sdk-transport). A second generation would be a second, billed job, so `generate` is not
+retried. The other calls are safe to repeat. The SDK is imported only when a ScenarioApi is created.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from comfy_client.providers.scenario_responses import cooldown_s, words_of
+from comfy_client.providers.scenario_responses import error_message, retry_after_s
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
 from comfy_core.http import MAX_RETRY_AFTER_S, Retries, is_base_url, quoted_url
@@ -23,160 +22,160 @@ if TYPE_CHECKING:
     import scenario_sdk
 
 BASE_URL = "https://api.cloud.scenario.com/v1"
-REPEATS = 2
-_SHOWN_BODY = 2000
+RETRIES = 2
+_MAX_BODY = 2000
 
 SdkCall: TypeAlias = Callable[["scenario_sdk.Scenario"], Any]
 
 
 @dataclass(frozen=True)
 class StatusMeaning:
-    """What a status means, and what to do about it."""
+    """The error code and the remedy for an HTTP status."""
 
     code: ErrorCode
     remedy: str
     is_transient: bool = False
 
 
-_KEYS = "look at SCENARIO_SDK_API_KEY and SCENARIO_SDK_API_SECRET, and if their project may do this"
+_KEYS = "check SCENARIO_SDK_API_KEY and SCENARIO_SDK_API_SECRET, and whether their project has this permission"
 _AGAIN = "try again"
 MEANINGS: dict[int, StatusMeaning] = {
-    400: StatusMeaning(ErrorCode.INVALID_INPUT, "correct what it names"),
+    400: StatusMeaning(ErrorCode.INVALID_INPUT, "correct the fields in the message"),
     401: StatusMeaning(ErrorCode.AUTH_FAILED, _KEYS),
-    402: StatusMeaning(ErrorCode.AUTH_FAILED, "look at the plan and the credits of Scenario's team"),
+    402: StatusMeaning(ErrorCode.AUTH_FAILED, "check the plan and the credits of the Scenario team"),
     403: StatusMeaning(ErrorCode.AUTH_FAILED, _KEYS),
-    404: StatusMeaning(
-        ErrorCode.ENDPOINT_NOT_FOUND, "look at SCENARIO_MODEL_ID, and at SCENARIO_BASE_URL where it is set"
-    ),
+    404: StatusMeaning(ErrorCode.ENDPOINT_NOT_FOUND, "check SCENARIO_MODEL_ID, and SCENARIO_BASE_URL if it is set"),
     408: StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
     409: StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
-    413: StatusMeaning(ErrorCode.PAYLOAD_TOO_LARGE, "send a smaller picture, as JPEG or WebP"),
-    422: StatusMeaning(ErrorCode.INVALID_INPUT, "correct what it names"),
-    429: StatusMeaning(ErrorCode.RATE_LIMITED, "send less at once, or wait", is_transient=True),
+    413: StatusMeaning(ErrorCode.PAYLOAD_TOO_LARGE, "send a smaller image, as JPEG or WebP"),
+    422: StatusMeaning(ErrorCode.INVALID_INPUT, "correct the fields in the message"),
+    429: StatusMeaning(ErrorCode.RATE_LIMITED, "send fewer requests at once, or wait", is_transient=True),
 }
-"""Statuses by what they mean. Those of 500 and above are transient; any other is an answer that we do not know."""
+"""Known HTTP statuses. Statuses of 500 and above are transient; other unknown statuses are not."""
 
 
 class ScenarioApi:
-    """Scenario's API at `base_url`. Safe to use from several threads; keeps its connections until `close`.
+    """Scenario's API at `base_url`. Thread-safe. Keeps its connections open until `close`.
 
-    Raises ConfigError for a key or an address that cannot be one, and where the SDK is not installed. Its calls return
-    an answer's JSON, and raise RequestError. The keys are shown nowhere.
+    Raises ConfigError for a malformed key or URL, and if the SDK is not installed. Methods return the response's JSON
+    and raise RequestError. The keys never appear in messages.
     """
 
     def __init__(self, api_key: str, api_secret: str, base_url: str = BASE_URL) -> None:
         for name, value in (("SCENARIO_SDK_API_KEY", api_key), ("SCENARIO_SDK_API_SECRET", api_secret)):
             if not re.fullmatch(r"[!-~]{1,512}", value) or (name.endswith("KEY") and ":" in value):
-                raise ConfigError(f"{name} is none of Scenario's: it is empty, or has spaces or other characters in it")
+                raise ConfigError(
+                    f"{name} is not a Scenario key: it is empty, or contains spaces or other invalid characters"
+                )
         if not is_base_url(base_url):
             raise ConfigError(
-                f"SCENARIO_BASE_URL={quoted_url(base_url)} is no address without user name and query; "
-                f"the usual one is {BASE_URL}"
+                f"SCENARIO_BASE_URL={quoted_url(base_url)} is not a URL without user name and query. "
+                f"Default: {BASE_URL}"
             )
         try:
-            import scenario_sdk  # noqa: PLC0415 - an extra, which takes half a second
+            import scenario_sdk  # noqa: PLC0415 - an optional extra; the import takes half a second
         except ImportError as error:
             raise missing_extra("The provider 'scenario'", "scenario-sdk") from error
-        # The SDK writes whole requests, with prompts and pictures, where debugging is logged.
+        # At debug level, the SDK logs whole requests with their prompts and images.
         logging.getLogger("scenario_sdk._base_client").addFilter(_has_no_body)
         self.base_url = base_url.rstrip("/")
         self._sdk = scenario_sdk.Scenario(
             api_key=api_key,
             api_secret=api_secret,
-            bearer_auth="",  # else it reads SCENARIO_SDK_JWT of the process
+            bearer_auth="",  # otherwise the SDK reads SCENARIO_SDK_JWT
             base_url=self.base_url,
-            max_retries=REPEATS,
+            max_retries=RETRIES,
         )
 
     def __repr__(self) -> str:
         return f"ScenarioApi({self.base_url!r})"
 
     def generate(self, model_id: str, body: JsonObject) -> object:
-        """Start a job. It is sent once: `report.details["may_run"]` says whether it may have been accepted."""
+        """Submit a job. Not retried: `report.details["may_run"]` says whether it may have been accepted."""
         try:
-            return self._answer(lambda sdk: sdk.generate.with_raw_response.run_model(model_id, body=body), repeats=0)
+            return self._json(lambda sdk: sdk.generate.with_raw_response.run_model(model_id, body=body), retries=0)
         except RequestError as error:
             raise _submit_error(error) from error
 
     def upload(self, name: str, base64_text: str) -> object:
-        """Keep a picture at Scenario, hidden from the lists there. A repeat keeps it twice, and costs nothing."""
-        return self._answer(lambda sdk: sdk.assets.with_raw_response.upload(name=name, image=base64_text, hide=True))
+        """Upload an image to Scenario, hidden from its listings. A retry may store it twice, which is free."""
+        return self._json(lambda sdk: sdk.assets.with_raw_response.upload(name=name, image=base64_text, hide=True))
 
     def job(self, job_id: str) -> object:
-        """Return a job. Sent once: callers poll."""
-        return self._answer(lambda sdk: sdk.jobs.with_raw_response.retrieve(job_id), repeats=0)
+        """Return a job. Not retried: callers poll."""
+        return self._json(lambda sdk: sdk.jobs.with_raw_response.retrieve(job_id), retries=0)
 
-    def jobs(self, status: Any) -> object:  # noqa: ANN401 - one of the SDK's words
-        """Return the jobs with a status, a page of them."""
-        return self._answer(lambda sdk: sdk.jobs.with_raw_response.list(status=status, page_size=100))
+    def jobs(self, status: Any) -> object:  # noqa: ANN401 - a literal type of the SDK
+        """Return the first page of the jobs with a status."""
+        return self._json(lambda sdk: sdk.jobs.with_raw_response.list(status=status, page_size=100))
 
     def cancel(self, job_id: str) -> object:
-        """End a job; the answer only acknowledges it. Sent once."""
-        return self._answer(lambda sdk: sdk.jobs.with_raw_response.trigger_action(job_id, action="cancel"), repeats=0)
+        """Cancel a job. The response only acknowledges the request. Not retried."""
+        return self._json(lambda sdk: sdk.jobs.with_raw_response.trigger_action(job_id, action="cancel"), retries=0)
 
     def asset(self, asset_id: str) -> object:
-        """Return an asset; its address leads to the picture as it was made."""
-        return self._answer(lambda sdk: sdk.assets.with_raw_response.retrieve(asset_id, original_assets=True))
+        """Return an asset, with the URL of the original image."""
+        return self._json(lambda sdk: sdk.assets.with_raw_response.retrieve(asset_id, original_assets=True))
 
     def model(self, model_id: str) -> object:
         """Return a model."""
-        return self._answer(lambda sdk: sdk.models.with_raw_response.retrieve(model_id))
+        return self._json(lambda sdk: sdk.models.with_raw_response.retrieve(model_id))
 
     def close(self) -> None:
-        """Close the kept connections."""
+        """Close the connections."""
         self._sdk.close()
 
-    def _answer(self, ask: SdkCall, *, repeats: int = REPEATS) -> object:
-        """Return an answer's JSON as it is: the SDK's own types change what they do not know."""
+    def _json(self, call: SdkCall, *, retries: int = RETRIES) -> object:
+        """Return the response's raw JSON: the SDK's own types modify unknown values."""
         import httpx  # noqa: PLC0415 - comes with the SDK
         import scenario_sdk  # noqa: PLC0415 - as above
 
         try:
-            answer: object = ask(self._sdk.with_options(max_retries=repeats)).http_response.json()
+            response: object = call(self._sdk.with_options(max_retries=retries)).http_response.json()
         except scenario_sdk.APIStatusError as error:
             raise status_error(error.status_code, error.body, error.response.headers.get("Retry-After")) from error
         except scenario_sdk.APIConnectionError as error:
             cause = error.__cause__
-            what = "no answer in time" if isinstance(cause, httpx.TimeoutException) else "connection refused or lost"
+            what = "timeout" if isinstance(cause, httpx.TimeoutException) else "connection refused or lost"
             raise RequestError(
                 f"Scenario was not reached at {self.base_url} ({what})",
                 is_transient=True,
                 is_unsent=isinstance(cause, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)),
             ) from error
         except (ValueError, RecursionError) as error:
-            problem = f"Scenario answered with something that is not JSON: is {self.base_url} its address?"
+            problem = f"The response of {self.base_url} is not JSON. Check SCENARIO_BASE_URL if it is set"
             raise RequestError(problem, status=200, is_transient=True) from error
-        return answer
+        return response
 
 
 def status_error(status: int, body: object, retry_after: str | None = None) -> RequestError:
-    """Return the error of an answer with a status of 400 or above, with what it means, and Scenario's words."""
-    is_of_server = status >= 500  # noqa: PLR2004 - HTTP's own
-    unknown = StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=is_of_server)
+    """Return the error for a response with a status of 400 or above, with Scenario's message and the remedy."""
+    is_server_error = status >= 500  # noqa: PLR2004 - an HTTP status
+    unknown = StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=is_server_error)
     meaning = MEANINGS.get(status, unknown)
-    said = words_of(body)
+    message = error_message(body)
     kind = Unauthorized if status in {401, 403} else RequestError
-    asked_s = cooldown_s(body) or Retries().parse_retry_after(retry_after or "0") or None
+    delay_s = retry_after_s(body) or Retries().parse_retry_after(retry_after or "0") or None
     return kind(
-        f"Scenario answered {status}{f' ({said})' if said else ''}: {meaning.remedy}",
+        f"Scenario responded with {status}{f' ({message})' if message else ''}: {meaning.remedy}",
         status=status,
-        body=str(body)[:_SHOWN_BODY],
+        body=str(body)[:_MAX_BODY],
         code=meaning.code,
         is_transient=meaning.is_transient,
         is_unsent=meaning.code is ErrorCode.RATE_LIMITED,
-        retry_after_s=min(asked_s, MAX_RETRY_AFTER_S) if asked_s else None,
+        retry_after_s=min(delay_s, MAX_RETRY_AFTER_S) if delay_s else None,
     )
 
 
 def _submit_error(error: RequestError) -> RequestError:
-    """Return the error of a submit with what came of the job: one that may have arrived is never repeated."""
-    is_refused = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - HTTP's own
-    if error.is_unsent or is_refused:
+    """Return the error of a submit with `may_run`: whether the job may have been accepted."""
+    is_rejected = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - an HTTP status
+    if error.is_unsent or is_rejected:
         error.report.details["may_run"] = False
         return error
     return RequestError(
-        f"{error}. The job was sent, and Scenario may have accepted it: it was not sent again. Look at the jobs in "
-        "Scenario's web app before you do",
+        f"{error}. The job was sent, and Scenario may have accepted it, so it was not sent again. Before you send it "
+        "again, look at the jobs in Scenario's web app",
         status=error.status,
         body=error.body,
         may_run=True,

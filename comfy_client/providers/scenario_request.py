@@ -1,8 +1,9 @@
-"""Our request as the body that Scenario's Flux.1-dev takes, and what of a request Scenario cannot do. Pure.
+"""Converts a request to the body for Scenario's Flux.1-dev, and finds what Scenario does not support. No I/O.
 
 Facts (docs/reference/scenario.md#route-a): `POST /generate/custom/model_bfl-flux-1-dev` has the fields of FIELDS and
-LoRAs, no negative prompt, no sampler and no scheduler. Sizes are multiples of 16, as ours. What we leave open is
-sent with our defaults, so that the same request asks both providers for the same.
+LoRAs, but no negative prompt, sampler or scheduler. Sizes are multiples of 16, as in this project.
+
+Inputs that are not given are sent with this project's defaults, so that a request means the same at both providers.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ MAX_PROMPT = 2048
 MAX_LORAS = 6
 MAX_LORA_SCALE = 2.0
 
-STAY = "or stay with IMAGE_GENERATION_PROVIDER=comfyui"
+STAY = "or use IMAGE_GENERATION_PROVIDER=comfyui"
 
 
 @dataclass(frozen=True)
 class ScenarioField:
-    """One input of ours, Scenario's name for it, and its range there (None: any that is ours)."""
+    """An input of this project, its name at Scenario, and its range there. Default: the range in our schema."""
 
     ours: str
     theirs: str
@@ -44,25 +45,25 @@ FIELDS: tuple[ScenarioField, ...] = (
     ScenarioField("guidance", "guidance", 0, 10),
     ScenarioField("seed", "seed", 0, MAX_SEED),
 )
-"""What both have. Pictures and LoRAs go by Scenario's own ids, and are mapped apart."""
+"""The inputs that both have. Images and LoRAs have ids at Scenario and are mapped separately."""
 
-_OWN = {"negative_prompt": "", "negative_strength": 0, "sampler": "euler", "scheduler": "simple"}
-"""Inputs that only ComfyUI has, and the values by which nothing is asked for."""
+_COMFYUI_ONLY = {"negative_prompt": "", "negative_strength": 0, "sampler": "euler", "scheduler": "simple"}
+"""Inputs that only ComfyUI has, and the values that have no effect."""
 
 
-def check_possible(asked: Request, options: JobOptions, loras: Mapping[str, str]) -> None:
-    """Raise JobError (invalid_input) with all that Scenario cannot do of a request: nothing is left out in silence."""
-    faults = [*_envelope_faults(asked), *_option_faults(options)]
-    if asked.template is not None:
-        faults += [*_input_faults(asked.inputs), *_lora_faults(asked.inputs, loras)]
+def check_supported(parsed: Request, options: JobOptions, loras: Mapping[str, str]) -> None:
+    """Raise JobError (invalid_input) with everything in a request that Scenario does not support."""
+    faults = [*_envelope_faults(parsed), *_option_faults(options)]
+    if parsed.template is not None:
+        faults += [*_input_faults(parsed.inputs), *_lora_faults(parsed.inputs, loras)]
     if faults:
         raise invalid_input(faults)
 
 
 def scenario_body(inputs: JsonObject, loras: Mapping[str, str]) -> JsonObject:
-    """Return the body for inputs as they were rendered, with seed and size. Raises JobError as `check_possible` does.
+    """Return the body for rendered inputs, which have a seed and a size. Raises JobError like `check_supported`.
 
-    `loras` leads from our files to Scenario's ids. The picture to start from is still to be uploaded.
+    `loras` maps LoRA files to Scenario ids. The caller uploads the input image and adds it.
     """
     if faults := [*_input_faults(inputs), *_lora_faults(inputs, loras)]:
         raise invalid_input(faults)
@@ -74,28 +75,28 @@ def scenario_body(inputs: JsonObject, loras: Mapping[str, str]) -> JsonObject:
 
 
 def our_inputs(body: JsonObject) -> JsonObject:
-    """Return our inputs of a job's own record of its body, for a job that another process asked for."""
+    """Return this project's inputs for the request body in a job's record, for jobs of another process."""
     return {field.ours: body[field.theirs] for field in FIELDS if body.get(field.theirs) is not None}
 
 
-def _envelope_faults(asked: Request) -> list[Fault]:
+def _envelope_faults(parsed: Request) -> list[Fault]:
     faults = []
-    if asked.template is None:
-        faults.append(Fault("workflow", f"is a graph, and Scenario runs none: use txt2img or img2img, {STAY}"))
-    elif asked.template.name not in ALIASES.values():
-        faults.append(Fault("workflow", f"is none of Scenario's: use txt2img or img2img, {STAY}"))
-    if asked.overrides:
-        faults.append(Fault("overrides", f"set values of a graph, and Scenario has none: leave them out, {STAY}"))
-    if asked.delivery == "s3":
-        faults.append(Fault("delivery", f"s3 is the worker's bucket: leave it out, {STAY}"))
-    if asked.timeout_s is not None:
-        faults.append(Fault("timeout_s", "cannot end a job of Scenario: use wait_timeout_s, and cancel the job"))
+    if parsed.template is None:
+        faults.append(Fault("workflow", f"is a graph, which Scenario cannot run: use txt2img or img2img, {STAY}"))
+    elif parsed.template.name not in ALIASES.values():
+        faults.append(Fault("workflow", f"does not exist at Scenario: use txt2img or img2img, {STAY}"))
+    if parsed.overrides:
+        faults.append(Fault("overrides", f"set values in a graph, which Scenario does not have: omit them, {STAY}"))
+    if parsed.delivery == "s3":
+        faults.append(Fault("delivery", f"s3 is the worker's bucket: omit it, {STAY}"))
+    if parsed.timeout_s is not None:
+        faults.append(Fault("timeout_s", "cannot stop a job at Scenario: use wait_timeout_s, and cancel the job"))
     return faults
 
 
 def _option_faults(options: JobOptions) -> list[Fault]:
     return [
-        Fault(f"options.{name}", f"is RunPod's alone: leave it out, {STAY}")
+        Fault(f"options.{name}", f"is only supported by RunPod: omit it, {STAY}")
         for name, default in vars(NO_OPTIONS).items()
         if getattr(options, name) != default
     ]
@@ -103,9 +104,9 @@ def _option_faults(options: JobOptions) -> list[Fault]:
 
 def _input_faults(inputs: JsonObject) -> list[Fault]:
     faults = [
-        Fault(name, f"is ComfyUI's alone, and Scenario's Flux has none: leave it out, {STAY}")
-        for name, nothing in _OWN.items()
-        if inputs.get(name, nothing) != nothing
+        Fault(name, f"is not supported by Scenario's Flux: omit it, {STAY}")
+        for name, neutral in _COMFYUI_ONLY.items()
+        if inputs.get(name, neutral) != neutral
     ]
     for field in FIELDS:
         value = inputs.get(field.ours)
@@ -115,7 +116,9 @@ def _input_faults(inputs: JsonObject) -> list[Fault]:
             problem = f"must be from {field.least:g} to {field.most:.10g} at Scenario, not {value:.10g}"
             faults.append(Fault(field.ours, f"{problem}: change it, {STAY}"))
     if len(prompt := inputs.get("prompt", "")) > MAX_PROMPT:
-        faults.append(Fault("prompt", f"may have {MAX_PROMPT} characters at Scenario, not {len(prompt)}: shorten it"))
+        faults.append(
+            Fault("prompt", f"may have at most {MAX_PROMPT} characters at Scenario, not {len(prompt)}: shorten it")
+        )
     return faults
 
 
@@ -123,10 +126,10 @@ def _lora_faults(inputs: JsonObject, loras: Mapping[str, str]) -> list[Fault]:
     wanted = inputs.get("loras") or []
     faults = []
     if len(wanted) > MAX_LORAS:
-        faults.append(Fault("loras", f"may be {MAX_LORAS} at Scenario, not {len(wanted)}"))
+        faults.append(Fault("loras", f"may be at most {MAX_LORAS} at Scenario, not {len(wanted)}"))
     for number, lora in enumerate(wanted):
         if lora["name"] not in loras:
-            problem = f"{lora['name']!r} has no id at Scenario: name it in SCENARIO_LORAS, {STAY}"
+            problem = f"{lora['name']!r} has no Scenario id: add it to SCENARIO_LORAS, {STAY}"
             faults.append(Fault(f"loras[{number}].name", problem))
         if not 0 <= lora.get("strength", 1) <= MAX_LORA_SCALE:
             faults.append(Fault(f"loras[{number}].strength", f"must be from 0 to {MAX_LORA_SCALE:g} at Scenario"))

@@ -1,9 +1,13 @@
-"""What Scenario's API answers, as values. Pure.
+"""Parsers for the responses of Scenario's API. No I/O.
 
-Facts (docs/reference/scenario.md#jobs): a record is wrapped (`{"job": {…}}`, `{"asset": {…}}`). A job has one of
-eight statuses, a progress from 0 to 1, the times of its statuses, and in `metadata` the body that it was asked with,
-the ids of its assets, and why it failed. An asset's `metadata.seed` is text. Every field may be absent, and unknown
-ones are to be tolerated. An error says `reason` or `message`, and `trace_id`.
+Facts (docs/reference/scenario.md#jobs):
+
+- A record is wrapped: `{"job": {…}}`, `{"asset": {…}}`.
+- A job has one of eight statuses, a progress from 0 to 1, and the times of its statuses. Its `metadata` has the body of
+  the request, the ids of its assets, and the reason of a failure.
+- An asset's `metadata.seed` is text.
+- Every field may be absent. Unknown fields must be tolerated.
+- An error has `reason` or `message`, and `trace_id`.
 """
 
 from __future__ import annotations
@@ -25,13 +29,13 @@ STATES = {
     "failure": JobState.FAILED,
     "canceled": JobState.CANCELLED,
 }
-"""Scenario's eight statuses. One that is not among them counts as running."""
-_SHOWN = 300
+"""Scenario's eight statuses. Any other status counts as running."""
+_MAX_MESSAGE = 300
 
 
-def read_job(answer: object) -> JobStatus | None:
-    """Return how a job stands by the answer of a call, or None where it is none. `output` is its record."""
-    match answer:
+def read_job(response: object) -> JobStatus | None:
+    """Parse a job, or return None if the response is not a job. `output` of the status is Scenario's record."""
+    match response:
         case {"job": {"jobId": str(job_id), "status": str(name), **rest}} if job_id:
             job: JsonObject = {"jobId": job_id, "status": name, **{str(key): value for key, value in rest.items()}}
         case _:
@@ -50,7 +54,7 @@ def read_job(answer: object) -> JobStatus | None:
 
 
 def body_of(job: object) -> JsonObject:
-    """Return the body that a job was asked with, as its record has it."""
+    """Return the request body that a job's record contains."""
     match job:
         case {"metadata": {"input": dict(body)}}:
             return body
@@ -67,16 +71,16 @@ def asset_ids_of(job: object) -> list[str]:
 
 @dataclass(frozen=True)
 class ScenarioAsset:
-    """A picture at Scenario: where it is, and the seed that it was made with, where that is told."""
+    """An image stored at Scenario: its URL, and its seed if the record has one."""
 
     asset_id: str
     url: str
     seed: int | None
 
 
-def read_asset(answer: object) -> ScenarioAsset | None:
-    """Return the asset in the answer of a call, or None where it is none, or has no address."""
-    match answer:
+def read_asset(response: object) -> ScenarioAsset | None:
+    """Parse an asset, or return None if the response is not an asset or has no URL."""
+    match response:
         case {"asset": {"id": str(asset_id), "url": str(url), **rest}} if asset_id and url:
             return ScenarioAsset(asset_id, url, _seed(rest.get("metadata")))
     return None
@@ -99,18 +103,20 @@ def _error(state: JobState, job: JsonObject) -> ErrorReport | None:
     if state is not JobState.FAILED:
         return None
     match job.get("metadata"):
-        case {"error": str(said), **rest} if said:
+        case {"error": str(reason), **rest} if reason:
             hint = rest.get("hint")
         case _:
-            return ErrorReport(ErrorCode.UNRECOGNIZED, "Scenario says that the job failed, and not why.")
-    more = f" ({hint[:_SHOWN]})" if isinstance(hint, str) and hint else ""
+            return ErrorReport(ErrorCode.UNRECOGNIZED, "Scenario reports that the job failed, without a reason.")
+    more = f" ({hint[:_MAX_MESSAGE]})" if isinstance(hint, str) and hint else ""
     return ErrorReport(
-        ErrorCode.EXECUTION_FAILED, f"Scenario's job failed: {said[:_SHOWN]}{more}", {"exception_type": "Scenario"}
+        ErrorCode.EXECUTION_FAILED,
+        f"Scenario's job failed: {reason[:_MAX_MESSAGE]}{more}",
+        {"exception_type": "Scenario"},
     )
 
 
 def _progress(job: JsonObject) -> Progress:
-    """Return how far a job is. Scenario tells a share alone: the step is that share of the steps asked for."""
+    """Return a job's progress. Scenario reports only a fraction; the step is that fraction of the requested steps."""
     match job.get("progress"):
         case int(share) | float(share) if math.isfinite(share):
             done = min(1.0, max(0.0, share))
@@ -128,7 +134,7 @@ def _progress(job: JsonObject) -> Progress:
 
 
 def _times(job: JsonObject) -> tuple[float | None, float | None]:
-    """Return how long a job waited, and how long it ran until its end, in seconds, by the times of its statuses."""
+    """Return how many seconds a job was queued and how many it ran, from the times of its statuses."""
     begun = _moment(job.get("createdAt"))
     started = ended = None
     history = job.get("statusHistory")
@@ -157,20 +163,20 @@ def _moment(text: object) -> datetime | None:
         return None
 
 
-def words_of(body: object) -> str:
-    """Return what the body of an error says, in a line, with the id by which Scenario finds it in its logs."""
+def error_message(body: object) -> str:
+    """Return the message in an error's body as one line, with the trace id that Scenario's support needs."""
     match body:
         case dict():
-            said = next((body[key] for key in ("reason", "message", "error", "detail") if body.get(key)), "")
+            message = next((body[key] for key in ("reason", "message", "error", "detail") if body.get(key)), "")
             trace = next((body[key] for key in ("trace_id", "traceId") if body.get(key)), "")
         case _:
             return ""
-    shown = " ".join(str(said).split())[:_SHOWN]
-    return f"{shown}; trace {str(trace)[:64]}" if trace and shown else shown
+    line = " ".join(str(message).split())[:_MAX_MESSAGE]
+    return f"{line}; trace {str(trace)[:64]}" if trace and line else line
 
 
-def cooldown_s(body: object) -> float | None:
-    """Return how long a 429 asks to be left alone, by `remainingSeconds` (docs/reference/scenario.md#rate-limits)."""
+def retry_after_s(body: object) -> float | None:
+    """Return the wait that a 429 requests in `remainingSeconds` (docs/reference/scenario.md#rate-limits)."""
     match body:
         case {"remainingSeconds": bool()}:
             return None

@@ -1,10 +1,12 @@
-"""RunPod's stock worker-comfyui: it runs whole graphs alone, so that templates are rendered here.
+"""Provider for RunPod's stock worker-comfyui. It accepts only complete graphs, so templates are rendered here.
 
-Facts (worker-comfyui 5.8, handler.py; docs/reference/runpod.md#the-stock-worker): the input is `workflow`, a graph,
-and `images`, each a `name` and base64. The result has `images` (`filename`, `type`, `data`), and `errors` beside
-them where a part failed. It takes no address of a picture, encodes PNG alone, returns no seed, and never deletes a
-file: so names are unique, addresses are fetched here, and the seed stands in the file's name, where another process
-still finds it.
+Facts (worker-comfyui 5.8, handler.py; docs/reference/runpod.md#the-stock-worker):
+
+- The input is `workflow`, a graph, and `images`, each with a `name` and base64.
+- The result has `images` (`filename`, `type`, `data`), and `errors` if a part failed.
+- It accepts no image URLs: they are downloaded here.
+- It encodes only PNG and returns no seed: the seed is put into the file name, where any process can read it.
+- It never deletes a file: file names are made unique.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ _SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")
 
 
 class StockWorkerProvider:
-    """A RunPod endpoint that runs worker-comfyui, or any worker that takes its requests."""
+    """A RunPod endpoint that runs worker-comfyui, or a worker with the same request format."""
 
     name = "runpod"
     jobs_outlive_process = True
@@ -58,32 +60,32 @@ class StockWorkerProvider:
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
-        asked = read_request(request.input, self._workflows)
-        if asked.delivery == "s3" or request.options.s3_config is not None:
-            message = "is up to worker-comfyui: it uses a bucket where BUCKET_ENDPOINT_URL is set for it"
+        parsed = read_request(request.input, self._workflows)
+        if parsed.delivery == "s3" or request.options.s3_config is not None:
+            message = "cannot be chosen per request: worker-comfyui uses a bucket if BUCKET_ENDPOINT_URL is set for it"
             raise invalid_input([Fault("delivery", message)])
-        rendered = intake.rendered(asked)
+        rendered = intake.rendered(parsed)
         if rendered.extra_data.keys() - {"api_key_comfy_org"}:
-            warning = "extra_data was left out, except for the key: worker-comfyui passes nothing else to ComfyUI"
+            warning = "extra_data was omitted except for the key: worker-comfyui passes nothing else to ComfyUI"
             rendered = replace(rendered, warnings=(*rendered.warnings, warning))
         body = stock_input(rendered, secrets.token_hex(4))
         status = self._endpoint.submit(GenerationRequest(body, request.options), wait_s)
-        self._submitted.remember(status.job_id, SubmittedRequest(asked, rendered))
-        return _in_our_words(status)
+        self._submitted.remember(status.job_id, SubmittedRequest(parsed, rendered))
+        return _with_known_code(status)
 
     def status(self, job_id: str) -> JobStatus:
-        """Return how a job stands. worker-comfyui tells no progress."""
-        return _in_our_words(self._endpoint.status(job_id))
+        """Return a job's status. worker-comfyui reports no progress."""
+        return _with_known_code(self._endpoint.status(job_id))
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return what a job made, encoded as it was asked for where this process asked for it."""
+        """Return a job's result. If this process submitted the job, images are encoded as requested."""
         result = read_result(status, self.name)
-        asked = self._submitted.of(status.job_id)
+        submitted = self._submitted.of(status.job_id)
         images = sorted((_with_seed(image) for image in result.images), key=_number)
-        if asked is None:
+        if submitted is None:
             return replace(result, images=tuple(images), seed=images[0].seed if images else None)
-        rendered = asked.rendered
-        encoded = [_encoded(image, asked) for image in images]
+        rendered = submitted.rendered
+        encoded = [_encoded(image, submitted) for image in images]
         return replace(
             result,
             images=tuple(image for image, _ in encoded),
@@ -95,26 +97,26 @@ class StockWorkerProvider:
         )
 
     def cancel(self, job_id: str) -> None:
-        """End a job. worker-comfyui does not heed it while it samples (docs/reference/runpod.md#the-stock-worker)."""
+        """Cancel a job. worker-comfyui does not stop sampling (docs/reference/runpod.md#the-stock-worker)."""
         self._endpoint.cancel(job_id)
 
     def retry(self, job_id: str) -> JobStatus:
-        """Queue a job anew that failed or timed out."""
-        return _in_our_words(self._endpoint.retry(job_id))
+        """Queue a failed or timed out job again."""
+        return _with_known_code(self._endpoint.retry(job_id))
 
     def health(self) -> Health:
-        """Return how many jobs and workers there are."""
+        """Return the numbers of jobs and workers."""
         return self._endpoint.health()
 
     def missing_models(self) -> None:
-        """Return None: only a worker knows its models."""
+        """Return None: only a job on a worker could list its models."""
 
     def purge_queue(self) -> int:
-        """Drop all jobs that wait."""
+        """Remove all queued jobs."""
         return self._endpoint.purge_queue()
 
     def pause_s(self, waited_s: float) -> float:
-        """Return a tenth of the wait so far, 0.25 s to 5 s."""
+        """Return a tenth of `waited_s`, from 0.25 s to 5 s."""
         return min(5.0, max(0.25, waited_s / 10))
 
     def close(self) -> None:
@@ -123,7 +125,7 @@ class StockWorkerProvider:
 
 
 def stock_input(rendered: Rendered, mark: str) -> JsonObject:
-    """Return worker-comfyui's `input` for what was rendered; `mark` (8 hex) makes the names of its files unique."""
+    """Return worker-comfyui's `input` for a rendered request. `mark` (8 hex digits) makes file names unique."""
     graphs = [
         _named(graph, seed, number, mark)
         for number, (graph, seed) in enumerate(zip(rendered.graphs, rendered.seeds, strict=True))
@@ -137,7 +139,7 @@ def stock_input(rendered: Rendered, mark: str) -> JsonObject:
 
 
 def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
-    """Return the graph with its seed and place in the names of the files it saves."""
+    """Return the graph with its seed and number in the names of the files that it saves."""
     named = {}
     for node_id, node in graph.items():
         match node["inputs"]:
@@ -159,23 +161,23 @@ def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
 
 
 def merged(graphs: Sequence[Graph]) -> Graph:
-    """Return one graph that does what all do: nodes that are the same in each stand once, such as the loaders.
+    """Return one graph that does the work of all. Nodes that are equal in all graphs, such as loaders, are shared.
 
-    The graphs are copies of one, with other values: the same ids and links. Node n of graph i > 0 becomes `n-i`.
+    The graphs must have the same node ids and links, and differ only in values. Node n of graph i > 0 becomes `n-i`.
     """
     first = graphs[0]
     differing = {node_id for graph in graphs for node_id in graph if graph[node_id] != first.get(node_id)}
     while more := {node_id for node_id, node in first.items() if node_id not in differing and _links(node) & differing}:
         differing |= more
-    whole = dict(first)
+    combined = dict(first)
     for number, graph in enumerate(graphs[1:], 1):
         for node_id in differing:
             inputs = {
                 name: [f"{value[0]}-{number}", value[1]] if is_link(value) and value[0] in differing else value
                 for name, value in graph[node_id]["inputs"].items()
             }
-            whole[f"{node_id}-{number}"] = {**graph[node_id], "inputs": inputs}
-    return whole
+            combined[f"{node_id}-{number}"] = {**graph[node_id], "inputs": inputs}
+    return combined
 
 
 def _links(node: JsonObject) -> set[str]:
@@ -192,16 +194,16 @@ def _number(image: GeneratedImage) -> int:
     return int(found[2]) if found else 0
 
 
-def _encoded(image: GeneratedImage, asked: SubmittedRequest) -> tuple[GeneratedImage, str]:
-    """Return the picture as it was asked for, and a warning if it is not: worker-comfyui gives plain PNG alone."""
+def _encoded(image: GeneratedImage, submitted: SubmittedRequest) -> tuple[GeneratedImage, str]:
+    """Return the image in the requested format, and a warning if that failed. worker-comfyui returns plain PNG."""
     found = _SEED.search(image.filename)
     text = {}
-    if asked.request.metadata:
-        text = metadata_text(asked.rendered, asked.rendered.graphs[_number(image)], image.seed)
+    if submitted.request.metadata:
+        text = metadata_text(submitted.rendered, submitted.rendered.graphs[_number(image)], image.seed)
     sent = identify(image.bytes)
     if sent is None or sent.is_animated:
         return image, ""
-    picture = encode_picture(image.bytes, asked.request.output_format, asked.request.output_quality, text)
+    picture = encode_picture(image.bytes, submitted.request.output_format, submitted.request.output_quality, text)
     stem = (_SEED.sub("", image.filename) if found else image.filename).rpartition(".")[0]
     encoded = replace(
         image,
@@ -215,8 +217,8 @@ def _encoded(image: GeneratedImage, asked: SubmittedRequest) -> tuple[GeneratedI
     return encoded, f"{encoded.filename} {picture.warning}" if picture.warning else ""
 
 
-def _in_our_words(status: JobStatus) -> JobStatus:
-    """Return the status with the code of what worker-comfyui says in text alone."""
+def _with_known_code(status: JobStatus) -> JobStatus:
+    """Return the status with an error code derived from worker-comfyui's error text."""
     if status.error is None or status.error.code is not ErrorCode.UNRECOGNIZED:
         return status
     message = status.error.message

@@ -1,4 +1,7 @@
-"""What was asked of the last jobs, for results that do not say it themselves. In memory: another process knows none."""
+"""In-memory cache of submitted requests, used to complete results that lack their inputs.
+
+It is not shared between processes.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,31 @@ from dataclasses import dataclass
 
 from comfy_core.request.reading import Rendered, Request
 
-_KNOWN_JOBS = 256
+_CACHED_JOBS = 256
 
 
 @dataclass(frozen=True)
 class SubmittedRequest:
-    """One job's request, and what was made of it."""
+    """A job's request, and its rendered graphs."""
 
     request: Request
     rendered: Rendered
 
 
 class RequestCache:
-    """The last jobs that were asked for, by their ids. Safe to use from several threads."""
+    """The most recently submitted requests by job id. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, SubmittedRequest] = OrderedDict()
 
-    def remember(self, job_id: str, asked: SubmittedRequest) -> None:
-        """Keep what was asked of a job; the oldest are forgotten."""
+    def remember(self, job_id: str, submitted: SubmittedRequest) -> None:
+        """Cache the request of a job, and evict the oldest ones."""
         with self._lock:
-            self._jobs[job_id] = asked
-            while len(self._jobs) > _KNOWN_JOBS:
+            self._jobs[job_id] = submitted
+            while len(self._jobs) > _CACHED_JOBS:
                 self._jobs.popitem(last=False)
 
     def of(self, job_id: str) -> SubmittedRequest | None:
-        """Return what was asked of a job, or None where this process did not ask."""
+        """Return the request of a job, or None if it is not cached."""
         return self._jobs.get(job_id)

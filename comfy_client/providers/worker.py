@@ -1,4 +1,4 @@
-"""This project's worker on RunPod serverless."""
+"""Provider for this project's worker on RunPod serverless."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class WorkerProvider:
     """A RunPod endpoint that runs this project's worker.
 
     Args:
-        endpoint: where it is.
-        workflows: requests for these are checked before they are sent: a fault costs no cold start. Another name, as of
-            a workflow that the worker alone has, is left to the worker to check.
-        name: as IMAGE_GENERATION_PROVIDER has it.
+        endpoint: the RunPod endpoint.
+        workflows: requests for these are validated before they are sent, so that a mistake costs no cold start. Other
+            workflow names are sent unchecked: the worker may have workflows of its own.
+        name: the value of IMAGE_GENERATION_PROVIDER that selects this provider.
     """
 
     jobs_outlive_process = True
@@ -40,7 +40,7 @@ class WorkerProvider:
         return f"endpoint {self._endpoint.endpoint_id} at RunPod"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
-        """Send a job: see RunPodEndpoint.submit. Raises JobError (invalid_input) before anything is sent."""
+        """Validate and submit a job: see RunPodEndpoint.submit. Raises JobError (invalid_input) before sending."""
         if self._workflows:
             try:
                 read_request(request.input, self._workflows)
@@ -50,34 +50,34 @@ class WorkerProvider:
         return self._endpoint.submit(request, wait_s)
 
     def status(self, job_id: str) -> JobStatus:
-        """Return how a job stands."""
+        """Return a job's status."""
         return self._endpoint.status(job_id)
 
     def result(self, status: JobStatus) -> GenerationResult:
-        """Return what a job made, with its pictures fetched and checked."""
+        """Return a job's result, with its images downloaded and verified."""
         return read_result(status, self.name)
 
     def cancel(self, job_id: str) -> None:
-        """End a job."""
+        """Cancel a job."""
         self._endpoint.cancel(job_id)
 
     def retry(self, job_id: str) -> JobStatus:
-        """Queue a job anew that failed or timed out."""
+        """Queue a failed or timed out job again."""
         return self._endpoint.retry(job_id)
 
     def health(self) -> Health:
-        """Return how many jobs and workers there are."""
+        """Return the numbers of jobs and workers."""
         return self._endpoint.health()
 
     def missing_models(self) -> None:
-        """Return None: only a worker knows its models."""
+        """Return None: only a job on a worker could list its models."""
 
     def purge_queue(self) -> int:
-        """Drop all jobs that wait."""
+        """Remove all queued jobs."""
         return self._endpoint.purge_queue()
 
     def pause_s(self, waited_s: float) -> float:
-        """Return a tenth of the wait so far, so that polling adds no more to it than that; 0.25 s to 5 s."""
+        """Return a tenth of `waited_s`, from 0.25 s to 5 s: polling delays a result by 10 % at most."""
         return min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, waited_s / 10))
 
     def close(self) -> None:

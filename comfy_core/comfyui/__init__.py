@@ -1,1 +1,1 @@
-"""One ComfyUI: its protocol (`events`, `answers`), its connections (`server`), a run on it (`run`)."""
+"""Client for one ComfyUI: its protocol (`events`, `responses`), its connections (`server`), and job runs (`run`)."""

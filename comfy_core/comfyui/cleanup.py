@@ -1,7 +1,6 @@
-"""What runs leave in one ComfyUI, until it is removed: prompts that still run, entries of history, files, folders.
+"""Removes what runs leave behind in one ComfyUI: prompts that still run, history entries, files and folders.
 
-A call that fails is repeated by a later run: none of them does harm when it is repeated. The calls themselves are the
-server's.
+A failed removal is retried by a later run; every removal is safe to repeat. The HTTP requests are made by `server`.
 """
 
 from __future__ import annotations
@@ -16,47 +15,47 @@ from comfy_core.errors import RequestError
 _ATTEMPTS = 3
 
 
-class Calls(Protocol):
-    """The calls of ComfyUI that remove something. Each raises RequestError where it fails."""
+class CleanupApi(Protocol):
+    """The ComfyUI requests that cleanup needs. Each raises RequestError if it fails."""
 
     def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:
-        """Stop prompts, and return those that still run."""
+        """Stop the prompts, and return those that are still running."""
 
     def forget_prompts(self, prompt_ids: Collection[str]) -> None:
-        """Remove the history of prompts."""
+        """Remove the prompts from the history."""
 
     def written_files(self, prompt_id: str) -> tuple[OutputFile, ...]:
         """Return the files that a prompt wrote."""
 
     def remove_file(self, file: OutputFile) -> None:
-        """Remove a file, or its content if ComfyUI is reached over HTTP only."""
+        """Delete a file, or empty it if only HTTP access is available."""
 
     def remove_folder(self, name: str) -> None:
-        """Remove what a run left in its folders, if they can be reached."""
+        """Delete a run's folders, if the file system is accessible."""
 
 
-class Leftovers:
-    """Removes what runs leave, and remembers what could not be removed. Safe to use from several threads.
+class Cleanup:
+    """Removes what runs leave behind, and remembers what could not be removed. Thread-safe.
 
     Args:
-        calls: the ComfyUI.
+        api: the ComfyUI server.
     """
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    def __init__(self, api: CleanupApi) -> None:
+        self._api = api
         self._lock = threading.Lock()
         self._unended: frozenset[str] = frozenset()
         self._unforgotten: frozenset[str] = frozenset()
         self._unremoved: dict[OutputFile, int] = {}
         self._folders: dict[str, frozenset[str]] = {}
         self.stuck_prompts: frozenset[str] = frozenset()
-        """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
+        """Prompts that were still running, or may have been, after they were interrupted."""
 
     def remove_prompts(self, ended: Collection[str] = (), others: Collection[str] = ()) -> None:
-        """Remove prompts, with their history and graphs: those that `ended`, and `others`, which are stopped first.
+        """Remove prompts from ComfyUI's history: those that `ended`, and `others`, which are stopped first.
 
-        What runs on although it was interrupted, and everything where a call fails (RequestError), is removed by a
-        later call.
+        Prompts that keep running after the interrupt are removed by a later call. So is everything that remains after
+        a failed request (RequestError).
         """
         with self._lock:
             self._unforgotten |= set(ended)
@@ -67,12 +66,12 @@ class Leftovers:
         with self._lock:
             forgotten = self._unforgotten
         if forgotten:
-            self._calls.forget_prompts(forgotten)
+            self._api.forget_prompts(forgotten)
             with self._lock:
                 self._unforgotten -= forgotten
 
     def remove_folder(self, name: str, prompts: Collection[str]) -> None:
-        """Remove the folder of a run, and once more when the last of its `prompts` has ended: it may still write."""
+        """Delete a run's folder, and delete it again once all its `prompts` have ended, as they may still write."""
         with self._lock:
             self._folders[name] = frozenset(prompts)
         self._remove_folders()
@@ -82,26 +81,26 @@ class Leftovers:
             folders = dict(self._folders)
             self._folders = {name: prompts for name, prompts in folders.items() if prompts & self._unended}
         for name in folders:
-            self._calls.remove_folder(name)
+            self._api.remove_folder(name)
 
     def note_restart(self) -> None:
-        """Note that ComfyUI was ended: its queue and its history are gone, and nothing of them writes any more."""
+        """Forget all prompts after a restart of ComfyUI, which has cleared its queue and history."""
         with self._lock:
             self._unended = self._unforgotten = self.stuck_prompts = frozenset()
         self._remove_folders()
 
     def _end(self, prompt_ids: frozenset[str]) -> None:
-        """Stop prompts whose outputs nobody has read, and remove the files that they wrote."""
+        """Stop prompts whose history was not read yet, and delete the files that they wrote."""
         try:
-            running = self._calls.stop_prompts(prompt_ids)
+            running = self._api.stop_prompts(prompt_ids)
         except RequestError:
             with self._lock:
-                self.stuck_prompts |= prompt_ids  # for all that is known
+                self.stuck_prompts |= prompt_ids  # they may still be running
             raise
         with self._lock:
             self.stuck_prompts = (self.stuck_prompts - prompt_ids) | running
         stopped = prompt_ids - running
-        files = [file for each in stopped for file in self._calls.written_files(each)]
+        files = [file for each in stopped for file in self._api.written_files(each)]
         with self._lock:
             self._unended -= stopped
             self._unforgotten |= stopped
@@ -109,9 +108,9 @@ class Leftovers:
         self.remove_files(files)
 
     def remove_files(self, files: Iterable[OutputFile] = ()) -> None:
-        """Remove files. Raises RequestError if that fails.
+        """Delete files. Raises RequestError if that fails.
 
-        It is tried again by later calls: for a file that ComfyUI refuses to write, a few times.
+        Later calls try again. Files that ComfyUI answers with an error are given up after a few attempts.
         """
         with self._lock:
             for file in files:
@@ -120,7 +119,7 @@ class Leftovers:
         refusal = None
         for file, attempts in unremoved:
             try:
-                self._calls.remove_file(file)
+                self._api.remove_file(file)
             except RequestError as error:
                 if error.status is None:
                     raise

@@ -1,18 +1,19 @@
-"""ComfyUI's websocket frames as values. No socket here: bytes and text in, values out.
+"""Parses ComfyUI's websocket frames into events. No I/O.
 
 Facts of the protocol (ComfyUI 0.3.64, execution.py and server.py; seen in tests/recordings):
 
-- A text frame is `{"type", "data"}`. Frames of a prompt go only to the client_id of its POST /prompt.
-- A run: `execution_start`, `execution_cached` (nodes that are not run again), per node `executing`, `progress` while it
-  samples, `executed` where it has UI output; then `execution_success`, and last `executing` with node null.
-- `executing` with node null means finished, not succeeded, and only then can /history be read. It also follows
-  `execution_error` and `execution_interrupted`; an error frame alone is no end.
-- After a reconnect with the same clientId, `executing` comes with a node and without prompt_id while a prompt of this
-  client runs. Of a prompt that ended meanwhile comes nothing.
+- A text frame is `{"type", "data"}`. Frames of a prompt are only sent to the client_id of its POST /prompt.
+- Order of a prompt's frames: `execution_start`; `execution_cached` (nodes served from the cache); for each node
+  `executing`, `progress` while sampling, and `executed` if it has UI output; `execution_success`; last, `executing`
+  with node null.
+- `executing` with node null means finished, not succeeded, and /history can only be read after it. It also follows
+  `execution_error` and `execution_interrupted`; an error frame is not the last frame.
+- After a reconnect with the same clientId, ComfyUI sends `executing` with a node and without prompt_id if a prompt of
+  this client is running. It sends nothing for a prompt that ended in the meantime.
 - A binary frame is a big-endian event number (4 bytes) and its payload. Event 1 is an image: its format (4 bytes: 1
-  JPEG, 2 PNG) and its file. SaveImageWebsocket sends its pictures so, as PNG; previews while sampling are JPEG. No
-  frame says which node it is of: the last `executing` or `progress` does.
-- Types come and go with versions; what is unknown here is no event.
+  JPEG, 2 PNG) and its file. SaveImageWebsocket sends its images this way, as PNG; previews while sampling are JPEG.
+  Image frames do not name their node: it is the node of the last `executing` or `progress` frame.
+- Frame types vary between versions. Unknown types are ignored.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Started:
-    """The executor took the prompt up."""
+    """Execution of the prompt started."""
 
     prompt_id: str
 
 
 @dataclass(frozen=True)
 class Cached:
-    """These nodes are not run again."""
+    """These nodes are served from ComfyUI's cache and are not executed."""
 
     prompt_id: str
     nodes: tuple[str, ...]
@@ -40,14 +41,14 @@ class Cached:
 
 @dataclass(frozen=True)
 class Executing:
-    """A node began. `prompt_id` is None in the frame that follows a reconnect."""
+    """Execution of a node started. `prompt_id` is None in the frame that follows a reconnect."""
 
     prompt_id: str | None
     node: str
 
 
 @dataclass(frozen=True)
-class Progress:
+class NodeProgress:
     """A node is at step `value` of `maximum`."""
 
     prompt_id: str
@@ -58,24 +59,24 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """The prompt ended, well or not: /history now says how."""
+    """The prompt ended, successfully or not. /history now has the result."""
 
     prompt_id: str
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the node that runs: a preview (JPEG), or what SaveImageWebsocket saves (PNG)."""
+    """An image from the running node: a preview (JPEG), or an output of SaveImageWebsocket (PNG)."""
 
     data: bytes
     is_png: bool
 
 
-Event: TypeAlias = Started | Cached | Executing | Progress | Finished | Image
+Event: TypeAlias = Started | Cached | Executing | NodeProgress | Finished | Image
 
 
 def parse_frame(frame: str | bytes) -> Event | None:
-    """Return the event that a frame carries, or None for one that says nothing of a run."""
+    """Return the event in a frame, or None for a frame that is unknown or does not concern a prompt."""
     return _parse_binary(frame) if isinstance(frame, bytes) else _parse_text(frame)
 
 
@@ -115,13 +116,13 @@ def _parse_text(frame: str) -> Event | None:  # noqa: PLR0911 - one return an ev
                 "max": int() | float() as maximum,
             },
         }:
-            return Progress(prompt_id, node, int(value), int(maximum))
+            return NodeProgress(prompt_id, node, int(value), int(maximum))
     return None
 
 
 @dataclass(frozen=True)
 class Addressed:
-    """An event, and the prompt and node that it is of (None where no frame has said)."""
+    """An event with its prompt and node; each is None if no frame has named it."""
 
     prompt_id: str | None
     node: str | None
@@ -129,18 +130,18 @@ class Addressed:
 
 
 class Attribution:
-    """Tells of each event which prompt and node it belongs to. One for each connection: a new one knows nothing yet."""
+    """Assigns events to their prompt and node, based on earlier frames. Create one for each connection."""
 
     def __init__(self) -> None:
         self._prompt_id: str | None = None
         self._node: str | None = None
 
     def address(self, event: Event) -> Addressed:
-        """Return `event` with its prompt and node, and remember what it says of those that follow."""
+        """Return `event` with its prompt and node, and remember them for later events."""
         match event:
             case Started(prompt_id) | Cached(prompt_id):
                 self._prompt_id, self._node = prompt_id, None
-            case Executing(prompt_id, node) | Progress(prompt_id, node):
+            case Executing(prompt_id, node) | NodeProgress(prompt_id, node):
                 self._prompt_id, self._node = prompt_id, node
             case Finished(prompt_id):
                 self._prompt_id, self._node = None, None

@@ -1,8 +1,8 @@
-"""Which inputs of a node name a file that ComfyUI reads, and which name a file that it writes. Pure data and rules.
+"""Decides which node inputs name a file that ComfyUI reads, and which name a file that it writes. Pure.
 
-The core nodes of ComfyUI 0.3.64 and 0.33.0 are listed by name. For every other node the class name, the input's name
-and, where it is known, the input's declaration in /object_info decide. A rule that matches too much does little harm:
-`path_guard` refuses only values that leave the folders of a job.
+The core nodes of ComfyUI 0.3.64 and 0.33.0 are listed by name. For other nodes, the class name, the input name and, if
+known, the input's declaration in /object_info decide. A false positive does little harm, because `path_guard` only
+rejects values that lead outside the job's folders.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, TypeGuard
 
 
 class FileUse(Enum):
-    """What a node does with the file, or the folder, that an input names."""
+    """What a node does with the file or folder that an input names."""
 
     LOADS = "loads"
-    """Reads a file of ComfyUI's input folder: a picture, a video, a sound, a latent."""
+    """Reads a file from ComfyUI's input folder: an image, a video, audio, a latent."""
     LOADS_FOLDER = "loads a folder"
-    """Reads every file of a folder."""
+    """Reads every file in a folder."""
     LOADS_MODEL = "loads a model"
-    """Reads a file of a model folder, or has another choice of a loader node."""
+    """Reads a file from a model folder, or is another choice of a loader node."""
     WRITES = "writes"
     """Writes a file."""
 
 
 RUN_FOLDER = re.compile(r"run-[0-9a-f]{32}", re.IGNORECASE)
-"""The name of a job's own folder among ComfyUI's inputs and outputs."""
+"""Matches the name of a job's own folder in ComfyUI's input and output folders."""
 _CORE_LOADERS = {
     "LoadImage": ("image",),
     "LoadImageMask": ("image",),
@@ -79,13 +79,13 @@ PREFIX_SAVERS = {
     "SaveLoRA": "prefix",
     "SaveLoRANode": "prefix",
 }
-"""Core nodes that write into the output folder, and the input that is a path below it: folders in it are created."""
+"""Core nodes that write to the output folder, and the input with the path below it. Missing folders are created."""
 FOLDER_SAVERS = {
     "SaveImageDataSetToFolder": "folder_name",
     "SaveImageTextDataSetToFolder": "folder_name",
     "SaveTrainingDataset": "folder_name",
 }
-"""Core nodes that write into a folder, and the input that names it. Their `filename_prefix` is a name, not a path."""
+"""Core nodes that write to a folder, and the input that names it. Their `filename_prefix` is a name, not a path."""
 SILENT_SAVERS = frozenset({
     "CheckpointSave", "ImageOnlyCheckpointSave", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLoRA",
     "SaveLoRANode",
@@ -100,13 +100,13 @@ LITERALS = {
     "String Literal": "string",
     "easy string": "value",
 }
-"""Nodes whose only output is the value of one of their inputs."""
+"""Nodes that only output the value of one of their inputs."""
 _CORE: dict[tuple[str, str], FileUse | None] = {
     **{(name, each): FileUse.LOADS for name, inputs in _CORE_LOADERS.items() for each in inputs},
     **dict.fromkeys(_CORE_FOLDER_LOADERS.items(), FileUse.LOADS_FOLDER),
     **dict.fromkeys((PREFIX_SAVERS | FOLDER_SAVERS).items(), FileUse.WRITES),
     ("DiffusersLoader", "model_path"): FileUse.LOADS_MODEL,
-    # Shown in the browser, and not read.
+    # Only displayed in the browser, not read.
     ("Preview3D", "model_file"): None,
     ("Preview3DAnimation", "model_file"): None,
 }
@@ -119,7 +119,7 @@ def _set(words: str) -> frozenset[str]:
 _LOADER = re.compile(r"load|read(?!y)|import|open(?!ai|pose)|(from|by)[ _-]?(path|file|folder|dir|disk)", re.IGNORECASE)
 _SAVER = re.compile(r"save|write|export|record", re.IGNORECASE)
 _ENCODED = re.compile(r"base64|b64|url", re.IGNORECASE)
-"""Names of nodes and inputs whose text is the content itself, or an address."""
+"""Matches names of nodes and inputs whose text is the content itself, or a URL."""
 _MEDIA = _set("image images img mask masks video videos audio sound latent picture photo mesh upload")
 _MODELS = _set("model models encoder decoder ckpt checkpoint lora vae clip unet net")
 _FOLDERS = _set("dir dirs directory directories folder folders")
@@ -132,10 +132,10 @@ _FREE_TEXT = _set("text texts prompt prompts positive negative string caption wi
 
 
 def file_use(class_type: str, input_name: str, declared: object = None) -> FileUse | None:
-    """Return what a node does with the file that an input names; None if the input names no file.
+    """Return what a node does with the file that an input names, or None if the input does not name a file.
 
-    `declared` is the input's declaration in /object_info, `[type, options]`. Dotted names (`format.path`) are those of
-    inputs inside another one.
+    `declared` is the input's declaration in /object_info, `[type, options]`. Dotted names (`format.path`) belong to
+    nested inputs.
     """
     if (class_type, input_name) in _CORE:
         return _CORE[class_type, input_name]
@@ -145,7 +145,7 @@ def file_use(class_type: str, input_name: str, declared: object = None) -> FileU
 
 
 def takes_upload(class_type: str, input_name: str) -> bool:
-    """Return whether the input takes the name of an uploaded picture, video or sound."""
+    """Return whether the input takes the name of an uploaded image, video or audio file."""
     if class_type in _CORE_LOADERS:
         return input_name in _CORE_LOADERS[class_type]
     words = set(_words(input_name))
@@ -154,22 +154,22 @@ def takes_upload(class_type: str, input_name: str) -> bool:
 
 
 def is_encoded(class_type: str, input_name: str) -> bool:
-    """Return whether the input's text may be the content itself (base64) or an address in place of a file's name."""
+    """Return whether the input's text may be base64 content or a URL instead of a file name."""
     return class_type not in _CORE_LOADERS and bool(_ENCODED.search(class_type) or _ENCODED.search(input_name))
 
 
 def is_core_loader(class_type: str) -> bool:
-    """Return whether a node is one of ComfyUI's own that read files of the input folder."""
+    """Return whether a node is a core node that reads files from the input folder."""
     return class_type in _CORE_LOADERS or class_type in _CORE_FOLDER_LOADERS
 
 
 def is_loader(class_type: str) -> bool:
-    """Return whether the name of a node's class says that it reads files."""
+    """Return whether a node reads files, judging by its class name."""
     return class_type in _CORE_LOADERS or bool(_LOADER.search(class_type))
 
 
 def _is_upload(declared: object) -> bool:
-    """Whether /object_info offers an upload, or a list of files from a route, for the input."""
+    """Return whether /object_info declares an upload, or a remote list of files, for the input."""
     match declared:
         case [_, {**options}]:
             return any(str(key).endswith("_upload") and options[key] for key in options) or "remote" in options
@@ -194,13 +194,13 @@ def _custom_use(class_type: str, input_name: str) -> FileUse | None:
 
 
 def _words(name: str) -> Iterator[str]:
-    """Yield the words of an input's name in lower case: of `imagePath_2`, image and path."""
+    """Yield the words of an input's name in lower case: `imagePath_2` gives `image` and `path`."""
     for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name.rpartition(".")[2] or name):
         yield word.lower()
 
 
 def declared_input(node_type: object, input_name: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the declaration of an input, `[type, options]`, in what /object_info says of a node type; else None."""
+    """Return an input's declaration, `[type, options]`, from the /object_info entry of a node type, or None."""
     match node_type:
         case {"input": {**groups}}:
             for inputs in groups.values():
@@ -210,10 +210,7 @@ def declared_input(node_type: object, input_name: str) -> Any:  # noqa: ANN401 -
 
 
 def linked_literal(graph: Mapping[str, Any], value: object) -> object:
-    """Return the value of an input as its node gets it: links to nodes that hold a text are followed.
-
-    A link to a node that computes its output is returned as it is.
-    """
+    """Return the value that an input receives. Links to LITERALS nodes are resolved; other links are returned."""
     visited: set[str] = set()
     while True:
         match value:
@@ -230,7 +227,7 @@ def linked_literal(graph: Mapping[str, Any], value: object) -> object:
 
 
 def is_comfyui_link(value: object) -> TypeGuard[list[Any]]:
-    """Return whether ComfyUI takes a value for a link. It also takes `["5", 0.0]` for one."""
+    """Return whether ComfyUI reads a value as a link. Unlike `graphs.is_link`, this includes `["5", 0.0]`."""
     match value:
         case [str(), int() | float()]:
             return True

@@ -1,7 +1,7 @@
-"""What is checked and completed in a graph by /object_info, before ComfyUI validates it itself. Pure.
+"""Checks a graph against /object_info and adds missing defaults, before ComfyUI validates the graph. Pure.
 
-ComfyUI 0.3.64 names the first missing node alone, and no node for a cycle or for a link to an output that does not
-exist. 0.33.0 names missing nodes by their titles. Newer versions add required inputs, which older exports lack.
+ComfyUI 0.3.64 reports only the first missing node, and no node for a cycle or for a link to an output that does not
+exist. 0.33.0 reports missing nodes by title only. Newer versions add required inputs that older exports lack.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from comfy_core.validation import shown
 from comfy_core.workflows import Graph, is_link
 
 _ONLY_IN_EDITOR = f"exists in the editor only; export the workflow again with {EXPORT_MENU}"
-_NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or take the node out"
-_NOT_REPORTED = "writes files that ComfyUI does not report, so that no job can return them; add a SaveImage"
+_NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or remove the node"
+_NOT_REPORTED = "writes files that ComfyUI does not report, so the job cannot return them; add a SaveImage node"
 _SHOWN_NODES = 8
 _Choices: TypeAlias = dict[tuple[str, str], dict[str, list[Any]]]
 """Choices of an input of a class, by their spelling in lower case."""
 
 
 def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
-    """Raise JobError (workflow_rejected) that names every missing node, bad link and cycle of `graph`.
+    """Raise JobError (workflow_rejected) with all missing nodes, bad links and cycles of `graph`, if there are any.
 
-    `node_types` is what /object_info says of the node types that ComfyUI has.
+    `node_types` are the /object_info entries of the node types that ComfyUI has.
     """
     missing = {node_id: node for node_id, node in graph.items() if node["class_type"] not in node_types}
     problems = [
@@ -44,13 +44,13 @@ def check_structure(graph: Graph, node_types: Mapping[str, JsonObject]) -> None:
     if cycle := _cycle(graph):
         problems.append(_problem(graph, cycle[0], "", f"is part of a cycle: {shortened(' -> '.join(cycle))}"))
     if problems:
-        told = "; ".join(
+        listed = "; ".join(
             f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in problems[:_SHOWN_NODES]
         )
         more = f"; and {len(problems) - _SHOWN_NODES} more" if len(problems) > _SHOWN_NODES else ""
         raise JobError.because(
             ErrorCode.WORKFLOW_REJECTED,
-            f"ComfyUI cannot run the graph: {told}{more}.",
+            f"ComfyUI cannot run the graph: {listed}{more}.",
             nodes=problems,
             type="missing_node_type" if missing else "invalid_graph",
         )
@@ -79,7 +79,7 @@ def _bad_links(graph: Graph, node_types: Mapping[str, JsonObject]) -> Iterator[J
 
 
 def _cycle(graph: Graph) -> list[str]:
-    """Return the ids of nodes that link to one another in a circle, the first one twice; none without a circle."""
+    """Return the node ids of a cycle, with the first id repeated at the end; empty if there is no cycle."""
     sources = {
         node_id: [value[0] for value in node["inputs"].values() if is_link(value)] for node_id, node in graph.items()
     }
@@ -91,11 +91,10 @@ def _cycle(graph: Graph) -> list[str]:
 
 
 def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[Graph, list[str]]:
-    """Return `graph` with the default of each required input that it lacks, and a warning for each.
+    """Return `graph` with defaults for missing required inputs, and a warning for each.
 
-    A required input that is null counts as absent. Inputs that another node has to be linked to, and those that name
-    files, have no default. A choice that differs in case or slashes alone (`"Euler"`) becomes the one that
-    the node has.
+    A required input that is null counts as missing. Inputs that need a link, and inputs that name files, get no
+    default. A choice that differs only in case or slashes (`"Euler"`) is replaced by the node's own spelling.
     """
     filled = copy.deepcopy(graph)
     warnings = []
@@ -114,7 +113,7 @@ def with_defaults(graph: Graph, node_types: Mapping[str, JsonObject]) -> tuple[G
                 node["inputs"][name] = value
                 warnings.append(
                     f"node {shortened(node_id)} ({node['class_type']}) had no {name}, which this ComfyUI requires; "
-                    f"its default was used: {shown(value)}"
+                    f"the default was used: {shown(value)}"
                 )
     return filled, warnings
 
@@ -150,7 +149,7 @@ def _plain(choice: object) -> str:
 
 
 def _default(class_type: str, name: str, declared: object) -> object:
-    """Return the default that /object_info declares for an input, or the first of its choices; else None."""
+    """Return the default that /object_info declares for an input, else its first choice, else None."""
     match declared:
         case [_, {"forceInput": True}, *_]:
             return None

@@ -1,16 +1,16 @@
-"""How a graph is changed so that its files come back quickly, alone, and leave nothing behind. Pure.
+"""Rewrites a graph so that it saves only into the run's folder or sends its images over the websocket. Pure.
 
 Facts (ComfyUI 0.3.64 and 0.33.0; tests/recordings/txt2img_cached_same_seed.json, txt2img_ws_save.json):
 
-- ComfyUI caches by content: a saver that ran before reports the *earlier* file, which was deleted with its job. So the
-  inputs of every saver differ from run to run: by a path in the run's own folder, or by an input that no node has
-  (`run-tag`): it is part of the cache key and reaches no node.
-- SaveImage compresses (PNG level 4, about 0.13 s at 1024 x 1024) in ComfyUI's only executor thread; SaveImageWebsocket
-  at level 1, and writes no file. It is never cached.
-- Preview nodes write files that nobody fetches. In 0.33.0 they, and SaveImage, return what they were given.
-- `filename_prefix` is a path in the nodes of ComfyUI, which create its folders, but a plain name in some custom nodes.
-- A prefix that another node computes may lead into any folder below `output`. Two nodes of ComfyUI, put in between,
-  make it a name in the run's folder.
+- ComfyUI caches node results by input: a saver with unchanged inputs reports the *earlier* file, which was deleted with
+  its job. So each run changes the inputs of every saver: to a path in the run's own folder, or with an extra input
+  (`run-tag`) that is part of the cache key but is not passed to the node.
+- SaveImage compresses in ComfyUI's only executor thread (PNG level 4, about 0.13 s at 1024 x 1024). SaveImageWebsocket
+  uses level 1, writes no file, and is never cached.
+- Preview nodes write files that are never fetched. In 0.33.0 they, and SaveImage, also output their input.
+- `filename_prefix` is a path in core nodes, which create its folders, but a plain name in some custom nodes.
+- A prefix computed by another node may lead to any folder below `output`. Two core nodes are inserted to turn it into
+  a name in the run's folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from comfy_core.workflows import Graph, is_link
 SAVE_NODE = "SaveImageWebsocket"
 _TAG = "run-tag"
 TEXT_NODES = frozenset({"RegexReplace", "StringConcatenate"})
-"""The nodes by which a computed prefix is kept in the run's folder; ComfyUI has them in both versions."""
+"""Core nodes that are inserted to keep a computed prefix in the run's folder. Both versions have them."""
 _PREVIEWS = {
     "PreviewImage": "images",
     "MaskPreview": "mask",
@@ -48,12 +48,12 @@ _PREVIEWS = {
     "ImageCompare": "",
     "SAM3_TrackPreview": "",
 }
-"""Nodes that only write previews, and the input that they return as their first output."""
+"""Nodes that only write previews, and the input that they pass on as their first output."""
 _DEFAULT_PREFIX = "ComfyUI"
 _DOTS = re.compile(r"\.\.+")
 
 
-def delivered(
+def rewrite_graph(
     graph: Graph,
     folder: str,
     *,
@@ -61,10 +61,10 @@ def delivered(
     node_types: Mapping[str, object] | None = None,
     again: Collection[str] = (),
 ) -> Graph:
-    """Return `graph` so that it saves into `folder` alone, and with `over_websocket` sends its pictures instead.
+    """Return a copy of `graph` that saves only into `folder`, and with `over_websocket` sends images instead.
 
-    `folder` may have several parts. `node_types` is what /object_info says of the node types. The nodes `again` run
-    even if ComfyUI has their results in its cache.
+    `folder` may have several parts. `node_types` are the /object_info entries of the node types. The nodes `again` are
+    executed even if ComfyUI has their results in its cache.
     """
     changed = copy.deepcopy(graph)
     links = _links_by_source(changed)
@@ -87,7 +87,7 @@ def delivered(
 
 
 def _set_place(graph: Graph, class_type: str, inputs: dict[str, Any], folder: str, node_type: object) -> None:
-    """Have a node that saves write into `folder`, or under a name that nothing else has."""
+    """Make a saving node write into `folder`, or under a unique name."""
     path_input = PREFIX_SAVERS.get(class_type) or FOLDER_SAVERS.get(class_type)
     if path_input and (path := _text(graph, inputs, path_input)) is not None:
         inputs[path_input] = f"{folder}/{_inside(path)}"
@@ -101,13 +101,13 @@ def _set_place(graph: Graph, class_type: str, inputs: dict[str, Any], folder: st
 
 
 def _text(graph: Graph, inputs: Mapping[str, Any], name: str) -> str | None:
-    """Return an input as the text that ComfyUI makes of it; None if it is absent or another node computes it."""
+    """Return an input's value as text, or None if it is absent or computed by another node."""
     value = linked_literal(graph, inputs.get(name))
     return None if name not in inputs or is_comfyui_link(value) else str(value)
 
 
 def _confine_computed_paths(graph: Graph, node_id: str, folder: str, node_types: Mapping[str, object]) -> None:
-    """Have a path that another node computes become a name: in `folder`, if a node of ComfyUI writes there."""
+    """Insert nodes that reduce a path computed by another node to a name; for core savers, to a name in `folder`."""
     class_type, inputs = graph[node_id]["class_type"], graph[node_id]["inputs"]
     for name, value in list(inputs.items()):
         declared = declared_input(node_types.get(class_type), name)
@@ -127,7 +127,7 @@ def _confine_computed_paths(graph: Graph, node_id: str, folder: str, node_types:
 
 
 def _is_text(graph: Graph, link: list[Any], node_types: Mapping[str, object]) -> bool:
-    """Whether /object_info declares the output that a link leads to as text."""
+    """Return whether /object_info declares the output at the end of a link as text."""
     match node_types.get(graph[link[0]]["class_type"]) if link[0] in graph else None:
         case {"output": [*outputs]} if 0 <= link[1] < len(outputs):
             return outputs[int(link[1])] in {"STRING", "*"}
@@ -135,7 +135,7 @@ def _is_text(graph: Graph, link: list[Any], node_types: Mapping[str, object]) ->
 
 
 def _writes(class_type: str, inputs: Mapping[str, Any], node_type: object) -> bool:
-    """Whether a node writes files, as far as its names and /object_info tell."""
+    """Return whether a node writes files, judging by its names and its /object_info entry."""
     match node_type:
         case {"output_node": True} if class_type != SAVE_NODE:
             return True
@@ -143,12 +143,12 @@ def _writes(class_type: str, inputs: Mapping[str, Any], node_type: object) -> bo
 
 
 def tag_of(folder: str) -> str:
-    """Return the name of `folder` as a part of a file's name."""
+    """Return `folder` in a form that can be part of a file name."""
     return folder.replace("/", "-")
 
 
 def _links_by_source(graph: Graph) -> dict[str, list[list[Any]]]:
-    """Return the links of `graph`, the lists themselves, by the id of the node that they lead to."""
+    """Return the links of `graph` by the id of their source node. The lists are those in the graph, not copies."""
     links: dict[str, list[list[Any]]] = {}
     for node in graph.values():
         for value in node["inputs"].values():
@@ -158,7 +158,7 @@ def _links_by_source(graph: Graph) -> dict[str, list[list[Any]]]:
 
 
 def _drop_previews(graph: Graph, links: dict[str, list[list[Any]]]) -> None:
-    """Take the previews out whose outputs nobody needs, or that return what they were given."""
+    """Remove previews whose outputs are unused, or that pass on their input."""
     for node_id, node in list(graph.items()):
         passed = node["inputs"].get(_PREVIEWS.get(node["class_type"], ""))
         outputs = {link[1] for link in links.get(node_id, ())}
@@ -168,19 +168,19 @@ def _drop_previews(graph: Graph, links: dict[str, list[list[Any]]]) -> None:
 
 
 def _redirect(links: dict[str, list[list[Any]]], node_id: str, source: list[Any]) -> None:
-    """Have every link to a node lead to `source`."""
+    """Make every link to a node point to `source`."""
     for link in links.pop(node_id, ()):
         link[:] = source
         links.setdefault(source[0], []).append(link)
 
 
 def save_nodes(graph: Graph) -> tuple[str, ...]:
-    """Return the ids of the nodes that send their pictures over the websocket."""
+    """Return the ids of the nodes that send images over the websocket."""
     return tuple(node_id for node_id, node in graph.items() if node["class_type"] == SAVE_NODE)
 
 
 def prefix_of(graph: Graph, node_id: str) -> str | None:
-    """Return the name that a node gives its pictures, without folders; None if its inputs do not say it."""
+    """Return a node's filename prefix without folders, or None if its inputs do not contain one."""
     match graph.get(node_id):
         case {"class_type": str(class_type), "inputs": dict(inputs)}:
             prefix = _text(graph, inputs, PREFIX_SAVERS.get(class_type, "filename_prefix"))
@@ -191,9 +191,9 @@ def prefix_of(graph: Graph, node_id: str) -> str | None:
 
 
 def filled_name(prefix: str, size: tuple[int, int], number: int, now: time.struct_time) -> str:
-    """Return a picture's name with the variables that ComfyUI fills in, and without characters that Windows refuses.
+    """Return an image's name with ComfyUI's variables filled in, and without characters that Windows does not allow.
 
-    `number` is the picture's number in the batch that its node saved.
+    `number` is the image's number in its node's batch.
     """
     values = {"%width%": size[0], "%height%": size[1], "%batch_num%": number}
     for name, value in values.items():
@@ -214,6 +214,6 @@ _TIMES = {
 
 
 def _inside(prefix: str) -> str:
-    """Return `prefix` as a path that stays where it is put. ComfyUI does not return a file with ".." in its name."""
+    """Return `prefix` as a relative path without "..", because /view rejects file names that contain it."""
     parts = [part for part in re.split(r"[/\\]", prefix) if part not in {"", ".", ".."}]
     return _DOTS.sub("_", "/".join(parts)) or _DEFAULT_PREFIX

@@ -1,4 +1,4 @@
-"""From what ComfyUI made to the files that a caller gets: pictures encoded as the request asks, and named."""
+"""Turns prompt results into the files of a job's result: encodes images in the requested format and names them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from comfy_core.request.reading import Rendered, Request
 from comfy_core.workflows import Graph
 
 ENCODE_S = 60.0
-"""For all pictures of a job. Those whose turn comes later stay as ComfyUI made them."""
+"""Time limit for encoding all images of a job. Images left after it are returned as ComfyUI saved them."""
 _LONGEST_STRING = 4096
-"""Characters of a graph's string that are written into a picture's file."""
+"""Maximum length of a graph's string in an image's metadata, in characters."""
 
 
 @dataclass(frozen=True)
-class Output:
-    """One file of a result; `facts` are what its entry says beside the file's own."""
+class JobOutput:
+    """One file of a result. `facts` are additional fields of its entry."""
 
     filename: str
     data: bytes
@@ -37,11 +37,11 @@ class Output:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of its bytes."""
+        """The SHA-256 of the content, in hex."""
         return hashlib.sha256(self.data).hexdigest()
 
     def entry(self, kind: str, data: str) -> JsonObject:
-        """Return its entry in the result, `data` being base64 or an address."""
+        """Return the file's entry in the result. `data` is base64 or a URL."""
         return {
             "filename": self.filename,
             "type": kind,
@@ -55,21 +55,21 @@ class Output:
 
 @dataclass(frozen=True)
 class JobOutputs:
-    """What a caller gets of a job: pictures, other files, and what is not as it was asked for."""
+    """A job's images, other files, and warnings about deviations from the request."""
 
-    images: tuple[Output, ...]
-    files: tuple[Output, ...]
+    images: tuple[JobOutput, ...]
+    files: tuple[JobOutput, ...]
     warnings: tuple[str, ...]
 
 
 def job_outputs(
     request: Request, rendered: Rendered, results: Sequence[PromptResult], check: Check = go_on
 ) -> JobOutputs:
-    """Return the outputs of each prompt in order, pictures encoded as the request asks.
+    """Return the outputs of all prompts in order, with images encoded in the requested format.
 
-    `check` ends the encoding with what it raises. No two files of a job have one name.
+    An exception raised by `check` ends the encoding. File names are unique within a job.
     """
-    images: list[Output] = []
+    images: list[JobOutput] = []
     warnings: list[str] = []
     names: set[str] = set()
     numbers: Counter[str] = Counter()
@@ -87,17 +87,17 @@ def job_outputs(
             extension = mimetypes.guess_extension(picture.mime_type) or ""
             numbers[image.prefix] += 1
             filename = _unused(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
-            images.append(Output(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
+            images.append(JobOutput(filename, picture.data, picture.mime_type, {**_size(picture), "seed": seed}))
             if picture.warning:
                 warnings.append(f"{filename} {picture.warning}")
     files = [_as_saved(file.filename, file.data, names, {}) for result in results for file in result.files]
     return JobOutputs(tuple(images), tuple(files), tuple(warnings))
 
 
-def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> Output:
-    """Return a file that a node saved, as it is."""
+def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) -> JobOutput:
+    """Return a file unchanged, as a node saved it."""
     name = _unused(filename, names)
-    return Output(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
+    return JobOutput(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
 
 
 def _size(picture: Picture) -> JsonObject:
@@ -105,7 +105,7 @@ def _size(picture: Picture) -> JsonObject:
 
 
 def _unused(filename: str, names: set[str]) -> str:
-    """Return `filename`, with a number in front if a file from another folder has that name already."""
+    """Return `filename`, prefixed with a number if the name is already in use."""
     numbered = (f"{number}_{filename}" for number in itertools.count(2))
     name = next(each for each in itertools.chain([filename], numbered) if each not in names)
     names.add(name)
@@ -113,11 +113,11 @@ def _unused(filename: str, names: set[str]) -> str:
 
 
 def metadata_text(rendered: Rendered, graph: Graph, seed: int | None) -> dict[str, str]:
-    """Return the text for a picture's file.
+    """Return the text metadata for an image file.
 
-    `prompt` is the graph, as ComfyUI writes it itself (its canvas opens such a file); `parameters` are the inputs in
-    words, as the tools of the field read them. Neither says which picture of how many it was: made again alone with its
-    seed, the file is the same to the byte. A long string of the graph, such as a picture as base64, is left out.
+    `prompt` is the graph, as ComfyUI writes it (its editor can open such a file). `parameters` are the inputs as text,
+    in the format that other image tools read. Neither contains the image's number within the job, so generating one
+    image again with its seed gives an identical file. Long strings in the graph, such as base64 images, are left out.
     """
     text = {"prompt": json.dumps(_shortened(graph))}
     if seed is not None:
@@ -126,7 +126,7 @@ def metadata_text(rendered: Rendered, graph: Graph, seed: int | None) -> dict[st
 
 
 def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return `value` without its strings of more than _LONGEST_STRING characters."""
+    """Return `value` with strings of more than _LONGEST_STRING characters replaced by a note."""
     match value:
         case str() if len(value) > _LONGEST_STRING:
             return f"[{len(value):,} characters were left out of this file]"
@@ -138,7 +138,7 @@ def _shortened(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def parameters_text(rendered: Rendered, seed: int) -> str:
-    """Return the inputs of one picture in words."""
+    """Return the inputs of one image as text."""
     inputs = {**rendered.inputs, "seed": seed}
     inputs.pop("num_images", None)
     prompt = inputs.pop("prompt", "")

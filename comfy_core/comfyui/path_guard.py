@@ -1,8 +1,8 @@
-"""Refuses the values with which a graph would read or write files outside the folders of its own job. Pure.
+"""Rejects graphs that would read or write files outside the folders of their own job. Pure.
 
-ComfyUI 0.3.64 opens every path that a loader names: absolute ones, `../`, and with the ending ` [output]` the pictures
-of other jobs. 0.33.0 refuses the first two. Custom nodes may do anything with a name. So the values of all inputs that
-name a file (`file_inputs`) are checked before ComfyUI sees the graph, in each spelling that some node may decode.
+ComfyUI 0.3.64 opens every path that a loader names: absolute paths, `../`, and, with the suffix ` [output]`, images of
+other jobs. 0.33.0 rejects the first two. Custom nodes may use a name in any way. So the values of all inputs that name
+a file (`file_inputs`) are checked before the graph is sent to ComfyUI, in every spelling that a node may decode.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ from comfy_core.targets import Target
 from comfy_core.validation import path_of, shown
 
 MAX_NAME_LENGTH = 1000
-"""No path that a caller may name is longer. What is longer is the content of a file."""
+"""Maximum length of a path in a request. A longer value is the content of a file."""
 MAX_TOTAL_LENGTH = 500_000
-"""Of all names of a graph: checking them takes a second then."""
+"""Maximum total length of the file names in a graph. Checking this many characters takes a second."""
 
 _SLASHES = str.maketrans(
     dict.fromkeys("\u2215\u2044\u29f8\u2571\u27cb", "/") | dict.fromkeys("\u29f5\u2216\u29f9", "\\"),
 )
-"""Characters that look like slashes and that NFKC leaves as they are."""
+"""Characters that look like slashes and are not changed by NFKC."""
 _START = r"(?:^|[\n'\"\[({,;|=])\s*"
-"""Where a path begins in a value that may list several."""
+"""Matches the start of a path in a value that may list several paths."""
 _WILDCARD_FOLDER = re.compile(r"\*\*|[*?][^/\\]*[/\\]")
 _VARIABLE = re.compile(r"%([^%.]+)\.([^%]+)%")
 _NAME_TYPES = re.compile(r"^(STRING|COMBO|\*|.*(PATH|DIR|FOLDER|NAME|TEXT).*|FILE|FILES)$")
-"""The types of outputs that may carry a file's name. All others (IMAGE, LATENT, …) carry data."""
+"""Output types that may carry a file name. All other types (IMAGE, LATENT, …) carry data."""
 _READ = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER, FileUse.LOADS_MODEL})
 _OF_INPUT_FOLDER = frozenset({FileUse.LOADS, FileUse.LOADS_FOLDER})
 _SCHEMES = "file|concat|concatf|subfile|crypto|cache|async|pipe|fd|unix|jar|smb|ftp|gopher"
 _CONTENT = re.compile(r"\s*https?://.*|\s*(?:data:[\w/+.;=-]*,)?[A-Za-z0-9+/=_\s-]{200,}", re.IGNORECASE | re.DOTALL)
-"""An http address, or base64 of more than a path's length."""
+"""An http URL, or base64 that is longer than a path."""
 _BAD_SPELLINGS = (
     (r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", frozenset(FileUse), "must not contain control characters"),
     (rf"{_START}(?:[/\\]|[A-Za-z]:[/\\]|~|\$\{{?\w|%\w+%[/\\])", frozenset(FileUse), "must not be an absolute path"),
     (rf"{_START}[A-Za-z]:", _READ, "must not be an absolute path"),
     (r"(?:^|[/\\\s'\"\[({,;|=:])\.\.+\s*(?:$|[/\\\s'\"\])},;|:])", frozenset(FileUse), 'must not contain ".."'),
-    (rf"{_START}(?:(?:{_SCHEMES}):|subfile,)", frozenset(FileUse), "must not be an address"),
+    (rf"{_START}(?:(?:{_SCHEMES}):|subfile,)", frozenset(FileUse), "must not be a URL"),
     (
         r"\[\s*(?:output|temp)\s*\]",
         _OF_INPUT_FOLDER,
-        "must not end in [output] or [temp]: a job loads its own files only",
+        "must not end in [output] or [temp]: a job can only load its own files",
     ),
-    (r"(?:^|[/\\])\s*(?:con|prn|aux|nul|com\d|lpt\d)\s*(?:\.|$)", _OF_INPUT_FOLDER, "must not be a device"),
+    (r"(?:^|[/\\])\s*(?:con|prn|aux|nul|com\d|lpt\d)\s*(?:\.|$)", _OF_INPUT_FOLDER, "must not be a device name"),
 )
-"""Patterns of names that lead outside, the uses of a file that they are refused for, and what is wrong with them."""
+"""Patterns of names that lead outside the job's folders, the file uses they are rejected for, and the problem."""
 _PLAYLIST = re.compile(
     rb"#EXTM3U|ffconcat|^c=IN IP|<MPD|<CompositionPlaylist|<smil|<asx|\[playlist\]|# VobSub",
     re.IGNORECASE | re.MULTILINE,
 )
-"""What formats that name other files begin with: HLS, concat, SDP, DASH, IMF, SMIL, ASX, PLS, VobSub."""
+"""First bytes of formats that refer to other files: HLS, concat, SDP, DASH, IMF, SMIL, ASX, PLS, VobSub."""
 _PLAYLIST_BYTES = 1 << 16
 _ADVICE = {
-    FileUse.LOADS: "send the file in `images` and write its name here",
-    FileUse.LOADS_FOLDER: "write the name of a folder in ComfyUI's input folder",
-    FileUse.LOADS_MODEL: "write the name as ComfyUI lists it",
-    FileUse.WRITES: "write a name, or a path below the output folder",
+    FileUse.LOADS: "send the file in `images` and use its name here",
+    FileUse.LOADS_FOLDER: "use the name of a folder in ComfyUI's input folder",
+    FileUse.LOADS_MODEL: "use the name as ComfyUI lists it",
+    FileUse.WRITES: "use a name, or a path below the output folder",
 }
 
 
@@ -84,8 +84,8 @@ def path_faults(graph: Graph, node_types: Mapping[str, object], run_folder: str)
     """Return a fault for each input of `graph` that names a file outside the job's own folders.
 
     Args:
-        graph: as it will run: rendered, overridden, with the names of uploaded files.
-        node_types: what /object_info says of each node type, as far as it is known.
+        graph: the final graph: rendered, with overrides and the names of uploaded files.
+        node_types: the /object_info entries of the node types that are known.
         run_folder: the name of the job's own folder.
     """
     guard = _Guard(graph, node_types, run_folder)
@@ -101,13 +101,13 @@ def path_faults(graph: Graph, node_types: Mapping[str, object], run_folder: str)
 
 
 def playlist_faults(data: bytes, targets: Iterable[Target]) -> list[Fault]:
-    """Return a fault for each of the inputs that would load `data`, if it is a list of other files.
+    """Return a fault for each input that would load `data`, if `data` is a playlist.
 
-    FFmpeg, with which ComfyUI reads videos and sounds, opens the files and addresses in it.
+    FFmpeg, which ComfyUI uses for video and audio, opens the files and URLs in a playlist.
     """
     if not _PLAYLIST.search(data[:_PLAYLIST_BYTES]):
         return []
-    problem = "must be a video or a sound itself, and no playlist: that would have ComfyUI open other files"
+    problem = "must be a video or audio file, not a playlist: a playlist makes ComfyUI open other files"
     return [Fault(path_of(["workflow", target.node_id, "inputs", target.input]), problem) for target in targets]
 
 
@@ -119,9 +119,9 @@ class _Guard:
 
     @property
     def total_length(self) -> int:
-        """The characters of all values that name files: what checking them costs."""
+        """The number of characters in all values that name files, which determines the cost of the check."""
         return sum(
-            min(len(part), MAX_NAME_LENGTH + 1)  # what is longer is refused unread
+            min(len(part), MAX_NAME_LENGTH + 1)  # longer values are rejected without being checked
             for node in self.graph.values()
             for name, value in node["inputs"].items()
             if not isinstance(value, int | float) and file_use(node["class_type"], name)
@@ -130,7 +130,7 @@ class _Guard:
         )
 
     def problem(self, class_type: str, name: str, value: object) -> str | None:
-        """Return what is wrong with the value of an input, as a sentence without subject."""
+        """Return the problem with an input's value, as a sentence without subject, or None."""
         declared = declared_input(self.node_types.get(class_type), name)
         use = file_use(class_type, name, declared)
         if use is None:
@@ -155,10 +155,10 @@ class _Guard:
             return None
         if use is FileUse.WRITES and class_type not in SILENT_SAVERS:
             return None
-        return f"must be text and no link: the name that node {shown(link[0])} computes cannot be checked"
+        return f"must be text, not a link: the name that node {shown(link[0])} computes cannot be checked"
 
     def _carries_data(self, class_type: str, name: str, link: list[object]) -> bool:
-        """Whether a link brings data, such as a picture, and no name, as far as /object_info declares it."""
+        """Return whether a link carries data, such as an image, rather than a name, according to /object_info."""
         if is_core_loader(class_type):
             return False
         if _is_data(declared_input(self.node_types.get(class_type), name)):
@@ -171,14 +171,14 @@ class _Guard:
     def _name_problem(self, use: FileUse, class_type: str, name: str) -> str | None:
         filled = _VARIABLE.sub(self._variable, name[:MAX_NAME_LENGTH]) if use is FileUse.WRITES else name
         if (longest := max(len(name), len(filled))) > MAX_NAME_LENGTH:
-            return f"has {longest} characters, more than the name of a file can have"
+            return f"has {longest} characters, which is too long for a file name"
         for spelling in sorted({*_spellings(name), *_spellings(filled)}):
             if problem := _spelling_problem(use, spelling) or self._folder_problem(use, class_type, spelling):
                 return problem
         return None
 
     def _folder_problem(self, use: FileUse, class_type: str, name: str) -> str | None:
-        """Return what is wrong with a name that leads into the folders of other jobs."""
+        """Return the problem with a name that leads to the folders of other jobs, or None."""
         if any(found.lower() != self.run_folder for found in RUN_FOLDER.findall(name)):
             return "names the folder of another job"
         if use in {FileUse.WRITES, FileUse.LOADS_MODEL}:
@@ -186,18 +186,18 @@ class _Guard:
         whole = name.strip().strip("./\\").lower()
         is_root = name.strip() in {".", "./", ".\\"} or whole in {"input", "output", "temp"}
         if is_root or (not whole and use is FileUse.LOADS_FOLDER and is_loader(class_type)):
-            return "names a whole folder of ComfyUI, with the files of other jobs"
+            return "names one of ComfyUI's own folders, which contains files of other jobs"
         if _WILDCARD_FOLDER.search(name) or (use is FileUse.LOADS_FOLDER and re.search(r"[*?]", name)):
-            return "must not contain a wildcard in the name of a folder"
+            return "must not contain a wildcard in a folder name"
         return None
 
     def _variable(self, found: re.Match[str]) -> str:
-        """Return the value that `%Node title.input%` stands for: some nodes fill in such variables."""
+        """Return the value of the variable `%Node title.input%`, which some nodes fill in."""
         return str(self._inputs_by_name.get(found[1], {}).get(found[2], found[0]))
 
     @cached_property
     def _inputs_by_name(self) -> dict[str, JsonObject]:
-        """The inputs of each node by its title and its class."""
+        """The inputs of each node, by title and by class."""
         named = {node["class_type"]: node["inputs"] for node in self.graph.values()}
         return named | {title_of(node): node["inputs"] for node in self.graph.values()}
 
@@ -210,9 +210,9 @@ def _spelling_problem(use: FileUse, name: str) -> str | None:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Yield `name` as it stands and as it reads once decoded: percent signs, characters that look like others.
+    """Yield `name` unchanged and in its decoded forms: percent-decoded, and with lookalike characters replaced.
 
-    ComfyUI cuts the last 8 characters off a name that ends in `[input]`, so that `..X[input]` is `..`.
+    ComfyUI removes the last 8 characters of a name that ends in `[input]`, so `..X[input]` becomes `..`.
     """
     for _ in range(4):
         yield from _without_annotations(name)
@@ -230,7 +230,7 @@ def _without_annotations(name: str) -> Iterator[str]:
 
 
 def _parts(value: object) -> Iterator[object]:
-    """Yield the texts and the links in a value, however deep: `{"__value__": ["a.png"]}` is a list to ComfyUI."""
+    """Yield all texts and links in a nested value. ComfyUI reads `{"__value__": ["a.png"]}` as a list."""
     pending = [value]
     while pending:
         match pending.pop():
@@ -246,7 +246,7 @@ def _parts(value: object) -> Iterator[object]:
 
 
 def _is_data(declared: object) -> bool:
-    """Whether the type of an input or an output, as /object_info declares it, is of data and not of names."""
+    """Return whether a type that /object_info declares for an input or output carries data rather than names."""
     match declared:
         case [str(types), *_]:
             return not any(_NAME_TYPES.match(each.strip().upper()) for each in types.split(","))

@@ -1,11 +1,11 @@
-"""Following prompts to their end: every wait here ends, and nothing that ComfyUI did while we were away is missed.
+"""Waits for queued prompts to finish.
 
-Frames tell when, history tells what. The wait for a prompt ends
+Websocket frames give the timing; /history gives the result. The wait for a prompt ends
 
-- with its last frame, once /history has its entry (which may come late);
-- with an entry of /history found after a silence, or as soon as a lost socket is back;
-- with ComfyUI knowing nothing of the prompt, or not answering, for longer than `Limits` allows;
-- with a deadline, or with what `stop` says (a cancel, the death of the process).
+- after its last frame, once /history has its entry (which may be delayed);
+- when /history has its entry, which is polled if no frames arrive and after the websocket has reconnected;
+- when ComfyUI does not know the prompt, or does not respond, for longer than `WaitLimits` allows;
+- at a timeout, or when `stop` returns an error (the job was cancelled, or ComfyUI exited).
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from comfy_core.comfyui.events import Addressed, Finished, Image, Progress, Started
+from comfy_core.comfyui.events import Addressed, Finished, Image, NodeProgress, Started
 from comfy_core.comfyui.graph_rewrite import save_nodes
 from comfy_core.comfyui.responses import Outcome, Succeeded, read_history
-from comfy_core.comfyui.server import ASK_TIMEOUT_S, ComfyServer
+from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
 from comfy_core.comfyui.websocket_listener import Notice, SocketBack, SocketLost
-from comfy_core.contract import ErrorCode
+from comfy_core.contract import ERRORS, ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import Graph
 
 _TICK_S = 0.1
-"""How long one wait for a frame lasts before deadlines and `stop` are looked at again."""
+"""Interval between checks of the timeouts and `stop`."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What ends the waits of a run, in seconds."""
+class WaitLimits:
+    """Timeouts of a run, in seconds."""
 
     timeout_s: float
     """From the start of the first prompt to the end of the last."""
     queue_timeout_s: float
-    """From queueing to the start of the first, while ComfyUI runs something else."""
+    """From queueing to the start of the first prompt, while ComfyUI executes other prompts."""
     silence_s: float = 1.0
-    """Without a frame for so long, /history is asked, and asked again as often."""
+    """Polling interval of /history while no frames arrive."""
     late_s: float = 5.0
-    """How long after a prompt's last frame its history entry may take."""
+    """Maximum delay of a prompt's history entry after its last frame."""
     unreachable_s: float = 10.0
-    """How long ComfyUI may not answer."""
+    """How long ComfyUI may fail to respond."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How far a run is: prompt `picture` of `pictures`, at `step` of `steps`; a preview (JPEG) where one came."""
+class RunProgress:
+    """Progress of a run: image `picture` of `pictures`, at `step` of `steps`, with a JPEG preview if there is one."""
 
     picture: int
     pictures: int
@@ -57,25 +57,25 @@ class Sampling:
 
     @property
     def percent(self) -> int:
-        """How much of all pictures is done."""
+        """Progress over all images, from 0 to 100."""
         done = self.picture - 1 + (self.step / self.steps if self.steps else 0)
         return int(100 * done / self.pictures)
 
 
-Observe: TypeAlias = Callable[[Sampling], None]
+Observe: TypeAlias = Callable[[RunProgress], None]
 
 
 @dataclass
 class Prompt:
-    """One prompt and what is known of it.
+    """A prompt and its state.
 
-    `images` are the pictures that came as frames, by the node that saved. `asked` is the graph as the caller knows it:
-    in `graph` some nodes have another class.
+    `images` are the images received as frames, by the node that saved them. `original` is the caller's graph; in
+    `graph` some nodes have another class.
     """
 
     graph: Graph
     prompt_id: str
-    asked: Graph = field(default_factory=dict)
+    original: Graph = field(default_factory=dict)
     outcome: Outcome | None = None
     images: dict[str, list[bytes]] = field(default_factory=dict)
     frames_missing: bool = False
@@ -85,25 +85,25 @@ class Prompt:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every frame of the prompt has come, so that `images` are all that it saved.
+        """Whether all frames have been received, so that `images` holds every saved image.
 
-        A node that saves sends one picture at least; where none came, they were lost without notice.
+        Every saving node sends at least one image. If one is missing, its frames were lost unnoticed.
         """
         is_whole = all(self.images.get(node) for node in save_nodes(self.graph))
         return self.finished_at is not None and not self.frames_missing and is_whole
 
     def class_of(self, node_id: str, node_type: str) -> str:
-        """Return the class that a node has in the caller's graph; `node_type` if it is not there."""
-        return str(self.asked[node_id]["class_type"]) if node_id in self.asked else node_type
+        """Return the node's class in the caller's graph, or `node_type` if the caller's graph lacks the node."""
+        return str(self.original[node_id]["class_type"]) if node_id in self.original else node_type
 
 
-class Follower:
-    """Follows queued prompts, which ComfyUI runs in their order. `started_at` is when the first one began."""
+class PromptMonitor:
+    """Waits for queued prompts, which ComfyUI runs in order. `started_at` is the start time of the first prompt."""
 
     def __init__(
         self,
         server: ComfyServer,
-        limits: Limits,
+        limits: WaitLimits,
         stop: Callable[[], JobError | None],
         observe: Observe,
     ) -> None:
@@ -112,25 +112,25 @@ class Follower:
         self._stop = stop
         self._observe = observe
         self._clock: Callable[[], float] = time.monotonic
-        self._sampling = Sampling(1, 1, 0, 0)
-        self._queued_at = self._asked_at = self._clock()
+        self._progress = RunProgress(1, 1, 0, 0)
+        self._queued_at = self._polled_at = self._clock()
         self._unanswered_since: float | None = None
         self.started_at: float | None = None
 
-    def follow(self, prompts: Sequence[Prompt], notices: queue.SimpleQueue[Notice]) -> None:
-        """Return once every prompt has succeeded.
+    def wait(self, prompts: Sequence[Prompt], notices: queue.SimpleQueue[Notice]) -> None:
+        """Wait until every prompt has succeeded.
 
-        Raises JobError for the first that has not, and for what ended the wait.
+        Raises JobError for the first prompt that failed, at a timeout, or with the error that `stop` returned.
         """
         numbered = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(prompts, 1)}
-        self._sampling = Sampling(1, len(prompts), 0, 0)
+        self._progress = RunProgress(1, len(prompts), 0, 0)
         while waiting := [prompt for prompt in prompts if prompt.outcome is None]:
             self._check_ends()
             try:
                 notice = notices.get(timeout=_TICK_S)
             except queue.Empty:
-                if self._is_time_to_ask(waiting):
-                    self._ask(waiting)
+                if self._is_poll_due(waiting):
+                    self._poll(waiting)
                 continue
             self._take(notice, numbered, waiting)
 
@@ -141,16 +141,16 @@ class Follower:
         if self.started_at is None:
             waited_s = self._clock() - self._queued_at
             if waited_s > self._limits.queue_timeout_s:
-                raise _deadline(waited_s, "did not begin: ComfyUI was busy with other prompts")
+                raise _deadline(waited_s, "had not started: ComfyUI was executing other prompts")
         else:
             ran_s = self._clock() - self.started_at
             if ran_s > self._limits.timeout_s:
-                raise _deadline(ran_s, "did not end; its prompts were interrupted")
+                raise _deadline(ran_s, "had not finished, and its prompts were interrupted")
 
-    def _is_time_to_ask(self, waiting: Sequence[Prompt]) -> bool:
-        """Whether it was silent for long, or a prompt has sent its last frame and history was late."""
+    def _is_poll_due(self, waiting: Sequence[Prompt]) -> bool:
+        """Whether no frame arrived for `silence_s`, or a prompt's last frame arrived before its history entry."""
         pause_s = _TICK_S if waiting[0].finished_at is not None else self._limits.silence_s
-        return self._clock() - self._asked_at >= pause_s
+        return self._clock() - self._polled_at >= pause_s
 
     def _take(self, notice: Notice, numbered: dict[str, tuple[int, Prompt]], waiting: Sequence[Prompt]) -> None:
         match notice:
@@ -158,12 +158,12 @@ class Follower:
                 for prompt in waiting:
                     prompt.frames_missing = True
             case SocketBack():
-                self._ask(waiting)
+                self._poll(waiting)
             case Addressed(str(prompt_id), node, event):
-                self._asked_at = self._clock()
+                self._polled_at = self._clock()
                 number, prompt = numbered[prompt_id]
                 self._take_event(prompt, node, event)
-                self._tell(number, node in save_nodes(prompt.graph), event)
+                self._report_progress(number, node in save_nodes(prompt.graph), event)
 
     def _take_event(self, prompt: Prompt, node: str | None, event: object) -> None:
         self._note_start()
@@ -174,30 +174,30 @@ class Follower:
                 prompt.images.setdefault(str(node), []).append(data)
             case Finished():
                 prompt.finished_at = self._clock()
-                self._ask([prompt])
+                self._poll([prompt])
 
-    def _tell(self, number: int, is_saving: bool, event: object) -> None:
-        """Tell the observer of what has changed for it: a prompt's start, a step, a preview."""
+    def _report_progress(self, number: int, is_saving: bool, event: object) -> None:
+        """Call the observer if a prompt started, or if there is a new step or preview."""
         match event:
             case Started():
-                self._sampling = replace(self._sampling, picture=number, step=0, steps=0, preview=None)
-            case Progress(value=step, maximum=steps) if not is_saving:
-                self._sampling = replace(self._sampling, picture=number, step=step, steps=steps, preview=None)
+                self._progress = replace(self._progress, picture=number, step=0, steps=0, preview=None)
+            case NodeProgress(value=step, maximum=steps) if not is_saving:
+                self._progress = replace(self._progress, picture=number, step=step, steps=steps, preview=None)
             case Image(data, is_png=False):
-                self._sampling = replace(self._sampling, preview=data)
+                self._progress = replace(self._progress, preview=data)
             case _:
                 return
-        self._observe(self._sampling)
+        self._observe(self._progress)
 
     def _note_start(self) -> None:
         if self.started_at is None:
             self.started_at = self._clock()
 
-    def _ask(self, waiting: Sequence[Prompt]) -> None:
-        """Ask ComfyUI how the prompts are, and note what has ended."""
-        self._asked_at = self._clock()
+    def _poll(self, waiting: Sequence[Prompt]) -> None:
+        """Poll the state of the prompts, and store the outcome of those that have ended."""
+        self._polled_at = self._clock()
         try:
-            self._ask_each(waiting)
+            self._poll_each(waiting)
             self._unanswered_since = None
         except RequestError as error:
             self._unanswered_since = self._unanswered_since or self._clock()
@@ -205,13 +205,13 @@ class Follower:
             if unanswered_s > self._limits.unreachable_s:
                 raise unavailable(f"{error}, for {unanswered_s:.0f} s") from error
 
-    def _ask_each(self, waiting: Sequence[Prompt]) -> None:
+    def _poll_each(self, waiting: Sequence[Prompt]) -> None:
         ended_by_frame = waiting[0].finished_at is not None
-        running, pending = (set(), set()) if ended_by_frame else self._server.queue_state(timeout_s=ASK_TIMEOUT_S)
+        running, pending = (set(), set()) if ended_by_frame else self._server.queue_state(timeout_s=POLL_TIMEOUT_S)
         for prompt in waiting:
             if prompt.prompt_id in pending:
                 return
-            outcome = read_history(self._server.history(prompt.prompt_id, timeout_s=ASK_TIMEOUT_S), prompt.prompt_id)
+            outcome = read_history(self._server.history(prompt.prompt_id, timeout_s=POLL_TIMEOUT_S), prompt.prompt_id)
             if outcome is not None:
                 self._note_outcome(prompt, outcome)
             elif prompt.prompt_id in running:
@@ -222,7 +222,7 @@ class Follower:
                 return
 
     def _note_outcome(self, prompt: Prompt, outcome: Outcome) -> None:
-        """Take the outcome; a good one only when all frames have come, or will not come any more."""
+        """Store the outcome. A success is stored only once all frames have arrived or no more can arrive."""
         self._note_start()
         if not isinstance(outcome, Succeeded):
             raise replace(outcome, node_type=prompt.class_of(outcome.node_id, outcome.node_type)).error()
@@ -231,24 +231,22 @@ class Follower:
         prompt.ended_before = True
 
     def _note_unknown(self, prompt: Prompt) -> None:
-        """A prompt that neither waits, runs nor has ended: its entry is late, or ComfyUI has lost it."""
+        """Handle a prompt that is neither queued, running nor in the history: its entry is delayed, or it was lost."""
         if prompt.finished_at is not None:
             if self._clock() - prompt.finished_at > self._limits.late_s:
-                raise unavailable("ComfyUI ended the job and has no record of it")
+                raise unavailable("ComfyUI finished the job but has no history entry for it")
         elif prompt.unknown_before:
-            raise unavailable("ComfyUI has lost the job; it was started anew, or someone cleared its queue")
+            raise unavailable("ComfyUI has lost the job; it was restarted, or its queue was cleared")
         prompt.unknown_before = True
 
 
 def unavailable(problem: str) -> JobError:
-    """Return the error for a ComfyUI that does not answer, or has lost what it was given."""
-    message = f"{problem}. Send the job again; if it stays so, read the worker's log."
-    return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
+    """Return the error for a ComfyUI that does not respond or has lost a prompt."""
+    code = ErrorCode.COMFYUI_UNAVAILABLE
+    return JobError.because(code, f"{problem}. {ERRORS[code].remedy}")
 
 
 def _deadline(after_s: float, what: str) -> JobError:
-    return JobError.because(
-        ErrorCode.DEADLINE_EXCEEDED,
-        f"After {after_s:.1f} s the job {what}. Ask for fewer steps, pictures or pixels, or allow more time.",
-        after_s=round(after_s, 1),
-    )
+    code = ErrorCode.DEADLINE_EXCEEDED
+    message = f"After {after_s:.1f} s the job {what}. {ERRORS[code].remedy}"
+    return JobError.because(code, message, after_s=round(after_s, 1))

@@ -1,11 +1,11 @@
-"""Why ComfyUI refused a prompt (/prompt), as values and as the job's error. No I/O.
+"""Parses ComfyUI's rejection of a prompt (POST /prompt), and turns it into the job's error. No I/O.
 
 Facts (ComfyUI 0.3.64 and 0.33.0; tests/recordings):
 
-- /prompt refuses with 400 `{"error": {type, message, details, extra_info}, "node_errors": {id: {errors, class_type}}}`,
-  and can answer 200 with node_errors, when it would drop some outputs and run the others.
-- `value_not_in_list` on a loader's file is a missing model. It lists those that are there, unless they are more than
-  20. The list of a loader of pictures holds the files of other callers: it is never repeated.
+- /prompt rejects with 400 `{"error": {type, message, details, extra_info}, "node_errors": {id: {errors, class_type}}}`.
+  It can also respond 200 with node_errors, if it would skip some outputs and run the others.
+- `value_not_in_list` for a loader's file means a missing model. The error lists the available names if there are at
+  most 20. For image loaders this list contains files of other callers, so it is never passed on.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 from comfy_core.comfyui.file_inputs import RUN_FOLDER, FileUse, declared_input, file_use
 from comfy_core.comfyui.responses import foreign_text
-from comfy_core.contract import ErrorCode, JsonObject, shortened
+from comfy_core.contract import ERRORS, ErrorCode, JsonObject, shortened
 from comfy_core.errors import JobError
 from comfy_core.validation import shown
 
 _SHOWN_PROBLEMS = 8
 _SHOWN_NAMES = 8
 _NOT_SENT: Mapping[FileUse | None, str] = {
-    FileUse.LOADS: "this file was not sent; send it in `images` under the name that stands here",
-    FileUse.LOADS_FOLDER: "ComfyUI's input folder has no such folder, and a request cannot send one",
+    FileUse.LOADS: "this file was not sent; send it in `images` under this name",
+    FileUse.LOADS_FOLDER: "ComfyUI's input folder has no such folder, and a request cannot send folders",
 }
 
 
@@ -45,12 +45,12 @@ _MODEL_FOLDERS: Mapping[str, str] = {
     "hypernetwork_name": "hypernetworks",
     "UpscaleModelLoader.model_name": "upscale_models",
 }
-"""The folders below `models` in which ComfyUI's loaders look, by input, or by class and input."""
+"""Model folders (below `models`) of ComfyUI's loaders, by input, or by class and input."""
 
 
 @dataclass(frozen=True)
 class NodeProblem:
-    """One thing that is wrong with one input of a refused graph."""
+    """One problem with one node or input of a rejected graph."""
 
     node_id: str
     node_type: str
@@ -59,28 +59,28 @@ class NodeProblem:
     value: object
     text: str
     choices: tuple[str, ...]
-    """The names to choose from; empty if there is no choice, or ComfyUI did not list them."""
+    """The valid values; empty if the input has no choices, or ComfyUI did not list them."""
 
     def use(self, node_type: object) -> FileUse | None:
-        """Return what the node does with the file that the input names. `node_type` is what /object_info says."""
+        """Return what the node does with the file that the input names. `node_type` is its /object_info entry."""
         return file_use(self.node_type, self.input, declared_input(node_type, self.input))
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why /prompt did not take a graph, or not all of it."""
+    """ComfyUI's reasons for rejecting a graph, or some of its outputs."""
 
     kind: str
     message: str
     problems: tuple[NodeProblem, ...]
 
     def with_classes(self, class_of: Callable[[str, str], str]) -> Refusal:
-        """Return the refusal with the classes that nodes have in the caller's graph; `class_of` takes id and class."""
+        """Return the refusal with the node classes of the caller's graph. `class_of` maps id and class to a class."""
         problems = (replace(each, node_type=class_of(each.node_id, each.node_type)) for each in self.problems)
         return replace(self, problems=tuple(problems))
 
     def missing(self, node_types: Mapping[str, object]) -> tuple[NodeProblem, ...]:
-        """Return the problems that are a name which this ComfyUI does not have: a model, LoRA, sampler, scheduler."""
+        """Return the problems that are missing names: of a model, LoRA, sampler or scheduler."""
         return tuple(
             problem
             for problem in self.problems
@@ -88,11 +88,11 @@ class Refusal:
         )
 
     def error(self, node_types: Mapping[str, object], available: Mapping[str, tuple[str, ...]]) -> JobError:
-        """Return it as the job's error.
+        """Return the job's error.
 
         Args:
-            node_types: what /object_info says of the node types.
-            available: the names to choose from, by input, for what is missing.
+            node_types: the /object_info entries of the node types.
+            available: the available names for each input with a missing name.
         """
         missing = self.missing(node_types)
         details: JsonObject = {}
@@ -100,15 +100,13 @@ class Refusal:
             details["missing"] = [_entry(each) | {"value": _short(each.value)} for each in missing]
             details["available"] = {name: [shortened(each) for each in names] for name, names in available.items()}
         if missing and len(missing) == len(self.problems):
-            told = _listed([_missing_text(each, available) for each in missing])
-            message = f"This ComfyUI has {told}.{_where(missing)}"
+            listed = _listed([_missing_text(each, available) for each in missing])
+            message = f"This ComfyUI has {listed}.{_where(missing)}"
             return JobError.because(ErrorCode.MODEL_MISSING, message, **details)
         nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
-        told = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
-        remedy = ""
-        if self.kind == "prompt_no_outputs":
-            remedy = " End the graph in SaveImage; PreviewImage does not count."
-        message = f"ComfyUI refused the graph: {told or self.message}.{remedy}"
+        listed = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
+        remedy = f" {ERRORS[ErrorCode.NO_OUTPUT].remedy}" if self.kind == "prompt_no_outputs" else ""
+        message = f"ComfyUI rejected the graph: {listed or self.message}.{remedy}"
         return JobError.because(ErrorCode.WORKFLOW_REJECTED, message, nodes=nodes, type=self.kind, **details)
 
 
@@ -122,12 +120,12 @@ def _listed(texts: list[str]) -> str:
 
 
 def _where(missing: Iterable[NodeProblem]) -> str:
-    """Return where the missing files belong, as far as it is known."""
+    """Return a sentence with the folders in which the missing files belong; empty if they are not known."""
     found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
     folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)
     if not folders:
         return ""
-    return f" A missing file belongs in {' or '.join(folders)}; docs/models.md says how a worker gets it."
+    return f" Add the missing file to {' or '.join(folders)}; docs/models.md describes how."
 
 
 def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]) -> str:
@@ -137,7 +135,7 @@ def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]
 
 
 def _sentence(problem: NodeProblem, node_types: Mapping[str, object]) -> str:
-    """Return what is wrong, without a list of choices: it may be long, and name the files of other callers."""
+    """Return the problem without the list of choices, which may be long and may name files of other callers."""
     use = problem.use(node_types.get(problem.node_type))
     match problem.kind:
         case "value_not_in_list" | "custom_validation_failed" if use in _NOT_SENT:
@@ -153,7 +151,7 @@ def _sentence(problem: NodeProblem, node_types: Mapping[str, object]) -> str:
 
 
 def _short(value: object) -> object:
-    """Return a value of the graph, fit for an error."""
+    """Return a value from the graph, shortened for an error."""
     match value:
         case str():
             return shortened(value)
@@ -163,7 +161,7 @@ def _short(value: object) -> object:
 
 
 def read_refusal(body: object) -> Refusal | None:
-    """Return why an answer of /prompt (400, or 200 with node_errors) is a refusal, or None if it is none."""
+    """Return the refusal in a /prompt response (400, or 200 with node_errors), or None if it was accepted."""
     match body:
         case {"node_errors": {**nodes}, **rest} if nodes or "error" in rest:
             problems = [problem for node_id, node in nodes.items() for problem in _problems(str(node_id), node)]
@@ -181,14 +179,14 @@ def _read_error(error: object) -> tuple[str, str]:
             return kind, foreign_text(f"{message} ({details})" if details and details != message else message)
         case str():
             return "", foreign_text(error)
-    return "outputs_dropped", "some outputs would be dropped"
+    return "outputs_dropped", "some outputs would be skipped"
 
 
 def _missing_node(error: object) -> Iterator[NodeProblem]:
-    """Yield the node that an error of ComfyUI 0.33 is about: its message has the node's title alone."""
+    """Yield the missing node of a ComfyUI 0.33 error, whose message only contains the node's title."""
     match error:
         case {"type": "missing_node_type", "extra_info": {"node_id": node_id, "class_type": class_type}}:
-            text = "does not exist in this ComfyUI; install its custom node, or take the node out"
+            text = "does not exist in this ComfyUI; install its custom node, or remove the node"
             yield NodeProblem(str(node_id), shortened(str(class_type)), "missing_node_type", "", None, text, ())
 
 
@@ -217,7 +215,7 @@ def _problem(node_id: str, node_type: str, kind: str, message: str, rest: Mappin
 
 
 def _choices(config: object) -> tuple[str, ...]:
-    """Return the choices of an input's declaration, without the folders and files of jobs."""
+    """Return the choices in an input's declaration, without folders and files of jobs."""
     match config:
         case [[*names], *_] | ["COMBO", {"options": [*names]}, *_]:
             return tuple(str(name) for name in names if not RUN_FOLDER.search(str(name)))
@@ -225,5 +223,5 @@ def _choices(config: object) -> tuple[str, ...]:
 
 
 def combo_choices(node_type: object, input_name: str) -> tuple[str, ...]:
-    """Return the names that an input of a node type, as /object_info declares it, can be chosen from."""
+    """Return the choices of an input from its node type's /object_info entry."""
     return _choices(declared_input(node_type, input_name))

@@ -1,10 +1,10 @@
-"""What ComfyUI says of a prompt that ended (/history), as values. No I/O.
+"""Parses ComfyUI's /history responses into the outcome of a prompt. No I/O.
 
 Facts (ComfyUI 0.3.64; tests/recordings):
 
-- /history/{id} is `{}` while a prompt is pending or running, and for one that is unknown. Else
-  `{id: {"prompt", "outputs", "status": {"status_str", "completed", "messages"}, "meta"}}`; the messages tell an error
-  from an interruption.
+- /history/{id} is `{}` for a pending, running or unknown prompt. Otherwise it is
+  `{id: {"prompt", "outputs", "status": {"status_str", "completed", "messages"}, "meta"}}`. The messages distinguish an
+  error from an interruption.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from comfy_core.contract import ErrorCode, shortened
+from comfy_core.contract import ERRORS, ErrorCode, shortened
 from comfy_core.errors import ComfyUIBroken, JobError
 
 _READ_TEXT = 10_000
-"""How much of a text is looked at; what a node says in an exception has no limit."""
+"""Characters of a text that are processed. The text of a node's exception has no size limit."""
 
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file that a node wrote: the words by which /view finds it, and the key it stood under (`images`, `gifs`, …)."""
+    """A file that a node wrote: its /view parameters, and its key in the node's outputs (`images`, `gifs`, …)."""
 
     node_id: str
     key: str
@@ -34,20 +34,20 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Succeeded:
-    """The prompt ended well and left these."""
+    """The prompt succeeded, with these outputs."""
 
     files: tuple[OutputFile, ...]
     texts: tuple[str, ...]
 
     @property
     def written(self) -> tuple[OutputFile, ...]:
-        """The files that are the prompt's own; a node may also show one of the inputs."""
+        """The files that the prompt wrote. Outputs may also include files from the input folder."""
         return tuple(file for file in self.files if file.type in {"output", "temp"})
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A node raised."""
+    """A node raised an exception."""
 
     node_id: str
     node_type: str
@@ -56,54 +56,52 @@ class Failed:
 
     @property
     def is_out_of_memory(self) -> bool:
-        """Whether the GPU's memory did not suffice (torch.OutOfMemoryError, torch.cuda.OutOfMemoryError)."""
+        """Whether the GPU ran out of memory (torch.OutOfMemoryError, torch.cuda.OutOfMemoryError)."""
         return self.exception_type.endswith("OutOfMemoryError") or "CUDA error: out of memory" in self.message
 
     @property
     def breaks_cuda(self) -> bool:
-        """Whether the process's CUDA context is unusable from now on: every later kernel fails as well.
+        """Whether the process's CUDA context is now unusable, so that every later kernel fails.
 
-        torch raises AcceleratorError (2.8 and newer) or a RuntimeError that begins `CUDA error:`.
+        torch raises AcceleratorError (2.8 and newer) or a RuntimeError that begins with `CUDA error:`.
         """
         return self.exception_type.endswith("AcceleratorError") or "CUDA error:" in self.message
 
     def error(self) -> JobError:
-        """Return it as the job's error."""
+        """Return the job's error."""
         where = f"node {self.node_id} ({self.node_type})"
         details = {"node_id": self.node_id, "node_type": self.node_type, "exception_type": self.exception_type}
         if self.is_out_of_memory:
-            message = (
-                f"The GPU ran out of memory in {where}. Ask for a smaller size or fewer LoRAs, or use a larger GPU."
-            )
+            message = f"The GPU ran out of memory in {where}. {ERRORS[ErrorCode.OUT_OF_MEMORY].remedy}"
             return JobError.because(ErrorCode.OUT_OF_MEMORY, message, **details)
         if self.breaks_cuda:
-            message = f"The GPU failed in {where}: {self.message}. The worker starts anew; send the job again."
+            message = f"The GPU failed in {where}: {self.message}. The worker restarts ComfyUI; send the job again."
             return ComfyUIBroken.because(ErrorCode.COMFYUI_UNAVAILABLE, message, **details)
         return JobError.because(ErrorCode.EXECUTION_FAILED, f"{where} failed: {self.message}", **details)
 
 
 @dataclass(frozen=True)
-class Interrupted:
-    """Someone interrupted the prompt at this node."""
+class PromptInterrupted:
+    """The prompt was interrupted at this node."""
 
     node_id: str
     node_type: str
 
     def error(self) -> JobError:
-        """Return it as the job's error."""
+        """Return the job's error."""
         return JobError.because(
             ErrorCode.INTERRUPTED,
-            f"Someone interrupted ComfyUI in node {self.node_id} ({self.node_type}). Send the job again.",
+            f"Another client interrupted ComfyUI in node {self.node_id} ({self.node_type}). Send the job again.",
             node_id=self.node_id,
             node_type=self.node_type,
         )
 
 
-Outcome: TypeAlias = Succeeded | Failed | Interrupted
+Outcome: TypeAlias = Succeeded | Failed | PromptInterrupted
 
 
 def read_history(body: object, prompt_id: str) -> Outcome | None:
-    """Return how the prompt ended by an answer of /history, or None where it has not ended."""
+    """Return the prompt's outcome from a /history response, or None if it has not ended."""
     match body:
         case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
             return _read_entry(entry)
@@ -111,7 +109,7 @@ def read_history(body: object, prompt_id: str) -> Outcome | None:
 
 
 def read_written(body: object, prompt_id: str) -> tuple[OutputFile, ...]:
-    """Return the files that the prompt wrote, however it ended, by an answer of /history."""
+    """Return the files that the prompt wrote, whatever its outcome, from a /history response."""
     match body:
         case {**entries} if isinstance(entry := entries.get(prompt_id), dict):
             return _read_outputs(entry.get("outputs")).written
@@ -128,9 +126,9 @@ def _read_entry(entry: Mapping[str, Any]) -> Outcome:
                 kind = shortened(str(rest.get("exception_type", "")))
                 return Failed(shortened(str(node_id)), shortened(str(node_type)), kind, text)
             case ["execution_interrupted", {"node_id": node_id, "node_type": node_type}]:
-                return Interrupted(shortened(str(node_id)), shortened(str(node_type)))
+                return PromptInterrupted(shortened(str(node_id)), shortened(str(node_type)))
     if isinstance(status, dict) and status.get("status_str") == "error":
-        return Failed("", "", "", "ComfyUI says that it failed, and not why")
+        return Failed("", "", "", "ComfyUI reported an error without a reason")
     return _read_outputs(entry.get("outputs"))
 
 
@@ -148,10 +146,10 @@ def _read_outputs(outputs: object) -> Succeeded:
 
 
 def foreign_text(text: str) -> str:
-    """Return a text of ComfyUI's, fit for an error: short, and without the folders of the machine."""
+    """Return a text from ComfyUI for use in an error message: shortened, and without absolute paths."""
     return shortened(without_paths(text[:_READ_TEXT]))
 
 
 def without_paths(text: str) -> str:
-    """Return `text` with each absolute path cut to its last part: a container's folders are nobody's business."""
+    """Return `text` with each absolute path reduced to its last part, so that no folders are disclosed."""
     return re.sub(r"(?<![\w:/.])/(?:[^\s/'\":]+/)+([^\s/'\":]*)", r"\1", text)

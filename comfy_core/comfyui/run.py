@@ -1,4 +1,4 @@
-"""A run: graphs in, pictures out. Upload, queue, follow, collect, and leave nothing behind, whatever happens."""
+"""Runs graphs on ComfyUI: upload inputs, queue prompts, monitor them, collect outputs, and always clean up."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from comfy_core.comfyui.graph_checks import check_structure, with_defaults
-from comfy_core.comfyui.graph_rewrite import SAVE_NODE, TEXT_NODES, delivered, save_nodes
+from comfy_core.comfyui.graph_rewrite import SAVE_NODE, TEXT_NODES, rewrite_graph, save_nodes
 from comfy_core.comfyui.path_guard import path_faults, playlist_faults
-from comfy_core.comfyui.prompt_monitor import Follower, Limits, Observe, Prompt, unavailable
+from comfy_core.comfyui.prompt_monitor import Observe, Prompt, PromptMonitor, WaitLimits, unavailable
 from comfy_core.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_core.comfyui.responses import OutputFile, Succeeded, read_history
 from comfy_core.comfyui.saved import PromptResult, prompt_result, require_content
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import MAX_FAULTS, ErrorCode, JsonObject
+from comfy_core.contract import ERRORS, MAX_FAULTS, ErrorCode, JsonObject
 from comfy_core.errors import JobError, RequestError, invalid_input
 from comfy_core.request.reading import Upload
 from comfy_core.workflows import Graph
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run made, a result a graph in their order, and the seconds that it was queued, ran, and fetched."""
+    """The results of a run, one for each graph in order, and its time in the queue, executing and fetching outputs."""
 
     prompts: tuple[PromptResult, ...]
     queue_s: float
@@ -42,10 +42,10 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a caller of a run may take part in.
+    """Optional hooks of a run's caller.
 
-    `observe` is told how far it is. `turn` is entered around the queueing of prompts, so that runs at once queue theirs
-    in an order; it may be entered more than once.
+    `observe` is called with progress. `turn` is a context manager that is entered while prompts are queued, so that
+    concurrent runs queue their prompts in a fixed order; it may be entered more than once.
     """
 
     observe: Observe = lambda _: None
@@ -59,20 +59,20 @@ def run_graphs(
     server: ComfyServer,
     graphs: Sequence[Graph],
     uploads: Sequence[Upload],
-    limits: Limits,
+    limits: WaitLimits,
     stop: Callable[[], JobError | None],
     hooks: Hooks = NO_HOOKS,
     extra_data: JsonObject | None = None,
 ) -> RunResult:
-    """Run `graphs` one after another on `server` and return what they made. All are queued at once.
+    """Run `graphs` on `server` in order and return their results. All prompts are queued together.
 
-    `stop` is asked ten times a second; the error that it returns ends the run. `extra_data` is passed to ComfyUI beside
+    `stop` is called ten times a second; an error that it returns ends the run. `extra_data` is passed to ComfyUI with
     each graph.
 
     Raises:
-        JobError: invalid_input (a file's name leads outside), workflow_rejected, model_missing, execution_failed,
-            out_of_memory (memory was freed and it failed again), interrupted, deadline_exceeded, comfyui_unavailable,
-            disk_full, no_output, or what `stop` returned.
+        JobError: invalid_input (a file name outside the job's folders), workflow_rejected, model_missing,
+            execution_failed, out_of_memory (after one retry with freed memory), interrupted, deadline_exceeded,
+            comfyui_unavailable, disk_full, no_output, or the error that `stop` returned.
     """
     run = _Run(server, limits, stop, hooks, extra_data or {})
     try:
@@ -84,12 +84,12 @@ def run_graphs(
 
 
 class _Run:
-    """One run's state: the folder and the prompts that `clean_up` has to remove."""
+    """State of one run, including the folder, prompts and files that `clean_up` removes."""
 
     def __init__(
         self,
         server: ComfyServer,
-        limits: Limits,
+        limits: WaitLimits,
         stop: Callable[[], JobError | None],
         hooks: Hooks,
         extra_data: JsonObject,
@@ -106,8 +106,8 @@ class _Run:
 
     def make(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> RunResult:
         with _logged("removing what earlier runs left"):
-            self._server.leftovers.remove_prompts()
-            self._server.leftovers.remove_files()
+            self._server.cleanup.remove_prompts()
+            self._server.cleanup.remove_files()
         named = self._named(graphs, uploads)
         classes = {node["class_type"] for graph in named for node in graph.values()}
         node_types = self._server.node_types(classes | TEXT_NODES)
@@ -117,24 +117,24 @@ class _Run:
         self._upload(named, uploads)
         self._node_types = node_types
         over_websocket = SAVE_NODE in self._server.node_types({SAVE_NODE})
-        follower = self._follower()
+        monitor = self._monitor()
         queued_at = time.monotonic()
-        prompts = self._execute(follower, [self._prompt(graph, over_websocket=over_websocket) for graph in named])
+        prompts = self._execute(monitor, [self._prompt(graph, over_websocket=over_websocket) for graph in named])
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
-            message = "The graph ended well and saved nothing. End it in SaveImage, or another node that saves."
+            message = f"The graph succeeded but saved no output. {ERRORS[ErrorCode.NO_OUTPUT].remedy}"
             raise JobError.because(ErrorCode.NO_OUTPUT, message)
-        started_at = follower.started_at or ended_at
+        started_at = monitor.started_at or ended_at
         fetch_s = time.monotonic() - ended_at
         warnings = tuple(dict.fromkeys(warning for _, each in filled for warning in each))
         return RunResult(results, started_at - queued_at, ended_at - started_at, fetch_s, warnings)
 
-    def _follower(self) -> Follower:
-        return Follower(self._server, self._limits, self._stop, self._hooks.observe)
+    def _monitor(self) -> PromptMonitor:
+        return PromptMonitor(self._server, self._limits, self._stop, self._hooks.observe)
 
     def _named(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> list[Graph]:
-        """Return copies of `graphs` with the names that the uploaded files will have."""
+        """Return copies of `graphs` that refer to the uploads by the names they will have in ComfyUI."""
         named = [copy.deepcopy(graph) for graph in graphs]
         for number, upload in enumerate(uploads):
             for graph in named:
@@ -143,7 +143,7 @@ class _Run:
         return named
 
     def _check(self, graphs: Sequence[Graph], node_types: Mapping[str, JsonObject], uploads: Sequence[Upload]) -> None:
-        """Raise JobError for graphs that would read or write files of others, or that cannot run."""
+        """Raise JobError if a graph would access files of other jobs, or cannot be executed."""
         faults = [fault for graph in graphs for fault in path_faults(graph, node_types, self._folder)]
         faults += [fault for each in uploads for fault in playlist_faults(each.picture.data, each.targets)]
         if faults:
@@ -152,7 +152,7 @@ class _Run:
             check_structure(graph, node_types)
 
     def _upload(self, graphs: Sequence[Graph], uploads: Sequence[Upload]) -> None:
-        """Upload the files, and write the names that ComfyUI gives them into `graphs`."""
+        """Upload the files and write the names that ComfyUI returns into `graphs`."""
         for number, upload in enumerate(uploads):
             filename = _upload_name(number, upload)
             self._files.append(OutputFile("", "", filename, self._folder, "input"))
@@ -169,30 +169,32 @@ class _Run:
                 for target in upload.targets:
                     target.set(graph, name)
 
-    def _execute(self, follower: Follower, prompts: list[Prompt]) -> list[Prompt]:
-        """Run the prompts; if memory does not suffice, have it freed and run those that have not ended once more."""
+    def _execute(self, monitor: PromptMonitor, prompts: list[Prompt]) -> list[Prompt]:
+        """Run the prompts. After an out-of-memory error, free memory and run the unfinished prompts once more."""
         try:
-            self._queue_and_follow(follower, prompts)
+            self._queue_and_wait(monitor, prompts)
         except JobError as error:
             if error.code is not ErrorCode.OUT_OF_MEMORY:
                 raise
-            log.warning("the GPU ran out of memory; freeing it and trying once more")
+            log.warning("the GPU ran out of memory; freeing memory and retrying once")
             self._server.stop_prompts([prompt.prompt_id for prompt in prompts if prompt.outcome is None])
             self._server.free_memory()
-            prompts = [each if each.outcome else Prompt(each.graph, str(uuid.uuid4()), each.asked) for each in prompts]
-            self._queue_and_follow(follower, [prompt for prompt in prompts if prompt.outcome is None])
+            prompts = [
+                each if each.outcome else Prompt(each.graph, str(uuid.uuid4()), each.original) for each in prompts
+            ]
+            self._queue_and_wait(monitor, [prompt for prompt in prompts if prompt.outcome is None])
         return prompts
 
-    def _queue_and_follow(self, follower: Follower, prompts: Sequence[Prompt]) -> None:
+    def _queue_and_wait(self, monitor: PromptMonitor, prompts: Sequence[Prompt]) -> None:
         with self._server.listen([prompt.prompt_id for prompt in prompts]) as notices:
             with self._hooks.turn:
                 for prompt in prompts:
                     self._prompts.append(prompt)
                     self._queue(prompt)
-            follower.follow(prompts, notices)
+            monitor.wait(prompts, notices)
 
     def _queue(self, prompt: Prompt) -> None:
-        """Queue one prompt. Raises JobError where ComfyUI refuses it, wholly or in part."""
+        """Queue one prompt. Raises JobError if ComfyUI rejects it or any of its outputs."""
         try:
             refusal = read_refusal(self._post(prompt))
         except RequestError as error:
@@ -209,7 +211,7 @@ class _Run:
             raise refusal.error(self._node_types, available)
 
     def _post(self, prompt: Prompt) -> object:
-        """Post a prompt; where no answer came, post it again, but only once ComfyUI says that it does not have it."""
+        """Post a prompt. Without a response, retry once, after checking that ComfyUI does not have the prompt."""
         try:
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
         except RequestError as error:
@@ -220,34 +222,34 @@ class _Run:
                 self._server.history(prompt.prompt_id), prompt.prompt_id
             ):
                 return None
-            log.warning("ComfyUI did not answer to a prompt and does not have it; posting it again")
+            log.warning("no response to POST /prompt, and ComfyUI does not have the prompt; posting it again")
             return self._server.queue_prompt(prompt.graph, prompt.prompt_id, self._extra_data)
 
     def _prompt(self, graph: Graph, *, over_websocket: bool, again: Collection[str] = ()) -> Prompt:
         folder = f"{self._folder}/again" if again else self._folder
         types = self._node_types
-        changed = delivered(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
+        changed = rewrite_graph(graph, folder, over_websocket=over_websocket, node_types=types, again=again)
         return Prompt(changed, str(uuid.uuid4()), graph)
 
     def _collect(self, prompt: Prompt, graph: Graph) -> PromptResult:
-        """Return what a prompt saved. Pictures whose frames are missing are saved again, into files."""
+        """Return a prompt's outputs. If websocket frames are missing, run it again and save the images to files."""
         if save_nodes(prompt.graph) and not prompt.is_complete:
-            log.warning("frames of the websocket are missing; saving the pictures again, into files")
+            log.warning("websocket frames are missing; running the prompt again and saving its images to files")
             self._server.reopen_socket()
-            [prompt] = self._execute(self._follower(), [self._prompt(graph, over_websocket=False)])
+            [prompt] = self._execute(self._monitor(), [self._prompt(graph, over_websocket=False)])
         files = self._read_files(prompt)
         if empty := {file.node_id for file, data in files.items() if not data}:
-            log.warning("nodes %s reported files that are empty or gone, from the cache; running them again", empty)
+            log.warning("nodes %s reported cached files that are empty or deleted; running these nodes again", empty)
             again = self._prompt(graph, over_websocket=False, again=empty)
-            [prompt] = self._execute(self._follower(), [again])
+            [prompt] = self._execute(self._monitor(), [again])
             files = self._read_files(prompt)
         require_content(graph, files)
         return prompt_result(prompt, graph, files, self._end_if_stopped)
 
     def _read_files(self, prompt: Prompt) -> dict[OutputFile, bytes]:
-        """Return the content of the files that a prompt reports as its outputs; none of one that is gone."""
+        """Return the content of the prompt's output files; empty for a file that no longer exists."""
         outcome = prompt.outcome
-        assert isinstance(outcome, Succeeded)  # noqa: S101 - `follow` returns only then
+        assert isinstance(outcome, Succeeded)  # noqa: S101 - `wait` raises otherwise
         return {file: self._read_file(file) for file in outcome.files if file.type == "output"}
 
     def _read_file(self, file: OutputFile) -> bytes:
@@ -264,22 +266,28 @@ class _Run:
             raise error
 
     def clean_up(self) -> None:
-        """Remove every trace of the run from ComfyUI. Never raises: what cannot be removed is left to later runs."""
+        """Remove the run's prompts, history, files and folder from ComfyUI.
+
+        Logs failures instead of raising; a later run tries again.
+        """
         prompt_ids = {prompt.prompt_id for prompt in self._prompts}
         ended = {prompt.prompt_id for prompt in self._prompts if prompt.outcome is not None}
         with _logged("removing prompts"):
-            self._server.leftovers.remove_prompts(ended, prompt_ids - ended)
+            self._server.cleanup.remove_prompts(ended, prompt_ids - ended)
         for prompt in self._prompts:
             if isinstance(prompt.outcome, Succeeded):
                 self._files += prompt.outcome.written
         with _logged("removing files"):
-            self._server.leftovers.remove_files(self._files)
+            self._server.cleanup.remove_files(self._files)
         with _logged("removing folders"):
-            self._server.leftovers.remove_folder(self._folder, prompt_ids)
+            self._server.cleanup.remove_folder(self._folder, prompt_ids)
 
 
 def _not_stored(error: RequestError) -> JobError:
-    message = f"{error}: it could not store a picture, as if its disk is full or cannot be written. Send the job again."
+    message = (
+        f"{error}: it could not store an input file; its disk may be full or not writable. "
+        f"{ERRORS[ErrorCode.DISK_FULL].remedy}"
+    )
     return JobError.because(ErrorCode.DISK_FULL, message)
 
 
@@ -288,7 +296,7 @@ def _upload_name(number: int, upload: Upload) -> str:
 
 
 def _refusal_of(error: RequestError) -> Refusal | None:
-    if error.status != 400:  # noqa: PLR2004 - the status of a refusal
+    if error.status != 400:  # noqa: PLR2004 - the status of a rejected prompt
         return None
     try:
         return read_refusal(json.loads(error.body))

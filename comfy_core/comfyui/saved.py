@@ -1,4 +1,4 @@
-"""What a prompt saved, as a caller gets it: still pictures with their names, other files, texts."""
+"""Turns a prompt's outputs into results: still images with their names, other files, and texts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from comfy_core.workflows import Graph
 
 @dataclass(frozen=True)
 class SavedImage:
-    """What a graph saved as an image: its file's bytes as ComfyUI made them, and the name that the graph gives it.
+    """An image output: the file's bytes as saved by ComfyUI, and its name prefix from the graph.
 
-    `filename` is set for what is no still picture, such as an animation or a video: it keeps its bytes and name.
+    `filename` is set only for animations and videos, which are returned unchanged under this name.
     """
 
     data: bytes
@@ -34,7 +34,7 @@ class SavedImage:
 
 @dataclass(frozen=True)
 class SavedFile:
-    """Anything else that a graph wrote, such as a sound or a latent."""
+    """Any other file that a graph saved, such as audio or a latent."""
 
     data: bytes
     filename: str
@@ -42,7 +42,7 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What one graph made."""
+    """The outputs of one graph."""
 
     prompt_id: str
     images: tuple[SavedImage, ...]
@@ -51,25 +51,25 @@ class PromptResult:
 
 
 def require_content(graph: Graph, files: Mapping[OutputFile, bytes]) -> None:
-    """Raise JobError (no_output) for a file that is empty: it is no result."""
+    """Raise JobError (no_output) if a file is empty."""
     for file, data in files.items():
         if not data:
             node_type = graph[file.node_id]["class_type"] if file.node_id in graph else "unknown"
             raise JobError.because(
                 ErrorCode.NO_OUTPUT,
-                f"Node {file.node_id} ({node_type}) reported that it saved a file, which is empty or does not exist, "
-                "also when it ran again. Use SaveImage or another node that saves, or update the custom node.",
+                f"Node {file.node_id} ({node_type}) reported a saved file that is empty or does not exist, even after "
+                "it ran again. Use SaveImage or another node that saves files, or update the custom node.",
             )
 
 
 def prompt_result(prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes], check: Check) -> PromptResult:
-    """Return what a prompt made.
+    """Return the outputs of a prompt.
 
     Args:
-        prompt: with the pictures that came over the websocket.
-        graph: as the caller knows it, which names the pictures.
+        prompt: the prompt, with the images received over the websocket.
+        graph: the caller's graph, which determines the names of the images.
         files: the content of the files that its nodes reported.
-        check: ends the work with what it raises.
+        check: called regularly; an exception that it raises ends the work.
     """
     images, others, now = [], [], time.localtime()
     for node in save_nodes(prompt.graph):
@@ -85,7 +85,7 @@ def prompt_result(prompt: Prompt, graph: Graph, files: Mapping[OutputFile, bytes
             size = (found.width, found.height)
             images.append(SavedImage(data, filled_name(prefix, size, saved[file.node_id], now)))
             saved[file.node_id] += 1
-        elif file.key == "images":  # as worker-comfyui: videos and animations of ComfyUI's own nodes
+        elif file.key == "images":  # videos and animations of core nodes count as images, as in worker-comfyui
             images.append(SavedImage(data, "", name))
         else:
             others.append(SavedFile(data, name))

@@ -1,7 +1,7 @@
-"""The calls to one ComfyUI, over HTTP, and its kept websocket.
+"""HTTP and websocket client for one ComfyUI server.
 
-What the answers mean is for `answers`; what to do about them for `run`. Every call raises RequestError, and no foreign
-exception.
+Responses are interpreted by `responses` and `refusals`. Every method raises RequestError if its request fails, and no
+exceptions of other libraries.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from urllib.parse import quote
 
 import requests
 
-from comfy_core.comfyui.cleanup import Leftovers
+from comfy_core.comfyui.cleanup import Cleanup
 from comfy_core.comfyui.responses import OutputFile, read_written
-from comfy_core.comfyui.websocket_listener import EventSocket, Notice
+from comfy_core.comfyui.websocket_listener import Notice, WebsocketListener
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
 from comfy_core.http import HttpApi, is_base_url, quoted_url
 from comfy_core.workflows import Graph
 
 CALL_TIMEOUT_S = 30.0
-"""For calls that do something: while ComfyUI loads a model it may not answer for seconds."""
+"""Timeout of normal requests. ComfyUI may not respond for several seconds while it loads a model."""
 CLEAN_TIMEOUT_S = 10.0
-"""For calls that end or remove something."""
-ASK_TIMEOUT_S = 2.0
-"""For questions that are asked again anyway."""
+"""Timeout of requests that stop or remove something."""
+POLL_TIMEOUT_S = 2.0
+"""Timeout of polling requests, which are repeated anyway."""
 _STOP_WAIT_S = 2.0
-"""How long prompts that were interrupted may take to end. One that takes longer is removed after a later run."""
+"""How long to wait for interrupted prompts to end. Prompts that take longer are removed after a later run."""
 _STOP_POLL_S = 0.02
 _MANY_NODE_TYPES = 32
-"""How many node types are asked for one by one; the description of all has megabytes."""
+"""Up to this number, node types are requested one by one. The response for all types has several megabytes."""
 
 log = logging.getLogger(__name__)
 
@@ -51,28 +51,28 @@ def _logged_os_error() -> Iterator[None]:
 
 
 class ComfyServer:
-    """One ComfyUI. Safe to use from several threads; keeps its connections until `close`.
+    """Client for one ComfyUI server. Thread-safe. Its connections stay open until `close`.
 
     Args:
-        url: where it answers, `http://127.0.0.1:8188`. Raises ConfigError where it is no http or https address.
-        directory: ComfyUI's base folder (with `input`, `output`, `temp`) where this process can reach it. Files of a
-            run are deleted there; without it they can only be emptied, as ComfyUI has no call that deletes a file.
+        url: base URL, such as `http://127.0.0.1:8188`. Raises ConfigError if it is not an http or https URL.
+        directory: ComfyUI's base folder (with `input`, `output`, `temp`), if this process can access it. A run's files
+            are deleted there. Without it they can only be emptied, because ComfyUI has no request to delete a file.
     """
 
     def __init__(self, url: str, *, directory: Path | None = None) -> None:
         if not is_base_url(url):
             raise ConfigError(
-                f"{quoted_url(url)} is no address of a ComfyUI; give one like http://127.0.0.1:8188, without user "
+                f"{quoted_url(url)} is not a valid ComfyUI URL; use one like http://127.0.0.1:8188, without user "
                 "name, password or query"
             )
         self.directory = directory
         self._http = HttpApi(url, name="ComfyUI", use_proxies=False)
         self._client_id = uuid.uuid4().hex
         base = self._http.base_url
-        self._socket = EventSocket(f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}")
+        self._socket = WebsocketListener(f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}")
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
-        self.leftovers = Leftovers(self)
+        self.cleanup = Cleanup(self)
 
     @property
     def url(self) -> str:
@@ -81,20 +81,20 @@ class ComfyServer:
 
     @property
     def stuck_prompts(self) -> frozenset[str]:
-        """The prompts that were to be stopped and still ran, or may have run, when their run ended."""
-        return self.leftovers.stuck_prompts
+        """Prompts that were still running, or may have been, after they were interrupted."""
+        return self.cleanup.stuck_prompts
 
     def close(self) -> None:
-        """Close the connections. A run that still goes on loses its socket and its calls fail."""
+        """Close the connections. A run in progress loses its websocket, and its requests fail."""
         self._socket.close()
         self._http.close()
 
     @contextlib.contextmanager
     def listen(self, prompt_ids: Collection[str]) -> Iterator[queue.SimpleQueue[Notice]]:
-        """Yield the queue in which the events of these prompts arrive, with each loss and return of the socket.
+        """Yield a queue that receives the events of these prompts, and SocketLost and SocketBack notices.
 
-        The socket is open when this begins; where it cannot be opened, SocketLost is the first notice and it is tried
-        again for as long as this lasts.
+        The websocket is open when the queue is yielded. If it cannot be opened, the first notice is SocketLost, and
+        the listener keeps trying to connect.
         """
         notices: queue.SimpleQueue[Notice] = queue.SimpleQueue()
         self._socket.add(notices, frozenset(prompt_ids))
@@ -104,24 +104,24 @@ class ComfyServer:
             self._socket.remove(notices)
 
     def reopen_socket(self) -> None:
-        """Close the websocket, so that it is opened anew: for one that is open and says nothing."""
+        """Close the websocket, so that it is reopened. Use this if it is open but sends nothing."""
         self._socket.drop()
 
     def version(self) -> str:
-        """Return ComfyUI's version; asked once."""
+        """Return ComfyUI's version. It is requested once and cached."""
         if self._version is None:
-            self._version = self.ask_version()
+            self._version = self.fetch_version()
         return self._version
 
-    def ask_version(self, *, timeout_s: float = CALL_TIMEOUT_S) -> str:
-        """Return ComfyUI's version. Raises RequestError while ComfyUI is not there yet."""
+    def fetch_version(self, *, timeout_s: float = CALL_TIMEOUT_S) -> str:
+        """Return ComfyUI's version. Raises RequestError while ComfyUI is not ready."""
         match self._http.json("GET", "/system_stats", timeout_s=timeout_s):
             case {"system": {"comfyui_version": str(version)}}:
                 return version
         return "unknown"
 
     def models(self, folder: str, *, timeout_s: float = CALL_TIMEOUT_S) -> list[str]:
-        """Return the files of a model folder; none where ComfyUI knows no such folder."""
+        """Return the files in a model folder; empty if ComfyUI does not have the folder."""
         try:
             names = self._http.json("GET", f"/models/{quote(folder, safe='')}", timeout_s=timeout_s)
         except RequestError as error:
@@ -131,20 +131,20 @@ class ComfyServer:
         return [str(name) for name in names] if isinstance(names, list) else []
 
     def node_type(self, class_type: str) -> JsonObject:
-        """Return what /object_info says of a node type, `{}` for one that ComfyUI does not have."""
+        """Return the /object_info entry of a node type, or `{}` if ComfyUI does not have it."""
         try:
-            answer = self._http.json("GET", f"/object_info/{quote(class_type, safe='')}", timeout_s=CALL_TIMEOUT_S)
+            body = self._http.json("GET", f"/object_info/{quote(class_type, safe='')}", timeout_s=CALL_TIMEOUT_S)
         except RequestError as error:
             if error.status is None or error.status >= requests.codes.server_error:
                 raise
-            return {}  # no type has a name that cannot stand in a path
-        found = answer.get(class_type) if isinstance(answer, dict) else None
+            return {}  # a name that is not valid in a path is not a node type
+        found = body.get(class_type) if isinstance(body, dict) else None
         return found if isinstance(found, dict) else {}
 
     def node_types(self, class_types: Collection[str]) -> dict[str, JsonObject]:
-        """Return what /object_info says of those of the node types that ComfyUI has.
+        """Return the /object_info entries of the given node types; types that ComfyUI does not have are omitted.
 
-        It is asked once for each: the lists of files in it may be out of date, its inputs and outputs are not.
+        Entries are cached. Their lists of files may therefore be outdated; their inputs and outputs do not change.
         """
         unknown = set(class_types) - self._node_types.keys()
         if len(unknown) > _MANY_NODE_TYPES:
@@ -154,10 +154,11 @@ class ComfyServer:
             self._node_types |= {name: found for name in sorted(unknown) if (found := self.node_type(name))}
         return {name: self._node_types[name] for name in class_types if name in self._node_types}
 
-    def queue_prompt(self, graph: Graph, prompt_id: str, extra_data: JsonObject | None = None) -> Any:  # noqa: ANN401 - `answers.read_refusal` reads it
-        """Queue `graph` under `prompt_id` and return the response's JSON. A RequestError of status 400 is a refusal.
+    def queue_prompt(self, graph: Graph, prompt_id: str, extra_data: JsonObject | None = None) -> Any:  # noqa: ANN401 - parsed by `refusals.read_refusal`
+        """Queue `graph` as `prompt_id` and return the response's JSON.
 
-        `extra_pnginfo` is always sent: some nodes fail without it.
+        A RequestError with status 400 means that ComfyUI rejected the graph. `extra_pnginfo` is always sent, because
+        some nodes fail without it.
         """
         body = {
             "prompt": graph,
@@ -168,25 +169,25 @@ class ComfyServer:
         return self._http.json("POST", "/prompt", timeout_s=CALL_TIMEOUT_S, json=body)
 
     def history(self, prompt_id: str, *, timeout_s: float = CALL_TIMEOUT_S) -> object:
-        """Return the answer of /history for that prompt; `answers.read_history` reads it."""
+        """Return the /history response for a prompt, to be parsed by `responses.read_history`."""
         return self._http.json("GET", f"/history/{prompt_id}", timeout_s=timeout_s)
 
     def written_files(self, prompt_id: str) -> tuple[OutputFile, ...]:
-        """Return the files that a prompt of which nobody has read the history wrote."""
+        """Return the files that a prompt wrote, from its history."""
         return read_written(self.history(prompt_id, timeout_s=CLEAN_TIMEOUT_S), prompt_id)
 
     def queue_state(self, *, timeout_s: float = CALL_TIMEOUT_S) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the ids of the prompts that run, and of those that wait."""
-        answer = self._http.json("GET", "/queue", timeout_s=timeout_s)
-        match answer:
+        """Return the ids of the running prompts, and of the pending prompts."""
+        body = self._http.json("GET", "/queue", timeout_s=timeout_s)
+        match body:
             case {"queue_running": list(running), "queue_pending": list(pending)}:
                 return frozenset(str(item[1]) for item in running), frozenset(str(item[1]) for item in pending)
-        raise RequestError("ComfyUI answered GET /queue with something else than its queue")
+        raise RequestError("ComfyUI sent an unexpected response to GET /queue")
 
     def stop_prompts(self, prompt_ids: Collection[str]) -> frozenset[str]:
-        """Take the prompts out of the queue, interrupt the one of them that runs, and return it if it still runs then.
+        """Remove the prompts from the queue, interrupt the running one, and return those that are still running.
 
-        An older ComfyUI ignores which prompt an interrupt is for, and stops whatever runs
+        Older versions of ComfyUI ignore the prompt id of an interrupt and stop whichever prompt is running
         (docs/reference/comfyui.md#queue-and-history).
         """
         ids = frozenset(prompt_ids)
@@ -201,25 +202,25 @@ class ComfyServer:
         return running
 
     def free_memory(self) -> None:
-        """Have ComfyUI unload its models and let go of its cache before the next prompt."""
+        """Make ComfyUI unload its models and clear its cache before the next prompt."""
         freed = {"unload_models": True, "free_memory": True}
         self._http.call("POST", "/free", timeout_s=CALL_TIMEOUT_S, json=freed)
 
     def forget_prompts(self, prompt_ids: Collection[str]) -> None:
-        """Remove the history and the graphs of prompts that have ended."""
+        """Remove ended prompts from ComfyUI's history."""
         self._http.call("POST", "/history", timeout_s=CLEAN_TIMEOUT_S, json={"delete": sorted(prompt_ids)})
 
     def upload(self, data: bytes, *, folder: str, filename: str, mime_type: str) -> str:
-        """Write a file into a folder of ComfyUI's inputs and return the name by which a node loads it."""
+        """Upload a file into a subfolder of ComfyUI's input folder and return the name for a loader node."""
         file = OutputFile("", "", filename, folder, "input")
         response = self._write(file, data, mime_type, timeout_s=CALL_TIMEOUT_S)
         match self._http.parsed(response):
             case {"name": str(name), "subfolder": str(subfolder)}:
                 return f"{subfolder}/{name}" if subfolder else name
-        raise RequestError("ComfyUI answered an upload with something else than the file's name")
+        raise RequestError("ComfyUI sent an unexpected response to an upload")
 
     def remove_file(self, file: OutputFile) -> None:
-        """Delete a file; without ComfyUI's folder, write nothing over it: HTTP offers no more."""
+        """Delete a file. Without `directory`, empty it: ComfyUI has no HTTP request to delete a file."""
         if self.directory is None:
             self._write(file, b"", "application/octet-stream", timeout_s=CLEAN_TIMEOUT_S)
             return
@@ -230,7 +231,7 @@ class ComfyServer:
                 path.unlink(missing_ok=True)
 
     def remove_folder(self, name: str) -> None:
-        """Delete the folders of a run, and the files whose names begin with it."""
+        """Delete a run's folders, and the files whose names begin with the run's name."""
         if self.directory is None:
             return
         for kind in ("input", "output", "temp", "datasets"):
@@ -255,8 +256,8 @@ class ComfyServer:
         except RequestError as error:
             if error.status is not None and error.status < requests.codes.server_error:
                 raise
-            # Once more, where no answer came or a 5xx: reading changes nothing, and the job's GPU time is spent.
-            log.warning("%s; asking for the file once more", error)
+            # Retry once after no response or a 5xx: reading is safe to repeat, and the job's GPU time is already spent.
+            log.warning("%s; retrying once", error)
             return self._view(file)
 
     def _view(self, file: OutputFile) -> bytes:

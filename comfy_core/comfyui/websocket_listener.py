@@ -1,6 +1,7 @@
-"""The kept websocket to one ComfyUI: a thread reads it, and hands the events out by prompt.
+"""Persistent websocket connection to one ComfyUI. A thread reads it and dispatches events by prompt id.
 
-What a frame says is for `events`. A lost socket is an event, and no exception; while anyone listens it is opened anew.
+Frames are parsed by `events`. A lost connection is reported as an event, not as an exception. The listener reconnects
+while it has subscribers.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from comfy_core.comfyui.events import Addressed, Attribution, parse_frame
 
 _CONNECT_TIMEOUT_S = 5.0
 _RECONNECT_DELAYS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Waits between attempts to reconnect; the last one repeats for as long as anyone listens."""
+"""Delays between reconnect attempts. The last one repeats while there are subscribers."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SocketLost:
-    """The websocket was lost: frames may be missing."""
+    """The connection was lost, and frames may be missing."""
 
 
 @dataclass(frozen=True)
 class SocketBack:
-    """The websocket is open again; what happened meanwhile is not told."""
+    """The connection is open again. Frames sent in the meantime are not repeated."""
 
 
 Notice: TypeAlias = Addressed | SocketLost | SocketBack
 
 
-class EventSocket:
-    """The kept websocket: opened when someone listens, reopened when it is lost, read by a thread of its own."""
+class WebsocketListener:
+    """Websocket connection that is opened for the first subscriber, reopened when lost, and read by its own thread."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -54,12 +55,12 @@ class EventSocket:
         self._thread: threading.Thread | None = None
 
     def add(self, notices: queue.SimpleQueue[Notice], prompt_ids: frozenset[str]) -> None:
-        """Put the events of these prompts, and each loss and return of the socket, into `notices`."""
+        """Subscribe `notices` to the events of these prompts, and to SocketLost and SocketBack."""
         with self._lock:
             self._users += 1
             self._wanted.set()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._read_always, name="comfyui-events", daemon=True)
+                self._thread = threading.Thread(target=self._read_loop, name="comfyui-events", daemon=True)
                 self._thread.start()
         self._opened.wait(_CONNECT_TIMEOUT_S)
         with self._lock:
@@ -68,7 +69,7 @@ class EventSocket:
                 notices.put(SocketLost())
 
     def remove(self, notices: queue.SimpleQueue[Notice]) -> None:
-        """Put nothing into `notices` any more."""
+        """Unsubscribe `notices`."""
         with self._lock:
             del self._listeners[notices]
             self._users -= 1
@@ -76,22 +77,22 @@ class EventSocket:
                 self._wanted.clear()
 
     def drop(self) -> None:
-        """Close the connection, so that it is opened anew."""
+        """Close the connection, so that it is reopened."""
         connection = self._connection
         if connection is not None and connection.sock is not None:
             with contextlib.suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the connection for good."""
+        """Close the connection and stop the thread."""
         self._closed = True
         self._wanted.set()
         self.drop()
         if self._thread is not None:
             self._thread.join(_CONNECT_TIMEOUT_S)
 
-    def _read_always(self) -> None:
-        """Keep a connection while anyone listens. An idle one is kept too, but not reopened before it is wanted."""
+    def _read_loop(self) -> None:
+        """Keep a connection open while there are subscribers. An idle one stays open, but is not reopened if lost."""
         while self._wanted.wait() and not self._closed:
             time.sleep(_RECONNECT_DELAYS_S[min(self._failures, len(_RECONNECT_DELAYS_S) - 1)])
             try:
@@ -99,12 +100,12 @@ class EventSocket:
             except (OSError, websocket.WebSocketException) as error:
                 self._failures += 1
                 if not self._closed:
-                    log.warning("the websocket to ComfyUI was lost or not opened: %s", type(error).__name__)
+                    log.warning("websocket to ComfyUI lost or not opened: %s", type(error).__name__)
 
     def _read_one_connection(self) -> None:
-        """Read one connection to its end, which is an exception of `recv`.
+        """Open a connection and read it until `recv` raises.
 
-        It counts as open with its first frame (`status`): only then has ComfyUI registered it for our prompts.
+        It counts as open after its first frame (`status`), because only then has ComfyUI registered our client id.
         """
         connection = websocket.create_connection(
             self._url, timeout=_CONNECT_TIMEOUT_S, skip_utf8_validation=True, enable_multithread=False
@@ -122,7 +123,7 @@ class EventSocket:
         finally:
             self._opened.clear()
             self._connection = None
-            connection.shutdown()  # type: ignore[no-untyped-call] # websocket-client types most of itself
+            connection.shutdown()  # type: ignore[no-untyped-call] # websocket-client is only partly typed
             self._tell_all(SocketLost())
 
     def _dispatch(self, frame: str | bytes, attribution: Attribution) -> None:

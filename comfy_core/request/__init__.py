@@ -1,1 +1,1 @@
-"""A request of the wire: from untrusted JSON to graphs and uploads."""
+"""Request parsing: from untrusted JSON to graphs and uploads."""

@@ -1,4 +1,4 @@
-"""Files as text: base64 and data URIs in the spellings that other software writes. Pure."""
+"""Decodes files from base64 and data URIs, including malformed variants that other software writes. Pure."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _HEAD = re.compile(r"(?P<scheme>data\s*:)?(?P<type>[^,]{0,200}),", re.IGNORECASE
 _IS_BASE64 = re.compile(r"(^|;)\s*base64\s*$", re.IGNORECASE)
 _ESCAPES = re.compile(r"\\[nrt]")
 _LEAST_UNMARKED = 16
-"""Characters that a data URI without `;base64` has at least, if it is base64: a shorter one is a word."""
+"""Minimum length for reading a data URI without `;base64` as base64. Shorter content is plain text."""
 
 
 def is_https(text: str) -> bool:
-    """Return whether `text` is an https address."""
+    """Return whether `text` is an https URL."""
     return _HTTPS.match(_bare(text[:64])) is not None
 
 
 def is_address(text: str) -> bool:
-    """Return whether `text` is an address of any scheme, such as ftp."""
+    """Return whether `text` is a URL of any scheme, such as ftp."""
     return _SCHEME.match(_bare(text[:64])) is not None
 
 
 def is_data_uri(text: str) -> bool:
-    """Return whether `text` begins as a data URI does."""
+    """Return whether `text` begins like a data URI."""
     return re.match(r"data\s*(:|%3a)", _bare(text[:64]), re.IGNORECASE) is not None
 
 
 def bare_address(text: str) -> str:
-    """Return an address without what surrounds it."""
+    """Return a URL without surrounding quotes and white space."""
     return _bare(text)
 
 
 def decode_base64(text: str) -> bytes:
-    """Return the bytes of base64 or of a data URI. Raises ValueError with a sentence if it is neither.
+    """Return the bytes of base64 or of a data URI. Raises ValueError, with a message for the user, if it is neither.
 
-    Taken are: upper case and spaces in the head, quotes and white space around and within the content, both alphabets,
-    percent and JSON escapes, and too many or too few `=` at the end.
+    Accepts upper case and spaces in the head, quotes and white space around and inside the content, both base64
+    alphabets, percent and JSON escapes, and wrong padding with `=`.
     """
     content = _bare(text)
     if is_asset_id(content):
-        raise ValueError("is an asset's id, which the provider scenario alone can read; send the image itself")
+        raise ValueError("is an asset id, which only the provider scenario can read; send the image itself")
     if is_address(content):
-        raise ValueError("is an address of another kind than https; send an https address, base64 or a data URI")
+        raise ValueError("is a URL that is not https; send an https URL, base64 or a data URI")
     if "%" in content:
         content = unquote(content)
     is_marked = True
@@ -58,7 +58,7 @@ def decode_base64(text: str) -> bytes:
         content = content[head.end() :] if head else ""
     decoded = _decoded(content) if is_marked or len(content) >= _LEAST_UNMARKED else None
     if decoded is None and not is_marked:
-        raise ValueError("is a data URI that is not base64; it begins data:image/png;base64,")
+        raise ValueError("is a data URI without base64; it must begin with data:image/png;base64,")
     if decoded is None:
         raise ValueError("is not base64")
     return decoded

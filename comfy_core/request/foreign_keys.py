@@ -1,4 +1,4 @@
-"""Names that other tools give to inputs of a request, and what to say about them. Pure data."""
+"""Request keys of other tools, and the advice given for them. Pure data."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ _OURS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _FOREIGN = {"".join(name.split("_")): ours for ours, names in _OURS.items() for name in names}
 _PLATFORM = frozenset({"webhook", "webhookurl", "s3config", "policy"})
-"""Keys of RunPod's request, which its API reads beside `input`."""
+"""Keys of RunPod's request, which its API reads next to `input`."""
 
-BESIDE_INPUT = "belongs beside `input`, not in it: RunPod reads it there"
+BESIDE_INPUT = "belongs next to `input`, not inside it: RunPod reads it there"
 
 
 def is_of_platform(name: str) -> bool:
-    """Return whether a key is one of RunPod's request."""
+    """Return whether a key belongs to RunPod's request."""
     return _plain(name) in _PLATFORM
 
 
 def advice(name: str, known: Container[str]) -> str:
-    """Return what to say about an unknown key of a request; empty if its name says nothing.
+    """Return advice about an unknown key of a request, or an empty string if there is none.
 
-    `known` holds the keys that the request may have. Upper and lower case and underscores do not count, so
-    `numInferenceSteps` is read as `num_inference_steps`.
+    `known` contains the valid keys. Case and underscores are ignored, so `numInferenceSteps` matches
+    `num_inference_steps`.
     """
     if is_of_platform(name) or name in GRAPH_KEYS:
-        return BESIDE_INPUT if is_of_platform(name) else "goes with a graph of your own; leave it out"
+        return BESIDE_INPUT if is_of_platform(name) else "is only valid with a graph; remove it"
     plain = _plain(name)
     ours = _FOREIGN.get(plain, "strength" if plain == "strength" else "")
     if ours == "image" and ours not in known:
-        return "is not known; image to image takes the picture as `image`"
+        return "is not known; image to image takes the image as `image`"
     if plain == "image" and name not in known:
-        return "goes with image to image: leave `workflow` out, or name img2img"
+        return "is only valid for image to image: remove `workflow`, or set it to img2img"
     if ours == "strength" and ours not in known:
-        return "goes with image to image: send `image` as well, the picture to start from"
+        return "is only valid for image to image: also send `image`, the start image"
     if ours and all(each in known for each in ours.split(" and ")):
         quoted = " and ".join(f'"{each}"' for each in ours.split(" and "))
         return f"is not known; did you mean {quoted}?"

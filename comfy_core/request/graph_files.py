@@ -1,7 +1,7 @@
-"""The files that a graph of the caller's own loads: sent as `images`, or written into the graph itself. Pure.
+"""Finds the files that a caller's graph loads: sent in `images`, or embedded in the graph. Pure.
 
 An input takes a file if its node reads it from ComfyUI's input folder (comfyui/file_inputs.py). Text, prefixes and
-choices are never taken for the name of a file.
+choices are never read as file names.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ from comfy_core.targets import Target
 from comfy_core.validation import path_of, shown
 
 MAX_ADDRESSES = 16
-"""Files that may be addresses, since each is fetched before the job is queued."""
+"""Maximum number of files given by URL. Each is downloaded before the job is queued."""
 MAX_FILES: int = ENVELOPE["images"]["maxItems"]
 MAX_TOTAL_BYTES = 100 * 1024 * 1024
-"""Bytes of all files of a request."""
+"""Maximum total size of a request's files."""
 _MAX_NAME = 255
-"""Bytes of a file's name on Linux, and less than any picture in base64 has."""
+"""Maximum length of a file name on Linux in bytes. Any base64 image is longer."""
 _PICTURE_INPUTS = frozenset({("LoadImage", "image"), ("LoadImageMask", "image"), ("LoadImageOutput", "image")})
-"""Core inputs whose file must be a picture that Pillow opens; a custom node may read anything."""
+"""Core inputs whose file must be an image that Pillow can open. Custom nodes may read any file."""
 _LEAST_PICTURE = 64
-"""Characters that a picture in base64 has at least."""
+"""Minimum length of a base64 image."""
 _HAS_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})$")
 _PLAYLIST = re.compile(
     rb"\A(?:\xef\xbb\xbf)?\s*(?:#EXTM3U|ffconcat version|v=0\s|<.*<(?:\w+:)?MPD\b|<MPD\b)", re.IGNORECASE | re.DOTALL
 )
-"""How the files begin that have ffmpeg (LoadVideo, LoadAudio) open others: HLS, ffconcat, SDP, DASH."""
+"""Start of files that make ffmpeg (LoadVideo, LoadAudio) open other files: HLS, ffconcat, SDP, DASH."""
 _ANNOTATION = re.compile(r"\s*\[(input|output|temp)\]\s*$")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file of the request: its bytes, or an https address still to be fetched. `path` says where it stands.
+class ImageSource:
+    """A file of the request: its bytes, or an https URL to be downloaded. `path` is its path in the request.
 
-    `targets` are the inputs that load it; `is_picture` says whether it must be one, `extension` what it is called else.
+    `targets` are the inputs that load it. `is_picture` is whether it must be an image; if not, `extension` is its file
+    extension.
     """
 
     path: str
@@ -58,14 +59,14 @@ class Source:
 
 def graph_files(
     graph: Graph, images: Mapping[str, tuple[str, str]], overridden: Mapping[str, Target]
-) -> tuple[dict[str, Source], list[Fault], list[str]]:
-    """Return the files of `graph` by their paths, the faults and the warnings.
+) -> tuple[dict[str, ImageSource], list[Fault], list[str]]:
+    """Return the files of `graph` by path in the request, the faults and the warnings.
 
-    An input that holds a file gets a name instead. `images` leads from the names of the files that were sent to their
-    path in the request and their text; `overridden` from the places of the overrides to the inputs that they wrote.
+    Files embedded in inputs are replaced by names. `images` maps the names of sent files to their path in the request
+    and their text. `overridden` maps the override keys to the inputs that they set.
     """
     paths = {target: path_of(["overrides", place]) for place, target in overridden.items()}
-    sources: dict[str, Source] = {}
+    sources: dict[str, ImageSource] = {}
     named: list[Target] = []
     faults: list[Fault] = []
     for target in _file_inputs(graph):
@@ -86,7 +87,7 @@ def graph_files(
 
 
 def plain_name(value: str) -> str | None:
-    """Return a file's name in ComfyUI's input folder, without ` [input]` and with `/`; None for another folder."""
+    """Return a file's name in ComfyUI's input folder, normalised and without ` [input]`; None for other folders."""
     found = _ANNOTATION.search(value)
     if found and found[1] != "input":
         return None
@@ -95,10 +96,10 @@ def plain_name(value: str) -> str | None:
 
 
 def _file_inputs(graph: Graph) -> Iterator[Target]:
-    """Yield the inputs that name a file of ComfyUI's input folder.
+    """Yield the inputs that name a file in ComfyUI's input folder.
 
-    Older exports have `upload` beside, which is a button; some loaders keep JSON in a text. A name that stands in a
-    text node is written into the loader itself, so that the text node's other users keep it as it is.
+    Two kinds of text are skipped: the `upload` button of older exports, and JSON. If the name comes from a linked text
+    node, it is copied into the loader, so that other users of the text node are not affected.
     """
     for node_id, node in graph.items():
         for name, linked in node["inputs"].items():
@@ -115,15 +116,15 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
 
 def _sent(
     images: Mapping[str, tuple[str, str]], inputs: list[Target], graph: Graph
-) -> tuple[dict[str, Source], list[Fault], list[str]]:
-    """Return the files that were sent as `images`, with the inputs that load each, the faults and the warnings.
+) -> tuple[dict[str, ImageSource], list[Fault], list[str]]:
+    """Return the files sent in `images` with the inputs that load them, the faults and the warnings.
 
-    A file that no node loads is refused if a node loads another one that was not sent: the names do not match.
+    If no node loads a file, but a node loads another file that was not sent, the names do not match: this is a fault.
     """
     loaded: dict[str | None, list[Target]] = {}
     for target in inputs:
         loaded.setdefault(plain_name(target.get(graph)), []).append(target)
-    sources: dict[str, Source] = {}
+    sources: dict[str, ImageSource] = {}
     faults: list[Fault] = []
     unused: list[tuple[str, str]] = []
     for name, (path, text) in images.items():
@@ -144,36 +145,36 @@ def _sent(
     return sources, faults, []
 
 
-def _embedded(path: str, target: Target, graph: Graph) -> Source | None:
-    """Return the file that an input holds; None if it holds a name. Raises ValueError if it is neither."""
+def _embedded(path: str, target: Target, graph: Graph) -> ImageSource | None:
+    """Return the file embedded in an input, or None if the input contains a name. Raises ValueError otherwise."""
     value = target.get(graph)
     is_too_long = len(value.encode()) > _MAX_NAME
     try:
         if is_https(value) or is_data_uri(value) or is_address(value) or is_too_long or _is_small_picture(value):
             return _source(path, value, (target,), graph, "")
     except ValueError as error:
-        problem = "is longer than the name of a file can be, and " if is_too_long else ""
+        problem = "is too long for a file name, and " if is_too_long else ""
         raise ValueError(f"{problem}{error}") from None
     return None
 
 
 def _is_small_picture(value: str) -> bool:
-    """Return whether a text that could be a file's name is a picture in base64."""
+    """Return whether a text that could be a file name is a base64 image."""
     try:
         return len(value) >= _LEAST_PICTURE and identify(decode_base64(value)) is not None
     except ValueError:
         return False
 
 
-def _source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> Source:
-    """Return the file that `text` is. Raises ValueError with a sentence if it is none."""
+def _source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> ImageSource:
+    """Return the file that `text` contains or links to. Raises ValueError, with a message for the user, if invalid."""
     is_picture = any((graph[target.node_id]["class_type"], target.input) in _PICTURE_INPUTS for target in targets)
     content = bare_address(text) if is_https(text) else decode_base64(text)
-    return Source(path, content, targets, is_picture, "" if is_picture else _extension(name, text))
+    return ImageSource(path, content, targets, is_picture, "" if is_picture else _extension(name, text))
 
 
 def _extension(name: str, text: str) -> str:
-    """Return the extension of a file that is no picture: that of its name, of its address, or of its MIME type."""
+    """Return the extension of a file that is not an image, from its name, its URL or its MIME type."""
     plain = plain_name(name) or ""
     if is_https(text):
         plain = plain or urlsplit(bare_address(text)).path
@@ -184,28 +185,28 @@ def _extension(name: str, text: str) -> str:
 
 
 def is_playlist(data: bytes) -> bool:
-    """Return whether a file names others, which a node that plays it would read from the machine or the network."""
+    """Return whether a file is a playlist, so that playing it would open other files or URLs."""
     return _PLAYLIST.match(data[:4096]) is not None
 
 
-def beyond_limits(sources: Mapping[str, Source]) -> list[Fault]:
-    """Return a fault for each limit that the files exceed together."""
+def beyond_limits(sources: Mapping[str, ImageSource]) -> list[Fault]:
+    """Return a fault for each limit that the files exceed in total."""
     return list(_beyond_limits(sources))
 
 
-def _beyond_limits(sources: Mapping[str, Source]) -> Iterator[Fault]:
+def _beyond_limits(sources: Mapping[str, ImageSource]) -> Iterator[Fault]:
     addresses = [source.path for source in sources.values() if isinstance(source.content, str)]
     for path in addresses[MAX_ADDRESSES:]:
-        yield Fault(path, f"is one of {len(addresses)} addresses; at most {MAX_ADDRESSES} are fetched for a request")
+        yield Fault(path, f"is one of {len(addresses)} URLs; a request may have at most {MAX_ADDRESSES}")
     if len(sources) > MAX_FILES:
-        yield Fault("images", f"has {len(sources):,} files; at most {MAX_FILES} are taken")
+        yield Fault("images", f"has {len(sources):,} files; at most {MAX_FILES} are allowed")
     total = sum(len(source.content) for source in sources.values() if isinstance(source.content, bytes))
     if total > MAX_TOTAL_BYTES:
-        yield Fault("images", f"has {total:,} bytes in all files; at most {MAX_TOTAL_BYTES:,} are taken")
+        yield Fault("images", f"has {total:,} bytes in all files; at most {MAX_TOTAL_BYTES:,} are allowed")
 
 
 def named(images: Any) -> dict[str, tuple[str, str]]:  # noqa: ANN401 - any JSON value
-    """Return the path and the text of each entry of `images` by its name; the last of a name counts."""
+    """Return the path and text of each entry of `images`, by name. If a name is repeated, the last entry is used."""
     return {
         image["name"]: (f"images[{number}].image", image["image"])
         for number, image in enumerate(images[:MAX_FILES] if isinstance(images, list) else [])

@@ -1,4 +1,4 @@
-"""From a valid request to the graphs that ComfyUI runs: its pictures fetched and checked, within the job's time."""
+"""Turns a valid request into the graphs to run: downloads and checks its images, and renders its workflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from comfy_core.request.reading import Rendered, Request, draw_seed
 from comfy_core.safe_fetch import FetchRules
 
 DECODE_S = 120.0
-"""For all pictures of one request."""
+"""Time limit for decoding all images of one request."""
 
 
 def rendered(
@@ -22,9 +22,9 @@ def rendered(
     random_seed: Callable[[], int] = draw_seed,
     decode_s: float = DECODE_S,
 ) -> Rendered:
-    """Return what ComfyUI is to run. `check` is called while pictures are fetched and decoded, and may end both.
+    """Return the graphs and uploads for ComfyUI. `check` is called regularly meanwhile, and may raise to end the work.
 
-    Raises JobError: invalid_image if a picture cannot be fetched or used, and what Request.render raises.
+    Raises JobError: invalid_image if an image cannot be downloaded or used, and the errors of Request.render.
     """
     fetched = request.with_fetched(lambda wanted: fetch_pictures(wanted, rules or FetchRules(), check))
     until = time.monotonic() + decode_s
@@ -32,7 +32,7 @@ def rendered(
     def check_in_time(data: bytes, path: str, *, flatten: bool) -> Picture:
         left_s = until - time.monotonic()
         if left_s <= 0:
-            raise invalid_image(path, f"was not decoded: the request's pictures took more than {decode_s:g} s")
+            raise invalid_image(path, f"was not decoded: the request's images took more than {decode_s:g} s")
         return check_picture(data, path, flatten=flatten, check=check, timeout_s=min(TIMEOUT_S, left_s))
 
     return fetched.render(random_seed, check_in_time)

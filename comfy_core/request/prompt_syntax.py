@@ -1,4 +1,4 @@
-"""Finds syntax of other tools in a prompt: neither ComfyUI nor this worker expands it. Pure."""
+"""Finds prompt syntax of other tools, which neither ComfyUI nor this worker supports. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from comfy_core.validation import path_of, shown
 _SYNTAX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), sentence)
     for pattern, sentence in (
-        (r"\{[^{}|]*\|[^{}]*\}", "is a choice that nothing here makes: the model reads all of it"),
-        (r"__[a-z0-9][\w/.*-]*?__", "is a wildcard that nothing here fills in: fill it in before sending"),
-        (r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>", "loads no LoRA: use `loras`, or a LoraLoader in a graph"),
+        (r"\{[^{}|]*\|[^{}]*\}", "is a random choice, which is not supported: the model reads all of it as text"),
+        (r"__[a-z0-9][\w/.*-]*?__", "is a wildcard, which is not supported: replace it before sending"),
+        (r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>", "does not load a LoRA: use `loras`, or a LoraLoader in a graph"),
         (r"\bembedding:[\w./\\-]+", "has no effect unless the worker has an embedding of that name"),
-        (r"(?<![:\w/])//|/\*", "begins a comment in ComfyUI's editor alone: here the model reads the comment"),
-        (r"\[[^\[\]:]*:[^\[\]:]*:[0-9.]+\]", "is prompt editing, which does not exist here"),
+        (r"(?<![:\w/])//|/\*", "begins a comment only in ComfyUI's editor: here the model reads it as text"),
+        (r"\[[^\[\]:]*:[^\[\]:]*:[0-9.]+\]", "is prompt editing, which is not supported"),
         (
             r"(?<!\S)--(?:ar|v|q|s|c|no|niji|style|stylize|chaos|seed|iw|tile|weird)\b",
             "is a parameter of another tool, and the model reads it as text: use the inputs of the request",
         ),
     )
 )
-"""Patterns of a syntax, and what to say about a prompt that has it."""
+"""Patterns of unsupported syntax, and the warning for each."""
 
 
 def graph_warnings(graph: JsonObject) -> Iterator[str]:
@@ -36,7 +36,7 @@ def graph_warnings(graph: JsonObject) -> Iterator[str]:
 
 
 def syntax_warnings(path: str, text: str) -> Iterator[str]:
-    """Yield a warning for each kind of syntax in the prompt at `path` that is sent as it is."""
+    """Yield a warning for each kind of unsupported syntax in the prompt at `path`. The prompt is sent unchanged."""
     for pattern, sentence in _SYNTAX:
         if found := pattern.search(text):
             yield f"{path}: {shown(found[0])} {sentence}"

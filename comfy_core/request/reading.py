@@ -1,7 +1,7 @@
-"""A request of the wire (RunPod's `input`), from untrusted JSON to a value that can be rendered. No I/O but randomness.
+"""Parses and validates a job's `input` (untrusted JSON) into a Request that can be rendered. No I/O except randomness.
 
-`read_request` finds every fault of a request at once, before anything is sent anywhere. Spellings with one meaning are
-accepted: null for an absent key, numbers as text, and all that worker-comfyui takes beside a graph.
+`read_request` reports all faults of a request at once. Unambiguous variants are accepted: null for an absent key,
+numbers as text, and everything that worker-comfyui accepts next to a graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comfy_core.graphs import Graph, graph_faults, has_nodes, left_out, with_lin
 from comfy_core.images.codec import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
 from comfy_core.request.encoded import bare_address, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
-from comfy_core.request.graph_files import Source, beyond_limits, graph_files, is_playlist, named
+from comfy_core.request.graph_files import ImageSource, beyond_limits, graph_files, is_playlist, named
 from comfy_core.request.prompt_syntax import graph_warnings, syntax_warnings
 from comfy_core.request.spellings import as_number, respelled
 from comfy_core.request.template_overrides import read_overrides
@@ -34,17 +34,17 @@ _MAX_WARNINGS = 20
 
 
 class CheckPicture(Protocol):
-    """images.check_picture, or its namesake in picture_process."""
+    """The signature of `check_picture` in images.codec and images.child_process."""
 
     def __call__(self, data: bytes, path: str, *, flatten: bool) -> Picture:
-        """Return the picture in `data`, fit for a LoadImage node. Raises JobError (invalid_image)."""
+        """Return the image in `data` in a form that LoadImage accepts. Raises JobError (invalid_image)."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of the request, and the inputs that are to name it once ComfyUI has it.
+    """A file of the request, and the inputs that will name it after the upload.
 
-    A file that is no picture has the size 0 x 0, and an `extension` of its own.
+    A file that is not an image has the size 0 x 0 and `own_extension`.
     """
 
     picture: Picture
@@ -53,16 +53,16 @@ class Upload:
 
     @property
     def extension(self) -> str:
-        """The extension of the file's name, without the dot."""
+        """The file extension, without the dot."""
         return self.own_extension or self.picture.mime_type.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What ComfyUI is to run: one graph a prompt, the files they load, and what the result says about it.
+    """A rendered request: one graph for each prompt, the files to upload, and values for the result.
 
-    `inputs` are the template's inputs as used, without pictures (for a graph of the caller's own: its overrides);
-    `seeds` has one entry a graph, None if the graph is the caller's own. `extra_data` may hold a key.
+    `inputs` are the template's inputs as used, without images (for a caller's graph: its overrides). `seeds` has one
+    entry for each graph; it is None for a caller's graph. `extra_data` may contain an API key.
     """
 
     graphs: tuple[Graph, ...]
@@ -82,16 +82,16 @@ def draw_seed() -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """A valid request. `template` is None if the caller sent a graph of their own; `graph` has its overrides then.
+    """A valid request. If the caller sent a graph, `template` is None and `graph` already has the overrides applied.
 
-    `overrides` are those of a template, still to be applied, or those of the graph, as the result names them.
-    `has_random_seed` says that an override asked for a random seed.
+    For a template, `overrides` are not applied yet; for a graph, they are kept for the result. `has_random_seed` is
+    whether an override requested a random seed.
     """
 
     template: Workflow | None
     graph: Graph
     inputs: JsonObject
-    pictures: Mapping[str, Source]
+    pictures: Mapping[str, ImageSource]
     overrides: JsonObject
     output_format: str
     output_quality: int
@@ -103,9 +103,9 @@ class Request:
     extra_data: JsonObject = field(default_factory=dict, repr=False)
 
     def with_fetched(self, fetch: Callable[[Sequence[tuple[str, str]]], Sequence[bytes]]) -> Request:
-        """Return the request with every file's bytes; `fetch` takes each address with the path that named it.
+        """Return the request with all files downloaded. `fetch` takes pairs of URL and path in the request.
 
-        Raises JobError (invalid_input) if the files have more than MAX_TOTAL_BYTES.
+        Raises JobError (invalid_input) if the files exceed MAX_TOTAL_BYTES.
         """
         wanted = {name: source for name, source in self.pictures.items() if isinstance(source.content, str)}
         if not wanted:
@@ -121,10 +121,10 @@ class Request:
         return replace(self, pictures=pictures)
 
     def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckPicture = check_picture) -> Rendered:
-        """Return what ComfyUI is to run. Its pictures have been fetched; `check` decodes them.
+        """Return the graphs and uploads for ComfyUI. All images must be downloaded; `check` decodes them.
 
-        Raises JobError: invalid_image if a picture cannot be taken, invalid_input if an override names an item that a
-        list of the inputs does not have.
+        Raises JobError: invalid_image if an image is not accepted, invalid_input if an override names a list item that
+        does not exist.
         """
         if self.template is None:
             return self._render_graph(random_seed, check)
@@ -170,21 +170,21 @@ class Request:
         )
 
 
-def _upload(source: Source, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
+def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
     if isinstance(source.content, str):
         raise TypeError(f"{source.path} was not fetched")
     if source.is_picture:
         return Upload(check(source.content, source.path, flatten=flatten), targets)
     if len(source.content) > MAX_BYTES:
-        raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are taken")
+        raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are allowed")
     if is_playlist(source.content):
-        raise invalid_image(source.path, "is a playlist; send the video or the sound itself")
+        raise invalid_image(source.path, "is a playlist; send the video or audio file itself")
     mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
     return Upload(Picture(source.content, 0, 0, mime_type), targets, source.extension)
 
 
 def _size(inputs: JsonObject, picture: Picture, template: Workflow) -> JsonObject:
-    """Return the width and height that the request leaves open, in the proportions of its picture."""
+    """Return the width and height if the request does not set them, with the aspect ratio of its image."""
     if not {"width", "height"} <= template.inputs.keys():
         return {}
     match inputs:
@@ -203,10 +203,10 @@ def _side(pixels: float) -> int:
 
 
 def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
-    """Return the valid request in `raw`, the `input` of a job as parsed from JSON.
+    """Return the valid request in `raw`, the parsed `input` of a job.
 
-    A text of JSON is read as well, since worker-comfyui reads it. A graph is found also in the places where callers of
-    ComfyUI put it; a warning says so.
+    JSON text is also accepted, as by worker-comfyui. A graph is also found in other keys where ComfyUI clients put it;
+    this adds a warning.
 
     Raises JobError: invalid_input with all faults, or unknown_workflow.
     """
@@ -221,7 +221,7 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
     named_workflow = value.get("workflow", default)
     if isinstance(named_workflow, dict) or (isinstance(named_workflow, str) and named_workflow.lstrip()[:1] == "{"):
         return _read_graph(value, faults, warnings)
-    # What is neither text nor an object is a fault by the template's schema, and need not hide the others.
+    # Any other type is a fault by the template's schema, and is reported there with all other faults.
     name = named_workflow if isinstance(named_workflow, str) else default
     return _read_template(value, find_workflow(name, workflows), faults, warnings)
 
@@ -229,7 +229,7 @@ def read_request(raw: object, workflows: Mapping[str, Workflow]) -> Request:
 def _read_template(value: JsonObject, template: Workflow, faults: list[Fault], warnings: list[str]) -> Request:
     rules = {"workflow": ENVELOPE["workflow"], **_TEMPLATE_KEYS, **template.inputs}
     if "images" in value:
-        faults = _merged([Fault("images", "goes with a graph of your own; a template takes `image`")], faults)
+        faults = _merged([Fault("images", "is only valid with a graph; a template takes `image`")], faults)
     faults = _merged(faults, _unknown(value.keys() - rules.keys() - {"images"}, rules))
     value = respelled(value, rules)
     if "seed" in template.inputs and as_number(value.get("seed")) == -1:
@@ -260,14 +260,14 @@ def _unknown(names: Iterable[str], rules: Mapping[str, JsonObject]) -> list[Faul
     ]
 
 
-def _pictures(template: Workflow, value: JsonObject, faults: list[Fault]) -> tuple[list[Fault], dict[str, Source]]:
-    """Return the faults with those of the template's pictures, and the source of each picture by name."""
+def _pictures(template: Workflow, value: JsonObject, faults: list[Fault]) -> tuple[list[Fault], dict[str, ImageSource]]:
+    """Return `faults` extended by those of the template's images, and the source of each image by name."""
     sources, found = {}, []
     for name in template.pictures:
         text = value.get(name)
         if isinstance(text, str) and text:
             try:
-                sources[name] = Source(name, bare_address(text) if is_https(text) else decode_base64(text))
+                sources[name] = ImageSource(name, bare_address(text) if is_https(text) else decode_base64(text))
             except ValueError as error:
                 found.append(Fault(name, str(error)))
     return _merged(faults, found), sources
@@ -278,7 +278,7 @@ def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> 
     value, extra_data, notes_of_keys = beside_graph(value)
     value = respelled(value, _GRAPH_KEYS)
     faults = _merged(faults, _schema_faults(value, {"properties": {"workflow": {}, **_GRAPH_KEYS}}))
-    pictures: dict[str, Source] = {}
+    pictures: dict[str, ImageSource] = {}
     overrides = _without_nulls(value.get("overrides"))
     if graph and has_nodes(graph):
         written, unreached, notes = overridden(graph, overrides, may_add=True)
@@ -298,25 +298,25 @@ def _read_graph(value: JsonObject, faults: list[Fault], warnings: list[str]) -> 
         raise invalid_input(faults[:MAX_FAULTS])
     warnings += notes_of_keys
     if len(warnings) > _MAX_WARNINGS:
-        warnings = [*warnings[:_MAX_WARNINGS], f"and {len(warnings) - _MAX_WARNINGS:,} warnings more"]
+        warnings = [*warnings[:_MAX_WARNINGS], f"and {len(warnings) - _MAX_WARNINGS:,} more warnings"]
     request = _request(None, graph, {}, pictures, {**value, "overrides": overrides})
     return replace(request, warnings=tuple(warnings), extra_data=extra_data)
 
 
 def _without_nulls(overrides: object) -> JsonObject:
-    """Return overrides without those that are null; nothing if there is no object of them."""
+    """Return overrides without nulls; empty if `overrides` is not an object."""
     given = overrides.items() if isinstance(overrides, dict) else ()
     return {place: value for place, value in given if value is not None}
 
 
 def _schema_faults(value: JsonObject, schema: JsonObject) -> list[Fault]:
-    """Return the faults of `value`. A list item that is null counts as absent; of a list too long, no item is read."""
+    """Return the faults of `value`. Null list items count as absent. Items of a list that is too long are skipped."""
     faults: list[Fault] = []
     nulls: set[str] = set()
     for name, items in value.items():
         limit = schema["properties"].get(name, {}).get("maxItems")
         if isinstance(items, list) and limit is not None and len(items) > limit:
-            faults.append(Fault(path_of([name]), f"has {len(items):,} items; at most {limit:,} are taken"))
+            faults.append(Fault(path_of([name]), f"has {len(items):,} items; at most {limit:,} are allowed"))
             value = {**value, name: []}
         elif isinstance(items, list):
             nulls |= {path_of([name, number]) for number, item in enumerate(items) if item is None}
@@ -324,7 +324,7 @@ def _schema_faults(value: JsonObject, schema: JsonObject) -> list[Fault]:
 
 
 def _request(
-    template: Workflow | None, graph: Graph, inputs: JsonObject, pictures: Mapping[str, Source], value: JsonObject
+    template: Workflow | None, graph: Graph, inputs: JsonObject, pictures: Mapping[str, ImageSource], value: JsonObject
 ) -> Request:
     envelope = filled(value, {"properties": ENVELOPE})
     return Request(
@@ -342,6 +342,6 @@ def _request(
 
 
 def _merged(first: list[Fault], second: list[Fault]) -> list[Fault]:
-    """Return both, without those of `second` at a path that `first` has."""
+    """Return both lists, without faults in `second` whose path is already in `first`."""
     paths = {fault.path for fault in first}
     return [*first, *(fault for fault in second if fault.path not in paths)]

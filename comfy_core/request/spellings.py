@@ -1,7 +1,7 @@
-"""Reads other spellings of a value: `"64"`, `"PNG"`, `"jpg"`, null for absent, a LoRA as its name. Pure.
+"""Normalises alternative spellings of values: `"64"`, `"PNG"`, `"jpg"`, null for absent, a LoRA as its name. Pure.
 
-A value is changed only if its JSON Schema leaves one meaning. Everything else stays as it is, and validation refuses
-it.
+A value is only changed if its JSON Schema allows one meaning. Other values stay unchanged, and validation rejects
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FORMATS = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg"}
 
 
 def respelled(value: Mapping[str, Any], rules: Mapping[str, JsonObject]) -> JsonObject:
-    """Return `value` without its nulls, with each entry that `rules` has a JSON Schema for read by that schema."""
+    """Return `value` without nulls, with each entry normalised for its JSON Schema in `rules`, if there is one."""
     return {
         name: respelled_item(item, rules[name]) if name in rules else item
         for name, item in value.items()
@@ -27,7 +27,7 @@ def respelled(value: Mapping[str, Any], rules: Mapping[str, JsonObject]) -> Json
 
 
 def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JSON value
-    """Return `item` as the JSON Schema `rule` wants it, if it is another spelling of such a value."""
+    """Return `item` normalised for the JSON Schema `rule`, or unchanged if it is not a spelling of a valid value."""
     match rule, item:
         case {"type": "integer" | "number"}, str() if _NUMBER.fullmatch(item.strip()):
             return _number(item.strip())
@@ -43,7 +43,7 @@ def respelled_item(item: Any, rule: JsonObject) -> Any:  # noqa: ANN401 - any JS
 
 
 def as_number(value: object) -> float | None:
-    """Return the number that `value` is, also as text; None if it is none."""
+    """Return `value` as a number, also if it is text; None if it is not a number."""
     if isinstance(value, str):
         return _number(value.strip()) if _NUMBER.fullmatch(value.strip()) else None
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -54,7 +54,7 @@ def _number(text: str) -> float:
 
 
 def _choice(text: str, choices: list[Any]) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the choice that `text` is, in another case, as a file extension or as a MIME type of pictures."""
+    """Return the choice that `text` stands for: in other case, as a file extension or as an image MIME type."""
     word = text.strip().lower().removeprefix("image/").removeprefix(".")
     known = {str(choice).lower(): choice for choice in choices}
     return known.get(_FORMATS.get(word, word), text)
@@ -67,7 +67,7 @@ def _element(item: Any, keys: JsonObject) -> Any:  # noqa: ANN401 - any JSON val
 
 
 def _named(text: str, keys: JsonObject) -> JsonObject:
-    """Return the object that a name stands for: `pixel.safetensors`, or `pixel.safetensors:0.8` with a strength."""
+    """Return the object for a LoRA given as text: `pixel.safetensors`, or `pixel.safetensors:0.8` with a strength."""
     name, colon, strength = text.strip().rpartition(":")
     if colon and name and "strength" in keys and _NUMBER.fullmatch(strength.strip()):
         return {"name": name.strip(), "strength": _number(strength.strip())}

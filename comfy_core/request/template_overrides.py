@@ -1,14 +1,15 @@
-"""What `overrides` of a template may change, so that no override gets around the limits of its inputs. Pure.
+"""Validates the `overrides` of a template, so that they cannot exceed the limits of its inputs. Pure.
 
-A template is also run for callers who may not send graphs (WORKER_ALLOW_GRAPHS=false), so its author's limits hold:
+Templates are also available to callers who may not send graphs (WORKER_ALLOW_GRAPHS=false). So these rules apply:
 
-- An override changes an input that the template's graph has. It adds none.
-- It never names a file that a node reads, and only `filename_prefix` of those that name a file to write.
-- A place that an input of the template is bound to takes what the schema of that input allows. So does a place of
-  the same name in another node, such as the `width` of a second one.
-- `batch_size` times `num_images` is at most the maximum of `num_images`.
-- Any other number lies between 0 and the graph's own value. Seeds take any.
-- A text stays a text of at most MAX_TEXT characters, a switch stays a switch, and a link leads to a node of the graph.
+- An override can only change inputs that exist in the template's graph.
+- It cannot set inputs that name a file to read. Of those that name a file to write, it can only set `filename_prefix`.
+- A node input that is bound to an input of the template must satisfy that input's schema. The same applies to a node
+  input of the same name in another node, such as the `width` of a second node.
+- `batch_size` times `num_images` must not exceed the maximum of `num_images`.
+- Any other number must lie between 0 and the graph's own value. Seeds can have any value.
+- Text must stay text of at most MAX_TEXT characters, a boolean must stay a boolean, and a link must point to a node of
+  the graph.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from comfy_core.comfyui.file_inputs import FileUse, file_use
 from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
 from comfy_core.graphs import is_link
 from comfy_core.request.spellings import as_number, respelled_item
-from comfy_core.targets import Places, Target
+from comfy_core.targets import Target, TargetFinder
 from comfy_core.validation import path_of, schema_faults, shown
 from comfy_core.workflows import Workflow
 
@@ -34,18 +35,18 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 def read_overrides(
     template: Workflow, overrides: Mapping[str, Any], num_images: object
 ) -> tuple[JsonObject, bool, list[Fault]]:
-    """Return the overrides with each value as its schema spells it, whether the seed is random, and the faults.
+    """Return the normalised overrides, whether the seed is random, and the faults.
 
-    `num_images` is the request's; one that breaks its own schema counts as 1 here.
+    `num_images` is taken from the request; an invalid value counts as 1 here.
     """
     rules = _Rules(template, num_images)
-    places = Places(template.graph)
+    finder = TargetFinder(template.graph)
     read: JsonObject = {}
     is_random = False
     faults: list[Fault] = []
     for place, value in overrides.items():
         try:
-            target = places.target(place)
+            target = finder.target(place)
         except LookupError as error:
             faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
         else:
@@ -61,7 +62,7 @@ def read_overrides(
 
 
 class _Rules:
-    """The JSON Schemas that the inputs of one template give to the places of its graph."""
+    """The JSON Schemas that the inputs of one template give to the inputs of its graph."""
 
     def __init__(self, template: Workflow, num_images: object) -> None:
         self._graph = template.graph
@@ -84,24 +85,24 @@ class _Rules:
         self.seeds = frozenset(template.targets("seed") if "seed" in template.inputs else ())
 
     def read(self, target: Target, value: Any) -> tuple[Any, str]:  # noqa: ANN401 - any JSON value
-        """Return the value as its place spells it, and what is wrong with it; empty if nothing is."""
+        """Return the normalised value, and the problem with it or an empty string."""
         class_type = self._graph[target.node_id]["class_type"]
         use = file_use(class_type, target.input)
         name, rule = self._bound.get(target, ("", None))
         if rule is None and target.index is not None:
             rule = self._bound.get(Target(target.node_id, target.input), ("", {}))[1].get("items")
         if rule is not None and rule.get("contentMediaType"):
-            return value, f"names a file; send the picture itself as `{name}`"
+            return value, f"names a file; send the image itself as `{name}`"
         if rule is not None:
             return _read_by(rule, value)
         if use in {FileUse.LOADS, FileUse.LOADS_FOLDER}:
-            return value, "names a file that the node reads, which an override of a workflow may not"
+            return value, "names a file that the node reads, which overrides of a workflow cannot set"
         if use is FileUse.WRITES and target.input != "filename_prefix":
-            return value, "names a file that the node writes, which an override of a workflow may not"
+            return value, "names a file that the node writes, which overrides of a workflow cannot set"
         return self._read_free(target.input, target.get(self._graph), value)
 
     def _read_free(self, name: str, held: Any, value: Any) -> tuple[Any, str]:  # noqa: ANN401, PLR0911 - a kind each
-        """Return the value for a place that no input is bound to, and what is wrong with it."""
+        """Return the value for a node input that is not bound to the template, and the problem with it."""
         if is_link(held):
             is_right = is_link(value) and value[0] in self._graph and value[1] >= 0
             return value, "" if is_right else 'must be a link to a node of the workflow, such as ["4", 0]'
@@ -125,7 +126,7 @@ class _Rules:
 
 
 def _shifted(rule: JsonObject) -> JsonObject:
-    """Return the schema of a node's input from that of the template's input, which differs by `x-add`."""
+    """Return a template input's schema, shifted by `x-add` so that it applies to the node input."""
     if "x-add" not in rule:
         return rule
     shifted = {key: limit + rule["x-add"] if key in _BOUNDS else limit for key, limit in rule.items()}

@@ -1,4 +1,4 @@
-"""Finds the request in what callers send around it: RunPod's envelope, or a body of ComfyUI's POST /prompt. Pure."""
+"""Unwraps a request from the formats that callers send: RunPod's envelope, or a body of POST /prompt. Pure."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from comfy_core.request.foreign_keys import BESIDE_INPUT, is_of_platform
 from comfy_core.validation import Suggestions, path_of
 
 _KEYS_OF_A_GRAPH = ("prompt", "output", "workflow")
-"""Keys of a graph in a body of POST /prompt, and in what ComfyUI's editor returns from graphToPrompt."""
+"""Keys of the graph in a body of POST /prompt, and in the return value of graphToPrompt in ComfyUI's editor."""
 _BESIDE_A_GRAPH = frozenset({*ENVELOPE, *GRAPH_KEYS} - {"workflow"})
 _LEVELS = 3
-"""Wrappers within one another that are taken off."""
+"""Maximum number of nested wrappers that are removed."""
 _MOST_UNKNOWN = 10
-"""Keys that a warning names."""
+"""Maximum number of unknown keys that get a warning."""
 _RESERVED_DATA = frozenset({"client_id", "prompt_id", "sid", "create_time"})
-"""Keys of ComfyUI's `extra_data` that say whose prompt it is. ComfyUI or this package sets them."""
+"""Keys of ComfyUI's `extra_data` that identify the prompt and its client. They are set by ComfyUI or this package."""
 
 
 def parsed(text: str) -> object:
-    """Return the value that a JSON text holds; None if it is no JSON."""
+    """Return the value of a JSON text, or None if it is not valid JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -30,7 +30,7 @@ def parsed(text: str) -> object:
 
 
 def with_parsed_graph(raw: object, levels: int = _LEVELS) -> object:
-    """Return `raw` with the graph in place of its JSON text, as `workflow` or in another key where graphs are found."""
+    """Return `raw` with a graph given as JSON text parsed, in `workflow` or another key that may contain a graph."""
     if not isinstance(raw, dict):
         return raw
     read = dict(raw)
@@ -46,7 +46,7 @@ def with_parsed_graph(raw: object, levels: int = _LEVELS) -> object:
 
 
 def unwrapped(value: JsonObject) -> tuple[JsonObject, list[str]]:
-    """Return the request in `value`, with a graph as its `workflow`, and a warning for each wrapper."""
+    """Return the request inside `value`, with its graph as `workflow`, and a warning for each wrapper."""
     warnings = []
     for _ in range(_LEVELS):
         match value:
@@ -75,7 +75,7 @@ def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
 
 
 def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
-    """Return a request without a `workflow` with the graph that it is, or that it has in another key."""
+    """Handle a request without `workflow`: look for a graph in its other keys, or in the request itself."""
     for key in [*_KEYS_OF_A_GRAPH[:2], *sorted(value.keys() - _BESIDE_A_GRAPH)]:
         if _holds_graph(value.get(key)):
             rest = {name: item for name, item in value.items() if name != key}
@@ -90,40 +90,40 @@ def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
 
 
 def _holds_graph(value: Any) -> bool:  # noqa: ANN401 - any JSON value
-    """Return whether `value` is a graph, or is meant to be one: in the editor's format, say."""
+    """Return whether `value` is a graph in API format or in the editor's format."""
     return isinstance(value, dict) and (any(map(is_node, value.values())) or isinstance(value.get("nodes"), list))
 
 
 def beside_graph(value: JsonObject) -> tuple[JsonObject, JsonObject, list[str]]:
-    """Return what of a request with a graph is ours, ComfyUI's `extra_data`, and a warning for all else."""
+    """Return a graph request's known keys, ComfyUI's `extra_data`, and a warning for each other key."""
     warnings = []
     extra_data: JsonObject = {}
     match value.get("extra_data", {}):
         case dict(given):
             extra_data = {name: item for name, item in given.items() if name not in _RESERVED_DATA}
             warnings += [
-                f"extra_data.{name}: says whose prompt it is, and was left out"
+                f"extra_data.{name}: identifies the prompt or its client, and was removed"
                 for name in given.keys() - extra_data.keys()
             ]
         case _:
-            warnings.append("extra_data: is no object, and was left out")
+            warnings.append("extra_data: is not an object, and was removed")
     if not isinstance(extra_data.get("extra_pnginfo", {}), dict):
         del extra_data["extra_pnginfo"]
-        warnings.append("extra_data.extra_pnginfo: is no object, and was left out")
+        warnings.append("extra_data.extra_pnginfo: is not an object, and was removed")
     match value.get("comfy_org_api_key"):
         case str(key) if key:
             extra_data["api_key_comfy_org"] = key
     if isinstance(value.get("metadata"), dict):
         value = {name: item for name, item in value.items() if name != "metadata"}
-        warnings.append("metadata: is an object, and was ignored; it is true or false here")
+        warnings.append("metadata: is an object, and was ignored; it must be true or false")
     suggestions = Suggestions()
     unknown = sorted(value.keys() - ENVELOPE.keys() - GRAPH_KEYS.keys())
     for name in unknown[:_MOST_UNKNOWN]:
         near = suggestions.nearest(name, ENVELOPE)
-        told = (
-            BESIDE_INPUT if is_of_platform(name) else f"is not read beside a graph, whose values `overrides` set{near}"
+        problem = (
+            BESIDE_INPUT if is_of_platform(name) else f"is ignored with a graph; use `overrides` to set values{near}"
         )
-        warnings.append(f"{path_of([name])}: {told}")
+        warnings.append(f"{path_of([name])}: {problem}")
     if len(unknown) > _MOST_UNKNOWN:
-        warnings.append(f"and {len(unknown) - _MOST_UNKNOWN:,} more keys that are not read")
+        warnings.append(f"and {len(unknown) - _MOST_UNKNOWN:,} more keys that are ignored")
     return {name: item for name, item in value.items() if name in ENVELOPE}, extra_data, warnings

@@ -1,4 +1,4 @@
-"""What a release is called and what is said of it: notes of CHANGELOG.md, names of images, layers that GHCR takes.
+"""The metadata of a release: notes of CHANGELOG.md, names of images, layers that GHCR accepts.
 
 Needs nothing but Python, so that a job of CI need not set anything up for it.
 """
@@ -21,11 +21,11 @@ GHCR_LAYER_LIMIT_BYTES = 10 * GB
 """GHCR takes layers of 10 GB, each within ten minutes (docs.github.com, Working with the Container registry)."""
 COMMIT_DIGITS = 12
 SUFFIXES: Mapping[str, str] = {"worker": "", "worker-flux1-dev-fp8": "-flux1-dev-fp8", "simulator": "-simulator"}
-"""What stands behind the version in a tag, by the target of docker-bake.hcl."""
+"""The suffix of the version in a tag, by the target of docker-bake.hcl."""
 
 
 class ReleaseError(Exception):
-    """Something that has to be put right before the release; the text says what."""
+    """Something must be corrected before the release; the message describes it."""
 
 
 def version_in(pyproject: str) -> str:
@@ -37,7 +37,7 @@ def version_in(pyproject: str) -> str:
 
 
 def notes(changelog: str, version: str) -> str:
-    """Return what CHANGELOG.md says of a version, without its heading. Raises ReleaseError."""
+    """Return the section of a version in CHANGELOG.md, without its heading. Raises ReleaseError."""
     heading = re.compile(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", re.MULTILINE)
     found = heading.search(changelog)
     if not found:
@@ -52,7 +52,7 @@ def notes(changelog: str, version: str) -> str:
 
 
 def tags(target: str, repositories: list[str], version: str, commit: str, ref: str) -> Iterator[str]:
-    """Yield the names of an image in each repository: by its commit, and by the version where `ref` is its tag.
+    """Yield the names of an image in each repository: by its commit, and by the version if `ref` is its tag.
 
     Names are never used twice for different images: no `latest`, which RunPod would not look up again.
     Raises ReleaseError for a tag that is not the project's version, or a target that docker-bake.hcl has not.
@@ -71,7 +71,7 @@ def tags(target: str, repositories: list[str], version: str, commit: str, ref: s
 
 
 def check_tag(ref: str, version: str) -> None:
-    """Raise ReleaseError where a tag of git is another than the version in pyproject.toml."""
+    """Raise ReleaseError if a git tag is not the version in pyproject.toml."""
     if ref != f"refs/tags/v{version}":
         raise ReleaseError(
             f"{ref} does not fit version {version} in pyproject.toml. Delete the tag, correct the version, "
@@ -108,10 +108,10 @@ def _layers(_: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
-    """Run the command that is named; return the exit status."""
+    """Run the selected command; return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts.release", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("notes", help="print what CHANGELOG.md says of a version")
+    command = commands.add_parser("notes", help="print the section of a version in CHANGELOG.md")
     command.add_argument("version")
     command.set_defaults(run=_notes)
     command = commands.add_parser("tags", help="print an image's names, one a line")

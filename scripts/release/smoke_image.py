@@ -1,4 +1,4 @@
-"""Tries a built image: a job through RunPod's local API with the simulator as ComfyUI, then its own ComfyUI on a CPU.
+"""Tests a built image: a job through RunPod's local API with the simulator as ComfyUI, then its own ComfyUI on a CPU.
 
 Needs a Docker engine, and nothing of Python's but what it comes with. Ends with status 1 and the container's log where
 something is wrong.
@@ -35,11 +35,11 @@ _Found = TypeVar("_Found")
 
 
 class SmokeError(Exception):
-    """The image does not do what it should; the text says what, and ends with the container's log."""
+    """The image failed a check; the message names it and ends with the container's log."""
 
 
 def docker(*arguments: str) -> str:
-    """Return what a docker command prints. Raises SmokeError with what it says where it fails."""
+    """Return the output of a docker command. Raises SmokeError with its output if it fails."""
     done = _docker(*arguments)
     if done.returncode:
         raise SmokeError(f"docker {arguments[0]} failed: {done.stderr.strip()}")
@@ -53,7 +53,7 @@ def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def network() -> Iterator[str]:
-    """Yield the name of a new network, of which nothing is left afterwards."""
+    """Yield the name of a new network; it is removed afterwards."""
     name = f"smoke-{uuid.uuid4().hex[:12]}"
     docker("network", "create", name)
     try:
@@ -73,7 +73,7 @@ def container(image: str, *options: str, command: Sequence[str] = ()) -> Iterato
 
 
 def check_metadata(image: str) -> None:
-    """Raise SmokeError where an image does not say its version, commit and health, or runs as root."""
+    """Raise SmokeError if an image has no version, commit or health check, or runs as root."""
     [facts] = json.loads(docker("image", "inspect", image))
     config = facts["Config"]
     labels = config.get("Labels") or {}
@@ -91,7 +91,7 @@ def check_metadata(image: str) -> None:
 
 
 def await_answer(name: str, ask: Callable[[], _Found | None], what: str, timeout_s: float) -> _Found:
-    """Return the first answer that is not None. Raises SmokeError when the container ends, or takes too long."""
+    """Return the first result that is not None. Raises SmokeError if the container exits, or takes too long."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if (found := ask()) is not None:
@@ -103,18 +103,18 @@ def await_answer(name: str, ask: Callable[[], _Found | None], what: str, timeout
 
 
 def log_of(name: str) -> str:
-    """Return the last lines that a container said."""
+    """Return the last lines of a container's log."""
     done = _docker("logs", "--tail", str(LOG_LINES), name)
     return done.stdout + done.stderr
 
 
 def address_of(name: str) -> str:
-    """Return where a container's local API is on this machine."""
+    """Return the URL of a container's local API on this machine."""
     return f"http://{docker('port', name, '8000/tcp').splitlines()[0]}"
 
 
 def is_served(url: str) -> bool | None:
-    """Return True where the local API answers, else None."""
+    """Return True if the local API responds, else None."""
     try:
         with urllib.request.urlopen(f"{url}/docs", timeout=5):  # noqa: S310 - http by construction
             return True
@@ -123,7 +123,7 @@ def is_served(url: str) -> bool | None:
 
 
 def run_job(url: str) -> dict[str, Any]:
-    """Return the answer to test_input.json, made small."""
+    """Return the response to test_input.json at a small size."""
     job = json.loads((ROOT / "test_input.json").read_text())
     job["input"] |= SMALL
     request = urllib.request.Request(  # noqa: S310 - http by construction
@@ -135,7 +135,7 @@ def run_job(url: str) -> dict[str, Any]:
 
 
 def check_picture(answer: dict[str, Any]) -> None:
-    """Raise SmokeError where an answer has no PNG."""
+    """Raise SmokeError if a response has no PNG."""
     match answer:
         case {"status": "COMPLETED", "output": {"images": [{"data": str(data)}, *_]}}:
             if base64.b64decode(data).startswith(PNG):
@@ -144,7 +144,7 @@ def check_picture(answer: dict[str, Any]) -> None:
 
 
 def stop(name: str) -> None:
-    """End a container as RunPod does. Raises SmokeError where it does not end by itself with status 0."""
+    """Stop a container as RunPod does. Raises SmokeError if it does not exit with status 0."""
     docker("stop", "--time", str(STOP_TIMEOUT_S), name)
     status = docker("inspect", "--format", "{{.State.ExitCode}}", name)
     if status != "0":

@@ -1,4 +1,4 @@
-"""assets.toml as a plan: prompts, seeds, chains, digests; every fault of a file at once."""
+"""Parsing assets.toml: prompts, seeds, sources, digests, and reporting all faults at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plan_of(workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], Ass
 
 
 def test_a_file_becomes_requests(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """Template, style, defaults and variations make the requests; a chain stands behind what it starts from."""
+    """Template, style, defaults and variations build the requests; an image comes after its source."""
     assets = {asset.path: asset for asset in plan_of(GAME).assets}
 
     assert list(assets) == ["entities/knight", "entities/knight-2", "entities/gold", "ui/coin"]
@@ -57,7 +57,7 @@ def test_a_file_becomes_requests(plan_of: Callable[[dict[str, Any]], AssetPlan])
 
 
 def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """It is the same in every run, and another for each asset."""
+    """The seed is the same in every run, and differs between assets."""
     once, again = plan_of(GAME), plan_of(GAME)
 
     assert [asset.input["seed"] for asset in once.assets] == [asset.input["seed"] for asset in again.assets]
@@ -65,7 +65,7 @@ def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], Asse
 
 
 def test_a_changed_prompt_changes_itself_and_its_chain(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """Digests say what is to be made anew."""
+    """Only the digests of the changed image and of its derived images change."""
     changed = copy.deepcopy(GAME)
     changed["groups"]["entities"]["assets"][1]["who"] = "an old knight"
     before, after = ({asset.path: asset.digest for asset in plan_of(data).assets} for data in (GAME, changed))
@@ -78,7 +78,7 @@ def test_a_changed_prompt_changes_itself_and_its_chain(plan_of: Callable[[dict[s
 
 
 def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """`--type` leaves the others out, but not the source of a chain."""
+    """`--type` keeps the sources of the selected images."""
     data = copy.deepcopy(GAME)
     data["groups"]["ui"]["assets"].append({"name": "portrait", "from": "entities/knight", "prompt": "a portrait"})
     plan = plan_of(data)
@@ -97,7 +97,7 @@ def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]
         (lambda game: game["groups"]["ui"]["assets"][0].pop("prompt"), ("neither a prompt nor a template",)),
         (lambda game: game["groups"]["entities"]["assets"][1].pop("who"), ("who", "template")),
         (lambda game: game["groups"]["entities"]["assets"][0].update({"from": "knigt"}), ("knigt", "knight")),
-        (lambda game: game["groups"]["entities"]["assets"][1].update({"from": "gold"}), ("circle", "gold")),
+        (lambda game: game["groups"]["entities"]["assets"][1].update({"from": "gold"}), ("cycle", "gold")),
         (lambda game: game["groups"]["entities"].update(style="pixl"), ("pixl", "pixel")),
         (lambda game: game["groups"]["ui"]["assets"].append({"name": "coin", "prompt": "x"}), ("twice",)),
         (lambda game: game.pop("groups"), ("groups",)),
@@ -107,7 +107,7 @@ def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]
 def test_a_wrong_file_says_where(
     plan_of: Callable[[dict[str, Any]], AssetPlan], change: Callable[[dict[str, Any]], object], words: tuple[str, ...]
 ) -> None:
-    """Before anything is paid, the file is told its faults, each with its place."""
+    """Faults are reported with their paths before anything is paid."""
     data = copy.deepcopy(GAME)
     change(data)
 
@@ -117,7 +117,7 @@ def test_a_wrong_file_says_where(
 
 
 def test_all_faults_come_at_once(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """Nobody corrects a file fault by fault."""
+    """All faults are reported at once."""
     data = copy.deepcopy(GAME)
     data["groups"]["ui"]["assets"] = [{"name": "a", "prompt": "x", "from": "b"}, {"name": "c", "style": "none"}]
 
@@ -128,7 +128,7 @@ def test_all_faults_come_at_once(plan_of: Callable[[dict[str, Any]], AssetPlan])
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*/assets.toml")), ids=lambda file: file.parent.name)
 def test_the_shipped_games_are_right(file: Path, plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """Each has entities, backgrounds and parts of the user interface, and a chain."""
+    """Each shipped game has entities, backgrounds, user interface parts, and an image derived from another."""
     plan = plan_of(_toml(file))
 
     assert plan.game == file.parent.name

@@ -327,7 +327,7 @@ def test_each_game_has_a_folder_of_its_own(platform: RunPodPlatform, file: Path)
         assert json.loads(Path("assets", game, "manifest.json").read_text())["game"] == game
     assert refused[0] == mine[0] == 3
     assert "another game, 'castle'" in refused[1]["error"]["message"]
-    assert "index.html was not made by this command" in mine[1]["error"]["message"]
+    assert "index.html was not written by this command" in mine[1]["error"]["message"]
     assert (site / "index.html").read_text() == "my page"
     assert platform.submissions == 4
 

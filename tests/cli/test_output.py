@@ -166,7 +166,7 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
         terminal.process.send_signal(signal.SIGTERM)
 
         assert terminal.end() == (143, "")
-        assert f"the result of job {next(iter(platform.jobs))} was saved" in terminal.shown
+        assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.shown
     os.close(reader)
 
 

@@ -1,4 +1,4 @@
-"""The types of the inputs say what the schemas say."""
+"""The input types match the workflow schemas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def keys_of(kind: type) -> set[str]:
 
 
 def test_the_types_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
-    """Neither has a key that the other lacks."""
+    """The types and the schemas have the same keys."""
     call = keys_of(CallOptions) | (ENVELOPE.keys() - {"workflow", "images"})
     txt2img, img2img = workflows["flux-dev-txt2img"].inputs, workflows["flux-dev-img2img"].inputs
 
@@ -39,7 +39,7 @@ def test_the_types_have_the_keys_of_the_schemas(workflows: Mapping[str, Workflow
 def test_the_docstring_has_each_input_with_its_range_and_default(
     workflows: Mapping[str, Workflow], name: str, method: Callable[..., object]
 ) -> None:
-    """help() says what the schema says; img2img lists what it has beside txt2img."""
+    """The docstrings match the schemas; img2img documents only its additional inputs."""
     schemas = {each: workflows[f"flux-dev-{each}"].inputs for each in ("txt2img", "img2img")}
     shared = {} if name == "txt2img" else {**schemas["txt2img"], **ENVELOPE}
     lines = inspect.getdoc(method) or ""
@@ -54,7 +54,7 @@ def test_the_docstring_has_each_input_with_its_range_and_default(
 
 
 def test_the_types_are_those_of_the_schemas(workflows: Mapping[str, Workflow]) -> None:
-    """A whole number is an int, text is a str, and so on; each may be None, which leaves it out."""
+    """Each input has the Python type of its schema, or None, which omits it."""
     hints = get_type_hints(Img2ImgInputs, None, {**vars(inputs), **NAMES})
     for name, rule in {**workflows["flux-dev-img2img"].inputs, **ENVELOPE}.items():
         if name in hints and "type" in rule:

@@ -1,4 +1,4 @@
-"""A caller's pictures: whatever they come as, the request carries text, or nothing is sent."""
+"""Conversion of a caller's images to text for the request. Invalid images are rejected before sending."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT = base64.b64encode(png()).decode()
 
 
 def test_every_kind_becomes_the_same_text(tmp_path: Path) -> None:
-    """A path, its name, bytes, and base64 that is one already."""
+    """A path, a file name, bytes, and text that already is base64."""
     file = tmp_path / "a b.png"
     file.write_bytes(png())
     for source in (file, str(file), png(), bytearray(png()), memoryview(png()), TEXT):
@@ -29,12 +29,12 @@ def test_every_kind_becomes_the_same_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["https://host/a.png?sig=x", "http://host/a.png", f"data:image/png;base64,{TEXT}"])
 def test_addresses_and_data_uris_go_as_they_are(source: str) -> None:
-    """What the worker reads itself is not read here."""
+    """URLs and data URIs are passed on unchanged: the worker reads them."""
     assert picture_text(source, "image") == source
 
 
 def test_an_asset_s_id_goes_as_it_is_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids are Scenario's; a file of that name is the caller's."""
+    """An asset id belongs to Scenario, unless a file with that name exists."""
     monkeypatch.chdir(tmp_path)
     assert picture_text("asset_q9GpkRcHwTx7", "image") == "asset_q9GpkRcHwTx7"
     (tmp_path / "asset_knight").write_bytes(png())
@@ -43,7 +43,7 @@ def test_an_asset_s_id_goes_as_it_is_unless_it_is_a_file(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "I;16"])
 def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
-    """Its pixels arrive as they are."""
+    """The pixels are unchanged."""
     image = Image.new(mode, (8, 8))
     sent = Image.open(io.BytesIO(base64.b64decode(picture_text(image, "image"))))
 
@@ -67,7 +67,7 @@ def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
     ids=lambda value: str(value)[:20],
 )
 def test_what_is_no_picture_is_told(source: Any, said: str) -> None:  # noqa: ANN401 - whatever a caller gives
-    """The error names the input and what is wrong with it."""
+    """The error names the input and the problem."""
     with pytest.raises(JobError, match=said) as info:
         picture_text(source, "image")
 
@@ -76,7 +76,7 @@ def test_what_is_no_picture_is_told(source: Any, said: str) -> None:  # noqa: AN
 
 
 def test_a_folder_and_a_file_that_is_too_large_are_told(tmp_path: Path) -> None:
-    """Nothing is read of them."""
+    """The file is not read."""
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
@@ -87,7 +87,7 @@ def test_a_folder_and_a_file_that_is_too_large_are_told(tmp_path: Path) -> None:
 
 
 def test_a_graph_s_files_need_be_no_pictures(tmp_path: Path) -> None:
-    """A sound or a video for a loader goes as it is, as bytes and as a path, and other keys of an entry stay."""
+    """Sound and video files for loader nodes are sent unchanged, as bytes or path; other keys of an entry are kept."""
     sound = tmp_path / "fox.wav"
     sound.write_bytes(b"RIFF" + bytes(99))
     text = base64.b64encode(sound.read_bytes()).decode()
@@ -100,7 +100,7 @@ def test_a_graph_s_files_need_be_no_pictures(tmp_path: Path) -> None:
 
 
 def test_a_graph_s_pictures_are_named() -> None:
-    """A mapping of names, or the wire's own list; what is no entry is left to validation. None is left out."""
+    """A mapping or a wire-format list is accepted; invalid entries are left to validation; None is omitted."""
     expected = {"images": [{"name": "a.png", "image": TEXT}]}
 
     assert with_texts({"images": {"a.png": png()}, "seed": None}) == expected

@@ -1,4 +1,4 @@
-"""The price table and what a job costs by it."""
+"""The price table and the cost of a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comfy_client.prices import DEFAULT_POOL, POOLS, job_usd
 
 
 def test_the_cheapest_pool_stands_first() -> None:
-    """Who walks down the table finds the cheapest pool that fits."""
+    """Pools are sorted by price."""
     rates = [price.flex_usd_per_s for price in POOLS.values()]
 
     assert rates == sorted(rates)
@@ -17,5 +17,5 @@ def test_the_cheapest_pool_stands_first() -> None:
 
 @pytest.mark.parametrize(("execution_s", "seconds"), [(0.0, 0), (0.2, 1), (1.0, 1), (9.0001, 9), (9.1, 10)])
 def test_whole_seconds_are_billed(execution_s: float, seconds: int) -> None:
-    """A begun second is paid whole; the milliseconds that RunPod reports are not rounded twice."""
+    """Each started second is billed; milliseconds from RunPod are not rounded twice."""
     assert job_usd(execution_s, 0.5) == seconds * 0.5

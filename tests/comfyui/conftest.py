@@ -10,7 +10,7 @@ import pytest
 import requests
 from PIL import Image
 
-from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
@@ -18,7 +18,7 @@ from simulators.comfyui import Simulator
 from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
 
-PATIENT = Limits(timeout_s=110, queue_timeout_s=110)
+PATIENT = WaitLimits(timeout_s=110, queue_timeout_s=110)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
@@ -333,7 +333,7 @@ def test_a_required_input_that_the_graph_lacks_gets_its_default(job: Job, workfl
 
     assert len(result["images"]) == 2
     assert "node 17 (ImageScale) had no crop" in result["warnings"][0]
-    assert 'its default was used: "disabled"' in result["warnings"][0]
+    assert 'the default was used: "disabled"' in result["warnings"][0]
 
 
 def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(
@@ -369,7 +369,7 @@ def test_a_deadline_interrupts_the_prompt(server: ComfyServer, ask: Ask, workflo
     graph["8"]["inputs"]["steps"] = 1000
     others = ask("/history").keys()
     with pytest.raises(JobError) as info:
-        run_graphs(server, [graph], [], Limits(timeout_s=1, queue_timeout_s=60), never)
+        run_graphs(server, [graph], [], WaitLimits(timeout_s=1, queue_timeout_s=60), never)
 
     assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
     assert info.value.report.details["after_s"] >= 1
@@ -423,5 +423,5 @@ def test_two_runs_at_once_share_one_socket(server: ComfyServer, workflows: Mappi
 def test_an_address_that_is_none_is_refused() -> None:
     """A ComfyUI's address has a scheme and a host."""
     for url in ("127.0.0.1:8188", "ftp://x", "http://", ""):
-        with pytest.raises(ConfigError, match="no address"):
+        with pytest.raises(ConfigError, match="is not a valid ComfyUI URL"):
             ComfyServer(url)

@@ -66,7 +66,7 @@ def test_all_pictures_have_one_time_limit(server: PictureServer, rules: FetchRul
     """Addresses that each answer just in time cannot hold a job for the sum of their times."""
     begun = time.monotonic()
     with pytest.raises(
-        JobError, match=r"images\[0\]\.image was not fetched: the request's addresses took more than 1 s"
+        JobError, match=r"images\[0\]\.image was not fetched: the request's URLs took more than 1 s in all"
     ):
         fetch_pictures(wanted(server, "/slow.png", 16), replace(rules, all_s=1.0), lambda: None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_core.s3_hosts import Located, located
+from comfy_core.s3_hosts import BucketServer, located
 
 R2 = "0123456789abcdef0123456789abcdef"
 
@@ -67,7 +67,7 @@ def test_an_address_names_region_and_bucket(address: str) -> None:
     """Every form that AWS and the common providers have; what is known of no other host is guessed."""
     server, bucket, region = HOSTS[address]
 
-    assert located(address) == Located(f"{address.partition('://')[0]}://{server}", bucket, region)
+    assert located(address) == BucketServer(f"{address.partition('://')[0]}://{server}", bucket, region)
     assert located(address, "auto") == located(address)
 
 

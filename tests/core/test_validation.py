@@ -109,7 +109,7 @@ def test_a_name_that_cannot_be_encoded_is_a_fault() -> None:
     """A key with half a surrogate pair or a NUL is not renamed in silence; two such keys are one path."""
     copied, faults = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4})
 
-    assert faults == [Fault('a["?"]', "has a name that is no Unicode text without NUL characters")]
+    assert faults == [Fault('a["?"]', "has a name that is not Unicode text without NUL characters")]
     json.dumps(copied).encode("utf-8")
 
 
@@ -139,7 +139,7 @@ OBJECT = {
         ({"prompt": None}, "prompt", "must be text, not null; leave the key out instead"),
         ({"prompt": ""}, "prompt", "must not be empty"),
         ({"prompt": " \n"}, "prompt", "must not be blank"),
-        ({"prompt": LONG}, "prompt", "has 10,000 characters; at most 10 are taken"),
+        ({"prompt": LONG}, "prompt", "has 10,000 characters; at most 10 are allowed"),
         ({"code": "ab"}, "code", "has 2 characters; at least 3 are needed"),
         ({"code": "abc!"}, "code", 'must match the pattern "^[a-z]+$", and "abc!" does not'),
         ({"steps": True}, "steps", "must be a whole number, not true"),
@@ -156,7 +156,7 @@ OBJECT = {
         ({"format": "wepb"}, "format", 'must be one of "png", "webp", not "wepb"; did you mean "webp"?'),
         ({"format": [LONG]}, "format", 'must be one of "png", "webp", not a list'),
         ({"loras": []}, "loras", "must not be empty"),
-        ({"loras": [{"name": 1}] * 3}, "loras", "has 3 items; at most 2 are taken"),
+        ({"loras": [{"name": 1}] * 3}, "loras", "has 3 items; at most 2 are allowed"),
         ({"loras": [{"name": 1}, "a"]}, "loras[1]", 'must be an object, not "a"'),
         ({"loras": [{}]}, "loras[0].name", "is missing"),
         ({"stepz": 1}, "stepz", 'is not known; did you mean "steps"?'),

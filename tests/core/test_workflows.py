@@ -300,9 +300,9 @@ def test_a_wrong_graph_names_its_file(tmp_path: Path, graph: object, problem: st
                     "x-insert": {"class_type": "A", "link": "m", "inputs": {"name": "n"}},
                 }
             ),
-            "binds not every key",
+            "does not bind every key",
         ),
-        ({"properties": {"metadata": {"type": "string"}}}, '"metadata" has the name of a key'),
+        ({"properties": {"metadata": {"type": "string"}}}, '"metadata" has the same name as a key'),
         ({"properties": {"seed": {"type": "number"}}}, '"seed" must have the type integer'),
         ({"properties": {"num_images": {}}}, '"num_images" must have the type integer'),
     ],

@@ -74,7 +74,7 @@ def test_a_dry_run_changes_nothing(desk: Desk) -> None:
 
     assert ended.status == 0
     assert "create endpoint flux" in ended.out
-    assert "1. ADA_24: RTX 4090 (24 GB), $0.00031 a second, $1.116 an hour, availability HIGH" in ended.out
+    assert "1. ADA_24: RTX 4090 (24 GB), $0.00031 per second, $1.116 per hour, availability HIGH" in ended.out
     assert "0 to 3 workers: nothing while none runs" in ended.out
     assert "a worker of the first that waits for 30 s: $0.0093" in ended.out
     assert "all 3 busy: at most $5.72 an hour" in ended.out
@@ -202,8 +202,8 @@ def test_places_are_found_by_name(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ('network_volume = "model"', "no network volume 'model'; there are: models; did you mean \"models\"?"),
-        ('network_volume = "models"\ndata_centers = ["EU-RO-1"]', "is in US-KS-2, which is none of"),
+        ('network_volume = "model"', "no network volume 'model'; existing: models; did you mean \"models\"?"),
+        ('network_volume = "models"\ndata_centers = ["EU-RO-1"]', "is in US-KS-2, which is not one of"),
     ],
 )
 def test_a_place_that_does_not_fit_is_named(desk: Desk, more: str, told: str) -> None:
@@ -261,7 +261,7 @@ def test_graphql_that_refuses_is_named(desk: Desk) -> None:
     ended = desk.deploy()
 
     assert failed.status == 4
-    assert "GraphQL API refuses to read the cached model: no such model" in failed.err
+    assert "GraphQL API refused to read the cached model: no such model" in failed.err
     assert ended.status == 0
     assert list(desk.account.cached_models.values()) == [[MODEL]]
 
@@ -273,7 +273,7 @@ def test_without_the_catalogue_the_table_has_the_prices(desk: Desk) -> None:
 
     assert ended.status == 0
     assert f"prices of the table of {AS_OF}" in ended.out
-    assert "1. ADA_24: RTX 4090 (24 GB), $0.00031 a second" in ended.out
+    assert "1. ADA_24: RTX 4090 (24 GB), $0.00031 per second" in ended.out
 
 
 def test_two_of_one_name_are_not_guessed_at(desk: Desk) -> None:

@@ -106,7 +106,7 @@ A_B = "c"
         'workers.flashboot: must be one of "OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"',
         "env.HF_TOKEN: looks like a secret",
         "env.BUCKET_SECRET_ACCESS_KEY: looks like a secret",
-        "env.A_B: stands in secrets too",
+        "env.A_B: is also in secrets",
     ):
         assert path in told, told
     assert "hf_very_secret" not in told
@@ -118,7 +118,7 @@ A_B = "c"
     [
         ('name = "a', "is not TOML"),
         ("", "image: is missing"),
-        (LEAST.replace(":1.0.0", ""), "does not. The worker's image, with a tag"),
+        (LEAST.replace(":1.0.0", ""), "does not. The worker's container image, with a"),
         (LEAST + "[env]\nA = 1\n", "env.A: must be text"),
         (LEAST + '[storage]\ncached_model = "org/name"\n', "storage.cached_model"),
     ],

@@ -34,7 +34,7 @@ def test_a_create_that_fails_at_runpod_is_not_sent_again(desk: Desk, status: int
     ended = desk.deploy()
 
     assert failed.status == 4
-    assert f"RunPod answered {status} to create the endpoint flux: oops" in failed.err
+    assert f"RunPod responded with {status} to create the endpoint flux: oops" in failed.err
     assert "Run the command again" in failed.err
     assert ended.status == 0
     assert "create template" not in ended.err
@@ -82,7 +82,7 @@ def test_a_field_that_runpod_no_longer_knows_is_named(desk: Desk) -> None:
 
     assert ended.status == 4
     assert "422 to create the endpoint flux: Request validation failed; body.flashboot: Additional" in ended.err
-    assert "RunPod has changed" in ended.err
+    assert "RunPod's API has changed" in ended.err
 
 
 def test_a_wrong_key_is_named(desk: Desk) -> None:
@@ -133,7 +133,7 @@ def test_destroy_undoes_it_in_order(desk: Desk) -> None:
     assert desk.account.writes()[before:] == ["PATCH /serverless/ep", "DELETE /serverless/ep", "DELETE /templates/tpl1"]
     assert made(desk) == (0, 0)
     assert "flux is gone" in ended.out
-    assert "It stays: the network volume models, which is paid by the month until you delete it." in ended.out
+    assert "It stays: the network volume models, which is billed monthly until you delete it." in ended.out
     assert (again.status, "Nothing to do" in again.out) == (0, True)
 
 

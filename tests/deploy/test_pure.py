@@ -1,4 +1,4 @@
-"""What is decided without a socket: bodies, differences, prices, the words of errors."""
+"""Logic without sockets: bodies, differences, prices, and error messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENDPOINT = make_endpoint(DESCRIPTION, ResourceIds(), DESCRIPTION.pools, {"B": "s
 
 
 def test_what_is_there_as_described_has_no_difference() -> None:
-    """Whether RunPod leaves a field out, has it as null, or as its empty value."""
+    """An omitted field, null, and the empty value are equal."""
     answer = {**ENDPOINT, "id": "ep", "createdAt": "now", "gpu": {**ENDPOINT["gpu"], "minCudaVersion": None}}
     for left_out in ("registry", "networkVolumes", "dataCenterIds"):
         answer.pop(left_out)
@@ -49,13 +49,13 @@ def test_what_is_there_as_described_has_no_difference() -> None:
 
 
 def test_secrets_stand_in_the_endpoint_alone() -> None:
-    """A template may be shared; it has the plain variables."""
+    """A template may be shared, so it has only the variables that are not secret."""
     assert make_template(DESCRIPTION, ResourceIds())["env"] == {"A": "plain"}
     assert ENDPOINT["env"] == {"A": "plain", "B": "s3cret"}
 
 
 def test_a_difference_hides_what_may_be_secret() -> None:
-    """The new text of a plain variable is shown; neither a secret's, nor what any was before."""
+    """New values of plain variables are shown; secrets and old values are not."""
     there = {**ENDPOINT, "env": {"A": "old-text", "B": "old-s3cret", "GONE": "x-text"}, "disk": 20}
     lines = [change.line for change in changes_of(ENDPOINT, there, {"A"})]
 
@@ -68,7 +68,7 @@ def test_a_difference_hides_what_may_be_secret() -> None:
 
 
 def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
-    """Whatever RunPod calls its fields; what deploy.toml cannot set is shown only if somebody changed it."""
+    """Changes use the keys of deploy.toml; fields without a key are shown only if they were changed at RunPod."""
     tables = SCHEMA["properties"]
     keys = {f"{table}.{key}" for table, rule in tables.items() for key in rule.get("properties", {})} | tables.keys()
     wanted = {**make_template(FULL, ResourceIds("r")), **make_endpoint(FULL, ResourceIds("r", "v"), ["ADA_24"], {})}
@@ -86,14 +86,14 @@ def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
 
 
 def test_a_patch_has_the_changed_fields_alone() -> None:
-    """`gpu` is sent whole, since pools without exclusions would clear these."""
+    """`gpu` is sent as a whole, since pools without exclusions would clear the exclusions."""
     there = {**ENDPOINT, "disk": 20, "gpu": {**ENDPOINT["gpu"], "allowedCudaVersions": ["12.8"]}}
 
     assert patch_of(ENDPOINT, there) == {"disk": 40, "gpu": ENDPOINT["gpu"]}
 
 
 def test_a_create_has_no_empty_constraint() -> None:
-    """RunPod takes an empty CUDA version in a PATCH, where it clears, and not in a POST."""
+    """RunPod accepts an empty CUDA version in a PATCH, which clears it, but not in a POST."""
     body = endpoint_creation("flux", ENDPOINT, "tpl1")
 
     assert body["gpu"] == {"pools": ["ADA_24"], "count": 1}
@@ -101,7 +101,7 @@ def test_a_create_has_no_empty_constraint() -> None:
 
 
 def test_the_cheapest_pool_is_asked_for_first() -> None:
-    """By the catalogue's prices, an hour of which are 3,600 of ours; a pool without a price comes last."""
+    """By the catalogue's hourly prices; pools without a price come last."""
     dear = [gpu("ADA_24", "RTX 4090", 24, 3.6), *CATALOGUE[1:]]
     pools = ["ADA_32_PRO", "ADA_48_PRO", "ADA_24", "AMPERE_48"]
 
@@ -114,7 +114,7 @@ def test_the_cheapest_pool_is_asked_for_first() -> None:
 
 
 def test_a_pool_is_as_free_as_its_freest_gpu() -> None:
-    """A worker runs on whichever is free; the memory is what any of them has at least."""
+    """The memory of a pool is that of its smallest GPU."""
     [offer] = make_offers(["ADA_48_PRO"], CATALOGUE, is_by_price=True).pools
     [small] = make_offers(["AMPERE_16"], CATALOGUE, is_by_price=True).pools
     [without] = make_offers(["ADA_48_PRO"], CATALOGUE, is_by_price=True, excluded=["NVIDIA L40"]).pools
@@ -125,7 +125,7 @@ def test_a_pool_is_as_free_as_its_freest_gpu() -> None:
 
 
 def test_without_a_catalogue_the_dated_table_counts() -> None:
-    """Its prices, its date, and nothing about what is free."""
+    """The table has prices and a date, but no availability."""
     offers = make_offers(["ADA_48_PRO", "ADA_24", "NEW_POOL"], None, is_by_price=True)
 
     assert offers.names == ("ADA_24", "ADA_48_PRO", "NEW_POOL")
@@ -136,7 +136,7 @@ def test_without_a_catalogue_the_dated_table_counts() -> None:
 
 
 def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
-    """With the nearest that it has."""
+    """The error suggests the most similar pool."""
     with pytest.raises(ConfigError, match=r'gpu.pools: unknown pool ADA_25; did you mean "ADA_24"\? Pools.*AMPERE_48'):
         make_offers(["ADA_25"], CATALOGUE, is_by_price=True)
 
@@ -144,7 +144,7 @@ def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "code", "told"),
     [
-        (401, {"detail": "invalid api key"}, ErrorCode.AUTH_FAILED, "refuses the API key"),
+        (401, {"detail": "invalid api key"}, ErrorCode.AUTH_FAILED, "rejected the API key"),
         (403, {"detail": "access denied"}, ErrorCode.AUTH_FAILED, "may read and write Serverless"),
         (404, {"detail": "resource not found"}, ErrorCode.ENDPOINT_NOT_FOUND, "RUNPOD_REST_BASE_URL"),
         (422, {"detail": "failed.", "errors": ["body.x: unknown"]}, ErrorCode.NETWORK, "failed; body.x: unknown"),
@@ -153,7 +153,7 @@ def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
             400,
             {"errors": [{"message": "one"}, "two", [3]]},
             ErrorCode.NETWORK,
-            ": one; two; [3]. Correct in deploy.toml",
+            ": one; two; [3]. Correct the named fields in deploy.toml",
         ),
         (409, "taken", ErrorCode.NETWORK, "taken"),
         (500, "<html>oops</html>", ErrorCode.NETWORK, "Run the command again"),
@@ -161,7 +161,7 @@ def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
     ],
 )
 def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, code: ErrorCode, told: str) -> None:
-    """Whatever shape its body has."""
+    """For every shape of the error body."""
     text = body if isinstance(body, str) else json.dumps(body)
     error = api_error(RequestError("x", status=status, body=text, retry_after_s=7), "create the endpoint flux")
 
@@ -173,7 +173,7 @@ def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, co
 
 
 def test_an_error_never_repeats_a_secret() -> None:
-    """Also where RunPod does, as it stands and as JSON writes it."""
+    """Even if RunPod returns it, plain or JSON-escaped."""
     text_of_it = 'p4"ss\\wd'
     body = json.dumps({"detail": "bad value", "errors": [f"body.env.B: is {text_of_it}", "key rpa_1"]})
     error = api_error(RequestError("x", status=422, body=body), "create", (text_of_it, "rpa_1"))

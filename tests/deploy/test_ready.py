@@ -1,4 +1,4 @@
-"""Waiting until an endpoint works: what is told meanwhile, and that every wait ends."""
+"""Waiting for a ready endpoint: progress messages, and that every wait ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.deploy.conftest import Desk
 
 @pytest.fixture
 def empty() -> Iterator[RunPodPlatform]:
-    """An endpoint's queue that nobody serves."""
+    """An endpoint's queue without workers."""
     with RunPodPlatform(long_poll_s=0.5) as platform:
         yield platform
 
@@ -28,7 +28,7 @@ def none_stale() -> int:
 
 
 def test_a_cold_start_is_waited_for(empty: RunPodPlatform) -> None:
-    """What the workers do is told, each state once, until one is ready."""
+    """Each state of the workers is reported once, until one is ready."""
     told: list[str] = []
 
     def tell(sentence: str) -> None:
@@ -45,7 +45,7 @@ def test_a_cold_start_is_waited_for(empty: RunPodPlatform) -> None:
 
 
 def test_an_endpoint_without_workers_gets_its_job_all_the_same(empty: RunPodPlatform) -> None:
-    """With a minimum of 0 a worker may come with the first job alone: so nobody waits for one for long."""
+    """With a minimum of 0 a worker may start only for a job, so the wait without a job is short."""
     told: list[str] = []
     with client_from_env(empty.client_env()) as client:
         await_worker(client.health, none_stale, ReadyTimeouts(30, unasked=0.1), told.append)
@@ -54,16 +54,19 @@ def test_an_endpoint_without_workers_gets_its_job_all_the_same(empty: RunPodPlat
 
 
 def test_no_gpu_in_time_is_an_outcome_of_its_own(empty: RunPodPlatform) -> None:
-    """It ends with the reason, and the status of a wait that was over."""
+    """It ends with the reason, and with the exit status of an expired wait."""
     empty.faults.throttle_workers()
-    with client_from_env(empty.client_env()) as client, pytest.raises(NotReady, match="no GPU of this kind") as caught:
+    with (
+        client_from_env(empty.client_env()) as client,
+        pytest.raises(NotReady, match="no free GPU of the allowed types") as caught,
+    ):
         await_worker(client.health, none_stale, ReadyTimeouts(0.5), lambda _: None)
 
     assert caught.value.exit_status == 5
 
 
 def test_a_new_endpoint_may_be_unknown_for_a_while(empty: RunPodPlatform) -> None:
-    """The queue hears of it a little later; a hiccup of the queue is told, and waited for."""
+    """A new endpoint may be unknown at first; a failed poll is reported and retried."""
     told: list[str] = []
     empty.faults.answer("health", 404, times=2)
     with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
@@ -73,13 +76,13 @@ def test_a_new_endpoint_may_be_unknown_for_a_while(empty: RunPodPlatform) -> Non
 
 
 def test_a_queue_that_refuses_is_an_error_at_once(empty: RunPodPlatform) -> None:
-    """A key that may not use the endpoint does not become right by waiting."""
+    """A key without permission fails at once."""
     with client_from_env({**empty.client_env(), "RUNPOD_API_KEY": "wrong"}) as client, pytest.raises(RequestError):
         await_worker(client.health, none_stale, ReadyTimeouts(30), lambda _: None)
 
 
 def test_workers_of_the_old_settings_do_not_count(empty: RunPodPlatform) -> None:
-    """After an update RunPod replaces them; the picture is to be made by a new one."""
+    """After an update the wait lasts until RunPod has replaced the workers with old settings."""
     counts = [2, 1, 0]
     told: list[str] = []
     with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
@@ -93,14 +96,14 @@ def test_workers_of_the_old_settings_do_not_count(empty: RunPodPlatform) -> None
 
 
 def test_but_they_are_not_waited_for_for_ever(empty: RunPodPlatform) -> None:
-    """One that stays busy ends no deployment."""
+    """A worker that stays busy does not fail the deployment."""
     with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
         empty.wait_until(lambda: empty.takes, 10)
         await_worker(client.health, lambda: 1, ReadyTimeouts(30, stale=0.5), lambda _: None)
 
 
 def test_a_deployment_looks_at_runpod_s_workers(desk: Desk) -> None:
-    """Those that RunPod calls stale; where it does not say, none is."""
+    """Stale workers are counted; without the information the count is 0."""
     desk.account.workers = [{"id": "w", "status": "IDLE", "isStale": False}]
     assert desk.deploy("--picture").status == 0
     desk.account.faults.answer("GET /serverless/ep/workers", 404)
@@ -112,7 +115,7 @@ def test_a_deployment_looks_at_runpod_s_workers(desk: Desk) -> None:
 
 
 def test_no_worker_in_time_leaves_the_endpoint(desk: Desk, platform: RunPodPlatform) -> None:
-    """The command exits 5 and says how to go on; what was made stays."""
+    """The command exits with 5 and says how to continue; created resources are kept."""
     platform.faults.throttle_workers()
     try:
         ended = desk.deploy("--picture", "--wait-timeout", "0.5")
@@ -127,7 +130,7 @@ def test_no_worker_in_time_leaves_the_endpoint(desk: Desk, platform: RunPodPlatf
 
 
 def test_a_picture_goes_to_a_folder_that_is_there(desk: Desk) -> None:
-    """What cannot be a folder is refused before RunPod is called, let alone paid; a folder gets the picture."""
+    """An invalid output folder is rejected before RunPod is called; a valid one receives the image."""
     Path("file").write_text("")
     nowhere = desk.deploy("--picture", "-o", "file/x.png")
     assert desk.account.asked == []
@@ -140,7 +143,7 @@ def test_a_picture_goes_to_a_folder_that_is_there(desk: Desk) -> None:
 
 
 def test_the_queue_s_address_is_what_runpod_says() -> None:
-    """Printed where it is not the usual one, and not guessed where RunPod says none."""
+    """It is printed if it differs from the default, and not guessed if RunPod does not return it."""
     usual = "https://api.runpod.ai/v2"
     endpoint = {"id": "ep", "requestUrls": {"run": f"{usual}/ep/run"}}
     other = {"id": "ep", "requestUrls": {"run": "https://eu.example/v2/ep/run"}}

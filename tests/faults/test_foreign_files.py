@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
@@ -76,7 +76,7 @@ def test_files_of_someone_else_are_not_deleted(lying_url: str, tmp_path: Path) -
     server = ComfyServer(lying_url, directory=tmp_path)
     graph = {"1": {"class_type": "Saver", "inputs": {}}}
     with pytest.raises(JobError):
-        run_graphs(server, [graph], [], Limits(timeout_s=20, queue_timeout_s=20), lambda: None)
+        run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), lambda: None)
     server.close()
 
     assert [file.read_bytes() for file in files] == [b"mine", b"mine"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_core.comfyui.graph_rewrite import delivered
+from comfy_core.comfyui.graph_rewrite import rewrite_graph
 from comfy_core.comfyui.prompt_monitor import Prompt
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.server import ComfyServer
@@ -67,10 +67,10 @@ def test_what_cannot_be_emptied_is_given_up_in_the_end(simulator: Simulator, ser
     refused = [OutputFile("", "", "a/b.png", "run-1", "input")]  # ComfyUI answers 500 to a slash in a name
     for files in ([*refused, OutputFile("", "", "c.png", "run-1", "input")], [], []):
         with pytest.raises(RequestError, match="500 to POST /upload/image"):
-            server.leftovers.remove_files(files)
+            server.cleanup.remove_files(files)
 
     asked = len(simulator.requests)
-    server.leftovers.remove_files()
+    server.cleanup.remove_files()
 
     assert len(simulator.requests) == asked
     assert (simulator.input_dir / "run-1" / "c.png").is_file()
@@ -87,7 +87,7 @@ def test_a_file_of_a_run_that_failed_is_emptied(simulator: Simulator, run: RunJo
 
 def test_pictures_that_came_not_at_all_are_missing() -> None:
     """A run whose last frame came, and no picture, is not complete."""
-    graph = delivered(
+    graph = rewrite_graph(
         {"1": {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": "x"}}},
         "run",
         over_websocket=True,
@@ -122,7 +122,7 @@ def test_the_next_job_does_not_wait_behind_a_lost_one(simulator: Simulator, run:
 def _answers(simulator: Simulator) -> bool:
     server = ComfyServer(simulator.url)
     try:
-        return bool(server.ask_version())
+        return bool(server.fetch_version())
     except RequestError:
         return False
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode
@@ -51,7 +51,7 @@ def server_of_each(request: pytest.FixtureRequest, simulator: Simulator) -> Iter
 
 def made(server: ComfyServer, graph: Graph) -> RunResult:
     """Run a graph."""
-    return run_graphs(server, [graph], [], Limits(timeout_s=20, queue_timeout_s=20), lambda: None)
+    return run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_file_that_no_node_reports_is_deleted_with_the_run(
     codes = {"fails": ErrorCode.EXECUTION_FAILED, "is cancelled": ErrorCode.CANCELLED}
     code = None
     try:
-        run_graphs(server, [graph], [], Limits(timeout_s=20, queue_timeout_s=20), stop)
+        run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), stop)
     except JobError as error:
         code = error.code
     server.close()
@@ -121,7 +121,7 @@ def test_a_prefix_that_a_node_computes_is_refused_for_a_saver_that_reports_nothi
     linked = {"class_type": "VAESave", "inputs": {"vae": ["4", 0], "filename_prefix": ["1", 0]}}
     error = error_of(lambda: made(server, graph_of(linked)))
     assert error.code is ErrorCode.INVALID_INPUT
-    assert "must be text and no link" in error.report.message
+    assert "must be text, not a link" in error.report.message
 
 
 def test_what_a_failed_job_s_preview_wrote_is_deleted(simulator: Simulator, workflows: Mapping[str, Workflow]) -> None:

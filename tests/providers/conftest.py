@@ -1,4 +1,4 @@
-"""A platform of the test's own, or a Scenario of the file's, and the client that its variables make."""
+"""A RunPod platform for each test, a Scenario for each file, and their clients."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.providers.stagings import scenario_client
 
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
-    """An endpoint without a worker, which holds polls for a tenth of a second."""
+    """An endpoint without a worker, which holds polls for 0.1 s."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         yield platform
 
 
 @pytest.fixture
 def client(platform: RunPodPlatform) -> Iterator[Client]:
-    """The client of it; it waits for a few seconds."""
+    """A client of the platform, with a timeout of a few seconds."""
     with client_from_env(platform.client_env(), timeout_s=20.0) as client:
         yield client
 
@@ -36,7 +36,7 @@ def scenario_world() -> Iterator[ScenarioStandIn]:
 
 @pytest.fixture
 def scenario(scenario_world: ScenarioStandIn) -> Iterator[ScenarioStandIn]:
-    """Scenario, well, with nothing under way and no call yet."""
+    """Scenario without faults, active jobs or recorded calls."""
     yield scenario_world
     scenario_world.faults.clear()
     assert until(lambda: not scenario_world.under_way())
@@ -45,6 +45,6 @@ def scenario(scenario_world: ScenarioStandIn) -> Iterator[ScenarioStandIn]:
 
 @pytest.fixture
 def at_scenario(scenario: ScenarioStandIn) -> Iterator[Client]:
-    """The client of it."""
+    """A client of Scenario."""
     with scenario_client(scenario) as client:
         yield client

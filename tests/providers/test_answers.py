@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_client.providers.runpod_responses import read_error, read_health, read_progress, read_status, words_of
+from comfy_client.providers.runpod_responses import error_message, read_error, read_health, read_progress, read_status
 from comfy_core.errors import JobError
 
 JSON = st.recursive(
@@ -30,7 +30,7 @@ JOBS = st.builds(
 @given(JOBS | JSON)
 @settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_answer_reads_as_a_status_or_as_none(body: object) -> None:
-    """A status has an error if and only if it ended without a result, and output only where it ended."""
+    """A status has an error if and only if the job ended without a result, and output only if it ended."""
     status = read_status(body)
 
     if status is None:
@@ -46,13 +46,13 @@ def test_any_answer_reads_as_a_status_or_as_none(body: object) -> None:
 @given(JSON)
 @settings(derandomize=True, deadline=None, max_examples=300)
 def test_any_json_reads_as_an_error_a_health_and_a_progress(value: object) -> None:
-    """Whatever stands in their place."""
+    """Any JSON value may be in their place."""
     assert read_error(value).message is not None
     assert read_health(value).why
     assert read_health({"jobs": value, "workers": value}).sentence
     read_progress(value)
     read_progress({"stage": "sampling", "percent": value, "preview": value, "step": value})
-    assert "<html" not in words_of(json.dumps(value))
+    assert "<html" not in error_message(json.dumps(value))
 
 
 ENTRIES = st.dictionaries(
@@ -67,7 +67,7 @@ ENTRIES = st.dictionaries(
 )
 @settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_output_reads_as_a_result_or_as_a_job_s_error(output: dict[str, object]) -> None:
-    """A result has something in it; all else is a JobError that names the job."""
+    """A result is not empty; everything else is a JobError with the job id."""
     failed_job, result = None, None
     try:
         result = read_result(JobStatus("j1", JobState.SUCCEEDED, output=output), "comfyui")
@@ -79,7 +79,7 @@ def test_any_output_reads_as_a_result_or_as_a_job_s_error(output: dict[str, obje
 @given(st.text())
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_any_text_reads_as_an_error_and_as_words(text: str) -> None:
-    """They are short, and markup is none of them."""
+    """Messages are short and contain no markup."""
     read_error(text)
 
-    assert len(words_of(text)) <= 300
+    assert len(error_message(text)) <= 300

@@ -1,4 +1,4 @@
-"""AsyncClient and AsyncJob: the same methods as Client and Job, and each does what its twin does."""
+"""AsyncClient and AsyncJob have the same methods as Client and Job, with the same behaviour."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, pn
 
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
 AT_ONCE = {"job"}
-"""What asks nobody, so that nothing is awaited."""
+"""Methods that send no request, and so are not awaited."""
 
 
 def methods_of(kind: type) -> dict[str, Callable[..., Any]]:
@@ -30,7 +30,7 @@ def methods_of(kind: type) -> dict[str, Callable[..., Any]]:
 
 @pytest.mark.parametrize(("plain", "awaited"), [(Client, AsyncClient), (Job, AsyncJob)])
 def test_the_methods_are_the_same(plain: type, awaited: type) -> None:
-    """Each name of the one is one of the other, with the same parameters, and is awaited or iterated over."""
+    """Both have the same names and parameters; async methods are awaited or iterated."""
     ours, twins = methods_of(plain), methods_of(awaited)
 
     assert ours.keys() == twins.keys()
@@ -52,7 +52,7 @@ def on(platform: RunPodPlatform, story: Callable[[AsyncClient], Awaitable[None]]
 
 
 def test_a_picture_becomes_a_picture(platform: RunPodPlatform) -> None:
-    """`img2img` takes bytes, as in Client."""
+    """`img2img` accepts bytes, as in Client."""
 
     async def story(client: AsyncClient) -> None:
         with ScriptedWorker(platform, pictured):
@@ -64,7 +64,7 @@ def test_a_picture_becomes_a_picture(platform: RunPodPlatform) -> None:
 
 
 def test_a_job_is_picked_up_looked_at_and_retried(platform: RunPodPlatform) -> None:
-    """By its id, in another client: it fails, is retried, and its events end with the result."""
+    """A job opened by its id in another client: it fails, is retried, and its events end with the result."""
     answers = iter([{"error": FULL}])
 
     async def story(client: AsyncClient) -> None:

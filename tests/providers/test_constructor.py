@@ -1,4 +1,4 @@
-"""Client without the environment: a key from a vault, or a ComfyUI's address."""
+"""Client without environment variables: with an API key, or with a ComfyUI's URL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 1}
 
 
 def test_a_key_may_come_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Client(api_key=…, endpoint_id=…)` calls that endpoint, whatever the environment says."""
+    """`Client(api_key=…, endpoint_id=…)` calls that endpoint, regardless of the environment."""
     monkeypatch.setenv("IMAGE_GENERATION_PROVIDER", "scenario")
     monkeypatch.setenv("COMFYUI_ENDPOINT", "http://127.0.0.1:1")
     with Client(api_key="rpa_1", endpoint_id="ep7") as client:
@@ -24,7 +24,7 @@ def test_a_key_may_come_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_comfyui_needs_its_address_alone(tmp_path: Path) -> None:
-    """`Client(comfyui_url=…)` makes pictures."""
+    """`Client(comfyui_url=…)` generates images."""
     with Simulator() as simulator, Client(comfyui_url=simulator.url) as client:
         assert client.txt2img("a knight", **SMALL).image.save(tmp_path / "a.png").exists()  # type: ignore[arg-type] # numbers
 
@@ -35,7 +35,7 @@ def test_a_comfyui_needs_its_address_alone(tmp_path: Path) -> None:
     ids=str,
 )
 def test_half_of_it_or_too_much_is_refused(arguments: dict[str, Any]) -> None:
-    """The error names the three ways, and client_from_env."""
+    """The error names the three alternatives, and client_from_env."""
     with pytest.raises(TypeError, match=r"api_key and endpoint_id, or comfyui_url.*client_from_env"):
         Client(**arguments)
 

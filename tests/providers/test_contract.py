@@ -43,7 +43,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(params=STAGINGS)
 def scene(request: pytest.FixtureRequest, world: World) -> Iterator[Scene]:
-    """Each provider in turn; a test that needs an ability has those that have it."""
+    """Each provider in turn; tests that need an ability skip providers without it."""
     staging = STAGINGS[request.param]
     environment = {"IMAGE_GENERATION_PROVIDER": staging.provider, **staging.variables(world)}
     with client_from_env(environment, timeout_s=60.0) as client:
@@ -53,17 +53,17 @@ def scene(request: pytest.FixtureRequest, world: World) -> Iterator[Scene]:
 
 
 def needs(ability: Ability) -> pytest.MarkDecorator:
-    """Return the mark of a test that asks for an ability."""
+    """Return the marker for a test that needs an ability."""
     return pytest.mark.parametrize("scene", able(ability), indirect=True)
 
 
 def test_every_provider_is_on_a_stage() -> None:
-    """A provider that is added is held to this contract."""
+    """Every registered provider is tested."""
     assert {staging.provider for staging in STAGINGS.values()} == set(PROVIDERS)
 
 
 def test_every_ability_is_some_provider_s() -> None:
-    """No test of an ability runs for nobody."""
+    """Each ability has at least one provider."""
     assert all(able(ability) for ability in Ability)
 
 
@@ -71,12 +71,12 @@ ASKED: dict[Ability, dict[str, Any]] = {
     Ability.GRAPHS: {"workflow": {"1": {"class_type": "KSampler", "inputs": {}}}},
     Ability.FILES: {"prompt": "x", "loras": [{"name": "knight.safetensors", "strength": 1.0}]},
 }
-"""A request for each ability that can be asked for."""
+"""A request for each optional ability."""
 
 
 @pytest.mark.parametrize(("scene", "ability"), unable(*ASKED), indirect=["scene"])
 def test_what_a_provider_cannot_do_it_refuses_with_a_remedy(scene: Scene, ability: Ability) -> None:
-    """It says so before anything is sent, and which provider can."""
+    """The error is raised before anything is sent, and names a provider with the ability."""
     before = scene.behind.taken()
 
     with pytest.raises(JobError, match="IMAGE_GENERATION_PROVIDER=comfyui") as info:
@@ -87,7 +87,7 @@ def test_what_a_provider_cannot_do_it_refuses_with_a_remedy(scene: Scene, abilit
 
 
 def test_text_becomes_pictures(scene: Scene, tmp_path: Path) -> None:
-    """Pictures come in order, each with its seed, size, type and hash, and can be saved and opened."""
+    """Images are in order, each with seed, size, type and hash, and can be saved and opened."""
     result = scene.client.txt2img("a knight", seed=5, num_images=2, **SMALL)
 
     assert [image.seed for image in result.images] == [5, 6]
@@ -104,7 +104,7 @@ def test_text_becomes_pictures(scene: Scene, tmp_path: Path) -> None:
 
 @needs(Ability.PIXELS)
 def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene) -> None:
-    """The pixels do not depend on the provider, wherever a ComfyUI makes them."""
+    """The pixels are the same for all providers that use ComfyUI."""
     with client_from_env(scene.world.stage.platform.client_env()) as reference:
         expected = reference.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes()
 
@@ -113,7 +113,7 @@ def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene) -> None:
 
 @pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil", "data URI"])
 def test_a_picture_becomes_a_picture(scene: Scene, kind: str) -> None:
-    """A picture may come as a path, bytes, a PIL image or a data URI; an address is for the worker to fetch."""
+    """An image may be a path, bytes, a PIL image or a data URI; URLs are downloaded by the worker."""
     source: Any = {
         "path": KNIGHT,
         "text": str(KNIGHT),
@@ -130,7 +130,7 @@ def test_a_picture_becomes_a_picture(scene: Scene, kind: str) -> None:
 
 @needs(Ability.GRAPHS)
 def test_a_graph_of_one_s_own_runs(scene: Scene, workflows: Mapping[str, Workflow]) -> None:
-    """A whole graph is run with its pictures and overrides; its images have no seed."""
+    """A complete graph is run with its images and overrides; its results have no seed."""
     [graph] = render(workflows["flux-dev-img2img"], {"prompt": "x", "seed": 1, "steps": 1, "width": 128, "height": 128})
     title = next(node["_meta"]["title"] for node in graph.values() if node["class_type"] == "LoadImage")
     result = scene.client.run(
@@ -143,7 +143,7 @@ def test_a_graph_of_one_s_own_runs(scene: Scene, workflows: Mapping[str, Workflo
 
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
 def test_the_format_is_what_was_asked_for(scene: Scene, output_format: Any) -> None:  # noqa: ANN401 - a Literal
-    """Pictures come as WebP or JPEG where that is asked for, in bytes, type and name."""
+    """Images have the requested format in bytes, type and name."""
     image = scene.client.txt2img("a knight", output_format=output_format, seed=1, **SMALL).image
 
     assert image.mime_type == f"image/{output_format}"
@@ -164,7 +164,7 @@ def test_the_format_is_what_was_asked_for(scene: Scene, output_format: Any) -> N
     ids=["blank", "range", "unknown key", "nothing", "no picture", "no file"],
 )
 def test_a_wrong_request_costs_nothing(scene: Scene, inputs: dict[str, Any], code: ErrorCode) -> None:
-    """Its faults are told before anything is sent: no job, no prompt, no picture."""
+    """Faults are reported before anything is sent: no job, prompt or upload."""
     before = scene.behind.taken()
 
     with pytest.raises(JobError) as info:
@@ -175,7 +175,7 @@ def test_a_wrong_request_costs_nothing(scene: Scene, inputs: dict[str, Any], cod
 
 
 def test_an_unknown_workflow_names_the_known(scene: Scene) -> None:
-    """A name that is none is told by the provider or by its worker."""
+    """An unknown workflow is reported by the provider or by its worker."""
     with pytest.raises(JobError, match="flux-dev-txt2img") as info:
         scene.client.run("txt3img", prompt="x")
 
@@ -184,7 +184,7 @@ def test_an_unknown_workflow_names_the_known(scene: Scene) -> None:
 
 @needs(Ability.FILES)
 def test_a_missing_model_is_named(scene: Scene) -> None:
-    """What ComfyUI does not have is an error of its own, with what there is."""
+    """A model that ComfyUI lacks has an error of its own, with the available ones."""
     with pytest.raises(JobError) as info:
         scene.client.txt2img("x", loras=[{"name": "nowhere.safetensors", "strength": 1.0}], **SMALL)
 
@@ -194,7 +194,7 @@ def test_a_missing_model_is_named(scene: Scene) -> None:
 
 @needs(Ability.GRAPHS)
 def test_a_node_that_fails_is_named(scene: Scene) -> None:
-    """An exception while the graph runs is execution_failed, with the node."""
+    """An exception in a node is execution_failed, with the node."""
     scene.simulator.faults.fail_node("KSampler", "RuntimeError", "the tensor is wrong")
 
     with pytest.raises(JobError, match="the tensor is wrong") as info:
@@ -205,7 +205,7 @@ def test_a_node_that_fails_is_named(scene: Scene) -> None:
 
 
 def test_events_begin_with_the_queue_and_end_with_the_result(scene: Scene) -> None:
-    """Events come in order; afterwards the job has its result as often as it is asked."""
+    """Events are in order; the result can be read repeatedly afterwards."""
     job = scene.client.submit(prompt="a knight", seed=3, **SMALL)
     events = list(job.events())
 
@@ -219,7 +219,7 @@ def test_events_begin_with_the_queue_and_end_with_the_result(scene: Scene) -> No
 
 
 def test_an_observer_is_told_and_the_result_returned(scene: Scene) -> None:
-    """`run` tells what happens while it waits."""
+    """`run` calls the observer while it waits."""
     told: list[object] = []
     result = scene.client.txt2img("a knight", observer=told.append, **SMALL)
 
@@ -228,7 +228,7 @@ def test_an_observer_is_told_and_the_result_returned(scene: Scene) -> None:
 
 
 def test_a_cancelled_job_is_cancelled(scene: Scene) -> None:
-    """What ran it is free again, its wait ends with JobCancelled, and the next job runs."""
+    """The worker is free again, the wait raises JobCancelled, and the next job runs."""
     scene.behind.hold()
     job = scene.client.submit(prompt="a knight", **SMALL)
     assert until(scene.behind.is_held)
@@ -244,7 +244,7 @@ def test_a_cancelled_job_is_cancelled(scene: Scene) -> None:
 
 
 def test_a_wait_that_is_over_leaves_the_job_running(scene: Scene) -> None:
-    """WaitTimeout says what is done and whose job it is; the same job can be waited for again."""
+    """WaitTimeout has the progress and the job id; the same job can be waited for again."""
     scene.behind.hold()
     job = scene.client.submit(prompt="a knight", **SMALL)
     assert until(scene.behind.is_held)
@@ -260,7 +260,7 @@ def test_a_wait_that_is_over_leaves_the_job_running(scene: Scene) -> None:
 
 
 def test_a_job_that_nobody_knows_is_expired(scene: Scene) -> None:
-    """An id of nowhere ends soon, as job_expired."""
+    """An unknown id fails soon, with job_expired."""
     with pytest.raises(JobError) as info:
         scene.client.job("nobody-knows-it").status()
 
@@ -268,7 +268,7 @@ def test_a_job_that_nobody_knows_is_expired(scene: Scene) -> None:
 
 
 def test_many_come_back_in_order_each_with_its_own_outcome(scene: Scene) -> None:
-    """One bad request among many is one bad outcome."""
+    """One invalid request among many is one failed outcome."""
     requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(5)]
     requests[2] = {"prompt": "a knight", "steps": 0}
     outcomes = list(scene.client.map(requests, 3))
@@ -282,7 +282,7 @@ def test_many_come_back_in_order_each_with_its_own_outcome(scene: Scene) -> None
 
 
 def test_many_are_awaited_in_order(scene: Scene) -> None:
-    """AsyncClient.map too has one outcome a request; a loop that is left cancels what is under way."""
+    """AsyncClient.map has one outcome for each request; leaving the loop cancels running jobs."""
     requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(4)]
     requests[1] = {"prompt": "a knight", "steps": 0}
 
@@ -301,7 +301,7 @@ def test_many_are_awaited_in_order(scene: Scene) -> None:
 
 
 def test_the_same_is_awaited(scene: Scene) -> None:
-    """AsyncClient gives what Client gives, and its jobs too."""
+    """AsyncClient and its jobs return the same as Client."""
 
     async def both() -> list[int | None]:
         client = AsyncClient(scene.client)
@@ -318,7 +318,7 @@ def test_the_same_is_awaited(scene: Scene) -> None:
 
 
 def test_an_await_that_is_cancelled_cancels_its_job(scene: Scene) -> None:
-    """A task that is cancelled leaves nothing running."""
+    """A cancelled task leaves no running job."""
     scene.behind.hold()
 
     async def cancelled() -> None:
@@ -340,5 +340,5 @@ def test_health_says_that_it_is_idle(scene: Scene) -> None:
 
 @needs(Ability.WORKERS)
 def test_health_counts_workers(scene: Scene) -> None:
-    """An endpoint that waits for jobs has an idle worker."""
+    """An endpoint without jobs has an idle worker."""
     assert until(lambda: scene.client.health().workers["idle"] == 1)

@@ -1,4 +1,4 @@
-"""A ComfyUI that is reached directly: what is its own, beside the contract."""
+"""A ComfyUI that is called directly: behaviour beyond the contract."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def client(simulator: Simulator) -> Iterator[Client]:
-    """The client of it."""
+    """A client of the ComfyUI."""
     with client_from_env({"COMFYUI_ENDPOINT": simulator.url}, timeout_s=30) as client:
         yield client
 
 
 def test_every_step_and_previews_are_told(client: Client) -> None:
-    """Steps come one by one, with their previews; only those of a moment may be passed over."""
+    """Sampling steps are reported in order, with previews; short ones may be skipped."""
     events = list(client.submit(**SMALL).events())
     steps = [event.step for event in events if isinstance(event, Sampling)]
     previews = [event.jpeg for event in events if isinstance(event, Preview)]
@@ -46,7 +46,7 @@ def test_every_step_and_previews_are_told(client: Client) -> None:
 
 
 def test_files_are_deleted_where_its_folder_is_reached(tmp_path: Path) -> None:
-    """With COMFYUI_DIR nothing of a job is left there."""
+    """With COMFYUI_DIR, all files of a job are deleted."""
     with Simulator(base_directory=tmp_path) as simulator:
         environment = {"COMFYUI_ENDPOINT": simulator.url, "COMFYUI_DIR": str(tmp_path)}
         with client_from_env(environment) as client:
@@ -65,7 +65,7 @@ def test_files_are_deleted_where_its_folder_is_reached(tmp_path: Path) -> None:
     ids=["delivery", "webhook", "s3_config"],
 )
 def test_what_runpod_alone_can_do_is_refused(client: Client, simulator: Simulator, asked: dict[str, Any]) -> None:
-    """Nothing that was asked for is left undone in silence."""
+    """Unsupported options are rejected."""
     with pytest.raises(JobError, match="COMFYUI_ENDPOINT") as info:
         client.run(**SMALL, **asked)
 
@@ -74,7 +74,7 @@ def test_what_runpod_alone_can_do_is_refused(client: Client, simulator: Simulato
 
 
 def test_its_own_deadline_ends_a_job(client: Client, simulator: Simulator) -> None:
-    """`timeout_s` interrupts it, as in the worker."""
+    """`timeout_s` interrupts the job, as in the worker."""
     simulator.faults.hang_sampling()
     with pytest.raises(JobError) as info:
         client.run(**SMALL, timeout_s=1)
@@ -84,7 +84,7 @@ def test_its_own_deadline_ends_a_job(client: Client, simulator: Simulator) -> No
 
 
 def test_a_comfyui_that_is_not_there_is_told_at_once() -> None:
-    """A wrong address is an error of the submit, and of the health."""
+    """A wrong URL fails the submit and the health check."""
     with client_from_env({"COMFYUI_ENDPOINT": "http://127.0.0.1:1"}) as client:
         for call in (client.health, lambda: client.submit(**SMALL)):
             with pytest.raises(RequestError, match="ComfyUI was not reached"):
@@ -92,7 +92,7 @@ def test_a_comfyui_that_is_not_there_is_told_at_once() -> None:
 
 
 def test_what_waits_can_be_dropped_and_nothing_is_retried(client: Client, simulator: Simulator) -> None:
-    """purge_queue ends this process's waiting jobs alone; a retry is a new submit."""
+    """purge_queue cancels only this process's queued jobs; a retry is a new submit."""
     simulator.faults.hang_sampling()
     first = client.submit(**SMALL)
     assert until(lambda: simulator.hanging_step)
@@ -108,7 +108,7 @@ def test_what_waits_can_be_dropped_and_nothing_is_retried(client: Client, simula
 
 
 def test_closing_interrupts_what_runs(simulator: Simulator) -> None:
-    """Nothing of it is left in ComfyUI."""
+    """Nothing of the job is left in ComfyUI."""
     simulator.faults.hang_sampling()
     client = client_from_env({"COMFYUI_ENDPOINT": simulator.url})
     job = client.submit(**SMALL)
@@ -120,7 +120,7 @@ def test_closing_interrupts_what_runs(simulator: Simulator) -> None:
 
 
 def test_ended_jobs_are_forgotten_in_time(simulator: Simulator) -> None:
-    """A process that makes pictures all day keeps the results of the last jobs alone."""
+    """Only the results of the last jobs are kept in memory."""
     with Simulator() as quick, client_from_env({"COMFYUI_ENDPOINT": quick.url}) as client:
         jobs = [outcome.unwrap().job_id for outcome in client.map([SMALL] * 40, 4)]
         assert client.job(jobs[-1]).status().state is JobState.SUCCEEDED

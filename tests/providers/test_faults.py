@@ -44,7 +44,7 @@ def test_throttled_workers_end_in_a_wait_timeout_that_says_so(platform: RunPodPl
     """Without a GPU the wait ends with its time, names the cause, and the job can be waited for again."""
     platform.faults.throttle_workers()
     with ScriptedWorker(platform, pictured):
-        with pytest.raises(WaitTimeout, match="no GPU of this kind free") as info:
+        with pytest.raises(WaitTimeout, match="no free GPU of the allowed types") as info:
             client.txt2img("a knight", wait_timeout_s=1.0)
         platform.faults.clear()
         result = client.job(info.value.job_id).wait()
@@ -175,10 +175,10 @@ def test_a_result_in_a_bucket_is_fetched_and_checked() -> None:
             [key] = [name for name in s3.stored() if name.startswith(job.id)]
             bucket = s3.bucket()
             store(bucket.client(), bucket, key, png(), "image/png")
-            with pytest.raises(JobError, match="sha256") as changed:
+            with pytest.raises(JobError, match="SHA-256") as changed:
                 job.wait()
             bucket.client().delete_object(Bucket=bucket.name, Key=key)
-            with pytest.raises(JobError, match="not in its bucket") as gone:
+            with pytest.raises(JobError, match="no longer in its bucket") as gone:
                 job.wait()
             assert stage.platform.submissions == 3
 

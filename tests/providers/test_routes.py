@@ -31,7 +31,7 @@ FULL = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_jso
 def test_what_may_be_asked_twice_is_asked_past_a_bad_answer(
     platform: RunPodPlatform, client: Client, status: int
 ) -> None:
-    """Status, cancel, health and purge are repeated; the one job of the test was sent once."""
+    """Status, cancel, health and purge are retried; the job of the test was submitted once."""
     job = client.submit(prompt="x")
     for route in ("status", "cancel", "health", "purge-queue"):
         platform.faults.answer(route, status)
@@ -52,7 +52,7 @@ def test_what_may_be_asked_twice_is_asked_past_a_bad_answer(
 def test_a_retry_that_the_edge_answers_badly_is_not_repeated(
     platform: RunPodPlatform, client: Client, status: int
 ) -> None:
-    """It starts a job as a submit does: a second one might run it twice."""
+    """A retry starts a job like a submit: repeating it might run the job twice."""
     with ScriptedWorker(platform, lambda _: FULL):
         job = client.submit(prompt="x")
         with pytest.raises(JobError):
@@ -66,7 +66,7 @@ def test_a_retry_that_the_edge_answers_badly_is_not_repeated(
 
 
 def test_a_job_that_is_forgotten_cannot_be_retried(platform: RunPodPlatform, client: Client) -> None:
-    """After its retention a retry is told that the job is expired, and starts nothing."""
+    """After its retention, a retried job is reported as expired, and nothing starts."""
     platform.retention_s = 0.0
     with ScriptedWorker(platform, lambda _: FULL):
         job = client.submit(prompt="x")
@@ -79,7 +79,7 @@ def test_a_job_that_is_forgotten_cannot_be_retried(platform: RunPodPlatform, cli
 
 
 def test_a_job_that_has_ended_stays_as_it_is(platform: RunPodPlatform, client: Client) -> None:
-    """A cancel behind the end changes nothing; the result is still there."""
+    """A cancel after the end has no effect; the result still exists."""
     with ScriptedWorker(platform, pictured):
         job = client.submit(prompt="x")
         platform.wait_for(job.id)
@@ -90,7 +90,7 @@ def test_a_job_that_has_ended_stays_as_it_is(platform: RunPodPlatform, client: C
 
 
 def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> None:
-    """Steps and previews of the worker's progress become events, each only where it is new."""
+    """Steps and previews in the worker's progress become events, each one once."""
     job = client.submit(prompt="x")
     output = {
         "stage": "sampling",
@@ -109,16 +109,16 @@ def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> Non
     assert [event for event in events if isinstance(event, Sampling)] == [Sampling(1, 1, 3, 20, 15)]
 
 
-class Asked(http.server.BaseHTTPRequestHandler):
-    """Answers each submit with a job, and keeps what was asked for."""
+class SubmitRecorder(http.server.BaseHTTPRequestHandler):
+    """Responds to each submit with a job, and records the query parameters."""
 
     queries: list[dict[str, list[str]]]
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log."""
 
     def do_POST(self) -> None:
-        """Take a job."""
+        """Accept a job."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.queries.append(parse_qs(urlsplit(self.path).query))
         body = json.dumps({"id": "sync-1", "status": "IN_QUEUE"}).encode()
@@ -130,9 +130,9 @@ class Asked(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
-    """An address where jobs are taken, and what was asked for there."""
+    """The URL of a server that accepts jobs, and the recorded query parameters."""
     queries: list[dict[str, list[str]]] = []
-    kept = type("Kept", (Asked,), {"queries": queries})
+    kept = type("Kept", (SubmitRecorder,), {"queries": queries})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -142,7 +142,7 @@ def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
 
 
 def test_runsync_is_held_for_1_to_90_s(asked: tuple[str, list[dict[str, list[str]]]]) -> None:
-    """RunPod takes 1 s to 300 s, and its edge cuts a call of about 100 s; a plain /run is asked for nothing."""
+    """RunPod allows 1 s to 300 s, Cloudflare cuts a call after about 100 s; a plain /run has no wait parameter."""
     url, queries = asked
     endpoint = RunPodEndpoint("ep", "key", url)
     for wait_s in (0.1, 12.5, 1000.0, 0.0):

@@ -42,19 +42,19 @@ def job_of(client: Client) -> Any:  # noqa: ANN401 - a Job
     ("body", "code", "said"),
     [
         ({"status": "FAILED", "error": OURS.to_json()}, ErrorCode.OUT_OF_MEMORY, "The GPU is full"),
-        ({"status": "FAILED", "error": "job timed out after 1 retries"}, ErrorCode.WORKER_LOST, "Send it again"),
+        ({"status": "FAILED", "error": "job timed out after 1 retries"}, ErrorCode.WORKER_LOST, "Send the job again"),
         ({"status": "FAILED", "error": EXCEPTION}, ErrorCode.INTERNAL, "'workflow'"),
         ({"status": "FAILED", "error": "something else"}, ErrorCode.UNRECOGNIZED, "something else"),
-        ({"status": "FAILED"}, ErrorCode.UNRECOGNIZED, "not why"),
-        ({"status": "FAILED", "error": {"a": 1}}, ErrorCode.UNRECOGNIZED, "not why"),
+        ({"status": "FAILED"}, ErrorCode.UNRECOGNIZED, "without a reason"),
+        ({"status": "FAILED", "error": {"a": 1}}, ErrorCode.UNRECOGNIZED, "without a reason"),
         ({"status": "CANCELLED"}, ErrorCode.CANCELLED, "cancelled"),
         ({"status": "TIMED_OUT", "executionTime": 600_000}, ErrorCode.DEADLINE_EXCEEDED, "execution timeout"),
         ({"status": "EXPIRED"}, ErrorCode.JOB_EXPIRED, "ttl"),
         ({"status": "COMPLETED"}, ErrorCode.RESULT_LOST, "delivery s3"),
         ({"status": "COMPLETED", "output": None}, ErrorCode.RESULT_LOST, "delivery s3"),
         ({"status": "COMPLETED", "output": {"images": []}}, ErrorCode.NO_OUTPUT, "SaveImage"),
-        ({"status": "COMPLETED", "output": "text"}, ErrorCode.UNRECOGNIZED, "right endpoint"),
-        ({"status": "COMPLETED", "output": {"message": "hi"}}, ErrorCode.UNRECOGNIZED, "right endpoint"),
+        ({"status": "COMPLETED", "output": "text"}, ErrorCode.UNRECOGNIZED, "Check the endpoint id"),
+        ({"status": "COMPLETED", "output": {"message": "hi"}}, ErrorCode.UNRECOGNIZED, "Check the endpoint id"),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -329,7 +329,7 @@ def test_a_request_that_is_too_large_is_told_before_it_is_sent(platform: RunPodP
 
     assert info.value.code is ErrorCode.PAYLOAD_TOO_LARGE
     assert info.value.report.details["bytes"] > info.value.report.details["limit"] == 10 * 1024 * 1024
-    assert "https address" in str(info.value)
+    assert "https URL" in str(info.value)
     assert "`run`" in str(info.value)
     assert platform.submissions == 0
 
@@ -431,7 +431,7 @@ def test_health_says_why_a_job_waits(platform: RunPodPlatform, client: Client, w
 def test_a_picture_with_another_hash_is_lost(platform: RunPodPlatform, client: Client) -> None:
     """Bytes that are not those of the worker are no result."""
     answer = {"output": {"images": [entry(png(), sha256="0" * 64)]}}
-    with ScriptedWorker(platform, lambda _: answer), pytest.raises(JobError, match="sha256") as info:
+    with ScriptedWorker(platform, lambda _: answer), pytest.raises(JobError, match="SHA-256") as info:
         client.txt2img("a knight")
 
     assert info.value.code is ErrorCode.RESULT_LOST

@@ -1,4 +1,4 @@
-"""GeneratedImage: what `save` writes, and how a notebook shows it."""
+"""GeneratedImage: what `save` writes, and how Jupyter displays it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfy_client import GeneratedImage
 
 
 def image(kind: str = "png", mode: str = "RGBA") -> GeneratedImage:
-    """Return a picture of that format."""
+    """Return an image in that format."""
     encoded = io.BytesIO()
     Image.new(mode, (8, 4), "red").save(encoded, kind)
     data = encoded.getvalue()
@@ -27,7 +27,7 @@ def image(kind: str = "png", mode: str = "RGBA") -> GeneratedImage:
 )
 @pytest.mark.parametrize("made", [image("png"), image("webp"), image("jpeg", "RGB")], ids=["png", "webp", "jpeg"])
 def test_a_saved_file_is_what_its_name_says(tmp_path: Path, made: GeneratedImage, name: str, kind: str) -> None:
-    """The bytes as they are if they fit the suffix, else converted; any other name takes the bytes as they are."""
+    """Bytes are written unchanged if they match the suffix, or if it is no image format; otherwise converted."""
     with Image.open(made.save(tmp_path / name)) as saved:
         assert (saved.format, saved.size) == (kind, (8, 4))
     if made.mime_type == f"image/{kind.lower()}":
@@ -36,14 +36,14 @@ def test_a_saved_file_is_what_its_name_says(tmp_path: Path, made: GeneratedImage
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:
-    """A picture was paid for: it is not lost for want of a folder; in a folder it has its own name, without a path."""
+    """Missing folders are created; in a folder the file has its own name, without its path."""
     assert image().save(tmp_path / "new" / "folder" / "a.png").is_file()
     assert image().save(tmp_path / "new") == tmp_path / "new" / "x_00001_.png"
 
 
 @pytest.mark.parametrize("name", ["file/a.png", f"{'x' * 300}.png"])
 def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, name: str) -> None:
-    """And no temporary one, of which none is left."""
+    """The write is atomic, and leaves no temporary file."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="png") as info:
         image().save(tmp_path / name)
@@ -54,6 +54,6 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
 def test_a_notebook_shows_the_picture(kind: str) -> None:
-    """Jupyter asks for PNG."""
+    """Jupyter uses PNG."""
     with Image.open(io.BytesIO(image(kind)._repr_png_())) as shown:
         assert shown.format == "PNG"

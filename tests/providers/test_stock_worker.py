@@ -1,4 +1,4 @@
-"""The stock worker-comfyui: one graph for several pictures, and its results and errors in our words."""
+"""The stock worker-comfyui: one graph for several images, and its results and errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, png
 
 @pytest.fixture
 def client(platform: RunPodPlatform) -> Iterator[Client]:
-    """The client of a stock endpoint."""
+    """A client of a stock endpoint."""
     with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}, timeout_s=20) as client:
         yield client
 
 
 def stock(job: Body) -> Body:
-    """Answer as worker-comfyui does: a picture for each node that saves, in an order of its own, with no more said."""
+    """Respond like worker-comfyui: an image for each saving node, in arbitrary order, without more information."""
     graph = job["input"]["workflow"]
     prefixes = [node["inputs"]["filename_prefix"] for node in graph.values() if node["class_type"] == "SaveImage"]
     images = [
@@ -39,12 +39,12 @@ def stock(job: Body) -> Body:
 
 
 def rendered(workflows: Mapping[str, Workflow], **inputs: Any) -> Any:  # noqa: ANN401 - a Rendered
-    """Return what a request renders to."""
+    """Return the rendered request."""
     return read_request({"prompt": "a knight", **inputs}, workflows).render(lambda: 7)
 
 
 def test_several_pictures_become_one_graph(workflows: Mapping[str, Workflow]) -> None:
-    """Loaders and prompts stand once; what the seed changes, and all behind it, once a picture."""
+    """Loaders and prompts are shared; nodes that depend on the seed exist once for each image."""
     graphs = rendered(workflows, num_images=3, seed=1).graphs
     whole = merged(graphs)
     kinds = [node["class_type"] for node in whole.values()]
@@ -59,14 +59,14 @@ def test_several_pictures_become_one_graph(workflows: Mapping[str, Workflow]) ->
 
 
 def test_one_picture_is_its_own_graph(workflows: Mapping[str, Workflow]) -> None:
-    """Nothing is renamed where there is nothing to merge."""
+    """A single graph is not renamed."""
     [graph] = rendered(workflows, seed=1).graphs
 
     assert merged([graph]) == graph
 
 
 def test_names_are_unique_and_carry_the_seed(workflows: Mapping[str, Workflow]) -> None:
-    """worker-comfyui never deletes a file, and gives no seed back."""
+    """File names are unique and contain the seed: worker-comfyui deletes no file and returns no seed."""
     body = stock_input(rendered(workflows, num_images=2, seed=41), "0123abcd")
     prefixes = {node["inputs"].get("filename_prefix") for node in body["workflow"].values()} - {None}
 
@@ -75,7 +75,7 @@ def test_names_are_unique_and_carry_the_seed(workflows: Mapping[str, Workflow]) 
 
 
 def test_pictures_come_in_order_with_seed_and_text(platform: RunPodPlatform, client: Client) -> None:
-    """In whatever order they arrive; encoded as they were asked for, with prompt and seed inside."""
+    """Images are sorted, and encoded as requested, with prompt and seed inside."""
     with ScriptedWorker(platform, stock):
         result = client.txt2img("a knight", seed=41, num_images=2)
 
@@ -88,7 +88,7 @@ def test_pictures_come_in_order_with_seed_and_text(platform: RunPodPlatform, cli
 
 
 def test_the_format_is_made_here(platform: RunPodPlatform, client: Client) -> None:
-    """worker-comfyui gives PNG; the caller gets what was asked for."""
+    """worker-comfyui returns PNG; the caller receives the requested format."""
     with ScriptedWorker(platform, stock):
         image = client.txt2img("a knight", output_format="webp").image
 
@@ -97,7 +97,7 @@ def test_the_format_is_made_here(platform: RunPodPlatform, client: Client) -> No
 
 
 def test_another_process_still_has_the_seed(platform: RunPodPlatform, client: Client) -> None:
-    """A job that is picked up by its id has its pictures and their seeds."""
+    """A job that is opened by its id has its images and their seeds."""
     with ScriptedWorker(platform, stock):
         job_id = client.submit(prompt="a knight", seed=41, num_images=2).id
         with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}) as other:
@@ -121,7 +121,7 @@ def test_another_process_still_has_the_seed(platform: RunPodPlatform, client: Cl
     ],
 )
 def test_its_errors_have_our_codes(platform: RunPodPlatform, client: Client, error: str, code: ErrorCode) -> None:
-    """Its words are kept, and told apart as far as they can be."""
+    """The error text is kept, and mapped to an error code if possible."""
     failure = {"error": error, "output": {"details": ["x"]}}
     with ScriptedWorker(platform, lambda _: failure), pytest.raises(JobError) as info:
         client.txt2img("a knight")
@@ -131,7 +131,7 @@ def test_its_errors_have_our_codes(platform: RunPodPlatform, client: Client, err
 
 
 def test_a_run_that_saved_nothing_is_told(platform: RunPodPlatform, client: Client) -> None:
-    """`success_no_images` is no success."""
+    """`success_no_images` is an error."""
     nothing = {"output": {"status": "success_no_images", "images": []}}
     with ScriptedWorker(platform, lambda _: nothing), pytest.raises(JobError) as info:
         client.txt2img("a knight")
@@ -140,13 +140,13 @@ def test_a_run_that_saved_nothing_is_told(platform: RunPodPlatform, client: Clie
 
 
 def test_a_partial_result_warns(platform: RunPodPlatform, client: Client) -> None:
-    """Pictures beside errors are a result with warnings."""
+    """Images together with errors are a result with warnings."""
     with ScriptedWorker(platform, lambda job: {"output": {**stock(job)["output"], "errors": ["one node failed"]}}):
         assert client.txt2img("a knight").warnings == ("one node failed",)
 
 
 def test_a_bucket_of_the_caller_is_refused(platform: RunPodPlatform, client: Client) -> None:
-    """What the stock worker cannot do is told before anything is sent."""
+    """Unsupported options are rejected before anything is sent."""
     with pytest.raises(JobError, match="worker-comfyui"):
         client.txt2img("a knight", delivery="s3")
 

@@ -1,4 +1,4 @@
-"""IMAGE_GENERATION_PROVIDER: which provider the environment names, what it needs, and what it does not read."""
+"""IMAGE_GENERATION_PROVIDER: which provider it selects, and which variables are required and read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCENARIO = {"SCENARIO_SDK_API_KEY": "api_secret", "SCENARIO_SDK_API_SECRET": "se
 
 
 class Watched(Mapping[str, str]):
-    """An environment that remembers what was read of it."""
+    """An environment that records which variables were read."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
@@ -49,7 +49,7 @@ class Watched(Mapping[str, str]):
     ],
 )
 def test_the_environment_names_the_provider(environment: dict[str, str], kind: type, read: set[str]) -> None:
-    """One variable decides; only the variables of that provider are read."""
+    """One variable selects the provider; only variables of that provider are read."""
     watched = Watched(environment)
     with client_from_env(watched) as client:
         assert isinstance(client.provider, kind)
@@ -63,7 +63,7 @@ def test_the_environment_names_the_provider(environment: dict[str, str], kind: t
 
 
 def test_the_endpoint_of_its_own_comes_first() -> None:
-    """RUNPOD_COMFYUI_ENDPOINT_ID is this worker's; RUNPOD_ENDPOINT_ID may be the stock one's, side by side."""
+    """RUNPOD_COMFYUI_ENDPOINT_ID is this project's worker; RUNPOD_ENDPOINT_ID may be the stock worker's."""
     both = {**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}
 
     assert "'ep2'" in repr(provider_from_env(both))
@@ -74,7 +74,7 @@ def test_the_endpoint_of_its_own_comes_first() -> None:
 @pytest.mark.parametrize("missing", RUNPOD)
 @pytest.mark.parametrize("value", [None, "", "  "])
 def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, missing: str, value: str | None) -> None:
-    """The error says which variable, which provider needs it, and where it is found; empty is missing."""
+    """The error names the variable, the provider that requires it, and where to find it; empty counts as missing."""
     environment = {**RUNPOD, "IMAGE_GENERATION_PROVIDER": name, **({} if value is None else {missing: value})}
     if value is None:
         del environment[missing]
@@ -92,21 +92,21 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
     ("changes", "said"),
     [
         ({"IMAGE_GENERATION_PROVIDER": "comfui"}, 'did you mean "comfyui"'),
-        ({"IMAGE_GENERATION_PROVIDER": "dalle"}, "There are comfyui, runpod, scenario"),
+        ({"IMAGE_GENERATION_PROVIDER": "dalle"}, "Providers: comfyui, runpod, scenario"),
         ({"RUNPOD_API_KEY": "with a space"}, "RUNPOD_API_KEY"),
         ({"RUNPOD_API_KEY": "newline\nin it"}, "RUNPOD_API_KEY"),
         ({"RUNPOD_API_KEY": "ключ"}, "RUNPOD_API_KEY"),
-        ({"RUNPOD_ENDPOINT_ID": "https://api.runpod.ai/v2/x"}, "no id of an endpoint"),
+        ({"RUNPOD_ENDPOINT_ID": "https://api.runpod.ai/v2/x"}, "not an endpoint id"),
         ({"RUNPOD_ENDPOINT_BASE_URL": "api.runpod.ai"}, "RUNPOD_ENDPOINT_BASE_URL"),
         ({"RUNPOD_ENDPOINT_BASE_URL": "http://[::1"}, "RUNPOD_ENDPOINT_BASE_URL"),
-        ({"COMFYUI_ENDPOINT": "gpu"}, "no address of a ComfyUI"),
-        ({"COMFYUI_ENDPOINT": "http://[::1"}, "no address of a ComfyUI"),
-        ({"COMFYUI_ENDPOINT": "http://gpu:99999"}, "no address of a ComfyUI"),
+        ({"COMFYUI_ENDPOINT": "gpu"}, "is not a valid ComfyUI URL"),
+        ({"COMFYUI_ENDPOINT": "http://[::1"}, "is not a valid ComfyUI URL"),
+        ({"COMFYUI_ENDPOINT": "http://gpu:99999"}, "is not a valid ComfyUI URL"),
         ({"COMFYUI_ENDPOINT": "http://me:rpa_secret@gpu"}, "without user name"),
     ],
 )
 def test_a_wrong_variable_is_named(changes: dict[str, str], said: str) -> None:
-    """What cannot be right is told before anything is sent; a key is never shown."""
+    """Invalid values are rejected before anything is sent; a key is never shown."""
     with pytest.raises(ConfigError, match=said) as info:
         provider_from_env({**RUNPOD, **changes})
 
@@ -114,12 +114,12 @@ def test_a_wrong_variable_is_named(changes: dict[str, str], said: str) -> None:
 
 
 def test_white_space_around_a_value_does_not_count() -> None:
-    """A key that was pasted with its line's end works."""
+    """A key with a trailing newline works."""
     assert provider_from_env({**RUNPOD, "RUNPOD_API_KEY": " rpa_secret\n"}).name == "comfyui"
 
 
 def test_the_key_is_in_no_representation() -> None:
-    """Neither the client nor its provider shows it."""
+    """Neither the client nor its provider shows the key."""
     for name in PROVIDERS:
         with client_from_env({**RUNPOD, **SCENARIO, "IMAGE_GENERATION_PROVIDER": name}) as client:
             shown = f"{client!r} {client.provider!r} {vars(client.provider)!r} {client.job('x')!r}"
@@ -127,6 +127,6 @@ def test_the_key_is_in_no_representation() -> None:
 
 
 def test_workflows_may_come_from_a_folder(tmp_path: Path) -> None:
-    """Templates of one's own stand in place of those that ship; an empty folder is told."""
+    """Custom templates replace the shipped ones; an empty folder is an error."""
     with pytest.raises(ConfigError, match="holds no workflow"):
         client_from_env(RUNPOD, workflows=tmp_path)

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from bench.stage import CHILD, ROOT, free_port
-from comfy_core.comfyui.prompt_monitor import Limits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorCode, ErrorReport
@@ -139,7 +139,7 @@ def test_it_is_ready_when_it_answers_and_has_the_models(child: Start) -> None:
     comfyui = child(models=["vae/ae.safetensors"])
     comfyui.process.await_start()
 
-    assert comfyui.server.ask_version()
+    assert comfyui.server.fetch_version()
     comfyui.await_available()
     assert comfyui.process.refusal() is None
     assert not comfyui.process.is_lost
@@ -252,7 +252,7 @@ def test_a_killed_one_fails_the_job_that_ran_and_is_started_again(child: Start) 
     assert error.report.retryable
     assert not isinstance(error, RetryJob)
     comfyui.await_available()
-    assert comfyui.server.ask_version()
+    assert comfyui.server.fetch_version()
     assert comfyui.process.failure_of(comfyui.process.begin_lease()) is None
     assert (comfyui.times_lost, comfyui.process.is_lost) == (0, False)
 
@@ -294,7 +294,7 @@ def test_after_a_success_a_death_is_a_new_one(child: Start) -> None:
         comfyui.await_available()
         comfyui.process.note_success()
 
-    assert comfyui.server.ask_version()
+    assert comfyui.server.fetch_version()
     assert comfyui.process.deaths == 2
     assert comfyui.times_lost == 0
 
@@ -447,7 +447,7 @@ def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfySer
             server,
             render(workflow, SMALL),
             [],
-            Limits(timeout_s=20, queue_timeout_s=20),
+            WaitLimits(timeout_s=20, queue_timeout_s=20),
             lambda: CANCELLED if simulator.hanging_step or stopped.is_set() else None,
         )
     assert server.stuck_prompts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfy_core.comfyui.cleanup import Leftovers
+from comfy_core.comfyui.cleanup import Cleanup
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.errors import RequestError
 from worker.leases import Lease, Leases
@@ -92,12 +92,12 @@ class Unreachable:
 
 def test_a_prompt_whose_stop_failed_counts_as_one_that_goes_on_until_a_restart() -> None:
     """Nobody knows: so it is looked at whether it heeds the interrupt, and its lines may be in the log."""
-    leftovers = Leftovers(Unreachable())
+    cleanup = Cleanup(Unreachable())
     with pytest.raises(RequestError):
-        leftovers.remove_prompts(others=["a"])
-    assert leftovers.stuck_prompts == {"a"}
+        cleanup.remove_prompts(others=["a"])
+    assert cleanup.stuck_prompts == {"a"}
 
-    leftovers.note_restart()
+    cleanup.note_restart()
 
-    assert leftovers.stuck_prompts == frozenset()
-    leftovers.remove_prompts()
+    assert cleanup.stuck_prompts == frozenset()
+    cleanup.remove_prompts()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_core.comfyui.outputs import Output, job_outputs
+from comfy_core.comfyui.outputs import JobOutput, job_outputs
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.saved import PromptResult, SavedFile, SavedImage
 from comfy_core.comfyui.server import ComfyServer
@@ -280,7 +280,7 @@ def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
 # --- how large it is
 
 
-def entries_of(outputs: list[Output], beside: dict[str, Any]) -> dict[str, Any]:
+def entries_of(outputs: list[JobOutput], beside: dict[str, Any]) -> dict[str, Any]:
     """Return the result that `outputs` inline and `beside` make, with what is added to it later."""
     images, files = ResultPacker("base64", 10**9, None).entries(outputs, [], beside)
     timings = dict.fromkeys(("queue_s", "execute_s", "fetch_s", "encode_s", "total_s"), 86_400.1234)
@@ -297,7 +297,7 @@ def entries_of(outputs: list[Output], beside: dict[str, Any]) -> dict[str, Any]:
 def test_the_measured_size_is_that_of_the_result(sizes: list[int], name: str, text: str, seed: int | None) -> None:
     """What is measured is never below the JSON that travels, and at most 2 KB a picture above it."""
     facts = {"width": 2048, "height": 2048, "seed": seed}
-    outputs = [Output(f"{name}_{number}.png", bytes(size), "image/png", facts) for number, size in enumerate(sizes)]
+    outputs = [JobOutput(f"{name}_{number}.png", bytes(size), "image/png", facts) for number, size in enumerate(sizes)]
     beside = {"inputs": {"prompt": text}, "texts": [text] * 3}
     measured = inline_size(outputs, beside)
     real = len(json.dumps(entries_of(outputs, beside)))
@@ -318,15 +318,15 @@ def test_the_size_of_a_real_result_is_measured(worker: Worker) -> None:
 
 def test_what_a_bucket_does_not_take_away_is_measured_too(s3: S3Server) -> None:
     """Texts stay in the result: where they alone do not fit, it is too large in spite of a bucket."""
-    stored: list[Output] = []
+    stored: list[JobOutput] = []
 
-    def store(output: Output) -> str:
+    def store(output: JobOutput) -> str:
         stored.append(output)
         return s3.url
 
     with pytest.raises(JobError, match="output_too_large"):
         ResultPacker("s3", 10_000, store).entries(
-            [Output("a.png", b"", "image/png", {})], [], {"texts": ["x" * 10_000]}
+            [JobOutput("a.png", b"", "image/png", {})], [], {"texts": ["x" * 10_000]}
         )
 
     assert stored == []
@@ -372,7 +372,7 @@ def test_metadata_is_written_unless_it_is_not_wanted(worker: Worker, output_form
     assert [prompt in text or wide in file for text, file in zip(told, files, strict=True)] == [True, False]
 
 
-def files_of(workflows: Mapping[str, Workflow], *files: SavedFile) -> list[Output]:
+def files_of(workflows: Mapping[str, Workflow], *files: SavedFile) -> list[JobOutput]:
     """Return the `files` of a job that wrote these."""
     request = read_request({"prompt": "x", "seed": 1}, workflows)
     return list(job_outputs(request, request.render(lambda: 0), [PromptResult("id", (), files, ())]).files)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_core.comfyui.prompt_monitor import Sampling
+from comfy_core.comfyui.prompt_monitor import RunProgress
 from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from handler import make_handler, make_worker
 from simulators.comfyui import Simulator
@@ -241,13 +241,13 @@ def test_a_report_after_the_loop_s_end_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("sampling", "percent"),
     [
-        (Sampling(1, 1, 0, 0), 0),
-        (Sampling(1, 1, 5, 20), 25),
-        (Sampling(2, 4, 10, 20), 37),
-        (Sampling(4, 4, 20, 20), 100),
+        (RunProgress(1, 1, 0, 0), 0),
+        (RunProgress(1, 1, 5, 20), 25),
+        (RunProgress(2, 4, 10, 20), 37),
+        (RunProgress(4, 4, 20, 20), 100),
     ],
 )
-def test_percent_counts_pictures_and_steps(sampling: Sampling, percent: int) -> None:
+def test_percent_counts_pictures_and_steps(sampling: RunProgress, percent: int) -> None:
     """Picture i of n at step k of m is a share of the whole job."""
     progress = progress_of(sampling)
 
@@ -261,14 +261,14 @@ def test_percent_counts_pictures_and_steps(sampling: Sampling, percent: int) -> 
 
 def test_progress_has_an_empty_list_of_images() -> None:
     """A caller that reads `output.images[0]` as soon as there is an output finds no image, and no missing key."""
-    assert progress_of(Sampling(1, 1, 0, 0, None))["images"] == []
+    assert progress_of(RunProgress(1, 1, 0, 0, None))["images"] == []
 
 
 def test_a_preview_is_made_small() -> None:
     """A preview travels as a small JPEG in base64."""
     large = io.BytesIO()
     Image.effect_noise((1024, 512), 80).save(large, "JPEG")
-    preview = base64.b64decode(progress_of(Sampling(1, 1, 1, 2, large.getvalue()))["preview"])
+    preview = base64.b64decode(progress_of(RunProgress(1, 1, 1, 2, large.getvalue()))["preview"])
 
     assert Image.open(io.BytesIO(preview)).size == (256, 128)
     assert len(preview) < 40_000
@@ -276,7 +276,7 @@ def test_a_preview_is_made_small() -> None:
 
 def test_a_preview_that_is_no_picture_is_left_out() -> None:
     """A damaged preview costs no progress."""
-    assert "preview" not in progress_of(Sampling(1, 1, 1, 2, b"\xff\xd8 no JPEG"))
+    assert "preview" not in progress_of(RunProgress(1, 1, 1, 2, b"\xff\xd8 no JPEG"))
 
 
 # --- in the handler

@@ -110,7 +110,7 @@ def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
     message = refused(s3.bucket("paintings"))
 
     assert "'paintings' answered NoSuchBucket" in message
-    assert "delivery base64" in message
+    assert "`delivery` base64" in message
 
 
 def test_a_name_that_no_bucket_has_is_refused_before_it_is_asked_for(s3: S3Server) -> None:
@@ -379,9 +379,7 @@ def test_an_endpoint_that_is_no_address_keeps_the_worker_from_booting(s3: S3Serv
 
     assert good.bucket is not None
     assert good.bucket.endpoint_url == s3.url
-    with pytest.raises(
-        ConfigError, match=r"BUCKET_ENDPOINT_URL='s3\.example': must be an address that begins with http"
-    ):
+    with pytest.raises(ConfigError, match=r"BUCKET_ENDPOINT_URL='s3\.example': must be a URL that begins with http"):
         Settings.from_env({**environment, "BUCKET_ENDPOINT_URL": "s3.example"})
 
 

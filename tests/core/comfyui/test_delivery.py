@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfy_core.comfyui.graph_rewrite import delivered, filled_name, prefix_of
+from comfy_core.comfyui.graph_rewrite import filled_name, prefix_of, rewrite_graph
 from comfy_core.workflows import Graph
 
 RUN = "run-" + "0" * 32
@@ -21,8 +21,8 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - an
 
 
 def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN, **node_types: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return the inputs of a node of `graph`, as it is delivered into files."""
-    changed = delivered(graph, folder, over_websocket=False, node_types=node_types)
+    """Return the inputs of a node of `graph`, as it is rewrite_graph into files."""
+    changed = rewrite_graph(graph, folder, over_websocket=False, node_types=node_types)
     inputs: dict[str, Any] = changed[node_id]["inputs"]
     return inputs
 
@@ -104,7 +104,7 @@ def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run()
     """Where ComfyUI has the nodes for it: no slash is left, no name of dots alone, and no empty one."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
-    changed = delivered(graph, RUN, over_websocket=False, node_types=types)
+    changed = rewrite_graph(graph, RUN, over_websocket=False, node_types=types)
     path_id, _ = changed["9"]["inputs"]["filename_prefix"]
     name_id, _ = changed[path_id]["inputs"]["string_b"]
     assert changed[path_id]["inputs"] == {"string_a": f"{RUN}/", "string_b": [name_id, 0], "delimiter": ""}
@@ -119,20 +119,20 @@ def test_a_path_that_a_node_computes_becomes_a_name_for_a_custom_saver_too() -> 
     """If /object_info says that it is text: what such a node does with an absolute path is not known."""
     graph = {"1": node("StringConcatenate"), "9": node("Image Save", output_path=["1", 0], images=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {"output": ["STRING"]}}
-    changed = delivered(graph, RUN, over_websocket=False, node_types=types)
+    changed = rewrite_graph(graph, RUN, over_websocket=False, node_types=types)
     name_id, _ = changed["9"]["inputs"]["output_path"]
     assert changed[name_id]["inputs"]["string"] == ["1", 0]
     assert changed["9"]["inputs"]["images"] == ["1", 0]
     pattern = changed[name_id]["inputs"]["regex_pattern"]
     assert [re.sub(pattern, "_", text) for text in ("/etc/x", "~/x", "fox")] == ["_etc_x", "__x", "fox"]
     untyped: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
-    assert len(delivered(graph, RUN, over_websocket=False, node_types=untyped)) == len(graph)
+    assert len(rewrite_graph(graph, RUN, over_websocket=False, node_types=untyped)) == len(graph)
 
 
 def test_other_nodes_stay_as_they_are() -> None:
     """Whatever their inputs."""
     graph = {"9": node("KSampler", seed=5, model=["1", 0])}
-    assert delivered(graph, RUN, over_websocket=True) == graph
+    assert rewrite_graph(graph, RUN, over_websocket=True) == graph
 
 
 def test_the_graph_of_the_caller_is_not_changed() -> None:
@@ -143,7 +143,7 @@ def test_the_graph_of_the_caller_is_not_changed() -> None:
         "9": node("SaveImage", images=["2", 0]),
     }
     before = repr(graph)
-    delivered(graph, RUN, over_websocket=True)
+    rewrite_graph(graph, RUN, over_websocket=True)
     assert repr(graph) == before
 
 
@@ -157,7 +157,7 @@ def test_what_a_preview_or_a_saver_returns_is_what_it_was_given() -> None:
         "5": node("SaveImage", images=["4", 0], filename_prefix="y"),
         "6": node("PreviewAudio", audio=["7", 0]),
     }
-    assert delivered(graph, RUN, over_websocket=True) == {
+    assert rewrite_graph(graph, RUN, over_websocket=True) == {
         "1": node("EmptyImage"),
         "4": node("SaveImageWebsocket", images=["1", 0]),
         "5": node("SaveImageWebsocket", images=["1", 0]),
@@ -167,7 +167,7 @@ def test_what_a_preview_or_a_saver_returns_is_what_it_was_given() -> None:
 def test_a_preview_whose_other_outputs_are_needed_stays() -> None:
     """Its outputs are more than what it was given."""
     graph = {"1": node("Preview3DAdvanced", model_3d=["0", 0]), "2": node("Save3DAdvanced", camera_info=["1", 2])}
-    assert "1" in delivered(graph, RUN, over_websocket=True)
+    assert "1" in rewrite_graph(graph, RUN, over_websocket=True)
 
 
 @pytest.mark.parametrize(

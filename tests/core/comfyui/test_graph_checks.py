@@ -92,7 +92,7 @@ def test_many_missing_nodes_are_all_in_the_details() -> None:
 def test_a_graph_that_saves_only_what_nobody_reports_is_refused() -> None:
     """Before any GPU time: no job can return such files."""
     [problem] = problems({"1": node("VAESave")})
-    assert problem["problem"].endswith("add a SaveImage")
+    assert problem["problem"].endswith("add a SaveImage node")
     check_structure({"1": node("VAESave"), "2": node("EmptyImage"), "3": node("SaveImage", images=["2", 0])}, TYPES)
 
 
@@ -109,7 +109,7 @@ def test_required_inputs_get_their_defaults() -> None:
     graph, warnings = with_defaults({"2": node("Scale", image=["1", 0])}, TYPES)
     assert graph["2"]["inputs"] == {"image": ["1", 0], "resolution_steps": 1, "crop": "center", "method": "area"}
     assert warnings[0] == (
-        "node 2 (Scale) had no resolution_steps, which this ComfyUI requires; its default was used: 1"
+        "node 2 (Scale) had no resolution_steps, which this ComfyUI requires; the default was used: 1"
     )
     assert len(warnings) == 3
 

@@ -84,8 +84,8 @@ def test_a_picture_that_was_not_sent_is_asked_for() -> None:
     """The key of the request is named, and not ComfyUI's rule."""
     report = refusal_of(INVALID_FILE).error({}, {}).report
     assert report.message == (
-        "ComfyUI refused the graph: node 17 (LoadImage) image: this file was not sent; send it in `images` under the "
-        "name that stands here."
+        "ComfyUI rejected the graph: node 17 (LoadImage) image: this file was not sent; send it in `images` under this "
+        "name."
     )
 
 

@@ -91,9 +91,9 @@ def test_what_stands_beside_a_graph_is_no_fault(workflows: Mapping[str, Workflow
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("webhook", "belongs beside `input`"),
-        ("s3Config", "belongs beside `input`"),
-        ("policy", "belongs beside `input`"),
+        ("webhook", "belongs next to `input`"),
+        ("s3Config", "belongs next to `input`"),
+        ("policy", "belongs next to `input`"),
         ("overides", 'did you mean "overrides"?'),
     ],
 )
@@ -311,10 +311,10 @@ def test_a_picture_in_the_graph_itself_is_uploaded(
 @pytest.mark.parametrize(
     ("value", "code", "said"),
     [
-        ("x" * 300 + "!", ErrorCode.INVALID_INPUT, "is longer than the name of a file can be, and is not base64"),
+        ("x" * 300 + "!", ErrorCode.INVALID_INPUT, "is too long for a file name, and is not base64"),
         ("A" * 200_000, ErrorCode.INVALID_IMAGE, "workflow.1.inputs.image is not an image"),
-        ("http://example.com/a.png", ErrorCode.INVALID_INPUT, "is an address of another kind than https"),
-        ("file:///etc/passwd", ErrorCode.INVALID_INPUT, "is an address of another kind than https"),
+        ("http://example.com/a.png", ErrorCode.INVALID_INPUT, "is a URL that is not https"),
+        ("file:///etc/passwd", ErrorCode.INVALID_INPUT, "is a URL that is not https"),
         ("data:image/png;base64,???", ErrorCode.INVALID_INPUT, "is not base64"),
     ],
     ids=lambda value: str(value)[:24],
@@ -391,10 +391,10 @@ def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
 
     assert len(rendered(workflows, {"workflow": graph, "images": images[:256]}).uploads) == 256
     assert faults_of(workflows, {"workflow": graph, "images": images}) == {
-        "images": "has 300 items; at most 256 are taken"
+        "images": "has 300 items; at most 256 are allowed"
     }
     assert (
-        "addresses; at most 16 are fetched"
+        "is one of 17 URLs; a request may have at most 16"
         in faults_of(workflows, {"workflow": graph, "images": addresses})["images[16].image"]
     )
     assert "bytes in all files; at most" in faults_of(workflows, {"workflow": graph, "images": large})["images"]
@@ -446,7 +446,7 @@ def test_a_drawn_seed_of_a_graph_is_in_the_graph_and_in_a_warning(workflows: Map
 @pytest.mark.parametrize("key", ["extra_data", "comfy_org_api_key"])
 def test_a_key_of_graphs_beside_a_template_is_named_as_such(workflows: Mapping[str, Workflow], key: str) -> None:
     """No suggestion of another key misleads."""
-    assert faults_of(workflows, {"prompt": "a", key: {}})[key] == "goes with a graph of your own; leave it out"
+    assert faults_of(workflows, {"prompt": "a", key: {}})[key] == "is only valid with a graph; remove it"
 
 
 def test_syntax_of_other_tools_in_a_graphs_prompt_is_a_warning(workflows: Mapping[str, Workflow]) -> None:
@@ -459,4 +459,4 @@ def test_syntax_of_other_tools_in_a_graphs_prompt_is_a_warning(workflows: Mappin
 
     [warning] = rendered(workflows, {"workflow": graph}).warnings
 
-    assert warning.startswith('workflow.3.inputs.t5xxl: "{red|blue}" is a choice')
+    assert warning.startswith('workflow.3.inputs.t5xxl: "{red|blue}" is a random choice')

@@ -17,7 +17,7 @@ from comfy_core.errors import JobError
 from comfy_core.graphs import EDITOR_FORMAT, Graph
 from comfy_core.images.codec import Picture
 from comfy_core.request.encoded import decode_base64
-from comfy_core.request.graph_files import Source
+from comfy_core.request.graph_files import ImageSource
 from comfy_core.request.reading import Rendered, read_request
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow, load_workflows
@@ -131,11 +131,11 @@ def test_a_picture_comes_in_base64(workflows: Mapping[str, Workflow], image: str
         ("YWJj=YWJj", "is not base64"),
         (BASE64.rstrip("=") + "A", "is not base64"),
         ("größer", "is not base64"),
-        ("http://example.com/a.png", "is an address of another kind than https"),
-        ("FTP://example.com/a.png", "is an address of another kind than https"),
-        ("file:///etc/passwd", "is an address of another kind than https"),
-        ("data:image/png,abc", "is a data URI that is not base64"),
-        ("data:image/png;base64", "is a data URI that is not base64"),
+        ("http://example.com/a.png", "is a URL that is not https"),
+        ("FTP://example.com/a.png", "is a URL that is not https"),
+        ("file:///etc/passwd", "is a URL that is not https"),
+        ("data:image/png,abc", "is a data URI without base64"),
+        ("data:image/png;base64", "is a data URI without base64"),
     ],
 )
 def test_what_holds_no_picture_says_what_would(workflows: Mapping[str, Workflow], image: str, message: str) -> None:
@@ -191,7 +191,7 @@ def test_an_address_is_fetched_before_it_is_rendered(workflows: Mapping[str, Wor
     fetched = request.with_fetched(fetch)
 
     assert asked == [("HTTPS://example.com/a.png", "image")]
-    assert fetched.pictures == {"image": Source("image", PNG)}
+    assert fetched.pictures == {"image": ImageSource("image", PNG)}
     assert fetched.render(lambda: SEED).uploads[0].picture.data == PNG
     with pytest.raises(TypeError, match="image was not fetched"):
         request.render(lambda: SEED)
@@ -403,7 +403,7 @@ def test_every_fault_is_told_at_once(workflows: Mapping[str, Workflow]) -> None:
     }
     assert faults["promt"] == 'is not known; did you mean "prompt"?'
     assert faults["negative_strength"].startswith("is missing: a negative_prompt takes effect only")
-    assert faults["images"] == "goes with a graph of your own; a template takes `image`"
+    assert faults["images"] == "is only valid with a graph; a template takes `image`"
 
 
 def test_every_fault_of_a_graph_is_told_at_once(workflows: Mapping[str, Workflow]) -> None:

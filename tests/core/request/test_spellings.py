@@ -167,9 +167,9 @@ def test_base64_in_other_spellings(spell: Callable[[str], str]) -> None:
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        ("a {red|blue} fox", '"{red|blue}" is a choice'),
+        ("a {red|blue} fox", '"{red|blue}" is a random choice'),
         ("a __animal__ in the wood", '"__animal__" is a wildcard'),
-        ("a fox <lora:knight:0.8>", '"<lora:knight:0.8>" loads no LoRA: use `loras`'),
+        ("a fox <lora:knight:0.8>", '"<lora:knight:0.8>" does not load a LoRA: use `loras`'),
         ("a fox, embedding:easynegative", '"embedding:easynegative" has no effect unless'),
         ("a fox // not blue", '"//" begins a comment'),
         ("a fox /* not blue */", '"/*" begins a comment'),
@@ -215,18 +215,18 @@ def test_ordinary_words_are_no_syntax(workflows: Mapping[str, Workflow], prompt:
         ("batch_size", 'did you mean "num_images"?'),
         ("image_size", 'did you mean "width" and "height"?'),
         ("size", 'did you mean "width" and "height"?'),
-        ("init_images", "is not known; image to image takes the picture as `image`"),
+        ("init_images", "is not known; image to image takes the image as `image`"),
         ("negative", 'did you mean "negative_prompt"?'),
         ("format", 'did you mean "output_format"?'),
-        ("strength", "goes with image to image: send `image`"),
-        ("prompt_strength", "goes with image to image: send `image`"),
-        ("denoising_strength", "goes with image to image: send `image`"),
-        ("denoise", "goes with image to image: send `image`"),
+        ("strength", "is only valid for image to image: also send `image`"),
+        ("prompt_strength", "is only valid for image to image: also send `image`"),
+        ("denoising_strength", "is only valid for image to image: also send `image`"),
+        ("denoise", "is only valid for image to image: also send `image`"),
         ("sampling_steps", 'did you mean "steps"?'),
-        ("webhook", "belongs beside `input`"),
-        ("s3Config", "belongs beside `input`"),
-        ("s3_config", "belongs beside `input`"),
-        ("policy", "belongs beside `input`"),
+        ("webhook", "belongs next to `input`"),
+        ("s3Config", "belongs next to `input`"),
+        ("s3_config", "belongs next to `input`"),
+        ("policy", "belongs next to `input`"),
     ],
 )
 def test_a_key_of_another_tool_names_ours(workflows: Mapping[str, Workflow], key: str, said: str) -> None:
@@ -239,7 +239,7 @@ def test_a_key_of_another_tool_names_ours(workflows: Mapping[str, Workflow], key
 
 def test_a_picture_for_text_to_image_names_the_other_workflow(workflows: Mapping[str, Workflow]) -> None:
     """A caller that names txt2img and sends a picture is told what takes it."""
-    assert "name img2img" in faults_of(workflows, workflow="txt2img", image=BASE64)["image"]
+    assert "set it to img2img" in faults_of(workflows, workflow="txt2img", image=BASE64)["image"]
 
 
 def test_with_a_picture_the_strength_has_another_name(workflows: Mapping[str, Workflow]) -> None:

@@ -62,8 +62,8 @@ def test_what_costs_most_is_refused_all_at_once(workflows: Mapping[str, Workflow
         ("8.seed", 2**63, "must be at most"),
         ("8.sampler_name", "", "must not be empty"),
         ("4.text", " ", "must not be blank"),
-        ("4.text", "x" * 4097, "at most 4,096 are taken"),
-        ("3.vae_name", "x" * 4097, "at most 4,096 are taken"),
+        ("4.text", "x" * 4097, "at most 4,096 are allowed"),
+        ("3.vae_name", "x" * 4097, "at most 4,096 are allowed"),
         ("3.vae_name", 5, "must be text, not 5"),
         ("8.steps", ["7", 0], "must be a whole number, not a list"),
         ("8.model", "flux", "must be a link to a node of the workflow"),
@@ -117,7 +117,7 @@ def test_no_override_names_a_file_that_is_read(workflows: Mapping[str, Workflow]
 
     for value in ("other.png", "/etc/passwd", f"data:image/png;base64,{image}"):
         said = faults_of(workflows, {"11.image": value}, image=image)["11.image"]
-        assert said == "names a file; send the picture itself as `image`"
+        assert said == "names a file; send the image itself as `image`"
 
 
 GRAPH: Graph = {
