@@ -45,7 +45,6 @@ NOT_CONVERTED: tuple[str, ...] = (
     "comfy_core/images/child_process.py",
     "comfy_core/images/codec.py",
     "docs/configure.md",
-    "docs/migrate.md",
     "docs/operate.md",
     "handler.py",
     "simulators/comfyui/core.py",
