@@ -50,8 +50,11 @@ def test_links_and_boxes_become_those_of_the_site() -> None:
 
 
 def test_a_banned_phrase_is_found_in_prose_and_not_in_code() -> None:
-    """Comments, docstrings and texts are read; `is None` is Python."""
-    source = '"""Begins\nanew."""\nassert x is None  # there is none of\n# whoever\nanew = f"what came {x}"\n'
+    """Comments, docstrings and texts are read; `is None` is Python, and "there is none" is plain English."""
+    source = (
+        '"""Begins\nanew if there is none."""\nassert x is None  # a number that is none\n'
+        '# whoever\nanew = f"what came {x}"\n'
+    )
 
     assert sorted(check_language.banned_phrases(check_language.prose(source))) == [
         (2, "anew"),
