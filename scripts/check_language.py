@@ -42,8 +42,6 @@ NOT_CONVERTED: tuple[str, ...] = (
     "bench/shim.py",
     "bench/soak/killing_runner.py",
     "bench/soak/verdicts.py",
-    "comfy_client/cli/deploy.py",
-    "comfy_client/cli/parser.py",
     "comfy_core/images/child_process.py",
     "comfy_core/images/codec.py",
     "docs/configure.md",
