@@ -139,7 +139,7 @@ def test_help_is_had_in_each_way(shell: Shell) -> None:
         ({"IMAGE_GENERATION_PROVIDER": "runpod"}, "IMAGE_GENERATION_PROVIDER=comfyui"),
         ({"RUNPOD_API_KEY": "k"}, "RUNPOD_COMFYUI_ENDPOINT_ID"),
         ({"RUNPOD_APIKEY": "k"}, "RUNPOD_APIKEY is set, but is not a variable"),
-        ({"IMAGE_GENERATION_PROVIDER": "comfy"}, 'did you mean "comfyui"? There are'),
+        ({"IMAGE_GENERATION_PROVIDER": "comfy"}, 'did you mean "comfyui"? Providers: comfyui'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
