@@ -37,12 +37,9 @@ WRITE = {
 NOT_CONVERTED: tuple[str, ...] = (
     "bench/endpoint/__main__.py",
     "bench/endpoint/price.py",
-    "comfy_client/cli/deploy.py",
-    "comfy_client/cli/parser.py",
     "comfy_core/images/child_process.py",
     "comfy_core/images/codec.py",
     "docs/configure.md",
-    "docs/migrate.md",
     "handler.py",
     "simulators/comfyui/queue_and_history.py",
     "simulators/hugging_face.py",
