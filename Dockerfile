@@ -1,28 +1,28 @@
-# The worker's image, and one that also contains the weights. docker-bake.hcl builds it; docs/image.md describes it.
+# The worker's image, with and without weights. Build it with docker-bake.hcl; see docs/image.md.
 #
-#   runtime     the base of every final image: Python, tini, a user, the entry point and the health check
-#   build       runtime with pip and git, which no final image has
-#   torch       /opt/torch: gigabytes that rarely change, in a layer of their own
+#   runtime     base of every final image: Python, tini, a user, entrypoint and health check
+#   build       runtime with pip and git, which no final image contains
+#   torch       /opt/torch, several gigabytes that rarely change, so in a separate layer
 #   python      /opt/venv, the locked packages of ComfyUI and the worker
 #   comfyui     /opt/comfyui with its custom nodes, at the commits of snapshot.json
-#   app         /app, this repository's own code
-#   weights     /opt/models, one layer a file, below everything that changes more often
+#   app         /app, this repository's code
+#   weights     /opt/models, one layer for each file, below all layers that change more often
 #   worker, worker-flux1-dev-fp8, simulator    the final images
 #
-# Bytecode is compiled here: a serverless container is new each time, and ComfyUI then boots in half the time.
+# Bytecode is compiled at build time: serverless containers start without a bytecode cache. It halves ComfyUI's boot time.
 
 ARG BASE_IMAGE=debian:bookworm-slim
 
 FROM ${BASE_IMAGE} AS runtime
-# The versions are those of the base image's suite. tini keeps the environment, and the secrets in it. A program that its
-# user cannot read is not dumpable, so no other process of that user can read /proc/1/environ.
+# Package versions are those of the base image's suite. tini's environment contains the container's secrets. Removing read
+# permission makes its process non-dumpable, so that other processes of the same user cannot read /proc/1/environ.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/*.log \
     && chmod 0711 /usr/bin/tini \
     && useradd --uid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin worker
-# The CUDA libraries come with torch, and the driver from the host: the container toolkit reads these two.
+# The CUDA libraries are part of torch, and the driver comes from the host: the NVIDIA container toolkit reads these two.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PATH=/opt/venv/bin:$PATH \
@@ -34,15 +34,15 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     COMFYUI_DATA_DIR=/tmp/comfyui \
     WORKER_MODELS_DIR=/opt/models
 LABEL org.opencontainers.image.title="Flux.1-dev on ComfyUI, a RunPod serverless worker" \
-      org.opencontainers.image.description="Text and pictures in, PNGs out: handler.py, ComfyUI and the models of Flux.1-dev" \
+      org.opencontainers.image.description="Text and images in, PNGs out: handler.py, ComfyUI and the models of Flux.1-dev" \
       org.opencontainers.image.licenses="MIT AND GPL-3.0-only"
 WORKDIR /app
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# A boot that downloads models can take long; the container is not unhealthy during that time.
+# A boot that downloads models can take long, so failures in the first 30 minutes do not count.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --start-interval=5s --retries=3 \
     CMD ["/opt/venv/bin/python", "-m", "worker.health"]
-# tini reaps processes that ComfyUI's nodes leave behind, and forwards signals to the worker, which stops ComfyUI itself.
+# tini reaps orphaned child processes and forwards signals to the worker, which stops ComfyUI itself.
 ENTRYPOINT ["/usr/bin/tini", "--", "/opt/venv/bin/python", "/app/handler.py"]
 
 
@@ -55,7 +55,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 
 FROM build AS torch
-# cuda: PyPI's build, locked with its hashes. cpu: the same versions from PyTorch's own index. none: for the simulator.
+# cuda: PyPI's build, locked with hashes. cpu: the same versions from PyTorch's index. none: for the simulator.
 ARG TORCH=cuda
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements/torch.txt,target=/torch.txt \
@@ -70,7 +70,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 
 FROM build AS python
-# Which lock file of requirements/: comfyui, or simulator for an image whose ComfyUI is the simulator.
+# Name of the file in requirements/: comfyui, or simulator for an image whose ComfyUI is the simulator.
 ARG REQUIREMENTS=comfyui
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements,target=/requirements \
@@ -80,7 +80,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && echo /opt/torch > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
 
 
-# A build can replace three stages, each by a folder: --build-context snapshot=FOLDER, and model-list and licences.
+# Three stages can be replaced by a folder at build time: snapshot (--build-context snapshot=FOLDER), model-list, licences.
 FROM scratch AS snapshot
 COPY snapshot.json /
 
@@ -91,10 +91,10 @@ COPY worker/__init__.py worker/command_line.py /worker/
 COPY worker/snapshot /worker/snapshot
 
 
-# A node's install.py may call pip, so the environment has pip while it runs.
+# A node's install.py may call pip, so pip is installed while the snapshot is restored.
 FROM python AS comfyui
 ARG COMFYUI_REPO=https://github.com/Comfy-Org/ComfyUI
-# A commit instead of snapshot.json's.
+# A commit to use instead of snapshot.json's.
 ARG COMFYUI_REF=
 ARG REQUIREMENTS=comfyui
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -140,7 +140,7 @@ RUN --mount=type=bind,from=model-list,target=/list \
     awk '/^[^#]/ { folder = "/lines/" $3; system("mkdir -p " folder); print > (folder "/models.txt") }' /list/models.txt
 
 
-# A new version of the worker must not download the weights again, so this stage copies only what the download needs.
+# Contains only what the download needs, so that a new version of the worker does not invalidate the layers of weights.
 FROM build AS downloader
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=requirements/simulator.txt,target=/lock.txt \
@@ -154,7 +154,8 @@ COPY --chmod=755 scripts/bake_model /downloader/
 
 
 FROM runtime AS weights
-# One layer a file. A mirror of https://huggingface.co; a token is given as a secret: --secret id=hf_token,env=HF_TOKEN
+# One layer for each file. HF_ENDPOINT is a mirror of https://huggingface.co. Pass a token as a secret:
+# --secret id=hf_token,env=HF_TOKEN
 ARG HF_ENDPOINT=
 RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
     --mount=type=bind,from=model-lines,source=/lines/vae/ae.safetensors,target=/list /downloader/bake_model
@@ -169,7 +170,7 @@ RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mo
     --mount=type=bind,from=model-lines,source=/lines/diffusion_models/flux1-dev-fp8.safetensors,target=/list /downloader/bake_model
 COPY --link --from=licences / /opt/models/licences/
 LABEL org.opencontainers.image.licenses="MIT AND GPL-3.0-only AND Apache-2.0 AND LicenseRef-FLUX.1-dev-Non-Commercial" \
-      org.opencontainers.image.description="Text and pictures in, PNGs out. The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial License. Copyright Black Forest Labs. Inc."
+      org.opencontainers.image.description="Text and images in, PNGs out. The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial License. Copyright Black Forest Labs. Inc."
 USER 1000:1000
 
 
@@ -182,7 +183,7 @@ ARG VERSION=0 REVISION=unknown
 LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
 
 
-# No GPU and no ComfyUI: the simulator replaces it, in a container of the same image (compose.yaml).
+# Without GPU and ComfyUI: the simulator replaces ComfyUI, in another container of the same image (compose.yaml).
 FROM runtime AS simulator
 COPY --link --from=python /opt/venv /opt/venv
 COPY --link --from=simulator-app /app /app
@@ -192,7 +193,7 @@ LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revisio
 
 
 FROM runtime AS worker
-# Models that are downloaded at boot go here if there is no volume.
+# Destination of model downloads at boot if there is no network volume.
 RUN install --directory --owner=1000 --group=1000 /opt/models
 USER 1000:1000
 COPY --link --from=torch /opt/torch /opt/torch

@@ -1,7 +1,7 @@
 # docker buildx bake                          the worker, without weights
 # docker buildx bake worker-flux1-dev-fp8     with weights; needs 30 GB of disk, and downloads 17.4 GB
 # docker buildx bake simulator                for machines without a GPU
-# HF_TOKEN is passed as a build secret, for models that need a login. None of the four in models.txt does.
+# HF_TOKEN is passed as a secret, for gated models. None of the four in models.txt is gated.
 
 variable "IMAGE" { default = "flux-comfyui-worker" }
 variable "VERSION" { default = "dev" }

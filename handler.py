@@ -1,20 +1,22 @@
-"""The RunPod worker's entry: settings, wiring, and `handler(job)`, which never raises but when it is cancelled.
+"""Entry point of the RunPod worker: settings, wiring, and `handler(job)`, which only raises when it is cancelled.
 
-python handler.py                                    runs test_input.json; pictures are written to debug-output/
-python handler.py --test_input '{"input": {...}}'    runs that job, likewise
+python handler.py                                    runs test_input.json; images are written to debug-output/
+python handler.py --test_input '{"input": {...}}'    runs that job in the same way
 python handler.py --rp_serve_api                     serves RunPod's local API on port 8000
-SERVE_API_LOCALLY=true                               the same on all addresses, as in the container
+SERVE_API_LOCALLY=true                               the same on all interfaces, as in the container
 on RunPod                                            takes jobs until it is told to stop
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,7 +33,7 @@ from worker.comfyui_process import ModelsMissing
 from worker.disk import full_disk, temporary_folder
 from worker.job_execution import JobExecution, Service, make_threads
 from worker.jobs import Worker
-from worker.lifecycle import Lifecycle
+from worker.lifecycle import Lifecycle, end_process
 from worker.process_memory import protect_process_memory
 from worker.progress import ProgressSender
 from worker.runpod_api import RunPodWorkerApi, secure_local_api
@@ -41,16 +43,18 @@ Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
 
 LONGEST_BESIDE_S = 600.0
-"""How long a job's thread may take besides its wait for earlier jobs and its run, WORKER_JOB_TIMEOUT_S each."""
+"""Maximum time of a job's thread in addition to its wait for earlier jobs and its run (WORKER_JOB_TIMEOUT_S each)."""
 CANCEL_S = 60.0
-"""How long the thread of a cancelled job may take to end."""
+"""Maximum time for the thread of a cancelled job to end."""
 _POLL_S = 0.5
+
+_default_handler_lock = threading.Lock()
 
 log = logging.getLogger("handler")
 
 
 def make_worker(settings: Settings) -> Worker:
-    """Return what the jobs of this process share. Raises ConfigError."""
+    """Return the configuration and connections shared by all jobs. Raises ConfigError."""
     return Worker(
         server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory),
         workflows=load_workflows(settings.workflows_directory),
@@ -63,69 +67,69 @@ def make_worker(settings: Settings) -> Worker:
 
 
 def make_handler(service: Service, post_progress: PostProgress | None = None) -> Handler:
-    """Return `handler(job)`: a result (docs/api.md), or exactly `{"error": "<JSON text of an ErrorReport>"}`.
+    """Return `handler(job)`, which returns a result (docs/api.md) or `{"error": "<JSON text of an ErrorReport>"}`.
 
-    The job runs in a thread, so that the SDK's loop stays free to see that a job is to be stopped. Then the task is
-    cancelled, the job's prompts are interrupted, and CancelledError goes on to the SDK once nothing of it is left.
-    `post_progress` takes a job and its progress.
+    The job runs in a thread, so that the SDK's event loop can receive stop signals. The SDK then cancels the task: the
+    job's prompts are interrupted, and CancelledError is re-raised once the job has ended. `post_progress` receives a
+    job and its progress.
     """
 
-    async def handler(job: JsonObject) -> JsonObject:
+    async def run(job: JsonObject) -> JsonObject:
         service.lifecycle.note_job()
         logs.job_id.set(str(job.get("id", "unknown"))[:256])
         sender = None
         if post_progress is not None:
             sender = ProgressSender(lambda progress: post_progress(job, progress))
-        attempt = JobExecution(service, job, sender.report if sender else lambda _: None)
+        execution = JobExecution(service, job, sender.report if sender else lambda _: None)
         try:
-            return await _outcome(service, attempt)
+            return await _outcome(service, execution)
         finally:
             if sender is not None:
                 await sender.drain()
 
-    return handler
+    return run
 
 
-async def _outcome(service: Service, attempt: JobExecution) -> JsonObject:
-    """Return what comes of a job, also if no thread is free for it, or its own does not end."""
+async def _outcome(service: Service, execution: JobExecution) -> JsonObject:
+    """Return the job's result or error, even if no thread is free for it or its thread does not end."""
     if error := service.comfyui.refusal():
-        attempt.end()
-        return attempt.failed(error)
-    in_thread = service.threads.submit(attempt.outcome)
+        execution.end()
+        return execution.failed(error)
+    in_thread = service.threads.submit(execution.outcome)
     running = asyncio.wrap_future(in_thread)
     try:
         while not (await asyncio.wait({running}, timeout=_POLL_S))[0]:
-            if error := attempt.abandon_error():
-                answer = attempt.failed(error)
-                attempt.cancelled.set()
+            if error := execution.abandon_error():
+                response = execution.failed(error)
+                execution.cancelled.set()
                 if in_thread.cancel():
-                    attempt.end()
-                return answer
-            if attempt.took_s > service.longest_s:
-                attempt.cancelled.set()
+                    execution.end()
+                return response
+            if execution.took_s > service.longest_s:
+                execution.cancelled.set()
                 service.lifecycle.retire("a job's thread does not end")
-                return attempt.bug()
+                return execution.bug()
         return running.result()
     except asyncio.CancelledError:
-        attempt.cancelled.set()
+        execution.cancelled.set()
         if in_thread.cancel():
-            attempt.end()
+            execution.end()
         elif not (await asyncio.wait({running}, timeout=CANCEL_S))[0]:
             service.lifecycle.retire("the thread of a cancelled job does not end")
         raise
 
 
-def writing_files(handler: Handler, folder: Path) -> Handler:
-    """Return a handler whose results have paths in `folder` in place of base64, for a person at a terminal."""
+def writing_files(inner: Handler, folder: Path) -> Handler:
+    """Wrap a handler for local use: its results contain paths of files in `folder` instead of base64."""
 
     async def writing(job: JsonObject) -> JsonObject:
-        return await asyncio.to_thread(local_results.written, await handler(job), folder)
+        return await asyncio.to_thread(local_results.written, await inner(job), folder)
 
     return writing
 
 
 def report_unhealthy(environment: Mapping[str, str], reason: str) -> None:
-    """Tell the platform why this worker retires, as the SDK's failed fitness checks do.
+    """Report to the platform why this worker retires, as the SDK's failed fitness checks do.
 
     Source: docs/reference/runpod.md#fitness-checks.
     """
@@ -138,11 +142,77 @@ def report_unhealthy(environment: Mapping[str, str], reason: str) -> None:
     try:
         api.call("GET", "", timeout_s=2, params=params)
     except RequestError as error:
-        log.warning("the platform was not told: %s", error)
+        log.warning("the worker's state could not be reported to RunPod: %s", error)
+
+
+def _make_boot(
+    settings: Settings,
+    worker: Worker,
+    environment: Mapping[str, str],
+    times: BootTimes,
+    end: Callable[[int], None] = end_process,
+) -> tuple[Boot, Lifecycle]:
+    """Return the boot, not started yet, and the lifecycle. `end` exits the process with a status."""
+    boot = Boot(
+        settings,
+        worker.server,
+        worker.workflows,
+        environment,
+        lambda: lifecycle.retire("ComfyUI died and could not be restarted"),
+        times,
+    )
+    lifecycle = Lifecycle(
+        stop_comfyui=boot.stop,
+        report_unhealthy=lambda reason: report_unhealthy(environment, reason),
+        grace_s=settings.shutdown_grace_s,
+        end=end,
+    )
+    return boot, lifecycle
+
+
+def _make_service(
+    settings: Settings, worker: Worker, lifecycle: Lifecycle, boot: Boot, environment: Mapping[str, str]
+) -> Service:
+    """Return what the jobs of this process share. Call it after `boot.begin`."""
+    data = settings.comfyui_data_directory
+    disk = partial(full_disk, [data, temporary_folder(environment)] if data else [])
+    longest_s = 2 * settings.job_timeout_s + LONGEST_BESIDE_S
+    return Service(
+        worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), longest_s=longest_s
+    )
+
+
+async def handler(job: JsonObject) -> JsonObject:
+    """Run one job, for code that imports `handler` from a RunPod worker; see `make_handler` for what it returns.
+
+    The first call reads the environment, boots ComfyUI and waits until it is ready; later calls reuse it. Raises
+    ConfigError, JobError or ModelsMissing if the boot fails; the next call tries again. ComfyUI is stopped at exit.
+    """
+    run_job = await asyncio.to_thread(_default_handler)
+    return await run_job(job)
+
+
+def _default_handler() -> Handler:
+    with _default_handler_lock:
+        return _boot_default_handler()
+
+
+@cache
+def _boot_default_handler() -> Handler:
+    settings = Settings.from_env(os.environ)
+    worker = make_worker(settings)
+    if settings.comfyui_is_ours:
+        protect_process_memory()
+    # The process belongs to the importing code, so a retiring worker must not exit it.
+    boot, lifecycle = _make_boot(settings, worker, os.environ, BootTimes(), end=lambda _status: None)
+    boot.begin()
+    boot.finish()
+    atexit.register(boot.stop)
+    return make_handler(_make_service(settings, worker, lifecycle, boot, os.environ))
 
 
 def main() -> None:
-    """Boot, then serve jobs in the mode that RunPod's SDK reads from the arguments and the environment."""
+    """Boot, then serve jobs in the mode that RunPod's SDK derives from the arguments and the environment."""
     times = BootTimes()
     times.note("python")
     try:
@@ -153,40 +223,23 @@ def main() -> None:
         if settings.comfyui_is_ours and not is_protected:
             log.warning("custom nodes can read this process's environment: PR_SET_DUMPABLE failed")
         times.note("settings")
-        boot = Boot(
-            settings,
-            worker.server,
-            worker.workflows,
-            os.environ,
-            lambda: lifecycle.retire("ComfyUI died and stayed dead"),
-            times,
-        )
-        lifecycle = Lifecycle(
-            stop_comfyui=boot.stop,
-            report_unhealthy=lambda reason: report_unhealthy(os.environ, reason),
-            grace_s=settings.shutdown_grace_s,
-        )
+        boot, lifecycle = _make_boot(settings, worker, os.environ, times)
         lifecycle.handle_signals()
         boot.begin()
     except ConfigError as error:
         sys.exit(f"handler.py: {error}")
-    data = settings.comfyui_data_directory
-    disk = partial(full_disk, [data, temporary_folder(os.environ)] if data else [])
-    longest_s = 2 * settings.job_timeout_s + LONGEST_BESIDE_S
-    service = Service(
-        worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), longest_s=longest_s
-    )
+    service = _make_service(settings, worker, lifecycle, boot, os.environ)
     _serve(settings, service, boot, times)
 
 
 def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -> None:
-    """Hand over to the SDK. On RunPod the boot is a fitness check: no job is taken, and none billed, before it ends."""
-    # The SDK logs the first 4096 characters of every result at DEBUG, its default
+    """Start the SDK. On RunPod the boot is a fitness check: until it ends, no job is taken and none is billed."""
+    # At DEBUG, its default, the SDK logs the first 4096 characters of every result
     # (docs/reference/runpod.md#result-size-and-logging).
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
-    import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so never at import, and while ComfyUI boots
+    import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so not at import but while ComfyUI boots
 
-    logs.configure(settings.log_level)  # runpod's import installs a handler of its own
+    logs.configure(settings.log_level)  # importing runpod installs its own log handler
     times.note("runpod_imported")
     child_process.warm()
 
@@ -194,7 +247,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
         try:
             boot.finish()
         except (JobError, ModelsMissing):
-            if service.lifecycle.is_ending:  # it failed because it was ended, which is no fault to be reported
+            if service.lifecycle.is_ending:  # failed because of the shutdown, which is not an error
                 service.lifecycle.await_end()
             raise
 
@@ -202,20 +255,20 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
         runpod.serverless.register_fitness_check(finish_boot)
         platform = RunPodWorkerApi(settings.concurrency, service.lifecycle)
         posting = make_handler(service, platform.post_progress)
-        # In the SDK's running loop, after it has installed its own signal handlers.
+        # on_start is called in the SDK's running loop, after the SDK has installed its signal handlers.
         runpod.serverless.start(platform.configured(posting, on_start=service.lifecycle.handle_signals))
         service.lifecycle.await_end()
         return
-    handler = make_handler(service)
+    local_handler = make_handler(service)
     if settings.serve_api_locally:
         sys.argv[1:] = _local_api_arguments(settings.api_port)
     if "--rp_serve_api" in _options():
         secure_local_api()
     else:
-        handler = writing_files(handler, Path("debug-output"))
+        local_handler = writing_files(local_handler, Path("debug-output"))
     try:
         finish_boot()
-        runpod.serverless.start({"handler": handler})
+        runpod.serverless.start({"handler": local_handler})
     except (ComfyClientError, ModelsMissing) as error:
         sys.exit(f"handler.py: {error}")
     finally:
@@ -224,18 +277,18 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
 
 
 def _local_api_arguments(port: int) -> list[str]:
-    """Return the SDK's arguments for SERVE_API_LOCALLY. On all addresses: a container's port is published."""
-    return ["--rp_serve_api", "--rp_api_host", "0.0.0.0", "--rp_api_port", str(port)]  # noqa: S104 - as it says
+    """Return the SDK's arguments for SERVE_API_LOCALLY. All interfaces: the container's port is published."""
+    return ["--rp_serve_api", "--rp_api_host", "0.0.0.0", "--rp_api_port", str(port)]  # noqa: S104 - intended, see above
 
 
 def _is_on_platform(settings: Settings) -> bool:
-    """Whether the SDK will take jobs from RunPod (worker.py of runpod 1.12: these arguments come first)."""
+    """Return whether the SDK will take jobs from RunPod (worker.py of runpod 1.12: these arguments take precedence)."""
     local = {"--rp_serve_api", "--test_input"} & _options()
     return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local and not settings.serve_api_locally
 
 
 def _options() -> set[str]:
-    """Return the names of this process's arguments."""
+    """Return the option names of this process's arguments."""
     return {argument.partition("=")[0] for argument in sys.argv[1:]}
 
 

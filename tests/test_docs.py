@@ -194,7 +194,7 @@ def test_the_log_is_read_as_the_page_says(log: Path) -> None:
     )
 
     begun, ended = (json.loads(line)[1] for line in story.splitlines())
-    assert (begun, ended[:4]) == ("flux-dev-txt2img, 1 prompts, 0 pictures in", "done")
+    assert (begun, ended[:4]) == ("flux-dev-txt2img, 1 prompts, 0 input images", "done")
     assert codes.split() == ["1", "invalid_input"]
     assert all(float(line) > 0 for line in boots.splitlines())
     assert len(boots.splitlines()) == 2

@@ -69,6 +69,26 @@ def report_of(result: dict[str, Any]) -> ErrorReport:
     return ErrorReport.from_json(result["error"])
 
 
+def test_the_module_has_a_handler_that_boots_on_the_first_call(simulator: Simulator) -> None:
+    """`from handler import handler`, as in RunPod's examples: importing does nothing, each call returns a result."""
+    code = """
+import asyncio, json, sys
+from handler import handler
+assert "runpod" not in sys.modules
+job = json.loads(sys.argv[1])
+results = [asyncio.run(handler(job)) for _ in range(2)]
+print(json.dumps([len(result["images"]) for result in results]))
+"""
+    environment = {**os.environ, "COMFYUI_URL": simulator.url, "WORKER_WARMUP": "false", "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-c", code, json.dumps({"id": "1", "input": SMALL})]
+
+    done = subprocess.run(
+        arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert (done.stdout, done.returncode) == ("[1, 1]\n", 0), done.stderr
+
+
 def test_a_job_gives_a_result_without_forbidden_keys(handler: Handler) -> None:
     """The SDK takes `error` and `refresh_worker` out of a result and nests `output`: none is there."""
     result = asyncio.run(handler({"id": "1", "input": SMALL}))

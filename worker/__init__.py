@@ -1,1 +1,1 @@
-"""What exists only inside the container: the settings, one job's story, its outputs."""
+"""Code that runs inside the worker container: settings, boot, job execution, result packing."""

@@ -1,4 +1,4 @@
-"""Where ComfyUI answers, by the environment. It imports nothing of ours, for the container's health check."""
+"""Address of ComfyUI's HTTP API. Imports only the standard library, because the health check uses it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DEFAULT_PORT = "8188"
 
 
 def comfyui_url(env: Mapping[str, str]) -> str:
-    """Return the address in COMFYUI_URL, else that of the worker's own ComfyUI."""
+    """Return COMFYUI_URL, or the local address of the worker's own ComfyUI."""
     return (
         env.get("COMFYUI_URL", "").strip() or f"http://127.0.0.1:{env.get('COMFYUI_PORT', '').strip() or DEFAULT_PORT}"
     )

@@ -1,4 +1,4 @@
-"""Before the first job: ComfyUI up, its models there and loaded. What fails here keeps the worker from taking jobs."""
+"""Worker boot: starts ComfyUI, finds its models and loads them. If the boot fails, the worker takes no jobs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ WARMUP_INPUTS = {"prompt": "warm-up", "width": 256, "height": 256, "steps": 1, "
 WARMUP_TIMEOUT_S = 300.0
 DATA_FOLDERS = ("input", "output", "temp", "user")
 FRONT_END = "worker/web"
-"""An empty folder in the data folder."""
+"""An empty folder inside the data folder."""
 PATHS_CONFIG = "worker/extra_model_paths.yaml"
-"""Not beside ComfyUI's main.py, where the file of that name is someone else's."""
+"""Not next to ComfyUI's main.py: a file of that name there belongs to the user."""
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def required_models(workflows: Mapping[str, Workflow]) -> list[str]:
 
 
 def make_data_folders(data: Path) -> None:
-    """Make ComfyUI's folders. Raises ConfigError where they cannot be made or written."""
+    """Create ComfyUI's folders. Raises ConfigError if they cannot be created or written."""
     for name in (*DATA_FOLDERS, FRONT_END):
         folder = data / name
         try:
@@ -50,26 +50,26 @@ def make_data_folders(data: Path) -> None:
         except OSError as error:
             raise _unwritable(folder, error.strerror) from error
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise _unwritable(folder, "it is another user's")
+            raise _unwritable(folder, "no write permission")
 
 
 def _unwritable(path: Path, reason: str | None) -> ConfigError:
     return ConfigError(
-        f"COMFYUI_DATA_DIR: {path} cannot be written ({reason}). Name a folder that this user can write, such as "
-        "/tmp/comfyui; in a container with a read-only root, one on a tmpfs or a volume"  # noqa: S108 - advice
+        f"COMFYUI_DATA_DIR: {path} cannot be written ({reason}). Set it to a folder that this user can write, such as "
+        "/tmp/comfyui; in a container with a read-only root, use a tmpfs or a volume"  # noqa: S108 - advice
     )
 
 
 class Boot:
-    """The start of one worker: `begin` it, do something else meanwhile, and `finish` it. `stop` ends what it started.
+    """The boot of one worker: `begin` it, do other work meanwhile, then `finish` it. `stop` ends what it started.
 
     Args:
-        settings: of the worker.
-        server: the connections to its ComfyUI.
-        workflows: those whose models have to be there.
-        environment: of the worker; a ComfyUI of its own gets a part of it.
-        on_lost: called when that ComfyUI died and stayed dead.
-        times: notes the steps.
+        settings: the worker's settings.
+        server: the client of the worker's ComfyUI.
+        workflows: the templates whose models are required.
+        environment: the worker's environment; its own ComfyUI gets a part of it.
+        on_lost: called when that ComfyUI died and could not be restarted.
+        times: records the steps.
     """
 
     def __init__(
@@ -90,24 +90,24 @@ class Boot:
         self._supply: ModelManager | None = None
         self._missing: ModelsMissing | None = None
         self.process: ComfyProcess | None = None
-        """The worker's own ComfyUI, once it was started."""
+        """The worker's own ComfyUI, once started."""
         self._remote = RemoteComfyUI(settings.comfyui_url, settings.hung_after_s)
 
     @property
     def comfyui(self) -> ManagedComfyUI:
-        """The ComfyUI as the jobs see it: the worker's own, or the one at COMFYUI_URL."""
+        """The ComfyUI that jobs use: the worker's own, or the one at COMFYUI_URL."""
         return self.process or self._remote
 
     def begin(self) -> None:
-        """Start ComfyUI, and the fetch of its models where that is wanted, and return at once.
+        """Start ComfyUI, and the download of missing models if enabled, and return immediately.
 
-        A model that is plainly not there keeps ComfyUI from being started; `finish` raises it, when the platform can be
-        told. Raises ConfigError, and has stopped what was begun then.
+        If a model is missing, ComfyUI is not started and `finish` raises the error, when it can be reported to the
+        platform. Raises ConfigError after stopping what was started.
         """
         settings = self._settings
         if not settings.comfyui_is_ours:
             return
-        assert settings.comfyui_directory is not None  # noqa: S101 - a ComfyUI of ours has a folder
+        assert settings.comfyui_directory is not None  # noqa: S101 - always set for our own ComfyUI
         assert settings.comfyui_data_directory is not None  # noqa: S101 - the same
         try:
             self._begin(settings.comfyui_directory, settings.comfyui_data_directory)
@@ -124,13 +124,13 @@ class Boot:
         environment = comfyui_environment(self._environment, settings.comfyui_environment)
         help_timeout_s = min(HELP_TIMEOUT_S, settings.ready_timeout_s)
         with ThreadPoolExecutor(1) as threads:
-            asked = threads.submit(query_flags, settings, environment, help_timeout_s)
+            flags_future = threads.submit(query_flags, settings, environment, help_timeout_s)
             try:
                 supply.begin()
             except ModelsMissing as missing:
                 self._missing = missing
                 return
-            flags = asked.result()
+            flags = flags_future.result()
         if not supply.is_fetching:
             self._times.note("models")
         try:
@@ -156,9 +156,9 @@ class Boot:
         self._times.note("comfyui_started")
 
     def finish(self) -> None:
-        """Return when the first job can be taken: ComfyUI answers, its models are there and, after a warm-up, loaded.
+        """Return when the first job can be taken: ComfyUI responds, its models exist and, after a warm-up, are loaded.
 
-        Raises JobError or ModelsMissing with what is wrong; a ComfyUI of the worker's own is stopped then.
+        Raises JobError or ModelsMissing, after stopping the worker's own ComfyUI.
         """
         try:
             self._await_comfyui()
@@ -168,14 +168,14 @@ class Boot:
                 self._times.note("warmed_up")
         except (JobError, ModelsMissing) as error:
             self.stop()
-            log.error("the boot failed: %s", error)  # noqa: TRY400 - foreseen
+            log.error("the boot failed: %s", error)  # noqa: TRY400 - an expected error
             if self.process is not None:
                 log.error("ComfyUI's last lines:\n%s", "\n".join(self.process.log.lines()))  # noqa: TRY400 - the same
             raise
         self._times.log(self._server.version())
 
     def stop(self) -> None:
-        """End a fetch that is under way and the connections to ComfyUI, and ComfyUI if it is the worker's own."""
+        """Stop a running download, the connections to ComfyUI, and the worker's own ComfyUI."""
         if self._supply is not None:
             self._supply.stop()
         self._remote.stop()

@@ -1,4 +1,4 @@
-"""When each step of the boot ended, in seconds since the process began. The log has them all in one line at its end."""
+"""Seconds from process start to the end of each boot step, logged in one line at the end of the boot."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ log = logging.getLogger("worker.boot")
 
 
 def process_age_s() -> float:
-    """Return the seconds since this process began; where the system does not tell, its own time on the CPU."""
+    """Return the seconds since this process started, or its CPU time if the system does not report the start."""
     try:
-        # The 22nd field (proc_pid_stat(5)), counted from behind the name, which may hold anything.
+        # Field 22 of proc_pid_stat(5). Count after the process name, which may contain spaces and parentheses.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - began_s
@@ -23,17 +23,17 @@ def process_age_s() -> float:
 
 
 class BootTimes:
-    """The steps of one boot."""
+    """The times of one boot."""
 
     def __init__(self, age_s: Callable[[], float] = process_age_s) -> None:
         self._began_at = time.monotonic() - age_s()
         self.ends_s: dict[str, float] = {}
 
     def note(self, step: str) -> None:
-        """Note that `step` has ended now."""
+        """Record that `step` ended now."""
         self.ends_s[step] = round(time.monotonic() - self._began_at, 3)
 
     def log(self, version: str) -> None:
-        """Note the end of all, and log every step with ComfyUI's version."""
+        """Record the total, and log all steps with ComfyUI's version."""
         self.note("total")
         log.info("booted", extra={"boot_s": dict(self.ends_s), "comfyui": version})

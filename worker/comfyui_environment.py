@@ -1,4 +1,4 @@
-"""The environment of ComfyUI's process, by an allow-list: every custom node can read all of it. No I/O."""
+"""The environment of the ComfyUI process, built from an allow-list, because every custom node can read it. No I/O."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ PREFIXES = (
 )
 PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
-"""Names that hold a secret whatever they begin with, such as NVIDIA_API_KEY."""
+"""Names that may hold a secret, even with an allowed prefix, such as NVIDIA_API_KEY."""
 _CREDENTIALS = re.compile(r"^((?:[a-z][a-z0-9+.-]*://)?).*@", re.IGNORECASE | re.DOTALL)
 
 
 def comfyui_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
-    """Return what ComfyUI and its nodes get of this process's environment: what is known to be harmless, and `more`.
+    """Return the environment for ComfyUI and its nodes: allowed variables, plus those named in `more`.
 
-    A proxy's user name and password are left out of its address.
+    User name and password are removed from proxy addresses.
     """
     kept = {name: value for name, value in environment.items() if name in more or _is_harmless(name)}
     proxies = {name: value for name, value in environment.items() if name.upper() in PROXIES and name not in more}
@@ -86,5 +86,5 @@ def _is_harmless(name: str) -> bool:
 
 
 def without_credentials(url: str) -> str:
-    """Return the address of a proxy without user name and password; a list of hosts stays as it is."""
+    """Return a proxy address without user name and password; other text is returned unchanged."""
     return _CREDENTIALS.sub(r"\1", url)

@@ -1,7 +1,7 @@
-"""The last lines that ComfyUI wrote, and which of them an error may show.
+"""The last lines of ComfyUI's output, and the part of them that an error may contain.
 
-An error travels to its job's caller, so it shows the lines since that job began, and none if another job used ComfyUI
-meanwhile: file names, prompts and paths of others could be in them.
+An error is returned to the job's caller. It therefore contains only lines written since that job began, and none if
+another job used ComfyUI at the same time: they could contain that job's file names, prompts and paths.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ KEPT_LINES = 100
 SHOWN_LINES = 20
 SHOWN_CHARACTERS = 300
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Escape sequences of a terminal (colours, titles), and control characters; a tab stays."""
+"""Terminal escape sequences (colours, titles) and control characters. Tabs are kept."""
 _RUN_FOLDER = re.compile(r"run-[0-9a-f]{8,}(?:/[^\s'\"\],)]*)?")
 
 log = logging.getLogger("comfyui")
 
 
 class ComfyLog:
-    """The output of one ComfyUI after the other. `read` takes it in; lines are numbered from 0."""
+    """Output of successive ComfyUI processes. `read` collects it; lines are numbered from 0."""
 
     def __init__(self) -> None:
         self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
@@ -35,12 +35,12 @@ class ComfyLog:
 
     @property
     def next_line(self) -> int:
-        """The number of the next line."""
+        """Number of the next line."""
         with self._lock:
             return self._count
 
     def read(self, output: IO[str]) -> None:
-        """Keep the lines of `output`, until it ends."""
+        """Collect lines of `output` until it ends."""
         with output:
             for line in output:
                 if text := line.rstrip():
@@ -50,19 +50,19 @@ class ComfyLog:
                     log.debug(text)
 
     def lines(self, since: int = 0) -> list[str]:
-        """Return the kept lines from number `since` on, cleaned: for the worker's own log."""
+        """Return the collected lines from number `since`, sanitized for the worker's log."""
         with self._lock:
             kept = list(self._lines)
             first = self._count - len(kept)
         return [cleaned(line) for line in kept[max(0, since - first) :]]
 
     def excerpt_for(self, lease: Lease) -> list[str]:
-        """Return what an error for the job of `use` may show."""
+        """Return the lines that an error of the job with this lease may contain."""
         return (
             [] if lease.is_shared else [line[:SHOWN_CHARACTERS] for line in self.lines(lease.first_line)[-SHOWN_LINES:]]
         )
 
 
 def cleaned(line: str) -> str:
-    """Return a line without escape sequences, folders of this machine, and names of uploaded files."""
+    """Return a line without escape sequences, local folders and names of uploaded files."""
     return _RUN_FOLDER.sub("run-…", without_paths(_ESCAPES.sub("", line)))

@@ -1,13 +1,13 @@
-"""ComfyUI as a child process: started, watched, started again once, stopped.
+"""ComfyUI as a child process: started, monitored, restarted once, stopped.
 
-It runs in a process group of its own, so that nothing it started outlives it, and with an environment of its own
-(`comfyui_environment`). One thread reads its output, one waits for its end, and one asks it whether it still answers
-(`watchdog`): one that hangs is killed. It is ready when /system_stats answers and the models that the workflows load
-are listed.
+It runs in its own process group, so that its children are killed with it, and with a restricted environment
+(`comfyui_environment`). One thread reads its output, one waits for its exit, and one checks that it responds
+(`watchdog`) and kills it if it hangs. It is ready when /system_stats responds and the models of the workflows are
+listed.
 
-An end that was not asked for is an error for the job whose prompt ran at that moment; other jobs are run again. ComfyUI
-is started once more. If that fails, or it ends again before a job has succeeded, `is_lost` becomes true for good, and
-the worker is to retire.
+An unexpected exit is an error for the job whose prompt was running; other jobs are retried. ComfyUI is restarted once.
+If the restart fails, or ComfyUI dies again before a job has succeeded, `is_lost` stays true and the worker should
+retire.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ _TELL_AFTER_S = 5.0
 _STUCK_POLL_S = 0.5
 _POLL_S = 0.05
 _LAST_WORDS_S = 1.0
-"""How long the output of a ComfyUI that died is read on, so that an error has its last lines."""
+"""How long to keep reading the output of a dead ComfyUI, so that an error has its last lines."""
 
 log = logging.getLogger(__name__)
 
 
-class ModelsMissing(Exception):  # noqa: N818 - a state of the machine, reported at boot
-    """The files that the workflows load are not there, or ComfyUI does not list them."""
+class ModelsMissing(Exception):  # noqa: N818 - a state of the machine, not a code error
+    """Model files of the workflows do not exist, or ComfyUI does not list them."""
 
 
 @dataclass(frozen=True)
 class KillTimeouts:
-    """How long ComfyUI is left alone before it is killed.
+    """When an unresponsive ComfyUI is killed.
 
     Attributes:
-        stuck_s: with a prompt that was interrupted: it may load a model meanwhile, which heeds nothing.
-        hung_s: without an answer.
+        stuck_s: seconds after an interrupt that a prompt may keep running. Model loading cannot be interrupted.
+        hung_s: seconds without any response.
     """
 
     stuck_s: float = 30.0
@@ -61,7 +61,7 @@ class KillTimeouts:
 
 
 def missing_models(server: ComfyServer, models: Sequence[str], left_s: Callable[[], float]) -> list[str]:
-    """Return which of `models` (`folder/file`) ComfyUI does not list. Raises RequestError where it does not answer."""
+    """Return which of `models` (`folder/file`) ComfyUI does not list. Raises RequestError if it does not respond."""
     folders = sorted({model.partition("/")[0] for model in models})
     listed = {f"{folder}/{file}" for folder in folders for file in server.models(folder, timeout_s=left_s())}
     return [model for model in models if model not in listed]
@@ -70,9 +70,10 @@ def missing_models(server: ComfyServer, models: Sequence[str], left_s: Callable[
 def await_ready(
     server: ComfyServer, models: Sequence[str], timeout_s: float, failed: Callable[[], JobError | None]
 ) -> None:
-    """Return once ComfyUI answers and has `models`.
+    """Return once ComfyUI responds and lists `models`.
 
-    Raises JobError (comfyui_unavailable) after `timeout_s` and with what `failed` returns, ModelsMissing at once.
+    Raises JobError (comfyui_unavailable) after `timeout_s`, the error that `failed` returns, or ModelsMissing
+    immediately.
     """
     deadline = time.monotonic() + timeout_s
     told_at = time.monotonic() + _TELL_AFTER_S
@@ -89,8 +90,8 @@ def await_ready(
             missing = missing_models(server, models, left_s)
             if missing:
                 raise ModelsMissing(
-                    f"ComfyUI does not have {', '.join(missing)}. Put each into that folder of its models, or take the "
-                    "workflow away that loads it"
+                    f"ComfyUI does not list {', '.join(missing)}. Put each file into that folder of its models, or "
+                    "remove the workflow that loads it"
                 )
             return
         if time.monotonic() > deadline:
@@ -106,16 +107,16 @@ def await_ready(
 
 
 class ComfyProcess(ComfyUISupervisor):
-    """The ComfyUI of this worker. `start` it before use, `stop` it at the end.
+    """The worker's own ComfyUI. Call `start` before use and `stop` at the end.
 
     Args:
-        command: how it is started.
-        directory: where it is started.
-        environment: all of its environment.
-        url: where it answers.
-        await_ready: returns when it is ready; it is given a function that returns the error of one that has ended.
-        on_lost: called when it died and stayed dead.
-        kill_timeouts: how long it is left alone.
+        command: the command line.
+        directory: the working directory.
+        environment: the complete environment.
+        url: its HTTP address.
+        await_ready: returns when it is ready; its argument returns the error if the process has exited.
+        on_lost: called when it died and could not be restarted.
+        kill_timeouts: when it is killed.
     """
 
     def __init__(
@@ -147,13 +148,13 @@ class ComfyProcess(ComfyUISupervisor):
         self.is_lost = False
 
     def start(self) -> None:
-        """Start ComfyUI and return at once."""
+        """Start ComfyUI and return immediately."""
         self._spawn()
 
     def await_start(self) -> None:
-        """Return when the ComfyUI that was started is ready, and watch it from then on.
+        """Return when ComfyUI is ready, and monitor it from then on.
 
-        Raises JobError (comfyui_unavailable) or ModelsMissing, and has stopped it then.
+        Raises JobError (comfyui_unavailable) or ModelsMissing after stopping it.
         """
         child = self._child
         assert child is not None  # noqa: S101 - it was started
@@ -166,35 +167,35 @@ class ComfyProcess(ComfyUISupervisor):
         threading.Thread(target=self._watch, args=(child,), name="comfyui-watch", daemon=True).start()
 
     def start_error(self) -> JobError | None:
-        """Return the error of the ComfyUI that was started, if it has ended before it was ready."""
+        """Return the error if ComfyUI exited before it was ready."""
         return self._death_of(self._child) if self._child is not None else None
 
     def refusal(self) -> JobError | None:
         """Return the error for every job once ComfyUI is lost."""
-        return _error("ComfyUI died and could not be started again") if self.is_lost else None
+        return _error("ComfyUI died and could not be restarted") if self.is_lost else None
 
     def await_available(self, stop: Callable[[], JobError | None]) -> None:
-        """Return when ComfyUI can be used: at once, or after its restart. Raises JobError if it cannot any more."""
+        """Return when ComfyUI is available: immediately, or after a restart. Raises JobError if it is lost."""
         while not self._ready.wait(_POLL_S):
             error = stop() or self.refusal()
             if error is not None:
                 raise error
 
     def was_ended(self, lease: Lease) -> bool:
-        """Whether the process that the job used has ended, and its queue with it."""
+        """Return whether the process of this lease has ended, and its queue with it."""
         return self.deaths != lease.deaths
 
     def abandon_error(self, _lease: Lease | None) -> None:
-        """No thread waits for long: a ComfyUI that hangs is killed, which ends every call to it."""
+        """Return None: a ComfyUI that hangs is killed, which ends every call to it."""
 
     def note_success(self) -> None:
-        """A job has succeeded: a later death is a new one, and ComfyUI is started again once more."""
+        """Allow one more restart, because a job has succeeded."""
         self._restarted = False
 
     def end_if_stuck(self, server: ComfyServer) -> None:
-        """Where a prompt goes on although it was interrupted, kill ComfyUI after `stuck_s`: the next job waits for it.
+        """If an interrupted prompt keeps running, kill ComfyUI after `stuck_s`, because it blocks the next job.
 
-        Returns at once. ComfyUI is then started again, as after any death.
+        Returns immediately. ComfyUI is then restarted, as after any death.
         """
         if stuck_prompts := server.stuck_prompts:
             arguments = (server, stuck_prompts, self.deaths)
@@ -209,7 +210,7 @@ class ComfyProcess(ComfyUISupervisor):
             time.sleep(_STUCK_POLL_S)
         child = self._child
         if self.deaths == deaths and child is not None:
-            log.error("ComfyUI does not heed an interrupt; killing it")
+            log.error("ComfyUI keeps running an interrupted prompt; killing it")
             self._kill(child, Death(Cause.STUCK, None))
 
     def _kill(self, child: subprocess.Popen[str], death: Death) -> None:
@@ -218,7 +219,7 @@ class ComfyProcess(ComfyUISupervisor):
             os.killpg(child.pid, signal.SIGKILL)
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """End ComfyUI and everything it started."""
+        """Stop ComfyUI and all its child processes."""
         with self._lock:
             self._stopping.set()
             child = self._child
@@ -241,7 +242,7 @@ class ComfyProcess(ComfyUISupervisor):
                 start_new_session=True,
             )
             self._child = child
-        assert child.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert child.stdout is not None  # noqa: S101 - PIPE was passed above
         self._first_line = self.log.next_line
         self._reader = threading.Thread(target=self.log.read, args=(child.stdout,), name="comfyui-log", daemon=True)
         self._reader.start()
@@ -255,11 +256,11 @@ class ComfyProcess(ComfyUISupervisor):
 
     def _kill_hung(self, child: subprocess.Popen[str], watchdog: Watchdog) -> None:
         if watchdog.await_hang(lambda: child.poll() is not None or self._stopping.is_set()):
-            log.error("ComfyUI has not answered for %.0f s; killing it", watchdog.unanswered_s)
+            log.error("ComfyUI has not responded for %.0f s; killing it", watchdog.unanswered_s)
             self._kill(child, Death(Cause.HUNG, self._leases.running()))
 
     def _watch(self, child: subprocess.Popen[str]) -> None:
-        """Wait for the death of `child`, start it again once, and wait again, until it is lost or was stopped."""
+        """Wait for the exit of `child`, restart it once, and repeat, until it is lost or stopped."""
         while True:
             status = child.wait()
             self._ready.clear()
@@ -282,11 +283,11 @@ class ComfyProcess(ComfyUISupervisor):
             except (JobError, ModelsMissing, OSError) as error:
                 if self._stopping.is_set():
                     return
-                log.error("ComfyUI could not be started again: %s", error)  # noqa: TRY400 - foreseen
+                log.error("ComfyUI could not be restarted: %s", error)  # noqa: TRY400 - an expected error
                 self.stop()
                 self._lose()
                 return
-            log.warning("ComfyUI was started again")
+            log.warning("ComfyUI was restarted")
             self._note_ready(child)
 
     def _lose(self) -> None:
@@ -298,7 +299,7 @@ class ComfyProcess(ComfyUISupervisor):
         if status is None:
             return None
         self._reader.join(_LAST_WORDS_S)
-        own_lines = self.log.lines(self._first_line)[-SHOWN_LINES:]  # no job has used this process yet
+        own_lines = self.log.lines(self._first_line)[-SHOWN_LINES:]  # no job's lines: no job has used this process yet
         return _error(f"ComfyUI ended with status {status} before it was ready", log_tail=own_lines)
 
 
@@ -307,13 +308,13 @@ def _error(problem: str, **details: object) -> JobError:
 
 
 def _dies_with_us() -> list[str]:
-    """Return the command in front of another that has it killed when this process dies, where the machine has it."""
+    """Return a command prefix that kills the child when this process dies; empty if setpriv is not installed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def _end_group(child: subprocess.Popen[str], grace_s: float) -> None:
-    """End the process group of `child`: SIGTERM, and after `grace_s` at the latest SIGKILL for what is left of it."""
+    """Stop the process group of `child`: SIGTERM, then SIGKILL after `grace_s` for what is left."""
     for signal_number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal_number)

@@ -1,4 +1,4 @@
-"""Whether the disk that ComfyUI writes to is full. It imports the standard library alone, for the health check."""
+"""Checks whether the disk that ComfyUI writes to is full. Standard library only, because the health check uses it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MIN_FREE_BYTES = 16 * 1024 * 1024
-"""With less, a picture of a request may not be stored: it can have 25 MB, and ComfyUI writes it twice."""
+"""Below this, an input image may not fit: it can have 25 MB, and ComfyUI writes it twice."""
 _SWEPT = ("input/run-*", "output/run-*", "temp/*")
 
 
 def full_disk(folders: Iterable[Path], min_free_bytes: int = MIN_FREE_BYTES) -> str:
-    """Return a sentence that names the first folder whose disk is full; empty if none is."""
+    """Return a sentence that names the first folder whose disk is full; empty if no disk is full."""
     for folder in folders:
         try:
             disk = os.statvfs(folder)
         except OSError:
             continue
         free_bytes = disk.f_bavail * disk.f_frsize
-        if disk.f_blocks and free_bytes < min_free_bytes:  # a file system without blocks does not say
+        if disk.f_blocks and free_bytes < min_free_bytes:  # some file systems report 0 blocks
             return f"The disk of {folder} is full: {free_bytes / 1024 / 1024:.1f} MB are left."
         if disk.f_files and not disk.f_favail:
-            return f"The disk of {folder} is full: it takes no further file."
+            return f"The disk of {folder} is full: no more files can be created."
     return ""
 
 
 def sweep(data: Path) -> None:
-    """Delete what earlier jobs left in ComfyUI's data folder. Only while no job uses it."""
+    """Delete the files that earlier jobs left in ComfyUI's data folder. Call it only while no job uses the folder."""
     for pattern in _SWEPT:
         for path in data.glob(pattern):
             if path.is_dir() and not path.is_symlink():
@@ -38,5 +38,5 @@ def sweep(data: Path) -> None:
 
 
 def temporary_folder(environment: Mapping[str, str]) -> Path:
-    """Return where ComfyUI's web server keeps an upload while it arrives. Nothing is written to find out."""
-    return Path(environment.get("TMPDIR", "").strip() or "/tmp")  # noqa: S108 - the system's own
+    """Return the folder where ComfyUI's web server stores an upload while receiving it. Writes nothing."""
+    return Path(environment.get("TMPDIR", "").strip() or "/tmp")  # noqa: S108 - the system default

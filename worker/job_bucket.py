@@ -1,4 +1,4 @@
-"""The bucket of one job: the worker's own, or that of the job's `s3Config`."""
+"""Selects a job's bucket: the worker's own, or the one in the job's `s3Config`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from comfy_core.s3_hosts import located
 from comfy_core.safe_fetch import Resolve, resolve_host
 
 _S3_CONFIG = ("endpointUrl", "accessId", "accessSecret", "bucketName")
-"""The keys of a job's `s3Config` (docs/reference/runpod.md#buckets)."""
+"""The required keys of a job's `s3Config` (docs/reference/runpod.md#buckets)."""
 _REGION = "region"
-"""A key of our own, for servers whose host does not name it."""
+"""An additional key of ours, for servers whose host name does not contain the region."""
 
 
 def job_bucket(
     s3_config: object, configured: Bucket | None, resolve: Resolve = resolve_host
 ) -> tuple[Bucket | None, list[Fault]]:
-    """Return the bucket of a job: that of its `s3Config`, else the worker's; and the faults of `s3Config`.
+    """Return the bucket of a job, from its `s3Config` or else the worker's, and the faults of `s3Config`.
 
-    An endpoint of the job's own must be https and public, unless it is the worker's: no caller chooses an address
-    inside the worker's network. It is checked here, before ComfyUI does anything, and by the client again.
+    The endpoint of `s3Config` must be https and public unless it is the worker's own endpoint, so that no caller can
+    reach addresses inside the worker's network. It is checked here, before ComfyUI runs, and again by the S3 client.
     """
     if s3_config is None:
         return configured, []
@@ -34,7 +34,7 @@ def job_bucket(
     if not values.get("bucketName"):
         values["bucketName"] = server.bucket
     faults = [
-        Fault(f"s3Config.{name}", "is missing, or no plain text")
+        Fault(f"s3Config.{name}", "is missing, or not a non-empty string")
         for name in (*_S3_CONFIG, *values.keys() & {_REGION})
         if not _is_text(values.get(name))
     ]

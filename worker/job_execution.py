@@ -1,7 +1,7 @@
-"""One job in its thread, from its ticket to its result or its error report.
+"""Runs one job in a thread, from request to result or error report.
 
-A job whose ComfyUI was ended by another job is run again, from the request on. Nothing of it was delivered, so that is
-safe.
+If another job made ComfyUI die, this job is retried from the start. That is safe: none of its output has been
+delivered.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from worker.prompt_order import Ticket, TicketLock
 from worker.supervision import ManagedComfyUI, RemoteComfyUI
 
 MAX_RUNS = 3
-"""How often a job is run at most, as ComfyUI can be ended by other jobs again and again."""
+"""Maximum runs of one job, because other jobs can end ComfyUI repeatedly."""
 MAX_FAILURES = 3
-"""Jobs in a row that fail because of ComfyUI or its disk, before the worker retires."""
+"""Consecutive jobs that may fail because of ComfyUI or its disk before the worker retires."""
 DEATH_S = 2.0
-"""How long after a lost connection the death of ComfyUI may be noted."""
+"""Seconds after a lost connection within which a death of ComfyUI is detected."""
 _OF_THE_DISK = frozenset({ErrorCode.DISK_FULL, ErrorCode.COMFYUI_UNAVAILABLE, ErrorCode.EXECUTION_FAILED})
-"""Codes that a full disk can be behind."""
+"""Error codes that a full disk can cause."""
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +42,19 @@ Report = Callable[[JsonObject], None]
 
 
 def make_threads(jobs: int) -> ThreadPoolExecutor:
-    """Return threads for so many jobs in hand; further ones wait, in the order in which they came."""
+    """Return a pool for `jobs` concurrent jobs; further jobs wait in order of arrival."""
     return ThreadPoolExecutor(jobs, thread_name_prefix="job")
 
 
 class Failures:
-    """Counts the jobs in a row that failed because of ComfyUI or its disk, and has the worker retire in the end."""
+    """Counts consecutive jobs that failed because of ComfyUI or its disk, and retires the worker at the limit."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
         self._count = 0
 
     def note(self, error: JobError) -> None:
-        """Count an error, unless ComfyUI lives and refused this one job."""
+        """Count the error, unless ComfyUI is alive and rejected only this job."""
         cause = error.__cause__
         is_answer = isinstance(cause, RequestError) and cause.status is not None
         if error.code is ErrorCode.DISK_FULL or (error.code is ErrorCode.COMFYUI_UNAVAILABLE and not is_answer):
@@ -63,19 +63,19 @@ class Failures:
                 self._lifecycle.retire(f"{self._count} jobs in a row failed: {error.report.message}")
 
     def note_success(self) -> None:
-        """Begin to count again."""
+        """Reset the count."""
         self._count = 0
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the jobs of this process share, and what surrounds them.
+    """What all jobs of this process share.
 
     Attributes:
-        full_disk: returns a sentence that names a disk which is full, if one is.
-        longest_s: how long a job's thread may take in all. Every wait in it ends long before; one that goes on hangs in
-            a library, and only the end of the process ends it.
-        threads: where jobs run. asyncio's own would be shared with whoever else waits in a thread.
+        full_disk: returns a sentence that names a full disk, or an empty string.
+        longest_s: maximum time of a job's thread. Every wait in it ends much sooner, so a thread that exceeds it hangs
+            in a library, and only exiting the process ends it.
+        threads: the pool for jobs. asyncio's default pool is shared with other code that blocks.
     """
 
     worker: Worker
@@ -92,7 +92,7 @@ class Service:
 
 
 class JobExecution:
-    """One job. It takes its ticket when it is made."""
+    """The execution of one job. Creating it takes the job's ticket, so create them in order of arrival."""
 
     def __init__(self, service: Service, job: Mapping[str, Any], report: Report) -> None:
         self._service = service
@@ -106,15 +106,15 @@ class JobExecution:
 
     @property
     def took_s(self) -> float:
-        """How long the job has run in its thread; 0 while it waits for one."""
+        """Seconds since the job's thread started; 0 while it waits for a thread."""
         return 0.0 if self._begun_at is None else time.monotonic() - self._begun_at
 
     def end(self) -> None:
-        """Let later jobs pass: this one does not run in a thread."""
+        """Release the job's ticket. Call it if the job never runs in a thread."""
         self._ticket.end()
 
     def outcome(self) -> JsonObject:
-        """Return the job's result, or its error. In its thread."""
+        """Return the job's result, or its error. Runs in the job's thread."""
         logs.job_id.set(self._job_id)
         self._begun_at = time.monotonic()
         try:
@@ -123,7 +123,7 @@ class JobExecution:
         except JobError as error:
             return self.failed(error)
         except Exception:
-            log.exception("a bug")
+            log.exception("unexpected error: a bug in the worker")
             return self.bug()
         else:
             self._service.failures.note_success()
@@ -133,23 +133,23 @@ class JobExecution:
             self._service.comfyui.end_if_stuck(self._service.worker.server)
 
     def failed(self, error: JobError) -> JsonObject:
-        """Return an error as the job's outcome, and note it."""
+        """Return an error as the job's outcome, and count it."""
         log.warning("%s after %.2f s", error.code.value, self.took_s)
-        if not self.cancelled.is_set():  # else it was answered before its thread ended
+        if not self.cancelled.is_set():  # otherwise the response was sent before the thread ended
             self._service.failures.note(error)
         try:
             return {"error": error.report.to_json()}
-        except (TypeError, ValueError, RecursionError):  # a detail that is no JSON
-            log.exception("a bug")
+        except (TypeError, ValueError, RecursionError):  # a detail is not JSON
+            log.exception("unexpected error: a bug in the worker")
             return self.bug()
 
     def bug(self) -> JsonObject:
-        """Return the error for what nobody foresaw."""
-        message = f"A bug in the worker; its log has the traceback for job {self._job_id}."
+        """Return the error for an unexpected exception."""
+        message = f"A bug in the worker. Its log has the traceback for job {self._job_id}."
         return {"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()}
 
     def abandon_error(self) -> JobError | None:
-        """Return the error for the job if its thread cannot be waited for. Not in its thread."""
+        """Return the error to send if the job's thread cannot be waited for. Call it from another thread."""
         if self._begun_at is None and (error := self._service.lifecycle.stop_error()):
             return error
         return self._service.comfyui.abandon_error(self._lease)
@@ -159,7 +159,7 @@ class JobExecution:
             try:
                 return self._run_once()
             except RetryJob:
-                log.warning("ComfyUI was ended by another job; this one is run again")
+                log.warning("another job ended ComfyUI; retrying this job")
         return self._run_once()
 
     def _run_once(self) -> JsonObject:
@@ -190,12 +190,12 @@ class JobExecution:
             self._lease.has_run = True
 
     def _explained(self, error: JobError, lease: Lease) -> JobError:
-        """Return the error with what is known of ComfyUI and of the disk."""
+        """Return the error, replaced by a more specific one if ComfyUI's state or the disk explains it."""
         server = self._service.worker.server
         cause = error.__cause__
         if isinstance(cause, RequestError) and cause.status is None:
             error = self._service.comfyui.await_failure_of(lease, self._stop, DEATH_S) or error
-        elif error.code is ErrorCode.DEADLINE_EXCEEDED:  # its prompt may be the one that makes ComfyUI hang
+        elif error.code is ErrorCode.DEADLINE_EXCEEDED:  # this job's prompt may have made ComfyUI hang
             error = self._service.comfyui.await_failure_of(lease, self._stop, 0) or error
         if self._service.comfyui.was_ended(lease):
             server.cleanup.note_restart()
@@ -214,7 +214,7 @@ class JobExecution:
 
 
 class _Queueing:
-    """The ticket of a job, which notes when the job begins to queue its prompts."""
+    """The job's ticket as a context manager. Entering it also records that the job starts to queue its prompts."""
 
     def __init__(self, ticket: Ticket, comfyui: ManagedComfyUI, lease: Lease) -> None:
         self._ticket = ticket

@@ -1,12 +1,12 @@
-"""What a job-take response contains, as jobs that the SDK can handle, and the body of a job-done request. No I/O.
+"""Parses job-take responses into jobs that the SDK can handle, and builds job-done request bodies. No I/O.
 
 Facts about runpod 1.12 that make this module necessary (docs/reference/runpod.md 1.2 and 1.3):
 
-- A batch that `json.loads` cannot read is dropped whole. A nesting of about 990 levels (2 kB) or an integer of more
-  than 4,300 digits is enough, and the other jobs of the batch are lost with it.
-- An item that is null or has no id ends the SDK's loop, and with it the process. An id that is no string, or has a line
-  break, is never answered, and its header breaks every later request of the session.
-- An answer that is not JSON, or has a lone surrogate, is not posted at all.
+- The SDK drops a whole batch that `json.loads` cannot parse. About 990 levels of nesting (2 kB), or an integer of more
+  than 4,300 digits, is enough; the other jobs of the batch are lost too.
+- An item that is null or has no id ends the SDK's loop, and with it the process. If an id is not a string or contains a
+  line break, the SDK never posts a result for it, and its header breaks every later request of the session.
+- A result that is not JSON, or contains a lone surrogate, is not posted at all.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from comfy_core.contract import ErrorCode, ErrorReport, Fault, JsonObject
 from comfy_core.errors import JobError, invalid_input
 
 MAX_DEPTH = 100
-"""Levels of nesting that are kept where a response is too deep for the JSON parser."""
+"""Nesting levels that are kept if a response is too deep for the JSON parser."""
 MAX_ID_CHARACTERS = 256
-"""RunPod's ids have about 40. One that does not fit into an address cannot be answered."""
+"""RunPod's ids have about 40. A result cannot be posted for an id that does not fit into a URL."""
 MAX_INTEGER_CHARACTERS = 400
-"""A longer integer is read as a float, which is infinite: the request's validation refuses it and names its path."""
+"""A longer integer is parsed as the float infinity. Request validation then rejects it and names its path."""
 _CUT = "\ue000nested too deeply\ue000"
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _TOO_DEEP = Fault("", f"is nested more than {MAX_DEPTH} levels deep; no workflow needs that")
@@ -32,16 +32,16 @@ _TOO_DEEP = Fault("", f"is nested more than {MAX_DEPTH} levels deep; no workflow
 
 @dataclass(frozen=True)
 class TakeResponse:
-    """What a response holds: jobs to run, jobs to be answered with an error at once, and why others are dropped."""
+    """The content of a response: jobs to run, jobs to reject with an error, and the reasons why others are dropped."""
 
     jobs: tuple[JsonObject, ...]
     refused: Mapping[str, JobError]
-    """By the id of the job."""
+    """Errors by job id."""
     dropped: tuple[str, ...]
 
 
 def read_take_response(body: bytes) -> TakeResponse:
-    """Return the jobs of a response of job-take or job-take-batch. Raises ValueError if it is no JSON."""
+    """Return the jobs of a job-take or job-take-batch response. Raises ValueError if it is not JSON."""
     text = body.decode("utf-8", "surrogatepass")
     try:
         parsed, is_cut = _loads(text), False
@@ -60,21 +60,21 @@ def read_take_response(body: bytes) -> TakeResponse:
 
 
 def read_stops(body: bytes) -> list[str]:
-    """Return the ids of a response of job-stop. Raises ValueError if it is not one."""
+    """Return the job ids of a job-stop response. Raises ValueError if it is invalid."""
     try:
         parsed = _loads(body.decode("utf-8", "surrogatepass"))
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply") from error
     ids = parsed.get("jobsToStop") if isinstance(parsed, dict) else None
     if not isinstance(ids, list):
-        raise ValueError("jobsToStop is no list")  # noqa: TRY004 - one kind of error for a bad response
+        raise ValueError("jobsToStop is not a list")  # noqa: TRY004 - one kind of error for a bad response
     return [job_id for each in ids if (job_id := _id_of({"id": each})) is not None]
 
 
 def done_body(answer: JsonObject) -> bytes:
-    """Return the body of a job-done request for what the handler returned.
+    """Return the job-done request body for what the handler returned.
 
-    An answer that is not JSON becomes the error `internal`: whatever happened, the caller gets an answer.
+    A result that is not JSON is replaced by the error `internal`, so that the caller always gets a response.
     """
     try:
         return as_json({"error": answer["error"]} if "error" in answer else {"output": answer})
@@ -84,15 +84,15 @@ def done_body(answer: JsonObject) -> bytes:
 
 
 def progress_body(progress: JsonObject) -> bytes:
-    """Return the body of a job-done request for progress."""
+    """Return the job-done request body for progress."""
     return as_json({"status": "IN_PROGRESS", "output": progress})
 
 
 def as_json(body: JsonObject) -> bytes:
-    """Return a body as JSON. Raises TypeError, ValueError or RecursionError if it is none."""
+    """Return `body` as JSON. Raises TypeError, ValueError or RecursionError if it is not JSON."""
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can only carry escaped
+    except UnicodeEncodeError:  # a lone surrogate must be escaped
         return json.dumps(body, allow_nan=False).encode()
 
 
@@ -105,7 +105,7 @@ def _integer(digits: str) -> float:
 
 
 def _id_of(item: object) -> str | None:
-    """Return the id of a job as text, or None if the job cannot be answered."""
+    """Return a job's id as text, or None if no result can be posted for it."""
     job_id = item.get("id") if isinstance(item, dict) else None
     if isinstance(job_id, int) and not isinstance(job_id, bool):
         job_id = str(job_id)
@@ -127,17 +127,17 @@ def _why_dropped(item: object) -> str:
         return f"it is {type(item).__name__} instead of an object"
     if "id" not in item:
         return "it has no id"
-    return f"its id ({repr(item['id'])[:40]}) cannot be part of an address"
+    return f"its id ({repr(item['id'])[:40]}) cannot be part of a URL"
 
 
 def _job(item: JsonObject, job_id: str) -> JsonObject:
-    """Return a job as the SDK keeps it: it passes every key on as a keyword argument and sets it as an attribute."""
+    """Return a job in the form that the SDK accepts: it uses every key as a keyword argument and an attribute."""
     kept = {key: value for key, value in item.items() if key.isidentifier() and key != "self" and key[0] != "_"}
     return {**kept, "id": job_id, "input": item.get("input")}
 
 
 def _without_deep_values(text: str) -> str:
-    """Return JSON with every value below MAX_DEPTH replaced by a mark, without recursion."""
+    """Return the JSON text with every value below MAX_DEPTH replaced by a marker, without recursion."""
     kept, level, begin = [], 0, 0
     for token in _TOKENS.finditer(text):
         if token[0] in ("[", "{"):

@@ -1,4 +1,4 @@
-"""The story of one job: read the request, fetch its pictures, render its graphs, run them, deliver what they made."""
+"""Runs one job: read the request, fetch its images, render and run the graphs, deliver the outputs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from worker.result_packer import ResultPacker
 log = logging.getLogger(__name__)
 
 PackResult: TypeAlias = Callable[[JobOutputs, JsonObject], tuple[list[JsonObject], list[JsonObject]]]
-"""Returns the entries of a job's images and other files, from them and the rest of the result."""
+"""Returns the entries for a job's images and other files, given the outputs and the rest of the result."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What every job of this process shares."""
+    """Configuration and connections shared by all jobs of this process."""
 
     server: ComfyServer
     workflows: Mapping[str, Workflow]
@@ -43,16 +43,16 @@ class Worker:
     max_result_bytes: int
     allow_graphs: bool = True
     image_fields: tuple[str, ...] = ("data",)
-    """The keys that hold an image's base64 or address."""
+    """The keys that hold an image's base64 or URL."""
     bucket: Bucket | None = None
     fetch_rules: FetchRules = field(default_factory=FetchRules)
     store_s: float = 15.0
-    """What a job has to store its results at least, however late it is: the GPU has done its part by then."""
+    """Minimum time a job has to store its results, even past its deadline: the GPU work is already done."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """Hooks for one job: what ends it early, a progress callback, its ticket to queue prompts, a call once they ran."""
+    """Hooks for one job: cancellation check, progress callback, prompt-order lock, callback after its prompts ran."""
 
     stop: Callable[[], JobError | None] = lambda: None
     observe: Observe = lambda _: None
@@ -61,26 +61,28 @@ class Control:
 
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
-    """Return the result (docs/api.md) of a job as RunPod's SDK hands it over. Raises JobError with its report."""
+    """Return the result (docs/api.md) of a job in the format of RunPod's SDK. Raises JobError with its report."""
     begun_at = time.monotonic()
     request = read_request(job.get("input"), worker.workflows)
     bucket = _check_permitted(worker, request, job)
     timeout_s = min(request.timeout_s or worker.job_timeout_s, worker.job_timeout_s)
     intake_end = PhaseDeadline(
-        control.stop, begun_at, begun_at + timeout_s, "its pictures were not fetched and decoded"
+        control.stop, begun_at, begun_at + timeout_s, "its input images were not fetched and decoded"
     )
     rendered = intake.rendered(request, worker.fetch_rules, intake_end.check)
-    log.info("%s, %d prompts, %d pictures in", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
+    log.info("%s, %d prompts, %d input images", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
     limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
     hooks = Hooks(control.observe, control.ticket)
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
     control.note_run()
     encode_from = time.monotonic()
     started_at = encode_from - run.execute_s - run.fetch_s
-    # A ComfyUI that dies now takes nothing of this job with it.
+    # The outputs have been fetched, so a ComfyUI death no longer affects this job.
     stop = ignoring_comfyui_death(control.stop)
-    encode_end = PhaseDeadline(stop, started_at, math.inf, "its pictures were not encoded")
-    store_end = PhaseDeadline(stop, started_at, started_at + timeout_s, "the bucket had not taken all results")
+    encode_end = PhaseDeadline(stop, started_at, math.inf, "its images were not encoded")
+    store_end = PhaseDeadline(
+        stop, started_at, started_at + timeout_s, "the results were not all uploaded to the bucket"
+    )
 
     def deliver(outputs: JobOutputs, beside: JsonObject) -> tuple[list[JsonObject], list[JsonObject]]:
         check = store_end.at_least(worker.store_s).check
@@ -100,15 +102,15 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
 
 
 def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
-    """Return the bucket that the job may use. Raises JobError where it asks for what this worker does not do."""
+    """Return the bucket that the job may use. Raises JobError if the job requests what this worker does not allow."""
     faults = []
     if request.template is None and not worker.allow_graphs:
         known = ", ".join(sorted(worker.workflows))
-        faults.append(Fault("workflow", f"is a graph of your own, which this worker does not take; use one of {known}"))
+        faults.append(Fault("workflow", f"is a custom graph, which this worker does not accept; use one of {known}"))
     bucket, found = job_bucket(job.get("s3Config"), worker.bucket)
     faults += found
     if request.delivery == "s3" and bucket is None and not found:
-        faults.append(Fault("delivery", "asks for s3, and this worker has no bucket; send s3Config, or use auto"))
+        faults.append(Fault("delivery", "is s3, but this worker has no bucket; send s3Config, or use auto"))
     if faults:
         raise invalid_input(faults)
     return bucket
@@ -119,7 +121,7 @@ def _delivery(
 ) -> ResultPacker:
     if bucket is None:
         return ResultPacker(request.delivery, worker.max_result_bytes, None, worker.image_fields)
-    client = cache(bucket.client)  # made only where something is stored
+    client = cache(bucket.client)  # created only if something is stored
 
     def put(output: JobOutput) -> str:
         return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
@@ -135,14 +137,14 @@ def _result(
     check: Callable[[], None],
     deliver: PackResult,
 ) -> JsonObject:
-    """Return the result. If it is too large, it is made again without metadata in its pictures' files."""
+    """Return the result. If it is too large, pack it again without metadata in the image files."""
     try:
         return _delivered(worker, rendered, run, job_outputs(request, rendered, run.prompts, check), deliver)
     except JobError as error:
         if error.code is not ErrorCode.OUTPUT_TOO_LARGE or not request.metadata:
             raise
         outputs = job_outputs(replace(request, metadata=False), rendered, run.prompts, check)
-        warning = "metadata is left out of the files: with it, the result would have been too large"
+        warning = "metadata was removed from the files, because the result would have been too large with it"
         smaller = replace(outputs, warnings=(*outputs.warnings, warning))
         return _delivered(worker, rendered, run, smaller, deliver)
 

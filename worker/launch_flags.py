@@ -1,7 +1,7 @@
-"""How ComfyUI is started: headless, quiet, in the worker's folders. Only with flags that this ComfyUI has.
+"""ComfyUI's command line: headless, quiet, with the worker's folders, and only with flags that this ComfyUI supports.
 
-ComfyUI ends with status 2 at a flag that it does not know, and its flags change with its versions. Its --help answers
-in 0.1 s, since it is parsed before torch is imported.
+ComfyUI exits with status 2 for an unknown flag, and its flags change between versions. Its --help returns in 0.1 s,
+because arguments are parsed before torch is imported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KNOWN_FLAGS = frozenset(
         "--cache-classic",
     }
 )
-"""The flags of ComfyUI 0.3.64 that the worker uses: for one that does not tell its own."""
+"""The flags of ComfyUI 0.3.64 that the worker uses. Fallback for a ComfyUI whose --help fails."""
 
 _WEBSOCKET_NODE = "websocket_image_save"
 
@@ -51,7 +51,7 @@ def query_flags(
 ) -> frozenset[str]:
     """Return the launch flags of the ComfyUI in COMFYUI_DIR; KNOWN_FLAGS if it does not print them in time.
 
-    `environment` is all of its environment. Raises ConfigError where its Python cannot be started.
+    `environment` is the complete environment of the process. Raises ConfigError if its Python cannot be started.
     """
     try:
         child = subprocess.Popen(  # noqa: S603 - the command is the worker's own
@@ -67,33 +67,33 @@ def query_flags(
         )
     except OSError as error:
         raise ConfigError(
-            f"COMFYUI_PYTHON: {settings.comfyui_python} cannot be started ({error.strerror}). Name the Python that has "
-            "ComfyUI's packages"
+            f"COMFYUI_PYTHON: {settings.comfyui_python} cannot be started ({error.strerror}). Set it to the Python "
+            "that has ComfyUI's packages"
         ) from error
     with child:
         try:
             text, _ = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)  # also what it started, which would hold the pipe open
+            os.killpg(child.pid, signal.SIGKILL)  # including children, which would keep the pipe open
             text = ""
     flags = flags_in(text)
     if "--port" in flags:
         return flags
-    log.warning("ComfyUI did not tell its launch flags within %g s; taking those of 0.3.64", timeout_s)
+    log.warning("ComfyUI did not print its launch flags within %g s; using those of 0.3.64", timeout_s)
     return KNOWN_FLAGS
 
 
 def flags_in(text: str) -> frozenset[str]:
-    """Return the flags that the text of a --help explains; not those that its sentences mention."""
+    """Return the flags that a --help text defines, not those that its sentences mention."""
     explained = re.findall(r"^ {2}(-\S.*?)(?: {2}|$)", text, re.MULTILINE)
     return frozenset(flag for option in explained for flag in re.findall(r"(?<!\S)--[\w-]+", option))
 
 
 def image_nodes(comfyui: Path) -> list[str]:
-    """Return the custom nodes of the image, as ComfyUI's whitelist names them: the folders and modules that lie there.
+    """Return the image's custom nodes for ComfyUI's whitelist: the folders and modules in custom_nodes.
 
-    A whitelist keeps out what further paths bring, so that nothing from a network volume is run as code. A module is
-    named with its ending by 0.3.64. SaveImageWebsocket is one of those that ComfyUI ships.
+    The whitelist keeps out nodes from additional paths, so that nothing from a network volume is run as code. ComfyUI
+    0.3.64 expects modules with their file extension. SaveImageWebsocket is one that ComfyUI ships.
     """
     try:
         found = sorted((comfyui / "custom_nodes").iterdir())
@@ -108,20 +108,20 @@ def image_nodes(comfyui: Path) -> list[str]:
 def comfyui_command(
     settings: Settings, flags: frozenset[str], paths_config: Path, front_end: Path, *, is_on_volume: bool
 ) -> list[str]:
-    """Return how ComfyUI is started, with what of this is in its `flags`; COMFYUI_ARGS come last, so that they win.
+    """Return ComfyUI's command line, limited to supported `flags`. COMFYUI_ARGS come last and take precedence.
 
     Args:
         settings: of a worker with a ComfyUI of its own.
-        flags: those that it has.
-        paths_config: the file that names the folders of models.
-        front_end: an empty folder: nobody looks at its pages, which are 583 MB of packages.
-        is_on_volume: whether models are read from the network volume, where mapping them into memory takes 30 to 50
-            times as long as reading them.
+        flags: the flags that this ComfyUI supports.
+        paths_config: the file that lists the model folders.
+        front_end: an empty folder. Nobody opens ComfyUI's web pages, which are 583 MB of packages.
+        is_on_volume: whether models are read from the network volume, where memory-mapping them takes 30 to 50 times as
+            long as reading them.
     """
     data = settings.comfyui_data_directory
     assert settings.comfyui_directory is not None  # noqa: S101 - as above
     assert data is not None  # noqa: S101 - as above
-    # Since 0.39 --disable-api-nodes means offline altogether.
+    # Since 0.39 --disable-api-nodes disables all network access.
     api_nodes = "--disable-partner-nodes" if "--disable-partner-nodes" in flags else "--disable-api-nodes"
     wanted: list[tuple[str, Sequence[str]]] = [
         ("--listen", ["127.0.0.1"]),
@@ -134,9 +134,9 @@ def comfyui_command(
         ("--whitelist-custom-nodes", image_nodes(settings.comfyui_directory)),
         ("--input-directory", [str(data / "input")]),
         ("--output-directory", [str(data / "output")]),
-        ("--temp-directory", [str(data)]),  # ComfyUI puts `temp` behind it, and empties that
+        ("--temp-directory", [str(data)]),  # ComfyUI appends `temp`, and empties that folder
         ("--user-directory", [str(data / "user")]),
-        # In memory, a traceback of SQLAlchemy's stands in the log of 0.3.64, and so in the errors that quote its end.
+        # With an in-memory database, 0.3.64 logs an SQLAlchemy traceback, which would end up in error log tails.
         ("--database-url", [f"sqlite:///{data}/user/comfyui.db"]),
         ("--front-end-root", [str(front_end)]),
         ("--extra-model-paths-config", [str(paths_config)]),
@@ -149,9 +149,9 @@ def comfyui_command(
 
 
 def _chooses_cache(arguments: Sequence[str]) -> bool:
-    """Whether COMFYUI_ARGS choose a cache themselves: ComfyUI refuses two of these flags.
+    """Return whether COMFYUI_ARGS select a cache: ComfyUI rejects two of these flags together.
 
-    Newer versions keep results until the memory of the host is short by default, which may be more than that of the
-    container.
+    By default newer versions keep results until the host's memory runs short, which may be more than the container's
+    memory.
     """
     return any(argument.startswith("--cache-") or argument == "--high-ram" for argument in arguments)

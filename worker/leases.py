@@ -1,7 +1,7 @@
-"""The jobs that use ComfyUI at this moment, and which of them it runs. No I/O.
+"""Tracks which jobs use ComfyUI and which of their prompts is running. No I/O.
 
-ComfyUI runs prompts one at a time, in the order in which they were queued. When it dies or hangs, the job whose prompt
-runs is the one that ends with an error; the others are run again.
+ComfyUI runs prompts one at a time, in queue order. When it dies or hangs, the job whose prompt was running fails; the
+other jobs are retried.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import threading
 from comfy_core.errors import JobError
 
 
-class RetryJob(JobError):  # noqa: N818 - an outcome, like JobCancelled
-    """ComfyUI was ended by something else than this job: the job can be run again on the new one."""
+class RetryJob(JobError):  # noqa: N818 - a control signal, not a failure
+    """ComfyUI was ended by something other than this job, so the job can be retried on the new process."""
 
 
 class Lease:
-    """One job's use of one ComfyUI process. Whoever runs the job sets the flags as it goes on.
+    """One job's use of one ComfyUI process. The job's thread updates the flags.
 
     Attributes:
-        deaths: how often ComfyUI had died when the use began.
-        first_line: the number of the first line of ComfyUI's log that was written since.
-        is_shared: whether another job used ComfyUI meanwhile, so that lines of its log may be about that one.
-        is_queued: whether the job has begun to queue its prompts.
-        has_started: whether ComfyUI has reported that it runs one of them.
-        has_run: whether all of them have ended.
+        deaths: number of ComfyUI deaths when the lease began.
+        first_line: number of the first ComfyUI log line written since the lease began.
+        is_shared: whether another job used ComfyUI at the same time, so that log lines may be about that job.
+        is_queued: whether the job has started to queue its prompts.
+        has_started: whether ComfyUI reported that one of the prompts is running.
+        has_run: whether all prompts have finished.
     """
 
     def __init__(self, deaths: int = 0, first_line: int = 0) -> None:
@@ -37,7 +37,7 @@ class Lease:
 
 
 class Leases:
-    """The uses that have begun and not ended. Safe to use from several threads."""
+    """The active leases. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,7 +45,7 @@ class Leases:
         self._queued: list[Lease] = []
 
     def begin(self, deaths: int, first_line: int, *, is_shared: bool = False) -> Lease:
-        """Return a new use, which `end` must end. `is_shared`: whether something else runs in ComfyUI already."""
+        """Return a new lease; `end` must be called for it. `is_shared`: something else already runs in ComfyUI."""
         lease = Lease(deaths, first_line)
         with self._lock:
             self._current.append(lease)
@@ -55,34 +55,34 @@ class Leases:
         return lease
 
     def note_queued(self, lease: Lease) -> None:
-        """Note that a job begins to queue its prompts."""
+        """Record that the job starts to queue its prompts."""
         with self._lock:
             if not lease.is_queued:
                 lease.is_queued = True
                 self._queued.append(lease)
 
     def end(self, lease: Lease, *, may_run_on: bool = False) -> None:
-        """Note that a job uses ComfyUI no more. `may_run_on`: whether its prompt may run all the same."""
+        """Record that the job no longer uses ComfyUI. `may_run_on`: its prompt may still be running."""
         with self._lock:
             self._current.remove(lease)
             if lease.is_queued and not (may_run_on and not lease.has_run):
                 self._queued.remove(lease)
 
     def forget_ended(self) -> None:
-        """Note that no prompt of a job that has ended runs on."""
+        """Record that no prompt of a finished job is still running."""
         with self._lock:
             self._queued = [lease for lease in self._queued if lease in self._current]
 
     @property
     def count(self) -> int:
-        """How many jobs use ComfyUI."""
+        """Number of active leases."""
         with self._lock:
             return len(self._current)
 
     def running(self) -> Lease | None:
-        """Return the use whose prompt ComfyUI runs: the last that has started, else the first that was queued.
+        """Return the lease whose prompt is running: the last one that started, otherwise the first one queued.
 
-        A node that holds the interpreter can keep the report of its own start from being sent.
+        A node that holds the GIL can block ComfyUI from reporting that its prompt started.
         """
         with self._lock:
             unended = [lease for lease in self._queued if not lease.has_run]

@@ -1,9 +1,9 @@
-"""The worker's end: on SIGTERM, and when its ComfyUI is lost. No job in hand is left without its answer.
+"""Graceful shutdown on SIGTERM or when ComfyUI is lost. Every accepted job still gets a response.
 
-The SDK answers SIGTERM by taking no more jobs, and leaves once its long polls have returned, up to 90 s later; it knows
-nothing of ComfyUI (docs/reference/runpod.md#concurrency-and-shutdown). Here a thread waits until the tasks of all
-jobs in hand are done, which is after the SDK has posted their results, stops ComfyUI, and ends the process; where
-the SDK leaves first, it waits for that.
+On SIGTERM the SDK takes no more jobs, and exits once its long polls have returned, up to 90 s later. It does not know
+about ComfyUI (docs/reference/runpod.md#concurrency-and-shutdown). Here a thread waits until the tasks of all active
+jobs are done, which is after the SDK has posted their results; then it stops ComfyUI and exits the process. If the SDK
+exits first, `await_end` waits for that thread.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 
 INTERRUPTED_S = 15.0
-"""How long jobs in hand may take to end and be posted once they are interrupted."""
+"""Seconds that interrupted jobs may take to end and have their results posted."""
 STOP_S = 15.0
-"""How long ComfyUI may take to stop, and the platform to be told."""
+"""Seconds that stopping ComfyUI and reporting to the platform may take."""
 SETTLE_S = 0.5
-"""Without a job for so long, none is in hand: the SDK starts one that it has taken within 0.1 s."""
+"""Seconds without a job after which none is active: the SDK starts a received job within 0.1 s."""
 _POLL_S = 0.05
 
 log = logging.getLogger(__name__)
 
 
 def end_process(status: int) -> None:
-    """End this process and the SDK's ping process, now; nothing else would end it while a long poll is open."""
+    """Exit this process and the SDK's ping process immediately; an open long poll would delay a normal exit."""
     for child in multiprocessing.active_children():
         child.kill()
     logging.shutdown()
@@ -43,13 +43,13 @@ def end_process(status: int) -> None:
 
 
 class Lifecycle:
-    """Counts the jobs in hand and ends the process when it is time.
+    """Counts the active jobs and exits the process when it is time.
 
     Args:
-        stop_comfyui: ends ComfyUI, where it is a child.
-        report_unhealthy: tells the platform why the worker retires.
-        grace_s: how long a job may run on after SIGTERM before it is interrupted.
-        end: ends the process with a status.
+        stop_comfyui: stops ComfyUI, if it is a child process.
+        report_unhealthy: reports to the platform why the worker retires.
+        grace_s: seconds that a job may continue after SIGTERM before it is interrupted.
+        end: exits the process with a status.
     """
 
     def __init__(
@@ -73,11 +73,14 @@ class Lifecycle:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the worker was told to end, or retires."""
+        """Whether the worker is shutting down or retiring."""
         return self._ending.locked()
 
     def note_job(self) -> None:
-        """Note the job of the current task: it is in hand until the SDK has posted its result and the task is done."""
+        """Count the current task's job as active until the task is done.
+
+        The task ends after the SDK has posted the job's result.
+        """
         task = asyncio.current_task()
         if task is not None and task not in self._tasks:
             self._tasks.add(task)
@@ -88,15 +91,15 @@ class Lifecycle:
         self._tasks.discard(task)
 
     def stop_error(self) -> JobError | None:
-        """Return the error for a job that has to end because the worker does."""
+        """Return the error for a job that must end because the worker shuts down."""
         if not self._interrupting:
             return None
-        return JobError.because(ErrorCode.INTERRUPTED, "The worker was told to stop. Send the job again.")
+        return JobError.because(ErrorCode.INTERRUPTED, "The worker is shutting down. Send the job again.")
 
     def handle_signals(self) -> None:
-        """Have SIGTERM and SIGINT end the worker in order, beside what was to be done on them. In the main thread.
+        """Shut down gracefully on SIGTERM and SIGINT, in addition to the existing handlers. Call it in the main thread.
 
-        To be called for the boot, and again once the SDK has put its own handlers in their place.
+        Call it before the boot, and again once the SDK has installed its own handlers.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.getsignal(number)
@@ -112,16 +115,16 @@ class Lifecycle:
             signal.signal(number, on_signal)
 
     def retire(self, reason: str) -> None:
-        """End the worker as unhealthy once its jobs in hand have been answered. Returns at once."""
+        """Exit the worker as unhealthy once its active jobs have got their responses. Returns immediately."""
         self._begin_end(1, reason)
         if self._handlers:
-            os.kill(os.getpid(), signal.SIGTERM)  # the SDK's word for taking no more jobs
+            os.kill(os.getpid(), signal.SIGTERM)  # makes the SDK take no more jobs
 
     def await_end(self) -> None:
-        """End the process in order where the SDK has left before that was done. Returns only where `end` does.
+        """Shut down gracefully if the SDK has exited first. Returns only if `end` does.
 
-        It leaves once its long polls have returned, which may be at once: the thread that stops ComfyUI and tells the
-        platform would die with the main thread, and the status would be 0 (seen in scripts/soak).
+        The SDK exits once its long polls have returned, which may be immediate. Without this wait, the shutdown thread
+        would die with the main thread, and the exit status would be 0 (seen in scripts/soak).
         """
         self._begin_end(0, "")
         self._ended.wait(self._grace_s + INTERRUPTED_S + STOP_S)
@@ -131,7 +134,7 @@ class Lifecycle:
             threading.Thread(target=self._end_in_order, args=(status, reason), name="worker-end", daemon=True).start()
 
     def _end_in_order(self, status: int, reason: str) -> None:
-        log.warning("the worker ends: %s", reason or "it was told to stop")
+        log.warning("the worker is shutting down: %s", reason or "it received a stop signal")
         self._last_job_at = time.monotonic()
         if not self._await_idle(self._grace_s):
             self._interrupting = True

@@ -1,4 +1,4 @@
-"""Results of local test mode (`python handler.py`, `--test_input`): files are written, not printed as base64."""
+"""Local test mode (`python handler.py`, `--test_input`): result files are written to disk, not printed as base64."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from comfy_core.contract import JsonObject
 
 
 def written(result: JsonObject, folder: Path) -> JsonObject:
-    """Return a job's result with each inline file written to `folder`, and its path in place of the base64 text.
+    """Return the result with each inline file written to `folder`, and its path instead of the base64 text.
 
-    An existing file is kept: a new one gets a number. A file that cannot be written is named with the reason.
+    An existing file is kept; the new file gets a numbered name. If a file cannot be written, its entry contains the
+    reason.
     """
     groups = {key: result[key] for key in ("images", "files") if isinstance(result.get(key), list)}
     return {**result, **{key: [_entry(each, folder) for each in entries] for key, entries in groups.items()}}

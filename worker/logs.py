@@ -1,4 +1,4 @@
-"""The worker's log: one JSON object a line, each with the id of the job that it is about."""
+"""The worker's log: one JSON object a line, each with the id of its job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pythonjsonlogger.json import JsonFormatter
 
 job_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("job_id", default=None)
-"""The job of the current thread or task."""
+"""Id of the job of the current thread or task."""
 
 
 def _with_job_id(record: logging.LogRecord) -> bool:
@@ -18,7 +18,7 @@ def _with_job_id(record: logging.LogRecord) -> bool:
 
 
 def configure(level: str) -> None:
-    """Have everything logged to stderr from now on, in place of what was set before."""
+    """Log everything to stderr from now on, replacing earlier handlers."""
     handler = logging.StreamHandler(sys.stderr)
     fields = {"asctime": "time", "levelname": "level", "name": "logger"}
     form = "%(asctime)s %(levelname)s %(name)s %(job_id)s %(message)s"

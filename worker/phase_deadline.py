@@ -1,4 +1,4 @@
-"""What ends one phase of a job early: a cancel, the end of the worker, or a deadline."""
+"""Ends a phase of a job early: on cancellation, worker shutdown, or a deadline."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Stop: TypeAlias = Callable[[], JobError | None]
 
 @dataclass(frozen=True)
 class PhaseDeadline:
-    """The end of one phase.
+    """The deadline and cancellation check of one phase.
 
     Attributes:
-        stop: returns the error of a job that is to end now.
+        stop: returns the error of a job that must end now.
         started_at: when the job's time began (monotonic).
-        deadline: when the phase has to be over (monotonic).
-        unfinished: what is not done then, for the message.
+        deadline: when the phase must have ended (monotonic).
+        unfinished: what is not done by then, for the error message.
     """
 
     stop: Stop
@@ -30,11 +30,11 @@ class PhaseDeadline:
     unfinished: str
 
     def at_least(self, seconds: float) -> PhaseDeadline:
-        """Return the same end, but not sooner than `seconds` from now."""
+        """Return the same deadline, but no sooner than `seconds` from now."""
         return replace(self, deadline=max(self.deadline, time.monotonic() + seconds))
 
     def check(self) -> None:
-        """Raise the JobError that ends the job, if there is one."""
+        """Raise the JobError that ends the job, if any."""
         error = self.stop()
         if error is not None:
             raise error
@@ -43,13 +43,13 @@ class PhaseDeadline:
             after_s = now - self.started_at
             raise JobError.because(
                 ErrorCode.DEADLINE_EXCEEDED,
-                f"After {after_s:.1f} s {self.unfinished}. Allow more time, or use fewer or smaller pictures.",
+                f"After {after_s:.1f} s {self.unfinished}. Allow more time, or use fewer or smaller images.",
                 after_s=round(after_s, 1),
             )
 
 
 def ignoring_comfyui_death(stop: Stop) -> Stop:
-    """Return `stop` for a phase that needs no ComfyUI: its death does not end the job."""
+    """Return `stop` for a phase that does not need ComfyUI: a ComfyUI death does not end the job."""
 
     def stop_otherwise() -> JobError | None:
         error = stop()

@@ -1,4 +1,4 @@
-"""Keeps other processes of the same user out of this one. It imports the standard library alone."""
+"""Hides this process's memory and environment from other processes of the same user. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _PR_SET_DUMPABLE = 4
 
 
 def protect_process_memory() -> bool:
-    """Keep other processes of this user out of this one's memory and /proc/<pid>/environ; return whether that worked.
+    """Make /proc/<pid>/environ and the memory of this process unreadable for this user; return whether it worked.
 
-    ComfyUI runs as the same user. Without this, a custom node could read the worker's secrets there. A process that
-    this one starts can be read again, as the kernel resets the flag at exec. root can read everything all the same.
+    ComfyUI runs as the same user, so without this a custom node could read the worker's secrets. Child processes are
+    not protected: the kernel resets the flag on exec. root can still read everything.
     """
     if sys.platform != "linux":
         return False

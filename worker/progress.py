@@ -1,7 +1,7 @@
-"""Progress of one job: ordered, at most one a second, only the newest, and drained before the result is returned.
+"""Progress of one job: ordered, at most one post a second, only the newest, and finished before the result is returned.
 
-The SDK's own `progress_update` starts a thread a call and orders nothing: one that lands after the result leaves the
-job IN_PROGRESS for good (runpod-python #250). Here one task sends, one post at a time, and `drain` ends it.
+The SDK's own `progress_update` starts a thread for each call and does not order them: a post that arrives after the
+result leaves the job IN_PROGRESS forever (runpod-python #250). Here one task posts sequentially, and `drain` ends it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from comfy_core.images.codec import small_preview
 
 INTERVAL_S = 1.0
 DRAIN_S = 10.0
-"""How long a post that is under way is waited for; then it is given up and its connection closed."""
+"""How long to wait for a post in progress before cancelling it and closing its connection."""
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,9 @@ Post = Callable[[JsonObject], Awaitable[None]]
 
 
 def progress_of(sampling: RunProgress) -> JsonObject:
-    """Return what a caller sees as `output` while the job is IN_PROGRESS.
+    """Return what a caller receives as `output` while the job is IN_PROGRESS.
 
-    `images` is always there and empty: callers of worker-comfyui, which posts no progress, read `output.images[0]` as
+    `images` is always present and empty: callers of worker-comfyui, which posts no progress, read `output.images[0]` as
     soon as a job has an `output`.
     """
     progress: JsonObject = {
@@ -46,7 +46,7 @@ def progress_of(sampling: RunProgress) -> JsonObject:
 
 
 class ProgressSender:
-    """Sends the newest progress of one job. Made in a running event loop; `report` may be called from any thread."""
+    """Posts the newest progress of one job. Create it in a running event loop; `report` is thread-safe."""
 
     def __init__(self, post: Post, interval_s: float = INTERVAL_S, drain_s: float = DRAIN_S) -> None:
         self._post = post
@@ -59,17 +59,17 @@ class ProgressSender:
         self._task = asyncio.create_task(self._send_always())
 
     def report(self, progress: JsonObject) -> None:
-        """Have `progress` sent when its turn comes; an older one that was not sent yet is dropped."""
+        """Schedule `progress` to be posted. It replaces an earlier progress that was not posted yet."""
         with contextlib.suppress(RuntimeError):  # the loop has ended, and the job with it
             self._loop.call_soon_threadsafe(self._note, progress)
 
     async def drain(self) -> None:
-        """Return when nothing is under way any more and nothing will be sent. A post that failed is logged."""
+        """Return when no post is in progress and none will follow. A failed post is logged."""
         self._ended.set()
         self._changed.set()
         done, _ = await asyncio.wait({self._task}, timeout=self._drain_s)
         if not done:
-            log.warning("a post of progress hangs; giving it up")
+            log.warning("posting progress timed out; cancelled")
             self._task.cancel()
             await asyncio.wait({self._task})
         if not self._task.cancelled() and (error := self._task.exception()) is not None:

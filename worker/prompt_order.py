@@ -1,4 +1,4 @@
-"""The order of jobs: those that run at once queue their prompts in the order in which they came."""
+"""A ticket lock: concurrent jobs queue their prompts in order of arrival."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TICK_S = 0.1
 
 
 class TicketLock:
-    """Hands out tickets. `take` in the order in which the jobs came."""
+    """Issues tickets in the order of the calls to `take`."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -19,14 +19,14 @@ class TicketLock:
         self._open: set[int] = set()
 
     def take(self, stop: Callable[[], JobError | None]) -> Ticket:
-        """Return the next ticket, which `Ticket.end` must end. A wait for it ends with what `stop` returns."""
+        """Return the next ticket; `Ticket.end` must be called. A wait for it ends early with the error from `stop`."""
         with self._changed:
             self._taken += 1
             self._open.add(self._taken)
             return Ticket(self, self._taken, stop)
 
     def wait_for(self, number: int, stop: Callable[[], JobError | None]) -> None:
-        """Return when every earlier ticket has ended. Raises what `stop` returns."""
+        """Return when every earlier ticket has ended. Raises the error that `stop` returns."""
         with self._changed:
             while any(earlier < number for earlier in self._open):
                 error = stop()
@@ -35,14 +35,14 @@ class TicketLock:
                 self._changed.wait(_TICK_S)
 
     def end(self, number: int) -> None:
-        """Let the next ones pass."""
+        """Release a ticket, so that later ones can proceed."""
         with self._changed:
             self._open.discard(number)
             self._changed.notify_all()
 
 
 class Ticket:
-    """One job's ticket: entering waits for the earlier ones, leaving lets the later ones pass."""
+    """One job's ticket: entering waits for earlier tickets, leaving releases this one."""
 
     def __init__(self, tickets: TicketLock, number: int, stop: Callable[[], JobError | None]) -> None:
         self._tickets = tickets
@@ -56,5 +56,5 @@ class Ticket:
         self.end()
 
     def end(self) -> None:
-        """End the ticket, whether or not it was entered."""
+        """Release the ticket, whether or not it was entered."""
         self._tickets.end(self._number)

@@ -1,4 +1,4 @@
-"""From the files that a job made to what its caller gets: inline as base64, or through a bucket."""
+"""Packs a job's output files into its result: inline as base64, or as URLs of objects in a bucket."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import JobError
 
 _ADDED_BYTES = 400
-"""What is added to a result once it is measured, at most: its timings, and what the SDK wraps it in."""
+"""Upper bound of what is added to a result after it is measured: timings, and the SDK's wrapper."""
 
 
 Store = Callable[[JobOutput], str]
-"""Puts an output into a bucket and returns its address. Raises JobError (output_not_stored)."""
+"""Uploads an output to a bucket and returns its URL. Raises JobError (output_not_stored)."""
 
 
 @dataclass(frozen=True)
 class ResultPacker:
-    """How one job's outputs are delivered: inline, or through `store`, where there is a bucket."""
+    """How one job's outputs are delivered: inline, or through `store` if there is a bucket."""
 
     wanted: str
     limit_bytes: int
     store: Store | None
     image_fields: tuple[str, ...] = ("data",)
-    """The keys that hold an image's base64 or address. Two keys hold it twice, and count twice."""
+    """The keys that hold an image's base64 or URL. With two keys the data is in the result twice."""
 
     def entries(
         self, images: Sequence[JobOutput], files: Sequence[JobOutput], beside: JsonObject
     ) -> tuple[list[JsonObject], list[JsonObject]]:
         """Return the entries of images and other files, all inline or all stored. `beside` is the rest of the result.
 
-        Raises JobError: output_too_large where they do not fit inline and there is no bucket, output_not_stored.
+        Raises JobError: output_too_large if they do not fit inline and there is no bucket, output_not_stored.
         """
         size = inline_size([*(image for _ in self.image_fields for image in images), *files], beside)
         store = self.store
@@ -47,7 +47,7 @@ class ResultPacker:
         return [self._renamed(_entry(image, store)) for image in images], [_entry(file, store) for file in files]
 
     def _renamed(self, entry: JsonObject) -> JsonObject:
-        """Return an image's entry with its base64 or address under each of `image_fields`."""
+        """Return an image's entry with its base64 or URL under each of `image_fields`."""
         data = entry.pop("data")
         return {**entry, **dict.fromkeys(self.image_fields, data)}
 
@@ -57,7 +57,7 @@ def _entry(output: JobOutput, store: Store | None) -> JsonObject:
 
 
 def inline_size(outputs: Sequence[JobOutput], beside: JsonObject) -> int:
-    """Return how many bytes of JSON a result has at most, with `outputs` inline and `beside` them the rest."""
+    """Return an upper bound of a result's JSON bytes, with `outputs` inline and `beside` as the rest of the result."""
     base64_bytes = sum((len(output.data) + 2) // 3 * 4 for output in outputs)
     return base64_bytes + len(json.dumps([beside, *(output.entry("base64", "") for output in outputs)])) + _ADDED_BYTES
 
@@ -69,8 +69,8 @@ def _base64(data: bytes) -> str:
 def _too_large(size: int, limit: int) -> JobError:
     return JobError.because(
         ErrorCode.OUTPUT_TOO_LARGE,
-        f"The result has {size:,} bytes; at most {limit:,} can be returned inline. Ask for output_format webp or jpeg, "
-        "for fewer pictures or a smaller size, set `metadata: false`, or give the worker a bucket "
+        f"The result has {size:,} bytes; at most {limit:,} can be returned inline. Use output_format webp or jpeg, "
+        "fewer images or a smaller size, set `metadata: false`, or configure a bucket for the worker "
         "(BUCKET_ENDPOINT_URL) and use delivery s3.",
         bytes=size,
         limit=limit,

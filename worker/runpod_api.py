@@ -1,15 +1,16 @@
-"""RunPod's API as the worker uses it: jobs are taken, told to stop and answered, whatever the platform sends.
+"""RunPod's worker API: takes jobs, reads stop signals, and posts results, whatever the platform sends.
 
-The SDK's loops, pings, arguments and signals stay in use. Three of its functions are replaced, by the keys that its
-JobScaler has for that: `jobs_fetcher`, `stop_signals_fetcher` and `jobs_handler`. It reads them outside of production
-only, by the flag IS_LOCAL_TEST of its module rp_scale (runpod 1.12), which `configured` sets. What they do differently:
+The SDK's loops, pings, arguments and signals stay in use. Three of its functions are replaced, through the keys that
+its JobScaler has for that: `jobs_fetcher`, `stop_signals_fetcher` and `jobs_handler`. The SDK reads these keys only
+outside production, according to the flag IS_LOCAL_TEST of its module rp_scale (runpod 1.12), which `configured` sets.
+The differences from the SDK's functions:
 
-- A response that is wrong in part costs that part alone (`taken`). Requests that bring nothing are at least a second
-  apart, and up to MAX_WAIT_S after failures. A failure that goes on is logged once in LOG_EVERY_S.
-- A job that is in hand is not begun a second time.
-- A result is posted with a timeout and several attempts, also after a lost connection. Meanwhile the job stays in the
-  SDK's list, so that pings name it, but no longer counts as in hand: the SDK is told of SPARE more jobs at once than
-  the worker runs, and the limit is kept here.
+- If part of a response is invalid, only that part is lost (`job_messages`). Polls that return nothing are at least a
+  second apart, and up to MAX_WAIT_S apart after failures. A continuing failure is logged once per LOG_EVERY_S.
+- A job that is already in progress is not started a second time.
+- A result is posted with a timeout and several attempts, also after a lost connection. Until then the job stays in the
+  SDK's list, so that pings include it, but it no longer occupies a slot: the SDK is given a concurrency of SPARE more
+  than the worker's, and this module enforces the real limit.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ if TYPE_CHECKING:
     import aiohttp
 
 SPARE = 6
-"""Results that may be under way besides the jobs that run, each up to WORKER_MAX_RESULT_MB."""
+"""Results that may be uploading in addition to running jobs, each up to WORKER_MAX_RESULT_MB."""
 POST_TIMEOUT_S = 30.0
 POST_ATTEMPTS = 5
 POST_WAIT_S = 0.5
-"""Before the second attempt; doubled before each further one."""
+"""Wait before the second attempt; doubled before each further attempt."""
 MIN_WAIT_S = 1.0
 MAX_WAIT_S = 8.0
 LOG_EVERY_S = 60.0
 POLL_S = 75.0
 SLOT_WAIT_S = 5.0
-"""Both end before the SDK's own timeout of 90 s, which would drop a job that arrives as it fires."""
+"""Both are below the SDK's own timeout of 90 s, which would drop a job that arrives as it expires."""
 _END_POLL_S = 0.25
 _RETRIED = frozenset({408, 425, 429})
-"""Besides 5xx."""
+"""In addition to 5xx."""
 _NOTHING = frozenset({204, 400})
-"""No job. 400 is the answer to job-take where FlashBoot is about to revive the worker (rp_job.py of the SDK)."""
+"""No job. job-take returns 400 when FlashBoot is about to resume the worker (rp_job.py of the SDK)."""
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ _Found = TypeVar("_Found")
 
 
 class PollBackoff:
-    """One kind of long poll: how long to wait before the next one, and when to log that it fails."""
+    """The wait before the next request of one kind of long poll, and the logging of its failures."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -64,10 +65,10 @@ class PollBackoff:
         self._logged_at = 0.0
 
     def wait_s(self, took_s: float, problem: str | None) -> float:
-        """Return how long to wait after a poll that brought nothing, or failed with `problem`."""
+        """Return how long to wait after a poll that returned nothing, or failed with `problem`."""
         if problem is None:
             if self._failures:
-                log.info("%s answers again after %d failures", self._name, self._failures)
+                log.info("%s succeeded again after %d failures", self._name, self._failures)
             self._failures = 0
             return max(0.0, MIN_WAIT_S - took_s)
         self._failures += 1
@@ -78,11 +79,11 @@ class PollBackoff:
 
 
 class RunPodWorkerApi:
-    """The three functions for the SDK, and the posting of progress.
+    """The three replacement functions for the SDK, and the posting of progress.
 
     Args:
-        concurrency: how many jobs run at once.
-        lifecycle: says whether the worker ends, and counts the jobs in hand.
+        concurrency: maximum number of running jobs.
+        lifecycle: reports whether the worker is shutting down, and counts the active jobs.
     """
 
     def __init__(self, concurrency: int, lifecycle: Lifecycle) -> None:
@@ -115,7 +116,7 @@ class RunPodWorkerApi:
         }
 
     async def take(self, session: aiohttp.ClientSession, _wanted: int) -> list[JsonObject]:
-        """Return jobs to run, as the SDK's get_job does: at most as many as there are free slots, or none."""
+        """Return up to as many jobs as there are free slots, or none, as the SDK's get_job does."""
         from runpod.serverless.modules.rp_job import _job_get_url  # noqa: PLC0415 - as above
 
         self._session = session
@@ -132,7 +133,7 @@ class RunPodWorkerApi:
         poll = asyncio.ensure_future(self._poll(session, _job_get_url(free), self._takes, self._accepted))
         try:
             while not (await asyncio.wait({poll}, timeout=_END_POLL_S))[0]:
-                if self._is_ending():  # a job that comes now is left to another worker
+                if self._is_ending():  # a job that arrives now is left to another worker
                     return []
             jobs = poll.result()
         finally:
@@ -140,27 +141,27 @@ class RunPodWorkerApi:
         return self._turned_away(session, jobs) if self._is_ending() else jobs
 
     def _turned_away(self, session: aiohttp.ClientSession, jobs: list[JsonObject]) -> list[JsonObject]:
-        """Answer jobs that were handed out as the worker began to end: the SDK may have stopped running jobs."""
+        """Respond with an error to jobs received during shutdown: the SDK may no longer run jobs."""
         for job in jobs:
-            error = JobError.because(ErrorCode.INTERRUPTED, "The worker was told to stop. Send the job again.")
+            error = JobError.because(ErrorCode.INTERRUPTED, "The worker is shutting down. Send the job again.")
             self._refused[job["id"]] = error
             answering = asyncio.ensure_future(self.handle(session, {}, job))
-            self._late.add(answering)  # the loop itself keeps no task alive
+            self._late.add(answering)  # the event loop only keeps weak references to tasks
             answering.add_done_callback(self._late.discard)
         return []
 
     async def stop_signals(self, session: aiohttp.ClientSession) -> list[str]:
-        """Return the ids of the jobs that are to be stopped, as the SDK's get_stop_signals does."""
+        """Return the ids of the jobs to stop, as the SDK's get_stop_signals does."""
         from runpod.serverless.modules.rp_job import _job_stop_url  # noqa: PLC0415 - as above
 
         url = _job_stop_url()
         if url is None:
-            log.warning("no job can be cancelled: RUNPOD_WEBHOOK_GET_JOB has no /job-take/ in it")
-            await asyncio.Event().wait()  # the SDK asks again after its own timeout
+            log.warning("jobs cannot be cancelled: RUNPOD_WEBHOOK_GET_JOB does not contain /job-take/")
+            await asyncio.Event().wait()  # the SDK calls this again after its own timeout
         return await self._poll(session, str(url), self._stops, read_stops)
 
     async def handle(self, session: aiohttp.ClientSession, config: JsonObject, job: JsonObject) -> None:
-        """Run one job and post what came of it, as the SDK's handle_job does. Nothing is posted for a stopped job."""
+        """Run one job and post its result, as the SDK's handle_job does. Nothing is posted for a stopped job."""
         job_id = str(job["id"])
         try:
             try:
@@ -178,7 +179,7 @@ class RunPodWorkerApi:
             self._in_hand.discard(job_id)
 
     async def post_progress(self, job: JsonObject, progress: JsonObject) -> None:
-        """Post the progress of a job, once."""
+        """Post the progress of a job. There is no retry."""
         if self._session is not None:
             await self._post(self._session, str(job["id"]), progress_body(progress), 1)
 
@@ -186,14 +187,14 @@ class RunPodWorkerApi:
         return self._lifecycle.is_ending
 
     def _accepted(self, body: bytes) -> list[JsonObject]:
-        """Return the jobs of a response that are to be handled, and note them as in hand."""
+        """Return the jobs of a response to handle, and record them as active."""
         taken = read_take_response(body)
         for why in taken.dropped:
-            log.error("a job that cannot be answered was dropped: %s", why)
+            log.error("dropped a job whose result cannot be posted: %s", why)
         accepted = []
         for job in (*taken.jobs, *({"id": job_id, "input": None} for job_id in taken.refused)):
             if job["id"] in self._in_hand:
-                log.warning("job %.80s was handed out again while it is in hand; it runs once", job["id"])
+                log.warning("job %.80s was received again while it is active; ignored", job["id"])
                 continue
             self._in_hand.add(job["id"])
             self._running.add(job["id"])
@@ -204,7 +205,7 @@ class RunPodWorkerApi:
     async def _poll(
         self, session: aiohttp.ClientSession, url: str, poll: PollBackoff, read: Callable[[bytes], list[_Found]]
     ) -> list[_Found]:
-        """Return what one long poll brought, or nothing after a wait."""
+        """Return what one long poll returned, or an empty list after a wait."""
         begun_at = time.monotonic()
         found: list[_Found] = []
         problem = None
@@ -214,7 +215,7 @@ class RunPodWorkerApi:
             if response.status == HTTPStatus.OK:
                 found = read(body)
             elif response.status not in _NOTHING:
-                problem = f"the platform answered {response.status}"
+                problem = f"RunPod returned {response.status}"
         except _network_errors() as error:
             problem = None if limit.expired() else type(error).__name__
         except ValueError as error:
@@ -225,7 +226,7 @@ class RunPodWorkerApi:
         return found
 
     async def _post(self, session: aiohttp.ClientSession, job_id: str, body: bytes, attempts: int) -> None:
-        """Post a body to job-done. A repeated post does no harm: the first result of a job counts."""
+        """Post a body to job-done. Repeating it is safe: RunPod keeps the first result of a job."""
         from runpod.serverless.modules.rp_http import JOB_DONE_URL  # noqa: PLC0415 - as above
 
         quoted = quote(job_id, safe="")
@@ -246,7 +247,7 @@ class RunPodWorkerApi:
             else:
                 if response.ok:
                     return
-                problem = f"the platform answered {response.status}"
+                problem = f"RunPod returned {response.status}"
                 if response.status < HTTPStatus.INTERNAL_SERVER_ERROR and response.status not in _RETRIED:
                     break
             log.warning("job %.80s: attempt %d of %d to post failed: %s", job_id, attempt + 1, attempts, problem)
@@ -260,18 +261,18 @@ def _network_errors() -> tuple[type[Exception], ...]:
 
 
 def secure_local_api() -> None:
-    """Have the SDK's local API ignore `webhook`, and say who it is for.
+    """Make the SDK's local API ignore `webhook`, and log a warning that it has no login.
 
-    It posts the result of a job to any address that the job names, internal ones too, without a login in front.
+    The SDK would post a job's result to any URL that the job names, including internal ones, without authentication.
     """
     from runpod.serverless.modules import rp_fastapi  # noqa: PLC0415 - as above
 
     def ignore(_url: str, _payload: object) -> bool:
-        log.warning("a job's webhook is ignored: the local API calls no address")
+        log.warning("ignored a job's webhook: the local API does not call webhooks")
         return False
 
-    rp_fastapi._send_webhook = ignore  # noqa: SLF001 - the one place where it posts
+    rp_fastapi._send_webhook = ignore  # noqa: SLF001 - the only place that posts to webhooks
     log.warning(
-        "the local API has no login: whoever reaches its port can run jobs. It is for your own machine alone; it takes "
-        "no jobs from RunPod and ignores `webhook`"
+        "the local API has no login: anyone who can reach its port can run jobs. Use it on your own machine only. It "
+        "takes no jobs from RunPod and ignores `webhook`"
     )

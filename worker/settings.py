@@ -1,4 +1,4 @@
-"""Every variable that the worker reads, once. The environment is an argument; nothing is read at import."""
+"""The worker's environment variables, in one table. The environment is an argument; nothing is read at import."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _folder(text: str) -> Path:
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable of the environment: how its text is read, and what it means. An empty text counts as absent."""
+    """One environment variable: its parser, default and description. An empty value counts as unset."""
 
     name: str
     field: str
@@ -73,135 +73,139 @@ VARIABLES = (
         "comfyui_url",
         str,
         "",
-        "Address of a ComfyUI that runs elsewhere. Absent: the worker starts its own from COMFYUI_DIR.",
+        "URL of an external ComfyUI. Default: the worker starts its own from COMFYUI_DIR.",
     ),
     Variable(
         "COMFYUI_DIR",
         "comfyui_directory",
         _folder,
         "",
-        "ComfyUI's folder (`main.py`); `/comfyui` where COMFYUI_URL is absent. It is not written to where "
-        "COMFYUI_DATA_DIR names another.",
+        "ComfyUI's folder, which contains `main.py`. Default: `/comfyui` if COMFYUI_URL is not set. It is only "
+        "written to if COMFYUI_DATA_DIR is not set.",
     ),
     Variable(
         "COMFYUI_DATA_DIR",
         "comfyui_data_directory",
         _folder,
         "",
-        "Folder of ComfyUI's `input`, `output`, `temp` and `user`, made at boot. Default: COMFYUI_DIR. Set "
-        "it with COMFYUI_URL only if the worker can reach that ComfyUI's files; it then deletes each job's files.",
+        "Folder for ComfyUI's `input`, `output`, `temp` and `user` folders, created at boot. Default: COMFYUI_DIR. "
+        "Set it together with COMFYUI_URL only if the worker can access that ComfyUI's files; it then deletes each "
+        "job's files.",
     ),
     Variable("COMFYUI_PORT", "comfyui_port", _number(int, 1, 65535), DEFAULT_PORT, "Port of the worker's own ComfyUI."),
-    Variable("COMFYUI_PYTHON", "comfyui_python", str, "", "The Python of the worker's own ComfyUI. Absent: this one."),
     Variable(
-        "COMFYUI_ARGS", "comfyui_arguments", shlex.split, "", "Further launch flags of ComfyUI, such as `--lowvram`."
+        "COMFYUI_PYTHON", "comfyui_python", str, "", "Python for the worker's own ComfyUI. Default: the worker's."
+    ),
+    Variable(
+        "COMFYUI_ARGS", "comfyui_arguments", shlex.split, "", "Additional ComfyUI launch flags, such as `--lowvram`."
     ),
     Variable(
         "WORKER_COMFYUI_ENV",
         "comfyui_environment",
         _names,
         "",
-        "Names of further variables that the worker's own ComfyUI gets, separated by commas. By default it gets PATH, "
-        "HOME, the locale, and what begins with CUDA_, NVIDIA_, PYTORCH_, PYTHON and the like: nothing named like a "
-        "secret.",
+        "Comma-separated names of additional variables to pass to the worker's own ComfyUI. By default it gets PATH, "
+        "HOME, the locale, and variables with prefixes such as CUDA_, NVIDIA_, PYTORCH_ and PYTHON, but none whose "
+        "name suggests a secret.",
     ),
     Variable(
         "WORKER_HUNG_AFTER_S",
         "hung_after_s",
         _number(float, 1, 3600),
         "12",
-        "Seconds without any answer after which ComfyUI counts as hung: the worker's own is killed and started again.",
+        "Seconds without any response after which ComfyUI counts as hung. The worker's own is killed and restarted.",
     ),
     Variable(
         "COMFYUI_READY_TIMEOUT_S",
         "ready_timeout_s",
         _number(float, 1, 3600),
         "300",
-        "Seconds until ComfyUI must answer and list the workflows' models, counted once fetched models are there. "
-        "RunPod gives a cold start seven minutes, or the endpoint's RUNPOD_INIT_TIMEOUT seconds.",
+        "Seconds within which ComfyUI must respond and list the workflows' models, counted after model downloads. "
+        "RunPod allows seven minutes for a cold start, or the endpoint's RUNPOD_INIT_TIMEOUT seconds.",
     ),
     Variable(
         "WORKER_MODELS_DIR",
         "models_directory",
         _folder,
         "/opt/models",
-        "Folder of models beside ComfyUI's own, with the same sub folders: baked into the image, or fetched.",
+        "Model folder in addition to ComfyUI's own, with the same subfolders; baked into the image, or downloaded to.",
     ),
     Variable(
         "WORKER_VOLUME_DIR",
         "volume_directory",
         _folder,
         "/runpod-volume",
-        "Where the network volume is mounted; models lie in `models`, `ComfyUI/models` or `comfyui/models` on it.",
+        "Mount point of the network volume. Models are in its `models`, `ComfyUI/models` or `comfyui/models`.",
     ),
     Variable(
         "WORKER_MODEL_CACHE_DIR",
         "model_cache_directory",
         _folder,
         "/runpod",
-        "RunPod's folder of cached models on the machine, beside `huggingface-cache` on the volume.",
+        "RunPod's folder of cached models on the host, in addition to `huggingface-cache` on the volume.",
     ),
-    Variable("MODEL_REVISION", "model_revision", str, "", "Revision of RunPod's cached model; RunPod sets it."),
+    Variable("MODEL_REVISION", "model_revision", str, "", "Revision of RunPod's cached model. Set by RunPod."),
     Variable(
         "WORKER_FETCH_MODELS",
         "fetch_models",
         _switch,
         "false",
-        "Whether missing models of models.txt are fetched at boot: onto the volume, else into WORKER_MODELS_DIR.",
+        "Whether to download missing models of models.txt at boot, to the volume or else to WORKER_MODELS_DIR.",
     ),
     Variable(
         "WORKER_FETCH_TIMEOUT_S",
         "fetch_timeout_s",
         _number(float, 1, 86_400),
         "1800",
-        "Seconds that this may take. It is part of the cold start: raise the endpoint's RUNPOD_INIT_TIMEOUT with it.",
+        "Seconds that this download may take. It is part of the cold start, so raise the endpoint's "
+        "RUNPOD_INIT_TIMEOUT too.",
     ),
     Variable(
-        "WORKER_WORKFLOWS", "workflows_directory", Path, "", "Folder of workflow templates. Absent: those that ship."
+        "WORKER_WORKFLOWS", "workflows_directory", Path, "", "Folder of workflow templates. Default: the shipped ones."
     ),
-    Variable("WORKER_ALLOW_GRAPHS", "allow_graphs", _switch, "true", "Whether a job may bring a graph of its own."),
+    Variable("WORKER_ALLOW_GRAPHS", "allow_graphs", _switch, "true", "Whether a job may send its own graph."),
     Variable(
         "WORKER_WARMUP",
         "warmup",
         _switch,
         "true",
-        "Whether one small step is run at boot, so that the models are loaded.",
+        "Whether to run one small sampling step at boot, so that the models are loaded.",
     ),
     Variable(
         "WORKER_CONCURRENCY",
         "concurrency",
         _number(int, 1, 8),
         "2",
-        "Jobs in hand. ComfyUI runs one at a time; with 2 the next is queued while the last is encoded and posted.",
+        "Concurrent jobs. ComfyUI runs one at a time; with 2, the next is queued while the last is encoded and posted.",
     ),
     Variable(
         "WORKER_JOB_TIMEOUT_S",
         "job_timeout_s",
         _number(float, 1, 86_400),
         "300",
-        "Seconds that a job may run; also the default of `timeout_s`, and the longest wait for an earlier job. Keep it "
-        "below the endpoint's execution timeout, so that a job ends with an error of ours.",
+        "Seconds that a job may run. Also the default of `timeout_s`, and the maximum wait for an earlier job. Keep it "
+        "below the endpoint's execution timeout, so that a late job ends with the worker's error report.",
     ),
     Variable(
         "WORKER_SHUTDOWN_GRACE_S",
         "shutdown_grace_s",
         _number(float, 0, 3600),
         "20",
-        "Seconds that a job may run on after SIGTERM before it is interrupted.",
+        "Seconds that a job may continue after SIGTERM before it is interrupted.",
     ),
     Variable(
         "WORKER_MAX_RESULT_MB",
         "max_result_mb",
         _number(float, 0.01, 20),
         "8",
-        "Megabytes (1,048,576 bytes) of JSON that a result may have; RunPod loses what is much larger.",
+        "Maximum JSON size of a result in megabytes (1,048,576 bytes). RunPod loses much larger results.",
     ),
     Variable(
         "WORKER_IMAGE_FIELD",
         "image_fields",
         _image_fields,
         "data",
-        "Key of an image's base64 or address in `images[]`: `data` (as in worker-comfyui), `image`, or `both`, which "
+        "Key of an image's base64 or URL in `images[]`: `data` (as in worker-comfyui), `image`, or `both`, which "
         "doubles the size of a result.",
     ),
     Variable(
@@ -209,13 +213,13 @@ VARIABLES = (
         "serve_api_locally",
         _switch,
         "false",
-        "Whether RunPod's API is served by the worker itself, on all addresses and without a login, in place of jobs "
+        "Whether the worker serves RunPod's API itself, on all interfaces and without a login, instead of taking jobs "
         "from RunPod.",
     ),
     Variable("WORKER_API_PORT", "api_port", _number(int, 1, 65535), "8000", "Port of that API."),
-    Variable("WORKER_PREVIEWS", "previews", _switch, "false", "Whether progress carries a small preview picture."),
+    Variable("WORKER_PREVIEWS", "previews", _switch, "false", "Whether progress includes a small preview image."),
     Variable(
-        "WORKER_LOG_LEVEL", "log_level", _log_level, "INFO", "DEBUG (with ComfyUI's own log), INFO, WARNING or ERROR."
+        "WORKER_LOG_LEVEL", "log_level", _log_level, "INFO", "DEBUG (includes ComfyUI's log), INFO, WARNING or ERROR."
     ),
     *(
         Variable(each.name, each.name.lower(), each.parse, each.default, each.meaning, secret=each.secret)
@@ -229,11 +233,11 @@ class Settings:
     """The worker's settings."""
 
     comfyui_url: str
-    """Where ComfyUI answers: the address given, or that of the worker's own."""
+    """ComfyUI's URL: COMFYUI_URL, or that of the worker's own ComfyUI."""
     comfyui_is_ours: bool
     comfyui_directory: Path | None
     comfyui_data_directory: Path | None
-    """Where ComfyUI's files are; None where this process does not reach them."""
+    """Folder of ComfyUI's files; None if this process cannot access them."""
     comfyui_port: int
     comfyui_python: str
     comfyui_arguments: tuple[str, ...]
@@ -262,7 +266,7 @@ class Settings:
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Settings:
-        """Return the settings in `env`. Raises ConfigError that names the variable at fault."""
+        """Return the settings in `env`. Raises ConfigError that names the invalid variable."""
         values = {variable.field: _value(variable, env.get(variable.name, "").strip()) for variable in VARIABLES}
         ours = values["comfyui_url"] is None
         directory = _comfyui_directory(values["comfyui_directory"], is_ours=ours)
@@ -315,7 +319,7 @@ def _comfyui_directory(given: Path | None, *, is_ours: bool) -> Path | None:
     directory = given or Path("/comfyui")
     if not (directory / "main.py").is_file():
         raise ConfigError(
-            f"COMFYUI_DIR: {directory} has no main.py. Name the folder of ComfyUI there, or in COMFYUI_URL the address "
-            "of one that runs elsewhere (python -m simulators.comfyui is one without a GPU)"
+            f"COMFYUI_DIR: {directory} has no main.py. Set it to ComfyUI's folder, or set COMFYUI_URL to the URL of an "
+            "external ComfyUI (python -m simulators.comfyui is one without a GPU)"
         )
     return directory

@@ -1,7 +1,7 @@
-"""What a job needs to know of the ComfyUI that it runs on: whether it can be used, and what ended the job's use of it.
+"""The state of the ComfyUI that jobs run on: whether it is available, and which job's prompt ended it.
 
-One of the worker's own is in `comfyui_process`. One that runs elsewhere (COMFYUI_URL) cannot be started again from
-here: jobs fail at once for as long as it does not answer.
+The worker's own ComfyUI is in `comfyui_process`. A ComfyUI at COMFYUI_URL cannot be restarted from here: jobs fail
+immediately while it does not respond.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ log = logging.getLogger(__name__)
 
 
 class Cause(Enum):
-    """What ended a ComfyUI."""
+    """Why ComfyUI ended."""
 
     DIED = "died"
     HUNG = "hung"
     STUCK = "stuck"
-    """It was killed, as a prompt went on although it was interrupted."""
+    """It was killed because a prompt kept running after an interrupt."""
 
 
 @dataclass(frozen=True)
 class Death:
-    """An end of ComfyUI, or a hang of one that cannot be ended. `culprit` is the use whose prompt ran, if one did."""
+    """An end of ComfyUI, or a hang of a remote one. `culprit` is the lease whose prompt was running, if any."""
 
     cause: Cause
     culprit: Lease | None
 
     def error(self, log_tail: list[str]) -> JobError:
-        """Return the error for the job whose prompt ran."""
+        """Return the error for the job whose prompt was running."""
         details = {"log_tail": log_tail} if log_tail else {}
         if self.cause is Cause.HUNG:
             return JobError.because(
                 ErrorCode.EXECUTION_FAILED,
-                "The graph made ComfyUI hang: it answered nothing while this job ran. A node never gave back Python's "
-                "interpreter, such as a regular expression that backtracks. Change the graph: it will hang again.",
+                "The graph made ComfyUI hang: it did not respond while this job ran. A node never released the GIL, "
+                "for example in a backtracking regular expression. Change the graph: it will hang again.",
                 reason="comfyui_hung",
                 **details,
             )
@@ -58,44 +58,47 @@ class Death:
 
 
 class ManagedComfyUI(Protocol):
-    """A ComfyUI, as the handler sees it."""
+    """The interface through which the handler uses a ComfyUI."""
 
     def refusal(self) -> JobError | None:
-        """Return the error for a job that cannot even begin."""
+        """Return the error for a new job if ComfyUI is unusable."""
 
     def begin_lease(self, *, is_shared: bool) -> Lease:
-        """Return a new use of ComfyUI, which `end_lease` must end. `is_shared`: whether something else runs in it."""
+        """Return a new lease; `end_lease` must be called for it.
+
+        `is_shared`: something else already runs in ComfyUI.
+        """
 
     def note_queued(self, lease: Lease) -> None:
-        """Note that the job begins to queue its prompts."""
+        """Record that the job starts to queue its prompts."""
 
     def end_lease(self, lease: Lease) -> None:
-        """Note that a job uses ComfyUI no more."""
+        """Record that the job no longer uses ComfyUI."""
 
     def await_available(self, stop: Callable[[], JobError | None]) -> None:
-        """Return when ComfyUI can be used. Raises JobError if it cannot, and what `stop` returns."""
+        """Return when ComfyUI is available. Raises JobError if it never will be, or the error that `stop` returns."""
 
     def failure_of(self, lease: Lease) -> JobError | None:
-        """Return the error for a job whose use of ComfyUI has ended."""
+        """Return the error for a job whose ComfyUI died or hung during its lease."""
 
     def was_ended(self, lease: Lease) -> bool:
-        """Whether the process that the job used has ended, and its queue with it."""
+        """Return whether the process of this lease has ended, and its queue with it."""
 
     def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
-        """Return what `failure_of` returns, after a wait if ComfyUI does not answer at this moment."""
+        """Return what `failure_of` returns, after waiting for the watchdog if ComfyUI is currently not responding."""
 
     def abandon_error(self, lease: Lease | None) -> JobError | None:
-        """Return the error for a job whose thread may wait for ComfyUI's answer much longer."""
+        """Return the error for a job whose thread could wait much longer for ComfyUI."""
 
     def note_success(self) -> None:
-        """Note that a job has succeeded."""
+        """Record that a job succeeded."""
 
     def end_if_stuck(self, server: ComfyServer) -> None:
-        """Kill ComfyUI after a while if a prompt goes on although it was interrupted. Returns at once."""
+        """Kill ComfyUI after a delay if a prompt keeps running after an interrupt. Returns immediately."""
 
 
 class ComfyUISupervisor:
-    """The part that both kinds have in common: the uses, and the deaths in their order."""
+    """Common base class: tracks leases, and deaths in order."""
 
     def __init__(self, log: ComfyLog | None = None) -> None:
         self.log = log or ComfyLog()
@@ -105,37 +108,37 @@ class ComfyUISupervisor:
 
     @property
     def deaths(self) -> int:
-        """How often ComfyUI has died, or hung where it runs elsewhere."""
+        """How often ComfyUI has died, or hung if it is remote."""
         return len(self._deaths)
 
     def begin_lease(self, *, is_shared: bool = False) -> Lease:
-        """Return a new use of ComfyUI, which `end_lease` must end."""
+        """Return a new lease; `end_lease` must be called for it."""
         if not self._is_silent():
             self._leases.forget_ended()
         return self._leases.begin(self.deaths, self.log.next_line, is_shared=is_shared)
 
     def note_queued(self, lease: Lease) -> None:
-        """Note that the job begins to queue its prompts."""
+        """Record that the job starts to queue its prompts."""
         self._leases.note_queued(lease)
 
     def end_lease(self, lease: Lease) -> None:
-        """Note that a job uses ComfyUI no more. While ComfyUI does not answer, its prompt may be the one that hangs."""
+        """Record that the job no longer uses ComfyUI. While ComfyUI is silent, its prompt may be what hangs."""
         self._leases.end(lease, may_run_on=self._is_silent())
 
     def failure_of(self, lease: Lease) -> JobError | None:
-        """Return the error for a job whose use of ComfyUI has ended: RetryJob if another job was the cause."""
+        """Return the error for a job whose ComfyUI ended during its lease: RetryJob if another job caused it."""
         if self.deaths == lease.deaths:
             return None
         death = self._deaths[lease.deaths]
         if death.culprit is lease:
             return death.error(self.log.excerpt_for(lease))
-        message = "ComfyUI was ended by another job before this one ran. Send the job again."
+        message = "Another job ended ComfyUI before this one ran. Send the job again."
         return RetryJob.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
 
     def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
-        """Return what `failure_of` returns; while ComfyUI does not answer, the watchdog's verdict is waited for.
+        """Return what `failure_of` returns; while ComfyUI is silent, wait for the watchdog's decision.
 
-        `at_least_s`: how long a death may take to be noted, where the job has seen signs of one.
+        `at_least_s`: how long to wait for a death to be recorded if the job has seen signs of one.
         """
         deadline = time.monotonic() + at_least_s
         while self.deaths == lease.deaths and (time.monotonic() < deadline or self._is_silent()):
@@ -145,13 +148,13 @@ class ComfyUISupervisor:
         return self.failure_of(lease)
 
     def _is_silent(self) -> bool:
-        """Whether ComfyUI lives and does not answer, so that the watchdog will soon say whether it hangs."""
+        """Return whether ComfyUI accepts connections but does not respond, so that the watchdog will decide soon."""
         watchdog = self._watchdog
         return watchdog is not None and watchdog.is_connecting and watchdog.unanswered_s > 2 * PROBE_EVERY_S
 
 
 class RemoteComfyUI(ComfyUISupervisor):
-    """A ComfyUI that runs elsewhere. `start` watching it before use, `stop` it at the end."""
+    """A ComfyUI at COMFYUI_URL. Call `start` before use and `stop` at the end."""
 
     def __init__(self, url: str, hung_s: float = HUNG_S) -> None:
         super().__init__()
@@ -161,18 +164,18 @@ class RemoteComfyUI(ComfyUISupervisor):
         self._is_hung = False
 
     def start(self) -> None:
-        """Watch ComfyUI from now on."""
+        """Start monitoring ComfyUI."""
         threading.Thread(target=self._watch, name="comfyui-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Watch it no more."""
+        """Stop monitoring ComfyUI."""
         self._stopping.set()
 
     def refusal(self) -> JobError | None:
         """Return the error for every job while ComfyUI hangs."""
         if not self._is_hung:
             return None
-        message = "ComfyUI does not answer: it accepts connections, and hangs. Start it again, and send the job again."
+        message = "ComfyUI hangs: it accepts connections but does not respond. Restart it, and send the job again."
         return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
 
     def await_available(self, _stop: Callable[[], JobError | None]) -> None:
@@ -181,34 +184,34 @@ class RemoteComfyUI(ComfyUISupervisor):
             raise error
 
     def failure_of(self, lease: Lease) -> JobError | None:
-        """Return the error for a job during which ComfyUI hung. It cannot be run again here."""
+        """Return the error for a job during which ComfyUI hung. It is not retried: ComfyUI cannot be restarted here."""
         error = super().failure_of(lease)
         return (self.refusal() or JobError(error.report)) if isinstance(error, RetryJob) else error
 
     def was_ended(self, _lease: Lease) -> bool:
-        """It may go on with its queue after a hang."""
+        """Return False: a remote ComfyUI may continue its queue after a hang."""
         return False
 
     def abandon_error(self, lease: Lease | None) -> JobError | None:
-        """Return the error for a job while ComfyUI hangs; its thread waits for an answer until a timeout."""
+        """Return the error for a job while ComfyUI hangs; its thread would wait until a timeout."""
         return self.refusal() if lease is None else self.failure_of(lease)
 
     def note_success(self) -> None:
-        """Nothing depends on it."""
+        """Do nothing."""
 
     def end_if_stuck(self, server: ComfyServer) -> None:
-        """It is not this worker's to kill."""
+        """Do nothing: this worker cannot kill a remote ComfyUI."""
 
     def _watch(self) -> None:
         watchdog = Watchdog(self._url, self._hung_s)
         self._watchdog = watchdog
         while watchdog.await_hang(self._stopping.is_set):
-            if watchdog.is_connecting:  # else it is gone, which every call finds out at once
-                log.error("ComfyUI has not answered for %.0f s: it hangs", watchdog.unanswered_s)
+            if watchdog.is_connecting:  # otherwise connections are refused, and every call fails immediately
+                log.error("ComfyUI hangs: no response for %.0f s", watchdog.unanswered_s)
                 self._is_hung = True
                 self._deaths.append(Death(Cause.HUNG, self._leases.running()))
                 self._leases.forget_ended()
-            while not self._stopping.is_set() and not watchdog.ask():
+            while not self._stopping.is_set() and not watchdog.probe():
                 self._stopping.wait(PROBE_EVERY_S)
             self._is_hung = False
-            log.warning("ComfyUI answers again")
+            log.warning("ComfyUI responds again")

@@ -1,12 +1,11 @@
-"""Asks one ComfyUI every second whether it answers, apart from every job.
+"""Checks every second whether ComfyUI still responds, independently of jobs.
 
-A node that never gives back Python's interpreter lock stops ComfyUI's web server with it: the process lives, the kernel
-accepts connections, and nothing is answered. A request that waits for `hung_s` in vain says so. Any response counts,
-however late within that time and whatever its status. 502 to 504 do not: a proxy sends them for a ComfyUI that does not
-answer.
+A node that never releases the GIL blocks ComfyUI's web server: the process lives and the kernel accepts connections,
+but no request gets a response. ComfyUI counts as hung if one request has no response for `hung_s`. Any response within
+that time counts, whatever its status, except 502 to 504: a proxy sends those when ComfyUI does not respond.
 
-A slow disk can have the same effect for a while: a file that is mapped into memory is read when it is touched. So a
-process that goes on reading is given LOADING_FACTOR times as long.
+A slow disk can have the same effect for a while, because a memory-mapped file is read on first access. A process that
+keeps reading therefore gets LOADING_FACTOR times as long.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ class Watchdog:
     """Watches the ComfyUI at `url`; `pid` is its process if it runs on this machine.
 
     Attributes:
-        unanswered_s: how long ComfyUI has been asked in vain since it answered last. It is counted in short waits: if a
-            container is frozen and thawed (FlashBoot), the time between does not count.
-        is_connecting: whether the last connection was accepted, so that something lives there.
+        unanswered_s: seconds of unanswered requests since the last response. Only short waits are summed, so the time
+            while a container is frozen (FlashBoot) does not count.
+        is_connecting: whether the last connection was accepted, so that a process is listening.
     """
 
     def __init__(self, url: str, hung_s: float, pid: int | None = None) -> None:
@@ -51,10 +50,10 @@ class Watchdog:
         self.is_connecting = True
 
     def await_hang(self, is_over: Callable[[], bool]) -> bool:
-        """Return True once ComfyUI has not answered for too long, or False once `is_over`."""
+        """Return True once ComfyUI has not responded for too long, or False once `is_over`."""
         pause = threading.Event()
         while not is_over():
-            if self.ask():
+            if self.probe():
                 pause.wait(PROBE_EVERY_S)
             elif self.unanswered_s >= self._hung_s and not self._is_loading(pause):
                 return not is_over()
@@ -62,8 +61,8 @@ class Watchdog:
                 self._count(lambda: pause.wait(_SLICE_S), _SLICE_S)
         return False
 
-    def ask(self) -> bool:
-        """Return whether ComfyUI answers one request within `hung_s`, and note it."""
+    def probe(self) -> bool:
+        """Send one request; return whether ComfyUI responds within `hung_s`, and update the attributes."""
         connection = self._kind(self._host, self._port, timeout=_CONNECT_S)
         is_connected = False
         try:
@@ -89,7 +88,7 @@ class Watchdog:
         return False
 
     def _count(self, wait: Callable[[], _Waited], at_most_s: float) -> _Waited:
-        """Return what a wait returns, and count its time, which is no longer than `at_most_s`."""
+        """Return what `wait` returns, and add its duration, at most `at_most_s`, to `unanswered_s`."""
         begun_at = time.monotonic()
         try:
             return wait()
@@ -97,7 +96,7 @@ class Watchdog:
             self.unanswered_s += min(time.monotonic() - begun_at, at_most_s)
 
     def _is_loading(self, pause: threading.Event) -> bool:
-        """Whether the process reads, and has not done so for too long."""
+        """Return whether the process is reading files and is still within the extended limit."""
         if self._pid is None or self.unanswered_s >= LOADING_FACTOR * self._hung_s:
             return False
         before = _bytes_read(self._pid)
@@ -107,7 +106,7 @@ class Watchdog:
 
 
 def _bytes_read(pid: int) -> int:
-    """Return how many bytes a process has read: by calls, and from disks. 0 if the kernel does not say."""
+    """Return how many bytes a process has read, from system calls and from disk. 0 if the kernel does not report it."""
     counted = 0
     with contextlib.suppress(OSError, ValueError):
         for line in Path(f"/proc/{pid}/io").read_text().splitlines():

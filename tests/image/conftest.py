@@ -1,4 +1,4 @@
-"""The images, built once a session from stand-ins, and a network that leads to the platform's stand-in alone."""
+"""The images, built once a session from stand-ins, and a network that only reaches the platform's stand-in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIMULATOR = "comfy-client/worker:test-simulator"
 
 
 @dataclass(frozen=True)
-class Images:
+class BuiltImages:
     """What was built, and from what.
 
     Attributes:
@@ -49,7 +49,7 @@ BUILD_TIMEOUT_S = 1200
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of this folder the time that the builds take."""
+    """Give the tests of this folder enough time for the builds."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> docker.DockerClient:
-    """Return a client of the Docker engine. Without one its tests are left out loudly, and in CI they fail."""
+    """Return a client of the Docker engine. Without one the tests are skipped with a notice, and in CI they fail."""
     client = connected()
     if client is None:
         missing = "NOT TESTED: no Docker engine answers; start one with ./scripts/engine start"
@@ -67,14 +67,14 @@ def engine(request: pytest.FixtureRequest) -> docker.DockerClient:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say at the end, where nobody misses it, that the image was not tested."""
+    """Print a notice at the end that the image was not tested."""
     if missing := config.stash.get(NOT_TESTED, ""):
         terminalreporter.section("THE IMAGE WAS NOT TESTED", red=True, bold=True)
         terminalreporter.line(missing)
 
 
 @pytest.fixture(scope="session")
-def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltImages]:
     """Build the three images of docker-bake.hcl."""
     ensure_base_image(engine)
     folder = tmp_path_factory.mktemp("standins")
@@ -97,12 +97,12 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
             BAKED: weights.run(BAKED),
             SIMULATOR: Build("simulator").run(SIMULATOR),
         }
-        yield Images(logs, worker, weights, folder / "models", server, git)
+        yield BuiltImages(logs, worker, weights, folder / "models", server, git)
 
 
 @pytest.fixture(scope="session")
 def network(engine: docker.DockerClient) -> Iterator[Network]:
-    """Make a network without a way out. The host has an address in it, where the platform's stand-in listens."""
+    """Create a network without internet access. The platform's stand-in listens on the host's address in it."""
     made = engine.networks.create("comfy-client-test", internal=True)
     made.reload()
     yield made

@@ -1,4 +1,4 @@
-"""Run inside the image: prints the bytes of the packages that are named, and of all that these ask for."""
+"""Run inside the image: prints the total size of the named packages and their dependencies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def sizes_of(names: list[str], seen: dict[str, int]) -> dict[str, int]:
-    """Return the bytes of each package and of what it asks for, by name, over those of `seen`."""
+    """Return the size of each package and its dependencies by name, except those in `seen`."""
     for name in names:
         try:
             package = importlib.metadata.distribution(name)

@@ -1,4 +1,4 @@
-"""What the image is built from here: a ComfyUI and models that are small, ours, and served as the real ones are."""
+"""Stand-ins that the images are built from: a small ComfyUI and small models, served like the real ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_models(folder: Path, server: ModelServer) -> None:
 
 
 def fill(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] = ()) -> None:
-    """Lay the models of a list into a folder as a volume has them: all, or those of `paths`."""
+    """Put the models of a list into a folder as on a volume: all, or those of `paths`."""
     for model in read_models(models / "models.txt"):
         if not paths or model.path in paths:
             content = server.content(model.url.removeprefix(HUGGING_FACE))

@@ -1,4 +1,4 @@
-"""What the images hold, and what they must not."""
+"""What the images contain, and what they must not contain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from bench.docker_engine import BASE_IMAGE, BuildFailedError
 from bench.stage import ROOT
-from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, Images
+from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, BuiltImages
 
 pytestmark = pytest.mark.usefixtures("images")
 
@@ -50,7 +50,7 @@ def saved(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory)
 
 
 def layers_of(archive: Path) -> Iterator[tarfile.TarFile]:
-    """Yield the layers of an image, from the ground up."""
+    """Yield the layers of an image, from the base upwards."""
     with tarfile.open(archive) as outer:
         manifest = outer.extractfile("manifest.json")
         assert manifest is not None
@@ -60,7 +60,7 @@ def layers_of(archive: Path) -> Iterator[tarfile.TarFile]:
 
 
 def weights_of(engine: docker.DockerClient, saved: Saved, image: str) -> list[str]:
-    """Return the hashes of the layers that hold a model."""
+    """Return the hashes of the layers that contain a model."""
     hashes = engine.images.get(image).attrs["RootFS"]["Layers"]
     names = [layer.getnames() for layer in layers_of(saved(image))]
     return [
@@ -93,7 +93,7 @@ def test_it_is_asked_for_its_health_and_told_to_end(engine: docker.DockerClient,
 
 @pytest.mark.parametrize("image", [WORKER, BAKED, SIMULATOR])
 def test_no_file_can_be_written_by_others(saved: Saved, image: str) -> None:
-    """No file or folder of a layer is open to everybody but /tmp and its like, which are sticky."""
+    """No file or folder of a layer is world-writable except sticky folders such as /tmp."""
     found = [
         member.name
         for layer in layers_of(saved(image))
@@ -118,8 +118,8 @@ def test_no_repository_is_left(saved: Saved, image: str) -> None:
     assert found == []
 
 
-def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
-    """The token opened the models, and is in no layer, no history, no configuration and no log."""
+def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
+    """The token gave access to the models, and is in no layer, history, configuration or log."""
     assert {asked.token for asked in images.server.asked} == {TOKEN}
 
     with saved(BAKED).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
@@ -132,7 +132,9 @@ def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images:
     assert all(TOKEN not in log for log in images.logs.values())
 
 
-def test_the_models_are_there_with_their_notices(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
+def test_the_models_are_there_with_their_notices(
+    engine: docker.DockerClient, saved: Saved, images: BuiltImages
+) -> None:
     """Each file of models.txt is in a layer of its own; the licence and the notices are in the image with them."""
     baked = [
         [member.name for member in layer if member.isfile() and member.name.startswith("opt/models/")]
@@ -148,8 +150,8 @@ def test_the_models_are_there_with_their_notices(engine: docker.DockerClient, sa
     assert "FLUX.1 [dev] Non-Commercial License" in label
 
 
-def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
-    """Fetched once more, the same models make layers of the same hashes: nobody pushes or pulls them again."""
+def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
+    """Downloaded again, the same models make layers with the same hashes, which need no new push or pull."""
     tag = BAKED + "-again"
     images.weights.run(tag, "--no-cache-filter=weights")
 
@@ -159,8 +161,8 @@ def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved:
     assert layers[0] == layers[1]
 
 
-def test_new_code_fetches_no_weights(engine: docker.DockerClient, images: Images, tmp_path: Path) -> None:
-    """A change of the handler leaves the models' layers as they are, and asks their server for nothing."""
+def test_new_code_fetches_no_weights(engine: docker.DockerClient, images: BuiltImages, tmp_path: Path) -> None:
+    """A change of the handler does not change the models' layers, and sends no request to their server."""
     before, after = BAKED + "-before", BAKED + "-after"
     images.weights.run(before)
     asked_before = len(images.server.asked)
@@ -178,7 +180,7 @@ def test_new_code_fetches_no_weights(engine: docker.DockerClient, images: Images
 
 
 def test_the_worker_adds_little(engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beyond the base image, its Python and what ComfyUI itself asks for, the worker is 100 MB at most."""
+    """Beyond the base image, its Python and ComfyUI's dependencies, the worker is 100 MB at most."""
     image = engine.images.get(WORKER)
     sizes = {layer["CreatedBy"].removeprefix("/bin/sh -c ")[:90]: layer["Size"] for layer in image.history()}
     own = _comfyuis_own_bytes(engine)
@@ -193,14 +195,14 @@ def test_the_worker_adds_little(engine: docker.DockerClient, capsys: pytest.Capt
 
 
 def _comfyuis_own_bytes(engine: docker.DockerClient) -> int:
-    """Return the bytes of what ComfyUI asks for and of all that this asks for, as they lie in the image."""
+    """Return the size of ComfyUI's dependencies in the image."""
     script = (ROOT / "tests" / "image" / "package_sizes.py").read_text()
     command = ["-c", script, *COMFYUIS_OWN]
     return int(engine.containers.run(WORKER, command, entrypoint="/opt/venv/bin/python", remove=True))
 
 
-def test_a_wrong_model_fails_the_build(images: Images, tmp_path: Path) -> None:
-    """A list whose hash does not fit ends the build, with the file, what was expected and what came."""
+def test_a_wrong_model_fails_the_build(images: BuiltImages, tmp_path: Path) -> None:
+    """A list with a wrong hash ends the build, with the file and both hashes."""
     lines: Mapping[str, list[str]] = {
         line.split()[2]: line.split() for line in (images.models / "models.txt").read_text().splitlines()
     }

@@ -33,7 +33,7 @@ def _run_job(port: int, **inputs: object) -> dict[str, object]:
 
 
 def test_the_local_api_answers_on_a_mapped_port(engine: docker.DockerClient) -> None:
-    """SERVE_API_LOCALLY=true is all that it takes: POST /runsync returns a result, and SIGTERM ends it with 0."""
+    """SERVE_API_LOCALLY=true is enough: POST /runsync returns a result, and SIGTERM ends it with 0."""
     port = free_port()
     ports = {"8000/tcp": ("127.0.0.1", port)}
     environment = {"SERVE_API_LOCALLY": "true"}
@@ -53,7 +53,7 @@ def test_the_local_api_answers_on_a_mapped_port(engine: docker.DockerClient) -> 
 
 
 def compose(environment: dict[str, str], *arguments: str) -> str:
-    """Return what docker compose prints."""
+    """Return the output of docker compose."""
     done = subprocess.run(
         ["docker", "compose", *arguments],  # noqa: S607
         cwd=ROOT,
@@ -68,7 +68,7 @@ def compose(environment: dict[str, str], *arguments: str) -> str:
 
 @pytest.fixture
 def project() -> Iterator[dict[str, str]]:
-    """The variables of a compose project of its own, of which nothing is left afterwards."""
+    """The variables of a separate compose project, of which nothing is left afterwards."""
     name, version = SIMULATOR.removesuffix("-simulator").split(":")
     variables = {
         "COMPOSE_PROJECT_NAME": "comfy-client-test",
@@ -95,7 +95,7 @@ def test_compose_runs_without_a_gpu(project: dict[str, str]) -> None:
 
 
 def test_health_follows_a_comfyui_elsewhere(project: dict[str, str]) -> None:
-    """A worker whose ComfyUI runs elsewhere says that it is unhealthy once that is gone."""
+    """A worker whose external ComfyUI stops becomes unhealthy."""
     compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
     check = ["exec", "-T", "worker-cpu", "python", "-m", "worker.health"]
     compose(project, *check)

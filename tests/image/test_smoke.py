@@ -1,4 +1,4 @@
-"""What image.yml runs before it pushes: scripts/release/smoke_image, on images that are built here."""
+"""The smoke test that image.yml runs before it pushes: scripts/release/smoke_image, on images built here."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ from PIL import Image
 from bench.stage import Stage, code_of
 from comfy_core.contract import ErrorReport
 from simulators.comfyui import Simulator
-from simulators.runpod.queue_api import Job
+from simulators.runpod.queue_api import QueueJob
 from simulators.waiting import until
 
-Play = Callable[[Stage], Job]
+Play = Callable[[Stage], QueueJob]
 STEP_S = 0.05
 
 
@@ -76,43 +76,43 @@ def row(
 # --- the connection to ComfyUI
 
 
-@row("socket dropped while running", "reconnects, runs the save again into a file", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+@row("socket dropped while running", "reconnects, runs the save node again with a file output", code=None, within_s=4)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.drop_socket(at_step=2)
     return stage.run()
 
 
-@row("run ends while the socket is away", "asks /history after the reconnect", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+@row("run ends while the socket is away", "reads /history after the reconnect", code=None, within_s=4)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.drop_socket(at_step=4)
     return stage.run()
 
 
-@row("connection reset", "as a dropped socket", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+@row("connection reset", "the same as for a dropped socket", code=None, within_s=4)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.reset_socket(at_step=2)
     return stage.run()
 
 
-@row("socket stalled", "asks /history after a second of silence, opens a new socket", code=None, within_s=6)
-def _(stage: Stage) -> Job:
+@row("socket stalled", "reads /history after one second of silence, opens a new socket", code=None, within_s=6)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.stall_socket(at_step=1)
     return stage.run()
 
 
-@row("history late by 500 ms", "asks until the entry is there", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+@row("history late by 500 ms", "polls until the entry exists", code=None, within_s=4)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.write_history_late(0.5)
     return stage.run()
 
 
 @row("500 from /prompt", "fails at once; nothing is queued", code="comfyui_unavailable", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.answer_500("POST /prompt")
     return stage.run()
@@ -120,11 +120,11 @@ def _(stage: Stage) -> Job:
 
 @row(
     "200 with node_errors",
-    "the whole job is refused, the valid half is taken out",
+    "the whole job is rejected, the valid half is removed from the queue",
     code="workflow_rejected",
     within_s=3,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
@@ -138,12 +138,12 @@ def _(stage: Stage) -> Job:
 
 @row(
     "ComfyUI killed before a job",
-    "started again; the job waits for it",
+    "restarted; the job waits for it",
     code=None,
     within_s=15,
     own_comfyui=True,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     stage.kill_comfyui()
     assert until(lambda: "ComfyUI died" in stage.worker.log)
     return stage.run()
@@ -151,13 +151,13 @@ def _(stage: Stage) -> Job:
 
 @row(
     "ComfyUI killed during sampling",
-    "the job fails at once with the log's end; ComfyUI is started again",
+    "the job fails at once with the last log lines; ComfyUI is restarted",
     code="comfyui_unavailable",
     within_s=5,
     own_comfyui=True,
     step_s=0.3,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     job_id = stage.submit()
     stage.await_sampling(job_id)
     stage.kill_comfyui()
@@ -166,12 +166,12 @@ def _(stage: Stage) -> Job:
 
 @row(
     "ComfyUI killed after a job",
-    "that job's result is not touched; the next one waits for the restart",
+    "that job's result is not affected; the next job waits for the restart",
     code=None,
     within_s=15,
     own_comfyui=True,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     stage.run()
     stage.kill_comfyui()
     return stage.run()
@@ -179,19 +179,19 @@ def _(stage: Stage) -> Job:
 
 @row(
     "ComfyUI killed twice",
-    "no third start: the worker reports itself unhealthy and exits once its jobs are answered",
+    "no third start: the worker reports itself unhealthy and exits after its jobs got a response",
     code="comfyui_unavailable",
     within_s=15,
     next_job_works=False,
     own_comfyui=True,
     step_s=0.3,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     first = stage.submit()
     stage.await_sampling(first)
     stage.kill_comfyui()
     stage.platform.wait_for(first, 30)
-    assert until(lambda: "started again" in stage.worker.log)
+    assert until(lambda: "restarted" in stage.worker.log)
     second = stage.submit()
     stage.await_sampling(second)
     stage.kill_comfyui()
@@ -199,14 +199,14 @@ def _(stage: Stage) -> Job:
 
 
 @row(
-    "ComfyUI hangs (a node holds the interpreter)",
-    "killed and started again; a job that waited behind it runs then",
+    "ComfyUI hangs (a node holds the GIL)",
+    "killed and restarted; a job that waited for it then runs",
     code="execution_failed",
     within_s=30,
     own_comfyui=True,
     step_s=0.3,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     hanging = stage.submit(steps=100, seed=1)
     stage.await_sampling(hanging)
     waiting = stage.submit(seed=2)
@@ -219,7 +219,7 @@ def _(stage: Stage) -> Job:
 
 @row(
     "ComfyUI hangs twice in a row",
-    "no third start: the worker reports itself unhealthy and exits once its jobs are answered",
+    "no third start: the worker reports itself unhealthy and exits after its jobs got a response",
     code="execution_failed",
     within_s=30,
     next_job_works=False,
@@ -227,7 +227,7 @@ def _(stage: Stage) -> Job:
     step_s=0.3,
     WORKER_HUNG_AFTER_S="2",
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     for number in (1, 2):
         job_id = stage.submit(steps=100, seed=number)
         stage.await_sampling(job_id)
@@ -237,15 +237,15 @@ def _(stage: Stage) -> Job:
 
 
 @row(
-    "ComfyUI elsewhere (COMFYUI_URL) hangs",
-    "a job that waited gets `comfyui_unavailable`, later ones at once, until it answers again; after three the worker "
+    "external ComfyUI (COMFYUI_URL) hangs",
+    "a job that waited gets `comfyui_unavailable`, later jobs at once, until it responds again; after three the worker "
     "retires",
     code="execution_failed",
     within_s=30,
     step_s=0.2,
     WORKER_HUNG_AFTER_S="5",
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.hold_server(at_step=5)
     hanging = stage.submit(steps=20, seed=1)
@@ -258,19 +258,19 @@ def _(stage: Stage) -> Job:
     assert (later.ended_at or 0) - later.submitted_at < 2
     assert stage.worker.exit_code is None
     simulator.faults.go_on()
-    assert until(lambda: "answers again" in stage.worker.log)
+    assert until(lambda: "responds again" in stage.worker.log)
     return job
 
 
 @row(
-    "ComfyUI does not heed an interrupt, and another job waits",
-    "killed after 30 s and started again; the job that waited runs then",
+    "ComfyUI ignores an interrupt, and another job waits",
+    "killed after 30 s and restarted; the job that waited then runs",
     code="deadline_exceeded",
     within_s=10,
     own_comfyui=True,
     COMFYUI_ARGS="--fault hang_sampling:7:true",
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     hanging = stage.submit(steps=10, timeout_s=1)
     waiting = stage.submit(steps=1, seed=2)
     job = stage.platform.wait_for(hanging, 30)
@@ -281,15 +281,15 @@ def _(stage: Stage) -> Job:
 # --- what ComfyUI makes of the job
 
 
-@row("out of memory once", "memory is freed, the prompt runs again", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+@row("out of memory once", "memory is freed, the prompt is retried", code=None, within_s=4)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.run_out_of_memory(times=1)
     return stage.run()
 
 
 @row("out of memory always", "an error with advice", code="out_of_memory", within_s=4)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.run_out_of_memory(times=2)
     return stage.run()
@@ -297,26 +297,26 @@ def _(stage: Stage) -> Job:
 
 @row(
     "an error that breaks CUDA",
-    "the worker reports itself unhealthy and exits once its jobs are answered",
+    "the worker reports itself unhealthy and exits after its jobs got a response",
     code="comfyui_unavailable",
     within_s=4,
     next_job_works=False,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.fail_node("KSampler", "torch.AcceleratorError", "CUDA error: an illegal memory access")
     return stage.run()
 
 
 @row("deadline", "the prompt is interrupted", code="deadline_exceeded", within_s=5)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.hang_sampling()
     return stage.run(timeout_s=1)
 
 
-@row("two jobs at once, one failing", "the other one is not touched", code="execution_failed", within_s=5)
-def _(stage: Stage) -> Job:
+@row("two jobs at once, one failing", "the other one is not affected", code="execution_failed", within_s=5)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.fail_node("KSampler", "ValueError", "bad latent", times=1)
     failing, good = stage.submit(seed=1), stage.submit(seed=2)
@@ -327,8 +327,8 @@ def _(stage: Stage) -> Job:
 # --- cancel
 
 
-@row("cancel while queued in ComfyUI", "taken out of the queue", code="CANCELLED", within_s=5, step_s=0.3)
-def _(stage: Stage) -> Job:
+@row("cancel while queued in ComfyUI", "removed from the queue", code="CANCELLED", within_s=5, step_s=0.3)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     first = stage.submit(steps=10)
     stage.await_sampling(first)
@@ -340,8 +340,10 @@ def _(stage: Stage) -> Job:
     return stage.platform.wait_for(second, 30)
 
 
-@row("cancel while sampling", "interrupted within a second of the SDK's word", code="CANCELLED", within_s=5, step_s=0.2)
-def _(stage: Stage) -> Job:
+@row(
+    "cancel while sampling", "interrupted within a second of the stop signal", code="CANCELLED", within_s=5, step_s=0.2
+)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     job_id = stage.submit(steps=100)
     stage.await_sampling(job_id)
@@ -350,8 +352,8 @@ def _(stage: Stage) -> Job:
     return stage.platform.wait_for(job_id, 30)
 
 
-@row("cancel while encoding", "nothing is posted any more, nothing is left", code="CANCELLED", within_s=8)
-def _(stage: Stage) -> Job:
+@row("cancel while encoding", "nothing is posted, no file is left", code="CANCELLED", within_s=8)
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     before = len(simulator.executed_prompts)
     job_id = stage.submit(num_images=8, width=1024, height=1024, steps=1, output_format="webp", output_quality=100)
@@ -369,30 +371,30 @@ def cancel(stage: Stage, job_id: str) -> None:
 # --- the platform
 
 
-@row("job-done answers 500, 500, 200", "posted a third time", code=None, within_s=12)
-def _(stage: Stage) -> Job:
+@row("job-done returns 500, 500, 200", "posted a third time", code=None, within_s=12)
+def _(stage: Stage) -> QueueJob:
     stage.platform.faults.answer("final", 500, times=2)
     return stage.run()
 
 
 @row(
-    "job-done answers 400",
+    "job-done returns 400",
     "the platform has no result: COMPLETED without output; the worker goes on",
     code="no output",
     within_s=5,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     stage.platform.faults.answer("final", 400)
     return stage.run()
 
 
 @row(
     "a result of 12 MB, no bucket",
-    "measured before it is returned; says what would help",
+    "measured before it is returned; the error contains the remedies",
     code="output_too_large",
     within_s=30,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     job = stage.run_large()
     assert ErrorReport.from_json(str(job.error)).details["bytes"] > 12_000_000
     return job
@@ -406,8 +408,8 @@ def picture(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-@row("corrupt picture", "opened and refused before ComfyUI sees it", code="invalid_image", within_s=3)
-def _(stage: Stage) -> Job:
+@row("corrupt image", "decoded and rejected before it is sent to ComfyUI", code="invalid_image", within_s=3)
+def _(stage: Stage) -> QueueJob:
     encoded = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(encoded, "PNG")
     return stage.platform.wait_for(
@@ -415,30 +417,30 @@ def _(stage: Stage) -> Job:
     )
 
 
-@row("picture URL to a private address", "no connection is made", code="invalid_image", within_s=3)
-def _(stage: Stage) -> Job:
+@row("image URL to a private address", "no connection is made", code="invalid_image", within_s=3)
+def _(stage: Stage) -> QueueJob:
     return stage.platform.wait_for(
         stage.platform.submit({"prompt": "x", "image": "https://169.254.169.254/latest/meta-data"}), 30
     )
 
 
-@row("NaN in the input", "named with its path", code="invalid_input", within_s=3)
-def _(stage: Stage) -> Job:
+@row("NaN in the input", "rejected with its path", code="invalid_input", within_s=3)
+def _(stage: Stage) -> QueueJob:
     return stage.run(guidance=float("nan"))
 
 
 @row("null as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     return stage.platform.wait_for(stage.platform.submit(None), 30)
 
 
 @row("a list as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     return stage.platform.wait_for(stage.platform.submit([1, 2]), 30)
 
 
 @row("text as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     return stage.platform.wait_for(stage.platform.submit("a knight"), 30)
 
 
@@ -457,7 +459,7 @@ class Elsewhere:
 ELSEWHERE = (
     Elsewhere(
         "ComfyUI never becomes ready",
-        "no job is taken; the platform is told, the worker exits 1",
+        "no job is taken; the worker reports itself unhealthy and exits 1",
         "nothing: the job stays queued for another worker",
         300,
         "another worker",
@@ -465,7 +467,7 @@ ELSEWHERE = (
     ),
     Elsewhere(
         "a workflow's model is missing at boot",
-        "the file is named with every place where it was looked for; ComfyUI is not started, no job is taken; the "
+        "the error has the file and every location searched; ComfyUI is not started, no job is taken; the "
         "worker exits 1",
         "nothing: the job stays queued for another worker",
         5,
@@ -473,24 +475,24 @@ ELSEWHERE = (
         "tests/production/test_worker.py::test_a_missing_model_keeps_the_worker_from_taking_jobs",
     ),
     Elsewhere(
-        "a model cannot be fetched at boot (WORKER_FETCH_MODELS)",
-        "the file is named with what was expected and what came; no job is taken; the worker exits 1",
+        "a model cannot be downloaded at boot (WORKER_FETCH_MODELS)",
+        "the error has the file, what was expected and what was received; no job is taken; the worker exits 1",
         "nothing: the job stays queued for another worker",
         1800,
         "another worker",
         "tests/worker/test_boot.py::test_a_model_that_cannot_be_fetched_ends_the_boot",
     ),
     Elsewhere(
-        "ComfyUI does not tell its launch flags",
-        "asked for five seconds, then started with those of 0.3.64",
+        "ComfyUI does not print its launch flags",
+        "started with those of 0.3.64 after five seconds",
         "a result",
         10,
         "yes",
         "tests/worker/test_launch_flags.py::test_one_that_does_not_tell_is_taken_for_an_old_one",
     ),
     Elsewhere(
-        "SIGTERM while models are fetched",
-        "the fetch ends, what came is kept, nothing is reported, exit 0",
+        "SIGTERM during a model download",
+        "the download ends, partial files are kept, nothing is reported, exit 0",
         "nothing: the job stays queued for another worker",
         20,
         "another worker",
@@ -513,7 +515,7 @@ ELSEWHERE = (
         "tests/production/test_end.py::test_sigterm_while_busy_lets_the_job_finish",
     ),
     Elsewhere(
-        "SIGTERM, and the job takes longer than the grace",
+        "SIGTERM, and the job exceeds the grace period",
         "interrupted and posted, then exit 0",
         "`interrupted`",
         22,
@@ -521,24 +523,24 @@ ELSEWHERE = (
         "tests/production/test_end.py::test_sigterm_beyond_the_grace_interrupts_the_job",
     ),
     Elsewhere(
-        "picture URL that redirects to a private address",
-        "the redirect is checked like the first address; no connection is made",
+        "image URL that redirects to a private address",
+        "the redirect is checked like the first URL; no connection is made",
         "`invalid_image`",
         20,
         "yes",
         "tests/core/test_safe_fetch.py::test_redirect_to_a_private_address",
     ),
     Elsewhere(
-        "ComfyUI does not heed an interrupt",
-        "the job ends all the same; a ComfyUI of the worker's own is killed after 30 s and started again",
+        "ComfyUI ignores an interrupt",
+        "the job still ends; the worker's own ComfyUI is killed after 30 s and restarted",
         "`deadline_exceeded`, or cancelled",
         5,
         "yes, after ComfyUI's restart",
         "tests/faults/test_following.py::test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job",
     ),
     Elsewhere(
-        "ComfyUI elsewhere (COMFYUI_URL) is gone while a job runs",
-        "asked for ten seconds, then given up",
+        "external ComfyUI (COMFYUI_URL) stops while a job runs",
+        "retried for ten seconds, then given up",
         "`comfyui_unavailable`",
         16,
         "once it is back",

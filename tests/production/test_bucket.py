@@ -1,4 +1,4 @@
-"""Results through a bucket, by the worker in production mode and a real S3 server."""
+"""Results through a bucket, with the worker in production mode and a real S3 server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import requests
 
 from bench.stage import SMALL, code_of, staged
-from simulators.runpod.queue_api import Job
+from simulators.runpod.queue_api import QueueJob
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
 
@@ -21,8 +21,8 @@ def variables(s3: S3Server) -> dict[str, str]:
     }
 
 
-def stored(job: Job) -> list[dict[str, object]]:
-    """Return the pictures of a job that ended well, each fetched from its address and checked."""
+def stored(job: QueueJob) -> list[dict[str, object]]:
+    """Return the images of a successful job, each downloaded from its URL and checked."""
     assert code_of(job) is None
     images: list[dict[str, object]] = job.output["images"]
     for image in images:
@@ -33,7 +33,7 @@ def stored(job: Job) -> list[dict[str, object]]:
 
 
 def test_a_result_that_does_not_fit_goes_to_the_bucket() -> None:
-    """12 MB of pictures come as addresses that give them; a small result stays inline; nothing secret is logged."""
+    """12 MB of images are returned as working URLs; a small result stays inline; no secret is logged."""
     with S3Server() as s3, staged(environment=variables(s3)) as stage:
         job = stage.run_large()
         small = stage.run()

@@ -1,4 +1,4 @@
-"""The worker's end and its failing start: SIGTERM, and a ComfyUI that never becomes ready."""
+"""Shutdown and failing boot of the worker: SIGTERM, and a ComfyUI that never becomes ready."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.stage import MODELS, ROOT, code_of, make_comfyui, put_models, staged
 from simulators.hugging_face import ModelServer
-from simulators.runpod.queue_api import JobState, RunPodPlatform, WorkerProcess
+from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 from simulators.waiting import until
 
 NEVER_READY = "import threading; print('loading for ever', flush=True); threading.Event().wait()"
@@ -39,7 +39,7 @@ def test_sigterm_while_busy_lets_the_job_finish() -> None:
 
 
 def test_sigterm_beyond_the_grace_interrupts_the_job() -> None:
-    """A job that takes longer than the grace ends as interrupted, which may be sent again, and is posted."""
+    """A job that exceeds the grace period ends as interrupted, which may be sent again, and is posted."""
     with staged(step_s=0.2, environment={"WORKER_SHUTDOWN_GRACE_S": "1"}) as stage:
         job_id = stage.submit(steps=100)
         stage.await_sampling(job_id)
@@ -52,7 +52,7 @@ def test_sigterm_beyond_the_grace_interrupts_the_job() -> None:
 
 
 def test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs() -> None:
-    """After COMFYUI_READY_TIMEOUT_S the platform is told, the worker exits 1, and its ComfyUI is gone."""
+    """After COMFYUI_READY_TIMEOUT_S the worker reports itself unhealthy and exits 1, and its ComfyUI is stopped."""
     environment = {"COMFYUI_READY_TIMEOUT_S": "1"}
     with staged(own_comfyui=True, main=NEVER_READY, environment=environment) as stage:
         assert stage.worker.wait(20) == 1
@@ -62,7 +62,7 @@ def test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs() 
 
 
 def test_a_job_that_waits_at_sigterm_is_left_to_another_worker() -> None:
-    """What was not taken stays queued on the platform."""
+    """Jobs that were not taken stay queued on the platform."""
     with staged(step_s=0.2) as stage:
         running = [stage.submit(steps=10, seed=seed) for seed in (1, 2)]
         stage.await_sampling(running[0])
@@ -71,17 +71,17 @@ def test_a_job_that_waits_at_sigterm_is_left_to_another_worker() -> None:
 
         assert [code_of(stage.platform.wait_for(job_id, 30)) for job_id in running] == [None, None]
         assert stage.worker.wait(10) == 0
-        assert stage.platform.jobs[waiting].state == JobState.IN_QUEUE
+        assert stage.platform.jobs[waiting].state == QueueJobState.IN_QUEUE
 
 
 def test_sigterm_while_comfyui_starts_ends_in_order() -> None:
-    """A boot that is ended is no fault: nothing is reported, ComfyUI is stopped, exit 0."""
+    """A boot that is stopped by SIGTERM is not an error: nothing is reported, ComfyUI is stopped, exit 0."""
     with RunPodPlatform(long_poll_s=1.0) as platform, tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         put_models(directory / "baked")
         env = make_comfyui(directory, NEVER_READY)
         with WorkerProcess(platform, ROOT / "handler.py", env={**env, "COMFYUI_READY_TIMEOUT_S": "60"}) as worker:
-            assert until(lambda: "taking those of 0.3.64" in worker.log)
+            assert until(lambda: "using those of 0.3.64" in worker.log)
             worker.terminate()
 
             assert worker.wait(20) == 0
@@ -89,7 +89,7 @@ def test_sigterm_while_comfyui_starts_ends_in_order() -> None:
 
 
 def test_sigterm_while_models_are_fetched_keeps_what_came() -> None:
-    """The fetch ends, its part stays for the next worker, exit 0."""
+    """The download ends, its partial file is kept for the next worker, exit 0."""
     with ModelServer() as hub, RunPodPlatform(long_poll_s=1.0) as platform, tempfile.TemporaryDirectory() as name:
         directory, vae = Path(name), next(model for model in MODELS if model.path == "vae/ae.safetensors")
         put_models(directory / "baked", *(model.path for model in MODELS if model != vae))

@@ -8,30 +8,30 @@ from collections.abc import Iterator
 import pytest
 
 from bench.stage import ROOT, Stage, code_of, staged
-from simulators.runpod.queue_api import Job, JobState
+from simulators.runpod.queue_api import QueueJob, QueueJobState
 from simulators.waiting import until
 from tests.production.faults import ELSEWHERE, ROWS, Elsewhere, Row
 
 
-def outcome(job: Job) -> str | None:
+def outcome(job: QueueJob) -> str | None:
     """Return what the caller got: an error code, `no output`, CANCELLED, or None for a result."""
-    if job.state == JobState.CANCELLED:
+    if job.state == QueueJobState.CANCELLED:
         return "CANCELLED"
-    if job.state == JobState.COMPLETED and job.output is None:
+    if job.state == QueueJobState.COMPLETED and job.output is None:
         return "no output"
     return code_of(job)
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Stage]:
-    """A worker that outlives one fault after the other."""
+    """A worker shared by several faults."""
     with staged() as stage:
         yield stage
 
 
 @contextlib.contextmanager
 def stage_for(row: Row, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """Yield the shared worker where the row asks for nothing of its own and leaves it alive; else one for it alone."""
+    """Yield the shared worker if the row needs no special settings and leaves it alive; otherwise a new one."""
     if row.needs_stage_of_its_own:
         with staged(own_comfyui=row.own_comfyui, step_s=row.step_s, environment=row.environment) as stage:
             yield stage
@@ -44,7 +44,7 @@ def stage_for(row: Row, request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.fault for row in ROWS])
 def test_a_fault_ends_as_the_table_says(row: Row, request: pytest.FixtureRequest) -> None:
-    """The caller gets what the row says, in its time; the next job runs or the worker is gone; nothing is left."""
+    """The caller gets the row's outcome in time; the next job runs or the worker has exited; nothing is left."""
     with stage_for(row, request) as stage:
         job = row.play(stage)
 
@@ -63,7 +63,7 @@ def test_a_fault_ends_as_the_table_says(row: Row, request: pytest.FixtureRequest
 
 @pytest.mark.parametrize("other", ELSEWHERE, ids=[other.fault for other in ELSEWHERE])
 def test_the_other_rows_have_their_tests(other: Elsewhere) -> None:
-    """A row that is proven elsewhere names a test that is there."""
+    """A row that is proven elsewhere names an existing test."""
     file, _, name = other.test.partition("::")
 
     assert f"def {name}(" in (ROOT / file).read_text()

@@ -1,4 +1,4 @@
-"""A platform that misbehaves, under the real SDK: jobs that were taken are answered, and the worker goes on."""
+"""A misbehaving platform with the real SDK: taken jobs get a response, and the worker continues."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import pytest
 
 from bench.stage import SMALL, Stage, code_of, staged
 from comfy_core.contract import ErrorReport
-from simulators.runpod.queue_api import Job, JobState, RunPodPlatform
+from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 from simulators.waiting import until
 from worker.runpod_api import LOG_EVERY_S, MAX_WAIT_S, POST_TIMEOUT_S
 
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """A worker that outlives one misbehaviour after the other."""
+    """A worker shared by several tests."""
     with staged(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as stage:
         yield stage
         assert stage.worker.exit_code is None
 
 
 def job_text(job_id: object, **inputs: object) -> str:
-    """Return a job as job-take hands it out."""
+    """Return a job as job-take returns it."""
     return json.dumps({"id": job_id, "input": {**SMALL, **inputs}})
 
 
-def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[Job]:
-    """Hand out items in one batch; return the jobs of `ids` once each has ended, and see that the worker hears on."""
+def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
+    """Send items in one batch; return the jobs of `ids` once each has ended, and check that the worker still polls."""
     for job_id in ids:
         stage.platform.adopt(job_id)
     stage.platform.faults.hand_out(f"[{', '.join(items)}]")
@@ -44,7 +44,7 @@ def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[Job]:
     ids=["null", "number", "list", "no id", "null as id", "200 kB of id", "list as id"],
 )
 def test_what_cannot_be_answered_costs_no_other_job(stage: Stage, bad: str) -> None:
-    """It is dropped with one line in the log, and the job beside it runs."""
+    """It is dropped with one log line, and the other job of the batch runs."""
     lines = stage.worker.log.count("was dropped")
     [good] = answered(stage, bad, job_text("beside"), ids=("beside",))
 
@@ -54,14 +54,14 @@ def test_what_cannot_be_answered_costs_no_other_job(stage: Stage, bad: str) -> N
 
 @pytest.mark.parametrize(("given", "posted"), [(5, "5"), ("a\r\nb", "a\r\nb"), ("ü/?#%20", "ü/?#%20")])
 def test_an_unusual_id_is_answered_under_itself(stage: Stage, given: object, posted: str) -> None:
-    """An integer, a line break, and characters of an address: the result arrives, and later requests are sound."""
+    """An integer, a line break, and URL characters: the result is posted, and later requests work."""
     [job] = answered(stage, job_text(given), ids=(posted,))
 
     assert code_of(job) is None
 
 
 def test_a_job_without_input_gets_an_error(stage: Stage) -> None:
-    """RunPod strips an empty input; its caller hears that within seconds, and not of a lost worker."""
+    """RunPod strips an empty input; the caller gets an error within seconds."""
     [job] = answered(stage, '{"id": "no-input"}', ids=("no-input",))
 
     assert code_of(job) == "invalid_input"
@@ -79,7 +79,7 @@ def test_a_batch_with_json_that_cannot_be_read_whole_costs_no_job(stage: Stage) 
 
 
 def test_the_same_id_twice_runs_once_and_is_posted_once(stage: Stage) -> None:
-    """Twice in a batch, or once more while it runs: one run, one result."""
+    """Twice in a batch, or again while it runs: one run, one result."""
     assert stage.simulator is not None
     before = len(stage.simulator.executed_prompts)
     twin = job_text("twin", seed=4711)
@@ -95,7 +95,7 @@ def test_the_same_id_twice_runs_once_and_is_posted_once(stage: Stage) -> None:
     [(400, ""), (404, "{}"), (200, "<html>"), (200, "[1, 2"), (200, "[]"), (200, "{}"), (302, "")],
 )
 def test_whatever_is_answered_to_job_take_the_next_job_is_taken(stage: Stage, status: int, body: str) -> None:
-    """A wrong response is asked for again."""
+    """After an invalid response the worker polls again."""
     headers = {"Location": "http://127.0.0.1:1/"} if status == 302 else {"Content-Type": "application/json"}
     stage.platform.faults.answer("take", status, body=body, headers=headers)
     taken = len(stage.platform.takes)
@@ -105,7 +105,7 @@ def test_whatever_is_answered_to_job_take_the_next_job_is_taken(stage: Stage, st
 
 
 def test_errors_at_once_are_asked_for_ever_more_seldom_and_logged_once() -> None:
-    """For ten seconds every request gets 500 at once: a handful of requests, one line in the log; then it goes on."""
+    """For ten seconds every request gets 500 at once: few requests, one log line; then the worker continues."""
     with staged(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as stage:
         stage.platform.faults.answer("job-take-batch", 500, times=100_000)
         stage.platform.faults.answer("job-stop", 500, times=100_000)
@@ -122,7 +122,7 @@ def test_errors_at_once_are_asked_for_ever_more_seldom_and_logged_once() -> None
 
 
 def test_results_whose_posts_hang_are_posted_again_and_jobs_go_on_meanwhile() -> None:
-    """Both slots' posts hang: further jobs run at once, the two results arrive after the timeout."""
+    """Both slots' posts hang: further jobs run at once, and the two results are posted after the timeout."""
     with staged() as stage:
         stage.platform.faults.hang("final", times=2)
         first, second = stage.submit(seed=1), stage.submit(seed=2)
@@ -131,7 +131,7 @@ def test_results_whose_posts_hang_are_posted_again_and_jobs_go_on_meanwhile() ->
         third, fourth = stage.run(seed=3), stage.run(seed=4)
         assert time.monotonic() - begun_at < 10
         assert [code_of(third), code_of(fourth)] == [None, None]
-        assert stage.platform.jobs[first].state == JobState.IN_PROGRESS
+        assert stage.platform.jobs[first].state == QueueJobState.IN_PROGRESS
 
         jobs = [stage.platform.wait_for(job_id, POST_TIMEOUT_S + 15) for job_id in (first, second)]
         assert [code_of(job) for job in jobs] == [None, None]
@@ -139,7 +139,7 @@ def test_results_whose_posts_hang_are_posted_again_and_jobs_go_on_meanwhile() ->
 
 
 def test_a_result_whose_connection_is_cut_is_posted_again(stage: Stage) -> None:
-    """The SDK would give it up; a second post does no harm."""
+    """The SDK would give up; posting twice is harmless."""
     stage.platform.faults.drop_connection("final", times=2)
 
     assert code_of(stage.run()) is None

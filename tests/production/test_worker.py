@@ -1,4 +1,4 @@
-"""handler.py in production: a backlog, progress, cancel, boot, and its end."""
+"""handler.py in production mode: a backlog, progress, cancellation, boot, and shutdown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from bench.stage import code_of, staged
 from comfy_core.workflows import default_directory
-from simulators.runpod.queue_api import JobState
+from simulators.runpod.queue_api import QueueJobState
 
 
 def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
-    """Six jobs through the SDK and the worker's own ComfyUI, two in hand: all end, in order, with warm-up before."""
+    """Six jobs through the SDK and the worker's own ComfyUI, two at a time: all end, in order, after a warm-up."""
     with staged(own_comfyui=True, step_s=0.02, environment={"WORKER_WARMUP": "true"}) as stage:
         ids = [stage.submit(seed=seed) for seed in range(6)]
         jobs = [stage.platform.wait_for(job_id, 60) for job_id in ids]
@@ -43,7 +43,7 @@ def test_progress_arrives_in_order_and_never_after_the_result() -> None:
 
 
 def test_progress_carries_a_small_preview_where_that_is_wanted() -> None:
-    """WORKER_PREVIEWS has ComfyUI make previews, and progress carry them, a few kilobytes each."""
+    """With WORKER_PREVIEWS, progress contains small previews."""
     with staged(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as stage:
         job = stage.run(steps=6)
 
@@ -53,7 +53,7 @@ def test_progress_carries_a_small_preview_where_that_is_wanted() -> None:
 
 
 def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
-    """Each line of ours is one object that names its job; prompts and pictures are in none."""
+    """Each log line of ours is one JSON object with the job's id; none contains prompts or images."""
     with staged() as stage:
         job = stage.run(prompt="a very secret castle")
         lines = [json.loads(line) for line in stage.worker.log.splitlines() if '"logger"' in line]
@@ -65,7 +65,7 @@ def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
 
 
 def test_a_worker_that_may_not_run_graphs_says_so() -> None:
-    """WORKER_ALLOW_GRAPHS=false refuses a graph, and says which templates there are."""
+    """WORKER_ALLOW_GRAPHS=false rejects a graph, and lists the templates."""
     with staged(environment={"WORKER_ALLOW_GRAPHS": "false"}) as stage:
         job = stage.platform.wait_for(
             stage.platform.submit({"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}), 30
@@ -73,11 +73,11 @@ def test_a_worker_that_may_not_run_graphs_says_so() -> None:
 
         assert code_of(job) == "invalid_input"
         assert "flux-dev-txt2img" in str(job.error)
-        assert stage.run().state == JobState.COMPLETED
+        assert stage.run().state == QueueJobState.COMPLETED
 
 
 def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> None:
-    """Boot names the file that is missing; the platform is told, no job is taken, nothing is left."""
+    """The boot error names the missing file; the worker reports itself unhealthy, takes no job and leaves nothing."""
     for file in default_directory().glob("flux-dev-txt2img*"):
         text = file.read_text().replace("vae/ae.safetensors", "vae/other.safetensors")
         (tmp_path / file.name).write_text(text)

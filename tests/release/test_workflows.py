@@ -55,33 +55,33 @@ def candidate(target: str, cache: str) -> str:
 
 CALLS: dict[str, list[str]] = {
     "ci: Check the source": ["check"],
-    "ci: Have a browser and a Docker engine": ["browser", "engine start"],
-    "ci: Have a browser": ["browser"],
+    "ci: Install a browser and start a Docker engine": ["browser", "engine start"],
+    "ci: Install a browser": ["browser"],
     "ci: Test": ["test"],
     "ci: Test (others)": ["test -n 3 --ignore=tests/image"],
-    "ci: All of them succeeded": [],
-    "image: Have 40 GB of disk": [],
-    "image: Have 80 GB of disk (weights)": [],
-    "image: Have Docker Hub, whose layers may be larger than GHCR's (weights)": [],
+    "ci: All jobs succeeded": [],
+    "image: Free 40 GB of disk space": [],
+    "image: Free 80 GB of disk space (weights)": [],
+    "image: Require Docker Hub, which allows larger layers than GHCR (weights)": [],
     "image: Build": [
         f"{BAKE} worker simulator --load {candidate('worker', 'worker')} {candidate('simulator', 'simulator')}",
     ],
     "image: Build (weights)": [
         f"{BAKE} {FP8} simulator --load {candidate(FP8, 'worker')} {candidate('simulator', 'simulator')}",
     ],
-    "image: Try it": ["smoke_image candidate:worker candidate:simulator"],
-    "image: Try it (weights)": ["smoke_image candidate:worker-flux1-dev-fp8 candidate:simulator"],
+    "image: Smoke test": ["smoke_image candidate:worker candidate:simulator"],
+    "image: Smoke test (weights)": ["smoke_image candidate:worker-flux1-dev-fp8 candidate:simulator"],
     "image: Push": [
         pushed("worker", "", GHCR, HUB),
         pushed("simulator", "-simulator", GHCR, HUB),
     ],
     "image: Push (weights)": [pushed(FP8, "-flux1-dev-fp8", HUB)],
-    "image: Copy to GHCR, where it takes the layers (weights)": [
+    "image: Copy to GHCR, if it accepts the layers (weights)": [
         f"docker buildx imagetools create --tag {GHCR}:{name}-flux1-dev-fp8 {HUB}:{name}-flux1-dev-fp8"
         for name in (VERSION, SHORT)
     ],
     "release: Compare them": [],
-    "release: Build it and try it": ["wheel"],
+    "release: Build and test it": ["wheel"],
     "release: Publish it": [
         f"gh release create v{VERSION} dist/package.whl --verify-tag --title {VERSION} --notes-file notes.md"
     ],
@@ -90,7 +90,7 @@ CALLS: dict[str, list[str]] = {
 
 
 @dataclass(frozen=True)
-class Step:
+class WorkflowStep:
     """A step with a script, and the environment that it gets."""
 
     name: str
@@ -113,7 +113,7 @@ def jobs() -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield workflow, name, job
 
 
-def steps() -> Iterator[Step]:
+def steps() -> Iterator[WorkflowStep]:
     """Yield every step that has a script, under the name by which CALLS knows it."""
     for workflow, job_name, job in jobs():
         for step in job.get("steps", []):
@@ -121,7 +121,7 @@ def steps() -> Iterator[Step]:
                 name = f"{workflow}: {step['name']}"
                 special = f"{name} ({job_name})"
                 env = {**job.get("env", {}), **step.get("env", {})}
-                yield Step(special if special in CALLS else name, step["run"], env)
+                yield WorkflowStep(special if special in CALLS else name, step["run"], env)
 
 
 STEPS = list(steps())
@@ -151,7 +151,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
-def test_every_script_of_a_step_runs(step: Step, repository: Path, tmp_path: Path) -> None:
+def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_path: Path) -> None:
     """As GitHub runs it (bash -e -o pipefail) it ends with 0, and has called what CALLS says."""
     programs("jq")
     assert step.name in CALLS, f"a new step: put {step.name!r} and what it must call into CALLS"
@@ -183,7 +183,7 @@ def test_no_step_is_gone() -> None:
 @pytest.mark.parametrize("result", ["failure", "cancelled", "skipped"])
 def test_the_required_job_fails_where_one_did_not_succeed(result: str) -> None:
     """Also where a job was left out or cancelled: only success of all is success."""
-    [step] = [step for step in STEPS if step.name == "ci: All of them succeeded"]
+    [step] = [step for step in STEPS if step.name == "ci: All jobs succeeded"]
     ended = subprocess.run(
         ["bash", "-e", "-c", step.script],  # noqa: S607
         env={**os.environ, "RESULTS": f'["success", "{result}", "success"]'},
@@ -206,7 +206,7 @@ def test_without_docker_hub_the_images_go_to_ghcr_alone(repository: Path, tmp_pa
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
-def test_shellcheck_finds_nothing_in_a_step(step: Step) -> None:
+def test_shellcheck_finds_nothing_in_a_step(step: WorkflowStep) -> None:
     """The scripts of the steps are held to what scripts/ are held to."""
     ended = subprocess.run(
         ["shellcheck", "--shell=bash", "-"],  # noqa: S607
@@ -251,6 +251,6 @@ def test_an_image_is_tried_and_scanned_before_it_is_pushed() -> None:
     """In each job that pushes, the smoke test stands before; where there are no weights, the scan too."""
     for name, job in workflows()["image"]["jobs"].items():
         names = [step.get("name", "") for step in job["steps"]]
-        assert names.index("Build") < names.index("Try it") < names.index("Push"), name
+        assert names.index("Build") < names.index("Smoke test") < names.index("Push"), name
     plain = [step.get("name", "") for step in workflows()["image"]["jobs"]["image"]["steps"]]
-    assert plain.index("Look for known vulnerabilities") < plain.index("Push")
+    assert plain.index("Scan for known vulnerabilities") < plain.index("Push")

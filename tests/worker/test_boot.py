@@ -1,4 +1,4 @@
-"""Before the first job: ComfyUI is there with its models, one step was run, and what fails is said in time."""
+"""Boot: ComfyUI responds, its models exist, a warm-up ran; failures are reported in time."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from worker.settings import Settings
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A ComfyUI that runs elsewhere."""
+    """An external ComfyUI."""
     with Simulator() as simulator:
         yield simulator
 
 
 @pytest.fixture
 def server(simulator: Simulator) -> Iterator[ComfyServer]:
-    """The connections to it."""
+    """The client of that ComfyUI."""
     server = ComfyServer(simulator.url)
     yield server
     server.close()
 
 
 def elsewhere(simulator: Simulator, **environment: str) -> Settings:
-    """Return the settings of a worker whose ComfyUI runs elsewhere."""
+    """Return the settings of a worker with an external ComfyUI."""
     return Settings.from_env({"COMFYUI_URL": simulator.url, **environment})
 
 
 @dataclass(frozen=True)
 class Own:
-    """A worker with a ComfyUI of its own, in `directory`, not begun yet."""
+    """Return the boot, not begun, of a worker with its own ComfyUI in `directory`."""
 
     directory: Path
     boot: Boot
@@ -60,7 +60,7 @@ class Own:
 
 @pytest.fixture
 def make_own(tmp_path: Path) -> Iterator[Callable[..., Own]]:
-    """What makes it, with workflows and further variables; it is stopped afterwards."""
+    """Yield a factory of boots with workflows and extra variables; each boot is stopped afterwards."""
     with contextlib.ExitStack() as stack:
 
         def make(workflows: Mapping[str, Workflow], main: str = comfyui.MAIN, **environment: str) -> Own:
@@ -76,7 +76,7 @@ def make_own(tmp_path: Path) -> Iterator[Callable[..., Own]]:
 
 
 def finish(settings: Settings, server: ComfyServer, workflows: Mapping[str, Workflow]) -> None:
-    """Boot a worker whose ComfyUI runs elsewhere."""
+    """Boot a worker with an external ComfyUI."""
     boot = Boot(settings, server, workflows, {}, lambda: None, BootTimes())
     boot.begin()
     assert boot.process is None
@@ -86,7 +86,7 @@ def finish(settings: Settings, server: ComfyServer, workflows: Mapping[str, Work
 def test_a_warm_up_runs_one_step_and_is_logged(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The txt2img workflow runs for one step, so that the models are loaded; when it ended is in the log."""
+    """The txt2img workflow runs for one step, so that the models are loaded; the log has the time it took."""
     with caplog.at_level(logging.INFO, "worker.boot"):
         finish(elsewhere(simulator), server, workflows)
 
@@ -100,7 +100,7 @@ def test_a_warm_up_runs_one_step_and_is_logged(
 def test_it_asks_before_it_warms_up(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
-    """ComfyUI answers, then its models are looked at, then a prompt is queued."""
+    """First ComfyUI responds, then its models are checked, then a prompt is queued."""
     finish(elsewhere(simulator), server, workflows)
     asked = simulator.requests
 
@@ -113,7 +113,7 @@ def test_it_asks_before_it_warms_up(
 def test_without_a_warm_up_nothing_is_sampled(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow], chosen: set[str]
 ) -> None:
-    """WORKER_WARMUP=false, or a folder without the workflow for it, leaves it out."""
+    """There is no warm-up with WORKER_WARMUP=false, or without its workflow."""
     settings = elsewhere(simulator) if chosen else elsewhere(simulator, WORKER_WARMUP="false")
     finish(settings, server, {name: workflows[name] for name in chosen} or workflows)
 
@@ -123,7 +123,7 @@ def test_without_a_warm_up_nothing_is_sampled(
 def test_a_comfyui_that_is_not_there_is_an_error_in_time(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
-    """Nothing answers at COMFYUI_URL: boot ends with its limit and says so."""
+    """If nothing responds at COMFYUI_URL, the boot fails with its timeout."""
     settings = elsewhere(simulator, COMFYUI_READY_TIMEOUT_S="1")
     simulator.stop()
     begun_at = time.monotonic()
@@ -137,7 +137,7 @@ def test_a_comfyui_that_is_not_there_is_an_error_in_time(
 def test_a_comfyui_that_comes_late_is_waited_for(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
-    """It refuses connections and answers 500 at first, as while it starts."""
+    """ComfyUI may refuse connections and return 500 while it starts."""
     simulator.faults.answer_500("/system_stats", times=2)
     simulator.faults.answer_500("/models", times=2)
     simulator.faults.refuse_connections(0.5)
@@ -147,10 +147,10 @@ def test_a_comfyui_that_comes_late_is_waited_for(
 
 
 def test_a_model_that_is_missing_elsewhere_is_named(workflows: Mapping[str, Workflow]) -> None:
-    """A ComfyUI that runs elsewhere is held to the same models."""
+    """An external ComfyUI must have the same models."""
     with Simulator(models={"vae": ()}) as simulator:
         server = ComfyServer(simulator.url)
-        with pytest.raises(ModelsMissing, match=r"does not have vae/ae\.safetensors\."):
+        with pytest.raises(ModelsMissing, match=r"does not list vae/ae\.safetensors\."):
             finish(elsewhere(simulator), server, workflows)
         server.close()
 
@@ -160,7 +160,7 @@ def test_a_model_that_is_missing_elsewhere_is_named(workflows: Mapping[str, Work
 def test_a_warm_up_that_fails_is_a_boot_that_fails(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
-    """A GPU that cannot run one step takes no job."""
+    """A GPU that cannot run one step gets no jobs."""
     simulator.faults.run_out_of_memory(times=2)
     with pytest.raises(JobError) as info:
         finish(elsewhere(simulator), server, workflows)
@@ -171,7 +171,7 @@ def test_a_warm_up_that_fails_is_a_boot_that_fails(
 def test_the_worker_s_own_boots(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The child finds the baked models, is warmed up and can be used; its own words are in the log at DEBUG alone."""
+    """The child finds the baked models, is warmed up and usable; its output is only logged at DEBUG."""
     own = make_own(workflows)
     put_models(own.directory / "baked")
     with caplog.at_level(logging.INFO):
@@ -190,7 +190,7 @@ def test_the_worker_s_own_boots(
 
 
 def test_one_that_fails_its_warm_up_is_stopped(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
-    """A boot that fails leaves no ComfyUI behind."""
+    """A failed boot leaves no ComfyUI process."""
     workflow = workflows["flux-dev-txt2img"]
     graph = {name: {**node, "class_type": "NoSuchNode"} for name, node in workflow.graph.items()}
     own = make_own({workflow.name: replace(workflow, graph=graph)})
@@ -208,7 +208,7 @@ def test_one_that_fails_its_warm_up_is_stopped(make_own: Callable[..., Own], wor
 def test_a_model_that_is_nowhere_is_named_before_comfyui_is_started(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
 ) -> None:
-    """The error says which, where it was looked for, and what to do; it comes when the platform can be told."""
+    """The error has the missing models, the locations searched and the remedies, and is raised by `finish`."""
     own = make_own(workflows)
     put_models(own.directory / "baked", "vae/ae.safetensors", "text_encoders/clip_l.safetensors")
     own.boot.begin()
@@ -217,18 +217,20 @@ def test_a_model_that_is_nowhere_is_named_before_comfyui_is_started(
     with pytest.raises(ModelsMissing) as info:
         own.boot.finish()
     told = str(info.value)
-    assert told.startswith("Not there: diffusion_models/flux1-dev-fp8.safetensors, text_encoders/t5xxl_fp8_e4m3fn")
+    assert told.startswith(
+        "Models not found: diffusion_models/flux1-dev-fp8.safetensors, text_encoders/t5xxl_fp8_e4m3fn"
+    )
     assert "ae.safetensors" not in told
-    assert all(remedy in told for remedy in ("volume/models", "WORKER_FETCH_MODELS=true", "has the weights inside"))
+    assert all(remedy in told for remedy in ("volume/models", "WORKER_FETCH_MODELS=true", "contains the weights"))
     assert f"{own.directory}/baked, " in told
-    assert f"{own.directory}/volume/ComfyUI/models (not there)" in told
+    assert f"{own.directory}/volume/ComfyUI/models (does not exist)" in told
 
 
 @pytest.mark.parametrize("knows", ["its own file", "its arguments"])
 def test_a_comfyui_with_places_of_its_own_is_asked_itself(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow], knows: str
 ) -> None:
-    """Where ComfyUI may have the models in folders that only it knows, it is started and asked for its list."""
+    """If ComfyUI may have model folders that only it knows, it is started and its list is checked."""
     arguments = "--extra-model-paths-config other.yaml" if knows == "its arguments" else ""
     own = make_own(workflows, COMFYUI_ARGS=arguments)
     (own.directory / "other.yaml").write_text("{}")
@@ -237,14 +239,14 @@ def test_a_comfyui_with_places_of_its_own_is_asked_itself(
     own.boot.begin()
 
     assert own.boot.process is not None
-    with pytest.raises(ModelsMissing, match="ComfyUI does not have diffusion_models/flux1"):
+    with pytest.raises(ModelsMissing, match="ComfyUI does not list diffusion_models/flux1"):
         own.boot.finish()
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
 ) -> None:
-    """What stands in the way is named with the variable, before anything is started."""
+    """The error names the variable, before anything is started."""
     own = make_own(workflows)
     data_of(own.directory).write_text("a file in the way")
     with pytest.raises(ConfigError, match=r"COMFYUI_DATA_DIR: .*/data/input cannot be written .*/tmp/comfyui"):
@@ -256,7 +258,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(
 def test_cached_models_are_linked_and_listed(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A snapshot of Hugging Face's cache on the volume is enough to boot from; ComfyUI is told not to map its files."""
+    """A Hugging Face cache snapshot on the volume is enough to boot; ComfyUI is started with --disable-mmap."""
     own = make_own(workflows, WORKER_WARMUP="false")
     hub = own.directory / "volume" / "huggingface-cache" / "hub"
     put_models(hub / "models--org--flux" / "snapshots" / "abc")
@@ -265,7 +267,7 @@ def test_cached_models_are_linked_and_listed(
         own.boot.finish()
 
     assert own.server.models("vae") == ["ae.safetensors"]
-    assert "vae/ae.safetensors is taken from" in caplog.text
+    assert "using vae/ae.safetensors from" in caplog.text
     assert "--disable-mmap" in caplog.text
     link = data_of(own.directory) / "models" / "vae" / "ae.safetensors"
     assert link.resolve().is_relative_to(hub)
@@ -274,25 +276,25 @@ def test_cached_models_are_linked_and_listed(
 def test_a_model_that_cannot_be_fetched_ends_the_boot(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """WORKER_FETCH_MODELS=true: ComfyUI starts beside the fetch, and is stopped where that fails; the file is named."""
+    """WORKER_FETCH_MODELS=true: ComfyUI starts during the download, and is stopped if that fails."""
     with ModelServer() as hub:
         own = make_own(workflows, WORKER_FETCH_MODELS="true", HF_ENDPOINT=hub.url)
         put_models(own.directory / "baked", *(model.path for model in MODELS if not model.path.startswith("vae/")))
         with caplog.at_level(logging.INFO):
             own.boot.begin()
             assert own.boot.process is not None
-            with pytest.raises(ModelsMissing, match=r"1 of 1 models .*vae/ae.safetensors: .* answered 404") as info:
+            with pytest.raises(ModelsMissing, match=r"1 of 1 models .*vae/ae.safetensors: .* returned 404") as info:
                 own.boot.finish()
 
-    assert "Correct its address" in str(info.value)
-    assert f"fetching vae/ae.safetensors into {own.directory}/baked: 0.34 GB" in caplog.text
+    assert "Correct the URL" in str(info.value)
+    assert f"downloading vae/ae.safetensors into {own.directory}/baked: 0.34 GB" in caplog.text
     assert own.boot.process.start_error() is not None
 
 
 def test_a_wrong_setting_ends_a_fetch_that_was_begun(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
 ) -> None:
-    """The process does not stay for gigabytes that nobody waits for."""
+    """A running download does not keep the process alive."""
     vae = next(model for model in MODELS if model.path == "vae/ae.safetensors")
     path = vae.url.removeprefix("https://huggingface.co")
     with ModelServer() as hub:
@@ -309,7 +311,7 @@ def test_a_wrong_setting_ends_a_fetch_that_was_begun(
 
 
 def test_nowhere_to_put_fetched_models_is_said(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
-    """Without a volume, and with a folder that cannot be made, the variables are named."""
+    """Without a volume and with a folder that cannot be created, the error names the variables."""
     own = make_own(workflows, WORKER_FETCH_MODELS="true")
     (own.directory / "baked").write_text("a file in the way")
     with pytest.raises(ConfigError, match=r"WORKER_FETCH_MODELS: neither WORKER_MODELS_DIR .*/volume\) can be written"):
@@ -325,7 +327,7 @@ def test_the_models_are_those_of_all_workflows(workflows: Mapping[str, Workflow]
 
 
 def test_a_child_that_is_ready_early_is_ready(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
-    """`begin` returns at once; what happens until `finish` is called is not waited for twice."""
+    """`begin` returns immediately, so that other work can be done before `finish`."""
     own = make_own(workflows)
     put_models(own.directory / "baked")
     own.boot.begin()
@@ -339,7 +341,7 @@ def test_a_child_that_is_ready_early_is_ready(make_own: Callable[..., Own], work
 
 
 def test_a_server_that_accepts_and_never_answers_does_not_overstay(workflows: Mapping[str, Workflow]) -> None:
-    """COMFYUI_READY_TIMEOUT_S holds for each call too."""
+    """COMFYUI_READY_TIMEOUT_S also limits each request."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         server = ComfyServer(url)

@@ -1,4 +1,4 @@
-"""The steps of a boot, counted from the process's start."""
+"""Boot times, measured from process start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.boot_times import BootTimes, process_age_s
 
 
 def test_steps_are_counted_from_the_process_s_start(caplog: pytest.LogCaptureFixture) -> None:
-    """One line with every step, in order, as a field that a program can read."""
+    """One log line with every step, in order, in a machine-readable field."""
     times = BootTimes(lambda: 5.0)
     times.note("python")
     with caplog.at_level(logging.INFO):
@@ -29,7 +29,7 @@ def test_steps_are_counted_from_the_process_s_start(caplog: pytest.LogCaptureFix
 
 
 def test_the_process_s_age_is_the_system_s() -> None:
-    """What Python itself takes to start is counted too."""
+    """The start time of Python itself is included."""
     began_at = psutil.Process().create_time()
     script = "from worker.boot_times import process_age_s; import time; print(process_age_s(), time.time())"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

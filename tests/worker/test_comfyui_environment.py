@@ -1,4 +1,4 @@
-"""The environment that ComfyUI gets, and that nobody but root reads the worker's own."""
+"""ComfyUI's environment, and the protection of the worker's own."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ OTHERS = (
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_what_an_engine_needs_is_handed_on(name: str) -> None:
-    """Paths, the locale, and the settings of CUDA, torch, Python and their like."""
+    """Paths, locale, and settings of CUDA, torch and Python are passed on."""
     assert comfyui_environment({name: "x"}) == {name: "x"}
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_not_known_to_be_harmless_is_not(name: str) -> None:
-    """Whatever it is called, and whatever it begins with."""
+    """A variable named like a secret is never passed on, whatever its prefix."""
     assert comfyui_environment({name: "x"}) == {}
 
 
 def test_named_variables_are_handed_on_too() -> None:
-    """WORKER_COMFYUI_ENV is the owner's word."""
+    """WORKER_COMFYUI_ENV passes on what it names."""
     assert comfyui_environment({"MY_NODE_KEY": "x", "OTHER": "y"}, ("MY_NODE_KEY", "ABSENT")) == {"MY_NODE_KEY": "x"}
 
 
@@ -89,7 +89,7 @@ def test_named_variables_are_handed_on_too() -> None:
 )
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
 def test_a_proxy_loses_its_credentials(name: str, given: str, kept: str) -> None:
-    """The address is needed, the password is the worker's."""
+    """ComfyUI gets the proxy's address, but not its password."""
     assert comfyui_environment({name: given}) == {name: kept}
 
 
@@ -110,7 +110,7 @@ for pid in (os.getpid(), "self"):
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize(("mode", "worker"), [("as it was", "0 True"), ("concealed", "1 False")])
 def test_a_process_of_the_same_user_does_not_read_the_worker_s_environment(mode: str, worker: str) -> None:
-    """Another process of the user is refused /proc/<pid>/environ; one that the worker starts reads its own."""
+    """Other processes of the user cannot read /proc/<pid>/environ; a child of the worker can read its own."""
     ended = subprocess.run(
         [sys.executable, "-c", READER.format(nobody=NOBODY), mode],
         env={**os.environ, "PYTHONPATH": str(ROOT), "MY_KEY": "the-secret"},

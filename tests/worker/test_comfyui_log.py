@@ -1,4 +1,4 @@
-"""What of ComfyUI's log an error may show: its own job's lines, cleaned and cut."""
+"""Which lines of ComfyUI's log an error may contain: only those of its job, sanitized and cut."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from worker.leases import Leases
 
 
 def written(log: ComfyLog, *lines: str) -> None:
-    """Have ComfyUI write lines."""
+    """Write lines as ComfyUI would."""
     log.read(io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
 def test_an_error_shows_the_lines_since_its_job_began() -> None:
-    """What was written before is of other jobs."""
+    """Earlier lines belong to other jobs."""
     log, leases = ComfyLog(), Leases()
     written(log, "of another job")
     lease = leases.begin(0, log.next_line)
@@ -26,7 +26,7 @@ def test_an_error_shows_the_lines_since_its_job_began() -> None:
 
 
 def test_where_another_job_was_there_meanwhile_nothing_is_shown() -> None:
-    """However short the two jobs overlapped, neither sees lines that may be of the other."""
+    """If two jobs overlapped at all, neither sees lines that may belong to the other."""
     log, leases = ComfyLog(), Leases()
     first = leases.begin(0, log.next_line)
     second = leases.begin(0, log.next_line)
@@ -37,7 +37,7 @@ def test_where_another_job_was_there_meanwhile_nothing_is_shown() -> None:
 
 
 def test_where_a_prompt_of_an_earlier_job_goes_on_nothing_is_shown() -> None:
-    """A prompt that heeded no interrupt writes on."""
+    """An interrupted prompt that keeps running still writes lines."""
     log, leases = ComfyLog(), Leases()
     lease = leases.begin(0, log.next_line, is_shared=True)
     written(log, "a line")
@@ -46,7 +46,7 @@ def test_where_a_prompt_of_an_earlier_job_goes_on_nothing_is_shown() -> None:
 
 
 def test_at_most_twenty_lines_of_300_characters_are_shown() -> None:
-    """The last ones, also if more were written than are kept."""
+    """The last lines are returned, even if more were written than are kept."""
     log, leases = ComfyLog(), Leases()
     lease = leases.begin(0, log.next_line)
     written(log, *(f"{number} {'x' * 1000}" for number in range(KEPT_LINES + 50)))
@@ -68,5 +68,5 @@ def test_at_most_twenty_lines_of_300_characters_are_shown() -> None:
     ],
 )
 def test_a_line_is_shown_clean(line: str, shown: str) -> None:
-    """Without escape sequences, control characters, folders, and names of uploaded files."""
+    """Lines contain no escape sequences, control characters, folders, or names of uploaded files."""
     assert cleaned(line) == shown

@@ -1,4 +1,4 @@
-"""ComfyUI as a child: ready, watched, started again once, and gone at the end with everything it started."""
+"""ComfyUI as a child process: ready, monitored, restarted once, stopped with all its children."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ READY: Callable[[Callable[[], JobError | None]], None] = lambda _: None  # noqa:
 
 
 class Child:
-    """A ComfyUI of a test, as its process, its connections, and how often it was lost."""
+    """A ComfyUI under test: its process, its client, and how often it was lost."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Child:
         self.times_lost += 1
 
     def processes(self) -> list[psutil.Process]:
-        """Return the processes that live in its folder."""
+        """Return the processes that run in its folder."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -86,19 +86,19 @@ class Child:
         return found
 
     def kill(self) -> None:
-        """Kill it, as the kernel does when memory is short; return when that is known."""
+        """Kill it, as the kernel does when memory is short; return when the worker has noticed."""
         deaths = self.process.deaths
         for process in self.processes():
             process.kill()
         assert until(lambda: self.process.deaths > deaths)
 
     def await_available(self) -> None:
-        """Return when it can be used, or raise what keeps it from that."""
+        """Return when it is available, or raise the error."""
         deadline = time.monotonic() + 30
         self.process.await_available(lambda: None if time.monotonic() < deadline else CANCELLED)
 
     def logged(self, text: str) -> bool:
-        """Return whether it said `text` before long."""
+        """Return whether it logs `text` within a short time."""
         return until(lambda: any(text in line for line in self.process.log.lines()))
 
 
@@ -107,7 +107,7 @@ Start = Callable[..., Child]
 
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[Start]:
-    """Make children, and see to it that none is left."""
+    """Yield a factory of children; none is left afterwards."""
     children: list[Child] = []
 
     def make(script: str = "", **options: object) -> Child:
@@ -123,7 +123,7 @@ def child(tmp_path: Path) -> Iterator[Start]:
 
 
 def error_of(run: Callable[[], object]) -> JobError:
-    """Return the error that `run` ends in, which is always that ComfyUI is not available."""
+    """Return the error that `run` raises, which must be comfyui_unavailable."""
     with pytest.raises(JobError) as info:
         run()
     assert info.value.code is ErrorCode.COMFYUI_UNAVAILABLE
@@ -135,7 +135,7 @@ def error_of(run: Callable[[], object]) -> JobError:
 
 
 def test_it_is_ready_when_it_answers_and_has_the_models(child: Start) -> None:
-    """`await_start` returns once ComfyUI answers; then it can be used, and has not died."""
+    """`await_start` returns once ComfyUI responds; then it is available and has not died."""
     comfyui = child(models=["vae/ae.safetensors"])
     comfyui.process.await_start()
 
@@ -146,7 +146,7 @@ def test_it_is_ready_when_it_answers_and_has_the_models(child: Start) -> None:
 
 
 def test_one_that_dies_before_it_is_ready_says_why(child: Start) -> None:
-    """The error has the status and the last words, without the folders of this machine."""
+    """The error has the status and the last lines, without local folders."""
     comfyui = child(f"import sys\nprint('cannot import', {__file__!r})\nsys.exit(3)")
     error = error_of(comfyui.process.await_start)
 
@@ -155,7 +155,7 @@ def test_one_that_dies_before_it_is_ready_says_why(child: Start) -> None:
 
 
 def test_one_that_cannot_be_started_is_no_child(tmp_path: Path) -> None:
-    """A program that is not there ends in OSError, or with setpriv in front in its status."""
+    """A command that does not exist raises OSError, or returns its status with setpriv."""
     server = ComfyServer("http://127.0.0.1:1")
     process = ComfyProcess(
         ["/no/such/python"], tmp_path, {}, "http://127.0.0.1:1", partial(await_ready, server, [], 30), lambda: None
@@ -170,7 +170,7 @@ def test_one_that_cannot_be_started_is_no_child(tmp_path: Path) -> None:
 
 
 def test_one_that_is_never_ready_is_given_up_and_stopped(child: Start) -> None:
-    """The wait ends with its limit, and nothing of the child is left."""
+    """The wait times out, and no child process is left."""
     comfyui = child(WAITS, timeout_s=0.5)
     begun_at = time.monotonic()
     error = error_of(comfyui.process.await_start)
@@ -181,9 +181,9 @@ def test_one_that_is_never_ready_is_given_up_and_stopped(child: Start) -> None:
 
 
 def test_missing_models_are_named_at_once(child: Start) -> None:
-    """A file that ComfyUI does not list is named with its folder, long before the limit; the child is stopped."""
+    """A file that ComfyUI does not list is reported with its folder, long before the timeout; the child is stopped."""
     comfyui = child(models=["vae/ae.safetensors", "vae/none.safetensors", "no-folder/none.pt"], timeout_s=600)
-    with pytest.raises(ModelsMissing, match=r"have vae/none\.safetensors, no-folder/none\.pt\. Put each"):
+    with pytest.raises(ModelsMissing, match=r"list vae/none\.safetensors, no-folder/none\.pt\. Put each"):
         comfyui.process.await_start()
 
     assert comfyui.processes() == []
@@ -193,7 +193,7 @@ def test_missing_models_are_named_at_once(child: Start) -> None:
 
 
 def test_the_last_hundred_lines_are_kept(child: Start) -> None:
-    """Older lines and empty ones are dropped; what is no UTF-8 does no harm."""
+    """Older and empty lines are dropped; invalid UTF-8 is accepted."""
     script = "import sys\nsys.stdout.buffer.write(b'\\xff\\n\\n')\nfor number in range(250): print('line', number)\n"
     comfyui = child(script + WAITS)
 
@@ -202,7 +202,7 @@ def test_the_last_hundred_lines_are_kept(child: Start) -> None:
 
 
 def test_no_line_has_an_absolute_path(child: Start) -> None:
-    """A traceback names files, not folders."""
+    """A traceback contains file names, but no folders."""
     script = "import pathlib, traceback\ntry: 1 / 0\nexcept Exception: traceback.print_exc()\n"
     comfyui = child(f"{script}print('loading', {str(ROOT / 'models/vae/ae.safetensors')!r}, 'now')\n{WAITS}")
 
@@ -213,7 +213,7 @@ def test_no_line_has_an_absolute_path(child: Start) -> None:
 
 
 def test_an_error_tells_the_last_twenty_lines(child: Start) -> None:
-    """An error travels: it has the end of the log and not all of it."""
+    """An error contains only the end of the log."""
     comfyui = child("for number in range(250): print('line', number)")
 
     tail = error_of(comfyui.process.await_start).report.details["log_tail"]
@@ -221,7 +221,7 @@ def test_an_error_tells_the_last_twenty_lines(child: Start) -> None:
 
 
 def test_secrets_are_not_handed_on(child: Start) -> None:
-    """A graph's nodes see none of the worker's keys, whatever they are called."""
+    """Nodes cannot read any of the worker's keys, whatever their names."""
     secrets = ["RUNPOD_AI_API_KEY", "BUCKET_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MY_API_PASSWORD"]
     environment = {**dict.fromkeys(secrets, "secret-value"), "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
     comfyui = child(
@@ -239,7 +239,7 @@ def test_secrets_are_not_handed_on(child: Start) -> None:
 
 
 def test_a_killed_one_fails_the_job_that_ran_and_is_started_again(child: Start) -> None:
-    """The job whose prompt ran fails with the log's end; one that begins after the restart is not touched."""
+    """The job whose prompt ran fails with the last log lines; a job that begins after the restart is not affected."""
     comfyui = child()
     comfyui.process.await_start()
     lease = comfyui.process.begin_lease()
@@ -258,7 +258,7 @@ def test_a_killed_one_fails_the_job_that_ran_and_is_started_again(child: Start) 
 
 
 def test_a_job_that_only_waited_is_told_to_run_again(child: Start) -> None:
-    """Of two jobs whose prompts are queued, the first one runs: the second has not begun, and can be run again."""
+    """Of two jobs with queued prompts, the first one is running; the second can be retried."""
     comfyui = child()
     comfyui.process.await_start()
     first, second = comfyui.process.begin_lease(), comfyui.process.begin_lease()
@@ -271,7 +271,7 @@ def test_a_job_that_only_waited_is_told_to_run_again(child: Start) -> None:
 
 
 def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
-    """There is no third start: whoever waits for it gets an error, and the worker is told once."""
+    """There is no third start: waiting jobs get an error, and the worker is notified once."""
     comfyui = child()
     comfyui.process.await_start()
     comfyui.kill()
@@ -279,14 +279,14 @@ def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
     comfyui.kill()
     error = error_of(comfyui.await_available)
 
-    assert "could not be started again" in error.report.message
+    assert "could not be restarted" in error.report.message
     assert comfyui.process.is_lost
     assert until(lambda: comfyui.times_lost == 1)
     assert comfyui.processes() == []
 
 
 def test_after_a_success_a_death_is_a_new_one(child: Start) -> None:
-    """A job that succeeded in between shows that ComfyUI is well: it is started again."""
+    """A job that succeeded in between allows another restart."""
     comfyui = child()
     comfyui.process.await_start()
     for _ in range(2):
@@ -301,7 +301,7 @@ def test_after_a_success_a_death_is_a_new_one(child: Start) -> None:
 
 @pytest.mark.parametrize("broken", ["import sys\nsys.exit(1)", None])
 def test_one_that_cannot_be_started_again_is_lost(child: Start, broken: str | None) -> None:
-    """A restart that dies is the end; jobs that wait for it hear so."""
+    """If the restart fails, waiting jobs get the error."""
     comfyui = child()
     comfyui.process.await_start()
     if broken:
@@ -316,7 +316,7 @@ def test_one_that_cannot_be_started_again_is_lost(child: Start, broken: str | No
 
 
 def test_one_without_its_folder_is_lost(tmp_path: Path) -> None:
-    """Even the start itself may fail the second time."""
+    """Starting the process may fail the second time."""
     (tmp_path / "there").mkdir()
     comfyui = Child(tmp_path / "there", WAITS, ready=READY)
     comfyui.process.start()
@@ -331,7 +331,7 @@ def test_one_without_its_folder_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_wait_for_the_restart_ends_with_stop(child: Start) -> None:
-    """A job that is cancelled while ComfyUI starts again does not wait for it."""
+    """A job that is cancelled while ComfyUI restarts does not wait for it."""
     comfyui = child()
     comfyui.process.await_start()
     comfyui.main.write_text(WAITS)
@@ -343,7 +343,7 @@ def test_a_wait_for_the_restart_ends_with_stop(child: Start) -> None:
 
 
 def test_a_restart_that_is_stopped_is_no_loss(child: Start) -> None:
-    """A worker that ends while ComfyUI starts again ends well, and does not report itself unhealthy."""
+    """A worker that shuts down while ComfyUI restarts exits with 0 and does not report itself unhealthy."""
     comfyui = child()
     comfyui.process.await_start()
     comfyui.main.write_text(f"print('starting again')\n{WAITS}")
@@ -369,7 +369,7 @@ signal.pause()
 
 
 def test_stop_leaves_nothing_of_its_group(child: Start) -> None:
-    """A child that ignores SIGTERM is killed after the grace, with the process that it started."""
+    """A child that ignores SIGTERM is killed after the grace period, with its own child process."""
     comfyui = child(FAMILY)
     assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log.lines()) == 2)
     assert len(comfyui.processes()) == 2
@@ -381,7 +381,7 @@ def test_stop_leaves_nothing_of_its_group(child: Start) -> None:
 
 
 def test_what_a_dead_child_started_is_gone_before_the_restart(child: Start) -> None:
-    """A process that the killed ComfyUI leaves behind would hold its port and its memory: it is killed."""
+    """A process left by the killed ComfyUI would hold its port and its memory, so it is killed."""
     comfyui = child(FAMILY, ready=READY)
     comfyui.process.await_start()
     assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log.lines()) == 2)
@@ -394,7 +394,7 @@ def test_what_a_dead_child_started_is_gone_before_the_restart(child: Start) -> N
 
 
 def test_stopping_twice_or_before_the_start_is_nothing(child: Start, tmp_path: Path) -> None:
-    """Whoever ends the worker may stop it once more; one that is stopped is not started."""
+    """`stop` may be called twice; a stopped ComfyUI is not restarted."""
     ComfyProcess(["true"], tmp_path, {}, "http://127.0.0.1:1", READY, lambda: None).stop()
     comfyui = child(WAITS)
     comfyui.process.stop()
@@ -416,7 +416,7 @@ signal.pause()
 
 
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
-    """Where the worker itself is killed, which it cannot answer, the kernel kills ComfyUI."""
+    """If the worker itself is killed, the kernel kills ComfyUI."""
     comfyui = Child(tmp_path, WAITS)
     with subprocess.Popen(
         [sys.executable, "-c", PARENT.format(directory=str(tmp_path))],
@@ -438,7 +438,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfyServer]:
-    """Yield the connections to a ComfyUI in which an interrupted prompt goes on."""
+    """Yield the client of a ComfyUI in which an interrupted prompt keeps running."""
     simulator.faults.hang_sampling(deaf=True)
     server = ComfyServer(simulator.url)
     stopped = threading.Event()
@@ -459,7 +459,7 @@ def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfySer
 def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
     child: Start, workflows: Mapping[str, Workflow]
 ) -> None:
-    """The next job waits behind the prompt that goes on: after `stuck_s` ComfyUI is killed."""
+    """The next job waits for the stuck prompt: after `stuck_s` ComfyUI is killed."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=0.3))
     comfyui.process.await_start()
     with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
@@ -471,7 +471,7 @@ def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
 
 
 def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[str, Workflow]) -> None:
-    """A prompt that ends by itself after a while (a model was being loaded) costs no restart."""
+    """If the prompt ends by itself (a model was loading), there is no restart."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1.5))
     comfyui.process.await_start()
     with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
@@ -482,7 +482,7 @@ def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[s
 
 
 def test_one_that_died_meanwhile_is_not_killed_again(child: Start, workflows: Mapping[str, Workflow]) -> None:
-    """The restart is not hit by the kill that was meant for its predecessor."""
+    """The kill that was meant for the previous process does not hit the restarted one."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1))
     comfyui.process.await_start()
     with Simulator() as simulator, stuck_prompts(simulator, workflows["flux-dev-txt2img"]) as server:
@@ -492,7 +492,7 @@ def test_one_that_died_meanwhile_is_not_killed_again(child: Start, workflows: Ma
 
 
 def test_where_nothing_lingers_nothing_is_watched(child: Start) -> None:
-    """After an ordinary job there is no thread that looks at it."""
+    """After an ordinary job no thread checks for stuck prompts."""
     comfyui = child(WAITS)
     comfyui.process.end_if_stuck(comfyui.server)
 
@@ -503,7 +503,7 @@ def test_where_nothing_lingers_nothing_is_watched(child: Start) -> None:
 
 
 class Handled:
-    """The handler on a child, and what ended the worker."""
+    """The handler on a child process, and the reason why the worker retired."""
 
     def __init__(self, comfyui: Child, workflows: Mapping[str, Workflow]) -> None:
         self.ended: list[str] = []
@@ -517,7 +517,7 @@ class Handled:
         self._handler = make_handler(Service(worker, lifecycle, comfyui.process))
 
     def run(self, **changes: object) -> dict[str, Any]:
-        """Return the answer to a small job."""
+        """Return the result of a small job."""
 
         async def bounded() -> dict[str, Any]:
             return await asyncio.wait_for(self._handler({"id": "job-1", "input": {**SMALL, **changes}}), 30)
@@ -542,7 +542,7 @@ SLOW = TALKS + CHILD.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.
 def test_a_job_ends_with_the_death_of_its_comfyui_and_the_next_one_runs(
     child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
 ) -> None:
-    """A killed job has the log's end in its report; a success in between makes the next death a new one."""
+    """A killed job has the last log lines in its report; a success in between resets the restart limit."""
     comfyui = child(SLOW.format(directory=str(tmp_path)))
     comfyui.process.await_start()
     handled = Handled(comfyui, workflows)
@@ -575,7 +575,7 @@ def _kill_while_it_runs(comfyui: Child) -> None:
 def test_a_job_whose_time_is_over_while_comfyui_hangs_is_told_that_it_hangs(
     child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
 ) -> None:
-    """`deadline_exceeded` would be sent again, and hang the next worker."""
+    """The code is not `deadline_exceeded`: a caller would send that again, and hang the next worker."""
     comfyui = child(SLOW.format(directory=str(tmp_path)), kill_timeouts=KillTimeouts(hung_s=3))
     comfyui.process.await_start()
     freezing = threading.Thread(target=_freeze_while_it_runs, args=(comfyui,))
@@ -595,7 +595,7 @@ def _freeze_while_it_runs(comfyui: Child) -> None:
 
 
 def test_a_job_on_a_lost_comfyui_fails_at_once(child: Start, workflows: Mapping[str, Workflow]) -> None:
-    """A job that comes when ComfyUI is lost for good does not wait for it."""
+    """A job that arrives when ComfyUI is lost fails immediately."""
     comfyui = child(f"print('it has begun')\n{WAITS}", ready=READY)
     comfyui.process.await_start()
     assert comfyui.logged("it has begun")
@@ -605,13 +605,13 @@ def test_a_job_on_a_lost_comfyui_fails_at_once(child: Start, workflows: Mapping[
     report = Handled(comfyui, workflows).report()
 
     assert report.code is ErrorCode.COMFYUI_UNAVAILABLE
-    assert "could not be started again" in report.message
+    assert "could not be restarted" in report.message
 
 
 def test_a_gpu_that_is_broken_retires_the_worker(
     child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
 ) -> None:
-    """An error that leaves CUDA unusable ends the worker with its reason, once the job has its report."""
+    """An error that leaves CUDA unusable retires the worker with its reason, after the job got its report."""
     fault = "'--fault', 'fail_node:KSampler:torch.AcceleratorError:an illegal memory access'"
     comfyui = child(CHILD.replace("[*sys.argv[1:],", f"[*sys.argv[1:], {fault},").format(directory=str(tmp_path)))
     comfyui.process.await_start()

@@ -1,4 +1,4 @@
-"""The container's health check: one question, one sentence, one status."""
+"""The container's health check: one request, one sentence, one exit status."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def checked(environment: Mapping[str, str], timeout_s: float = 5.0) -> tuple[int
 
 
 def test_a_comfyui_that_answers_is_healthy(simulator: Simulator) -> None:
-    """By its port, as in the container, and by its address."""
+    """The address comes from the port, as in the container, or from the URL."""
     port = simulator.url.rpartition(":")[2]
 
-    assert checked({"COMFYUI_PORT": port}) == (0, "ComfyUI answers.")
-    assert checked({"COMFYUI_URL": f"{simulator.url}/"}) == (0, "ComfyUI answers.")
+    assert checked({"COMFYUI_PORT": port}) == (0, "ComfyUI responds.")
+    assert checked({"COMFYUI_URL": f"{simulator.url}/"}) == (0, "ComfyUI responds.")
     assert set(simulator.requests) == {("GET", "/system_stats")}
 
 
@@ -54,24 +54,26 @@ def test_a_local_api_that_does_not_listen_yet_is_unhealthy(simulator: Simulator)
 
 
 def test_one_that_is_not_there_is_not() -> None:
-    """Before it has started, and after it has ended."""
+    """It is unhealthy before ComfyUI has started and after it has exited."""
     port = str(free_port())
-    sentence = f"ComfyUI at 127.0.0.1:{port} was not reached (ConnectionRefusedError): it is starting, or it has ended."
+    sentence = (
+        f"ComfyUI at 127.0.0.1:{port} could not be reached (ConnectionRefusedError): it is starting, or it has exited."
+    )
 
     assert checked({"COMFYUI_PORT": port}) == (1, sentence)
 
 
 def test_one_that_answers_badly_is_not(simulator: Simulator) -> None:
-    """Something else may have its port."""
+    """Another program may listen on its port."""
     simulator.faults.answer_500("/system_stats")
     status, sentence = checked({"COMFYUI_URL": simulator.url})
 
     assert status == 1
-    assert sentence.endswith("answered 500 to /system_stats.")
+    assert sentence.endswith("returned 500 for /system_stats.")
 
 
 def test_a_full_disk_is_not(simulator: Simulator, tmp_path: Path) -> None:
-    """ComfyUI answers, and can store nothing: the folder is named. One that runs elsewhere has a disk of its own."""
+    """ComfyUI responds, but its disk is full: the folder is named. An external ComfyUI's disk is not checked."""
     port = simulator.url.rpartition(":")[2]
     out = io.StringIO()
 
@@ -80,22 +82,22 @@ def test_a_full_disk_is_not(simulator: Simulator, tmp_path: Path) -> None:
     assert main({"COMFYUI_PORT": port, "COMFYUI_DATA_DIR": str(tmp_path / "absent")}, out) == 0
     sentence, *others = out.getvalue().splitlines()
     assert sentence.startswith(f"The disk of {tmp_path} is full: ")
-    assert others == ["ComfyUI answers."] * 2
+    assert others == ["ComfyUI responds."] * 2
 
 
 def test_one_that_is_silent_is_not() -> None:
-    """The answer has a limit."""
+    """The request has a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun_at = time.monotonic()
         status, sentence = checked({"COMFYUI_PORT": str(silent.getsockname()[1])}, 0.3)
 
-    assert (status, "gave no answer within 0.3 s" in sentence) == (1, True)
+    assert (status, "did not respond within 0.3 s" in sentence) == (1, True)
     assert time.monotonic() - begun_at < 2
 
 
 @pytest.mark.parametrize("environment", [{"COMFYUI_URL": "gpu"}, {"COMFYUI_PORT": "many"}, {"COMFYUI_PORT": "99999"}])
 def test_what_is_no_address_is_said(environment: dict[str, str]) -> None:
-    """The variables are named."""
+    """The sentence names the variables."""
     status, sentence = checked(environment)
 
     assert status == 1
@@ -103,7 +105,7 @@ def test_what_is_no_address_is_said(environment: dict[str, str]) -> None:
 
 
 def test_the_command_is_cheap(simulator: Simulator) -> None:
-    """It runs every half minute: a tenth of a second of a core, or little more on a busy machine."""
+    """It runs every 30 seconds, so it must need little CPU time."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     with subprocess.Popen(
         [sys.executable, "-m", "worker.health"],
@@ -116,6 +118,6 @@ def test_the_command_is_cheap(simulator: Simulator) -> None:
         said, _ = process.communicate(timeout=30)
         after = psutil.Process().cpu_times()
 
-    assert (process.returncode, said) == (0, "ComfyUI answers.\n")
+    assert (process.returncode, said) == (0, "ComfyUI responds.\n")
     used_s = after.children_user + after.children_system - before.children_user - before.children_system
     assert used_s < 0.3

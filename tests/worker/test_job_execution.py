@@ -1,4 +1,4 @@
-"""One job beside ComfyUI's troubles: a full disk, failures in a row, a thread that does not end, no free thread."""
+"""One job with a full disk, consecutive failures, a hanging thread, or no free thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1}
 
 
 def picture() -> str:
-    """Return a picture as a request carries it."""
+    """Return an image as base64."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
@@ -37,8 +37,8 @@ def picture() -> str:
 PICTURE = picture()
 
 
-class Bench:
-    """A service on a simulator, and what ended the worker."""
+class JobSetup:
+    """A service on a simulator, and the reason why the worker retired."""
 
     def __init__(self, simulator: Simulator, workflows: Mapping[str, Workflow]) -> None:
         self.ended: list[str] = []
@@ -53,7 +53,7 @@ class Bench:
         self.service = Service(Worker(server, workflows, 30, 8 * 1024 * 1024), lifecycle)
 
     def run(self, **inputs: object) -> dict[str, Any]:
-        """Return the answer to a job."""
+        """Return the result of a job."""
         job = {"id": "job", "input": {**SMALL, **inputs}}
         return asyncio.run(asyncio.wait_for(make_handler(self.service)(job), 30))
 
@@ -70,9 +70,9 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def bench(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[Bench]:
+def bench(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[JobSetup]:
     """A service on it."""
-    bench = Bench(simulator, workflows)
+    bench = JobSetup(simulator, workflows)
     yield bench
     bench.service.worker.server.close()
     bench.service.threads.shutdown(wait=False)
@@ -81,8 +81,8 @@ def bench(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[B
 # --- the disk
 
 
-def test_a_comfyui_that_stores_no_picture_has_a_full_disk(simulator: Simulator, bench: Bench) -> None:
-    """The error says so, with the status; another worker may have room."""
+def test_a_comfyui_that_stores_no_picture_has_a_full_disk(simulator: Simulator, bench: JobSetup) -> None:
+    """The error names the disk and its status; another worker may have space."""
     simulator.faults.answer_500("/upload/image")
     report = bench.report(image=PICTURE)
 
@@ -92,8 +92,8 @@ def test_a_comfyui_that_stores_no_picture_has_a_full_disk(simulator: Simulator, 
     assert "disk" in report.message
 
 
-def test_a_full_disk_of_the_worker_s_own_is_named_and_swept(simulator: Simulator, bench: Bench) -> None:
-    """What earlier jobs left is deleted, so that the next job may find room; other files are not touched."""
+def test_a_full_disk_of_the_worker_s_own_is_named_and_swept(simulator: Simulator, bench: JobSetup) -> None:
+    """Files of earlier jobs are deleted, so that the next job may have space; other files are kept."""
     for name in ("input/run-0123/0.png", "output/run-4567/x_00001_.png", "temp/ComfyUI_temp_1.png", "output/mine.png"):
         (bench.directory / name).parent.mkdir(parents=True, exist_ok=True)
         (bench.directory / name).write_bytes(b"x")
@@ -108,7 +108,7 @@ def test_a_full_disk_of_the_worker_s_own_is_named_and_swept(simulator: Simulator
 
 
 def test_a_node_that_finds_the_disk_full_does_not_fail_as_if_the_graph_were_wrong(
-    simulator: Simulator, bench: Bench
+    simulator: Simulator, bench: JobSetup
 ) -> None:
     """A node's `No space left on device` is the worker's fault: the error is disk_full, which may be sent again."""
     bench.service = replace(bench.service, full_disk=lambda: "The disk of /x is full: 0.0 MB are left.")
@@ -117,8 +117,8 @@ def test_a_node_that_finds_the_disk_full_does_not_fail_as_if_the_graph_were_wron
     assert bench.report().code is ErrorCode.DISK_FULL
 
 
-def test_failures_of_the_disk_in_a_row_retire_the_worker(simulator: Simulator, bench: Bench) -> None:
-    """A success in between begins the count again; the platform is told why."""
+def test_failures_of_the_disk_in_a_row_retire_the_worker(simulator: Simulator, bench: JobSetup) -> None:
+    """A success in between resets the count; the reason is reported to the platform."""
     simulator.faults.answer_500("/upload/image", times=MAX_FAILURES - 1)
     for _ in range(MAX_FAILURES - 1):
         bench.report(image=PICTURE)
@@ -133,8 +133,8 @@ def test_failures_of_the_disk_in_a_row_retire_the_worker(simulator: Simulator, b
     assert bench.ended[0].startswith(f"{MAX_FAILURES} jobs in a row failed: ComfyUI answered 500")
 
 
-def test_a_graph_that_comfyui_answers_with_500_retires_nobody(simulator: Simulator, bench: Bench) -> None:
-    """ComfyUI lives and has refused this one job: its caller cannot end workers so."""
+def test_a_graph_that_comfyui_answers_with_500_retires_nobody(simulator: Simulator, bench: JobSetup) -> None:
+    """ComfyUI is alive and rejected only this job, so a caller cannot retire workers with such jobs."""
     simulator.faults.answer_500("POST /prompt", times=MAX_FAILURES + 1)
     for _ in range(MAX_FAILURES + 1):
         assert bench.report().code is ErrorCode.COMFYUI_UNAVAILABLE
@@ -146,21 +146,21 @@ def test_a_graph_that_comfyui_answers_with_500_retires_nobody(simulator: Simulat
 
 
 class Stuck(dict[str, Any]):
-    """A job whose input never comes, as a picture in a library that hangs."""
+    """A job whose input never arrives, as an image in a library that hangs."""
 
     def __init__(self) -> None:
         super().__init__(id="stuck", input={})
         self.released = threading.Event()
 
     def get(self, key: str, default: object = None) -> Any:  # noqa: ANN401 - a job's value
-        """Return the id at once, and the input never."""
+        """Return the id immediately, and the input never."""
         if key == "input":
             self.released.wait(30)
         return super().get(key, default)
 
 
-def test_a_job_whose_thread_does_not_end_is_answered_and_retires_the_worker(bench: Bench) -> None:
-    """It gets `internal` after its limit; a job that waits for the thread hears that the worker stops."""
+def test_a_job_whose_thread_does_not_end_is_answered_and_retires_the_worker(bench: JobSetup) -> None:
+    """It gets `internal` after its limit; a job that waits for the thread gets `interrupted`."""
     stuck = Stuck()
     bench.service = replace(bench.service, threads=make_threads(1), longest_s=0.5)
     handler = make_handler(bench.service)
@@ -177,8 +177,8 @@ def test_a_job_whose_thread_does_not_end_is_answered_and_retires_the_worker(benc
     assert bench.ended[0] == "a job's thread does not end"
 
 
-def test_a_job_is_cancelled_at_once_while_it_waits_for_a_thread(bench: Bench) -> None:
-    """The thread of another job need not end for that; the one after it runs."""
+def test_a_job_is_cancelled_at_once_while_it_waits_for_a_thread(bench: JobSetup) -> None:
+    """A job is cancelled although another job's thread is still busy; the next job runs."""
     with ThreadPoolExecutor(1) as threads:
         bench.service = replace(bench.service, threads=threads)
         busy = threading.Event()

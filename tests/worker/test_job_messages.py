@@ -1,4 +1,4 @@
-"""What a response of job-take holds, however wrong it is, and that every answer can be posted."""
+"""Parsing of job-take responses, however invalid, and job-done bodies that can always be posted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ GOOD = {"id": "good", "input": {"prompt": "a knight"}}
 
 
 def batch(*items: str) -> bytes:
-    """Return a response with a good job between two others."""
+    """Return a response with a valid job between two others."""
     return f"[{', '.join([*items[:1], json.dumps(GOOD), *items[1:]])}]".encode()
 
 
 def deep(levels: int, job_id: str = "deep") -> str:
-    """Return a job whose input is nested so deeply."""
+    """Return a job with deeply nested input."""
     return f'{{"id": "{job_id}", "input": {{"workflow": {"[" * levels}{"]" * levels}}}}}'
 
 
@@ -44,7 +44,7 @@ def deep(levels: int, job_id: str = "deep") -> str:
     ids=lambda item: item[:20],
 )
 def test_an_item_that_cannot_be_answered_costs_no_other(item: str) -> None:
-    """It is dropped, with a short reason; the job beside it is there."""
+    """It is dropped with a short reason; the other job is kept."""
     taken = read_take_response(batch(item))
 
     assert taken.jobs == (GOOD,)
@@ -62,7 +62,7 @@ def test_an_item_that_cannot_be_answered_costs_no_other(item: str) -> None:
     ],
 )
 def test_a_job_is_kept_in_the_shape_that_the_sdk_can_handle(item: str, job: JsonObject) -> None:
-    """The id is text, an input is there, and no key breaks the SDK, which passes them on as keyword arguments."""
+    """The id is text, an input exists, and no key breaks the SDK, which passes keys as keyword arguments."""
     [kept, good] = read_take_response(batch(item)).jobs
 
     assert kept == {"id": "x", "input": None, **job}
@@ -81,7 +81,7 @@ def test_a_job_that_is_nested_too_deeply_is_refused_and_costs_no_other(levels: i
 
 
 def test_brackets_in_texts_are_not_levels() -> None:
-    """A prompt of brackets beside a deep job is left as it is."""
+    """A prompt of brackets in another job of the batch is not changed."""
     prompt = '[{"' * 500 + "\\"
     text = json.dumps({"id": "brackets", "input": {"prompt": prompt}})
 
@@ -89,7 +89,7 @@ def test_brackets_in_texts_are_not_levels() -> None:
 
 
 def test_a_very_long_integer_costs_no_job() -> None:
-    """It reads as an infinite number, which the request's validation refuses with its path."""
+    """It is parsed as infinity, which request validation rejects with its path."""
     [job, _] = read_take_response(batch('{"id": "long", "input": {"seed": -' + "9" * 5000 + "}}")).jobs
 
     assert job["input"]["seed"] == float("-inf")
@@ -97,20 +97,20 @@ def test_a_very_long_integer_costs_no_job() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xfe", b"[1", b'{"id": "x"'])
 def test_what_is_no_json_is_a_value_error(body: bytes) -> None:
-    """Whoever asked logs it and asks again."""
+    """The caller logs it and polls again."""
     with pytest.raises(ValueError, match=r"."):
         read_take_response(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{}", b'{"jobsToStop": 5}', b"[" * 5000 + b"]" * 5000])
 def test_a_response_of_job_stop_that_is_none_is_a_value_error(body: bytes) -> None:
-    """As above."""
+    """The caller logs it and polls again."""
     with pytest.raises(ValueError, match=r"."):
         read_stops(body)
 
 
 def test_the_jobs_to_stop_are_those_that_can_be_named() -> None:
-    """An integer means the job that was taken with it; anything else is nobody's."""
+    """An integer is the id of the job that was taken with it; other types are ignored."""
     assert read_stops(b'{"jobsToStop": ["a", 5, null, {}, true, "a"]}') == ["a", "5", "a"]
 
 
@@ -123,7 +123,7 @@ def looped() -> dict[str, Any]:
 
 @pytest.mark.parametrize("result", [{"images": b"x"}, {"seed": float("nan")}, looped(), {"images": {1, 2}}], ids=str)
 def test_a_result_that_is_no_json_is_posted_as_an_error(result: JsonObject) -> None:
-    """The SDK posts nothing for it."""
+    """The SDK would post nothing for it."""
     posted = json.loads(done_body(result))
 
     assert list(posted) == ["error"]
@@ -131,7 +131,7 @@ def test_a_result_that_is_no_json_is_posted_as_an_error(result: JsonObject) -> N
 
 
 def test_a_lone_surrogate_is_posted_escaped() -> None:
-    """The SDK posts nothing for it; every other text is sent as it is."""
+    """The SDK would post nothing for it; all other text is sent unchanged."""
     assert json.loads(done_body({"texts": ["\ud800"]})) == {"output": {"texts": ["\ud800"]}}
     assert done_body({"texts": ["é"]}) == '{"output": {"texts": ["é"]}}'.encode()
     assert done_body({"error": "text"}) == b'{"error": "text"}'

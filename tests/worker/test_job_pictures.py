@@ -1,4 +1,4 @@
-"""Pictures on their way into a job and out of it: bounded in time, cancelled at once, and never lost once paid for."""
+"""Input and output images of a job: time limits, prompt cancellation, and no loss of generated images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 
 @pytest.fixture
 def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
-    """A worker that reaches the folders of its ComfyUI, as in the container."""
+    """A worker with access to its ComfyUI's folders, as in the container."""
     server = ComfyServer(simulator.url, directory=tmp_path)
     yield Worker(server, workflows, 20, 8 * 1024 * 1024)
     server.close()
@@ -66,14 +66,14 @@ def b64(data: bytes) -> str:
 
 
 def noise(width: int, height: int) -> bytes:
-    """Return a PNG that takes long to encode again."""
+    """Return a PNG that is slow to encode."""
     file = io.BytesIO()
     Image.effect_noise((width, height), 90).convert("RGB").save(file, "PNG", compress_level=0)
     return file.getvalue()
 
 
 class Canceller:
-    """A cancel half a second after a job has begun to look for one, and the time at which it was seen."""
+    """Cancels half a second after the first check, and records when the cancellation was seen."""
 
     def __init__(self) -> None:
         self._begun = 0.0
@@ -93,7 +93,7 @@ class Canceller:
 
 
 def test_two_jobs_with_pages_without_end_are_answered(worker: Worker) -> None:
-    """They held the worker for minutes; now they get pictures, and a third job is taken beside them."""
+    """Such images used to block the worker for minutes; now a third job is taken at the same time."""
     begun = time.monotonic()
     with ThreadPoolExecutor(3) as threads:
         jobs = [
@@ -109,7 +109,7 @@ def test_two_jobs_with_pages_without_end_are_answered(worker: Worker) -> None:
 
 @pytest.mark.parametrize("kind", ["template", "graph"])
 def test_a_job_s_time_holds_while_its_picture_is_decoded(worker: Worker, kind: str) -> None:
-    """A picture that takes longer than the job may is ended with it, and the worker goes on."""
+    """If decoding an image exceeds the job's timeout, the job fails and the worker continues."""
     slow = b64(slow_jpeg())
     graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "a.jpg"}},
@@ -120,7 +120,7 @@ def test_a_job_s_time_holds_while_its_picture_is_decoded(worker: Worker, kind: s
         "graph": {"workflow": graph, "images": [{"name": "a.jpg", "image": slow}]},
     }
     begun = time.monotonic()
-    with pytest.raises(JobError, match="its pictures were not fetched and decoded") as info:
+    with pytest.raises(JobError, match="its input images were not fetched and decoded") as info:
         run(worker, {**inputs[kind], "timeout_s": 1})
 
     assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
@@ -129,7 +129,7 @@ def test_a_job_s_time_holds_while_its_picture_is_decoded(worker: Worker, kind: s
 
 
 def test_a_cancel_is_heard_while_a_picture_is_decoded(worker: Worker) -> None:
-    """The job ends within half a second, in the middle of a picture."""
+    """The job ends within half a second, in the middle of decoding."""
     canceller = Canceller()
     with pytest.raises(JobError, match="cancelled"):
         run(worker, {**SMALL, "image": b64(slow_jpeg())}, Control(canceller.stop))
@@ -139,7 +139,7 @@ def test_a_cancel_is_heard_while_a_picture_is_decoded(worker: Worker) -> None:
 
 @pytest.mark.parametrize("ended_by", ["cancel", "time"])
 def test_a_cancel_and_the_job_s_time_end_silent_addresses(worker: Worker, ended_by: str) -> None:
-    """Sixteen addresses that do not answer held a job for five minutes, deaf to its cancel."""
+    """Sixteen URLs that do not respond used to block a job for five minutes, ignoring its cancellation."""
     with socket.create_server((HERE, 0)) as silent:  # takes connections, and says nothing
         port = silent.getsockname()[1]
         rules = FetchRules(allowed_networks=(ip_network(HERE),), extra_ports=frozenset({port}), timeout_s=2.0)
@@ -148,7 +148,7 @@ def test_a_cancel_and_the_job_s_time_end_silent_addresses(worker: Worker, ended_
         canceller = Canceller()
         control = Control(canceller.stop) if ended_by == "cancel" else Control()
         begun = time.monotonic()
-        with pytest.raises(JobError, match=r"was cancelled|its pictures were not fetched") as info:
+        with pytest.raises(JobError, match=r"was cancelled|its input images were not fetched") as info:
             run(replace(worker, fetch_rules=rules), job_input, control)
         took_s = time.monotonic() - begun
         assert until(lambda: not [each for each in threading.enumerate() if each.name.startswith("fetch")], 10)
@@ -159,7 +159,7 @@ def test_a_cancel_and_the_job_s_time_end_silent_addresses(worker: Worker, ended_
 
 
 def test_all_pictures_of_a_request_have_one_time_to_be_decoded(workflows: Mapping[str, Workflow]) -> None:
-    """Sixteen pictures that each stay within their limit cannot hold a job for the sum of it."""
+    """Sixteen images within their own limits cannot exceed the job's limit in total."""
     images = [{"name": f"{number}.jpg", "image": b64(slow_jpeg())} for number in range(3)]
     graph = {str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.jpg"}} for number in range(3)}
     graph["9"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}
@@ -179,7 +179,7 @@ def test_all_pictures_of_a_request_have_one_time_to_be_decoded(workflows: Mappin
 
 
 def test_a_cancel_is_heard_while_a_result_is_encoded(workflows: Mapping[str, Workflow]) -> None:
-    """WebP of 6 megapixels takes seconds; a cancel takes half of one."""
+    """Encoding a WebP of 6 megapixels takes seconds; a cancellation takes half a second."""
     request = read_request({**TEXT_TO_IMAGE, "output_format": "webp"}, workflows)
     result = PromptResult("id", (SavedImage(noise(3000, 2000), "photo"),), (), ())
     canceller = Canceller()
@@ -195,7 +195,7 @@ def test_a_cancel_is_heard_while_a_result_is_encoded(workflows: Mapping[str, Wor
 
 
 def empty_image(width: int, height: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any input of a node
-    """Return a graph that saves one empty picture."""
+    """Return a graph that saves one blank image."""
     size = {"width": width, "height": height, "batch_size": 1, "color": 255}
     return {
         "1": {"class_type": "EmptyImage", "inputs": size},
@@ -204,7 +204,7 @@ def empty_image(width: int, height: int, **more: Any) -> dict[str, Any]:  # noqa
 
 
 def test_a_webp_that_is_too_wide_comes_as_png(worker: Worker) -> None:
-    """The picture has its format's type and extension, and the result says why."""
+    """The image has the type and extension of its format, and a warning gives the reason."""
     result = run(worker, {"workflow": empty_image(16384, 8), "output_format": "webp"})
 
     [image] = result["images"]
@@ -214,7 +214,7 @@ def test_a_webp_that_is_too_wide_comes_as_png(worker: Worker) -> None:
 
 
 def test_a_long_string_of_a_graph_is_not_in_its_pictures(worker: Worker) -> None:
-    """Two megabytes of base64 in a node made each small picture as large; the rest of the graph is still there."""
+    """Two megabytes of base64 in a node would enlarge every image; the rest of the graph is kept in the metadata."""
     long, short = "A" * 2_000_000, "B" * 4096
     [image] = run(worker, {"workflow": empty_image(8, 8, long=long, nested={"short": [short]})})["images"]
 
@@ -226,7 +226,7 @@ def test_a_long_string_of_a_graph_is_not_in_its_pictures(worker: Worker) -> None
 
 @pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
 def test_metadata_is_dropped_before_a_result_is_lost(worker: Worker, output_format: str) -> None:
-    """A result that would only fit without metadata comes without, and says so."""
+    """If the result only fits without metadata, it is returned without, with a warning."""
     job_input = {**TEXT_TO_IMAGE, "prompt": "knight " * 400, "output_format": output_format}
     bare = run(worker, {**job_input, "metadata": False})
     tight = replace(worker, max_result_bytes=len(json.dumps(bare)) + 1000)
@@ -234,11 +234,13 @@ def test_metadata_is_dropped_before_a_result_is_lost(worker: Worker, output_form
     result = run(tight, job_input)
 
     assert result["images"] == bare["images"]
-    assert result["warnings"] == ["metadata is left out of the files: with it, the result would have been too large"]
+    assert result["warnings"] == [
+        "metadata was removed from the files, because the result would have been too large with it"
+    ]
 
 
 def test_a_result_that_is_too_large_without_metadata_says_what_helps(worker: Worker) -> None:
-    """The advice names every way out."""
+    """The error lists every remedy."""
     with pytest.raises(JobError, match=r"webp or jpeg.*`metadata: false`.*BUCKET_ENDPOINT_URL") as info:
         run(replace(worker, max_result_bytes=1000), TEXT_TO_IMAGE)
 

@@ -1,4 +1,4 @@
-"""ComfyUI's launch flags: asked of it, with an end, and only those passed that it has."""
+"""ComfyUI's launch flags: queried with a timeout, and only supported ones are passed."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).wait()
 
 
 def settings_of(directory: Path, main: str = comfyui.MAIN, **environment: str) -> Settings:
-    """Return the settings of a worker with such a ComfyUI."""
+    """Return the settings of a worker with this ComfyUI."""
     return Settings.from_env({**make_comfyui(directory, main), **environment})
 
 
 def command(settings: Settings, flags: frozenset[str], *, is_on_volume: bool = False) -> list[str]:
-    """Return how ComfyUI is started."""
+    """Return ComfyUI's command line."""
     return comfyui_command(settings, flags, Path("/d/paths.yaml"), Path("/d/web"), is_on_volume=is_on_volume)
 
 
 def test_comfyui_is_asked(tmp_path: Path) -> None:
-    """Its --help has all flags, and none that its sentences mention; the worker's secrets are not handed on."""
+    """All flags of --help are found, and none that its sentences mention; the worker's secrets are not passed on."""
     spy = "import os; open('seen', 'w').write(' '.join(os.environ))\n" + comfyui.MAIN
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": "secret", "BUCKET_NAME": "pictures"}
     flags = query_flags(settings_of(tmp_path, spy), comfyui_environment(environment))
@@ -72,14 +72,14 @@ options:
 def test_one_that_does_not_tell_is_taken_for_an_old_one(
     tmp_path: Path, main: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A ComfyUI that hangs, fails or says something else is started all the same; nothing of the question is left."""
+    """A ComfyUI whose --help hangs, fails or is unknown is still started; no process of the query is left."""
     begun_at = time.monotonic()
     with caplog.at_level(logging.WARNING):
         flags = query_flags(settings_of(tmp_path, main), os.environ, 1)
 
     assert flags == KNOWN_FLAGS
     assert time.monotonic() - begun_at < 5
-    assert "did not tell its launch flags" in caplog.text
+    assert "did not print its launch flags" in caplog.text
     assert until(lambda: not [child for child in psutil.process_iter() if _lives_in(child, tmp_path)], 5)
 
 
@@ -91,13 +91,13 @@ def _lives_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """COMFYUI_PYTHON is said to be wrong, before anything is started."""
+    """The error names COMFYUI_PYTHON, before anything is started."""
     with pytest.raises(ConfigError, match=r"COMFYUI_PYTHON: /no/python cannot be started \(No such file"):
         query_flags(settings_of(tmp_path, COMFYUI_PYTHON="/no/python"), os.environ)
 
 
 def test_the_flags_are_those_of_the_settings(tmp_path: Path) -> None:
-    """Headless, quiet, in the data folder; COMFYUI_ARGS come last, so that they win."""
+    """Headless, quiet, in the data folder; COMFYUI_ARGS come last and take precedence."""
     settings = settings_of(tmp_path, COMFYUI_ARGS="--lowvram --fast", COMFYUI_PORT="9000")
     plain = command(settings, KNOWN_FLAGS)
     data = str(tmp_path / "data")
@@ -120,7 +120,7 @@ def test_the_flags_are_those_of_the_settings(tmp_path: Path) -> None:
 
 
 def test_previews_and_the_volume_have_flags_of_their_own(tmp_path: Path) -> None:
-    """Previews only where they are wanted; models on the network volume are read and not mapped."""
+    """Previews only if enabled; models on the network volume are read instead of memory-mapped."""
     rich = command(settings_of(tmp_path, WORKER_PREVIEWS="true"), KNOWN_FLAGS, is_on_volume=True)
 
     assert rich[rich.index("--preview-method") + 1] == "latent2rgb"
@@ -129,7 +129,7 @@ def test_previews_and_the_volume_have_flags_of_their_own(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("chosen", ["--cache-lru 10", "--cache-none", "--cache-ram", "--cache-classic", "--high-ram"])
 def test_the_cache_does_not_count_on_the_memory_of_the_host(tmp_path: Path, chosen: str) -> None:
-    """A newer ComfyUI's default does; one that COMFYUI_ARGS choose stands alone, as two are refused."""
+    """The classic cache is selected, unless COMFYUI_ARGS select a cache: ComfyUI rejects two."""
     assert "--cache-classic" in command(settings_of(tmp_path), KNOWN_FLAGS)
 
     own = command(settings_of(tmp_path, COMFYUI_ARGS=chosen), KNOWN_FLAGS)
@@ -137,7 +137,7 @@ def test_the_cache_does_not_count_on_the_memory_of_the_host(tmp_path: Path, chos
 
 
 def test_a_newer_comfyui_gets_its_newer_flags(tmp_path: Path) -> None:
-    """Since 0.39 --disable-api-nodes means offline; assets are on unless they are switched off."""
+    """Since 0.39 --disable-api-nodes disables all network access; assets are on unless disabled."""
     settings = settings_of(tmp_path)
     new = command(settings, frozenset(comfyui.NEW))
 
@@ -149,7 +149,7 @@ def test_a_newer_comfyui_gets_its_newer_flags(tmp_path: Path) -> None:
 
 
 def test_a_comfyui_without_a_flag_is_not_given_it(tmp_path: Path) -> None:
-    """It would end with status 2."""
+    """ComfyUI would exit with status 2."""
     flags = KNOWN_FLAGS - {"--disable-mmap", "--front-end-root", "--whitelist-custom-nodes"}
     lean = command(settings_of(tmp_path), flags, is_on_volume=True)
 
@@ -157,7 +157,7 @@ def test_a_comfyui_without_a_flag_is_not_given_it(tmp_path: Path) -> None:
 
 
 def test_the_image_s_own_nodes_are_loaded(tmp_path: Path) -> None:
-    """Folders and modules that lie in ComfyUI's folder, and SaveImageWebsocket, by both names that versions want."""
+    """Folders and modules in ComfyUI's folder, and SaveImageWebsocket, with both names that versions use."""
     nodes = tmp_path / "custom_nodes"
     for folder in ("ComfyUI-Impact", "gone.disabled", "__pycache__", ".git"):
         (nodes / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Which job's prompt ComfyUI runs, by what the jobs in hand have noted."""
+"""Which job's prompt ComfyUI is running, according to the leases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.leases import Lease, Leases
 
 
 def queued(leases: Leases, count: int) -> list[Lease]:
-    """Return uses whose prompts were queued in their order."""
+    """Return leases whose prompts were queued in order."""
     found = [leases.begin(0, 0) for _ in range(count)]
     for lease in found:
         leases.note_queued(lease)
@@ -19,7 +19,7 @@ def queued(leases: Leases, count: int) -> list[Lease]:
 
 
 def test_the_first_that_was_queued_runs() -> None:
-    """Also where a node held the interpreter before the report of its start was sent."""
+    """This also holds if a node held the GIL before the start of its prompt was reported."""
     leases = Leases()
     idle = leases.begin(0, 0)
     first, _second = queued(leases, 2)
@@ -30,7 +30,7 @@ def test_the_first_that_was_queued_runs() -> None:
 
 
 def test_the_last_that_has_started_runs() -> None:
-    """ComfyUI runs one at a time, in their order: where the second has started, the first has ended."""
+    """ComfyUI runs one prompt at a time, in order: if the second has started, the first has ended."""
     leases = Leases()
     first, second, _third = queued(leases, 3)
     first.has_started = True
@@ -40,7 +40,7 @@ def test_the_last_that_has_started_runs() -> None:
 
 
 def test_one_whose_prompts_have_ended_does_not_run() -> None:
-    """It stores its results, and the next one runs, reported or not."""
+    """It is storing its results, and the next one is running, reported or not."""
     leases = Leases()
     first, second = queued(leases, 2)
     first.has_started = first.has_run = True
@@ -50,7 +50,7 @@ def test_one_whose_prompts_have_ended_does_not_run() -> None:
 
 
 def test_a_job_that_ended_while_comfyui_hung_is_the_one_that_runs() -> None:
-    """It was cancelled, or its time was over: the job that waits behind it is not to blame, until ComfyUI is well."""
+    """It was cancelled or timed out: the job that waits for it is not the culprit, until ComfyUI responds again."""
     leases = Leases()
     first, second = queued(leases, 2)
     leases.end(first, may_run_on=True)
@@ -60,7 +60,7 @@ def test_a_job_that_ended_while_comfyui_hung_is_the_one_that_runs() -> None:
 
 
 def test_a_job_that_has_queued_nothing_does_not_run() -> None:
-    """It uploads its pictures still."""
+    """It is still uploading its images."""
     leases = Leases()
     leases.begin(0, 0)
 
@@ -68,7 +68,7 @@ def test_a_job_that_has_queued_nothing_does_not_run() -> None:
 
 
 class Unreachable:
-    """A ComfyUI that answers nothing."""
+    """A ComfyUI that never responds."""
 
     def stop_prompts(self, _: object) -> frozenset[str]:
         """Fail."""
@@ -91,7 +91,7 @@ class Unreachable:
 
 
 def test_a_prompt_whose_stop_failed_counts_as_one_that_goes_on_until_a_restart() -> None:
-    """Nobody knows: so it is looked at whether it heeds the interrupt, and its lines may be in the log."""
+    """The state is unknown, so the prompt counts as stuck until ComfyUI reports otherwise."""
     cleanup = Cleanup(Unreachable())
     with pytest.raises(RequestError):
         cleanup.remove_prompts(others=["a"])

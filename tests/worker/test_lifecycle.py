@@ -1,4 +1,4 @@
-"""The worker's end: after the jobs in hand, in order, once."""
+"""Graceful shutdown: after the active jobs, in order, once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class End:
-    """What surrounds a lifecycle: remembers in which order it was told what, and when the process would have ended."""
+    """Fakes around a lifecycle that record the order of calls and when the process would have exited."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -35,7 +35,7 @@ class End:
         self._ended = threading.Event()
 
     def lifecycle(self, grace_s: float = 10) -> Lifecycle:
-        """Return a lifecycle that ends this."""
+        """Return a lifecycle with these fakes."""
         return Lifecycle(
             stop_comfyui=lambda: self.events.append("ComfyUI stopped"),
             report_unhealthy=lambda reason: self.events.append(f"unhealthy: {reason}"),
@@ -49,7 +49,7 @@ class End:
         self._ended.set()
 
     def wait(self) -> None:
-        """Return when the process would have ended."""
+        """Return when the process would have exited."""
         assert self._ended.wait(20)
 
 
@@ -61,8 +61,8 @@ def _signals_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-class Job:
-    """A job in hand, as the task of `run`: until it is `done` or interrupted, and then until its result is `posted`."""
+class LifecycleJob:
+    """An active job, as the task of `run`: until it is `done` or interrupted, and then until its result is `posted`."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
@@ -71,7 +71,7 @@ class Job:
         self.posted = asyncio.Event()
 
     async def run(self) -> None:
-        """Be in hand."""
+        """Run until done."""
         self._lifecycle.note_job()
         self._lifecycle.note_job()  # a handler that notes it twice counts once
         self.begun.set()
@@ -80,7 +80,7 @@ class Job:
 
 
 def played(story: Callable[[], Coroutine[object, object, None]]) -> None:
-    """Run `story` in a loop of its own."""
+    """Run `story` in an event loop of its own."""
 
     async def bounded() -> None:
         await asyncio.wait_for(story(), 20)
@@ -90,7 +90,7 @@ def played(story: Callable[[], Coroutine[object, object, None]]) -> None:
 
 @pytest.mark.usefixtures("_signals_as_before")
 def test_an_idle_worker_ends_at_once() -> None:
-    """Without a job in hand it ends with 0 once none has come for SETTLE_S."""
+    """Without an active job it exits with 0 once none has arrived for SETTLE_S."""
     end = End()
     lifecycle = end.lifecycle()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SIG_DFL and SIG_IGN are no functions to be called as well
@@ -105,12 +105,12 @@ def test_an_idle_worker_ends_at_once() -> None:
 
 
 def test_a_busy_worker_ends_after_its_job() -> None:
-    """A job in hand runs on, also when another one is done, until its task is: after the SDK has posted its result."""
+    """An active job continues, even if another one is done, until its task is: after the SDK has posted its result."""
     end = End()
     lifecycle = end.lifecycle()
 
     async def story() -> None:
-        job, short = Job(lifecycle), Job(lifecycle)
+        job, short = LifecycleJob(lifecycle), LifecycleJob(lifecycle)
         task = asyncio.ensure_future(job.run())
         short.done.set()
         short.posted.set()
@@ -130,12 +130,12 @@ def test_a_busy_worker_ends_after_its_job() -> None:
 
 
 def test_a_job_that_begins_meanwhile_is_waited_for() -> None:
-    """The SDK may have taken a job that it has not begun: one that begins within SETTLE_S is answered too."""
+    """The SDK may have taken a job that it has not started: one that starts within SETTLE_S still gets a response."""
     end = End()
     lifecycle = end.lifecycle()
 
     async def story() -> None:
-        first, second = Job(lifecycle), Job(lifecycle)
+        first, second = LifecycleJob(lifecycle), LifecycleJob(lifecycle)
         for job in (first, second):
             job.posted.set()
         first.done.set()
@@ -151,12 +151,12 @@ def test_a_job_that_begins_meanwhile_is_waited_for() -> None:
 
 
 def test_beyond_the_grace_a_job_is_interrupted() -> None:
-    """A job that is not done within the grace is given an error that may be retried, and is still waited for."""
+    """A job that exceeds the grace period gets an error that may be retried, and is still waited for."""
     end = End()
     lifecycle = end.lifecycle(grace_s=0.2)
 
     async def story() -> None:
-        job = Job(lifecycle)
+        job = LifecycleJob(lifecycle)
         task = asyncio.ensure_future(job.run())
         await job.begun.wait()
         lifecycle.retire("a reason")
@@ -174,16 +174,16 @@ def test_beyond_the_grace_a_job_is_interrupted() -> None:
 
 
 def test_a_retiring_worker_stops_comfyui_then_tells_then_ends() -> None:
-    """It ends with 1, and the platform is told why before."""
+    """It exits with 1, after the reason was reported to the platform."""
     end = End()
-    end.lifecycle().retire("ComfyUI died and stayed dead")
+    end.lifecycle().retire("ComfyUI died and could not be restarted")
     end.wait()
 
-    assert end.events == ["ComfyUI stopped", "unhealthy: ComfyUI died and stayed dead", "ended with 1"]
+    assert end.events == ["ComfyUI stopped", "unhealthy: ComfyUI died and could not be restarted", "ended with 1"]
 
 
 def test_it_ends_only_once() -> None:
-    """Whatever else asks for the end meanwhile, the first one counts."""
+    """Only the first reason counts."""
     end = End()
     lifecycle = end.lifecycle()
     for _ in range(5):
@@ -196,7 +196,7 @@ def test_it_ends_only_once() -> None:
 
 
 def test_where_the_sdk_leaves_first_the_end_is_waited_for() -> None:
-    """The main thread does not take the thread with it that stops ComfyUI and tells the platform."""
+    """The shutdown thread completes although the main thread has ended."""
     idle, retiring = End(), End()
     idle.lifecycle().await_end()
     lifecycle = retiring.lifecycle()
@@ -208,7 +208,7 @@ def test_where_the_sdk_leaves_first_the_end_is_waited_for() -> None:
 
 
 def test_outside_a_task_there_is_no_job() -> None:
-    """A job that is noted where no task runs is not waited for."""
+    """A job that is recorded outside a task is not waited for."""
     end = End()
     lifecycle = end.lifecycle()
 
@@ -231,7 +231,7 @@ def test_outside_a_task_there_is_no_job() -> None:
 @pytest.mark.usefixtures("_signals_as_before")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_beside_what_was_there_before(number: signal.Signals) -> None:
-    """The SDK's own handler is called as well; the worker ends with 0."""
+    """The SDK's own handler is called too; the worker exits with 0."""
     end = End()
     before: list[int] = []
 
@@ -251,7 +251,7 @@ def test_a_signal_ends_it_beside_what_was_there_before(number: signal.Signals) -
 
 @pytest.mark.usefixtures("_signals_as_before")
 def test_a_retiring_worker_has_the_sdk_take_no_more_jobs() -> None:
-    """The SDK's own word for that is SIGTERM; the worker ends with 1 all the same."""
+    """The SDK is stopped by SIGTERM; the worker still exits with 1."""
     end = End()
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -278,7 +278,7 @@ if __name__ == "__main__":
 
 
 def test_the_real_end_leaves_no_process_and_waits_for_none(tmp_path: Path) -> None:
-    """end_process ends with its status in spite of threads that run on, what was printed is out, no child is left."""
+    """end_process exits with its status despite running threads; output is flushed, and no child is left."""
     script = tmp_path / "ending.py"
     script.write_text(ENDING)
     begun_at = time.monotonic()
@@ -297,21 +297,21 @@ def test_the_real_end_leaves_no_process_and_waits_for_none(tmp_path: Path) -> No
 
 
 class _Pinged(BaseHTTPRequestHandler):
-    """Remembers the pings that it was sent, and answers with the server's status."""
+    """Records the pings that it receives, and responds with the server's status."""
 
     def do_GET(self) -> None:
-        """Take a ping."""
+        """Record a ping."""
         self.server.pings.append((self.path, self.headers["Authorization"]))  # type: ignore[attr-defined] # see below
         self.send_response(self.server.status)  # type: ignore[attr-defined] # see below
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class PingServer(HTTPServer):
-    """The platform, where it is pinged."""
+    """RunPod's ping endpoint."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Pinged)
@@ -320,14 +320,14 @@ class PingServer(HTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the platform tells its workers."""
+        """The variables that RunPod sets for its workers."""
         url = f"http://127.0.0.1:{self.server_port}/ping/$RUNPOD_POD_ID?gpu=A5000"
         return {"RUNPOD_WEBHOOK_PING": url, "RUNPOD_POD_ID": "worker-1", "RUNPOD_AI_API_KEY": "the-key"}
 
 
 @pytest.fixture
 def platform() -> Iterator[PingServer]:
-    """A platform that takes pings."""
+    """A ping endpoint."""
     with PingServer() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -337,7 +337,7 @@ def platform() -> Iterator[PingServer]:
 
 
 def test_the_platform_is_told_why(platform: PingServer) -> None:
-    """The worker's id, its key, and a reason of at most 256 characters go to the address that the platform gave."""
+    """The worker's id, its key, and a reason of at most 256 characters are sent to RunPod's ping URL."""
     report_unhealthy(platform.environment, "ComfyUI died & stayed dead" + "!" * 500)
     [(path, key)] = platform.pings
     query = parse_qs(urlsplit(path).query)
@@ -352,17 +352,17 @@ def test_the_platform_is_told_why(platform: PingServer) -> None:
 def test_a_platform_that_does_not_answer_well_keeps_nobody(
     platform: PingServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The worker ends all the same; its log says what it could not tell, without key and address."""
+    """The worker still exits; its log says what could not be reported, without key and URL."""
     platform.status = 500
     report_unhealthy(platform.environment, "a reason")
     report_unhealthy({**platform.environment, "RUNPOD_WEBHOOK_PING": "http://127.0.0.1:1/x"}, "a reason")
 
-    assert caplog.text.count("the platform was not told") == 2
+    assert caplog.text.count("could not be reported to RunPod") == 2
     assert "the-key" not in caplog.text
 
 
 def test_without_a_platform_nobody_is_told(platform: PingServer) -> None:
-    """A worker on a laptop has neither address nor key."""
+    """A worker outside RunPod has neither URL nor key."""
     report_unhealthy({}, "a reason")
     report_unhealthy({**platform.environment, "RUNPOD_AI_API_KEY": ""}, "a reason")
 

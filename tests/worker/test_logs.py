@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, with the job's id, and quiet where others are loud."""
+"""The log: one JSON object a line, with the job's id; noisy libraries are silenced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 
 def test_a_line_is_one_object_with_the_job_s_id(capsys: pytest.CaptureFixture[str]) -> None:
-    """Time, level, logger, job and message stand in each; a message of several lines is one line."""
+    """Each line has time, level, logger, job and message; a message with line breaks is one line."""
     logs.configure("INFO")
 
     def job() -> None:
@@ -56,7 +56,7 @@ def test_a_traceback_is_in_the_object(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_what_was_set_before_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
-    """The import of runpod installs a handler of its own: each line is logged once all the same."""
+    """Importing runpod installs its own handler, but each line is logged once."""
     logging.getLogger().addHandler(logging.StreamHandler())
     logs.configure("INFO")
     logs.configure("INFO")
@@ -66,7 +66,7 @@ def test_what_was_set_before_is_replaced(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_level_counts_and_others_stay_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    """DEBUG is ours alone: boto3 would log signatures, urllib3 addresses."""
+    """DEBUG applies to our loggers only: boto3 would log signatures, urllib3 URLs."""
     logs.configure("DEBUG")
     for name in ("urllib3.connectionpool", "botocore.auth", "boto3", "PIL.PngImagePlugin", "asyncio"):
         logging.getLogger(name).debug("https://signed")

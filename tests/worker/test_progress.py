@@ -1,4 +1,4 @@
-"""Progress: in order, not too often, only the newest, and nothing of it after `drain`."""
+"""Progress: ordered, rate-limited, only the newest, and none after `drain`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TICK_S = 0.05
 
 
 class Platform:
-    """Takes posts and remembers them, with the time of each; `post` may be slow, hang, or fail."""
+    """Records posts with their times; `post` can be slow, hang, or fail."""
 
     def __init__(self, *, takes_s: float = 0.0, failure: Exception | None = None) -> None:
         self._takes_s = takes_s
@@ -56,7 +56,7 @@ class Platform:
 
 
 async def reached(condition: Callable[[], object]) -> None:
-    """Return when `condition` is true; the loop goes on meanwhile."""
+    """Return when `condition` is true, without blocking the loop."""
     assert await asyncio.to_thread(until, condition, 10)
 
 
@@ -83,7 +83,7 @@ def test_a_report_is_posted_at_once() -> None:
 
 
 def test_posts_keep_their_order_and_their_distance() -> None:
-    """Reports that come fast are posted in order, no two closer than the interval, one at a time, the newest last."""
+    """Frequent reports are posted in order, one at a time, no closer than the interval, the newest last."""
     platform = Platform(takes_s=0.01)
 
     async def story() -> None:
@@ -107,7 +107,7 @@ def test_posts_keep_their_order_and_their_distance() -> None:
 
 
 def test_only_the_newest_is_posted() -> None:
-    """What was reported while a post was under way is dropped but for the newest."""
+    """Of the reports made during a post only the newest is kept."""
     platform = Platform(takes_s=0.2)
 
     async def story() -> None:
@@ -124,7 +124,7 @@ def test_only_the_newest_is_posted() -> None:
 
 
 def test_nothing_is_posted_after_drain() -> None:
-    """A thread goes on reporting while and after `drain`: when that has returned, no post is under way or begins."""
+    """A thread keeps reporting during and after `drain`: once that has returned, no post is in progress or starts."""
     platform = Platform(takes_s=0.02)
     stopped = threading.Event()
 
@@ -151,7 +151,7 @@ def test_nothing_is_posted_after_drain() -> None:
 
 
 def test_drain_does_not_wait_for_the_interval() -> None:
-    """The result does not wait for the pause between two posts."""
+    """The result does not wait for the interval between two posts."""
 
     async def story() -> None:
         platform = Platform()
@@ -164,7 +164,7 @@ def test_drain_does_not_wait_for_the_interval() -> None:
 
 
 def test_drain_begins_no_post() -> None:
-    """What was reported last and not posted yet is dropped: the result says more."""
+    """A report that was not posted yet is dropped: the result supersedes it."""
     platform = Platform()
 
     async def story() -> None:
@@ -180,7 +180,7 @@ def test_drain_begins_no_post() -> None:
 
 
 def test_drain_lets_a_post_finish() -> None:
-    """A post that is under way is waited for, so that it cannot overtake the result."""
+    """A post in progress is waited for, so that it cannot arrive after the result."""
     platform = Platform(takes_s=0.2)
 
     async def story() -> None:
@@ -194,7 +194,7 @@ def test_drain_lets_a_post_finish() -> None:
 
 
 def test_a_post_that_hangs_is_given_up() -> None:
-    """The result waits for a hanging post no longer than the limit, and then nothing of it is left."""
+    """The result waits for a hanging post up to the limit; then the post is cancelled."""
     platform = Platform(takes_s=3600)
 
     async def story() -> None:
@@ -209,7 +209,7 @@ def test_a_post_that_hangs_is_given_up() -> None:
 
 @pytest.mark.parametrize("failure", [TimeoutError(), OSError("reset"), ValueError("a bug of the SDK's")])
 def test_a_post_that_fails_does_not_lose_the_result(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """The SDK's send_result lets a timeout of the whole post through: `drain` logs it and returns."""
+    """The SDK's send_result passes on a timeout of the whole post: `drain` logs it and returns."""
     platform = Platform(failure=failure)
 
     async def story() -> None:
@@ -227,7 +227,7 @@ def test_a_post_that_fails_does_not_lose_the_result(failure: Exception, caplog: 
 
 
 def test_a_report_after_the_loop_s_end_is_nothing() -> None:
-    """A thread that reports when the loop is closed is not disturbed."""
+    """Reporting after the loop is closed raises no error."""
     senders: list[ProgressSender] = []
 
     async def story() -> None:
@@ -248,7 +248,7 @@ def test_a_report_after_the_loop_s_end_is_nothing() -> None:
     ],
 )
 def test_percent_counts_pictures_and_steps(sampling: RunProgress, percent: int) -> None:
-    """Picture i of n at step k of m is a share of the whole job."""
+    """Step k of m of picture i of n is converted to a share of the whole job."""
     progress = progress_of(sampling)
 
     assert progress["percent"] == percent
@@ -265,7 +265,7 @@ def test_progress_has_an_empty_list_of_images() -> None:
 
 
 def test_a_preview_is_made_small() -> None:
-    """A preview travels as a small JPEG in base64."""
+    """A preview is sent as a small JPEG in base64."""
     large = io.BytesIO()
     Image.effect_noise((1024, 512), 80).save(large, "JPEG")
     preview = base64.b64decode(progress_of(RunProgress(1, 1, 1, 2, large.getvalue()))["preview"])
@@ -275,7 +275,7 @@ def test_a_preview_is_made_small() -> None:
 
 
 def test_a_preview_that_is_no_picture_is_left_out() -> None:
-    """A damaged preview costs no progress."""
+    """A damaged preview does not prevent progress."""
     assert "preview" not in progress_of(RunProgress(1, 1, 1, 2, b"\xff\xd8 no JPEG"))
 
 
@@ -283,7 +283,7 @@ def test_a_preview_that_is_no_picture_is_left_out() -> None:
 
 
 def handled(post: Callable[[JsonObject, JsonObject], Awaitable[None]], **changes: object) -> dict[str, Any]:
-    """Return what the handler answers to a job of two pictures, `post` taking its progress."""
+    """Return the handler's result of a job with two images, whose progress goes to `post`."""
     with Simulator(step_s=0.02) as simulator:
         lifecycle = Lifecycle(stop_comfyui=_never, report_unhealthy=_never, grace_s=1, end=_never)
         worker = make_worker(Settings.from_env({"COMFYUI_URL": simulator.url}))
@@ -303,7 +303,7 @@ def _never(*_: object) -> None:
 
 
 def test_the_handler_returns_when_no_post_is_under_way() -> None:
-    """A slow post began before the result was there: the result waits for it, so that it is the last thing posted."""
+    """A slow post began before the result was ready: the result waits for it."""
     platform = Platform(takes_s=0.5)
     jobs: list[object] = []
 
@@ -320,7 +320,7 @@ def test_the_handler_returns_when_no_post_is_under_way() -> None:
 
 
 def test_a_failing_post_leaves_the_handler_s_result(caplog: pytest.LogCaptureFixture) -> None:
-    """Progress that cannot be posted costs the caller nothing but progress."""
+    """A failing progress post does not affect the result."""
 
     async def post(_job: JsonObject, _progress: JsonObject) -> None:
         raise TimeoutError
@@ -330,7 +330,7 @@ def test_a_failing_post_leaves_the_handler_s_result(caplog: pytest.LogCaptureFix
 
 
 def test_a_job_that_fails_early_posts_nothing() -> None:
-    """A refused request has no progress, and its report comes all the same."""
+    """A rejected request has no progress, and still gets its report."""
     platform = Platform()
 
     async def post(_job: JsonObject, progress: JsonObject) -> None:

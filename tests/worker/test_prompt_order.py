@@ -20,7 +20,7 @@ def never() -> None:
 
 
 def test_fifty_threads_keep_their_order() -> None:
-    """Whatever the order in which threads begin, their tickets come in the order in which they were taken."""
+    """Threads enter in the order of their tickets, whatever the order in which they start."""
     tickets = TicketLock()
     taken = list(enumerate(tickets.take(never) for _ in range(50)))
     entered: list[int] = []
@@ -43,7 +43,7 @@ def test_fifty_threads_keep_their_order() -> None:
 
 
 def test_a_later_turn_waits_for_an_earlier_one() -> None:
-    """While the first is not over the second is not entered; it is at once when the first ends."""
+    """The second ticket is entered only when the first has ended."""
     tickets = TicketLock()
     first, second = tickets.take(never), tickets.take(never)
     entered = threading.Event()
@@ -61,7 +61,7 @@ def test_a_later_turn_waits_for_an_earlier_one() -> None:
 
 
 def test_a_turn_that_ended_without_being_entered_lets_others_pass() -> None:
-    """A job that is refused before it queues anything holds nobody up."""
+    """A job that is rejected before it queues anything blocks no other."""
     tickets = TicketLock()
     refused, next_one = tickets.take(never), tickets.take(never)
     refused.end()
@@ -71,7 +71,7 @@ def test_a_turn_that_ended_without_being_entered_lets_others_pass() -> None:
 
 
 def test_a_turn_can_be_entered_again_once_it_was_left() -> None:
-    """A run that queues twice (memory was freed) does not wait for later jobs the second time."""
+    """A job that queues twice (memory was freed) does not wait for later jobs the second time."""
     tickets = TicketLock()
     first, second = tickets.take(never), tickets.take(never)
     with first:
@@ -81,7 +81,7 @@ def test_a_turn_can_be_entered_again_once_it_was_left() -> None:
 
 
 def test_ending_twice_is_as_good_as_once() -> None:
-    """The handler ends every turn, also one that was left."""
+    """The handler releases every ticket, also one that was already left."""
     tickets = TicketLock()
     turn = tickets.take(never)
     with turn:
@@ -94,7 +94,7 @@ def test_ending_twice_is_as_good_as_once() -> None:
 
 
 def test_stop_ends_the_wait() -> None:
-    """A job that is cancelled while it waits for its turn ends with that, and lets later ones pass."""
+    """A job that is cancelled while it waits for its ticket ends, and lets later ones pass."""
     tickets = TicketLock()
     stopped = threading.Event()
     errors: list[JobError] = []
@@ -122,7 +122,7 @@ def test_stop_ends_the_wait() -> None:
 
 
 def test_an_error_inside_lets_the_next_one_pass() -> None:
-    """A prompt that ComfyUI refuses ends its job's turn."""
+    """A prompt that ComfyUI rejects releases its job's ticket."""
     tickets = TicketLock()
     first, second = tickets.take(never), tickets.take(never)
     with pytest.raises(JobError), first:

@@ -20,7 +20,7 @@ BUCKET = {
 
 
 def test_a_comfyui_elsewhere_is_all_that_has_to_be_named() -> None:
-    """Everything else has a default; an empty text counts as absent."""
+    """Everything else has a default; an empty value counts as unset."""
     settings = Settings.from_env({**ELSEWHERE, "WORKER_LOG_LEVEL": " "})
 
     assert settings.comfyui_url == "http://gpu:8188"
@@ -33,7 +33,7 @@ def test_a_comfyui_elsewhere_is_all_that_has_to_be_named() -> None:
 
 
 def test_values_are_read(tmp_path: Path) -> None:
-    """Numbers, switches, lists and paths reach their fields."""
+    """Numbers, switches, lists and paths are parsed into their fields."""
     (tmp_path / "main.py").touch()
     settings = Settings.from_env(
         {
@@ -71,7 +71,7 @@ def test_values_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
-    """The error says which variable, what it holds, and what it means."""
+    """The error has the variable, its value, and its description."""
     with pytest.raises(ConfigError, match=name) as info:
         Settings.from_env({**ELSEWHERE, name: value})
 
@@ -79,14 +79,14 @@ def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
 
 
 def test_a_folder_without_comfyui_is_named_with_the_way_out(tmp_path: Path) -> None:
-    """A worker that is to start its own ComfyUI says where it looked, and what else there is."""
+    """If COMFYUI_DIR is wrong, the error has the folder and the alternative."""
     with pytest.raises(ConfigError, match=r"COMFYUI_DIR: .* has no main.py.*COMFYUI_URL"):
         Settings.from_env({"COMFYUI_DIR": str(tmp_path)})
 
 
 @pytest.mark.parametrize("absent", sorted(BUCKET))
 def test_a_half_configured_bucket_names_what_is_absent(absent: str) -> None:
-    """Of the four variables of a bucket all or none are set; no secret is in the error."""
+    """The four required variables of a bucket must be set together; no secret is in the error."""
     with pytest.raises(ConfigError, match=f"^{absent}: absent") as info:
         Settings.from_env({**ELSEWHERE, **{name: value for name, value in BUCKET.items() if name != absent}})
 
@@ -94,7 +94,7 @@ def test_a_half_configured_bucket_names_what_is_absent(absent: str) -> None:
 
 
 def test_a_whole_bucket_is_one() -> None:
-    """The bucket's settings are one value, which does not show its secret."""
+    """The bucket's settings are one value whose repr hides its secret."""
     bucket = Settings.from_env({**ELSEWHERE, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
 
     assert bucket is not None
@@ -103,7 +103,7 @@ def test_a_whole_bucket_is_one() -> None:
 
 
 def test_every_variable_stands_once() -> None:
-    """No variable and no field is written twice in the table, and each says what it means."""
+    """No variable and no field is in the table twice, and each has a description."""
     assert len({variable.name for variable in VARIABLES}) == len({variable.field for variable in VARIABLES})
     assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
     assert all(variable.meaning.endswith(".") for variable in VARIABLES)

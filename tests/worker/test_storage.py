@@ -1,4 +1,4 @@
-"""A bucket: what is stored there and by which address it is reached, on a real S3 server; what a bucket refuses."""
+"""Storing outputs in a bucket on a real S3 server, their URLs, and errors of the bucket."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def s3() -> Iterator[S3Server]:
 
 
 def put(bucket: Bucket, key: str = "job-1/knight_00001_.png", mime_type: str = "image/png") -> str:
-    """Store the picture and return its address."""
+    """Store the image and return its URL."""
     return store(bucket.client(), bucket, key, PICTURE, mime_type)
 
 
 def refused(bucket: Bucket) -> str:
-    """Return the message for a bucket that does not take the picture, which comes soon and holds no secret."""
+    """Return the error for a bucket that rejects the image; it comes soon and contains no secret."""
     begun_at = time.monotonic()
     with pytest.raises(JobError) as info:
         put(bucket)
@@ -54,7 +54,7 @@ def refused(bucket: Bucket) -> str:
 
 
 def test_a_picture_is_stored_under_prefix_job_and_name(s3: S3Server) -> None:
-    """The key is prefix/job id/name; the presigned address gives the bytes, with their type and name."""
+    """The key is prefix/job id/name; the presigned URL returns the bytes, with their type and name."""
     address = put(s3.bucket(prefix="flux/prod"))
     response = requests.get(address, timeout=10)
 
@@ -66,7 +66,7 @@ def test_a_picture_is_stored_under_prefix_job_and_name(s3: S3Server) -> None:
 
 
 def test_without_a_prefix_the_job_comes_first(s3: S3Server) -> None:
-    """No prefix leaves no slash in front of the job's id."""
+    """Without a prefix the key has no leading slash."""
     put(s3.bucket(), "job-2/a.webp", "image/webp")
 
     assert "job-2/a.webp" in s3.stored()
@@ -74,7 +74,7 @@ def test_without_a_prefix_the_job_comes_first(s3: S3Server) -> None:
 
 @pytest.mark.parametrize("name", ["騎士.png", "König & Co.png", 'a "b".png', "a;b.png", "100%.png", "two\nlines.png"])
 def test_any_name_can_be_stored(s3: S3Server, name: str) -> None:
-    """A name of whatever characters reaches the bucket; the header that carries it is plain ASCII."""
+    """A file name with any characters is stored; the header that contains it is plain ASCII."""
     response = requests.get(put(s3.bucket(), f"job-3/{name}"), timeout=10)
 
     assert response.content == PICTURE
@@ -84,7 +84,7 @@ def test_any_name_can_be_stored(s3: S3Server, name: str) -> None:
 
 
 def test_an_address_without_its_signature_gives_nothing(s3: S3Server) -> None:
-    """The server checks signatures, so that what these tests show holds for a real bucket."""
+    """The test server checks signatures, as a real bucket does."""
     address = put(s3.bucket())
 
     assert requests.get(address.partition("?")[0], timeout=10).status_code == 400
@@ -92,7 +92,7 @@ def test_an_address_without_its_signature_gives_nothing(s3: S3Server) -> None:
 
 
 def test_a_public_address_is_used_where_there_is_one(s3: S3Server) -> None:
-    """With a public base the address is that and the key, percent-encoded, without a signature."""
+    """With BUCKET_PUBLIC_URL the URL is that plus the key, percent-encoded, without a signature."""
     bucket = s3.bucket(prefix="a b", public_url="https://cdn.example/x/")
 
     assert put(bucket, "job-4/König #1.png") == "https://cdn.example/x/a%20b/job-4/K%C3%B6nig%20%231.png"
@@ -100,13 +100,13 @@ def test_a_public_address_is_used_where_there_is_one(s3: S3Server) -> None:
 
 
 def test_a_wrong_key_is_named_as_that(s3: S3Server) -> None:
-    """A secret that does not sign well ends in the server's own word for it."""
+    """A wrong secret ends in the server's own error."""
     assert "SignatureDoesNotMatch" in refused(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - of this test
     assert "InvalidAccessKeyId" in refused(replace(s3.bucket(), access_key_id="another-key"))
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
-    """The error names the bucket, with the server's word and what to do."""
+    """The error has the bucket, the server's message and the remedy."""
     message = refused(s3.bucket("paintings"))
 
     assert "'paintings' answered NoSuchBucket" in message
@@ -123,20 +123,20 @@ def test_a_name_that_no_bucket_has_is_refused_before_it_is_asked_for(s3: S3Serve
     [{"region": "no such/region"}, {"endpoint_url": "https://"}, {"endpoint_url": "https://["}],
 )
 def test_settings_that_make_no_client_are_the_bucket_s_error(s3: S3Server, change: dict[str, str]) -> None:
-    """What boto3 refuses before it has a client is no bug of the worker."""
+    """An error that boto3 raises before there is a client is not a bug of the worker."""
     assert "has settings that are not valid" in refused(replace(s3.bucket(), **change))  # type: ignore[arg-type] # texts
 
 
 def test_a_server_that_is_not_there_is_given_up(s3: S3Server) -> None:
-    """Nothing listens: the error says so within seconds."""
+    """If nothing listens, the error comes within seconds."""
     assert "was not reached" in refused(replace(s3.bucket(), endpoint_url="http://127.0.0.1:1"))
 
 
 class _Failing(BaseHTTPRequestHandler):
-    """Answers 500 to whatever it is sent."""
+    """Returns 500 for every request."""
 
     def do_PUT(self) -> None:
-        """Read the picture and refuse it."""
+        """Read the image and reject it."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.seen.append(self.path)  # type: ignore[attr-defined] # the server below
         self.send_response(500)
@@ -144,11 +144,11 @@ class _Failing(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class _FailingServer(ThreadingHTTPServer):
-    """Remembers the paths that it refused."""
+    """Records the paths that it rejected."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Failing)
@@ -157,7 +157,7 @@ class _FailingServer(ThreadingHTTPServer):
 
 @pytest.fixture
 def failing_server() -> Iterator[_FailingServer]:
-    """An S3 server that answers 500."""
+    """An S3 server that returns 500."""
     with _FailingServer() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -167,7 +167,7 @@ def failing_server() -> Iterator[_FailingServer]:
 
 
 def test_a_server_that_answers_500_is_asked_three_times(s3: S3Server, failing_server: _FailingServer) -> None:
-    """A PUT is safe to repeat and is, twice; then the status is the error."""
+    """A PUT is safe to repeat and is repeated twice; then the status is the error."""
     bucket = replace(s3.bucket(), endpoint_url=f"http://127.0.0.1:{failing_server.server_port}")
 
     assert "answered 500" in refused(bucket)
@@ -178,7 +178,7 @@ CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
 
 def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
-    """A bucket that does not answer is left once the job ends; what still asks for the file's rest does not get it."""
+    """A bucket that does not respond is abandoned when the job ends; a late request for the rest gets nothing."""
     with StalledS3() as stalled:
         bucket = stalled.instead_of(s3.bucket())
 
@@ -199,7 +199,7 @@ def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
 
 
 def test_nothing_is_put_for_a_job_that_has_ended(s3: S3Server) -> None:
-    """The next file of a job that was cancelled is not begun."""
+    """After a cancellation the next file is not uploaded."""
 
     def check() -> None:
         raise CANCELLED
@@ -213,7 +213,7 @@ def test_nothing_is_put_for_a_job_that_has_ended(s3: S3Server) -> None:
 
 
 def test_clients_can_be_made_by_many_threads_at_once(s3: S3Server) -> None:
-    """Two jobs in hand make their clients at once, each with a session of its own."""
+    """Two concurrent jobs create their clients at once, each with its own session."""
     addresses: list[str] = []
     threads = [
         threading.Thread(target=lambda number=number: addresses.append(put(s3.bucket(), f"job-5/{number}.png")))

@@ -1,4 +1,4 @@
-"""The watchdog: it tells a ComfyUI that hangs from one that is slow, loads, is gone, or has ended."""
+"""The watchdog distinguishes a hanging ComfyUI from one that is slow, loading, gone, or ended."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ HUNG_S = 0.6
 
 
 class _Answering(BaseHTTPRequestHandler):
-    """Answers with the server's status, after its pause."""
+    """Responds with the server's status, after its delay."""
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Respond."""
         self.server.asked += 1  # type: ignore[attr-defined] # see below
         threading.Event().wait(self.server.pause_s)  # type: ignore[attr-defined] # see below
         self.send_response(self.server.status)  # type: ignore[attr-defined] # see below
@@ -40,7 +40,7 @@ class _Answering(BaseHTTPRequestHandler):
 
 
 class Answering(ThreadingHTTPServer):
-    """A server whose answers can be set."""
+    """A server with configurable responses."""
 
     daemon_threads = True
 
@@ -52,13 +52,13 @@ class Answering(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Its URL."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
 @pytest.fixture
 def server() -> Iterator[Answering]:
-    """A server that answers."""
+    """A server that responds."""
     with Answering() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -68,7 +68,7 @@ def server() -> Iterator[Answering]:
 
 
 def verdict(watchdog: Watchdog, within_s: float) -> bool | None:
-    """Return what the watchdog says within so long; None if it says nothing."""
+    """Return the watchdog's decision within `within_s`; None if there is none."""
     over = threading.Event()
     with ThreadPoolExecutor(1) as threads:
         awaited = threads.submit(watchdog.await_hang, over.is_set)
@@ -79,10 +79,10 @@ def verdict(watchdog: Watchdog, within_s: float) -> bool | None:
 
 
 def test_a_comfyui_that_answers_nothing_hangs() -> None:
-    """A step that holds the interpreter: connections are accepted, and that is all."""
+    """A node that holds the GIL: connections are accepted, but nothing else happens."""
     with Simulator() as simulator:
         watchdog = Watchdog(simulator.url, HUNG_S)
-        assert watchdog.ask()
+        assert watchdog.probe()
         with socket.create_server(("127.0.0.1", 0)) as silent:
             port = silent.getsockname()[1]
             begun_at = time.monotonic()
@@ -92,31 +92,31 @@ def test_a_comfyui_that_answers_nothing_hangs() -> None:
 
 @pytest.mark.parametrize("status", [200, 401, 404, 500])
 def test_any_answer_counts_however_late(server: Answering, status: int) -> None:
-    """An overloaded ComfyUI that answers within the time is left alone, time and again."""
+    """A slow ComfyUI that responds in time is never considered hung."""
     server.status, server.pause_s = status, HUNG_S * 0.7
 
     assert verdict(Watchdog(server.url, HUNG_S), HUNG_S * 5) is None
 
 
 def test_a_proxy_s_502_does_not_count(server: Answering) -> None:
-    """The proxy answers for a ComfyUI that does not."""
+    """The proxy responds instead of ComfyUI."""
     server.status = 502
 
     assert verdict(Watchdog(server.url, HUNG_S), 10) is True
 
 
 def test_one_that_is_gone_is_told_from_one_that_hangs(server: Answering) -> None:
-    """Refused connections are no answer either, and `is_connecting` says that nothing lives there."""
+    """Refused connections are no response either, and `is_connecting` is False."""
     gone, living = Watchdog("http://127.0.0.1:1", HUNG_S), Watchdog(server.url, HUNG_S)
 
     assert verdict(gone, 10) is True
     assert not gone.is_connecting
-    assert living.ask()
+    assert living.probe()
     assert living.is_connecting
 
 
 def test_one_that_has_ended_does_not_hang() -> None:
-    """Its end is somebody else's to deal with."""
+    """The end of the process is handled elsewhere."""
     assert Watchdog("http://127.0.0.1:1", 60).await_hang(lambda: True) is False
 
 
@@ -124,13 +124,13 @@ WATCHES = """\
 import sys
 from worker.watchdog import Watchdog
 watchdog = Watchdog(sys.argv[1], 2.0)
-print(watchdog.ask(), flush=True)
+print(watchdog.probe(), flush=True)
 print(watchdog.await_hang(lambda: False), flush=True)
 """
 
 
 def test_a_freeze_of_both_is_no_hang(server: Answering) -> None:
-    """A container that is frozen and thawed (FlashBoot): the time between counts for neither side."""
+    """In a frozen and resumed container (FlashBoot) the time in between does not count."""
     server.pause_s = 1.0
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WATCHES, server.url]

@@ -1,5 +1,5 @@
-"""The models that ComfyUI loads: the list of them, and how they get onto a disk.
+"""Downloads and locates the model files that ComfyUI loads, according to models.txt.
 
-It needs requests, tqdm, and comfy_core.errors with comfy_core.contract, nothing else of ours: an image's layer with
-17 GB of weights is to be made anew when one of these changes, and not with every commit.
+It depends only on requests, tqdm, comfy_core.errors, comfy_core.contract and worker.command_line. The image layer with
+17 GB of weights is rebuilt when one of these changes, so further imports would rebuild it more often.
 """

@@ -1,4 +1,4 @@
-"""The command: python -m worker.models --to DIR. Exit status 0: all there; 1: some not; 3: usage or a setting."""
+"""The command python -m worker.models --to DIR. Exit status 0: all models present; 1: some missing; 3: usage error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
-    """Fetch or check as `arguments` say; return the exit status."""
+    """Download or check models according to `arguments`; return the exit status."""
     try:
         options = _parser().parse_args(arguments)
         models = filter_models(read_models(options.list), options.only)
@@ -48,42 +48,46 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
         err.write(f"{len(error.errors)} of {len(models)} models failed:\n{failed}")
         return FAILED
     except KeyboardInterrupt:
-        err.write("Interrupted. What came is kept; the same command goes on with it\n")
+        err.write("Interrupted. Partial downloads are kept; run the same command to resume\n")
         return INTERRUPTED
     finally:
         if bars:
             bars.close()
     if not options.quiet:
-        err.write(f"{len(models)} of {len(models)} models are right in {options.to}\n")
+        err.write(f"{len(models)} of {len(models)} models are present and verified in {options.to}\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = ConfigErrorParser(
         prog="python -m worker.models",
-        description="Fetch the models of a list into ComfyUI's models folder, or verify those that are there.",
-        epilog="HF_TOKEN (or a file named by HF_TOKEN_FILE) opens gated files of Hugging Face and goes nowhere else; "
-        "HF_ENDPOINT names a mirror of it.",
+        description="Download the models of a list into ComfyUI's models folder, or verify existing files.",
+        epilog="HF_TOKEN (or the file in HF_TOKEN_FILE) gives access to gated Hugging Face files and is sent nowhere "
+        "else. HF_ENDPOINT is the URL of a mirror.",
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="ComfyUI's models folder")
-    parser.add_argument("--list", type=Path, default=default_list(), metavar="FILE", help="the list; %(default)s")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="GLOB", help="only models with such a path; may be repeated"
+        "--list", type=Path, default=default_list(), metavar="FILE", help="list of models; default: %(default)s"
     )
-    parser.add_argument("--check", action="store_true", help="read all of them and fetch nothing")
-    parser.add_argument("--jobs", type=_count, default=JOBS, metavar="N", help="how many at a time; %(default)s")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="GLOB", help="only models whose path matches; repeatable"
+    )
+    parser.add_argument("--check", action="store_true", help="verify all files, download nothing")
+    parser.add_argument(
+        "--jobs", type=_count, default=JOBS, metavar="N", help="parallel downloads; default: %(default)s"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     return parser
 
 
 def _count(text: str) -> int:
-    if not (text.isdigit() and 1 <= int(text) <= 32):  # noqa: PLR2004 - more help nobody
+    if not (text.isdigit() and 1 <= int(text) <= 32):  # noqa: PLR2004 - more is not faster
         raise argparse.ArgumentTypeError(f"must be from 1 to 32, not {text!r}")
     return int(text)
 
 
 class _ProgressBars:
-    """A bar for each model that something is done with."""
+    """One progress bar for each active model."""
 
     def __init__(self, err: TextIO) -> None:
         self._err = err
@@ -91,7 +95,7 @@ class _ProgressBars:
         self._lock = threading.Lock()
 
     def show(self, model: ModelFile, size: int) -> None:
-        """Move the bar of `model` to `size` bytes."""
+        """Set the bar of `model` to `size` bytes."""
         with self._lock:
             bar = self._bars.get(model.path)
             if bar is None:
@@ -101,13 +105,13 @@ class _ProgressBars:
             bar.update(size - bar.n)
 
     def close(self) -> None:
-        """Leave the bars as they are, the cursor below them."""
+        """Close all bars, leaving them on the screen."""
         for bar in self._bars.values():
             bar.close()
 
 
 class _TqdmLogHandler(logging.Handler):
-    """Log lines that do not run into bars."""
+    """Prints log lines without breaking the progress bars."""
 
     def __init__(self, err: TextIO) -> None:
         super().__init__()

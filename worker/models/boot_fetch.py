@@ -1,4 +1,4 @@
-"""WORKER_FETCH_MODELS: models of models.txt that are missing are fetched at boot, in a thread, while ComfyUI starts."""
+"""Downloads missing models at boot (WORKER_FETCH_MODELS), in a thread, while ComfyUI starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelFetch:
-    """One fetch. `start` it, then wait for it with `await_end`; `stop` ends it early and keeps what came."""
+    """One download of several models. Call `start`, then `await_end`; `stop` ends it early and keeps partial files."""
 
     def __init__(
         self,
@@ -45,22 +45,22 @@ class ModelFetch:
         self._begun_at = 0.0
 
     def start(self) -> None:
-        """Begin, and return at once."""
+        """Start the download and return immediately."""
         self._begun_at = time.monotonic()
         names = ", ".join(model.path for model in self._models)
-        log.info("fetching %s into %s: %.2f GB", names, self._directory, self._gigabytes())
-        # Not joined at the process's end: it may be waiting for a silent server.
+        log.info("downloading %s into %s: %.2f GB", names, self._directory, self._gigabytes())
+        # A daemon thread, not joined at exit: it may be waiting for a silent server.
         threading.Thread(target=self._run, name="model-fetch", daemon=True).start()
 
     def stop(self) -> None:
-        """Have it end."""
+        """Request the download to end."""
         self._stop.set()
 
     def await_end(self, failed: Callable[[], JobError | None]) -> None:
-        """Return when all models are there; the log has a line on the way every ten seconds.
+        """Return when all models are present. Progress is logged every ten seconds.
 
-        Raises ModelsMissing, with each model, what was expected, what came and the remedy, or after the time limit; and
-        what `failed` returns, after having stopped it.
+        Raises ModelsMissing with the error of each model, or after the time limit; or the error that `failed` returns,
+        after stopping the download.
         """
         logged_at = time.monotonic()
         while not self._ended.wait(_POLL_S):
@@ -73,12 +73,12 @@ class ModelFetch:
                 raise error or ModelsMissing(self._late())
             if now - logged_at >= self._log_every_s:
                 logged_at = now
-                log.info("fetching models: %s", self._progress())
+                log.info("downloading models: %s", self._progress())
         if self._error is not None:
             raise ModelsMissing(
-                f"{len(self._error.errors)} of {len(self._models)} models were not fetched. {self._error}"
+                f"{len(self._error.errors)} of {len(self._models)} models were not downloaded. {self._error}"
             ) from self._error
-        log.info("models fetched in %.1f s", time.monotonic() - self._begun_at)
+        log.info("models downloaded in %.1f s", time.monotonic() - self._begun_at)
 
     def _run(self) -> None:
         try:
@@ -101,7 +101,7 @@ class ModelFetch:
 
     def _late(self) -> str:
         return (
-            f"The models were not fetched within {self._timeout_s:g} s ({self._progress()}). What came is kept in "
-            f"{self._directory} and gone on with, if that stays: give it longer (WORKER_FETCH_TIMEOUT_S, and "
-            "RUNPOD_INIT_TIMEOUT of the endpoint), or put the models onto a network volume or into the image"
+            f"The models were not downloaded within {self._timeout_s:g} s ({self._progress()}). Partial downloads in "
+            f"{self._directory} are resumed if that folder persists. Raise WORKER_FETCH_TIMEOUT_S and the endpoint's "
+            "RUNPOD_INIT_TIMEOUT, or put the models on a network volume or into the image"
         )

@@ -1,7 +1,8 @@
-"""Models onto a disk: which are missing, what is done in which order, what is tried again. Safe to run twice at once.
+"""Downloads missing models: decides which are missing, fetches them in parallel, retries. Safe to run concurrently.
 
-A model is written to `<name>.part` beside its place and hashed on the way; only whole and with the list's sha256 is it
-moved there. So what stands in its place was right once, whoever was killed when.
+A model is written to `<name>.part` next to its final path and hashed while it is written. It is moved to the final path
+only when it is complete and has the listed sha256. So a file at its final path has been verified, even if the process
+was killed during a download.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ JOBS = 4
 
 @dataclass(frozen=True)
 class DownloadRetryPolicy:
-    """How often a model is asked for again, and when. Asking is safe to repeat: a GET, from where it was cut.
+    """Retry limits and timeouts of a download. Retrying is safe: a GET that resumes at the current offset.
 
     Attributes:
-        in_a_row: failures without a new byte between them, after which it is given up.
-        in_all: failures of one model.
-        first_s: the pause after the first failure; it doubles with each that follows.
-        longest_s: the longest pause of our own choice.
-        longest_retry_after_s: the longest one that a server may ask for.
-        connect_s: the longest wait for a connection.
-        silence_s: the longest silence of a server in the middle of an answer.
-        for_lock_s: how long another process may hold a part without writing to it.
+        in_a_row: consecutive failures without a new byte, after which the download fails.
+        in_all: total failures of one model.
+        first_s: pause after the first failure; doubled after each further one.
+        longest_s: maximum of that pause.
+        longest_retry_after_s: maximum Retry-After that is honoured.
+        connect_s: connection timeout.
+        silence_s: read timeout.
+        for_lock_s: how long another process may hold the partial file without writing to it.
     """
 
     in_a_row: int = 6
@@ -51,14 +52,14 @@ class DownloadRetryPolicy:
     for_lock_s: float = 900.0
 
     def pause_s(self, failures: int, retry_after_s: float | None, chance: float) -> float:
-        """Return the seconds to wait after `failures` in a row; `chance` (0 to 1) keeps many workers from one beat."""
+        """Return the seconds to wait after consecutive `failures`; `chance` (0 to 1) is the random jitter."""
         chosen_s = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30)) * (0.5 + chance / 2)
         return max(chosen_s, retry_after_s or 0.0)
 
 
 @dataclass(frozen=True)
 class FetchContext:
-    """What a run of fetch_models is given, beside the models and the place."""
+    """Arguments shared by all downloads of one fetch_models call."""
 
     source: ModelSource
     retry_policy: DownloadRetryPolicy
@@ -67,7 +68,7 @@ class FetchContext:
 
 
 def ignore_progress(_model: ModelFile, _size: int) -> None:
-    """Take no notice of progress."""
+    """Ignore the progress."""
 
 
 def fetch_models(
@@ -80,11 +81,11 @@ def fetch_models(
     progress: Progress = ignore_progress,
     retry_policy: DownloadRetryPolicy | None = None,
 ) -> None:
-    """Bring `models` into `directory`, ComfyUI's models folder. Blocks until all are there; `stop` ends it early.
+    """Download `models` into `directory`, ComfyUI's models folder. Blocks until all are present; `stop` ends it early.
 
-    A model that is there is left alone: where this function has fetched or verified it, after a look at its size and
-    time of change; else after reading it whole, once. One that is there with other bytes is replaced, when the right
-    ones have come. Raises ModelsError with every model that is not there, after having tried them all.
+    An existing model is kept. If it was downloaded or verified before, only its size and modification time are checked;
+    otherwise it is hashed once. A file with other content is replaced after the correct one has been downloaded. Raises
+    ModelsError with every model that failed, after trying all of them.
     """
     retry_policy = retry_policy or DownloadRetryPolicy()
     source = ModelSource(hub, connect_s=retry_policy.connect_s, silence_s=retry_policy.silence_s)
@@ -103,7 +104,7 @@ def fetch_models(
 
     listed = list(models)
     _all(decide, listed, jobs, context.stop)
-    _all(find_space, wanted[:1], jobs, context.stop)  # once, for all of them
+    _all(find_space, wanted[:1], jobs, context.stop)  # once, for all models
     _all(fetch, [model for model in listed if model in wanted], jobs, context.stop)
 
 
@@ -115,14 +116,14 @@ def check_models(
     stop: threading.Event | None = None,
     progress: Progress = ignore_progress,
 ) -> None:
-    """Read all of `models` in `directory` and fetch none. Raises ModelsError with every one that is not right."""
+    """Verify all `models` in `directory` without downloading. Raises ModelsError with every missing or wrong model."""
     ends = stop or threading.Event()
 
     def check(model: ModelFile) -> None:
         target = directory / model.path
         size = files.size_of(target)
         if size is None:
-            raise ModelError(model, f"is not there ({target}). Fetch it: the same command without --check")
+            raise ModelError(model, f"does not exist ({target}). Run the same command without --check to download it")
         if size != model.size:
             raise WrongContentError(
                 model, f"wrong size: {model.size:,} bytes were expected, {target} has {size:,}. {_REPLACE}"
@@ -137,11 +138,11 @@ def check_models(
     _all(check, list(models), jobs, ends)
 
 
-_REPLACE = "The same command without --check replaces it"
+_REPLACE = "Run the same command without --check to replace it"
 
 
 def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, stop: threading.Event) -> None:
-    """Take `step` with every model, `jobs` at a time. Raises ModelsError with all that failed."""
+    """Call `step` for every model, `jobs` in parallel. Raises ModelsError with all errors."""
     errors: dict[ModelFile, ModelError] = {}
 
     def attempt(model: ModelFile) -> None:
@@ -151,10 +152,10 @@ def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, 
             errors[model] = error
         except OSError as error:
             reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-            errors[model] = ModelError(model, f"its place on the disk cannot be read or written ({reason})")
+            errors[model] = ModelError(model, f"its file cannot be read or written ({reason})")
 
     with ThreadPoolExecutor(max_workers=jobs) as threads, contextlib.ExitStack() as cut_short:
-        # Ctrl-C, or a bug: the threads are waited for, so they have to hear of it.
+        # On Ctrl-C or an unexpected error, leaving the pool waits for its threads, so signal them to stop.
         cut_short.callback(_signal_stop, stop)
         for _ in threads.map(attempt, models):
             pass
@@ -165,24 +166,24 @@ def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, 
 
 def _signal_stop(stop: threading.Event) -> None:
     stop.set()
-    LOG.warning("stopping, once the servers' next bytes or the end of their time have come")
+    LOG.warning("stopping; running downloads end with their next data or timeout")
 
 
 def _is_there(model: ModelFile, target: Path, context: FetchContext) -> bool:
     if files.is_verified(model, target):
-        LOG.info("%s: is there", model.path)
+        LOG.info("%s: already present", model.path)
         return True
     size = files.size_of(target)
     if size is None:
         return False
     problem = f"{size:,} bytes instead of {model.size:,}"
     if size == model.size:
-        LOG.info("%s: is there and not verified yet; reading it once", model.path)
+        LOG.info("%s: present but not verified yet; hashing it", model.path)
         actual_sha256 = files.verify(model, target, context.stop, context.progress)
         if actual_sha256 == model.sha256:
             return True
         problem = f"sha256 {actual_sha256} instead of {model.sha256}"
-    LOG.warning("%s: is another file (%s) and will be replaced", model.path, problem)
+    LOG.warning("%s: has other content (%s) and will be replaced", model.path, problem)
     return False
 
 
@@ -190,19 +191,17 @@ def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
     begun = time.monotonic()
     with locked_part(model, target, context.stop, lock_timeout_s=context.retry_policy.for_lock_s) as part:
         if _is_there(model, target, context):
-            LOG.info("%s: another process has fetched it", model.path)
+            LOG.info("%s: another process has downloaded it", model.path)
             return
         part.read_back(context.stop, context.progress)
         kept = part.size
         if kept:
-            LOG.info("%s: going on from %s of %s bytes", model.path, f"{kept:,}", f"{model.size:,}")
+            LOG.info("%s: resuming at %s of %s bytes", model.path, f"{kept:,}", f"{model.size:,}")
         try:
             _download(model, part, context)
             if kept and part.sha256() != model.sha256:
-                # What an earlier run left may be spoilt, after a loss of power say; what this one fetches is not.
-                LOG.warning(
-                    "%s: the %s bytes kept from an earlier run were wrong; beginning anew", model.path, f"{kept:,}"
-                )
+                # The bytes of an earlier run may be corrupt, for example after a power failure.
+                LOG.warning("%s: the %s bytes of an earlier run were wrong; starting over", model.path, f"{kept:,}")
                 part.clear()
                 _download(model, part, context)
             _require_sha256(model, part)
@@ -210,7 +209,7 @@ def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
             part.discard()
             raise
         part.become(target)
-    LOG.info("%s: fetched and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun)
+    LOG.info("%s: downloaded and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun)
 
 
 def _require_sha256(model: ModelFile, part: PartFile) -> None:
@@ -223,7 +222,7 @@ def _require_sha256(model: ModelFile, part: PartFile) -> None:
 
 
 def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
-    """Fill `part` up to the model's size, asking again as retry_policy allows."""
+    """Fill `part` up to the model's size, retrying according to the policy."""
     failures = 0
     for total in itertools.count(1):
         if part.size > model.size:
@@ -240,21 +239,21 @@ def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
             if is_over or retry_after_s > retry_policy.longest_retry_after_s:
                 raise _given_up(model, part, error, total) from error
             pause_s = retry_policy.pause_s(failures, error.retry_after_s, random.random())  # noqa: S311 - no secret
-            LOG.warning("%s: %s; asking again in %.1f s", model.path, error, pause_s)
+            LOG.warning("%s: %s; retrying in %.1f s", model.path, error, pause_s)
             context.stop.wait(pause_s)
         else:
             return
 
 
 def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> None:
-    """Ask once for what is missing. Raises RetryableDownloadError where not all of it actual_sha256."""
+    """Request the missing bytes once. Raises RetryableDownloadError if not all were received."""
     if context.stop.is_set():
         raise files.stopped(model)
     if part.size == model.size:
         return
     with context.source.open(model, part.size) as stream:
         if stream.start != part.size:
-            LOG.warning("%s: the server sends it from the start only", model.path)
+            LOG.warning("%s: the server does not support resuming; starting from byte 0", model.path)
             part.clear()
         for piece in stream.pieces:
             if context.stop.is_set():
@@ -268,10 +267,12 @@ def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> Non
             part.append(piece)
             context.progress(model, part.size)
     if part.size < model.size:
-        raise RetryableDownloadError(f"the answer ended after {part.size:,} of {model.size:,} bytes", "Try again later")
+        raise RetryableDownloadError(
+            f"the response ended after {part.size:,} of {model.size:,} bytes", "Try again later"
+        )
 
 
 def _given_up(model: ModelFile, part: PartFile, error: RetryableDownloadError, tries: int) -> ModelError:
-    asked = f", asking for a pause of {error.retry_after_s:g} s" if error.retry_after_s else ""
-    kept = f" The {part.size:,} bytes that came are kept and gone on with." if part.size else ""
-    return ModelError(model, f"{error}{asked}; given up after {tries} tries. {error.remedy}.{kept}")
+    asked = f" with Retry-After {error.retry_after_s:g} s" if error.retry_after_s else ""
+    kept = f" The {part.size:,} received bytes are kept; a later run resumes." if part.size else ""
+    return ModelError(model, f"{error}{asked}; given up after {tries} attempts. {error.remedy}.{kept}")

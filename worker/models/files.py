@@ -1,11 +1,11 @@
-"""Models on a disk: is it there, is it the right one, and the `.part` beside it that becomes it. It knows no network.
+"""Model files on disk: existence, checksum, and the `.part` file during a download. No network access.
 
-A file counts as verified if a marker beside it (`<name>.verified`) says that it had the list's sha256 when it had this
-size and this time of change. So a boot reads one line instead of 17 GB, and a file that was changed is read again. A
-marker is believed only if nobody but this user and root can have written it or the file: see `is_ours`.
+A marker file (`<name>.verified`) records that a file had the listed sha256, with its size and modification time. A boot
+then reads one line instead of 17 GB, and a changed file is hashed again. A marker is trusted only if no user except
+this one and root could have written it or the file: see `is_ours`.
 
-On a shared volume other users may put links in the place of our files: a part is never opened through one, and a marker
-replaces one.
+On a shared volume other users could replace our files by links. A part file is never opened through a link, and writing
+a marker replaces a link.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 Progress = Callable[[ModelFile, int], None]
-"""Told how many bytes of a model are there, or were read again."""
+"""Called with the number of bytes of a model that are downloaded or verified."""
 
 Flock = Callable[[int, int], None]
 
 
 def size_of(path: Path) -> int | None:
-    """Return the bytes of a file, None where there is none."""
+    """Return the size of a file in bytes; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -49,15 +49,15 @@ def size_of(path: Path) -> int | None:
 
 
 def missing_models(models: Iterable[ModelFile], directories: Iterable[Path]) -> list[ModelFile]:
-    """Return the models that none of `directories` (ComfyUI's models folders) holds in its size. No file is read."""
+    """Return the models that no folder of `directories` holds with their size. Reads no file content."""
     folders = tuple(directories)
     return [model for model in models if not any(size_of(folder / model.path) == model.size for folder in folders)]
 
 
 def is_verified(model: ModelFile, target: Path) -> bool:
-    """Return whether `target` has the model's size, and a marker that fits it and can be believed.
+    """Return whether `target` has the model's size, and a matching, trusted marker.
 
-    False for a symbolic link, whose target another user may be able to change: it is read each time.
+    False for a symbolic link, because another user may be able to change its target: it is hashed each time.
     """
     try:
         owners = owners_of(target.parent)
@@ -73,12 +73,12 @@ def is_verified(model: ModelFile, target: Path) -> bool:
 
 
 def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
-    """Return the sha256 of `target`; if it is the model's, mark it as verified, else take the mark away."""
+    """Return the sha256 of `target`. Write the marker if it is the model's, otherwise delete the marker."""
     with target.open("rb") as file:
         before = os.fstat(file.fileno())
         digest = hashlib.sha256()
         _read(model, file.fileno(), digest, stop, progress)
-    with contextlib.suppress(OSError):  # a folder that cannot be written has no mark, and is read each time
+    with contextlib.suppress(OSError):  # in a read-only folder there is no marker, and the file is hashed each time
         if digest.hexdigest() == model.sha256:
             replace_file(_marker(target), _mark(model, before))
         else:
@@ -87,32 +87,33 @@ def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Prog
 
 
 def require_space(models: Iterable[ModelFile], directory: Path) -> None:
-    """Raise ModelError where the disks have not room for what of `models` has still to come."""
+    """Raise ModelError if a disk has too little space for the missing bytes of `models`."""
     needed: dict[int, int] = {}
     folders: dict[int, tuple[ModelFile, Path, int]] = {}
     for model in models:
         target = directory / model.path
         target.parent.mkdir(parents=True, exist_ok=True)
         device = target.parent.stat().st_dev
-        # Free first: another process may be writing this part, and must not be counted twice.
+        # Read the free space before the part's size: another process may be writing the part, and the bytes it
+        # writes in between must not be counted twice.
         folders.setdefault(device, (model, target.parent, free_bytes(target.parent)))
         needed[device] = needed.get(device, 0) + max(0, model.size - (size_of(_part(target)) or 0))
     for device, (model, folder, free) in folders.items():
         if needed[device] > free:
             raise ModelError(
                 model,
-                f"the disk of {folder} has too little space for it and the others that are missing: {needed[device]:,} "
-                f"bytes are needed, {free:,} are free. Make room, take a larger volume, or choose with --only",
+                f"the disk of {folder} has too little space for all missing models: {needed[device]:,} bytes are "
+                f"needed, {free:,} are free. Free some space, use a larger volume, or select models with --only",
             )
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes that may still be written there."""
+    """Return the free bytes of the folder's disk."""
     return shutil.disk_usage(folder).free
 
 
 def _read(model: ModelFile, fd: int, digest: hashlib._Hash, stop: threading.Event, progress: Progress) -> int:
-    """Feed `digest` the file from its current position on; return how many bytes that were."""
+    """Update `digest` with the file from its current position; return the number of bytes read."""
     buffer = memoryview(bytearray(_PIECE))
     done = 0
     while count := os.readv(fd, [buffer]):
@@ -125,12 +126,12 @@ def _read(model: ModelFile, fd: int, digest: hashlib._Hash, stop: threading.Even
 
 
 def stopped(model: ModelFile) -> ModelError:
-    """Return the error of a model whose turn ended because all was to end."""
-    return ModelError(model, "was stopped; what came is kept. Run it again to go on")
+    """Return the error of a model whose download was stopped."""
+    return ModelError(model, "was stopped; the partial download is kept. Run it again to resume")
 
 
 class PartFile:
-    """The unfinished model: written by this process alone, hashed as it is written."""
+    """A partial download, locked by this process and hashed while it is written."""
 
     def __init__(self, model: ModelFile, path: Path, fd: int) -> None:
         self._model = model
@@ -141,11 +142,11 @@ class PartFile:
         self.size = 0
 
     def read_back(self, stop: threading.Event, progress: Progress) -> None:
-        """Hash what an earlier run left, so that it can be gone on with."""
+        """Hash the bytes that an earlier run left, so that the download can resume."""
         self.size = _read(self._model, self._fd, self._digest, stop, progress)
 
     def append(self, piece: bytes) -> None:
-        """Write `piece`. Raises ModelError where the disk is full; what was written before stays."""
+        """Append `piece`. Raises ModelError if the disk is full; earlier bytes are kept."""
         rest = memoryview(piece)
         try:
             while rest:
@@ -157,29 +158,29 @@ class PartFile:
         self._digest.update(piece)
 
     def clear(self) -> None:
-        """Begin again with nothing."""
+        """Truncate the file."""
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._digest = hashlib.sha256()
         self.size = 0
 
     def sha256(self) -> str:
-        """Return the hash of all that was written."""
+        """Return the hash of all bytes."""
         return self._digest.hexdigest()
 
     def become(self, target: Path) -> None:
-        """Take the place of `target`: on the disk first, then renamed in one step, then marked as verified."""
+        """Move the file to `target`: sync it, rename it atomically, then write the marker."""
         try:
             os.fsync(self._fd)
-        except OSError as error:  # a network volume may say only now that it is full
+        except OSError as error:  # a network volume may report only now that it is full
             raise self._no_room(error) from error
         self._path.replace(target)
         self._is_kept = False
         if not _is_at(target, self._fd):
             raise ModelError(
                 self._model,
-                f"another process replaced {self._path.name} while it was fetched. Let nobody else write to "
-                f"{target.parent}, and run it again",
+                f"another process replaced {self._path.name} during the download. Make sure that no other program "
+                f"writes to {target.parent}, and run it again",
             )
         with contextlib.suppress(OSError):
             replace_file(_marker(target), _mark(self._model, os.fstat(self._fd)))
@@ -187,13 +188,13 @@ class PartFile:
             _sync(target.parent)
 
     def discard(self) -> None:
-        """Remove it."""
+        """Delete the file."""
         if self._is_kept:
             self._path.unlink(missing_ok=True)
             self._is_kept = False
 
     def close(self, *, is_shared: bool) -> None:
-        """Let go of it. It stays for the next run, unless that would find nothing in it, or not find it."""
+        """Close the file. It is kept for the next run, unless it is empty or has a name of this run only."""
         if not is_shared or os.fstat(self._fd).st_size == 0:
             self.discard()
         os.close(self._fd)
@@ -204,8 +205,8 @@ class PartFile:
         return ModelError(
             self._model,
             f"the disk is full ({error.strerror}): {self._model.size - self.size:,} of {self._model.size:,} bytes are "
-            f"still to come, {free_bytes(self._path.parent):,} are free. Make room or take a larger volume, and run it "
-            f"again; {self._path.name} is kept and gone on with",
+            f"missing, {free_bytes(self._path.parent):,} are free. Free some space or use a larger volume, and run it "
+            f"again; it resumes from {self._path.name}",
         )
 
 
@@ -213,10 +214,11 @@ class PartFile:
 def locked_part(
     model: ModelFile, target: Path, stop: threading.Event, *, lock_timeout_s: float, flock: Flock = fcntl.flock
 ) -> Iterator[PartFile]:
-    """Hold the part beside `target`, which no other process has meanwhile; wait for one that has it.
+    """Lock the part file next to `target`; wait if another process holds it.
 
-    The lock is on the part itself, so that a process's death frees it and nothing is left lying about. Where the volume
-    has no locks the part gets a name of this run's own: nobody else's is spoilt, but it cannot be gone on with.
+    The lock is on the part file itself, so it is released when the process dies and leaves nothing behind. If the
+    volume does not support locks, the part file gets a name of this run only: it cannot conflict with another process,
+    but it cannot be resumed either.
     """
     path = _part(target)
     try:
@@ -225,7 +227,7 @@ def locked_part(
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        LOG.warning("%s: the volume has no locks (%s); a download cut short begins anew", model.path, error.strerror)
+        LOG.warning("%s: the volume has no file locks (%s); downloads cannot be resumed", model.path, error.strerror)
         path = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
         fd = open_own(path)
         is_shared = False
@@ -237,20 +239,20 @@ def locked_part(
 
 
 def _lock(model: ModelFile, path: Path, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> int:
-    """Return the open and locked part. Raises OSError where the volume has no locks."""
+    """Return the open and locked part file. Raises OSError if the volume does not support locks."""
     while not stop.is_set():
         fd = open_own(path)
         with contextlib.ExitStack() as unless_held:
             unless_held.callback(os.close, fd)
             _await_lock(model, fd, stop, lock_timeout_s, flock)
-            if _is_at(path, fd):  # else whoever had it has finished or removed it
+            if _is_at(path, fd):  # otherwise its previous holder finished or deleted it
                 unless_held.pop_all()
                 return fd
     raise stopped(model)
 
 
 def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> None:
-    """Lock `fd`, however long another process takes, as long as it gets on."""
+    """Lock `fd`. Waits for another process for as long as that one makes progress."""
     size, since = -1, time.monotonic()
     while not stop.is_set():
         try:
@@ -258,15 +260,15 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s
         except BlockingIOError:
             pass
         if size < 0:
-            LOG.info("%s: another process is fetching it; waiting for that", model.path)
+            LOG.info("%s: another process is downloading it; waiting", model.path)
         now, grown = time.monotonic(), os.fstat(fd).st_size
         if grown != size:
             size, since = grown, now
         if now - since > lock_timeout_s:
             raise ModelError(
                 model,
-                f"another process holds its {PART_SUFFIX} and has written nothing for {lock_timeout_s:g} s. End that "
-                "process and run this again; what came is kept",
+                f"another process holds its {PART_SUFFIX} file and has written nothing for {lock_timeout_s:g} s. End "
+                "that process and run this again; the partial download is kept",
             )
         stop.wait(_POLL_S)
     raise stopped(model)
@@ -288,7 +290,7 @@ def _marker(target: Path) -> Path:
 
 
 def _mark(model: ModelFile, status: os.stat_result) -> bytes:
-    """Return the marker's content. Whole seconds: the layers of an image keep no fractions."""
+    """Return the marker's content. Whole seconds, because image layers store no fractions."""
     return f"{model.sha256} {status.st_size} {int(status.st_mtime)}\n".encode()
 
 

@@ -1,9 +1,10 @@
-"""Where models lie in the container, and how ComfyUI hears of it. It looks at names and sizes, and reads no model.
+"""Locates models in the container and configures ComfyUI to find them. Checks names and sizes, reads no file content.
 
-Four kinds of place, in this order: ComfyUI's own folder, WORKER_MODELS_DIR (baked into the image, or fetched), the
-network volume, and RunPod's cached models. The first three have ComfyUI's folders. A cached repository has folders of
-its own, so what is needed from it is found by file name and linked into the data folder, which ComfyUI searches first.
-A link is also made where a later place has the file of models.txt's size and an earlier one another file of that name.
+There are four kinds of location, searched in this order: ComfyUI's own folder, WORKER_MODELS_DIR (baked into the image,
+or downloaded), the network volume, and RunPod's cached models. The first three have ComfyUI's folder layout. A cached
+repository has its own layout, so a needed file is found by name and linked into the data folder, which ComfyUI searches
+first. A link is also created if a later location has the file with the size in models.txt, and an earlier one a
+different file of that name.
 """
 
 from __future__ import annotations
@@ -39,25 +40,25 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "model_patches": ("model_patches",),
     "audio_encoders": ("audio_encoders",),
 }
-"""ComfyUI's kinds of models (0.3.64, folder_paths.py), each with its folders in the order of their search."""
+"""ComfyUI's model types (0.3.64, folder_paths.py), each with its folders in search order."""
 
 VOLUME_LAYOUTS = ("models", "ComfyUI/models", "comfyui/models")
-"""Where a network volume has its models, whoever filled it."""
+"""Possible models folders on a network volume."""
 
 _NEVER = frozenset({"custom_nodes", *(folder for folders in FOLDERS.values() for folder in folders)})
-"""Folders of a place that are no kinds of their own: known ones, and code, which no volume brings."""
+"""Subfolders that are not additional model types: known ones, and custom_nodes, as a volume must not add code."""
 
 
 @dataclass(frozen=True)
 class ModelLocations:
-    """Where models may lie.
+    """Where models may be.
 
     Attributes:
-        links: the folder that is the worker's own, for links; ComfyUI searches it first.
-        roots: folders with ComfyUI's layout, in the order of the search; some may not be there.
-        caches: the folders of RunPod's cached models; some may not be there.
-        snapshots: the repositories in them, the likeliest revision of each first.
-        volume: the network volume, which may not be there.
+        links: the worker's own folder for links; ComfyUI searches it first.
+        roots: folders with ComfyUI's layout, in search order; some may not exist.
+        caches: the folders of RunPod's cached models; some may not exist.
+        snapshots: the repositories in the caches, the most likely revision of each first.
+        volume: the network volume, which may not exist.
     """
 
     links: Path
@@ -68,20 +69,20 @@ class ModelLocations:
 
     @property
     def searched(self) -> str:
-        """Every place in a few words, for an error."""
+        """A list of all locations, for an error message."""
         return ", ".join(f"{place}{_state(place)}" for place in (*self.roots, *self.caches))
 
 
 @dataclass(frozen=True)
 class LocatedModels:
-    """What was found.
+    """The result of a search.
 
     Attributes:
-        files: the file of each model that is there.
-        links: those of them that ComfyUI would not find, or find another file for, unless they are linked.
-        missing: models that are not there.
-        wrong: models that are there in another size than models.txt has.
-        remarks: what is odd, a sentence each.
+        files: the path of each model found.
+        links: those that ComfyUI would not find, or find a different file for, unless they are linked.
+        missing: models that were not found.
+        wrong: models found with a size other than in models.txt.
+        remarks: warnings, one sentence each.
     """
 
     files: Mapping[str, Path]
@@ -94,7 +95,7 @@ class LocatedModels:
 def model_locations(
     *, comfyui: Path, data: Path, models: Path, volume: Path, cache: Path, revision: str = ""
 ) -> ModelLocations:
-    """Return where models may lie. `cache` is RunPod's folder on the machine, `revision` the one in MODEL_REVISION."""
+    """Return where models may be. `cache` is RunPod's folder on the host, `revision` is MODEL_REVISION."""
     hub = volume / "huggingface-cache" / "hub"
     store = cache / "model-store" / "huggingface"
     older = cache / "cache"
@@ -104,7 +105,7 @@ def model_locations(
 
 
 def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: ModelLocations) -> LocatedModels:
-    """Return where each of `wanted` (`folder/file`) lies. `sizes` has the bytes that some of them must have."""
+    """Return where each of `wanted` (`folder/file`) is. `sizes` has the required sizes, if known."""
     models = tuple(dict.fromkeys(wanted))
     cached = _cached(frozenset(model.rpartition("/")[2] for model in models), where.snapshots)
     files: dict[str, Path] = {}
@@ -118,7 +119,7 @@ def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: ModelLocation
         others = sorted(cached.get(model.rpartition("/")[2], ()), key=lambda file: not _is_in_folder(file, model))
         readable = [file for file in (*candidates, *others) if os.access(file, os.R_OK)]
         unread = [file for file in (*candidates, *others) if file not in readable]
-        remarks += [f"{file} may not be read by this user: {model} is not taken from there" for file in unread]
+        remarks += [f"{file} cannot be read by this user, so {model} is not used from there" for file in unread]
         right = [file for file in readable if size is None or size_of(file) == size]
         if not readable:
             continue
@@ -128,19 +129,19 @@ def locate(wanted: Iterable[str], sizes: Mapping[str, int], where: ModelLocation
         if not right:
             wrong.append(model)
             remarks.append(
-                f"{file} has {size_of(file):,} bytes, {model} of models.txt {size:,}: it is another file of that name"
+                f"{file} has {size_of(file):,} bytes, but {model} in models.txt has {size:,}: it is a different file"
             )
     missing = tuple(model for model in models if model not in files)
     return LocatedModels(files, links, missing, tuple(wrong), tuple(remarks))
 
 
 def link(located: LocatedModels, where: ModelLocations) -> list[str]:
-    """Make the links that are needed; return what could not be linked, a sentence each. Safe to run twice at once."""
+    """Create the required links; return one sentence for each that is blocked. Safe to run concurrently."""
     problems = []
     for model, file in located.links.items():
         place = where.links / model
         if place.exists() and not place.is_symlink():
-            problems.append(f"{place} is in the way of a link to {file}, which is the right one: remove it")
+            problems.append(f"{place} blocks a link to {file}, which has the right content: remove it")
             continue
         fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
         try:
@@ -149,17 +150,17 @@ def link(located: LocatedModels, where: ModelLocations) -> list[str]:
             fresh.replace(place)
         except OSError as error:
             raise ConfigError(
-                f"COMFYUI_DATA_DIR: a link at {place} cannot be made ({error.strerror}). Name a folder that this user "
-                "can write"
+                f"COMFYUI_DATA_DIR: the link {place} cannot be created ({error.strerror}). Set it to a folder that "
+                "this user can write"
             ) from error
     return problems
 
 
 def paths_config(where: ModelLocations) -> str:
-    """Return the text of an extra_model_paths.yaml that has ComfyUI search the roots that exist, the links first.
+    """Return an extra_model_paths.yaml that makes ComfyUI search the existing roots, the links first.
 
-    It is JSON, which YAML is a superset of. Paths are whole, as ComfyUI expands `$` and `~` in a `base_path`. Further
-    folders are added under their own names: later versions of ComfyUI and custom nodes have kinds of their own.
+    It is JSON, a subset of YAML. Paths are absolute, because ComfyUI expands `$` and `~` in a `base_path`. Unknown
+    subfolders are added under their own names: later ComfyUI versions and custom nodes have further model types.
     """
     config: dict[str, dict[str, object]] = {}
     for number, root in enumerate(root for root in where.roots if root == where.links or _is_folder(root)):
@@ -168,7 +169,7 @@ def paths_config(where: ModelLocations) -> str:
         is_first = root == where.links
         config[f"worker_{number}"] = {
             **({"is_default": True} if is_first else {}),
-            # What is put in front is put there folder by folder, so that the last one comes first.
+            # ComfyUI prepends default folders one by one, so the last one ends up first.
             **{
                 kind: "\n".join(str(root / folder) for folder in (reversed(folders) if is_first else folders))
                 for kind, folders in kinds.items()
@@ -184,9 +185,9 @@ def is_on_volume(located: LocatedModels, where: ModelLocations) -> bool:
 
 
 def fetch_directory(models: Path, volume: Path) -> Path | None:
-    """Return where fetched models are put: on the volume if there is one, so that they stay, else in `models`.
+    """Return the folder for downloads: on the volume if there is one, so that they persist, otherwise `models`.
 
-    The folder is made. None where neither can be written.
+    The folder is created. Returns None if neither can be written.
     """
     layouts = [volume / layout for layout in VOLUME_LAYOUTS]
     on_volume = next((layout for layout in layouts if _is_folder(layout)), layouts[0])
@@ -201,11 +202,11 @@ def fetch_directory(models: Path, volume: Path) -> Path | None:
 
 
 def missing_message(missing: Collection[str], where: ModelLocations) -> str:
-    """Return the error for models that are in no place: which, where they were looked for, and the remedies."""
+    """Return the error for models that were not found: their names, the locations searched, and the remedies."""
     return (
-        f"Not there: {', '.join(missing)}. Put each onto the network volume "
-        f"({where.volume / VOLUME_LAYOUTS[0]}/<folder>/<file>), set WORKER_FETCH_MODELS=true, or take the image that "
-        f"has the weights inside (docs/models.md). Looked in: {where.searched}"
+        f"Models not found: {', '.join(missing)}. Put each on the network volume "
+        f"({where.volume / VOLUME_LAYOUTS[0]}/<folder>/<file>), set WORKER_FETCH_MODELS=true, or use the image that "
+        f"contains the weights (docs/models.md). Searched: {where.searched}"
     )
 
 
@@ -222,7 +223,7 @@ def _is_in_folder(file: Path, model: str) -> bool:
 
 
 def _cached(names: frozenset[str], snapshots: Iterable[Path]) -> dict[str, list[Path]]:
-    """Return the files of these names in the snapshots, by name."""
+    """Return the files with these names in the snapshots, by name."""
     found: dict[str, list[Path]] = {}
     for snapshot in snapshots:
         for folder, folders, files in os.walk(snapshot):
@@ -235,7 +236,7 @@ def _cached(names: frozenset[str], snapshots: Iterable[Path]) -> dict[str, list[
 
 
 def _hub_snapshots(hub: Path, revision: str) -> Iterator[Path]:
-    """Yield the snapshots of Hugging Face's own cache, that of a repository's main branch before its others."""
+    """Yield the snapshots of a Hugging Face cache; for each repository, the main branch first."""
     for repository in _folders(hub):
         try:
             main = (repository / "refs" / "main").read_text().strip()
@@ -245,14 +246,14 @@ def _hub_snapshots(hub: Path, revision: str) -> Iterator[Path]:
 
 
 def _store_snapshots(store: Path, revision: str) -> Iterator[Path]:
-    """Yield the revisions of `organisation/name/revision`."""
+    """Yield the revision folders of `organisation/name/revision`."""
     for organisation in _folders(store):
         for repository in _folders(organisation):
             yield from _by_revision(repository, (revision, "main"))
 
 
 def _by_revision(folder: Path, first: tuple[str, ...]) -> list[Path]:
-    """Return the folders in `folder`: those named `first` in that order, then from the newest to the oldest."""
+    """Return the folders in `folder`: first those named in `first`, in that order, then from newest to oldest."""
 
     def rank(snapshot: Path) -> tuple[int, float]:
         place = first.index(snapshot.name) if snapshot.name in first else len(first)
@@ -265,7 +266,7 @@ def _by_revision(folder: Path, first: tuple[str, ...]) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the folders in `folder`, sorted by name; none where it cannot be read."""
+    """Return the subfolders of `folder`, sorted by name; none if it cannot be read."""
     try:
         return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     except OSError:
@@ -273,18 +274,18 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _state(folder: Path) -> str:
-    """Return what is to be said of a folder that cannot be searched; nothing of one that can."""
+    """Return why a folder cannot be searched; empty if it can."""
     try:
         folder.stat()
     except PermissionError:
-        return " (may not be read by this user)"
+        return " (cannot be read by this user)"
     except OSError:
-        return " (not there)"
-    return "" if os.access(folder, os.R_OK | os.X_OK) else " (may not be read by this user)"
+        return " (does not exist)"
+    return "" if os.access(folder, os.R_OK | os.X_OK) else " (cannot be read by this user)"
 
 
 def _is_folder(path: Path) -> bool:
-    """Return whether a folder is there; not where this user may not know, which pathlib raises."""
+    """Return whether a folder exists; False if this user may not access it, for which pathlib raises."""
     try:
         return path.is_dir()
     except OSError:
@@ -294,5 +295,5 @@ def _is_folder(path: Path) -> bool:
 def _real(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError):  # a link in a circle
+    except (OSError, RuntimeError):  # a link cycle
         return path

@@ -1,4 +1,4 @@
-"""models.txt as values: which file is to be where, with which bytes, from which address. It only reads the list."""
+"""Parses models.txt: path, size, sha256 and URL of each model. Reads only the list."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ModelFile:
     """One model.
 
     Attributes:
-        sha256: of its content, in lower-case hex.
+        sha256: hash of its content, in lower-case hex.
         size: in bytes.
-        path: inside ComfyUI's models folder, parted by `/`.
-        url: where it is to be had. No secret, but its query is not shown all the same.
-        licence: an SPDX name where it has one, or empty.
+        path: inside ComfyUI's models folder, separated by `/`.
+        url: its download URL. It is not secret, but its query is still not shown.
+        licence: its SPDX identifier, or empty.
     """
 
     sha256: str
@@ -43,17 +43,17 @@ class ModelFile:
             raise ValueError(f"bytes must be 1 or more, not {self.size}")
         if not re.fullmatch(rf"{_NAME}(/{_NAME})*", self.path) or self.path.endswith((PART_SUFFIX, MARKER_SUFFIX)):
             raise ValueError(
-                f"path must stay inside ComfyUI's models folder: names parted by '/', none beginning with a dot or "
+                f"path must be inside ComfyUI's models folder: names separated by '/', none beginning with a dot or "
                 f"ending in {PART_SUFFIX} or {MARKER_SUFFIX}, not {self.path!r}"
             )
         if not _is_address(self.url):
             raise ValueError(
-                "url must begin with https:// (or http:// and a loopback address), and hold no user and no password"
+                "url must begin with https:// (or http:// and a loopback address) and contain no user and no password"
             )
 
 
 class ModelError(ComfyClientError):
-    """A model is not there as the list has it. The message names it, what was expected, what came, and the remedy."""
+    """A model is missing or wrong. The message names the model, what was expected, what was found, and the remedy."""
 
     def __init__(self, model: ModelFile, problem: str) -> None:
         super().__init__(f"{model.path}: {problem}")
@@ -61,11 +61,11 @@ class ModelError(ComfyClientError):
 
 
 class WrongContentError(ModelError):
-    """What came is another file: of another size, or of other bytes."""
+    """The file or download has another size or hash than listed."""
 
 
 class ModelsError(ComfyClientError):
-    """Some models are not there. `errors` has one for each."""
+    """Some models are missing or wrong. `errors` has one error for each."""
 
     def __init__(self, errors: tuple[ModelError, ...]) -> None:
         super().__init__("; ".join(map(str, errors)))
@@ -78,12 +78,12 @@ def default_list() -> Path:
 
 
 def read_models(file: Path) -> tuple[ModelFile, ...]:
-    """Return the models of a list. Raises ConfigError with every fault of it, each with its line."""
+    """Return the models of a list. Raises ConfigError with every fault, each with its line."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise ConfigError(f"The list of models {file} was not read: {reason}. Name another one with --list") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"The list {file} cannot be read: {reason}. Pass another one with --list") from error
     lines: dict[str, int] = {}
     models: list[ModelFile] = []
     faults: list[str] = []
@@ -92,9 +92,9 @@ def read_models(file: Path) -> tuple[ModelFile, ...]:
         if isinstance(model, str):
             faults.append(f"{file} line {number}: {model}")
             continue
-        first = lines.setdefault(model.path.casefold(), number)  # a volume may not tell cases apart
+        first = lines.setdefault(model.path.casefold(), number)  # a volume may be case-insensitive
         if first != number:
-            faults.append(f"{file} line {number}: path {model.path!r} stands in line {first} already")
+            faults.append(f"{file} line {number}: path {model.path!r} is already in line {first}")
         models.append(model)
     if faults:
         raise ConfigError("; ".join(faults))
@@ -122,11 +122,11 @@ def _model_or_fault(line: str) -> ModelFile | str:
 
 
 def filter_models(models: tuple[ModelFile, ...], patterns: list[str]) -> tuple[ModelFile, ...]:
-    """Return the models whose path fits one of `patterns`, or all. Raises ConfigError for a pattern that fits none."""
+    """Return the models whose path matches one of `patterns`, or all. Raises ConfigError if a pattern matches none."""
     for pattern in patterns:
         if not any(fnmatchcase(model.path, pattern) for model in models):
             known = ", ".join(model.path for model in models)
-            raise ConfigError(f"--only {pattern!r} fits no model of the list. It has {known or 'none'}")
+            raise ConfigError(f"--only {pattern!r} matches no model of the list. It has {known or 'none'}")
     return tuple(
         model for model in models if not patterns or any(fnmatchcase(model.path, pattern) for pattern in patterns)
     )
@@ -143,7 +143,7 @@ def is_loopback(host: str) -> bool:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # a port that is no number raises
+        host, _ = parts.hostname, parts.port  # an invalid port raises
     except ValueError:
         return False
     if not host or "@" in parts.netloc or not (url.isascii() and url.isprintable()):

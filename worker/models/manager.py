@@ -1,4 +1,4 @@
-"""The models of this worker: found, linked to where ComfyUI looks, or fetched. For a ComfyUI of the worker's own."""
+"""Finds the models of the worker's own ComfyUI, links them to where ComfyUI looks, or downloads them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from worker.models.source import Hub
 from worker.settings import Settings
 
 _OWN_ROOTS = ("--extra-model-paths-config", "--base-directory", "--models-directory")
-"""Flags of COMFYUI_ARGS by which ComfyUI has models in places that only it knows."""
+"""COMFYUI_ARGS flags that give ComfyUI model folders which this module does not know."""
 
 log = logging.getLogger(__name__)
 
 
 class ModelManager:
-    """Where the models of one worker come from.
+    """Provides the models of one worker.
 
     Args:
         settings: of a worker with a ComfyUI of its own.
         needed: the models of its workflows, as `folder/file`.
-        listed: those of models.txt.
-        hub: where they are fetched from.
+        listed: the models of models.txt.
+        hub: the server to download from.
     """
 
     def __init__(self, settings: Settings, needed: Sequence[str], listed: Sequence[ModelFile], hub: Hub) -> None:
-        assert settings.comfyui_directory is not None  # noqa: S101 - as the arguments say
+        assert settings.comfyui_directory is not None  # noqa: S101 - see the docstring
         assert settings.comfyui_data_directory is not None  # noqa: S101 - the same
         self._settings = settings
         self._comfyui, self._data = settings.comfyui_directory, settings.comfyui_data_directory
@@ -53,7 +53,7 @@ class ModelManager:
 
     @property
     def is_fetching(self) -> bool:
-        """Whether models are on their way."""
+        """Whether a download was started."""
         return self._fetch is not None
 
     @property
@@ -63,14 +63,14 @@ class ModelManager:
         return self._fetches_to_volume or is_on_volume(located, where)
 
     def paths_config(self) -> str:
-        """Return the text of the file by which ComfyUI hears of the folders."""
+        """Return the text of the extra_model_paths.yaml for ComfyUI."""
         return paths_config(self._found[0])
 
     def begin(self) -> None:
-        """Look for the models, link what has to be, and begin to fetch what is missing where that is wanted.
+        """Locate the models, create links, and start to download missing ones if enabled.
 
-        Raises ModelsMissing where a workflow's model is in no place and is not fetched, ConfigError where links or
-        fetched models cannot be written.
+        Raises ModelsMissing if a workflow's model is not found and will not be downloaded, ConfigError if links or
+        downloads cannot be written.
         """
         settings = self._settings
         located = self._look()
@@ -84,16 +84,16 @@ class ModelManager:
         if target is None:
             raise ConfigError(
                 f"WORKER_FETCH_MODELS: neither WORKER_MODELS_DIR ({settings.models_directory}) nor a volume at "
-                f"WORKER_VOLUME_DIR ({settings.volume_directory}) can be written. Attach a network volume, or name a "
-                "folder that this user can write"
+                f"WORKER_VOLUME_DIR ({settings.volume_directory}) can be written. Attach a network volume, or set one "
+                "to a folder that this user can write"
             )
-        self._found = self._locations(), located  # `target` may be new
+        self._found = self._locations(), located  # `target` may have been created
         self._fetches_to_volume = target.is_relative_to(settings.volume_directory)
         self._fetch = ModelFetch(to_fetch, target, self._hub, settings.fetch_timeout_s)
         self._fetch.start()
 
     def await_all(self, failed: Callable[[], JobError | None]) -> None:
-        """Return when all models are there. Raises ModelsMissing, and what `failed` returns."""
+        """Return when all models are present. Raises ModelsMissing, or the error that `failed` returns."""
         if self._fetch is None:
             return
         self._fetch.await_end(failed)
@@ -101,7 +101,7 @@ class ModelManager:
         self._require([model for model in located.missing if model in self._needed])
 
     def stop(self) -> None:
-        """End a fetch that is under way; what came is kept."""
+        """Stop a running download; partial files are kept."""
         if self._fetch is not None:
             self._fetch.stop()
 
@@ -127,15 +127,15 @@ class ModelManager:
         for remark in (*located.remarks, *link(located, where)):
             log.warning(remark)
         for model, file in located.links.items():
-            log.info("%s is taken from %s", model, file)
+            log.info("using %s from %s", model, file)
         return located
 
     def _require(self, missing: Sequence[str]) -> None:
-        """Raise ModelsMissing for `missing`, unless ComfyUI has places that only it knows: it is asked then."""
+        """Raise ModelsMissing for `missing`, unless ComfyUI may find them in folders that only it knows."""
         if not missing:
             return
         has_own_roots = any(argument.partition("=")[0] in _OWN_ROOTS for argument in self._settings.comfyui_arguments)
         if has_own_roots or (self._comfyui / "extra_model_paths.yaml").exists():
-            log.info("not in the known places: %s; ComfyUI has others", ", ".join(missing))
+            log.info("not found in the known folders: %s; ComfyUI has more folders", ", ".join(missing))
             return
         raise ModelsMissing(missing_message(missing, self._found[0]))

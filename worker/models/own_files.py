@@ -1,4 +1,4 @@
-"""Files on a volume that other users may write to: which are ours, and how one is opened without following a link."""
+"""Safe file access on a volume that other users can write to: ownership checks, opening without following links."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 LOG = logging.getLogger(__name__)
 _MOST_TRIES = 100
 _NO_FILES = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
-"""How opening a link, a socket or a device that is no file fails."""
+"""Errors of opening a link, a socket or a device."""
 
 
 def owners_of(folder: Path) -> frozenset[int]:
-    """Return whose files are as good as our own: root's, ours, and the user's whom the volume takes us for."""
+    """Return the trusted owners of files: root, this user, and the user that the volume maps this user to."""
     owners = {0, os.geteuid()}
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as probe:
         owners.add(os.fstat(probe.fileno()).st_uid)
@@ -25,16 +25,16 @@ def owners_of(folder: Path) -> frozenset[int]:
 
 
 def is_ours(status: os.stat_result, owners: frozenset[int]) -> bool:
-    """Return whether no user but `owners` can write to a file or folder, nor a group but ours and root's."""
+    """Return whether only `owners`, this process's group and root's group can write to a file or folder."""
     by_group = status.st_mode & stat.S_IWGRP and status.st_gid not in {0, os.getegid()}
     return status.st_uid in owners and not by_group and not status.st_mode & stat.S_IWOTH
 
 
 def open_own(path: Path) -> int:
-    """Return the file at `path`, open for reading and writing; a new one if there is none.
+    """Return a descriptor of the file at `path`, open for reading and writing; it is created if it does not exist.
 
-    One that is a link, or that another user can write to, is removed first: its writer could redirect what is written,
-    or change it once it is verified.
+    A link, or a file that another user can write to, is deleted first: that user could redirect the writes, or change
+    the file after its verification.
     """
     owners = owners_of(path.parent)
     for _ in range(_MOST_TRIES):
@@ -52,13 +52,13 @@ def open_own(path: Path) -> int:
             if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 and is_ours(status, owners):
                 return fd
             os.close(fd)
-        LOG.warning("%s: is a link, or others can write to it; starting again without it", path.name)
+        LOG.warning("%s: is a link, or writable by others; deleting it and starting over", path.name)
         path.unlink(missing_ok=True)
-    raise OSError(errno.EBUSY, "another process puts it there again and again", str(path))
+    raise OSError(errno.EBUSY, "another process keeps creating it", str(path))
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put a small file into the place of whatever is at `path`, in one step."""
+    """Atomically replace whatever is at `path` by a small file."""
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # a new file, never through a link
     try:
         with os.fdopen(fd, "wb") as file:

@@ -1,8 +1,8 @@
-"""Bytes of a model over HTTP, from where it is cut off; the only module here that sees requests. It retries nothing.
+"""Downloads a model over HTTP, resuming at an offset. Does not retry. The only module here that uses requests.
 
-The token goes to Hugging Face (or the mirror in HF_ENDPOINT) alone: it is put on each hop anew, never after a redirect
-has left that host, never over http but to this machine, and no netrc counts. Errors name hosts: an address behind a
-redirect is signed, and so a secret.
+The token is sent only to Hugging Face (or the mirror in HF_ENDPOINT). It is added for each request, never after a
+redirect has left that host, never over http except to this machine, and .netrc files are ignored. Errors contain host
+names instead of URLs, because a URL after a redirect is signed and therefore secret.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ HUGGING_FACE = "https://huggingface.co"
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 _MAX_REDIRECTS = 5
-# A cut costs what of a piece had come; smaller ones are slower by a fifth, larger ones hardly faster.
+# A lost connection loses the current piece. Smaller pieces are 20 % slower, larger ones hardly faster.
 _PIECE = 256 * 1024
 _PORTS = {"https": 443, "http": 80}
 _TRY_AGAIN = frozenset({408, 425, 429})
 
 
 class RetryableDownloadError(Exception):
-    """It may work when asked again: the server is busy, or the connection was lost.
+    """A temporary failure: the server is busy, or the connection was lost.
 
     Attributes:
-        remedy: for who gave up asking.
-        retry_after_s: how long the server wants to be left alone, None where it did not say.
-        must_restart: whether the rest alone is not to be had.
+        remedy: advice if all retries fail.
+        retry_after_s: the server's Retry-After, None if it sent none.
+        must_restart: whether the download cannot be resumed.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class RetryableDownloadError(Exception):
 
 @dataclass(frozen=True)
 class Hub:
-    """Where Hugging Face's files are to be had, and the token for those that need a login.
+    """The Hugging Face server, and the token for gated files.
 
     Attributes:
-        endpoint: takes the place of https://huggingface.co in the list's addresses.
-        token: sent to that endpoint alone; empty for none.
-        token_name: where the token came from, or could.
+        endpoint: replaces https://huggingface.co in the list's URLs.
+        token: sent to that endpoint only; empty if there is none.
+        token_name: the variable that the token came from, for messages.
     """
 
     endpoint: str = HUGGING_FACE
@@ -66,48 +66,48 @@ class Hub:
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Hub:
-        """Return the hub of HF_ENDPOINT, HF_TOKEN and HF_TOKEN_FILE. Raises ConfigError that names the one at fault.
+        """Return the hub from HF_ENDPOINT, HF_TOKEN and HF_TOKEN_FILE. Raises ConfigError for an invalid variable.
 
-        HF_TOKEN_FILE may name a file that is not there: a build's secret is optional.
+        The file in HF_TOKEN_FILE may not exist: a build secret is optional.
         """
         endpoint = env.get("HF_ENDPOINT", "").strip().rstrip("/") or HUGGING_FACE
         if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+(/[\w./-]*)?", endpoint) or _origin(endpoint) is None:
-            raise ConfigError("HF_ENDPOINT must be an address such as https://huggingface.co, without user and query")
+            raise ConfigError("HF_ENDPOINT must be a URL such as https://huggingface.co, without user and query")
         name, token = "HF_TOKEN", env.get("HF_TOKEN", "").strip()
         if not token and (file := env.get("HF_TOKEN_FILE", "").strip()):
             name, token = f"HF_TOKEN_FILE ({file})", _token_in(file)
         if not re.fullmatch(r"[!-~]*", token):
-            raise ConfigError(f"{name}: what is there is no token (one word of ASCII). Make one at {TOKENS_PAGE}")
+            raise ConfigError(f"{name}: not a valid token (one ASCII word). Create one at {TOKENS_PAGE}")
         if token and not _is_safe(endpoint):
             raise ConfigError(
-                f"HF_ENDPOINT is http, and the token of {name} is sent over https alone. Unset one of them"
+                f"HF_ENDPOINT is http, and the token in {name} is only sent over https. Unset one of them"
             )
         return Hub(endpoint, token, name)
 
     def address(self, url: str) -> str:
-        """Return where `url` of the list is to be had."""
+        """Return the download URL for a URL of the list."""
         return self.endpoint + url[len(HUGGING_FACE) :] if url.startswith(HUGGING_FACE + "/") else url
 
     def is_at(self, url: str) -> bool:
-        """Return whether `url` is of the hub itself: same scheme, host and port."""
+        """Return whether `url` has the hub's scheme, host and port."""
         return _origin(url) == _origin(self.endpoint)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What a server sends: the model's bytes from `start` on. Reading raises RetryableDownloadError where it is cut."""
+    """A response body: the model's bytes from `start`. Raises RetryableDownloadError if the connection is lost."""
 
     start: int
     pieces: Iterator[bytes]
 
 
 class ModelSource:
-    """Opens models at their addresses. Safe to use from several threads.
+    """Opens model downloads. Thread-safe.
 
     Args:
-        hub: Hugging Face, or its mirror.
-        connect_s: the longest wait for a connection.
-        silence_s: the longest silence of a server.
+        hub: Hugging Face, or a mirror.
+        connect_s: connection timeout.
+        silence_s: read timeout.
     """
 
     def __init__(self, hub: Hub, *, connect_s: float, silence_s: float) -> None:
@@ -116,21 +116,20 @@ class ModelSource:
 
     @contextlib.contextmanager
     def open(self, model: ModelFile, offset: int) -> Iterator[Stream]:
-        """Ask for a model from `offset` on; the server may begin at 0 all the same.
+        """Request a model from `offset`. The server may still start at byte 0.
 
-        No If-Range: the list names the bytes by their sha256, while the copies of a content network have ETags of
-        their own, and a new one would throw gigabytes of right bytes away.
-
-        Raises RetryableDownloadError or ModelError, also where the server says that it has another size.
+        If-Range is not sent: the list identifies the content by its sha256, while CDN copies have ETags of their own,
+        and a changed ETag would discard gigabytes of correct data.
+        Raises RetryableDownloadError or ModelError, also if the server reports another size.
         """
         with requests.Session() as session:
-            answer, url, token_sent = self._follow(session, model, offset)
-            with answer:
-                self._check_status(model, answer, url, token_sent=token_sent)
-                yield Stream(_start(model, answer, offset, _host(url)), _pieces(answer, _host(url)))
+            response, url, token_sent = self._follow(session, model, offset)
+            with response:
+                self._check_status(model, response, url, token_sent=token_sent)
+                yield Stream(_start(model, response, offset, _host(url)), _pieces(response, _host(url)))
 
     def _follow(self, session: requests.Session, model: ModelFile, offset: int) -> tuple[requests.Response, str, bool]:
-        """Return the answer at the end of the redirects, its address, and whether the token went there."""
+        """Follow redirects; return the final response, its URL, and whether the token was sent to it."""
         headers = {"Accept-Encoding": "identity", "User-Agent": "flux-comfyui-worker"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
@@ -138,27 +137,25 @@ class ModelSource:
         may_see_token = True
         for _ in range(_MAX_REDIRECTS + 1):
             may_see_token = may_see_token and self._hub.is_at(url)
-            # What the environment names as proxy does not see what is sent to this machine.
+            # Requests to this machine bypass proxies from the environment.
             session.trust_env = not is_loopback(_host(url))
             sends_token = may_see_token and bool(self._hub.token)
             auth = _Token(self._hub.token if sends_token else "")
             with _requests_errors(model, _host(url)):
-                answer = session.get(
+                response = session.get(
                     url, headers=headers, auth=auth, stream=True, allow_redirects=False, timeout=self._timeout_s
                 )
-                target = session.get_redirect_target(answer)
-                there = urljoin(url, target) if target else ""
-            if not there:
-                return answer, url, sends_token
-            answer.close()
-            _require_safe(model, url, there)
-            url = there
-        raise ModelError(
-            model, f"{_host(url)} redirects more than {_MAX_REDIRECTS} times. Correct its address in the list"
-        )
+                target = session.get_redirect_target(response)
+                location = urljoin(url, target) if target else ""
+            if not location:
+                return response, url, sends_token
+            response.close()
+            _require_safe(model, url, location)
+            url = location
+        raise ModelError(model, f"{_host(url)} redirects more than {_MAX_REDIRECTS} times. Correct the URL in the list")
 
-    def _check_status(self, model: ModelFile, answer: requests.Response, url: str, *, token_sent: bool) -> None:
-        status, said = answer.status_code, f"{_host(url)} answered {answer.status_code}"
+    def _check_status(self, model: ModelFile, response: requests.Response, url: str, *, token_sent: bool) -> None:
+        status, said = response.status_code, f"{_host(url)} returned {response.status_code}"
         if status in {200, 206, 416}:
             return
         if status in {401, 403}:
@@ -166,34 +163,34 @@ class ModelSource:
         if status in {404, 410}:
             raise ModelError(
                 model,
-                f"{said}: the repository, its revision or the file is gone. Correct its address in the list: "
+                f"{said}: the repository, its revision or the file does not exist. Correct the URL in the list: "
                 f"{_shown(model)}",
             )
-        if status in _TRY_AGAIN or status >= 500:  # noqa: PLR2004 - the server's own faults
-            retry_after_s = _retry_after_s(answer.headers.get("Retry-After", ""), time.time())
+        if status in _TRY_AGAIN or status >= 500:  # noqa: PLR2004 - server errors
+            retry_after_s = _retry_after_s(response.headers.get("Retry-After", ""), time.time())
             raise RetryableDownloadError(
                 said, "Try again later, or from a mirror (HF_ENDPOINT)", retry_after_s=retry_after_s
             )
-        raise ModelError(model, f"{said}, where 200 was expected. Correct its address in the list: {_shown(model)}")
+        raise ModelError(model, f"{said} instead of 200. Correct the URL in the list: {_shown(model)}")
 
     def _login_remedy(self, model: ModelFile, url: str, *, token_sent: bool) -> str:
         page = _shown(model).partition("/resolve/")[0]
         if token_sent:
             return (
-                f"the token of {self._hub.token_name} does not open it. Accept the licence at {page} with the token's "
-                f"account, and let the token read gated repositories ({TOKENS_PAGE})"
+                f"the token in {self._hub.token_name} has no access. Accept the licence at {page} with the token's "
+                f"account, and allow the token to read gated repositories ({TOKENS_PAGE})"
             )
         if self._hub.is_at(url) and not self._hub.token:
             return (
-                f"it is gated, or its repository is gone. Accept the licence at {page}, make a token at {TOKENS_PAGE}, "
-                "and pass it in HF_TOKEN or in a file that HF_TOKEN_FILE names (in a build: --secret "
+                f"it is gated, or its repository does not exist. Accept the licence at {page}, create a token at "
+                f"{TOKENS_PAGE}, and set HF_TOKEN, or HF_TOKEN_FILE to a file with it (in a build: --secret "
                 "id=hf_token,env=HF_TOKEN)"
             )
-        return f"no token is sent there. Name an open address in the list instead of {_shown(model)}"
+        return f"no token is sent to that host. Use a public URL in the list instead of {_shown(model)}"
 
 
 class _Token(AuthBase):
-    """Puts the token on a request; without one, keeps requests from taking a login from a netrc."""
+    """Adds the token to a request. Without a token, it prevents requests from using a login from .netrc."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -206,7 +203,7 @@ class _Token(AuthBase):
 
 @contextlib.contextmanager
 def _requests_errors(model: ModelFile, host: str) -> Iterator[None]:
-    """Let out no exception of requests: what may go away is RetryableDownloadError, what does not is ModelError."""
+    """Convert exceptions of requests: temporary ones to RetryableDownloadError, permanent ones to ModelError."""
     try:
         yield
     except requests.exceptions.SSLError as error:
@@ -214,73 +211,73 @@ def _requests_errors(model: ModelFile, host: str) -> Iterator[None]:
             raise _lost(host, error) from error
         raise ModelError(
             model,
-            f"the certificate of {host} was not accepted. Set the clock, or name the authorities of your network "
-            "in REQUESTS_CA_BUNDLE",
+            f"the certificate of {host} is not trusted. Check the clock, or set REQUESTS_CA_BUNDLE to the "
+            "certificates of your network",
         ) from error
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise _lost(host, error) from error
-    except (requests.RequestException, ValueError) as error:  # requests lets ValueErrors of urllib3 through
+    except (requests.RequestException, ValueError) as error:  # requests passes on ValueErrors of urllib3
         raise ModelError(
             model,
-            f"{host} cannot be asked for it ({type(error).__name__}). Correct its address in the list: {_shown(model)}",
+            f"the request to {host} failed ({type(error).__name__}). Correct the URL in the list: {_shown(model)}",
         ) from error
 
 
 def _lost(host: str, error: Exception) -> RetryableDownloadError:
-    """Return the error of a connection that did not come about or did not last, without its addresses."""
+    """Return the error for a connection that failed or was lost, without URLs."""
     text = str(error)
     if isinstance(error, requests.exceptions.ProxyError):
-        reason = f"the proxy to {host} was not reached"
+        reason = f"the proxy for {host} could not be reached"
     elif "Failed to resolve" in text:
-        reason = f"the name {host} was not resolved"
+        reason = f"the host name {host} could not be resolved"
     elif isinstance(error, requests.ConnectTimeout):
-        reason = f"{host} gave no connection in time"
+        reason = f"the connection to {host} timed out"
     elif isinstance(error, requests.Timeout) or "timed out" in text:
-        reason = f"{host} was silent for too long"
+        reason = f"{host} sent no data in time"
     else:
         reason = f"the connection to {host} was refused or lost"
     return RetryableDownloadError(
-        reason, "Check the network and its proxies (HTTPS_PROXY), or name a mirror in HF_ENDPOINT"
+        reason, "Check the network and its proxies (HTTPS_PROXY), or set HF_ENDPOINT to a mirror"
     )
 
 
-def _pieces(answer: requests.Response, host: str) -> Iterator[bytes]:
+def _pieces(response: requests.Response, host: str) -> Iterator[bytes]:
     try:
-        yield from answer.iter_content(_PIECE)
+        yield from response.iter_content(_PIECE)
     except requests.RequestException as error:
         raise _lost(host, error) from error
 
 
-def _start(model: ModelFile, answer: requests.Response, offset: int, host: str) -> int:
-    """Return where the answer begins, after a look at the size that it tells."""
-    if answer.status_code == requests.codes.ok:
-        told = answer.headers.get("Content-Length", "")
-        is_plain = answer.headers.get("Content-Encoding", "identity") == "identity"
-        _check_size(model, told if is_plain else "", host)
+def _start(model: ModelFile, response: requests.Response, offset: int, host: str) -> int:
+    """Return the offset at which the response begins, after checking the total size that it reports."""
+    if response.status_code == requests.codes.ok:
+        reported = response.headers.get("Content-Length", "")
+        is_plain = response.headers.get("Content-Encoding", "identity") == "identity"
+        _check_size(model, reported if is_plain else "", host)
         return 0
-    told = answer.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", told)
+    reported = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", reported)
     _check_size(model, found[2] if found else "", host)
     if not found or found[1] is None or int(found[1]) != offset:
         raise RetryableDownloadError(
-            f"{host} answered {answer.status_code} ({told[:80]!r}) to a request from byte {offset:,} on",
+            f"{host} returned {response.status_code} ({reported[:80]!r}) for a request from byte {offset:,}",
             "Try again later, or from a mirror (HF_ENDPOINT)",
             must_restart=True,
         )
     return offset
 
 
-def _check_size(model: ModelFile, told: str, host: str) -> None:
-    if told.isdigit() and int(told) != model.size:
+def _check_size(model: ModelFile, reported: str, host: str) -> None:
+    if reported.isdigit() and int(reported) != model.size:
         raise ModelError(
             model,
-            f"wrong size: {model.size:,} bytes were expected, {host} has {int(told):,}. Nothing of it was taken. The "
-            "file there is another one, or the line in the list is wrong",
+            f"wrong size: {model.size:,} bytes were expected, {host} has {int(reported):,}. Nothing was "
+            "downloaded. The file on the server is a different one, or the line in the list is wrong",
         )
 
 
 def _retry_after_s(retry_after: str, now: float) -> float | None:
-    """Return the seconds of a Retry-After, which has seconds or a date; None where it has neither."""
+    """Return the seconds of a Retry-After header (seconds or a date); None if it is invalid."""
     if re.fullmatch(r"\d{1,9}", retry_after.strip(), re.ASCII):
         return float(retry_after)
     try:
@@ -289,12 +286,12 @@ def _retry_after_s(retry_after: str, now: float) -> float | None:
         return None
 
 
-def _require_safe(model: ModelFile, url: str, there: str) -> None:
-    """Refuse a redirect from https to http, or to what is no address of a server."""
-    if _origin(there) is None or (_is_safe(url) and not _is_safe(there)):
+def _require_safe(model: ModelFile, url: str, location: str) -> None:
+    """Reject a redirect from https to http, or to something that is not a server's URL."""
+    if _origin(location) is None or (_is_safe(url) and not _is_safe(location)):
         raise ModelError(
             model,
-            f"{_host(url)} redirects to where no model is fetched from: no https. Correct its address in the list",
+            f"{_host(url)} redirects to a URL that is not https. Correct the URL in the list",
         )
 
 
@@ -305,12 +302,12 @@ def _token_in(file: str) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"HF_TOKEN_FILE: {file} cannot be read ({type(error).__name__}). Name a file with the token"
+            f"HF_TOKEN_FILE: {file} cannot be read ({type(error).__name__}). Set it to a file with the token"
         ) from error
 
 
 def _origin(url: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port; None where it is no address of a server."""
+    """Return scheme, host and port; None if it is not a server's URL."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -322,7 +319,7 @@ def _origin(url: str) -> tuple[str, str, int] | None:
 
 
 def _is_safe(url: str) -> bool:
-    """Return whether a token may be sent there as far as the way goes: https, or it stays on this machine."""
+    """Return whether a token may be sent to `url`: over https, or on this machine."""
     return url.startswith("https://") or is_loopback(_host(url))
 
 
@@ -331,5 +328,5 @@ def _host(url: str) -> str:
 
 
 def _shown(model: ModelFile) -> str:
-    """Return the list's address as it may be shown."""
+    """Return the list's URL without its query."""
     return model.url.partition("?")[0]

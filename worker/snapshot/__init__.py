@@ -1,5 +1,5 @@
-"""snapshot.json, in ComfyUI-Manager's format, and a restore that takes it at its word: all of it, or an error.
+"""Restores snapshot.json (ComfyUI-Manager's format) exactly; anything that cannot be restored is an error.
 
-It needs git, the standard library, and comfy_core.errors with comfy_core.contract, nothing else of ours: it runs in
-an image's build, before anything is installed.
+It depends only on git, the standard library, comfy_core.errors, comfy_core.contract and worker.command_line: it runs in
+an image build before any package is installed.
 """

@@ -1,4 +1,4 @@
-"""The command: python -m worker.snapshot --to DIR. Exit status 0: all there; 1: not all; 3: usage or the snapshot."""
+"""The command python -m worker.snapshot --to DIR. Exit status 0: restored; 1: failed; 3: usage or snapshot error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
-    """Restore as `arguments` say; return the exit status."""
+    """Restore according to `arguments`; return the exit status."""
     with logging_to("worker.snapshot", logging.StreamHandler(err), logging.INFO):
         try:
             options = _parser().parse_args(arguments)
@@ -42,13 +42,13 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
             return MISUSED
         except SnapshotError as error:
             failed = "".join(f"- {each}\n" for each in error.errors)
-            err.write(f"The snapshot was not restored, and {options.to} not made:\n{failed}")
+            err.write(f"The snapshot was not restored, and {options.to} was not created:\n{failed}")
             return FAILED
         except OSError as error:
             err.write(f"The snapshot was not restored: {error.strerror} ({error.filename})\n")
             return FAILED
         except KeyboardInterrupt:
-            err.write(f"Interrupted, and {options.to} not made\n")
+            err.write(f"Interrupted. {options.to} was not created\n")
             return INTERRUPTED
     count = len(snapshot.repositories) + len(snapshot.registry_nodes)
     err.write(f"ComfyUI with {count} custom node{'' if count == 1 else 's'} is in {options.to}\n")
@@ -58,21 +58,23 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = ConfigErrorParser(
         prog="python -m worker.snapshot",
-        description="Make ComfyUI's folder with its custom nodes from a snapshot of ComfyUI-Manager: each commit as it "
-        "is pinned, or an error.",
-        epilog="COMFY_REGISTRY names another address of the registry's API. docs/snapshot.md has the rest.",
+        description="Create ComfyUI's folder with its custom nodes from a ComfyUI-Manager snapshot: every commit as "
+        "pinned, or an error.",
+        epilog="COMFY_REGISTRY is another URL for the registry's API. See docs/snapshot.md.",
     )
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="DIR", help="ComfyUI's folder; empty, or not there yet"
+        "--to", type=Path, required=True, metavar="DIR", help="ComfyUI's folder; it must not exist or be empty"
     )
-    parser.add_argument("--snapshot", type=Path, default=default_snapshot(), metavar="FILE", help="%(default)s")
-    parser.add_argument("--comfyui-repo", default=COMFYUI_REPO, metavar="URL", help="%(default)s")
-    parser.add_argument("--comfyui-ref", default="", metavar="SHA", help="a commit instead of the snapshot's")
+    parser.add_argument(
+        "--snapshot", type=Path, default=default_snapshot(), metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_argument("--comfyui-repo", default=COMFYUI_REPO, metavar="URL", help="default: %(default)s")
+    parser.add_argument("--comfyui-ref", default="", metavar="SHA", help="commit to use instead of the snapshot's")
     parser.add_argument(
         "--python",
         type=Path,
         metavar="FILE",
-        help="the Python that ComfyUI runs on; without it no node may need packages",
+        help="ComfyUI's Python; required if a node needs packages",
     )
     parser.add_argument(
         "--constraints",
@@ -80,22 +82,22 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a list of what is installed there and has to stay; may be repeated",
+        help="constraints file of installed packages that must not change; repeatable",
     )
-    parser.add_argument("--keep-git", action="store_true", help="leave the .git folders")
+    parser.add_argument("--keep-git", action="store_true", help="keep the .git folders")
     parser.add_argument(
         "--timeout",
         type=_seconds,
         default=RestoreRetryPolicy.step_s,
         metavar="S",
-        help="of one fetch, each time; %(default)g",
+        help="seconds for each attempt of a fetch; default: %(default)g",
     )
     parser.add_argument(
         "--install-timeout",
         type=_seconds,
         default=RestoreRetryPolicy.install_s,
         metavar="S",
-        help="of pip, of a script; %(default)g",
+        help="seconds for a run of pip or of a script; default: %(default)g",
     )
     return parser
 
@@ -107,22 +109,18 @@ def _seconds(text: str) -> float:
 
 
 def _sources(options: argparse.Namespace, snapshot: Snapshot, env: Mapping[str, str]) -> Sources:
-    """Return what the restore works with. Raises ConfigError that names the option at fault."""
+    """Return the sources of the restore. Raises ConfigError that names the invalid option."""
     if not shutil.which("git", path=env.get("PATH", os.defpath)):
         raise ConfigError("git is not installed. On Debian and Ubuntu: apt-get install git")
     commit = options.comfyui_ref or snapshot.comfyui
     if not commit:
-        raise ConfigError(
-            f"{options.snapshot}: comfyui has no commit. Save the snapshot in full, or give --comfyui-ref"
-        )
+        raise ConfigError(f"{options.snapshot}: comfyui has no commit. Save a complete snapshot, or pass --comfyui-ref")
     try:
         comfyui = Repository(options.comfyui_repo, commit)
     except ValueError as error:
         raise ConfigError(f"--comfyui-repo, --comfyui-ref: {error}") from error
     if options.keep_git and any(_has_login(each.url) for each in (comfyui, *snapshot.repositories)):
-        raise ConfigError(
-            "--keep-git would keep the login that an address has. Give it to git's credential helper instead"
-        )
+        raise ConfigError("--keep-git would store the login that is in a URL. Use git's credential helper instead")
     retry_policy = RestoreRetryPolicy(step_s=options.timeout, install_s=options.install_timeout)
     lock = Lock.read(options.constraints)
     python = options.python and Python(options.python.absolute(), lock, env, retry_policy.install_s)
@@ -135,5 +133,5 @@ def _has_login(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as at Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     sys.exit(main(sys.argv[1:], os.environ, sys.stderr))

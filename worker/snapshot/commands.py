@@ -1,6 +1,6 @@
-"""Other programs, run to their end: git, pip, the nodes' own scripts. Each has a deadline and no one to ask.
+"""Runs git, pip and the nodes' scripts. Each runs with a timeout and without interactive prompts.
 
-What a program says may hold an address with a password, and nothing is shown before redacted() has seen it.
+Their output may contain a URL with a password, so it is only shown after redacted().
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEPT_OUTPUT = 64 * 1024
 _SHOWN_LINES = 20
 _NOT_INHERITED = frozenset(
     {
-        # Of a repository that we may be run in, as from a git hook.
+        # Set if this process runs inside a repository, for example from a git hook.
         "GIT_DIR",
         "GIT_WORK_TREE",
         "GIT_INDEX_FILE",
@@ -30,7 +30,7 @@ _NOT_INHERITED = frozenset(
         "GIT_COMMON_DIR",
         "GIT_NAMESPACE",
         "GIT_PREFIX",
-        # Of our own Python: with PYTHONSAFEPATH an install.py could not import what lies beside it.
+        # Settings of this process's Python. With PYTHONSAFEPATH, install.py could not import files next to it.
         "PYTHONPATH",
         "PYTHONHOME",
         "PYTHONSAFEPATH",
@@ -40,12 +40,12 @@ _NOT_INHERITED = frozenset(
 
 @dataclass(frozen=True)
 class CompletedCommand:
-    """A program that has ended, or was ended.
+    """The outcome of a command.
 
     Attributes:
-        status: its exit status; negative is the signal that ended it.
-        output: the end of what it wrote, to stdout and stderr in one.
-        late: whether it was killed at its deadline.
+        status: exit status; a negative number is the signal that ended it.
+        output: the end of its combined stdout and stderr.
+        late: whether it was killed because of the timeout.
     """
 
     status: int
@@ -54,21 +54,21 @@ class CompletedCommand:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it did what it was to do."""
+        """Whether it exited with status 0 in time."""
         return self.status == 0 and not self.late
 
     def tail(self) -> str:
-        """Return its last lines as they may be shown, each on an indented line of its own."""
+        """Return its last lines, redacted, each on an indented line."""
         lines = [line for line in redacted(self.output).splitlines() if line.strip()]
         return "".join(f"\n    {line}" for line in lines[-_SHOWN_LINES:])
 
 
 def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], timeout_s: float) -> CompletedCommand:
-    """Run a program to its end and return it; at its deadline, and where we are interrupted, it is killed.
+    """Run a command and return its outcome. It is killed at the timeout, and if this process is interrupted.
 
-    Raises OSError where it cannot be started.
+    Raises OSError if it cannot be started.
     """
-    # A file and no pipe: a child of the program that outlives it would keep a pipe open, and us waiting for its end.
+    # A file instead of a pipe: a surviving child of the command would keep a pipe open and block the reader.
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(  # noqa: S603 - no shell
             arguments,
@@ -92,7 +92,7 @@ def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], time
 
 def _child_env(env: Mapping[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in env.items() if name not in _NOT_INHERITED}
-    # Whoever asks for a password gets none, rather than wait for it. pip and install.py may run git too.
+    # Password prompts fail immediately instead of blocking. pip and install.py may run git too.
     never_ask = {
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "false",
@@ -105,7 +105,7 @@ def _child_env(env: Mapping[str, str]) -> dict[str, str]:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # its children too; what it leads is a group of its own
+        os.killpg(process.pid, signal.SIGKILL)  # the command leads its own process group, so this includes its children
     process.wait()
 
 

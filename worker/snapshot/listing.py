@@ -1,14 +1,15 @@
-"""snapshot.json as values: which commits, archives and packages a ComfyUI consists of. It only reads the file.
+"""Parses snapshot.json: the commits, archives and packages of a ComfyUI. Reads only the file.
 
-What ComfyUI-Manager writes (4.3; older ones lack some keys):
+The format of ComfyUI-Manager 4.3 (older versions lack some keys):
 
-    comfyui            the commit, or null where it saved the nodes alone
-    git_custom_nodes   {address: {"hash": commit, "disabled": bool}}
+    comfyui            the commit, or null if only the nodes were saved
+    git_custom_nodes   {url: {"hash": commit, "disabled": bool}}
     cnr_custom_nodes   {id: version}, nodes of registry.comfy.org
-    file_custom_nodes  [{"filename", "disabled"}], files in custom_nodes/, one of which ComfyUI itself brings
-    pips               what `pip freeze` said: {"name==version": ""}, {"name": address}; null as with comfyui
+    file_custom_nodes  [{"filename", "disabled"}], files in custom_nodes/, one of which ComfyUI itself ships
+    pips               output of `pip freeze`: {"name==version": ""}, {"name": url}; null if comfyui is
 
-`cnr_sha256`, {id: sha256 of its archive}, is ours: the format has no hash for those. The Manager passes it over.
+`cnr_sha256`, {id: sha256 of its archive}, is our addition, because the format has no hash for archives. The Manager
+ignores it.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Repository:
-    """A commit of a git repository. Its address may hold a password: show it with redacted()."""
+    """A commit of a git repository. Its URL may contain a password: show it only through redacted()."""
 
     url: str
     commit: str
 
     def __post_init__(self) -> None:
         if not re.fullmatch(_ADDRESS, self.url):
-            raise ValueError("its address must begin with https://, http://, git://, ssh://, file:// or user@host:")
+            raise ValueError("its URL must begin with https://, http://, git://, ssh://, file:// or user@host:")
         if not re.fullmatch(r"[0-9a-f]{40}", self.commit):
             raise ValueError(f"its hash must be {COMMIT}, not {self.commit!r}")
 
     @property
     def folder(self) -> str:
-        """The name of its folder in custom_nodes/, as the Manager chooses it."""
+        """Name of its folder in custom_nodes/, as chosen by the Manager."""
         return re.split(r"[/:]", self.url.rstrip("/"))[-1].removesuffix(".git")
 
 
@@ -58,9 +59,9 @@ class RegistryNode:
     """A node of registry.comfy.org.
 
     Attributes:
-        id: which is also its folder in custom_nodes/.
-        version: one and no range.
-        sha256: of its archive, or empty: then any archive is taken that the registry gives for that version.
+        id: also the name of its folder in custom_nodes/.
+        version: one version, not a range.
+        sha256: hash of its archive; if empty, any archive that the registry returns for the version is accepted.
     """
 
     id: str
@@ -78,7 +79,7 @@ class RegistryNode:
 
 @dataclass(frozen=True)
 class Package:
-    """A Python package of `pips`: of one version, or from an address."""
+    """A Python package of `pips`: a version, or a URL."""
 
     name: str
     version: str = ""
@@ -86,21 +87,21 @@ class Package:
 
     @property
     def requirement(self) -> str:
-        """What pip is given."""
+        """The requirement to pass to pip."""
         return f"{self.name} @ {self.url}" if self.url else f"{self.name}=={self.version}"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the file asks for.
+    """The content of the file.
 
     Attributes:
-        comfyui: the commit, or empty where the file has none.
-        repositories: the nodes that are git repositories.
-        registry_nodes: the nodes of the registry.
-        files: names of files that have to be in custom_nodes/.
-        packages: what is to be installed beside the nodes' requirements.
-        notices: what of the file is passed over, and why; a sentence each.
+        comfyui: the commit, or empty if the file has none.
+        repositories: nodes that are git repositories.
+        registry_nodes: nodes of the registry.
+        files: names of files that must exist in custom_nodes/.
+        packages: packages to install in addition to the nodes' requirements.
+        notices: one sentence for each entry that is ignored.
     """
 
     comfyui: str
@@ -112,14 +113,14 @@ class Snapshot:
 
 
 class RestoreError(ComfyClientError):
-    """A part of the snapshot cannot be had. The message names it, what happened, and the remedy."""
+    """A part of the snapshot could not be restored. The message names the part, the problem and the remedy."""
 
     def __init__(self, part: str, problem: str) -> None:
         super().__init__(f"{part}: {problem}")
 
 
 class SnapshotError(ComfyClientError):
-    """The snapshot was not restored. `errors` has one for each part that failed."""
+    """The snapshot was not restored. `errors` has one error for each failed part."""
 
     def __init__(self, errors: tuple[RestoreError, ...]) -> None:
         super().__init__("; ".join(map(str, errors)))
@@ -127,7 +128,7 @@ class SnapshotError(ComfyClientError):
 
 
 def redacted(text: str) -> str:
-    """Return `text` with stars for the users, passwords and queries of its addresses."""
+    """Return `text` with users, passwords and queries of URLs replaced by stars."""
     return re.sub(r"(\w://[^\s?#'\"]*\?)[^\s#'\"]+", r"\1***", re.sub(r"(\w://)[^\s/]+@", r"\1***@", text))
 
 
@@ -137,19 +138,19 @@ def default_snapshot() -> Path:
 
 
 def read_snapshot(file: Path) -> Snapshot:
-    """Return what a snapshot asks for. Raises ConfigError with every fault of it, each with its place."""
+    """Return the content of a snapshot. Raises ConfigError with every fault and its location."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise ConfigError(f"The snapshot {file} was not read: {reason}. Name another one with --snapshot") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"The snapshot {file} cannot be read: {reason}. Pass another one with --snapshot") from error
     reader = _SnapshotReader()
     try:
         content = json.loads(text, object_pairs_hook=reader.json_object)
     except (ValueError, RecursionError) as error:
         if file.suffix in {".yaml", ".yml"} or re.search(r"^custom_nodes:", text, re.MULTILINE):
             raise ConfigError(_is_yaml(file)) from error
-        raise ConfigError(f"The snapshot {file} is no JSON: {error}") from error
+        raise ConfigError(f"The snapshot {file} is not JSON: {error}") from error
     if isinstance(content, dict) and "custom_nodes" in content:
         raise ConfigError(_is_yaml(file))
     snapshot = reader.snapshot(content)
@@ -160,34 +161,34 @@ def read_snapshot(file: Path) -> Snapshot:
 
 def _is_yaml(file: Path) -> str:
     return (
-        f"The snapshot {file} is one of YAML (`custom_nodes:`), which is not read. Save it as JSON: in the Manager's "
+        f"The snapshot {file} is YAML (`custom_nodes:`), which is not supported. Save it as JSON: in the Manager's "
         "snapshot menu, or with `cm-cli save-snapshot --output snapshot.json`"
     )
 
 
 class _SnapshotReader:
-    """Reads a snapshot's JSON and notes what is wrong with it."""
+    """Reads a snapshot's JSON and collects its faults."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self._notices: list[str] = []
 
     def json_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """Return an object; a key that stands there twice would hide the first one."""
+        """Return an object; a duplicate key is a fault, because json would silently drop the first value."""
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                self.faults.append(f"{redacted(key)} stands there twice")
+                self.faults.append(f"{redacted(key)} is a duplicate key")
             seen.add(key)
         return dict(pairs)
 
     def snapshot(self, content: object) -> Snapshot:
-        """Return the snapshot, as far as it has no faults."""
+        """Return the valid parts of the snapshot."""
         if not isinstance(content, dict):
-            self.faults.append("must be an object of JSON")
+            self.faults.append("must be a JSON object")
             content = {}
         for key in content.keys() - set(_KEYS):
-            self._notices.append(f"{key}: not known here, and passed over")
+            self._notices.append(f"{key}: unknown key, ignored")
         snapshot = Snapshot(
             comfyui=self._comfyui(content.get("comfyui")),
             repositories=tuple(self._repositories(content.get("git_custom_nodes"))),
@@ -212,7 +213,7 @@ class _SnapshotReader:
             place = f"git_custom_nodes[{redacted(url)}]"
             match node:
                 case {"disabled": True}:
-                    self._notices.append(f"{place}: disabled, and not installed")
+                    self._notices.append(f"{place}: disabled, not installed")
                 case _ if _MANAGER in url.lower():
                     self._notices.append(f"{place}: not installed, as in the Manager's own restore")
                 case {"hash": str(commit), "disabled": False} | {"hash": str(commit)} if _is_plain(node):
@@ -225,9 +226,7 @@ class _SnapshotReader:
             if re.fullmatch(_FOLDER, repository.folder):
                 yield repository
             else:
-                self.faults.append(
-                    f"{place}: its address must end in the name of a folder, not in {repository.folder!r}"
-                )
+                self.faults.append(f"{place}: its URL must end in a folder name, not in {repository.folder!r}")
 
     def _registry_nodes(self, found: object, hashes: object) -> Iterator[RegistryNode]:
         pinned = dict(self._entries("cnr_sha256", hashes))
@@ -238,7 +237,7 @@ class _SnapshotReader:
             elif isinstance(version, str) and isinstance(sha256, str):
                 yield from self._valid(place, RegistryNode, name, version, sha256)
             else:
-                self.faults.append(f"{place}: its version, and its hash in cnr_sha256, must be texts")
+                self.faults.append(f"{place}: its version, and its hash in cnr_sha256, must be strings")
         self.faults.extend(f"cnr_sha256[{name}]: no node of that id is in cnr_custom_nodes" for name in pinned)
 
     def _files(self, found: object) -> Iterator[str]:
@@ -261,28 +260,28 @@ class _SnapshotReader:
             name, _, version = line.partition("==")
             place = f"pips[{redacted(line)}]"
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not isinstance(url, str):
-                self.faults.append(f"{place}: must be name==version with an empty text or an address; take it out")
+                self.faults.append(f"{place}: must be name==version with an empty string or a URL; remove it")
             elif re.fullmatch(_OF_THE_IMAGE, name.lower()):
                 passed_over.append(name)
             elif url.startswith("file:"):
                 self.faults.append(
-                    f"{place}: a file of the machine that saved the snapshot ({url}), which is not here. Take it out, "
-                    "or name an address or a version"
+                    f"{place}: a local file of the machine that saved the snapshot ({url}). Remove it, or use a URL or "
+                    "a version"
                 )
             elif url and not re.fullmatch(r"((git\+)?https?|git\+ssh)://[!-~]+", url):
-                self.faults.append(f"{place}: must have an address that begins with https:// or git+https://")
+                self.faults.append(f"{place}: must have a URL that begins with https:// or git+https://")
             elif not url and not re.fullmatch(r"[0-9][\w.!+-]*", version):
-                self.faults.append(f"{place}: must have a version (name==1.2.3) or an address")
+                self.faults.append(f"{place}: must have a version (name==1.2.3) or a URL")
             else:
                 yield Package(name, version, url)
         if passed_over:
-            self._notices.append(f"pips: the image chooses its own {', '.join(passed_over)}")
+            self._notices.append(f"pips: ignored {', '.join(passed_over)}, which the image provides")
 
     def _entries(self, key: str, found: object) -> Iterator[tuple[str, Any]]:
         if isinstance(found, dict):
             yield from found.items()
         elif found is not None:
-            self.faults.append(f"{key}: must be an object of JSON")
+            self.faults.append(f"{key}: must be a JSON object")
 
     def _valid(self, place: str, make: Callable[..., _T], *values: str) -> Iterator[_T]:
         try:
@@ -295,9 +294,9 @@ class _SnapshotReader:
         named = [(node.folder, redacted(node.url)) for node in snapshot.repositories]
         named += [(node.id, f"{node.id} of the registry") for node in snapshot.registry_nodes]
         for folder, name in named:
-            key = folder.casefold()  # some disks do not tell cases apart
+            key = folder.casefold()  # some disks are case-insensitive
             if key in first:
-                self.faults.append(f"{first[key]} and {name} both go into custom_nodes/{folder}. Take one of them out")
+                self.faults.append(f"{first[key]} and {name} both use custom_nodes/{folder}. Remove one of them")
             first.setdefault(key, name)
 
 

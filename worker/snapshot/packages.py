@@ -1,7 +1,7 @@
-"""What the nodes ask of Python: their requirements, the snapshot's packages, their install.py. The image's lock stays.
+"""Installs the nodes' requirements, the snapshot's packages and runs install.py, without changing locked packages.
 
-All requirements go to pip in one call: one after the other, a later node would undo what an earlier one needs. Where
-that fails each is tried alone, to name the one at fault.
+All requirements go to pip in one call: with separate calls, a later node could undo what an earlier one needs. If that
+fails, each is tried alone, to find the one at fault.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PINNED = r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(\[[^\]]*\])?\s*==\s*(?P<version>[^\s
 
 @dataclass(frozen=True)
 class Lock:
-    """What is installed already and has to stay as it is.
+    """Installed packages that must not change.
 
     Attributes:
-        lines: the lists of --constraints, as pip takes constraints: without hashes and extras.
-        versions: the versions of each name, of which one counts on this machine.
+        lines: the lines of the --constraints files in the form that pip accepts: without hashes and extras.
+        versions: the versions of each name, of which one applies to this machine.
     """
 
     lines: tuple[str, ...] = ()
@@ -41,20 +41,20 @@ class Lock:
 
     @staticmethod
     def read(files: Sequence[Path]) -> Lock:
-        """Return what the files have in all. Raises ConfigError."""
+        """Return the combined content of the files. Raises ConfigError."""
         lines: list[str] = []
         versions: dict[str, frozenset[str]] = {}
         for file in files:
             try:
                 text = file.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"--constraints: {file} was not read ({type(error).__name__})") from error
+                raise ConfigError(f"--constraints: {file} cannot be read ({type(error).__name__})") from error
             for line in re.sub(r"\\\n", " ", text).splitlines():
-                # With a hash in it pip would ask for hashes of the nodes' requirements too.
+                # If a constraint has a hash, pip requires hashes for the nodes' requirements too.
                 plain = re.sub(r"(^|\s)#.*|\s--hash=\S+", "", line).strip()
                 if re.match(r"(-r|-c|-e|--requirement|--constraint|--editable)\b", plain):
                     raise ConfigError(
-                        f"--constraints: {file} names another file ({plain}). Name both with --constraints"
+                        f"--constraints: {file} includes another file ({plain}). Pass both with --constraints"
                     )
                 if found := re.fullmatch(_PINNED, plain):
                     name = normal(found["name"])
@@ -66,20 +66,20 @@ class Lock:
 
 
 def normal(name: str) -> str:
-    """Return a package's name in its one normal form."""
+    """Return the normalized name of a package."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that lies in custom_nodes/."""
+    """A node in custom_nodes/."""
 
     name: str
     folder: Path
 
     @property
     def requirements(self) -> Path | None:
-        """Its list, or None where it has none or an empty one."""
+        """Its requirements file; None if it does not exist or is empty."""
         file = self.folder / _REQUIREMENTS
         text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
         return file if any(line.strip() and not line.strip().startswith("#") for line in text.splitlines()) else None
@@ -93,13 +93,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Python:
-    """The Python that ComfyUI runs on, with its own pip.
+    """ComfyUI's Python, with its own pip.
 
     Attributes:
-        executable: of its environment.
-        lock: what may not change in it.
-        env: the environment of what is run.
-        timeout_s: the longest that one run of pip, or of an install.py, may take.
+        executable: of its virtual environment.
+        lock: packages that must not change.
+        env: the environment of its processes.
+        timeout_s: maximum time of one run of pip or of an install.py.
     """
 
     executable: Path
@@ -108,14 +108,14 @@ class Python:
     timeout_s: float
 
     def require_pip(self) -> None:
-        """Raise ConfigError where it is no Python with pip."""
+        """Raise ConfigError if it is not a Python with pip."""
         try:
             ended = self._run(Path("/"), "-m", "pip", "--version")
         except OSError as error:
             raise ConfigError(f"--python: {self.executable} cannot be run ({error.strerror})") from error
         if not ended.succeeded:
             raise ConfigError(
-                f"--python: {self.executable} has no pip. Make its environment with `python -m venv`, or `uv venv "
+                f"--python: {self.executable} has no pip. Create its environment with `python -m venv`, or `uv venv "
                 f"--seed`{ended.tail()}"
             )
 
@@ -126,14 +126,14 @@ class Python:
             RestoreError(
                 f"pips[{package.name}]",
                 f"the snapshot has {package.version}, the lock {' or '.join(sorted(locked[normal(package.name)]))}. "
-                "Take it out of the snapshot, or lock that version with scripts/lock",
+                "Remove it from the snapshot, or lock that version with scripts/lock",
             )
             for package in packages
             if package.version and package.version not in locked.get(normal(package.name), {package.version})
         ]
 
     def install(self, nodes: Sequence[Node], packages: Sequence[Package], scratch: Path) -> list[RestoreError]:
-        """Install what nodes and snapshot ask for; return an error for each that asks for what cannot be had."""
+        """Install the requirements of nodes and snapshot; return an error for each that cannot be installed."""
         wanted = [package for package in packages if normal(package.name) not in self.lock.versions or package.url]
         lists = {node.name: ["-r", str(node.requirements)] for node in nodes if node.requirements}
         if wanted:
@@ -141,14 +141,14 @@ class Python:
         if not lists:
             return []
         if not self.lock.lines:
-            LOG.warning("No --constraints: what the nodes ask for may change the packages that ComfyUI runs on")
+            LOG.warning("No --constraints: the nodes' requirements may change ComfyUI's packages")
         constraints = self._write_constraints(scratch)
         LOG.info("installing the requirements of %s", ", ".join(lists))
         ended = self._pip(constraints, *(word for words in lists.values() for word in words))
         if ended.succeeded:
             return []
         if ended.late:
-            return [RestoreError("pip", f"it did not end within {self.timeout_s:g} s{ended.tail()}")]
+            return [RestoreError("pip", f"it timed out after {self.timeout_s:g} s{ended.tail()}")]
         alone = dict.fromkeys(lists, ended)
         if len(lists) > 1:
             alone = {name: self._pip(constraints, "--dry-run", *words) for name, words in lists.items()}
@@ -156,20 +156,20 @@ class Python:
         return errors or [
             RestoreError(
                 " and ".join(lists),
-                f"their requirements cannot be installed together, though each alone might be{ended.tail()}\n  Pin "
-                "nodes that agree, or take one of them out",
+                f"their requirements conflict, though each alone can be installed{ended.tail()}\n  Pin compatible "
+                "commits, or remove one of them",
             )
         ]
 
     def run_script(self, node: Node, comfyui: Path, scratch: Path) -> None:
-        """Run a node's install.py as the Manager does. Raises RestoreError where it fails or changes what is locked."""
+        """Run a node's install.py as the Manager does. Raises RestoreError if it fails or changes locked packages."""
         constraints = str(self._write_constraints(scratch))
         env = {
             **self.env,
             "COMFYUI_PATH": str(comfyui),
             "COMFYUI_FOLDERS_BASE_PATH": str(comfyui),
             "PATH": f"{self.executable.parent}{os.pathsep}{self.env.get('PATH', os.defpath)}",
-            # Of the pip that a script may call.
+            # For pip and uv, if the script calls them.
             "PIP_CONSTRAINT": constraints,
             "UV_CONSTRAINT": constraints,
         }
@@ -177,8 +177,8 @@ class Python:
         LOG.info("%s: running its install.py", node.name)
         ended = run([self.executable, _SCRIPT], node.folder, env, self.timeout_s)
         if not ended.succeeded:
-            how = f"did not end within {self.timeout_s:g} s" if ended.late else f"ended with status {ended.status}"
-            raise RestoreError(node.name, f"its install.py {how}{ended.tail()}\n  Pin another commit, or take it out")
+            how = f"timed out after {self.timeout_s:g} s" if ended.late else f"exited with status {ended.status}"
+            raise RestoreError(node.name, f"its install.py {how}{ended.tail()}\n  Pin another commit, or remove it")
         after = self._locked_packages()
         changed = [
             f"{name} from {version} to {after.get(name, 'nothing')}"
@@ -186,7 +186,7 @@ class Python:
             if after.get(name) != version
         ]
         if changed:
-            raise RestoreError(node.name, f"its install.py changed what is locked: {', '.join(changed)}. Take it out")
+            raise RestoreError(node.name, f"its install.py changed locked packages: {', '.join(changed)}. Remove it")
 
     def _write_constraints(self, scratch: Path) -> Path:
         file = scratch / "constraints.txt"
@@ -201,10 +201,10 @@ class Python:
         return run([self.executable, *arguments], cwd, self.env, self.timeout_s)
 
     def _locked_packages(self) -> dict[str, str]:
-        """Return the installed packages that are locked, with their versions."""
+        """Return the installed versions of the locked packages."""
         ended = self._run(Path("/"), "-I", "-c", _INSTALLED)
         if not ended.succeeded:
-            raise RestoreError(str(self.executable), f"it does not say what is installed{ended.tail()}")
+            raise RestoreError(str(self.executable), f"its packages could not be listed{ended.tail()}")
         installed: dict[str, str] = json.loads(ended.output.splitlines()[-1])
         return {name: version for name, version in installed.items() if normal(name) in self.lock.versions}
 
@@ -213,10 +213,10 @@ def _pip_problem(ended: CompletedCommand) -> str:
     locked = dict.fromkeys(re.findall(r"\(constraint\) ([^\s,]+)", ended.output))
     if locked:
         return (
-            f"its requirements contradict the lock, which has {', '.join(locked)}{ended.tail()}\n  Pin a commit of it "
-            "that agrees, or lock another version with scripts/lock"
+            f"its requirements conflict with the lock, which has {', '.join(locked)}{ended.tail()}\n  Pin a compatible "
+            "commit, or lock another version with scripts/lock"
         )
     return (
-        f"its requirements cannot be installed{ended.tail()}\n  Pin another commit of it, or take it out of the "
-        "snapshot; where nothing was reached, check the network and its proxies"
+        f"its requirements cannot be installed{ended.tail()}\n  Pin another commit, or remove it from the snapshot. "
+        "For connection errors, check the network and its proxies"
     )

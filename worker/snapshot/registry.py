@@ -1,7 +1,7 @@
-"""Nodes of registry.comfy.org: a version's archive, hashed, and unpacked as what a stranger has packed.
+"""Downloads a node archive of registry.comfy.org, checks its SHA-256, and unpacks it as untrusted input.
 
-GET /nodes/{id}/install?version=V answers with `downloadUrl`, a zip (ComfyUI-Manager 4.3, cnr_utils.py). Nothing there
-says what its bytes are to be, so a hash is ours to pin.
+GET /nodes/{id}/install?version=V returns `downloadUrl`, the URL of a zip file (ComfyUI-Manager 4.3, cnr_utils.py). The
+response has no hash of the archive, so the snapshot pins one itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from worker.snapshot.retries import RestoreRetryPolicy, RetryableFetchError, wit
 
 OFFICIAL = "https://api.comfy.org"
 
-_MAX_ANSWER = 1024 * 1024
+_MAX_RESPONSE = 1024 * 1024
 _TRY_AGAIN = frozenset({408, 425, 429})
 _PIECE = 256 * 1024
 _PLAIN = frozenset({0, stat.S_IFREG, stat.S_IFDIR})
@@ -41,7 +41,7 @@ _REFUSED_STATES = frozenset({"NodeVersionStatusFlagged", "NodeVersionStatusBanne
 
 @dataclass(frozen=True)
 class ArchiveLimits:
-    """What a node's archive may be at most."""
+    """Maximum sizes of a node's archive."""
 
     archive: int = 512 * 1024**2
     unpacked: int = 2 * 1024**3
@@ -50,11 +50,11 @@ class ArchiveLimits:
 
 @dataclass(frozen=True)
 class Registry:
-    """Where nodes are asked for.
+    """The registry's API.
 
     Attributes:
-        url: its address; https, except for a stand-in.
-        retry_policy: the ends of all waits.
+        url: its URL; https, except for a test server.
+        retry_policy: retries and timeouts.
         limits: of archives.
     """
 
@@ -64,10 +64,10 @@ class Registry:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+(/[\w./-]*)?", self.url):
-            raise ConfigError(f"The registry must be an address such as {OFFICIAL}, not {redacted(self.url)!r}")
+            raise ConfigError(f"COMFY_REGISTRY must be a URL such as {OFFICIAL}, not {redacted(self.url)!r}")
 
     def fetch(self, node: RegistryNode, folder: Path) -> str:
-        """Make `folder` with the files of a node; return its archive's sha256. Raises RestoreError."""
+        """Create `folder` with a node's files; return its archive's sha256. Raises RestoreError."""
         address = self._address_of(node)
         archive = folder.with_name(f"{folder.name}.zip")
         archive.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +76,8 @@ class Registry:
             if node.sha256 and sha256 != node.sha256:
                 raise RestoreError(
                     node.id,
-                    f"cnr_sha256 has {node.sha256}, the archive of {node.version} that came has {sha256}. It was "
-                    "changed in the registry or on the way; look at it before you pin the new one",
+                    f"cnr_sha256 has {node.sha256}, the downloaded archive of {node.version} has {sha256}. It was "
+                    "changed in the registry or in transit; inspect it before pinning the new hash",
                 )
             unpack(node.id, archive, folder, self.limits)
         finally:
@@ -86,68 +86,68 @@ class Registry:
 
     def _address_of(self, node: RegistryNode) -> str:
         query = f"{self.url.rstrip('/')}/nodes/{quote(node.id)}/install?version={quote(node.version)}"
-        text = with_retries(node.id, lambda: self._answer(node, query), self.retry_policy)
+        text = with_retries(node.id, lambda: self._query(node, query), self.retry_policy)
         try:
-            answer = json.loads(text)
+            response = json.loads(text)
         except (ValueError, RecursionError):
-            answer = None
-        match answer:
+            response = None
+        match response:
             case {"status": str(state)} if state in _REFUSED_STATES:
                 raise RestoreError(node.id, f"the registry has {node.version} as {state}. Choose another version")
             case {"version": str(version)} if version != node.version:
-                raise RestoreError(node.id, f"version {node.version} was asked for, the registry has {version} for it")
+                raise RestoreError(node.id, f"version {node.version} was requested, the registry returned {version}")
             case {"downloadUrl": str(url)} if self.may_be_fetched(url):
                 return url
-        raise RestoreError(node.id, f"{redacted(query)} answered without a downloadUrl of https. {_USE_GIT}")
+        raise RestoreError(node.id, f"{redacted(query)} returned no https downloadUrl. {_USE_GIT}")
 
-    def _answer(self, node: RegistryNode, query: str) -> bytes:
-        with self._open(node.id, query, f"Correct its id and its version ({node.version})") as answer:
-            return answer.read(_MAX_ANSWER)
+    def _query(self, node: RegistryNode, query: str) -> bytes:
+        with self._open(node.id, query, f"Correct its id and its version ({node.version})") as response:
+            return response.read(_MAX_RESPONSE)
 
     def _download(self, part: str, url: str, archive: Path) -> str:
-        """Write what is at an address into a file; return its sha256."""
+        """Download a URL into a file; return its sha256."""
         deadline = time.monotonic() + self.retry_policy.step_s
         digest, size = hashlib.sha256(), 0
-        with archive.open("wb") as file, self._open(part, url, _USE_GIT) as answer:
-            told = answer.headers.get("Content-Length", "")
-            while piece := answer.read(_PIECE):
+        with archive.open("wb") as file, self._open(part, url, _USE_GIT) as response:
+            reported = response.headers.get("Content-Length", "")
+            while piece := response.read(_PIECE):
                 size += len(piece)
                 if size > self.limits.archive:
                     raise RestoreError(part, f"its archive has more than {self.limits.archive:,} bytes. {_USE_GIT}")
                 if time.monotonic() > deadline:
-                    raise RetryableFetchError(f"its archive did not come within {self.retry_policy.step_s:g} s")
+                    raise RetryableFetchError(f"its archive was not downloaded within {self.retry_policy.step_s:g} s")
                 digest.update(piece)
                 file.write(piece)
-        if told.isdigit() and size != int(told):
-            raise RetryableFetchError(f"its archive ended after {size:,} of {int(told):,} bytes")
+        if reported.isdigit() and size != int(reported):
+            raise RetryableFetchError(f"its archive ended after {size:,} of {int(reported):,} bytes")
         return digest.hexdigest()
 
     @contextlib.contextmanager
     def _open(self, part: str, url: str, remedy: str) -> Iterator[http.client.HTTPResponse]:
-        """Ask for an address and yield the answer; no exception of urllib leaves here, also while it is read."""
+        """Request a URL and yield the response; exceptions of urllib, also while it is read, are converted."""
         host = urlsplit(url).hostname
         opener = urllib.request.build_opener(_Redirects(self.may_be_fetched))
         request = urllib.request.Request(url, headers={"User-Agent": "flux-comfyui-worker"})  # noqa: S310 - checked
         try:
-            with opener.open(request, timeout=self.retry_policy.silence_s) as answer:
-                yield answer
+            with opener.open(request, timeout=self.retry_policy.silence_s) as response:
+                yield response
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code in _TRY_AGAIN or error.code >= 500:  # noqa: PLR2004 - the server's own faults
-                raise RetryableFetchError(f"{host} answered {error.code}") from error
-            raise RestoreError(part, f"{host} answered {error.code}. {remedy}") from error
+            if error.code in _TRY_AGAIN or error.code >= 500:  # noqa: PLR2004 - server errors
+                raise RetryableFetchError(f"{host} returned {error.code}") from error
+            raise RestoreError(part, f"{host} returned {error.code}. {remedy}") from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             reason = redacted(str(getattr(error, "reason", "") or error) or type(error).__name__)
-            raise RetryableFetchError(f"{host} was not reached, or fell silent ({reason})") from error
+            raise RetryableFetchError(f"{host} could not be reached, or stopped responding ({reason})") from error
 
     def may_be_fetched(self, url: str) -> bool:
-        """Return whether an address is of https, or of http where the registry's own is."""
+        """Return whether a URL is https, or http if the registry's own URL is http."""
         scheme = urlsplit(url).scheme
         return scheme == "https" or scheme == urlsplit(self.url).scheme == "http"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect to where nothing may be fetched."""
+    """Rejects redirects to URLs that may not be fetched."""
 
     def __init__(self, may_be_fetched: Callable[[str], bool]) -> None:
         self._may_be_fetched = may_be_fetched
@@ -161,14 +161,14 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """Return the request for the new address."""
+        """Return the request for the new URL."""
         if not self._may_be_fetched(newurl):
             raise urllib.error.HTTPError(req.full_url, code, "redirects away from https", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def unpack(part: str, archive: Path, folder: Path, limits: ArchiveLimits) -> None:
-    """Unpack a zip into a new folder: plain files below it and nothing else. Raises RestoreError for what is not."""
+    """Unpack a zip into a new folder: only regular files inside it. Raises RestoreError otherwise."""
     try:
         with zipfile.ZipFile(archive) as packed:
             entries = packed.infolist()
@@ -185,7 +185,7 @@ def unpack(part: str, archive: Path, folder: Path, limits: ArchiveLimits) -> Non
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise RestoreError(part, f"its archive cannot be unpacked ({error}). {_USE_GIT}") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise RestoreError(part, f"its archive has two entries of one name ({error.filename}). {_USE_GIT}") from error
+        raise RestoreError(part, f"its archive has two entries with one name ({error.filename}). {_USE_GIT}") from error
 
 
 def _require_plain(part: str, entry: zipfile.ZipInfo) -> None:
@@ -195,12 +195,12 @@ def _require_plain(part: str, entry: zipfile.ZipInfo) -> None:
     if not is_inside or not name.isprintable() or re.search(r"[\\:]", name) or kind not in _PLAIN:
         raise RestoreError(
             part,
-            f"its archive has {entry.filename!r}, which is no plain file inside it, so none was unpacked. {_USE_GIT}",
+            f"it contains {entry.filename!r}, which is not a regular file inside it; nothing was unpacked. {_USE_GIT}",
         )
 
 
 def _unpack_entry(part: str, packed: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, most: int) -> int:
-    """Write an entry; return its size. What the archive itself says of sizes does not count."""
+    """Write an entry; return its size. The sizes that the archive declares are not trusted."""
     if entry.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         return 0
@@ -210,6 +210,6 @@ def _unpack_entry(part: str, packed: zipfile.ZipFile, entry: zipfile.ZipInfo, ta
         while piece := content.read(_PIECE):
             size += len(piece)
             if size > most:
-                raise RestoreError(part, f"its archive unpacks to more than is allowed in all. {_USE_GIT}")
+                raise RestoreError(part, f"its archive exceeds the maximum unpacked size. {_USE_GIT}")
             file.write(piece)
     return size

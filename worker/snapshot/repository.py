@@ -1,7 +1,7 @@
-"""One commit of a git repository as a folder: fetched by its hash, verified, its submodules with it.
+"""Fetches one commit of a git repository by its hash, verifies it, and fetches its submodules.
 
-What is trusted is the hash and not the way it comes: git names every file by its content, from the commit down. So an
-address may be http or a mirror's.
+The hash is trusted, not the transport: git identifies every file by its content, from the commit down. A URL may
+therefore be http or a mirror.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _NO_SURPRISES = (
     "advice.detachedHead=false",
     "core.autocrlf=false",
     "core.hooksPath=/dev/null",
-    "gc.auto=0",  # it would go on in the background
+    "gc.auto=0",  # it would continue in the background
     "init.defaultBranch=main",
     "maintenance.auto=false",
 )
-# How git 2.39 says each in LC_ALL=C. "Not our ref" may mean that a commit is not there, or that it is not given by its
-# hash; the whole history tells.
+# Messages of git 2.39 with LC_ALL=C. "Not our ref" means that the commit does not exist, or that the server does not
+# serve commits by hash; fetching the whole history shows which.
 _REFUSED = re.compile(
     r"unadvertised object|not our ref|shallow capabilities|want \S+ not valid|does not support shallow", re.IGNORECASE
 )
@@ -37,30 +37,30 @@ _PASSING = re.compile(
     r"returned error: (408|429|5\d\d)|invalid index-pack|TLS connection was non-properly",
     re.IGNORECASE,
 )
-# What these stand for does not pass, whatever else git says.
+# Permanent errors, even if git also reports a temporary one.
 _REMEDIES = (
     (
         r"not found|not exported|does not appear to be a git|does not exist",
-        "There is no such repository. Correct its address",
+        "The repository does not exist. Correct its URL",
     ),
     (
         r"could not read (username|password)|authentication failed|permission denied|host key verification|error: 403",
-        "It is not there, or private. Correct its address, or give git the login (a credential helper, an ssh key)",
+        "It does not exist, or is private. Correct its URL, or configure git's login (credential helper, ssh key)",
     ),
-    (r"certificate", "Set the clock, or name the authorities of your network in GIT_SSL_CAINFO"),
-    (r"no space left|disk quota", "Make room on the disk"),
+    (r"certificate", "Check the clock, or set GIT_SSL_CAINFO to the certificates of your network"),
+    (r"no space left|disk quota", "Free some disk space"),
 )
 
 
 @dataclass(frozen=True)
 class Git:
-    """How git is called: in which environment, and how long."""
+    """Runs git with an environment and a timeout."""
 
     env: Mapping[str, str]
     retry_policy: RestoreRetryPolicy
 
     def __call__(self, folder: Path, *arguments: str, protocols: str = "https:http:git:ssh") -> CompletedCommand:
-        """Run git in `folder` and return its end."""
+        """Run git in `folder` and return its outcome."""
         settings = [word for setting in _NO_SURPRISES for word in ("-c", setting)]
         slow = ["-c", "http.lowSpeedLimit=1000", "-c", f"http.lowSpeedTime={max(1, int(self.retry_policy.silence_s))}"]
         env = {**self.env, "LC_ALL": "C", "GIT_ALLOW_PROTOCOL": protocols}
@@ -68,7 +68,7 @@ class Git:
 
 
 def fetch_commit(part: str, repository: Repository, folder: Path, git: Git) -> None:
-    """Make `folder`, with the files of a commit and its `.git`. Raises RestoreError where it cannot be had."""
+    """Create `folder` with the files of a commit and its `.git`. Raises RestoreError if that fails."""
 
     def attempt() -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,7 +79,7 @@ def fetch_commit(part: str, repository: Repository, folder: Path, git: Git) -> N
 
 
 def remove_git(folder: Path) -> None:
-    """Take every `.git` out of a folder and those below."""
+    """Delete every `.git` in a folder and its subfolders."""
     for parent, folders, files in os.walk(folder):
         if ".git" in folders:
             folders.remove(".git")
@@ -95,20 +95,20 @@ def _fetch(part: str, repository: Repository, folder: Path, git: Git) -> None:
     wanted = f"{commit} of {shown}"
     ended = _fetched(folder, git, "--depth=1", "--no-tags", "origin", commit)
     if not ended.succeeded and _REFUSED.search(ended.output):
-        LOG.info("%s: %s gives no commit by its hash; fetching all of its history", part, shown)
+        LOG.info("%s: %s does not serve commits by hash; fetching its whole history", part, shown)
         branches = "+refs/heads/*:refs/remotes/origin/*"
         ended = _fetched(folder, git, "--tags", "origin", branches)
         if ended.succeeded and not git(folder, "cat-file", "-e", commit).succeeded:
             raise RestoreError(
                 part,
-                f"{shown} has no commit {commit}, on no branch and no tag. Correct the hash, or the address if the "
-                "commit is a fork's",
+                f"{shown} has no commit {commit} on any branch or tag. Correct the hash, or the URL if the commit is "
+                "in a fork",
             )
     _require(part, f"git fetch of {wanted}", ended)
     _require(part, f"git checkout of {wanted}", git(folder, "checkout", "--quiet", "--detach", commit))
     came = git(folder, "rev-parse", "HEAD").output.strip()
     if came != commit:
-        raise RestoreError(part, f"{wanted} was checked out, and {came} came. The hash has to be a commit's")
+        raise RestoreError(part, f"checking out {wanted} resulted in {came}. The hash must be that of a commit")
     if (folder / ".gitmodules").is_file():
         _fetch_submodules(part, wanted, folder, git)
 
@@ -118,7 +118,7 @@ def _fetched(folder: Path, git: Git, *arguments: str) -> CompletedCommand:
 
 
 def _fetch_submodules(part: str, wanted: str, folder: Path, git: Git) -> None:
-    # Theirs are addresses that a stranger chose: no file:// for them.
+    # Submodule URLs are untrusted, so file:// is not allowed for them.
     update = ("submodule", "update", "--quiet", "--init", "--recursive")
     ended = git(folder, *update, "--depth=1")
     if not ended.succeeded and _REFUSED.search(ended.output):
@@ -127,11 +127,11 @@ def _fetch_submodules(part: str, wanted: str, folder: Path, git: Git) -> None:
 
 
 def _require(part: str, step: str, ended: CompletedCommand) -> None:
-    """Raise RetryableFetchError for what may pass, RestoreError for what does not."""
+    """Raise RetryableFetchError for a temporary failure, RestoreError for a permanent one."""
     if ended.succeeded:
         return
     if ended.late:
-        raise RetryableFetchError(f"{step} did not end in its time{ended.tail()}")
+        raise RetryableFetchError(f"{step} timed out{ended.tail()}")
     remedies = [remedy for signs, remedy in _REMEDIES if re.search(signs, ended.output, re.IGNORECASE)]
     if _PASSING.search(ended.output) and not remedies:
         raise RetryableFetchError(f"{step} failed{ended.tail()}")

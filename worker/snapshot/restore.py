@@ -1,6 +1,6 @@
-"""A restore from top to bottom: everything is fetched beside its place and moved there, then the nodes are installed.
+"""Restores a snapshot: fetch everything into a temporary folder, move it to the target, then install the nodes.
 
-Nothing half done is left: the folder is removed where a part of it fails. What pip has installed until then stays.
+On failure the target folder is removed. Packages that pip has installed until then stay.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _NODES = "custom_nodes"
 
 @dataclass(frozen=True)
 class Sources:
-    """What a restore works with.
+    """What a restore reads from.
 
     Attributes:
-        comfyui: its repository, at the commit that is wanted.
-        git: how repositories are fetched.
-        registry: where the registry's nodes are.
-        python: where the nodes' requirements go, or None where no node may have any.
-        keep_git: whether the `.git` folders stay.
+        comfyui: ComfyUI's repository at the requested commit.
+        git: fetches repositories.
+        registry: fetches the registry's nodes.
+        python: installs the nodes' requirements; None if no node may have any.
+        keep_git: whether the `.git` folders are kept.
     """
 
     comfyui: Repository
@@ -44,19 +44,19 @@ class Sources:
 
 
 def restore(snapshot: Snapshot, target: Path, sources: Sources) -> None:
-    """Make `target`, ComfyUI's folder, from a snapshot. It must be empty, or not there.
+    """Create `target`, ComfyUI's folder, from a snapshot. It must not exist, or be empty.
 
-    Raises ConfigError for a wrong target or Python, and SnapshotError with everything that failed of one stage: first
-    fetching, then requirements, then scripts.
+    Raises ConfigError for an invalid target or Python, and SnapshotError with all errors of one stage: first fetching,
+    then requirements, then scripts.
     """
     target = target.resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ConfigError(f"--to: {target} is there already. Remove it, or name a new folder")
+        raise ConfigError(f"--to: {target} already exists. Remove it, or pass a new folder")
     if sources.python:
         sources.python.require_pip()
         _raise(sources.python.conflicts(snapshot.packages))
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that it is moved in one step; inside a folder of its own, which others may not enter.
+    # Next to the target, so that it can be renamed; inside a private folder that other users cannot enter.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         scratch = Path(name)
         made = scratch / target.name
@@ -73,11 +73,11 @@ def restore(snapshot: Snapshot, target: Path, sources: Sources) -> None:
 
 
 def _fetch(snapshot: Snapshot, made: Path, sources: Sources) -> list[str]:
-    """Fetch ComfyUI, and every node into it; return the nodes' folders. Raises SnapshotError with all that failed."""
+    """Fetch ComfyUI and all nodes; return the nodes' folders. Raises SnapshotError with all errors."""
     errors: list[RestoreError] = []
     with _noted(COMFYUI, errors):
         _fetch_repository(COMFYUI, sources.comfyui, made, sources.git)
-    _raise(errors)  # where it is not there, neither is a place for the nodes
+    _raise(errors)  # without ComfyUI there is no folder for the nodes
     nodes = made / _NODES
     for repository in snapshot.repositories:
         with _noted(repository.folder, errors):
@@ -90,8 +90,8 @@ def _fetch(snapshot: Snapshot, made: Path, sources: Sources) -> list[str]:
     errors += [
         RestoreError(
             file,
-            "the snapshot has it as a file in custom_nodes and has nothing but its name; ComfyUI does not bring it. "
-            "Put it into a git repository of yours and name that under git_custom_nodes, or take it out",
+            "it is a file in custom_nodes, of which the snapshot has only the name, and ComfyUI does not ship it. "
+            "Put it into a git repository and list that under git_custom_nodes, or remove it",
         )
         for file in snapshot.files
         if not (nodes / file).is_file()
@@ -116,7 +116,7 @@ def _fetch_registry_node(node: RegistryNode, folder: Path, registry: Registry) -
     LOG.info("%s: %s of the registry, fetched in %.1f s", node.id, node.version, time.monotonic() - begun)
     if not node.sha256:
         LOG.warning(
-            '%s: the snapshot has no hash of its archive, so another one would be taken too. Pin it: "cnr_sha256": '
+            '%s: the snapshot has no hash of its archive, so its content is not checked. Pin it: "cnr_sha256": '
             '{"%s": "%s"}',
             *(node.id, node.id, sha256),
         )
@@ -124,20 +124,15 @@ def _fetch_registry_node(node: RegistryNode, folder: Path, registry: Registry) -
 
 def _require_free(folder: Path) -> None:
     if folder.exists():
-        raise RestoreError(folder.name, "ComfyUI brings a node of that name itself. Take it out of the snapshot")
+        raise RestoreError(folder.name, "ComfyUI ships a node of that name. Remove it from the snapshot")
 
 
 def _install(nodes: Sequence[Node], snapshot: Snapshot, target: Path, python: Python | None, scratch: Path) -> None:
-    """Install what the nodes and the snapshot need in Python, then run the nodes' scripts."""
+    """Install the packages of nodes and snapshot, then run the nodes' scripts."""
     if python is None:
         needing = [node.name for node in nodes if node.requirements or node.script]
         needing += ["pips"] if snapshot.packages else []
-        _raise(
-            [
-                RestoreError(name, "it needs something installed. Name the Python that ComfyUI runs on with --python")
-                for name in needing
-            ]
-        )
+        _raise([RestoreError(name, "it requires packages. Pass ComfyUI's Python with --python") for name in needing])
         return
     _raise(python.install(nodes, snapshot.packages, scratch))
     errors: list[RestoreError] = []
@@ -150,14 +145,14 @@ def _install(nodes: Sequence[Node], snapshot: Snapshot, target: Path, python: Py
 
 @contextlib.contextmanager
 def _noted(part: str, errors: list[RestoreError]) -> Iterator[None]:
-    """Go on after a failure, which is noted in `errors`."""
+    """Append a failure to `errors` and continue."""
     try:
         yield
     except RestoreError as error:
         errors.append(error)
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        errors.append(RestoreError(part, f"its place on the disk cannot be read or written ({reason})"))
+        errors.append(RestoreError(part, f"its files cannot be read or written ({reason})"))
 
 
 def _raise(errors: Sequence[RestoreError]) -> None:

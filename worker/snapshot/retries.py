@@ -1,4 +1,4 @@
-"""How long something of the network is waited for, and how often it is asked for again. Both have an end."""
+"""Timeouts and retries of network access during a restore."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _T = TypeVar("_T")
 
 
 class RetryableFetchError(Exception):
-    """It may work when asked again: nobody answered, or not in time, or the answer was cut."""
+    """A temporary failure: no response, a timeout, or an incomplete response."""
 
 
 @dataclass(frozen=True)
 class RestoreRetryPolicy:
-    """The ends of all waits.
+    """Retry limits and timeouts.
 
     Attributes:
-        tries: how often something is asked for.
-        first_s: the pause after the first failure; it doubles with each that follows.
-        step_s: the longest that one call of git, or one download, may take.
-        install_s: the longest that one run of pip, or of an install.py, may take.
-        silence_s: the longest silence of a server.
+        tries: maximum attempts.
+        first_s: pause after the first failure; doubled after each further one.
+        step_s: timeout of one git call or one download.
+        install_s: timeout of one run of pip or of an install.py.
+        silence_s: read timeout.
     """
 
     tries: int = 3
@@ -51,7 +51,7 @@ def with_retries(part: str, attempt: Callable[[], _T], retry_policy: RestoreRetr
         try:
             return attempt()
         except RetryableFetchError as error:
-            LOG.warning("%s: %s\n  Asking again in %g s", part, error, pause_s)
+            LOG.warning("%s: %s\n  Retrying in %g s", part, error, pause_s)
             time.sleep(pause_s)
     try:
         return attempt()

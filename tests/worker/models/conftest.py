@@ -1,4 +1,4 @@
-"""A model server, and models that are on it."""
+"""A model server, and models on it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SIZE = 1_000_000
 
 @dataclass(frozen=True)
 class Served:
-    """A model on the server: what the list says of it, its right bytes, and its path there."""
+    """A model on the server: its line in the list, its correct content, and its path on the server."""
 
     model: ModelFile
     content: bytes
     path: str
 
 
-class Models:
-    """A server that stands for Hugging Face, and what is put there."""
+class ModelSetup:
+    """A stand-in for Hugging Face, and its files."""
 
     def __init__(self, server: ModelServer) -> None:
         self.server = server
         self.hub = Hub(server.url)
 
     def put(self, path: str = "vae/ae.safetensors", size: int = SIZE, *, served: bytes | None = None) -> Served:
-        """Put a model on the server; with `served`, other bytes than the list will have of it."""
+        """Put a model on the server; with `served`, with content other than listed."""
         content = random.Random(path).randbytes(size)  # noqa: S311 - bytes that no compression shortens
         there = f"/org/repo/resolve/abc/{path}"
         self.server.put(there, content if served is None else served)
@@ -43,7 +43,7 @@ class Models:
 
 
 @pytest.fixture
-def models() -> Iterator[Models]:
+def models() -> Iterator[ModelSetup]:
     """A fresh server."""
     with ModelServer() as server:
-        yield Models(server)
+        yield ModelSetup(server)

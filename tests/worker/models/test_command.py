@@ -1,4 +1,4 @@
-"""The command, as people and builds run it: its exit status, what it says, and what it survives."""
+"""The command as users and builds run it: exit status, output, and robustness."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from simulators.hugging_face import Answer
+from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
 from tests.needs import small_disk as small_disk_of
-from tests.worker.models.conftest import SIZE, Models, Served
+from tests.worker.models.conftest import SIZE, ModelSetup, Served
 from worker.models.__main__ import main
 
 ROOT = Path(__file__).parents[3]
@@ -32,11 +32,11 @@ HALF = SIZE // 2
 TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
 
 
-class Terminal(io.StringIO):
-    """A terminal as far as it is asked."""
+class FakeTerminal(io.StringIO):
+    """A fake terminal."""
 
     def isatty(self) -> bool:
-        """Return that it is one."""
+        """Return True."""
         return True
 
 
@@ -54,12 +54,12 @@ def listed(folder: Path, *served: Served) -> Path:
 
 @pytest.fixture
 def to(tmp_path: Path) -> Path:
-    """ComfyUI's models folder, which is not there yet."""
+    """ComfyUI's models folder, which does not exist yet."""
     return tmp_path / "comfyui" / "models"
 
 
-def ran(models: Models, to: Path, *served: Served, more: tuple[str, ...] = (), **env: str) -> tuple[int, str]:
-    """Run the command in this process; return its exit status and what it said."""
+def ran(models: ModelSetup, to: Path, *served: Served, more: tuple[str, ...] = (), **env: str) -> tuple[int, str]:
+    """Run the command in this process; return its exit status and output."""
     err = io.StringIO()
     arguments = ["--list", str(listed(to.parents[1], *served)), "--to", str(to), *more]
     status = main(arguments, {"HF_ENDPOINT": models.server.url, **env}, err)
@@ -67,7 +67,12 @@ def ran(models: Models, to: Path, *served: Served, more: tuple[str, ...] = (), *
 
 
 def started(
-    models: Models, to: Path, file: Path, *more: str, before: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+    models: ModelSetup,
+    to: Path,
+    file: Path,
+    *more: str,
+    before: tuple[str, ...] = (),
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
     return subprocess.Popen(
@@ -80,7 +85,7 @@ def started(
 
 
 def said(process: subprocess.Popen[str]) -> str:
-    """Wait for a process; return what it said."""
+    """Wait for a process; return its output."""
     return process.communicate(timeout=60)[1]
 
 
@@ -93,27 +98,27 @@ def part_grows(to: Path, served: Served) -> bool:
 # What it says.
 
 
-def test_one_line_a_model(models: Models, to: Path) -> None:
-    """Not on a terminal, each model has its line, and there is one for all; the next run says what is there."""
+def test_one_line_a_model(models: ModelSetup, to: Path) -> None:
+    """Without a terminal, each model has its log line, and there is a summary; the next run logs existing models."""
     served = [models.put("vae/a.safetensors"), models.put("loras/b.safetensors")]
 
     status, text = ran(models, to, *served)
 
     assert status == 0
     lines = sorted(text.splitlines())
-    assert lines[0] == f"2 of 2 models are right in {to}"
-    assert re.fullmatch(r"loras/b\.safetensors: fetched and verified, 1,000,000 bytes in \d+\.\d s", lines[1])
-    assert re.fullmatch(r"vae/a\.safetensors: fetched and verified, 1,000,000 bytes in \d+\.\d s", lines[2])
+    assert lines[0] == f"2 of 2 models are present and verified in {to}"
+    assert re.fullmatch(r"loras/b\.safetensors: downloaded and verified, 1,000,000 bytes in \d+\.\d s", lines[1])
+    assert re.fullmatch(r"vae/a\.safetensors: downloaded and verified, 1,000,000 bytes in \d+\.\d s", lines[2])
 
     status, text = ran(models, to, *served)
     assert (status, sorted(text.splitlines())[1:]) == (
         0,
-        ["loras/b.safetensors: is there", "vae/a.safetensors: is there"],
+        ["loras/b.safetensors: already present", "vae/a.safetensors: already present"],
     )
 
 
-def test_quiet(models: Models, to: Path) -> None:
-    """--quiet says nothing where all goes well, and still what failed."""
+def test_quiet(models: ModelSetup, to: Path) -> None:
+    """--quiet prints nothing on success, and the failures otherwise."""
     served = models.put()
 
     assert ran(models, to, served, more=("--quiet",)) == (0, "")
@@ -121,14 +126,14 @@ def test_quiet(models: Models, to: Path) -> None:
     (to / served.model.path).unlink()
     status, text = ran(models, to, served, more=("--quiet", "--check"))
     assert status == 1
-    assert text.startswith("1 of 1 models failed:\n  vae/ae.safetensors: is not there (")
+    assert text.startswith("1 of 1 models failed:\n  vae/ae.safetensors: does not exist (")
 
 
-def test_bars_on_a_terminal(models: Models, to: Path) -> None:
-    """On a terminal there is a bar for each model, and a warning stands above them."""
+def test_bars_on_a_terminal(models: ModelSetup, to: Path) -> None:
+    """On a terminal there is a bar for each model, and warnings are printed above them."""
     served = models.put()
     models.server.cut(served.path, HALF)
-    err = Terminal()
+    err = FakeTerminal()
 
     status = main(
         ["--list", str(listed(to.parents[1], served)), "--to", str(to)], {"HF_ENDPOINT": models.server.url}, err
@@ -136,32 +141,32 @@ def test_bars_on_a_terminal(models: Models, to: Path) -> None:
 
     assert status == 0
     assert re.search(r"vae/ae\.safetensors: 100%.*1\.00M/1\.00M", err.getvalue())
-    assert "refused or lost; asking again in" in err.getvalue()
+    assert "refused or lost; retrying in" in err.getvalue()
 
 
-def test_all_failures_are_listed(models: Models, to: Path) -> None:
-    """One model's failure keeps no other back; the end has each that failed with its remedy, and the status is 1."""
+def test_all_failures_are_listed(models: ModelSetup, to: Path) -> None:
+    """One failure does not stop other models; the end lists each failed one with its remedy, and the status is 1."""
     gone, good, gated = (models.put(f"vae/{name}.safetensors") for name in "abc")
-    models.server.answer(gone.path, Answer(404))
-    models.server.answer(gated.path, Answer(401))
+    models.server.answer(gone.path, ModelResponse(404))
+    models.server.answer(gated.path, ModelResponse(401))
 
     status, text = ran(models, to, gone, good, gated, HF_TOKEN=TOKEN)
 
     assert status == 1
     failed = text[text.index("2 of 3 models failed:") :].splitlines()
-    assert re.match(r"  vae/a\.safetensors: .* 404: .* Correct its address", failed[1])
-    assert re.match(r"  vae/c\.safetensors: .* 401: the token of HF_TOKEN does not open it", failed[2])
+    assert re.match(r"  vae/a\.safetensors: .* 404: .* Correct the URL", failed[1])
+    assert re.match(r"  vae/c\.safetensors: .* 401: the token in HF_TOKEN has no access", failed[2])
     assert TOKEN not in text
     assert (to / good.model.path).read_bytes() == good.content
 
 
-def test_only(models: Models, to: Path) -> None:
-    """--only takes the models whose path fits, and may be repeated."""
+def test_only(models: ModelSetup, to: Path) -> None:
+    """--only selects the models whose path matches, and may be repeated."""
     served = [models.put(f"{folder}/x.safetensors") for folder in ("vae", "loras", "unet")]
 
     status, text = ran(models, to, *served, more=("--only", "vae/*", "--only", "unet/x.*", "--jobs", "1"))
 
-    assert (status, text.splitlines()[-1]) == (0, f"2 of 2 models are right in {to}")
+    assert (status, text.splitlines()[-1]) == (0, f"2 of 2 models are present and verified in {to}")
     assert not (to / "loras").exists()
 
 
@@ -172,12 +177,12 @@ def test_only(models: Models, to: Path) -> None:
         (["--to", "x", "--jobs", "0"], "must be from 1 to 32, not '0'"),
         (["--to", "x", "--jobs", "many"], "must be from 1 to 32, not 'many'"),
         (["--to", "x", "--wrong"], "unrecognized arguments: --wrong"),
-        (["--to", "x", "--only", "nothing"], "--only 'nothing' fits no model"),
-        (["--to", "x", "--list", "nothing.txt"], "nothing.txt was not read"),
+        (["--to", "x", "--only", "nothing"], "--only 'nothing' matches no model"),
+        (["--to", "x", "--list", "nothing.txt"], "nothing.txt cannot be read"),
     ],
 )
 def test_misuse(arguments: list[str], message: str) -> None:
-    """What cannot be meant ends with 3 and says what is wrong."""
+    """Invalid usage ends with status 3 and the reason."""
     err = io.StringIO()
 
     assert main(arguments, {}, err) == 3
@@ -187,16 +192,18 @@ def test_misuse(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT must be an address"),
-        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT must be an address"),
-        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT must be an address"),
-        ({"HF_ENDPOINT": "http://mirror", "HF_TOKEN": TOKEN}, "HF_ENDPOINT is http, and the token of HF_TOKEN"),
-        ({"HF_TOKEN": f"{TOKEN}\nX: y"}, "HF_TOKEN: what is there is no token"),
+        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT must be a URL"),
+        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT must be a URL"),
+        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT must be a URL"),
+        ({"HF_ENDPOINT": "http://mirror", "HF_TOKEN": TOKEN}, "HF_ENDPOINT is http, and the token in HF_TOKEN"),
+        ({"HF_TOKEN": f"{TOKEN}\nX: y"}, "HF_TOKEN: not a valid token"),
         ({"HF_TOKEN_FILE": "/"}, "HF_TOKEN_FILE: / cannot be read (IsADirectoryError)"),
     ],
 )
-def test_a_bad_setting_is_named(models: Models, to: Path, tmp_path: Path, env: dict[str, str], message: str) -> None:
-    """A variable that cannot be right ends with 3 and its name; nothing was sent, and no secret is shown."""
+def test_a_bad_setting_is_named(
+    models: ModelSetup, to: Path, tmp_path: Path, env: dict[str, str], message: str
+) -> None:
+    """An invalid variable ends with status 3 and its name; nothing is sent, and no secret is shown."""
     err = io.StringIO()
 
     status = main(["--to", str(to), "--list", str(listed(tmp_path, models.put()))], env, err)
@@ -207,16 +214,16 @@ def test_a_bad_setting_is_named(models: Models, to: Path, tmp_path: Path, env: d
     assert models.server.asked == []
 
 
-def test_the_token_may_be_a_file(models: Models, to: Path, tmp_path: Path) -> None:
-    """A build's secret is a file: its token is sent, is named in an error, and may be absent."""
+def test_the_token_may_be_a_file(models: ModelSetup, to: Path, tmp_path: Path) -> None:
+    """A build secret is a file: its token is sent, the file is named in errors, and it may be missing."""
     served = models.put()
     secret = tmp_path / "hf_token"
     secret.write_text(f"{TOKEN}\n")
-    models.server.answer(served.path, Answer(403))
+    models.server.answer(served.path, ModelResponse(403))
 
     status, text = ran(models, to, served, HF_TOKEN_FILE=str(secret))
     assert status == 1
-    assert f"the token of HF_TOKEN_FILE ({secret}) does not open it" in text
+    assert f"the token in HF_TOKEN_FILE ({secret}) has no access" in text
 
     assert ran(models, to, served, HF_TOKEN_FILE=str(tmp_path / "nothing"))[0] == 0
     assert [asked.token for asked in models.server.asked] == [TOKEN, ""]
@@ -225,8 +232,8 @@ def test_the_token_may_be_a_file(models: Models, to: Path, tmp_path: Path) -> No
 # Processes.
 
 
-def test_two_processes_on_one_volume(models: Models, to: Path, tmp_path: Path) -> None:
-    """Two at once fetch each model once, and both end well; the second one says that it waits."""
+def test_two_processes_on_one_volume(models: ModelSetup, to: Path, tmp_path: Path) -> None:
+    """Two concurrent runs download each model once, and both succeed; the second one logs that it waits."""
     served = [models.put(f"vae/{name}.safetensors") for name in "ab"]
     holds = [models.server.hold(each.path, HALF) for each in served]
     file = listed(tmp_path, *served)
@@ -241,16 +248,16 @@ def test_two_processes_on_one_volume(models: Models, to: Path, tmp_path: Path) -
     said(first)
     rest = said(second)
 
-    assert all("another process is fetching it; waiting for that" in line for line in heard)
-    assert rest.count("another process has fetched it") == 2
+    assert all("another process is downloading it; waiting" in line for line in heard)
+    assert rest.count("another process has downloaded it") == 2
     assert (first.returncode, second.returncode) == (0, 0)
     for each in served:
         assert len(models.server.requests(each.path)) == 1
         assert (to / each.model.path).read_bytes() == each.content
 
 
-def test_killed_and_run_again(models: Models, to: Path, tmp_path: Path) -> None:
-    """After SIGKILL in the middle nothing stands in the model's place, and the next run asks for the rest alone."""
+def test_killed_and_run_again(models: ModelSetup, to: Path, tmp_path: Path) -> None:
+    """After SIGKILL no file is at the model's path, and the next run requests only the rest."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     file = listed(tmp_path, served)
@@ -265,13 +272,13 @@ def test_killed_and_run_again(models: Models, to: Path, tmp_path: Path) -> None:
     status, text = ran(models, to, served)
 
     assert status == 0
-    assert f"going on from {kept:,} of 1,000,000 bytes" in text
+    assert f"resuming at {kept:,} of 1,000,000 bytes" in text
     assert [asked.offset for asked in models.server.asked] == [0, kept]
     assert (to / served.model.path).read_bytes() == served.content
 
 
-def test_the_waiting_one_takes_over_from_a_killed_one(models: Models, to: Path, tmp_path: Path) -> None:
-    """The death of the process that fetches frees its part: who waited goes on with it."""
+def test_the_waiting_one_takes_over_from_a_killed_one(models: ModelSetup, to: Path, tmp_path: Path) -> None:
+    """The death of the downloading process releases its part; a waiting process resumes it."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     file = listed(tmp_path, served)
@@ -279,18 +286,18 @@ def test_the_waiting_one_takes_over_from_a_killed_one(models: Models, to: Path, 
     assert part_grows(to, served)
     second = started(models, to, file)
     assert second.stderr is not None
-    assert "waiting for that" in second.stderr.readline()
+    assert "another process is downloading it; waiting" in second.stderr.readline()
     first.kill()
     hold.release()
 
-    assert "going on from" in said(second)
+    assert "resuming at" in said(second)
     assert second.returncode == 0
     assert (to / served.model.path).read_bytes() == served.content
     said(first)
 
 
-def test_ctrl_c(models: Models, to: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends it with 130 and keeps what came."""
+def test_ctrl_c(models: ModelSetup, to: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends it with 130 and keeps the partial file."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     process = started(models, to, listed(tmp_path, served))
@@ -301,13 +308,13 @@ def test_ctrl_c(models: Models, to: Path, tmp_path: Path) -> None:
     assert "stopping" in process.stderr.readline()
     hold.release()
 
-    assert "Interrupted. What came is kept; the same command goes on with it" in said(process)
+    assert "Interrupted. Partial downloads are kept; run the same command to resume" in said(process)
     assert process.returncode == 130
     assert [file.name for file in (to / "vae").iterdir()] == ["ae.safetensors.part"]
 
 
-def test_a_limit_of_the_disk(models: Models, to: Path, tmp_path: Path) -> None:
-    """A disk that takes no more is an error with the bytes that are missing; the part is kept, and gone on with."""
+def test_a_limit_of_the_disk(models: ModelSetup, to: Path, tmp_path: Path) -> None:
+    """A full disk is an error with the missing bytes; the part is kept, and resumed later."""
     served = models.put()
     file = listed(tmp_path, served)
     limited = (
@@ -321,7 +328,7 @@ def test_a_limit_of_the_disk(models: Models, to: Path, tmp_path: Path) -> None:
 
     assert process.returncode == 1
     assert f"vae/ae.safetensors: the disk is full ({os.strerror(errno.EFBIG)}): 500,000 of 1,000,000 bytes are" in text
-    assert "ae.safetensors.part is kept and gone on with" in text
+    assert "it resumes from ae.safetensors.part" in text
     assert ran(models, to, served)[0] == 0
     assert [asked.offset for asked in models.server.asked] == [0, HALF]
 
@@ -333,8 +340,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_disk_that_is_filled_meanwhile(models: Models, small_disk: Path, tmp_path: Path) -> None:
-    """Room that is there at first and gone later is the same error; with room again, the rest is fetched."""
+def test_a_disk_that_is_filled_meanwhile(models: ModelSetup, small_disk: Path, tmp_path: Path) -> None:
+    """Space that disappears during the download is the same error; with space again, the download resumes."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
     process = started(models, small_disk, listed(tmp_path, served))
@@ -347,7 +354,7 @@ def test_a_disk_that_is_filled_meanwhile(models: Models, small_disk: Path, tmp_p
 
     assert process.returncode == 1
     assert f"the disk is full ({os.strerror(errno.ENOSPC)}): " in text
-    assert " 0 are free. Make room" in text
+    assert " 0 are free. Free some space" in text
     filler.unlink()
     assert ran(models, small_disk, served)[0] == 0
     assert (small_disk / served.model.path).read_bytes() == served.content
@@ -360,8 +367,8 @@ def fill(file: Path) -> None:
             pass
 
 
-def test_the_script(models: Models, tmp_path: Path) -> None:
-    """scripts/download_models runs it from any folder, whatever package lies there, with paths of that folder."""
+def test_the_script(models: ModelSetup, tmp_path: Path) -> None:
+    """scripts/download_models works in any folder, whatever packages are there, with relative paths."""
     served = models.put()
     file = listed(tmp_path, served)
     (tmp_path / "worker").mkdir()

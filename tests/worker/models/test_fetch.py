@@ -1,4 +1,4 @@
-"""Fetching over real sockets, from a server that does what servers and networks do."""
+"""Downloads over real sockets, from a server that misbehaves as servers and networks do."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from simulators.hugging_face import Answer
+from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
 from tests.needs import left_out
-from tests.worker.models.conftest import SIZE, Models, Served
+from tests.worker.models.conftest import SIZE, ModelSetup, Served
 from worker.models.download import DownloadRetryPolicy, check_models, fetch_models
 from worker.models.files import locked_part
 from worker.models.listing import ModelError, ModelFile, ModelsError
@@ -35,22 +35,22 @@ TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
 
 
 class Pauses(threading.Event):
-    """A stop that never comes; it remembers how long it was waited for, and does not wait."""
+    """A stop event that is never set; it records the waits and does not block."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds: list[float] = []
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Note the time."""
+        """Record the timeout."""
         self.seconds.append(timeout or 0.0)
         return False
 
 
 def failure(
-    models: Models, folder: Path, *served: Served, hub: Hub | None = None, retry_policy: DownloadRetryPolicy = QUICK
+    models: ModelSetup, folder: Path, *served: Served, hub: Hub | None = None, retry_policy: DownloadRetryPolicy = QUICK
 ) -> str:
-    """Fetch in vain; return the error of the one model that failed."""
+    """Run a failing download; return the error of the one model."""
     with pytest.raises(ModelsError) as info:
         fetch_models([each.model for each in served], folder, hub or models.hub, retry_policy=retry_policy)
     [error] = info.value.errors
@@ -65,8 +65,8 @@ def left(folder: Path) -> list[str]:
 # What goes well.
 
 
-def test_all_are_fetched(models: Models, tmp_path: Path) -> None:
-    """Each model comes to its place, with nothing but its marker beside it, and not writable by others."""
+def test_all_are_fetched(models: ModelSetup, tmp_path: Path) -> None:
+    """Each model is at its path, with only its marker beside it, and not writable by others."""
     served = [models.put(f"loras/{number}.safetensors", 300_000 + number) for number in range(6)]
 
     fetch_models([each.model for each in served], tmp_path, models.hub, jobs=3)
@@ -78,8 +78,8 @@ def test_all_are_fetched(models: Models, tmp_path: Path) -> None:
     assert left(tmp_path) == sorted(f"{each.model.path}{end}" for each in served for end in ("", ".verified"))
 
 
-def test_what_is_there_is_not_asked_for(models: Models, tmp_path: Path) -> None:
-    """A second run asks for nothing, and reads no file: it goes by the marker, the size and the time of change."""
+def test_what_is_there_is_not_asked_for(models: ModelSetup, tmp_path: Path) -> None:
+    """A second run sends no request and reads no file: it uses the marker, the size and the modification time."""
     served = models.put()
     read: list[int] = []
     fetch_models([served.model], tmp_path, models.hub)
@@ -90,8 +90,8 @@ def test_what_is_there_is_not_asked_for(models: Models, tmp_path: Path) -> None:
     assert read == []
 
 
-def test_a_file_of_unknown_origin_is_read_once(models: Models, tmp_path: Path) -> None:
-    """A right file that was copied there is hashed at first sight and never again; it is not fetched."""
+def test_a_file_of_unknown_origin_is_read_once(models: ModelSetup, tmp_path: Path) -> None:
+    """A correct file that was copied there is hashed once and not downloaded."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -106,8 +106,8 @@ def test_a_file_of_unknown_origin_is_read_once(models: Models, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"short", bytes(SIZE)], ids=["wrong size", "wrong bytes"])
-def test_another_file_is_replaced(models: Models, tmp_path: Path, content: bytes) -> None:
-    """What has the name of a model and other bytes is replaced by it."""
+def test_another_file_is_replaced(models: ModelSetup, tmp_path: Path, content: bytes) -> None:
+    """A file with a model's name and other content is replaced."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -118,8 +118,8 @@ def test_another_file_is_replaced(models: Models, tmp_path: Path, content: bytes
     assert target.read_bytes() == served.content
 
 
-def test_another_file_stays_until_the_right_one_is_there(models: Models, tmp_path: Path) -> None:
-    """Where the right bytes do not come, what was there is still there."""
+def test_another_file_stays_until_the_right_one_is_there(models: ModelSetup, tmp_path: Path) -> None:
+    """If the download fails, the existing file is kept."""
     served = models.put(served=b"also wrong")
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -130,8 +130,8 @@ def test_another_file_stays_until_the_right_one_is_there(models: Models, tmp_pat
     assert target.read_bytes() == b"wrong"
 
 
-def test_a_changed_file_is_seen_without_check(models: Models, tmp_path: Path) -> None:
-    """A marker does not count for a file that was changed after it: its time tells."""
+def test_a_changed_file_is_seen_without_check(models: ModelSetup, tmp_path: Path) -> None:
+    """A marker is invalid if the file was changed after it."""
     served = models.put()
     fetch_models([served.model], tmp_path, models.hub)
     target = tmp_path / served.model.path
@@ -146,8 +146,8 @@ def test_a_changed_file_is_seen_without_check(models: Models, tmp_path: Path) ->
 # Cut, resumed, begun anew.
 
 
-def test_a_cut_is_gone_on_with(models: Models, tmp_path: Path) -> None:
-    """Cut at 30 %, only the rest is asked for, but for the piece that was on its way."""
+def test_a_cut_is_gone_on_with(models: ModelSetup, tmp_path: Path) -> None:
+    """After a cut at 30 %, only the rest is requested, plus the piece that was in transit."""
     served = models.put()
     models.server.cut(served.path, CUT)
 
@@ -159,8 +159,8 @@ def test_a_cut_is_gone_on_with(models: Models, tmp_path: Path) -> None:
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_a_server_without_ranges_is_begun_with_anew(models: Models, tmp_path: Path) -> None:
-    """A server that answers a range with 200 is read from the start."""
+def test_a_server_without_ranges_is_begun_with_anew(models: ModelSetup, tmp_path: Path) -> None:
+    """If the server responds to a range with 200, the download starts over."""
     served = models.put()
     models.server.cut(served.path, CUT)
     models.server.ignore_ranges(served.path)
@@ -174,14 +174,14 @@ def test_a_server_without_ranges_is_begun_with_anew(models: Models, tmp_path: Pa
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(416),
-        Answer(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
-        Answer(206, {"Content-Range": "nonsense"}, bytes(10)),
+        ModelResponse(416),
+        ModelResponse(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
+        ModelResponse(206, {"Content-Range": "nonsense"}, bytes(10)),
     ],
     ids=["416", "206 from elsewhere", "206 without a range"],
 )
-def test_an_answer_to_another_range_is_not_taken(models: Models, tmp_path: Path, answer: Answer) -> None:
-    """What does not go on where the part ends is thrown away, and the model is asked for from its start."""
+def test_an_answer_to_another_range_is_not_taken(models: ModelSetup, tmp_path: Path, answer: ModelResponse) -> None:
+    """A response that does not continue at the part's end is discarded, and the download starts over."""
     served = models.put()
     kept_part(tmp_path, served, served.content[:CUT])
     models.server.answer(served.path, answer)
@@ -193,15 +193,15 @@ def test_an_answer_to_another_range_is_not_taken(models: Models, tmp_path: Path,
 
 
 def kept_part(folder: Path, served: Served, content: bytes) -> Path:
-    """Leave a part as an earlier run would."""
+    """Create a part like that of an earlier run."""
     part = folder / f"{served.model.path}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(content)
     return part
 
 
-def test_a_whole_part_is_asked_for_no_more(models: Models, tmp_path: Path) -> None:
-    """Killed between the last byte and the move, the next run only hashes and moves."""
+def test_a_whole_part_is_asked_for_no_more(models: ModelSetup, tmp_path: Path) -> None:
+    """After a kill between the last byte and the move, the next run only hashes and moves."""
     served = models.put()
     kept_part(tmp_path, served, served.content)
 
@@ -216,8 +216,10 @@ def test_a_whole_part_is_asked_for_no_more(models: Models, tmp_path: Path) -> No
     [(bytes(CUT), [CUT, 0]), (bytes(SIZE), [0]), (bytes(SIZE + 1), [0])],
     ids=["wrong start", "wrong whole", "too long"],
 )
-def test_a_spoilt_part_costs_a_new_start(models: Models, tmp_path: Path, content: bytes, offsets: list[int]) -> None:
-    """A part whose bytes are wrong (a loss of power, say) is found out by the hash; the model is fetched anew, once."""
+def test_a_spoilt_part_costs_a_new_start(
+    models: ModelSetup, tmp_path: Path, content: bytes, offsets: list[int]
+) -> None:
+    """A part with wrong bytes (a power failure) is detected by the hash; the model is downloaded again, once."""
     served = models.put()
     kept_part(tmp_path, served, content)
 
@@ -230,8 +232,8 @@ def test_a_spoilt_part_costs_a_new_start(models: Models, tmp_path: Path, content
 # What is another file.
 
 
-def test_wrong_bytes_are_refused(models: Models, tmp_path: Path) -> None:
-    """Wrong bytes of the right size never come to the place, are not kept, and are not asked for again."""
+def test_wrong_bytes_are_refused(models: ModelSetup, tmp_path: Path) -> None:
+    """Wrong content of the right size is never moved into place, not kept, and not requested again."""
     served = models.put(served=bytes(SIZE))
 
     message = failure(models, tmp_path, served)
@@ -242,8 +244,8 @@ def test_wrong_bytes_are_refused(models: Models, tmp_path: Path) -> None:
     assert len(models.server.asked) == 1
 
 
-def test_a_wrong_size_is_refused_before_its_bytes(models: Models, tmp_path: Path) -> None:
-    """A server that tells another size is believed; nothing is read, and an earlier part is left as it is."""
+def test_a_wrong_size_is_refused_before_its_bytes(models: ModelSetup, tmp_path: Path) -> None:
+    """If the server reports another size, nothing is read, and an earlier part is kept."""
     served = models.put(served=bytes(SIZE - 1))
     kept_part(tmp_path, served, served.content[:CUT])
     models.server.ignore_ranges(served.path)
@@ -254,27 +256,27 @@ def test_a_wrong_size_is_refused_before_its_bytes(models: Models, tmp_path: Path
     assert left(tmp_path) == ["vae/ae.safetensors.part"]
 
 
-def test_a_wrong_size_behind_a_range_is_refused(models: Models, tmp_path: Path) -> None:
-    """A file that is shorter than what was kept of it answers 416 and its size."""
+def test_a_wrong_size_behind_a_range_is_refused(models: ModelSetup, tmp_path: Path) -> None:
+    """For a file that is shorter than the part, the server returns 416 and its size."""
     served = models.put(served=bytes(CUT))
     kept_part(tmp_path, served, served.content[:CUT])
 
     assert f"{SIZE:,} bytes were expected, 127.0.0.1 has {CUT:,}" in failure(models, tmp_path, served)
 
 
-def test_more_than_expected_is_refused(models: Models, tmp_path: Path) -> None:
-    """A body without a length ends as soon as it is too long, and nothing is kept."""
+def test_more_than_expected_is_refused(models: ModelSetup, tmp_path: Path) -> None:
+    """A body without a length is aborted as soon as it is too long, and nothing is kept."""
     served = models.put()
-    models.server.answer(served.path, Answer(200, {}, served.content + b"!", tells_length=False))
+    models.server.answer(served.path, ModelResponse(200, {}, served.content + b"!", tells_length=False))
 
     assert "wrong size: 1,000,000 bytes were expected, more were received" in failure(models, tmp_path, served)
     assert left(tmp_path) == []
 
 
-def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> None:
-    """A body without a length that ends early may have been cut: the rest is asked for."""
+def test_less_than_expected_is_gone_on_with(models: ModelSetup, tmp_path: Path) -> None:
+    """A body without a length that ends early may have been cut: the rest is requested."""
     served = models.put()
-    models.server.answer(served.path, Answer(200, {}, served.content[:CUT], tells_length=False))
+    models.server.answer(served.path, ModelResponse(200, {}, served.content[:CUT], tells_length=False))
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
@@ -287,23 +289,27 @@ def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("status", "token", "remedy"),
     [
-        (401, "", "Accept the licence at https://huggingface.co/org/repo, make a token at"),
-        (403, "", "pass it in HF_TOKEN"),
-        (401, TOKEN, "the token of HF_TOKEN does not open it"),
+        (401, "", "Accept the licence at https://huggingface.co/org/repo, create a token at"),
+        (403, "", "set HF_TOKEN"),
+        (401, TOKEN, "the token in HF_TOKEN has no access"),
         (403, TOKEN, "Accept the licence at https://huggingface.co/org/repo with the token's account"),
-        (404, "", "its revision or the file is gone. Correct its address in the list: https://huggingface.co/org/repo"),
-        (404, TOKEN, "its revision or the file is gone"),
-        (418, "", "where 200 was expected"),
+        (
+            404,
+            "",
+            "its revision or the file does not exist. Correct the URL in the list: https://huggingface.co/org/repo",
+        ),
+        (404, TOKEN, "its revision or the file does not exist"),
+        (418, "", "returned 418 instead of 200"),
     ],
 )
-def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: str, remedy: str) -> None:
-    """What will not get better is asked for once, and the error says what to do; it has no token in it."""
+def test_a_refusal_is_final(models: ModelSetup, tmp_path: Path, status: int, token: str, remedy: str) -> None:
+    """A permanent error is requested once, and has a remedy; it does not contain the token."""
     served = models.put()
-    models.server.answer(served.path, Answer(status, {}, b"no"))
+    models.server.answer(served.path, ModelResponse(status, {}, b"no"))
 
     message = failure(models, tmp_path, served, hub=Hub(models.server.url, token))
 
-    assert f"vae/ae.safetensors: 127.0.0.1 answered {status}" in message
+    assert f"vae/ae.safetensors: 127.0.0.1 returned {status}" in message
     assert remedy in message
     assert TOKEN not in message
     assert len(models.server.asked) == 1
@@ -311,10 +317,10 @@ def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: 
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_busy_server_is_asked_again(models: Models, tmp_path: Path, status: int) -> None:
-    """What may get better is asked for again."""
+def test_a_busy_server_is_asked_again(models: ModelSetup, tmp_path: Path, status: int) -> None:
+    """A temporary error is retried."""
     served = models.put()
-    models.server.answer(served.path, Answer(status), Answer(status))
+    models.server.answer(served.path, ModelResponse(status), ModelResponse(status))
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
@@ -322,12 +328,12 @@ def test_a_busy_server_is_asked_again(models: Models, tmp_path: Path, status: in
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_retry_after_is_honoured(models: Models, tmp_path: Path) -> None:
-    """A server's word on when to come back counts, as seconds or as a date; nonsense does not."""
+def test_retry_after_is_honoured(models: ModelSetup, tmp_path: Path) -> None:
+    """Retry-After is honoured as seconds or as a date; invalid values are ignored."""
     served = models.put()
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
     for text in ("7", date, "soon", "Mon, 99 Foo"):
-        models.server.answer(served.path, Answer(429, {"Retry-After": text}))
+        models.server.answer(served.path, ModelResponse(429, {"Retry-After": text}))
     pauses = Pauses()
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK, stop=pauses)
@@ -337,31 +343,31 @@ def test_retry_after_is_honoured(models: Models, tmp_path: Path) -> None:
     assert all(seconds <= 0.001 for seconds in pauses.seconds[2:])
 
 
-def test_a_pause_that_is_too_long_is_not_taken(models: Models, tmp_path: Path) -> None:
-    """A server that wants an hour is given up at once, with its word."""
+def test_a_pause_that_is_too_long_is_not_taken(models: ModelSetup, tmp_path: Path) -> None:
+    """A Retry-After of an hour ends the download at once, and is in the error."""
     served = models.put()
-    models.server.answer(served.path, Answer(429, {"Retry-After": "3600"}))
+    models.server.answer(served.path, ModelResponse(429, {"Retry-After": "3600"}))
 
     message = failure(models, tmp_path, served)
 
-    assert "127.0.0.1 answered 429, asking for a pause of 3600 s; given up after 1 tries. Try again later" in message
+    assert "127.0.0.1 returned 429 with Retry-After 3600 s; given up after 1 attempts. Try again later" in message
 
 
-def test_a_server_that_stays_busy_is_given_up(models: Models, tmp_path: Path) -> None:
-    """After six failures in a row the model is given up, and what came before stays."""
+def test_a_server_that_stays_busy_is_given_up(models: ModelSetup, tmp_path: Path) -> None:
+    """After six consecutive failures the download fails, and the received bytes are kept."""
     served = models.put()
     part = kept_part(tmp_path, served, served.content[:CUT])
-    models.server.answer(served.path, *[Answer(503)] * 20)
+    models.server.answer(served.path, *[ModelResponse(503)] * 20)
 
     message = failure(models, tmp_path, served)
 
     assert len(models.server.asked) == 6
     assert part.read_bytes() == served.content[:CUT]
-    assert "127.0.0.1 answered 503; given up after 6 tries. Try again later, or from a mirror" in message
+    assert "127.0.0.1 returned 503; given up after 6 attempts. Try again later, or from a mirror" in message
 
 
-def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
-    """A connection that brings a little each time is borne with, however often it is lost, up to a limit."""
+def test_progress_is_worth_new_patience(models: ModelSetup, tmp_path: Path) -> None:
+    """A connection that delivers some bytes each time is retried, up to a limit."""
     served = models.put(size=6 * PIECE)
     models.server.cut(served.path, *[PIECE] * 5)
     fetch_models([served.model], tmp_path, models.hub, retry_policy=replace(QUICK, in_a_row=2))
@@ -371,13 +377,13 @@ def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
     models.server.cut(other.path, *[PIECE] * 5)
     message = failure(models, tmp_path, other, retry_policy=replace(QUICK, in_all=4))
 
-    assert "the connection to 127.0.0.1 was refused or lost; given up after 4 tries" in message
-    assert f"The {4 * PIECE:,} bytes that came are kept" in message
+    assert "the connection to 127.0.0.1 was refused or lost; given up after 4 attempts" in message
+    assert f"The {4 * PIECE:,} received bytes are kept" in message
     assert "vae/other.safetensors.part" in left(tmp_path)
 
 
 def test_pauses_grow() -> None:
-    """Pauses double up to the longest, are spread, and are never shorter than the server asked for."""
+    """Pauses double up to the maximum, have jitter, and are never shorter than Retry-After."""
     retry_policy = DownloadRetryPolicy(first_s=1, longest_s=5)
 
     assert [retry_policy.pause_s(failures, None, 1.0) for failures in (1, 2, 3, 4, 2000)] == [1, 2, 4, 5, 5]
@@ -389,60 +395,62 @@ def test_pauses_grow() -> None:
 
 
 def closed_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def test_nobody_there(models: Models, tmp_path: Path) -> None:
-    """A refused connection is tried six times, and the error says what was tried and what to look at."""
+def test_nobody_there(models: ModelSetup, tmp_path: Path) -> None:
+    """A refused connection is tried six times, and the error has the cause and the remedy."""
     message = failure(models, tmp_path, models.put(), hub=Hub(f"http://127.0.0.1:{closed_port()}"))
 
-    assert "the connection to 127.0.0.1 was refused or lost; given up after 6 tries" in message
-    assert "Check the network and its proxies (HTTPS_PROXY), or name a mirror in HF_ENDPOINT" in message
+    assert "the connection to 127.0.0.1 was refused or lost; given up after 6 attempts" in message
+    assert "Check the network and its proxies (HTTPS_PROXY), or set HF_ENDPOINT to a mirror" in message
 
 
-def test_no_such_name(models: Models, tmp_path: Path) -> None:
-    """A name without an address is said to be one."""
+def test_no_such_name(models: ModelSetup, tmp_path: Path) -> None:
+    """The error says that the host name could not be resolved."""
     message = failure(models, tmp_path, models.put(), hub=Hub("https://nowhere.invalid"))
 
-    assert "the name nowhere.invalid was not resolved" in message
+    assert "the host name nowhere.invalid could not be resolved" in message
 
 
-def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is not there is told from a server that is not there; this machine is reached without it."""
+def test_no_such_proxy(models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unreachable proxy and an unreachable server have different errors; this machine needs no proxy."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
     served = models.put()
 
     message = failure(models, tmp_path, served, hub=Hub("https://nowhere.invalid"))
 
-    assert "the proxy to nowhere.invalid was not reached" in message
+    assert "the proxy for nowhere.invalid could not be reached" in message
     fetch_models([served.model], tmp_path, models.hub)
 
 
-def test_silence_has_an_end(models: Models, tmp_path: Path) -> None:
-    """A server that takes the connection and says nothing is given up."""
+def test_silence_has_an_end(models: ModelSetup, tmp_path: Path) -> None:
+    """A server that accepts the connection and sends nothing times out."""
     retry_policy = replace(QUICK, in_a_row=2, silence_s=0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
         hub = Hub(f"http://127.0.0.1:{server.getsockname()[1]}")
 
         message = failure(models, tmp_path, models.put(), hub=hub, retry_policy=retry_policy)
 
-    assert "127.0.0.1 was silent for too long; given up after 2 tries" in message
+    assert "127.0.0.1 sent no data in time; given up after 2 attempts" in message
 
 
-def test_tls_with_one_that_speaks_none(models: Models, tmp_path: Path) -> None:
-    """A connection that breaks while TLS is agreed on counts as lost."""
+def test_tls_with_one_that_speaks_none(models: ModelSetup, tmp_path: Path) -> None:
+    """A connection that breaks during the TLS handshake counts as lost."""
     hub = Hub(models.server.url.replace("http", "https"))
 
-    assert "was refused or lost; given up after 6 tries" in failure(models, tmp_path, models.put(), hub=hub)
+    assert "was refused or lost; given up after 6 attempts" in failure(models, tmp_path, models.put(), hub=hub)
 
 
-def test_a_certificate_that_is_not_trusted_is_final(models: Models, tmp_path: Path, untrusted: ssl.SSLContext) -> None:
-    """A certificate of nobody is not asked for twice, and the error says where to name another authority."""
+def test_a_certificate_that_is_not_trusted_is_final(
+    models: ModelSetup, tmp_path: Path, untrusted: ssl.SSLContext
+) -> None:
+    """An untrusted certificate is not retried, and the error says how to trust another authority."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=shake_hands, args=(listener, untrusted))
         thread.start()
@@ -451,12 +459,12 @@ def test_a_certificate_that_is_not_trusted_is_final(models: Models, tmp_path: Pa
         message = failure(models, tmp_path, models.put(), hub=hub)
 
         thread.join()
-    assert "the certificate of 127.0.0.1 was not accepted" in message
+    assert "the certificate of 127.0.0.1 is not trusted" in message
     assert "REQUESTS_CA_BUNDLE" in message
 
 
 def shake_hands(listener: socket.socket, tls: ssl.SSLContext) -> None:
-    """Take one connection and offer the certificate, which is refused."""
+    """Accept one connection and offer the certificate, which is rejected."""
     connection, _ = listener.accept()
     with connection, pytest.raises(ssl.SSLError):
         tls.wrap_socket(connection, server_side=True)
@@ -464,7 +472,7 @@ def shake_hands(listener: socket.socket, tls: ssl.SSLContext) -> None:
 
 @pytest.fixture
 def untrusted(tmp_path: Path) -> ssl.SSLContext:
-    """A certificate that nobody has signed but itself."""
+    """A self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nobody")])
     now = dt.datetime.now(dt.UTC)
@@ -487,11 +495,11 @@ def untrusted(tmp_path: Path) -> ssl.SSLContext:
 # The token, and redirects.
 
 
-def test_the_token_stays_with_its_host(models: Models, tmp_path: Path) -> None:
-    """The token is sent to the hub, and not to the host that it redirects to; nor is it in the address."""
+def test_the_token_stays_with_its_host(models: ModelSetup, tmp_path: Path) -> None:
+    """The token is sent to the hub, but not to the host that it redirects to; nor is it in the URL."""
     served = models.put()
     models.server.put("/cdn", served.content)
-    models.server.answer(served.path, Answer(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
+    models.server.answer(served.path, ModelResponse(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
@@ -502,13 +510,13 @@ def test_the_token_stays_with_its_host(models: Models, tmp_path: Path) -> None:
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_the_token_does_not_come_back(models: Models, tmp_path: Path) -> None:
+def test_the_token_does_not_come_back(models: ModelSetup, tmp_path: Path) -> None:
     """After a redirect away, a redirect back gets no token either; one within the host keeps it."""
     served = models.put()
     models.server.put("/last", served.content)
-    models.server.answer(served.path, Answer(307, {"Location": "/moved"}))
-    models.server.answer("/moved", Answer(302, {"Location": f"{models.server.other_url}/away"}))
-    models.server.answer("/away", Answer(302, {"Location": f"{models.server.url}/last"}))
+    models.server.answer(served.path, ModelResponse(307, {"Location": "/moved"}))
+    models.server.answer("/moved", ModelResponse(302, {"Location": f"{models.server.other_url}/away"}))
+    models.server.answer("/away", ModelResponse(302, {"Location": f"{models.server.url}/last"}))
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
@@ -516,9 +524,9 @@ def test_the_token_does_not_come_back(models: Models, tmp_path: Path) -> None:
 
 
 def test_the_token_is_for_no_other_address_of_the_list(
-    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An address of the list that is not the hub's gets no token, and no login of a netrc."""
+    """A URL of the list that is not the hub's gets no token, and no login from .netrc."""
     served = models.put()
     model = replace(served.model, url=f"{models.server.other_url}{served.path}?key=shown")
     netrc = tmp_path / "netrc"
@@ -531,28 +539,28 @@ def test_the_token_is_for_no_other_address_of_the_list(
     [asked] = models.server.asked
     assert (asked.host, asked.token, "Authorization" in asked.headers) == ("localhost", "", False)
 
-    models.server.answer(served.path, Answer(403))
+    models.server.answer(served.path, ModelResponse(403))
     message = failure(models, tmp_path / "again", replace(served, model=model), hub=hub)
-    assert "localhost answered 403: no token is sent there. Name an open address" in message
+    assert "localhost returned 403: no token is sent to that host. Use a public URL" in message
     assert "shown" not in message
 
 
 @pytest.mark.parametrize("target", ["ftp://localhost/x", "https://", "https://[", "http://localhost:port/"])
-def test_a_redirect_to_nowhere_is_final(models: Models, tmp_path: Path, target: str) -> None:
-    """A redirect to what is no address of a server ends it, in an error of ours."""
+def test_a_redirect_to_nowhere_is_final(models: ModelSetup, tmp_path: Path, target: str) -> None:
+    """A redirect to an invalid URL is a ModelError."""
     served = models.put()
-    models.server.answer(served.path, Answer(302, {"Location": target}))
+    models.server.answer(served.path, ModelResponse(302, {"Location": target}))
 
     message = failure(models, tmp_path, served)
 
-    assert "Correct its address in the list" in message
+    assert "Correct the URL in the list" in message
     assert len(models.server.asked) == 1
 
 
-def test_redirects_have_an_end(models: Models, tmp_path: Path) -> None:
-    """A server that redirects in circles is left."""
+def test_redirects_have_an_end(models: ModelSetup, tmp_path: Path) -> None:
+    """A redirect loop is an error."""
     served = models.put()
-    models.server.answer(served.path, *[Answer(302, {"Location": served.path})] * 10)
+    models.server.answer(served.path, *[ModelResponse(302, {"Location": served.path})] * 10)
 
     assert "127.0.0.1 redirects more than 5 times" in failure(models, tmp_path, served)
     assert len(models.server.asked) == 6
@@ -561,8 +569,8 @@ def test_redirects_have_an_end(models: Models, tmp_path: Path) -> None:
 # The disk.
 
 
-def test_space_is_looked_at_before_the_first_byte(models: Models, tmp_path: Path) -> None:
-    """What cannot fit is not begun with: the error has the bytes that are needed and those that are free."""
+def test_space_is_looked_at_before_the_first_byte(models: ModelSetup, tmp_path: Path) -> None:
+    """If the space is too small, nothing is downloaded: the error has the needed and the free bytes."""
     served = models.put()
     model = replace(served.model, size=10**17)
     small = models.put("vae/small.safetensors", 10)
@@ -570,24 +578,24 @@ def test_space_is_looked_at_before_the_first_byte(models: Models, tmp_path: Path
     message = failure(models, tmp_path, small, replace(served, model=model))
 
     assert f"{10**17 + 10:,} bytes are needed" in message
-    assert " are free. Make room" in message
+    assert " are free. Free some space" in message
     assert models.server.asked == []
 
 
-def test_a_folder_that_is_a_file_is_named(models: Models, tmp_path: Path) -> None:
-    """A place that cannot be written is an error with its path."""
+def test_a_folder_that_is_a_file_is_named(models: ModelSetup, tmp_path: Path) -> None:
+    """A path that cannot be written is an error with the path."""
     (tmp_path / "vae").write_text("no folder")
 
     message = failure(models, tmp_path, models.put())
 
-    assert f"its place on the disk cannot be read or written (File exists: {tmp_path}/vae)" in message
+    assert f"its file cannot be read or written (File exists: {tmp_path}/vae)" in message
 
 
 # Two at once, and the end.
 
 
-def test_two_threads_fetch_one_model_once(models: Models, tmp_path: Path) -> None:
-    """Who comes second waits, finds the model there, and asks for nothing."""
+def test_two_threads_fetch_one_model_once(models: ModelSetup, tmp_path: Path) -> None:
+    """The second process waits, finds the model, and requests nothing."""
     served = models.put()
     hold = models.server.hold(served.path, CUT)
     ends: list[int] = []
@@ -608,8 +616,8 @@ def test_two_threads_fetch_one_model_once(models: Models, tmp_path: Path) -> Non
     assert len(models.server.asked) == 1
 
 
-def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Path) -> None:
-    """A process that hangs on to a part is not waited for without end."""
+def test_who_holds_a_part_and_does_nothing_is_named(models: ModelSetup, tmp_path: Path) -> None:
+    """A process that holds a part without progress is not waited for forever."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -618,11 +626,11 @@ def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Pa
     with locked_part(served.model, target, threading.Event(), lock_timeout_s=1):
         message = failure(models, tmp_path, served, retry_policy=retry_policy)
 
-    assert "another process holds its .part and has written nothing for 0.05 s. End that process" in message
+    assert "another process holds its .part file and has written nothing for 0.05 s. End that process" in message
 
 
-def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
-    """Told to stop, what runs ends with its part kept, what waits for a part ends, and the rest is not begun."""
+def test_a_stop_ends_all(models: ModelSetup, tmp_path: Path) -> None:
+    """On stop, running downloads keep their parts, waiting ones end, and the rest is not started."""
     served = models.put()
     other = models.put("vae/other.safetensors")
     hold = models.server.hold(served.path, CUT)
@@ -646,15 +654,15 @@ def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
         thread.join()
 
     assert [len(error.errors) for error in errors] == [2, 2]
-    assert "was stopped; what came is kept" in str(errors[0])
+    assert "was stopped; the partial download is kept" in str(errors[0])
     assert models.server.requests(other.path) == []
     assert left(tmp_path) == ["vae/ae.safetensors.part"]
 
 
-def test_a_stop_ends_a_pause(models: Models, tmp_path: Path) -> None:
-    """Told to stop between two tries, it asks no more."""
+def test_a_stop_ends_a_pause(models: ModelSetup, tmp_path: Path) -> None:
+    """On stop between two attempts, there is no further request."""
     served = models.put()
-    models.server.answer(served.path, *[Answer(503)] * 3)
+    models.server.answer(served.path, *[ModelResponse(503)] * 3)
 
     class StopAtOnce(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
@@ -667,8 +675,8 @@ def test_a_stop_ends_a_pause(models: Models, tmp_path: Path) -> None:
     assert len(models.server.asked) == 1
 
 
-def test_a_stop_ends_a_reading(models: Models, tmp_path: Path) -> None:
-    """Told to stop, the hashing of a file that is there ends too."""
+def test_a_stop_ends_a_reading(models: ModelSetup, tmp_path: Path) -> None:
+    """On stop, hashing an existing file ends too."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -680,8 +688,8 @@ def test_a_stop_ends_a_reading(models: Models, tmp_path: Path) -> None:
         check_models([served.model], tmp_path, stop=stop)
 
 
-def test_a_volume_without_locks_gets_a_part_of_its_own(models: Models, tmp_path: Path) -> None:
-    """Where nothing can be locked, nobody else's part is touched, and none is left."""
+def test_a_volume_without_locks_gets_a_part_of_its_own(models: ModelSetup, tmp_path: Path) -> None:
+    """Without locks, no other process's part is touched, and none is left."""
     served = models.put()
     target = tmp_path / served.model.path
     theirs = kept_part(tmp_path, served, b"theirs")
@@ -697,8 +705,8 @@ def test_a_volume_without_locks_gets_a_part_of_its_own(models: Models, tmp_path:
     assert theirs.read_bytes() == b"theirs"
 
 
-def test_a_lock_that_fails_otherwise_is_an_error(models: Models, tmp_path: Path) -> None:
-    """Only a volume without locks is written without one."""
+def test_a_lock_that_fails_otherwise_is_an_error(models: ModelSetup, tmp_path: Path) -> None:
+    """Only a volume without locks is written to without a lock."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -713,8 +721,8 @@ def test_a_lock_that_fails_otherwise_is_an_error(models: Models, tmp_path: Path)
         pass
 
 
-def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: Models, tmp_path: Path) -> None:
-    """Who waited for a part that was moved or removed meanwhile opens the one that is there now."""
+def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: ModelSetup, tmp_path: Path) -> None:
+    """A process that waited for a part that was moved or removed opens the new one."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir()
@@ -736,8 +744,8 @@ def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: Models, tm
 # Other users of the same volume.
 
 
-def test_a_part_is_never_opened_through_a_link(models: Models, tmp_path: Path) -> None:
-    """A link in a part's place is removed, symbolic or hard, and what it led to keeps its bytes."""
+def test_a_part_is_never_opened_through_a_link(models: ModelSetup, tmp_path: Path) -> None:
+    """A symbolic or hard link at the part's path is removed, and its target is not changed."""
     for number, link in enumerate((Path.symlink_to, Path.hardlink_to)):
         served = models.put(f"vae/{number}.safetensors")
         elsewhere = tmp_path / f"precious-{number}"
@@ -754,8 +762,8 @@ def test_a_part_is_never_opened_through_a_link(models: Models, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe"])
-def test_a_part_that_others_can_write_is_begun_again(models: Models, tmp_path: Path, kind: str) -> None:
-    """Its writer could change it once it is verified. A pipe in its place does not block either."""
+def test_a_part_that_others_can_write_is_begun_again(models: ModelSetup, tmp_path: Path, kind: str) -> None:
+    """Its owner could change it after the verification. A pipe at the path does not block either."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir(parents=True)
@@ -772,8 +780,8 @@ def test_a_part_that_others_can_write_is_begun_again(models: Models, tmp_path: P
     assert stat.S_IMODE(target.stat().st_mode) & 0o022 == 0
 
 
-def test_a_marker_is_never_written_through_a_link(models: Models, tmp_path: Path) -> None:
-    """The marker takes the link's place, after a fetch and after a reading."""
+def test_a_marker_is_never_written_through_a_link(models: ModelSetup, tmp_path: Path) -> None:
+    """Writing the marker replaces a link, after a download and after hashing."""
     served = models.put()
     elsewhere = tmp_path / "precious"
     elsewhere.write_bytes(b"precious")
@@ -791,8 +799,8 @@ def test_a_marker_is_never_written_through_a_link(models: Models, tmp_path: Path
         assert not marker.is_symlink()
 
 
-def forged(models: Models, tmp_path: Path) -> tuple[Served, Path, Path]:
-    """Return a served model, a wrong file in its place, and a marker that calls it verified."""
+def forged(models: ModelSetup, tmp_path: Path) -> tuple[Served, Path, Path]:
+    """Return a served model, a wrong file at its path, and a marker that calls it verified."""
     served = models.put()
     target = tmp_path / served.model.path
     target.parent.mkdir(parents=True)
@@ -804,8 +812,10 @@ def forged(models: Models, tmp_path: Path) -> tuple[Served, Path, Path]:
 
 
 @pytest.mark.parametrize("loose", ["marker", "model", "folder", "linked marker", "linked model"])
-def test_a_marker_that_others_could_have_written_is_not_believed(models: Models, tmp_path: Path, loose: str) -> None:
-    """A forged marker does not make a wrong file pass: it is read, and replaced."""
+def test_a_marker_that_others_could_have_written_is_not_believed(
+    models: ModelSetup, tmp_path: Path, loose: str
+) -> None:
+    """A forged marker does not make a wrong file pass: it is hashed, and replaced."""
     served, target, marker = forged(models, tmp_path)
     match loose:
         case "marker":
@@ -828,8 +838,8 @@ def test_a_marker_that_others_could_have_written_is_not_believed(models: Models,
 
 
 @pytest.mark.parametrize("foreign", ["marker", "model", "folder"])
-def test_a_marker_of_another_user_is_not_believed(models: Models, tmp_path: Path, foreign: str) -> None:
-    """Whoever owns one of the three could have put the others there."""
+def test_a_marker_of_another_user_is_not_believed(models: ModelSetup, tmp_path: Path, foreign: str) -> None:
+    """The owner of one of the three could have written the others."""
     served, target, marker = forged(models, tmp_path)
     if os.geteuid() != 0:
         left_out("NOT TESTED: a file of another user: giving one away takes root")
@@ -840,8 +850,8 @@ def test_a_marker_of_another_user_is_not_believed(models: Models, tmp_path: Path
     assert target.read_bytes() == served.content
 
 
-def test_a_marker_of_our_own_saves_the_reading(models: Models, tmp_path: Path) -> None:
-    """In a folder that no other user can write, a fitting marker is enough: so a boot reads no 17 GB."""
+def test_a_marker_of_our_own_saves_the_reading(models: ModelSetup, tmp_path: Path) -> None:
+    """In a folder that no other user can write to, a valid marker is enough, so a boot does not read 17 GB."""
     served, target, _ = forged(models, tmp_path)
 
     fetch_models([served.model], tmp_path, models.hub)
@@ -853,8 +863,8 @@ def test_a_marker_of_our_own_saves_the_reading(models: Models, tmp_path: Path) -
 # Verifying.
 
 
-def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> None:
-    """--check names each that is missing, of another size or of other bytes, one flipped bit included."""
+def test_check_reads_all_and_fetches_nothing(models: ModelSetup, tmp_path: Path) -> None:
+    """--check names each missing file, wrong size or wrong content, one flipped bit included."""
     right, flipped, short, missing = (models.put(f"vae/{name}.safetensors") for name in "abcd")
     fetch_models([right.model, flipped.model, short.model], tmp_path, models.hub)
     target = tmp_path / flipped.model.path
@@ -872,7 +882,7 @@ def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> 
     messages = [str(error) for error in info.value.errors]
     assert f"vae/b.safetensors: wrong bytes: sha256 {flipped.model.sha256} was expected, {target} has " in messages[0]
     assert f"vae/c.safetensors: wrong size: {SIZE:,} bytes were expected" in messages[1]
-    assert "vae/d.safetensors: is not there" in messages[2]
+    assert "vae/d.safetensors: does not exist" in messages[2]
     assert len(messages) == 3
     assert len(models.server.asked) == asked
 
@@ -880,8 +890,8 @@ def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> 
     assert target.read_bytes() == flipped.content
 
 
-def test_a_model_error_names_its_model(models: Models) -> None:
-    """An error knows the model that it is about."""
+def test_a_model_error_names_its_model(models: ModelSetup) -> None:
+    """An error has the model that it is about."""
     model = models.put().model
 
     assert ModelError(model, "is lost").model is model

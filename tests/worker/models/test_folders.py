@@ -1,4 +1,4 @@
-"""Where models are found: in which order, by which size, in which layout, and how ComfyUI hears of it."""
+"""Where models are found: search order, sizes, layouts, and ComfyUI's configuration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Put = Callable[..., Path]
 
 @pytest.fixture
 def put(tmp_path: Path) -> Put:
-    """What puts a file of some size under the test's folder."""
+    """Creates a file of some size under the test's folder."""
 
     def make(path: str, size: int = 119) -> Path:
         file = tmp_path / path
@@ -48,7 +48,7 @@ def put(tmp_path: Path) -> Put:
 
 
 def places_in(base: Path, revision: str = "") -> ModelLocations:
-    """Return the model locations of a worker that has them all in `base`."""
+    """Return the model locations of a worker whose folders are all in `base`."""
     return model_locations(
         comfyui=base / "comfyui",
         data=base / "data",
@@ -77,7 +77,7 @@ def found(base: Path, model: str = UNET, revision: str = "") -> LocatedModels:
     ],
 )
 def test_a_file_where_comfyui_looks_needs_no_link(tmp_path: Path, put: Put, path: str) -> None:
-    """Every root with ComfyUI's folders is searched, under a folder's older name too."""
+    """Every root with ComfyUI's folders is searched, including a folder's older name."""
     file = put(path)
     located = found(tmp_path)
 
@@ -96,7 +96,7 @@ def test_a_file_where_comfyui_looks_needs_no_link(tmp_path: Path, put: Put, path
     ],
 )
 def test_a_file_in_runpod_s_cache_is_found_by_name_and_linked(tmp_path: Path, put: Put, path: str) -> None:
-    """The three layouts of cached models, each with folders of the repository's own."""
+    """The three layouts of cached models, each with the repository's own folders."""
     file = put(path)
     where = places_in(tmp_path)
     located = locate([UNET], SIZES, where)
@@ -111,7 +111,7 @@ def test_a_file_in_runpod_s_cache_is_found_by_name_and_linked(tmp_path: Path, pu
 
 
 def test_a_baked_file_comes_before_the_volume_s_and_the_cache_s(tmp_path: Path, put: Put) -> None:
-    """What starts fastest is taken, and is not on the volume."""
+    """The location with the fastest start is used, and is not on the volume."""
     put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
     put(f"volume/models/{UNET}")
     baked = put(f"baked/{UNET}")
@@ -122,7 +122,7 @@ def test_a_baked_file_comes_before_the_volume_s_and_the_cache_s(tmp_path: Path, 
 
 
 def test_another_file_of_that_name_is_passed_over(tmp_path: Path, put: Put) -> None:
-    """The all-in-one checkpoint has the transformer's name: the file of models.txt's size is linked in front of it."""
+    """The all-in-one checkpoint has the transformer's name: the file of the listed size is linked in front of it."""
     put(f"volume/models/{UNET}", 172)
     right = put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
     located = found(tmp_path)
@@ -132,17 +132,17 @@ def test_another_file_of_that_name_is_passed_over(tmp_path: Path, put: Put) -> N
 
 
 def test_another_file_of_that_name_is_taken_where_there_is_no_right_one_and_said(tmp_path: Path, put: Put) -> None:
-    """Whoever has put another file there may have wanted that; the log has both sizes."""
+    """A different file may be intended, so it is used; the log has both sizes."""
     wrong = put(f"volume/models/{UNET}", 172)
     located = found(tmp_path)
 
     assert located.files == {UNET: wrong}
     assert located.wrong == (UNET,)
-    assert located.remarks == (f"{wrong} has 172 bytes, {UNET} of models.txt 119: it is another file of that name",)
+    assert located.remarks == (f"{wrong} has 172 bytes, but {UNET} in models.txt has 119: it is a different file",)
 
 
 def test_a_model_that_models_txt_does_not_have_is_found_by_name_alone(tmp_path: Path, put: Put) -> None:
-    """A workflow of one's own loads what it likes; in a repository the file in a fitting folder comes first."""
+    """A custom workflow may load any model; in a repository the file in a matching folder comes first."""
     put(f"{HUB}/snapshots/abc/a/own.safetensors", 1)
     fitting = put(f"{HUB}/snapshots/abc/loras/own.safetensors", 2)
 
@@ -151,7 +151,7 @@ def test_a_model_that_models_txt_does_not_have_is_found_by_name_alone(tmp_path: 
 
 @pytest.mark.parametrize(("revision", "chosen"), [("", "of-main"), ("named", "named"), ("unknown", "of-main")])
 def test_of_several_revisions_the_likeliest_is_taken(tmp_path: Path, put: Put, revision: str, chosen: str) -> None:
-    """That in MODEL_REVISION, else that of the main branch, else the newest."""
+    """The revision in MODEL_REVISION, otherwise that of the main branch, otherwise the newest."""
     for number, name in enumerate(("old", "of-main", "named", "new")):
         file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
         os.utime(file.parent, (number, number))
@@ -171,7 +171,7 @@ def test_without_a_main_branch_the_newest_revision_is_taken(tmp_path: Path, put:
 
 @pytest.mark.parametrize("kind", ["part", "dangling", "circle", "folder", "nothing"])
 def test_what_is_no_file_is_missing(tmp_path: Path, put: Put, kind: str) -> None:
-    """A half-fetched file, a link to nowhere and a folder are not the model."""
+    """A partial file, a dangling link and a folder are not the model."""
     place = put(f"baked/{UNET}.part").with_suffix("")
     if kind == "dangling":
         place.symlink_to(tmp_path / "blobs" / "gone")
@@ -186,17 +186,17 @@ def test_what_is_no_file_is_missing(tmp_path: Path, put: Put, kind: str) -> None
 
 
 def test_missing_models_are_named_with_every_place(tmp_path: Path) -> None:
-    """The error can be acted upon without reading the code."""
+    """The error has the models, the locations searched and the remedies."""
     where = places_in(tmp_path)
     told = missing_message([UNET, VAE], where)
 
-    assert told.startswith(f"Not there: {UNET}, {VAE}.")
+    assert told.startswith(f"Models not found: {UNET}, {VAE}.")
     for place in ("data/models", "comfyui/models", "baked", "volume/ComfyUI/models", "runpod/model-store/huggingface"):
-        assert f"{tmp_path / place} (not there)" in told
+        assert f"{tmp_path / place} (does not exist)" in told
 
 
 def test_a_link_that_leads_elsewhere_is_replaced(tmp_path: Path, put: Put) -> None:
-    """A data folder that stays may have the links of an earlier boot."""
+    """A persistent data folder may have the links of an earlier boot."""
     place = tmp_path / "data/models" / UNET
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "gone")
@@ -208,17 +208,17 @@ def test_a_link_that_leads_elsewhere_is_replaced(tmp_path: Path, put: Put) -> No
 
 
 def test_a_file_in_the_way_of_a_link_is_left_alone_and_named(tmp_path: Path, put: Put) -> None:
-    """Nobody's file is replaced by a link."""
+    """An existing file is not replaced by a link."""
     mine = put(f"data/models/{UNET}", 5)
     put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
     [problem] = link(found(tmp_path), places_in(tmp_path))
 
-    assert problem.startswith(f"{mine} is in the way of a link to")
+    assert problem.startswith(f"{mine} blocks a link to")
     assert not mine.is_symlink()
 
 
 def test_the_folders_for_comfyui_are_those_of_the_places_that_are_there(tmp_path: Path, put: Put) -> None:
-    """Every kind with its older names; the links come first, absent roots not at all, and no code from a volume."""
+    """Every type with its older names; the links come first, missing roots are omitted, and a volume adds no code."""
     put("volume/models/ipadapter/a.bin")
     put("volume/models/custom_nodes/evil/__init__.py")
     put("volume/models/clip/b.safetensors")
@@ -234,7 +234,7 @@ def test_the_folders_for_comfyui_are_those_of_the_places_that_are_there(tmp_path
 
 
 def test_the_volume_keeps_what_is_fetched(tmp_path: Path) -> None:
-    """A volume comes before WORKER_MODELS_DIR, with the layout that it has; without one the folder is made."""
+    """A volume comes before WORKER_MODELS_DIR, with its layout; without one the folder is created."""
     models, volume = tmp_path / "baked", tmp_path / "volume"
 
     assert fetch_directory(models, volume) == models
@@ -246,7 +246,7 @@ def test_the_volume_keeps_what_is_fetched(tmp_path: Path) -> None:
 
 
 def test_a_volume_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
-    """A file in the place of its folder, say."""
+    """For example if a file is in the folder's place."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/models").write_text("")
 
@@ -271,7 +271,7 @@ print(missing_message([UNET], places_in(base)))
 
 
 def test_what_may_not_be_read_is_said() -> None:
-    """A model of another user's is not taken, and a root of another user's is named as such."""
+    """A model that this user cannot read is not used, and an unreadable root is reported as such."""
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         base.chmod(0o755)
@@ -291,6 +291,6 @@ def test_what_may_not_be_read_is_said() -> None:
         )
         volume.chmod(0o755)
 
-    assert f"{file} may not be read by this user: {UNET} is not taken from there" in ended.stdout
+    assert f"{file} cannot be read by this user, so {UNET} is not used from there" in ended.stdout
     assert ended.stdout.startswith(f"('{UNET}',)")
-    assert f"{volume} (may not be read by this user)" in ended.stdout
+    assert f"{volume} (cannot be read by this user)" in ended.stdout

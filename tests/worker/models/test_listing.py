@@ -1,4 +1,4 @@
-"""models.txt: what it has, and what is no line of it."""
+"""models.txt: valid and invalid lines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_shipped_list_is_what_the_workflows_load() -> None:
 
 
 def test_the_shipped_list_is_pinned() -> None:
-    """Each address names a commit of Hugging Face, and each model has a licence; the sum is what the docs say."""
+    """Each URL contains a commit, and each model has a licence; the total is what the docs say."""
     models = read_models(default_list())
 
     assert all(
@@ -47,7 +47,7 @@ def test_the_shipped_list_is_pinned() -> None:
 
 
 def test_a_line_is_a_model(tmp_path: Path) -> None:
-    """Comments and empty lines count for nothing, and the licence may be absent."""
+    """Comments and empty lines are ignored, and the licence is optional."""
     file = written(tmp_path, "# a comment", "", f"  {GOOD}", f"{SHA} 1 loras/a_B-1.0.safetensors {URL}")
 
     assert read_models(file) == (
@@ -65,15 +65,15 @@ def test_a_line_is_a_model(tmp_path: Path) -> None:
         (GOOD.replace(SHA, SHA.upper()), "sha256 must be 64"),
         (GOOD.replace(" 12 ", " 12k "), "bytes must be a whole number, not '12k'"),
         (GOOD.replace(" 12 ", " 0 "), "bytes must be 1 or more"),
-        (GOOD.replace("vae/", "../"), "path must stay inside ComfyUI's models folder"),
-        (GOOD.replace("vae/", "vae/../../"), "path must stay inside"),
-        (GOOD.replace("vae/", "/etc/"), "path must stay inside"),
-        (GOOD.replace("vae/", "C:/"), "path must stay inside"),
-        (GOOD.replace("vae/", "vae\\"), "path must stay inside"),
-        (GOOD.replace("vae/", "vae//"), "path must stay inside"),
-        (GOOD.replace("vae/ae.safetensors", "vae/"), "path must stay inside"),
-        (GOOD.replace("vae/ae.safetensors", "vae/ae.part"), "path must stay inside"),
-        (GOOD.replace("vae/ae.safetensors", "vae/ae.verified"), "path must stay inside"),
+        (GOOD.replace("vae/", "../"), "path must be inside ComfyUI's models folder"),
+        (GOOD.replace("vae/", "vae/../../"), "path must be inside"),
+        (GOOD.replace("vae/", "/etc/"), "path must be inside"),
+        (GOOD.replace("vae/", "C:/"), "path must be inside"),
+        (GOOD.replace("vae/", "vae\\"), "path must be inside"),
+        (GOOD.replace("vae/", "vae//"), "path must be inside"),
+        (GOOD.replace("vae/ae.safetensors", "vae/"), "path must be inside"),
+        (GOOD.replace("vae/ae.safetensors", "vae/ae.part"), "path must be inside"),
+        (GOOD.replace("vae/ae.safetensors", "vae/ae.verified"), "path must be inside"),
         (GOOD.replace("https://", "ftp://"), "url must begin with https://"),
         (GOOD.replace("https://", "http://"), "url must begin with https://"),
         (GOOD.replace("https://", "https://user:secret@"), "no password"),
@@ -83,7 +83,7 @@ def test_a_line_is_a_model(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
-    """A line that is no model is refused with its number and what is wrong with it; a password is not shown."""
+    """An invalid line is an error with its number and the reason; a password is not shown."""
     file = written(tmp_path, "# a comment", line)
 
     with pytest.raises(ConfigError, match=re.escape(message)) as info:
@@ -94,7 +94,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 
 
 def test_all_bad_lines_are_named(tmp_path: Path) -> None:
-    """Every fault is told at once."""
+    """All faults are reported at once."""
     file = written(tmp_path, "one", GOOD, "three")
 
     with pytest.raises(ConfigError, match=r"line 1: .*; .* line 3: "):
@@ -102,25 +102,25 @@ def test_all_bad_lines_are_named(tmp_path: Path) -> None:
 
 
 def test_a_path_stands_once(tmp_path: Path) -> None:
-    """A path that stands twice is refused, also where only its case differs."""
+    """A duplicate path is an error, even if only its case differs."""
     file = written(tmp_path, GOOD, GOOD.replace("vae/ae", "VAE/ae"))
 
-    with pytest.raises(ConfigError, match=r"line 2: path 'VAE/ae.safetensors' stands in line 1 already"):
+    with pytest.raises(ConfigError, match=r"line 2: path 'VAE/ae.safetensors' is already in line 1"):
         read_models(file)
 
 
 def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """A missing list, or one that is no text, is an error with its name."""
-    with pytest.raises(ConfigError, match=r"nothing\.txt was not read: No such file"):
+    """A missing list, or one that is not text, is an error with its name."""
+    with pytest.raises(ConfigError, match=r"nothing\.txt cannot be read: No such file"):
         read_models(tmp_path / "nothing.txt")
 
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"bytes\.txt was not read: it is no UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"bytes\.txt cannot be read: it is not UTF-8"):
         read_models(tmp_path / "bytes.txt")
 
 
 def test_only_some_are_chosen(tmp_path: Path) -> None:
-    """Patterns choose by path, and one that fits nothing is refused with what there is."""
+    """Patterns select by path; one that matches nothing is an error with the known paths."""
     models = read_models(written(tmp_path, GOOD, GOOD.replace("vae/ae", "loras/x"), GOOD.replace("vae/ae", "loras/y")))
 
     assert [model.path for model in filter_models(models, ["loras/*"])] == [
@@ -128,12 +128,12 @@ def test_only_some_are_chosen(tmp_path: Path) -> None:
         "loras/y.safetensors",
     ]
     assert filter_models(models, []) == models
-    with pytest.raises(ConfigError, match=r"--only 'vea/\*' fits no model of the list. It has vae/ae.safetensors, "):
+    with pytest.raises(ConfigError, match=r"--only 'vea/\*' matches no model of the list. It has vae/ae.safetensors, "):
         filter_models(models, ["vae/*", "vea/*"])
 
 
 def test_missing_is_what_no_folder_has_in_its_size(tmp_path: Path) -> None:
-    """A model may lie in any of the folders; one of another size, or a folder of its name, does not count."""
+    """A model may be in any folder; a file of another size, or a folder of its name, does not count."""
     baked, volume = tmp_path / "baked", tmp_path / "volume"
     for folder in (baked / "vae", volume / "loras", volume / "unet.safetensors"):
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Models at boot: found or fetched, onto the volume where there is one, and an end where they do not come."""
+"""Models at boot: found or downloaded, to the volume if there is one, and errors otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
-from tests.worker.models.conftest import Models, Served
+from tests.worker.models.conftest import ModelSetup, Served
 from worker.comfyui_process import ModelsMissing
 from worker.models.boot_fetch import ModelFetch
 from worker.models.manager import ModelManager
@@ -24,21 +24,21 @@ SIZE = 1_000_000
 
 
 @pytest.fixture
-def models() -> Iterator[Models]:
-    """A server that stands for Hugging Face."""
+def models() -> Iterator[ModelSetup]:
+    """A stand-in for Hugging Face."""
     with ModelServer() as server:
-        yield Models(server)
+        yield ModelSetup(server)
 
 
-def supply_of(base: Path, models: Models, *served: Served, **environment: str) -> ModelManager:
-    """Return the supply of a worker in `base` whose models.txt has what is served."""
+def supply_of(base: Path, models: ModelSetup, *served: Served, **environment: str) -> ModelManager:
+    """Return the model manager of a worker in `base` whose models.txt lists the served models."""
     settings = Settings.from_env({**make_comfyui(base), "WORKER_FETCH_MODELS": "true", **environment})
     listed = [each.model for each in served]
     return ModelManager(settings, [model.path for model in listed], listed, models.hub)
 
 
 def all_there(supply: ModelManager) -> None:
-    """Fetch what is missing and wait for it."""
+    """Download what is missing and wait for it."""
     supply.begin()
     supply.await_all(lambda: None)
 
@@ -47,8 +47,10 @@ def all_there(supply: ModelManager) -> None:
     ("volume", "place"),
     [("", "baked"), ("volume", "volume/models"), ("volume/ComfyUI/models", "volume/ComfyUI/models")],
 )
-def test_what_is_missing_is_fetched_to_where_it_stays(tmp_path: Path, models: Models, volume: str, place: str) -> None:
-    """Onto the volume where there is one; the next boot finds it there and asks nobody."""
+def test_what_is_missing_is_fetched_to_where_it_stays(
+    tmp_path: Path, models: ModelSetup, volume: str, place: str
+) -> None:
+    """The download goes to the volume if there is one; the next boot finds it there without a request."""
     (tmp_path / volume).mkdir(parents=True, exist_ok=True)
     vae = models.put()
     supply = supply_of(tmp_path, models, vae)
@@ -63,8 +65,8 @@ def test_what_is_missing_is_fetched_to_where_it_stays(tmp_path: Path, models: Mo
     assert len(models.server.asked) == 1
 
 
-def test_what_is_there_is_not_fetched(tmp_path: Path, models: Models) -> None:
-    """Only the missing one of two is asked for."""
+def test_what_is_there_is_not_fetched(tmp_path: Path, models: ModelSetup) -> None:
+    """Only the missing model of two is requested."""
     vae, clip = models.put(), models.put("text_encoders/clip_l.safetensors")
     place = tmp_path / "volume/comfyui/models/vae/ae.safetensors"
     place.parent.mkdir(parents=True)
@@ -74,7 +76,7 @@ def test_what_is_there_is_not_fetched(tmp_path: Path, models: Models) -> None:
     assert [asked.path for asked in models.server.asked] == [clip.path]
 
 
-def test_two_workers_on_one_volume_fetch_once(tmp_path: Path, models: Models) -> None:
+def test_two_workers_on_one_volume_fetch_once(tmp_path: Path, models: ModelSetup) -> None:
     """The second waits for the first, and both have the model."""
     (tmp_path / "volume").mkdir()
     vae = models.put()
@@ -90,8 +92,10 @@ def test_two_workers_on_one_volume_fetch_once(tmp_path: Path, models: Models) ->
     assert len(models.server.requests(vae.path)) == 1
 
 
-def test_another_file_of_that_name_elsewhere_is_left_and_the_right_one_linked(tmp_path: Path, models: Models) -> None:
-    """The fetched file is put in front of one of another size that ComfyUI would find first."""
+def test_another_file_of_that_name_elsewhere_is_left_and_the_right_one_linked(
+    tmp_path: Path, models: ModelSetup
+) -> None:
+    """The downloaded file is linked in front of one of another size that ComfyUI would find first."""
     vae = models.put()
     wrong = tmp_path / "models/vae/ae.safetensors"
     wrong.parent.mkdir(parents=True)
@@ -102,19 +106,21 @@ def test_another_file_of_that_name_elsewhere_is_left_and_the_right_one_linked(tm
     assert (tmp_path / "data/models/vae/ae.safetensors").read_bytes() == vae.content
 
 
-def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(tmp_path: Path, models: Models) -> None:
-    """It cannot be fetched, so nothing is."""
+def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(
+    tmp_path: Path, models: ModelSetup
+) -> None:
+    """The model is not listed, so nothing is downloaded."""
     vae = models.put()
     settings = Settings.from_env({**make_comfyui(tmp_path), "WORKER_FETCH_MODELS": "true"})
     supply = ModelManager(settings, ["loras/own.safetensors"], [vae.model], models.hub)
-    with pytest.raises(ModelsMissing, match=r"^Not there: loras/own\.safetensors\."):
+    with pytest.raises(ModelsMissing, match=r"^Models not found: loras/own\.safetensors\."):
         supply.begin()
 
     assert models.server.asked == []
 
 
-def test_a_comfyui_that_dies_ends_the_wait(tmp_path: Path, models: Models) -> None:
-    """17 GB are not fetched for a ComfyUI that is gone; what came is kept."""
+def test_a_comfyui_that_dies_ends_the_wait(tmp_path: Path, models: ModelSetup) -> None:
+    """The download stops if ComfyUI has died; the partial file is kept."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
     supply = supply_of(tmp_path, models, vae)
@@ -131,8 +137,8 @@ def test_a_comfyui_that_dies_ends_the_wait(tmp_path: Path, models: Models) -> No
     assert part.stat().st_size
 
 
-def test_the_log_tells_how_far_it_is(tmp_path: Path, models: Models, caplog: pytest.LogCaptureFixture) -> None:
-    """A line every few seconds, and no bars."""
+def test_the_log_tells_how_far_it_is(tmp_path: Path, models: ModelSetup, caplog: pytest.LogCaptureFixture) -> None:
+    """A log line every few seconds, and no bars."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
     fetch = ModelFetch([vae.model], tmp_path, models.hub, 60, log_every_s=0.2)
@@ -140,27 +146,29 @@ def test_the_log_tells_how_far_it_is(tmp_path: Path, models: Models, caplog: pyt
         fetch.start()
         ended = threading.Thread(target=fetch.await_end, args=(lambda: None,))
         ended.start()
-        assert until(lambda: "fetching models: 0.00 of 0.00 GB" in caplog.text)
+        assert until(lambda: "downloading models: 0.00 of 0.00 GB" in caplog.text)
         hold.release()
         ended.join()
 
-    assert "models fetched in" in caplog.text
+    assert "models downloaded in" in caplog.text
 
 
-def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: Models) -> None:
-    """After WORKER_FETCH_TIMEOUT_S the error says how far it came, and what to set."""
+def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: ModelSetup) -> None:
+    """After WORKER_FETCH_TIMEOUT_S the error has the progress and the variables to set."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
     fetch = ModelFetch([vae.model], tmp_path, models.hub, 0.5)
     fetch.start()
     releasing = threading.Timer(1, hold.release)
     releasing.start()
-    with pytest.raises(ModelsMissing, match=r"not fetched within 0.5 s .*WORKER_FETCH_TIMEOUT_S.*RUNPOD_INIT_TIMEOUT"):
+    with pytest.raises(
+        ModelsMissing, match=r"not downloaded within 0.5 s .*WORKER_FETCH_TIMEOUT_S.*RUNPOD_INIT_TIMEOUT"
+    ):
         fetch.await_end(lambda: None)
     releasing.join()
 
 
-def test_wrong_bytes_are_named_with_what_was_expected_and_what_came(tmp_path: Path, models: Models) -> None:
+def test_wrong_bytes_are_named_with_what_was_expected_and_what_came(tmp_path: Path, models: ModelSetup) -> None:
     """The boot's error is the downloader's."""
     vae = models.put(served=bytes(SIZE))
     with pytest.raises(ModelsMissing, match=r"vae/ae.safetensors: wrong bytes: sha256 \w{64} was expected, \w{64}"):

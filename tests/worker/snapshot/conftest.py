@@ -1,4 +1,4 @@
-"""Repositories on a git server, a registry, an index of wheels, and a restore that uses them through the command."""
+"""A git server, a registry, an index of wheels, and a restore by the command that uses them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MAIN = {"main.py": "print('one')\n", "custom_nodes/websocket_image_save.py": "NO
 
 
 class Wheels:
-    """A folder of wheels that pip takes for its only index."""
+    """A folder of wheels that is pip's only index."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
 
     def put(self, name: str, version: str, *, needs: str = "") -> Path:
-        """Make the wheel of a package, which says its version; return it."""
+        """Build the wheel of a package that reports its version; return it."""
         info = f"{name}-{version}.dist-info"
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         files = {
@@ -46,8 +46,8 @@ class Wheels:
         return wheel
 
 
-class Bench:
-    """Everything that a restore reaches, and the restore itself."""
+class SnapshotSetup:
+    """Everything that a restore accesses, and the restore itself."""
 
     def __init__(self, folder: Path, git: GitServer, web: ModelServer) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ class Bench:
         return file
 
     def restore(self, *more: str, **parts: object) -> tuple[int, str]:
-        """Restore such a snapshot by the command; return its exit status and what it said."""
+        """Restore such a snapshot by the command; return its exit status and output."""
         err = io.StringIO()
         arguments = ["--snapshot", str(self.snapshot(**parts)), "--to", str(self.to)]
         status = main([*arguments, "--comfyui-repo", self.git.url("ComfyUI"), *more], self.env, err)
@@ -84,7 +84,7 @@ class Bench:
         return {self.git.url(name): {"hash": commit, "disabled": False}}
 
     def archive(self, name: str, version: str, content: bytes, answer: Mapping[str, object] | None = None) -> str:
-        """Put a node's archive into the registry, which says `answer` of it too; return its sha256."""
+        """Put a node's archive into the registry, with `answer` added to its response; return its sha256."""
         path = f"/{name}/{version}/node.zip"
         self.web.put(path, content)
         described = {"id": "1", "version": version, "downloadUrl": self.web.url + path, **(answer or {})}
@@ -98,7 +98,7 @@ class Bench:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nothing of a restore is there, not even beside its place."""
+        """Whether nothing of a restore is left, not even temporary files."""
         return not self.to.parent.exists() or not list(self.to.parent.iterdir())
 
 
@@ -112,10 +112,10 @@ def packed(files: Mapping[str, str]) -> bytes:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A fresh one, with two commits of a ComfyUI."""
+def bench(tmp_path: Path) -> Iterator[SnapshotSetup]:
+    """A new one, with two commits of a ComfyUI."""
     with GitServer(tmp_path / "git") as git, ModelServer() as web:
-        yield Bench(tmp_path, git, web)
+        yield SnapshotSetup(tmp_path, git, web)
 
 
 class Installed:
@@ -128,12 +128,12 @@ class Installed:
         self._first = set(self._packages.iterdir())
 
     def put(self, wheel: Path) -> None:
-        """Install a wheel, in a hundredth of the time that pip takes."""
+        """Install a wheel, in a hundredth of pip's time."""
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(self._packages)
 
     def clear(self) -> None:
-        """Leave pip and nothing else."""
+        """Uninstall everything but pip."""
         for each in set(self._packages.iterdir()) - self._first:
             if each.is_dir():
                 shutil.rmtree(each)
@@ -141,7 +141,7 @@ class Installed:
                 each.unlink()
 
     def version(self, name: str) -> str:
-        """Return the version of a package there, or nothing."""
+        """Return the installed version of a package, or nothing."""
         ended = subprocess.run(
             [self.python, "-c", f"import {name}; print({name}.VERSION)"], capture_output=True, text=True, check=False
         )
@@ -154,8 +154,8 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 @pytest.fixture
-def installed(_environment: Installed, bench: Bench) -> Iterator[Installed]:
-    """An environment that has `locked` 1.0 and nothing else but pip."""
+def installed(_environment: Installed, bench: SnapshotSetup) -> Iterator[Installed]:
+    """An environment that has only `locked` 1.0 and pip."""
     bench.wheels.put("locked", "2.0")
     _environment.put(bench.wheels.put("locked", "1.0"))
     yield _environment
@@ -163,8 +163,8 @@ def installed(_environment: Installed, bench: Bench) -> Iterator[Installed]:
 
 
 @pytest.fixture
-def lock(bench: Bench) -> str:
-    """A hashed list of what that environment has, as scripts/lock writes them."""
+def lock(bench: SnapshotSetup) -> str:
+    """A lock with hashes of that environment, as scripts/lock writes it."""
     file = bench.folder / "lock.txt"
     file.write_text(f"# by scripts/lock\nlocked[extra]==1.0 ; python_version > '3' \\\n    --hash=sha256:{64 * 'a'}\n")
     return str(file)

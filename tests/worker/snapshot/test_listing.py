@@ -1,4 +1,4 @@
-"""snapshot.json as values: what a Manager's file means, and every fault of a wrong one."""
+"""Parsing snapshot.json: the content of a Manager's file, and every fault of an invalid one."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ SAVED = {
     },
     "made_by": "a newer Manager",
 }
-"""As ComfyUI-Manager writes it, with everything that it may have."""
+"""As ComfyUI-Manager writes it, with every possible key."""
 
 
 def written(folder: Path, content: object, name: str = "snapshot.json") -> Path:
-    """Return a file with this content, as JSON where it is no text."""
+    """Return a file with this content, as JSON if it is not text."""
     file = folder / name
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     return file
@@ -55,7 +55,7 @@ def test_the_default_is_the_comfyui_that_everything_was_measured_with() -> None:
 
 
 def test_what_the_manager_saves(tmp_path: Path) -> None:
-    """Each part of a full snapshot is read; what is passed over is said."""
+    """Each part of a full snapshot is read; ignored entries are reported."""
     snapshot = read_snapshot(written(tmp_path, SAVED))
 
     assert snapshot.comfyui == ONE
@@ -72,23 +72,23 @@ def test_what_the_manager_saves(tmp_path: Path) -> None:
         "tool @ git+https://github.com/org/tool@abc",
     ]
     assert snapshot.notices == (
-        "made_by: not known here, and passed over",
-        "git_custom_nodes[https://github.com/org/off]: disabled, and not installed",
+        "made_by: unknown key, ignored",
+        "git_custom_nodes[https://github.com/org/off]: disabled, not installed",
         "git_custom_nodes[https://github.com/ltdrdata/ComfyUI-Manager]: not installed, as in the Manager's own restore",
         "cnr_custom_nodes[comfyui-manager]: not installed, as in the Manager's own restore",
-        "pips: the image chooses its own torch, nvidia-nccl-cu13",
+        "pips: ignored torch, nvidia-nccl-cu13, which the image provides",
     )
 
 
 def test_nodes_alone(tmp_path: Path) -> None:
-    """A snapshot of the nodes alone has null for ComfyUI and packages; an old one lacks keys."""
+    """A snapshot of the nodes only has null for ComfyUI and packages; an old one lacks keys."""
     snapshot = read_snapshot(written(tmp_path, {"comfyui": None, "pips": None}))
 
     assert (snapshot.comfyui, snapshot.packages, snapshot.repositories) == ("", (), ())
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
-    """Every fault is named with its place, and none hides another."""
+    """Every fault is reported with its location, and none hides another."""
     file = written(
         tmp_path,
         {
@@ -130,24 +130,24 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("git_custom_nodes[https://host/none]", 'must be {"hash": commit, "disabled": true or false}'),
         ("git_custom_nodes[https://host/odd]", 'must be {"hash": commit, "disabled": true or false}'),
         ("git_custom_nodes[https://***@host/pack]", "not 'main'"),
-        ("git_custom_nodes[/home/me/node]", "its address must begin with https://"),
-        ("git_custom_nodes[--upload-pack=x]", "its address must begin with https://"),
-        ("git_custom_nodes[ext::sh -c x]", "its address must begin with https://"),
-        ("git_custom_nodes[https://host/..]", "must end in the name of a folder, not in '..'"),
-        ("https://a/same and https://b/Same.git", "both go into custom_nodes/Same"),
-        ("https://a/same and same of the registry", "both go into custom_nodes/same"),
+        ("git_custom_nodes[/home/me/node]", "its URL must begin with https://"),
+        ("git_custom_nodes[--upload-pack=x]", "its URL must begin with https://"),
+        ("git_custom_nodes[ext::sh -c x]", "its URL must begin with https://"),
+        ("git_custom_nodes[https://host/..]", "must end in a folder name, not in '..'"),
+        ("https://a/same and https://b/Same.git", "both use custom_nodes/Same"),
+        ("https://a/same and same of the registry", "both use custom_nodes/same"),
         ("cnr_custom_nodes[../up]", "its id must be a name"),
         ("cnr_custom_nodes[latest]", "its version must be one such as 1.2.3, not 'latest'"),
-        ("cnr_custom_nodes[number]", "must be texts"),
+        ("cnr_custom_nodes[number]", "must be strings"),
         ("cnr_custom_nodes[hashed]", "its sha256 must be 64 hexadecimal digits"),
         ("cnr_sha256[absent]", "no node of that id"),
         ("file_custom_nodes[0]", 'must be {"filename": name'),
         ("file_custom_nodes[1]", 'must be {"filename": name'),
-        ("pips[here]", "a file of the machine that saved the snapshot (file:///home/me/here.whl)"),
-        ("pips[-e git+https://h/x]", "take it out"),
-        ("pips[bare]", "must have a version (name==1.2.3) or an address"),
-        ("pips[odd==1.0]", "must have an address that begins with https://"),
-        ("pips[none==1.0]", "take it out"),
+        ("pips[here]", "a local file of the machine that saved the snapshot (file:///home/me/here.whl)"),
+        ("pips[-e git+https://h/x]", "remove it"),
+        ("pips[bare]", "must have a version (name==1.2.3) or a URL"),
+        ("pips[odd==1.0]", "must have a URL that begins with https://"),
+        ("pips[none==1.0]", "remove it"),
     ):
         assert [fault for fault in told if fault.startswith(place) and reason in fault], (place, told)
     assert len(told) == 24
@@ -157,18 +157,18 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ([], "must be an object of JSON"),
-        ({"git_custom_nodes": []}, "git_custom_nodes: must be an object of JSON"),
-        ({"cnr_custom_nodes": 1}, "cnr_custom_nodes: must be an object of JSON"),
+        ([], "must be a JSON object"),
+        ({"git_custom_nodes": []}, "git_custom_nodes: must be a JSON object"),
+        ({"cnr_custom_nodes": 1}, "cnr_custom_nodes: must be a JSON object"),
         ({"file_custom_nodes": {}}, "file_custom_nodes: must be a list"),
-        ({"pips": ["numpy"]}, "pips: must be an object of JSON"),
-        ('{"pips": {"a==1": "", "a==1": ""}}', "a==1 stands there twice"),
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ({"pips": ["numpy"]}, "pips: must be a JSON object"),
+        ('{"pips": {"a==1": "", "a==1": ""}}', "a==1 is a duplicate key"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:
-    """JSON of another shape, and what is none, are refused with the place."""
+    """Other JSON, and text that is not JSON, are errors with the location."""
     with pytest.raises(ConfigError, match=fault):
         read_snapshot(written(tmp_path, content))
 
@@ -176,17 +176,17 @@ def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:
 @pytest.mark.parametrize("name", ["snapshot.yaml", "snapshot.json"])
 @pytest.mark.parametrize("content", ["custom_nodes:\n  comfyui: x\n", {"custom_nodes": {}}])
 def test_yaml(tmp_path: Path, name: str, content: object) -> None:
-    """A snapshot saved as YAML is refused with what to do instead."""
+    """A snapshot saved as YAML is an error with the alternative."""
     with pytest.raises(ConfigError, match="Save it as JSON: in the Manager's snapshot menu"):
         read_snapshot(written(tmp_path, content, name))
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, and one of other bytes, name the option."""
-    with pytest.raises(ConfigError, match=r"No such file or directory. Name another one with --snapshot"):
+    """A missing file, and one that is not UTF-8, name the option."""
+    with pytest.raises(ConfigError, match=r"No such file or directory. Pass another one with --snapshot"):
         read_snapshot(tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="it is no UTF-8 text"):
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
         read_snapshot(tmp_path / "bytes.json")
 
 
@@ -199,5 +199,5 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_logins_are_not_shown(text: str, shown: str) -> None:
-    """Users, passwords and queries of addresses become stars."""
+    """Users, passwords and queries of URLs become stars."""
     assert redacted(text) == shown

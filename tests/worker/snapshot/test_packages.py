@@ -1,4 +1,4 @@
-"""What nodes ask of Python, with a real pip and wheels of a local folder: installed within the lock, or an error."""
+"""The nodes' Python packages, with a real pip and local wheels: installed within the lock, or an error."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import psutil
 import pytest
 
 from simulators.waiting import until
-from tests.worker.snapshot.conftest import Bench, Installed, packed
+from tests.worker.snapshot.conftest import Installed, SnapshotSetup, packed
 from worker.snapshot.packages import Lock, Node, Python
 
 
-def asking(bench: Bench, **requirements: str) -> dict[str, object]:
-    """Put a node a name on the git server, with these requirements.txt; return their entries of git_custom_nodes."""
+def asking(bench: SnapshotSetup, **requirements: str) -> dict[str, object]:
+    """Put nodes on the git server, with these requirements.txt; return their entries of git_custom_nodes."""
     entries: dict[str, object] = {}
     for name, text in requirements.items():
         entries |= bench.node(name, {"requirements.txt": text})
     return entries
 
 
-def restored(bench: Bench, installed: Installed, lock: str, *more: str, **parts: object) -> tuple[int, str]:
+def restored(bench: SnapshotSetup, installed: Installed, lock: str, *more: str, **parts: object) -> tuple[int, str]:
     """Restore with that environment and its lock."""
     return bench.restore("--python", str(installed.python), "--constraints", lock, *more, **parts)
 
 
-def test_requirements_of_two_nodes(bench: Bench, installed: Installed, lock: str) -> None:
-    """Each node's requirements are installed, in versions that suit both and the lock."""
+def test_requirements_of_two_nodes(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """Each node's requirements are installed, in versions compatible with both and the lock."""
     for version in ("1.0", "2.0", "3.0"):
         bench.wheels.put("shared", version)
     bench.wheels.put("single", "1.0", needs="locked")
@@ -41,8 +41,8 @@ def test_requirements_of_two_nodes(bench: Bench, installed: Installed, lock: str
     assert [installed.version(name) for name in ("shared", "single", "locked")] == ["2.0", "1.0", "1.0"]
 
 
-def test_requirement_that_does_not_exist(bench: Bench, installed: Installed, lock: str) -> None:
-    """The node is named, with what pip said; the other one, which is fine, is not."""
+def test_requirement_that_does_not_exist(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """The node is named, with pip's output; the other node is not."""
     bench.wheels.put("single", "1.0")
 
     nodes = asking(bench, good="single", bad="nosuch==1.0")
@@ -51,23 +51,23 @@ def test_requirement_that_does_not_exist(bench: Bench, installed: Installed, loc
     assert status == 1
     assert "- bad: its requirements cannot be installed\n" in text
     assert "No matching distribution found for nosuch==1.0" in text
-    assert "Pin another commit of it" in text
+    assert "Pin another commit" in text
     assert "- good" not in text
     assert bench.is_untouched
 
 
-def test_requirement_that_contradicts_the_lock(bench: Bench, installed: Installed, lock: str) -> None:
-    """A node cannot change what ComfyUI runs on: it and the package are named, and the package stays."""
+def test_requirement_that_contradicts_the_lock(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """A node cannot change ComfyUI's packages: it and the package are named, and the package stays."""
     status, text = restored(bench, installed, lock, git_custom_nodes=asking(bench, greedy="locked>=2"))
 
     assert status == 1
-    assert "- greedy: its requirements contradict the lock, which has locked==1.0\n" in text
+    assert "- greedy: its requirements conflict with the lock, which has locked==1.0\n" in text
     assert installed.version("locked") == "1.0"
     assert bench.is_untouched
 
 
-def test_nodes_that_contradict_one_another(bench: Bench, installed: Installed, lock: str) -> None:
-    """Two nodes of which each could be installed alone fail together, instead of the later one winning."""
+def test_nodes_that_contradict_one_another(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """Two nodes that could each be installed alone fail together, instead of the later one winning."""
     bench.wheels.put("shared", "1.0")
     bench.wheels.put("shared", "2.0")
 
@@ -75,13 +75,13 @@ def test_nodes_that_contradict_one_another(bench: Bench, installed: Installed, l
     status, text = restored(bench, installed, lock, git_custom_nodes=nodes)
 
     assert status == 1
-    assert "- one and two: their requirements cannot be installed together, though each alone might be\n" in text
+    assert "- one and two: their requirements conflict, though each alone can be installed\n" in text
     assert "The user requested shared==2.0" in text
     assert bench.is_untouched
 
 
-def test_several_constraints(bench: Bench, installed: Installed, lock: str) -> None:
-    """--constraints may be repeated, as the lock is several files."""
+def test_several_constraints(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """--constraints may be repeated, because the lock is several files."""
     bench.wheels.put("shared", "1.0")
     bench.wheels.put("shared", "2.0")
     more = bench.folder / "more.txt"
@@ -92,18 +92,18 @@ def test_several_constraints(bench: Bench, installed: Installed, lock: str) -> N
     assert installed.version("shared") == "1.0"
 
 
-def test_without_constraints(bench: Bench, installed: Installed) -> None:
-    """Without a lock the nodes' word counts, and that is said."""
+def test_without_constraints(bench: SnapshotSetup, installed: Installed) -> None:
+    """Without a lock a node may change packages, and a warning says so."""
     nodes = asking(bench, greedy="locked>=2")
     status, text = bench.restore("--python", str(installed.python), git_custom_nodes=nodes)
 
     assert status == 0
-    assert "No --constraints: what the nodes ask for may change the packages that ComfyUI runs on" in text
+    assert "No --constraints: the nodes' requirements may change ComfyUI's packages" in text
     assert installed.version("locked") == "2.0"
 
 
-def test_packages_of_the_snapshot(bench: Bench, installed: Installed, lock: str) -> None:
-    """`pips` are installed in their versions; what the lock has in the same one is there already."""
+def test_packages_of_the_snapshot(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """`pips` are installed in their versions; packages that the lock has in the same version are skipped."""
     bench.wheels.put("single", "1.0")
     bench.wheels.put("single", "2.0")
 
@@ -114,8 +114,8 @@ def test_packages_of_the_snapshot(bench: Bench, installed: Installed, lock: str)
     assert installed.version("single") == "1.0"
 
 
-def test_packages_from_addresses(bench: Bench, installed: Installed, lock: str) -> None:
-    """One of `pips` may name an address; what cannot be had is an error of `pips`."""
+def test_packages_from_addresses(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """One of `pips` may have a URL; a package that cannot be installed is an error of `pips`."""
     wheel = bench.wheels.put("single", "1.0")
     bench.web.put(f"/{wheel.name}", wheel.read_bytes())
 
@@ -128,16 +128,16 @@ def test_packages_from_addresses(bench: Bench, installed: Installed, lock: str) 
     assert "- pips: its requirements cannot be installed\n" in text
 
 
-def test_packages_that_contradict_the_lock(bench: Bench, installed: Installed, lock: str) -> None:
-    """All of `pips` that the lock has otherwise are named, before anything is fetched."""
+def test_packages_that_contradict_the_lock(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """All of `pips` that conflict with the lock are named, before anything is fetched."""
     status, text = restored(bench, installed, lock, pips={"LOCKED==2.0": ""})
 
     assert status == 1
-    assert "- pips[LOCKED]: the snapshot has 2.0, the lock 1.0. Take it out of the snapshot, or lock that" in text
+    assert "- pips[LOCKED]: the snapshot has 2.0, the lock 1.0. Remove it from the snapshot, or lock that" in text
     assert bench.git.connections == 0
 
 
-def test_nothing_of_it_can_be_installed_without_a_python(bench: Bench) -> None:
+def test_nothing_of_it_can_be_installed_without_a_python(bench: SnapshotSetup) -> None:
     """Without --python, nodes and packages that need it are named."""
     nodes = {**asking(bench, one="single"), **bench.node("two", {"install.py": ""}), **bench.node("three", {})}
 
@@ -145,13 +145,13 @@ def test_nothing_of_it_can_be_installed_without_a_python(bench: Bench) -> None:
 
     assert status == 1
     for name in ("one", "two", "pips"):
-        assert f"- {name}: it needs something installed. Name the Python that ComfyUI runs on with --python\n" in text
+        assert f"- {name}: it requires packages. Pass ComfyUI's Python with --python\n" in text
     assert "- three" not in text
     assert bench.is_untouched
 
 
-def test_index_that_never_answers(bench: Bench, installed: Installed, lock: str) -> None:
-    """A pip that hangs is killed at its end of time, and not asked again for each node."""
+def test_index_that_never_answers(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """A pip that hangs is killed at the timeout, and not run again for each node."""
     bench.git.hang()
     (bench.folder / "requirements.txt").write_text("single")
     env = {"PATH": bench.env["PATH"], "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": bench.git.url("")}
@@ -160,11 +160,11 @@ def test_index_that_never_answers(bench: Bench, installed: Installed, lock: str)
 
     [error] = python.install([Node("node", bench.folder)], (), bench.folder)
 
-    assert str(error).startswith("pip: it did not end within 3 s")
+    assert str(error).startswith("pip: it timed out after 3 s")
 
 
-def test_requirement_that_does_not_build(bench: Bench, installed: Installed, lock: str) -> None:
-    """A failure that comes after pip has found everything names the node as well."""
+def test_requirement_that_does_not_build(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """A failure after pip has resolved everything names the node too."""
     node = bench.node("node", {"requirements.txt": f"{bench.folder}/sources\n"})
     (bench.folder / "sources").mkdir()
     (bench.folder / "sources" / "setup.py").write_text("raise SystemExit('no compiler')")
@@ -179,8 +179,8 @@ def test_requirement_that_does_not_build(bench: Bench, installed: Installed, loc
 # Scripts.
 
 
-def test_install_script(bench: Bench, installed: Installed, lock: str) -> None:
-    """A node's install.py runs in its folder, at its final place, on that Python, and imports what lies beside it."""
+def test_install_script(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """A node's install.py runs in its final folder, on that Python, and can import files next to it."""
     bench.wheels.put("single", "1.0")
     script = """
 import beside, os, subprocess, sys
@@ -198,8 +198,8 @@ with open("told.txt", "w") as file:
     assert installed.version("single") == "1.0"
 
 
-def test_install_script_that_fails(bench: Bench, installed: Installed, lock: str) -> None:
-    """A status other than 0 fails the restore, with the script's last words; each such node is named."""
+def test_install_script_that_fails(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """A status other than 0 fails the restore, with the script's last lines; each such node is named."""
     nodes = {
         **bench.node("one", {"install.py": "import sys; sys.exit('no compiler')"}),
         **bench.node("two", {"install.py": "raise SystemExit(7)"}),
@@ -208,13 +208,13 @@ def test_install_script_that_fails(bench: Bench, installed: Installed, lock: str
     status, text = restored(bench, installed, lock, git_custom_nodes=nodes)
 
     assert status == 1
-    assert "- one: its install.py ended with status 1\n    no compiler\n" in text
-    assert "- two: its install.py ended with status 7\n" in text
+    assert "- one: its install.py exited with status 1\n    no compiler\n" in text
+    assert "- two: its install.py exited with status 7\n" in text
     assert bench.is_untouched
 
 
-def test_install_script_that_hangs(bench: Bench, installed: Installed, lock: str) -> None:
-    """It is killed at its end of time, with whatever it has started."""
+def test_install_script_that_hangs(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """It is killed at the timeout, with all its child processes."""
     script = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
@@ -226,15 +226,15 @@ child.wait()
     status, text = restored(bench, installed, lock, "--install-timeout", "5", git_custom_nodes=node)
 
     assert status == 1
-    assert "- node: its install.py did not end within 5 s\n" in text
+    assert "- node: its install.py timed out after 5 s\n" in text
     child = int((bench.folder / "child").read_text())
     assert until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
     assert bench.is_untouched
 
 
 @pytest.mark.parametrize("way", ["install -qq --force-reinstall locked==2.0", "uninstall -qq --yes locked"])
-def test_install_script_that_changes_the_lock(bench: Bench, installed: Installed, lock: str, way: str) -> None:
-    """What a script does to locked packages behind pip's constraints is found afterwards."""
+def test_install_script_that_changes_the_lock(bench: SnapshotSetup, installed: Installed, lock: str, way: str) -> None:
+    """A script that changes locked packages despite pip's constraints is detected afterwards."""
     script = f"""
 import os, subprocess, sys
 del os.environ["PIP_CONSTRAINT"]
@@ -245,12 +245,12 @@ subprocess.run([sys.executable, "-m", "pip", *{way.split()}], check=True)
     status, text = restored(bench, installed, lock, git_custom_nodes=node)
 
     assert status == 1
-    assert "- node: its install.py changed what is locked: locked from 1.0 to " in text
+    assert "- node: its install.py changed locked packages: locked from 1.0 to " in text
     assert bench.is_untouched
 
 
-def test_registry_node_with_requirements(bench: Bench, installed: Installed, lock: str) -> None:
-    """A node of the registry is installed as one of git."""
+def test_registry_node_with_requirements(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
+    """A node of the registry is installed like one of git."""
     bench.wheels.put("single", "1.0")
     bench.archive("node", "1.0.0", packed({"requirements.txt": "single\n", "install.py": "open('ran', 'w')"}))
 
@@ -264,8 +264,8 @@ def test_registry_node_with_requirements(bench: Bench, installed: Installed, loc
 # Wrong options.
 
 
-def test_python_that_is_none(bench: Bench) -> None:
-    """A Python that is not there, and one without pip, are refused before anything is fetched."""
+def test_python_that_is_none(bench: SnapshotSetup) -> None:
+    """A Python that does not exist, and one without pip, are errors before anything is fetched."""
     status, text = bench.restore("--python", str(bench.folder / "python"))
     assert (status, text) == (3, f"--python: {bench.folder}/python cannot be run (No such file or directory)\n")
 
@@ -280,10 +280,10 @@ def test_python_that_is_none(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [(None, "was not read (FileNotFoundError)"), ("-r other.txt\n", "names another file (-r other.txt)")],
+    [(None, "cannot be read (FileNotFoundError)"), ("-r other.txt\n", "includes another file (-r other.txt)")],
 )
-def test_constraints_that_cannot_be_used(bench: Bench, tmp_path: Path, content: str | None, fault: str) -> None:
-    """A lock that is not there, or lies in other files too, is refused."""
+def test_constraints_that_cannot_be_used(bench: SnapshotSetup, tmp_path: Path, content: str | None, fault: str) -> None:
+    """A lock that does not exist, or includes other files, is an error."""
     file = tmp_path / "constraints.txt"
     if content:
         file.write_text(content)

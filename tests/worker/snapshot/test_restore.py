@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from simulators.hugging_face import Answer
+from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
-from tests.worker.snapshot.conftest import MAIN, Bench
+from tests.worker.snapshot.conftest import MAIN, SnapshotSetup
 from worker.snapshot.listing import Repository, RestoreError
 from worker.snapshot.repository import Git, fetch_commit
 from worker.snapshot.retries import RestoreRetryPolicy
@@ -21,10 +21,10 @@ from worker.snapshot.retries import RestoreRetryPolicy
 ROOT = Path(__file__).parents[3]
 HASTY = RestoreRetryPolicy(first_s=0.01)
 NOWHERE = "1" * 40
-UNAUTHORIZED = Answer(401, {"WWW-Authenticate": 'Basic realm="private"'})
+UNAUTHORIZED = ModelResponse(401, {"WWW-Authenticate": 'Basic realm="private"'})
 
 
-def first_commit(bench: Bench) -> Repository:
+def first_commit(bench: SnapshotSetup) -> Repository:
     """Return ComfyUI's first commit."""
     return Repository(bench.git.url("ComfyUI"), bench.commits[0])
 
@@ -32,8 +32,8 @@ def first_commit(bench: Bench) -> Repository:
 # What comes.
 
 
-def test_the_pinned_commit_and_not_the_newest(bench: Bench) -> None:
-    """A pin of the first of two commits gets that one."""
+def test_the_pinned_commit_and_not_the_newest(bench: SnapshotSetup) -> None:
+    """With a pin of the first of two commits, that one is restored."""
     status, text = bench.restore()
 
     assert status == 0
@@ -42,14 +42,14 @@ def test_the_pinned_commit_and_not_the_newest(bench: Bench) -> None:
     assert text.endswith(f"ComfyUI with 0 custom nodes is in {bench.to}\n")
 
 
-def test_comfyui_ref_goes_first(bench: Bench) -> None:
-    """--comfyui-ref overrides the snapshot's commit, and stands in where it has none."""
+def test_comfyui_ref_goes_first(bench: SnapshotSetup) -> None:
+    """--comfyui-ref overrides the snapshot's commit, and is used if it has none."""
     assert bench.restore("--comfyui-ref", bench.commits[1], comfyui=None)[0] == 0
     assert (bench.to / "main.py").read_text() == "print('two')\n"
 
 
-def test_nodes_at_their_commits(bench: Bench) -> None:
-    """Each node lies in the folder that the Manager would choose, at its commit; a disabled one does not."""
+def test_nodes_at_their_commits(bench: SnapshotSetup) -> None:
+    """Each node is in the folder that the Manager would choose, at its commit; a disabled one is not."""
     first = bench.git.put("packs/First.git", {"__init__.py": "1"}, {"__init__.py": "2"})
     nodes = {
         f"{bench.git.url('packs/First.git')}": {"hash": first[0], "disabled": False},
@@ -62,12 +62,12 @@ def test_nodes_at_their_commits(bench: Bench) -> None:
     assert status == 0
     assert (bench.nodes / "First" / "__init__.py").read_text() == "1"
     assert sorted(each.name for each in bench.nodes.iterdir()) == ["First", "second", "websocket_image_save.py"]
-    assert "git_custom_nodes[https://example.invalid/third]: disabled, and not installed" in text
+    assert "git_custom_nodes[https://example.invalid/third]: disabled, not installed" in text
     assert text.endswith(f"ComfyUI with 2 custom nodes is in {bench.to}\n")
 
 
-def test_submodules(bench: Bench) -> None:
-    """A node's submodule comes with it, at the commit that the node has of it."""
+def test_submodules(bench: SnapshotSetup) -> None:
+    """A node's submodule is fetched at the commit that the node pins."""
     bench.git.put("library", {"code.py": "old"})
     [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
 
@@ -78,7 +78,7 @@ def test_submodules(bench: Bench) -> None:
     assert not list(bench.to.rglob(".git"))
 
 
-def test_submodule_that_is_gone(bench: Bench) -> None:
+def test_submodule_that_is_gone(bench: SnapshotSetup) -> None:
     """A node without its submodule is an error of that node."""
     bench.git.put("library", {"code.py": "old"})
     [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
@@ -91,8 +91,8 @@ def test_submodule_that_is_gone(bench: Bench) -> None:
     assert bench.is_untouched
 
 
-def test_no_git_is_left(bench: Bench) -> None:
-    """The folder has no .git, and anyone may read it; with --keep-git it is a repository at that commit."""
+def test_no_git_is_left(bench: SnapshotSetup) -> None:
+    """The folder has no .git, and is world-readable; with --keep-git it is a repository at that commit."""
     node = bench.node("node", {})
 
     assert bench.restore(git_custom_nodes=node)[0] == 0
@@ -105,17 +105,17 @@ def test_no_git_is_left(bench: Bench) -> None:
     assert (bench.nodes / "node" / ".git").is_dir()
 
 
-def test_server_that_gives_no_commit_by_its_hash(bench: Bench) -> None:
-    """Where there are branches alone, the whole history is fetched, and the pinned commit comes all the same."""
+def test_server_that_gives_no_commit_by_its_hash(bench: SnapshotSetup) -> None:
+    """If the server only serves branches, the whole history is fetched, and the pinned commit is restored."""
     status, text = bench.restore("--comfyui-repo", bench.git.dumb_url("ComfyUI"))
 
     assert status == 0
     assert (bench.to / "main.py").read_text() == "print('one')\n"
-    assert "gives no commit by its hash; fetching all of its history" in text
+    assert "does not serve commits by hash; fetching its whole history" in text
 
 
-def test_file_that_comfyui_brings(bench: Bench) -> None:
-    """A file that stands in every snapshot since ComfyUI brings it is no error; another one is, by its name."""
+def test_file_that_comfyui_brings(bench: SnapshotSetup) -> None:
+    """A file that ComfyUI ships, and so is in every snapshot, is no error; another file is, by its name."""
     brought, own = ({"filename": name, "disabled": False} for name in ("websocket_image_save.py", "own.py"))
 
     assert bench.restore(file_custom_nodes=[brought, {"filename": "off.py.disabled", "disabled": True}])[0] == 0
@@ -123,15 +123,15 @@ def test_file_that_comfyui_brings(bench: Bench) -> None:
     bench.to = bench.folder / "new" / "comfyui"
     status, text = bench.restore(file_custom_nodes=[brought, own])
     assert status == 1
-    assert "- own.py: the snapshot has it as a file in custom_nodes and has nothing but its name" in text
+    assert "- own.py: it is a file in custom_nodes, of which the snapshot has only the name" in text
     assert bench.is_untouched
 
 
 # What does not come.
 
 
-def test_what_is_missing_is_named(bench: Bench) -> None:
-    """A repository and a commit that are not there fail the restore; both are named, and nothing is left."""
+def test_what_is_missing_is_named(bench: SnapshotSetup) -> None:
+    """A repository and a commit that do not exist fail the restore; both are named, and nothing is left."""
     bench.node("there", {})
     nodes = {
         bench.git.url("gone"): {"hash": NOWHERE, "disabled": False},
@@ -142,34 +142,34 @@ def test_what_is_missing_is_named(bench: Bench) -> None:
 
     assert status == 1
     assert f"- gone: git fetch of {NOWHERE} of {bench.git.url('gone')} failed\n" in text
-    assert "There is no such repository. Correct its address" in text
-    assert f"- there: {bench.git.url('there')} has no commit {NOWHERE}, on no branch and no tag" in text
-    assert "Asking again" not in text
+    assert "The repository does not exist. Correct its URL" in text
+    assert f"- there: {bench.git.url('there')} has no commit {NOWHERE} on any branch or tag" in text
+    assert "Retrying" not in text
     assert bench.is_untouched
 
 
 @pytest.mark.parametrize("address", ["url", "dumb_url"])
-def test_comfyui_that_is_missing(bench: Bench, address: str) -> None:
-    """Without ComfyUI nothing else is tried."""
+def test_comfyui_that_is_missing(bench: SnapshotSetup, address: str) -> None:
+    """Without ComfyUI nothing else is fetched."""
     status, text = bench.restore("--comfyui-repo", getattr(bench.git, address)("gone"))
 
     assert status == 1
     assert "- ComfyUI: git fetch of " in text
-    assert "There is no such repository" in text
+    assert "The repository does not exist" in text
 
 
-def test_hash_of_a_tag(bench: Bench) -> None:
-    """The hash of a tag object is none of a commit."""
+def test_hash_of_a_tag(bench: SnapshotSetup) -> None:
+    """The hash of a tag object is not that of a commit."""
     tag = bench.git.tag("ComfyUI")
 
     status, text = bench.restore("--comfyui-ref", tag)
 
     assert status == 1
-    assert f"{tag} of {bench.git.url('ComfyUI')} was checked out, and {bench.commits[1]} came" in text
+    assert f"checking out {tag} of {bench.git.url('ComfyUI')} resulted in {bench.commits[1]}" in text
 
 
-def test_submodule_of_a_server_without_shallow_fetches(bench: Bench) -> None:
-    """A submodule at such a server comes whole too."""
+def test_submodule_of_a_server_without_shallow_fetches(bench: SnapshotSetup) -> None:
+    """A submodule at such a server is fetched with its history too."""
     bench.git.put("library", {"code.py": "old"})
     [commit] = bench.git.put(
         "node", {"__init__.py": ""}, submodule="library", submodule_url=bench.git.dumb_url("library")
@@ -181,8 +181,8 @@ def test_submodule_of_a_server_without_shallow_fetches(bench: Bench) -> None:
     assert (bench.nodes / "node" / "part" / "code.py").read_text() == "old"
 
 
-def test_submodule_of_this_machine(bench: Bench) -> None:
-    """A submodule cannot be a folder of the machine that builds."""
+def test_submodule_of_this_machine(bench: SnapshotSetup) -> None:
+    """A submodule cannot be a folder of the build machine."""
     bench.git.put("library", {"code.py": "old"})
     local = f"file://{bench.git.folder}/library"
     [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library", submodule_url=local)
@@ -193,13 +193,13 @@ def test_submodule_of_this_machine(bench: Bench) -> None:
     assert "transport 'file' not allowed" in text
 
 
-def test_comfyui_of_this_machine(bench: Bench) -> None:
-    """A folder of this machine may be named by whoever runs the restore."""
+def test_comfyui_of_this_machine(bench: SnapshotSetup) -> None:
+    """The user who runs the restore may use a folder of this machine."""
     assert bench.restore("--comfyui-repo", f"file://{bench.git.folder}/ComfyUI")[0] == 0
 
 
-def test_what_passes_is_tried_again(bench: Bench) -> None:
-    """Two connections that break are no error."""
+def test_what_passes_is_tried_again(bench: SnapshotSetup) -> None:
+    """Two broken connections are retried."""
     bench.git.drop(2)
 
     fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, HASTY))
@@ -208,8 +208,8 @@ def test_what_passes_is_tried_again(bench: Bench) -> None:
     assert bench.git.connections == 3
 
 
-def test_what_does_not_pass_is_given_up(bench: Bench) -> None:
-    """The third broken connection ends it."""
+def test_what_does_not_pass_is_given_up(bench: SnapshotSetup) -> None:
+    """The third broken connection is an error."""
     bench.git.drop(9)
 
     with pytest.raises(RestoreError, match=r"(?s)ComfyUI: git fetch of .*Given up after 3 attempts"):
@@ -217,25 +217,25 @@ def test_what_does_not_pass_is_given_up(bench: Bench) -> None:
     assert bench.git.connections == 3
 
 
-def test_server_that_never_answers(bench: Bench) -> None:
-    """A server that takes the connection and says nothing costs its time, and no more."""
+def test_server_that_never_answers(bench: SnapshotSetup) -> None:
+    """A server that accepts the connection and sends nothing times out."""
     bench.git.hang()
 
-    with pytest.raises(RestoreError, match=r"(?s)did not end in its time.*Given up after 3 attempts"):
+    with pytest.raises(RestoreError, match=r"(?s)timed out.*Given up after 3 attempts"):
         fetch_commit(
             "ComfyUI", first_commit(bench), bench.to, Git(bench.env, RestoreRetryPolicy(first_s=0.01, step_s=0.5))
         )
 
 
-def test_nobody_is_asked_for_a_password(bench: Bench) -> None:
-    """A server that wants a login ends the restore at once, and the login of the address is not shown."""
+def test_nobody_is_asked_for_a_password(bench: SnapshotSetup) -> None:
+    """A server that requires a login ends the restore at once, and the login in the URL is not shown."""
     address = bench.web.url.replace("://", "://user:hunter2@") + "/private"
     bench.web.answer("/private/info/refs", *[UNAUTHORIZED] * 9)
 
     status, text = bench.restore("--comfyui-repo", address)
 
     assert status == 1
-    assert "It is not there, or private" in text
+    assert "It does not exist, or is private" in text
     assert "***@127.0.0.1" in text
     assert "hunter2" not in text
 
@@ -243,19 +243,19 @@ def test_nobody_is_asked_for_a_password(bench: Bench) -> None:
 # The folder.
 
 
-def test_folder_that_is_there(bench: Bench) -> None:
-    """An empty folder is taken; one with something in it is refused before anything is fetched."""
+def test_folder_that_is_there(bench: SnapshotSetup) -> None:
+    """An empty folder is accepted; a non-empty one is an error before anything is fetched."""
     bench.to.mkdir(parents=True)
     assert bench.restore()[0] == 0
 
     connections = bench.git.connections
     status, text = bench.restore()
-    assert (status, text) == (3, f"--to: {bench.to} is there already. Remove it, or name a new folder\n")
+    assert (status, text) == (3, f"--to: {bench.to} already exists. Remove it, or pass a new folder\n")
     assert bench.git.connections == connections
 
 
-def test_node_that_comfyui_brings(bench: Bench) -> None:
-    """A node does not replace a folder that ComfyUI brings."""
+def test_node_that_comfyui_brings(bench: SnapshotSetup) -> None:
+    """A node does not replace a folder that ComfyUI ships."""
     commits = bench.git.put("Other", {**MAIN, "custom_nodes/node/__init__.py": ""})
 
     status, text = bench.restore(
@@ -267,11 +267,11 @@ def test_node_that_comfyui_brings(bench: Bench) -> None:
     )
 
     assert status == 1
-    assert "- node: ComfyUI brings a node of that name itself" in text
-    assert "- websocket_image_save.py: ComfyUI brings a node of that name itself" in text
+    assert "- node: ComfyUI ships a node of that name" in text
+    assert "- websocket_image_save.py: ComfyUI ships a node of that name" in text
 
 
-def test_folder_that_cannot_be_made(bench: Bench) -> None:
+def test_folder_that_cannot_be_made(bench: SnapshotSetup) -> None:
     """A file where a folder should be is named."""
     bench.to.parent.write_text("")
 
@@ -284,8 +284,8 @@ def test_folder_that_cannot_be_made(bench: Bench) -> None:
 # The command.
 
 
-def test_it_needs_nothing_but_the_standard_library(bench: Bench) -> None:
-    """It runs on a Python without any package, and from any folder by its script's way of naming paths."""
+def test_it_needs_nothing_but_the_standard_library(bench: SnapshotSetup) -> None:
+    """It runs on a Python without packages, and in any folder with relative paths."""
     ended = subprocess.run(
         [sys.executable, "-S", "-m", "worker.snapshot", "--help"],
         cwd=bench.folder,
@@ -299,7 +299,7 @@ def test_it_needs_nothing_but_the_standard_library(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(bench: Bench, sign: signal.Signals) -> None:
+def test_interrupted(bench: SnapshotSetup, sign: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end it soon, git with it, and nothing is left."""
     bench.git.hang()
     arguments = ["--snapshot", str(bench.snapshot()), "--to", str(bench.to), "--comfyui-repo", bench.git.url("ComfyUI")]
@@ -315,12 +315,12 @@ def test_interrupted(bench: Bench, sign: signal.Signals) -> None:
     process.send_signal(sign)
     said = process.communicate(timeout=60)[1]
 
-    assert (process.returncode, said) == (130, f"Interrupted, and {bench.to} not made\n")
+    assert (process.returncode, said) == (130, f"Interrupted. {bench.to} was not created\n")
     assert bench.is_untouched
 
 
-def test_git_is_needed(bench: Bench) -> None:
-    """Where there is no git, that is said first."""
+def test_git_is_needed(bench: SnapshotSetup) -> None:
+    """If git is not installed, that is reported first."""
     bench.env["PATH"] = str(bench.folder)
 
     status, text = bench.restore()
@@ -332,18 +332,18 @@ def test_git_is_needed(bench: Bench) -> None:
     ("arguments", "fault"),
     [
         (("--comfyui-ref", "v0.3.64"), "--comfyui-repo, --comfyui-ref: its hash must be the 40 hexadecimal digits"),
-        (("--comfyui-repo", "/src/ComfyUI"), "--comfyui-repo, --comfyui-ref: its address must begin with https://"),
+        (("--comfyui-repo", "/src/ComfyUI"), "--comfyui-repo, --comfyui-ref: its URL must begin with https://"),
         (
             ("--comfyui-repo", "https://u:hunter2@host/x", "--keep-git"),
-            "--keep-git would keep the login that an address",
+            "--keep-git would store the login that is in a URL",
         ),
         (("--timeout", "0"), "--timeout: must be a number of seconds above 0, not '0'"),
         (("--install-timeout", "soon"), "--install-timeout: must be a number of seconds above 0, not 'soon'"),
         (("--branch", "main"), "unrecognized arguments: --branch main"),
     ],
 )
-def test_wrong_options(bench: Bench, arguments: tuple[str, ...], fault: str) -> None:
-    """A wrong option ends with status 3 and its name, before anything is fetched."""
+def test_wrong_options(bench: SnapshotSetup, arguments: tuple[str, ...], fault: str) -> None:
+    """An invalid option ends with status 3 and its name, before anything is fetched."""
     status, text = bench.restore(*arguments)
 
     assert (status, fault in text) == (3, True), text
@@ -351,16 +351,16 @@ def test_wrong_options(bench: Bench, arguments: tuple[str, ...], fault: str) -> 
     assert bench.git.connections == 0
 
 
-def test_snapshot_without_comfyui(bench: Bench) -> None:
-    """A snapshot of the nodes alone needs --comfyui-ref."""
+def test_snapshot_without_comfyui(bench: SnapshotSetup) -> None:
+    """A snapshot of the nodes only needs --comfyui-ref."""
     status, text = bench.restore(comfyui=None)
 
     assert status == 3
-    assert text.endswith("comfyui has no commit. Save the snapshot in full, or give --comfyui-ref\n")
+    assert text.endswith("comfyui has no commit. Save a complete snapshot, or pass --comfyui-ref\n")
 
 
-def test_disk_that_cannot_be_written(bench: Bench) -> None:
-    """What the disk refuses is an error of the part that needed it."""
+def test_disk_that_cannot_be_written(bench: SnapshotSetup) -> None:
+    """A disk error is an error of the part that needed the disk."""
     commits = bench.git.put("Other", {"main.py": "", "custom_nodes": "a file"})
 
     status, text = bench.restore(
@@ -368,5 +368,5 @@ def test_disk_that_cannot_be_written(bench: Bench) -> None:
     )
 
     assert status == 1
-    assert "- node: its place on the disk cannot be read or written (Not a directory: " in text
+    assert "- node: its files cannot be read or written (Not a directory: " in text
     assert bench.is_untouched
