@@ -40,7 +40,6 @@ NOT_CONVERTED: tuple[str, ...] = (
     "comfy_core/images/child_process.py",
     "comfy_core/images/codec.py",
     "docs/configure.md",
-    "docs/migrate.md",
     "handler.py",
     "simulators/comfyui/queue_and_history.py",
     "simulators/hugging_face.py",
