@@ -1,4 +1,4 @@
-"""Benchmarks. Each prints medians and compares within one run: the machines are shared, and noisy."""
+"""Benchmarks of this project's code. Each prints medians. Compare figures of one run only: machines are noisy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Graph, default_directory, load_workflows
 from simulators.comfyui import Simulator
-from simulators.runpod.queue_api import Job, RunPodPlatform
+from simulators.runpod.queue_api import QueueJob, RunPodPlatform
 from worker.jobs import Control, Worker, run_job
 
 RUNS = 20
@@ -52,7 +52,7 @@ def overhead(_: argparse.Namespace) -> None:
             timings = run_job(worker, job, Control())["timings"]
             total_s = time.monotonic() - begun
             if seed == 0:
-                continue  # connections and caches are made once a process
+                continue  # the first run sets up connections and caches
             note("ComfyUI alone: started to last frame", bare_s)
             note("validate and render", validate_s)
             note("queue: post to started", timings["queue_s"])
@@ -68,7 +68,7 @@ def overhead(_: argparse.Namespace) -> None:
 
 
 def _bare(server: ComfyServer, graph: Graph) -> float:
-    """Return the seconds from the first to the last frame of a prompt, with nothing of ours around it."""
+    """Return the seconds from the first to the last frame of a prompt, without our client code."""
     prompt_id = str(uuid.uuid4())
     prompt = rewrite_graph(graph, "bench", over_websocket=True)
     with server.listen([prompt_id]) as notices:
@@ -80,7 +80,7 @@ def _bare(server: ComfyServer, graph: Graph) -> float:
                     times.setdefault(type(event), time.monotonic())
     server.cleanup.remove_prompts([prompt_id])
     if Image not in times:
-        sys.exit("the bare run made no picture")
+        sys.exit("the bare run produced no image")
     return times[Finished] - times[Started]
 
 
@@ -99,7 +99,7 @@ def gap(options: argparse.Namespace) -> None:
 
 
 def _backlog(count: int, step_s: float, concurrency: int) -> Iterable[tuple[str, str]]:
-    """Run a backlog through a worker of its own; yield what was measured, in words."""
+    """Run a backlog on a new worker; yield each measured quantity and its text."""
     platform = RunPodPlatform(round_trip_s=ROUND_TRIP_S)
     environment = {"WORKER_CONCURRENCY": str(concurrency)}
     with staged(step_s=step_s, platform=platform, environment=environment) as stage:
@@ -127,13 +127,13 @@ def _backlog(count: int, step_s: float, concurrency: int) -> Iterable[tuple[str,
     )
 
 
-def _ended_at(job: Job) -> float:
+def _ended_at(job: QueueJob) -> float:
     if job.ended_at is None:
         raise ValueError(f"{job} has not ended")
     return job.ended_at
 
 
-def _an_hour(begun_at: float, jobs: list[Job]) -> int:
+def _an_hour(begun_at: float, jobs: list[QueueJob]) -> int:
     return int(3600 * len(jobs) / (max(map(_ended_at, jobs)) - begun_at))
 
 
@@ -143,7 +143,7 @@ def _spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Run the benchmark that is named."""
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
     parts = benchmarks.add_parser("overhead", help="what a job costs around ComfyUI's own execution, by part")
@@ -160,7 +160,7 @@ def main() -> None:
     )
     container.add_argument("--runs", type=int, default=5, help="new containers; %(default)s")
     container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
-    container.add_argument("--models", help="a folder in place of the image's models")
+    container.add_argument("--models", help="a folder that replaces the image's models")
     container.set_defaults(run=boot)
     loading = benchmarks.add_parser("import", help="how long `import comfy_client` takes")
     loading.set_defaults(run=import_time)
@@ -168,15 +168,15 @@ def main() -> None:
     mapped.add_argument("--jobs", type=int, default=200, help="%(default)s")
     mapped.add_argument("--concurrency", type=int, default=16, help="%(default)s")
     mapped.set_defaults(run=many)
-    kills = benchmarks.add_parser("batch-kills", help="batch work killed at random moments: what is made twice")
-    kills.add_argument("--minutes", type=float, default=10, help="of work; %(default)s")
-    kills.add_argument("--kills", type=int, default=5, help="at random moments; %(default)s")
+    kills = benchmarks.add_parser("batch-kills", help="a batch killed at random moments: which images are made twice")
+    kills.add_argument("--minutes", type=float, default=10, help="duration of the batch; %(default)s")
+    kills.add_argument("--kills", type=int, default=5, help="number of kills at random moments; %(default)s")
     kills.add_argument("--job-s", type=float, default=3, help="seconds of a job; %(default)s")
-    kills.add_argument("--seed", type=int, default=1, help="of the moments; %(default)s")
+    kills.add_argument("--seed", type=int, default=1, help="random seed of the moments; %(default)s")
     kills.set_defaults(run=batch_kills)
-    load = benchmarks.add_parser("shim", help="the Scenario shim under load: what is lost, and how long a poll takes")
-    load.add_argument("--callers", type=int, default=100, help="at once; %(default)s")
-    load.add_argument("--jobs", type=int, default=500, help="of all callers; %(default)s")
+    load = benchmarks.add_parser("shim", help="the Scenario shim under load: lost jobs, and how long a poll takes")
+    load.add_argument("--callers", type=int, default=100, help="concurrent callers; %(default)s")
+    load.add_argument("--jobs", type=int, default=500, help="jobs of all callers together; %(default)s")
     load.set_defaults(run=shim)
     options = parser.parse_args()
     options.run(options)

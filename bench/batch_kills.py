@@ -1,4 +1,4 @@
-"""Batch work that is killed again and again: whether each picture is there once in the end, and what was paid twice."""
+"""Kills a batch repeatedly: whether each image exists exactly once at the end, and how many were paid for twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ variations = 16
 
 
 def batch_kills(options: argparse.Namespace) -> None:
-    """Print what became of `options.minutes` of work that was killed `options.kills` times at random moments."""
+    """Print the outcome of a batch of `options.minutes` that was killed `options.kills` times at random moments."""
     copies = max(1, round(options.minutes * 60 * HANDS / (32 * options.job_s)))
     chance = random.Random(options.seed)  # noqa: S311 - the same moments each time
     pause = threading.Event()
@@ -66,4 +66,4 @@ def batch_kills(options: argparse.Namespace) -> None:
         seeds = [job.input["seed"] for job in platform.jobs.values() if isinstance(job.input, dict)]
     print(f"{32 * copies} pictures, {options.kills} kills, {time.monotonic() - begun_at:.0f} s")
     print(f"last run: {told['counts']}, status {done.returncode}; files {len(files)}")
-    print(f"jobs at the endpoint {len(seeds)}, of them for a picture that had one {len(seeds) - len(set(seeds))}")
+    print(f"jobs at the endpoint {len(seeds)}, of them for an image that had one {len(seeds) - len(set(seeds))}")

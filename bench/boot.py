@@ -1,4 +1,4 @@
-"""How long the container takes to its first picture, by step."""
+"""Measures the time from `docker run` to the first image, by step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datetime import datetime
 import docker
 from docker.models.networks import Network
 
-from bench.container import Box, boxed
+from bench.container import WorkerContainer, worker_container
 from bench.docker_engine import connected
 from bench.stage import code_of
 
@@ -40,7 +40,7 @@ def _run(engine: docker.DockerClient, network: Network, options: argparse.Namesp
     begun = time.time()
     environment = {"COMFYUI_ARGS": options.comfyui_args, "WORKER_WARMUP": "true"}
     volumes = [f"{options.models}:/opt/models:ro"] if options.models else []
-    with boxed(
+    with worker_container(
         engine, network, options.image, environment=environment, volumes=volumes, boot_timeout_s=BOOT_TIMEOUT_S
     ) as box:
         ready = time.time()
@@ -54,10 +54,10 @@ def _run(engine: docker.DockerClient, network: Network, options: argparse.Namesp
         return {**steps, "asks for jobs": ready - begun, "first job done (64 x 64, 4 steps)": done - begun}
 
 
-def _boot_steps(box: Box) -> dict[str, float]:
-    """Return what the worker's own line says of its boot: when each step ended, in seconds since its process began."""
+def _boot_steps(box: WorkerContainer) -> dict[str, float]:
+    """Return the boot times that the worker logged: when each step ended, in seconds since its process started."""
     for line in box.log().splitlines():
         if '"booted"' in line:
             steps: dict[str, float] = json.loads(line)["boot_s"]
             return steps
-    sys.exit(f"scripts/bench: the worker said nothing of its boot:\n{box.log()}")
+    sys.exit(f"scripts/bench: the worker logged no boot times:\n{box.log()}")

@@ -1,4 +1,4 @@
-"""What the client costs an application: the time of its import, and time and memory of many jobs through `map`."""
+"""Measures the client's cost to an application: import time, and time and memory of many jobs through `map`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ with client_from_env() as client:
     assert seeds == list(range(count)), seeds
     print(json.dumps({"seconds": time.monotonic() - begun, "before": before, "rss": rss}))
 """
-"""An application in a process of its own, so that its memory is no one else's."""
+"""An application. It runs in its own process, so that only its memory is measured."""
 _MIB = 1024 * 1024
 
 

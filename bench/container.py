@@ -1,4 +1,4 @@
-"""A worker in a container, as strict as can be, and the platform's stand-in that it works for."""
+"""A worker in a container with the strictest settings, connected to the RunPod simulator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 
 from bench.stage import SMALL
-from simulators.runpod.queue_api import Job, RunPodPlatform
+from simulators.runpod.queue_api import QueueJob, RunPodPlatform
 from simulators.waiting import until
 
 STRICT: dict[str, Any] = {
@@ -22,7 +22,7 @@ STRICT: dict[str, Any] = {
     "mem_limit": "8g",
     "tmpfs": {"/tmp": "exec,mode=1777"},  # noqa: S108 - the container's
 }
-"""Nothing but /tmp can be written, no capability, no more than 8 GB."""
+"""Options of the container: only /tmp is writable, no capabilities, at most 8 GB of memory."""
 FIND_COMFYUI = """\
 import os, sys
 for entry in os.listdir('/proc'):
@@ -36,8 +36,8 @@ LOG_TAIL = 60
 
 
 @dataclass(frozen=True)
-class Box:
-    """What a test acts on."""
+class WorkerContainer:
+    """A running container and the platform whose jobs it takes."""
 
     platform: RunPodPlatform
     container: Container
@@ -46,7 +46,7 @@ class Box:
         """Submit a small job, changed by `inputs`, and return its id."""
         return self.platform.submit({**SMALL, **inputs})
 
-    def run(self, **inputs: object) -> Job:
+    def run(self, **inputs: object) -> QueueJob:
         """Submit a small job, changed by `inputs`, and return it once it has ended."""
         return self.platform.wait_for(self.submit(**inputs), 60)
 
@@ -57,11 +57,11 @@ class Box:
         )
 
     def signal_comfyui(self, number: int) -> None:
-        """Send a signal to the ComfyUI inside."""
+        """Send a signal to the ComfyUI inside the container."""
         assert self.read("python", "-c", FIND_COMFYUI, str(int(number))), "no ComfyUI runs"
 
     def read(self, *command: str) -> str:
-        """Return what a command prints inside."""
+        """Run a command in the container and return its output."""
         done = self.container.exec_run(list(command))
         assert isinstance(done.output, bytes)
         text = done.output.decode()
@@ -69,18 +69,18 @@ class Box:
         return text
 
     def state(self) -> Mapping[str, Any]:
-        """Return the container's state as the engine has it now."""
+        """Return the container's current state, as the engine reports it."""
         self.container.reload()
         found: Mapping[str, Any] = self.container.attrs["State"]
         return found
 
     def log(self) -> str:
-        """Return all that the container said."""
+        """Return the container's log."""
         text: str = self.container.logs().decode(errors="replace")
         return text
 
     def await_end(self, timeout_s: float = 60) -> int:
-        """Return the exit status once the container has ended."""
+        """Wait until the container ends and return its exit status."""
         status: int = self.container.wait(timeout=timeout_s)["StatusCode"]
         return status
 
@@ -92,7 +92,7 @@ def gateway_of(network: Network) -> str:
 
 
 @contextlib.contextmanager
-def boxed(
+def worker_container(
     engine: docker.DockerClient,
     network: Network,
     image: str,
@@ -102,8 +102,8 @@ def boxed(
     is_to_be_ready: bool = True,
     boot_timeout_s: float = 60,
     **options: Any,  # noqa: ANN401 - the SDK's own
-) -> Iterator[Box]:
-    """Yield a worker in production mode that is ready for jobs; nothing of it is left afterwards."""
+) -> Iterator[WorkerContainer]:
+    """Yield a worker in production mode that is ready for jobs; remove it afterwards."""
     with RunPodPlatform(long_poll_s=1.0, host=gateway_of(network)) as platform:
         variables = {
             **platform.worker_env(),
@@ -114,7 +114,7 @@ def boxed(
         container = engine.containers.run(
             image, detach=True, environment=variables, network=network.name, **{**STRICT, **options}
         )
-        box = Box(platform, container)
+        box = WorkerContainer(platform, container)
         try:
             if is_to_be_ready:
                 assert until(lambda: platform.takes or box.state()["Status"] == "exited", boot_timeout_s)

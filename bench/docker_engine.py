@@ -1,4 +1,4 @@
-"""The Docker engine: images are built with its command line, which is BuildKit's, and driven with the SDK."""
+"""The Docker engine. Images are built with the command line, which uses BuildKit; the rest goes through the SDK."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ BUILD_TIMEOUT_S = 900
 
 
 def connected() -> docker.DockerClient | None:
-    """Return a client of the engine, or None where none answers."""
+    """Return a client of the engine, or None if no engine responds."""
     with suppress(DockerException, requests.RequestException):
         client = docker.from_env(timeout=60)
         client.ping()
         return client
     with warnings.catch_warnings():
-        # The SDK leaves the socket open that found nobody.
+        # The SDK does not close its socket after a failed connection.
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
     return None
 
 
 def ensure_base_image(client: docker.DockerClient) -> None:
-    """Have an image that stands for Debian's own, which no registry is asked for here."""
+    """Make sure that the base image exists. It is built from Debian's packages, so no registry is needed."""
     try:
         client.images.get(BASE_IMAGE)
     except ImageNotFound:
@@ -48,7 +48,7 @@ def ensure_base_image(client: docker.DockerClient) -> None:
 
 @dataclass(frozen=True)
 class Build:
-    """How an image is built: a target of docker-bake.hcl, and what stands in for the outside.
+    """How an image is built: a target of docker-bake.hcl, and the replacements for external resources.
 
     Attributes:
         target: in docker-bake.hcl.
@@ -86,7 +86,7 @@ class Build:
         return done.stderr
 
     def _plan(self) -> dict[str, Any]:
-        """Return the target as docker-bake.hcl has it; bake itself knows no network of the host."""
+        """Return the target as docker-bake.hcl has it; `bake` cannot use the host's network."""
         printed = subprocess.run(
             [str(ROOT / "scripts" / "build"), "--print", self.target], check=True, capture_output=True, text=True
         )
@@ -95,4 +95,4 @@ class Build:
 
 
 class BuildFailedError(Exception):
-    """The build ended with an error; the text is its log."""
+    """The build failed. The message is its log."""

@@ -1,4 +1,4 @@
-"""How fast models are fetched and verified, beside `cp` and `sha256sum` of the same bytes in the same run."""
+"""Measures how fast models are downloaded and verified, compared with `cp` and `sha256sum` of the same bytes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _show(times: dict[str, list[float]]) -> None:
 
 
 def _seconds(step: Callable[[], object]) -> float:
-    """Return how long `step` takes, begun with nothing left to be written back."""
+    """Return how long `step` takes. Dirty pages are written back first."""
     os.sync()
     begun = time.monotonic()
     step()

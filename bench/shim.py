@@ -1,4 +1,4 @@
-"""The shim under load: 100 callers at once, 500 jobs; what is lost or made twice, and how long a poll takes."""
+"""Load test of the Scenario shim: 100 concurrent callers, 500 jobs. Counts lost and repeated jobs, and times polls."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
 POLL_S = (2.0, 3.0)
-"""Scenario's own advice is 2 to 3 s (docs/reference/scenario.md#polling)."""
+"""Seconds between two polls. Scenario recommends 2 to 3 s (docs/reference/scenario.md#polling)."""
 HANDS = 8
 
 
 def shim(options: argparse.Namespace) -> None:
-    """Print what became of the jobs, and the times of the calls as their callers saw them."""
+    """Print the outcomes of the jobs, and the times of the calls as the callers measured them."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_endpoint, args=(theirs,), daemon=True)
     process.start()
@@ -41,7 +41,7 @@ def shim(options: argparse.Namespace) -> None:
     process.join()
     seeds = [seed for status, seed in ends if status == "success"]
     print(f"{options.callers} callers, {options.jobs} jobs, {took_s:.1f} s")
-    print(f"ended well {len(seeds)}, otherwise {len(ends) - len(seeds)}, lost {options.jobs - len(ends)}")
+    print(f"succeeded {len(seeds)}, failed {len(ends) - len(seeds)}, lost {options.jobs - len(ends)}")
     print(f"pictures of the wrong seed or twice {len(seeds) - len(set(seeds))}, jobs at the endpoint {submissions}")
     print(f"{'ms':20}{'calls':>8}{'p50':>10}{'p95':>10}{'max':>10}")
     for name, seconds in times.items():
@@ -50,7 +50,7 @@ def shim(options: argparse.Namespace) -> None:
 
 
 def _endpoint(pipe: Connection) -> None:
-    """Be an endpoint whose workers answer at once, until told to end; then tell how many jobs there were."""
+    """Run an endpoint whose workers respond at once, until the parent asks it to stop; then send the number of jobs."""
     with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, hands=HANDS):
         pipe.send(platform.client_env())
         pipe.recv()

@@ -1,4 +1,4 @@
-"""The shim as a process of its own: `comfy-client scenario serve`, as an owner starts it."""
+"""Starts the Scenario shim as a separate process with `comfy-client scenario serve`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER_KEY, OTHER_SECRET = "another-key", "another-secret"
 
 
 class ShimProcess:
-    """A shim over the endpoint that `environment` leads to; its data are in `directory`, and stay there."""
+    """A shim process. `environment` configures its provider. Its data stay in `directory` after it ends."""
 
     def __init__(self, environment: Mapping[str, str], directory: Path, *flags: str) -> None:
         self._environment = {
@@ -59,12 +59,12 @@ class ShimProcess:
 
     @property
     def log(self) -> str:
-        """What it wrote since it was made, restarts included."""
+        """The output of the process, including earlier starts."""
         self._log.seek(0)
         return self._log.read()
 
     def start(self) -> None:
-        """Start it; return when it listens."""
+        """Start the process; return when it listens."""
         said = len(self.log)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags],
@@ -84,7 +84,7 @@ class ShimProcess:
         self.url = address()
 
     def refused(self, *flags: str) -> tuple[int, str]:
-        """Run a second one that is to end by itself, with further flags; return its exit status and what it wrote."""
+        """Run a second shim with more flags, which must exit by itself; return its exit status and output."""
         done = subprocess.run(
             [sys.executable, "-m", "comfy_client.cli.main", "scenario", "serve", *self._flags, *flags],
             env=self._environment,
@@ -100,7 +100,7 @@ class ShimProcess:
     def process_id(self) -> int:
         """The process's id."""
         if self._process is None:
-            raise AssertionError("it was never started")
+            raise AssertionError("the shim was never started")
         return self._process.pid
 
     @property
@@ -109,14 +109,14 @@ class ShimProcess:
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """Kill it, as the kernel does."""
+        """Send SIGKILL to the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> int:
-        """Ask it to end, as an orchestrator does, and return its exit status."""
+        """Send SIGTERM, as an orchestrator does, and return the exit status."""
         if self._process is None:
-            raise AssertionError("it was never started")
+            raise AssertionError("the shim was never started")
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(STOP_DEADLINE_S)

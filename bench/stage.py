@@ -1,7 +1,6 @@
-"""The worker in true production mode: the platform's stand-in, handler.py as a process, and a ComfyUI.
+"""A worker in production mode: the RunPod simulator, handler.py as a process, and a simulated ComfyUI.
 
-The ComfyUI is a simulator, in this process (its faults are asked for as they are needed) or the worker's own child, as
-in the container.
+The ComfyUI runs in this process, so that faults can be injected, or as the worker's child process, as in the container.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from comfy_core.contract import ErrorReport
 from comfy_core.workflows import default_directory, load_workflows, override, render
 from simulators import comfyui_main as comfyui
 from simulators.comfyui import Simulator
-from simulators.runpod.queue_api import Job, JobState, RunPodPlatform, WorkerProcess
+from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform, WorkerProcess
 from simulators.waiting import until
 from worker.models.listing import default_list, read_models
 
@@ -32,13 +31,13 @@ import sys
 from simulators.comfyui.__main__ import main
 sys.exit(main([*sys.argv[1:], "--base-directory", {directory!r}]))
 """
-"""The main.py of a ComfyUI folder whose ComfyUI is the simulator."""
+"""The main.py of a ComfyUI folder that starts the simulator."""
 MODELS = read_models(default_list())
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a test acts on. `simulator` is None where ComfyUI is the worker's child, in `comfyui_directory`."""
+    """A running worker. `simulator` is None if ComfyUI is the worker's child in `comfyui_directory`."""
 
     platform: RunPodPlatform
     worker: WorkerProcess
@@ -49,23 +48,23 @@ class Stage:
         """Submit a small job, changed by `inputs`, and return its id."""
         return self.platform.submit({**SMALL, **inputs})
 
-    def run(self, **inputs: object) -> Job:
-        """Submit a small job, changed by `inputs`, and return it once it has ended."""
+    def run(self, **inputs: object) -> QueueJob:
+        """Submit a small job, changed by `inputs`, and return the finished job."""
         return self.platform.wait_for(self.submit(**inputs), 60)
 
-    def run_large(self) -> Job:
-        """Run a graph whose thirteen pictures of 2048 x 2048 have 12 MB and more; return the job once it has ended."""
+    def run_large(self) -> QueueJob:
+        """Run a graph with thirteen 2048 x 2048 images of together at least 12 MB; return the finished job."""
         values = {"prompt": "a knight", "seed": 1, "steps": 1, "width": 2048, "height": 2048}
         [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], values)
         override(graph, {"EmptySD3LatentImage.batch_size": 13})
         return self.platform.wait_for(self.platform.submit({"workflow": graph}), 60)
 
     def await_ready(self) -> None:
-        """Return when the worker asks for jobs."""
+        """Wait until the worker polls for jobs."""
         assert until(lambda: self.platform.takes or self.worker.exit_code is not None, 60)
 
     def await_sampling(self, job_id: str) -> None:
-        """Return when ComfyUI has begun to sample the job, by the progress that the platform has seen."""
+        """Wait until the platform has received sampling progress of the job."""
         self.platform.wait_until(
             lambda: any(isinstance(seen, dict) and seen.get("step") for seen in self.platform.jobs[job_id].progress), 60
         )
@@ -85,12 +84,12 @@ class Stage:
             process.send_signal(signal.SIGKILL)
 
     def freeze_comfyui(self) -> None:
-        """Have the worker's own ComfyUI answer nothing any more, as when a node holds the interpreter."""
+        """Suspend the worker's own ComfyUI, so that it no longer responds, as when a node blocks the interpreter."""
         for process in self.comfyui_processes():
             process.suspend()
 
     def files_left(self) -> list[Path]:
-        """Return the files in ComfyUI's folders, empty ones apart."""
+        """Return the files in ComfyUI's folders, except empty ones."""
         base = self.simulator.input_dir.parent if self.simulator else data_of(self.comfyui_directory)
         files = [path for kind in ("input", "output") for path in (base / kind).rglob("*")]
         return [path for path in files if path.is_file() and path.stat().st_size]
@@ -107,7 +106,7 @@ def staged(
     environment: Mapping[str, str] | None = None,
     models: Mapping[str, Iterable[str]] | None = None,
 ) -> Iterator[Stage]:
-    """Yield a worker in production mode that is ready for jobs, or has ended; nothing of it is left afterwards.
+    """Yield a worker in production mode that is ready for jobs or has exited; stop it and remove its files afterwards.
 
     `models` are the simulator's, by folder. With `shares_files` the worker reaches the simulator's files, as it does
     those of a ComfyUI of its own.
@@ -133,7 +132,7 @@ def staged(
 
 
 def make_comfyui(directory: Path, main: str = comfyui.MAIN) -> dict[str, str]:
-    """Make a ComfyUI's folder; return the variables of a worker that starts it, with all its places in there."""
+    """Create a ComfyUI folder; return the environment of a worker that starts it with all its files in that folder."""
     (directory / "main.py").write_text(main.format(directory=str(directory), flags="OLD"))
     return {
         "COMFYUI_DIR": str(directory),
@@ -152,7 +151,7 @@ def data_of(directory: Path) -> Path:
 
 
 def put_models(root: Path, *paths: str, size: int | None = None) -> None:
-    """Put files of models.txt's names and sizes under `root`, all or `paths`. They are holes, and take no room."""
+    """Put files of models.txt's names and sizes under `root`, all or `paths`. The files are sparse."""
     for model in MODELS:
         if not paths or model.path in paths:
             file = root / model.path
@@ -162,16 +161,16 @@ def put_models(root: Path, *paths: str, size: int | None = None) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def code_of(job: Job) -> str | None:
-    """Return the error code of a job that has ended, or None where it has a result."""
-    if job.state == JobState.COMPLETED:
+def code_of(job: QueueJob) -> str | None:
+    """Return the error code of a job that has ended, or None if it has a result."""
+    if job.state == QueueJobState.COMPLETED:
         assert isinstance(job.output, dict), "completed without output"
         assert job.output["images"] or job.output["files"]
         return None

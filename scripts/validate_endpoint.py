@@ -26,7 +26,7 @@ NOWHERE = "this-lora-is-nowhere.safetensors"
 
 
 @dataclass
-class Case:
+class EndpointJob:
     """One job: its request, its outcome, and whether the outcome is correct."""
 
     name: str
@@ -46,21 +46,21 @@ class Evidence:
     folder: Path
     inputs: Mapping[str, Any]
 
-    def txt2img(self, case: Case) -> None:
+    def txt2img(self, case: EndpointJob) -> None:
         """Generate an image from a prompt."""
         self._keep(case, self.client.run(**case.request))
 
-    def img2img(self, case: Case) -> None:
+    def img2img(self, case: EndpointJob) -> None:
         """Generate an image from an image."""
         (self.folder / "in.png").write_bytes(PICTURE.read_bytes())
         case.pictures.append("in.png")
         self._keep(case, self.client.run(image=PICTURE, **case.request))
 
-    def graph(self, case: Case) -> None:
+    def graph(self, case: EndpointJob) -> None:
         """Run a whole graph with one override."""
         self._keep(case, self.client.run(**case.request))
 
-    def bad_request(self, case: Case) -> None:
+    def bad_request(self, case: EndpointJob) -> None:
         """Request a file that no worker has."""
         try:
             self.client.run(**case.request)
@@ -71,7 +71,7 @@ class Evidence:
         else:
             case.problem = "a job that cannot work succeeded"
 
-    def cancel(self, case: Case) -> None:
+    def cancel(self, case: EndpointJob) -> None:
         """Cancel a job while it runs."""
         job = self.client.submit(**case.request)
         case.outcome = {"job_id": job.id}
@@ -84,7 +84,7 @@ class Evidence:
         else:
             case.problem = "the job ended before it could be cancelled; ask for more --steps"
 
-    def _keep(self, case: Case, result: GenerationResult) -> None:
+    def _keep(self, case: EndpointJob, result: GenerationResult) -> None:
         for number, image in enumerate(result.images, 1):
             name = f"{case.name}-{number}{Path(image.filename).suffix}"
             image.save(self.folder / name)
@@ -107,7 +107,7 @@ class Evidence:
         }
 
 
-def cases(inputs: Mapping[str, Any]) -> list[Case]:
+def cases(inputs: Mapping[str, Any]) -> list[EndpointJob]:
     """Return the five cases; `inputs` are size, steps and seed."""
     template = load_workflows(default_directory())["flux-dev-txt2img"]
     values = {name: rule["default"] for name, rule in template.inputs.items() if "default" in rule}
@@ -115,21 +115,21 @@ def cases(inputs: Mapping[str, Any]) -> list[Case]:
     seed = inputs["seed"] + 1
     knight = {"prompt": "a pixel art knight, game asset, plain background", **inputs}
     return [
-        Case("txt2img", "a prompt becomes two pictures with their seeds", {**knight, "num_images": 2}),
-        Case(
+        EndpointJob("txt2img", "a prompt becomes two pictures with their seeds", {**knight, "num_images": 2}),
+        EndpointJob(
             "img2img",
             "a picture and a prompt become a picture",
             {**knight, "prompt": "as an oil painting", "strength": 0.6},
         ),
-        Case("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
-        Case("bad_request", "what cannot work is refused with its reason", {**knight, "loras": [{"name": NOWHERE}]}),
-        Case("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
+        EndpointJob("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
+        EndpointJob("bad_request", "an impossible job fails with its reason", {**knight, "loras": [{"name": NOWHERE}]}),
+        EndpointJob("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
     ]
 
 
-def play(evidence: Evidence, case: Case) -> None:
+def play(evidence: Evidence, case: EndpointJob) -> None:
     """Run one case and store its outcome."""
-    does: dict[str, Callable[[Case], None]] = {
+    does: dict[str, Callable[[EndpointJob], None]] = {
         "txt2img": evidence.txt2img,
         "img2img": evidence.img2img,
         "graph": evidence.graph,
@@ -149,7 +149,7 @@ def play(evidence: Evidence, case: Case) -> None:
         )
 
 
-def page(all_cases: list[Case], about: str) -> str:
+def page(all_cases: list[EndpointJob], about: str) -> str:
     """Return index.html: each case with its images, request and result side by side."""
     rows = "\n".join(
         f"<tr><td><b>{case.name}</b><br>{html.escape(case.promise)}<br>{case.seconds:.1f} s<br>"

@@ -20,7 +20,7 @@ from typing import Self
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModelRequest:
     """One request as it came."""
 
     path: str
@@ -34,7 +34,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ModelResponse:
     """What to answer instead of the file.
 
     Attributes:
@@ -50,7 +50,7 @@ class Answer:
     tells_length: bool = True
 
 
-class Hold:
+class HeldResponse:
     """Keeps an answer open after some of its bytes, until it is let go."""
 
     def __init__(self, after: int) -> None:
@@ -74,12 +74,12 @@ class ModelServer:
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self._host = host
-        self.asked: list[Asked] = []
+        self.asked: list[ModelRequest] = []
         """Every request, in order."""
         self._files: dict[str, bytes | Path] = {}
-        self._answers: dict[str, list[Answer]] = {}
+        self._answers: dict[str, list[ModelResponse]] = {}
         self._cuts: dict[str, list[int]] = {}
-        self._holds: dict[str, Hold] = {}
+        self._holds: dict[str, HeldResponse] = {}
         self._rangeless: set[str] = set()
         self._lock = threading.Lock()
         self._server = _Server(self, host)
@@ -120,7 +120,7 @@ class ModelServer:
         """Close the connection of the next answers, each after so many bytes of its body."""
         self._cuts.setdefault(path, []).extend(after)
 
-    def answer(self, path: str, *answers: Answer) -> None:
+    def answer(self, path: str, *answers: ModelResponse) -> None:
         """Give these answers to the next requests."""
         self._answers.setdefault(path, []).extend(answers)
 
@@ -128,20 +128,20 @@ class ModelServer:
         """Send the file from its start, whatever range is asked for."""
         self._rangeless.add(path)
 
-    def hold(self, path: str, after: int) -> Hold:
+    def hold(self, path: str, after: int) -> HeldResponse:
         """Keep every answer open after so many bytes of its body; the hold lets them go."""
-        hold = self._holds[path] = Hold(after)
+        hold = self._holds[path] = HeldResponse(after)
         return hold
 
     # What was asked.
 
-    def requests(self, path: str) -> list[Asked]:
+    def requests(self, path: str) -> list[ModelRequest]:
         """Return the requests for `path`, in order."""
         return [asked for asked in self.asked if asked.path == path]
 
     # Of the handler alone.
 
-    def next_answer(self, asked: Asked) -> Answer | None:
+    def next_answer(self, asked: ModelRequest) -> ModelResponse | None:
         """Note a request; return what to answer instead of the file."""
         with self._lock:
             self.asked.append(asked)
@@ -158,7 +158,7 @@ class ModelServer:
         """Return what is served there."""
         return self._files.get(path)
 
-    def hold_of(self, path: str) -> Hold | None:
+    def hold_of(self, path: str) -> HeldResponse | None:
         """Return what keeps answers open there."""
         return self._holds.get(path)
 
@@ -171,21 +171,21 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, models: ModelServer, host: str) -> None:
-        super().__init__((host, 0), _Handler)
+        super().__init__((host, 0), _ModelHandler)
         self.models = models
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients here are killed and go away."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ModelHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
     def do_GET(self) -> None:
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         path = self.path.partition("?")[0]
-        asked = Asked(
+        asked = ModelRequest(
             path,
             self.headers.get("Host", "").partition(":")[0],
             int(found[1]) if found else 0,
@@ -198,11 +198,11 @@ class _Handler(BaseHTTPRequestHandler):
         if answer := self.server.models.next_answer(asked):
             self._say(answer)
         elif content is None:
-            self._say(Answer(404, {"X-Error-Code": "EntryNotFound"}, b"Entry not found"))
+            self._say(ModelResponse(404, {"X-Error-Code": "EntryNotFound"}, b"Entry not found"))
         else:
             self._send_file(path, content, asked.offset if self.server.models.takes_ranges(path) else 0)
 
-    def _say(self, answer: Answer) -> None:
+    def _say(self, answer: ModelResponse) -> None:
         length = {"Content-Length": str(len(answer.body))} if answer.tells_length else {}
         self._head(answer.status, {**length, **answer.headers})
         self.wfile.write(answer.body)
@@ -210,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, path: str, content: bytes | Path, offset: int) -> None:
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         if offset >= size:
-            self._say(Answer(416, {"Content-Range": f"bytes */{size}"}))
+            self._say(ModelResponse(416, {"Content-Range": f"bytes */{size}"}))
             return
         headers = {"Content-Length": str(size - offset), "ETag": f'"{hashlib.sha256(path.encode()).hexdigest()}"'}
         if offset:

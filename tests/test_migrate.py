@@ -79,7 +79,7 @@ ROLLOUT = examples("rollout.md")
 
 
 @dataclass(frozen=True)
-class Scene:
+class MigrationScene:
     """What the examples run on."""
 
     stage: Stage
@@ -102,7 +102,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
+def scene() -> Iterator[MigrationScene]:
     """The worker and its kin, and the shim as the page starts it."""
     with (
         tempfile.TemporaryDirectory(prefix="migrate-") as name,
@@ -114,7 +114,7 @@ def scene() -> Iterator[Scene]:
         command = tools / "comfy-client"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m comfy_client.cli.main "$@"\n')
         command.chmod(0o755)
-        before = Scene(stage, scenario, "", tools)
+        before = MigrationScene(stage, scenario, "", tools)
         with Path(name, "shim.log").open("w+") as log:
             shim = subprocess.Popen(
                 SERVING.command(Path(name)),
@@ -125,7 +125,7 @@ def scene() -> Iterator[Scene]:
                 stderr=log,
             )
             try:
-                yield Scene(stage, scenario, address(shim, Path(log.name)), tools)
+                yield MigrationScene(stage, scenario, address(shim, Path(log.name)), tools)
             finally:
                 shim.terminate()
                 shim.wait(START_DEADLINE_S)
@@ -160,7 +160,7 @@ def run(example: Example, environment: dict[str, str], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("example", MIGRATE, ids=str)
-def test_an_example_of_the_migration_runs_as_it_stands(example: Example, scene: Scene, tmp_path: Path) -> None:
+def test_an_example_of_the_migration_runs_as_it_stands(example: Example, scene: MigrationScene, tmp_path: Path) -> None:
     """It exits 0, and each picture that it names is there and whole."""
     run(example, scene.environment(), tmp_path)
 
@@ -179,7 +179,7 @@ def test_every_kind_of_caller_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("example", ROLLOUT, ids=str)
-def test_an_example_of_the_rollout_runs_as_it_stands(example: Example, scene: Scene, tmp_path: Path) -> None:
+def test_an_example_of_the_rollout_runs_as_it_stands(example: Example, scene: MigrationScene, tmp_path: Path) -> None:
     """It exits 0; what goes to Scenario goes to its stand-in."""
     printed = run(example, {**scene.environment(), **scene.scenario.client_env()}, tmp_path)
 
@@ -187,7 +187,7 @@ def test_an_example_of_the_rollout_runs_as_it_stands(example: Example, scene: Sc
         assert f"```text\n{printed}```" in (ROOT / "docs" / "rollout.md").read_text()
 
 
-def test_the_provider_scenario_reads_the_shim_too(scene: Scene) -> None:
+def test_the_provider_scenario_reads_the_shim_too(scene: MigrationScene) -> None:
     """Two things that were made apart, the provider and the shim, speak one language; the doctor's sentence tells."""
     with client_from_env({**scene.environment(), "IMAGE_GENERATION_PROVIDER": "scenario"}, timeout_s=60.0) as client:
         knight = ROOT / "examples" / "knight.png"

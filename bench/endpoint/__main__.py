@@ -1,4 +1,4 @@
-"""Measures the provider that the variables name: cold start, latency by stage, throughput and cost a picture.
+"""Measures the configured provider: cold start, latency by stage, throughput and cost per image.
 
 It sends jobs, which cost money at RunPod: --dry-run says how many. Ctrl-C cancels those under way, and keeps what came.
 """
@@ -27,13 +27,13 @@ from comfy_core.errors import ComfyClientError, ConfigError
 
 FORMAT = 1
 MOST_RUNS = 4
-"""Side by side: more lines are not told apart."""
+"""The most benchmarks in one plot: more lines could not be distinguished."""
 INTERRUPTED = 130
 OUTPUT = Path("debug-output") / "benchmark"
 
 
 def measure(client: Client, plan: Plan, price: Price, stop: Stop) -> dict[str, Any]:
-    """Return benchmark.json of a provider. Raises RequestError where it does not answer at all."""
+    """Return benchmark.json of a provider. Raises RequestError if the provider does not respond at all."""
     requests = plan.requests()
     first: FirstJob | None = None
     try:
@@ -67,7 +67,7 @@ def _first(first: FirstJob | None) -> dict[str, Any] | None:
 def _level(
     client: Client, plan: Plan, requests: Iterator[dict[str, Any]], concurrency: int, price: Price, stop: Stop
 ) -> dict[str, Any]:
-    """Run a level behind its warm-up, and return its figures."""
+    """Run a level after its warm-up, and return its figures."""
 
     def tell(sample: Sample) -> None:
         print("x" if sample.end == FAILED else ".", end="", file=sys.stderr, flush=True)
@@ -91,7 +91,7 @@ def write(runs: Sequence[Mapping[str, Any]], names: Sequence[str], folder: Path)
 
 
 def compare(paths: Sequence[Path], folder: Path) -> int:
-    """Show benchmarks that were made before, side by side."""
+    """Show earlier benchmarks side by side."""
     runs = []
     for path in paths:
         try:
@@ -99,7 +99,7 @@ def compare(paths: Sequence[Path], folder: Path) -> int:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         if not isinstance(run, dict) or run.get("format") != FORMAT:
-            raise ConfigError(f"{path} is no benchmark.json of this version (format {FORMAT})")
+            raise ConfigError(f"{path} is not a benchmark.json of this version (format {FORMAT})")
         runs.append(run)
     names = _names(paths)
     for name, run in zip(names, runs, strict=True):
@@ -127,12 +127,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=16, help="of each level; %(default)s")
     parser.add_argument("--warmups", type=int, default=1, help="rounds of jobs before each level; %(default)s")
     parser.add_argument("--job-timeout-s", type=float, default=600.0, help="%(default)s")
-    parser.add_argument("--max-s", type=float, default=1800.0, help="seconds in all, then it ends; %(default)s")
+    parser.add_argument("--max-s", type=float, default=1800.0, help="stop after this many seconds; %(default)s")
     hold = "seconds that a call may be held, as an application's is; Ctrl-C waits for it; %(default)s"
     parser.add_argument("--hold-s", type=float, default=SYNC_WAIT_S, help=hold)
     parser.add_argument("--pool", default="ADA_24", help="the GPUs of the endpoint, for the price; %(default)s")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="a folder; %(default)s")
-    parser.add_argument("--dry-run", action="store_true", help="say how many jobs it would send, and send none")
+    parser.add_argument("--dry-run", action="store_true", help="print how many jobs it would send, and send none")
     parser.add_argument(
         "--compare", nargs="+", type=Path, metavar="JSON", help="show earlier ones side by side instead"
     )
@@ -140,7 +140,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     try:
         options.levels = tuple(int(each) for each in options.levels.split(","))
     except ValueError:
-        parser.error(f"--levels {options.levels}: numbers with commas between are wanted, such as 1,2,4,8")
+        parser.error(f"--levels {options.levels}: give numbers with commas between them, such as 1,2,4,8")
     if min(options.levels) < 1 or options.jobs < 1 or options.warmups < 0:
         parser.error("--levels and --jobs are 1 or more, --warmups 0 or more")
     if options.compare and len(options.compare) > MOST_RUNS:
@@ -149,7 +149,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Measure, or compare; return the exit status: 1 where a job failed, 130 where it was interrupted."""
+    """Measure, or compare; return the exit status: 1 if a job failed, 130 if it was interrupted."""
     options = parse(arguments)
     try:
         if options.compare:

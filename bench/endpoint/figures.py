@@ -1,4 +1,4 @@
-"""What a benchmark's measurements come to: percentiles by stage, throughput, failures, cost. Pure."""
+"""Figures computed from a benchmark's samples: percentiles by stage, throughput, failures, cost. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGES: Mapping[str, str] = {
     "encode": "encoding",
     "rest": "transfer and overhead",
 }
-"""The stages of a job in their order, in words. Together they are the whole time that its caller waited."""
+"""The stages of a job in order, with their labels. Their sum is the time that the caller waited."""
 
 DONE, FAILED, CANCELLED, NOT_RUN = "done", "failed", "cancelled", "not_run"
 
@@ -46,14 +46,14 @@ class Sample:
 
     @property
     def total_s(self) -> float:
-        """How long its caller waited."""
+        """Seconds that the caller waited."""
         return self.ended_s - self.begun_s
 
 
 def stages_of(
     total_s: float, delay_s: float | None, execution_s: float | None, timings: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return the seconds of a job by stage; what no stage explains is `rest`.
+    """Return the seconds of a job by stage. `rest` is the time outside all other stages.
 
     Our worker's timings have a `total_s`, and its platform's delay comes before them. A ComfyUI reached directly has
     its own queue as the delay, which is one of its timings already. A stock worker has none: its execution is one.
@@ -65,7 +65,7 @@ def stages_of(
         if "total_s" in timings:
             told = {"wait": delay_s, **told}
     stages = {name: seconds for name, seconds in told.items() if seconds is not None}
-    # Clocks of several machines: what they tell may be a little more than what was waited.
+    # The clocks of several machines differ: the sum can slightly exceed the time waited.
     return {**stages, "rest": max(0.0, total_s - sum(stages.values()))}
 
 
@@ -79,7 +79,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Price:
-    """What a second of a worker costs, and who says so; 0 where nothing is billed by the second."""
+    """The price of one second of a worker, and its source; 0 if nothing is billed by the second."""
 
     usd_per_s: float
     source: str
@@ -87,9 +87,9 @@ class Price:
 
 
 def level_figures(concurrency: int, samples: Sequence[Sample], price: Price, workers: int | None) -> dict[str, Any]:
-    """Return what a level comes to, as it stands in benchmark.json; `workers` is how many ran at once, if known.
+    """Return a level's figures as benchmark.json has them; `workers` is how many ran at once, if known.
 
-    Failures are counted, and no part of the times. The throughput is of the pictures that came, over the whole time.
+    Failures are counted but not timed. The throughput is the number of images divided by the whole time.
     """
     done = [sample for sample in samples if sample.end == DONE]
     counts = Counter(sample.end for sample in samples)
@@ -117,7 +117,7 @@ def _stage(samples: Iterable[Sample], name: str) -> list[float]:
 
 
 def failures(samples: Iterable[Sample]) -> list[dict[str, Any]]:
-    """Return each kind of failure with a sentence of it and how often it came, the most frequent first."""
+    """Return each kind of failure with an example message and its count, the most frequent first."""
     said: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for code, sentence in (sample.error for sample in samples if sample.error):
@@ -127,7 +127,7 @@ def failures(samples: Iterable[Sample]) -> list[dict[str, Any]]:
 
 
 def cost(done: Sequence[Sample], seconds: float, price: Price, workers: int | None) -> dict[str, float] | None:
-    """Return the dollars a picture, by two reckonings; None where nobody says how long the worker took, or its price.
+    """Return the dollars a picture, in two ways; None if the worker's time or its price is unknown.
 
     `by_execution`: each job's execution, whole seconds rounded up. Jobs that a worker holds at once are counted twice.
     `by_time`: all workers that ran, for the whole time of the level: what is billed while they are busy.

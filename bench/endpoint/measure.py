@@ -1,4 +1,4 @@
-"""Runs the jobs of a benchmark through the client, and notes how long each took. Nothing is reckoned here."""
+"""Runs the jobs of a benchmark through the client, and records how long each took. Computes no figures."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from comfy_client.providers.interface import GenerationResult, Health
 from comfy_core.errors import ComfyClientError, WaitTimeout
 
 COLD = frozenset({"cold", "no_worker", "throttled", "unhealthy"})
-"""What health says (`Health.why`) where a job has no worker to begin on."""
+"""The values of `Health.why` that mean that no worker is available."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for, how often, and how long it may take.
+    """The request of a benchmark, how often to send it, and its time limits.
 
     Attributes:
         inputs: of every job but its seed, which is another each time: ComfyUI does not run the same graph twice.
@@ -50,12 +50,12 @@ class Plan:
             seed += 1
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: nobody wants the rest any more
-    """The benchmark ends before all is done."""
+class Stopped(Exception):  # noqa: N818 - not an error: the rest was cancelled
+    """The benchmark was stopped before all jobs were done."""
 
 
 class Stop:
-    """Ends a benchmark: by its deadline, or because somebody asked for it. `why` is empty as long as it goes on."""
+    """Stops a benchmark at its deadline or on request. `why` is empty while the benchmark runs."""
 
     def __init__(self, max_s: float) -> None:
         self._deadline = time.monotonic() + max_s
@@ -63,12 +63,12 @@ class Stop:
         self._asked = threading.Event()
 
     def ask(self) -> None:
-        """End it now."""
+        """Stop the benchmark now."""
         self._asked.set()
 
     @property
     def why(self) -> str:
-        """Why it ends."""
+        """The reason for the stop, or an empty string."""
         if self._asked.is_set():
             return "interrupted"
         return f"its time, {self._max_s:g} s, was over" if time.monotonic() >= self._deadline else ""
@@ -82,7 +82,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class FirstJob:
-    """The first job of all: the cold start, where there was none to run it.
+    """The first job: the cold start, if no worker was running.
 
     Attributes:
         health: what the provider said before.
@@ -162,7 +162,7 @@ def _workers(client: Client) -> int | None:
 
 
 def _sample(client: Client, plan: Plan, inputs: Mapping[str, Any], level_at: float, stop: Stop) -> Sample:
-    """Run one job and return what came of it."""
+    """Run one job and return its sample."""
     seed = inputs["seed"]
     begun_s = time.monotonic() - level_at
     if stop.why:
@@ -180,7 +180,7 @@ def _sample(client: Client, plan: Plan, inputs: Mapping[str, Any], level_at: flo
 
 
 def _cancel(client: Client, error: ComfyClientError) -> None:
-    """Cancel the job of a wait that took too long, so that it costs no more."""
+    """Cancel a job whose wait timed out, so that it stops costing money."""
     if isinstance(error, WaitTimeout):
         with contextlib.suppress(ComfyClientError):
             client.job(error.job_id).cancel()

@@ -48,7 +48,7 @@ def draw_all(runs: Sequence[Run], names: Sequence[str], folder: Path) -> list[Pl
 
 
 def legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own arguments
-    """Say which line is which, where there are any."""
+    """Add a legend if there are labelled lines."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=9, **place)
 

@@ -1,4 +1,4 @@
-"""What a second of a worker costs: the owner's word, RunPod's catalogue where there is a key, else the dated table."""
+"""The price of one second of a worker: from the environment, else from RunPod's catalogue, else the dated table."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SCENARIO = Price(0.0, "Scenario bills units of its own, and no seconds")
 
 
 def find_price(pool: str, environment: Mapping[str, str]) -> Price:
-    """Return the price of a pool of GPUs. Raises ConfigError for a pool that is not known, or a rate that is none."""
+    """Return the price of a pool of GPUs. Raises ConfigError for an unknown pool or an invalid rate."""
     if rate := environment.get(RATE.name, "").strip():
         try:
             usd_per_s = float(rate)
         except ValueError:
             usd_per_s = -1.0
         if not 0 < usd_per_s < 1:
-            raise ConfigError(f"{RATE.name}={rate!r} is no rate: dollars a second are wanted, such as 0.00031")
+            raise ConfigError(f"{RATE.name}={rate!r} is not a rate: give dollars per second, such as 0.00031")
         return Price(usd_per_s, RATE.name)
     if live := _of_catalogue(pool, environment):
         return live
@@ -40,7 +40,7 @@ def find_price(pool: str, environment: Mapping[str, str]) -> Price:
 
 
 def _of_catalogue(pool: str, environment: Mapping[str, str]) -> Price | None:
-    """Return the price that RunPod's catalogue has now; None where there is no key, or it does not answer well."""
+    """Return the price that RunPod's catalogue has now; None if no key is set or the request fails."""
     key = value_of(environment, "RUNPOD_API_KEY")
     if not key:
         return None

@@ -1,4 +1,4 @@
-"""What a benchmark is shown as: tables for the terminal, and one page of HTML with its plots inside."""
+"""Reports of a benchmark: tables for the terminal, and one HTML page with its plots embedded."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def cold_start_line(run: Mapping[str, Any]) -> str:
-    """Return what came of the first job, in a sentence or two."""
+    """Return the outcome of the first job, in one or two sentences."""
     first = run["first_job"]
     if first is None:
         return "The first job did not come to an end."
@@ -94,7 +94,7 @@ def cold_start_line(run: Mapping[str, Any]) -> str:
 
 
 def problems(run: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must not miss: failures by kind, and a benchmark that ended before its end."""
+    """Return the warnings: failures by kind, and whether the benchmark was stopped early."""
     found = [f"Not complete: {run['ended_because']}."] if run["ended_because"] else []
     for level in run["levels"]:
         for where, kinds in (("", level["failures"]), ("warm-up, ", level["warmup_failures"])):

@@ -1,1 +1,1 @@
-"""What scripts/soak runs: jobs through workers in production mode, while what is around them fails at random."""
+"""The soak test (`scripts/soak`): many jobs on workers in production mode, with random faults injected around them."""

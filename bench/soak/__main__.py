@@ -1,10 +1,10 @@
-"""A soak: many jobs through workers in production mode, while what is around them fails at random.
+"""Runs the soak: many jobs on workers in production mode, with random faults injected around them.
 
-It runs in lanes side by side. A lane is one worker with two jobs in hand, on a platform and a simulator of its own; one
-worker alone cannot do 1,000 jobs in two minutes, as the SDK takes two and then pauses for a second. One more lane has a
-worker whose ComfyUI is its child, and kills it. Each job's end is held against what the same request gives without any
-fault; at the end of a lane nothing may be left of any job. What fails, and when, follows from the seed that is printed;
-how threads and processes interleave does not.
+Several workers run in parallel, each with two concurrent jobs and its own platform and simulator. One worker cannot run
+1,000 jobs in two minutes, because the SDK takes two jobs and then pauses for a second. One more worker has ComfyUI as
+its child process, which is killed repeatedly. Each result is compared with the result of the same request without
+faults. At the end, no file or process of a job may be left. The printed seed determines the faults and their times, but
+not how threads and processes interleave.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bench.soak.cases import good_requests, refused, with_results
-from bench.soak.killing_runner import killing_lane
+from bench.soak.killing_runner import run_killed_workers
 from bench.soak.verdicts import Report
-from bench.soak.worker_runner import soak_lane
+from bench.soak.worker_runner import run_worker
 
-LANE_JOBS_A_S = 0.8
-"""What one lane gets through in a second, faults included; decides how many lanes there are."""
+JOBS_PER_WORKER_S = 0.8
+"""Jobs that one worker completes per second with faults. It determines the number of workers."""
 GOOD_REQUESTS = 70
 
 
 def soak(jobs: int, seconds: float, kills: int, seed: int) -> bool:
-    """Run the soak and print what it saw; return whether every promise was kept."""
-    lanes = max(1, math.ceil(jobs / (seconds * LANE_JOBS_A_S)))
+    """Run the soak and print its report; return whether every check passed."""
+    lanes = max(1, math.ceil(jobs / (seconds * JOBS_PER_WORKER_S)))
     print(f"{jobs} jobs on {lanes} workers, ComfyUI killed {kills} times; --seed {seed}", flush=True)
     begun_at = time.monotonic()
     dice = random.Random(seed)  # noqa: S311 - faults, not secrets
@@ -42,10 +42,10 @@ def soak(jobs: int, seconds: float, kills: int, seed: int) -> bool:
     with ThreadPoolExecutor(lanes + 1) as threads:
         share = [jobs // lanes + (number < jobs % lanes) for number in range(lanes)]
         running = [
-            threads.submit(soak_lane, f"{seed} {number}", cases, count, shares_files=number % 2 == 0)
+            threads.submit(run_worker, f"{seed} {number}", cases, count, shares_files=number % 2 == 0)
             for number, count in enumerate(share)
         ]
-        killing = threads.submit(killing_lane, f"{seed} kill", cases, kills)
+        killing = threads.submit(run_killed_workers, f"{seed} kill", cases, kills)
         reports = [each.result() for each in running]
         killed = killing.result()
     elapsed_s = time.monotonic() - begun_at
@@ -63,11 +63,11 @@ def soak(jobs: int, seconds: float, kills: int, seed: int) -> bool:
 
 def _print(title: str, reports: Sequence[Report], elapsed_s: float) -> None:
     outcomes = sum((report.outcomes for report in reports), collections.Counter[str]())
-    weather = sum((report.weather for report in reports), collections.Counter[str]())
+    faults = sum((report.faults for report in reports), collections.Counter[str]())
     durations = sorted(duration for report in reports for duration in report.durations_s)
-    print(f"{outcomes.total()} {title}, {weather.total()} faults, {elapsed_s:.0f} s")
+    print(f"{outcomes.total()} {title}, {faults.total()} faults, {elapsed_s:.0f} s")
     print("  jobs:   " + ", ".join(f"{count} {name}" for name, count in outcomes.most_common()))
-    print("  faults: " + ", ".join(f"{count} {name}" for name, count in weather.most_common()))
+    print("  faults: " + ", ".join(f"{count} {name}" for name, count in faults.most_common()))
     again = sum(report.handed_out_again for report in reports)
     if durations:
         print(f"  handed out to ended: median {statistics.median(durations):.2f} s, longest {durations[-1]:.2f} s")
@@ -75,8 +75,10 @@ def _print(title: str, reports: Sequence[Report], elapsed_s: float) -> None:
 
 
 def main() -> None:
-    """Run the soak as asked."""
-    logging.getLogger("simulators.comfyui").setLevel(logging.CRITICAL)  # requests that it cuts, with tracebacks
+    """Run the soak that the command line describes."""
+    logging.getLogger("simulators.comfyui").setLevel(
+        logging.CRITICAL
+    )  # it logs tracebacks of the requests that it cuts
     parser = argparse.ArgumentParser(prog="scripts/soak", description="Soaks the worker.")
     parser.add_argument("--jobs", type=int, default=1000, help="jobs in all; %(default)s")
     parser.add_argument("--seconds", type=float, default=120, help="how long that may take; more workers for less")

@@ -1,4 +1,4 @@
-"""The soak's requests, each with the end that it has where nothing else fails."""
+"""The soak's requests, each with its outcome without faults."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
 
 TIMEOUT_S = 3.0
-"""What each job may take: it finds within two seconds that the end of its run was lost with a socket."""
+"""Timeout of each job. A worker notices within two seconds that the end of a run was lost with a socket."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """A request and how it ends where nothing else fails: with this result, or refused with this code."""
+class SoakCase:
+    """A request and its outcome without faults: a result, or an error code."""
 
     inputs: object
     result: JsonObject | None = None
@@ -40,12 +40,12 @@ def png(side: int, colour: int) -> bytes:
 
 
 def base64_of(data: bytes) -> str:
-    """Return `data` as a request carries it."""
+    """Return `data` in base64, as requests carry it."""
     return base64.b64encode(data).decode()
 
 
 def good_requests(dice: random.Random, count: int) -> list[JsonObject]:
-    """Return small requests of every kind, no two of which make the same picture."""
+    """Return small requests of every kind, no two of which make the same image."""
     workflow = load_workflows(default_directory())["flux-dev-txt2img"]
     requests_made: list[JsonObject] = []
     for number in range(count):
@@ -65,36 +65,38 @@ def good_requests(dice: random.Random, count: int) -> list[JsonObject]:
     return requests_made
 
 
-def refused(dice: random.Random) -> list[Case]:
-    """Return requests that no ComfyUI will run, each with the code that says why."""
+def refused(dice: random.Random) -> list[SoakCase]:
+    """Return requests that cannot succeed, each with its error code."""
     picture = png(64, dice.randrange(1 << 24))
     empty = {"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}
     lora = {"prompt": "x", "loras": [{"name": "no-such.safetensors"}], "timeout_s": TIMEOUT_S}
     return [
         *(
-            Case(inputs, code=ErrorCode.INVALID_INPUT, reaches_comfyui=False)
+            SoakCase(inputs, code=ErrorCode.INVALID_INPUT, reaches_comfyui=False)
             for inputs in (None, "text", [1], {"promt": "x"}, {"prompt": "x", "steps": 0}, {"prompt": "x", "seed": "1"})
         ),
-        Case({"prompt": "x", "image": base64_of(b"none")}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
-        Case({"prompt": "x", "image": base64_of(picture[:-40])}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
-        Case({"workflow": "sdxl", "prompt": "x"}, code=ErrorCode.UNKNOWN_WORKFLOW, reaches_comfyui=False),
-        Case(lora, code=ErrorCode.MODEL_MISSING),
-        Case({**empty, "timeout_s": TIMEOUT_S}, code=ErrorCode.WORKFLOW_REJECTED),
+        SoakCase({"prompt": "x", "image": base64_of(b"none")}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
+        SoakCase(
+            {"prompt": "x", "image": base64_of(picture[:-40])}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False
+        ),
+        SoakCase({"workflow": "sdxl", "prompt": "x"}, code=ErrorCode.UNKNOWN_WORKFLOW, reaches_comfyui=False),
+        SoakCase(lora, code=ErrorCode.MODEL_MISSING),
+        SoakCase({**empty, "timeout_s": TIMEOUT_S}, code=ErrorCode.WORKFLOW_REJECTED),
     ]
 
 
-def with_results(inputs: Sequence[JsonObject]) -> list[Case]:
-    """Return the requests with their results, from a worker around which nothing fails."""
+def with_results(inputs: Sequence[JsonObject]) -> list[SoakCase]:
+    """Return the requests with their results from a worker without faults."""
     with Simulator() as simulator:
         server = ComfyServer(simulator.url)
         worker = Worker(server, load_workflows(default_directory()), 60, 8 * 1024 * 1024)
-        cases = [Case(each, run_job(worker, {"id": "alone", "input": each}, Control())) for each in inputs]
+        cases = [SoakCase(each, run_job(worker, {"id": "alone", "input": each}, Control())) for each in inputs]
         server.close()
     return cases
 
 
 def essence(result: Mapping[str, object]) -> object:
-    """Return what of a result does not differ from run to run: all but ids, times and how PNG was compressed."""
+    """Return the parts of a result that are equal in every run: all but ids, times and PNG compression."""
     match result:
         case {"images": list(images), "inputs": inputs, "seed": seed, "workflow": workflow}:
             return [inputs, seed, workflow, [_essence_of_image(image) for image in images]]

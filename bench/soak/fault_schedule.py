@@ -1,4 +1,4 @@
-"""The soak's weather: what fails around a worker, now and then, and the codes with which jobs may end over it."""
+"""The random faults that the soak injects around a worker, and the error codes that they may cause."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from simulators.comfyui import Simulator
 from simulators.comfyui import faults as simulator_faults
 
 LOST_JOB_S = 5.0
-"""After so long without word of a job the platform hands it out again."""
+"""Seconds without a message about a job after which the platform hands it out again."""
 MEAN_PAUSE_S = 1.0
-"""Between two faults of a lane."""
+"""Mean seconds between two faults of one worker."""
 LASTING_S = 5.5
-"""How long what hangs, stalls or is late may do so: the job's time, the stop of its prompt, and a little more."""
+"""How long a hang, stall or delay lasts: the job's timeout, the stop of its prompt, and a margin."""
 MOST_ARMED = 4
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What can fail, and the code with which it may end a job, two jobs at most as two are in hand."""
+class ScheduledFault:
+    """A fault, and the error code that it may cause in a job: at most two jobs, because two run concurrently."""
 
     name: str
     act: Callable[[Stage, random.Random], object]
     code: ErrorCode | None = None
     may_lose: bool = False
-    """Whether a job or its result may be lost on the way, so that the platform hands the job out again later."""
+    """Whether a job or its result may be lost in transit, so that the platform hands the job out again later."""
 
 
 def _simulator(stage: Stage) -> Simulator:
-    assert stage.simulator is not None  # a lane has one
+    assert stage.simulator is not None  # every worker of the schedule has one
     return stage.simulator
 
 
@@ -51,59 +51,71 @@ def _step(dice: random.Random) -> int:
     return dice.randint(1, 3)
 
 
-ANSWER_LOST = "result's answer lost"
-WEATHER = (
-    Fault("socket dropped", lambda stage, dice: _faults_of(stage).drop_socket(_step(dice))),
-    Fault("socket dropped idle", lambda stage, _: _faults_of(stage).drop_socket(None)),
-    Fault("socket reset", lambda stage, dice: _faults_of(stage).reset_socket(_step(dice))),
-    Fault("socket stalled", lambda stage, dice: _faults_of(stage).stall_socket(_step(dice))),
-    Fault("out of memory once", lambda stage, _: _faults_of(stage).run_out_of_memory(), ErrorCode.OUT_OF_MEMORY),
-    Fault("out of memory twice", lambda stage, _: _faults_of(stage).run_out_of_memory(2), ErrorCode.OUT_OF_MEMORY),
-    Fault(
+RESPONSE_LOST = "response to result lost"
+FAULTS = (
+    ScheduledFault("socket dropped", lambda stage, dice: _faults_of(stage).drop_socket(_step(dice))),
+    ScheduledFault("socket dropped idle", lambda stage, _: _faults_of(stage).drop_socket(None)),
+    ScheduledFault("socket reset", lambda stage, dice: _faults_of(stage).reset_socket(_step(dice))),
+    ScheduledFault("socket stalled", lambda stage, dice: _faults_of(stage).stall_socket(_step(dice))),
+    ScheduledFault(
+        "out of memory once", lambda stage, _: _faults_of(stage).run_out_of_memory(), ErrorCode.OUT_OF_MEMORY
+    ),
+    ScheduledFault(
+        "out of memory twice", lambda stage, _: _faults_of(stage).run_out_of_memory(2), ErrorCode.OUT_OF_MEMORY
+    ),
+    ScheduledFault(
         "node fails",
         lambda stage, dice: _faults_of(stage).fail_node(dice.choice(_NODES), "RuntimeError", "boom"),
         ErrorCode.EXECUTION_FAILED,
     ),
-    Fault(
+    ScheduledFault(
         "answer late", lambda stage, dice: _faults_of(stage).answer_slowly(dice.choice(_PATHS), dice.uniform(0, 0.5))
     ),
-    Fault("answer 500", lambda stage, dice: _faults_of(stage).answer_500(dice.choice(_PATHS)), _UNAVAILABLE),
-    Fault("history late", lambda stage, dice: _faults_of(stage).write_history_late(dice.uniform(0, 0.6))),
-    Fault("everything forgotten", lambda stage, _: _faults_of(stage).forget_everything(), _UNAVAILABLE),
-    Fault(
+    ScheduledFault("answer 500", lambda stage, dice: _faults_of(stage).answer_500(dice.choice(_PATHS)), _UNAVAILABLE),
+    ScheduledFault("history late", lambda stage, dice: _faults_of(stage).write_history_late(dice.uniform(0, 0.6))),
+    ScheduledFault("everything forgotten", lambda stage, _: _faults_of(stage).forget_everything(), _UNAVAILABLE),
+    ScheduledFault(
         "connections refused",
         lambda stage, dice: _faults_of(stage).refuse_connections(dice.uniform(0.1, 0.5)),
         _UNAVAILABLE,
     ),
-    Fault("hangs", lambda stage, dice: _faults_of(stage).hang_sampling(_step(dice)), ErrorCode.DEADLINE_EXCEEDED),
-    Fault(
+    ScheduledFault(
+        "hangs", lambda stage, dice: _faults_of(stage).hang_sampling(_step(dice)), ErrorCode.DEADLINE_EXCEEDED
+    ),
+    ScheduledFault(
         "hangs deaf",
         lambda stage, dice: _faults_of(stage).hang_sampling(_step(dice), deaf=True),
         ErrorCode.DEADLINE_EXCEEDED,
     ),
-    Fault("job-done 500, 500, 200", lambda stage, _: stage.platform.faults.answer("final", 500, 2), may_lose=True),
-    Fault("progress 500", lambda stage, _: stage.platform.faults.answer("progress", 500)),
-    Fault("job-take 500", lambda stage, _: stage.platform.faults.answer("job-take-batch", 500, 2)),
-    Fault("job-take cut", lambda stage, _: stage.platform.faults.drop_connection("job-take-batch")),
-    Fault("job-stop 500", lambda stage, _: stage.platform.faults.answer("job-stop", 500)),
-    Fault("platform away", lambda stage, dice: stage.platform.faults.outage(dice.uniform(0.1, 0.5)), may_lose=True),
-    Fault(
+    ScheduledFault(
+        "job-done 500, 500, 200", lambda stage, _: stage.platform.faults.answer("final", 500, 2), may_lose=True
+    ),
+    ScheduledFault("progress 500", lambda stage, _: stage.platform.faults.answer("progress", 500)),
+    ScheduledFault("job-take 500", lambda stage, _: stage.platform.faults.answer("job-take-batch", 500, 2)),
+    ScheduledFault("job-take cut", lambda stage, _: stage.platform.faults.drop_connection("job-take-batch")),
+    ScheduledFault("job-stop 500", lambda stage, _: stage.platform.faults.answer("job-stop", 500)),
+    ScheduledFault(
+        "platform away", lambda stage, dice: stage.platform.faults.outage(dice.uniform(0.1, 0.5)), may_lose=True
+    ),
+    ScheduledFault(
         "jobs lost on their way",
         lambda stage, _: stage.platform.faults.drop_connection("job-take-batch", after_handling=True),
         may_lose=True,
     ),
-    Fault("result lost on its way", lambda stage, _: stage.platform.faults.drop_connection("final"), may_lose=True),
-    Fault(
-        ANSWER_LOST,
+    ScheduledFault(
+        "result lost on its way", lambda stage, _: stage.platform.faults.drop_connection("final"), may_lose=True
+    ),
+    ScheduledFault(
+        RESPONSE_LOST,
         lambda stage, _: stage.platform.faults.drop_connection("final", after_handling=True),
     ),
 )
 
-WEATHER_CODES = frozenset(fault.code for fault in WEATHER if fault.code is not None)
+FAULT_CODES = frozenset(fault.code for fault in FAULTS if fault.code is not None)
 
 
-class Weather:
-    """Lets faults happen now and then. `counts` says how often each did."""
+class FaultSchedule:
+    """Injects faults at random times. `counts` has how often each was injected."""
 
     def __init__(self, stage: Stage, dice: random.Random) -> None:
         self._stage = stage
@@ -114,14 +126,14 @@ class Weather:
         self._losing_again_at = 0.0
         self.counts: collections.Counter[str] = collections.Counter()
 
-    def blow(self) -> None:
-        """Let the next fault happen when it is time, and end those that would last."""
+    def inject_next(self) -> None:
+        """Inject the next fault if it is due, and end faults that have lasted long enough."""
         now = time.monotonic()
-        self.ease(now)
+        self.end_lasting(now)
         if now < self._next_at:
             return
         self._next_at = now + self._dice.expovariate(1 / MEAN_PAUSE_S)
-        fault = self._dice.choice(WEATHER)
+        fault = self._dice.choice(FAULTS)
         if len(self._faults.armed) >= MOST_ARMED or (fault.may_lose and not self._may_lose(now)):
             return
         fault.act(self._stage, self._dice)
@@ -135,15 +147,15 @@ class Weather:
         self._losing_again_at = now + 2 * LOST_JOB_S
         return True
 
-    def ease(self, now: float) -> None:
-        """Let go on what hangs, stalls or is late for long."""
+    def end_lasting(self, now: float) -> None:
+        """End a hang, stall or delay that has lasted long enough."""
         if self._simulator.hanging_step is None and not self._faults.history_delay_s:
             self._eased_at = now
         elif now > self._eased_at + LASTING_S:
             self._faults.go_on()
 
     def clear(self) -> None:
-        """Let nothing more fail."""
+        """End all faults and inject no more."""
         self._faults.clear()
         self._faults.go_on()
         self._stage.platform.faults.clear()

@@ -1,4 +1,4 @@
-"""The lane of the soak whose workers' own ComfyUI is killed while jobs are in hand."""
+"""The soak's workers whose own ComfyUI is killed while jobs run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from bench.soak.cases import Case
+from bench.soak.cases import SoakCase
 from bench.soak.verdicts import BOUND_S, GRACE_S, Report, leftovers, outcome_of, problems_of, processes_left
 from bench.stage import Stage, staged
 from comfy_core.contract import ErrorCode
-from simulators.runpod.queue_api import JobState
+from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
 
 KILLED_STEP_S = 0.25
@@ -20,11 +20,11 @@ KILLED_WITHIN_S = 1.5
 PATIENT_S = 20
 TWICE_EVERY = 3
 POSTED_S = 1.0
-"""How long after its end in ComfyUI a job may be posted."""
+"""Seconds after its end in ComfyUI within which a job may be posted."""
 
 
-def killing_lane(name: str, cases: Sequence[Case], kills: int) -> Report:
-    """Return what became of the jobs of workers whose own ComfyUI was killed so often, every third time twice."""
+def run_killed_workers(name: str, cases: Sequence[SoakCase], kills: int) -> Report:
+    """Run jobs on workers whose own ComfyUI is killed `kills` times, every third time twice; return the report."""
     dice = random.Random(name)  # noqa: S311 - faults, not secrets
     report = Report()
     good = itertools.cycle([case for case in dice.sample(cases, len(cases)) if case.result is not None])
@@ -49,41 +49,41 @@ def killing_lane(name: str, cases: Sequence[Case], kills: int) -> Report:
     return report
 
 
-def _kill_once(stage: Stage, dice: random.Random, submitted: Mapping[str, Case], report: Report) -> None:
-    """Kill ComfyUI while jobs are in hand: those that it runs fail, the others and the next one work."""
+def _kill_once(stage: Stage, dice: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
+    """Kill ComfyUI while jobs run: the jobs that it runs fail, the others and the next one succeed."""
     platform = stage.platform
     _kill(stage, dice, submitted)
-    report.weather["ComfyUI killed"] += 1
+    report.faults["ComfyUI killed"] += 1
     killed_at = time.monotonic()
-    running = [job for job in platform.jobs.values() if job.state is JobState.IN_PROGRESS and job.progress]
+    running = [job for job in platform.jobs.values() if job.state is QueueJobState.IN_PROGRESS and job.progress]
     platform.wait_until(lambda: all(platform.jobs[job_id].state.is_final for job_id in submitted), BOUND_S)
     for job in [platform.jobs[job.id] for job in running]:
         if outcome_of(job) == "result" and (job.ended_at or 0) > killed_at + POSTED_S:
-            report.wrong.append(f"ran while ComfyUI was killed, and ended well: {job}")
+            report.wrong.append(f"ran while ComfyUI was killed, and succeeded: {job}")
     _judge_killed(stage, submitted, report)
     if outcome_of(stage.run(seed=1)) != "result":
         report.wrong.append("after ComfyUI was killed and started again the next job failed")
 
 
-def _kill_twice(stage: Stage, dice: random.Random, submitted: Mapping[str, Case], report: Report) -> None:
-    """Kill ComfyUI, and again once it is started again: the worker answers what it has in hand and retires."""
+def _kill_twice(stage: Stage, dice: random.Random, submitted: Mapping[str, SoakCase], report: Report) -> None:
+    """Kill ComfyUI, and again after its restart: the worker completes its jobs and exits."""
     dead = _kill(stage, dice, submitted)
-    report.weather["ComfyUI killed twice"] += 1
+    report.faults["ComfyUI killed twice"] += 1
     if not until(lambda: {process.pid for process in stage.comfyui_processes()} - dead, GRACE_S):
         report.wrong.append("ComfyUI was not started again")
     stage.kill_comfyui()
     if (status := stage.worker.wait(2 * GRACE_S)) != 1:
         report.wrong.append(f"the worker ended with {status} when its ComfyUI was lost")
     if not any(ping.is_unhealthy for ping in stage.platform.pings):
-        report.wrong.append("the platform was not told that the worker is unhealthy")
+        report.wrong.append("the worker did not report to the platform that it is unhealthy")
     report.wrong += processes_left(stage)
-    waiting = {job_id for job_id in submitted if stage.platform.jobs[job_id].state is JobState.IN_QUEUE}
+    waiting = {job_id for job_id in submitted if stage.platform.jobs[job_id].state is QueueJobState.IN_QUEUE}
     report.outcomes["left to the next worker"] += len(waiting)
     _judge_killed(stage, {job_id: case for job_id, case in submitted.items() if job_id not in waiting}, report)
 
 
-def _kill(stage: Stage, dice: random.Random, submitted: Mapping[str, Case]) -> set[int]:
-    """Kill ComfyUI a moment after the first job was handed out; return what was killed."""
+def _kill(stage: Stage, dice: random.Random, submitted: Mapping[str, SoakCase]) -> set[int]:
+    """Kill ComfyUI a moment after the first job was handed out; return the killed process ids."""
     first = next(iter(submitted))
     stage.platform.wait_until(lambda: stage.platform.jobs[first].started_at is not None, BOUND_S)
     threading.Event().wait(dice.uniform(0, KILLED_WITHIN_S))
@@ -92,7 +92,7 @@ def _kill(stage: Stage, dice: random.Random, submitted: Mapping[str, Case]) -> s
     return dead
 
 
-def _judge_killed(stage: Stage, submitted: Mapping[str, Case], report: Report) -> None:
+def _judge_killed(stage: Stage, submitted: Mapping[str, SoakCase], report: Report) -> None:
     for job_id, case in submitted.items():
         job = stage.platform.jobs[job_id]
         report.outcomes[outcome_of(job)] += 1

@@ -1,4 +1,4 @@
-"""What the worker's process holds over the time of a soak: memory, files, threads."""
+"""Samples the memory, open files and threads of the worker's process during a soak."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ MEASURE_S = 0.25
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What the worker's process holds at one moment."""
+class ProcessSample:
+    """Memory, open files and threads at one moment."""
 
     rss_mb: float
     files: int
     threads: int
 
 
-class Gauge:
-    """Samples a process now and then; `faults` are what grew from the second quarter to the last."""
+class LeakMonitor:
+    """Samples a process at intervals of MEASURE_S."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
         self._next_at = 0.0
-        self._samples: list[Sample] = []
+        self._samples: list[ProcessSample] = []
 
-    def look(self) -> None:
-        """Take a sample when it is time."""
+    def sample(self) -> None:
+        """Take a sample if one is due."""
         now = time.monotonic()
         if now < self._next_at:
             return
         self._next_at = now + MEASURE_S
         with contextlib.suppress(psutil.Error), self._process.oneshot():
             rss_mb = self._process.memory_info().rss / 2**20
-            self._samples.append(Sample(rss_mb, self._process.num_fds(), self._process.num_threads()))
+            self._samples.append(ProcessSample(rss_mb, self._process.num_fds(), self._process.num_threads()))
 
-    def quarters(self) -> list[Sample]:
+    def quarters(self) -> list[ProcessSample]:
         """Return the median of each quarter of the time."""
         quarter = len(self._samples) // 4
         parts = [self._samples[number * quarter : (number + 1) * quarter] for number in range(4)]
         return [
-            Sample(
+            ProcessSample(
                 statistics.median(sample.rss_mb for sample in part),
                 round(statistics.median(sample.files for sample in part)),
                 round(statistics.median(sample.threads for sample in part)),

@@ -1,4 +1,4 @@
-"""A lane of the soak: one worker on a platform and a simulator of its own, in the weather."""
+"""One worker of the soak, with its own platform and simulator, under the fault schedule."""
 
 from __future__ import annotations
 
@@ -11,75 +11,75 @@ from collections.abc import Iterator, Sequence
 
 import requests
 
-from bench.soak.cases import Case
-from bench.soak.fault_schedule import ANSWER_LOST, LOST_JOB_S, WEATHER, WEATHER_CODES, Weather
-from bench.soak.leak_monitor import Gauge
+from bench.soak.cases import SoakCase
+from bench.soak.fault_schedule import FAULT_CODES, FAULTS, LOST_JOB_S, RESPONSE_LOST, FaultSchedule
+from bench.soak.leak_monitor import LeakMonitor
 from bench.soak.verdicts import BOUND_S, Report, leftovers, outcome_of, problems_of
 from bench.stage import Stage, staged
-from simulators.runpod.queue_api import Job, JobState, RunPodPlatform
+from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 
 STEP_S = 0.05
 JOB_TIMEOUT_S = 5.0
 CALM_JOBS = 3
-"""Jobs of each lane that come last, in fair weather, and must succeed."""
+"""Jobs that each worker runs at the end without faults. They must succeed."""
 CANCELLED = 0.1
 """Share of jobs that are cancelled."""
 TICK_S = 0.02
 RSS_SLACK_MB = 6.0
 COUNT_SLACK = 4
-"""The session to the platform keeps a connection for each request that was under way at once."""
+"""Allowed growth of files and threads: the session to the platform keeps one connection per concurrent request."""
 
 
-class Lane:
+class WorkerRunner:
     """One worker and its jobs."""
 
-    def __init__(self, stage: Stage, dice: random.Random, cases: Sequence[Case]) -> None:
+    def __init__(self, stage: Stage, dice: random.Random, cases: Sequence[SoakCase]) -> None:
         self._stage = stage
         self._platform = stage.platform
         self._dice = dice
         self._cases = itertools.cycle(dice.sample(cases, len(cases)))
-        self._submitted: dict[str, Case] = {}
+        self._submitted: dict[str, SoakCase] = {}
         self._to_cancel: dict[str, float] = {}
         self._cancelled: set[str] = set()
-        self._gauge = Gauge(stage.worker.pid)
+        self._leaks = LeakMonitor(stage.worker.pid)
         self._pause = threading.Event()
         self.report = Report()
 
-    def run(self, count: int, weather: Weather) -> None:
-        """Run so many jobs, the last ones of them in fair weather, and judge what became of them."""
+    def run(self, count: int, schedule: FaultSchedule) -> None:
+        """Run `count` jobs, the last of them without faults, and check their outcomes."""
         while len(self._submitted) < count - CALM_JOBS or self._unfinished():
-            weather.blow()
+            schedule.inject_next()
             self._submit_some(count - CALM_JOBS)
             self._tick()
-        weather.clear()
+        schedule.clear()
         last = [self._submit(case) for case in itertools.islice(self._good_cases(), CALM_JOBS)]
         while self._unfinished():
             self._tick()
-        self.report.weather = weather.counts
+        self.report.faults = schedule.counts
         for job_id in self._submitted:
             self._judge(self._platform.jobs[job_id])
         failed = [self._platform.jobs[job_id] for job_id in last if outcome_of(self._platform.jobs[job_id]) != "result"]
         self.report.wrong += [f"after the last fault a job failed: {job}" for job in failed]
         self._check_counts()
 
-    def _good_cases(self) -> Iterator[Case]:
+    def _good_cases(self) -> Iterator[SoakCase]:
         return (case for case in self._cases if case.result is not None)
 
-    def _submit(self, case: Case) -> str:
+    def _submit(self, case: SoakCase) -> str:
         job_id = self._platform.submit(case.inputs)
         self._submitted[job_id] = case
         return job_id
 
     def _submit_some(self, limit: int) -> None:
         """Keep a few jobs waiting; some of them are cancelled, at once or a moment after they were handed out."""
-        waiting = sum(job.state is JobState.IN_QUEUE for job in self._platform.jobs.values())
+        waiting = sum(job.state is QueueJobState.IN_QUEUE for job in self._platform.jobs.values())
         for case in itertools.islice(self._cases, min(limit - len(self._submitted), max(0, 4 - waiting))):
             job_id = self._submit(case)
             if self._dice.random() < CANCELLED:
                 self._to_cancel[job_id] = self._dice.choice((-math.inf, self._dice.uniform(0, 0.4)))
 
     def _tick(self) -> None:
-        self._gauge.look()
+        self._leaks.sample()
         self._cancel_some()
         self._pause.wait(TICK_S)
         if self._stage.worker.exit_code is not None:
@@ -106,7 +106,7 @@ class Lane:
                 raise AssertionError(f"hangs: {job}")
         return bool(unfinished)
 
-    def _judge(self, job: Job) -> None:
+    def _judge(self, job: QueueJob) -> None:
         case = self._submitted[job.id]
         outcome = outcome_of(job)
         self.report.outcomes[outcome] += 1
@@ -114,14 +114,14 @@ class Lane:
         self.report.posted_again += max(0, job.final_posts - 1 - job.retries)
         if job.started_at is not None and job.ended_at is not None:
             self.report.durations_s.append(job.ended_at - job.started_at)
-        self.report.wrong += [f"{problem}: {job}" for problem in problems_of(job, case, WEATHER_CODES)]
+        self.report.wrong += [f"{problem}: {job}" for problem in problems_of(job, case, FAULT_CODES)]
 
     def _check_counts(self) -> None:
-        """No more jobs failed with a code, or were posted twice, than the weather explains."""
-        if self.report.posted_again > self.report.weather[ANSWER_LOST]:
+        """No more jobs failed with a code, or were posted twice, than the injected faults explain."""
+        if self.report.posted_again > self.report.faults[RESPONSE_LOST]:
             self.report.wrong.append(f"{self.report.posted_again} results were posted again")
-        for code in WEATHER_CODES:
-            faults = sum(self.report.weather[fault.name] for fault in WEATHER if fault.code is code)
+        for code in FAULT_CODES:
+            faults = sum(self.report.faults[fault.name] for fault in FAULTS if fault.code is code)
             failed = self.report.outcomes[code.value]
             if failed > 2 * faults:
                 self.report.wrong.append(
@@ -129,8 +129,8 @@ class Lane:
                 )
 
     def check_flat(self) -> None:
-        """Hold what the worker's process held last against what it held before."""
-        first, second, third, last = self._gauge.quarters()
+        """Compare the worker process's memory, files and threads at the end with those before."""
+        first, second, third, last = self._leaks.quarters()
         self.report.memory = "  ".join(
             f"{each.rss_mb:.1f} MB/{each.files} files/{each.threads} threads" for each in (first, second, third, last)
         )
@@ -140,16 +140,16 @@ class Lane:
             self.report.wrong.append(f"files or threads grow: {self.report.memory}")
 
 
-def soak_lane(name: str, cases: Sequence[Case], count: int, *, shares_files: bool) -> Report:
-    """Return what became of `count` jobs of one worker, and of what it left."""
+def run_worker(name: str, cases: Sequence[SoakCase], count: int, *, shares_files: bool) -> Report:
+    """Run `count` jobs on one worker; return the report of their outcomes and of leftovers."""
     dice = random.Random(name)  # noqa: S311 - faults, not secrets
     platform = RunPodPlatform(long_poll_s=1.0, lost_job_s=LOST_JOB_S)
     environment = {"WORKER_JOB_TIMEOUT_S": str(JOB_TIMEOUT_S)}
     with staged(shares_files=shares_files, step_s=STEP_S, platform=platform, environment=environment) as stage:
-        lane = Lane(stage, dice, cases)
-        lane.run(count, Weather(stage, dice))
-        lane.check_flat()
-        # Over HTTP nobody can learn which files a ComfyUI wrote that has forgotten its history.
-        unknowable = 0 if shares_files else lane.report.weather["everything forgotten"]
-        lane.report.wrong += leftovers(stage, unknowable)
-        return lane.report
+        runner = WorkerRunner(stage, dice, cases)
+        runner.run(count, FaultSchedule(stage, dice))
+        runner.check_flat()
+        # A ComfyUI that lost its history cannot report over HTTP which files it wrote.
+        unknowable = 0 if shares_files else runner.report.faults["everything forgotten"]
+        runner.report.wrong += leftovers(stage, unknowable)
+        return runner.report

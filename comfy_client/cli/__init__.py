@@ -1,1 +1,1 @@
-"""The command `comfy-client`: flags of the schemas (`flags`), commands as data (`commands`), one except (`main`)."""
+"""The command `comfy-client`. `main` is the entry point; every command is declared as a `Command` with its flags."""

@@ -1,4 +1,4 @@
-"""`comfy-client batch`: its flags, the checks before its first job, what it shows, and its exit status."""
+"""`comfy-client batch`: flags, checks before the first job, output, and exit status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
 from comfy_client.cli.flags import Flag, UsageError, count, is_address, price, seconds
-from comfy_client.cli.progress import Progress, Ticking, columns_of
+from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
 from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
@@ -28,37 +28,46 @@ from comfy_core.workflows import Workflow
 STATE = Path(".batch", "journal.jsonl")
 _SIDE = 1024
 _PNG_BYTES, _LOSSY_BYTES = 1.5, 0.4
-"""What a pixel takes on the disk, about."""
+"""Approximate bytes per pixel of an image file."""
 _SWITCH = {"action": "store_true"}
 FLAGS: Sequence[Flag] = (
-    Flag(("file",), "The assets, as docs/assets.md has them.", "assets.toml", {"type": Path}),
+    Flag(("file",), "The file that describes the assets (docs/assets.md).", "assets.toml", {"type": Path}),
     Flag(
         ("--out",),
-        "A folder, or s3://bucket/prefix (with the variables BUCKET_*; the pictures are kept in .batch-GAME too). "
+        "Output folder, or s3://bucket/prefix (needs the BUCKET_* variables; images are also stored in .batch-GAME). "
         "[default assets/GAME]",
         "DIR|s3://…",
     ),
     Flag(
         ("--type",),
-        "Make only this type, and what it starts from; may be repeated.",
+        "Only make assets of this type, and the assets that they start from. Can be repeated.",
         "TYPE",
         {"action": "append", "default": []},
     ),
-    Flag(("--concurrency",), "Pictures at once. [default 4]", "N", {"type": count, "default": 4}),
-    Flag(("--dry-run",), "Show what would be made. Makes and writes nothing.", settings=_SWITCH),
+    Flag(("--concurrency",), "Number of concurrent jobs. [default 4]", "N", {"type": count, "default": 4}),
+    Flag(("--dry-run",), "Show the planned assets without making or writing anything.", settings=_SWITCH),
     Flag(
         ("--resend-unsure",),
-        "Send pictures again whose jobs may have been sent when an earlier run was killed.",
+        "Resubmit jobs that an interrupted run may already have submitted. They may run and be billed twice.",
         settings=_SWITCH,
     ),
-    Flag(("--cancel",), "Cancel running jobs on Ctrl-C. [default: the next run picks them up]", settings=_SWITCH),
+    Flag(
+        ("--cancel",),
+        "Cancel running jobs on Ctrl-C. [default: they continue, and the next run collects them]",
+        settings=_SWITCH,
+    ),
     Flag(
         ("--upload-timeout",),
-        f"Give up a file's upload after this time. [default {UPLOAD_TIMEOUT_S:g}]",
+        f"Timeout for the upload of one file. [default {UPLOAD_TIMEOUT_S:g}]",
         "SECONDS",
         {"type": seconds, "default": UPLOAD_TIMEOUT_S},
     ),
-    Flag(("--usd-per-s",), f"Price of a worker's second. [default: that of {DEFAULT_POOL}]", "X", {"type": price}),
+    Flag(
+        ("--usd-per-s",),
+        f"Price of one second of a worker. [default: the price of {DEFAULT_POOL}]",
+        "X",
+        {"type": price},
+    ),
 )
 
 
@@ -68,7 +77,7 @@ def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
 
 
 def run(call: Call) -> int:
-    """Make the pictures. Returns 0 if all are there, 1 if some are not; errors have their own status."""
+    """Make the assets and return the exit status: 0 if all were made, else the status of the worst error."""
     options = call.options
     whole = read_plan(_toml(options.file), call.workflows)
     plan = whole.only(options.type)
@@ -91,8 +100,8 @@ def run(call: Call) -> int:
                 made = batch.run(plan, progress.count)
         except KeyboardInterrupt as interrupt:
             write(folder, manifest())
-            then = "were cancelled" if options.cancel else "go on; the same command picks them up"
-            call.screen.interrupted(f"Interrupted: what was made is kept; jobs under way {then}.")
+            then = "were cancelled" if options.cancel else "continue; run the same command to collect them"
+            call.screen.interrupted(f"Interrupted: finished images are kept; running jobs {then}.")
             return status_of(interrupt)
         told = manifest(made)
         write(folder, told)
@@ -107,16 +116,16 @@ def _toml(file: Path) -> JsonObject:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from error
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
 
 
 def _places(call: Call, plan: AssetPlan) -> tuple[BucketDestination | None, Path]:
-    """Return the bucket, if one is named, and the folder that keeps pictures and journal."""
+    """Return the bucket, if --out names one, and the folder for images and journal."""
     out = call.options.out
     if out is None:
         return None, Path("assets", plan.game)
     if is_address(out) and not out.startswith("s3://"):
-        raise UsageError(f"--out {out}: an address other than s3://bucket/prefix is no place for pictures")
+        raise UsageError(f"--out {out}: the only supported URL is s3://bucket/prefix")
     if out.startswith("s3://"):
         destination = bucket_destination(out, call.environment, call.options.upload_timeout)
         return destination, Path(f".batch-{plan.game}")
@@ -126,7 +135,7 @@ def _places(call: Call, plan: AssetPlan) -> tuple[BucketDestination | None, Path
 def _check(
     plan: AssetPlan, folder: Path, destination: BucketDestination | None, entries: Mapping[str, JournalEntry]
 ) -> None:
-    """Raise ConfigError or JobError for what would stop the run later: too little room, a bucket that does not work."""
+    """Raise ConfigError or JobError if the disk has too little space or the bucket does not work."""
     new = [asset.input for asset in plan.assets if entries.get(asset.digest, JournalEntry()).state != MADE]
     needed = sum(
         each.get("width", _SIDE)
@@ -137,15 +146,15 @@ def _check(
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
-            f"{folder} has {free / 1e6:,.1f} MB free, and {len(new)} pictures need about {needed / 1e6:,.1f} MB. "
-            "Nothing was sent. Make room, or give --out another folder"
+            f"{folder} has {free / 1e6:,.1f} MB free, and {len(new)} images need about {needed / 1e6:,.1f} MB. "
+            "Nothing was sent. Free some space, or use another folder with --out"
         )
     if destination is not None and new:
         destination.check()
 
 
 def _publish(destination: BucketDestination, folder: Path) -> None:
-    """Put the manifest and the gallery beside the pictures."""
+    """Upload the manifest and the gallery next to the images."""
     for name, mime_type in ((MANIFEST, "application/json"), (GALLERY, "text/html; charset=utf-8")):
         destination.put(name, (folder / name).read_bytes(), mime_type)
 
@@ -157,7 +166,7 @@ def _show_plan(call: Call, plan: AssetPlan, entries: Mapping[str, JournalEntry])
         source = f"from {asset.source}: " if asset.source else ""
         lines.append(f"{asset.path:32}{states[asset.path]:10}{asset.kind:14}{source}{asset.prompt}")
     value = {"game": plan.game, "assets": [{"id": path, "state": state} for path, state in states.items()]}
-    call.screen.show(value, *lines, f"{len(plan.assets)} pictures; nothing was sent")
+    call.screen.show(value, *lines, f"{len(plan.assets)} images; nothing was sent")
     return 0
 
 
@@ -167,7 +176,7 @@ def _show_end(call: Call, made: Sequence[AssetOutcome], manifest: JsonObject, fo
     lines = [f"!! {each.asset.path}: {each.error or each.outcome}" for each in problems]
     summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
     cost = "" if manifest["cost_usd"] is None else f"; ${manifest['cost_usd']:.4f} of GPU time in all"
-    lines.append(f"{summary}{cost}. {folder / GALLERY} shows them")
+    lines.append(f"{summary}{cost}. Gallery: {folder / GALLERY}")
     value = {**manifest, "counts": dict(counts), "folder": str(folder)}
     if problems:
         worst = next((each.error for each in problems if each.error), None)
@@ -178,12 +187,12 @@ def _show_end(call: Call, made: Sequence[AssetOutcome], manifest: JsonObject, fo
     return max(statuses, default=0)
 
 
-def _progress(call: Call, total: int) -> _Lines | _Bar:
-    return _Bar(call, total) if call.screen.err.isatty() and not call.screen.is_json else _Lines(call, total)
+def _progress(call: Call, total: int) -> _BatchLog | _BatchBar:
+    return _BatchBar(call, total) if call.screen.err.isatty() and not call.screen.is_json else _BatchLog(call, total)
 
 
-class _Lines(Progress):
-    """A line for each picture; nothing with --json."""
+class _BatchLog(ProgressDisplay):
+    """Writes a line for each image; nothing with --json."""
 
     def __init__(self, call: Call, total: int) -> None:
         super().__init__(call.screen.err)
@@ -193,21 +202,21 @@ class _Lines(Progress):
         self._lock = threading.Lock()
 
     def count(self, made: AssetOutcome) -> None:
-        """Show a picture that is made, or is not. Called from several threads."""
+        """Show the outcome of an asset. Thread-safe."""
         with self._lock:
             self._done += 1
             if self._is_shown:
                 self.say(f"{self._done} of {self._total}  {made.asset.path}: {made.outcome}")
 
 
-class _Bar(Ticking):
-    """A bar on a terminal."""
+class _BatchBar(TickingDisplay):
+    """A progress bar on a terminal."""
 
     def __init__(self, call: Call, total: int) -> None:
         super().__init__(call.screen.err)
-        from tqdm import tqdm  # noqa: PLC0415 - a log needs none
+        from tqdm import tqdm  # noqa: PLC0415 - only needed on a terminal
 
-        self._bar: Any = tqdm(total=total, file=call.screen.err, unit="picture", ncols=columns_of(call.screen.err))
+        self._bar: Any = tqdm(total=total, file=call.screen.err, unit="image", ncols=columns_of(call.screen.err))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -216,10 +225,10 @@ class _Bar(Ticking):
         self._bar.close()
 
     def tick(self) -> None:
-        """Move the clock."""
+        """Redraw the bar to update its clock."""
         self._bar.refresh()
 
     def count(self, made: AssetOutcome) -> None:
-        """Move the bar."""
+        """Advance the bar by one asset."""
         self._bar.set_postfix_str(f"{made.asset.path}: {made.outcome}"[:60])
         self._bar.update()

@@ -1,4 +1,4 @@
-"""One call of the command, what a command is, and how signals end it: shared by the modules of commands."""
+"""Types shared by all commands: `Call`, `Command`, and the conversion of SIGTERM into an exception."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from comfy_core.workflows import Workflow
 
 _SIGNALLED = 128
-"""A shell's exit status for a command that a signal ended is this plus the signal's number."""
+"""The exit status of a command that was ended by a signal is this plus the signal's number."""
 
 
 _ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-"""SIGHUP says that the terminal was closed; Windows has none."""
+"""SIGHUP means that the terminal was closed. Windows does not have it."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP. It ends a command exactly as Ctrl-C does, with its own exit status."""
+    """Raised on SIGTERM and SIGHUP. It is handled like Ctrl-C, with another exit status."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ def status_of(interrupt: KeyboardInterrupt) -> int:
 
 @contextmanager
 def sigterm_raised() -> Iterator[None]:
-    """Raise Terminated in the main thread on SIGTERM and SIGHUP. Called from another thread, it changes nothing.
+    """Raise Terminated on SIGTERM and SIGHUP within the block. In a thread other than the main thread, do nothing.
 
-    A signal that is ignored stays so: `nohup` makes SIGHUP one.
+    An ignored signal stays ignored: `nohup` ignores SIGHUP.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,7 +64,7 @@ def _terminate(number: int, _frame: object) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the command: its arguments, and where it writes its result."""
+    """One invocation of the command: parsed options, output, environment and workflows."""
 
     options: argparse.Namespace
     screen: Screen
@@ -72,7 +72,7 @@ class Call:
     workflows: Mapping[str, Workflow]
 
     def client(self) -> Client:
-        """Return the client that the environment selects. Raises ConfigError."""
+        """Return the client configured by the environment. Raises ConfigError."""
         from comfy_client.client import client_from_env  # noqa: PLC0415 - `--help` needs no HTTP client
 
         return client_from_env(self.environment)
@@ -80,17 +80,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `run` returns the exit status; the errors that it raises have their own."""
+    """One command. `run` returns the exit status, or raises ComfyClientError, which has an `exit_status`."""
 
     name: str
     flags: Sequence[Flag]
     run: Callable[[Call], int]
 
 
-JSON = Flag(("--json",), "Print one JSON object on stdout, also for an error.", settings={"action": "store_true"})
+JSON = Flag(("--json",), "Print one JSON object on stdout, for results and errors.", settings={"action": "store_true"})
 
 
-def served(call: Call, url: str) -> None:
-    """Print a server's address as JSON; without --json the server's own log has it."""
+def print_url(call: Call, url: str) -> None:
+    """With --json, print the server's URL as JSON. Without it, the server's own log shows the URL."""
     if call.screen.is_json:
         call.screen.show({"url": url})

@@ -1,4 +1,4 @@
-"""The commands that make pictures and follow jobs: flags, and the function that does each."""
+"""The commands that run and manage jobs: txt2img, img2img, run, submit, status, wait, cancel, health."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from concurrent.futures import Future
 
 from comfy_client.cli.call import JSON, Call, Command, status_of
 from comfy_client.cli.flags import PICTURE, Flag, UsageError, input_flags, seconds
-from comfy_client.cli.following import followed, interrupted, make, save, sent
-from comfy_client.cli.output import FORCE, OUTPUT, checked_output
+from comfy_client.cli.following import cancel_interrupted, make, save, submit_in_thread, wait_with_progress
+from comfy_client.cli.output import FORCE, OUTPUT, check_output
 from comfy_client.cli.requests import OPTIONS, RUN, SET, one_picture, run_request, template_request
 from comfy_client.cli.results import status_object
 from comfy_client.client import Client, Job
@@ -16,19 +16,19 @@ from comfy_client.providers.direct import DirectProvider
 from comfy_core.workflows import Workflow, find_workflow
 
 WAIT = Flag(
-    ("--wait-timeout",), "Stop waiting after this time; the job goes on. [default 600]", "SECONDS", {"type": seconds}
+    ("--wait-timeout",), "Stop waiting after this time. The job continues. [default 600]", "SECONDS", {"type": seconds}
 )
-JOB = Flag(("job_id",), "The job's id, as `submit` prints it.")
+JOB = Flag(("job_id",), "The job id that `submit` printed.")
 IMAGE = Flag(
     ("--image",),
-    "Path or https URL of the start picture: PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, at most 25 MB and 64 megapixels.",
+    "Path or https URL of the start image: PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, at most 25 MB and 64 megapixels.",
     PICTURE,
     {"required": True, "action": "append"},
 )
 
 
 def commands(workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return the commands; the flags of txt2img and img2img are the inputs of their workflows."""
+    """Return the commands. The flags of txt2img and img2img are derived from the inputs of their workflows."""
     txt2img, img2img = (find_workflow(name, workflows).inputs for name in ("txt2img", "img2img"))
     prompt = Flag(("prompt",), txt2img["prompt"].get("description", ""), "PROMPT")
     end = (*OPTIONS, WAIT, OUTPUT, FORCE, JSON)
@@ -62,19 +62,19 @@ def _submit(call: Call) -> int:
         _refuse_direct(client, "submit")
         sending: Future[Job] = Future()
         try:
-            job = sent(client, run_request(call), sending)
+            job = submit_in_thread(client, run_request(call), sending)
             call.screen.show({"job_id": job.id}, job.id)
         except KeyboardInterrupt as interrupt:
-            return interrupted(call, sending, interrupt)
+            return cancel_interrupted(call, sending, interrupt)
     return 0
 
 
 def _refuse_direct(client: Client, command: str) -> None:
-    """Raise UsageError for a ComfyUI without RunPod: its jobs end with the process that started them."""
+    """Raise UsageError for a directly connected ComfyUI, whose jobs end with the process that started them."""
     if isinstance(client.provider, DirectProvider):
         raise UsageError(
-            f"`{command}` needs RunPod: jobs of a ComfyUI that is reached directly (COMFYUI_ENDPOINT) belong to the "
-            "process that starts them. `comfy-client run` starts a job and waits for it"
+            f"`{command}` needs RunPod. With a directly connected ComfyUI (COMFYUI_ENDPOINT), a job ends with the "
+            "process that started it. Use `comfy-client run` to start a job and wait for it"
         )
 
 
@@ -90,16 +90,16 @@ def _status(call: Call) -> int:
 
 
 def _wait(call: Call) -> int:
-    """Wait for a job and save its pictures. A signal ends the wait alone: another process may wait for the job too."""
-    output = checked_output(call.options.output, call.screen, is_forced=call.options.force)
+    """Wait for a job and save its images. A signal only ends the wait, not the job: others may wait for it too."""
+    output = check_output(call.options.output, call.screen, is_forced=call.options.force)
     with call.client() as client:
         _refuse_direct(client, "wait")
         job = client.job(call.options.job_id)
         try:
             with call.screen.progress() as progress:
-                result = followed(call, job, progress)
+                result = wait_with_progress(call, job, progress)
         except KeyboardInterrupt as interrupt:
-            message = f"Interrupted: job {job.id} goes on; `comfy-client cancel {job.id}` ends it."
+            message = f"Interrupted: job {job.id} continues. To cancel it, run `comfy-client cancel {job.id}`."
             call.screen.interrupted(message, job.id)
             return status_of(interrupt)
         return save(call, output, result)

@@ -1,6 +1,6 @@
-"""The commands `deploy` and `destroy`: show what would change, ask, do it, make one picture, print two variables.
+"""The commands `deploy` and `destroy`: show the changes, ask for confirmation, apply them, generate a test image.
 
-What is told on the way goes to stderr; stdout has the variables alone, so that they can go into a file.
+Progress is written to stderr. stdout only has the client's variables, so that it can be redirected to a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, OnOff, UsageError, number
-from comfy_client.cli.output import Output, checked_output, save_result
+from comfy_client.cli.output import OutputTarget, check_output, save_result
 from comfy_client.client import client_from_env
 from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import (
@@ -42,11 +42,11 @@ PROMPT = "a pixel art knight"
 
 
 class Declined(ComfyClientError):  # noqa: N818 - an answer
-    """The person said no."""
+    """The user declined the confirmation."""
 
 
 def _deploy(call: Call) -> int:
-    tell = _teller(call)
+    tell = _reporter(call)
     description = read_description(Path(call.options.file))
     description.refuse_placeholder()
     output = _output(call, description)
@@ -60,9 +60,9 @@ def _deploy(call: Call) -> int:
         for line in lines:
             tell(line)
         if plan.steps:
-            _ask(call, "Do this?")
+            _confirm(call, "Do this?")
         else:
-            tell("Nothing to do: RunPod has what is described.")
+            tell("Nothing to do: RunPod already matches the description.")
         endpoint = apply(runpod, description, plan, tell)
         variables = client_variables(endpoint, BASE_URL)
         wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
@@ -79,22 +79,22 @@ def _deploy(call: Call) -> int:
     return 0
 
 
-def _output(call: Call, description: Description) -> Output:
-    output = checked_output(call.options.output or f"{description.name}.png", call.screen)
+def _output(call: Call, description: Description) -> OutputTarget:
+    output = check_output(call.options.output or f"{description.name}.png", call.screen)
     if output.is_stdout:
-        raise UsageError("-o - is not possible here: stdout has the variables. Nothing was changed")
+        raise UsageError("-o - is not possible with deploy: stdout is used for the variables. Nothing was changed")
     return output
 
 
 def _destroy(call: Call) -> int:
-    tell = _teller(call)
+    tell = _reporter(call)
     description = read_description(Path(call.options.file))
     with _runpod(call.environment) as runpod:
         plan = plan_destroy(runpod.rest, description)
         for line in plan.lines:
             tell(line)
         if plan.lines:
-            _ask(call, "Delete this? It cannot be undone.")
+            _confirm(call, "Delete this? It cannot be undone.")
         destroy(runpod.rest, plan, tell)
     done = f"{description.name} is gone." if plan.lines else f"Nothing to do: there is no {description.name}."
     value = {
@@ -117,17 +117,20 @@ def _runpod(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> It
         runpod.close()
 
 
-def _teller(call: Call) -> Tell:
-    """Return what tells a person on the way. With --json and --yes nobody listens, and nothing is told."""
+def _reporter(call: Call) -> Tell:
+    """Return the function that reports progress. With --json and --yes (no user), it reports nothing."""
     return (lambda _: None) if call.screen.is_json and call.options.yes else call.screen.say
 
 
-def _ask(call: Call, question: str) -> None:
-    """Return if the answer is yes, or --yes gave it. Raises Declined for a no, ConfigError where nobody is there."""
+def _confirm(call: Call, question: str) -> None:
+    """Ask for confirmation, unless --yes was given. Raises Declined, or ConfigError if stdin is not a terminal."""
     if call.options.yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"Nothing was changed: nobody can be asked here ({question}). Give --yes, or use a terminal")
+        raise ConfigError(
+            f"Nothing was changed: stdin is not a terminal, so the question {question!r} cannot be answered. Use "
+            "--yes, or run the command in a terminal"
+        )
     call.screen.err.write(f"{question} [y/N] ")
     call.screen.err.flush()
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
@@ -135,7 +138,7 @@ def _ask(call: Call, question: str) -> None:
 
 
 def _cost_lines(description: Description, plan: DeployPlan) -> list[str]:
-    """Return what workers cost, in lines."""
+    """Return lines that describe the cost of workers."""
     lines = [
         f"GPUs, prices of {plan.offers.source}:",
         *(f"  {number}. {offer.sentence}" for number, offer in enumerate(plan.offers.pools, 1)),
@@ -145,11 +148,11 @@ def _cost_lines(description: Description, plan: DeployPlan) -> list[str]:
         low, high = description.workers_min, description.workers_max
         idle_s, dearest_usd_per_h = description.idle_timeout_s, max(rates) * HOUR_S
         lines += [
-            f"  {low} workers always run: at most ${low * dearest_usd_per_h:.2f} an hour, busy or not"
+            f"  {low} workers always run: at most ${low * dearest_usd_per_h:.2f} an hour, busy or idle"
             if low
-            else f"  0 to {high} workers: nothing while none runs",
-            f"  a worker of the first that waits for {idle_s} s: ${idle_s * rates[0]:.4f}",
-            f"  all {high} busy: at most ${high * dearest_usd_per_h:.2f} an hour",
+            else f"  0 to {high} workers: no cost while no worker runs",
+            f"  idle timeout of {idle_s} s on the first GPU: ${idle_s * rates[0]:.4f}",
+            f"  all {high} workers busy: at most ${high * dearest_usd_per_h:.2f} an hour",
         ]
     return lines
 
@@ -170,9 +173,9 @@ def _plan_object(plan: DeployPlan) -> JsonObject:
     return {"steps": steps, "gpus": gpus, "prices": plan.offers.source}
 
 
-def _picture(call: Call, output: Output, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
-    """Wait for a worker, make one picture and return where it is. Ctrl-C cancels its job."""
-    tell = _teller(call)
+def _picture(call: Call, output: OutputTarget, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
+    """Wait for a worker, generate a test image and return its path. Ctrl-C cancels the job."""
+    tell = _reporter(call)
     given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
     own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
     begun_at = time.monotonic()
@@ -197,48 +200,50 @@ def _picture(call: Call, output: Output, variables: Mapping[str, str], stale: Ca
 
 
 class _Watcher:
-    """Tells what happens to the picture's job: each stage once, and every reason to wait."""
+    """Reports the events of the test image's job: each stage once, and every reason to wait."""
 
     def __init__(self, tell: Tell) -> None:
         self._say = tell
-        self._told = ""
+        self._last_sentence = ""
 
     def __call__(self, event: Event) -> None:
-        """Take the next event."""
+        """Report an event."""
         match event:
             case Queued(job_id):
                 self._tell(f"job {job_id} queued")
             case Waiting(_, sentence) | ProviderUnavailable(sentence):
                 self._tell(sentence)
             case Running(worker_id):
-                self._tell(f"worker {worker_id} has the job")
+                self._tell(f"worker {worker_id} runs the job")
             case Sampling():
                 self._tell("sampling")
             case Done():
                 self._tell("done")
 
     def _tell(self, sentence: str) -> None:
-        if sentence != self._told:
-            self._told = sentence
-            self._say(f"picture: {sentence}")
+        if sentence != self._last_sentence:
+            self._last_sentence = sentence
+            self._say(f"test image: {sentence}")
 
 
-FILE = Flag(("file",), "The description. [default deploy.toml]", "FILE", {"nargs": "?", "default": "deploy.toml"})
-YES = Flag(("--yes",), "Do not ask.", settings={"action": "store_true"})
+FILE = Flag(
+    ("file",), "The deployment description. [default deploy.toml]", "FILE", {"nargs": "?", "default": "deploy.toml"}
+)
+YES = Flag(("--yes",), "Do not ask for confirmation.", settings={"action": "store_true"})
 
 DEPLOY = (
     FILE,
-    Flag(("--dry-run",), "Show what would change, and change nothing.", settings={"action": "store_true"}),
+    Flag(("--dry-run",), "Show the changes without applying them.", settings={"action": "store_true"}),
     YES,
     Flag(
         ("--picture", "--no-picture"),
-        "Wait for a worker and make a picture. [default: if something has changed]",
+        "Wait for a worker and generate a test image. [default: only if something changed]",
         settings={"dest": "picture", "default": None, "action": OnOff},
     ),
-    Flag(("-o", "--output"), "Where the picture goes. [default NAME.png]", "FILE"),
+    Flag(("-o", "--output"), "File for the test image. [default NAME.png]", "FILE"),
     Flag(
         ("--wait-timeout",),
-        "Stop waiting after this time. [default 1200]",
+        "Timeout for the worker and the test image. [default 1200]",
         "SECONDS",
         {"type": number, "default": 1200.0},
     ),

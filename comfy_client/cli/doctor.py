@@ -1,4 +1,4 @@
-"""`comfy-client doctor`: what stands between this machine and a picture, step by step; each finding has its remedy."""
+"""`comfy-client doctor`: checks provider, variables, address, key, endpoint, workers and models, with remedies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TINY: JsonObject = {"prompt": "a pixel art knight", "width": 128, "height": 128,
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked. `error` is None if nothing is wrong with it."""
+    """The result of one check. `error` is None if the check passed."""
 
     what: str
     sentence: str
@@ -30,13 +30,13 @@ class Finding:
 
     @property
     def mark(self) -> str:
-        """`ok`, `??` for what may pass by itself, `!!` for what has to be changed."""
+        """`ok`; `??` for a problem that may be temporary; `!!` for an error that needs a change."""
         return "!!" if self.error else "??" if self.is_warning else "ok"
 
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
     """Return the command."""
-    generate = Flag(("--generate",), "Make a tiny picture too.", settings={"action": "store_true"})
+    generate = Flag(("--generate",), "Also generate a tiny image.", settings={"action": "store_true"})
     return (Command("doctor", [generate, JSON], _doctor),)
 
 
@@ -63,18 +63,18 @@ def _findings(call: Call) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("variables", str(error), error)
         return
-    yield Finding("variables", shown_variables(call.environment))
+    yield Finding("variables", set_variables(call.environment))
     with client:
         is_well = True
-        for finding in find_endpoint(client):
+        for finding in check_endpoint(client):
             is_well = is_well and finding.error is None
             yield finding
         if call.options.generate and is_well:
-            yield find_picture(client)
+            yield check_generation(client)
 
 
-def shown_variables(environment: Mapping[str, str]) -> str:
-    """Return the client's variables that are set. No key is shown."""
+def set_variables(environment: Mapping[str, str]) -> str:
+    """Return the client's variables that are set, with secrets masked."""
     return ", ".join(
         f"{each}={'(set)' if variable.secret else environment[each]}"
         for each, variable in VARIABLES.items()
@@ -82,13 +82,13 @@ def shown_variables(environment: Mapping[str, str]) -> str:
     )
 
 
-def find_endpoint(client: Client) -> Iterator[Finding]:
-    """Yield the state of the provider's address, key, endpoint, workers and models."""
+def check_endpoint(client: Client) -> Iterator[Finding]:
+    """Check the provider's address, key, endpoint, workers and models, and yield the findings."""
     try:
         health = client.health()
     except ComfyClientError as error:
         what = {ErrorCode.AUTH_FAILED: "key", ErrorCode.ENDPOINT_NOT_FOUND: "endpoint"}.get(error.code, "address")
-        question = ". Does it run there, and is this its address?" if what == "address" else ""
+        question = ". Check that it is running and that this is its address" if what == "address" else ""
         yield Finding(what, f"{client.provider}: {error}{question}", error)
         return
     key = "" if isinstance(client.provider, DirectProvider) else "; the key is accepted"
@@ -99,10 +99,10 @@ def find_endpoint(client: Client) -> Iterator[Finding]:
     yield Finding("workers", f"{health.sentence} ({counts or nothing})", is_warning=is_warning)
     missing = client.provider.missing_models()
     if missing is None:
-        yield Finding("models", "cannot be listed from here; a worker of this project takes no job without them")
+        yield Finding("models", "cannot be checked remotely; this project's worker takes no jobs without its models")
     elif missing:
         problem = (
-            f"ComfyUI does not have {', '.join(missing)}. Put them into its models folder under these names, or run "
+            f"ComfyUI does not have {', '.join(missing)}. Copy them into its models folder with these names, or run "
             "scripts/download_models"
         )
         yield Finding("models", problem, ConfigError(problem))
@@ -110,13 +110,13 @@ def find_endpoint(client: Client) -> Iterator[Finding]:
         yield Finding("models", "ComfyUI has all files of the workflows")
 
 
-def find_picture(client: Client) -> Finding:
-    """Return whether a tiny picture can be made."""
+def check_generation(client: Client) -> Finding:
+    """Generate a tiny image and return the finding."""
     begun_at = time.monotonic()
     try:
         image = client.run(
             **TINY, observer=lambda _: None
-        ).image  # an observed job has an id at once: Ctrl-C cancels it
+        ).image  # With an observer the job id is known at once, so that Ctrl-C can cancel the job.
     except ComfyClientError as error:
         return Finding("picture", str(error), error)
     return Finding("picture", f"{image.width} x {image.height} in {time.monotonic() - begun_at:.1f} s")

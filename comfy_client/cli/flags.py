@@ -1,4 +1,4 @@
-"""The flags of the inputs, from their schemas, and the values that they and `-i key=value` give. Pure."""
+"""Builds command line flags from the JSON Schema of workflow inputs, and parses flag values. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAST_PORT = 65535
 
 
 class UsageError(ComfyClientError):
-    """The command was called in a wrong way."""
+    """The command line is wrong."""
 
     exit_status = 2
 
@@ -29,7 +29,7 @@ class UsageError(ComfyClientError):
 
 @dataclass(frozen=True)
 class Flag:
-    """One argument of a command, as argparse takes it and as the documentation shows it."""
+    """One command line argument, for argparse and for the generated documentation."""
 
     names: tuple[str, ...]
     help: str
@@ -37,18 +37,18 @@ class Flag:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Give the argument to a parser."""
+        """Add the argument to a parser."""
         shown: dict[str, Any] = {"metavar": self.metavar} if self.metavar else {}
         parser.add_argument(*self.names, help=self.help.replace("%", "%%"), **shown, **self.settings)
 
     @property
     def field(self) -> str:
-        """The name under which the parsed options have its value."""
+        """The attribute of the parsed options that has its value."""
         return str(self.settings.get("dest", self.names[-1].lstrip("-").replace("-", "_")))
 
     @property
     def usage(self) -> str:
-        """How it is written: `-o, --output FILE`, `PROMPT`, `[NAME]`."""
+        """The argument in usage notation: `-o, --output FILE`, `PROMPT`, `[NAME]`."""
         if not self.names[0].startswith("-"):
             name = self.metavar or self.names[0].upper()
             return f"[{name}]" if self.settings.get("nargs") == "?" else name
@@ -56,12 +56,12 @@ class Flag:
 
 
 def input_flags(inputs: Mapping[str, JsonObject], without: tuple[str, ...] = ()) -> list[Flag]:
-    """Return a flag for each input by its schema, then those for every request; `without` are given in another way."""
+    """Return a flag for each workflow input, then for each common request field, except those in `without`."""
     rules = {**inputs, **{name: rule for name, rule in ENVELOPE.items() if name not in {"workflow", "images"}}}
     return [_flag(name, rule, rules) for name, rule in rules.items() if name not in {*without, "overrides"}]
 
 
-def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa: PLR0911 - one return a kind of input
+def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa: PLR0911 - one return per input type
     names = (f"--{name.replace('_', '-')}",)
     settings: dict[str, Any] = {"dest": name, "default": None}
     described = f"{_with_flags(rule.get('description', ''), rules)}{range_of(rule)}"
@@ -82,17 +82,17 @@ def _flag(name: str, rule: JsonObject, rules: Collection[str]) -> Flag:  # noqa:
 
 
 def _with_flags(text: str, rules: Collection[str]) -> str:
-    """Return a description with its fields named as flags."""
+    """Return a description with field names replaced by flag names."""
     return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}" if found[1] in rules else found[0], text)
 
 
 def range_of(rule: JsonObject) -> str:
-    """Return what a schema says of an input's range and default, in brackets, or nothing."""
+    """Return an input's range and default in brackets, or an empty string."""
     match rule:
         case {"minimum": low, "maximum": high} if high < 2**53:
             parts = [f"{low} to {high}"]
         case {"maxItems": most}:
-            parts = [f"at most {most}, one a flag"]
+            parts = [f"at most {most}, one per flag"]
         case _:
             parts = []
     if rule.get("default") not in (None, "", []):
@@ -102,12 +102,12 @@ def range_of(rule: JsonObject) -> str:
 
 
 def whole_number(text: str) -> int:
-    """Return the integer that a flag's text is. Raises argparse.ArgumentTypeError."""
+    """Parse an integer. Raises argparse.ArgumentTypeError."""
     return _number(text, int, "a whole number")
 
 
 def number(text: str) -> float:
-    """Return the number that a flag's text is. Raises argparse.ArgumentTypeError."""
+    """Parse a number. Raises argparse.ArgumentTypeError."""
     value = _number(text, float, "a number")
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
@@ -115,7 +115,7 @@ def number(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Return the time in seconds that a flag's text is. Raises argparse.ArgumentTypeError."""
+    """Parse a time in seconds. Raises argparse.ArgumentTypeError."""
     value = number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be a number of seconds from 0, not {text!r}")
@@ -123,7 +123,7 @@ def seconds(text: str) -> float:
 
 
 def price(text: str) -> float:
-    """Return the price that a flag's text is. Raises argparse.ArgumentTypeError."""
+    """Parse a price. Raises argparse.ArgumentTypeError."""
     value = number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {text!r}")
@@ -131,7 +131,7 @@ def price(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Return the whole number from 1 that a flag's text is. Raises argparse.ArgumentTypeError."""
+    """Parse an integer of at least 1. Raises argparse.ArgumentTypeError."""
     value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text!r}")
@@ -139,12 +139,12 @@ def count(text: str) -> int:
 
 
 def is_address(text: str) -> bool:
-    """Return whether a path is an address, as `https://host/x.png`."""
+    """Return whether a path is a URL, such as `https://host/x.png`."""
     return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
 
 
 def port(text: str) -> int:
-    """Return the port that a flag's text is. Raises argparse.ArgumentTypeError."""
+    """Parse a port number. Raises argparse.ArgumentTypeError."""
     value = whole_number(text)
     if not 0 <= value <= _LAST_PORT:
         raise argparse.ArgumentTypeError(f"must be from 0 to {_LAST_PORT}, not {text!r}")
@@ -162,7 +162,7 @@ def _number(text: str, kind: Callable[[str], _Number], name: str) -> _Number:
 
 
 class OnOff(argparse.Action):
-    """`--metadata` is true, `--no-metadata` is false; argparse's own adds a default to the help."""
+    """A `--name` / `--no-name` flag. Unlike argparse.BooleanOptionalAction, it adds no default to the help."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - argparse's
         super().__init__(nargs=0, **settings)
@@ -170,12 +170,12 @@ class OnOff(argparse.Action):
     def __call__(
         self, _parser: object, namespace: argparse.Namespace, _values: object, option_string: str | None = None
     ) -> None:
-        """Take the flag."""
+        """Store True or False."""
         setattr(namespace, self.dest, not (option_string or "").startswith("--no-"))
 
 
 def _item(rule: JsonObject) -> Callable[[str], object]:
-    """Return how an item of a list is read: JSON, or `name` or `name:strength` where it has these."""
+    """Return the parser of a list item: JSON, `name`, or `name:strength` if the schema has these keys."""
     keys = list(rule.get("items", {}).get("properties", {}))
 
     def item(text: str) -> object:
@@ -191,7 +191,7 @@ def _item(rule: JsonObject) -> Callable[[str], object]:
 
 
 def pair(text: str) -> tuple[str, str]:
-    """Return key and value of `key=value`. Raises argparse.ArgumentTypeError."""
+    """Parse `key=value`. Raises argparse.ArgumentTypeError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
@@ -199,7 +199,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def value_of(text: str, rule: JsonObject | None = None) -> object:
-    """Return what `text` means: itself where its schema wants text, else JSON where it is some, else itself."""
+    """Parse `text` as JSON if its schema is not a string and it is valid JSON. Otherwise return it unchanged."""
     if rule is not None and rule.get("type") == "string":
         return text
     try:

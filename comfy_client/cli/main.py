@@ -1,13 +1,13 @@
-"""The entry of `comfy-client`: arguments in, an exit status out; every error of this package ends here.
+"""The entry point of `comfy-client`. Errors are shown here and converted into the exit status.
 
 | status | means |
 |---|---|
 | 0 | success |
-| 1 | the job failed, its request is invalid, or its result could not be saved where `-o` says |
+| 1 | the job failed, its request is invalid, or its result could not be saved at the path of `-o` |
 | 2 | the command line is wrong; nothing was sent |
 | 3 | a setting is missing or wrong, or the key was refused |
-| 4 | the provider was not reached, or its response was invalid |
-| 5 | the time to wait was over; the job goes on |
+| 4 | the provider was not reachable, or its response was invalid |
+| 5 | waiting timed out; the job continues |
 | 130 | Ctrl-C |
 | 143, 129 | SIGTERM, SIGHUP |
 """
@@ -36,30 +36,30 @@ SHELLS = ("bash", "zsh", "tcsh")
 _JOBS, _REFERENCE, _SERVERS = (f"comfy_client.cli.{name}" for name in ("commands", "reference", "servers"))
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "txt2img": ("make pictures of a prompt", _JOBS),
-    "img2img": ("make pictures from a picture and a prompt", _JOBS),
-    "run": ("run a workflow by its name, or a graph", _JOBS),
+    "txt2img": ("generate images from a prompt", _JOBS),
+    "img2img": ("generate images from a start image and a prompt", _JOBS),
+    "run": ("run a workflow by name, or a graph", _JOBS),
     "submit": ("start a job at RunPod and print its id", _JOBS),
     "status": ("show a job's status", _JOBS),
-    "wait": ("wait for a job and save its pictures", _JOBS),
-    "cancel": ("end a job", _JOBS),
+    "wait": ("wait for a job and save its images", _JOBS),
+    "cancel": ("cancel a job", _JOBS),
     "health": ("show the endpoint's workers and jobs", _JOBS),
     "workflows": ("list the workflows, or the inputs of one", _REFERENCE),
     "errors": ("list the error codes, or explain one", _REFERENCE),
     "doctor": ("check variables, address, key, endpoint, workers and models", "comfy_client.cli.doctor"),
-    "simulate": ("serve a simulated ComfyUI that needs no GPU", _SERVERS),
-    "batch": ("make all pictures of a game from one file", "comfy_client.cli.batch"),
-    "scenario": ("serve Scenario.com's API from the endpoint (`scenario serve`)", _SERVERS),
-    "deploy": ("create or update the endpoint at RunPod, and make one picture on it", "comfy_client.cli.deploy"),
+    "simulate": ("run a simulated ComfyUI that needs no GPU", _SERVERS),
+    "batch": ("generate all images of a game from one file", "comfy_client.cli.batch"),
+    "scenario": ("serve Scenario.com's API from your endpoint (`scenario serve`)", _SERVERS),
+    "deploy": ("create or update the endpoint at RunPod, and generate a test image", "comfy_client.cli.deploy"),
     "destroy": ("delete the endpoint and its template at RunPod", "comfy_client.cli.deploy"),
-    "completion": ("print a script that completes this command in a shell", "comfy_client.cli.main"),
+    "completion": ("print a shell completion script", "comfy_client.cli.main"),
 }
-"""Each command's summary, and the module whose `commands` has it; it is imported when the command is called."""
+"""Each command's summary, and its module, which is imported when the command is used."""
 SUMMARIES = {name: summary for name, (summary, _) in COMMANDS.items()}
 
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return the command that completes the others."""
+    """Return the command `completion`."""
     shell = Flag(("shell",), "The shell.", "|".join(SHELLS), {"choices": SHELLS})
     return (Command("completion", [shell, JSON], _completion),)
 
@@ -80,12 +80,12 @@ def main(
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> int:
-    """Run the command that `arguments` name and return the exit status."""
+    """Run a command line and return the exit status. Default: `sys.argv`, `os.environ`, stdout and stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     environment = os.environ if environment is None else environment
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a console's encoding may lack characters of a name
+            stream.reconfigure(errors="backslashreplace")  # The console's encoding may not have all characters.
     screen = Screen(out or sys.stdout, err or sys.stderr, is_json="--json" in arguments)
     flags: Sequence[Flag] = ()
     name, words = _split(arguments)
@@ -107,21 +107,21 @@ def main(
                 options = parse(make_parser(SUMMARIES, [command]), command, words)
             return command.run(Call(options, screen, environment, workflows))
     except ComfyClientError as error:
-        from comfy_client.cli.messages import flags_by_field, lines_of  # noqa: PLC0415 - for errors alone
+        from comfy_client.cli.messages import error_lines, flags_by_field  # noqa: PLC0415 - only needed for errors
 
-        screen.fail(error, lines_of(error, flags_by_field(flags), name))
+        screen.fail(error, error_lines(error, flags_by_field(flags), name))
         return error.exit_status
     except KeyboardInterrupt as interrupt:
         screen.interrupted("Interrupted.")
         return status_of(interrupt)
     except BrokenPipeError:
-        # The reader of stdout is gone; Python would complain again when it flushes stdout at exit.
+        # The reader closed stdout. Python would fail again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the command's name, or an empty text, and the words behind it; --json may stand before it."""
+    """Return the command's name (or an empty string) and its arguments. --json may precede the name."""
     first = next((number for number, word in enumerate(arguments) if word != JSON.names[0]), len(arguments))
     name = arguments[first] if first < len(arguments) else ""
     return name, [*arguments[first + 1 :], *arguments[:first]]
@@ -132,11 +132,11 @@ def _not_a_command(name: str, screen: Screen) -> UsageError:
         return unknown_command(name, [*COMMANDS, "help", "--help", "--version"])
     if not screen.is_json:
         overview(SUMMARIES).print_help(screen.err)
-    return UsageError("name a command")
+    return UsageError("the command is missing")
 
 
 def _help(words: Sequence[str], screen: Screen) -> int:
-    """Print the help of a command, or the overview."""
+    """Print the help of a command, or the list of commands."""
     name = next((word for word in words if not word.startswith("-") and word != "help"), "")
     if name and name not in COMMANDS:
         raise unknown_command(name, COMMANDS)
@@ -158,7 +158,7 @@ def _workflows() -> Mapping[str, Workflow]:
 
 def _completion(call: Call) -> int:
     try:
-        import shtab  # noqa: PLC0415 - an extra of its own
+        import shtab  # noqa: PLC0415 - optional dependency
     except ImportError as error:
         raise missing_extra("Completion", "completion") from error
     script: str = shtab.complete(make_parser(SUMMARIES, all_commands(call.workflows)), call.options.shell)

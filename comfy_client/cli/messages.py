@@ -1,4 +1,4 @@
-"""An error as lines for a terminal: fields are named by the flags that set them. Pure."""
+"""Formats errors for a terminal. Request fields are replaced by the flags that set them. Pure."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _OTHER_FLAGS = {
     "images": "--image",
     "workflow": "--graph",
 }
-"""Flags whose names do not follow from their field's."""
-_OF_RUNPODS_REST_API = frozenset({"deploy", "destroy"})
-"""Commands whose API `comfy-client doctor` does not call."""
+"""Flags whose names differ from their field's name."""
+_REST_API_COMMANDS = frozenset({"deploy", "destroy"})
+"""Commands that use RunPod's REST API, which `comfy-client doctor` does not check."""
 
 
 def flags_by_field(flags: Sequence[Flag]) -> Mapping[str, str]:
-    """Return each field of a request with the way in which a command takes it: `--width`, or `-i width`."""
+    """Map request fields to the flags of a command, such as `--width`. The key "" maps to `-i` if it has that flag."""
     names = {name for flag in flags for name in flag.names}
     fields = {flag.field: next((name for name in flag.names if name.startswith("--")), flag.metavar) for flag in flags}
     fields |= {field: name for field, name in _OTHER_FLAGS.items() if name in names}
     return {**fields, "": "-i"} if "--input" in names else fields
 
 
-def lines_of(error: ComfyClientError, fields: Mapping[str, str], command: str = "") -> list[str]:
-    """Return the lines that explain an error to the person who typed the command."""
+def error_lines(error: ComfyClientError, fields: Mapping[str, str], command: str = "") -> list[str]:
+    """Return the lines that explain an error to the user of the command line."""
     match error:
         case JobError(report=report) if faults := report.details.get("faults"):
             return [_fault(str(fault["path"]), str(fault["message"]), fields) for fault in faults]
@@ -39,15 +39,15 @@ def lines_of(error: ComfyClientError, fields: Mapping[str, str], command: str = 
         case WaitTimeout(job_id=job_id):
             return [
                 str(error),
-                f"`comfy-client wait {job_id}` waits again, `comfy-client cancel {job_id}` ends the job",
+                f"To wait again, run `comfy-client wait {job_id}`. To cancel it, run `comfy-client cancel {job_id}`",
             ]
-        case RequestError(status=None) if command not in _OF_RUNPODS_REST_API:
-            return [str(error), "`comfy-client doctor` looks for the reason, step by step"]
+        case RequestError(status=None) if command not in _REST_API_COMMANDS:
+            return [str(error), "To find the reason, run `comfy-client doctor`"]
     return [str(error)]
 
 
 def _fault(path: str, message: str, fields: Mapping[str, str]) -> str:
-    """Return a fault as a sentence about a flag."""
+    """Return a fault as a sentence that names its flag."""
     message = re.sub(r"`(\w+)`", lambda found: fields.get(found[1], found[0]), message)
     place = _place(path, fields)
     is_sentence = re.match(r"[a-z]", message) is not None

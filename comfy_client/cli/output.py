@@ -1,4 +1,4 @@
-"""`-o`: checked before a job is sent, and the pictures saved after it. A picture that was made is never thrown away."""
+"""The flag `-o`: checks the path before a job is submitted, and saves the outputs. A finished result is never lost."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from comfy_core.errors import ComfyClientError
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 _LONGEST_NAME = 100
-"""Characters of a file's name that are kept when the file has to go into another folder."""
+"""Characters of a file name that are kept if the file has to be saved in another folder."""
 
 OUTPUT = Flag(
     ("-o", "--output"),
-    "File, folder/ or - for stdout. .png, .jpg and .webp choose the format. Several pictures: name-1, name-2; "
-    "{seed} in the name is the picture's seed. An existing file is kept, and the next free name used. "
-    "Default: ./WORKFLOW-SEED.png",
+    "File, folder/, or - for stdout. The suffix .png, .jpg or .webp selects the format. Several images: name-1, "
+    "name-2; {seed} in the name is replaced by the seed. Existing files are not overwritten: the next free name is "
+    "used. Default: ./WORKFLOW-SEED.png",
     "FILE",
     {"default": "."},
 )
@@ -34,15 +34,15 @@ FORCE = Flag(("--force",), "Overwrite existing files.", settings={"action": "sto
 
 
 class NotSaved(ComfyClientError):  # noqa: N818 - the job succeeded
-    """No folder took the result; the message has the job's id."""
+    """The result could not be saved in any folder. The message has the job id."""
 
     def __init__(self, message: str, job_id: str) -> None:
         super().__init__(message, ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message, {"job_id": job_id}))
 
 
 @dataclass(frozen=True)
-class Output:
-    """Where the pictures of one command go. `is_folder` says that `path` is a folder, and names are ours."""
+class OutputTarget:
+    """The parsed `-o` flag. If `is_folder` is set, `path` is a folder and the file names are generated."""
 
     text: str
     path: Path
@@ -51,48 +51,50 @@ class Output:
 
     @property
     def is_stdout(self) -> bool:
-        """Whether the picture goes to stdout."""
+        """Whether the image is written to stdout."""
         return self.text == "-"
 
     @property
     def format(self) -> str | None:
-        """The format that the file's name asks for, if it asks for one."""
+        """The image format of the file name's suffix, or None."""
         return None if self.is_folder or self.is_stdout else FORMATS.get(self.path.suffix.lower())
 
 
-def checked_output(text: str, screen: Screen, *, is_forced: bool = False) -> Output:
-    """Return where pictures go, with its folder made. Raises UsageError if they cannot be written there."""
+def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> OutputTarget:
+    """Parse `-o`, create its folder and check that it is writable. Raises UsageError."""
     if text in _STDOUT:
         if screen.is_json:
-            raise UsageError("-o - and --json both write to stdout. Nothing was sent. Give -o a file")
+            raise UsageError("-o - and --json both write to stdout. Nothing was sent. Use -o FILE")
         if screen.is_terminal:
             raise UsageError(
-                "-o - would write a picture's bytes to the terminal. Nothing was sent. Use -o FILE, or a pipe"
+                "-o - would write binary image data to the terminal. Nothing was sent. Use -o FILE, or a pipe"
             )
-        return Output("-", Path(), is_folder=True)
+        return OutputTarget("-", Path(), is_folder=True)
     if is_address(text):
-        raise UsageError(f"-o {text} is an address, and pictures go to files. Nothing was sent")
+        raise UsageError(f"-o {text} is a URL, but images can only be saved to files. Nothing was sent")
     path = _home(Path(text))
     is_folder = text.endswith(("/", os.sep)) or _is_dir(path)
     folder = path if is_folder else path.parent
     if "{seed}" in str(folder):
-        raise UsageError(f"-o {text}: {{seed}} may stand in a file's name, and not in a folder's. Nothing was sent")
+        raise UsageError(
+            f"-o {text}: {{seed}} can only be used in the file name, not in a folder name. Nothing was sent"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         is_special = not is_folder and path.exists() and not path.is_file()
         with suppress(FileNotFoundError):
-            path.lstat()  # raises OSError for a name that is too long
+            path.lstat()  # raises OSError if the name is too long
         if not is_special:
             tempfile.TemporaryFile(dir=folder, prefix=".comfy-").close()
     except (OSError, ValueError) as error:
         is_file = isinstance(error, FileExistsError | NotADirectoryError)
         reason = f"{folder} is not a folder" if is_file else error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"-o {text} cannot be written: {reason}. Nothing was sent") from error
-    return Output(text, path, is_folder, is_forced)
+    return OutputTarget(text, path, is_folder, is_forced)
 
 
 def _home(path: Path) -> Path:
-    """Return a path whose `~` is the home folder: a shell leaves it in --output=~/x.png as it is."""
+    """Replace `~` in a path by the home folder. A shell does not expand it in --output=~/x.png."""
     with suppress(RuntimeError):
         return path.expanduser()
     return path
@@ -105,20 +107,20 @@ def _is_dir(path: Path) -> bool:
         return False
 
 
-def fitted(output: Output, request: GenerationRequest) -> GenerationRequest:
-    """Return the request with the format that the output's name asks for. Raises UsageError if the two differ."""
+def with_output_format(output: OutputTarget, request: GenerationRequest) -> GenerationRequest:
+    """Return the request with the image format of the output's suffix. Raises UsageError if they conflict."""
     wanted, given = output.format, request.input.get("output_format")
     is_graph = isinstance(request.input.get("workflow"), dict)
     pictures = request.input.get("num_images")
     if output.is_stdout and isinstance(pictures, int) and pictures > 1:
-        raise UsageError(f"-o - takes one picture, not {pictures}. Nothing was sent. Give -o a file or a folder")
+        raise UsageError(f"-o - takes one image, not {pictures}. Nothing was sent. Use a file or a folder with -o")
     if wanted is None:
         guessed = mimetypes.guess_type(output.path.name)[0] or ""
         if not is_graph and not output.is_folder and guessed.startswith("image/"):
-            raise UsageError(f"-o {output.text}: pictures are .png, .jpg or .webp. Nothing was sent")
+            raise UsageError(f"-o {output.text}: supported image formats are .png, .jpg and .webp. Nothing was sent")
         return request
     if given is not None and given != wanted:
-        raise UsageError(f"-o {output.text} is a {wanted} file, and {given} was requested. Nothing was sent")
+        raise UsageError(f"-o {output.text} is a {wanted} file, but the request has {given}. Nothing was sent")
     if wanted == ENVELOPE["output_format"]["default"]:
         return request
     return replace(request, input={**request.input, "output_format": wanted})
@@ -126,17 +128,17 @@ def fitted(output: Output, request: GenerationRequest) -> GenerationRequest:
 
 @dataclass(frozen=True)
 class Saved:
-    """The files of a result, in its order. `problem` says why they are not where they should be; empty if they are."""
+    """The saved files of a result, in its order. `problem` says why they are not at the requested path, if so."""
 
     paths: tuple[Path, ...]
     problem: str = ""
     notes: tuple[str, ...] = ()
 
 
-def save_result(output: Output, result: GenerationResult, screen: Screen) -> Saved:
-    """Write a result's files. If that fails they go into the current folder, else into the temporary one.
+def save_result(output: OutputTarget, result: GenerationResult, screen: Screen) -> Saved:
+    """Save a result's files. If that fails, save them in the current folder or in the temporary folder.
 
-    Raises NotSaved if neither takes them.
+    Raises NotSaved if all of them fail.
     """
     files: list[GeneratedFile] = [*result.images, *result.files]
     if output.is_stdout:
@@ -144,30 +146,32 @@ def save_result(output: Output, result: GenerationResult, screen: Screen) -> Sav
             try:
                 screen.write_bytes(files[0].bytes)
             except OSError as error:
-                return _rescued(output, result, f"stdout cannot be written: {error.strerror}")
+                return _save_elsewhere(output, result, f"stdout cannot be written: {error.strerror}")
             return Saved(())
-        return _rescued(output, result, f"-o - takes one file, and the job made {len(files)}")
+        return _save_elsewhere(output, result, f"-o - takes one file, and the job made {len(files)}")
     try:
-        return _saved(output, result)
+        return _write_files(output, result)
     except OSError as error:
-        return _rescued(output, result, f"-o {output.text} cannot be written: {error.strerror}")
+        return _save_elsewhere(output, result, f"-o {output.text} cannot be written: {error.strerror}")
 
 
-def _rescued(output: Output, result: GenerationResult, problem: str) -> Saved:
-    """Save the result in the first folder that takes it, under the wanted name if there is one."""
+def _save_elsewhere(output: OutputTarget, result: GenerationResult, problem: str) -> Saved:
+    """Save the result in the first writable folder, with the requested file name if there is one."""
     name = "" if output.is_folder else output.path.name[-_LONGEST_NAME:]
     for folder in (Path(), Path(tempfile.gettempdir())):
         with suppress(OSError):
-            return replace(_saved(Output(output.text, folder / name, is_folder=not name), result), problem=problem)
+            return replace(
+                _write_files(OutputTarget(output.text, folder / name, is_folder=not name), result), problem=problem
+            )
     raise NotSaved(
-        f"{problem}, and no other folder could be written. Job {result.job_id} has succeeded: make room and run "
-        f"`comfy-client wait {result.job_id} -o FILE` soon",
+        f"{problem}, and no other folder could be written. Job {result.job_id} has succeeded: free some space and run "
+        f"`comfy-client wait {result.job_id} -o FILE` before the result expires",
         result.job_id,
     )
 
 
-def _saved(output: Output, result: GenerationResult) -> Saved:
-    """Write the files of a result. Raises OSError; files that were written before it are removed."""
+def _write_files(output: OutputTarget, result: GenerationResult) -> Saved:
+    """Write the files of a result and return them. If a write fails, remove the written files and raise OSError."""
     files: list[GeneratedFile] = [*result.images, *result.files]
     names: dict[Path, Iterator[Path]] = {}
     paths: list[Path] = []
@@ -175,26 +179,26 @@ def _saved(output: Output, result: GenerationResult) -> Saved:
     wanted = [_target(output, result, file, number) for number, file in enumerate(files, 1)]
     for file, target in zip(files, wanted, strict=True):
         fallback = names.setdefault(target, _names(target, is_numbered=wanted.count(target) > 1))
-        path = next(fallback) if output.is_forced else _reserved(fallback)
+        path = next(fallback) if output.is_forced else _reserve_free_name(fallback)
         try:
             file.save(path)
         except OSError:
             for each in () if output.is_forced else (*paths, path):
-                if each.is_file():  # and no device
+                if each.is_file():  # not a device
                     each.unlink()
             raise
         paths.append(path)
         if not output.is_folder and wanted.count(target) == 1 and path.name != target.name:
-            notes.append(f"{target} exists and was kept; the new picture is {path} (--force overwrites)")
+            notes.append(f"{target} already exists; the new image is {path} (use --force to overwrite)")
     if not output.is_folder and wanted and wanted[0].suffix != output.path.suffix:
-        notes.append(f"-o {output.text}: the job made {files[0].mime_type}, so the file ends in {wanted[0].suffix}")
+        notes.append(f"-o {output.text}: the output is {files[0].mime_type}, so the suffix is {wanted[0].suffix}")
     return Saved(tuple(paths), notes=tuple(notes))
 
 
-def _target(output: Output, result: GenerationResult, file: GeneratedFile, number: int) -> Path:
-    """Return the path that file `number` of a result should have, as long as nothing else has it."""
+def _target(output: OutputTarget, result: GenerationResult, file: GeneratedFile, number: int) -> Path:
+    """Return the path for file `number` of a result, regardless of existing files."""
     seed = getattr(file, "seed", None)
-    own_name = PureWindowsPath(file.filename).name or "picture"  # without the folders of either system
+    own_name = PureWindowsPath(file.filename).name or "picture"  # without Windows or POSIX folders
     if output.is_folder:
         name = f"{result.workflow}-{seed}{Path(own_name).suffix}" if seed is not None else own_name
         return output.path / name
@@ -205,18 +209,18 @@ def _target(output: Output, result: GenerationResult, file: GeneratedFile, numbe
 
 
 def _names(target: Path, *, is_numbered: bool) -> Iterator[Path]:
-    """Yield the names that may be taken for `target`: itself if it is the only one, then name-1, name-2."""
+    """Yield candidate names for `target`: the target itself unless numbered, then name-1, name-2, …."""
     if not is_numbered:
         yield target
     for number in itertools.count(1):
         yield target.with_name(f"{target.stem}-{number}{target.suffix}")
 
 
-def _reserved(names: Iterator[Path]) -> Path:
-    """Return the first name that nothing has, with an empty file under it: two processes never choose the same."""
+def _reserve_free_name(names: Iterator[Path]) -> Path:
+    """Create an empty file with the first free name and return it, so that no other process uses the same name."""
     for path in names:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            return path  # a device or a pipe, as /dev/null
+            return path  # a device or a pipe, such as /dev/null
         with suppress(FileExistsError):
             path.open("xb").close()
             return path

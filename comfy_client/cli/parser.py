@@ -1,4 +1,4 @@
-"""The parser of the command line, and its errors: what is unknown gets a suggestion."""
+"""Parses the command line. Errors for unknown commands and flags suggest a similar name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from comfy_client.cli.call import JSON, Command
 from comfy_client.cli.flags import UsageError
 
 PROGRAM = "comfy-client"
-SUMMARY = "Make pictures with Flux.1-dev on your own ComfyUI. IMAGE_GENERATION_PROVIDER and its variables select it."
+SUMMARY = (
+    "Generate images with Flux.1-dev on your own ComfyUI. The variable IMAGE_GENERATION_PROVIDER selects the provider."
+)
 FIRST_STEPS = (
     "Without an account or a GPU: run `comfy-client simulate`, and in another terminal\n"
     "`export COMFYUI_ENDPOINT=http://127.0.0.1:8188`. `comfy-client doctor` checks your settings.\n"
@@ -21,8 +23,8 @@ FIRST_STEPS = (
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are raised, so that `--json` shows them as JSON."""
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError instead of exiting, so that `--json` can show the error as JSON."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
@@ -31,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
     """Return the parser whose help lists all commands."""
-    parser = Parser(
+    parser = CommandParser(
         prog=PROGRAM,
         description=SUMMARY,
         epilog=FIRST_STEPS,
@@ -40,14 +42,14 @@ def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--json", dest="is_json_first", action="store_true", help="print one JSON object on stdout")
-    named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
     for name, summary in summaries.items():
         named.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
     return parser
 
 
 def make_parser(summaries: dict[str, str], commands: Iterable[Command]) -> argparse.ArgumentParser:
-    """Return the parser with the flags of these commands."""
+    """Return the parser with the flags of `commands`."""
     parser = overview(summaries)
     for command in commands:
         added = subparsers(parser)[command.name]
@@ -57,16 +59,16 @@ def make_parser(summaries: dict[str, str], commands: Iterable[Command]) -> argpa
 
 
 def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of the commands by their names."""
-    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to them
+    """Return the parsers of the commands by name."""
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public API for this
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - the same
             return dict(action.choices)
     return {}
 
 
 def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str]) -> argparse.Namespace:
-    """Return what the words behind a command's name say. Raises UsageError that suggests what was meant."""
-    help_for = f"`{PROGRAM} help {command.name}` has all flags"
+    """Parse the arguments of a command. Raises UsageError with a suggestion."""
+    help_for = f"`{PROGRAM} help {command.name}` lists all flags"
     try:
         options, extra = subparsers(parser)[command.name].parse_known_args(words)
     except UsageError as error:
@@ -76,8 +78,10 @@ def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str
     known = {name for flag in command.flags for name in flag.names if name.startswith("-")} | {JSON.names[0], "--help"}
     if unknown := _unknown_flag(extra, known):
         if unknown.lstrip("-") in {flag.names[0] for flag in command.flags}:
-            raise UsageError(f"{unknown.lstrip('-')} is given without a flag, in quotes. {help_for}")
-        raise UsageError(f"there is no flag {unknown}{_near(unknown, known)} {help_for}")
+            raise UsageError(
+                f"{unknown.lstrip('-')} is a positional argument: give it without a flag, in quotes. {help_for}"
+            )
+        raise UsageError(f"there is no flag {unknown}{_suggestion(unknown, known)} {help_for}")
     if problem:
         raise UsageError(f"{problem}. {help_for}")
     if extra and hasattr(options, "prompt"):
@@ -92,11 +96,11 @@ def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str
 
 def unknown_command(name: str, names: Iterable[str]) -> UsageError:
     """Return the error for a command that does not exist."""
-    return UsageError(f"there is no command {name!r}{_near(name, names)} `{PROGRAM} help` lists the commands")
+    return UsageError(f"there is no command {name!r}{_suggestion(name, names)} `{PROGRAM} help` lists the commands")
 
 
 def _unknown_flag(words: Sequence[str], known: set[str]) -> str:
-    """Return the first word that looks like a flag and is none of the known ones."""
+    """Return the first word that looks like a flag but is unknown, or an empty string."""
     for word in words:
         name = word.partition("=")[0]
         if word == "--":
@@ -107,7 +111,7 @@ def _unknown_flag(words: Sequence[str], known: set[str]) -> str:
     return ""
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    """Return what `name` was probably meant to be, as a question, or the end of the sentence."""
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a suggestion for a misspelled `name`, or a full stop."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else "."

@@ -15,13 +15,13 @@ from comfy_client.job import Done, Event, ProviderUnavailable, Queued, Running, 
 _FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}]"
 _NO_TERMINAL_COLUMNS = 100
 TICK_S = 1.0
-"""How often the clock of a bar moves while nothing happens."""
+"""Interval between redraws of a progress bar."""
 LINE_S = 10.0
-"""How often a line is written to a log while nothing happens."""
+"""Interval between log lines while the state does not change."""
 
 
 def columns_of(err: TextIO) -> int:
-    """Return the width of the terminal behind stderr. COLUMNS overrides it."""
+    """Return the width of the terminal of `err`. The variable COLUMNS overrides it."""
     with suppress(KeyError, ValueError):
         return int(os.environ["COLUMNS"])
     with suppress(OSError, ValueError):
@@ -29,8 +29,8 @@ def columns_of(err: TextIO) -> int:
     return _NO_TERMINAL_COLUMNS
 
 
-def words_of(event: Event) -> tuple[str, str, int]:
-    """Return an event's stage, its details, and how many percent of the job are done."""
+def describe_event(event: Event) -> tuple[str, str, int]:
+    """Return an event's stage, its details, and the job's progress in percent."""
     match event:
         case Queued():
             return "queued", "", 0
@@ -42,8 +42,8 @@ def words_of(event: Event) -> tuple[str, str, int]:
     return "running", "", 0
 
 
-class Progress:
-    """A job's progress. This one shows nothing but what `say` is given."""
+class ProgressDisplay:
+    """Shows a job's progress. This base class only shows the lines given to `say`."""
 
     def __init__(self, err: TextIO) -> None:
         self._err = err
@@ -57,7 +57,7 @@ class Progress:
         pass
 
     def say(self, line: str) -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
         self._err.write(f"{line}\n")
         self._err.flush()
 
@@ -65,8 +65,8 @@ class Progress:
         """Show an event of the job."""
 
 
-class Ticking(Progress):
-    """Progress that is shown again every `tick_s` seconds, whether something happens or not."""
+class TickingDisplay(ProgressDisplay):
+    """A display that is updated every `tick_s` seconds, even without events."""
 
     def __init__(self, err: TextIO, tick_s: float = TICK_S) -> None:
         super().__init__(err)
@@ -89,16 +89,16 @@ class Ticking(Progress):
             self.tick()
 
     def tick(self) -> None:
-        """Show how far the job is."""
+        """Update the display."""
         raise NotImplementedError
 
 
-class Bar(Ticking):
-    """A bar on a terminal: stage, step, and a clock that moves. Reasons to wait are lines above it."""
+class ProgressBar(TickingDisplay):
+    """A progress bar on a terminal: stage, step and clock. Reasons to wait are written above it."""
 
     def __init__(self, err: TextIO, tick_s: float = TICK_S) -> None:
         super().__init__(err, tick_s)
-        from tqdm import tqdm  # noqa: PLC0415 - most calls show no bar
+        from tqdm import tqdm  # noqa: PLC0415 - only needed on a terminal
 
         self._bar: Any = tqdm(
             total=100, file=err, bar_format=_FORMAT, desc="sending", ncols=columns_of(err), nrows=24, leave=False
@@ -116,7 +116,7 @@ class Bar(Ticking):
         self._bar.write(line, file=self._err)
 
     def tick(self) -> None:
-        """Draw the bar again: its clock has moved, and its terminal may have another width."""
+        """Redraw the bar, with the current time and terminal width."""
         self._bar.ncols = columns_of(self._err)
         self._bar.refresh()
 
@@ -128,32 +128,32 @@ class Bar(Ticking):
                     self._reason = sentence
                     self.say(sentence)
             case Queued() | Running() | Sampling() | Done():
-                stage, details, percent = words_of(event)
-                self._bar.leave = isinstance(event, Done)  # an interrupted bar goes away
+                stage, details, percent = describe_event(event)
+                self._bar.leave = isinstance(event, Done)  # An interrupted bar is removed.
                 self._bar.n = max(self._bar.n, percent)
                 self._bar.set_description_str(f"{stage}, {details}" if details else stage)
 
 
-class Lines(Ticking):
-    """Progress for a log: a line at each change of the job's state, and one every `tick_s` while there is none."""
+class ProgressLog(TickingDisplay):
+    """ProgressDisplay for a log: a line for each change of the job's state, and one every `tick_s` otherwise."""
 
     def __init__(self, err: TextIO, tick_s: float = LINE_S, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(err, tick_s)
         self._clock = clock
         self._lock = threading.Lock()
-        self._begun_at = self._told_at = clock()
+        self._begun_at = self._last_line_at = clock()
         self._stage = "sending"
         self._words = "sending"
         self._reason = ""
 
     def show(self, event: Event) -> None:
-        """Write a line if the event is a change of state; steps are left to `tick`."""
+        """Write a line if the event changes the state. Steps are only shown by `tick`."""
         match event:
             case Waiting(_, sentence) | ProviderUnavailable(sentence):
                 is_new, self._reason = sentence != self._reason, sentence
                 self._words = f"{self._stage}: {sentence}"
             case Queued() | Running() | Sampling():
-                stage, details, percent = words_of(event)
+                stage, details, percent = describe_event(event)
                 is_new, self._stage = stage != self._stage, stage
                 self._words = f"{stage}, {details} ({percent}%)" if details else stage
             case _:
@@ -162,11 +162,11 @@ class Lines(Ticking):
             self._write()
 
     def tick(self) -> None:
-        """Write how far the job is, if no line was written lately."""
-        if self._clock() - self._told_at >= self._tick_s / 2:
+        """Write the progress, unless a line was just written."""
+        if self._clock() - self._last_line_at >= self._tick_s / 2:
             self._write()
 
     def _write(self) -> None:
         with self._lock:
-            self._told_at = self._clock()
-            self.say(f"[{self._told_at - self._begun_at:4.0f} s] {self._words}")
+            self._last_line_at = self._clock()
+            self.say(f"[{self._last_line_at - self._begun_at:4.0f} s] {self._words}")

@@ -1,4 +1,4 @@
-"""The commands that explain: the workflows and their inputs, the error codes. They call no provider."""
+"""The commands `workflows` and `errors`, which list and explain. They do not contact the provider."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _errors(call: Call) -> int:
         return 0
     known = {code.value: code for code in ErrorCode}
     if call.options.code not in known:
-        raise ConfigError(f"{call.options.code!r} is no error code{nearest(call.options.code, known)}")
+        raise ConfigError(f"{call.options.code!r} is not an error code{nearest(call.options.code, known)}")
     facts = ERRORS[known[call.options.code]]
     value = {
         "code": call.options.code,
@@ -67,8 +67,8 @@ def _errors(call: Call) -> int:
 
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return the commands that explain."""
-    name = Flag(("name",), "The workflow.", "NAME", {"nargs": "?"})
+    """Return the commands `workflows` and `errors`."""
+    name = Flag(("name",), "The workflow's name.", "NAME", {"nargs": "?"})
     schema = Flag(("--schema",), "Print the JSON Schema of its inputs.", settings={"action": "store_true"})
-    code = Flag(("code",), "The code.", "CODE", {"nargs": "?"})
+    code = Flag(("code",), "The error code.", "CODE", {"nargs": "?"})
     return Command("workflows", [name, schema, JSON], _list_workflows), Command("errors", [code, JSON], _errors)

@@ -1,4 +1,4 @@
-"""The arguments of a command as a request. Files are read; nothing is sent."""
+"""Builds a request from command line arguments. Reads files, but sends nothing."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow, find_workflow
 
 OPTIONS = (
-    Flag(("--execution-timeout",), "RunPod ends the job after this time on a worker.", "SECONDS", {"type": seconds}),
     Flag(
-        ("--ttl",), "RunPod drops the job, finished or not, this long after submission.", "SECONDS", {"type": seconds}
+        ("--execution-timeout",),
+        "Maximum run time on a worker; RunPod then stops the job.",
+        "SECONDS",
+        {"type": seconds},
+    ),
+    Flag(
+        ("--ttl",),
+        "Seconds after submission at which RunPod deletes the job, finished or not.",
+        "SECONDS",
+        {"type": seconds},
     ),
     Flag(
         ("--low-priority",),
-        "Run only when nothing else is queued; never starts a worker.",
+        "Only run when no other job is queued; never start a worker for this job.",
         settings={"action": "store_true"},
     ),
-    Flag(("--webhook",), "RunPod calls this address when the job ends.", "URL"),
+    Flag(("--webhook",), "URL that RunPod calls when the job ends.", "URL"),
 )
 SET = Flag(
     ("--set",),
-    'Set a value of the graph, as in --set "KSampler.seed=5".',
+    'Set a value of the graph, such as --set "KSampler.seed=5". Can be repeated.',
     "NODE.INPUT=VALUE",
     {"action": "append", "default": [], "type": pair, "dest": "overrides"},
 )
@@ -36,14 +44,14 @@ RUN = (
     Flag(("name",), "The workflow's name; `comfy-client workflows` lists them.", "NAME", {"nargs": "?"}),
     Flag(
         ("-i", "--input"),
-        "An input of the workflow, as in -i prompt=knight.",
+        "An input of the workflow, such as -i prompt=knight. Can be repeated.",
         "KEY=VALUE",
         {"action": "append", "default": [], "type": pair, "dest": "pairs"},
     ),
     Flag(("--graph",), "Run the graph in this file (ComfyUI's API format) instead of a workflow.", "FILE"),
     Flag(
         ("--image",),
-        "The workflow's start picture. For a graph: a picture that a LoadImage node names; may be repeated.",
+        "The workflow's start image. For a graph: an image that a LoadImage node uses; can be repeated.",
         "[NAME=]PATH|URL",
         {"action": "append", "default": []},
     ),
@@ -52,60 +60,60 @@ RUN = (
 
 
 def template_request(call: Call, name: str, inputs: JsonObject) -> GenerationRequest:
-    """Return the request of a command whose flags are the inputs of its workflow."""
+    """Return the request of txt2img or img2img, whose flags are the inputs of the workflow."""
     known = {*find_workflow(name, call.workflows).inputs, *ENVELOPE} - {"overrides", "images", "workflow"}
     given = {key: value for key, value in vars(call.options).items() if key in known and value is not None}
     return make_request(name, options=_options(call), **{**_overrides(call), **given, **inputs})
 
 
 def run_request(call: Call) -> GenerationRequest:
-    """Return the request of `run` and `submit`. Raises UsageError, and ConfigError for a graph that cannot be read."""
+    """Return the request of `run` or `submit`. Raises UsageError, or ConfigError if the graph cannot be read."""
     options = call.options
     if (options.graph is None) == (options.name is None):
-        raise UsageError("name either a workflow (comfy-client run txt2img …) or a graph (--graph file.json)")
-    pairs = _once("-i", options.pairs)
+        raise UsageError("give either a workflow (comfy-client run txt2img …) or a graph (--graph file.json)")
+    pairs = _without_duplicates("-i", options.pairs)
     if options.graph is not None:
         named = [pair(image) if "=" in image else (Path(image).name, image) for image in options.image]
-        images = {"images": images} if (images := _once("--image", named)) else {}
+        images = {"images": images} if (images := _without_duplicates("--image", named)) else {}
         known = {**ENVELOPE, **GRAPH_KEYS}
         if unknown := next((key for key in pairs if key not in known), ""):
             raise UsageError(
-                f"-i {unknown}: a graph has no inputs of that kind; set its values with --set NODE.INPUT=VALUE"
+                f"-i {unknown}: a graph has no such input. Set values of the graph with --set NODE.INPUT=VALUE"
             )
         inputs = {key: value_of(text, known[key]) for key, text in pairs.items()}
         graph = _read_graph(Path(options.graph))
         return make_request(graph, options=_options(call), **{**_overrides(call), **images, **inputs})
-    workflow = _known(call, options.name)
+    workflow = _find_known_workflow(call, options.name)
     rules = {**ENVELOPE, **(workflow.inputs if workflow else {})}
     inputs = {key: value_of(text, rules.get(key)) for key, text in pairs.items()}
-    _once("--image", [("", image) for image in options.image], *([("", "")] if "image" in inputs else []))
+    _without_duplicates("--image", [("", image) for image in options.image], *([("", "")] if "image" in inputs else []))
     picture = {"image": options.image[0]} if options.image else {}
     return make_request(options.name, options=_options(call), **{**_overrides(call), **picture, **inputs})
 
 
-def _once(flag: str, pairs: Iterable[tuple[str, str]], *more: tuple[str, str]) -> dict[str, str]:
-    """Return the pairs as a mapping. Raises UsageError for a name that is given twice: no value is dropped."""
+def _without_duplicates(flag: str, pairs: Iterable[tuple[str, str]], *more: tuple[str, str]) -> dict[str, str]:
+    """Return the pairs as a mapping. Raises UsageError if a name is given twice."""
     given: dict[str, str] = {}
     for name, value in (*pairs, *more):
         if name in given:
-            twice = f"{flag} {name}=" if name else f"{flag} takes one picture, and it"
+            twice = f"{flag} {name}=" if name else f"{flag} takes one image, and it"
             raise UsageError(f"{twice} is given twice. Nothing was sent")
         given[name] = value
     return given
 
 
-def _known(call: Call, name: str) -> Workflow | None:
-    """Return the workflow of that name, or None for one that the worker alone may have. UsageError for a file."""
+def _find_known_workflow(call: Call, name: str) -> Workflow | None:
+    """Return a workflow, or None if only the worker may have it. Raises UsageError if the name is a file."""
     try:
         return find_workflow(name, call.workflows)
     except JobError:
         if name.lower().endswith(".json") or Path(name).is_file():
-            raise UsageError(f"{name!r} is a file. A graph is run with --graph {name}") from None
+            raise UsageError(f"{name!r} is a file. To run a graph, use --graph {name}") from None
         return None
 
 
 def _overrides(call: Call) -> JsonObject:
-    overrides = {place: value_of(text) for place, text in _once("--set", call.options.overrides).items()}
+    overrides = {place: value_of(text) for place, text in _without_duplicates("--set", call.options.overrides).items()}
     return {"overrides": overrides} if overrides else {}
 
 
@@ -115,15 +123,15 @@ def _read_graph(file: Path) -> JsonObject:
     except OSError as error:
         raise ConfigError(f"--graph {file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--graph {file} is not JSON: {error}") from error
+        raise ConfigError(f"--graph {file} is not valid JSON: {error}") from error
     if not isinstance(graph, dict):
-        raise ConfigError(f"--graph {file} holds no graph: export one with {EXPORT_MENU}")
+        raise ConfigError(f"--graph {file} does not have a graph. Export one with {EXPORT_MENU}")
     return graph
 
 
 def one_picture(images: list[str]) -> str:
-    """Return the only picture of `--image`. Raises UsageError for several."""
-    _once("--image", [("", image) for image in images])
+    """Return the value of `--image`. Raises UsageError if it was given more than once."""
+    _without_duplicates("--image", [("", image) for image in images])
     return images[0]
 
 

@@ -1,4 +1,4 @@
-"""What a job made and how a job stands, as lines and as one JSON object. Pure."""
+"""Formats results and job statuses as text lines and as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfy_core.contract import JsonObject
 
 
 def result_lines(result: GenerationResult, paths: Sequence[Path]) -> list[str]:
-    """Return a line for each file, with its size and its seed if it has one, and the texts."""
+    """Return a line for each file (images with size and seed), then the text outputs."""
     images = [
         f"{path}  {image.width} x {image.height}{'' if image.seed is None else f'  seed {image.seed}'}"
         for path, image in zip(paths, result.images, strict=False)
@@ -20,7 +20,7 @@ def result_lines(result: GenerationResult, paths: Sequence[Path]) -> list[str]:
 
 
 def result_object(result: GenerationResult, paths: Sequence[Path], problem: str = "") -> JsonObject:
-    """Return the result of a job. `problem` says why its files are not where they were wanted."""
+    """Return a job's result as JSON. `problem` says why its files are not at the requested path, if so."""
     images = [
         {
             "path": str(path),
@@ -53,7 +53,7 @@ def result_object(result: GenerationResult, paths: Sequence[Path], problem: str 
 
 
 def status_object(status: JobStatus) -> JsonObject:
-    """Return a job's status."""
+    """Return a job's status as JSON."""
     progress = status.progress
     return {
         "job_id": status.job_id,

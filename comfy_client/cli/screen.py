@@ -1,4 +1,4 @@
-"""What the command shows: lines and one JSON object on stdout, errors and progress on stderr."""
+"""The command's output: result lines or one JSON object on stdout, errors and progress on stderr."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
 from comfy_core.errors import ComfyClientError
 
 if TYPE_CHECKING:
-    from comfy_client.cli.progress import Progress
+    from comfy_client.cli.progress import ProgressDisplay
 
 
 @dataclass(frozen=True)
 class Screen:
-    """Where a command writes. With `is_json` it writes one object to `out`, and nothing else there."""
+    """The output streams of a command. With `is_json`, `out` only gets one JSON object."""
 
     out: TextIO
     err: TextIO
@@ -30,47 +30,47 @@ class Screen:
         return self.out.isatty()
 
     def show(self, value: JsonObject, *lines: str) -> None:
-        """Write the object, or the lines that say the same."""
+        """Write `value` as JSON if `is_json` is set, else the lines."""
         is_unicode = (self.out.encoding or "utf-8").lower().replace("-", "") == "utf8"
         text = json.dumps(value, ensure_ascii=not is_unicode) if self.is_json else "\n".join(lines)
         self.out.write(f"{text}\n")
         self.out.flush()
 
     def say(self, line: str) -> None:
-        """Write a line for a person to stderr."""
+        """Write a line to stderr."""
         self.err.write(f"{line}\n")
         self.err.flush()
 
     def fail(self, error: ComfyClientError, lines: Sequence[str]) -> None:
-        """Show an error: its report as JSON, or its `lines`."""
+        """Show an error: its report as JSON if `is_json` is set, else the lines."""
         if self.is_json:
             self.show({"error": json.loads(error.report.to_json())})
         for line in () if self.is_json else lines:
             self.say(f"comfy-client: {line}")
 
     def interrupted(self, message: str, job_id: str | None = None) -> None:
-        """Say that a signal ended the command, and what becomes of its job."""
+        """Show that a signal ended the command, and what happens to its job."""
         self.say(f"comfy-client: {message}")
         if self.is_json:
             report = ErrorReport(ErrorCode.CANCELLED, message, {"job_id": job_id})
             self.show({"error": json.loads(report.to_json())})
 
-    def progress(self) -> Progress:
-        """Return what shows a job's progress: a bar on a terminal, else lines; only `say` with --json."""
-        from comfy_client.cli.progress import Bar, Lines, Progress  # noqa: PLC0415 - few calls follow a job
+    def progress(self) -> ProgressDisplay:
+        """Return the progress display: a bar on a terminal, else log lines. With --json it only shows `say` lines."""
+        from comfy_client.cli.progress import ProgressBar, ProgressDisplay, ProgressLog  # noqa: PLC0415 - few commands need them
 
         if self.is_json:
-            return Progress(self.err)
-        return Bar(self.err) if self.err.isatty() else Lines(self.err)
+            return ProgressDisplay(self.err)
+        return ProgressBar(self.err) if self.err.isatty() else ProgressLog(self.err)
 
     def write_bytes(self, data: bytes) -> None:
-        """Write a picture to stdout. Raises OSError."""
+        """Write a file to stdout. Raises OSError."""
         buffer = getattr(self.out, "buffer", sys.stdout.buffer)
         try:
             buffer.write(data)
             buffer.flush()
         except OSError:
-            # What stays in the buffer would be written, and fail, once more when Python ends.
-            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - no path
+            # Python would write the rest of the buffer at exit, and fail again.
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - os.devnull is a string
                 os.dup2(nowhere.fileno(), buffer.fileno())
             raise

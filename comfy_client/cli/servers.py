@@ -1,4 +1,4 @@
-"""`comfy-client simulate` and `comfy-client scenario serve`: their flags. They serve until Ctrl-C or SIGTERM."""
+"""The commands `simulate` and `scenario serve`, which run a server until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comfy_client.cli.call import JSON, Call, Command, served
+from comfy_client.cli.call import JSON, Call, Command, print_url
 from comfy_client.cli.flags import Flag, UsageError, port
 from comfy_core.errors import ConfigError, missing_extra
 
@@ -18,38 +18,38 @@ SIMULATE = "comfy-client simulate"
 SCENARIO: Sequence[Flag] = (
     Flag(
         ("action",),
-        "`serve`: until Ctrl-C or SIGTERM; unfinished jobs continue at the next start.",
+        "`serve`: run the server until Ctrl-C or SIGTERM. Unfinished jobs continue at the next start.",
         "serve",
         {"choices": ["serve"]},
     ),
     Flag(("--host",), "The address to listen on. [default 127.0.0.1]", "HOST", {"default": "127.0.0.1"}),
-    Flag(("--port",), "The port; 0 takes a free one. [default 8189]", "N", {"type": port, "default": 8189}),
+    Flag(("--port",), "The port; 0 selects a free port. [default 8189]", "N", {"type": port, "default": 8189}),
     Flag(
-        ("--data",), "The folder of jobs, assets and pictures. [default SCENARIO_SHIM_DATA_DIR]", "DIR", {"type": Path}
+        ("--data",), "The folder for jobs, assets and images. [default SCENARIO_SHIM_DATA_DIR]", "DIR", {"type": Path}
     ),
     Flag(
         ("--strict",),
-        "Refuse fields that cannot be honoured, as SCENARIO_SHIM_STRICT does.",
+        "Reject requests with unsupported fields, like SCENARIO_SHIM_STRICT.",
         settings={"action": "store_true"},
     ),
     Flag(
         ("--insecure-local",),
-        "Require no key. Only on a loopback address; pages of other origins are refused.",
+        "Require no key. Only allowed on a loopback address; requests from other web pages are rejected.",
         settings={"action": "store_true"},
     ),
 )
 
 
 def commands(_workflows: Mapping[str, Workflow]) -> tuple[Command, ...]:
-    """Return the commands that serve."""
+    """Return the commands `simulate` and `scenario`."""
     return Command("simulate", [], _simulate), Command("scenario", [*SCENARIO, JSON], _scenario)
 
 
 def _simulate(call: Call) -> int:
     def ready(url: str) -> None:
         call.screen.say(f"The simulated ComfyUI is ready. In another terminal:\n\n  export COMFYUI_ENDPOINT={url}")
-        call.screen.say('  comfy-client txt2img "a pixel art knight" -o knight.png\n\nCtrl-C ends it.')
-        served(call, url)
+        call.screen.say('  comfy-client txt2img "a pixel art knight" -o knight.png\n\nPress Ctrl-C to stop.')
+        print_url(call, url)
 
     try:
         status: int = _simulator().main(call.options.arguments, on_ready=ready, prog=SIMULATE, is_strict=True)
@@ -60,22 +60,22 @@ def _simulate(call: Call) -> int:
             raise
         if isinstance(ended.code, str):
             raise ConfigError(ended.code) from ended
-        raise UsageError("simulate was called in a wrong way; the reason is above") from ended
+        raise UsageError("the arguments of simulate are wrong; the reason is above") from ended
     return status
 
 
 def simulate_help() -> str:
-    """Return the help of `simulate`, whose flags are the simulator's own."""
+    """Return the help of `simulate`. Its flags are defined by the simulator."""
     text: str = _simulator().parser(SIMULATE).format_help()
     return text
 
 
-def _simulator() -> Any:  # noqa: ANN401 - a module that imports nothing of ours, and that nothing here depends on
+def _simulator() -> Any:  # noqa: ANN401 - imported by name, because the client must not depend on the simulators
     return importlib.import_module("simulators.comfyui.__main__")
 
 
 def _scenario(call: Call) -> int:
-    from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - no other command needs it
+    from comfy_client.gateway.scenario.serve import serve  # noqa: PLC0415 - only needed by this command
 
     options = call.options
     return serve(
@@ -86,5 +86,5 @@ def _scenario(call: Call) -> int:
         directory=options.data,
         is_strict=options.strict,
         log_stream=call.screen.err,
-        on_ready=lambda url: served(call, url),
+        on_ready=lambda url: print_url(call, url),
     )

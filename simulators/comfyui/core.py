@@ -1,6 +1,6 @@
-"""One simulated server inside its event loop: queue, executor, sockets, port. The thread around it is simulator.py's.
+"""One simulated server inside its event loop: queue, executor, sockets, port. simulator.py runs the loop in a thread.
 
-Its port is held by a second socket that never listens; so nobody else takes it while connections are refused.
+A second socket holds the port without listening, so that no other process takes it while connections are refused.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from aiohttp import web
 from simulators.comfyui.executor import Executor, Tools
 from simulators.comfyui.faults import Cut, Faults
 from simulators.comfyui.files import Folders
-from simulators.comfyui.progress import Progress
-from simulators.comfyui.queue_and_history import Prompt, PromptQueue
+from simulators.comfyui.progress import NodeProgress
+from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from simulators.comfyui.routes import application
-from simulators.comfyui.sampling import Pace, Sampling
+from simulators.comfyui.sampling import Pace, SamplingLoop
 from simulators.comfyui.sockets import Sockets
 
 KILLED = 137
 TURNS_TO_CLOSE = 6
-"""Turns of the event loop until a connection accepted at the last moment is made, cut and closed."""
+"""Iterations of the event loop until a connection accepted at the last moment is set up, aborted and closed."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How one server is set up."""
+class SimulatorSettings:
+    """The settings of one server."""
 
     host: str
     port: int
@@ -46,7 +46,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Execution:
-    """When the executor took a prompt up and when it was free for the next, by the monotonic clock."""
+    """When the executor started a prompt, and when it was free for the next one, on the monotonic clock."""
 
     prompt_id: str
     started_at: float
@@ -56,7 +56,7 @@ class Execution:
 class Core:
     """One server. Everything here runs in its event loop."""
 
-    def __init__(self, settings: Settings, faults: Faults) -> None:
+    def __init__(self, settings: SimulatorSettings, faults: Faults) -> None:
         self._settings = settings
         self._port = settings.port
         self._listener: asyncio.Server | None = None
@@ -67,11 +67,11 @@ class Core:
         self._number = 0
         self._is_freeing = False
         self._ending = asyncio.Event()
-        self._sampling = Sampling(settings.pace, faults, self._cut_client)
+        self._sampling = SamplingLoop(settings.pace, faults, self._cut_client)
         self._executor = Executor(Tools(settings.folders, faults, self._sampling))
         self.faults = faults
         self.folders = settings.folders
-        self.queue = PromptQueue(self._tell_status)
+        self.queue = PromptQueue(self._send_status)
         self.sockets = Sockets(self.queue.info)
         self.requests: list[tuple[str, str]] = []
         self.executed_prompts: list[str] = []
@@ -81,16 +81,16 @@ class Core:
 
     @property
     def hanging_step(self) -> int | None:
-        """Return the step that hangs now."""
+        """The step that hangs now, or None."""
         return self._sampling.hanging_step
 
     @property
     def sampled_steps(self) -> int:
-        """Return how many steps were sampled in all."""
+        """The total number of sampled steps."""
         return self._sampling.steps_done
 
     async def serve(self, ready: Callable[[int], None]) -> None:
-        """Serve until `stop`; `ready` is told the port."""
+        """Serve until `stop`. Call `ready` with the port when the server listens."""
         holder = _bound(self._settings.host, self._settings.port)
         self._port = holder.getsockname()[1]
         try:
@@ -122,7 +122,7 @@ class Core:
         return self._number - 1
 
     def interrupt(self) -> None:
-        """End what runs."""
+        """Interrupt the running prompt."""
         self._sampling.interrupt()
 
     def free(self) -> None:
@@ -131,7 +131,7 @@ class Core:
         self.queue.wake()
 
     async def cut(self, how: Cut, client_id: str | None = None) -> None:
-        """Treat a client's socket that way, or all."""
+        """Drop, reset or stall the socket of a client, or of all clients; or die."""
         match how:
             case "drop":
                 await self.sockets.drop(client_id)
@@ -143,12 +143,12 @@ class Core:
                 await self._die()
 
     async def refuse(self, seconds: float) -> None:
-        """Cut everything and refuse connections for so long."""
+        """Close all connections and refuse new ones for `seconds`."""
         await self._close_port()
         self._opening = asyncio.get_running_loop().call_later(seconds, self._open_port)
 
     async def forget(self) -> None:
-        """Be as after a restart."""
+        """Reset all state, as a restarted ComfyUI would."""
         await _cancelled(self._worker)
         self.queue.forget_everything()
         self._executor.forget()
@@ -158,7 +158,7 @@ class Core:
         self._worker = self._task(self._work())
 
     async def go_on(self) -> None:
-        """Let what hangs or stalls go on."""
+        """Release hanging steps and stalled sockets."""
         self._sampling.go_on()
         self.sockets.go_on()
 
@@ -171,11 +171,11 @@ class Core:
                 self._is_freeing = False
                 self._executor.forget()
 
-    async def _run(self, prompt: Prompt) -> None:
+    async def _run(self, prompt: QueuedPrompt) -> None:
         started_at = time.monotonic()
         self.executed_prompts.append(prompt.prompt_id)
         self.sockets.client_id = prompt.client_id
-        progress = Progress(self.sockets, prompt)
+        progress = NodeProgress(self.sockets, prompt)
         entry = await self._executor.run(prompt, progress)
         self.sockets.running_node = None
         await asyncio.sleep(self.faults.history_delay_s)
@@ -194,7 +194,7 @@ class Core:
             self._failure = task.exception()
             self._ending.set()
 
-    def _tell_status(self) -> None:
+    def _send_status(self) -> None:
         self.sockets.send_status()
 
     def _cut_client(self, how: Cut) -> None:
@@ -209,7 +209,7 @@ class Core:
         await self._close_port()
 
     async def _close_port(self) -> None:
-        """Refuse connections and cut those there are; one half accepted when asyncio's server closes would leak."""
+        """Refuse connections and close the open ones. Without the loop, a half-accepted connection would leak."""
         if self._opening is not None:
             self._opening.cancel()
         listener, self._listener = self._listener, None
@@ -234,19 +234,19 @@ class Core:
     def _accepted(self) -> asyncio.Protocol:
         self.connections += 1
         server = self._runner.server
-        return server() if server is not None and self._listener is not None else _Refusal()
+        return server() if server is not None and self._listener is not None else _ClosedConnection()
 
 
-class _Refusal(asyncio.Protocol):
-    """Takes a connection that was accepted just before the port closed, and cuts it."""
+class _ClosedConnection(asyncio.Protocol):
+    """Closes a connection that was accepted just before the port closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Cut it."""
+        """Close the connection."""
         cast("asyncio.Transport", transport).abort()
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that has a port and does not listen yet; two of them share one as long as neither listens."""
+    """Return a bound socket that does not listen yet. Two sockets can share a port as long as neither listens."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -259,7 +259,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 async def _cancelled(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait for their end."""
+    """Cancel tasks and wait until they end."""
     running = [task for task in tasks if task is not None]
     for task in running:
         task.cancel()

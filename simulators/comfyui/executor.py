@@ -1,18 +1,18 @@
-"""Runs one prompt: which nodes run, what of the prompt before is used again, what history keeps.
+"""Runs one prompt: which nodes run, which cached results are reused, and what /history keeps.
 
 Facts of ComfyUI 0.3.64:
 
-- First `execution_start` and `execution_cached` (the nodes whose result is known); then for every node
-  `progress_state`, `executing`, what the node itself tells, `executed` where it shows something, `progress_state`; at
-  last `execution_success`, `execution_error` or `execution_interrupted`.
-- Only results of nodes of the prompt before are kept. LoadImage depends on the content of its file; SaveImageWebsocket
-  runs every time.
-- An output node whose result is known does not run: it tells `executed` with what it showed then (a file that may be
-  gone by now) and `progress_state` 1 of 1.
+- First `execution_start` and `execution_cached` (the nodes with a cached result); then for every node
+  `progress_state`, `executing`, the node's own messages, `executed` if it has UI output, `progress_state`; at
+  the end `execution_success`, `execution_error` or `execution_interrupted`.
+- Only results of the previous prompt's nodes are cached. LoadImage depends on the content of its file;
+  SaveImageWebsocket runs every time.
+- An output node with a cached result does not run: it sends `executed` with its earlier output (a file that may no
+  longer exist) and `progress_state` 1 of 1.
 - The graph that SaveImage writes into a PNG shows the hash of LoadImage's file as `is_changed`; history's does not.
-- History's outputs are what the nodes of the prompt showed, in this run or before, also where the run failed.
-- Interruption is looked for before every node and at every step. It is no error, but history's status says `error`.
-- The message of an error ends in a line break, after which a tip may follow.
+- History's outputs are the UI outputs of the prompt's nodes, from this run or a cached one, even if the run failed.
+- Interruption is checked before every node and at every step. It is not an error, but history's status is `error`.
+- An error message ends in a line break, and a tip may follow it.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from simulators.comfyui.graph import RunOrder, inputs_of, is_link, signatures
 from simulators.comfyui.literals import check_literals
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.nodes import BEHAVIOURS
-from simulators.comfyui.progress import Progress
-from simulators.comfyui.queue_and_history import Prompt
-from simulators.comfyui.sampling import Interrupted, Sampling
+from simulators.comfyui.progress import NodeProgress
+from simulators.comfyui.queue_and_history import QueuedPrompt
+from simulators.comfyui.sampling import PromptInterrupted, SamplingLoop
 from simulators.comfyui.sockets import PNG
-from simulators.comfyui.values import Bench, Latent, NodeFailure, Result
+from simulators.comfyui.values import Latent, NodeContext, NodeFailure, Result
 
-NEVER_KNOWN = ("SaveImageWebsocket",)
+NEVER_CACHED = ("SaveImageWebsocket",)
 FAILURES = (NodeFailure, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What a node may raise: its own failures, and what Pillow says of files that it cannot read."""
+"""Exceptions that a node may raise: its own failures, and Pillow's for unreadable files."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """The result of a node, and how history describes the node."""
+class CacheEntry:
+    """A node's cached result, and the node's metadata in /history."""
 
     result: Result
     meta: dict[str, Any]
@@ -55,26 +55,26 @@ class Known:
 
 @dataclass(frozen=True)
 class Tools:
-    """What outlives one prompt."""
+    """Objects that all prompts share."""
 
     folders: Folders
     faults: Faults
-    sampling: Sampling
+    sampling: SamplingLoop
 
 
 class Executor:
-    """Runs prompts one after the other, and remembers the results of the last one."""
+    """Runs prompts one after the other, and caches the results of the last one."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, CacheEntry] = {}
 
     def forget(self) -> None:
-        """Let go of all results."""
+        """Clear the cache."""
         self._known = {}
 
-    async def run(self, prompt: Prompt, progress: Progress) -> dict[str, Any]:
-        """Run a prompt; return what history keeps besides the prompt itself."""
+    async def run(self, prompt: QueuedPrompt, progress: NodeProgress) -> dict[str, Any]:
+        """Run a prompt; return its history entry without the prompt itself."""
         self._tools.sampling.begin()
         progress.message("execution_start", {})
         graph = copy.deepcopy(prompt.graph)
@@ -82,7 +82,7 @@ class Executor:
         self._known = {key: self._known[key] for key in keys.values() if key in self._known}
         cached = [node_id for node_id, key in keys.items() if key in self._known]
         progress.message("execution_cached", {"nodes": cached})
-        run = _Run(self._tools, self._known, prompt, graph, progress, keys)
+        run = _PromptRun(self._tools, self._known, prompt, graph, progress, keys)
         is_success = await run.to_its_end(cached)
         known = {node_id: self._known[key] for node_id, key in keys.items() if key in self._known}
         status = {"status_str": "success" if is_success else "error", "completed": is_success}
@@ -95,7 +95,7 @@ class Executor:
 
 def _own_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> object:
     kind = NODE_TYPES[graph[node_id]["class_type"]]
-    if kind.name in NEVER_KNOWN:
+    if kind.name in NEVER_CACHED:
         return uuid.uuid4().hex
     if not kind.checks_file:
         return None
@@ -105,19 +105,19 @@ def _own_identity(folders: Folders, graph: dict[str, Any], node_id: str) -> obje
 
 
 @dataclass(frozen=True)
-class _Run:
+class _PromptRun:
     """One run of one prompt."""
 
     tools: Tools
-    known: dict[str, Known]
-    prompt: Prompt
+    known: dict[str, CacheEntry]
+    prompt: QueuedPrompt
     graph: dict[str, Any]
-    progress: Progress
+    progress: NodeProgress
     keys: dict[str, str]
     executed: list[str] = field(default_factory=list)
 
     async def to_its_end(self, cached: list[str]) -> bool:
-        """Run what has to; return whether all went well."""
+        """Run the nodes that are not cached; return whether all succeeded."""
         order = RunOrder(self.graph, lambda node_id: NODE_TYPES[self.graph[node_id]["class_type"]].is_output)
         for output in self.prompt.outputs:
             order.add(output, cached)
@@ -129,7 +129,7 @@ class _Run:
         return True
 
     async def _is_done(self, node_id: str) -> bool:
-        """Run one node; return whether it went well."""
+        """Run one node; return whether it succeeded."""
         known = self.known.get(self.keys[node_id])
         if known is not None:
             self.progress.executed(node_id, known.result.shown)
@@ -139,16 +139,16 @@ class _Run:
         given = self._given(node_id)
         try:
             result = await self._result(node_id, given)
-        except Interrupted:
+        except PromptInterrupted:
             self.progress.message("execution_interrupted", self._where(node_id))
             return False
         except FAILURES as failure:
-            self._tell_failure(node_id, given, failure)
+            self._send_failure(node_id, given, failure)
             return False
         if result.shown:
             self.progress.executed(node_id, result.shown)
         places = {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
-        self.known[self.keys[node_id]] = Known(result, places)
+        self.known[self.keys[node_id]] = CacheEntry(result, places)
         self.progress.finished(node_id)
         self.executed.append(node_id)
         return True
@@ -170,12 +170,12 @@ class _Run:
         declared = NODE_TYPES[node["class_type"]].inputs
         return {name: self._value(value) for name, value in node["inputs"].items() if name in declared}
 
-    def _value(self, value: Any) -> Any:  # noqa: ANN401  what a caller typed in, or what a node gave
+    def _value(self, value: Any) -> Any:  # noqa: ANN401  a literal of the request, or a node's output
         if not is_link(value):
             return value
         return self.known[self.keys[value[0]]].result.outputs[value[1]]
 
-    def _bench(self, node_id: str) -> Bench:
+    def _bench(self, node_id: str) -> NodeContext:
         async def sample(latent: Latent, steps: int) -> None:
             await self.tools.sampling.run(
                 latent.frames[0], steps, lambda step, picture: self.progress.stepped(node_id, step, steps, picture)
@@ -186,7 +186,7 @@ class _Run:
             self.progress.stepped(node_id, index, count, (PNG, file))
 
         extra = self.prompt.extra_data.get("extra_pnginfo")
-        return Bench(self.tools.folders, self.graph, extra, sample, send_picture)
+        return NodeContext(self.tools.folders, self.graph, extra, sample, send_picture)
 
     def _hidden(self, node_id: str) -> dict[str, Any]:
         saves_metadata = NODE_TYPES[self.graph[node_id]["class_type"]].saves_metadata
@@ -196,7 +196,7 @@ class _Run:
     def _where(self, node_id: str) -> dict[str, Any]:
         return {"node_id": node_id, "node_type": self.graph[node_id]["class_type"], "executed": list(self.executed)}
 
-    def _tell_failure(self, node_id: str, given: dict[str, Any], failure: BaseException) -> None:
+    def _send_failure(self, node_id: str, given: dict[str, Any], failure: BaseException) -> None:
         kind = type(failure)
         plain_name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         details = {

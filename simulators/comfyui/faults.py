@@ -1,27 +1,27 @@
-"""What can be made to go wrong, as verbs. They may be called from any thread, before or while prompts run.
+"""Faults to inject, as methods. Any thread may call them, before or while prompts run.
 
-A step is counted within one sampling: step 1 is reached when its progress was sent. `None` means at once.
+Steps are counted within one sampling: step 1 is reached when its progress was sent. `None` means at once.
 
 | verb | what a client sees |
 |---|---|
-| drop_socket(at_step=1) | its websocket is closed in order at that step; the run goes on |
-| reset_socket(at_step=1) | its websocket ends with a TCP RST at that step; the run goes on |
+| drop_socket(at_step=1) | its websocket is closed cleanly at that step; the run continues |
+| reset_socket(at_step=1) | its websocket ends with a TCP RST at that step; the run continues |
 | stall_socket(at_step=1) | its websocket stays open and is silent from that step on, pings included; a new one works |
-| refuse_connections(seconds) | everything is cut, and new connections are refused for so long |
+| refuse_connections(seconds) | all connections are closed, and new ones are refused for `seconds` |
 | run_out_of_memory(times=1) | samplers end in execution_error, torch.OutOfMemoryError |
 | fail_node(class_type, exception_type, message, times=1) | nodes of that class end in execution_error |
-| die(at_step=1) | everything is cut and refused from that step on, as after SIGKILL; a process of its own exits 137 |
-| answer_slowly(path, seconds, times=1) | an answer comes so much later |
-| answer_500(path, times=1) | 500 in place of an answer; the request has no effect |
-| cut_answer(path, times=1) | the connection ends in place of an answer; the request has no effect |
-| write_history_late(seconds) | so long between execution_success (or _error) and the entry in /history, every time |
-| forget_everything() | as after a restart: sockets closed; queue, history, cache and what runs are gone |
-| hang_sampling(at_step=1, deaf=False, times=1) | that step never ends until interrupted; if deaf, not even then |
-| hold_server(at_step=1, times=1) | it answers nothing any more, as when a node holds the interpreter |
-| go_on() | what hangs, stalls or comes late does so no more |
-| clear() | no fault is to come any more |
+| die(at_step=1) | all connections are closed and refused from that step on, as after SIGKILL; a process exits 137 |
+| answer_slowly(path, seconds, times=1) | a response is delayed by `seconds` |
+| answer_500(path, times=1) | status 500 instead of the response; the request has no effect |
+| cut_answer(path, times=1) | the connection is closed without a response; the request has no effect |
+| write_history_late(seconds) | every entry in /history appears `seconds` after execution_success (or _error) |
+| forget_everything() | as after a restart: sockets closed; queue, history, cache and the running prompt are lost |
+| hang_sampling(at_step=1, deaf=False, times=1) | that step hangs until interrupted; if deaf, it ignores that |
+| hold_server(at_step=1, times=1) | the server stops responding, as when a node blocks the interpreter |
+| go_on() | ends every hang, stall and delay |
+| clear() | removes the faults that have not happened yet |
 
-A path is `/history`, which also means what lies below it, or `POST /history`; the prefix /api makes no difference.
+A path is `/history`, which includes the paths below it, or `POST /history`. The prefix /api is ignored.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ OUT_OF_MEMORY_TIP = "The graphics card has too little memory for this. A smaller
 
 
 class Server(Protocol):
-    """What the verbs do to the server at once. All are called from the thread that calls the verb."""
+    """The server's side of the faults. Each method is called in the thread that injects the fault."""
 
     def cut(self, how: Cut) -> None:
-        """Treat every socket that way now."""
+        """Drop, reset or stall every socket now; or die."""
 
     def refuse(self, seconds: float) -> None:
-        """Cut everything and refuse connections."""
+        """Close all connections and refuse new ones."""
 
     def forget(self) -> None:
-        """Be as after a restart."""
+        """Reset all state, as a restarted ComfyUI would."""
 
     def go_on(self) -> None:
-        """Let what hangs or stalls go on."""
+        """Release hanging steps and stalled sockets."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class NodeFault:
 
 @dataclass(frozen=True)
 class AnswerFault:
-    """How a path answers: late, with a 500, or not at all."""
+    """How requests to a path fail: a late response, status 500, or a closed connection."""
 
     path: str
     seconds: float = 0.0
@@ -76,14 +76,14 @@ class AnswerFault:
     is_cut: bool = False
 
     def fits(self, method: str, path: str) -> bool:
-        """Return whether a request is meant."""
+        """Return whether the fault applies to a request."""
         path = path.removeprefix("/api")
-        return any(asked == self.path or asked.startswith(f"{self.path}/") for asked in (path, f"{method} {path}"))
+        return any(name == self.path or name.startswith(f"{self.path}/") for name in (path, f"{method} {path}"))
 
 
 @dataclass(frozen=True)
 class Hang:
-    """A step that does not end."""
+    """A step that hangs."""
 
     at_step: int
     is_deaf: bool
@@ -91,14 +91,14 @@ class Hang:
 
 @dataclass(frozen=True)
 class Hold:
-    """A step that holds the whole server."""
+    """A step that blocks the whole server."""
 
     at_step: int
 
 
 @dataclass(frozen=True)
 class CutFault:
-    """What happens to the websocket, or to the server, at a step."""
+    """A connection fault at a step."""
 
     how: Cut
     at_step: int
@@ -109,7 +109,7 @@ _Kind = TypeVar("_Kind", NodeFault, AnswerFault, Hang, Hold, CutFault)
 
 
 class Faults:
-    """The verbs, and what of them is still to come."""
+    """The methods that inject faults, and the faults that have not happened yet."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -117,105 +117,105 @@ class Faults:
         self._armed: list[Fault] = []
         self._history_delay_s = 0.0
         self.released = threading.Event()
-        """Ends a hold."""
+        """Set to end a hold."""
 
     @property
     def armed(self) -> list[Fault]:
-        """Return the faults that are still to come."""
+        """The faults that have not happened yet."""
         with self._lock:
             return list(self._armed)
 
     @property
     def history_delay_s(self) -> float:
-        """Return how late history entries are written."""
+        """The delay of history entries."""
         return self._history_delay_s
 
     def drop_socket(self, at_step: int | None = 1) -> None:
-        """Close the client's websocket in order."""
+        """Close the client's websocket cleanly."""
         self._cut("drop", at_step)
 
     def reset_socket(self, at_step: int | None = 1) -> None:
-        """Cut the client's websocket with an RST."""
+        """End the client's websocket with a TCP RST."""
         self._cut("reset", at_step)
 
     def stall_socket(self, at_step: int | None = 1) -> None:
-        """Send no frame to the client's websocket any more."""
+        """Send no more frames to the client's websocket."""
         self._cut("stall", at_step)
 
     def die(self, at_step: int | None = 1) -> None:
-        """End as if killed."""
+        """Stop as if killed."""
         self._cut("die", at_step)
 
     def refuse_connections(self, seconds: float) -> None:
-        """Cut everything and refuse connections for so long."""
+        """Close all connections and refuse new ones for `seconds`."""
         self._server.refuse(seconds)
 
     def run_out_of_memory(self, times: int = 1) -> None:
-        """Let samplers run out of memory."""
+        """Make samplers run out of memory."""
         self._arm(NodeFault(SAMPLERS, "torch.OutOfMemoryError", OUT_OF_MEMORY, OUT_OF_MEMORY_TIP), times)
 
     def fail_node(self, class_type: str, exception_type: str, message: str, times: int = 1) -> None:
-        """Let nodes of a class fail."""
+        """Make nodes of a class fail."""
         self._arm(NodeFault((class_type,), exception_type, message), times)
 
     def answer_slowly(self, path: str, seconds: float, times: int = 1) -> None:
-        """Answer requests to a path late."""
+        """Delay the responses of a path."""
         self._arm(AnswerFault(path, seconds=seconds), times)
 
     def answer_500(self, path: str, times: int = 1) -> None:
-        """Answer requests to a path with 500."""
+        """Respond to requests to a path with status 500."""
         self._arm(AnswerFault(path, is_500=True), times)
 
     def cut_answer(self, path: str, times: int = 1) -> None:
-        """Cut the connection of requests to a path."""
+        """Close the connection of requests to a path."""
         self._arm(AnswerFault(path, is_cut=True), times)
 
     def write_history_late(self, seconds: float) -> None:
-        """Write history entries so much later."""
+        """Delay history entries by `seconds`."""
         self._history_delay_s = seconds
 
     def forget_everything(self) -> None:
-        """Be as after a restart."""
+        """Reset all state, as a restarted ComfyUI would."""
         self._server.forget()
 
     def hang_sampling(self, at_step: int = 1, deaf: bool = False, times: int = 1) -> None:
-        """Let a step never end."""
+        """Make a step hang."""
         self._arm(Hang(at_step, deaf), times)
 
     def hold_server(self, at_step: int = 1, times: int = 1) -> None:
-        """Let a step hold the whole server."""
+        """Make a step block the whole server."""
         self.released.clear()
         self._arm(Hold(at_step), times)
 
     def go_on(self) -> None:
-        """Undo what hangs, stalls or is late."""
+        """End every hang, stall and delay."""
         self._history_delay_s = 0.0
         self.released.set()
         self._server.go_on()
 
     def clear(self) -> None:
-        """Undo every fault that is still to come."""
+        """Remove the faults that have not happened yet."""
         with self._lock:
             self._armed = []
 
     def node_fault(self, class_type: str) -> NodeFault | None:
-        """Take the next fault of a class of nodes."""
+        """Remove and return the next fault of a node class."""
         return self._take(NodeFault, lambda fault: class_type in fault.class_types)
 
     def answer_fault(self, method: str, path: str) -> AnswerFault | None:
-        """Take the next fault of a request."""
+        """Remove and return the next fault of a request."""
         return self._take(AnswerFault, lambda fault: fault.fits(method, path))
 
     def hang(self, step: int) -> Hang | None:
-        """Take the next hang of a step that begins."""
+        """Remove and return the next hang of a starting step."""
         return self._take(Hang, lambda fault: fault.at_step == step)
 
     def hold(self, step: int) -> threading.Event | None:
-        """Take the next hold of a step that begins; return what ends it."""
+        """Remove the next hold of a starting step; return the event that ends it."""
         return self.released if self._take(Hold, lambda fault: fault.at_step == step) else None
 
     def cut(self, step: int) -> CutFault | None:
-        """Take the next cut of a step that is reached."""
+        """Remove and return the next connection fault of a reached step."""
         return self._take(CutFault, lambda fault: fault.at_step == step)
 
     def _cut(self, how: Cut, at_step: int | None) -> None:
@@ -238,19 +238,19 @@ class Faults:
 
 
 def arguments(verb: str) -> list[inspect.Parameter]:
-    """Return the arguments that a verb takes."""
+    """Return the parameters of a fault."""
     return list(inspect.signature(VERBS[verb]).parameters.values())[1:]
 
 
 def parsed(words: str) -> Callable[[Faults], None]:
-    """Return what `verb:argument:argument` does.
+    """Parse `fault:argument:argument`; return a function that injects it.
 
     Raises:
-        ValueError: there is no such verb, or it does not take these arguments.
+        ValueError: the fault does not exist, or does not take these arguments.
     """
     verb, *given = words.split(":")
     if verb not in VERBS:
-        raise ValueError(f"{verb!r} is no fault; the faults are {', '.join(VERBS)}")
+        raise ValueError(f"{verb!r} is not a fault; the faults are {', '.join(VERBS)}")
     declared = arguments(verb)
     least = sum(parameter.default is parameter.empty for parameter in declared)
     if not least <= len(given) <= len(declared):

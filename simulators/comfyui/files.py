@@ -1,10 +1,10 @@
-"""The folders that ComfyUI reads and writes, and how it names files in them. Knows nothing of HTTP.
+"""The folders that ComfyUI reads and writes, and how it names files in them. No HTTP.
 
 Facts of ComfyUI 0.3.64:
 
-- `name.png [output]` (or `[input]`, `[temp]`) in LoadImage and /view names another folder than the usual one.
+- `name.png [output]` (or `[input]`, `[temp]`) in LoadImage and /view selects another folder than the default.
 - A saved picture is `<prefix>_<counter>_.png`. The counter is one more than the highest of that prefix in the folder,
-  with at least five digits. A slash in the prefix names a subfolder; one that leads out of the folder is an error.
+  with at least five digits. A slash in the prefix names a subfolder; a prefix outside the folder is an error.
 - An upload under a name that exists keeps the name where the bytes are the same, else becomes `name (1).png`.
 """
 
@@ -20,12 +20,12 @@ FOLDERS = ("output", "input", "temp")
 
 
 class OutsideFolderError(Exception):
-    """A path leads out of the folder that it belongs to."""
+    """A path is outside its folder."""
 
 
 @dataclass(frozen=True)
 class SavePlace:
-    """Where the next picture of a prefix goes."""
+    """The path of the next image of a prefix."""
 
     folder: Path
     stem: str
@@ -59,12 +59,12 @@ class Folders:
         return self.base / "temp"
 
     def make(self) -> None:
-        """Make sure that all folders exist."""
+        """Create the folders that do not exist."""
         for name in FOLDERS:
             (self.base / name).mkdir(parents=True, exist_ok=True)
 
     def of_type(self, name: str) -> Path | None:
-        """Return the folder of a `type`, or None where there is no such type."""
+        """Return the folder of a `type`, or None if the type does not exist."""
         return self.base / name if name in FOLDERS else None
 
     def annotated(self, name: str) -> tuple[str, Path | None]:
@@ -75,12 +75,12 @@ class Folders:
         return name, None
 
     def readable(self, name: str) -> Path:
-        """Return where LoadImage looks for a picture."""
+        """Return the path that LoadImage reads."""
         plain, folder = self.annotated(name)
         return (folder or self.input) / plain
 
     def pictures(self) -> tuple[str, ...]:
-        """Return the files right in the input folder, in order."""
+        """Return the names of the files directly in the input folder, sorted."""
         return tuple(sorted(entry.name for entry in self.input.iterdir() if entry.is_file()))
 
 
@@ -88,7 +88,7 @@ def inside(folder: Path, *parts: str) -> Path:
     """Return the path of `parts` below `folder`.
 
     Raises:
-        OutsideFolderError: the parts lead out of the folder.
+        OutsideFolderError: the path is outside the folder.
     """
     path = Path(os.path.abspath(folder.joinpath(*parts)))  # noqa: PTH100  Path.resolve would follow links
     if not path.is_relative_to(os.path.abspath(folder)):  # noqa: PTH100  the same
@@ -97,10 +97,10 @@ def inside(folder: Path, *parts: str) -> Path:
 
 
 def place_to_save(folder: Path, prefix: str, size: tuple[int, int]) -> SavePlace:
-    """Return where the next picture of `prefix` goes, and make sure that its folder exists.
+    """Return the path of the next image of `prefix`, and create its folder.
 
     Raises:
-        OutsideFolderError: the prefix leads out of the folder.
+        OutsideFolderError: the prefix is outside the folder.
     """
     subfolder, stem = os.path.split(os.path.normpath(_filled_in(prefix, size)))
     place = inside(folder, subfolder)

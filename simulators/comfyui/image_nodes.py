@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from PIL import Image, ImageChops, ImageOps, PngImagePlugin
 
 from simulators.comfyui.files import OutsideFolderError, place_to_save
-from simulators.comfyui.values import Behaviour, Bench, Given, Images, Mask, NodeFailure, Result
+from simulators.comfyui.values import Behaviour, Given, ImageBatch, Mask, NodeContext, NodeFailure, Result
 
 SAVED_COMPRESSION, SENT_COMPRESSION = 4, 1
 NO_MASK = (64, 64)
@@ -39,20 +39,20 @@ BLENDING: Mapping[str, Callable[[Image.Image, Image.Image], Image.Image]] = {
 }
 
 
-def _opened(bench: Bench, given: Given) -> Image.Image:
+def _opened(bench: NodeContext, given: Given) -> Image.Image:
     with Image.open(bench.folders.readable(given["image"])) as image:
         image.load()
         return ImageOps.exif_transpose(image)
 
 
-def _load_image(bench: Bench, given: Given) -> Result:
+def _load_image(bench: NodeContext, given: Given) -> Result:
     image = _opened(bench, given)
     has_alpha = "A" in image.getbands() or "transparency" in image.info
     mask = ImageOps.invert(image.convert("RGBA").getchannel("A")) if has_alpha else Image.new("L", NO_MASK)
-    return Result((Images((image.convert("RGB"),)), Mask(mask)))
+    return Result((ImageBatch((image.convert("RGB"),)), Mask(mask)))
 
 
-def _load_mask(bench: Bench, given: Given) -> Result:
+def _load_mask(bench: NodeContext, given: Given) -> Result:
     channel = given["channel"][0].upper()
     mask = _opened(bench, given).convert("RGBA").getchannel(channel)
     return Result((Mask(ImageOps.invert(mask) if channel == "A" else mask),))
@@ -64,7 +64,7 @@ def _resampling(given: Given) -> Image.Resampling:
     return RESAMPLING[given["upscale_method"]]
 
 
-def _scaled(_: Bench, given: Given) -> Result:
+def _scaled(_: NodeContext, given: Given) -> Result:
     def scaled(image: Image.Image) -> Image.Image:
         width = given["width"] or max(1, round(image.width * given["height"] / image.height)) or image.width
         height = given["height"] or max(1, round(image.height * width / image.width))
@@ -74,18 +74,18 @@ def _scaled(_: Bench, given: Given) -> Result:
             return ImageOps.fit(image, (width, height), _resampling(given))
         return image.resize((width, height), _resampling(given))
 
-    return Result((Images(tuple(scaled(image) for image in given["image"].frames)),))
+    return Result((ImageBatch(tuple(scaled(image) for image in given["image"].frames)),))
 
 
-def _scaled_to_pixels(_: Bench, given: Given) -> Result:
+def _scaled_to_pixels(_: NodeContext, given: Given) -> Result:
     def scaled(image: Image.Image) -> Image.Image:
         scale = (given["megapixels"] * 1024 * 1024 / (image.width * image.height)) ** 0.5
         return image.resize((round(image.width * scale), round(image.height * scale)), _resampling(given))
 
-    return Result((Images(tuple(scaled(image) for image in given["image"].frames)),))
+    return Result((ImageBatch(tuple(scaled(image) for image in given["image"].frames)),))
 
 
-def _blended(_: Bench, given: Given) -> Result:
+def _blended(_: NodeContext, given: Given) -> Result:
     if given["blend_mode"] not in BLENDING:
         raise NodeFailure("ValueError", f"no blend mode called {given['blend_mode']}")
     pairs = zip(given["image1"].frames, given["image2"].frames, strict=False)
@@ -93,13 +93,13 @@ def _blended(_: Bench, given: Given) -> Result:
     for image, other in pairs:
         mixed = BLENDING[given["blend_mode"]](image, other.resize(image.size, Image.Resampling.BICUBIC))
         frames.append(Image.blend(image, mixed, given["blend_factor"]))
-    return Result((Images(tuple(frames)),))
+    return Result((ImageBatch(tuple(frames)),))
 
 
-def _empty_image(_: Bench, given: Given) -> Result:
+def _empty_image(_: NodeContext, given: Given) -> Result:
     color = tuple(given["color"].to_bytes(3, "big"))
     image = Image.new("RGB", (given["width"], given["height"]), color)
-    return Result((Images((image,) * given["batch_size"]),))
+    return Result((ImageBatch((image,) * given["batch_size"]),))
 
 
 def png(image: Image.Image, level: int, metadata: PngImagePlugin.PngInfo | None = None) -> bytes:
@@ -109,7 +109,7 @@ def png(image: Image.Image, level: int, metadata: PngImagePlugin.PngInfo | None 
     return file.getvalue()
 
 
-def _saved(bench: Bench, images: Images, prefix: str, kind: str) -> Result:
+def _saved(bench: NodeContext, images: ImageBatch, prefix: str, kind: str) -> Result:
     metadata = PngImagePlugin.PngInfo()
     for key, value in {"prompt": bench.graph, **(bench.extra_pnginfo or {})}.items():
         metadata.add_text(key, json.dumps(value))
@@ -126,15 +126,15 @@ def _saved(bench: Bench, images: Images, prefix: str, kind: str) -> Result:
     return Result(shown={"images": shown})
 
 
-def _save(bench: Bench, given: Given) -> Result:
+def _save(bench: NodeContext, given: Given) -> Result:
     return _saved(bench, given["images"], given["filename_prefix"], "output")
 
 
-def _preview(bench: Bench, given: Given) -> Result:
+def _preview(bench: NodeContext, given: Given) -> Result:
     return _saved(bench, given["images"], f"ComfyUI{bench.temp_suffix}", "temp")
 
 
-async def _send(bench: Bench, given: Given) -> Result:
+async def _send(bench: NodeContext, given: Given) -> Result:
     images = given["images"].frames
     for index, image in enumerate(images):
         await bench.send_picture(index, len(images), await asyncio.to_thread(png, image, SENT_COMPRESSION))

@@ -18,15 +18,15 @@ from simulators.comfyui.pictures import Recipe, Sketch, drawn
 from simulators.comfyui.savers import SAVERS
 from simulators.comfyui.values import (
     Behaviour,
-    Bench,
     Clip,
     Conditioning,
     Given,
     Guider,
-    Images,
+    ImageBatch,
     Latent,
     Mask,
     Model,
+    NodeContext,
     NodeFailure,
     Noise,
     Result,
@@ -50,7 +50,7 @@ def _empty_latent(given: Given) -> Latent:
     return Latent((Sketch(width, height),) * given["batch_size"])
 
 
-def _encoded(images: Images) -> Latent:
+def _encoded(images: ImageBatch) -> Latent:
     frames = []
     for image in images.frames:
         width, height = (max(MULTIPLE, side // MULTIPLE * MULTIPLE) for side in image.size)
@@ -63,7 +63,7 @@ def _masked(latent: Latent, mask: Mask) -> Latent:
     return Latent(tuple(replace(frame, mask=mask.image) for frame in latent.frames))
 
 
-def _inpaint_conditioning(_: Bench, given: Given) -> Result:
+def _inpaint_conditioning(_: NodeContext, given: Given) -> Result:
     latent = _encoded(given["pixels"])
     if given["noise_mask"]:
         latent = _masked(latent, given["mask"])
@@ -79,8 +79,8 @@ def _upscaled(given: Given) -> Latent:
     return Latent(tuple(frame.resized(scaled(frame.width), scaled(frame.height)) for frame in given["samples"].frames))
 
 
-def _decoded(given: Given) -> Images:
-    return Images(tuple(drawn(frame) for frame in given["samples"].frames))
+def _decoded(given: Given) -> ImageBatch:
+    return ImageBatch(tuple(drawn(frame) for frame in given["samples"].frames))
 
 
 def _sampled(latent: Latent, conditioning: Conditioning, recipe: Recipe, denoise: float) -> Latent:
@@ -100,7 +100,7 @@ def _sampled(latent: Latent, conditioning: Conditioning, recipe: Recipe, denoise
     )
 
 
-async def _ksampler(bench: Bench, given: Given) -> Result:
+async def _ksampler(bench: NodeContext, given: Given) -> Result:
     recipe = Recipe("", given["seed"], given["steps"], 0.0, loras=given["model"].loras, sampler=given["sampler_name"])
     latent = _sampled(given["latent_image"], given["positive"], recipe, given["denoise"])
     if given["denoise"] > 0:
@@ -108,7 +108,7 @@ async def _ksampler(bench: Bench, given: Given) -> Result:
     return Result((latent,))
 
 
-async def _custom_sampler(bench: Bench, given: Given) -> Result:
+async def _custom_sampler(bench: NodeContext, given: Given) -> Result:
     guider, sigmas = given["guider"], given["sigmas"]
     recipe = Recipe("", given["noise"].seed, sigmas.steps, 0.0, loras=guider.model.loras, sampler=given["sampler"])
     latent = _sampled(given["latent_image"], guider.conditioning, recipe, sigmas.denoise)
@@ -117,23 +117,23 @@ async def _custom_sampler(bench: Bench, given: Given) -> Result:
     return Result((latent, latent))
 
 
-def _zeroed(_: Bench, given: Given) -> Result:
+def _zeroed(_: NodeContext, given: Given) -> Result:
     return Result((replace(given["conditioning"], text=""),))
 
 
-def _loaded_checkpoint(_: Bench, given: Given) -> Result:
+def _loaded_checkpoint(_: NodeContext, given: Given) -> Result:
     return Result((Model(given["ckpt_name"]), Clip(FLUX), Vae(given["ckpt_name"])))
 
 
-def _encoded_text(_: Bench, given: Given) -> Result:
+def _encoded_text(_: NodeContext, given: Given) -> Result:
     return Result((Conditioning(given["text"], given["clip"].architecture),))
 
 
-def _encoded_texts(_: Bench, given: Given) -> Result:
+def _encoded_texts(_: NodeContext, given: Given) -> Result:
     return Result((Conditioning(given["t5xxl"], given["clip"].architecture, given["guidance"]),))
 
 
-def _guided(_: Bench, given: Given) -> Result:
+def _guided(_: NodeContext, given: Given) -> Result:
     return Result((replace(given["conditioning"], guidance=given["guidance"]),))
 
 

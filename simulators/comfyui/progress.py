@@ -15,14 +15,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from simulators.comfyui.queue_and_history import Prompt
+from simulators.comfyui.queue_and_history import QueuedPrompt
 from simulators.comfyui.sockets import Sockets
 
 
-class Progress:
+class NodeProgress:
     """The frames of one prompt."""
 
-    def __init__(self, sockets: Sockets, prompt: Prompt) -> None:
+    def __init__(self, sockets: Sockets, prompt: QueuedPrompt) -> None:
         self._sockets = sockets
         self._prompt_id = prompt.prompt_id
         self._client_id = prompt.client_id

@@ -21,7 +21,7 @@ SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
 
 
 @dataclass(frozen=True, order=True)
-class Prompt:
+class QueuedPrompt:
     """One prompt as it was queued."""
 
     number: float
@@ -46,8 +46,8 @@ class PromptQueue:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._waiting: list[Prompt] = []
-        self._running: Prompt | None = None
+        self._waiting: list[QueuedPrompt] = []
+        self._running: QueuedPrompt | None = None
         self._history: dict[str, dict[str, Any]] = {}
         self._woken = asyncio.Event()
 
@@ -72,17 +72,17 @@ class PromptQueue:
         """Return the ids of the prompts that ended, oldest first."""
         return list(self._history)
 
-    def put(self, prompt: Prompt) -> None:
+    def put(self, prompt: QueuedPrompt) -> None:
         """Add a prompt."""
         heapq.heappush(self._waiting, prompt)
         self._changed()
         self._woken.set()
 
     def wake(self) -> None:
-        """Let `next_prompt` return even though nothing waits."""
+        """Make `next_prompt` return although no prompt waits."""
         self._woken.set()
 
-    async def next_prompt(self) -> Prompt | None:
+    async def next_prompt(self) -> QueuedPrompt | None:
         """Wait for a prompt or a wake-up; return the prompt, which runs from now on."""
         if not self._waiting:
             await self._woken.wait()
@@ -95,7 +95,7 @@ class PromptQueue:
         return prompt
 
     def ended(self, result: dict[str, Any]) -> None:
-        """Write the history entry of the prompt that runs, which then runs no more."""
+        """Write the history entry of the running prompt, and mark it as finished."""
         if self._running is None:
             return
         prompt, self._running = self._running, None
@@ -107,11 +107,11 @@ class PromptQueue:
         self._changed()
 
     def info(self) -> dict[str, Any]:
-        """Return what /prompt and `status` frames show."""
+        """Return the body of GET /prompt and of `status` frames."""
         return {"exec_info": {"queue_remaining": self.remaining}}
 
     def listed(self) -> dict[str, list[list[Any]]]:
-        """Return what /queue shows."""
+        """Return the body of GET /queue."""
         running = [self._running.listed()] if self._running else []
         return {"queue_running": running, "queue_pending": [prompt.listed() for prompt in self._waiting]}
 
@@ -145,13 +145,13 @@ class PromptQueue:
         return {prompt_id: self._history[prompt_id]} if prompt_id in self._history else {}
 
     def clear_history(self) -> None:
-        """Forget every prompt that ended."""
+        """Delete all history entries."""
         self._history = {}
 
     def forget(self, prompt_id: str) -> None:
-        """Forget one prompt that ended."""
+        """Delete one history entry."""
         self._history.pop(prompt_id, None)
 
     def forget_everything(self) -> None:
-        """Be as after a restart."""
+        """Reset all state, as a restarted ComfyUI would."""
         self._waiting, self._running, self._history = [], None, {}

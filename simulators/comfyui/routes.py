@@ -31,7 +31,7 @@ from simulators.comfyui.faults import Faults
 from simulators.comfyui.files import FOLDERS, Folders, OutsideFolderError, inside, name_to_upload
 from simulators.comfyui.masks import masked
 from simulators.comfyui.node_table import NODE_TYPES
-from simulators.comfyui.queue_and_history import Prompt, PromptQueue
+from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_SIZE, Sockets
 
 VERSION = "0.3.64"
@@ -75,7 +75,7 @@ class Backend(Protocol):
 def application(backend: Backend) -> web.Application:
     """Return the server's routes."""
     app = web.Application(client_max_size=MAX_UPLOAD_SIZE, middlewares=[_gate(backend)])
-    prompts, files, facts = _Prompts(backend), _Files(backend), _Facts(backend)
+    prompts, files, facts = _Prompts(backend), _FileRoutes(backend), _Facts(backend)
     routes: tuple[tuple[str, str, Handler], ...] = (
         ("GET", "/", facts.root),
         ("GET", "/ws", backend.sockets.serve),
@@ -152,13 +152,13 @@ class _Prompts:
         graph = body["prompt"]
         folders = self._backend.folders
         checked = validation.check(graph, self._backend.listing, lambda name: folders.readable(name).exists())
-        if isinstance(checked, validation.Refusal):
+        if isinstance(checked, validation.PromptRefusal):
             return web.json_response(checked.body(), status=400)
         prompt_id = str(body.get("prompt_id", uuid.uuid4()))
         extra_data = {**body.get("extra_data", {})}
         if "client_id" in body:
             extra_data["client_id"] = body["client_id"]
-        self._backend.queue.put(Prompt(number, prompt_id, graph, extra_data, checked.outputs))
+        self._backend.queue.put(QueuedPrompt(number, prompt_id, graph, extra_data, checked.outputs))
         return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": checked.node_errors})
 
     async def get_prompt(self, _: web.Request) -> web.Response:
@@ -204,7 +204,7 @@ class _Prompts:
         return web.Response()
 
 
-class _Files:
+class _FileRoutes:
     """/upload/image, /upload/mask and /view."""
 
     def __init__(self, backend: Backend) -> None:

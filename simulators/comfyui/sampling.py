@@ -1,4 +1,4 @@
-"""The steps of a sampler: each waits, can be interrupted, is told of, and is where faults happen."""
+"""The steps of a sampler. Each step takes time, can be interrupted, is reported, and can have faults."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from simulators.comfyui.sockets import JPEG
 
 PREVIEW_QUALITY = 95
 
-Told = Callable[[int, "tuple[int, bytes] | None"], None]
-"""Tells that a step is done, with its preview."""
+OnStep = Callable[[int, "tuple[int, bytes] | None"], None]
+"""Called after each step with its number and preview."""
 
 
-class Interrupted(Exception):  # noqa: N818  not an error
-    """Someone interrupted the prompt."""
+class PromptInterrupted(Exception):  # noqa: N818  not an error
+    """The prompt was interrupted."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a step takes, and whether it shows a preview."""
+    """The duration of a step, and whether it sends a preview."""
 
     step_s: float = 0.0
     previews: bool = False
 
 
-class Sampling:
-    """Goes through steps, one sampler at a time."""
+class SamplingLoop:
+    """Runs the steps of samplers, one sampler at a time."""
 
     def __init__(self, pace: Pace, faults: Faults, cut: Callable[[Cut], None]) -> None:
         self._pace = pace
@@ -44,37 +44,37 @@ class Sampling:
         self.steps_done = 0
 
     def begin(self) -> None:
-        """Forget an interruption that came before the prompt."""
+        """Clear an interruption from before the prompt."""
         self._is_interrupted, self.hanging_step = False, None
 
     def interrupt(self) -> None:
-        """End what runs, at its next step or before its next node."""
+        """Interrupt the running prompt at its next step or before its next node."""
         self._is_interrupted = True
         self._nudged.set()
 
     def go_on(self) -> None:
-        """Let a hanging step end."""
+        """Release a hanging step."""
         self._is_released = True
         self._nudged.set()
 
     def check(self) -> None:
-        """Raise Interrupted where someone interrupted."""
+        """Raise PromptInterrupted if the prompt was interrupted."""
         if self._is_interrupted:
-            raise Interrupted
+            raise PromptInterrupted
 
-    async def run(self, sketch: Sketch, steps: int, told: Told) -> None:
-        """Go through all steps of a sampler."""
+    async def run(self, sketch: Sketch, steps: int, on_step: OnStep) -> None:
+        """Run all steps of a sampler."""
         for step in range(1, steps + 1):
             await self._wait(step)
             self.check()
             self.steps_done += 1
-            told(step, await self._preview(sketch, step / steps))
+            on_step(step, await self._preview(sketch, step / steps))
             while cut := self._faults.cut(step):
                 self._cut(cut.how)
 
     async def _wait(self, step: int) -> None:
         if (released := self._faults.hold(step)) is not None:
-            released.wait()  # in the server's own thread
+            released.wait()  # blocks the server's thread
         hang = self._faults.hang(step)
         if hang is None:
             await (self._nudge_within(self._pace.step_s) if self._pace.step_s else asyncio.sleep(0))

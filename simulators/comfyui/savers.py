@@ -15,16 +15,16 @@ from pathlib import Path
 
 from simulators.comfyui.files import place_to_save
 from simulators.comfyui.image_nodes import SAVED_COMPRESSION, png
-from simulators.comfyui.values import Behaviour, Bench, Given, Result
+from simulators.comfyui.values import Behaviour, Given, NodeContext, Result
 
 
-def _save_silently(bench: Bench, given: Given) -> Result:
+def _save_silently(bench: NodeContext, given: Given) -> Result:
     place = place_to_save(bench.folders.output, given["filename_prefix"], (0, 0))
     (place.folder / place.file_name(0)).with_suffix(".safetensors").write_bytes(b"weights")
     return Result()
 
 
-def _save_under_name(bench: Bench, given: Given) -> Result:
+def _save_under_name(bench: NodeContext, given: Given) -> Result:
     shown = []
     for number, image in enumerate(given["images"].frames, 1):
         path = bench.folders.output / given["output_path"] / f"{given['filename_prefix']}_{number:04}.png"
@@ -34,14 +34,14 @@ def _save_under_name(bench: Bench, given: Given) -> Result:
     return Result(shown={"images": shown})
 
 
-def _save_at_path(bench: Bench, given: Given) -> Result:
+def _save_at_path(bench: NodeContext, given: Given) -> Result:
     path = bench.folders.output / given["path"] / f"{given['filename']}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(given["images"].frames[0], SAVED_COMPRESSION))
     return Result(shown={"images": [_shown(bench, path)]})
 
 
-def _shown(bench: Bench, path: Path) -> dict[str, str]:
+def _shown(bench: NodeContext, path: Path) -> dict[str, str]:
     subfolder = path.parent.relative_to(bench.folders.output)
     return {"filename": path.name, "subfolder": "" if subfolder == Path() else str(subfolder), "type": "output"}
 

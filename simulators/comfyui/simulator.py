@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from simulators.comfyui.core import Core, Execution, Settings
+from simulators.comfyui.core import Core, Execution, SimulatorSettings
 from simulators.comfyui.faults import Cut, Faults
 from simulators.comfyui.files import Folders
 from simulators.comfyui.sampling import Pace
@@ -145,7 +145,7 @@ class Simulator:
             self._base_directory = self._own_base.name
         folders = Folders(Path(self._base_directory).absolute())
         folders.make()
-        settings = Settings(self._host, self._port, folders, self._models, self._pace, self._is_own_process)
+        settings = SimulatorSettings(self._host, self._port, folders, self._models, self._pace, self._is_own_process)
         self._running = Core(settings, self.faults)
         self._thread.start()
         self._started.wait(START_DEADLINE_S)

@@ -1,17 +1,17 @@
-"""The websockets of one server: who is connected, and frames that leave in the order in which they were queued.
+"""The websockets of one server: the connected clients, and the queue of outgoing frames.
 
 Facts of ComfyUI 0.3.64:
 
 - A text frame is `{"type", "data"}`. A binary frame opens with its event as four bytes, big-endian: 1 is a picture,
   then four bytes format (1 JPEG, 2 PNG) and the file; 4 is a picture with metadata, then four bytes length, the
   metadata as JSON and the file.
-- On connecting, `status` with the `sid` comes first: the clientId of the query or one made up. If that client's prompt
-  runs, `executing` follows, without a prompt_id.
-- The first message of a client may be `feature_flags`; it is answered with the server's. A client that says
+- On connecting, `status` with the `sid` comes first: the clientId of the query, or a generated one. If that client's
+  prompt runs, `executing` follows, without a prompt_id.
+- The first message of a client may be `feature_flags`; the server responds with its own. A client with
   `supports_preview_metadata` gets event 4, before `progress`; any other gets event 1, after it.
-- A second socket with the same clientId takes over. When either of them ends, the clientId is forgotten: the other one
-  stays open and gets no frame any more, not even an answer to `feature_flags`.
-- Where a prompt came without client_id, its progress goes to everyone, and everything else to nobody.
+- A second socket with the same clientId takes over. When either of them ends, the clientId is removed: the other one
+  stays open and gets no more frames, not even a response to `feature_flags`.
+- If a prompt has no client_id, its progress goes to all clients, and its other messages to none.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Client:
+class WebSocketClient:
     """One connected websocket."""
 
     socket: web.WebSocketResponse
@@ -50,12 +50,12 @@ class Client:
 
 
 class Sockets:
-    """All websockets of one server, and the one queue of frames to them."""
+    """All websockets of one server, and the queue of frames to them."""
 
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         self._status = status
-        self._clients: dict[str, Client] = {}
-        self._open: list[Client] = []
+        self._clients: dict[str, WebSocketClient] = {}
+        self._open: list[WebSocketClient] = []
         self._outbox: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self.client_id: str | None = None
         self.running_node: str | None = None
@@ -66,47 +66,47 @@ class Sockets:
         return len(self._open)
 
     def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
-        """Queue a text frame for one client, or for everyone."""
+        """Queue a text frame for one client, or for all clients."""
         text = json.dumps({"type": event, "data": data})
         self._queue(lambda client: client.socket.send_str(text), sid)
 
     def send_status(self) -> None:
-        """Queue the length of the prompt queue as it is now, for everyone."""
+        """Queue the current length of the prompt queue for all clients."""
         self.send("status", {"status": self._status()})
 
     def send_picture(self, kind: int, file: bytes, sid: str | None) -> None:
-        """Queue a picture for one client, or for everyone."""
+        """Queue a picture for one client, or for all clients."""
         frame = struct.pack(">II", PICTURE, kind) + file
         self._queue(lambda client: client.socket.send_bytes(frame), sid)
 
     def send_picture_with_metadata(self, kind: int, file: bytes, metadata: dict[str, Any], sid: str | None) -> None:
-        """Queue a picture that says where it comes from."""
+        """Queue an image with metadata about its origin."""
         words = json.dumps({**metadata, "image_type": MIME_TYPES[kind]}).encode()
         frame = struct.pack(">II", PICTURE_WITH_METADATA, len(words)) + words + file
         self._queue(lambda client: client.socket.send_bytes(frame), sid)
 
     def wants_metadata(self, sid: str | None) -> bool:
-        """Return whether a client said that it understands event 4."""
+        """Return whether a client declared support for event 4."""
         client = self._clients.get(sid or "")
         return client is not None and client.flags.get("supports_preview_metadata") is True
 
     def call(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Queue an action behind the frames that are queued now."""
+        """Queue an action after the frames that are queued now."""
         self._outbox.put_nowait(action)
 
     async def deliver(self) -> None:
-        """Send what is queued, for as long as the task lives."""
+        """Send queued frames until the task is cancelled."""
         while True:  # ends with its task
             action = await self._outbox.get()
             await action()
 
     async def drop(self, sid: str | None) -> None:
-        """Close a client's socket in order, or all."""
+        """Close the socket of a client, or of all clients, cleanly."""
         for client in self._forget(sid):
             await client.socket.close(drain=False)
 
     async def reset(self, sid: str | None) -> None:
-        """Cut a client's connection with an RST, or all."""
+        """End the connection of a client, or of all clients, with a TCP RST."""
         for client in self._forget(sid):
             if client.request.transport is not None:
                 connection = client.request.transport.get_extra_info("socket")
@@ -114,21 +114,21 @@ class Sockets:
                 client.request.transport.abort()
 
     async def stall(self, sid: str | None) -> None:
-        """Keep a client's socket open and send no frame to it any more, or so with all."""
+        """Stop sending frames to a client, or to all clients, with the sockets left open."""
         for client in self._of(sid):
             client.is_stalled = True
 
     def go_on(self) -> None:
-        """Send frames to stalled sockets again; those of the meantime are lost."""
+        """Send frames to stalled sockets again; earlier ones are lost."""
         for client in self._open:
             client.is_stalled = False
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """Answer GET /ws: stay until the client leaves."""
-        response = web.WebSocketResponse(autoping=False)  # a stalled socket answers no ping either
+        """Serve GET /ws until the client disconnects."""
+        response = web.WebSocketResponse(autoping=False)  # a stalled socket must not respond to pings
         await response.prepare(request)
         sid = request.query.get("clientId") or uuid.uuid4().hex
-        client = Client(response, request)
+        client = WebSocketClient(response, request)
         self._clients[sid] = client
         self._open.append(client)
         try:
@@ -145,7 +145,7 @@ class Sockets:
         if self.client_id == sid and self.running_node is not None:
             await self._answer(sid, "executing", {"node": self.running_node})
 
-    async def _listen(self, client: Client, sid: str) -> None:
+    async def _listen(self, client: WebSocketClient, sid: str) -> None:
         is_first = True
         async for message in client.socket:
             if message.type == WSMsgType.PING and not client.is_stalled:
@@ -167,7 +167,7 @@ class Sockets:
             if not client.is_stalled:
                 await _attempt(client.socket.send_str(json.dumps({"type": event, "data": data})))
 
-    def _queue(self, send: Callable[[Client], Awaitable[None]], sid: str | None) -> None:
+    def _queue(self, send: Callable[[WebSocketClient], Awaitable[None]], sid: str | None) -> None:
         async def action() -> None:
             for client in self._of(sid):
                 if not client.is_stalled:
@@ -175,12 +175,12 @@ class Sockets:
 
         self.call(action)
 
-    def _of(self, sid: str | None) -> list[Client]:
+    def _of(self, sid: str | None) -> list[WebSocketClient]:
         if sid is None:
             return list(self._clients.values())
         return [self._clients[sid]] if sid in self._clients else []
 
-    def _forget(self, sid: str | None) -> list[Client]:
+    def _forget(self, sid: str | None) -> list[WebSocketClient]:
         clients = self._of(sid)
         for client in clients:
             client.is_cut = True
@@ -199,4 +199,4 @@ async def _attempt(sending: Awaitable[None]) -> None:
     try:
         await sending
     except (ClientError, ConnectionError, RuntimeError) as gone:
-        logger.debug("a frame found no reader: %s", gone)
+        logger.debug("the client of a frame is gone: %s", gone)

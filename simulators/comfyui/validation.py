@@ -28,7 +28,7 @@ SURPRISES = (LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
-class Refusal:
+class PromptRefusal:
     """Why nothing of a prompt runs."""
 
     type: str
@@ -56,24 +56,24 @@ class _Verdict:
     errors: Errors
 
 
-NO_PROMPT = Refusal("no_prompt", "No prompt provided", "No prompt provided")
+NO_PROMPT = PromptRefusal("no_prompt", "No prompt provided", "No prompt provided")
 
 
-def check(graph: Any, listing: Listing, is_file: Callable[[str], bool]) -> Accepted | Refusal:  # noqa: ANN401  a body
+def check(graph: Any, listing: Listing, is_file: Callable[[str], bool]) -> Accepted | PromptRefusal:  # noqa: ANN401  a body
     """Return what of a posted graph runs."""
     outputs = []
     for node_id in graph:
         if "class_type" not in graph[node_id]:
             message = "Cannot execute because a node is missing the class_type property."
-            return Refusal("invalid_prompt", message, f"Node ID '#{node_id}'")
+            return PromptRefusal("invalid_prompt", message, f"Node ID '#{node_id}'")
         name = graph[node_id]["class_type"]
         if name not in NODE_TYPES:
             message = f"Cannot execute because node {name} does not exist."
-            return Refusal("invalid_prompt", message, f"Node ID '#{node_id}'")
+            return PromptRefusal("invalid_prompt", message, f"Node ID '#{node_id}'")
         if NODE_TYPES[name].is_output:
             outputs.append(node_id)
     if not outputs:
-        return Refusal("prompt_no_outputs", "Prompt has no outputs")
+        return PromptRefusal("prompt_no_outputs", "Prompt has no outputs")
     return _Check(graph, listing, is_file).outputs(outputs)
 
 
@@ -86,7 +86,7 @@ class _Check:
         self._is_file = is_file
         self._verdicts: dict[str, _Verdict] = {}
 
-    def outputs(self, outputs: list[str]) -> Accepted | Refusal:
+    def outputs(self, outputs: list[str]) -> Accepted | PromptRefusal:
         """Return which outputs run, and what is wrong with the others."""
         good: list[str] = []
         sentences: list[str] = []
@@ -101,7 +101,7 @@ class _Check:
         if good:
             return Accepted(good, node_errors)
         message = "Prompt outputs failed validation"
-        return Refusal("prompt_outputs_failed_validation", message, "\n".join(sentences), node_errors)
+        return PromptRefusal("prompt_outputs_failed_validation", message, "\n".join(sentences), node_errors)
 
     def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
         for node_id, verdict in self._verdicts.items():

@@ -1,4 +1,4 @@
-"""What travels along the links of a graph, as frozen values in place of tensors."""
+"""Values that nodes pass to each other, in place of tensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Given = Mapping[str, Any]
 Loras = tuple[tuple[str, float], ...]
 
 
-class NodeFailure(Exception):  # noqa: N818  what a node reports, not what we raise to a caller
-    """A node fails the way a real one would; `type_name` is the class that the real one raises."""
+class NodeFailure(Exception):  # noqa: N818  a node's failure, not an error of the simulator
+    """A node failed as a real one would. `type_name` is the exception class that the real node raises."""
 
     def __init__(self, type_name: str, message: str, tip: str = "") -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Clip:
-    """Text encoders, as the architecture that they were loaded for."""
+    """Text encoders. `architecture` is the model type that they were loaded for."""
 
     architecture: str
 
@@ -61,14 +61,14 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Noise:
-    """Where a sampler's noise starts from."""
+    """The seed of a sampler's noise."""
 
     seed: int
 
 
 @dataclass(frozen=True)
 class Sigmas:
-    """How a sampler goes: how many steps over which part of the way."""
+    """A sampler's schedule: the number of steps, and the denoising strength."""
 
     steps: int
     denoise: float
@@ -76,7 +76,7 @@ class Sigmas:
 
 @dataclass(frozen=True)
 class Guider:
-    """A model with what guides it."""
+    """A model with its conditioning."""
 
     model: Model
     conditioning: Conditioning
@@ -84,28 +84,28 @@ class Guider:
 
 @dataclass(frozen=True)
 class Latent:
-    """A batch of pictures that are not decoded yet."""
+    """A batch of images that are not decoded yet."""
 
     frames: tuple[Sketch, ...]
 
 
 @dataclass(frozen=True)
-class Images:
-    """A batch of pictures."""
+class ImageBatch:
+    """A batch of images."""
 
     frames: tuple[Image.Image, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Mask:
-    """White is what may change."""
+    """A mask: white pixels may change."""
 
     image: Image.Image = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a node gives: values for its outputs, and what /history shows of it."""
+    """A node's result: the values of its outputs, and its entry in /history."""
 
     outputs: tuple[Any, ...] = ()
     shown: dict[str, Any] | None = None
@@ -116,8 +116,8 @@ def _temp_suffix() -> str:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What a running node may touch besides its inputs."""
+class NodeContext:
+    """What a running node can use besides its inputs."""
 
     folders: Folders
     graph: Mapping[str, Any]
@@ -127,5 +127,5 @@ class Bench:
     temp_suffix: str = field(default_factory=_temp_suffix)
 
 
-Behaviour = Callable[[Bench, Given], "Result | Awaitable[Result]"]
-"""What a node does. A coroutine runs on the event loop, anything else in a thread."""
+Behaviour = Callable[[NodeContext, Given], "Result | Awaitable[Result]"]
+"""A node's implementation. A coroutine runs on the event loop, a function in a thread."""

@@ -17,6 +17,6 @@ plus i in its asset's metadata, as text ?. Records satisfy the strict validation
 """
 
 from .api import KEY, MODEL, SECRET, ScenarioStandIn
-from .faults import Faults
+from .faults import ScenarioFaults
 
-__all__ = ["KEY", "MODEL", "SECRET", "Faults", "ScenarioStandIn"]
+__all__ = ["KEY", "MODEL", "SECRET", "ScenarioFaults", "ScenarioStandIn"]

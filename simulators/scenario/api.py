@@ -15,8 +15,8 @@ from typing import Self, TypeAlias
 from aiohttp import hdrs, web
 from PIL import Image
 
-from .faults import Answer, Cut, Drop, Faults
-from .records import Asset, Job, Record, drawn, new_id
+from .faults import Cut, ScenarioAnswer, ScenarioDrop, ScenarioFaults
+from .records import Asset, Record, ScenarioJob, drawn, new_id
 
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -44,8 +44,8 @@ class ScenarioStandIn:
     """Scenario, for as long as the context lasts. A job takes `run_s`."""
 
     def __init__(self, run_s: float = 0.15) -> None:
-        self.faults = Faults()
-        self.jobs: dict[str, Job] = {}
+        self.faults = ScenarioFaults()
+        self.jobs: dict[str, ScenarioJob] = {}
         self.assets: dict[str, Asset] = {}
         self.calls: list[str] = []
         """Every call that came as far as the API, as `POST /v1/assets`."""
@@ -82,11 +82,11 @@ class ScenarioStandIn:
         """Return the variables that lead the provider `scenario` here; the switch is not among them."""
         return {"SCENARIO_SDK_API_KEY": KEY, "SCENARIO_SDK_API_SECRET": SECRET, "SCENARIO_BASE_URL": self.url}
 
-    def held(self) -> list[Job]:
+    def held(self) -> list[ScenarioJob]:
         """Return the jobs that stay in the middle."""
         return [job for job in self.jobs.values() if job.progress == HELD_AT and not job.is_final]
 
-    def under_way(self) -> list[Job]:
+    def under_way(self) -> list[ScenarioJob]:
         """Return the jobs that have not ended."""
         return [job for job in self.jobs.values() if not job.is_final]
 
@@ -120,12 +120,12 @@ class ScenarioStandIn:
         if name != "picture" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
             return problem(401, "Unauthorized")
         fault = self.faults.of_call(name)
-        if isinstance(fault, Answer):
+        if isinstance(fault, ScenarioAnswer):
             return _answer_of(fault)
-        if isinstance(fault, Drop) and not fault.after_handling:
+        if isinstance(fault, ScenarioDrop) and not fault.after_handling:
             return _dropped(request)
         answer = await route(request)
-        if isinstance(fault, Drop):
+        if isinstance(fault, ScenarioDrop):
             return _dropped(request)
         if isinstance(fault, Cut) and isinstance(answer.body, bytes):
             return web.Response(body=answer.body[: len(answer.body) // 2], content_type="image/png")
@@ -140,14 +140,14 @@ class ScenarioStandIn:
         if "image" in body and body["image"] not in self.assets:
             return problem(404, f"Asset {body['image']} not found")
         self.submissions += 1
-        job = Job(body, MODEL)
+        job = ScenarioJob(body, MODEL)
         self.jobs[job.job_id] = job
         task = asyncio.get_running_loop().create_task(self._run(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return web.json_response({"job": job.record(), "creativeUnitsCost": 5, "costDetails": {"custom-generation": 5}})
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: ScenarioJob) -> None:
         if line_s := self.faults.line_s:
             await asyncio.sleep(line_s / 2)
             job.go("warming-up", 0.0)
@@ -165,11 +165,11 @@ class ScenarioStandIn:
             job.asset_ids = [self._made(job, number) for number in range(job.body.get("numOutputs", 1))]
         job.go("success", 1.0)
 
-    async def _held(self, job: Job) -> None:
+    async def _held(self, job: ScenarioJob) -> None:
         while not (self.faults.goes_on.is_set() or job.is_final):  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.005)
 
-    def _made(self, job: Job, number: int) -> str:
+    def _made(self, job: ScenarioJob, number: int) -> str:
         width, height = job.body.get("width", 1104), job.body.get("height", 832)
         seed = job.body.get("seed", 0) + number
         kind = "img2img" if "image" in job.body else "txt2img"
@@ -180,7 +180,7 @@ class ScenarioStandIn:
 
     async def _job(self, request: web.Request) -> web.Response:
         job = self.jobs.get(request.match_info["job"])
-        return web.json_response({"job": job.record()}) if job else problem(404, "Job not found")
+        return web.json_response({"job": job.record()}) if job else problem(404, "ScenarioJob not found")
 
     async def _list_jobs(self, request: web.Request) -> web.Response:
         wanted = request.query.get("status")
@@ -190,7 +190,7 @@ class ScenarioStandIn:
     async def _act(self, request: web.Request) -> web.Response:
         job = self.jobs.get(request.match_info["job"])
         if job is None:
-            return problem(404, "Job not found")
+            return problem(404, "ScenarioJob not found")
         if job.is_final:
             return problem(400, "The job has ended")
         if (await request.json()).get("action") != "cancel":
@@ -254,7 +254,7 @@ def problem(status: int, reason: str) -> web.Response:
     return web.json_response({"reason": reason, "trace_id": new_id("trace")}, status=status)
 
 
-def _answer_of(fault: Answer) -> web.Response:
+def _answer_of(fault: ScenarioAnswer) -> web.Response:
     if fault.body is None:
         return problem(fault.status, "because of the moon")
     if isinstance(fault.body, str):

@@ -25,7 +25,7 @@ Body: TypeAlias = Mapping[str, Any] | str | None
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScenarioAnswer:
     """An answer that is not Scenario's own."""
 
     route: Route
@@ -34,7 +34,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Drop:
+class ScenarioDrop:
     """No answer."""
 
     route: Route
@@ -48,7 +48,7 @@ class Cut:
     route: Route = "picture"
 
 
-class Faults:
+class ScenarioFaults:
     """The verbs, and what of them is still to come."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Faults:
 
     def answer(self, route: Route, status: int, times: int = 1, body: Body = None) -> None:
         """Answer the next calls of a route with a status."""
-        self._arm(Answer(route, status, body), times)
+        self._arm(ScenarioAnswer(route, status, body), times)
 
     def throttle(self, seconds: float, times: int = 1) -> None:
         """Refuse the next submits for now."""
@@ -67,7 +67,7 @@ class Faults:
 
     def drop_connection(self, route: Route, times: int = 1, *, after_handling: bool = False) -> None:
         """Reset the connection of the next calls of a route."""
-        self._arm(Drop(route, after_handling), times)
+        self._arm(ScenarioDrop(route, after_handling), times)
 
     def fail_job(self, error: str, hint: str = "") -> None:
         """Let the next job end badly."""
@@ -103,14 +103,14 @@ class Faults:
     def clear(self) -> None:
         """Undo every fault that is still to come."""
         with self._lock:
-            self._armed: list[Answer | Drop | Cut] = []
+            self._armed: list[ScenarioAnswer | ScenarioDrop | Cut] = []
         self.failure = {}
         self.line_s = 0.0
         self.loses_assets = False
         self._holds = False
         self.goes_on.set()
 
-    def of_call(self, route: str) -> Answer | Drop | Cut | None:
+    def of_call(self, route: str) -> ScenarioAnswer | ScenarioDrop | Cut | None:
         """Take the next fault of a call."""
         with self._lock:
             for place, fault in enumerate(self._armed):
@@ -118,6 +118,6 @@ class Faults:
                     return self._armed.pop(place)
         return None
 
-    def _arm(self, fault: Answer | Drop | Cut, times: int) -> None:
+    def _arm(self, fault: ScenarioAnswer | ScenarioDrop | Cut, times: int) -> None:
         with self._lock:
             self._armed += [fault] * times

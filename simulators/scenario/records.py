@@ -35,7 +35,7 @@ def drawn(width: int, height: int, seed: int) -> bytes:
 
 
 @dataclass
-class Job:
+class ScenarioJob:
     """One job. It is changed by the stand-in's loop alone."""
 
     body: Record

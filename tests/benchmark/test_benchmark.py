@@ -20,7 +20,7 @@ from bench.endpoint.figures import Price
 from bench.endpoint.price import find_price
 from bench.stage import ROOT
 from simulators.comfyui import Simulator
-from simulators.runpod.queue_api import JobState, RunPodPlatform
+from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from simulators.scenario import ScenarioStandIn
@@ -226,7 +226,9 @@ def test_a_time_that_is_over_ends_it(stuck: RunPodPlatform, tmp_path: Path) -> N
     assert found["ended_because"] == "its time, 4 s, was over"
     [level] = found["levels"]
     assert (level["done"], level["cancelled"], level["not_run"]) == (0, 2, 1)
-    assert sorted(job.state for job in stuck.jobs.values()) == sorted([JobState.COMPLETED, *[JobState.CANCELLED] * 2])
+    assert sorted(job.state for job in stuck.jobs.values()) == sorted(
+        [QueueJobState.COMPLETED, *[QueueJobState.CANCELLED] * 2]
+    )
 
 
 def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck: RunPodPlatform, tmp_path: Path) -> None:
@@ -236,7 +238,7 @@ def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck: RunPodPlatform
 
     assert status == 1
     assert [each["code"] for each in found["levels"][0]["failures"]] == ["queue_timeout"]
-    assert JobState.CANCELLED in [job.state for job in stuck.jobs.values()]
+    assert QueueJobState.CANCELLED in [job.state for job in stuck.jobs.values()]
 
 
 def test_ctrl_c_cancels_what_is_under_way(stuck: RunPodPlatform, tmp_path: Path) -> None:

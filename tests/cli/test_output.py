@@ -40,16 +40,16 @@ def formatted(job: Body) -> Body:
         (["-o", "a\0.png"], "null"),
         (["-o", "/proc/x.png"], "/proc/x.png"),
         (["-o", f"{'x' * 300}.png"], "File name too long"),
-        (["-o", "x.gif"], ".png, .jpg or .webp"),
-        (["-o", "x.webp", "--output-format", "jpeg"], "jpeg was requested"),
-        (["-o", "x.JPG", "--output-format", "png"], "png was requested"),
-        (["-o", "-", "--num-images", "2"], "one picture"),
+        (["-o", "x.gif"], ".png, .jpg and .webp"),
+        (["-o", "x.webp", "--output-format", "jpeg"], "the request has jpeg"),
+        (["-o", "x.JPG", "--output-format", "png"], "the request has png"),
+        (["-o", "-", "--num-images", "2"], "one image"),
         (["-o", "-", "--json"], "--json"),
         (["-o", "/dev/stdout", "--json"], "--json"),
-        (["-o", "/dev/fd/1", "--num-images", "2"], "one picture"),
-        (["-o", "https://example.com/x.png"], "is an address"),
-        (["-o", "S3://bucket/x.png"], "is an address"),
-        (["-o", "{seed}/x.png"], "not in a folder's"),
+        (["-o", "/dev/fd/1", "--num-images", "2"], "one image"),
+        (["-o", "https://example.com/x.png"], "is a URL"),
+        (["-o", "S3://bucket/x.png"], "is a URL"),
+        (["-o", "{seed}/x.png"], "not in a folder name"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -122,7 +122,7 @@ def test_nothing_is_overwritten_unasked(shell: Shell, output: list[str]) -> None
     assert paths[1].name == f"{paths[0].stem}-1.png"
     assert all(path.read_bytes() == png(8, 7) for path in paths)
     assert Path(forced.out.split()[0]) == paths[0]
-    assert ("--force overwrites" in second.err) == bool(output)
+    assert ("--force to overwrite" in second.err) == bool(output)
 
 
 def test_a_graph_that_runs_twice_keeps_both_pictures(shell: Shell) -> None:
@@ -166,7 +166,7 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
         terminal.process.send_signal(signal.SIGTERM)
 
         assert terminal.end() == (143, "")
-        assert f"the result of job {next(iter(platform.jobs))} was saved" in terminal.shown
+        assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.shown
     os.close(reader)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 
-from comfy_client.cli.progress import Lines
+from comfy_client.cli.progress import ProgressLog
 from comfy_client.job import ProviderUnavailable, Queued, Running, Sampling, Waiting
 from simulators.waiting import until
 
@@ -14,7 +14,7 @@ def test_each_change_of_state_is_a_line() -> None:
     """Steps are none: the next tick has the last of them."""
     err = io.StringIO()
     clock = iter(range(0, 1000, 10))
-    lines = Lines(err, clock=lambda: float(next(clock)))
+    lines = ProgressLog(err, clock=lambda: float(next(clock)))
     for event in (
         Queued("job-1"),
         Waiting("cold", "1 worker is starting"),
@@ -40,6 +40,6 @@ def test_each_change_of_state_is_a_line() -> None:
 def test_a_log_is_not_silent_while_nothing_happens() -> None:
     """A line comes after each interval, with the time so far."""
     err = io.StringIO()
-    with Lines(err, tick_s=0.05) as lines:
+    with ProgressLog(err, tick_s=0.05) as lines:
         lines.show(Queued("job-1"))
         assert until(lambda: err.getvalue().count("queued") >= 4)

@@ -162,7 +162,7 @@ def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:
         status, out = terminal.end()
 
     assert (status, out) == (130, "")
-    assert f"job {job_id} goes on" in terminal.shown
+    assert f"job {job_id} continues" in terminal.shown
 
 
 @pytest.mark.parametrize("command", [["txt2img", "x"], ["wait", "job-1"], ["health"]], ids=" ".join)

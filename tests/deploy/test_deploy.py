@@ -39,7 +39,13 @@ def test_one_command_from_nothing_to_a_picture(desk: Desk) -> None:
         f"RUNPOD_COMFYUI_ENDPOINT_ID={endpoint['id']}",
         f"RUNPOD_ENDPOINT_BASE_URL={desk.platform.base_url}",
     ]
-    for told in ("create template flux", "+ workers.max = 3", "1 worker is idle", "picture: done", "flux.png  8 x 8"):
+    for told in (
+        "create template flux",
+        "+ workers.max = 3",
+        "1 worker is idle",
+        "test image: done",
+        "flux.png  8 x 8",
+    ):
         assert told in ended.err
 
 

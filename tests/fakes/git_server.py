@@ -37,7 +37,7 @@ class GitServer:
         self._to_drop = 0
         self._hangs = False
         self._server = _GitServer(self)
-        files = partial(_Files, directory=str(folder))
+        files = partial(_GitFiles, directory=str(folder))
         self._dumb_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), files)
         self._threads = [
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -141,7 +141,7 @@ class _Connection(socketserver.BaseRequestHandler):
         self.server.git.serve(self.request)
 
 
-class _Files(http.server.SimpleHTTPRequestHandler):
+class _GitFiles(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 

@@ -24,7 +24,7 @@ SIMULATOR = "comfy-client/worker:test-simulator"
 
 
 @dataclass(frozen=True)
-class Images:
+class BuiltImages:
     """What was built, and from what.
 
     Attributes:
@@ -74,7 +74,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuiltImages]:
     """Build the three images of docker-bake.hcl."""
     ensure_base_image(engine)
     folder = tmp_path_factory.mktemp("standins")
@@ -97,7 +97,7 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
             BAKED: weights.run(BAKED),
             SIMULATOR: Build("simulator").run(SIMULATOR),
         }
-        yield Images(logs, worker, weights, folder / "models", server, git)
+        yield BuiltImages(logs, worker, weights, folder / "models", server, git)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import pytest
 
 from bench.docker_engine import BASE_IMAGE, BuildFailedError
 from bench.stage import ROOT
-from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, Images
+from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, BuiltImages
 
 pytestmark = pytest.mark.usefixtures("images")
 
@@ -118,7 +118,7 @@ def test_no_repository_is_left(saved: Saved, image: str) -> None:
     assert found == []
 
 
-def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
+def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
     """The token gave access to the models, and is in no layer, history, configuration or log."""
     assert {asked.token for asked in images.server.asked} == {TOKEN}
 
@@ -132,7 +132,9 @@ def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images:
     assert all(TOKEN not in log for log in images.logs.values())
 
 
-def test_the_models_are_there_with_their_notices(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
+def test_the_models_are_there_with_their_notices(
+    engine: docker.DockerClient, saved: Saved, images: BuiltImages
+) -> None:
     """Each file of models.txt is in a layer of its own; the licence and the notices are in the image with them."""
     baked = [
         [member.name for member in layer if member.isfile() and member.name.startswith("opt/models/")]
@@ -148,7 +150,7 @@ def test_the_models_are_there_with_their_notices(engine: docker.DockerClient, sa
     assert "FLUX.1 [dev] Non-Commercial License" in label
 
 
-def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved: Saved, images: Images) -> None:
+def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
     """Downloaded again, the same models make layers with the same hashes, which need no new push or pull."""
     tag = BAKED + "-again"
     images.weights.run(tag, "--no-cache-filter=weights")
@@ -159,7 +161,7 @@ def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved:
     assert layers[0] == layers[1]
 
 
-def test_new_code_fetches_no_weights(engine: docker.DockerClient, images: Images, tmp_path: Path) -> None:
+def test_new_code_fetches_no_weights(engine: docker.DockerClient, images: BuiltImages, tmp_path: Path) -> None:
     """A change of the handler does not change the models' layers, and sends no request to their server."""
     before, after = BAKED + "-before", BAKED + "-after"
     images.weights.run(before)
@@ -199,7 +201,7 @@ def _comfyuis_own_bytes(engine: docker.DockerClient) -> int:
     return int(engine.containers.run(WORKER, command, entrypoint="/opt/venv/bin/python", remove=True))
 
 
-def test_a_wrong_model_fails_the_build(images: Images, tmp_path: Path) -> None:
+def test_a_wrong_model_fails_the_build(images: BuiltImages, tmp_path: Path) -> None:
     """A list with a wrong hash ends the build, with the file and both hashes."""
     lines: Mapping[str, list[str]] = {
         line.split()[2]: line.split() for line in (images.models / "models.txt").read_text().splitlines()

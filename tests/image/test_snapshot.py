@@ -10,16 +10,16 @@ import docker
 import pytest
 from docker.models.networks import Network
 
-from bench.container import boxed
+from bench.container import worker_container
 from bench.docker_engine import BuildFailedError
 from bench.stage import code_of
-from tests.image.conftest import NEVER, WORKER, Images
+from tests.image.conftest import NEVER, WORKER, BuiltImages
 from tests.image.standins import fill
 
 TAG = WORKER + "-nodes"
 
 
-def write_snapshot(folder: Path, images: Images, nodes: dict[str, str]) -> dict[str, str]:
+def write_snapshot(folder: Path, images: BuiltImages, nodes: dict[str, str]) -> dict[str, str]:
     """Write a snapshot.json of the stand-in's ComfyUI and nodes (commits by repository); return the build contexts."""
     folder.mkdir()
     pinned = {images.git.url(name): {"hash": commit, "disabled": False} for name, commit in nodes.items()}
@@ -29,7 +29,7 @@ def write_snapshot(folder: Path, images: Images, nodes: dict[str, str]) -> dict[
 
 
 def test_nodes_are_built_in_and_loaded(
-    engine: docker.DockerClient, network: Network, images: Images, tmp_path: Path
+    engine: docker.DockerClient, network: Network, images: BuiltImages, tmp_path: Path
 ) -> None:
     """Two nodes, one with a requirement: both are in ComfyUI's folder, pip is removed again, and a job works."""
     node = {"__init__.py": "NODE_CLASS_MAPPINGS = {}\n"}
@@ -40,7 +40,7 @@ def test_nodes_are_built_in_and_loaded(
     replace(images.worker, contexts=write_snapshot(tmp_path / "snapshot", images, commits)).run(TAG)
     fill(tmp_path / "models", images.models, images.server)
 
-    with boxed(engine, network, TAG, volumes=[f"{tmp_path}:/runpod-volume:ro"]) as box:
+    with worker_container(engine, network, TAG, volumes=[f"{tmp_path}:/runpod-volume:ro"]) as box:
         assert code_of(box.run()) is None
         found = box.read("find", "/opt/comfyui/custom_nodes", "-name", "__init__.py").split()
         where = box.read("python", "-c", "import iniconfig; print(iniconfig.__file__)")
@@ -52,7 +52,7 @@ def test_nodes_are_built_in_and_loaded(
 
 
 @pytest.mark.parametrize(("name", "commit"), [("no-such-node", "1" * 40), ("comfyui", "1" * 40)])
-def test_what_cannot_be_had_fails_the_build(images: Images, tmp_path: Path, name: str, commit: str) -> None:
+def test_what_cannot_be_had_fails_the_build(images: BuiltImages, tmp_path: Path, name: str, commit: str) -> None:
     """A repository or commit that does not exist ends the build and is named."""
     contexts = write_snapshot(tmp_path / "snapshot", images, {name: commit})
 

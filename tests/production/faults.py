@@ -17,10 +17,10 @@ from PIL import Image
 from bench.stage import Stage, code_of
 from comfy_core.contract import ErrorReport
 from simulators.comfyui import Simulator
-from simulators.runpod.queue_api import Job
+from simulators.runpod.queue_api import QueueJob
 from simulators.waiting import until
 
-Play = Callable[[Stage], Job]
+Play = Callable[[Stage], QueueJob]
 STEP_S = 0.05
 
 
@@ -77,42 +77,42 @@ def row(
 
 
 @row("socket dropped while running", "reconnects, runs the save node again with a file output", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.drop_socket(at_step=2)
     return stage.run()
 
 
 @row("run ends while the socket is away", "reads /history after the reconnect", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.drop_socket(at_step=4)
     return stage.run()
 
 
 @row("connection reset", "the same as for a dropped socket", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.reset_socket(at_step=2)
     return stage.run()
 
 
 @row("socket stalled", "reads /history after one second of silence, opens a new socket", code=None, within_s=6)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.stall_socket(at_step=1)
     return stage.run()
 
 
 @row("history late by 500 ms", "polls until the entry exists", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.write_history_late(0.5)
     return stage.run()
 
 
 @row("500 from /prompt", "fails at once; nothing is queued", code="comfyui_unavailable", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.answer_500("POST /prompt")
     return stage.run()
@@ -124,7 +124,7 @@ def _(stage: Stage) -> Job:
     code="workflow_rejected",
     within_s=3,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
@@ -143,7 +143,7 @@ def _(stage: Stage) -> Job:
     within_s=15,
     own_comfyui=True,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     stage.kill_comfyui()
     assert until(lambda: "ComfyUI died" in stage.worker.log)
     return stage.run()
@@ -157,7 +157,7 @@ def _(stage: Stage) -> Job:
     own_comfyui=True,
     step_s=0.3,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     job_id = stage.submit()
     stage.await_sampling(job_id)
     stage.kill_comfyui()
@@ -171,7 +171,7 @@ def _(stage: Stage) -> Job:
     within_s=15,
     own_comfyui=True,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     stage.run()
     stage.kill_comfyui()
     return stage.run()
@@ -186,7 +186,7 @@ def _(stage: Stage) -> Job:
     own_comfyui=True,
     step_s=0.3,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     first = stage.submit()
     stage.await_sampling(first)
     stage.kill_comfyui()
@@ -206,7 +206,7 @@ def _(stage: Stage) -> Job:
     own_comfyui=True,
     step_s=0.3,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     hanging = stage.submit(steps=100, seed=1)
     stage.await_sampling(hanging)
     waiting = stage.submit(seed=2)
@@ -227,7 +227,7 @@ def _(stage: Stage) -> Job:
     step_s=0.3,
     WORKER_HUNG_AFTER_S="2",
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     for number in (1, 2):
         job_id = stage.submit(steps=100, seed=number)
         stage.await_sampling(job_id)
@@ -245,7 +245,7 @@ def _(stage: Stage) -> Job:
     step_s=0.2,
     WORKER_HUNG_AFTER_S="5",
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.hold_server(at_step=5)
     hanging = stage.submit(steps=20, seed=1)
@@ -270,7 +270,7 @@ def _(stage: Stage) -> Job:
     own_comfyui=True,
     COMFYUI_ARGS="--fault hang_sampling:7:true",
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     hanging = stage.submit(steps=10, timeout_s=1)
     waiting = stage.submit(steps=1, seed=2)
     job = stage.platform.wait_for(hanging, 30)
@@ -282,14 +282,14 @@ def _(stage: Stage) -> Job:
 
 
 @row("out of memory once", "memory is freed, the prompt is retried", code=None, within_s=4)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.run_out_of_memory(times=1)
     return stage.run()
 
 
 @row("out of memory always", "an error with advice", code="out_of_memory", within_s=4)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.run_out_of_memory(times=2)
     return stage.run()
@@ -302,21 +302,21 @@ def _(stage: Stage) -> Job:
     within_s=4,
     next_job_works=False,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.fail_node("KSampler", "torch.AcceleratorError", "CUDA error: an illegal memory access")
     return stage.run()
 
 
 @row("deadline", "the prompt is interrupted", code="deadline_exceeded", within_s=5)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.hang_sampling()
     return stage.run(timeout_s=1)
 
 
 @row("two jobs at once, one failing", "the other one is not affected", code="execution_failed", within_s=5)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     simulator.faults.fail_node("KSampler", "ValueError", "bad latent", times=1)
     failing, good = stage.submit(seed=1), stage.submit(seed=2)
@@ -328,7 +328,7 @@ def _(stage: Stage) -> Job:
 
 
 @row("cancel while queued in ComfyUI", "removed from the queue", code="CANCELLED", within_s=5, step_s=0.3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     first = stage.submit(steps=10)
     stage.await_sampling(first)
@@ -343,7 +343,7 @@ def _(stage: Stage) -> Job:
 @row(
     "cancel while sampling", "interrupted within a second of the stop signal", code="CANCELLED", within_s=5, step_s=0.2
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     job_id = stage.submit(steps=100)
     stage.await_sampling(job_id)
@@ -353,7 +353,7 @@ def _(stage: Stage) -> Job:
 
 
 @row("cancel while encoding", "nothing is posted, no file is left", code="CANCELLED", within_s=8)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     simulator = the_simulator(stage)
     before = len(simulator.executed_prompts)
     job_id = stage.submit(num_images=8, width=1024, height=1024, steps=1, output_format="webp", output_quality=100)
@@ -372,7 +372,7 @@ def cancel(stage: Stage, job_id: str) -> None:
 
 
 @row("job-done returns 500, 500, 200", "posted a third time", code=None, within_s=12)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     stage.platform.faults.answer("final", 500, times=2)
     return stage.run()
 
@@ -383,7 +383,7 @@ def _(stage: Stage) -> Job:
     code="no output",
     within_s=5,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     stage.platform.faults.answer("final", 400)
     return stage.run()
 
@@ -394,7 +394,7 @@ def _(stage: Stage) -> Job:
     code="output_too_large",
     within_s=30,
 )
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     job = stage.run_large()
     assert ErrorReport.from_json(str(job.error)).details["bytes"] > 12_000_000
     return job
@@ -409,7 +409,7 @@ def picture(data: bytes) -> str:
 
 
 @row("corrupt image", "decoded and rejected before it is sent to ComfyUI", code="invalid_image", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     encoded = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(encoded, "PNG")
     return stage.platform.wait_for(
@@ -418,29 +418,29 @@ def _(stage: Stage) -> Job:
 
 
 @row("image URL to a private address", "no connection is made", code="invalid_image", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     return stage.platform.wait_for(
         stage.platform.submit({"prompt": "x", "image": "https://169.254.169.254/latest/meta-data"}), 30
     )
 
 
 @row("NaN in the input", "rejected with its path", code="invalid_input", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     return stage.run(guidance=float("nan"))
 
 
 @row("null as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     return stage.platform.wait_for(stage.platform.submit(None), 30)
 
 
 @row("a list as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     return stage.platform.wait_for(stage.platform.submit([1, 2]), 30)
 
 
 @row("text as the input", "one fault: must be a JSON object", code="invalid_input", within_s=3)
-def _(stage: Stage) -> Job:
+def _(stage: Stage) -> QueueJob:
     return stage.platform.wait_for(stage.platform.submit("a knight"), 30)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import requests
 
 from bench.stage import SMALL, code_of, staged
-from simulators.runpod.queue_api import Job
+from simulators.runpod.queue_api import QueueJob
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
 
@@ -21,7 +21,7 @@ def variables(s3: S3Server) -> dict[str, str]:
     }
 
 
-def stored(job: Job) -> list[dict[str, object]]:
+def stored(job: QueueJob) -> list[dict[str, object]]:
     """Return the images of a successful job, each downloaded from its URL and checked."""
     assert code_of(job) is None
     images: list[dict[str, object]] = job.output["images"]

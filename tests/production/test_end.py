@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.stage import MODELS, ROOT, code_of, make_comfyui, put_models, staged
 from simulators.hugging_face import ModelServer
-from simulators.runpod.queue_api import JobState, RunPodPlatform, WorkerProcess
+from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 from simulators.waiting import until
 
 NEVER_READY = "import threading; print('loading for ever', flush=True); threading.Event().wait()"
@@ -71,7 +71,7 @@ def test_a_job_that_waits_at_sigterm_is_left_to_another_worker() -> None:
 
         assert [code_of(stage.platform.wait_for(job_id, 30)) for job_id in running] == [None, None]
         assert stage.worker.wait(10) == 0
-        assert stage.platform.jobs[waiting].state == JobState.IN_QUEUE
+        assert stage.platform.jobs[waiting].state == QueueJobState.IN_QUEUE
 
 
 def test_sigterm_while_comfyui_starts_ends_in_order() -> None:

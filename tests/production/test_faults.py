@@ -8,16 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from bench.stage import ROOT, Stage, code_of, staged
-from simulators.runpod.queue_api import Job, JobState
+from simulators.runpod.queue_api import QueueJob, QueueJobState
 from simulators.waiting import until
 from tests.production.faults import ELSEWHERE, ROWS, Elsewhere, Row
 
 
-def outcome(job: Job) -> str | None:
+def outcome(job: QueueJob) -> str | None:
     """Return what the caller got: an error code, `no output`, CANCELLED, or None for a result."""
-    if job.state == JobState.CANCELLED:
+    if job.state == QueueJobState.CANCELLED:
         return "CANCELLED"
-    if job.state == JobState.COMPLETED and job.output is None:
+    if job.state == QueueJobState.COMPLETED and job.output is None:
         return "no output"
     return code_of(job)
 

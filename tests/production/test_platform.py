@@ -10,7 +10,7 @@ import pytest
 
 from bench.stage import SMALL, Stage, code_of, staged
 from comfy_core.contract import ErrorReport
-from simulators.runpod.queue_api import Job, JobState, RunPodPlatform
+from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 from simulators.waiting import until
 from worker.runpod_api import LOG_EVERY_S, MAX_WAIT_S, POST_TIMEOUT_S
 
@@ -28,7 +28,7 @@ def job_text(job_id: object, **inputs: object) -> str:
     return json.dumps({"id": job_id, "input": {**SMALL, **inputs}})
 
 
-def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[Job]:
+def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
     """Send items in one batch; return the jobs of `ids` once each has ended, and check that the worker still polls."""
     for job_id in ids:
         stage.platform.adopt(job_id)
@@ -131,7 +131,7 @@ def test_results_whose_posts_hang_are_posted_again_and_jobs_go_on_meanwhile() ->
         third, fourth = stage.run(seed=3), stage.run(seed=4)
         assert time.monotonic() - begun_at < 10
         assert [code_of(third), code_of(fourth)] == [None, None]
-        assert stage.platform.jobs[first].state == JobState.IN_PROGRESS
+        assert stage.platform.jobs[first].state == QueueJobState.IN_PROGRESS
 
         jobs = [stage.platform.wait_for(job_id, POST_TIMEOUT_S + 15) for job_id in (first, second)]
         assert [code_of(job) for job in jobs] == [None, None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.stage import code_of, staged
 from comfy_core.workflows import default_directory
-from simulators.runpod.queue_api import JobState
+from simulators.runpod.queue_api import QueueJobState
 
 
 def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
@@ -73,7 +73,7 @@ def test_a_worker_that_may_not_run_graphs_says_so() -> None:
 
         assert code_of(job) == "invalid_input"
         assert "flux-dev-txt2img" in str(job.error)
-        assert stage.run().state == JobState.COMPLETED
+        assert stage.run().state == QueueJobState.COMPLETED
 
 
 def test_a_missing_model_keeps_the_worker_from_taking_jobs(tmp_path: Path) -> None:

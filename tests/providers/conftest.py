@@ -10,7 +10,7 @@ from comfy_client.client import Client, client_from_env
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.scenario import ScenarioStandIn
 from simulators.waiting import until
-from tests.providers.stagings import scenario_client
+from tests.providers.provider_fixtures import scenario_client
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every provider does alike, each on its stage (stagings.py says how, and what some can do beyond).
+"""What every provider does alike, each on its stage (provider_fixtures.py says how, and what some can do beyond).
 
 RunPod and premade run on the platform's stand-in with the real worker behind it, Scenario on the stand-in of its API.
 """
@@ -27,7 +27,7 @@ from comfy_core.errors import JobCancelled, JobError, WaitTimeout
 from comfy_core.workflows import Workflow, render
 from simulators.scenario import ScenarioStandIn
 from simulators.waiting import until
-from tests.providers.stagings import STAGINGS, Ability, Scene, World, able, unable
+from tests.providers.provider_fixtures import STAGINGS, Ability, ProviderScene, World, able, unable
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 KNIGHT = ROOT / "examples" / "knight.png"
@@ -42,13 +42,13 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture(params=STAGINGS)
-def scene(request: pytest.FixtureRequest, world: World) -> Iterator[Scene]:
+def scene(request: pytest.FixtureRequest, world: World) -> Iterator[ProviderScene]:
     """Each provider in turn; tests that need an ability skip providers without it."""
     staging = STAGINGS[request.param]
     environment = {"IMAGE_GENERATION_PROVIDER": staging.provider, **staging.variables(world)}
     with client_from_env(environment, timeout_s=60.0) as client:
         behind = staging.behind(world)
-        yield Scene(client, world, behind, staging.abilities)
+        yield ProviderScene(client, world, behind, staging.abilities)
         behind.clear()
 
 
@@ -75,7 +75,7 @@ ASKED: dict[Ability, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("scene", "ability"), unable(*ASKED), indirect=["scene"])
-def test_what_a_provider_cannot_do_it_refuses_with_a_remedy(scene: Scene, ability: Ability) -> None:
+def test_what_a_provider_cannot_do_it_refuses_with_a_remedy(scene: ProviderScene, ability: Ability) -> None:
     """The error is raised before anything is sent, and names a provider with the ability."""
     before = scene.behind.taken()
 
@@ -86,7 +86,7 @@ def test_what_a_provider_cannot_do_it_refuses_with_a_remedy(scene: Scene, abilit
     assert scene.behind.taken() == before
 
 
-def test_text_becomes_pictures(scene: Scene, tmp_path: Path) -> None:
+def test_text_becomes_pictures(scene: ProviderScene, tmp_path: Path) -> None:
     """Images are in order, each with seed, size, type and hash, and can be saved and opened."""
     result = scene.client.txt2img("a knight", seed=5, num_images=2, **SMALL)
 
@@ -103,7 +103,7 @@ def test_text_becomes_pictures(scene: Scene, tmp_path: Path) -> None:
 
 
 @needs(Ability.PIXELS)
-def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene) -> None:
+def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: ProviderScene) -> None:
     """The pixels are the same for all providers that use ComfyUI."""
     with client_from_env(scene.world.stage.platform.client_env()) as reference:
         expected = reference.txt2img("a knight", seed=9, **SMALL).image.pil().tobytes()
@@ -112,7 +112,7 @@ def test_a_seed_gives_the_same_picture_whoever_makes_it(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("kind", ["path", "text", "bytes", "pil", "data URI"])
-def test_a_picture_becomes_a_picture(scene: Scene, kind: str) -> None:
+def test_a_picture_becomes_a_picture(scene: ProviderScene, kind: str) -> None:
     """An image may be a path, bytes, a PIL image or a data URI; URLs are downloaded by the worker."""
     source: Any = {
         "path": KNIGHT,
@@ -129,7 +129,7 @@ def test_a_picture_becomes_a_picture(scene: Scene, kind: str) -> None:
 
 
 @needs(Ability.GRAPHS)
-def test_a_graph_of_one_s_own_runs(scene: Scene, workflows: Mapping[str, Workflow]) -> None:
+def test_a_graph_of_one_s_own_runs(scene: ProviderScene, workflows: Mapping[str, Workflow]) -> None:
     """A complete graph is run with its images and overrides; its results have no seed."""
     [graph] = render(workflows["flux-dev-img2img"], {"prompt": "x", "seed": 1, "steps": 1, "width": 128, "height": 128})
     title = next(node["_meta"]["title"] for node in graph.values() if node["class_type"] == "LoadImage")
@@ -142,7 +142,7 @@ def test_a_graph_of_one_s_own_runs(scene: Scene, workflows: Mapping[str, Workflo
 
 
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
-def test_the_format_is_what_was_asked_for(scene: Scene, output_format: Any) -> None:  # noqa: ANN401 - a Literal
+def test_the_format_is_what_was_asked_for(scene: ProviderScene, output_format: Any) -> None:  # noqa: ANN401 - a Literal
     """Images have the requested format in bytes, type and name."""
     image = scene.client.txt2img("a knight", output_format=output_format, seed=1, **SMALL).image
 
@@ -163,7 +163,7 @@ def test_the_format_is_what_was_asked_for(scene: Scene, output_format: Any) -> N
     ],
     ids=["blank", "range", "unknown key", "nothing", "no picture", "no file"],
 )
-def test_a_wrong_request_costs_nothing(scene: Scene, inputs: dict[str, Any], code: ErrorCode) -> None:
+def test_a_wrong_request_costs_nothing(scene: ProviderScene, inputs: dict[str, Any], code: ErrorCode) -> None:
     """Faults are reported before anything is sent: no job, prompt or upload."""
     before = scene.behind.taken()
 
@@ -174,7 +174,7 @@ def test_a_wrong_request_costs_nothing(scene: Scene, inputs: dict[str, Any], cod
     assert scene.behind.taken() == before
 
 
-def test_an_unknown_workflow_names_the_known(scene: Scene) -> None:
+def test_an_unknown_workflow_names_the_known(scene: ProviderScene) -> None:
     """An unknown workflow is reported by the provider or by its worker."""
     with pytest.raises(JobError, match="flux-dev-txt2img") as info:
         scene.client.run("txt3img", prompt="x")
@@ -183,7 +183,7 @@ def test_an_unknown_workflow_names_the_known(scene: Scene) -> None:
 
 
 @needs(Ability.FILES)
-def test_a_missing_model_is_named(scene: Scene) -> None:
+def test_a_missing_model_is_named(scene: ProviderScene) -> None:
     """A model that ComfyUI lacks has an error of its own, with the available ones."""
     with pytest.raises(JobError) as info:
         scene.client.txt2img("x", loras=[{"name": "nowhere.safetensors", "strength": 1.0}], **SMALL)
@@ -193,7 +193,7 @@ def test_a_missing_model_is_named(scene: Scene) -> None:
 
 
 @needs(Ability.GRAPHS)
-def test_a_node_that_fails_is_named(scene: Scene) -> None:
+def test_a_node_that_fails_is_named(scene: ProviderScene) -> None:
     """An exception in a node is execution_failed, with the node."""
     scene.simulator.faults.fail_node("KSampler", "RuntimeError", "the tensor is wrong")
 
@@ -204,7 +204,7 @@ def test_a_node_that_fails_is_named(scene: Scene) -> None:
     assert info.value.report.details["node_type"] == "KSampler"
 
 
-def test_events_begin_with_the_queue_and_end_with_the_result(scene: Scene) -> None:
+def test_events_begin_with_the_queue_and_end_with_the_result(scene: ProviderScene) -> None:
     """Events are in order; the result can be read repeatedly afterwards."""
     job = scene.client.submit(prompt="a knight", seed=3, **SMALL)
     events = list(job.events())
@@ -218,7 +218,7 @@ def test_events_begin_with_the_queue_and_end_with_the_result(scene: Scene) -> No
     assert job.status().state is JobState.SUCCEEDED
 
 
-def test_an_observer_is_told_and_the_result_returned(scene: Scene) -> None:
+def test_an_observer_is_told_and_the_result_returned(scene: ProviderScene) -> None:
     """`run` calls the observer while it waits."""
     told: list[object] = []
     result = scene.client.txt2img("a knight", observer=told.append, **SMALL)
@@ -227,7 +227,7 @@ def test_an_observer_is_told_and_the_result_returned(scene: Scene) -> None:
     assert told[-1] == Done(result)
 
 
-def test_a_cancelled_job_is_cancelled(scene: Scene) -> None:
+def test_a_cancelled_job_is_cancelled(scene: ProviderScene) -> None:
     """The worker is free again, the wait raises JobCancelled, and the next job runs."""
     scene.behind.hold()
     job = scene.client.submit(prompt="a knight", **SMALL)
@@ -243,7 +243,7 @@ def test_a_cancelled_job_is_cancelled(scene: Scene) -> None:
     assert scene.client.txt2img("a knight", **SMALL).images
 
 
-def test_a_wait_that_is_over_leaves_the_job_running(scene: Scene) -> None:
+def test_a_wait_that_is_over_leaves_the_job_running(scene: ProviderScene) -> None:
     """WaitTimeout has the progress and the job id; the same job can be waited for again."""
     scene.behind.hold()
     job = scene.client.submit(prompt="a knight", **SMALL)
@@ -259,7 +259,7 @@ def test_a_wait_that_is_over_leaves_the_job_running(scene: Scene) -> None:
     assert job.wait().images
 
 
-def test_a_job_that_nobody_knows_is_expired(scene: Scene) -> None:
+def test_a_job_that_nobody_knows_is_expired(scene: ProviderScene) -> None:
     """An unknown id fails soon, with job_expired."""
     with pytest.raises(JobError) as info:
         scene.client.job("nobody-knows-it").status()
@@ -267,7 +267,7 @@ def test_a_job_that_nobody_knows_is_expired(scene: Scene) -> None:
     assert info.value.code is ErrorCode.JOB_EXPIRED
 
 
-def test_many_come_back_in_order_each_with_its_own_outcome(scene: Scene) -> None:
+def test_many_come_back_in_order_each_with_its_own_outcome(scene: ProviderScene) -> None:
     """One invalid request among many is one failed outcome."""
     requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(5)]
     requests[2] = {"prompt": "a knight", "steps": 0}
@@ -281,7 +281,7 @@ def test_many_come_back_in_order_each_with_its_own_outcome(scene: Scene) -> None
         outcomes[2].unwrap()
 
 
-def test_many_are_awaited_in_order(scene: Scene) -> None:
+def test_many_are_awaited_in_order(scene: ProviderScene) -> None:
     """AsyncClient.map has one outcome for each request; leaving the loop cancels running jobs."""
     requests = [{"prompt": "a knight", "seed": seed, **SMALL} for seed in range(4)]
     requests[1] = {"prompt": "a knight", "steps": 0}
@@ -300,7 +300,7 @@ def test_many_are_awaited_in_order(scene: Scene) -> None:
     assert until(scene.behind.is_idle)
 
 
-def test_the_same_is_awaited(scene: Scene) -> None:
+def test_the_same_is_awaited(scene: ProviderScene) -> None:
     """AsyncClient and its jobs return the same as Client."""
 
     async def both() -> list[int | None]:
@@ -317,7 +317,7 @@ def test_the_same_is_awaited(scene: Scene) -> None:
     assert asyncio.run(both()) == [1, 2, 3, 3]
 
 
-def test_an_await_that_is_cancelled_cancels_its_job(scene: Scene) -> None:
+def test_an_await_that_is_cancelled_cancels_its_job(scene: ProviderScene) -> None:
     """A cancelled task leaves no running job."""
     scene.behind.hold()
 
@@ -332,13 +332,13 @@ def test_an_await_that_is_cancelled_cancels_its_job(scene: Scene) -> None:
     assert until(scene.behind.is_idle)
 
 
-def test_health_says_that_it_is_idle(scene: Scene) -> None:
+def test_health_says_that_it_is_idle(scene: ProviderScene) -> None:
     """A provider without jobs is idle."""
     assert until(lambda: scene.client.health().why == "idle")
     assert scene.client.health().sentence
 
 
 @needs(Ability.WORKERS)
-def test_health_counts_workers(scene: Scene) -> None:
+def test_health_counts_workers(scene: ProviderScene) -> None:
     """An endpoint without jobs has an idle worker."""
     assert until(lambda: scene.client.health().workers["idle"] == 1)

@@ -23,7 +23,7 @@ from comfy_core.errors import ConfigError, JobError, RequestError, Unauthorized
 from comfy_core.images.codec import identify
 from simulators.scenario import KEY, MODEL, SECRET, ScenarioStandIn
 from simulators.waiting import until
-from tests.providers.stagings import scenario_client
+from tests.providers.provider_fixtures import scenario_client
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 KNIGHT = ROOT / "examples" / "knight.png"

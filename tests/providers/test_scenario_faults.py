@@ -12,7 +12,7 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, Unauthorized
 from simulators.scenario import MODEL, ScenarioStandIn
 from tests.fakes.gate import Gate
-from tests.providers.stagings import scenario_client
+from tests.providers.provider_fixtures import scenario_client
 
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 GENERATE = f"POST /v1/generate/custom/{MODEL}"

@@ -25,7 +25,7 @@ THERE_AND_BACK = ("comfyui", "scenario", "comfyui")
 
 
 @dataclass(frozen=True)
-class Scene:
+class SwitchScene:
     """The worker on its platform and Scenario, side by side."""
 
     stage: Stage
@@ -43,10 +43,10 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
+def scene() -> Iterator[SwitchScene]:
     """Both, for all tests of this file."""
     with staged(step_s=0.02) as stage, ScenarioStandIn(run_s=0.05) as scenario:
-        yield Scene(stage, scenario)
+        yield SwitchScene(stage, scenario)
 
 
 def application(environment: dict[str, str]) -> tuple[str, tuple[int, int], str | None]:
@@ -56,7 +56,7 @@ def application(environment: dict[str, str]) -> tuple[str, tuple[int, int], str 
         return result.provider, result.image.size, result.image.asset_id
 
 
-def test_one_variable_switches_there_and_back(scene: Scene) -> None:
+def test_one_variable_switches_there_and_back(scene: SwitchScene) -> None:
     """The same code makes its picture at the worker, at Scenario, and at the worker again."""
     before = scene.made
     made = [application({**scene.environment, "IMAGE_GENERATION_PROVIDER": name}) for name in THERE_AND_BACK]
@@ -67,7 +67,7 @@ def test_one_variable_switches_there_and_back(scene: Scene) -> None:
     assert (scene.made[0] - before[0], scene.made[1] - before[1]) == (2, 1)
 
 
-def test_a_job_that_is_under_way_is_not_lost_by_a_switch(scene: Scene) -> None:
+def test_a_job_that_is_under_way_is_not_lost_by_a_switch(scene: SwitchScene) -> None:
     """Its id is good at the provider that gave it, so that its result is fetched there after the switch."""
     there = {**scene.environment, "IMAGE_GENERATION_PROVIDER": "scenario"}
     back = {**scene.environment, "IMAGE_GENERATION_PROVIDER": "comfyui"}
@@ -79,7 +79,7 @@ def test_a_job_that_is_under_way_is_not_lost_by_a_switch(scene: Scene) -> None:
         assert client.job(job_id).wait().image.seed == 5
 
 
-def command(scene: Scene, name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def command(scene: SwitchScene, name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command with the switch set, as a shell does."""
     inherited = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -93,7 +93,7 @@ def command(scene: Scene, name: str, *arguments: str, cwd: Path) -> subprocess.C
     )
 
 
-def test_the_command_switches_too(scene: Scene, tmp_path: Path) -> None:
+def test_the_command_switches_too(scene: SwitchScene, tmp_path: Path) -> None:
     """`comfy-client txt2img` there and back: a file each time, and the asset's id from Scenario."""
     flags = ["--width", "128", "--height", "128", "--steps", "2", "--seed", "5", "--json"]
     made = []
@@ -107,7 +107,7 @@ def test_the_command_switches_too(scene: Scene, tmp_path: Path) -> None:
     assert (tmp_path / "0.png").read_bytes() == (tmp_path / "2.png").read_bytes()
 
 
-def test_the_doctor_looks_at_scenario(scene: Scene, tmp_path: Path) -> None:
+def test_the_doctor_looks_at_scenario(scene: SwitchScene, tmp_path: Path) -> None:
     """It names what the provider reaches, proves the keys, and makes a picture; no secret is shown."""
     ended = command(scene, "scenario", "doctor", "--generate", cwd=tmp_path)
 

@@ -25,12 +25,12 @@ class LocalApi(ThreadingHTTPServer):
     """What RunPod's local API answers inside a container."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), _HealthHandler)
         self.answer: object = GOOD
         self.jobs: list[object] = []
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _HealthHandler(BaseHTTPRequestHandler):
     server: LocalApi
 
     def do_GET(self) -> None:

@@ -90,7 +90,7 @@ CALLS: dict[str, list[str]] = {
 
 
 @dataclass(frozen=True)
-class Step:
+class WorkflowStep:
     """A step with a script, and the environment that it gets."""
 
     name: str
@@ -113,7 +113,7 @@ def jobs() -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield workflow, name, job
 
 
-def steps() -> Iterator[Step]:
+def steps() -> Iterator[WorkflowStep]:
     """Yield every step that has a script, under the name by which CALLS knows it."""
     for workflow, job_name, job in jobs():
         for step in job.get("steps", []):
@@ -121,7 +121,7 @@ def steps() -> Iterator[Step]:
                 name = f"{workflow}: {step['name']}"
                 special = f"{name} ({job_name})"
                 env = {**job.get("env", {}), **step.get("env", {})}
-                yield Step(special if special in CALLS else name, step["run"], env)
+                yield WorkflowStep(special if special in CALLS else name, step["run"], env)
 
 
 STEPS = list(steps())
@@ -151,7 +151,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
-def test_every_script_of_a_step_runs(step: Step, repository: Path, tmp_path: Path) -> None:
+def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_path: Path) -> None:
     """As GitHub runs it (bash -e -o pipefail) it ends with 0, and has called what CALLS says."""
     programs("jq")
     assert step.name in CALLS, f"a new step: put {step.name!r} and what it must call into CALLS"
@@ -206,7 +206,7 @@ def test_without_docker_hub_the_images_go_to_ghcr_alone(repository: Path, tmp_pa
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
-def test_shellcheck_finds_nothing_in_a_step(step: Step) -> None:
+def test_shellcheck_finds_nothing_in_a_step(step: WorkflowStep) -> None:
     """The scripts of the steps are held to what scripts/ are held to."""
     ended = subprocess.run(
         ["shellcheck", "--shell=bash", "-"],  # noqa: S607

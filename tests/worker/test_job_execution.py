@@ -37,7 +37,7 @@ def picture() -> str:
 PICTURE = picture()
 
 
-class Bench:
+class JobSetup:
     """A service on a simulator, and the reason why the worker retired."""
 
     def __init__(self, simulator: Simulator, workflows: Mapping[str, Workflow]) -> None:
@@ -70,9 +70,9 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def bench(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[Bench]:
+def bench(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[JobSetup]:
     """A service on it."""
-    bench = Bench(simulator, workflows)
+    bench = JobSetup(simulator, workflows)
     yield bench
     bench.service.worker.server.close()
     bench.service.threads.shutdown(wait=False)
@@ -81,7 +81,7 @@ def bench(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[B
 # --- the disk
 
 
-def test_a_comfyui_that_stores_no_picture_has_a_full_disk(simulator: Simulator, bench: Bench) -> None:
+def test_a_comfyui_that_stores_no_picture_has_a_full_disk(simulator: Simulator, bench: JobSetup) -> None:
     """The error names the disk and its status; another worker may have space."""
     simulator.faults.answer_500("/upload/image")
     report = bench.report(image=PICTURE)
@@ -92,7 +92,7 @@ def test_a_comfyui_that_stores_no_picture_has_a_full_disk(simulator: Simulator, 
     assert "disk" in report.message
 
 
-def test_a_full_disk_of_the_worker_s_own_is_named_and_swept(simulator: Simulator, bench: Bench) -> None:
+def test_a_full_disk_of_the_worker_s_own_is_named_and_swept(simulator: Simulator, bench: JobSetup) -> None:
     """Files of earlier jobs are deleted, so that the next job may have space; other files are kept."""
     for name in ("input/run-0123/0.png", "output/run-4567/x_00001_.png", "temp/ComfyUI_temp_1.png", "output/mine.png"):
         (bench.directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def test_a_full_disk_of_the_worker_s_own_is_named_and_swept(simulator: Simulator
 
 
 def test_a_node_that_finds_the_disk_full_does_not_fail_as_if_the_graph_were_wrong(
-    simulator: Simulator, bench: Bench
+    simulator: Simulator, bench: JobSetup
 ) -> None:
     """A node's `No space left on device` is the worker's fault: the error is disk_full, which may be sent again."""
     bench.service = replace(bench.service, full_disk=lambda: "The disk of /x is full: 0.0 MB are left.")
@@ -117,7 +117,7 @@ def test_a_node_that_finds_the_disk_full_does_not_fail_as_if_the_graph_were_wron
     assert bench.report().code is ErrorCode.DISK_FULL
 
 
-def test_failures_of_the_disk_in_a_row_retire_the_worker(simulator: Simulator, bench: Bench) -> None:
+def test_failures_of_the_disk_in_a_row_retire_the_worker(simulator: Simulator, bench: JobSetup) -> None:
     """A success in between resets the count; the reason is reported to the platform."""
     simulator.faults.answer_500("/upload/image", times=MAX_FAILURES - 1)
     for _ in range(MAX_FAILURES - 1):
@@ -133,7 +133,7 @@ def test_failures_of_the_disk_in_a_row_retire_the_worker(simulator: Simulator, b
     assert bench.ended[0].startswith(f"{MAX_FAILURES} jobs in a row failed: ComfyUI answered 500")
 
 
-def test_a_graph_that_comfyui_answers_with_500_retires_nobody(simulator: Simulator, bench: Bench) -> None:
+def test_a_graph_that_comfyui_answers_with_500_retires_nobody(simulator: Simulator, bench: JobSetup) -> None:
     """ComfyUI is alive and rejected only this job, so a caller cannot retire workers with such jobs."""
     simulator.faults.answer_500("POST /prompt", times=MAX_FAILURES + 1)
     for _ in range(MAX_FAILURES + 1):
@@ -159,7 +159,7 @@ class Stuck(dict[str, Any]):
         return super().get(key, default)
 
 
-def test_a_job_whose_thread_does_not_end_is_answered_and_retires_the_worker(bench: Bench) -> None:
+def test_a_job_whose_thread_does_not_end_is_answered_and_retires_the_worker(bench: JobSetup) -> None:
     """It gets `internal` after its limit; a job that waits for the thread gets `interrupted`."""
     stuck = Stuck()
     bench.service = replace(bench.service, threads=make_threads(1), longest_s=0.5)
@@ -177,7 +177,7 @@ def test_a_job_whose_thread_does_not_end_is_answered_and_retires_the_worker(benc
     assert bench.ended[0] == "a job's thread does not end"
 
 
-def test_a_job_is_cancelled_at_once_while_it_waits_for_a_thread(bench: Bench) -> None:
+def test_a_job_is_cancelled_at_once_while_it_waits_for_a_thread(bench: JobSetup) -> None:
     """A job is cancelled although another job's thread is still busy; the next job runs."""
     with ThreadPoolExecutor(1) as threads:
         bench.service = replace(bench.service, threads=threads)

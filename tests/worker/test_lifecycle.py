@@ -61,7 +61,7 @@ def _signals_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-class Job:
+class LifecycleJob:
     """An active job, as the task of `run`: until it is `done` or interrupted, and then until its result is `posted`."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
@@ -110,7 +110,7 @@ def test_a_busy_worker_ends_after_its_job() -> None:
     lifecycle = end.lifecycle()
 
     async def story() -> None:
-        job, short = Job(lifecycle), Job(lifecycle)
+        job, short = LifecycleJob(lifecycle), LifecycleJob(lifecycle)
         task = asyncio.ensure_future(job.run())
         short.done.set()
         short.posted.set()
@@ -135,7 +135,7 @@ def test_a_job_that_begins_meanwhile_is_waited_for() -> None:
     lifecycle = end.lifecycle()
 
     async def story() -> None:
-        first, second = Job(lifecycle), Job(lifecycle)
+        first, second = LifecycleJob(lifecycle), LifecycleJob(lifecycle)
         for job in (first, second):
             job.posted.set()
         first.done.set()
@@ -156,7 +156,7 @@ def test_beyond_the_grace_a_job_is_interrupted() -> None:
     lifecycle = end.lifecycle(grace_s=0.2)
 
     async def story() -> None:
-        job = Job(lifecycle)
+        job = LifecycleJob(lifecycle)
         task = asyncio.ensure_future(job.run())
         await job.begun.wait()
         lifecycle.retire("a reason")

@@ -1,53 +1,55 @@
-"""A stand-in for RunPod serverless: workers and clients reach one state of jobs over real sockets.
+"""A simulator of RunPod serverless. Workers and clients share one state of jobs over real sockets.
 
-It knows nothing of pictures, starts no worker by itself (`WorkerProcess` does) and imports nothing of ours, so that it
-cannot share our mistakes. Facts that it reproduces, from docs/reference/runpod.md; `?` marks what nobody has measured.
+It does not know about images, does not start workers (`WorkerProcess` does), and imports none of this project's other
+packages, so that it cannot share their mistakes. It reproduces these facts of docs/reference/runpod.md; `?` marks those
+that are not measured.
 
 Worker side, below /v2/{endpoint}; the SDK puts the ids into the URLs and appends `&…`, so each one holds a `?` already:
-  GET  job-take/{worker}        held until there is a job: 200 with {id, input, and the envelope}; 204 after a while
+  GET  job-take/{worker}        held until a job is available: 200 with {id, input, and the envelope}; 204 after a while
   GET  job-take-batch/{worker}  the same with ?batch_size=n: 200 with a list of 1 to n jobs; 204
-  GET  job-stop/{worker}        held until a job is to be stopped: {"jobsToStop": [id, …]}, each id once; 204
-  POST job-done/{worker}/{job}  a result, or progress where the body says {"status": "IN_PROGRESS"}; JSON sent as a form
+  GET  job-stop/{worker}        held until a job must be stopped: {"jobsToStop": [id, …]}, each id once; 204
+  POST job-done/{worker}/{job}  a result, or progress if the body has {"status": "IN_PROGRESS"}; JSON sent as a form
   POST job-stream/{worker}/{job}  one chunk of a generator, 1 MB at most
   GET  ping/{worker}            ?job_id=a,b while jobs run; ?status=unhealthy&check=…&reason=… before a worker gives up
 A string `error` makes a job FAILED, whatever is left of the result stays its output; any other `error` and a null or
-absent output make it COMPLETED without output. A result too large or not JSON (NaN) is answered with 400: COMPLETED
+absent output make it COMPLETED without output. A result that is too large or not JSON (NaN) gets 400: COMPLETED
 without output. The SDK posts twice more after 5xx, and never again after 4xx or a cut connection. Of two results the
 first counts ?. Progress after the result puts the job back IN_PROGRESS, where it stays until its execution timeout
 (runpod-python #250). Cancel, execution timeout and ttl ? reach a worker through job-stop; its result is too late.
 A job of which no ping, progress or chunk is heard for `lost_job_s` is handed out once more, then FAILED with "job timed
-out after 1 retries". So ends an empty `input` too: it is stripped, and the SDK drops a job without it.
+out after 1 retries". A job with an empty `input` ends the same way: the input is stripped, and the SDK
+drops a job without it.
 
 Client side, `Authorization: Bearer KEY` or the bare key, else 401 {"status", "title", "detail"}:
   POST run, runsync?wait=ms     200 {id, status}, or the job once it ended; ids are <uuid>-u1 and sync-<uuid>-u1
   GET  status/{id}              absent rather than null; times in ms; while IN_PROGRESS `output` is the latest progress
   GET  stream/{id}?wait=ms      {"status", "stream": [{"output": chunk}, …]}, each chunk once
   POST cancel/{id}, retry/{id}  {id, status}; only FAILED and TIMED_OUT can be retried, else 400
-  POST purge-queue              {"removed": n, "status": "completed"}; running jobs go on
+  POST purge-queue              {"removed": n, "status": "completed"}; running jobs continue
   GET  health                   {"jobs": {…}, "workers": {…}}, all integers; `ready` is idle and running ?
 Too large a request is 400 `bad request: body: exceeded max body size of 10MiB`, not 413. 404 for an unknown endpoint or
 job, for a job `retention_s` after its end (`sync_retention_s` for runsync), and for any job once its ttl is over.
-A webhook gets the job with input and webhook in it, from Go-http-client/2.0, and twice more if it does not answer 2xx;
+A webhook gets the job with input and webhook in it, from Go-http-client/2.0, and twice more without a 2xx response;
 it is called for COMPLETED, FAILED and TIMED_OUT ?. Cancelling a job that ended changes nothing ?, purged jobs are
 CANCELLED ?, TIMED_OUT has no error ?, and what else RunPod may have (rate limits, requests, batch, ?ttl=) is not here.
 """
 
-from .faults import Faults
+from .config import PlatformConfig
+from .faults import QueueFaults
 from .platform import RunPodPlatform
-from .terms import Terms
-from .values import Job, JobState, Ping, Post, Step, Take, WebhookCall
+from .values import Ping, Post, QueueJob, QueueJobState, StateChange, Take, WebhookCall
 from .worker_process import WorkerProcess
 
 __all__ = [
-    "Faults",
-    "Job",
-    "JobState",
     "Ping",
+    "PlatformConfig",
     "Post",
+    "QueueFaults",
+    "QueueJob",
+    "QueueJobState",
     "RunPodPlatform",
-    "Step",
+    "StateChange",
     "Take",
-    "Terms",
     "WebhookCall",
     "WorkerProcess",
 ]

@@ -7,9 +7,9 @@ import json
 
 from aiohttp import web
 
-from .faults import Answer
-from .terms import MIB
-from .values import Job, JobState, JsonObject
+from .config import MIB
+from .faults import QueueAnswer
+from .values import JsonObject, QueueJob, QueueJobState
 
 NOT_JSON = object()
 
@@ -22,7 +22,7 @@ def parsed(raw: bytes) -> object:
         return NOT_JSON
 
 
-def status_of(job: Job) -> JsonObject:
+def status_of(job: QueueJob) -> JsonObject:
     """Return a job as /status shows it."""
     body: JsonObject = {"id": job.id, "status": job.state.value}
     if job.retries:
@@ -30,14 +30,14 @@ def status_of(job: Job) -> JsonObject:
     if job.started_at is None:
         return body
     body |= {"delayTime": _ms(job.started_at - job.queued_at), "workerId": job.worker_id}
-    if job.state is JobState.IN_PROGRESS:
+    if job.state is QueueJobState.IN_PROGRESS:
         return body | {"output": job.progress[-1]} if job.progress else body
     if job.ended_at is not None:
         body["executionTime"] = _ms(job.ended_at - job.started_at)
     return body | {key: value for key, value in {"output": job.output, "error": job.error}.items() if value is not None}
 
 
-def webhook_of(job: Job) -> JsonObject:
+def webhook_of(job: QueueJob) -> JsonObject:
     """Return a job as its webhook gets it."""
     return {**status_of(job), "input": job.input, "webhook": job.webhook}
 
@@ -65,7 +65,7 @@ def edge_page(status: int) -> web.Response:
     return web.Response(status=status, text=page, content_type="text/html")
 
 
-def answer_of(fault: Answer) -> web.Response:
+def answer_of(fault: QueueAnswer) -> web.Response:
     """Answer as a fault says."""
     if isinstance(fault.body, str):
         return web.Response(status=fault.status, text=fault.body, headers=fault.headers)

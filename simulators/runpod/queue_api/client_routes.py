@@ -7,10 +7,10 @@ from collections.abc import Callable
 from aiohttp import web
 
 from .bodies import NOT_JSON, not_json, problem, status_of, too_large
-from .book import Book
 from .changes import Changes
-from .terms import Terms
-from .values import Job, JsonObject
+from .config import PlatformConfig
+from .state import JobStore
+from .values import JsonObject, QueueJob
 
 SYNC_WAIT_MS = 90_000
 STREAM_WAIT_MS = 10_000
@@ -20,26 +20,28 @@ LONGEST_WAIT_MS = 300_000
 class ClientRoutes:
     """What clients may ask. Each route gets the request and what its body holds."""
 
-    def __init__(self, book: Book, terms: Terms, changes: Changes, workers: Callable[[], dict[str, int]]) -> None:
-        self._book = book
-        self._terms = terms
+    def __init__(
+        self, store: JobStore, config: PlatformConfig, changes: Changes, workers: Callable[[], dict[str, int]]
+    ) -> None:
+        self._store = store
+        self._config = config
         self._changes = changes
         self._workers = workers
         self.submissions = 0
 
     async def run(self, request: web.Request, body: object) -> web.Response:
         """Queue a job."""
-        job = await self._submitted(request, body, self._terms.request_limit_bytes, is_sync=False)
+        job = await self._submitted(request, body, self._config.request_limit_bytes, is_sync=False)
         return job if isinstance(job, web.Response) else _brief(job)
 
     async def runsync(self, request: web.Request, body: object) -> web.Response:
         """Queue a job, and wait for its end for a while."""
-        job = await self._submitted(request, body, self._terms.sync_request_limit_bytes, is_sync=True)
+        job = await self._submitted(request, body, self._config.sync_request_limit_bytes, is_sync=True)
         if isinstance(job, web.Response):
             return job
         job_id = job.id
-        await self._changes.until(lambda: self._book.jobs[job_id].state.is_final, _wait_s(request, SYNC_WAIT_MS))
-        job = self._book.jobs[job_id]
+        await self._changes.until(lambda: self._store.jobs[job_id].state.is_final, _wait_s(request, SYNC_WAIT_MS))
+        job = self._store.jobs[job_id]
         return web.json_response(status_of(job)) if job.state.is_final else _brief(job)
 
     async def status(self, request: web.Request, _: object) -> web.Response:
@@ -54,33 +56,33 @@ class ClientRoutes:
             return _unknown()
         job_id = job.id
         await self._changes.until(lambda: self._has_news(job_id), _wait_s(request, STREAM_WAIT_MS))
-        chunks = [{"output": chunk} for chunk in self._book.drain_chunks(job_id)]
-        return web.json_response({"status": self._book.jobs[job_id].state.value, "stream": chunks})
+        chunks = [{"output": chunk} for chunk in self._store.drain_chunks(job_id)]
+        return web.json_response({"status": self._store.jobs[job_id].state.value, "stream": chunks})
 
     async def cancel(self, request: web.Request, _: object) -> web.Response:
         """Cancel a job; one that has ended stays as it is."""
         job = self._found(request)
-        return _unknown() if job is None else _brief(self._book.cancel(job.id))
+        return _unknown() if job is None else _brief(self._store.cancel(job.id))
 
     async def retry(self, request: web.Request, _: object) -> web.Response:
         """Queue a job that failed again."""
         job = self._found(request)
         if job is None:
             return _unknown()
-        retried = self._book.retry(job.id)
+        retried = self._store.retry(job.id)
         return problem(400, "only a failed or timed out job can be retried") if retried is None else _brief(retried)
 
     async def purge_queue(self, _request: web.Request, _: object) -> web.Response:
         """Drop what waits."""
-        return web.json_response({"removed": self._book.purge(), "status": "completed"})
+        return web.json_response({"removed": self._store.purge(), "status": "completed"})
 
     async def health(self, _request: web.Request, _: object) -> web.Response:
         """Count jobs and workers."""
-        return web.json_response({"jobs": self._book.counts(), "workers": self._workers()})
+        return web.json_response({"jobs": self._store.counts(), "workers": self._workers()})
 
     async def _submitted(
         self, request: web.Request, body: object, limit_bytes: int, *, is_sync: bool
-    ) -> Job | web.Response:
+    ) -> QueueJob | web.Response:
         if len(await request.read()) > limit_bytes:
             return too_large(limit_bytes)
         if body is NOT_JSON:
@@ -88,17 +90,17 @@ class ClientRoutes:
         if not isinstance(body, dict):
             return problem(400, "the body is not an object")
         self.submissions += 1
-        return self._book.submit(body, is_sync=is_sync)
+        return self._store.submit(body, is_sync=is_sync)
 
-    def _found(self, request: web.Request) -> Job | None:
-        return self._book.find(request.match_info["job"])
+    def _found(self, request: web.Request) -> QueueJob | None:
+        return self._store.find(request.match_info["job"])
 
     def _has_news(self, job_id: str) -> bool:
-        job = self._book.jobs[job_id]
+        job = self._store.jobs[job_id]
         return job.state.is_final or len(job.chunks) > job.fetched_chunks
 
 
-def _brief(job: Job) -> web.Response:
+def _brief(job: QueueJob) -> web.Response:
     body: JsonObject = {"id": job.id, "status": job.state.value}
     return web.json_response(body)
 

@@ -14,7 +14,7 @@
 | clear() | all is well again |
 
 A route is the word after the endpoint in the path. `final` and `progress` single out the two kinds of job-done, `take`
-is either kind of job-take. What `hand_out` sends is no job of the book: `platform.adopt(id)` makes its result count.
+is either kind of job-take. What `hand_out` sends is not a stored job: `platform.adopt(id)` makes its result count.
 A result answered with 400 or 413 was read and refused, so its job becomes COMPLETED without output, as on RunPod. With
 any other status the platform did not see the result.
 """
@@ -54,7 +54,7 @@ Shortage: TypeAlias = Literal["throttled", "initializing"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class QueueAnswer:
     """An answer that is not the platform's. Without a body it is an edge's HTML for 5xx, and a problem for 4xx."""
 
     route: Route
@@ -64,14 +64,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Hang:
+class QueueHang:
     """No answer, ever."""
 
     route: Route
 
 
 @dataclass(frozen=True)
-class Drop:
+class QueueDrop:
     """No answer."""
 
     route: Route
@@ -83,7 +83,7 @@ class LostResult:
     """A result that vanishes."""
 
 
-class Faults:
+class QueueFaults:
     """The verbs, and what of them is still to come."""
 
     def __init__(self, changes: Changes) -> None:
@@ -99,19 +99,19 @@ class Faults:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Answer the next requests of a route with a status."""
-        self._arm(Answer(_known(route), status, body, headers or {}), times)
+        self._arm(QueueAnswer(_known(route), status, body, headers or {}), times)
 
     def hand_out(self, text: str) -> None:
         """Answer the next take with a text, as JSON."""
-        self._arm(Answer("take", 200, text, {"Content-Type": "application/json"}), 1)
+        self._arm(QueueAnswer("take", 200, text, {"Content-Type": "application/json"}), 1)
 
     def hang(self, route: Route, times: int = 1) -> None:
         """Answer the next requests of a route never."""
-        self._arm(Hang(_known(route)), times)
+        self._arm(QueueHang(_known(route)), times)
 
     def drop_connection(self, route: Route, times: int = 1, *, after_handling: bool = False) -> None:
         """Reset the connection of the next requests of a route."""
-        self._arm(Drop(_known(route), after_handling), times)
+        self._arm(QueueDrop(_known(route), after_handling), times)
 
     def lose_result(self, times: int = 1) -> None:
         """Take the next results, and lose their output."""
@@ -137,7 +137,7 @@ class Faults:
     def clear(self) -> None:
         """Undo every fault that is still to come."""
         with self._changes.lock:
-            self._armed: list[Answer | Hang | Drop | LostResult] = []
+            self._armed: list[QueueAnswer | QueueHang | QueueDrop | LostResult] = []
             self.late_404_s = 0.0
             self._outage_status = 502
             self._outage_until = 0.0
@@ -155,7 +155,7 @@ class Faults:
         """Return why no jobs are handed out, if so."""
         return self._shortage if time.monotonic() < self._shortage_until else None
 
-    def of_request(self, names: set[str]) -> Answer | Hang | Drop | None:
+    def of_request(self, names: set[str]) -> QueueAnswer | QueueHang | QueueDrop | None:
         """Take the next fault of a request that goes by these names."""
         with self._changes.lock:
             for place, fault in enumerate(self._armed):
@@ -171,7 +171,7 @@ class Faults:
                 self._armed.remove(LostResult())
         return is_lost
 
-    def _arm(self, fault: Answer | Hang | Drop | LostResult, times: int) -> None:
+    def _arm(self, fault: QueueAnswer | QueueHang | QueueDrop | LostResult, times: int) -> None:
         with self._changes.lock:
             self._armed += [fault] * times
 

@@ -15,12 +15,12 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from .bodies import answer_of, edge_page, parsed, problem, webhook_of
-from .book import Book
 from .changes import Changes
 from .client_routes import ClientRoutes
-from .faults import Answer, Drop, Faults, Hang
-from .terms import Terms
-from .values import Job, Ping, Post, Take, WebhookCall
+from .config import PlatformConfig
+from .faults import QueueAnswer, QueueDrop, QueueFaults, QueueHang
+from .state import JobStore
+from .values import Ping, Post, QueueJob, Take, WebhookCall
 from .worker_routes import WorkerRoutes
 
 Route: TypeAlias = Callable[[web.Request, object], Awaitable[web.Response]]
@@ -36,15 +36,15 @@ WEBHOOK_DEADLINE_S = 10.0
 
 
 @dataclass(kw_only=True, eq=False)
-class RunPodPlatform(Terms):
+class RunPodPlatform(PlatformConfig):
     """A RunPod serverless endpoint in a thread of this process, with what a test may set as arguments."""
 
     def __post_init__(self) -> None:
         self._changes = Changes()
-        self.faults = Faults(self._changes)
-        self._book = Book(self, self.faults, self._changes, self._tell_webhook)
-        self._workers = WorkerRoutes(self._book, self, self._changes, self.faults)
-        self._clients = ClientRoutes(self._book, self, self._changes, self._workers.counts)
+        self.faults = QueueFaults(self._changes)
+        self._store = JobStore(self, self.faults, self._changes, self._call_webhook)
+        self._workers = WorkerRoutes(self._store, self, self._changes, self.faults)
+        self._clients = ClientRoutes(self._store, self, self._changes, self._workers.counts)
         self._webhooks: list[WebhookCall] = []
         self._webhook_tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._serve, name="runpod-platform", daemon=True)
@@ -99,9 +99,9 @@ class RunPodPlatform(Terms):
         }
 
     @property
-    def jobs(self) -> Mapping[str, Job]:
+    def jobs(self) -> Mapping[str, QueueJob]:
         """Return every job there ever was, as it stands now, by id."""
-        return self._book.jobs
+        return self._store.jobs
 
     @property
     def takes(self) -> tuple[Take, ...]:
@@ -130,13 +130,13 @@ class RunPodPlatform(Terms):
 
     def submit(self, job_input: object, **envelope: object) -> str:
         """Queue a job as POST run does, without HTTP; return its id."""
-        return self._book.submit({"input": job_input, **envelope}).id
+        return self._store.submit({"input": job_input, **envelope}).id
 
     def adopt(self, job_id: str) -> None:
         """Know a job that was handed out by `faults.hand_out`, so that its result counts."""
-        self._book.adopt(job_id)
+        self._store.adopt(job_id)
 
-    def wait_for(self, job_id: str, timeout_s: float = 10.0) -> Job:
+    def wait_for(self, job_id: str, timeout_s: float = 10.0) -> QueueJob:
         """Return the job once it has ended.
 
         Raises:
@@ -155,7 +155,7 @@ class RunPodPlatform(Terms):
         """
         found = self._changes.wait(predicate, timeout_s)
         if not found:
-            raise AssertionError(f"not so within {timeout_s} s; jobs: {self._book.counts()}, posts: {len(self.posts)}")
+            raise AssertionError(f"not so within {timeout_s} s; jobs: {self._store.counts()}, posts: {len(self.posts)}")
         return found
 
     def _serve(self) -> None:
@@ -216,15 +216,15 @@ class RunPodPlatform(Terms):
         body = parsed(await request.read())
         kind = await self._workers.note_post(request, body) if name in POSTS else name
         fault = self.faults.of_request({name, kind, *({"take"} if name in TAKES else ())})
-        if isinstance(fault, Hang):
+        if isinstance(fault, QueueHang):
             await asyncio.Future()
-        if isinstance(fault, Answer):
+        if isinstance(fault, QueueAnswer):
             if name in TAKES:
                 self._workers.note_take(request)
             if kind == "final" and fault.status in READ_AND_REFUSED:
                 self._workers.refuse(request.match_info["job"])
             return answer_of(fault)
-        is_dropped = isinstance(fault, Drop) and not fault.after_handling
+        is_dropped = isinstance(fault, QueueDrop) and not fault.after_handling
         response = web.Response() if is_dropped else await route(request, body)
         if fault is not None and request.transport is not None:
             request.transport.abort()
@@ -240,12 +240,12 @@ class RunPodPlatform(Terms):
             return problem(404, "endpoint not found")
         return None
 
-    def _tell_webhook(self, job: Job) -> None:
+    def _call_webhook(self, job: QueueJob) -> None:
         task = asyncio.get_running_loop().create_task(self._told_webhook(job))
         self._webhook_tasks.add(task)
         task.add_done_callback(self._webhook_tasks.discard)
 
-    async def _told_webhook(self, job: Job) -> None:
+    async def _told_webhook(self, job: QueueJob) -> None:
         headers = {hdrs.USER_AGENT: "Go-http-client/2.0"}
         timeout = aiohttp.ClientTimeout(total=WEBHOOK_DEADLINE_S)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
@@ -259,7 +259,7 @@ class RunPodPlatform(Terms):
                     return
 
 
-async def _posted(session: aiohttp.ClientSession, url: str, job: Job) -> int:
+async def _posted(session: aiohttp.ClientSession, url: str, job: QueueJob) -> int:
     try:
         async with session.post(url, json=webhook_of(job)) as response:
             return response.status

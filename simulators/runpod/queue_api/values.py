@@ -11,7 +11,7 @@ JsonObject: TypeAlias = dict[str, Any]
 PostKind: TypeAlias = Literal["progress", "final", "chunk"]
 
 
-class JobState(StrEnum):
+class QueueJobState(StrEnum):
     """Where a job is."""
 
     IN_QUEUE = "IN_QUEUE"
@@ -24,25 +24,25 @@ class JobState(StrEnum):
     @property
     def is_final(self) -> bool:
         """Return whether nothing more is to come."""
-        return self not in {JobState.IN_QUEUE, JobState.IN_PROGRESS}
+        return self not in {QueueJobState.IN_QUEUE, QueueJobState.IN_PROGRESS}
 
 
 @dataclass(frozen=True)
-class Step:
+class StateChange:
     """A job came into a state, at a time of the monotonic clock."""
 
-    state: JobState
+    state: QueueJobState
     at: float
 
 
 @dataclass(frozen=True)
-class Job:
+class QueueJob:
     """A job as it stands now; `body` is what was submitted. A `None` output or error means that there is none."""
 
     id: str
     body: Mapping[str, Any] = field(repr=False)
     is_sync: bool
-    history: tuple[Step, ...]
+    history: tuple[StateChange, ...]
     heard_at: float = 0.0
     worker_id: str | None = None
     output: Any = field(default=None, repr=False)
@@ -55,12 +55,12 @@ class Job:
     retries: int = 0
 
     @property
-    def state(self) -> JobState:
+    def state(self) -> QueueJobState:
         """Return where it is now."""
         return self.history[-1].state
 
     @property
-    def states(self) -> list[JobState]:
+    def states(self) -> list[QueueJobState]:
         """Return where it has been, in order."""
         return [step.state for step in self.history]
 
@@ -77,7 +77,7 @@ class Job:
     @property
     def started_at(self) -> float | None:
         """Return when the last attempt was handed out, None while it waits and where it never was."""
-        return next((step.at for step in self._attempt if step.state is JobState.IN_PROGRESS), None)
+        return next((step.at for step in self._attempt if step.state is QueueJobState.IN_PROGRESS), None)
 
     @property
     def ended_at(self) -> float | None:
@@ -85,8 +85,8 @@ class Job:
         return self.history[-1].at if self.state.is_final else None
 
     @property
-    def _attempt(self) -> tuple[Step, ...]:
-        begin = max(place for place, step in enumerate(self.history) if step.state is JobState.IN_QUEUE)
+    def _attempt(self) -> tuple[StateChange, ...]:
+        begin = max(place for place, step in enumerate(self.history) if step.state is QueueJobState.IN_QUEUE)
         return self.history[begin:]
 
     @property

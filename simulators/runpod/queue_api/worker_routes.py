@@ -7,11 +7,11 @@ import time
 from aiohttp import web
 
 from .bodies import NOT_JSON, not_json, problem, too_large
-from .book import Book
 from .changes import Changes
-from .faults import Faults
-from .terms import MIB, Terms
-from .values import JobState, JsonObject, Ping, Post, PostKind, Take
+from .config import MIB, PlatformConfig
+from .faults import QueueFaults
+from .state import JobStore
+from .values import JsonObject, Ping, Post, PostKind, QueueJobState, Take
 
 CHUNK_LIMIT_BYTES = MIB
 SILENCE_S = 15.0
@@ -21,9 +21,9 @@ SILENCE_S = 15.0
 class WorkerRoutes:
     """What workers may ask, and what was heard of them, in order. A route gets the request and what its body holds."""
 
-    def __init__(self, book: Book, terms: Terms, changes: Changes, faults: Faults) -> None:
-        self._book = book
-        self._terms = terms
+    def __init__(self, store: JobStore, config: PlatformConfig, changes: Changes, faults: QueueFaults) -> None:
+        self._store = store
+        self._config = config
         self._changes = changes
         self._faults = faults
         self._heard_at: dict[str, float] = {}
@@ -45,32 +45,32 @@ class WorkerRoutes:
     async def stop(self, request: web.Request, _: object) -> web.Response:
         """Name the jobs that are to be stopped."""
         worker_id = request.match_info["worker"]
-        job_ids = await self._changes.until(lambda: self._book.stop_signals(worker_id), self._terms.long_poll_s)
+        job_ids = await self._changes.until(lambda: self._store.stop_signals(worker_id), self._config.long_poll_s)
         return web.json_response({"jobsToStop": job_ids}) if job_ids else web.Response(status=204)
 
     async def done(self, request: web.Request, body: object) -> web.Response:
         """Take a result or progress."""
         job_id = request.match_info["job"]
-        if job_id not in self._book.jobs:
+        if job_id not in self._store.jobs:
             return problem(404, "job not found")
-        refusal = await _refusal(request, body, self._terms.result_limit_bytes)
+        refusal = await _refusal(request, body, self._config.result_limit_bytes)
         fields = body if isinstance(body, dict) else {}
         if _kind(body) == "final":
             is_lost = refusal is not None or self._faults.loses_result()
-            self._book.finish(job_id, *() if is_lost else (fields.get("output"), fields.get("error")))
+            self._store.finish(job_id, *() if is_lost else (fields.get("output"), fields.get("error")))
         elif refusal is None:
-            self._book.progress(job_id, fields.get("output"))
+            self._store.progress(job_id, fields.get("output"))
         return web.json_response({}) if refusal is None else refusal
 
     async def chunk(self, request: web.Request, body: object) -> web.Response:
         """Take one chunk of a stream."""
         job_id = request.match_info["job"]
-        if job_id not in self._book.jobs:
+        if job_id not in self._store.jobs:
             return problem(404, "job not found")
         refusal = await _refusal(request, body, CHUNK_LIMIT_BYTES)
         if refusal is not None:
             return refusal
-        self._book.chunk(job_id, body.get("output") if isinstance(body, dict) else body)
+        self._store.chunk(job_id, body.get("output") if isinstance(body, dict) else body)
         return web.json_response({})
 
     async def ping(self, request: web.Request, _: object) -> web.Response:
@@ -82,7 +82,7 @@ class WorkerRoutes:
         self.pings.append(ping)
         (self._unhealthy.add if is_unhealthy else self._unhealthy.discard)(worker_id)
         self._heard_at[worker_id] = ping.at
-        self._book.hear(job_ids)
+        self._store.mark_running(job_ids)
         self._changes.ring()
         return web.json_response({})
 
@@ -97,8 +97,8 @@ class WorkerRoutes:
 
     def refuse(self, job_id: str) -> None:
         """End a job of which a fault refused the result."""
-        if job_id in self._book.jobs:
-            self._book.finish(job_id)
+        if job_id in self._store.jobs:
+            self._store.finish(job_id)
 
     def counts(self) -> dict[str, int]:
         """Return the workers of /health."""
@@ -106,10 +106,10 @@ class WorkerRoutes:
         alive = {
             worker
             for worker, heard_at in self._heard_at.items()
-            if now < heard_at + SILENCE_S + self._terms.long_poll_s
+            if now < heard_at + SILENCE_S + self._config.long_poll_s
         }
         unhealthy, well = alive & self._unhealthy, alive - self._unhealthy
-        busy = well & {job.worker_id for job in self._book.jobs.values() if job.state is JobState.IN_PROGRESS}
+        busy = well & {job.worker_id for job in self._store.jobs.values() if job.state is QueueJobState.IN_PROGRESS}
         idle = well - busy
         shortage = self._faults.shortage
         return {
@@ -133,7 +133,7 @@ class WorkerRoutes:
         self._heard_at[worker_id] = time.monotonic()
         self._changes.ring()
         return await self._changes.until(
-            lambda: self._book.hand_out(worker_id, at_most) if _is_open(request) else [], self._terms.long_poll_s
+            lambda: self._store.hand_out(worker_id, at_most) if _is_open(request) else [], self._config.long_poll_s
         )
 
 

@@ -16,7 +16,7 @@ Every answer to a right key has `RateLimit`; a 429 has `Retry-After`.
 """
 
 from .account import Account
-from .faults import Faults
-from .server import Asked, RunPodAccount
+from .faults import RestFaults
+from .server import RestRequest, RunPodAccount
 
-__all__ = ["Account", "Asked", "Faults", "RunPodAccount"]
+__all__ = ["Account", "RestFaults", "RestRequest", "RunPodAccount"]

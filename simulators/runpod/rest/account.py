@@ -21,7 +21,7 @@ CONTAINER = ("image", "args", "disk", "env", "ports", "registry")
 CREATED_AT = "2026-11-25T20:00:00Z"
 
 
-class Refusal(Exception):  # noqa: N818 - an answer
+class RequestRefused(Exception):  # noqa: N818 - an answer
     """A call that the account refuses."""
 
     def __init__(self, status: int, detail: str, errors: list[str] | None = None) -> None:
@@ -63,7 +63,7 @@ class Account:
         """Return the types of GPUs; with availability where the product is named too."""
         if query.get("include") == "AVAILABILITY":
             if not query.get("product"):
-                raise Refusal(400, "include=AVAILABILITY requires product")
+                raise RequestRefused(400, "include=AVAILABILITY requires product")
             return {"gpus": self.gpus}
         return {"gpus": [{key: item for key, item in gpu.items() if key != "availability"} for gpu in self.gpus]}
 
@@ -71,7 +71,7 @@ class Account:
         """Create a template."""
         _check(body, CREATE_TEMPLATE)
         if any(each["name"] == body["name"] for each in self.templates.values()):
-            raise Refusal(400, "Template name must be unique")
+            raise RequestRefused(400, "Template name must be unique")
         template_id = f"tpl{next(self._numbers)}"
         defaults = {"args": "", "disk": 20, "env": {}, "ports": [], "registry": None, "serverless": False, "mounts": {}}
         more = {
@@ -95,7 +95,7 @@ class Account:
         """Delete a template that no endpoint is bound to."""
         _found(self.templates, template_id)
         if self.bound.get(template_id) in self.endpoints:
-            raise Refusal(400, "Template is in use by a pod or serverless endpoint and cannot be deleted")
+            raise RequestRefused(400, "Template is in use by a pod or serverless endpoint and cannot be deleted")
         del self.templates[template_id]
 
     def create_endpoint(self, body: JsonObject) -> JsonObject:
@@ -103,7 +103,7 @@ class Account:
         _check(body, CREATE_ENDPOINT)
         container = self._container_of(body)
         if "image" not in {**container, **body}:
-            raise Refusal(422, "Request validation failed.", ["body: 'image' is a required property"])
+            raise RequestRefused(422, "Request validation failed.", ["body: 'image' is a required property"])
         endpoint_id = self._new_endpoint_id()
         given = copy.deepcopy({key: item for key, item in body.items() if key != "templateId"})
         env = {**container.get("env", {}), **given.get("env", {})}
@@ -140,7 +140,7 @@ class Account:
         """Delete an endpoint without workers, and the template that is bound to it."""
         endpoint = _found(self.endpoints, endpoint_id)
         if endpoint["workers"]["max"]:
-            raise Refusal(400, "endpoint has workers: set workers.min and workers.max to 0 before deleting it")
+            raise RequestRefused(400, "endpoint has workers: set workers.min and workers.max to 0 before deleting it")
         del self.endpoints[endpoint_id]
         self.templates = {key: each for key, each in self.templates.items() if self.bound.get(key) != endpoint_id}
         self.cached_models.pop(endpoint_id, None)
@@ -150,9 +150,9 @@ class Account:
             return {}
         template = self.templates.get(body["templateId"])
         if template is None:
-            raise Refusal(404, "template not found")
+            raise RequestRefused(404, "template not found")
         if not template["serverless"]:
-            raise Refusal(422, "Request validation failed.", ["body.templateId: is not a serverless template"])
+            raise RequestRefused(422, "Request validation failed.", ["body.templateId: is not a serverless template"])
         return copy.deepcopy({key: template[key] for key in CONTAINER})
 
 
@@ -181,24 +181,24 @@ _DEFAULTS: JsonObject = {
 
 def _found(there: Mapping[str, JsonObject], item_id: str) -> JsonObject:
     if item_id not in there:
-        raise Refusal(404, "resource not found")
+        raise RequestRefused(404, "resource not found")
     return there[item_id]
 
 
 def _check(body: Any, schema: JsonObject) -> None:  # noqa: ANN401 - any JSON value
     if errors := failed_fields(body, schema):
-        raise Refusal(422, "Request validation failed.", errors)
+        raise RequestRefused(422, "Request validation failed.", errors)
 
 
 def _check_gpu(endpoint: JsonObject, gpus: list[JsonObject]) -> None:
     gpu = endpoint.get("gpu") or {}
     if gpu.get("minCudaVersion") and gpu.get("allowedCudaVersions"):
-        raise Refusal(400, "gpu.minCudaVersion and gpu.allowedCudaVersions are mutually exclusive")
+        raise RequestRefused(400, "gpu.minCudaVersion and gpu.allowedCudaVersions are mutually exclusive")
     pools = {each["pool"] for each in gpus}
     for pool in gpu.get("pools", []):
         if pool not in pools:
-            raise Refusal(400, f"unknown GPU pool {pool!r}")
+            raise RequestRefused(400, f"unknown GPU pool {pool!r}")
     types = {each["id"] for each in gpus if each["pool"] in gpu.get("pools", [])}
     for excluded in gpu.get("excludedTypes", []):
         if excluded not in types:
-            raise Refusal(400, f"gpu.excludedTypes: {excluded!r} is no type of the pools")
+            raise RequestRefused(400, f"gpu.excludedTypes: {excluded!r} is no type of the pools")

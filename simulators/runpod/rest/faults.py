@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Answer:
+class RestAnswer:
     """An answer in place of the account's; nothing happened, but with `after_handling`."""
 
     status: int
@@ -19,18 +19,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Drop:
+class RestDrop:
     """No answer: the connection is cut, before or after what was asked for was done."""
 
     after_handling: bool
 
 
-class Faults:
+class RestFaults:
     """The verbs, and what of them is still to come."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._armed: list[tuple[str, Answer | Drop]] = []
+        self._armed: list[tuple[str, RestAnswer | RestDrop]] = []
         self.forgets_models = False
         """Whether a PATCH of REST v2 drops the cached models, which it has no field for."""
         self.forbids_writing = False
@@ -49,7 +49,7 @@ class Faults:
         after_handling: bool = False,
     ) -> None:
         """Answer the next requests of `asked` ("POST /serverless") with a status."""
-        self._arm(asked, Answer(status, body, headers or {}, after_handling), times)
+        self._arm(asked, RestAnswer(status, body, headers or {}, after_handling), times)
 
     def rate_limit(self, asked: str, retry_after_s: int = 1, times: int = 1) -> None:
         """Refuse the next requests of `asked` with 429."""
@@ -58,7 +58,7 @@ class Faults:
 
     def drop_connection(self, asked: str, times: int = 1, *, after_handling: bool = False) -> None:
         """Reset the connection of the next requests of `asked`."""
-        self._arm(asked, Drop(after_handling), times)
+        self._arm(asked, RestDrop(after_handling), times)
 
     def end_after(self, requests: int, *, last_counts: bool = False) -> None:
         """Refuse all after so many requests, until `clear`; with `last_counts` the first of these is done all the same.
@@ -73,19 +73,19 @@ class Faults:
         with self._lock:
             self._armed, self._left = [], None
 
-    def of_request(self, asked: str) -> Answer | Drop | None:
+    def of_request(self, asked: str) -> RestAnswer | RestDrop | None:
         """Take the next fault of a request."""
         with self._lock:
             if self._left is not None:
                 self._left -= 1
                 if self._left < 0:
-                    return Answer(403, after_handling=self._last_counts and self._left == -1)
+                    return RestAnswer(403, after_handling=self._last_counts and self._left == -1)
             for place, (begin, fault) in enumerate(self._armed):
                 if asked.startswith(begin):
                     del self._armed[place]
                     return fault
         return None
 
-    def _arm(self, asked: str, fault: Answer | Drop, times: int) -> None:
+    def _arm(self, asked: str, fault: RestAnswer | RestDrop, times: int) -> None:
         with self._lock:
             self._armed += [(asked, fault)] * times

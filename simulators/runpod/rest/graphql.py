@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .account import Account, Refusal
+from .account import Account, RequestRefused
 from .shapes import JsonObject
 
 _DEFAULTS: JsonObject = {
@@ -31,7 +31,7 @@ def answered(account: Account, body: JsonObject) -> JsonObject:
         if "saveEndpoint" in str(body.get("query")):
             return {"data": {"saveEndpoint": _save(account, body["variables"]["input"])}}
         return {"data": {"myself": {"endpoints": [_read(account, endpoint_id) for endpoint_id in account.endpoints]}}}
-    except Refusal as refusal:
+    except RequestRefused as refusal:
         return {"errors": [{"message": refusal.detail}], "data": None}
 
 
@@ -67,12 +67,12 @@ def _save(account: Account, given: JsonObject) -> JsonObject:
     """Replace an endpoint by what is given, with defaults for what is not."""
     for name in given:
         if name not in {"id", "name", "gpuIds", *_DEFAULTS}:
-            raise Refusal(400, f'Field "{name}" is not defined by type "EndpointInput".')
+            raise RequestRefused(400, f'Field "{name}" is not defined by type "EndpointInput".')
     for name in ("id", "name", "gpuIds"):
         if not given.get(name):
-            raise Refusal(400, f'Field "{name}" of required type "String!" was not provided.')
+            raise RequestRefused(400, f'Field "{name}" of required type "String!" was not provided.')
     if given["id"] not in account.endpoints:
-        raise Refusal(404, "endpoint not found")
+        raise RequestRefused(404, "endpoint not found")
     new = {**_DEFAULTS, **given}
     ids = new["gpuIds"].split(",")
     endpoint = account.endpoints[given["id"]]

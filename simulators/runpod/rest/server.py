@@ -14,14 +14,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 from simulators.runpod.queue_api import RunPodPlatform
 
-from .account import Account, Refusal
-from .faults import Answer, Drop, Faults
+from .account import Account, RequestRefused
+from .faults import RestAnswer, RestDrop, RestFaults
 from .graphql import answered
 from .shapes import JsonObject
 
 
 @dataclass(frozen=True)
-class Asked:
+class RestRequest:
     """One request as it came, and the status of its answer; 0 where none was given."""
 
     method: str
@@ -45,10 +45,10 @@ class RunPodAccount(Account):
             platform.base_url if platform else "https://api.runpod.ai/v2",
         )
         self.api_key = platform.api_key if platform else api_key
-        self.faults = Faults()
-        self.asked: list[Asked] = []
+        self.faults = RestFaults()
+        self.asked: list[RestRequest] = []
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"account": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_RestHandler,), {"account": self}))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
@@ -84,11 +84,11 @@ class RunPodAccount(Account):
     def handle(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
         """Return status and answer of a call. Raises Refusal."""
         if method != "GET" and path != "/graphql" and self.faults.forbids_writing:
-            raise Refusal(403, "access denied")
+            raise RequestRefused(403, "access denied")
         if path == "/graphql":
             return 200, answered(self, body)
         if not path.startswith("/v2/"):
-            raise Refusal(404, "resource not found")
+            raise RequestRefused(404, "resource not found")
         kind, _, item_id = path.removeprefix("/v2/").partition("/")
         if method == "GET" and path == "/v2/catalog/gpus":
             return 200, self.catalogue(query)
@@ -118,10 +118,10 @@ class RunPodAccount(Account):
             case "DELETE", "serverless", _:
                 self.delete_endpoint(item_id)
                 return 204, None
-        raise Refusal(405, "method not allowed")
+        raise RequestRefused(405, "method not allowed")
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _RestHandler(BaseHTTPRequestHandler):
     """One connection, with the faults in front of the account."""
 
     account: RunPodAccount
@@ -147,10 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
             if fault is None or fault.after_handling:
                 status, answer = self._handled(parts.path, dict(parse_qsl(parts.query)), body)
             headers = {"RateLimit": '"minute";r=99;t=60'} if status != HTTPStatus.UNAUTHORIZED else {}
-            if isinstance(fault, Answer):
+            if isinstance(fault, RestAnswer):
                 status, answer, headers = fault.status, fault.body, {**headers, **fault.headers}
-            is_cut = isinstance(fault, Drop)
-            self.account.asked.append(Asked(self.command, path, body, 0 if is_cut else status))
+            is_cut = isinstance(fault, RestDrop)
+            self.account.asked.append(RestRequest(self.command, path, body, 0 if is_cut else status))
         if is_cut:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -161,13 +161,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._check_key()
             return self.account.handle(self.command, path, query, body)
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             problem = {"title": HTTPStatus(refusal.status).phrase, "status": refusal.status, "detail": refusal.detail}
             return refusal.status, {**problem, **({"errors": refusal.errors} if refusal.errors else {})}
 
     def _check_key(self) -> None:
         if self.headers.get("Authorization") != f"Bearer {self.account.api_key}":
-            raise Refusal(401, "missing bearer token" if "Authorization" not in self.headers else "invalid api key")
+            raise RequestRefused(
+                401, "missing bearer token" if "Authorization" not in self.headers else "invalid api key"
+            )
 
     def _send(self, status: int, answer: object, headers: dict[str, str]) -> None:
         if isinstance(answer, str):

@@ -35,7 +35,7 @@ KNIGHT = (ROOT / "examples" / "knight.png").read_bytes()
 
 
 @dataclass(frozen=True)
-class Scene:
+class HttpScene:
     """The shim, and what stands behind it."""
 
     shim: ShimProcess
@@ -53,18 +53,18 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
+def scene() -> Iterator[HttpScene]:
     """One of each for all tests of this file."""
     with (
         tempfile.TemporaryDirectory() as folder,
         staged(step_s=0.02) as stage,
         ShimProcess(stage.platform.client_env(), Path(folder)) as shim,
     ):
-        yield Scene(shim, stage)
+        yield HttpScene(shim, stage)
 
 
 @pytest.fixture(params=[False, True], ids=["lax", "strict"])
-def sdk(request: pytest.FixtureRequest, scene: Scene) -> Iterator[Scenario]:
+def sdk(request: pytest.FixtureRequest, scene: HttpScene) -> Iterator[Scenario]:
     """The SDK, as callers have it, and with its strict validation of answers."""
     with scene.sdk(strict=request.param) as sdk:
         yield sdk
@@ -89,7 +89,7 @@ def pixels(url: str) -> Image.Image:
     return Image.open(io.BytesIO(answer.content))
 
 
-def test_a_prompt_becomes_pictures(scene: Scene, sdk: Scenario) -> None:
+def test_a_prompt_becomes_pictures(scene: HttpScene, sdk: Scenario) -> None:
     """txt2img: run_model, poll, retrieve the assets, download them; one job at the endpoint."""
     before = scene.stage.platform.submissions
     answer = sdk.generate.run_model(MODEL, body={**SMALL, "numOutputs": 2, "seed": 7})
@@ -135,7 +135,7 @@ def test_a_large_upload_comes_in_parts(sdk: Scenario) -> None:
     assert requests.get(sdk.assets.retrieve(upload.entity_id).asset.url, timeout=10).content == KNIGHT
 
 
-def test_assets_are_listed_fetched_and_deleted(scene: Scene) -> None:
+def test_assets_are_listed_fetched_and_deleted(scene: HttpScene) -> None:
     """The list has pages, get-bulk leaves out what is not there, a deleted asset is gone."""
     with scene.sdk(strict=True, key=OTHER_KEY, secret=OTHER_SECRET) as sdk:
         image = base64.b64encode(KNIGHT).decode()
@@ -151,7 +151,7 @@ def test_assets_are_listed_fetched_and_deleted(scene: Scene) -> None:
             sdk.assets.retrieve(ids[0])
 
 
-def test_a_job_is_cancelled(scene: Scene, sdk: Scenario) -> None:
+def test_a_job_is_cancelled(scene: HttpScene, sdk: Scenario) -> None:
     """Cancel ends the job at the endpoint too, and it reads `canceled`."""
     answer = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 100, "numOutputs": 4})
     job_id = answer.job.job_id
@@ -164,7 +164,7 @@ def test_a_job_is_cancelled(scene: Scene, sdk: Scenario) -> None:
     assert until(lambda: not requests.get(f"{simulator.url}/queue", timeout=5).json()["queue_running"])
 
 
-def test_a_dry_run_costs_nothing(scene: Scene) -> None:
+def test_a_dry_run_costs_nothing(scene: HttpScene) -> None:
     """`dryRun` answers 269 with units and money, without a job."""
     before = scene.stage.platform.submissions
     with scene.sdk() as sdk:
@@ -179,7 +179,7 @@ def test_a_dry_run_costs_nothing(scene: Scene) -> None:
     assert scene.stage.platform.submissions == before
 
 
-def test_errors_are_scenario_s(scene: Scene) -> None:
+def test_errors_are_scenario_s(scene: HttpScene) -> None:
     """400 names every fault, 401 the key, 404 what is not there; each has a reason, and is not repeated."""
     with scene.sdk() as sdk, scene.sdk(secret=OTHER_SECRET) as stranger:
         with pytest.raises(BadRequestError) as bad:
@@ -198,11 +198,11 @@ def test_errors_are_scenario_s(scene: Scene) -> None:
     assert MODEL in str(no_model.value.body)
 
 
-def test_a_key_that_calls_too_often_is_told_when_to_go_on(scene: Scene, tmp_path: Path) -> None:
+def test_a_key_that_calls_too_often_is_told_when_to_go_on(scene: HttpScene, tmp_path: Path) -> None:
     """429 has Retry-After and remainingSeconds; another key is not held up."""
     limits = {**scene.stage.platform.client_env(), "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}
     with ShimProcess(limits, tmp_path) as shim:
-        limited = Scene(shim, scene.stage)
+        limited = HttpScene(shim, scene.stage)
         with limited.sdk(max_retries=0) as sdk, limited.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
             for _ in range(3):
                 sdk.jobs.list()
@@ -214,7 +214,7 @@ def test_a_key_that_calls_too_often_is_told_when_to_go_on(scene: Scene, tmp_path
     assert refused.value.response.json()["remainingSeconds"] >= 1
 
 
-def test_a_key_sees_its_own_alone(scene: Scene) -> None:
+def test_a_key_sees_its_own_alone(scene: HttpScene) -> None:
     """Jobs, assets and uploads of one key are not there for another, whatever the call."""
     with scene.sdk() as sdk, scene.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
         job_id = sdk.generate.run_model(MODEL, body=SMALL).job.job_id
@@ -237,7 +237,7 @@ def test_a_key_sees_its_own_alone(scene: Scene) -> None:
         assert sdk.assets.retrieve(asset_id).asset.id == asset_id
 
 
-def test_the_classic_and_the_oldest_route(scene: Scene) -> None:
+def test_the_classic_and_the_oldest_route(scene: HttpScene) -> None:
     """txt2img with `modelId` in the body, and inferences with `parameters`, give the same kind of job."""
     with scene.sdk() as sdk:
         classic: Any = sdk.post("/generate/txt2img", cast_to=object, body={**SMALL, "modelId": "flux.1-dev"})
@@ -253,7 +253,7 @@ def test_the_classic_and_the_oldest_route(scene: Scene) -> None:
     assert pixels(told["inference"]["images"][0]["url"]).size == (64, 64)
 
 
-def test_a_route_that_is_not_here_says_what_to_do(scene: Scene) -> None:
+def test_a_route_that_is_not_here_says_what_to_do(scene: HttpScene) -> None:
     """501 names the call and what to use in its place; a wrong method is 405."""
     auth = (KEY, SECRET)
     for prefix in ("", "/v1"):
@@ -266,11 +266,11 @@ def test_a_route_that_is_not_here_says_what_to_do(scene: Scene) -> None:
     assert wrong.json()["reason"]
 
 
-def test_models_are_listed_by_what_is_asked_for(scene: Scene, tmp_path: Path) -> None:
+def test_models_are_listed_by_what_is_asked_for(scene: HttpScene, tmp_path: Path) -> None:
     """Public ones are Flux.1-dev's ids, private ones the LoRAs of the table; pages and get-bulk work, also by SDK."""
     loras = {"SCENARIO_SHIM_LORAS": '{"model_knight": "knight.safetensors"}'}
     with ShimProcess({**scene.stage.platform.client_env(), **loras}, tmp_path) as shim:
-        with Scene(shim, scene.stage).sdk(strict=True) as sdk:
+        with HttpScene(shim, scene.stage).sdk(strict=True) as sdk:
             public = [model.id for model in sdk.models.list(privacy="public")]
             private = [model.id for model in sdk.models.list(privacy="private")]
             paged = [model.id for model in sdk.models.list(page_size=1)]
@@ -287,7 +287,7 @@ def test_models_are_listed_by_what_is_asked_for(scene: Scene, tmp_path: Path) ->
     assert wrong.status_code == 400
 
 
-def test_a_model_s_jobs_are_listed_in_the_oldest_way(scene: Scene) -> None:
+def test_a_model_s_jobs_are_listed_in_the_oldest_way(scene: HttpScene) -> None:
     """GET /models/{id}/inferences has this key's jobs of that model, and of no other."""
     with scene.sdk() as sdk:
         job_id = sdk.generate.run_model("flux.1-dev", body=SMALL).job.job_id
@@ -303,7 +303,7 @@ def test_a_model_s_jobs_are_listed_in_the_oldest_way(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "path", ["/assets/asset_q9GpkRcHwTx7bLJ2mVz3nFd8", "/assets/get-bulk", "/jobs/job_q9GpkRcHwTx7"]
 )
-def test_an_id_of_scenario_s_is_told_what_to_do(scene: Scene, path: str) -> None:
+def test_an_id_of_scenario_s_is_told_what_to_do(scene: HttpScene, path: str) -> None:
     """404 says that the id is not the shim's, and how a picture is brought along; get-bulk leaves it out."""
     auth = (KEY, SECRET)
     if path.endswith("get-bulk"):
@@ -318,7 +318,7 @@ def test_an_id_of_scenario_s_is_told_what_to_do(scene: Scene, path: str) -> None
     assert "POST /assets" in reason or "Poll a job of Scenario at Scenario" in reason
 
 
-def test_a_multipart_upload_is_told_what_to_send(scene: Scene) -> None:
+def test_a_multipart_upload_is_told_what_to_send(scene: HttpScene) -> None:
     """An old page of Scenario's shows multipart: 400 says which JSON goes in its place."""
     files = {"file": ("knight.png", KNIGHT, "image/png")}
     answer = requests.post(f"{scene.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)
@@ -328,7 +328,7 @@ def test_a_multipart_upload_is_told_what_to_send(scene: Scene) -> None:
     assert "base64" in answer.json()["reason"]
 
 
-def test_curl_goes_through(scene: Scene, tmp_path: Path) -> None:
+def test_curl_goes_through(scene: HttpScene, tmp_path: Path) -> None:
     """What the docs of Scenario show with curl: generate, poll, the asset, its bytes."""
     programs("curl")
 
@@ -352,7 +352,7 @@ def test_curl_goes_through(scene: Scene, tmp_path: Path) -> None:
     assert Image.open(io.BytesIO((tmp_path / "knight.png").read_bytes())).size == (64, 64)
 
 
-def test_a_picture_s_address_is_signed(scene: Scene) -> None:
+def test_a_picture_s_address_is_signed(scene: HttpScene) -> None:
     """Nobody changes what an address leads to or when it ends; another format may be asked for."""
     with scene.sdk() as sdk:
         url = sdk.assets.upload(name="a.png", image=base64.b64encode(KNIGHT).decode()).asset.url
@@ -364,7 +364,7 @@ def test_a_picture_s_address_is_signed(scene: Scene) -> None:
     assert Image.open(io.BytesIO(requests.get(webp.url, timeout=5).content)).format == "WEBP"
 
 
-def test_nothing_secret_is_logged(scene: Scene) -> None:
+def test_nothing_secret_is_logged(scene: HttpScene) -> None:
     """Neither a key nor a signature stands in the log of the tests above."""
     log = scene.shim.log
 

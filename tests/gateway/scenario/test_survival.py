@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
-from simulators.runpod.queue_api import JobState, RunPodPlatform
+from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png
 from simulators.waiting import until
 
@@ -209,7 +209,7 @@ def test_a_cancel_outlasts_an_endpoint_that_is_away(shim: ShimProcess, platform:
     platform.faults.outage(14, 502)
     requests.post(f"{shim.base_url}/jobs/{job_id}/action", json={"action": "cancel"}, auth=AUTH, timeout=30)
 
-    assert platform.wait_for(endpoint_id, 60).state is JobState.CANCELLED
+    assert platform.wait_for(endpoint_id, 60).state is QueueJobState.CANCELLED
     assert ended(shim, job_id)["status"] == "canceled"
 
 

@@ -15,7 +15,7 @@ from comfy_client.gateway.scenario.store import Store
 from comfy_client.gateway.scenario.uploads import KEPT_S, Uploads
 
 
-class Scene:
+class UploadScene:
     """Uploads whose clock the test sets."""
 
     def __init__(self, directory: Path) -> None:
@@ -33,7 +33,7 @@ class Scene:
 
 def test_what_is_not_completed_is_removed_in_time(tmp_path: Path) -> None:
     """An hour after it began an upload is `failed` and says why; its parts are gone, a younger one's stay."""
-    scene = Scene(tmp_path)
+    scene = UploadScene(tmp_path)
     old = scene.begin()
     asyncio.run(scene.uploads.put_part(old, 1, b"x" * 100))
     scene.now += KEPT_S - 1
@@ -55,7 +55,7 @@ def test_what_is_not_completed_is_removed_in_time(tmp_path: Path) -> None:
 
 def test_parts_without_an_upload_are_removed(tmp_path: Path) -> None:
     """What a write left behind that came too late goes at the next sweep."""
-    scene = Scene(tmp_path)
+    scene = UploadScene(tmp_path)
     (scene.parts / "upload_none").mkdir(parents=True)
     (scene.parts / "upload_none" / "1").write_bytes(b"x")
     asyncio.run(scene.uploads.sweep())

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from simulators.comfyui import Simulator, __main__
-from simulators.comfyui.queue_and_history import Prompt, PromptQueue
+from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 
 from .driver import Driver, simulated, until
 from .graphs import TXT2IMG
@@ -102,7 +102,7 @@ def test_history_forgets_the_oldest() -> None:
 
     async def run_all() -> None:
         for number in range(10_002):
-            queue.put(Prompt(number, f"prompt {number}", {}, {}, []))
+            queue.put(QueuedPrompt(number, f"prompt {number}", {}, {}, []))
             await queue.next_prompt()
             queue.ended({})
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from simulators.runpod.queue_api import JobState, RunPodPlatform, WorkerProcess
+from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 
 WORKER = """
 import asyncio, contextlib, os, runpod
@@ -71,7 +71,7 @@ PINGS_EVERY_S = 1
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """What the platform answered."""
 
     status: int
@@ -92,19 +92,19 @@ class Caller:
     session: requests.Session
     authorization: str
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> HttpAnswer:
         """GET a route of the endpoint."""
         return self.call("GET", f"{self.platform.endpoint_url}/{path}", headers=headers)
 
-    def post(self, path: str, body: object = None) -> Answer:
+    def post(self, path: str, body: object = None) -> HttpAnswer:
         """POST to a route of the endpoint."""
         return self.call("POST", f"{self.platform.endpoint_url}/{path}", data=json.dumps(body))
 
-    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> Answer:  # noqa: ANN401 - of requests
+    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpAnswer:  # noqa: ANN401 - of requests
         """Call any address."""
         headers = {"Authorization": self.authorization, **(headers or {})}
         response = self.session.request(method, url, headers=headers, timeout=10, **arguments)
-        return Answer(response.status_code, response.headers, response.text)
+        return HttpAnswer(response.status_code, response.headers, response.text)
 
     def run(self, job_input: object, **envelope: object) -> str:
         """Submit a job; return its id."""
@@ -114,7 +114,7 @@ class Caller:
         """Take the next job, as worker `w`."""
         return self.get("job-take/w?gpu=FAKE&job_in_progress=0").json
 
-    def done(self, job_id: str, body: object) -> Answer:
+    def done(self, job_id: str, body: object) -> HttpAnswer:
         """Post a result or progress, as worker `w`."""
         return self.post(f"job-done/w/{job_id}?gpu=FAKE&isStream=false", body)
 
@@ -178,7 +178,7 @@ def served_client(served: RunPodPlatform, session: requests.Session) -> Caller:
     return Caller(served, session, f"Bearer {served.api_key}")
 
 
-class Gate:
+class HandlerGate:
     """Handlers wait at its port: for the end of a connection that nobody accepts, or for its refusal."""
 
     def __init__(self) -> None:
@@ -191,14 +191,14 @@ class Gate:
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
+def gate() -> Iterator[HandlerGate]:
     """Yield a gate that is shut."""
-    gate = Gate()
+    gate = HandlerGate()
     yield gate
     gate.open()
 
 
-def eventually(answer: Callable[[], Answer], status: int, timeout_s: float = 5.0) -> Answer:
+def eventually(answer: Callable[[], HttpAnswer], status: int, timeout_s: float = 5.0) -> HttpAnswer:
     """Ask until an answer has that status."""
     deadline = time.monotonic() + timeout_s
     while (last := answer()).status != status:
@@ -210,7 +210,7 @@ def test_job_goes_through_real_worker(served: RunPodPlatform) -> None:
     """A submitted job is handed out once, and ends with what the handler returned."""
     job = served.wait_for(served.submit({"return": {"picture": "ä"}}))
 
-    assert job.states == [JobState.IN_QUEUE, JobState.IN_PROGRESS, JobState.COMPLETED]
+    assert job.states == [QueueJobState.IN_QUEUE, QueueJobState.IN_PROGRESS, QueueJobState.COMPLETED]
     assert (job.output, job.error) == ({"picture": "ä"}, None)
     assert (job.worker_id, job.hand_outs, job.final_posts) == ("worker-1", 1, 1)
     assert [(post.kind, post.worker_id) for post in served.posts if post.job_id == job.id] == [("final", "worker-1")]
@@ -229,20 +229,20 @@ def test_nothing_returned_is_completed_without_output(served: RunPodPlatform, va
     """Nothing, an empty dict and an error that is no string all end COMPLETED without output."""
     job = served.wait_for(served.submit({"return": value}))
 
-    assert (job.state, job.output, job.error) == (JobState.COMPLETED, None, None)
+    assert (job.state, job.output, job.error) == (QueueJobState.COMPLETED, None, None)
 
 
 def test_exception_fails_job_with_traceback(served: RunPodPlatform) -> None:
     """What a handler raises reaches the caller whole, as the SDK does it."""
     job = served.wait_for(served.submit({"raise": "boom"}))
 
-    assert job.state is JobState.FAILED
+    assert job.state is QueueJobState.FAILED
     report = json.loads(job.error or "")
     assert (report["error_message"], report["hostname"]) == ("boom", "worker-1-host")
     assert "Traceback" in report["error_traceback"]
 
 
-def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: Caller, gate: Gate) -> None:
+def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: Caller, gate: HandlerGate) -> None:
     """The latest progress is the output of a running job, pings name the job, and the result comes after."""
     job_id = served.submit({"progress": {"step": 3}, "gate": gate.port})
     served.wait_until(lambda: served.jobs[job_id].progress)
@@ -260,7 +260,7 @@ def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: 
 def test_cancel_reaches_running_handler(served: RunPodPlatform, served_client: Caller) -> None:
     """A cancelled job is stopped in the worker, which posts nothing of it and goes on."""
     job_id = served.submit("hang")
-    served.wait_until(lambda: served.jobs[job_id].state is JobState.IN_PROGRESS)
+    served.wait_until(lambda: served.jobs[job_id].state is QueueJobState.IN_PROGRESS)
 
     answer = served_client.post(f"cancel/{job_id}")
 
@@ -269,7 +269,7 @@ def test_cancel_reaches_running_handler(served: RunPodPlatform, served_client: C
     assert [post for post in served.posts if post.job_id == job_id] == []
 
 
-def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: Gate) -> None:
+def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: HandlerGate) -> None:
     """A worker with room for more gets two at once, and runs both."""
     served.faults.throttle_workers()
     job_ids = [served.submit({"progress": number, "gate": gate.port}) for number in range(2)]
@@ -280,7 +280,7 @@ def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: Gate) -> None:
     served.wait_until(lambda: all(served.jobs[job_id].progress for job_id in job_ids))
     gate.open()
 
-    assert [served.wait_for(job_id).state for job_id in job_ids] == [JobState.COMPLETED] * 2
+    assert [served.wait_for(job_id).state for job_id in job_ids] == [QueueJobState.COMPLETED] * 2
 
 
 def test_result_arrives_at_third_attempt(served: RunPodPlatform) -> None:
@@ -299,7 +299,7 @@ def test_refused_result_is_lost(served: RunPodPlatform) -> None:
 
     job = served.wait_for(served.submit({"return": "lost"}))
 
-    assert (job.state, job.output) == (JobState.COMPLETED, None)
+    assert (job.state, job.output) == (QueueJobState.COMPLETED, None)
     assert len([post for post in served.posts if post.job_id == job.id]) == 1
 
 
@@ -307,7 +307,7 @@ def test_too_large_result_is_lost(served: RunPodPlatform) -> None:
     """A result over the limit is refused."""
     job = served.wait_for(served.submit({"bytes": 100_001}))
 
-    assert (job.state, job.output, job.final_posts) == (JobState.COMPLETED, None, 1)
+    assert (job.state, job.output, job.final_posts) == (QueueJobState.COMPLETED, None, 1)
     assert next(post.size for post in served.posts if post.job_id == job.id) > 100_000
 
 
@@ -317,7 +317,7 @@ def test_lost_result_looks_accepted(served: RunPodPlatform) -> None:
 
     jobs = [served.wait_for(served.submit({"return": number})) for number in range(2)]
 
-    assert [(job.state, job.output) for job in jobs] == [(JobState.COMPLETED, None), (JobState.COMPLETED, 1)]
+    assert [(job.state, job.output) for job in jobs] == [(QueueJobState.COMPLETED, None), (QueueJobState.COMPLETED, 1)]
 
 
 def test_dropped_result_is_not_posted_again(served: RunPodPlatform) -> None:
@@ -329,11 +329,11 @@ def test_dropped_result_is_not_posted_again(served: RunPodPlatform) -> None:
 
     served.wait_until(lambda: any(ping.at > posted_at and job_id not in ping.job_ids for ping in served.pings))
 
-    assert served.jobs[job_id].state is JobState.IN_PROGRESS
+    assert served.jobs[job_id].state is QueueJobState.IN_PROGRESS
     assert len([post for post in served.posts if post.job_id == job_id]) == 1
 
 
-def test_workers_end_on_sigterm(script: Path, gate: Gate) -> None:
+def test_workers_end_on_sigterm(script: Path, gate: HandlerGate) -> None:
     """Told to end, an idle worker and a busy one exit with 0, the busy one after it posted its result."""
     with (
         RunPodPlatform(long_poll_s=0.1) as idle_platform,
@@ -490,7 +490,7 @@ def test_pings_keep_a_job(platform: RunPodPlatform, client: Caller, worker: Call
     while time.monotonic() < deadline:
         assert worker.get(f"ping/w?gpu=FAKE&job_id={job_id},other").status == 200
 
-    assert platform.jobs[job_id].states == [JobState.IN_QUEUE, JobState.IN_PROGRESS]
+    assert platform.jobs[job_id].states == [QueueJobState.IN_QUEUE, QueueJobState.IN_PROGRESS]
 
 
 def test_post_for_unknown_job(worker: Caller) -> None:
@@ -574,7 +574,7 @@ def test_bad_submission(platform: RunPodPlatform, client: Caller, body: bytes) -
 
 def test_runsync_answers_with_result(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
     """A synchronous job is answered at its end, with the job as /status shows it."""
-    answers: list[Answer] = []
+    answers: list[HttpAnswer] = []
     caller = threading.Thread(target=lambda: answers.append(client.post("runsync", {"input": 1})))
     caller.start()
     job_id = platform.wait_until(lambda: next(iter(platform.jobs), ""))
@@ -653,7 +653,7 @@ def test_ttl_deletes_job(platform: RunPodPlatform, client: Caller, worker: Calle
     if is_running:
         worker.take()
 
-    assert platform.wait_for(job_id).state is JobState.TIMED_OUT
+    assert platform.wait_for(job_id).state is QueueJobState.TIMED_OUT
     assert client.get(f"status/{job_id}").status == 404
     assert worker.get("job-take/w?gpu=FAKE").status == 204
     assert worker.get("job-stop/w?gpu=FAKE").status == (200 if is_running else 204)
@@ -792,7 +792,7 @@ def test_webhook_that_nobody_answers(platform: RunPodPlatform, client: Caller, w
 
     platform.wait_until(lambda: [call.status for call in platform.webhooks] == [0, 0, 0])
 
-    assert platform.jobs[job_id].state is JobState.COMPLETED
+    assert platform.jobs[job_id].state is QueueJobState.COMPLETED
 
 
 def test_late_404(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:

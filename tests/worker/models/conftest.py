@@ -25,7 +25,7 @@ class Served:
     path: str
 
 
-class Models:
+class ModelSetup:
     """A stand-in for Hugging Face, and its files."""
 
     def __init__(self, server: ModelServer) -> None:
@@ -43,7 +43,7 @@ class Models:
 
 
 @pytest.fixture
-def models() -> Iterator[Models]:
+def models() -> Iterator[ModelSetup]:
     """A fresh server."""
     with ModelServer() as server:
-        yield Models(server)
+        yield ModelSetup(server)

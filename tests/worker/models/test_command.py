@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from simulators.hugging_face import Answer
+from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
 from tests.needs import small_disk as small_disk_of
-from tests.worker.models.conftest import SIZE, Models, Served
+from tests.worker.models.conftest import SIZE, ModelSetup, Served
 from worker.models.__main__ import main
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +32,7 @@ HALF = SIZE // 2
 TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
 
 
-class Terminal(io.StringIO):
+class FakeTerminal(io.StringIO):
     """A fake terminal."""
 
     def isatty(self) -> bool:
@@ -58,7 +58,7 @@ def to(tmp_path: Path) -> Path:
     return tmp_path / "comfyui" / "models"
 
 
-def ran(models: Models, to: Path, *served: Served, more: tuple[str, ...] = (), **env: str) -> tuple[int, str]:
+def ran(models: ModelSetup, to: Path, *served: Served, more: tuple[str, ...] = (), **env: str) -> tuple[int, str]:
     """Run the command in this process; return its exit status and output."""
     err = io.StringIO()
     arguments = ["--list", str(listed(to.parents[1], *served)), "--to", str(to), *more]
@@ -67,7 +67,12 @@ def ran(models: Models, to: Path, *served: Served, more: tuple[str, ...] = (), *
 
 
 def started(
-    models: Models, to: Path, file: Path, *more: str, before: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+    models: ModelSetup,
+    to: Path,
+    file: Path,
+    *more: str,
+    before: tuple[str, ...] = (),
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
     return subprocess.Popen(
@@ -93,7 +98,7 @@ def part_grows(to: Path, served: Served) -> bool:
 # What it says.
 
 
-def test_one_line_a_model(models: Models, to: Path) -> None:
+def test_one_line_a_model(models: ModelSetup, to: Path) -> None:
     """Without a terminal, each model has its log line, and there is a summary; the next run logs existing models."""
     served = [models.put("vae/a.safetensors"), models.put("loras/b.safetensors")]
 
@@ -112,7 +117,7 @@ def test_one_line_a_model(models: Models, to: Path) -> None:
     )
 
 
-def test_quiet(models: Models, to: Path) -> None:
+def test_quiet(models: ModelSetup, to: Path) -> None:
     """--quiet prints nothing on success, and the failures otherwise."""
     served = models.put()
 
@@ -124,11 +129,11 @@ def test_quiet(models: Models, to: Path) -> None:
     assert text.startswith("1 of 1 models failed:\n  vae/ae.safetensors: does not exist (")
 
 
-def test_bars_on_a_terminal(models: Models, to: Path) -> None:
+def test_bars_on_a_terminal(models: ModelSetup, to: Path) -> None:
     """On a terminal there is a bar for each model, and warnings are printed above them."""
     served = models.put()
     models.server.cut(served.path, HALF)
-    err = Terminal()
+    err = FakeTerminal()
 
     status = main(
         ["--list", str(listed(to.parents[1], served)), "--to", str(to)], {"HF_ENDPOINT": models.server.url}, err
@@ -139,11 +144,11 @@ def test_bars_on_a_terminal(models: Models, to: Path) -> None:
     assert "refused or lost; retrying in" in err.getvalue()
 
 
-def test_all_failures_are_listed(models: Models, to: Path) -> None:
+def test_all_failures_are_listed(models: ModelSetup, to: Path) -> None:
     """One failure does not stop other models; the end lists each failed one with its remedy, and the status is 1."""
     gone, good, gated = (models.put(f"vae/{name}.safetensors") for name in "abc")
-    models.server.answer(gone.path, Answer(404))
-    models.server.answer(gated.path, Answer(401))
+    models.server.answer(gone.path, ModelResponse(404))
+    models.server.answer(gated.path, ModelResponse(401))
 
     status, text = ran(models, to, gone, good, gated, HF_TOKEN=TOKEN)
 
@@ -155,7 +160,7 @@ def test_all_failures_are_listed(models: Models, to: Path) -> None:
     assert (to / good.model.path).read_bytes() == good.content
 
 
-def test_only(models: Models, to: Path) -> None:
+def test_only(models: ModelSetup, to: Path) -> None:
     """--only selects the models whose path matches, and may be repeated."""
     served = [models.put(f"{folder}/x.safetensors") for folder in ("vae", "loras", "unet")]
 
@@ -195,7 +200,9 @@ def test_misuse(arguments: list[str], message: str) -> None:
         ({"HF_TOKEN_FILE": "/"}, "HF_TOKEN_FILE: / cannot be read (IsADirectoryError)"),
     ],
 )
-def test_a_bad_setting_is_named(models: Models, to: Path, tmp_path: Path, env: dict[str, str], message: str) -> None:
+def test_a_bad_setting_is_named(
+    models: ModelSetup, to: Path, tmp_path: Path, env: dict[str, str], message: str
+) -> None:
     """An invalid variable ends with status 3 and its name; nothing is sent, and no secret is shown."""
     err = io.StringIO()
 
@@ -207,12 +214,12 @@ def test_a_bad_setting_is_named(models: Models, to: Path, tmp_path: Path, env: d
     assert models.server.asked == []
 
 
-def test_the_token_may_be_a_file(models: Models, to: Path, tmp_path: Path) -> None:
+def test_the_token_may_be_a_file(models: ModelSetup, to: Path, tmp_path: Path) -> None:
     """A build secret is a file: its token is sent, the file is named in errors, and it may be missing."""
     served = models.put()
     secret = tmp_path / "hf_token"
     secret.write_text(f"{TOKEN}\n")
-    models.server.answer(served.path, Answer(403))
+    models.server.answer(served.path, ModelResponse(403))
 
     status, text = ran(models, to, served, HF_TOKEN_FILE=str(secret))
     assert status == 1
@@ -225,7 +232,7 @@ def test_the_token_may_be_a_file(models: Models, to: Path, tmp_path: Path) -> No
 # Processes.
 
 
-def test_two_processes_on_one_volume(models: Models, to: Path, tmp_path: Path) -> None:
+def test_two_processes_on_one_volume(models: ModelSetup, to: Path, tmp_path: Path) -> None:
     """Two concurrent runs download each model once, and both succeed; the second one logs that it waits."""
     served = [models.put(f"vae/{name}.safetensors") for name in "ab"]
     holds = [models.server.hold(each.path, HALF) for each in served]
@@ -249,7 +256,7 @@ def test_two_processes_on_one_volume(models: Models, to: Path, tmp_path: Path) -
         assert (to / each.model.path).read_bytes() == each.content
 
 
-def test_killed_and_run_again(models: Models, to: Path, tmp_path: Path) -> None:
+def test_killed_and_run_again(models: ModelSetup, to: Path, tmp_path: Path) -> None:
     """After SIGKILL no file is at the model's path, and the next run requests only the rest."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
@@ -270,7 +277,7 @@ def test_killed_and_run_again(models: Models, to: Path, tmp_path: Path) -> None:
     assert (to / served.model.path).read_bytes() == served.content
 
 
-def test_the_waiting_one_takes_over_from_a_killed_one(models: Models, to: Path, tmp_path: Path) -> None:
+def test_the_waiting_one_takes_over_from_a_killed_one(models: ModelSetup, to: Path, tmp_path: Path) -> None:
     """The death of the downloading process releases its part; a waiting process resumes it."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
@@ -289,7 +296,7 @@ def test_the_waiting_one_takes_over_from_a_killed_one(models: Models, to: Path, 
     said(first)
 
 
-def test_ctrl_c(models: Models, to: Path, tmp_path: Path) -> None:
+def test_ctrl_c(models: ModelSetup, to: Path, tmp_path: Path) -> None:
     """Ctrl-C ends it with 130 and keeps the partial file."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
@@ -306,7 +313,7 @@ def test_ctrl_c(models: Models, to: Path, tmp_path: Path) -> None:
     assert [file.name for file in (to / "vae").iterdir()] == ["ae.safetensors.part"]
 
 
-def test_a_limit_of_the_disk(models: Models, to: Path, tmp_path: Path) -> None:
+def test_a_limit_of_the_disk(models: ModelSetup, to: Path, tmp_path: Path) -> None:
     """A full disk is an error with the missing bytes; the part is kept, and resumed later."""
     served = models.put()
     file = listed(tmp_path, served)
@@ -333,7 +340,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_disk_that_is_filled_meanwhile(models: Models, small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_filled_meanwhile(models: ModelSetup, small_disk: Path, tmp_path: Path) -> None:
     """Space that disappears during the download is the same error; with space again, the download resumes."""
     served = models.put()
     hold = models.server.hold(served.path, HALF)
@@ -360,7 +367,7 @@ def fill(file: Path) -> None:
             pass
 
 
-def test_the_script(models: Models, tmp_path: Path) -> None:
+def test_the_script(models: ModelSetup, tmp_path: Path) -> None:
     """scripts/download_models works in any folder, whatever packages are there, with relative paths."""
     served = models.put()
     file = listed(tmp_path, served)

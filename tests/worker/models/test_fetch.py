@@ -19,10 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from simulators.hugging_face import Answer
+from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
 from tests.needs import left_out
-from tests.worker.models.conftest import SIZE, Models, Served
+from tests.worker.models.conftest import SIZE, ModelSetup, Served
 from worker.models.download import DownloadRetryPolicy, check_models, fetch_models
 from worker.models.files import locked_part
 from worker.models.listing import ModelError, ModelFile, ModelsError
@@ -48,7 +48,7 @@ class Pauses(threading.Event):
 
 
 def failure(
-    models: Models, folder: Path, *served: Served, hub: Hub | None = None, retry_policy: DownloadRetryPolicy = QUICK
+    models: ModelSetup, folder: Path, *served: Served, hub: Hub | None = None, retry_policy: DownloadRetryPolicy = QUICK
 ) -> str:
     """Run a failing download; return the error of the one model."""
     with pytest.raises(ModelsError) as info:
@@ -65,7 +65,7 @@ def left(folder: Path) -> list[str]:
 # What goes well.
 
 
-def test_all_are_fetched(models: Models, tmp_path: Path) -> None:
+def test_all_are_fetched(models: ModelSetup, tmp_path: Path) -> None:
     """Each model is at its path, with only its marker beside it, and not writable by others."""
     served = [models.put(f"loras/{number}.safetensors", 300_000 + number) for number in range(6)]
 
@@ -78,7 +78,7 @@ def test_all_are_fetched(models: Models, tmp_path: Path) -> None:
     assert left(tmp_path) == sorted(f"{each.model.path}{end}" for each in served for end in ("", ".verified"))
 
 
-def test_what_is_there_is_not_asked_for(models: Models, tmp_path: Path) -> None:
+def test_what_is_there_is_not_asked_for(models: ModelSetup, tmp_path: Path) -> None:
     """A second run sends no request and reads no file: it uses the marker, the size and the modification time."""
     served = models.put()
     read: list[int] = []
@@ -90,7 +90,7 @@ def test_what_is_there_is_not_asked_for(models: Models, tmp_path: Path) -> None:
     assert read == []
 
 
-def test_a_file_of_unknown_origin_is_read_once(models: Models, tmp_path: Path) -> None:
+def test_a_file_of_unknown_origin_is_read_once(models: ModelSetup, tmp_path: Path) -> None:
     """A correct file that was copied there is hashed once and not downloaded."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -106,7 +106,7 @@ def test_a_file_of_unknown_origin_is_read_once(models: Models, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"short", bytes(SIZE)], ids=["wrong size", "wrong bytes"])
-def test_another_file_is_replaced(models: Models, tmp_path: Path, content: bytes) -> None:
+def test_another_file_is_replaced(models: ModelSetup, tmp_path: Path, content: bytes) -> None:
     """A file with a model's name and other content is replaced."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -118,7 +118,7 @@ def test_another_file_is_replaced(models: Models, tmp_path: Path, content: bytes
     assert target.read_bytes() == served.content
 
 
-def test_another_file_stays_until_the_right_one_is_there(models: Models, tmp_path: Path) -> None:
+def test_another_file_stays_until_the_right_one_is_there(models: ModelSetup, tmp_path: Path) -> None:
     """If the download fails, the existing file is kept."""
     served = models.put(served=b"also wrong")
     target = tmp_path / served.model.path
@@ -130,7 +130,7 @@ def test_another_file_stays_until_the_right_one_is_there(models: Models, tmp_pat
     assert target.read_bytes() == b"wrong"
 
 
-def test_a_changed_file_is_seen_without_check(models: Models, tmp_path: Path) -> None:
+def test_a_changed_file_is_seen_without_check(models: ModelSetup, tmp_path: Path) -> None:
     """A marker is invalid if the file was changed after it."""
     served = models.put()
     fetch_models([served.model], tmp_path, models.hub)
@@ -146,7 +146,7 @@ def test_a_changed_file_is_seen_without_check(models: Models, tmp_path: Path) ->
 # Cut, resumed, begun anew.
 
 
-def test_a_cut_is_gone_on_with(models: Models, tmp_path: Path) -> None:
+def test_a_cut_is_gone_on_with(models: ModelSetup, tmp_path: Path) -> None:
     """After a cut at 30 %, only the rest is requested, plus the piece that was in transit."""
     served = models.put()
     models.server.cut(served.path, CUT)
@@ -159,7 +159,7 @@ def test_a_cut_is_gone_on_with(models: Models, tmp_path: Path) -> None:
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_a_server_without_ranges_is_begun_with_anew(models: Models, tmp_path: Path) -> None:
+def test_a_server_without_ranges_is_begun_with_anew(models: ModelSetup, tmp_path: Path) -> None:
     """If the server responds to a range with 200, the download starts over."""
     served = models.put()
     models.server.cut(served.path, CUT)
@@ -174,13 +174,13 @@ def test_a_server_without_ranges_is_begun_with_anew(models: Models, tmp_path: Pa
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(416),
-        Answer(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
-        Answer(206, {"Content-Range": "nonsense"}, bytes(10)),
+        ModelResponse(416),
+        ModelResponse(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
+        ModelResponse(206, {"Content-Range": "nonsense"}, bytes(10)),
     ],
     ids=["416", "206 from elsewhere", "206 without a range"],
 )
-def test_an_answer_to_another_range_is_not_taken(models: Models, tmp_path: Path, answer: Answer) -> None:
+def test_an_answer_to_another_range_is_not_taken(models: ModelSetup, tmp_path: Path, answer: ModelResponse) -> None:
     """A response that does not continue at the part's end is discarded, and the download starts over."""
     served = models.put()
     kept_part(tmp_path, served, served.content[:CUT])
@@ -200,7 +200,7 @@ def kept_part(folder: Path, served: Served, content: bytes) -> Path:
     return part
 
 
-def test_a_whole_part_is_asked_for_no_more(models: Models, tmp_path: Path) -> None:
+def test_a_whole_part_is_asked_for_no_more(models: ModelSetup, tmp_path: Path) -> None:
     """After a kill between the last byte and the move, the next run only hashes and moves."""
     served = models.put()
     kept_part(tmp_path, served, served.content)
@@ -216,7 +216,9 @@ def test_a_whole_part_is_asked_for_no_more(models: Models, tmp_path: Path) -> No
     [(bytes(CUT), [CUT, 0]), (bytes(SIZE), [0]), (bytes(SIZE + 1), [0])],
     ids=["wrong start", "wrong whole", "too long"],
 )
-def test_a_spoilt_part_costs_a_new_start(models: Models, tmp_path: Path, content: bytes, offsets: list[int]) -> None:
+def test_a_spoilt_part_costs_a_new_start(
+    models: ModelSetup, tmp_path: Path, content: bytes, offsets: list[int]
+) -> None:
     """A part with wrong bytes (a power failure) is detected by the hash; the model is downloaded again, once."""
     served = models.put()
     kept_part(tmp_path, served, content)
@@ -230,7 +232,7 @@ def test_a_spoilt_part_costs_a_new_start(models: Models, tmp_path: Path, content
 # What is another file.
 
 
-def test_wrong_bytes_are_refused(models: Models, tmp_path: Path) -> None:
+def test_wrong_bytes_are_refused(models: ModelSetup, tmp_path: Path) -> None:
     """Wrong content of the right size is never moved into place, not kept, and not requested again."""
     served = models.put(served=bytes(SIZE))
 
@@ -242,7 +244,7 @@ def test_wrong_bytes_are_refused(models: Models, tmp_path: Path) -> None:
     assert len(models.server.asked) == 1
 
 
-def test_a_wrong_size_is_refused_before_its_bytes(models: Models, tmp_path: Path) -> None:
+def test_a_wrong_size_is_refused_before_its_bytes(models: ModelSetup, tmp_path: Path) -> None:
     """If the server reports another size, nothing is read, and an earlier part is kept."""
     served = models.put(served=bytes(SIZE - 1))
     kept_part(tmp_path, served, served.content[:CUT])
@@ -254,7 +256,7 @@ def test_a_wrong_size_is_refused_before_its_bytes(models: Models, tmp_path: Path
     assert left(tmp_path) == ["vae/ae.safetensors.part"]
 
 
-def test_a_wrong_size_behind_a_range_is_refused(models: Models, tmp_path: Path) -> None:
+def test_a_wrong_size_behind_a_range_is_refused(models: ModelSetup, tmp_path: Path) -> None:
     """For a file that is shorter than the part, the server returns 416 and its size."""
     served = models.put(served=bytes(CUT))
     kept_part(tmp_path, served, served.content[:CUT])
@@ -262,19 +264,19 @@ def test_a_wrong_size_behind_a_range_is_refused(models: Models, tmp_path: Path) 
     assert f"{SIZE:,} bytes were expected, 127.0.0.1 has {CUT:,}" in failure(models, tmp_path, served)
 
 
-def test_more_than_expected_is_refused(models: Models, tmp_path: Path) -> None:
+def test_more_than_expected_is_refused(models: ModelSetup, tmp_path: Path) -> None:
     """A body without a length is aborted as soon as it is too long, and nothing is kept."""
     served = models.put()
-    models.server.answer(served.path, Answer(200, {}, served.content + b"!", tells_length=False))
+    models.server.answer(served.path, ModelResponse(200, {}, served.content + b"!", tells_length=False))
 
     assert "wrong size: 1,000,000 bytes were expected, more were received" in failure(models, tmp_path, served)
     assert left(tmp_path) == []
 
 
-def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> None:
+def test_less_than_expected_is_gone_on_with(models: ModelSetup, tmp_path: Path) -> None:
     """A body without a length that ends early may have been cut: the rest is requested."""
     served = models.put()
-    models.server.answer(served.path, Answer(200, {}, served.content[:CUT], tells_length=False))
+    models.server.answer(served.path, ModelResponse(200, {}, served.content[:CUT], tells_length=False))
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
@@ -300,10 +302,10 @@ def test_less_than_expected_is_gone_on_with(models: Models, tmp_path: Path) -> N
         (418, "", "returned 418 instead of 200"),
     ],
 )
-def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: str, remedy: str) -> None:
+def test_a_refusal_is_final(models: ModelSetup, tmp_path: Path, status: int, token: str, remedy: str) -> None:
     """A permanent error is requested once, and has a remedy; it does not contain the token."""
     served = models.put()
-    models.server.answer(served.path, Answer(status, {}, b"no"))
+    models.server.answer(served.path, ModelResponse(status, {}, b"no"))
 
     message = failure(models, tmp_path, served, hub=Hub(models.server.url, token))
 
@@ -315,10 +317,10 @@ def test_a_refusal_is_final(models: Models, tmp_path: Path, status: int, token: 
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_busy_server_is_asked_again(models: Models, tmp_path: Path, status: int) -> None:
+def test_a_busy_server_is_asked_again(models: ModelSetup, tmp_path: Path, status: int) -> None:
     """A temporary error is retried."""
     served = models.put()
-    models.server.answer(served.path, Answer(status), Answer(status))
+    models.server.answer(served.path, ModelResponse(status), ModelResponse(status))
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
@@ -326,12 +328,12 @@ def test_a_busy_server_is_asked_again(models: Models, tmp_path: Path, status: in
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_retry_after_is_honoured(models: Models, tmp_path: Path) -> None:
+def test_retry_after_is_honoured(models: ModelSetup, tmp_path: Path) -> None:
     """Retry-After is honoured as seconds or as a date; invalid values are ignored."""
     served = models.put()
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
     for text in ("7", date, "soon", "Mon, 99 Foo"):
-        models.server.answer(served.path, Answer(429, {"Retry-After": text}))
+        models.server.answer(served.path, ModelResponse(429, {"Retry-After": text}))
     pauses = Pauses()
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK, stop=pauses)
@@ -341,21 +343,21 @@ def test_retry_after_is_honoured(models: Models, tmp_path: Path) -> None:
     assert all(seconds <= 0.001 for seconds in pauses.seconds[2:])
 
 
-def test_a_pause_that_is_too_long_is_not_taken(models: Models, tmp_path: Path) -> None:
+def test_a_pause_that_is_too_long_is_not_taken(models: ModelSetup, tmp_path: Path) -> None:
     """A Retry-After of an hour ends the download at once, and is in the error."""
     served = models.put()
-    models.server.answer(served.path, Answer(429, {"Retry-After": "3600"}))
+    models.server.answer(served.path, ModelResponse(429, {"Retry-After": "3600"}))
 
     message = failure(models, tmp_path, served)
 
     assert "127.0.0.1 returned 429 with Retry-After 3600 s; given up after 1 attempts. Try again later" in message
 
 
-def test_a_server_that_stays_busy_is_given_up(models: Models, tmp_path: Path) -> None:
+def test_a_server_that_stays_busy_is_given_up(models: ModelSetup, tmp_path: Path) -> None:
     """After six consecutive failures the download fails, and the received bytes are kept."""
     served = models.put()
     part = kept_part(tmp_path, served, served.content[:CUT])
-    models.server.answer(served.path, *[Answer(503)] * 20)
+    models.server.answer(served.path, *[ModelResponse(503)] * 20)
 
     message = failure(models, tmp_path, served)
 
@@ -364,7 +366,7 @@ def test_a_server_that_stays_busy_is_given_up(models: Models, tmp_path: Path) ->
     assert "127.0.0.1 returned 503; given up after 6 attempts. Try again later, or from a mirror" in message
 
 
-def test_progress_is_worth_new_patience(models: Models, tmp_path: Path) -> None:
+def test_progress_is_worth_new_patience(models: ModelSetup, tmp_path: Path) -> None:
     """A connection that delivers some bytes each time is retried, up to a limit."""
     served = models.put(size=6 * PIECE)
     models.server.cut(served.path, *[PIECE] * 5)
@@ -400,7 +402,7 @@ def closed_port() -> int:
         return port
 
 
-def test_nobody_there(models: Models, tmp_path: Path) -> None:
+def test_nobody_there(models: ModelSetup, tmp_path: Path) -> None:
     """A refused connection is tried six times, and the error has the cause and the remedy."""
     message = failure(models, tmp_path, models.put(), hub=Hub(f"http://127.0.0.1:{closed_port()}"))
 
@@ -408,14 +410,14 @@ def test_nobody_there(models: Models, tmp_path: Path) -> None:
     assert "Check the network and its proxies (HTTPS_PROXY), or set HF_ENDPOINT to a mirror" in message
 
 
-def test_no_such_name(models: Models, tmp_path: Path) -> None:
+def test_no_such_name(models: ModelSetup, tmp_path: Path) -> None:
     """The error says that the host name could not be resolved."""
     message = failure(models, tmp_path, models.put(), hub=Hub("https://nowhere.invalid"))
 
     assert "the host name nowhere.invalid could not be resolved" in message
 
 
-def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_such_proxy(models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreachable proxy and an unreachable server have different errors; this machine needs no proxy."""
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port()}")
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
@@ -427,7 +429,7 @@ def test_no_such_proxy(models: Models, tmp_path: Path, monkeypatch: pytest.Monke
     fetch_models([served.model], tmp_path, models.hub)
 
 
-def test_silence_has_an_end(models: Models, tmp_path: Path) -> None:
+def test_silence_has_an_end(models: ModelSetup, tmp_path: Path) -> None:
     """A server that accepts the connection and sends nothing times out."""
     retry_policy = replace(QUICK, in_a_row=2, silence_s=0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -438,14 +440,16 @@ def test_silence_has_an_end(models: Models, tmp_path: Path) -> None:
     assert "127.0.0.1 sent no data in time; given up after 2 attempts" in message
 
 
-def test_tls_with_one_that_speaks_none(models: Models, tmp_path: Path) -> None:
+def test_tls_with_one_that_speaks_none(models: ModelSetup, tmp_path: Path) -> None:
     """A connection that breaks during the TLS handshake counts as lost."""
     hub = Hub(models.server.url.replace("http", "https"))
 
     assert "was refused or lost; given up after 6 attempts" in failure(models, tmp_path, models.put(), hub=hub)
 
 
-def test_a_certificate_that_is_not_trusted_is_final(models: Models, tmp_path: Path, untrusted: ssl.SSLContext) -> None:
+def test_a_certificate_that_is_not_trusted_is_final(
+    models: ModelSetup, tmp_path: Path, untrusted: ssl.SSLContext
+) -> None:
     """An untrusted certificate is not retried, and the error says how to trust another authority."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=shake_hands, args=(listener, untrusted))
@@ -491,11 +495,11 @@ def untrusted(tmp_path: Path) -> ssl.SSLContext:
 # The token, and redirects.
 
 
-def test_the_token_stays_with_its_host(models: Models, tmp_path: Path) -> None:
+def test_the_token_stays_with_its_host(models: ModelSetup, tmp_path: Path) -> None:
     """The token is sent to the hub, but not to the host that it redirects to; nor is it in the URL."""
     served = models.put()
     models.server.put("/cdn", served.content)
-    models.server.answer(served.path, Answer(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
+    models.server.answer(served.path, ModelResponse(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
@@ -506,13 +510,13 @@ def test_the_token_stays_with_its_host(models: Models, tmp_path: Path) -> None:
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
-def test_the_token_does_not_come_back(models: Models, tmp_path: Path) -> None:
+def test_the_token_does_not_come_back(models: ModelSetup, tmp_path: Path) -> None:
     """After a redirect away, a redirect back gets no token either; one within the host keeps it."""
     served = models.put()
     models.server.put("/last", served.content)
-    models.server.answer(served.path, Answer(307, {"Location": "/moved"}))
-    models.server.answer("/moved", Answer(302, {"Location": f"{models.server.other_url}/away"}))
-    models.server.answer("/away", Answer(302, {"Location": f"{models.server.url}/last"}))
+    models.server.answer(served.path, ModelResponse(307, {"Location": "/moved"}))
+    models.server.answer("/moved", ModelResponse(302, {"Location": f"{models.server.other_url}/away"}))
+    models.server.answer("/away", ModelResponse(302, {"Location": f"{models.server.url}/last"}))
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
@@ -520,7 +524,7 @@ def test_the_token_does_not_come_back(models: Models, tmp_path: Path) -> None:
 
 
 def test_the_token_is_for_no_other_address_of_the_list(
-    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A URL of the list that is not the hub's gets no token, and no login from .netrc."""
     served = models.put()
@@ -535,17 +539,17 @@ def test_the_token_is_for_no_other_address_of_the_list(
     [asked] = models.server.asked
     assert (asked.host, asked.token, "Authorization" in asked.headers) == ("localhost", "", False)
 
-    models.server.answer(served.path, Answer(403))
+    models.server.answer(served.path, ModelResponse(403))
     message = failure(models, tmp_path / "again", replace(served, model=model), hub=hub)
     assert "localhost returned 403: no token is sent to that host. Use a public URL" in message
     assert "shown" not in message
 
 
 @pytest.mark.parametrize("target", ["ftp://localhost/x", "https://", "https://[", "http://localhost:port/"])
-def test_a_redirect_to_nowhere_is_final(models: Models, tmp_path: Path, target: str) -> None:
+def test_a_redirect_to_nowhere_is_final(models: ModelSetup, tmp_path: Path, target: str) -> None:
     """A redirect to an invalid URL is a ModelError."""
     served = models.put()
-    models.server.answer(served.path, Answer(302, {"Location": target}))
+    models.server.answer(served.path, ModelResponse(302, {"Location": target}))
 
     message = failure(models, tmp_path, served)
 
@@ -553,10 +557,10 @@ def test_a_redirect_to_nowhere_is_final(models: Models, tmp_path: Path, target: 
     assert len(models.server.asked) == 1
 
 
-def test_redirects_have_an_end(models: Models, tmp_path: Path) -> None:
+def test_redirects_have_an_end(models: ModelSetup, tmp_path: Path) -> None:
     """A redirect loop is an error."""
     served = models.put()
-    models.server.answer(served.path, *[Answer(302, {"Location": served.path})] * 10)
+    models.server.answer(served.path, *[ModelResponse(302, {"Location": served.path})] * 10)
 
     assert "127.0.0.1 redirects more than 5 times" in failure(models, tmp_path, served)
     assert len(models.server.asked) == 6
@@ -565,7 +569,7 @@ def test_redirects_have_an_end(models: Models, tmp_path: Path) -> None:
 # The disk.
 
 
-def test_space_is_looked_at_before_the_first_byte(models: Models, tmp_path: Path) -> None:
+def test_space_is_looked_at_before_the_first_byte(models: ModelSetup, tmp_path: Path) -> None:
     """If the space is too small, nothing is downloaded: the error has the needed and the free bytes."""
     served = models.put()
     model = replace(served.model, size=10**17)
@@ -578,7 +582,7 @@ def test_space_is_looked_at_before_the_first_byte(models: Models, tmp_path: Path
     assert models.server.asked == []
 
 
-def test_a_folder_that_is_a_file_is_named(models: Models, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_named(models: ModelSetup, tmp_path: Path) -> None:
     """A path that cannot be written is an error with the path."""
     (tmp_path / "vae").write_text("no folder")
 
@@ -590,7 +594,7 @@ def test_a_folder_that_is_a_file_is_named(models: Models, tmp_path: Path) -> Non
 # Two at once, and the end.
 
 
-def test_two_threads_fetch_one_model_once(models: Models, tmp_path: Path) -> None:
+def test_two_threads_fetch_one_model_once(models: ModelSetup, tmp_path: Path) -> None:
     """The second process waits, finds the model, and requests nothing."""
     served = models.put()
     hold = models.server.hold(served.path, CUT)
@@ -612,7 +616,7 @@ def test_two_threads_fetch_one_model_once(models: Models, tmp_path: Path) -> Non
     assert len(models.server.asked) == 1
 
 
-def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Path) -> None:
+def test_who_holds_a_part_and_does_nothing_is_named(models: ModelSetup, tmp_path: Path) -> None:
     """A process that holds a part without progress is not waited for forever."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -625,7 +629,7 @@ def test_who_holds_a_part_and_does_nothing_is_named(models: Models, tmp_path: Pa
     assert "another process holds its .part file and has written nothing for 0.05 s. End that process" in message
 
 
-def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
+def test_a_stop_ends_all(models: ModelSetup, tmp_path: Path) -> None:
     """On stop, running downloads keep their parts, waiting ones end, and the rest is not started."""
     served = models.put()
     other = models.put("vae/other.safetensors")
@@ -655,10 +659,10 @@ def test_a_stop_ends_all(models: Models, tmp_path: Path) -> None:
     assert left(tmp_path) == ["vae/ae.safetensors.part"]
 
 
-def test_a_stop_ends_a_pause(models: Models, tmp_path: Path) -> None:
+def test_a_stop_ends_a_pause(models: ModelSetup, tmp_path: Path) -> None:
     """On stop between two attempts, there is no further request."""
     served = models.put()
-    models.server.answer(served.path, *[Answer(503)] * 3)
+    models.server.answer(served.path, *[ModelResponse(503)] * 3)
 
     class StopAtOnce(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
@@ -671,7 +675,7 @@ def test_a_stop_ends_a_pause(models: Models, tmp_path: Path) -> None:
     assert len(models.server.asked) == 1
 
 
-def test_a_stop_ends_a_reading(models: Models, tmp_path: Path) -> None:
+def test_a_stop_ends_a_reading(models: ModelSetup, tmp_path: Path) -> None:
     """On stop, hashing an existing file ends too."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -684,7 +688,7 @@ def test_a_stop_ends_a_reading(models: Models, tmp_path: Path) -> None:
         check_models([served.model], tmp_path, stop=stop)
 
 
-def test_a_volume_without_locks_gets_a_part_of_its_own(models: Models, tmp_path: Path) -> None:
+def test_a_volume_without_locks_gets_a_part_of_its_own(models: ModelSetup, tmp_path: Path) -> None:
     """Without locks, no other process's part is touched, and none is left."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -701,7 +705,7 @@ def test_a_volume_without_locks_gets_a_part_of_its_own(models: Models, tmp_path:
     assert theirs.read_bytes() == b"theirs"
 
 
-def test_a_lock_that_fails_otherwise_is_an_error(models: Models, tmp_path: Path) -> None:
+def test_a_lock_that_fails_otherwise_is_an_error(models: ModelSetup, tmp_path: Path) -> None:
     """Only a volume without locks is written to without a lock."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -717,7 +721,7 @@ def test_a_lock_that_fails_otherwise_is_an_error(models: Models, tmp_path: Path)
         pass
 
 
-def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: Models, tmp_path: Path) -> None:
+def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: ModelSetup, tmp_path: Path) -> None:
     """A process that waited for a part that was moved or removed opens the new one."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -740,7 +744,7 @@ def test_a_part_that_is_gone_when_its_lock_comes_is_made_anew(models: Models, tm
 # Other users of the same volume.
 
 
-def test_a_part_is_never_opened_through_a_link(models: Models, tmp_path: Path) -> None:
+def test_a_part_is_never_opened_through_a_link(models: ModelSetup, tmp_path: Path) -> None:
     """A symbolic or hard link at the part's path is removed, and its target is not changed."""
     for number, link in enumerate((Path.symlink_to, Path.hardlink_to)):
         served = models.put(f"vae/{number}.safetensors")
@@ -758,7 +762,7 @@ def test_a_part_is_never_opened_through_a_link(models: Models, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe"])
-def test_a_part_that_others_can_write_is_begun_again(models: Models, tmp_path: Path, kind: str) -> None:
+def test_a_part_that_others_can_write_is_begun_again(models: ModelSetup, tmp_path: Path, kind: str) -> None:
     """Its owner could change it after the verification. A pipe at the path does not block either."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -776,7 +780,7 @@ def test_a_part_that_others_can_write_is_begun_again(models: Models, tmp_path: P
     assert stat.S_IMODE(target.stat().st_mode) & 0o022 == 0
 
 
-def test_a_marker_is_never_written_through_a_link(models: Models, tmp_path: Path) -> None:
+def test_a_marker_is_never_written_through_a_link(models: ModelSetup, tmp_path: Path) -> None:
     """Writing the marker replaces a link, after a download and after hashing."""
     served = models.put()
     elsewhere = tmp_path / "precious"
@@ -795,7 +799,7 @@ def test_a_marker_is_never_written_through_a_link(models: Models, tmp_path: Path
         assert not marker.is_symlink()
 
 
-def forged(models: Models, tmp_path: Path) -> tuple[Served, Path, Path]:
+def forged(models: ModelSetup, tmp_path: Path) -> tuple[Served, Path, Path]:
     """Return a served model, a wrong file at its path, and a marker that calls it verified."""
     served = models.put()
     target = tmp_path / served.model.path
@@ -808,7 +812,9 @@ def forged(models: Models, tmp_path: Path) -> tuple[Served, Path, Path]:
 
 
 @pytest.mark.parametrize("loose", ["marker", "model", "folder", "linked marker", "linked model"])
-def test_a_marker_that_others_could_have_written_is_not_believed(models: Models, tmp_path: Path, loose: str) -> None:
+def test_a_marker_that_others_could_have_written_is_not_believed(
+    models: ModelSetup, tmp_path: Path, loose: str
+) -> None:
     """A forged marker does not make a wrong file pass: it is hashed, and replaced."""
     served, target, marker = forged(models, tmp_path)
     match loose:
@@ -832,7 +838,7 @@ def test_a_marker_that_others_could_have_written_is_not_believed(models: Models,
 
 
 @pytest.mark.parametrize("foreign", ["marker", "model", "folder"])
-def test_a_marker_of_another_user_is_not_believed(models: Models, tmp_path: Path, foreign: str) -> None:
+def test_a_marker_of_another_user_is_not_believed(models: ModelSetup, tmp_path: Path, foreign: str) -> None:
     """The owner of one of the three could have written the others."""
     served, target, marker = forged(models, tmp_path)
     if os.geteuid() != 0:
@@ -844,7 +850,7 @@ def test_a_marker_of_another_user_is_not_believed(models: Models, tmp_path: Path
     assert target.read_bytes() == served.content
 
 
-def test_a_marker_of_our_own_saves_the_reading(models: Models, tmp_path: Path) -> None:
+def test_a_marker_of_our_own_saves_the_reading(models: ModelSetup, tmp_path: Path) -> None:
     """In a folder that no other user can write to, a valid marker is enough, so a boot does not read 17 GB."""
     served, target, _ = forged(models, tmp_path)
 
@@ -857,7 +863,7 @@ def test_a_marker_of_our_own_saves_the_reading(models: Models, tmp_path: Path) -
 # Verifying.
 
 
-def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> None:
+def test_check_reads_all_and_fetches_nothing(models: ModelSetup, tmp_path: Path) -> None:
     """--check names each missing file, wrong size or wrong content, one flipped bit included."""
     right, flipped, short, missing = (models.put(f"vae/{name}.safetensors") for name in "abcd")
     fetch_models([right.model, flipped.model, short.model], tmp_path, models.hub)
@@ -884,7 +890,7 @@ def test_check_reads_all_and_fetches_nothing(models: Models, tmp_path: Path) -> 
     assert target.read_bytes() == flipped.content
 
 
-def test_a_model_error_names_its_model(models: Models) -> None:
+def test_a_model_error_names_its_model(models: ModelSetup) -> None:
     """An error has the model that it is about."""
     model = models.put().model
 

@@ -14,7 +14,7 @@ from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
-from tests.worker.models.conftest import Models, Served
+from tests.worker.models.conftest import ModelSetup, Served
 from worker.comfyui_process import ModelsMissing
 from worker.models.boot_fetch import ModelFetch
 from worker.models.manager import ModelManager
@@ -24,13 +24,13 @@ SIZE = 1_000_000
 
 
 @pytest.fixture
-def models() -> Iterator[Models]:
+def models() -> Iterator[ModelSetup]:
     """A stand-in for Hugging Face."""
     with ModelServer() as server:
-        yield Models(server)
+        yield ModelSetup(server)
 
 
-def supply_of(base: Path, models: Models, *served: Served, **environment: str) -> ModelManager:
+def supply_of(base: Path, models: ModelSetup, *served: Served, **environment: str) -> ModelManager:
     """Return the model manager of a worker in `base` whose models.txt lists the served models."""
     settings = Settings.from_env({**make_comfyui(base), "WORKER_FETCH_MODELS": "true", **environment})
     listed = [each.model for each in served]
@@ -47,7 +47,9 @@ def all_there(supply: ModelManager) -> None:
     ("volume", "place"),
     [("", "baked"), ("volume", "volume/models"), ("volume/ComfyUI/models", "volume/ComfyUI/models")],
 )
-def test_what_is_missing_is_fetched_to_where_it_stays(tmp_path: Path, models: Models, volume: str, place: str) -> None:
+def test_what_is_missing_is_fetched_to_where_it_stays(
+    tmp_path: Path, models: ModelSetup, volume: str, place: str
+) -> None:
     """The download goes to the volume if there is one; the next boot finds it there without a request."""
     (tmp_path / volume).mkdir(parents=True, exist_ok=True)
     vae = models.put()
@@ -63,7 +65,7 @@ def test_what_is_missing_is_fetched_to_where_it_stays(tmp_path: Path, models: Mo
     assert len(models.server.asked) == 1
 
 
-def test_what_is_there_is_not_fetched(tmp_path: Path, models: Models) -> None:
+def test_what_is_there_is_not_fetched(tmp_path: Path, models: ModelSetup) -> None:
     """Only the missing model of two is requested."""
     vae, clip = models.put(), models.put("text_encoders/clip_l.safetensors")
     place = tmp_path / "volume/comfyui/models/vae/ae.safetensors"
@@ -74,7 +76,7 @@ def test_what_is_there_is_not_fetched(tmp_path: Path, models: Models) -> None:
     assert [asked.path for asked in models.server.asked] == [clip.path]
 
 
-def test_two_workers_on_one_volume_fetch_once(tmp_path: Path, models: Models) -> None:
+def test_two_workers_on_one_volume_fetch_once(tmp_path: Path, models: ModelSetup) -> None:
     """The second waits for the first, and both have the model."""
     (tmp_path / "volume").mkdir()
     vae = models.put()
@@ -90,7 +92,9 @@ def test_two_workers_on_one_volume_fetch_once(tmp_path: Path, models: Models) ->
     assert len(models.server.requests(vae.path)) == 1
 
 
-def test_another_file_of_that_name_elsewhere_is_left_and_the_right_one_linked(tmp_path: Path, models: Models) -> None:
+def test_another_file_of_that_name_elsewhere_is_left_and_the_right_one_linked(
+    tmp_path: Path, models: ModelSetup
+) -> None:
     """The downloaded file is linked in front of one of another size that ComfyUI would find first."""
     vae = models.put()
     wrong = tmp_path / "models/vae/ae.safetensors"
@@ -102,7 +106,9 @@ def test_another_file_of_that_name_elsewhere_is_left_and_the_right_one_linked(tm
     assert (tmp_path / "data/models/vae/ae.safetensors").read_bytes() == vae.content
 
 
-def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(tmp_path: Path, models: Models) -> None:
+def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(
+    tmp_path: Path, models: ModelSetup
+) -> None:
     """The model is not listed, so nothing is downloaded."""
     vae = models.put()
     settings = Settings.from_env({**make_comfyui(tmp_path), "WORKER_FETCH_MODELS": "true"})
@@ -113,7 +119,7 @@ def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(
     assert models.server.asked == []
 
 
-def test_a_comfyui_that_dies_ends_the_wait(tmp_path: Path, models: Models) -> None:
+def test_a_comfyui_that_dies_ends_the_wait(tmp_path: Path, models: ModelSetup) -> None:
     """The download stops if ComfyUI has died; the partial file is kept."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
@@ -131,7 +137,7 @@ def test_a_comfyui_that_dies_ends_the_wait(tmp_path: Path, models: Models) -> No
     assert part.stat().st_size
 
 
-def test_the_log_tells_how_far_it_is(tmp_path: Path, models: Models, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_tells_how_far_it_is(tmp_path: Path, models: ModelSetup, caplog: pytest.LogCaptureFixture) -> None:
     """A log line every few seconds, and no bars."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
@@ -147,7 +153,7 @@ def test_the_log_tells_how_far_it_is(tmp_path: Path, models: Models, caplog: pyt
     assert "models downloaded in" in caplog.text
 
 
-def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: Models) -> None:
+def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: ModelSetup) -> None:
     """After WORKER_FETCH_TIMEOUT_S the error has the progress and the variables to set."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
@@ -162,7 +168,7 @@ def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: Models) -> None:
     releasing.join()
 
 
-def test_wrong_bytes_are_named_with_what_was_expected_and_what_came(tmp_path: Path, models: Models) -> None:
+def test_wrong_bytes_are_named_with_what_was_expected_and_what_came(tmp_path: Path, models: ModelSetup) -> None:
     """The boot's error is the downloader's."""
     vae = models.put(served=bytes(SIZE))
     with pytest.raises(ModelsMissing, match=r"vae/ae.safetensors: wrong bytes: sha256 \w{64} was expected, \w{64}"):

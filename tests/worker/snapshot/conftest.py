@@ -46,7 +46,7 @@ class Wheels:
         return wheel
 
 
-class Bench:
+class SnapshotSetup:
     """Everything that a restore accesses, and the restore itself."""
 
     def __init__(self, folder: Path, git: GitServer, web: ModelServer) -> None:
@@ -112,10 +112,10 @@ def packed(files: Mapping[str, str]) -> bytes:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path) -> Iterator[SnapshotSetup]:
     """A new one, with two commits of a ComfyUI."""
     with GitServer(tmp_path / "git") as git, ModelServer() as web:
-        yield Bench(tmp_path, git, web)
+        yield SnapshotSetup(tmp_path, git, web)
 
 
 class Installed:
@@ -154,7 +154,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 @pytest.fixture
-def installed(_environment: Installed, bench: Bench) -> Iterator[Installed]:
+def installed(_environment: Installed, bench: SnapshotSetup) -> Iterator[Installed]:
     """An environment that has only `locked` 1.0 and pip."""
     bench.wheels.put("locked", "2.0")
     _environment.put(bench.wheels.put("locked", "1.0"))
@@ -163,7 +163,7 @@ def installed(_environment: Installed, bench: Bench) -> Iterator[Installed]:
 
 
 @pytest.fixture
-def lock(bench: Bench) -> str:
+def lock(bench: SnapshotSetup) -> str:
     """A lock with hashes of that environment, as scripts/lock writes it."""
     file = bench.folder / "lock.txt"
     file.write_text(f"# by scripts/lock\nlocked[extra]==1.0 ; python_version > '3' \\\n    --hash=sha256:{64 * 'a'}\n")

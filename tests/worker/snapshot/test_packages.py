@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from simulators.waiting import until
-from tests.worker.snapshot.conftest import Bench, Installed, packed
+from tests.worker.snapshot.conftest import Installed, SnapshotSetup, packed
 from worker.snapshot.packages import Lock, Node, Python
 
 
-def asking(bench: Bench, **requirements: str) -> dict[str, object]:
+def asking(bench: SnapshotSetup, **requirements: str) -> dict[str, object]:
     """Put nodes on the git server, with these requirements.txt; return their entries of git_custom_nodes."""
     entries: dict[str, object] = {}
     for name, text in requirements.items():
@@ -22,12 +22,12 @@ def asking(bench: Bench, **requirements: str) -> dict[str, object]:
     return entries
 
 
-def restored(bench: Bench, installed: Installed, lock: str, *more: str, **parts: object) -> tuple[int, str]:
+def restored(bench: SnapshotSetup, installed: Installed, lock: str, *more: str, **parts: object) -> tuple[int, str]:
     """Restore with that environment and its lock."""
     return bench.restore("--python", str(installed.python), "--constraints", lock, *more, **parts)
 
 
-def test_requirements_of_two_nodes(bench: Bench, installed: Installed, lock: str) -> None:
+def test_requirements_of_two_nodes(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """Each node's requirements are installed, in versions compatible with both and the lock."""
     for version in ("1.0", "2.0", "3.0"):
         bench.wheels.put("shared", version)
@@ -41,7 +41,7 @@ def test_requirements_of_two_nodes(bench: Bench, installed: Installed, lock: str
     assert [installed.version(name) for name in ("shared", "single", "locked")] == ["2.0", "1.0", "1.0"]
 
 
-def test_requirement_that_does_not_exist(bench: Bench, installed: Installed, lock: str) -> None:
+def test_requirement_that_does_not_exist(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """The node is named, with pip's output; the other node is not."""
     bench.wheels.put("single", "1.0")
 
@@ -56,7 +56,7 @@ def test_requirement_that_does_not_exist(bench: Bench, installed: Installed, loc
     assert bench.is_untouched
 
 
-def test_requirement_that_contradicts_the_lock(bench: Bench, installed: Installed, lock: str) -> None:
+def test_requirement_that_contradicts_the_lock(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A node cannot change ComfyUI's packages: it and the package are named, and the package stays."""
     status, text = restored(bench, installed, lock, git_custom_nodes=asking(bench, greedy="locked>=2"))
 
@@ -66,7 +66,7 @@ def test_requirement_that_contradicts_the_lock(bench: Bench, installed: Installe
     assert bench.is_untouched
 
 
-def test_nodes_that_contradict_one_another(bench: Bench, installed: Installed, lock: str) -> None:
+def test_nodes_that_contradict_one_another(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """Two nodes that could each be installed alone fail together, instead of the later one winning."""
     bench.wheels.put("shared", "1.0")
     bench.wheels.put("shared", "2.0")
@@ -80,7 +80,7 @@ def test_nodes_that_contradict_one_another(bench: Bench, installed: Installed, l
     assert bench.is_untouched
 
 
-def test_several_constraints(bench: Bench, installed: Installed, lock: str) -> None:
+def test_several_constraints(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """--constraints may be repeated, because the lock is several files."""
     bench.wheels.put("shared", "1.0")
     bench.wheels.put("shared", "2.0")
@@ -92,7 +92,7 @@ def test_several_constraints(bench: Bench, installed: Installed, lock: str) -> N
     assert installed.version("shared") == "1.0"
 
 
-def test_without_constraints(bench: Bench, installed: Installed) -> None:
+def test_without_constraints(bench: SnapshotSetup, installed: Installed) -> None:
     """Without a lock a node may change packages, and a warning says so."""
     nodes = asking(bench, greedy="locked>=2")
     status, text = bench.restore("--python", str(installed.python), git_custom_nodes=nodes)
@@ -102,7 +102,7 @@ def test_without_constraints(bench: Bench, installed: Installed) -> None:
     assert installed.version("locked") == "2.0"
 
 
-def test_packages_of_the_snapshot(bench: Bench, installed: Installed, lock: str) -> None:
+def test_packages_of_the_snapshot(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """`pips` are installed in their versions; packages that the lock has in the same version are skipped."""
     bench.wheels.put("single", "1.0")
     bench.wheels.put("single", "2.0")
@@ -114,7 +114,7 @@ def test_packages_of_the_snapshot(bench: Bench, installed: Installed, lock: str)
     assert installed.version("single") == "1.0"
 
 
-def test_packages_from_addresses(bench: Bench, installed: Installed, lock: str) -> None:
+def test_packages_from_addresses(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """One of `pips` may have a URL; a package that cannot be installed is an error of `pips`."""
     wheel = bench.wheels.put("single", "1.0")
     bench.web.put(f"/{wheel.name}", wheel.read_bytes())
@@ -128,7 +128,7 @@ def test_packages_from_addresses(bench: Bench, installed: Installed, lock: str) 
     assert "- pips: its requirements cannot be installed\n" in text
 
 
-def test_packages_that_contradict_the_lock(bench: Bench, installed: Installed, lock: str) -> None:
+def test_packages_that_contradict_the_lock(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """All of `pips` that conflict with the lock are named, before anything is fetched."""
     status, text = restored(bench, installed, lock, pips={"LOCKED==2.0": ""})
 
@@ -137,7 +137,7 @@ def test_packages_that_contradict_the_lock(bench: Bench, installed: Installed, l
     assert bench.git.connections == 0
 
 
-def test_nothing_of_it_can_be_installed_without_a_python(bench: Bench) -> None:
+def test_nothing_of_it_can_be_installed_without_a_python(bench: SnapshotSetup) -> None:
     """Without --python, nodes and packages that need it are named."""
     nodes = {**asking(bench, one="single"), **bench.node("two", {"install.py": ""}), **bench.node("three", {})}
 
@@ -150,7 +150,7 @@ def test_nothing_of_it_can_be_installed_without_a_python(bench: Bench) -> None:
     assert bench.is_untouched
 
 
-def test_index_that_never_answers(bench: Bench, installed: Installed, lock: str) -> None:
+def test_index_that_never_answers(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A pip that hangs is killed at the timeout, and not run again for each node."""
     bench.git.hang()
     (bench.folder / "requirements.txt").write_text("single")
@@ -163,7 +163,7 @@ def test_index_that_never_answers(bench: Bench, installed: Installed, lock: str)
     assert str(error).startswith("pip: it timed out after 3 s")
 
 
-def test_requirement_that_does_not_build(bench: Bench, installed: Installed, lock: str) -> None:
+def test_requirement_that_does_not_build(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A failure after pip has resolved everything names the node too."""
     node = bench.node("node", {"requirements.txt": f"{bench.folder}/sources\n"})
     (bench.folder / "sources").mkdir()
@@ -179,7 +179,7 @@ def test_requirement_that_does_not_build(bench: Bench, installed: Installed, loc
 # Scripts.
 
 
-def test_install_script(bench: Bench, installed: Installed, lock: str) -> None:
+def test_install_script(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A node's install.py runs in its final folder, on that Python, and can import files next to it."""
     bench.wheels.put("single", "1.0")
     script = """
@@ -198,7 +198,7 @@ with open("told.txt", "w") as file:
     assert installed.version("single") == "1.0"
 
 
-def test_install_script_that_fails(bench: Bench, installed: Installed, lock: str) -> None:
+def test_install_script_that_fails(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A status other than 0 fails the restore, with the script's last lines; each such node is named."""
     nodes = {
         **bench.node("one", {"install.py": "import sys; sys.exit('no compiler')"}),
@@ -213,7 +213,7 @@ def test_install_script_that_fails(bench: Bench, installed: Installed, lock: str
     assert bench.is_untouched
 
 
-def test_install_script_that_hangs(bench: Bench, installed: Installed, lock: str) -> None:
+def test_install_script_that_hangs(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """It is killed at the timeout, with all its child processes."""
     script = f"""
 import subprocess, sys
@@ -233,7 +233,7 @@ child.wait()
 
 
 @pytest.mark.parametrize("way", ["install -qq --force-reinstall locked==2.0", "uninstall -qq --yes locked"])
-def test_install_script_that_changes_the_lock(bench: Bench, installed: Installed, lock: str, way: str) -> None:
+def test_install_script_that_changes_the_lock(bench: SnapshotSetup, installed: Installed, lock: str, way: str) -> None:
     """A script that changes locked packages despite pip's constraints is detected afterwards."""
     script = f"""
 import os, subprocess, sys
@@ -249,7 +249,7 @@ subprocess.run([sys.executable, "-m", "pip", *{way.split()}], check=True)
     assert bench.is_untouched
 
 
-def test_registry_node_with_requirements(bench: Bench, installed: Installed, lock: str) -> None:
+def test_registry_node_with_requirements(bench: SnapshotSetup, installed: Installed, lock: str) -> None:
     """A node of the registry is installed like one of git."""
     bench.wheels.put("single", "1.0")
     bench.archive("node", "1.0.0", packed({"requirements.txt": "single\n", "install.py": "open('ran', 'w')"}))
@@ -264,7 +264,7 @@ def test_registry_node_with_requirements(bench: Bench, installed: Installed, loc
 # Wrong options.
 
 
-def test_python_that_is_none(bench: Bench) -> None:
+def test_python_that_is_none(bench: SnapshotSetup) -> None:
     """A Python that does not exist, and one without pip, are errors before anything is fetched."""
     status, text = bench.restore("--python", str(bench.folder / "python"))
     assert (status, text) == (3, f"--python: {bench.folder}/python cannot be run (No such file or directory)\n")
@@ -282,7 +282,7 @@ def test_python_that_is_none(bench: Bench) -> None:
     ("content", "fault"),
     [(None, "cannot be read (FileNotFoundError)"), ("-r other.txt\n", "includes another file (-r other.txt)")],
 )
-def test_constraints_that_cannot_be_used(bench: Bench, tmp_path: Path, content: str | None, fault: str) -> None:
+def test_constraints_that_cannot_be_used(bench: SnapshotSetup, tmp_path: Path, content: str | None, fault: str) -> None:
     """A lock that does not exist, or includes other files, is an error."""
     file = tmp_path / "constraints.txt"
     if content:

@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from simulators.hugging_face import Answer
-from tests.worker.snapshot.conftest import Bench, packed
+from simulators.hugging_face import ModelResponse
+from tests.worker.snapshot.conftest import SnapshotSetup, packed
 from worker.snapshot.listing import RegistryNode, RestoreError
 from worker.snapshot.registry import ArchiveLimits, Registry
 from worker.snapshot.retries import RestoreRetryPolicy
@@ -19,7 +19,7 @@ HASTY = RestoreRetryPolicy(first_s=0.01, silence_s=20)
 GOOD = {"__init__.py": "1", "web/js/a.js": "2", "empty/": ""}
 
 
-def test_a_version(bench: Bench) -> None:
+def test_a_version(bench: SnapshotSetup) -> None:
     """The archive of the version is unpacked under the node's id; without a pin its hash is logged."""
     sha256 = bench.archive("some-node", "1.2.3", packed(GOOD))
 
@@ -42,7 +42,7 @@ def test_a_version(bench: Bench) -> None:
     ]
 
 
-def test_a_pinned_archive(bench: Bench) -> None:
+def test_a_pinned_archive(bench: SnapshotSetup) -> None:
     """With a pin the archive must match it."""
     sha256 = bench.archive("some-node", "1.2.3", packed(GOOD))
 
@@ -56,7 +56,7 @@ def test_a_pinned_archive(bench: Bench) -> None:
     assert bench.is_untouched
 
 
-def test_all_that_fail_are_named(bench: Bench) -> None:
+def test_all_that_fail_are_named(bench: SnapshotSetup) -> None:
     """A node and a repository that do not exist are reported in one list."""
     status, text = bench.restore(
         cnr_custom_nodes={"none": "1.0.0"}, git_custom_nodes={bench.git.url("gone"): {"hash": "1" * 40}}
@@ -77,7 +77,7 @@ def test_all_that_fail_are_named(bench: Bench) -> None:
         ({"downloadUrl": None}, "returned no https downloadUrl"),
     ],
 )
-def test_what_the_registry_may_say(bench: Bench, answer: dict[str, object], fault: str) -> None:
+def test_what_the_registry_may_say(bench: SnapshotSetup, answer: dict[str, object], fault: str) -> None:
     """A withdrawn version, another version, and an invalid URL are errors."""
     bench.archive("node", "1.0.0", packed(GOOD), answer)
 
@@ -86,7 +86,7 @@ def test_what_the_registry_may_say(bench: Bench, answer: dict[str, object], faul
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[" * 100_000, b"\xff", b"{}", b"3"])
-def test_answer_that_is_none(bench: Bench, body: bytes) -> None:
+def test_answer_that_is_none(bench: SnapshotSetup, body: bytes) -> None:
     """A response that is not JSON is an error."""
     bench.web.put("/nodes/node/install", body)
 
@@ -94,10 +94,10 @@ def test_answer_that_is_none(bench: Bench, body: bytes) -> None:
         Registry(bench.web.url, HASTY).fetch(RegistryNode("node", "1.0.0"), bench.folder / "node")
 
 
-def test_what_passes_is_tried_again(bench: Bench) -> None:
+def test_what_passes_is_tried_again(bench: SnapshotSetup) -> None:
     """A busy registry and a cut archive are retried."""
     bench.archive("node", "1.0.0", packed(GOOD))
-    bench.web.answer("/nodes/node/install", Answer(503), Answer(429))
+    bench.web.answer("/nodes/node/install", ModelResponse(503), ModelResponse(429))
     bench.web.cut("/node/1.0.0/node.zip", 20, 40)
 
     Registry(bench.web.url, HASTY).fetch(RegistryNode("node", "1.0.0"), bench.folder / "node")
@@ -105,7 +105,7 @@ def test_what_passes_is_tried_again(bench: Bench) -> None:
     assert (bench.folder / "node" / "__init__.py").read_text() == "1"
 
 
-def test_server_that_falls_silent(bench: Bench) -> None:
+def test_server_that_falls_silent(bench: SnapshotSetup) -> None:
     """Silence during a download times out, three times."""
     bench.archive("node", "1.0.0", packed(GOOD))
     hold = bench.web.hold("/node/1.0.0/node.zip", 10)
@@ -118,7 +118,7 @@ def test_server_that_falls_silent(bench: Bench) -> None:
     assert not list(bench.folder.glob("node*"))
 
 
-def test_archive_that_takes_too_long(bench: Bench) -> None:
+def test_archive_that_takes_too_long(bench: SnapshotSetup) -> None:
     """An archive that is downloaded too slowly times out too."""
     bench.archive("node", "1.0.0", packed(GOOD))
 
@@ -128,22 +128,22 @@ def test_archive_that_takes_too_long(bench: Bench) -> None:
         )
 
 
-def test_nobody_there(bench: Bench) -> None:
+def test_nobody_there(bench: SnapshotSetup) -> None:
     """The error names a registry that cannot be reached."""
     with pytest.raises(RestoreError, match=r"127\.0\.0\.1 could not be reached, or stopped responding"):
         Registry("http://127.0.0.1:9", HASTY).fetch(RegistryNode("node", "1.0.0"), bench.folder / "node")
 
 
-def test_redirects(bench: Bench) -> None:
+def test_redirects(bench: SnapshotSetup) -> None:
     """A redirect is followed, unless its URL is not a server's."""
     bench.archive("node", "1.0.0", packed(GOOD))
     path = "/node/1.0.0/node.zip"
     registry, node = Registry(bench.web.url, HASTY), RegistryNode("node", "1.0.0")
 
-    bench.web.answer(path, Answer(302, {"Location": bench.web.other_url + path}))
+    bench.web.answer(path, ModelResponse(302, {"Location": bench.web.other_url + path}))
     registry.fetch(node, bench.folder / "node")
 
-    bench.web.answer(path, Answer(302, {"Location": "ftp://127.0.0.1/x"}))
+    bench.web.answer(path, ModelResponse(302, {"Location": "ftp://127.0.0.1/x"}))
     with pytest.raises(RestoreError, match="returned 302"):
         registry.fetch(node, bench.folder / "second")
 
@@ -157,7 +157,7 @@ def test_https_is_not_left() -> None:
     assert not official.may_be_fetched("ftp://storage.googleapis.com/x.zip")
 
 
-def test_registry_that_is_no_address(bench: Bench) -> None:
+def test_registry_that_is_no_address(bench: SnapshotSetup) -> None:
     """COMFY_REGISTRY must be a URL, and its login is not shown."""
     bench.env["COMFY_REGISTRY"] = "https://user:hunter2@host"
 
@@ -218,7 +218,7 @@ def understated(size: int) -> bytes:
         (bytes(60_000), "its archive has more than 50,000 bytes"),
     ],
 )
-def test_hostile_archives(bench: Bench, archive: bytes, fault: str) -> None:
+def test_hostile_archives(bench: SnapshotSetup, archive: bytes, fault: str) -> None:
     """Anything but an archive of regular files within limits is rejected, and nothing is written outside the folder."""
     bench.archive("node", "1.0.0", archive)
     limits = ArchiveLimits(archive=50_000, unpacked=100_000, files=10)
@@ -231,7 +231,7 @@ def test_hostile_archives(bench: Bench, archive: bytes, fault: str) -> None:
     assert not (bench.folder / "up.py").exists()
 
 
-def test_encrypted_archive(bench: Bench) -> None:
+def test_encrypted_archive(bench: SnapshotSetup) -> None:
     """An archive with a password is refused."""
     content = bytearray(packed({"a": "x"}))
     central = content.index(b"PK\x01\x02")
@@ -243,7 +243,7 @@ def test_encrypted_archive(bench: Bench) -> None:
         Registry(bench.web.url, HASTY).fetch(RegistryNode("node", "1.0.0"), bench.folder / "node")
 
 
-def test_hostile_archive_leaves_nothing(bench: Bench) -> None:
+def test_hostile_archive_leaves_nothing(bench: SnapshotSetup) -> None:
     """Through the command: status 1, and no folder."""
     bench.archive("node", "1.0.0", packed({"good.py": "x", "../../../up.py": "x"}))
 

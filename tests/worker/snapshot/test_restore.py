@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from simulators.hugging_face import Answer
+from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
-from tests.worker.snapshot.conftest import MAIN, Bench
+from tests.worker.snapshot.conftest import MAIN, SnapshotSetup
 from worker.snapshot.listing import Repository, RestoreError
 from worker.snapshot.repository import Git, fetch_commit
 from worker.snapshot.retries import RestoreRetryPolicy
@@ -21,10 +21,10 @@ from worker.snapshot.retries import RestoreRetryPolicy
 ROOT = Path(__file__).parents[3]
 HASTY = RestoreRetryPolicy(first_s=0.01)
 NOWHERE = "1" * 40
-UNAUTHORIZED = Answer(401, {"WWW-Authenticate": 'Basic realm="private"'})
+UNAUTHORIZED = ModelResponse(401, {"WWW-Authenticate": 'Basic realm="private"'})
 
 
-def first_commit(bench: Bench) -> Repository:
+def first_commit(bench: SnapshotSetup) -> Repository:
     """Return ComfyUI's first commit."""
     return Repository(bench.git.url("ComfyUI"), bench.commits[0])
 
@@ -32,7 +32,7 @@ def first_commit(bench: Bench) -> Repository:
 # What comes.
 
 
-def test_the_pinned_commit_and_not_the_newest(bench: Bench) -> None:
+def test_the_pinned_commit_and_not_the_newest(bench: SnapshotSetup) -> None:
     """With a pin of the first of two commits, that one is restored."""
     status, text = bench.restore()
 
@@ -42,13 +42,13 @@ def test_the_pinned_commit_and_not_the_newest(bench: Bench) -> None:
     assert text.endswith(f"ComfyUI with 0 custom nodes is in {bench.to}\n")
 
 
-def test_comfyui_ref_goes_first(bench: Bench) -> None:
+def test_comfyui_ref_goes_first(bench: SnapshotSetup) -> None:
     """--comfyui-ref overrides the snapshot's commit, and is used if it has none."""
     assert bench.restore("--comfyui-ref", bench.commits[1], comfyui=None)[0] == 0
     assert (bench.to / "main.py").read_text() == "print('two')\n"
 
 
-def test_nodes_at_their_commits(bench: Bench) -> None:
+def test_nodes_at_their_commits(bench: SnapshotSetup) -> None:
     """Each node is in the folder that the Manager would choose, at its commit; a disabled one is not."""
     first = bench.git.put("packs/First.git", {"__init__.py": "1"}, {"__init__.py": "2"})
     nodes = {
@@ -66,7 +66,7 @@ def test_nodes_at_their_commits(bench: Bench) -> None:
     assert text.endswith(f"ComfyUI with 2 custom nodes is in {bench.to}\n")
 
 
-def test_submodules(bench: Bench) -> None:
+def test_submodules(bench: SnapshotSetup) -> None:
     """A node's submodule is fetched at the commit that the node pins."""
     bench.git.put("library", {"code.py": "old"})
     [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
@@ -78,7 +78,7 @@ def test_submodules(bench: Bench) -> None:
     assert not list(bench.to.rglob(".git"))
 
 
-def test_submodule_that_is_gone(bench: Bench) -> None:
+def test_submodule_that_is_gone(bench: SnapshotSetup) -> None:
     """A node without its submodule is an error of that node."""
     bench.git.put("library", {"code.py": "old"})
     [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
@@ -91,7 +91,7 @@ def test_submodule_that_is_gone(bench: Bench) -> None:
     assert bench.is_untouched
 
 
-def test_no_git_is_left(bench: Bench) -> None:
+def test_no_git_is_left(bench: SnapshotSetup) -> None:
     """The folder has no .git, and is world-readable; with --keep-git it is a repository at that commit."""
     node = bench.node("node", {})
 
@@ -105,7 +105,7 @@ def test_no_git_is_left(bench: Bench) -> None:
     assert (bench.nodes / "node" / ".git").is_dir()
 
 
-def test_server_that_gives_no_commit_by_its_hash(bench: Bench) -> None:
+def test_server_that_gives_no_commit_by_its_hash(bench: SnapshotSetup) -> None:
     """If the server only serves branches, the whole history is fetched, and the pinned commit is restored."""
     status, text = bench.restore("--comfyui-repo", bench.git.dumb_url("ComfyUI"))
 
@@ -114,7 +114,7 @@ def test_server_that_gives_no_commit_by_its_hash(bench: Bench) -> None:
     assert "does not serve commits by hash; fetching its whole history" in text
 
 
-def test_file_that_comfyui_brings(bench: Bench) -> None:
+def test_file_that_comfyui_brings(bench: SnapshotSetup) -> None:
     """A file that ComfyUI ships, and so is in every snapshot, is no error; another file is, by its name."""
     brought, own = ({"filename": name, "disabled": False} for name in ("websocket_image_save.py", "own.py"))
 
@@ -130,7 +130,7 @@ def test_file_that_comfyui_brings(bench: Bench) -> None:
 # What does not come.
 
 
-def test_what_is_missing_is_named(bench: Bench) -> None:
+def test_what_is_missing_is_named(bench: SnapshotSetup) -> None:
     """A repository and a commit that do not exist fail the restore; both are named, and nothing is left."""
     bench.node("there", {})
     nodes = {
@@ -149,7 +149,7 @@ def test_what_is_missing_is_named(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("address", ["url", "dumb_url"])
-def test_comfyui_that_is_missing(bench: Bench, address: str) -> None:
+def test_comfyui_that_is_missing(bench: SnapshotSetup, address: str) -> None:
     """Without ComfyUI nothing else is fetched."""
     status, text = bench.restore("--comfyui-repo", getattr(bench.git, address)("gone"))
 
@@ -158,7 +158,7 @@ def test_comfyui_that_is_missing(bench: Bench, address: str) -> None:
     assert "The repository does not exist" in text
 
 
-def test_hash_of_a_tag(bench: Bench) -> None:
+def test_hash_of_a_tag(bench: SnapshotSetup) -> None:
     """The hash of a tag object is not that of a commit."""
     tag = bench.git.tag("ComfyUI")
 
@@ -168,7 +168,7 @@ def test_hash_of_a_tag(bench: Bench) -> None:
     assert f"checking out {tag} of {bench.git.url('ComfyUI')} resulted in {bench.commits[1]}" in text
 
 
-def test_submodule_of_a_server_without_shallow_fetches(bench: Bench) -> None:
+def test_submodule_of_a_server_without_shallow_fetches(bench: SnapshotSetup) -> None:
     """A submodule at such a server is fetched with its history too."""
     bench.git.put("library", {"code.py": "old"})
     [commit] = bench.git.put(
@@ -181,7 +181,7 @@ def test_submodule_of_a_server_without_shallow_fetches(bench: Bench) -> None:
     assert (bench.nodes / "node" / "part" / "code.py").read_text() == "old"
 
 
-def test_submodule_of_this_machine(bench: Bench) -> None:
+def test_submodule_of_this_machine(bench: SnapshotSetup) -> None:
     """A submodule cannot be a folder of the build machine."""
     bench.git.put("library", {"code.py": "old"})
     local = f"file://{bench.git.folder}/library"
@@ -193,12 +193,12 @@ def test_submodule_of_this_machine(bench: Bench) -> None:
     assert "transport 'file' not allowed" in text
 
 
-def test_comfyui_of_this_machine(bench: Bench) -> None:
+def test_comfyui_of_this_machine(bench: SnapshotSetup) -> None:
     """The user who runs the restore may use a folder of this machine."""
     assert bench.restore("--comfyui-repo", f"file://{bench.git.folder}/ComfyUI")[0] == 0
 
 
-def test_what_passes_is_tried_again(bench: Bench) -> None:
+def test_what_passes_is_tried_again(bench: SnapshotSetup) -> None:
     """Two broken connections are retried."""
     bench.git.drop(2)
 
@@ -208,7 +208,7 @@ def test_what_passes_is_tried_again(bench: Bench) -> None:
     assert bench.git.connections == 3
 
 
-def test_what_does_not_pass_is_given_up(bench: Bench) -> None:
+def test_what_does_not_pass_is_given_up(bench: SnapshotSetup) -> None:
     """The third broken connection is an error."""
     bench.git.drop(9)
 
@@ -217,7 +217,7 @@ def test_what_does_not_pass_is_given_up(bench: Bench) -> None:
     assert bench.git.connections == 3
 
 
-def test_server_that_never_answers(bench: Bench) -> None:
+def test_server_that_never_answers(bench: SnapshotSetup) -> None:
     """A server that accepts the connection and sends nothing times out."""
     bench.git.hang()
 
@@ -227,7 +227,7 @@ def test_server_that_never_answers(bench: Bench) -> None:
         )
 
 
-def test_nobody_is_asked_for_a_password(bench: Bench) -> None:
+def test_nobody_is_asked_for_a_password(bench: SnapshotSetup) -> None:
     """A server that requires a login ends the restore at once, and the login in the URL is not shown."""
     address = bench.web.url.replace("://", "://user:hunter2@") + "/private"
     bench.web.answer("/private/info/refs", *[UNAUTHORIZED] * 9)
@@ -243,7 +243,7 @@ def test_nobody_is_asked_for_a_password(bench: Bench) -> None:
 # The folder.
 
 
-def test_folder_that_is_there(bench: Bench) -> None:
+def test_folder_that_is_there(bench: SnapshotSetup) -> None:
     """An empty folder is accepted; a non-empty one is an error before anything is fetched."""
     bench.to.mkdir(parents=True)
     assert bench.restore()[0] == 0
@@ -254,7 +254,7 @@ def test_folder_that_is_there(bench: Bench) -> None:
     assert bench.git.connections == connections
 
 
-def test_node_that_comfyui_brings(bench: Bench) -> None:
+def test_node_that_comfyui_brings(bench: SnapshotSetup) -> None:
     """A node does not replace a folder that ComfyUI ships."""
     commits = bench.git.put("Other", {**MAIN, "custom_nodes/node/__init__.py": ""})
 
@@ -271,7 +271,7 @@ def test_node_that_comfyui_brings(bench: Bench) -> None:
     assert "- websocket_image_save.py: ComfyUI ships a node of that name" in text
 
 
-def test_folder_that_cannot_be_made(bench: Bench) -> None:
+def test_folder_that_cannot_be_made(bench: SnapshotSetup) -> None:
     """A file where a folder should be is named."""
     bench.to.parent.write_text("")
 
@@ -284,7 +284,7 @@ def test_folder_that_cannot_be_made(bench: Bench) -> None:
 # The command.
 
 
-def test_it_needs_nothing_but_the_standard_library(bench: Bench) -> None:
+def test_it_needs_nothing_but_the_standard_library(bench: SnapshotSetup) -> None:
     """It runs on a Python without packages, and in any folder with relative paths."""
     ended = subprocess.run(
         [sys.executable, "-S", "-m", "worker.snapshot", "--help"],
@@ -299,7 +299,7 @@ def test_it_needs_nothing_but_the_standard_library(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(bench: Bench, sign: signal.Signals) -> None:
+def test_interrupted(bench: SnapshotSetup, sign: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end it soon, git with it, and nothing is left."""
     bench.git.hang()
     arguments = ["--snapshot", str(bench.snapshot()), "--to", str(bench.to), "--comfyui-repo", bench.git.url("ComfyUI")]
@@ -319,7 +319,7 @@ def test_interrupted(bench: Bench, sign: signal.Signals) -> None:
     assert bench.is_untouched
 
 
-def test_git_is_needed(bench: Bench) -> None:
+def test_git_is_needed(bench: SnapshotSetup) -> None:
     """If git is not installed, that is reported first."""
     bench.env["PATH"] = str(bench.folder)
 
@@ -342,7 +342,7 @@ def test_git_is_needed(bench: Bench) -> None:
         (("--branch", "main"), "unrecognized arguments: --branch main"),
     ],
 )
-def test_wrong_options(bench: Bench, arguments: tuple[str, ...], fault: str) -> None:
+def test_wrong_options(bench: SnapshotSetup, arguments: tuple[str, ...], fault: str) -> None:
     """An invalid option ends with status 3 and its name, before anything is fetched."""
     status, text = bench.restore(*arguments)
 
@@ -351,7 +351,7 @@ def test_wrong_options(bench: Bench, arguments: tuple[str, ...], fault: str) -> 
     assert bench.git.connections == 0
 
 
-def test_snapshot_without_comfyui(bench: Bench) -> None:
+def test_snapshot_without_comfyui(bench: SnapshotSetup) -> None:
     """A snapshot of the nodes only needs --comfyui-ref."""
     status, text = bench.restore(comfyui=None)
 
@@ -359,7 +359,7 @@ def test_snapshot_without_comfyui(bench: Bench) -> None:
     assert text.endswith("comfyui has no commit. Save a complete snapshot, or pass --comfyui-ref\n")
 
 
-def test_disk_that_cannot_be_written(bench: Bench) -> None:
+def test_disk_that_cannot_be_written(bench: SnapshotSetup) -> None:
     """A disk error is an error of the part that needed the disk."""
     commits = bench.git.put("Other", {"main.py": "", "custom_nodes": "a file"})
 

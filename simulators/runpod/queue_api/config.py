@@ -1,4 +1,4 @@
-"""What can be set on the stand-in."""
+"""The settings of the RunPod simulator."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ MIB = 1 << 20
 
 
 @dataclass(kw_only=True, eq=False)
-class Terms:
-    """All of it may be changed while the platform runs. Limits are bytes of a body as it is sent.
+class PlatformConfig:
+    """Settings that may change while the platform runs. Size limits are bytes of the body as sent.
 
-    A job's own `policy` comes before `execution_timeout_s` and `ttl_s`; RunPod's least values (5 s and 10 s) are not
-    enforced, so that tests stay quick.
+    A job's own `policy` overrides `execution_timeout_s` and `ttl_s`. RunPod's minimum values (5 s and 10 s) are not
+    enforced, so that tests are fast.
     """
 
     host: str = "127.0.0.1"
@@ -30,4 +30,4 @@ class Terms:
     lost_job_s: float = 20.0
     webhook_retry_s: float = 10.0
     poll_error_delay_s: float = 0.2
-    """Before a poll is answered with an error. The SDK asks again at once, so that without a delay it would spin."""
+    """Delay before an error response to a poll. The SDK polls again at once and would spin without it."""

@@ -154,7 +154,7 @@ STAGINGS: dict[str, Staging] = {
 
 
 def able(ability: Ability) -> list[str]:
-    """Return the names of the stagings that can do it."""
+    """Return the names of the setups that can do it."""
     return [name for name, staging in STAGINGS.items() if ability in staging.abilities]
 
 
@@ -164,7 +164,7 @@ def unable(*abilities: Ability) -> list[tuple[str, Ability]]:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ProviderScene:
     """A client of one provider, and what stands behind it."""
 
     client: Client

@@ -1,4 +1,4 @@
-"""The one state of jobs, and every step that a job can take. No socket in it; any thread may call it."""
+"""The state of all jobs, and every state change. No network; thread-safe."""
 
 from __future__ import annotations
 
@@ -11,83 +11,85 @@ from types import MappingProxyType
 from typing import Any
 
 from .changes import Changes
-from .faults import Faults
-from .terms import Terms
-from .values import Job, JobState, JsonObject, Step
+from .config import PlatformConfig
+from .faults import QueueFaults
+from .values import JsonObject, QueueJob, QueueJobState, StateChange
 
 MOST_RETRIES = 1
-STOPPED = frozenset({JobState.CANCELLED, JobState.TIMED_OUT})
-RETRIABLE = frozenset({JobState.FAILED, JobState.TIMED_OUT})
+STOPPED = frozenset({QueueJobState.CANCELLED, QueueJobState.TIMED_OUT})
+RETRIABLE = frozenset({QueueJobState.FAILED, QueueJobState.TIMED_OUT})
 
 
-class Book:
-    """Jobs by id. `tell_webhook` is called in the loop with a job that ended and has one."""
+class JobStore:
+    """All jobs by id. `call_webhook` is called in the event loop with each finished job that has a webhook."""
 
-    def __init__(self, terms: Terms, faults: Faults, changes: Changes, tell_webhook: Callable[[Job], None]) -> None:
-        self._terms = terms
+    def __init__(
+        self, config: PlatformConfig, faults: QueueFaults, changes: Changes, call_webhook: Callable[[QueueJob], None]
+    ) -> None:
+        self._config = config
         self._faults = faults
         self._changes = changes
-        self._tell_webhook = tell_webhook
+        self._call_webhook = call_webhook
         self._queue: list[str] = []
         self._to_stop: dict[str, list[str]] = {}
         self._retried = 0
-        # Replaced and never changed, so that a reader in another thread has a still picture without the lock.
-        self.jobs: Mapping[str, Job] = MappingProxyType({})
+        # Replaced, never modified, so that other threads read a consistent snapshot without the lock.
+        self.jobs: Mapping[str, QueueJob] = MappingProxyType({})
 
-    def submit(self, body: Mapping[str, Any], *, is_sync: bool = False) -> Job:
+    def submit(self, body: Mapping[str, Any], *, is_sync: bool = False) -> QueueJob:
         """Put a job into the queue, with the body of its request; an empty input is stripped."""
         kept = {key: value for key, value in body.items() if (key, value) != ("input", {})}
         job_id = f"{'sync-' if is_sync else ''}{uuid.uuid4()}-u1"
         now = time.monotonic()
-        job = Job(job_id, MappingProxyType(kept), is_sync, (Step(JobState.IN_QUEUE, now),))
+        job = QueueJob(job_id, MappingProxyType(kept), is_sync, (StateChange(QueueJobState.IN_QUEUE, now),))
         with self._changes.lock:
             self._queue.append(job_id)
             self._keep(job)
-            self._changes.soon(job.policy_s("ttl", self._terms.ttl_s), partial(self._delete, job_id))
+            self._changes.soon(job.policy_s("ttl", self._config.ttl_s), partial(self._delete, job_id))
         return job
 
     def adopt(self, job_id: str) -> None:
-        """Know a job that somebody else handed out."""
+        """Add a job that another platform handed out."""
         now = time.monotonic()
-        steps = (Step(JobState.IN_QUEUE, now), Step(JobState.IN_PROGRESS, now))
+        steps = (StateChange(QueueJobState.IN_QUEUE, now), StateChange(QueueJobState.IN_PROGRESS, now))
         with self._changes.lock:
-            self._keep(Job(job_id, MappingProxyType({}), is_sync=False, history=steps))
+            self._keep(QueueJob(job_id, MappingProxyType({}), is_sync=False, history=steps))
 
-    def find(self, job_id: str) -> Job | None:
-        """Return a job as clients may still, or already, see it."""
+    def find(self, job_id: str) -> QueueJob | None:
+        """Return a job if clients can see it now, else None."""
         job, now = self.jobs.get(job_id), time.monotonic()
         if job is None or now < job.submitted_at + self._faults.late_404_s:
             return None
-        kept_s = self._terms.sync_retention_s if job.is_sync else self._terms.retention_s
+        kept_s = self._config.sync_retention_s if job.is_sync else self._config.retention_s
         is_expired = job.ended_at is not None and now >= job.ended_at + kept_s
-        return None if is_expired or now >= job.submitted_at + job.policy_s("ttl", self._terms.ttl_s) else job
+        return None if is_expired or now >= job.submitted_at + job.policy_s("ttl", self._config.ttl_s) else job
 
-    def cancel(self, job_id: str) -> Job:
-        """Cancel a job that has not ended, and let its worker stop it."""
+    def cancel(self, job_id: str) -> QueueJob:
+        """Cancel an unfinished job, and signal its worker to stop it."""
         with self._changes.lock:
             job = self.jobs[job_id]
-            return job if job.state.is_final else self._end(job, JobState.CANCELLED, is_told=False)
+            return job if job.state.is_final else self._end(job, QueueJobState.CANCELLED, calls_webhook=False)
 
-    def retry(self, job_id: str) -> Job | None:
-        """Return the job, in the queue again; None if it did not fail."""
+    def retry(self, job_id: str) -> QueueJob | None:
+        """Put a failed job into the queue again and return it; return None if it did not fail."""
         with self._changes.lock:
             job = self.jobs[job_id]
             if job.state not in RETRIABLE:
                 return None
             self._retried += 1
             self._queue.append(job_id)
-            return self._move(job, JobState.IN_QUEUE, output=None, error=None)
+            return self._move(job, QueueJobState.IN_QUEUE, output=None, error=None)
 
     def purge(self) -> int:
-        """Cancel what waits; return how many that were."""
+        """Cancel all waiting jobs; return their number."""
         with self._changes.lock:
             waiting = [self.jobs[job_id] for job_id in self._queue]
             for job in waiting:
-                self._end(job, JobState.CANCELLED, is_told=False)
+                self._end(job, QueueJobState.CANCELLED, calls_webhook=False)
         return len(waiting)
 
     def drain_chunks(self, job_id: str) -> list[Any]:
-        """Return the chunks that nobody fetched yet."""
+        """Return the chunks that were not fetched yet."""
         with self._changes.lock:
             job = self.jobs[job_id]
             self._keep(replace(job, fetched_chunks=len(job.chunks)))
@@ -97,15 +99,15 @@ class Book:
         """Return the jobs of /health."""
         states = [job.state for job in self.jobs.values()]
         return {
-            "completed": states.count(JobState.COMPLETED),
+            "completed": states.count(QueueJobState.COMPLETED),
             "failed": sum(state in RETRIABLE for state in states),
-            "inProgress": states.count(JobState.IN_PROGRESS),
-            "inQueue": states.count(JobState.IN_QUEUE),
+            "inProgress": states.count(QueueJobState.IN_PROGRESS),
+            "inQueue": states.count(QueueJobState.IN_QUEUE),
             "retried": self._retried,
         }
 
     def hand_out(self, worker_id: str, at_most: int) -> list[JsonObject]:
-        """Return the next jobs as a worker gets them; low priority comes last."""
+        """Hand out the next jobs to a worker; low priority comes last."""
         if self._faults.shortage is not None:
             return []
         with self._changes.lock:
@@ -113,98 +115,104 @@ class Book:
             return [self._hand_out(worker_id, self.jobs[job_id]) for job_id in waiting[:at_most]]
 
     def stop_signals(self, worker_id: str) -> list[str]:
-        """Return the jobs that a worker is to stop, each once."""
+        """Return the jobs that a worker must stop, each once."""
         with self._changes.lock:
             return self._to_stop.pop(worker_id, [])
 
-    def hear(self, job_ids: Iterable[str]) -> None:
-        """Remember that somebody works on these jobs."""
+    def mark_running(self, job_ids: Iterable[str]) -> None:
+        """Record that a worker reported these jobs as running."""
         with self._changes.lock:
             for job in [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]:
                 self._keep(replace(job, heard_at=time.monotonic()))
 
     def progress(self, job_id: str, value: object) -> None:
-        """Keep a progress value; after a result it puts the job back."""
+        """Store a progress value. After a result, progress sets the job back to IN_PROGRESS."""
         with self._changes.lock:
             job = self.jobs[job_id]
             job = replace(job, progress=(*job.progress, value), heard_at=time.monotonic())
             if job.state.is_final and job.state not in STOPPED:
-                self._move(job, JobState.IN_PROGRESS, output=None, error=None)
+                self._move(job, QueueJobState.IN_PROGRESS, output=None, error=None)
             else:
                 self._keep(job)
 
     def chunk(self, job_id: str, value: object) -> None:
-        """Keep one chunk of a stream."""
+        """Store one chunk of a stream."""
         with self._changes.lock:
             job = self.jobs[job_id]
             self._keep(replace(job, chunks=(*job.chunks, value), heard_at=time.monotonic()))
 
     def finish(self, job_id: str, output: object = None, error: object = None) -> None:
-        """End a job with what its worker posted; a job that has ended stays as it is."""
+        """Finish a job with its worker's result. A finished job does not change."""
         with self._changes.lock:
             job = replace(self.jobs[job_id], final_posts=self.jobs[job_id].final_posts + 1)
             if job.state.is_final:
                 self._keep(job)
             elif isinstance(error, str) and error:
-                self._end(job, JobState.FAILED, output=output, error=error)
+                self._end(job, QueueJobState.FAILED, output=output, error=error)
             else:
-                self._end(job, JobState.COMPLETED, output=None if error else output)
+                self._end(job, QueueJobState.COMPLETED, output=None if error else output)
 
     def _time_out(self, job_id: str, hand_outs: int) -> None:
         with self._changes.lock:
             job = self.jobs[job_id]
-            if job.state is JobState.IN_PROGRESS and job.hand_outs == hand_outs:
-                self._end(job, JobState.TIMED_OUT)
+            if job.state is QueueJobState.IN_PROGRESS and job.hand_outs == hand_outs:
+                self._end(job, QueueJobState.TIMED_OUT)
 
     def _delete(self, job_id: str) -> None:
         with self._changes.lock:
             job = self.jobs[job_id]
             if not job.state.is_final:
-                self._end(job, JobState.TIMED_OUT, is_told=False)
+                self._end(job, QueueJobState.TIMED_OUT, calls_webhook=False)
 
     def _look_after(self, job_id: str, hand_outs: int) -> None:
-        """Hand a job out again, or give it up, if nobody has been heard to work on it."""
+        """Hand a job out again, or fail it, if no worker has reported it for `lost_job_s`."""
         with self._changes.lock:
             job = self.jobs[job_id]
             is_put_back = job.history[-2].state.is_final
-            if job.state is not JobState.IN_PROGRESS or job.hand_outs != hand_outs or is_put_back:
+            if job.state is not QueueJobState.IN_PROGRESS or job.hand_outs != hand_outs or is_put_back:
                 return
-            left_s = job.heard_at + self._terms.lost_job_s - time.monotonic()
+            left_s = job.heard_at + self._config.lost_job_s - time.monotonic()
             if left_s > 0:
                 self._changes.soon(left_s, partial(self._look_after, job_id, hand_outs))
             elif job.retries < MOST_RETRIES:
                 self._retried += 1
                 self._queue.append(job_id)
-                self._move(job, JobState.IN_QUEUE, retries=job.retries + 1)
+                self._move(job, QueueJobState.IN_QUEUE, retries=job.retries + 1)
             else:
-                self._end(job, JobState.FAILED, error=f"job timed out after {job.retries} retries")
+                self._end(job, QueueJobState.FAILED, error=f"job timed out after {job.retries} retries")
 
-    def _hand_out(self, worker_id: str, job: Job) -> JsonObject:
+    def _hand_out(self, worker_id: str, job: QueueJob) -> JsonObject:
         hand_outs = job.hand_outs + 1
         self._queue.remove(job.id)
         now = time.monotonic()
-        self._move(job, JobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, heard_at=now)
-        timeout_s = job.policy_s("executionTimeout", self._terms.execution_timeout_s)
+        self._move(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, heard_at=now)
+        timeout_s = job.policy_s("executionTimeout", self._config.execution_timeout_s)
         self._changes.soon(timeout_s, partial(self._time_out, job.id, hand_outs))
-        self._changes.soon(self._terms.lost_job_s, partial(self._look_after, job.id, hand_outs))
+        self._changes.soon(self._config.lost_job_s, partial(self._look_after, job.id, hand_outs))
         return {"id": job.id, **job.body}
 
     def _end(
-        self, job: Job, state: JobState, *, output: object = None, error: str | None = None, is_told: bool = True
-    ) -> Job:
-        if job.state is JobState.IN_QUEUE:
+        self,
+        job: QueueJob,
+        state: QueueJobState,
+        *,
+        output: object = None,
+        error: str | None = None,
+        calls_webhook: bool = True,
+    ) -> QueueJob:
+        if job.state is QueueJobState.IN_QUEUE:
             self._queue.remove(job.id)
         elif state in STOPPED and job.worker_id is not None:
             self._to_stop.setdefault(job.worker_id, []).append(job.id)
         ended = self._move(job, state, output=output, error=error)
-        if ended.webhook is not None and is_told:
-            self._changes.soon(0, partial(self._tell_webhook, ended))
+        if ended.webhook is not None and calls_webhook:
+            self._changes.soon(0, partial(self._call_webhook, ended))
         return ended
 
-    def _move(self, job: Job, state: JobState, **changes: Any) -> Job:  # noqa: ANN401 - fields of Job
-        return self._keep(replace(job, history=(*job.history, Step(state, time.monotonic())), **changes))
+    def _move(self, job: QueueJob, state: QueueJobState, **changes: Any) -> QueueJob:  # noqa: ANN401 - fields of Job
+        return self._keep(replace(job, history=(*job.history, StateChange(state, time.monotonic())), **changes))
 
-    def _keep(self, job: Job) -> Job:
+    def _keep(self, job: QueueJob) -> QueueJob:
         self.jobs = MappingProxyType({**self.jobs, job.id: job})
         self._changes.ring()
         return job
