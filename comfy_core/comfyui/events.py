@@ -48,7 +48,7 @@ class Executing:
 
 
 @dataclass(frozen=True)
-class NodeProgress:
+class StepProgress:
     """A node is at step `value` of `maximum`."""
 
     prompt_id: str
@@ -72,7 +72,7 @@ class Image:
     is_png: bool
 
 
-Event: TypeAlias = Started | Cached | Executing | NodeProgress | Finished | Image
+Event: TypeAlias = Started | Cached | Executing | StepProgress | Finished | Image
 
 
 def parse_frame(frame: str | bytes) -> Event | None:
@@ -116,7 +116,7 @@ def _parse_text(frame: str) -> Event | None:  # noqa: PLR0911 - one return an ev
                 "max": int() | float() as maximum,
             },
         }:
-            return NodeProgress(prompt_id, node, int(value), int(maximum))
+            return StepProgress(prompt_id, node, int(value), int(maximum))
     return None
 
 
@@ -141,7 +141,7 @@ class Attribution:
         match event:
             case Started(prompt_id) | Cached(prompt_id):
                 self._prompt_id, self._node = prompt_id, None
-            case Executing(prompt_id, node) | NodeProgress(prompt_id, node):
+            case Executing(prompt_id, node) | StepProgress(prompt_id, node):
                 self._prompt_id, self._node = prompt_id, node
             case Finished(prompt_id):
                 self._prompt_id, self._node = None, None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from comfy_core.comfyui.events import Addressed, Finished, Image, NodeProgress, Started
+from comfy_core.comfyui.events import Addressed, Finished, Image, Started, StepProgress
 from comfy_core.comfyui.graph_rewrite import save_nodes
 from comfy_core.comfyui.responses import Outcome, Succeeded, read_history
 from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
@@ -181,7 +181,7 @@ class PromptMonitor:
         match event:
             case Started():
                 self._progress = replace(self._progress, picture=number, step=0, steps=0, preview=None)
-            case NodeProgress(value=step, maximum=steps) if not is_saving:
+            case StepProgress(value=step, maximum=steps) if not is_saving:
                 self._progress = replace(self._progress, picture=number, step=step, steps=steps, preview=None)
             case Image(data, is_png=False):
                 self._progress = replace(self._progress, preview=data)

@@ -81,7 +81,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class PromptInterrupted:
+class Interrupted:
     """The prompt was interrupted at this node."""
 
     node_id: str
@@ -97,7 +97,7 @@ class PromptInterrupted:
         )
 
 
-Outcome: TypeAlias = Succeeded | Failed | PromptInterrupted
+Outcome: TypeAlias = Succeeded | Failed | Interrupted
 
 
 def read_history(body: object, prompt_id: str) -> Outcome | None:
@@ -126,7 +126,7 @@ def _read_entry(entry: Mapping[str, Any]) -> Outcome:
                 kind = shortened(str(rest.get("exception_type", "")))
                 return Failed(shortened(str(node_id)), shortened(str(node_type)), kind, text)
             case ["execution_interrupted", {"node_id": node_id, "node_type": node_type}]:
-                return PromptInterrupted(shortened(str(node_id)), shortened(str(node_type)))
+                return Interrupted(shortened(str(node_id)), shortened(str(node_type)))
     if isinstance(status, dict) and status.get("status_str") == "error":
         return Failed("", "", "", "ComfyUI reported an error without a reason")
     return _read_outputs(entry.get("outputs"))

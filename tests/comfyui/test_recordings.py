@@ -15,16 +15,16 @@ from comfy_core.comfyui.events import (
     Executing,
     Finished,
     Image,
-    NodeProgress,
     Started,
+    StepProgress,
     parse_frame,
 )
 from comfy_core.comfyui.refusals import combo_choices, read_refusal
 from comfy_core.comfyui.responses import (
     Failed,
+    Interrupted,
     Outcome,
     OutputFile,
-    PromptInterrupted,
     Succeeded,
     read_history,
 )
@@ -130,7 +130,7 @@ def test_a_cached_run_says_which_nodes_it_does_not_run() -> None:
 
     [cached] = [event for event in events if isinstance(event, Cached)]
     assert cached.nodes[-1] == "out"
-    assert not any(isinstance(event, Executing | NodeProgress) for event in events)
+    assert not any(isinstance(event, Executing | StepProgress) for event in events)
 
 
 @pytest.mark.parametrize("name", ["txt2img_ws_save", "txt2img_ws_save_again"])
@@ -157,7 +157,7 @@ def test_previews_are_jpeg_and_of_the_sampler() -> None:
 
 def test_steps_are_counted() -> None:
     """Progress of the sampler counts its steps."""
-    steps = [each.event for each in events_of("img2img") if isinstance(each.event, NodeProgress)]
+    steps = [each.event for each in events_of("img2img") if isinstance(each.event, StepProgress)]
 
     assert [(step.value, step.maximum) for step in steps] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
@@ -189,7 +189,7 @@ def test_an_interruption_is_no_failure() -> None:
     """An interrupted run is told from a failed one, and may be sent again."""
     _, outcome = history_of("interrupted")
 
-    assert outcome == PromptInterrupted("ks", "KSampler")
+    assert outcome == Interrupted("ks", "KSampler")
     assert outcome.error().report.retryable
 
 
@@ -200,7 +200,7 @@ def test_a_reconnect_gives_a_node_without_prompt_and_then_nothing_of_the_end() -
 
     first = next(number for number, each in enumerate(events) if each.prompt_id is None)
     assert events[first].event == Executing(None, "ks")
-    assert events[first + 1] == Addressed(prompt_id, "ks", NodeProgress(prompt_id, "ks", 3, 6))
+    assert events[first + 1] == Addressed(prompt_id, "ks", StepProgress(prompt_id, "ks", 3, 6))
     assert not any(isinstance(each.event, Finished) for each in events)
     assert isinstance(outcome, Succeeded)
 
@@ -213,7 +213,7 @@ def test_a_deleted_prompt_has_no_history_an_interrupted_one_has() -> None:
 
     assert read == [
         None,
-        PromptInterrupted("ks", "KSampler"),
+        Interrupted("ks", "KSampler"),
         None,
         Succeeded((OutputFile("out", "images", "rec_00019_.png", "", "output"),), ()),
     ]
