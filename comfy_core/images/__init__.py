@@ -1,1 +1,1 @@
-"""Images, bytes to bytes: checked, decoded and encoded, in a child process where the bytes are a caller's."""
+"""Checks, decodes and encodes images. Untrusted image files are processed in a child process."""

@@ -1,7 +1,7 @@
-"""The child process of picture_process: carries out one function of images.py a request, until its input ends.
+"""The child process of `child_process`: runs one function of `codec` for each request, until its input ends.
 
-A frame is the length of its header (4 bytes), of its content (8 bytes), the header as JSON, and the content. The parent
-gets no pickle: a decoder that a hostile file has taken over must not run code in the parent.
+A frame consists of the length of its header (4 bytes), the length of its content (8 bytes), the header as JSON, and the
+content. No pickles are exchanged: a decoder that is exploited by a hostile file must not run code in the parent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from comfy_core.errors import JobError
 from comfy_core.images.codec import Picture, check_picture, converted, encode_picture, identify
 
 MEMORY_BYTES = 3 * 1024**3
-"""Address space of the process. 64 megapixels that are flattened and encoded take 1.6 GB."""
+"""Limit of the process's address space. Flattening and encoding 64 megapixels takes 1.6 GB."""
 _LENGTHS = struct.Struct(">IQ")
 _MAX_HEADER = 16 * 1024 * 1024
 _WATCH_S = 1.0
@@ -33,7 +33,7 @@ _FUNCTIONS = {each.__name__: each for each in (check_picture, converted, encode_
 
 
 def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> None:
-    """Send one frame."""
+    """Write one frame."""
     head = json.dumps(header).encode()
     stream.write(_LENGTHS.pack(len(head), len(content)))
     stream.write(head)
@@ -42,7 +42,7 @@ def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> 
 
 
 def read_frame(stream: IO[bytes], max_content: int = MEMORY_BYTES) -> tuple[JsonObject, bytes]:
-    """Return the next frame. Raises EOFError if the other side has ended, ValueError if it sends no frame."""
+    """Return the next frame. Raises EOFError if the stream has ended, ValueError if the frame is invalid."""
     head_length, content_length = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
     if head_length > _MAX_HEADER or content_length > max_content:
         raise ValueError("a frame is too long")
@@ -59,13 +59,13 @@ def _read(stream: IO[bytes], length: int) -> bytes:
     return data
 
 
-def answered(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
-    """Return the answer to one request: a picture, none, or an error."""
+def respond(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
+    """Return the response to one request: an image, nothing, or an error."""
     try:
         picture: Picture | None = _FUNCTIONS[header["function"]](content, **header["arguments"])
     except JobError as error:
         return {"report": error.report.to_json()}, b""
-    except Exception as error:  # noqa: BLE001 - the parent turns it into a message; this process has no other reader
+    except Exception as error:  # noqa: BLE001 - the parent turns it into an error message
         return {"failed": type(error).__name__}, b""
     if picture is None:
         return {}, b""
@@ -74,15 +74,15 @@ def answered(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
     return {"picture": facts, "is_same": is_same}, b"" if is_same else picture.data
 
 
-def picture_of(header: JsonObject, answer: bytes, sent: bytes) -> Picture | None:
-    """Return the picture of an answer to a request with the content `sent`. Raises JobError, ValueError."""
+def picture_of(header: JsonObject, content: bytes, sent: bytes) -> Picture | None:
+    """Return the image in a response to a request with the content `sent`. Raises JobError, ValueError."""
     match header:
         case {"report": str(report)}:
             raise JobError.of(ErrorReport.from_json(report))
         case {"failed": failed}:
             raise ValueError(str(failed)[:80])
         case {"picture": dict(facts)}:
-            return _picture(sent if header.get("is_same") else answer, facts)
+            return _picture(sent if header.get("is_same") else content, facts)
     return None
 
 
@@ -95,25 +95,25 @@ def _picture(data: bytes, facts: JsonObject) -> Picture:
 
 
 def main() -> None:
-    """Answer requests on the standard streams until there are no more."""
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    """Process requests from stdin and write responses to stdout, until stdin ends."""
+    requests, responses = sys.stdin.buffer, sys.stdout.buffer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    with contextlib.suppress(OSError):  # if memory runs out, this process is to end and not ComfyUI (Linux)
+    with contextlib.suppress(OSError):  # if memory runs out, Linux should kill this process and not ComfyUI
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     _limit_memory()
-    write_frame(answers, {"ready": True})
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders print on damaged files
+    write_frame(responses, {"ready": True})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # decoders print warnings about damaged files
     with contextlib.suppress(EOFError):
         while True:
             header, content = read_frame(requests)
             with _ends_after(header.pop("timeout_s")):
-                answer = answered(header, content)
-            write_frame(answers, *answer)
+                response = respond(header, content)
+            write_frame(responses, *response)
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process when its parent is gone, also in the middle of a picture."""
+    """End this process when its parent has ended, even while an image is being processed."""
     while os.getppid() == parent:
         time.sleep(_WATCH_S)
     os._exit(1)
@@ -121,9 +121,9 @@ def _end_with_parent(parent: int) -> None:
 
 @contextlib.contextmanager
 def _ends_after(timeout_s: float) -> Iterator[None]:
-    """Have the system end this process after `timeout_s`: the parent's time limit, in case the parent is gone.
+    """Make the operating system end this process after `timeout_s`, in case the parent is gone.
 
-    A thread cannot do this alone, since a decoder may hold the interpreter.
+    A thread is not sufficient, because a decoder may hold the interpreter lock.
     """
     if not hasattr(signal, "alarm"):  # Windows
         yield

@@ -1,11 +1,11 @@
-"""The functions of images.py for files that strangers sent: in a child process, with a time limit and a cancel.
+"""Runs the functions of `codec` on untrusted images in a child process, with a timeout and cancellation.
 
-Pillow cannot be interrupted, and a hostile file can keep it busy for minutes or crash it. So a file is decoded in a
-child process that is killed at its time limit, or as soon as `check` raises. Children are kept for the next picture,
-since starting one takes 0.1 s.
+Pillow cannot be interrupted, and a hostile file can keep it busy for minutes or crash it. So images are decoded in a
+child process that is killed at its timeout, or as soon as `check` raises. Children are reused, because starting one
+takes 0.1 s.
 
-A child is a plain subprocess and no member of a pool of `multiprocessing`, `concurrent.futures` or `pebble`: those
-import the caller's main module again, hand it the environment with its secrets, and exchange pickles.
+A child is a plain subprocess, not a member of a `multiprocessing`, `concurrent.futures` or `pebble` pool. Those import
+the caller's main module again, pass on the environment with its secrets, and exchange pickles.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from comfy_core.images.codec import Picture, invalid_image, kept_as_it_is, png_s
 from comfy_core.images.codec import encode_picture as encode_here
 
 TIMEOUT_S = 20.0
-"""For one picture."""
+"""Timeout for one image."""
 PROCESSES = 4
-"""Children at once, in this process. Further pictures wait for their turn."""
+"""Maximum number of child processes. Further images wait."""
 _TICK_S = 0.05
-"""How long one wait lasts before `check` is called again."""
+"""Interval between calls of `check`."""
 _VARIABLES = ("DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
-"""What a child's interpreter may need to start. It gets nothing else of the environment, so no secret."""
+"""Environment variables that a child's interpreter may need. No others are passed on, so that it gets no secrets."""
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from comfy_core.images.child import main; main()"
 
 _Frame: TypeAlias = tuple[JsonObject, bytes]
 Check: TypeAlias = Callable[[], None]
-"""Called 20 times a second while a picture is worked on; what it raises ends the work."""
+"""Called 20 times a second while an image is being processed. An exception that it raises ends the processing."""
 
 
 def go_on() -> None:
-    """End nothing."""
+    """Do nothing: a `check` that never ends the processing."""
 
 
 class PictureError(Exception):
-    """The child did not finish with a picture. The message says why; its subject is the picture."""
+    """The child failed to process an image. The message is a predicate whose subject is the image."""
 
 
 class NotStartedError(PictureError):
-    """No child could be started; the picture is not to blame."""
+    """No child could be started. The image is not the cause."""
 
 
 class PictureProcesses:
-    """Child processes that work on pictures, each on one at a time."""
+    """A pool of child processes, each of which processes one image at a time."""
 
     def __init__(self, processes: int = PROCESSES) -> None:
         self._turns = threading.Semaphore(processes)
@@ -65,9 +65,9 @@ class PictureProcesses:
     def run(
         self, function: str, data: bytes, arguments: JsonObject, check: Check, timeout_s: float = TIMEOUT_S
     ) -> Picture | None:
-        """Return what the function of images.py returns for `data`.
+        """Run a function of `codec` on `data` and return its result.
 
-        Raises PictureError, what `check` raises, and the function's own JobError.
+        Raises PictureError, the exceptions of `check`, and the function's own JobError.
         """
         check()
         while not self._turns.acquire(timeout=_TICK_S):
@@ -76,7 +76,7 @@ class PictureProcesses:
             child = self._taken()
             try:
                 header = {"function": function, "arguments": arguments, "timeout_s": timeout_s}
-                answer = child.ask(header, data, check, timeout_s)
+                response = child.request(header, data, check, timeout_s)
             except BaseException:
                 child.kill()
                 raise
@@ -84,17 +84,17 @@ class PictureProcesses:
         finally:
             self._turns.release()
         try:
-            return picture_of(*answer, data)
+            return picture_of(*response, data)
         except ValueError as error:
             raise PictureError(f"failed ({error})") from None
 
     def warm(self) -> None:
-        """Start a child if there is none, so that the next picture need not wait for its start."""
+        """Start a child if none is idle, so that the next image does not wait for its start."""
         if not self._idle:
             self._idle.append(_Child())
 
     def close(self) -> None:
-        """End the children that wait for a picture."""
+        """Kill the idle children."""
         while self._idle:
             self._idle.pop().kill()
 
@@ -109,34 +109,34 @@ class PictureProcesses:
 
 
 class _Child:
-    """One child process, and the thread that waits for its answers."""
+    """One child process, and the thread that waits for its responses."""
 
     def __init__(self) -> None:
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program; the picture goes through a pipe
+            self._process = subprocess.Popen(  # noqa: S603 - our own program; the image is sent through a pipe
                 [sys.executable, "-I", "-c", _PROGRAM, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
             )
         except OSError as error:
-            raise NotStartedError(f"had no process ({error.strerror})") from None
+            raise NotStartedError(f"got no child process ({error.strerror})") from None
         assert self._process.stdin is not None  # noqa: S101 - for mypy: both are pipes
         assert self._process.stdout is not None  # noqa: S101 - as above
-        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._requests, self._responses = self._process.stdin, self._process.stdout
         self._thread = ThreadPoolExecutor(1, "picture")
-        self._started = self._thread.submit(read_frame, self._answers)
+        self._started = self._thread.submit(read_frame, self._responses)
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, header: JsonObject, data: bytes, check: Check, timeout_s: float) -> _Frame:
-        """Return the frame that answers a request. The time that the process takes to start does not count."""
+    def request(self, header: JsonObject, data: bytes, check: Check, timeout_s: float) -> _Frame:
+        """Send a request and return the response frame. `timeout_s` does not include the start of the process."""
         try:
             _awaited(self._started, check, timeout_s)
         except EOFError:
             status = self._process.wait()
-            raise NotStartedError(f"had no process (status {status})") from None
+            raise NotStartedError(f"got no child process (exit status {status})") from None
         try:
             return _awaited(self._thread.submit(self._exchange, header, data), check, timeout_s)
         except (OSError, EOFError, ValueError, RecursionError):
@@ -146,13 +146,13 @@ class _Child:
         self._process.kill()
         self._process.wait()
         self._thread.shutdown()
-        for pipe in (self._requests, self._answers):
-            with contextlib.suppress(OSError):  # a request that was not read
+        for pipe in (self._requests, self._responses):
+            with contextlib.suppress(OSError):  # the pipe may contain a request that was not read
                 pipe.close()
 
     def _exchange(self, header: JsonObject, data: bytes) -> _Frame:
         write_frame(self._requests, header, data)
-        return read_frame(self._answers)
+        return read_frame(self._responses)
 
 
 def _awaited(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
@@ -167,20 +167,20 @@ def _awaited(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
 def check_picture(
     data: bytes, path: str, *, flatten: bool, check: Check = go_on, timeout_s: float = TIMEOUT_S
 ) -> Picture:
-    """Return the picture in `data`, fit for a LoadImage node: see images.check_picture."""
+    """Return the image in `data` in a form that LoadImage accepts: see codec.check_picture."""
     require_size(data, path)
     arguments = {"path": path, "flatten": flatten}
     return _some(_run("check_picture", data, arguments, path, check, timeout_s))
 
 
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
-    """Return a picture as png, webp or jpeg: see images.converted."""
+    """Return an image as png, webp or jpeg: see codec.converted."""
     arguments = {"output_format": output_format, "width": width, "quality": quality}
     return _some(_run("converted", data, arguments, "image", go_on, TIMEOUT_S))
 
 
 def identify(data: bytes, check: Check = go_on) -> Picture | None:
-    """Return the picture that `data` begins, or None if it is none or cannot be read in time."""
+    """Return the image whose header is at the start of `data`, or None if it is not an image or the timeout expires."""
     try:
         return _processes(os.getpid()).run("identify", data, {}, check)
     except PictureError:
@@ -195,9 +195,9 @@ def encode_picture(
     check: Check = go_on,
     timeout_s: float = TIMEOUT_S,
 ) -> Picture:
-    """Return ComfyUI's picture in another format: see images.encode_picture.
+    """Return ComfyUI's image in another format: see codec.encode_picture.
 
-    A PNG that stays PNG is not decoded, so no child is needed.
+    A PNG that stays a PNG is not decoded, so no child is needed.
     """
     if output_format == "png" and png_size(data) is not None:
         return encode_here(data, output_format, quality, text)
@@ -212,13 +212,13 @@ def encode_picture(
 
 
 def warm() -> None:
-    """Start a child before the first picture needs one."""
+    """Start a child before the first image needs one."""
     _processes(os.getpid()).warm()
 
 
 @functools.cache
 def _processes(_pid: int) -> PictureProcesses:
-    """Return the children of this process. A fork of it must not share their pipes, and has its own."""
+    """Return the child processes of this process. A fork gets its own, because pipes must not be shared."""
     processes = PictureProcesses()
     atexit.register(processes.close)
     return processes

@@ -1,7 +1,7 @@
-"""Pictures, bytes to bytes: check what a caller sent, make it fit for a graph, encode what ComfyUI made. No I/O.
+"""Checks and converts input images, and encodes output images. Bytes to bytes, no I/O.
 
-Decoding a stranger's file can take minutes, and nothing in this process can interrupt it. For such files, call the
-functions of the same names in picture_process.
+Decoding a hostile file can take minutes and cannot be interrupted. For untrusted files, call the functions of the same
+names in `child_process`.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from comfy_core.images.decoding import (
 MAX_BYTES = 25 * 1024 * 1024
 INPUT_FORMATS = FORMATS
 LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500}
-"""Pixels of a side that can be encoded (the WebP specification; libjpeg, which stops short of JPEG's 65,535)."""
+"""Maximum side in pixels (WebP: its specification; JPEG: libjpeg's limit, which is below the format's 65,535)."""
 
 _UNENCODABLE: tuple[type[BaseException], ...] = (*BROKEN, *BOMBS, MemoryError)
 _EXIF_USER_COMMENT = 0x9286
 _EXIF_IFD = 0x8769
 _MAX_COMMENT = 15_000
-"""Characters of an EXIF comment, at most 4 bytes each: a JPEG holds 64 KB of EXIF, and is refused beyond."""
+"""Maximum length of an EXIF comment in characters, of up to 4 bytes each. A JPEG can have at most 64 KB of EXIF."""
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
 _COMFYUI_TEXT = frozenset({"prompt", "workflow", "parameters"})
-"""Keys of the text in which ComfyUI, and this package, write the graph into a PNG."""
+"""Keys of the PNG text chunks in which ComfyUI and this package store the graph and the inputs."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = len(_PNG_SIGNATURE) + 4 + 4 + 13 + 4
-"""Bytes before the first chunk behind IHDR, which must stand first (PNG specification, 5.6)."""
+"""Bytes up to the end of IHDR, which must be the first chunk (PNG specification, 5.6)."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file: its bytes, size in pixels, and MIME type by content.
+    """An image file: its bytes, size in pixels, and MIME type (detected from its content).
 
     Attributes:
         is_animated: whether it has more than one frame.
-        is_whole: whether nothing of the file is missing.
-        warning: why it is not what was asked for, such as a PNG in place of a WebP.
+        is_whole: whether the file is complete.
+        warning: how it differs from the request, such as a PNG instead of a WebP.
     """
 
     data: bytes
@@ -66,14 +66,14 @@ class Picture:
 
 
 def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
-    """Return the picture in `data`, fit for a LoadImage node.
+    """Return the image in `data` in a form that LoadImage accepts.
 
-    With `flatten` it becomes one upright RGB frame (transparent parts over white), as image to image needs it; bytes
-    that are so already stay as they are. Without, the bytes stay as they are and are only checked: a graph of the
-    caller's own may want the alpha channel or the frames. AVIF becomes PNG, since not every ComfyUI reads it.
+    With `flatten`, it becomes a single upright RGB frame (transparent areas on white), as image to image needs it. An
+    image that already is one stays unchanged. Without `flatten`, the image is only checked, because a caller's graph
+    may use its alpha channel or its frames. AVIF is converted to PNG, because not every ComfyUI can read it.
 
-    Raises JobError (invalid_image) that names `path` if `data` is no image of INPUT_FORMATS by its content, is cut off
-    by more than a twentieth, or has more than MAX_BYTES, MAX_PIXELS or the frames that a graph can load.
+    Raises JobError (invalid_image) with `path` if the content of `data` is not in one of INPUT_FORMATS, if more than a
+    twentieth of it is missing, or if it exceeds MAX_BYTES, MAX_PIXELS or the number of frames that a graph can load.
     """
     require_size(data, path)
     try:
@@ -81,19 +81,19 @@ def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
     except UnidentifiedImageError:
         raise invalid_image(path, f"is not an image of a known format ({', '.join(INPUT_FORMATS)})") from None
     except BOMBS:
-        raise invalid_image(path, f"has far more than the {MAX_PIXELS:,} pixels that are taken") from None
+        raise invalid_image(path, f"has far more than the {MAX_PIXELS:,} pixels that are allowed") from None
     except TooLargeError as error:
-        raise invalid_image(path, f"{error}. Send it smaller") from None
+        raise invalid_image(path, f"{error}. Send a smaller image") from None
     except MemoryError:
-        raise invalid_image(path, "needs too much memory to be decoded. Send it smaller") from None
+        raise invalid_image(path, "needs too much memory to be decoded. Send a smaller image") from None
     except BROKEN as error:
-        raise invalid_image(path, f"cannot be decoded, it may be cut off ({str(error)[:200]})") from error
+        raise invalid_image(path, f"cannot be decoded; it may be truncated ({str(error)[:200]})") from error
 
 
 def require_size(data: bytes, path: str) -> None:
     """Raise JobError (invalid_image) if `data` has more than MAX_BYTES."""
     if len(data) > MAX_BYTES:
-        problem = f"has {len(data):,} bytes; at most {MAX_BYTES:,} are taken. Send it smaller, or as JPEG"
+        problem = f"has {len(data):,} bytes; at most {MAX_BYTES:,} are allowed. Send a smaller image, or a JPEG"
         raise invalid_image(path, problem)
 
 
@@ -126,9 +126,9 @@ def _flattened(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return `image` with 16-bit greys scaled down; Pillow's own conversion would clip them to white.
+    """Return `image` with 16-bit greys scaled to 8 bits; Pillow's own conversion would clip them to white.
 
-    A grey that such a file calls transparent is taken as it is: many of them share a grey of 8 bits.
+    A transparent grey is ignored, because several 16-bit greys map to the same 8-bit grey.
     """
     if not image.mode.startswith("I"):
         return image
@@ -138,14 +138,14 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def invalid_image(path: str, problem: str) -> JobError:
-    """Return the error of a picture at `path` in the request that is not accepted."""
+    """Return the error for an image at `path` in the request that is not accepted."""
     return JobError.because(ErrorCode.INVALID_IMAGE, f"{path} {problem}.", path=path)
 
 
 def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int = 2 * 1024 * 1024) -> tuple[int, int]:
-    """Return the size nearest to a picture's own whose sides are multiples of `multiple`, from 64 to 2048 each.
+    """Return the size closest to `width` x `height` whose sides are multiples of `multiple`, from 64 to 2048.
 
-    It has at most `max_pixels` and keeps the picture's proportions as well as the rounding allows.
+    It has at most `max_pixels`, and keeps the aspect ratio as far as rounding allows.
     """
     scale = min(1.0, math.sqrt(max_pixels / (width * height)), 2048 / max(width, height))
     wanted = width * scale, height * scale
@@ -157,13 +157,13 @@ def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int
 
 
 def encode_picture(data: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> Picture:
-    """Return ComfyUI's picture as png, webp or jpeg, with `text` written into it.
+    """Return ComfyUI's image as png, webp or jpeg, with `text` embedded.
 
-    Only a PNG is encoded again; other formats were chosen by the graph. A PNG that stays PNG is not decoded: its text
-    goes into chunks behind the header. webp and jpeg carry `parameters` of `text` alone, as EXIF user comment, at most
-    _MAX_COMMENT characters of it. jpeg has no transparency, so the picture is put over white.
+    Only PNGs are converted; any other format was chosen by the graph. A PNG that stays a PNG is not decoded: its text
+    is added as chunks after the header. webp and jpeg only get `parameters` of `text`, as EXIF user comment of at most
+    _MAX_COMMENT characters. For jpeg, transparent areas become white.
 
-    A picture that cannot become what was asked for stays as it is, with a warning.
+    An image that cannot be converted is returned unchanged, with a warning.
     """
     size = png_size(data)
     if size is None:
@@ -211,7 +211,7 @@ def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, st
 
 
 def _png_with_text(png: bytes, text: Mapping[str, str]) -> Picture:
-    """Return `png` with text chunks: tEXt where it is Latin-1, which all readers know, else iTXt."""
+    """Return `png` with text chunks: tEXt for Latin-1 text, which all readers support, else iTXt."""
     info = PngImagePlugin.PngInfo()
     for key, value in text.items():
         info.add_text(key, value)
@@ -224,7 +224,7 @@ def _png_with_text(png: bytes, text: Mapping[str, str]) -> Picture:
 
 
 def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
-    """Return the chunks of a PNG without the text of `keys`, which ComfyUI writes unless it is told not to."""
+    """Return a PNG's chunks without the text chunks `keys`, which ComfyUI writes by default."""
     kept, start = [], 0
     while start + 12 <= len(chunks):
         end = start + 12 + int.from_bytes(chunks[start : start + 4], "big")
@@ -236,7 +236,7 @@ def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
 
 
 def identify(data: bytes) -> Picture | None:
-    """Return the picture that `data` begins, by its header alone, or None if it is none of INPUT_FORMATS."""
+    """Return the image at the start of `data`, reading only its header, or None if it is not one of INPUT_FORMATS."""
     try:
         return _identified(data)
     except (UnidentifiedImageError, *BOMBS):
@@ -257,7 +257,7 @@ def _identified(data: bytes) -> Picture:
 
 
 def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
-    """Return a preview of at most `side` pixels as a JPEG of a few kilobytes, or None if `jpeg` is none."""
+    """Return a JPEG preview of at most `side` pixels (a few kilobytes), or None if `jpeg` is not a JPEG."""
     encoded = io.BytesIO()
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
@@ -269,9 +269,9 @@ def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
 
 
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
-    """Return a picture of INPUT_FORMATS as png, webp or jpeg, no wider than `width` pixels if that is above 0.
+    """Return an image as png, webp or jpeg, scaled down to `width` pixels if `width` is above 0.
 
-    Its first frame, and over white if it is transparent and becomes jpeg. Raises JobError (invalid_image).
+    Only the first frame is used. For jpeg, transparent areas become white. Raises JobError (invalid_image).
     """
     check_picture(data, "image", flatten=False)
     image = decoded(data).image

@@ -1,6 +1,6 @@
-"""Decodes untrusted picture files with Pillow: which formats, how large, how many frames, and how much may be missing.
+"""Decodes untrusted images with Pillow, with limits on formats, size, frames and missing data.
 
-Pillow's decoders are named one by one, so that a file reaches no decoder that was not chosen here.
+Pillow's decoders are listed explicitly, so that a file cannot reach any other decoder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_FRAMES = 1000
 MAX_ALL_PIXELS = 4 * MAX_PIXELS
-"""Pixels of all frames. ComfyUI's LoadImage holds them all in memory at 16 bytes each."""
+"""Maximum number of pixels in all frames. ComfyUI's LoadImage keeps them all in memory, 16 bytes for each pixel."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 
@@ -36,36 +36,36 @@ BROKEN = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's decoders raise on damaged files (found by changing bytes at random)."""
+"""Exceptions that Pillow's decoders raise for damaged files (found by fuzzing)."""
 
 _EXIF_ORIENTATION = 0x0112
 _MAY_BE_MISSING = 1 / 20
-"""The part of a picture that may be missing at its end."""
+"""Fraction of an image that may be missing at its end."""
 _END_OF_JPEG = b"\xff\xd9"
 _ENTROPY = bytes(range(1, 251))
-"""Bytes that continue a JPEG's last scan. Without 0xFF, which would begin a marker."""
+"""Bytes that extend a JPEG's last scan. They exclude 0xFF, which would start a marker."""
 _BAND = 256
-"""Rows that are compared at a time."""
+"""Number of rows that are compared at a time."""
 _lenient_lock = threading.Lock()
 
 
 class TooLargeError(Exception):
-    """The picture has more pixels or frames than are accepted. The message begins with `has`."""
+    """The image has too many pixels or frames. The message starts with `has`."""
 
 
 def opened(data: bytes) -> ImageFile.ImageFile:
-    """Return the picture in `data` by its header. Raises TooLargeError, and BROKEN and BOMBS as Pillow does."""
+    """Open the image in `data`, reading only its header. Raises TooLargeError, and Pillow's BROKEN and BOMBS."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise TooLargeError(f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are taken")
+        raise TooLargeError(f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are allowed")
     return image
 
 
 @contextlib.contextmanager
 def leniently() -> Iterator[None]:
-    """Have Pillow skip text that is too large, wrong checksums, and data that is missing at the end.
+    """Make Pillow ignore oversized text, wrong checksums, and data that is missing at the end.
 
-    The switch is Pillow's own and counts for the whole process, so it is on only while it is needed.
+    Pillow's switch is global to the process, so it is only on while it is needed.
     """
     with _lenient_lock:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
@@ -77,12 +77,12 @@ def leniently() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The first frame of a picture, decoded.
+    """The decoded first frame of an image file.
 
     Attributes:
-        image: the picture. `format` and `is_animated` are those of its file.
-        is_turned: whether its EXIF data says that it is stored turned or mirrored.
-        is_whole: whether nothing of the file is missing.
+        image: the image. Its `format` and `is_animated` are those of the file.
+        is_turned: whether EXIF declares a rotation or reflection.
+        is_whole: whether the file is complete.
     """
 
     image: Image.Image
@@ -91,10 +91,10 @@ class Decoded:
 
 
 def decoded(data: bytes) -> Decoded:
-    """Return the picture in `data`.
+    """Return the decoded image in `data`.
 
-    A file is also decoded if a twentieth of its pixels or less is missing at the end, or if only text in it is damaged
-    or too large: viewers and ComfyUI show such files. Raises TooLargeError, and BROKEN and BOMBS as Pillow does.
+    A file is also accepted if at most a twentieth of its pixels is missing at the end, or if only its text is damaged
+    or too large, because viewers and ComfyUI also show such files. Raises TooLargeError, and Pillow's BROKEN and BOMBS.
     """
     try:
         return _loaded(data)
@@ -108,9 +108,9 @@ def decoded(data: bytes) -> Decoded:
 
 
 def has_more_frames(image: Image.Image, limit: int) -> bool:
-    """Return whether the open picture has more than `limit` frames, in a time that depends on `limit` alone.
+    """Return whether an open image has more than `limit` frames, in a time that only depends on `limit`.
 
-    Pillow counts the pages of a TIFF in a time that grows with their square.
+    Pillow's own page count of a TIFF takes quadratic time.
     """
     if limit == 1 or not getattr(image, "is_animated", False):
         return bool(getattr(image, "is_animated", False))
@@ -124,29 +124,29 @@ def has_more_frames(image: Image.Image, limit: int) -> bool:
 
 
 def require_few_frames(image: Image.Image) -> None:
-    """Raise TooLargeError if the picture has more frames than a graph can load."""
+    """Raise TooLargeError if the image has more frames than a graph can load."""
     limit = min(MAX_FRAMES, MAX_ALL_PIXELS // (image.width * image.height))
     if has_more_frames(image, limit):
         raise TooLargeError(f"has more than {limit:,} frames of {image.width} x {image.height} pixels")
 
 
 def _loaded(data: bytes, fill: int | None = None) -> Decoded:
-    """Return the decoded picture; with `fill`, pixels that the file does not have are of that value."""
+    """Return the decoded image. With `fill`, pixels that are missing in the file have that value."""
     image = opened(data)
     if fill is not None:
         image.load_prepare()
         bands = len(image.getbands())
         image.im.paste(fill if bands == 1 else (fill,) * bands, (0, 0, *image.size))
-    # In this order: a PNG is decoded by the first line, and a TIFF turned by the second.
+    # The order matters: getexif decodes a PNG, and load rotates a TIFF.
     is_turned = image.getexif().get(_EXIF_ORIENTATION) in range(2, 9)
     image.load()
     return Decoded(image, is_turned)
 
 
 def _mostly_decoded(data: bytes) -> Decoded | None:
-    """Return the picture if all but a little at its end is in the file, else None.
+    """Return the image if only a small part is missing at its end, else None.
 
-    It is decoded twice, with different values for what is missing: where both agree, the file decides.
+    It is decoded twice, with different values for missing pixels. Pixels that are equal in both come from the file.
     """
     try:
         if data.startswith(b"\xff\xd8"):
@@ -164,11 +164,11 @@ def _mostly_decoded(data: bytes) -> Decoded | None:
 
 
 def _is_full_precision(jpeg: bytes) -> bool:
-    """Return whether the last scan of a progressive JPEG carries the lowest bits, as only the last scans do.
+    """Return whether the last scan of a progressive JPEG contains the lowest bits, which only the final scans do.
 
-    Each scan covers the whole picture, so pixels alone do not tell how much is missing. (ITU T.81, B.2.3: a scan's
-    header is its marker, two bytes of length, the number of components, two bytes for each, Ss, Se, and Ah with Al, the
-    lowest bit.)
+    Each scan covers the whole image, so the pixels do not show how much is missing. (ITU T.81, B.2.3: a scan header
+    consists of the marker, two bytes of length, the number of components, two bytes for each, Ss, Se, and Ah with Al,
+    the lowest bit.)
     """
     header = jpeg[jpeg.rfind(b"\xff\xda") :]
     lowest_bit = header[7 + 2 * header[4]] & 0x0F
@@ -176,7 +176,7 @@ def _is_full_precision(jpeg: bytes) -> bool:
 
 
 def _difference(first: Image.Image, second: Image.Image) -> float:
-    """Return which part of two pictures of one size and mode differs, by their bytes."""
+    """Return the fraction of bytes that differ between two images of the same size and mode."""
     different = total = 0
     for top in range(0, first.height, _BAND):
         band = (0, top, first.width, min(top + _BAND, first.height))

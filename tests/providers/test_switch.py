@@ -128,5 +128,5 @@ def test_the_key_is_in_no_representation() -> None:
 
 def test_workflows_may_come_from_a_folder(tmp_path: Path) -> None:
     """Custom templates replace the shipped ones; an empty folder is an error."""
-    with pytest.raises(ConfigError, match="holds no workflow"):
+    with pytest.raises(ConfigError, match="contains no workflow"):
         client_from_env(RUNPOD, workflows=tmp_path)

@@ -19,7 +19,7 @@ from PIL import Image
 from comfy_core.contract import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images import codec
-from comfy_core.images.child import answered, picture_of, read_frame, write_frame
+from comfy_core.images.child import picture_of, read_frame, respond, write_frame
 from comfy_core.images.child_process import (
     NotStartedError,
     PictureError,
@@ -280,7 +280,7 @@ def test_a_child_that_cannot_start_is_no_fault_of_the_picture(
     """Without an interpreter the error is the worker's own; a picture that is paid for is returned as it is."""
     monkeypatch.setattr(sys, "executable", "/no/such/python")
 
-    with pytest.raises(NotStartedError, match="had no process"):
+    with pytest.raises(NotStartedError, match="got no child process"):
         check_here(processes, png())
 
 
@@ -312,7 +312,7 @@ def test_what_is_no_frame_is_refused(sent: bytes) -> None:
 
 def test_a_bug_in_a_child_is_told_by_its_name() -> None:
     """An unforeseen exception ends one picture and not the child; its text, which may be long, is not passed on."""
-    header, content = answered({"function": "identify", "arguments": {"unknown": 1}}, b"")
+    header, content = respond({"function": "identify", "arguments": {"unknown": 1}}, b"")
 
     assert (header, content) == ({"failed": "TypeError"}, b"")
     with pytest.raises(ValueError, match="TypeError"):
