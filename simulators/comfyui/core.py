@@ -19,7 +19,7 @@ from aiohttp import web
 from simulators.comfyui.executor import Executor, Tools
 from simulators.comfyui.faults import Cut, Faults
 from simulators.comfyui.files import Folders
-from simulators.comfyui.progress import NodeProgress
+from simulators.comfyui.progress import ProgressSender
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from simulators.comfyui.routes import application
 from simulators.comfyui.sampling import Pace, SamplingLoop
@@ -175,7 +175,7 @@ class Core:
         started_at = time.monotonic()
         self.executed_prompts.append(prompt.prompt_id)
         self.sockets.client_id = prompt.client_id
-        progress = NodeProgress(self.sockets, prompt)
+        progress = ProgressSender(self.sockets, prompt)
         entry = await self._executor.run(prompt, progress)
         self.sockets.running_node = None
         await asyncio.sleep(self.faults.history_delay_s)

@@ -34,9 +34,9 @@ from simulators.comfyui.graph import RunOrder, inputs_of, is_link, signatures
 from simulators.comfyui.literals import check_literals
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.nodes import BEHAVIOURS
-from simulators.comfyui.progress import NodeProgress
+from simulators.comfyui.progress import ProgressSender
 from simulators.comfyui.queue_and_history import QueuedPrompt
-from simulators.comfyui.sampling import PromptInterrupted, SamplingLoop
+from simulators.comfyui.sampling import SamplingInterrupted, SamplingLoop
 from simulators.comfyui.sockets import PNG
 from simulators.comfyui.values import Latent, NodeContext, NodeFailure, Result
 
@@ -73,7 +73,7 @@ class Executor:
         """Clear the cache."""
         self._known = {}
 
-    async def run(self, prompt: QueuedPrompt, progress: NodeProgress) -> dict[str, Any]:
+    async def run(self, prompt: QueuedPrompt, progress: ProgressSender) -> dict[str, Any]:
         """Run a prompt; return its history entry without the prompt itself."""
         self._tools.sampling.begin()
         progress.message("execution_start", {})
@@ -112,7 +112,7 @@ class _PromptRun:
     known: dict[str, CacheEntry]
     prompt: QueuedPrompt
     graph: dict[str, Any]
-    progress: NodeProgress
+    progress: ProgressSender
     keys: dict[str, str]
     executed: list[str] = field(default_factory=list)
 
@@ -139,7 +139,7 @@ class _PromptRun:
         given = self._given(node_id)
         try:
             result = await self._result(node_id, given)
-        except PromptInterrupted:
+        except SamplingInterrupted:
             self.progress.message("execution_interrupted", self._where(node_id))
             return False
         except FAILURES as failure:

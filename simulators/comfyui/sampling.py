@@ -18,7 +18,7 @@ OnStep = Callable[[int, "tuple[int, bytes] | None"], None]
 """Called after each step with its number and preview."""
 
 
-class PromptInterrupted(Exception):  # noqa: N818  not an error
+class SamplingInterrupted(Exception):  # noqa: N818  not an error
     """The prompt was interrupted."""
 
 
@@ -58,9 +58,9 @@ class SamplingLoop:
         self._nudged.set()
 
     def check(self) -> None:
-        """Raise PromptInterrupted if the prompt was interrupted."""
+        """Raise SamplingInterrupted if the prompt was interrupted."""
         if self._is_interrupted:
-            raise PromptInterrupted
+            raise SamplingInterrupted
 
     async def run(self, sketch: Sketch, steps: int, on_step: OnStep) -> None:
         """Run all steps of a sampler."""
