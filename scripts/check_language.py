@@ -37,8 +37,6 @@ WRITE = {
 NOT_CONVERTED: tuple[str, ...] = (
     "bench/endpoint/__main__.py",
     "bench/endpoint/price.py",
-    "comfy_core/images/child_process.py",
-    "comfy_core/images/codec.py",
     "docs/configure.md",
     "handler.py",
     "simulators/comfyui/queue_and_history.py",

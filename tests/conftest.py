@@ -125,10 +125,17 @@ _started: list[str] = []
 
 
 def _record_process(
-    event: str, arguments: tuple[object, ...], events: tuple[str, ...] = PROCESS_EVENTS, started: list[str] = _started
+    event: str,
+    arguments: tuple[object, ...],
+    events: tuple[str, ...] = PROCESS_EVENTS,
+    started: list[str] = _started,
+    python: str = sys.executable,
 ) -> None:
-    """Add a new process to `started`. Python calls this until after it has cleared the globals: hence the defaults."""
-    if event in events and "comfy_core.images.child" not in str(arguments):  # it decodes images, and starts in 0.1 s
+    """Add a new Python process to `started`. Python calls this until after it has cleared the globals: hence the defaults.
+
+    The child that decodes images does not count: any test may be the first to need it, and it starts in 0.1 s.
+    """
+    if event in events and python in (command := str(arguments)) and "comfy_core.images.child" not in command:
         started.append(f"{event} {arguments[:2]}")
 
 
