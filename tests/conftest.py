@@ -131,7 +131,7 @@ def _record_process(
     started: list[str] = _started,
     python: str = sys.executable,
 ) -> None:
-    """Add a new Python process to `started`. Python calls this until after it has cleared the globals: hence the defaults.
+    """Add a new Python process to `started`. The defaults are needed: the hook outlives the module's globals.
 
     The child that decodes images does not count: any test may be the first to need it, and it starts in 0.1 s.
     """
