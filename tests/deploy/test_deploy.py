@@ -75,9 +75,9 @@ def test_a_dry_run_changes_nothing(desk: Desk) -> None:
     assert ended.status == 0
     assert "create endpoint flux" in ended.out
     assert "1. ADA_24: RTX 4090 (24 GB), $0.00031 per second, $1.116 per hour, availability HIGH" in ended.out
-    assert "0 to 3 workers: nothing while none runs" in ended.out
-    assert "a worker of the first that waits for 30 s: $0.0093" in ended.out
-    assert "all 3 busy: at most $5.72 an hour" in ended.out
+    assert "0 to 3 workers: no cost while no worker runs" in ended.out
+    assert "idle timeout of 30 s on the first GPU: $0.0093" in ended.out
+    assert "all 3 workers busy: at most $5.72 an hour" in ended.out
     assert desk.account.writes() == []
 
 
@@ -85,7 +85,7 @@ def test_workers_that_always_run_have_their_price(desk: Desk) -> None:
     """Before anything is done: they are paid day and night."""
     desk.write("[workers]\nmin = 2\n")
 
-    assert "2 workers always run: at most $3.82 an hour, busy or not" in desk.shell("deploy", "--dry-run").out
+    assert "2 workers always run: at most $3.82 an hour, busy or idle" in desk.shell("deploy", "--dry-run").out
 
 
 def test_nobody_to_ask_is_no_yes(desk: Desk) -> None:
