@@ -77,7 +77,7 @@ def test_a_dry_run_changes_nothing(desk: Desk) -> None:
     assert "1. ADA_24: RTX 4090 (24 GB), $0.00031 per second, $1.116 per hour, availability HIGH" in ended.out
     assert "0 to 3 workers: no cost while no worker runs" in ended.out
     assert "idle timeout of 30 s on the first GPU: $0.0093" in ended.out
-    assert "all 3 busy: at most $5.72 an hour" in ended.out
+    assert "all 3 workers busy: at most $5.72 an hour" in ended.out
     assert desk.account.writes() == []
 
 
