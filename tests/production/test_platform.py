@@ -45,11 +45,11 @@ def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
 )
 def test_what_cannot_be_answered_costs_no_other_job(stage: Stage, bad: str) -> None:
     """It is dropped with one log line, and the other job of the batch runs."""
-    lines = stage.worker.log.count("was dropped")
+    lines = stage.worker.log.count("dropped a job whose result")
     [good] = answered(stage, bad, job_text("beside"), ids=("beside",))
 
     assert code_of(good) is None
-    assert stage.worker.log.count("was dropped") == lines + 1
+    assert stage.worker.log.count("dropped a job whose result") == lines + 1
 
 
 @pytest.mark.parametrize(("given", "posted"), [(5, "5"), ("a\r\nb", "a\r\nb"), ("ü/?#%20", "ü/?#%20")])
