@@ -195,7 +195,7 @@ def test_the_provider_scenario_reads_the_shim_too(scene: MigrationScene) -> None
 
         assert (result.provider, result.image.size, result.image.seed) == ("scenario", (128, 128), 7)
         assert result.image.asset_id
-        assert "is not Scenario's own address" in client.health().sentence
+        assert "is not Scenario's own URL" in client.health().sentence
 
 
 def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float, float]:

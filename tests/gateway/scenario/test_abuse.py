@@ -222,7 +222,7 @@ def test_the_parts_of_an_upload_are_limited_together(shim: ShimProcess) -> None:
     assert put(first, MAX_BYTES - 10).status_code == 200
     refused = put(second, 11)
     assert refused.status_code == 413
-    assert "All parts of a picture may have" in refused.json()["reason"]
+    assert "The maximum for all parts of an image is" in refused.json()["reason"]
     assert "in parts" not in refused.json()["reason"]
     assert put(first, MAX_BYTES - 20).status_code == 200
     assert put(second, 11).status_code == 200

@@ -102,7 +102,7 @@ def test_a_failed_job_says_why(page: Page) -> None:
     """The error and its remedy stand in the job."""
     make(page, "this fails")
 
-    expect(page.locator("[data-status=failure]")).to_contain_text("Ask for a smaller size", timeout=WAIT_MS)
+    expect(page.locator("[data-status=failure]")).to_contain_text("Request a smaller size", timeout=WAIT_MS)
 
 
 def test_a_call_that_is_refused_says_why(page: Page) -> None:
