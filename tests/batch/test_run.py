@@ -289,7 +289,7 @@ def test_a_disk_without_room_is_found_before_the_first_job(
         status, told = batch(platform, file, f"--out={disk}")
 
     assert status == 3
-    assert "6 pictures need about 9.4 MB" in told["error"]["message"]
+    assert "6 images need about 9.4 MB" in told["error"]["message"]
     assert platform.submissions == 0
 
 
