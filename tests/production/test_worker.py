@@ -45,7 +45,7 @@ def test_progress_arrives_in_order_and_never_after_the_result() -> None:
 def test_progress_carries_a_small_preview_where_that_is_wanted() -> None:
     """With WORKER_PREVIEWS, progress contains small previews."""
     with staged(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as stage:
-        job = stage.run(steps=6)
+        job = stage.run(steps=16)
 
         previews = [each["preview"] for each in job.progress if "preview" in each]
         assert previews
