@@ -108,7 +108,7 @@ def test_a_taken_port_is_a_sentence_and_touches_no_job(
         status, told = shim.refused(f"--port={taken.getsockname()[1]}")
 
         assert status == 3
-        assert "Give it a free --port" in told
+        assert "Use a free --port" in told
         assert "Traceback" not in told
         assert Store(tmp_path).job(job_id) == before
         may_answer.set()
