@@ -112,7 +112,7 @@ def test_a_kill_at_any_moment_makes_no_second_job(
     unsure = [each for each in jobs if each["status"] == "failure"]
     assert len(jobs) == 24
     for each in unsure:
-        assert "not sent again" in each["metadata"]["error"]
+        assert "not submitted again" in each["metadata"]["error"]
     seeds = [sent.input["seed"] for sent in platform.jobs.values() if isinstance(sent.input, dict)]
     assert len(seeds) == len(set(seeds))
     assert len(seeds) >= len(jobs) - len(unsure)
