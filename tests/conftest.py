@@ -81,6 +81,8 @@ PROCESS_EVENTS = ("subprocess.Popen", "os.posix_spawn", "os.system", "os.exec", 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell ignores SIGINT in its background jobs, and the processes of the tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the same for `nohup`
 
 
 LONGEST = ("image", "test_fuzz.py", "production", "providers")

@@ -322,7 +322,7 @@ def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
         body = {"input": SMALL, "webhook": f"http://127.0.0.1:{inside.server_port}/inside"}
         answer = requests.post(f"http://127.0.0.1:{port}/runsync", json=body, timeout=30).json()
         assert answer["output"]["images"]
-        assert until(lambda: b"webhook is ignored" in b"".join(log))
+        assert until(lambda: b"ignored a job's webhook" in b"".join(log))
         process.terminate()
         assert process.wait(20) == 0
         reader.join(10)
