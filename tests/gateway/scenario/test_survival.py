@@ -182,7 +182,7 @@ def test_a_submit_whose_answer_is_lost_is_not_made_again(
     told = ended(shim, generate(shim)["job"]["jobId"])
 
     assert told["status"] == "failure"
-    assert "not submitted again" in told["metadata"]["error"]
+    assert "not sent again" in told["metadata"]["error"]
     assert told["metadata"]["errorCode"] == "network"
     assert platform.submissions == 1
 
