@@ -24,7 +24,7 @@ def answer(job: Body) -> Body:
     """Make a picture; fail where the prompt says so."""
     if "fails" in job["input"]["prompt"]:
         return {
-            "error": '{"code": "out_of_memory", "message": "The GPU was full. Ask for a smaller size.", "details": {}}'
+            "error": '{"code": "out_of_memory", "message": "The GPU was full. Request a smaller size.", "details": {}}'
         }
     return pictured(job)
 
