@@ -480,7 +480,7 @@ ELSEWHERE = (
         "nothing: the job stays queued for another worker",
         1800,
         "another worker",
-        "tests/worker/test_boot.py::test_a_model_that_cannot_be_fetched_ends_the_boot",
+        "tests/worker/test_boot.py::test_a_failed_model_download_fails_the_boot",
     ),
     Elsewhere(
         "ComfyUI does not print its launch flags",
@@ -488,7 +488,7 @@ ELSEWHERE = (
         "a result",
         10,
         "yes",
-        "tests/worker/test_launch_flags.py::test_one_that_does_not_tell_is_taken_for_an_old_one",
+        "tests/worker/test_launch_flags.py::test_a_comfyui_without_usable_help_is_treated_as_an_old_version",
     ),
     Elsewhere(
         "SIGTERM during a model download",
