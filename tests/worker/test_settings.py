@@ -10,7 +10,7 @@ from comfy_core.errors import ConfigError
 from comfy_core.workflows import default_directory
 from worker.settings import VARIABLES, Settings
 
-ELSEWHERE = {"COMFYUI_URL": "http://gpu:8188"}
+EXTERNAL_COMFYUI = {"COMFYUI_URL": "http://gpu:8188"}
 BUCKET = {
     "BUCKET_ENDPOINT_URL": "https://s3.example",
     "BUCKET_NAME": "pictures",
@@ -21,7 +21,7 @@ BUCKET = {
 
 def test_only_the_url_of_an_external_comfyui_is_required() -> None:
     """Everything else has a default; an empty value counts as unset."""
-    settings = Settings.from_env({**ELSEWHERE, "WORKER_LOG_LEVEL": " "})
+    settings = Settings.from_env({**EXTERNAL_COMFYUI, "WORKER_LOG_LEVEL": " "})
 
     assert settings.comfyui_url == "http://gpu:8188"
     assert not settings.comfyui_is_ours
@@ -73,7 +73,7 @@ def test_values_are_parsed(tmp_path: Path) -> None:
 def test_an_invalid_value_names_its_variable(name: str, value: str) -> None:
     """The error has the variable, its value, and its description."""
     with pytest.raises(ConfigError, match=name) as info:
-        Settings.from_env({**ELSEWHERE, name: value})
+        Settings.from_env({**EXTERNAL_COMFYUI, name: value})
 
     assert value.strip("'") in str(info.value)
 
@@ -88,14 +88,14 @@ def test_a_folder_without_comfyui_is_reported_with_the_alternative(tmp_path: Pat
 def test_an_incomplete_bucket_names_the_missing_variables(absent: str) -> None:
     """The four required variables of a bucket must be set together; no secret is in the error."""
     with pytest.raises(ConfigError, match=f"^{absent}: not set") as info:
-        Settings.from_env({**ELSEWHERE, **{name: value for name, value in BUCKET.items() if name != absent}})
+        Settings.from_env({**EXTERNAL_COMFYUI, **{name: value for name, value in BUCKET.items() if name != absent}})
 
     assert "secret-value" not in str(info.value)
 
 
 def test_a_complete_bucket_is_one_value() -> None:
     """The bucket's settings are one value whose repr hides its secret."""
-    bucket = Settings.from_env({**ELSEWHERE, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
+    bucket = Settings.from_env({**EXTERNAL_COMFYUI, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
 
     assert bucket is not None
     assert (bucket.name, bucket.region, bucket.prefix, bucket.url_expires_s) == ("pictures", "auto", "a/b", 86400)

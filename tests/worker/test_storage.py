@@ -192,7 +192,7 @@ def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
 
         assert info.value is CANCELLED
         assert time.monotonic() - begun_at < 5
-        stalled.gone_on.set()
+        stalled.resumed.set()
         assert until(lambda: stalled.is_whole)
         assert stalled.is_whole == [False]
         assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("store")])
