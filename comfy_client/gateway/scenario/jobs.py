@@ -36,7 +36,8 @@ from comfy_client.providers.interface import (
     Provider,
 )
 from comfy_core.backoff import backoff_s
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobCancelled, JobError, RequestError
 
 SUBMITS_AT_ONCE = 16
