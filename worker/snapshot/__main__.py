@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from comfy_core.command_line import ConfigErrorParser, logging_to
 from comfy_core.errors import ConfigError
-from worker.command_line import ConfigErrorParser, logging_to
 from worker.snapshot.listing import Repository, Snapshot, SnapshotError, default_snapshot, read_snapshot
 from worker.snapshot.packages import Python, read_constraints
 from worker.snapshot.repository import Git
