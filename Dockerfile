@@ -150,7 +150,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY comfy_core/__init__.py comfy_core/contract.py comfy_core/errors.py /downloader/comfy_core/
 COPY worker/__init__.py worker/command_line.py /downloader/worker/
 COPY worker/models /downloader/worker/models
-COPY --chmod=755 scripts/bake_model /downloader/
+COPY --chmod=755 scripts/release/bake_model /downloader/
 
 
 FROM runtime AS weights

@@ -11,9 +11,9 @@ import requests
 from PIL import Image, PngImagePlugin
 
 from simulators.comfyui import Simulator
+from tools.recorded_graphs import TXT2IMG, Graph, changed, img2img, node
 
 from .driver import Driver, png, simulated, until
-from .graphs import TXT2IMG, Graph, changed, img2img, node
 from .recorded import recording
 
 EXCHANGES = recording("http")

@@ -12,9 +12,9 @@ from PIL import Image, ImageChops, ImageStat
 from simulators.comfyui import Simulator
 from simulators.comfyui.literals import FIRST_USES, OTHER_FIRST_USES
 from simulators.comfyui.node_table import NODE_TYPES
+from tools.recorded_graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
 
 from .driver import Driver, png, simulated, until
-from .graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
 
 
 def opened(file: bytes) -> Image.Image:

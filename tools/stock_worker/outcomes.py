@@ -16,8 +16,8 @@ from runpod.serverless.modules.rp_job import run_job
 
 from handler import make_handler, make_worker
 from simulators.comfyui import Simulator
-from tests.compat.cases import Case
-from tests.compat.recordings import Outcome
+from tools.stock_worker.cases import Case
+from tools.stock_worker.recordings import Outcome
 from worker.job_execution import Service
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings

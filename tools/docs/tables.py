@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from bench.faults import ELSEWHERE, ROWS
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
 from comfy_client.gateway.scenario.fields import ROUTES
 from comfy_client.prices import AS_OF, POOLS
 from comfy_client.providers import PROVIDERS, EnvironmentVariable
 from comfy_core.workflows import default_directory, load_workflows
-from scripts.docs_api import shown, type_of
-from tests.production.faults import ELSEWHERE, ROWS
+from tools.docs.api import shown, type_of
 
 LICENCE = (
     "The FLUX.1 [dev] model is under a licence for non-commercial use only.",
