@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 
 from comfy_client.coroutines import Sleep
 from comfy_client.providers.interface import GenerationResult, Health, JobState, JobStatus, Progress, Provider
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, WaitTimeout
 
 PATIENCE_S = 60.0

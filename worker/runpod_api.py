@@ -24,7 +24,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.contract import JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from worker.job_messages import done_body, progress_body, read_stops, read_take_response
 from worker.lifecycle import Lifecycle

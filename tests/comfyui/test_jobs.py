@@ -16,7 +16,7 @@ from PIL import Image
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Graph, Workflow, render
 from simulators.waiting import until

@@ -28,7 +28,7 @@ from comfy_core.comfyui.responses import (
     Succeeded,
     read_history,
 )
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 RUNS = (

@@ -13,7 +13,7 @@ from PIL import Image
 
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from simulators.comfyui import Simulator
 from tests.faults.conftest import RunJob

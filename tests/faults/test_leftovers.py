@@ -10,7 +10,7 @@ from comfy_core.comfyui.graph_rewrite import rewrite_graph
 from comfy_core.comfyui.prompt_monitor import Prompt
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from simulators.comfyui import Simulator
 from simulators.waiting import until

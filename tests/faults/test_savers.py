@@ -14,7 +14,7 @@ import pytest
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.workflows import Graph, Workflow, render
 from simulators.comfyui import Simulator

@@ -16,7 +16,7 @@ import pytest
 
 from bench.stage import MODELS, data_of, make_comfyui, put_models
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow
 from simulators import comfyui_main as comfyui

@@ -23,7 +23,8 @@ from bench.stage import CHILD, ROOT, free_port
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import Workflow, render
 from handler import make_handler

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import Workflow
 from handler import make_handler
 from simulators.comfyui import Simulator

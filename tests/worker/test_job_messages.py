@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from worker.job_messages import MAX_DEPTH, done_body, read_stops, read_take_response
 
 GOOD = {"id": "good", "input": {"prompt": "a knight"}}

@@ -24,7 +24,7 @@ from comfy_core.comfyui.outputs import job_outputs
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.saved import PromptResult, SavedImage
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request import intake
 from comfy_core.request.reading import read_request

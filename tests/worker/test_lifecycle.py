@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import pytest
 
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from handler import report_unhealthy
 from simulators.waiting import until
 from worker.lifecycle import SETTLE_S, Lifecycle

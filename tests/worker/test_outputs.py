@@ -24,7 +24,8 @@ from comfy_core.comfyui.outputs import JobOutput, job_outputs
 from comfy_core.comfyui.responses import OutputFile
 from comfy_core.comfyui.saved import PromptResult, SavedFile, SavedImage
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow, render

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from comfy_core.comfyui.prompt_monitor import RunProgress
-from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from handler import make_handler, make_worker
 from simulators.comfyui import Simulator
 from simulators.waiting import until

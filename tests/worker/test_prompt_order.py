@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from simulators.waiting import until
 from worker.prompt_order import Ticket, TicketLock

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.object_store import Bucket, address, is_address, store
 from comfy_core.safe_fetch import Resolve

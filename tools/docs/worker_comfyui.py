@@ -1,4 +1,4 @@
-"""Generates docs/worker-comfyui.md from the requests of tools/stock_worker and the recorded responses of both workers."""
+"""Generates docs/worker-comfyui.md from tools/stock_worker: requests, and the recorded responses of both workers."""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 
 MODELS = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
+MAX_LENGTH = 120
+"""Of an error that is recorded."""
 Handle = Callable[[Any], Any]
 
 
@@ -78,7 +80,7 @@ def _shortened(error: str) -> str:
             case {"error_type": str(kind), "error_message": str(message)}:
                 return f"{kind}: {message}"
     line = re.sub(r"https?://[\w.]+:\d+", "http://COMFYUI", error).strip().partition("\n")[0]
-    return line if len(line) <= 120 else f"{line[:120]}…"
+    return line if len(line) <= MAX_LENGTH else f"{line[:MAX_LENGTH]}…"
 
 
 def _nothing(*_: object) -> None:

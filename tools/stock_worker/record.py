@@ -1,7 +1,7 @@
 """Records what worker-comfyui or this worker answers to each request of CASES; docs/worker-comfyui.md is made from it.
 
 python -m tools.stock_worker.record ours             writes ours.json
-python -m tools.stock_worker.record stock FOLDER     writes stock.json; FOLDER holds handler.py and network_volume.py of it
+python -m tools.stock_worker.record stock FOLDER     writes stock.json; FOLDER has its handler.py and network_volume.py
 """
 
 from __future__ import annotations

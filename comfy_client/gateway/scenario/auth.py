@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from comfy_client.gateway.scenario.errors import UNAUTHORIZED, ShimError
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 
 LOCAL_OWNER = "proj_local"

@@ -35,7 +35,8 @@ from comfy_client.providers.interface import (
     JobStatus,
     Provider,
 )
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobCancelled, JobError, RequestError
 
 SUBMITS_AT_ONCE = 16

@@ -15,7 +15,8 @@ from comfy_client.gateway.scenario.assets import Assets
 from comfy_client.gateway.scenario.errors import TOO_LARGE, TOO_MANY, ShimError, bad_request, not_found, storing
 from comfy_client.gateway.scenario.models import ShimUpload
 from comfy_client.gateway.scenario.serializers import PartUrl, upload_record
-from comfy_core.contract import ErrorCode, Fault, JsonObject
+from comfy_core.contract import Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES
 

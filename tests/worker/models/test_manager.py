@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.stage import make_comfyui
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
