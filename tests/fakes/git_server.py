@@ -1,18 +1,13 @@
-"""A server of git repositories: Debian's own `git daemon` behind a socket of ours, so that a connection can go wrong.
-
-Its dumb twin gives the same repositories as files over HTTP: without shallow fetches, without commits by their hash.
-"""
+"""A server of git repositories: Debian's own `git daemon` behind a socket of ours, so that a connection can fail."""
 
 from __future__ import annotations
 
-import http.server
 import os
 import socket
 import socketserver
 import subprocess
 import threading
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,34 +32,22 @@ class GitServer:
         self._to_drop = 0
         self._hangs = False
         self._server = _GitServer(self)
-        files = partial(_GitFiles, directory=str(folder))
-        self._dumb_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), files)
-        self._threads = [
-            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-            for server in (self._server, self._dumb_server)
-        ]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for server in (self._server, self._dumb_server):
-            server.shutdown()
-            server.server_close()
-        for thread in self._threads:
-            thread.join()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
     def url(self, name: str) -> str:
         """Return a repository's address."""
         return f"git://127.0.0.1:{self._server.server_address[1]}/{name}"
-
-    def dumb_url(self, name: str) -> str:
-        """Return its address at the server that has files alone."""
-        return f"http://127.0.0.1:{self._dumb_server.server_port}/{name}/.git"
 
     def put(self, name: str, *commits: Mapping[str, str], submodule: str = "", submodule_url: str = "") -> list[str]:
         """Make a repository whose commits have these files in turn; return their hashes.
@@ -86,7 +69,6 @@ class GitServer:
             _git(folder, "add", "--all")
             _git(folder, "commit", "--quiet", "--allow-empty", "--message", "change")
             hashes.append(_git(folder, "rev-parse", "HEAD"))
-        _git(folder, "update-server-info")
         return hashes
 
     def tag(self, name: str) -> str:
@@ -139,11 +121,6 @@ class _Connection(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         self.server.git.serve(self.request)
-
-
-class _GitFiles(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 def _git(folder: Path, *arguments: str) -> str:
