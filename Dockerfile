@@ -120,7 +120,7 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app && chmod -R
 
 
 FROM app AS simulator-app
-COPY simulators/__init__.py /app/simulators/
+COPY simulators/__init__.py snapshot.json /app/simulators/
 COPY simulators/comfyui /app/simulators/comfyui
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app/simulators && chmod -R u=rwX,go=rX /app/simulators
 

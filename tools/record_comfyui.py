@@ -26,8 +26,11 @@ from PIL import Image
 from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, img2img, to_websocket
 
 TIMEOUT_S = 300.0
+ATTEMPTS = 5
 SILENCE_S = 3.0
 """How long a websocket is read of which nothing is expected."""
+UPLOADED = b"x" * 77
+"""The content of files of which only the name matters."""
 RECORDINGS = Path(__file__).resolve().parent.parent / "tests" / "recordings"
 LEFT_OUT = {"category", "description", "display_name", "help", "input_order", "python_module", "tooltip"}
 """Texts for people, in /object_info and refusals, that are not recorded."""
@@ -172,7 +175,16 @@ def refused(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
 
 
 def reconnect(comfyui: ComfyUI) -> list[Entry]:
-    """Record a client that is disconnected during step 2, and again from step 3 to the end."""
+    """Record a client that is disconnected at the end of step 2, and again from step 3 to the end of the run."""
+    for seed in range(204, 204 + ATTEMPTS):
+        entries = disconnected(comfyui, changed(TXT2IMG, ks={"seed": seed, "steps": 6}))
+        if any(message("progress", value=3)(entry) for entry in entries):
+            return entries
+    sys.exit(f"tools.record_comfyui: no websocket was away for exactly one step in {ATTEMPTS} attempts: the steps vary")
+
+
+def disconnected(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
+    """Record a client that is disconnected after step 1 for about one step, and later until the run has ended."""
     client_id = str(uuid.uuid4())
     what = (
         "websocket closed after the first step and opened again with the same clientId while the prompt still runs; "
@@ -180,7 +192,6 @@ def reconnect(comfyui: ComfyUI) -> list[Entry]:
     )
     entries: list[Entry] = [{"note": what}]
     is_step = message("progress")
-    graph = changed(TXT2IMG, ks={"seed": 204, "steps": 6})
     with comfyui.websocket(client_id) as connection:
         entries.append(comfyui.exchange("POST", "/prompt", json={"prompt": graph, "client_id": client_id}))
         frames = list(read_until(connection, is_step))
@@ -234,7 +245,6 @@ def queue_delete_interrupt(comfyui: ComfyUI) -> list[Entry]:
 
 def uploads(comfyui: ComfyUI) -> Iterator[Entry]:
     """Yield uploads with good and hostile names."""
-    picture = png()
     for name, subfolder in (
         ("ok.png", ""),
         ("../../evil.png", ""),
@@ -242,7 +252,7 @@ def uploads(comfyui: ComfyUI) -> Iterator[Entry]:
         ("a b ü.png", "jobs/x"),
         ("nested/dir/x.png", ""),
     ):
-        response = comfyui.upload(name, picture, subfolder=subfolder)
+        response = comfyui.upload(name, UPLOADED, subfolder=subfolder)
         request = {"upload filename": name, "subfolder": subfolder}
         yield {"request": request, "status": response.status_code, "body": response.text}
     response = comfyui.upload("ok.png", b"other content")

@@ -93,10 +93,9 @@ def history_of(name: str) -> tuple[str, Outcome]:
 
 def saved_by(name: str) -> OutputFile:
     """Return the file that the frame `executed` of a recording names."""
-    [output] = [
-        entry["ws"]["data"]["output"] for entry in recording(name) if '"executed"' in json.dumps(entry.get("ws"))
-    ]
-    return OutputFile("out", "images", output["images"][0]["filename"], "", "output")
+    messages = [entry["ws"] for entry in recording(name) if "ws" in entry]
+    [executed] = [message["data"] for message in messages if message["type"] == "executed"]
+    return OutputFile("out", "images", executed["output"]["images"][0]["filename"], "", "output")
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -272,10 +271,10 @@ def test_bad_values_are_all_named() -> None:
     error = refusal.error({}, {})
 
     assert error.code is ErrorCode.WORKFLOW_REJECTED
-    assert [(node["input"], node["node_type"]) for node in error.report.details["nodes"]] == [
+    assert {(node["input"], node["node_type"]) for node in error.report.details["nodes"]} == {
         ("steps", "KSampler"),
         ("sampler_name", "KSampler"),
-    ]
+    }
 
 
 def test_the_choices_of_an_input_are_read_from_object_info() -> None:

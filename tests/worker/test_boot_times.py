@@ -19,7 +19,7 @@ def test_steps_are_counted_from_the_process_s_start(caplog: pytest.LogCaptureFix
     times = BootTimes(lambda: 5.0)
     times.note("python")
     with caplog.at_level(logging.INFO):
-        times.log("0.3.64")
+        times.log("1.2.3")
     [record] = caplog.records
     steps = record.__dict__["boot_s"]
 
