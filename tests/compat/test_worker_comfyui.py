@@ -8,6 +8,7 @@ from tests.compat.cases import CASES, Case
 from tests.compat.outcomes import our_handler, outcome_of
 from tests.compat.recordings import OURS, STOCK, Verdict, recorded, verdict
 
+pytestmark = pytest.mark.slow
 AGAIN = "run `python -m tests.compat.record ours`, then scripts/docs"
 
 

@@ -21,6 +21,8 @@ from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from .driver import Driver, simulated, until
 from .graphs import TXT2IMG
 
+pytestmark = pytest.mark.slow
+
 
 def test_start_and_end_are_quick_and_leave_nothing() -> None:
     """Whatever runs at the end is dropped; thread and folder are gone."""

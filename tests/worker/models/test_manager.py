@@ -20,6 +20,7 @@ from worker.models.boot_fetch import ModelFetch
 from worker.models.manager import ModelManager
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 SIZE = 1_000_000
 
 

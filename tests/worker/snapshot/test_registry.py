@@ -15,6 +15,7 @@ from worker.snapshot.listing import RegistryNode, RestoreError
 from worker.snapshot.registry import ArchiveLimits, Registry
 from worker.snapshot.retries import RestoreRetryPolicy
 
+pytestmark = pytest.mark.slow
 HASTY = RestoreRetryPolicy(first_s=0.01, silence_s=20)
 GOOD = {"__init__.py": "1", "web/js/a.js": "2", "empty/": ""}
 

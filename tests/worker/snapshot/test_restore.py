@@ -18,6 +18,7 @@ from worker.snapshot.listing import Repository, RestoreError
 from worker.snapshot.repository import Git, fetch_commit
 from worker.snapshot.retries import RestoreRetryPolicy
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 HASTY = RestoreRetryPolicy(first_s=0.01)
 NOWHERE = "1" * 40
