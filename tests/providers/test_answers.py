@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_client.providers.runpod_responses import error_message, read_error, read_health, read_progress, read_status
+from comfy_client.providers.runpod_responses import read_error, read_health, read_progress, read_status
 from comfy_core.errors import JobError
+from comfy_core.http import error_message
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
