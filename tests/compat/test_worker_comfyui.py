@@ -8,6 +8,7 @@ from tools.stock_worker.cases import CASES, Case
 from tools.stock_worker.outcomes import our_handler, outcome_of
 from tools.stock_worker.recordings import OURS, STOCK, Verdict, recorded, verdict
 
+pytestmark = pytest.mark.slow
 AGAIN = "run `python -m tools.stock_worker.record ours`, then scripts/docs"
 
 

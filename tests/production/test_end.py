@@ -6,11 +6,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 from bench.stage import MODELS, ROOT, code_of, make_comfyui, put_models, staged
 from simulators.hugging_face import ModelServer
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 from simulators.waiting import until
 
+pytestmark = pytest.mark.slow
 NEVER_READY = "import threading; print('loading for ever', flush=True); threading.Event().wait()"
 
 

@@ -12,6 +12,8 @@ from bench.stage import ROOT, Stage, code_of, staged
 from simulators.runpod.queue_api import QueueJob, QueueJobState
 from simulators.waiting import until
 
+pytestmark = pytest.mark.slow
+
 
 def outcome(job: QueueJob) -> str | None:
     """Return what the caller got: an error code, `no output`, CANCELLED, or None for a result."""

@@ -29,6 +29,8 @@ from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:

@@ -13,6 +13,8 @@ import pytest
 from bench.stage import ROOT
 from worker.boot_times import BootTimes, process_age_s
 
+pytestmark = pytest.mark.slow
+
 
 def test_boot_times_are_measured_from_process_start(caplog: pytest.LogCaptureFixture) -> None:
     """One log line with every step, in order, in a machine-readable field."""

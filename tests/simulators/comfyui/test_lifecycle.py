@@ -21,6 +21,8 @@ from tools.recorded_graphs import TXT2IMG
 
 from .driver import Driver, simulated, until
 
+pytestmark = pytest.mark.slow
+
 
 def test_start_and_end_are_quick_and_leave_nothing() -> None:
     """Whatever runs at the end is dropped; thread and folder are gone."""

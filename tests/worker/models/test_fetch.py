@@ -29,6 +29,7 @@ from worker.models.files import locked_part
 from worker.models.listing import ModelError, ModelFile, ModelsError
 from worker.models.source import Hub, ModelSource, RetryableDownloadError
 
+pytestmark = pytest.mark.slow
 QUICK = DownloadRetryPolicy(first_s=0.001)
 CUT = SIZE * 3 // 10
 PIECE = 256 * 1024

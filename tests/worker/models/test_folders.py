@@ -26,6 +26,7 @@ from worker.models.folders import (
     paths_config,
 )
 
+pytestmark = pytest.mark.slow
 UNET = "diffusion_models/flux1-dev-fp8.safetensors"
 VAE = "vae/ae.safetensors"
 SIZES = {UNET: 119, VAE: 3}

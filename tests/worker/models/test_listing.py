@@ -12,6 +12,7 @@ from comfy_core.errors import ConfigError
 from comfy_core.workflows import default_directory
 from worker.models.listing import ModelFile, default_list, filter_models, read_models
 
+pytestmark = pytest.mark.slow
 SHA = "0123456789abcdef" * 4
 URL = "https://huggingface.co/org/repo/resolve/abc/ae.safetensors"
 GOOD = f"{SHA} 12 vae/ae.safetensors {URL} MIT"

@@ -19,6 +19,7 @@ from worker.comfyui_process import ModelsMissing
 from worker.models.manager import ModelFetch, ModelManager
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 SIZE = 1_000_000
 
 

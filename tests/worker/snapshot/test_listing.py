@@ -10,6 +10,7 @@ import pytest
 from comfy_core.errors import ConfigError
 from worker.snapshot.listing import Repository, default_snapshot, read_snapshot, redacted
 
+pytestmark = pytest.mark.slow
 ONE, TWO = "1" * 40, "2" * 40
 
 SAVED = {

@@ -16,6 +16,7 @@ from tests.worker.snapshot.conftest import MAIN, SnapshotSetup
 from worker.snapshot.listing import Repository, RestoreError
 from worker.snapshot.repository import Git, fetch_commit
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 NOWHERE = "1" * 40
 UNAUTHORIZED = ModelResponse(401, {"WWW-Authenticate": 'Basic realm="private"'})
