@@ -23,6 +23,7 @@ from handler import report_unhealthy
 from simulators.waiting import until
 from worker.lifecycle import SETTLE_S, Lifecycle
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 
 

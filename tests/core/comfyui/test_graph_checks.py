@@ -67,7 +67,7 @@ def test_a_link_to_a_missing_output_is_reported() -> None:
 
 
 def test_a_cycle_is_reported() -> None:
-    """ComfyUI 0.3.64 would not name the nodes."""
+    """ComfyUI would not name the nodes."""
     graph = {"1": node("Scale", image=["2", 0]), "2": node("Scale", image=["1", 0])}
     [problem] = problems(graph)
     assert problem["problem"] in ("is part of a cycle: 1 -> 2 -> 1", "is part of a cycle: 2 -> 1 -> 2")

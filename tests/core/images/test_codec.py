@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -439,7 +439,6 @@ def test_the_limit_of_bytes() -> None:
 
 
 @given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
-@settings(derandomize=True, deadline=None, max_examples=1000)
 def test_a_rounded_size_is_within_the_limits(width: int, height: int) -> None:
     """A size becomes multiples of 16 from 64 to 2048, with at most 2 megapixels, in its proportions."""
     size = rounded_size(width, height)
@@ -453,7 +452,6 @@ def test_a_rounded_size_is_within_the_limits(width: int, height: int) -> None:
 
 
 @given(width=st.integers(4, 128), height=st.integers(4, 128))
-@settings(derandomize=True, deadline=None, max_examples=300)
 def test_a_valid_size_is_kept(width: int, height: int) -> None:
     """An image whose size can be generated keeps it."""
     width, height = width * 16, height * 16
