@@ -695,7 +695,8 @@ NODE_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
 IMAGE_LIST_FAULTS = st.one_of(
     planted_at("images", NOT_A_LIST),
     planted_at("images", st.just([{"name": "a", "image": "aGk="}] * 257)),
-    planted_at("images", NOT_AN_OBJECT.map(lambda item: [item]), "images[0]"),
+    planted_at("images", NOT_AN_OBJECT.filter(is_not_a_name).map(lambda item: [item]), "images[0]"),
+    planted_at("images", WORDS.map(lambda name: [name]), "images[0].image"),
     planted_at("images", st.just([{"image": "aGk="}]), "images[0].name"),
     planted_at(
         "images",
