@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client.providers.interface import JobState, JobStatus
@@ -29,7 +29,6 @@ JOBS = st.builds(
 
 
 @given(JOBS | JSON)
-@settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_answer_reads_as_a_status_or_as_none(body: object) -> None:
     """A status has an error if and only if the job ended without a result, and output only if it ended."""
     status = read_status(body)
@@ -45,7 +44,6 @@ def test_any_answer_reads_as_a_status_or_as_none(body: object) -> None:
 
 
 @given(JSON)
-@settings(derandomize=True, deadline=None, max_examples=300)
 def test_any_json_reads_as_an_error_a_health_and_a_progress(value: object) -> None:
     """Any JSON value may be in their place."""
     assert read_error(value).message is not None
@@ -66,7 +64,6 @@ ENTRIES = st.dictionaries(
 @given(
     st.dictionaries(st.sampled_from(["images", "files", "texts", "seed", "workflow"]), st.lists(ENTRIES | JSON) | JSON)
 )
-@settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_output_reads_as_a_result_or_as_a_job_s_error(output: dict[str, object]) -> None:
     """A result is not empty; everything else is a JobError with the job id."""
     failed_job, result = None, None
@@ -78,7 +75,6 @@ def test_any_output_reads_as_a_result_or_as_a_job_s_error(output: dict[str, obje
 
 
 @given(st.text())
-@settings(derandomize=True, deadline=None, max_examples=200)
 def test_any_text_reads_as_an_error_and_as_words(text: str) -> None:
     """Messages are short and contain no markup."""
     read_error(text)

@@ -23,6 +23,7 @@ from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from worker.lifecycle import SETTLE_S, Lifecycle
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 
 

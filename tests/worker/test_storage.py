@@ -23,6 +23,7 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.job_bucket import job_bucket
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 PICTURE = bytes(range(256)) * 64
 
 

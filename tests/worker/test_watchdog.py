@@ -21,6 +21,7 @@ from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from worker.watchdog import LOADING_FACTOR, Watchdog
 
+pytestmark = pytest.mark.slow
 HUNG_S = 0.6
 
 

@@ -18,6 +18,7 @@ import requests
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 
+pytestmark = pytest.mark.slow
 WORKER = """
 import asyncio, contextlib, os, runpod
 
