@@ -30,6 +30,7 @@ from tests.comfyui.hostile_graphs import Attack, Generator
 from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
 
+pytestmark = pytest.mark.slow
 DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")
 FILE_TRACE = os.environ.get("COMFYUI_FILE_TRACE")
 COUNT = int(os.environ.get("COMFYUI_HOSTILE_GRAPHS", "60"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -34,6 +34,7 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.jobs import Control, Worker, run_job
 from worker.result_packer import ResultPacker, inline_size
 
+pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 MEGABYTE = 1024 * 1024
 
@@ -286,7 +287,6 @@ def entries_of(outputs: list[JobOutput], beside: dict[str, Any]) -> dict[str, An
     return {"images": images, "files": files, **beside, "timings": timings}
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     sizes=st.lists(st.integers(0, 40_000), max_size=12),
     name=st.text(max_size=300),
