@@ -7,20 +7,20 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from comfy_core.errors import RequestError
 from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, is_base_url, quoted_url, retries
+from simulators.http_server import HttpHandler, HttpServer
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.2
 
 RAW: dict[str, bytes] = {
-    "/no-answer": b"",
+    "/no-response": b"",
     "/garbage": b"hello world\r\n\r\n",
     "/bad-status": b"HTTP/1.1 abc OK\r\n\r\n",
     "/endless-header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
@@ -46,24 +46,20 @@ NO_JSON: dict[str, bytes] = {
 """Bodies of status 200 that are not JSON, by path."""
 
 
-class ApiHandler(BaseHTTPRequestHandler):
+class ApiHandler(HttpHandler):
     """Responds by path, and records the requests."""
 
     protocol_version = "HTTP/1.1"
     server: RecordingServer
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
 
     def setup(self) -> None:
         """Count the connection."""
         super().setup()
         self.server.connections += 1
 
-    def respond(self) -> None:
+    def handle_call(self) -> None:
         """Respond to one request."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append((self.command, self.path, dict(self.headers), body))
+        self.server.requests.append((self.command, self.path, dict(self.headers), self.body()))
         path, _, number = self.path.partition("?")[0].rpartition("/")
         if self.path in RAW:
             self.wfile.write(RAW[self.path])
@@ -89,41 +85,29 @@ class ApiHandler(BaseHTTPRequestHandler):
     def send(self, status: int, body: bytes) -> None:
         """Send a complete response, if the client is still connected."""
         with contextlib.suppress(ConnectionError):
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.respond(status, body)
 
-    do_GET = do_POST = do_DELETE = respond  # noqa: N815 - the names of http.server
+    do_GET = do_POST = do_DELETE = handle_call
 
 
-class RecordingServer(ThreadingHTTPServer):
+class RecordingServer(HttpServer):
     """A server in a thread that records its connections and requests."""
 
-    daemon_threads = True
-    block_on_close = False
-    connections = 0
     request_queue_size = 32
-    requests: ClassVar[list[tuple[str, str, dict[str, str], bytes]]]
-    released: threading.Event
 
-    @property
-    def url(self) -> str:
-        """The server's URL."""
-        return f"http://127.0.0.1:{self.server_port}"
+    def __init__(self) -> None:
+        super().__init__(ApiHandler)
+        self.connections = 0
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.released = threading.Event()
 
 
 @pytest.fixture
 def server() -> Iterator[RecordingServer]:
     """A running server."""
-    with RecordingServer(("127.0.0.1", 0), ApiHandler) as api:
-        api.requests, api.released = [], threading.Event()  # type: ignore[misc]  # of this server alone
-        thread = threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with RecordingServer() as api:
         yield api
         api.released.set()
-        api.shutdown()
-        thread.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -299,7 +283,7 @@ def test_a_connection_is_reused(api: HttpApi, server: RecordingServer) -> None:
 
 def test_a_call_is_not_repeated(api: HttpApi, server: RecordingServer) -> None:
     """A call whose connection was lost is not sent again: only the caller knows whether that is safe."""
-    failure(api, "/no-answer")
+    failure(api, "/no-response")
 
     assert len(server.requests) == 1
 
@@ -321,16 +305,16 @@ def test_proxies_of_the_environment_are_used_if_enabled(
 
 def test_several_threads_share_one_api(api: HttpApi, server: RecordingServer) -> None:
     """Concurrent calls get their own responses, with at most one connection per thread."""
-    answers: list[Any] = []
+    responses: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(api.json("GET", "/x", timeout_s=PATIENCE_S))) for _ in range(6)
+        threading.Thread(target=lambda: responses.append(api.json("GET", "/x", timeout_s=PATIENCE_S))) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
 
-    assert answers == [{"größe": [1, None]}] * 6
+    assert responses == [{"größe": [1, None]}] * 6
     assert server.connections <= 6
 
 
@@ -366,7 +350,7 @@ def test_a_lost_call_is_repeated_if_the_policy_allows_it(
     policies = {"": retries(1, is_repeatable=is_repeatable)}
     api = HttpApi(server.url, name="The server", use_proxies=False, policies=policies)
 
-    error = failure(api, "/no-answer")
+    error = failure(api, "/no-response")
     assert (error.is_transient, error.is_unsent, len(server.requests)) == (True, False, requests)
     api.close()
 

@@ -26,6 +26,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.public_addresses import is_public
 from comfy_core.safe_fetch import FetchRules, fetch_picture, resolve_host
+from simulators.http_server import InThread
 from tests.fakes.certificate import write_certificate
 
 HERE = "127.0.0.1"
@@ -77,7 +78,7 @@ def drip(head: bytes, drop: bytes, drops: int = 400) -> Response:
     return pieces
 
 
-class ImageServer(socketserver.ThreadingTCPServer):
+class ImageServer(InThread, socketserver.ThreadingTCPServer):
     """A web server with a response per path, which counts connections and records requests."""
 
     allow_reuse_address = True
@@ -138,23 +139,10 @@ class _ImageHandler(socketserver.BaseRequestHandler):
             connection.sendall(piece)
 
 
-@contextlib.contextmanager
-def serving(address: str, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[ImageServer]:
-    """Run a server during the `with` block."""
-    with ImageServer(address, port, tls) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def server() -> Iterator[ImageServer]:
     """A plain server at an address that the tests' rules allow, with an image at /cat.png."""
-    with serving(HERE) as running:
+    with ImageServer(HERE) as running:
         running.responses["/cat.png"] = reply()
         yield running
 
@@ -162,7 +150,7 @@ def server() -> Iterator[ImageServer]:
 @pytest.fixture
 def private(server: ImageServer) -> Iterator[ImageServer]:
     """A server on the same port at an address that the rules do not allow; it has an image too."""
-    with serving(OTHER_ADDRESS, server.port) as running:
+    with ImageServer(OTHER_ADDRESS, server.port) as running:
         running.responses["/cat.png"] = reply()
         yield running
 
@@ -294,8 +282,22 @@ def test_cookies_are_not_kept(server: ImageServer, rules: FetchRules) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "127.0.0.1", "127.1", "0x7f.1", "0x7f000001", "2130706433", "0177.0.0.1", "017700000001", "0", "0.0.0",
-        "127。0。0。1", "①②⑦.0.0.1", "LOCALHOST", "[::1]", "[::]", "[::127.0.0.1]", "[::ffff:127.0.0.1]",
+        "127.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "0x7f000001",
+        "2130706433",
+        "0177.0.0.1",
+        "017700000001",
+        "0",
+        "0.0.0",
+        "127。0。0。1",
+        "①②⑦.0.0.1",
+        "LOCALHOST",
+        "[::1]",
+        "[::]",
+        "[::127.0.0.1]",
+        "[::ffff:127.0.0.1]",
         "[::ffff:7f00:1]",
     ],
 )  # fmt: skip
@@ -688,7 +690,7 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.sni_callback = lambda _socket, name, _context: names.append(name)
-    with serving(HERE, tls=context) as server:
+    with ImageServer(HERE, tls=context) as server:
         server.responses["/cat.png"] = reply()
         rules = FetchRules(
             allowed_networks=(ip_network(HERE),),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comfy_core.contract import Fault
-from comfy_core.validation import MAX_DEPTH, filled, nearest, path_of, plain, schema_faults, shown
+from comfy_core.validation import MAX_DEPTH, Faults, filled, nearest, path_of, plain, schema_faults, shown
 
 LONG = "x" * 10_000
 
@@ -73,9 +73,10 @@ def test_a_valid_value_is_copied() -> None:
     """JSON is returned unchanged in new lists and objects, down to the deepest allowed level."""
     value = {"a": [1, 2.5, "x", None, True, {"b": []}], "n": 10**300, "deep": nested(MAX_DEPTH - 1)}
 
-    copied, faults = plain(value)
+    faults = Faults()
+    copied = plain(value, faults)
 
-    assert (copied, faults) == (value, [])
+    assert (copied, faults.listed()) == (value, [])
     assert copied is not value
     assert copied["a"] is not value["a"]
 
@@ -97,7 +98,9 @@ def test_a_valid_value_is_copied() -> None:
 )
 def test_a_value_that_cannot_be_encoded_is_a_fault(value: object, problem: str) -> None:
     """Values that JSON Schema allows but JSON cannot represent are removed and reported with their path."""
-    copied, [fault] = plain({"ok": 1, "bad": value})
+    faults = Faults()
+    copied = plain({"ok": 1, "bad": value}, faults)
+    [fault] = faults.listed()
 
     assert fault.message == problem
     assert fault.path.startswith("bad")
@@ -107,9 +110,10 @@ def test_a_value_that_cannot_be_encoded_is_a_fault(value: object, problem: str) 
 
 def test_a_name_that_cannot_be_encoded_is_a_fault() -> None:
     """A key with half a surrogate pair or a NUL is not renamed silently; two such keys have one path."""
-    copied, faults = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4})
+    faults = Faults()
+    copied = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4}, faults)
 
-    assert faults == [Fault('a["?"]', "has a name that is not Unicode text without NUL characters")]
+    assert faults.listed() == [Fault('a["?"]', "has a name that is not Unicode text without NUL characters")]
     json.dumps(copied).encode("utf-8")
 
 

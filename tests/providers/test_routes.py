@@ -1,13 +1,11 @@
-"""RunPod's routes as they are asked: what is repeated, how long /runsync is held.
+"""RunPod's routes as the client calls them: which calls are retried, and how long /runsync waits.
 
 Source: docs/reference/runpod.md#submitting-a-job.
 """
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +19,7 @@ from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
@@ -29,9 +28,7 @@ FULL = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_jso
 
 
 @pytest.mark.parametrize("status", RETRIED_BY_RUNPOD_S_OWN_CLIENT)
-def test_what_may_be_asked_twice_is_asked_past_a_bad_answer(
-    platform: RunPodPlatform, client: Client, status: int
-) -> None:
+def test_safe_calls_are_retried_after_an_error(platform: RunPodPlatform, client: Client, status: int) -> None:
     """Status, cancel, health and purge are retried; the job of the test was submitted once."""
     job = client.submit(prompt="x")
     for route in ("status", "cancel", "health", "purge-queue"):
@@ -50,9 +47,7 @@ def test_what_may_be_asked_twice_is_asked_past_a_bad_answer(
 
 
 @pytest.mark.parametrize("status", RETRIED_BY_RUNPOD_S_OWN_CLIENT[1:])
-def test_a_retry_that_the_edge_answers_badly_is_not_repeated(
-    platform: RunPodPlatform, client: Client, status: int
-) -> None:
+def test_a_retry_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, client: Client, status: int) -> None:
     """A retry starts a job like a submit: repeating it might run the job twice."""
     with ScriptedWorker(platform, lambda _: FULL):
         job = client.submit(prompt="x")
@@ -66,7 +61,7 @@ def test_a_retry_that_the_edge_answers_badly_is_not_repeated(
     assert platform.jobs[job.id].state.value == "FAILED"
 
 
-def test_a_job_that_is_forgotten_cannot_be_retried(platform: RunPodPlatform, client: Client) -> None:
+def test_an_expired_job_cannot_be_retried(platform: RunPodPlatform, client: Client) -> None:
     """After its retention, a retried job is reported as expired, and nothing starts."""
     platform.retention_s = 0.0
     with ScriptedWorker(platform, lambda _: FULL):
@@ -79,8 +74,8 @@ def test_a_job_that_is_forgotten_cannot_be_retried(platform: RunPodPlatform, cli
     assert platform.submissions == 1
 
 
-def test_a_job_that_has_ended_stays_as_it_is(platform: RunPodPlatform, client: Client) -> None:
-    """A cancel after the end has no effect; the result still exists."""
+def test_cancelling_an_ended_job_has_no_effect(platform: RunPodPlatform, client: Client) -> None:
+    """The result still exists."""
     with ScriptedWorker(platform, pictured):
         job = client.submit(prompt="x")
         platform.wait_for(job.id)
@@ -90,7 +85,7 @@ def test_a_job_that_has_ended_stays_as_it_is(platform: RunPodPlatform, client: C
     assert job.result().images
 
 
-def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> None:
+def test_a_preview_is_reported_once(platform: RunPodPlatform, client: Client) -> None:
     """Steps and previews in the worker's progress become events, each one once."""
     job = client.submit(prompt="x")
     output = {
@@ -110,41 +105,30 @@ def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> Non
     assert [event for event in events if isinstance(event, Sampling)] == [Sampling(1, 1, 3, 20, 15)]
 
 
-class SubmitRecorder(http.server.BaseHTTPRequestHandler):
+class SubmitRecorder(HttpHandler):
     """Responds to each submit with a job, and records the query parameters."""
 
     queries: list[dict[str, list[str]]]
 
-    def log_message(self, *_: object) -> None:
-        """Do not log."""
-
     def do_POST(self) -> None:
         """Accept a job."""
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body()
         self.queries.append(parse_qs(urlsplit(self.path).query))
-        body = json.dumps({"id": "sync-1", "status": "IN_QUEUE"}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.respond(200, json.dumps({"id": "sync-1", "status": "IN_QUEUE"}).encode())
 
 
 @pytest.fixture
-def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
+def recorded_queries() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
     """The URL of a server that accepts jobs, and the recorded query parameters."""
     queries: list[dict[str, list[str]]] = []
     kept = type("Kept", (SubmitRecorder,), {"queries": queries})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v2", queries
-        server.shutdown()
-        thread.join(10)
+    with HttpServer(kept) as server:
+        yield f"{server.url}/v2", queries
 
 
-def test_runsync_is_held_for_1_to_90_s(asked: tuple[str, list[dict[str, list[str]]]]) -> None:
-    """RunPod allows 1 s to 300 s, Cloudflare cuts a call after about 100 s; a plain /run has no wait parameter."""
-    url, queries = asked
+def test_runsync_waits_1_to_90_s(recorded_queries: tuple[str, list[dict[str, list[str]]]]) -> None:
+    """RunPod allows 1 s to 300 s, but Cloudflare ends a call after about 100 s; a plain /run has no wait parameter."""
+    url, queries = recorded_queries
     endpoint = RunPodEndpoint("ep", "key", url)
     for wait_s in (0.1, 12.5, 1000.0, 0.0):
         assert endpoint.submit(GenerationRequest({"prompt": "x"}), wait_s).job_id == "sync-1"
