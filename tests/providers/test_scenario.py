@@ -283,7 +283,8 @@ def test_nothing_secret_is_shown(
         client_of_scenario.submit(prompt="a very secret castle")
 
     basic = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
-    shown = f"{caplog.text} {client_of_scenario!r} {client_of_scenario.provider!r} {vars(client_of_scenario.provider)!r} {info.value!r}"
+    provider = client_of_scenario.provider
+    shown = f"{caplog.text} {client_of_scenario!r} {provider!r} {vars(provider)!r} {info.value!r}"
     for secret in (KEY, SECRET, basic, "secret castle", "iVBOR"):
         assert secret not in shown
 

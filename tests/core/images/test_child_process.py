@@ -31,7 +31,7 @@ from comfy_core.images.child_process import (
     identify,
 )
 from simulators.waiting import until
-from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.hostile_images import gif, slow_jpeg, tiff_chain
 
 pytestmark = pytest.mark.slow
 
