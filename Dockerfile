@@ -147,7 +147,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     awk '/^[^ #]/ { wanted = /^(requests|certifi|charset-normalizer|idna|urllib3|tqdm)==/ } wanted' /lock.txt > /wanted.txt \
     && pip install --quiet --no-compile --no-deps --require-hashes --target /downloader --requirement /wanted.txt \
     && rm -r /downloader/bin
-COPY comfy_core/__init__.py comfy_core/contract.py comfy_core/errors.py /downloader/comfy_core/
+COPY comfy_core/__init__.py comfy_core/contract.py comfy_core/environment.py comfy_core/errors.py comfy_core/urls.py \
+     /downloader/comfy_core/
 COPY worker/__init__.py worker/command_line.py /downloader/worker/
 COPY worker/models /downloader/worker/models
 COPY --chmod=755 scripts/bake_model /downloader/

@@ -24,7 +24,8 @@ from comfy_client.providers.runpod_responses import (
 )
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, JobError, RequestError
-from comfy_core.http import HttpApi, is_base_url, quoted_url, retries
+from comfy_core.http import HttpApi, retries
+from comfy_core.urls import is_base_url, quoted_url
 
 BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from comfy_client.providers.scenario_responses import error_message, retry_after_s
 from comfy_core.contract import ErrorCode, JsonObject
 from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
-from comfy_core.http import MAX_RETRY_AFTER_S, Retries, is_base_url, quoted_url
+from comfy_core.http import MAX_RETRY_AFTER_S, Retries
+from comfy_core.urls import is_base_url, quoted_url
 
 if TYPE_CHECKING:
     import scenario_sdk

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import pytest
 
 from comfy_core.errors import RequestError
-from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, is_base_url, quoted_url, retries
+from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, retries
+from comfy_core.urls import is_base_url, quoted_url
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.2

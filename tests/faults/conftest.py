@@ -12,6 +12,7 @@ from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
+from worker.settings import Settings
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "seed": 1}
 
@@ -36,7 +37,7 @@ def server(simulator: Simulator) -> Iterator[ComfyServer]:
 @pytest.fixture
 def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
     """Run the small job, changed by the given inputs."""
-    worker = Worker(server=server, workflows=workflows, job_timeout_s=20, max_result_bytes=8 * 1024 * 1024)
+    worker = Worker(server, workflows, Settings(job_timeout_s=20))
 
     def run_small(stop: Callable[[], JobError | None] = lambda: None, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
         return run_job(worker, {"id": "test", "input": {**SMALL, **changes}}, Control(stop))

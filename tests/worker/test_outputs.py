@@ -30,8 +30,10 @@ from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow, render
 from simulators.comfyui import Simulator
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
+from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.result_packer import ResultPacker, inline_size
+from worker.settings import Settings
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 MEGABYTE = 1024 * 1024
@@ -62,7 +64,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
     """A worker that reaches the folders of its ComfyUI, as in the container."""
     server = ComfyServer(simulator.url, directory=tmp_path)
-    yield Worker(server, workflows, 20, 8 * MEGABYTE)
+    yield Worker(server, workflows, Settings(job_timeout_s=20))
     server.close()
 
 
@@ -93,7 +95,7 @@ def own_bucket(s3: S3Server, **changes: object) -> dict[str, object]:
 def test_auto_stays_inline_while_the_result_fits(worker: Worker, s3: S3Server) -> None:
     """A result within the limit is base64, although there is a bucket, and nothing is stored."""
     before = s3.stored()
-    [image] = run(replace(worker, bucket=s3.bucket()))["images"]
+    [image] = run(configured(worker, bucket=s3.bucket()))["images"]
 
     assert image["type"] == "base64"
     assert hashlib.sha256(base64.b64decode(image["data"])).hexdigest() == image["sha256"]
@@ -102,7 +104,7 @@ def test_auto_stays_inline_while_the_result_fits(worker: Worker, s3: S3Server) -
 
 def test_auto_goes_to_the_bucket_beyond_the_limit(worker: Worker, s3: S3Server) -> None:
     """A result that does not fit is stored, all pictures of it; its addresses give what the result says."""
-    small = replace(worker, bucket=s3.bucket(prefix="auto"), max_result_bytes=8000)
+    small = configured(worker, bucket=s3.bucket(prefix="auto"), max_result_bytes=8000)
     result = run(small, num_images=3)
 
     assert [image["type"] for image in result["images"]] == ["s3_url"] * 3
@@ -117,7 +119,7 @@ def test_auto_goes_to_the_bucket_beyond_the_limit(worker: Worker, s3: S3Server) 
 def test_s3_is_used_where_it_is_asked_for(worker: Worker, s3: S3Server) -> None:
     """`delivery: s3` stores what would fit inline too, under the worker's public address."""
     bucket = s3.bucket(prefix="asked for", public_url="https://cdn.example")
-    [image] = run(replace(worker, bucket=bucket), delivery="s3", output_format="webp")["images"]
+    [image] = run(configured(worker, bucket=bucket), delivery="s3", output_format="webp")["images"]
 
     assert image["data"] == "https://cdn.example/asked%20for/job-1/flux-dev_00001_.webp"
     assert "asked for/job-1/flux-dev_00001_.webp" in s3.stored()
@@ -126,7 +128,7 @@ def test_s3_is_used_where_it_is_asked_for(worker: Worker, s3: S3Server) -> None:
 def test_base64_stays_inline_although_there_is_a_bucket(worker: Worker, s3: S3Server) -> None:
     """`delivery: base64` beyond the limit is an error with the bytes, the limit and what to do; nothing is stored."""
     before = s3.stored()
-    report = report_of(replace(worker, bucket=s3.bucket(), max_result_bytes=8000), delivery="base64")
+    report = report_of(configured(worker, bucket=s3.bucket(), max_result_bytes=8000), delivery="base64")
 
     assert report.code is ErrorCode.OUTPUT_TOO_LARGE
     assert report.details["limit"] == 8000
@@ -138,7 +140,7 @@ def test_base64_stays_inline_although_there_is_a_bucket(worker: Worker, s3: S3Se
 
 def test_without_a_bucket_auto_is_too_large(worker: Worker, simulator: Simulator) -> None:
     """There is nowhere to put it: the same error, and nothing of the job is left."""
-    assert report_of(replace(worker, max_result_bytes=8000)).code is ErrorCode.OUTPUT_TOO_LARGE
+    assert report_of(configured(worker, max_result_bytes=8000)).code is ErrorCode.OUTPUT_TOO_LARGE
     assert simulator.history_ids == []
 
 
@@ -156,7 +158,7 @@ def test_a_graph_is_refused_where_the_worker_takes_none(worker: Worker, simulato
     graph = {"1": {"class_type": "EmptyImage", "inputs": {}}}
     job = {"id": "job-1", "input": {"workflow": graph}, "s3Config": "text"}
     with pytest.raises(JobError, match=r"flux-dev-img2img, flux-dev-txt2img") as info:
-        run_job(replace(worker, allow_graphs=False), job, Control())
+        run_job(configured(worker, allow_graphs=False), job, Control())
 
     assert [fault["path"] for fault in info.value.report.details["faults"]] == ["workflow", "s3Config"]
     assert simulator.requests == []
@@ -164,8 +166,8 @@ def test_a_graph_is_refused_where_the_worker_takes_none(worker: Worker, simulato
 
 def test_a_job_s_own_bucket_is_used(worker: Worker, s3: S3Server) -> None:
     """RunPod's s3Config names the bucket that its pictures go to, and not the worker's."""
-    configured = replace(worker, bucket=s3.bucket(public_url="https://cdn.example"))
-    [image] = run(configured, own_bucket(s3), delivery="s3")["images"]
+    with_bucket = configured(worker, bucket=s3.bucket(public_url="https://cdn.example"))
+    [image] = run(with_bucket, own_bucket(s3), delivery="s3")["images"]
 
     assert s3.stored("own") == ["job-1/flux-dev_00001_.png"]
     assert image["data"].startswith(f"{s3.url}/own/job-1/")
@@ -196,7 +198,8 @@ def test_a_foreign_http_endpoint_is_refused(worker: Worker, simulator: Simulator
 
 def test_a_bucket_that_refuses_is_one_error(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
     """A wrong key of the job's ends in output_not_stored, without it; nothing of the job is left in ComfyUI."""
-    report = report_of(replace(worker, bucket=s3.bucket()), own_bucket(s3, accessSecret="wrong-secret"), delivery="s3")
+    with_bucket = configured(worker, bucket=s3.bucket())
+    report = report_of(with_bucket, own_bucket(s3, accessSecret="wrong-secret"), delivery="s3")
 
     assert report.code is ErrorCode.OUTPUT_NOT_STORED
     assert "wrong-secret" not in report.to_json()
@@ -206,7 +209,7 @@ def test_a_bucket_that_refuses_is_one_error(worker: Worker, simulator: Simulator
 def test_a_bucket_that_stalls_ends_with_the_job_s_time(worker: Worker, s3: S3Server) -> None:
     """The job's own deadline holds for storing too; a late one has `store_s` all the same."""
     with StalledS3() as stalled:
-        slow = replace(worker, bucket=stalled.instead_of(s3.bucket()), store_s=1.5)
+        slow = replace(configured(worker, bucket=stalled.instead_of(s3.bucket())), store_s=1.5)
         begun_at = time.monotonic()
         report = report_of(slow, delivery="s3", timeout_s=1)
 
@@ -222,7 +225,7 @@ def test_a_job_can_be_cancelled_while_it_is_stored(worker: Worker, s3: S3Server)
     died = JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, "ComfyUI died.")
     asked: list[JobError] = []
     with StalledS3() as stalled:
-        slow = replace(worker, bucket=stalled.instead_of(s3.bucket()))
+        slow = configured(worker, bucket=stalled.instead_of(s3.bucket()))
 
         def stop() -> JobError | None:
             if not stalled.paths:
@@ -241,12 +244,12 @@ def test_a_bucket_that_is_not_used_is_not_asked(worker: Worker, s3: S3Server) ->
     """A bucket with settings that make no client does not fail a job that fits inline."""
     broken = replace(s3.bucket(), region="no such/region")
 
-    assert run(replace(worker, bucket=broken))["images"][0]["type"] == "base64"
+    assert run(configured(worker, bucket=broken))["images"][0]["type"] == "base64"
 
 
 def test_no_address_is_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path) -> None:
     """An address is one that others can open; no folder of this machine is in the result."""
-    [image] = run(replace(worker, bucket=s3.bucket()), delivery="s3")["images"]
+    [image] = run(configured(worker, bucket=s3.bucket()), delivery="s3")["images"]
 
     assert image["data"].startswith("http")
     assert str(tmp_path) not in json.dumps(image)
@@ -258,7 +261,7 @@ def test_an_image_is_under_the_keys_that_are_set(
     worker: Worker, s3: S3Server, fields: tuple[str, ...], delivery: str
 ) -> None:
     """WORKER_IMAGE_FIELD names the keys of base64 and addresses alike; our own client reads any of them."""
-    output = run(replace(worker, bucket=s3.bucket(), image_fields=fields), delivery=delivery)
+    output = run(configured(worker, bucket=s3.bucket(), image_fields=fields), delivery=delivery)
     [image] = output["images"]
     read = read_result(JobStatus("1", JobState.SUCCEEDED, output=output), "comfyui")
 
@@ -270,11 +273,11 @@ def test_an_image_is_under_the_keys_that_are_set(
 
 def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
     """The limit is on the JSON that travels."""
-    twice = replace(worker, image_fields=("data", "image"))
+    twice = configured(worker, image_fields=("data", "image"))
     limit = len(json.dumps(run(twice, metadata=False))) - 1
 
-    assert report_of(replace(twice, max_result_bytes=limit), metadata=False).details["bytes"] > limit
-    assert run(replace(worker, max_result_bytes=limit))["images"]
+    assert report_of(configured(twice, max_result_bytes=limit), metadata=False).details["bytes"] > limit
+    assert run(configured(worker, max_result_bytes=limit))["images"]
 
 
 # --- how large it is
@@ -309,11 +312,11 @@ def test_the_size_of_a_real_result_is_measured(worker: Worker) -> None:
     """The limit is on the result as it travels: the measured size fits, one byte less does not."""
     prompt = "ein König mit 👑" * 200
     asked: dict[str, Any] = {"prompt": prompt, "num_images": 4}
-    measured = report_of(replace(worker, max_result_bytes=1), **asked).details["bytes"]
-    result = run(replace(worker, max_result_bytes=measured), **asked)
+    measured = report_of(configured(worker, max_result_bytes=1), **asked).details["bytes"]
+    result = run(configured(worker, max_result_bytes=measured), **asked)
 
     assert measured - 4 * 2048 <= len(json.dumps(result)) <= measured
-    assert report_of(replace(worker, max_result_bytes=measured - 1), **asked).code is ErrorCode.OUTPUT_TOO_LARGE
+    assert report_of(configured(worker, max_result_bytes=measured - 1), **asked).code is ErrorCode.OUTPUT_TOO_LARGE
 
 
 def test_what_a_bucket_does_not_take_away_is_measured_too(s3: S3Server) -> None:
@@ -420,7 +423,7 @@ class Talkative(ComfyServer):
 def test_videos_and_texts_stand_beside_the_pictures(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
     """A graph's other outputs come under `files`, delivered as pictures are, and `texts`."""
     server = Talkative(simulator.url)
-    talking = replace(worker, server=server, bucket=s3.bucket(prefix="talk"))
+    talking = replace(configured(worker, bucket=s3.bucket(prefix="talk")), server=server)
     inline, stored = run(talking), run(talking, delivery="s3")
     server.close()
 
