@@ -86,8 +86,8 @@ COPY snapshot.json /
 
 
 FROM scratch AS restorer
-COPY comfy_core/__init__.py comfy_core/contract.py comfy_core/errors.py /comfy_core/
-COPY worker/__init__.py worker/command_line.py /worker/
+COPY comfy_core/__init__.py comfy_core/command_line.py comfy_core/contract.py comfy_core/error_codes.py comfy_core/errors.py /comfy_core/
+COPY worker/__init__.py /worker/
 COPY worker/snapshot /worker/snapshot
 
 
@@ -147,9 +147,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     awk '/^[^ #]/ { wanted = /^(requests|certifi|charset-normalizer|idna|urllib3|tqdm)==/ } wanted' /lock.txt > /wanted.txt \
     && pip install --quiet --no-compile --no-deps --require-hashes --target /downloader --requirement /wanted.txt \
     && rm -r /downloader/bin
-COPY comfy_core/__init__.py comfy_core/contract.py comfy_core/environment.py comfy_core/errors.py comfy_core/urls.py \
-     /downloader/comfy_core/
-COPY worker/__init__.py worker/command_line.py /downloader/worker/
+COPY comfy_core/__init__.py comfy_core/backoff.py comfy_core/command_line.py comfy_core/contract.py comfy_core/environment.py \
+     comfy_core/error_codes.py comfy_core/errors.py comfy_core/files.py comfy_core/urls.py /downloader/comfy_core/
+COPY worker/__init__.py /downloader/worker/
 COPY worker/models /downloader/worker/models
 COPY --chmod=755 scripts/bake_model /downloader/
 

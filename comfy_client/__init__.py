@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         JobState,
         JobStatus,
     )
-    from comfy_core.contract import ErrorCode, ErrorReport
+    from comfy_core.contract import ErrorReport
+    from comfy_core.error_codes import ErrorCode
     from comfy_core.errors import (
         ComfyClientError,
         ConfigError,

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias, Union
 
 from PIL import Image
 
-from comfy_core.contract import ErrorCode, JsonObject, is_asset_id
+from comfy_core.contract import JsonObject, is_asset_id
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES, check_picture, identify
 from comfy_core.request.encoded import is_address, is_data_uri

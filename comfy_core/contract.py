@@ -1,4 +1,4 @@
-"""The contract between callers and the worker, as pure data: request schema, error codes, error report.
+"""The contract between callers and the worker, as pure data: request schema and error report.
 
 No validation, rendering or I/O. `workflows.py` builds the schema of a whole request from `ENVELOPE` and a workflow's
 own inputs. docs/api.md is generated from this module.
@@ -6,11 +6,12 @@ own inputs. docs/api.md is generated from this module.
 
 from __future__ import annotations
 
-import enum
 import json
 import re
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from comfy_core.error_codes import ErrorCode, Retry
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -104,228 +105,6 @@ GRAPH_KEYS: JsonObject = {
 """JSON Schema of the keys that are only allowed when `workflow` is a graph. Any other key causes a warning."""
 
 
-class ErrorCode(enum.StrEnum):
-    """A stable code for each cause of failure. Codes are added, never renamed."""
-
-    INVALID_INPUT = "invalid_input"
-    INVALID_IMAGE = "invalid_image"
-    UNKNOWN_WORKFLOW = "unknown_workflow"
-    WORKFLOW_REJECTED = "workflow_rejected"
-    MODEL_MISSING = "model_missing"
-    EXECUTION_FAILED = "execution_failed"
-    OUT_OF_MEMORY = "out_of_memory"
-    INTERRUPTED = "interrupted"
-    DEADLINE_EXCEEDED = "deadline_exceeded"
-    COMFYUI_UNAVAILABLE = "comfyui_unavailable"
-    DISK_FULL = "disk_full"
-    NO_OUTPUT = "no_output"
-    OUTPUT_TOO_LARGE = "output_too_large"
-    OUTPUT_NOT_STORED = "output_not_stored"
-    CANCELLED = "cancelled"
-    INTERNAL = "internal"
-    AUTH_FAILED = "auth_failed"
-    ENDPOINT_NOT_FOUND = "endpoint_not_found"
-    RATE_LIMITED = "rate_limited"
-    PAYLOAD_TOO_LARGE = "payload_too_large"
-    NETWORK = "network"
-    WORKER_LOST = "worker_lost"
-    JOB_EXPIRED = "job_expired"
-    RESULT_LOST = "result_lost"
-    QUEUE_TIMEOUT = "queue_timeout"
-    MISCONFIGURED = "misconfigured"
-    UNRECOGNIZED = "unrecognized"
-
-
-@dataclass(frozen=True)
-class ErrorFacts:
-    """Documentation and retryability of one error code."""
-
-    retryable: bool
-    cause: str
-    remedy: str
-    details: str = ""
-    is_of_client: bool = False
-    """Whether the client creates the error, rather than the worker."""
-
-
-ERRORS: dict[ErrorCode, ErrorFacts] = {
-    ErrorCode.INVALID_INPUT: ErrorFacts(
-        retryable=False,
-        cause="The request does not match its schema, or its graph refers to files that do not belong to the job. "
-        "All faults are listed at once. Nothing was sent to ComfyUI.",
-        remedy="Correct the value at each path in `details.faults`.",
-        details="`faults`: list of `{path, message}`",
-    ),
-    ErrorCode.INVALID_IMAGE: ErrorFacts(
-        retryable=False,
-        cause="An image in the request is not an image file, is truncated, or is too large.",
-        remedy="Send a complete PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
-        details="`path`",
-    ),
-    ErrorCode.UNKNOWN_WORKFLOW: ErrorFacts(
-        retryable=False,
-        cause="No workflow with this name exists.",
-        remedy="Use a name from `details.known`, or send a complete graph.",
-        details="`known`",
-    ),
-    ErrorCode.WORKFLOW_REJECTED: ErrorFacts(
-        retryable=False,
-        cause="ComfyUI rejected the graph, or would have skipped some of its outputs.",
-        remedy="Correct the nodes in `details.nodes`. If a node type does not exist, install its custom node in the "
-        "worker image.",
-        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`; `missing` and `available` as in "
-        "`model_missing`, if a model is also missing",
-    ),
-    ErrorCode.MODEL_MISSING: ErrorFacts(
-        retryable=False,
-        cause="The graph names a model, LoRA, sampler or scheduler that this ComfyUI does not have. "
-        "No GPU time was spent.",
-        remedy="Use a name from `details.available`, or add the file to the worker's model folder.",
-        details="`missing`: list of `{node_id, node_type, input, value}`, `available`: `{input: [names]}`",
-    ),
-    ErrorCode.EXECUTION_FAILED: ErrorFacts(
-        retryable=False,
-        cause="A node raised an exception during execution, or made ComfyUI hang.",
-        remedy="Fix the cause given in `details.exception_type` and the message. The same graph will fail again.",
-        details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` if ComfyUI hung",
-    ),
-    ErrorCode.OUT_OF_MEMORY: ErrorFacts(
-        retryable=True,
-        cause="The GPU ran out of memory.",
-        remedy="Request a smaller size or fewer LoRAs, or configure the endpoint with a GPU that has more memory.",
-        details="`node_id`, `node_type`, `exception_type`",
-    ),
-    ErrorCode.INTERRUPTED: ErrorFacts(
-        retryable=True,
-        cause="Another client interrupted ComfyUI while it was executing this job.",
-        remedy="Send the job again.",
-        details="`node_id`, `node_type`",
-    ),
-    ErrorCode.DEADLINE_EXCEEDED: ErrorFacts(
-        retryable=True,
-        cause="The job exceeded its timeout. Its prompts were interrupted, or not all of its results were stored.",
-        remedy="Request fewer steps, images or pixels, or raise `timeout_s` and the worker's WORKER_JOB_TIMEOUT_S.",
-        details="`after_s`",
-    ),
-    ErrorCode.COMFYUI_UNAVAILABLE: ErrorFacts(
-        retryable=True,
-        cause="ComfyUI does not respond, has exited, or lost the job because it was restarted.",
-        remedy="Send the job again. If it fails again, check the worker's log.",
-        details="`log_tail`: ComfyUI's last log lines since the job started, if it exited and no other job used it",
-    ),
-    ErrorCode.DISK_FULL: ErrorFacts(
-        retryable=True,
-        cause="The disk that ComfyUI writes to is full, or ComfyUI could not store an input file of the request.",
-        remedy="Send the job again: the worker frees disk space, and shuts down if that does not help. If it fails "
-        "again, give the endpoint a larger container disk, or set COMFYUI_DATA_DIR to a folder on another disk.",
-    ),
-    ErrorCode.NO_OUTPUT: ErrorFacts(
-        retryable=False,
-        cause="The graph succeeded but saved no output, or a node reported a file that is empty or does not exist.",
-        remedy="Add a SaveImage node, or another node that saves files. PreviewImage does not save.",
-    ),
-    ErrorCode.OUTPUT_TOO_LARGE: ErrorFacts(
-        retryable=False,
-        cause="The result exceeds RunPod's size limit, and no bucket is configured.",
-        remedy="Request `output_format` webp or jpeg, fewer images or a smaller size, or configure a bucket.",
-        details="`bytes`, `limit`",
-    ),
-    ErrorCode.OUTPUT_NOT_STORED: ErrorFacts(
-        retryable=True,
-        cause="An image could not be uploaded to the bucket.",
-        remedy="Check the bucket's name, keys and permissions, or request `delivery` base64.",
-    ),
-    ErrorCode.CANCELLED: ErrorFacts(
-        retryable=False,
-        cause="The job was cancelled, and its prompts were interrupted.",
-        remedy="None needed: the caller requested the cancellation.",
-    ),
-    ErrorCode.INTERNAL: ErrorFacts(
-        retryable=False,
-        cause="A bug in the worker.",
-        remedy="Report it with the job id. The traceback is in the worker's log.",
-    ),
-    ErrorCode.AUTH_FAILED: ErrorFacts(
-        retryable=False,
-        cause="The API key is missing, invalid, or has no access to the endpoint.",
-        remedy="Create a key in RunPod's console (Settings > API Keys) and set RUNPOD_API_KEY.",
-        details="`status`",
-        is_of_client=True,
-    ),
-    ErrorCode.ENDPOINT_NOT_FOUND: ErrorFacts(
-        retryable=False,
-        cause="The platform has no endpoint with this id.",
-        remedy="Copy the id from RunPod's console (Serverless > the endpoint), and check RUNPOD_ENDPOINT_BASE_URL.",
-        details="`status`",
-        is_of_client=True,
-    ),
-    ErrorCode.RATE_LIMITED: ErrorFacts(
-        retryable=True,
-        cause="The platform's rate limit was reached, and several retries failed.",
-        remedy="Lower `concurrency`, or wait and try again.",
-        details="`status`",
-        is_of_client=True,
-    ),
-    ErrorCode.PAYLOAD_TOO_LARGE: ErrorFacts(
-        retryable=False,
-        cause="The request exceeds RunPod's size limit: 10 MiB, or 20 MB if the call waits for the result.",
-        remedy="Send images as https URLs, or smaller images (JPEG or WebP). Base64 adds a third to their size.",
-        details="`bytes`, `limit`",
-        is_of_client=True,
-    ),
-    ErrorCode.NETWORK: ErrorFacts(
-        retryable=True,
-        cause="A server could not be reached, or its response was unexpected.",
-        remedy="Try again. If `details.may_run` is true, first check whether the job is running: a submit is never "
-        "retried automatically.",
-        details="`status`, `may_run`: whether a job may have been accepted",
-        is_of_client=True,
-    ),
-    ErrorCode.WORKER_LOST: ErrorFacts(
-        retryable=True,
-        cause="RunPod lost contact with the worker that was running the job, and failed the job.",
-        remedy="Send the job again. If it fails again, check the worker's log: the worker may run out of memory.",
-        details="`error`: RunPod's error text",
-        is_of_client=True,
-    ),
-    ErrorCode.JOB_EXPIRED: ErrorFacts(
-        retryable=True,
-        cause="The platform does not have the job: the id is wrong, its `ttl` expired, or its result was not fetched "
-        "in time (RunPod keeps results for 30 minutes).",
-        remedy="Check the job id. Send the job again with a longer `ttl_s`, and fetch its result sooner.",
-        is_of_client=True,
-    ),
-    ErrorCode.RESULT_LOST: ErrorFacts(
-        retryable=False,
-        cause="The job succeeded, but its result is missing or incomplete: RunPod drops results that are too large, "
-        "and bucket URLs expire.",
-        remedy="Request `output_format` webp or jpeg, fewer images or `delivery` s3, and fetch the result immediately.",
-        details="`filename`, if the error is about one image",
-        is_of_client=True,
-    ),
-    ErrorCode.QUEUE_TIMEOUT: ErrorFacts(
-        retryable=True,
-        cause="The caller's wait timed out before the job ended. The job is still queued or running.",
-        remedy="Wait for the same job again, using its id. The message describes the state of the endpoint.",
-        details="`job_id`, `state`, `workers`: counts by state, `why`",
-        is_of_client=True,
-    ),
-    ErrorCode.MISCONFIGURED: ErrorFacts(
-        retryable=False,
-        cause="A setting is missing or invalid. Nothing was sent.",
-        remedy="Set the variable named in the message.",
-        is_of_client=True,
-    ),
-    ErrorCode.UNRECOGNIZED: ErrorFacts(
-        retryable=False,
-        cause="The error report has a code that this version of the client does not know, or it is not a valid report.",
-        remedy="Read the message. If the report has a code, a newer client knows it.",
-        details="`error`: the report as received",
-    ),
-}
-"""Facts about every error code. docs/errors.md is generated from this table."""
-
-
 MAX_TEXT = 300
 """Maximum length of a caller's or ComfyUI's text that is quoted in an error, in characters."""
 MAX_REPORT_BYTES = 64_000
@@ -357,9 +136,14 @@ class ErrorReport:
     details: JsonObject = field(default_factory=dict)
 
     @property
+    def retry(self) -> Retry:
+        """What the caller can do next. A request whose job may already run (`may_run`) must not be sent again."""
+        return Retry.NO if self.details.get("may_run") else self.code.retry
+
+    @property
     def retryable(self) -> bool:
         """Whether the same request may succeed if it is sent again."""
-        return ERRORS[self.code].retryable
+        return self.retry is Retry.RESEND
 
     def to_json(self) -> str:
         """Return the report as JSON text of at most MAX_REPORT_BYTES.

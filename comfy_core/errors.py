@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from comfy_core.contract import ErrorCode, ErrorReport, Fault
+from comfy_core.contract import ErrorReport, Fault
+from comfy_core.error_codes import ErrorCode
 
 
 class ComfyClientError(Exception):

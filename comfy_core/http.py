@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, InvalidHeader
+from urllib3.exceptions import ConnectTimeoutError
 from urllib3.util.retry import Retry
 
+from comfy_core.backoff import parse_retry_after
 from comfy_core.errors import RequestError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -31,10 +32,7 @@ class Retries(Retry):
 
     def parse_retry_after(self, retry_after: str) -> float:
         """Return the seconds to wait. An invalid header gives 0, so that the backoff delay applies."""
-        try:
-            return min(MAX_RETRY_AFTER_S, super().parse_retry_after(retry_after))
-        except InvalidHeader:
-            return 0.0
+        return min(MAX_RETRY_AFTER_S, parse_retry_after(retry_after) or 0.0)
 
 
 def retries(times: int, *, statuses: frozenset[int] = TRANSIENT, is_repeatable: bool = True) -> Retries:

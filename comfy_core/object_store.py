@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from comfy_core.contract import ERRORS, ErrorCode
 from comfy_core.environment import number, read, variable
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, missing_extra
 from comfy_core.s3_hosts import located
 from comfy_core.safe_fetch import Resolve, is_public_host, resolve_host
@@ -242,7 +242,7 @@ def _disposition(filename: str) -> str:
 def _not_stored(bucket: Bucket, problem: str) -> JobError:
     return JobError.because(
         ErrorCode.OUTPUT_NOT_STORED,
-        f"The bucket {bucket.name!r} {problem}. {ERRORS[ErrorCode.OUTPUT_NOT_STORED].remedy}",
+        f"The bucket {bucket.name!r} {problem}. {ErrorCode.OUTPUT_NOT_STORED.remedy}",
     )
 
 

@@ -27,7 +27,8 @@ from typing import Any
 
 import jsonschema
 
-from comfy_core.contract import ALIASES, ENVELOPE, MAX_SEED, ErrorCode, JsonObject
+from comfy_core.contract import ALIASES, ENVELOPE, MAX_SEED, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.graphs import Graph, graph_faults, is_link
 from comfy_core.targets import Target, TargetFinder, override

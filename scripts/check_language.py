@@ -36,10 +36,7 @@ WRITE = {
 
 NOT_CONVERTED: tuple[str, ...] = (
     "bench/endpoint/__main__.py",
-    "bench/endpoint/price.py",
-    "docs/configure.md",
     "handler.py",
-    "simulators/comfyui/queue_and_history.py",
     "simulators/hugging_face.py",
     "simulators/runpod/queue_api/bodies.py",
     "simulators/runpod/queue_api/changes.py",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from comfy_core.contract import ENVELOPE, ERRORS, GRAPH_KEYS
+from comfy_core.contract import ENVELOPE, GRAPH_KEYS
+from comfy_core.error_codes import ErrorCode, Retry
 from comfy_core.workflows import Workflow, default_directory, load_workflows
 
 NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -->"
@@ -172,10 +173,17 @@ def errors() -> Iterator[str]:
     """Yield the parts of docs/errors.md."""
     yield f"# Errors\n\n{NOTE}\n"
     yield (
-        'A failed job returns exactly `{"error": "<JSON text>"}`: `code`, `message` (the cause and the '
-        "remedy), `retryable` and `details`. If `retryable` is true, the same request may succeed when it is submitted "
-        "again. `queue_timeout` is different: its job still runs, so wait for it by its id. Codes are added, never "
-        "renamed; a client that does not know a code reads it as `unrecognized`.\n"
+        'A failed job returns exactly `{"error": "<JSON text>"}`: `code`, `message` (the cause and the remedy), '
+        "`retryable` and `details`. Codes are added, never renamed; a client that does not know a code reads it as "
+        "`unrecognized`. The column `retry` says what the caller can do next:\n"
+    )
+    yield "| retry | meaning | `retryable` |\n|---|---|---|"
+    for word in Retry:
+        yield f"| `{word.value}` | {word.meaning} | {'true' if word is Retry.RESEND else 'false'} |"
+    yield (
+        "\n`queue_timeout` is the only `wait`: the caller's wait ended, and the job did not. `network` and "
+        "`rate_limited` are errors of one call, so `resend` means that call: after a failed poll, poll again. After a "
+        "failed submit with `details.may_run`, `retryable` is false, because the job may run already.\n"
     )
     yield errors_table(is_of_client=False)
     yield "## Made by the client\n"
@@ -185,9 +193,9 @@ def errors() -> Iterator[str]:
 
 def errors_table(*, is_of_client: bool) -> str:
     """Return a table of the codes that the client makes, or of the others."""
-    rows = ["| code | retryable | cause | remedy | details |", "|---|---|---|---|---|"]
-    for code, facts in ERRORS.items():
-        if facts.is_of_client == is_of_client:
-            retryable = "yes" if facts.retryable else "no"
-            rows.append(f"| `{code.value}` | {retryable} | {facts.cause} | {facts.remedy} | {facts.details} |")
-    return "\n".join(rows) + "\n"
+    rows = [
+        f"| `{code.value}` | {code.retry.value} | {code.cause} | {code.remedy} | {code.details} |"
+        for code in ErrorCode
+        if code.is_of_client == is_of_client
+    ]
+    return "\n".join(["| code | retry | cause | remedy | details |", "|---|---|---|---|---|", *rows]) + "\n"

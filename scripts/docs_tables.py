@@ -11,9 +11,10 @@ from comfy_client.gateway.scenario.fields import ROUTES
 from comfy_client.prices import AS_OF, POOLS
 from comfy_client.providers import PROVIDERS
 from comfy_core.environment import Variable
+from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import default_directory, load_workflows
 from scripts.docs_api import shown, type_of
-from tests.production.faults import ELSEWHERE, ROWS
+from tests.production.faults import PROVEN_ELSEWHERE, ROWS
 
 LICENCE = (
     "The FLUX.1 [dev] model is under a licence for non-commercial use only.",
@@ -41,12 +42,14 @@ def faults_table() -> str:
     """Return the table of faults, each with the time that its test allows."""
     rows = ["| fault | what happens | the caller gets | within | the next job works |", "|---|---|---|---|---|"]
     for row in ROWS:
-        gets = "a result" if row.code is None else row.code if row.code == "no output" else f"`{row.code}`"
+        gets = "a result" if row.code is None else row.code
+        if row.code in set(ErrorCode):
+            gets = f"`{row.code}` ({ErrorCode(row.code).retry.value})"
         works = "yes" if row.next_job_works else "on another worker"
         rows.append(f"| {row.fault} | {row.happens} | {gets} | {row.within_s:g} s | {works} |")
     rows += [
         f"| {other.fault} | {other.happens} | {other.gets} | {other.within_s:g} s | {other.next_job} |"
-        for other in ELSEWHERE
+        for other in PROVEN_ELSEWHERE
     ]
     return "\n".join(rows) + "\n"
 

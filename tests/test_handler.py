@@ -22,7 +22,8 @@ import requests
 from PIL import Image
 
 from bench.stage import free_port
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_core.comfyui.server import CALL_TIMEOUT_S, ComfyServer
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from worker.comfyui_log import SHOWN_LINES
 from worker.leases import Lease

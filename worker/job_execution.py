@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from comfy_core.comfyui.prompt_monitor import RunProgress
-from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError, RequestError
 from worker import logs
 from worker.disk import sweep

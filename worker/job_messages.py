@@ -16,7 +16,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from comfy_core.contract import ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_core.contract import ErrorReport, Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 
 MAX_DEPTH = 100

@@ -16,7 +16,8 @@ from comfy_core.comfyui.outputs import JobOutput, JobOutputs, job_outputs
 from comfy_core.comfyui.prompt_monitor import Observe, WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode, Fault, JsonObject
+from comfy_core.contract import Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 from comfy_core.object_store import Bucket, store
 from comfy_core.request import intake

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Protocol
 
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from worker.comfyui_log import ComfyLog
 from worker.leases import Lease, Leases, RetryJob

@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.contract import JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import default_directory, load_workflows, render
 from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.stage import Stage
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from simulators.comfyui import Simulator
 from simulators.comfyui import faults as simulator_faults
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from bench.soak.cases import SoakCase
 from bench.soak.verdicts import BOUND_S, GRACE_S, Report, leftovers, outcome_of, problems_of, processes_left
 from bench.stage import Stage, staged
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from simulators.runpod.queue_api import QueueJobState
 from simulators.waiting import until
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from bench.soak.cases import SoakCase, essence
 from bench.stage import Stage
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from simulators.runpod.queue_api import QueueJob, QueueJobState
 from simulators.waiting import until
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from comfy_core import object_store
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
 from comfy_core.http import HttpApi
 

@@ -16,25 +16,17 @@ from comfy_client.batch.destination import BucketDestination
 from comfy_client.batch.journal import FAILED, INTENT, MADE, SENT, UNSENT, UPLOADED, Journal
 from comfy_client.batch.plan import AssetPlan, PlannedAsset
 from comfy_client.client import Client
-from comfy_client.job import JobPoller, backoff_s
+from comfy_client.job import JobPoller
 from comfy_client.providers.interface import GenerationRequest, GenerationResult, JobState, JobStatus
-from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.backoff import backoff_s
+from comfy_core.contract import JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
+from comfy_core.files import write_atomically
 
 ATTEMPTS = 3
-"""Maximum number of jobs for one image in one run. Only failures in _RESEND_CODES lead to another job."""
+"""Maximum number of jobs for one image in one run. Only errors that `_is_resendable` accepts lead to another job."""
 JOB_TIMEOUT_S = 3600.0
-_RESEND_CODES = frozenset(
-    {
-        ErrorCode.OUT_OF_MEMORY,
-        ErrorCode.INTERRUPTED,
-        ErrorCode.DEADLINE_EXCEEDED,
-        ErrorCode.COMFYUI_UNAVAILABLE,
-        ErrorCode.WORKER_LOST,
-        ErrorCode.OUTPUT_NOT_STORED,
-    }
-)
-"""Failures after which the job is submitted again: it may succeed, and the failed job left no image."""
 _log = logging.getLogger(__name__)
 
 
@@ -155,7 +147,7 @@ class Batch:
                 self._keep(asset, result)
             except JobError as error:
                 self._note(FAILED, asset, code=error.code.value, job_id=job_id)
-                if error.code not in _RESEND_CODES or attempt + 1 == ATTEMPTS:
+                if not _is_resendable(error) or attempt + 1 == ATTEMPTS:
                     raise
                 _log.warning("%s: job failed with %s; submitting it again", asset.path, error.code.value)
             else:
@@ -230,13 +222,9 @@ class Batch:
     def _write(self, asset: PlannedAsset, data: bytes) -> None:
         """Write an image atomically. Raises ConfigError; the image is not lost, since RunPod still has it."""
         path = self._folder / asset.filename
-        part = path.with_name(f".{path.name}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
-            part.replace(path)
+            write_atomically(path, data)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise ConfigError(
                 f"{path} cannot be written: {error.strerror}. Make room and run again. For 30 minutes the image can be "
                 "downloaded again without paying again"
@@ -269,6 +257,11 @@ class Batch:
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
             raise _StoppedError
+
+
+def _is_resendable(error: JobError) -> bool:
+    """Return whether to submit a failed job again. A job that expired may have been paid for: the user decides."""
+    return error.report.retryable and error.code is not ErrorCode.JOB_EXPIRED
 
 
 def _no_source(asset: PlannedAsset, source: AssetOutcome) -> ComfyClientError:

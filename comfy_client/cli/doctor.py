@@ -12,7 +12,8 @@ from comfy_client.cli.flags import Flag
 from comfy_client.client import Client
 from comfy_client.providers import SWITCH, VARIABLES, provider_name
 from comfy_client.providers.direct import DirectProvider
-from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.contract import JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.workflows import Workflow
 

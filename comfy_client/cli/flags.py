@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from comfy_core.contract import ENVELOPE, ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ENVELOPE, ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 
 PICTURE = "PATH|URL"

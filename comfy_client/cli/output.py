@@ -14,7 +14,8 @@ from pathlib import Path, PureWindowsPath
 from comfy_client.cli.flags import Flag, UsageError, is_address
 from comfy_client.cli.screen import Screen
 from comfy_client.providers.interface import FORMATS, GeneratedFile, GenerationRequest, GenerationResult
-from comfy_core.contract import ENVELOPE, ErrorCode, ErrorReport
+from comfy_core.contract import ENVELOPE, ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, range_of
-from comfy_core.contract import ERRORS, ErrorCode, JsonObject
+from comfy_core.contract import JsonObject
+from comfy_core.error_codes import ErrorCode, Retry
 from comfy_core.errors import ConfigError
 from comfy_core.validation import nearest
 from comfy_core.workflows import Workflow, find_workflow
@@ -42,27 +43,25 @@ def _type(rule: JsonObject) -> str:
 
 
 def _errors(call: Call) -> int:
-    if call.options.code is None:
-        listed = {code.value: facts.cause for code, facts in ERRORS.items()}
-        call.screen.show({"errors": listed}, *(f"{code:22}{cause}" for code, cause in listed.items()))
-        return 0
     known = {code.value: code for code in ErrorCode}
+    if call.options.code is None:
+        listed = {name: code.cause for name, code in known.items()}
+        lines = (f"{name:22}{code.retry.value:8}{code.cause}" for name, code in known.items())
+        call.screen.show({"errors": listed}, *lines)
+        return 0
     if call.options.code not in known:
         raise ConfigError(f"{call.options.code!r} is not an error code{nearest(call.options.code, known)}")
-    facts = ERRORS[known[call.options.code]]
+    code = known[call.options.code]
     value = {
-        "code": call.options.code,
-        "retryable": facts.retryable,
-        "cause": facts.cause,
-        "remedy": facts.remedy,
-        "details": facts.details,
+        "code": code.value,
+        "retry": code.retry.value,
+        "retryable": code.retry is Retry.RESEND,
+        "cause": code.cause,
+        "remedy": code.remedy,
+        "details": code.details,
     }
-    again = (
-        "The same request may succeed when it is sent again."
-        if facts.retryable
-        else "The same request will fail again."
-    )
-    call.screen.show(value, call.options.code, f"  {facts.cause}", f"  {facts.remedy}", f"  {again}")
+    retry = f"  {code.retry.value}: {code.retry.meaning}"
+    call.screen.show(value, code.value, f"  {code.cause}", f"  {code.remedy}", retry)
     return 0
 
 

@@ -15,7 +15,8 @@ from comfy_client.deploy.description import Description
 from comfy_client.deploy.desired import endpoint_creation, template_creation
 from comfy_client.deploy.plan import DeployPlan, RunPodApis, find_endpoint, find_template, wanted_models
 from comfy_client.providers.interface import Health
-from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, RequestError
 
 Tell: TypeAlias = Callable[[str], None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import RequestError, Unauthorized
 
 AGAIN = "Run the command again: it finds existing resources by name, and continues"

@@ -26,7 +26,8 @@ from comfy_core.comfyui.outputs import JobOutput, job_outputs
 from comfy_core.comfyui.prompt_monitor import RunProgress, WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ErrorCode, ErrorReport, Fault
+from comfy_core.contract import ErrorReport, Fault
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, invalid_input
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Request, read_request

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from comfy_client.providers.interface import GeneratedFile, GeneratedImage, GenerationResult, JobStatus
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.http import HttpApi
 from comfy_core.images.codec import identify

@@ -22,7 +22,8 @@ from comfy_client.providers.runpod_responses import (
     read_status,
     request_error,
 )
-from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.contract import JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
 from comfy_core.http import HttpApi, retries
 from comfy_core.urls import is_base_url, quoted_url

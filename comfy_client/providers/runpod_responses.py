@@ -18,7 +18,8 @@ import json
 import re
 
 from comfy_client.providers.interface import Health, JobState, JobStatus, Progress
-from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import RequestError, Unauthorized
 
 _STATES = {

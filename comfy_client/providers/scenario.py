@@ -27,7 +27,8 @@ from comfy_client.providers.scenario_request import MAX_SEED, MODEL_ID, check_su
 from comfy_client.providers.scenario_responses import ScenarioAsset, asset_ids_of, body_of, read_asset, read_job
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import parameters_text
-from comfy_core.contract import ALIASES, ErrorCode, ErrorReport, is_asset_id
+from comfy_core.contract import ALIASES, ErrorReport, is_asset_id
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
 from comfy_core.images.child_process import check_picture, encode_picture
 from comfy_core.images.codec import Picture

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from comfy_client.providers.interface import JobState, JobStatus, Progress
-from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 
 STATES = {
     "pending": JobState.QUEUED,

@@ -31,7 +31,8 @@ from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import metadata_text
-from comfy_core.contract import ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_core.contract import ErrorReport, Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import invalid_input
 from comfy_core.images.child_process import encode_picture, identify
 from comfy_core.request import intake

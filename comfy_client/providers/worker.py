@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from comfy_client.providers.interface import GenerationRequest, GenerationResult, Health, JobStatus
 from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from comfy_core.comfyui.file_inputs import SILENT_SAVERS, FileUse, declared_input, file_use
-from comfy_core.contract import EXPORT_MENU, ErrorCode, JsonObject, shortened
+from comfy_core.contract import EXPORT_MENU, JsonObject, shortened
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import EDITOR_NODES
 from comfy_core.request.spellings import as_number

@@ -21,7 +21,7 @@ from comfy_core.comfyui.graph_rewrite import save_nodes
 from comfy_core.comfyui.responses import Outcome, Succeeded, read_history
 from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
 from comfy_core.comfyui.websocket_listener import Notice, SocketBack, SocketLost
-from comfy_core.contract import ERRORS, ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import Graph
 
@@ -243,10 +243,10 @@ class PromptMonitor:
 def unavailable(problem: str) -> JobError:
     """Return the error for a ComfyUI that does not respond or has lost a prompt."""
     code = ErrorCode.COMFYUI_UNAVAILABLE
-    return JobError.because(code, f"{problem}. {ERRORS[code].remedy}")
+    return JobError.because(code, f"{problem}. {code.remedy}")
 
 
 def _deadline(after_s: float, what: str) -> JobError:
     code = ErrorCode.DEADLINE_EXCEEDED
-    message = f"After {after_s:.1f} s the job {what}. {ERRORS[code].remedy}"
+    message = f"After {after_s:.1f} s the job {what}. {code.remedy}"
     return JobError.because(code, message, after_s=round(after_s, 1))

@@ -16,7 +16,8 @@ from typing import Any
 
 from comfy_core.comfyui.file_inputs import RUN_FOLDER, FileUse, declared_input, file_use
 from comfy_core.comfyui.responses import foreign_text
-from comfy_core.contract import ERRORS, ErrorCode, JsonObject, shortened
+from comfy_core.contract import JsonObject, shortened
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.validation import shown
 
@@ -105,7 +106,7 @@ class Refusal:
             return JobError.because(ErrorCode.MODEL_MISSING, message, **details)
         nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
         listed = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
-        remedy = f" {ERRORS[ErrorCode.NO_OUTPUT].remedy}" if self.kind == "prompt_no_outputs" else ""
+        remedy = f" {ErrorCode.NO_OUTPUT.remedy}" if self.kind == "prompt_no_outputs" else ""
         message = f"ComfyUI rejected the graph: {listed or self.message}.{remedy}"
         return JobError.because(ErrorCode.WORKFLOW_REJECTED, message, nodes=nodes, type=self.kind, **details)
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from comfy_core.contract import ERRORS, ErrorCode, shortened
+from comfy_core.contract import shortened
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError
 
 _READ_TEXT = 10_000
@@ -72,7 +73,7 @@ class Failed:
         where = f"node {self.node_id} ({self.node_type})"
         details = {"node_id": self.node_id, "node_type": self.node_type, "exception_type": self.exception_type}
         if self.is_out_of_memory:
-            message = f"The GPU ran out of memory in {where}. {ERRORS[ErrorCode.OUT_OF_MEMORY].remedy}"
+            message = f"The GPU ran out of memory in {where}. {ErrorCode.OUT_OF_MEMORY.remedy}"
             return JobError.because(ErrorCode.OUT_OF_MEMORY, message, **details)
         if self.breaks_cuda:
             message = f"The GPU failed in {where}: {self.message}. The worker restarts ComfyUI; send the job again."

@@ -21,7 +21,8 @@ from comfy_core.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_core.comfyui.responses import OutputFile, Succeeded, read_history
 from comfy_core.comfyui.saved import PromptResult, prompt_result, require_content
 from comfy_core.comfyui.server import ComfyServer
-from comfy_core.contract import ERRORS, MAX_FAULTS, ErrorCode, JsonObject
+from comfy_core.contract import MAX_FAULTS, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, invalid_input
 from comfy_core.request.reading import Upload
 from comfy_core.workflows import Graph
@@ -123,7 +124,7 @@ class _Run:
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
-            message = f"The graph succeeded but saved no output. {ERRORS[ErrorCode.NO_OUTPUT].remedy}"
+            message = f"The graph succeeded but saved no output. {ErrorCode.NO_OUTPUT.remedy}"
             raise JobError.because(ErrorCode.NO_OUTPUT, message)
         started_at = monitor.started_at or ended_at
         fetch_s = time.monotonic() - ended_at
@@ -285,8 +286,7 @@ class _Run:
 
 def _not_stored(error: RequestError) -> JobError:
     message = (
-        f"{error}: it could not store an input file; its disk may be full or not writable. "
-        f"{ERRORS[ErrorCode.DISK_FULL].remedy}"
+        f"{error}: it could not store an input file; its disk may be full or not writable. {ErrorCode.DISK_FULL.remedy}"
     )
     return JobError.because(ErrorCode.DISK_FULL, message)
 

@@ -13,7 +13,7 @@ from comfy_core.comfyui.file_inputs import RUN_FOLDER
 from comfy_core.comfyui.graph_rewrite import SAVE_NODE, filled_name, prefix_of, save_nodes
 from comfy_core.comfyui.prompt_monitor import Prompt
 from comfy_core.comfyui.responses import OutputFile, Succeeded
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.child_process import Check, identify
 from comfy_core.images.codec import png_size

@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeAlias
 
-from comfy_core.contract import ErrorCode, JsonObject
+from comfy_core.contract import JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.child import picture_of, read_frame, write_frame
 from comfy_core.images.codec import Picture, invalid_image, kept_as_it_is, png_size, require_size

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.decoding import (
     BOMBS,

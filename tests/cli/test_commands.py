@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfy_core.contract import ERRORS, ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import Workflow, render
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import RunPodPlatform
@@ -186,8 +187,8 @@ def test_a_workflow_s_inputs_are_listed(shell: Shell, workflows: Mapping[str, Wo
 
 def test_every_error_is_explained(shell: Shell) -> None:
     """`errors CODE` says cause and remedy."""
-    for code, facts in ERRORS.items():
-        assert facts.remedy in shell("errors", code.value).out
+    for code in ErrorCode:
+        assert code.remedy in shell("errors", code.value).out
 
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh"])

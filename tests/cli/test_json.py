@@ -10,7 +10,8 @@ import pytest
 
 from bench.stage import ROOT
 from comfy_client.cli.commands import commands
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import Workflow
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker

@@ -75,7 +75,7 @@ def test_json_names_the_field(shell: Shell) -> None:
         (["txt2img", "a", "--step", "1"], "did you mean --steps?"),
         (["txt2img", "a", "--step=1"], "did you mean --steps?"),
         (["txt2img", "a", "--colour", "red"], "there is no flag --colour"),
-        (["txt2img", "a", "--colour", "red"], "comfy-client help txt2img"),
+        (["txt2img", "a", "--colour", "red"], "comfy-client txt2img --help"),
         (["img2img", "a", "--imge", "in.png"], "did you mean --image?"),
         (["txt2img", "a", "pixel", "art", "knight"], "comfy-client txt2img 'a pixel art knight'"),
         (["txt2img", "a", "red", "fox", "--steps", "4"], "put the prompt in quotes"),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from comfy_client.pictures import picture_text, with_texts
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES
 from simulators.runpod.scripted_worker import noise, png

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfy_core.contract import ALIASES, ENVELOPE, ERRORS, OUTPUT_FORMATS, ErrorCode, ErrorReport, Fault
+from comfy_core.contract import ALIASES, ENVELOPE, OUTPUT_FORMATS, ErrorReport, Fault
+from comfy_core.error_codes import ErrorCode, Retry
 from comfy_core.errors import ComfyClientError, ConfigError, JobCancelled, JobError, RequestError, invalid_input
 
 ROOT = Path(__file__).parents[2]
@@ -22,40 +23,38 @@ SOURCES = (
     ROOT / "handler.py",
 )
 
-RETRYABLE = {
-    "invalid_input": False,
-    "invalid_image": False,
-    "unknown_workflow": False,
-    "workflow_rejected": False,
-    "model_missing": False,
-    "execution_failed": False,
-    "out_of_memory": True,
-    "interrupted": True,
-    "deadline_exceeded": True,
-    "comfyui_unavailable": True,
-    "disk_full": True,
-    "no_output": False,
-    "output_too_large": False,
-    "output_not_stored": True,
-    "internal": False,
+RESEND = {
+    "out_of_memory",
+    "interrupted",
+    "deadline_exceeded",
+    "comfyui_unavailable",
+    "disk_full",
+    "output_not_stored",
+    "rate_limited",
+    "network",
+    "worker_lost",
+    "job_expired",
 }
-"""The table of design.md, as far as it gives a flag."""
-
-ADDED_BY_CLIENTS = {
+NO = {
+    "invalid_input",
+    "invalid_image",
+    "unknown_workflow",
+    "workflow_rejected",
+    "model_missing",
+    "execution_failed",
+    "no_output",
+    "output_too_large",
+    "cancelled",
+    "internal",
     "auth_failed",
     "endpoint_not_found",
-    "rate_limited",
     "payload_too_large",
-    "network",
-    "job_expired",
     "result_lost",
-    "cancelled",
-    "queue_timeout",
     "misconfigured",
-    "worker_lost",
     "unrecognized",
 }
-"""The codes of design.md that have no flag there, and one that was added: RunPod lost the worker that had the job."""
+PUBLISHED = dict.fromkeys(RESEND, Retry.RESEND) | dict.fromkeys(NO, Retry.NO) | {"queue_timeout": Retry.WAIT}
+"""The codes of released versions. A caller's program may depend on each code and its retry word."""
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -148,33 +147,37 @@ def test_details_may_be_absent(details: str) -> None:
     assert report == ErrorReport(ErrorCode.INTERRUPTED, "x", {})
 
 
-def test_every_code_is_in_the_registry_with_its_text() -> None:
-    """Each code has facts, each with a cause and a remedy that are sentences."""
-    assert set(ERRORS) == set(ErrorCode)
-    for facts in ERRORS.values():
-        assert facts.cause.endswith(".")
-        assert facts.remedy.endswith(".")
+@pytest.mark.parametrize("code", ErrorCode)
+def test_a_row_of_the_registry_is_complete(code: ErrorCode) -> None:
+    """Each code has a known retry word, and a cause and a remedy in full sentences."""
+    assert code.retry in Retry
+    assert code.retry.meaning.endswith(".")
+    assert code.cause.endswith(".")
+    assert code.remedy.endswith(".")
 
 
-def test_retryable_is_what_the_design_says() -> None:
-    """The registry's flags are those of the design's table, and it has no code that the design does not name."""
-    flags = {code.value: facts.retryable for code, facts in ERRORS.items() if code.value not in ADDED_BY_CLIENTS}
-
-    assert flags.items() <= RETRYABLE.items()
+def test_published_codes_stay() -> None:
+    """No released code is removed or changes its retry word."""
+    assert PUBLISHED.items() <= {code.value: code.retry for code in ErrorCode}.items()
 
 
-def test_every_code_of_the_source_is_in_the_registry() -> None:
-    """No file mentions a code that the registry does not explain."""
+@pytest.mark.parametrize("code", ErrorCode)
+def test_retryable_means_that_the_request_can_be_resent(code: ErrorCode) -> None:
+    """`retryable` is true for `resend` only: not if the job still runs, and not if it may have been accepted."""
+    sent = json.loads(ErrorReport(code, "x").to_json())
+    unsure = ErrorReport(code, "x", {"may_run": True})
+
+    assert sent["retryable"] == (code.retry is Retry.RESEND)
+    assert not unsure.retryable
+
+
+def test_the_code_and_the_registry_agree() -> None:
+    """Every code that the source mentions has a row, and every row's code is raised somewhere."""
     mentioned = {name for file in SOURCES for name, _ in codes_in(file)}
-
-    assert mentioned <= {code.name for code in ERRORS}
-
-
-def test_every_code_of_the_registry_is_raised() -> None:
-    """No code is explained that nothing makes."""
     built = {name for file in SOURCES for name, is_built in codes_in(file) if is_built}
 
-    assert {code.name for code in ERRORS} - built == set()
+    assert mentioned == {code.name for code in ErrorCode}
+    assert built == mentioned
 
 
 def test_the_envelope_is_a_json_schema() -> None:

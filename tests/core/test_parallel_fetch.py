@@ -10,7 +10,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.parallel_fetch import PARALLEL, fetch_pictures
 from comfy_core.safe_fetch import FetchRules

@@ -12,7 +12,7 @@ from comfy_client.deploy.diff import HIDDEN, changes_of, patch_of
 from comfy_client.deploy.offers import make_offers
 from comfy_client.deploy.responses import api_error
 from comfy_client.prices import AS_OF, POOLS
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, RequestError, Unauthorized
 from simulators.runpod.rest.shapes import CATALOGUE, gpu
 

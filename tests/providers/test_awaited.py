@@ -13,7 +13,8 @@ from comfy_client.aio import AsyncClient, AsyncJob, async_client_from_env
 from comfy_client.client import Client, Job
 from comfy_client.job import Done
 from comfy_client.providers.interface import JobState
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png

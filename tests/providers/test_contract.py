@@ -22,7 +22,7 @@ from comfy_client.client import client_from_env
 from comfy_client.job import Done, Queued, Running
 from comfy_client.providers import PROVIDERS
 from comfy_client.providers.interface import JobState
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, WaitTimeout
 from comfy_core.workflows import Workflow, render
 from simulators.scenario import ScenarioStandIn

@@ -11,7 +11,7 @@ import pytest
 from comfy_client.client import Client, client_from_env
 from comfy_client.job import Preview, Sampling
 from comfy_client.providers.interface import JobOptions, JobState
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from simulators.comfyui import Simulator
 from simulators.waiting import until

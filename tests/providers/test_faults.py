@@ -13,7 +13,7 @@ from bench.stage import staged
 from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
 from comfy_client.job import Waiting
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, WaitTimeout
 from comfy_core.object_store import store
 from simulators.runpod.queue_api import RunPodPlatform

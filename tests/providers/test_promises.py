@@ -25,7 +25,8 @@ from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
 from comfy_client.job import ProviderUnavailable, Queued, Running
 from comfy_client.providers.interface import JobOptions, JobState
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured

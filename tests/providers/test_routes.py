@@ -18,7 +18,8 @@ from comfy_client.client import Client
 from comfy_client.job import Preview, Sampling
 from comfy_client.providers.interface import GenerationRequest, JobState
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured

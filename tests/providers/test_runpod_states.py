@@ -16,7 +16,8 @@ from comfy_client.client import Client, client_from_env
 from comfy_client.providers.interface import JobOptions, JobState
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_client.providers.worker import WorkerProvider
-from comfy_core.contract import ErrorCode, ErrorReport
+from comfy_core.contract import ErrorReport
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png

@@ -18,7 +18,7 @@ from comfy_client.client import Client
 from comfy_client.job import Queued, Running, Sampling
 from comfy_client.providers.interface import JobOptions, JobState
 from comfy_client.providers.scenario_responses import STATES, read_job
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError, Unauthorized
 from comfy_core.images.codec import identify
 from simulators.scenario import KEY, MODEL, SECRET, ScenarioStandIn

@@ -8,7 +8,7 @@ import pytest
 
 from comfy_client.client import Client
 from comfy_client.job import ProviderUnavailable
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, Unauthorized
 from simulators.scenario import MODEL, ScenarioStandIn
 from tests.fakes.gate import Gate

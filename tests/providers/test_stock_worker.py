@@ -11,7 +11,7 @@ from PIL import Image
 
 from comfy_client.client import Client, client_from_env
 from comfy_client.providers.stock_worker import merged, stock_input
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow

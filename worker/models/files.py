@@ -24,10 +24,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from comfy_core.files import write_atomically
 from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, ModelFile
-from worker.models.own_files import is_ours, open_own, owners_of, replace_file
+from worker.models.own_files import is_ours, open_own, owners_of
 
 LOG = logging.getLogger(__name__)
+LOCK_TIMEOUT_S = 900.0
+"""How long another process may hold a part file without writing to it."""
 _PIECE = 1024 * 1024
 _POLL_S = 0.1
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -80,7 +83,7 @@ def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Prog
         _read(model, file.fileno(), digest, stop, progress)
     with contextlib.suppress(OSError):  # in a read-only folder there is no marker, and the file is hashed each time
         if digest.hexdigest() == model.sha256:
-            replace_file(_marker(target), _mark(model, before))
+            write_atomically(_marker(target), _mark(model, before))
         else:
             _marker(target).unlink()
     return digest.hexdigest()
@@ -183,7 +186,7 @@ class PartFile:
                 f"writes to {target.parent}, and run it again",
             )
         with contextlib.suppress(OSError):
-            replace_file(_marker(target), _mark(self._model, os.fstat(self._fd)))
+            write_atomically(_marker(target), _mark(self._model, os.fstat(self._fd)))
         with contextlib.suppress(OSError):  # not every network volume can sync a folder
             _sync(target.parent)
 
@@ -212,7 +215,12 @@ class PartFile:
 
 @contextlib.contextmanager
 def locked_part(
-    model: ModelFile, target: Path, stop: threading.Event, *, lock_timeout_s: float, flock: Flock = fcntl.flock
+    model: ModelFile,
+    target: Path,
+    stop: threading.Event,
+    *,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+    flock: Flock = fcntl.flock,
 ) -> Iterator[PartFile]:
     """Lock the part file next to `target`; wait if another process holds it.
 

@@ -55,16 +55,3 @@ def open_own(path: Path) -> int:
         LOG.warning("%s: is a link, or writable by others; deleting it and starting over", path.name)
         path.unlink(missing_ok=True)
     raise OSError(errno.EBUSY, "another process keeps creating it", str(path))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Atomically replace whatever is at `path` by a small file."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # a new file, never through a link
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            os.fchmod(fd, 0o644)
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise

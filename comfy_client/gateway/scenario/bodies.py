@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from comfy_client.gateway.scenario.errors import TOO_LARGE, ShimError, bad_request
-from comfy_core.contract import ErrorCode, Fault
+from comfy_core.contract import Fault
+from comfy_core.error_codes import ErrorCode
 from comfy_core.request.encoded import decode_base64
 
 MAX_JSON_BYTES = 131_072

@@ -8,7 +8,7 @@ import time
 from starlette.requests import ClientDisconnect, Request
 
 from comfy_client.gateway.scenario.errors import NOT_FOUND, TIMED_OUT, TOO_LARGE, ShimError
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 
 GRACE_S = 20.0
 """Time limit for a body. Every LEAST_BYTES_PER_S bytes received add one second."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from comfy_core.contract import ErrorCode, ErrorReport, Fault, JsonObject
+from comfy_core.contract import ErrorReport, Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError
 
 BAD_REQUEST = 400

@@ -49,7 +49,8 @@ from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.throttle import CallLimits, LoginThrottle
 from comfy_client.gateway.scenario.uploads import SMALLER
-from comfy_core.contract import ErrorCode, Fault, JsonObject
+from comfy_core.contract import Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
 from comfy_core.images.codec import MAX_BYTES
 

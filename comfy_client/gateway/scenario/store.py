@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from comfy_client.gateway.scenario.errors import INTERNAL, ShimError, not_stored
 from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, ShimUpload, Status
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 
 Record = TypeVar("Record", ShimJob, ShimAsset, ShimUpload)

@@ -15,7 +15,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from comfy_client.gateway.scenario.auth import Keys
 from comfy_client.gateway.scenario.errors import TOO_MANY, UNAUTHORIZED, ShimError
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 
 FAILURES_PER_MINUTE = 10
 """Failed logins of one address that get an immediate response. After that, PENALTY_S and AT_ONCE apply."""

@@ -15,8 +15,10 @@ from comfy_client.gateway.scenario.assets import Assets
 from comfy_client.gateway.scenario.errors import TOO_LARGE, TOO_MANY, ShimError, bad_request, not_found, storing
 from comfy_client.gateway.scenario.models import ShimUpload
 from comfy_client.gateway.scenario.serializers import PartUrl, upload_record
-from comfy_core.contract import ErrorCode, Fault, JsonObject
+from comfy_core.contract import Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
+from comfy_core.files import write_atomically
 from comfy_core.images.codec import MAX_BYTES
 
 MOST_PARTS = 100
@@ -180,11 +182,7 @@ class Uploads:
         return changed
 
     def _write(self, upload_id: str, number: int, data: bytes) -> None:
-        folder = self._directory / upload_id
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{number}.part"
-        part.write_bytes(data)
-        part.replace(folder / str(number))
+        write_atomically(self._directory / upload_id / str(number), data)
 
     def _joined(self, upload: ShimUpload) -> bytes:
         files = [self._directory / upload.id / str(number) for number in range(1, upload.parts + 1)]

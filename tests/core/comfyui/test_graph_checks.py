@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from comfy_core.comfyui.graph_checks import check_structure, with_defaults
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.workflows import Graph
 

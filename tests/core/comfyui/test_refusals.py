@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from comfy_core.comfyui.refusals import Refusal, combo_choices, read_refusal
-from comfy_core.contract import MAX_REPORT_BYTES, MAX_TEXT, ErrorCode, ErrorReport
+from comfy_core.contract import MAX_REPORT_BYTES, MAX_TEXT, ErrorReport
+from comfy_core.error_codes import ErrorCode
 
 FOREIGN = "run-" + "a" * 32
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from comfy_core.contract import ErrorCode
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images import codec
 from comfy_core.images.child import picture_of, read_frame, respond, write_frame

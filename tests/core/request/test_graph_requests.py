@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
 from comfy_core.request.reading import Rendered, Request, read_request

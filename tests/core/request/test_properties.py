@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from comfy_core.contract import ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import rounded_size
 from comfy_core.request.reading import read_request

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_core.contract import MAX_FAULTS, ErrorCode, ErrorReport, JsonObject
+from comfy_core.contract import MAX_FAULTS, ErrorReport, JsonObject
+from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import EDITOR_FORMAT, Graph
 from comfy_core.images.codec import Picture

@@ -1,0 +1,267 @@
+"""The registry of error codes: for each code its cause, its remedy, and whether the request can be sent again.
+
+A code is one row of `ErrorCode`. docs/errors.md, `comfy-client errors` and the messages of `JobError.because` and
+`RequestError.because` are generated from the rows.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, NamedTuple, Self
+
+
+class Retry(enum.StrEnum):
+    """What a caller can do after a failure."""
+
+    RESEND = "resend"
+    WAIT = "wait"
+    NO = "no"
+
+    @property
+    def meaning(self) -> str:
+        """The sentence that explains the word to a caller."""
+        return {
+            Retry.RESEND: "The same request may succeed if it is sent again.",
+            Retry.WAIT: "The job still runs: wait for it again by its id. Sending the request again pays twice.",
+            Retry.NO: "The same request will not succeed if it is sent again. Follow the remedy first.",
+        }[self]
+
+
+class _Row(NamedTuple):
+    code: str
+    retry: Retry
+    cause: str
+    remedy: str
+    details: str = ""
+    is_of_client: bool = False
+
+
+class ErrorCode(enum.StrEnum):
+    """A stable code for each cause of failure. Codes are added, never renamed.
+
+    Attributes:
+        retry: what the caller can do next.
+        cause: what happened, in full sentences.
+        remedy: what to change, in full sentences.
+        details: the keys of the report's `details`.
+        is_of_client: whether the client creates the error, rather than the worker.
+    """
+
+    retry: Retry
+    cause: str
+    remedy: str
+    details: str
+    is_of_client: bool
+
+    def __new__(cls, code: str, *facts: Any) -> Self:  # noqa: ANN401, D102 - the fields of a _Row
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.retry, member.cause, member.remedy, member.details, member.is_of_client = facts
+        return member
+
+    INVALID_INPUT = _Row(
+        "invalid_input",
+        Retry.NO,
+        cause="The request does not match its schema, or its graph refers to files that do not belong to the job. "
+        "All faults are listed at once. Nothing was sent to ComfyUI.",
+        remedy="Correct the value at each path in `details.faults`.",
+        details="`faults`: list of `{path, message}`",
+    )
+    INVALID_IMAGE = _Row(
+        "invalid_image",
+        Retry.NO,
+        cause="An image in the request is not an image file, is truncated, or is too large.",
+        remedy="Send a complete PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
+        details="`path`",
+    )
+    UNKNOWN_WORKFLOW = _Row(
+        "unknown_workflow",
+        Retry.NO,
+        cause="No workflow with this name exists.",
+        remedy="Use a name from `details.known`, or send a complete graph.",
+        details="`known`",
+    )
+    WORKFLOW_REJECTED = _Row(
+        "workflow_rejected",
+        Retry.NO,
+        cause="ComfyUI rejected the graph, or would have skipped some of its outputs.",
+        remedy="Correct the nodes in `details.nodes`. If a node type does not exist, install its custom node in the "
+        "worker image.",
+        details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`; `missing` and `available` as in "
+        "`model_missing`, if a model is also missing",
+    )
+    MODEL_MISSING = _Row(
+        "model_missing",
+        Retry.NO,
+        cause="The graph names a model, LoRA, sampler or scheduler that this ComfyUI does not have. No GPU time was "
+        "spent.",
+        remedy="Use a name from `details.available`, or add the file to the worker's model folder.",
+        details="`missing`: list of `{node_id, node_type, input, value}`, `available`: `{input: [names]}`",
+    )
+    EXECUTION_FAILED = _Row(
+        "execution_failed",
+        Retry.NO,
+        cause="A node raised an exception during execution, or made ComfyUI hang.",
+        remedy="Fix the cause given in `details.exception_type` and the message. The same graph will fail again.",
+        details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` if ComfyUI hung",
+    )
+    OUT_OF_MEMORY = _Row(
+        "out_of_memory",
+        Retry.RESEND,
+        cause="The GPU ran out of memory.",
+        remedy="Request a smaller size or fewer LoRAs, or configure the endpoint with a GPU that has more memory.",
+        details="`node_id`, `node_type`, `exception_type`",
+    )
+    INTERRUPTED = _Row(
+        "interrupted",
+        Retry.RESEND,
+        cause="Another client interrupted ComfyUI while it was executing this job, or the worker shut down.",
+        remedy="Send the job again.",
+        details="`node_id`, `node_type`",
+    )
+    DEADLINE_EXCEEDED = _Row(
+        "deadline_exceeded",
+        Retry.RESEND,
+        cause="The job exceeded its timeout. Its prompts were interrupted, or not all of its results were stored.",
+        remedy="Request fewer steps, images or pixels, or raise `timeout_s` and the worker's WORKER_JOB_TIMEOUT_S.",
+        details="`after_s`",
+    )
+    COMFYUI_UNAVAILABLE = _Row(
+        "comfyui_unavailable",
+        Retry.RESEND,
+        cause="ComfyUI does not respond, has exited, or lost the job because it was restarted.",
+        remedy="Send the job again. If it fails again, check the worker's log.",
+        details="`log_tail`: ComfyUI's last log lines since the job started, if it exited and no other job used it",
+    )
+    DISK_FULL = _Row(
+        "disk_full",
+        Retry.RESEND,
+        cause="The disk that ComfyUI writes to is full, or ComfyUI could not store an input file of the request.",
+        remedy="Send the job again: the worker frees disk space, and shuts down if that does not help. If it fails "
+        "again, give the endpoint a larger container disk, or set COMFYUI_DATA_DIR to a folder on another disk.",
+    )
+    NO_OUTPUT = _Row(
+        "no_output",
+        Retry.NO,
+        cause="The graph succeeded but saved no output, or a node reported a file that is empty or does not exist.",
+        remedy="Add a SaveImage node, or another node that saves files. PreviewImage does not save.",
+    )
+    OUTPUT_TOO_LARGE = _Row(
+        "output_too_large",
+        Retry.NO,
+        cause="The result exceeds RunPod's size limit, and no bucket is configured.",
+        remedy="Request `output_format` webp or jpeg, fewer images or a smaller size, or configure a bucket.",
+        details="`bytes`, `limit`",
+    )
+    OUTPUT_NOT_STORED = _Row(
+        "output_not_stored",
+        Retry.RESEND,
+        cause="An image could not be uploaded to the bucket.",
+        remedy="Check the bucket's name, keys and permissions, or request `delivery` base64.",
+    )
+    CANCELLED = _Row(
+        "cancelled",
+        Retry.NO,
+        cause="The job was cancelled, and its prompts were interrupted.",
+        remedy="None needed: the caller requested the cancellation.",
+    )
+    INTERNAL = _Row(
+        "internal",
+        Retry.NO,
+        cause="A bug in the worker, the client or the shim.",
+        remedy="Report it with the job id. The traceback is in the worker's log.",
+    )
+    AUTH_FAILED = _Row(
+        "auth_failed",
+        Retry.NO,
+        cause="The API key is missing, invalid, or has no access to the endpoint.",
+        remedy="Create a key in RunPod's console (Settings > API Keys) and set RUNPOD_API_KEY.",
+        details="`status`",
+        is_of_client=True,
+    )
+    ENDPOINT_NOT_FOUND = _Row(
+        "endpoint_not_found",
+        Retry.NO,
+        cause="The platform has no endpoint with this id.",
+        remedy="Copy the id from RunPod's console (Serverless > the endpoint), and check RUNPOD_ENDPOINT_BASE_URL.",
+        details="`status`",
+        is_of_client=True,
+    )
+    RATE_LIMITED = _Row(
+        "rate_limited",
+        Retry.RESEND,
+        cause="The platform's rate limit was reached, and several retries failed.",
+        remedy="Lower `concurrency`, or wait and try again.",
+        details="`status`",
+        is_of_client=True,
+    )
+    PAYLOAD_TOO_LARGE = _Row(
+        "payload_too_large",
+        Retry.NO,
+        cause="The request exceeds RunPod's size limit: 10 MiB, or 20 MB if the call waits for the result.",
+        remedy="Send images as https URLs, or smaller images (JPEG or WebP). Base64 adds a third to their size.",
+        details="`bytes`, `limit`",
+        is_of_client=True,
+    )
+    NETWORK = _Row(
+        "network",
+        Retry.RESEND,
+        cause="A server could not be reached, or its response was unexpected.",
+        remedy="Try again. If `details.may_run` is true, first check whether the job is running: a submit is never "
+        "retried automatically.",
+        details="`status`, `may_run`: whether a job may have been accepted",
+        is_of_client=True,
+    )
+    WORKER_LOST = _Row(
+        "worker_lost",
+        Retry.RESEND,
+        cause="RunPod lost contact with the worker that was running the job, and failed the job.",
+        remedy="Send the job again. If it fails again, check the worker's log: the worker may run out of memory.",
+        details="`error`: RunPod's error text",
+        is_of_client=True,
+    )
+    JOB_EXPIRED = _Row(
+        "job_expired",
+        Retry.RESEND,
+        cause="The platform does not have the job: the id is wrong, its `ttl` expired, or its result was not "
+        "fetched in time (RunPod keeps results for 30 minutes).",
+        remedy="Check the job id. Send the job again with a longer `ttl_s`, and fetch its result sooner.",
+        is_of_client=True,
+    )
+    RESULT_LOST = _Row(
+        "result_lost",
+        Retry.NO,
+        cause="The job succeeded, but its result is missing or incomplete: RunPod drops results that are too large, "
+        "and bucket URLs expire.",
+        remedy="Request `output_format` webp or jpeg, fewer images or `delivery` s3, and fetch the result immediately.",
+        details="`filename`, if the error is about one image",
+        is_of_client=True,
+    )
+    QUEUE_TIMEOUT = _Row(
+        "queue_timeout",
+        Retry.WAIT,
+        cause="The caller's wait timed out before the job ended. The job is still queued or running.",
+        remedy="Wait for the same job again, using its id. The message describes the state of the endpoint.",
+        details="`job_id`, `state`, `workers`: counts by state, `why`",
+        is_of_client=True,
+    )
+    MISCONFIGURED = _Row(
+        "misconfigured",
+        Retry.NO,
+        cause="A setting is missing or invalid. Nothing was sent.",
+        remedy="Set the variable named in the message.",
+        is_of_client=True,
+    )
+    UNRECOGNIZED = _Row(
+        "unrecognized",
+        Retry.NO,
+        cause="The error report has a code that this version of the client does not know, or it is not a valid report.",
+        remedy="Read the message. If the report has a code, a newer client knows it.",
+        details="`error`: the report as received",
+    )
+
+    def message(self, problem: str = "") -> str:
+        """Return an error message: `problem`, or else the code's cause, as a sentence, and the code's remedy."""
+        problem = problem or self.cause
+        end = "" if problem.endswith((".", "!", "?")) else "."
+        return f"{problem}{end} {self.remedy}"
