@@ -6,6 +6,7 @@ which requests are safe to repeat.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,8 @@ which RunPod is behind."""
 MAX_RETRY_AFTER_S = 30.0
 _KEPT_CONNECTIONS = 8
 _SHOWN_BODY = 2000
+_MAX_MESSAGE = 300
+_MOST_ERRORS = 10
 
 
 class Retries(Retry):
@@ -162,6 +165,32 @@ class HttpApi:
     def close(self) -> None:
         """Close the pooled connections."""
         self._session.close()
+
+
+def error_message(body: object) -> str:
+    """Return the message in the body of an HTTP error, shortened. Empty for an HTML page.
+
+    Knows the `errors` of RFC 9457, one for each invalid field, and Scenario's `trace_id`.
+    """
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except (ValueError, RecursionError):
+            return "" if "<" in str(body)[:200] else _line(body)
+    if not isinstance(body, dict):
+        return ""
+    messages = (_line(body[key]) for key in ("reason", "detail", "message", "error", "title") if body.get(key))
+    errors = body.get("errors")
+    fields = map(_line, errors[:_MOST_ERRORS]) if isinstance(errors, list) else ()
+    trace = f"trace {_line(body['trace_id'])}" if body.get("trace_id") else ""
+    return "; ".join(filter(None, [next(messages, "").rstrip("."), *fields, trace]))
+
+
+def _line(value: object) -> str:
+    match value:
+        case str(text) | {"message": str(text)} | {"detail": str(text)}:
+            return " ".join(text.split())[:_MAX_MESSAGE]
+    return json.dumps(value)[:_MAX_MESSAGE]
 
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)

@@ -8,11 +8,14 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import pytest
+
 from comfy_client import Client, client_from_env
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
-from scripts.docs import SETTINGS
+from tools.docs.__main__ import SETTINGS
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 MARK = "rpa_this_is_a_secret"
 DESCRIBE = """

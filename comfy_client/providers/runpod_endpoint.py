@@ -16,7 +16,6 @@ import requests
 from comfy_client.providers.interface import GenerationRequest, Health, JobStatus
 from comfy_client.providers.runpod_responses import (
     SMALLER,
-    error_message,
     expired,
     read_health,
     read_status,
@@ -25,7 +24,7 @@ from comfy_client.providers.runpod_responses import (
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
-from comfy_core.http import HttpApi, retries
+from comfy_core.http import HttpApi, error_message, retries
 from comfy_core.urls import is_base_url, quoted_url
 
 BASE_URL = "https://api.runpod.ai/v2"

@@ -12,8 +12,6 @@ Facts (docs/reference/runpod.md#job-states):
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 
@@ -21,6 +19,8 @@ from comfy_client.providers.interface import Health, JobState, JobStatus, Progre
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import RequestError, Unauthorized
+from comfy_core.http import error_message
+from comfy_core.request.encoded import decode_base64
 
 _STATES = {
     "IN_QUEUE": JobState.QUEUED,
@@ -128,8 +128,8 @@ def read_progress(output: object) -> Progress | None:
 
 def _preview(text: object) -> bytes | None:
     try:
-        return base64.b64decode(text, validate=True) if isinstance(text, str) else None
-    except (binascii.Error, ValueError):
+        return decode_base64(text) if isinstance(text, str) else None
+    except ValueError:
         return None
 
 
@@ -185,63 +185,44 @@ def request_error(error: RequestError, endpoint_id: str) -> RequestError:
     """Return a failed call's error with the cause and remedy that its status has on RunPod's queue API."""
     detail = error_message(error.body)
     note = f" ({detail})" if detail else ""
-    if error.status in {401, 403}:
-        return Unauthorized(
-            f"RunPod rejected the API key for endpoint {endpoint_id}{note}. Check RUNPOD_API_KEY, and whether that "
-            "key may use the endpoint (RunPod's console: Settings > API Keys)",
-            code=ErrorCode.AUTH_FAILED,
-            status=error.status,
-            body=error.body,
-        )
-    if error.status == 404:  # noqa: PLR2004 - an HTTP status
-        return RequestError(
-            f"RunPod has no endpoint {endpoint_id}{note}. Copy the id from the console (Serverless), and check "
-            "RUNPOD_ENDPOINT_BASE_URL if it is set",
-            code=ErrorCode.ENDPOINT_NOT_FOUND,
-            status=error.status,
-            body=error.body,
-        )
-    if error.status == 429:  # noqa: PLR2004 - an HTTP status
-        return RequestError(
-            f"RunPod limits the requests to endpoint {endpoint_id}{note}. Send fewer at once, or wait",
-            code=ErrorCode.RATE_LIMITED,
-            status=error.status,
-            body=error.body,
-            is_transient=True,
-            is_unsent=True,
-            retry_after_s=error.retry_after_s,
-        )
-    if error.status in {400, 413} and re.search("max body size|too large", error.body, re.IGNORECASE):
-        return RequestError(
-            f"RunPod rejected the request as too large{note}. {SMALLER}",
-            code=ErrorCode.PAYLOAD_TOO_LARGE,
-            status=error.status,
-            body=error.body,
-        )
-    if detail and error.status is not None:
-        return RequestError(
-            f"{error} {note.strip()}",
-            status=error.status,
-            body=error.body,
-            is_transient=error.is_transient,
-            retry_after_s=error.retry_after_s,
-        )
-    return error
+    kind, code = RequestError, error.code
+    match error.status:
+        case 401 | 403:
+            kind, code = Unauthorized, ErrorCode.AUTH_FAILED
+            message = (
+                f"RunPod rejected the API key for endpoint {endpoint_id}{note}. Check RUNPOD_API_KEY, and whether that "
+                "key may use the endpoint (RunPod's console: Settings > API Keys)"
+            )
+        case 404:
+            code = ErrorCode.ENDPOINT_NOT_FOUND
+            message = (
+                f"RunPod has no endpoint {endpoint_id}{note}. Copy the id from the console (Serverless), and check "
+                "RUNPOD_ENDPOINT_BASE_URL if it is set"
+            )
+        case 429:
+            code = ErrorCode.RATE_LIMITED
+            message = f"RunPod limits the requests to endpoint {endpoint_id}{note}. Send fewer at once, or wait"
+        case 400 | 413 if re.search("max body size|too large", error.body, re.IGNORECASE):
+            code = ErrorCode.PAYLOAD_TOO_LARGE
+            message = f"RunPod rejected the request as too large{note}. {SMALLER}"
+        case None:
+            return error
+        case _:
+            message = f"{error}{note}"
+    return kind(
+        message,
+        code=code,
+        status=error.status,
+        body=error.body,
+        is_transient=error.is_transient,
+        is_unsent=error.is_unsent or error.status == 429,  # noqa: PLR2004 - an HTTP status
+        retry_after_s=error.retry_after_s,
+    )
 
 
 SMALLER = (
     "Send the image as an https URL, or make it smaller (JPEG or WebP, fewer pixels). Base64 adds a third to its size."
 )
-
-
-def error_message(body: str) -> str:
-    """Return the message in the body of an HTTP error, shortened. Empty for an HTML page."""
-    match _parsed(body):
-        case {"error": str(message)} | {"detail": str(message)} | {"message": str(message)} | {"title": str(message)}:
-            return message[:_MAX_MESSAGE]
-        case None if body and "<" not in body[:200]:
-            return body.strip()[:_MAX_MESSAGE]
-    return ""
 
 
 def _parsed(text: str) -> object:

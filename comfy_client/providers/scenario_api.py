@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from comfy_client.providers.scenario_responses import error_message, retry_after_s
+from comfy_client.providers.scenario_responses import retry_after_s
 from comfy_core.backoff import parse_retry_after
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
-from comfy_core.http import MAX_RETRY_AFTER_S
+from comfy_core.http import MAX_RETRY_AFTER_S, error_message
 from comfy_core.urls import is_base_url, quoted_url
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND
 
+pytestmark = pytest.mark.slow
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 1}, "_meta": {"title": "KSampler"}},
     "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}},

@@ -31,6 +31,7 @@ from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")
 FILE_TRACE = os.environ.get("COMFYUI_FILE_TRACE")
 COUNT = int(os.environ.get("COMFYUI_HOSTILE_GRAPHS", "60"))

@@ -31,8 +31,8 @@ from comfy_core.errors import ConfigError
 from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
-SOURCES = ("comfy_core", "comfy_client", "worker", "simulators", "bench", "scripts")
-ALLOWED = {("scripts/demo.py", "COMFYUI_URL"), ("worker/snapshot/__main__.py", "PATH")}
+SOURCES = ("comfy_core", "comfy_client", "worker", "simulators", "bench", "scripts", "tools")
+ALLOWED = {("tools/demo.py", "COMFYUI_URL"), ("worker/snapshot/__main__.py", "PATH")}
 """The demo starts a worker with its COMFYUI_URL; PATH is the operating system's."""
 READERS = re.compile(r"(os\.)?_?env(iron(ment)?)?|.*\._?environment")
 

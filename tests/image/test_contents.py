@@ -21,7 +21,7 @@ from bench.docker_engine import BASE_IMAGE, BuildFailedError
 from bench.stage import ROOT
 from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, BuiltImages
 
-pytestmark = pytest.mark.usefixtures("images")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 MIB = 1024 * 1024
 ALLOWED_EXTRA_BYTES = 100 * MIB

@@ -16,7 +16,7 @@ from bench.stage import ROOT, SMALL, free_port
 from simulators.waiting import until
 from tests.image.conftest import BAKED, SIMULATOR
 
-pytestmark = pytest.mark.usefixtures("images")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 
 def _responds(port: int) -> bool:

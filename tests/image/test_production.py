@@ -25,7 +25,7 @@ from simulators.waiting import until
 from tests.image.conftest import BAKED, WORKER, BuiltImages
 from tests.image.standins import fill, make_models
 
-pytestmark = pytest.mark.usefixtures("images")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 SOON = {"test": ["CMD", "/opt/venv/bin/python", "-m", "worker.health"], "timeout": 10**10}
 ENVIRONMENTS = """\

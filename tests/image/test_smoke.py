@@ -9,7 +9,7 @@ import pytest
 from bench.stage import ROOT
 from tests.image.conftest import BAKED, SIMULATOR, WORKER
 
-pytestmark = pytest.mark.usefixtures("images")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 
 @pytest.mark.parametrize("image", [WORKER, BAKED])

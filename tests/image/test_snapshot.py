@@ -16,6 +16,7 @@ from bench.stage import code_of
 from tests.image.conftest import NEVER, WORKER, BuiltImages
 from tests.image.standins import fill
 
+pytestmark = pytest.mark.slow
 TAG = WORKER + "-nodes"
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
 import requests
 
 from bench.stage import SMALL, code_of, staged
 from simulators.runpod.queue_api import QueueJob
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+
+pytestmark = pytest.mark.slow
 
 
 def variables(s3: S3Server) -> dict[str, str]:

@@ -14,6 +14,8 @@ from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 from simulators.waiting import until
 from worker.runpod_api import LOG_EVERY_S, MAX_WAIT_S, POST_TIMEOUT_S
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from bench.stage import code_of, staged
 from comfy_core.workflows import default_directory
 from simulators.runpod.queue_api import QueueJobState
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:

@@ -13,13 +13,15 @@ import pytest
 from bench.stage import ROOT
 from worker.boot_times import BootTimes, process_age_s
 
+pytestmark = pytest.mark.slow
+
 
 def test_boot_times_are_measured_from_process_start(caplog: pytest.LogCaptureFixture) -> None:
     """One log line with every step, in order, in a machine-readable field."""
     times = BootTimes(lambda: 5.0)
     times.note("python")
     with caplog.at_level(logging.INFO):
-        times.log("0.3.64")
+        times.log("1.2.3")
     [record] = caplog.records
     steps = record.__dict__["boot_s"]
 

@@ -11,6 +11,7 @@ import pytest
 
 from worker.comfyui_environment import comfyui_environment
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 NOBODY = 65534
 NEEDED = (

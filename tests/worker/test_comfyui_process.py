@@ -39,6 +39,7 @@ from worker.leases import RetryJob
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 WAITS = "import threading\nthreading.Event().wait()\n"

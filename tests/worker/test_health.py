@@ -18,6 +18,8 @@ from bench.stage import ROOT, free_port
 from simulators.comfyui import Simulator
 from worker.health import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:

@@ -19,6 +19,7 @@ from worker.comfyui_environment import comfyui_environment
 from worker.launch_flags import KNOWN_FLAGS, comfyui_command, flags_in, image_nodes, query_flags
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 HANGS = """\
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).wait()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -36,6 +36,7 @@ from worker.jobs import Control, Worker, run_job
 from worker.result_packer import ResultPacker, inline_size
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 MEGABYTE = 1024 * 1024
 
@@ -289,7 +290,6 @@ def entries_of(outputs: list[JobOutput], beside: dict[str, Any]) -> dict[str, An
     return {"images": images, "files": files, **beside, "timings": timings}
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     sizes=st.lists(st.integers(0, 40_000), max_size=12),
     name=st.text(max_size=300),

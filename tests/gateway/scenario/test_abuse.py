@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, noise, pictured, png
 from simulators.waiting import until
 
+pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 OTHER = (OTHER_KEY, OTHER_SECRET)
 PATH = "/generate/custom/model_bfl-flux-1-dev"
@@ -59,9 +59,7 @@ class Others:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 

@@ -17,6 +17,7 @@ from comfy_core.environment import variables_of
 from comfy_core.errors import ConfigError
 from tests.fakes.s3 import S3Server
 
+pytestmark = pytest.mark.slow
 PICTURE = bytes(range(256)) * 9
 
 

@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
@@ -74,7 +74,6 @@ def test_the_text_says_what_it_is_and_what_was_asked() -> None:
 
 
 @given(prompt=st.text(max_size=400), side=st.sampled_from([16, 64, 200]))
-@settings(max_examples=25, deadline=None)
 def test_any_text_can_be_decoded(prompt: str, side: int) -> None:
     """No prompt makes the drawing fail."""
     assert placeholder(replace(RECIPE, prompt=prompt), (side, side)).size == (side, side)

@@ -27,6 +27,7 @@ from tests.needs import small_disk as small_disk_of
 from tests.worker.models.conftest import SIZE, ModelSetup, Served
 from worker.models.__main__ import main
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 HALF = SIZE // 2
 TOKEN = "hf_secret"  # noqa: S105 - it opens nothing

@@ -26,6 +26,7 @@ from worker.models.folders import (
     paths_config,
 )
 
+pytestmark = pytest.mark.slow
 UNET = "diffusion_models/flux1-dev-fp8.safetensors"
 VAE = "vae/ae.safetensors"
 SIZES = {UNET: 119, VAE: 3}
@@ -261,7 +262,7 @@ UNREADABLE = """\
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.worker.models.test_folders import UNET, found, missing_message, places_in
+from tests.worker.models.test_folders import UNET, found, missing_message, locations_in
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -269,7 +270,7 @@ if os.geteuid() == 0:
 base = Path({base!r})
 located = found(base)
 print(located.missing, *located.remarks)
-print(missing_message([UNET], places_in(base)))
+print(missing_message([UNET], locations_in(base)))
 """
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from comfy_core.errors import ConfigError
 from comfy_core.workflows import default_directory
-from worker.models.files import missing_models
 from worker.models.listing import ModelFile, default_list, filter_models, read_models
 
+pytestmark = pytest.mark.slow
 SHA = "0123456789abcdef" * 4
 URL = "https://huggingface.co/org/repo/resolve/abc/ae.safetensors"
 GOOD = f"{SHA} 12 vae/ae.safetensors {URL} MIT"
@@ -130,17 +130,3 @@ def test_patterns_select_models(tmp_path: Path) -> None:
     assert filter_models(models, []) == models
     with pytest.raises(ConfigError, match=r"--only 'vea/\*' matches no model of the list. It has vae/ae.safetensors, "):
         filter_models(models, ["vae/*", "vea/*"])
-
-
-def test_a_model_is_missing_unless_a_folder_has_it_in_its_size(tmp_path: Path) -> None:
-    """A model may be in any folder; a file of another size, or a folder of its name, does not count."""
-    baked, volume = tmp_path / "baked", tmp_path / "volume"
-    for folder in (baked / "vae", volume / "loras", volume / "unet.safetensors"):
-        folder.mkdir(parents=True)
-    (baked / "vae/a.safetensors").write_bytes(bytes(12))
-    (volume / "loras/b.safetensors").write_bytes(bytes(11))
-    names = ("vae/a.safetensors", "loras/b.safetensors", "unet.safetensors", "vae/c.safetensors")
-
-    missing = missing_models([ModelFile(SHA, 12, name, URL) for name in names], [volume, baked])
-
-    assert [model.path for model in missing] == list(names[1:])

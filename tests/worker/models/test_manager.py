@@ -16,10 +16,10 @@ from simulators.hugging_face import ModelServer
 from simulators.waiting import until
 from tests.worker.models.conftest import ModelSetup, Served
 from worker.comfyui_process import ModelsMissing
-from worker.models.boot_fetch import ModelFetch
-from worker.models.manager import ModelManager
+from worker.models.manager import ModelFetch, ModelManager
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 SIZE = 1_000_000
 
 

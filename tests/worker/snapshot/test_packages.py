@@ -13,6 +13,8 @@ from simulators.waiting import until
 from tests.worker.snapshot.conftest import Installed, SnapshotSetup
 from worker.snapshot.packages import Python, read_constraints
 
+pytestmark = pytest.mark.slow
+
 
 def asking(bench: SnapshotSetup, **requirements: str) -> dict[str, object]:
     """Put nodes on the git server, with these requirements.txt; return their entries of git_custom_nodes."""

@@ -18,14 +18,14 @@ from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
 from comfy_core.environment import Variable, variables_of
 from comfy_core.object_store import Bucket
-from scripts import docs_tables
-from scripts.docs_api import NOTE, api, errors
-from scripts.docs_tables import variables_table
-from scripts.docs_worker_comfyui import page as worker_comfyui
+from tools.docs import tables
+from tools.docs.api import NOTE, api, errors
+from tools.docs.tables import variables_table
+from tools.docs.worker_comfyui import page as worker_comfyui
 from worker.models.source import Hub
 from worker.settings import RunPodVariables, Settings
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 SHIM_VARIABLES = variables_of(ShimSettings, CostRules)
 SETTINGS: Mapping[str, Iterable[Variable[Any]]] = {
@@ -41,22 +41,22 @@ SETTINGS: Mapping[str, Iterable[Variable[Any]]] = {
 """Every variable, by the title of its table in docs/configure.md."""
 
 TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "../README.md": {"licence": docs_tables.licence_box, "providers": docs_tables.providers_table},
-    "models.md": {"licence": docs_tables.licence_box, "variables": lambda: variables_table(variables_of(Hub))},
-    "migrate.md": {"licence": docs_tables.licence_box},
-    "operate.md": {"faults": docs_tables.faults_table},
+    "../README.md": {"licence": tables.licence_box, "providers": tables.providers_table},
+    "models.md": {"licence": tables.licence_box, "variables": lambda: variables_table(variables_of(Hub))},
+    "migrate.md": {"licence": tables.licence_box},
+    "operate.md": {"faults": tables.faults_table},
     "client.md": {
-        "providers": docs_tables.providers_table,
+        "providers": tables.providers_table,
         "variables": lambda: variables_table(CLIENT_VARIABLES.values()),
-        "commands": docs_tables.commands_table,
+        "commands": tables.commands_table,
     },
-    "scenario.md": {"fields": docs_tables.fields_tables, "variables": lambda: variables_table(SHIM_VARIABLES)},
+    "scenario.md": {"fields": tables.fields_tables, "variables": lambda: variables_table(SHIM_VARIABLES)},
     "deploy.md": {
-        "licence": docs_tables.licence_box,
-        "description": docs_tables.description_table,
+        "licence": tables.licence_box,
+        "description": tables.description_table,
         "variables": lambda: variables_table(DEPLOY_VARIABLES),
     },
-    "cost.md": {"prices": docs_tables.prices_table},
+    "cost.md": {"prices": tables.prices_table},
 }
 """The generated tables in pages that are written by hand, by page and name."""
 
