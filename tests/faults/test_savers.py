@@ -51,7 +51,8 @@ def server_of_each(request: pytest.FixtureRequest, simulator: Simulator) -> Iter
 
 def run_graph(server: ComfyServer, graph: Graph) -> RunResult:
     """Run a graph; return the result."""
-    return run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), lambda: None)
+    limits = WaitLimits(timeout_s=20, queue_timeout_s=20, silence_s=0.1)
+    return run_graphs(server, [graph], [], limits, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever)
         thread.start()
-        server = ComfyServer(f"http://127.0.0.1:{http.server_port}")
+        server = ComfyServer(f"http://127.0.0.1:{http.server_port}", connect_timeout_s=0.1)
         outcome: RunResult | JobError
         try:
             outcome = run_graph(server, {"9": {"class_type": "Odd", "inputs": {}}})
