@@ -211,10 +211,7 @@ def _disposition(filename: str) -> str:
 
 
 def _not_stored(bucket: Bucket, problem: str) -> JobError:
-    return JobError.because(
-        ErrorCode.OUTPUT_NOT_STORED,
-        f"The bucket {bucket.name!r} {problem}. {ErrorCode.OUTPUT_NOT_STORED.remedy}",
-    )
+    return JobError.because(ErrorCode.OUTPUT_NOT_STORED, f"The bucket {bucket.name!r} {problem}")
 
 
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
