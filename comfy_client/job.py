@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 
 from comfy_client.coroutines import Sleep
 from comfy_client.providers.interface import GenerationResult, Health, JobState, JobStatus, Progress, Provider
+from comfy_core.backoff import backoff_s
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, WaitTimeout
 
@@ -240,11 +241,6 @@ class JobPoller:
             workers=dict(health.workers) if health else {},
             why=health.why if health else "",
         )
-
-
-def backoff_s(attempt: int, retry_after_s: float | None = None) -> float:
-    """Return the delay after attempt `attempt` (from 0): `retry_after_s`, or 0.5 s doubled each time up to 8 s."""
-    return retry_after_s if retry_after_s is not None else min(8.0, 0.5 * 2.0**attempt)
 
 
 def _is_transient(error: ComfyClientError) -> bool:

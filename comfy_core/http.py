@@ -6,6 +6,7 @@ which requests are safe to repeat.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,10 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, InvalidHeader
+from urllib3.exceptions import ConnectTimeoutError
 from urllib3.util.retry import Retry
 
+from comfy_core.backoff import parse_retry_after
 from comfy_core.errors import RequestError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -25,6 +27,8 @@ which RunPod is behind."""
 MAX_RETRY_AFTER_S = 30.0
 _KEPT_CONNECTIONS = 8
 _SHOWN_BODY = 2000
+_MAX_MESSAGE = 300
+_MOST_ERRORS = 10
 
 
 class Retries(Retry):
@@ -32,10 +36,7 @@ class Retries(Retry):
 
     def parse_retry_after(self, retry_after: str) -> float:
         """Return the seconds to wait. An invalid header gives 0, so that the backoff delay applies."""
-        try:
-            return min(MAX_RETRY_AFTER_S, super().parse_retry_after(retry_after))
-        except InvalidHeader:
-            return 0.0
+        return min(MAX_RETRY_AFTER_S, parse_retry_after(retry_after) or 0.0)
 
 
 def retries(times: int, *, statuses: frozenset[int] = TRANSIENT, is_repeatable: bool = True) -> Retries:
@@ -184,6 +185,32 @@ class HttpApi:
     def close(self) -> None:
         """Close the pooled connections."""
         self._session.close()
+
+
+def error_message(body: object) -> str:
+    """Return the message in the body of an HTTP error, shortened. Empty for an HTML page.
+
+    Knows the `errors` of RFC 9457, one for each invalid field, and Scenario's `trace_id`.
+    """
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except (ValueError, RecursionError):
+            return "" if "<" in str(body)[:200] else _line(body)
+    if not isinstance(body, dict):
+        return ""
+    messages = (_line(body[key]) for key in ("reason", "detail", "message", "error", "title") if body.get(key))
+    errors = body.get("errors")
+    fields = map(_line, errors[:_MOST_ERRORS]) if isinstance(errors, list) else ()
+    trace = f"trace {_line(body['trace_id'])}" if body.get("trace_id") else ""
+    return "; ".join(filter(None, [next(messages, "").rstrip("."), *fields, trace]))
+
+
+def _line(value: object) -> str:
+    match value:
+        case str(text) | {"message": str(text)} | {"detail": str(text)}:
+            return " ".join(text.split())[:_MAX_MESSAGE]
+    return json.dumps(value)[:_MAX_MESSAGE]
 
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)

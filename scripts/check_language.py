@@ -39,7 +39,6 @@ NOT_CONVERTED: tuple[str, ...] = (
     "bench/endpoint/price.py",
     "docs/configure.md",
     "handler.py",
-    "simulators/comfyui/queue_and_history.py",
     "simulators/hugging_face.py",
     "simulators/runpod/queue_api/bodies.py",
     "simulators/runpod/queue_api/changes.py",

@@ -31,6 +31,7 @@ from comfy_core.workflows import default_directory, load_workflows
 from simulators.comfyui import Simulator
 from tests.needs import programs_of
 
+pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```sh\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = re.compile(r"<!-- Run by (tests/[\w/]+\.py)\. -->")

@@ -36,7 +36,7 @@ from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = load_workflows(default_directory())
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # what Pillow says of damaged files
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]  # Pillow warns of damaged files
 JOB_TIMEOUT_S = 20
 OF_THIS_MACHINE = (
     socket.gethostname(),

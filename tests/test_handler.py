@@ -33,6 +33,7 @@ from worker.lifecycle import Lifecycle
 from worker.local_results import written
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2}
 

@@ -30,6 +30,7 @@ from simulators.scenario import ScenarioStandIn
 from simulators.waiting import until
 from tests.needs import programs_of
 
+pytestmark = pytest.mark.slow
 FENCE = re.compile(r"^```(python|ts|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^##+ (.*)$", re.MULTILINE)
 SERVE = "comfy-client scenario serve"

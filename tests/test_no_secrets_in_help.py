@@ -8,6 +8,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import pytest
+
 from comfy_client import Client, client_from_env
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
@@ -17,6 +19,7 @@ from comfy_client.providers import VARIABLES as CLIENT
 from comfy_client.providers import ProviderEnvironment
 from worker.settings import VARIABLES as WORKER
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 MARK = "rpa_this_is_a_secret"
 DESCRIBE = """

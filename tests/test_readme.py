@@ -15,6 +15,7 @@ from PIL import Image
 
 from bench.stage import ROOT, Stage, free_port, staged
 
+pytestmark = pytest.mark.slow
 BY_HAND = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```sh\n(.*?)```", re.DOTALL)
 EXAMPLE = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```python\n(.*?)```", re.DOTALL)
 SMALL = ["--width", "64", "--height", "64", "--steps", "2"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
 CITATION = re.compile(r"(?P<folder>[\w/]*)reference/(?P<page>\w+)\.md(?:#(?P<heading>[\w-]+))?")

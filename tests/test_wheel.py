@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 NEEDED = (
     "comfy_core",
@@ -19,6 +20,7 @@ NEEDED = (
     "requirements",
     "scripts",
     "pyproject.toml",
+    "snapshot.json",
     "README.md",
     "CHANGELOG.md",
     "LICENSE",

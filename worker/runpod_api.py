@@ -24,6 +24,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from comfy_core.backoff import backoff_s
 from comfy_core.contract import JsonObject
 from comfy_core.errors import JobError
 from worker.job_messages import done_body, progress_body, read_stops, read_take_response
@@ -75,7 +76,7 @@ class PollBackoff:
         if self._failures == 1 or time.monotonic() - self._logged_at >= LOG_EVERY_S:
             self._logged_at = time.monotonic()
             log.warning("%s failed: %s (failure %d in a row)", self._name, problem, self._failures)
-        return min(MIN_WAIT_S * 2.0 ** min(self._failures - 1, 10), MAX_WAIT_S)
+        return backoff_s(self._failures - 1, first_s=MIN_WAIT_S, longest_s=MAX_WAIT_S)
 
 
 class RunPodWorkerApi:
@@ -237,7 +238,7 @@ class RunPodWorkerApi:
         }
         for attempt in range(attempts):
             if attempt:
-                await asyncio.sleep(POST_WAIT_S * 2 ** (attempt - 1))
+                await asyncio.sleep(backoff_s(attempt - 1, first_s=POST_WAIT_S))
             try:
                 async with asyncio.timeout(POST_TIMEOUT_S), session.post(url, data=body, headers=headers) as response:
                     await response.read()

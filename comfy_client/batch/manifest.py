@@ -14,6 +14,7 @@ from comfy_client.prices import AS_OF, job_usd
 from comfy_client.providers.direct import JOB_PREFIX
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError
+from comfy_core.files import write_atomically
 
 MANIFEST = "manifest.json"
 GALLERY = "index.html"
@@ -105,11 +106,8 @@ def write(folder: Path, manifest: JsonObject) -> None:
     """Write manifest.json and the gallery, each atomically. Raises ConfigError if they cannot be written."""
     texts = {MANIFEST: f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n", GALLERY: gallery(manifest)}
     for name, text in texts.items():
-        part = folder / f".{name}.part"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / name)
+            write_atomically(folder / name, text.encode())
         except OSError as error:
             raise ConfigError(
                 f"{folder / name} cannot be written: {error.strerror}. Make room and run again. Finished images "

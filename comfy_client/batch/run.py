@@ -16,11 +16,13 @@ from comfy_client.batch.destination import BucketDestination
 from comfy_client.batch.journal import FAILED, INTENT, MADE, SENT, UNSENT, UPLOADED, Journal
 from comfy_client.batch.plan import AssetPlan, PlannedAsset
 from comfy_client.client import Client
-from comfy_client.job import JobPoller, backoff_s
+from comfy_client.job import JobPoller
 from comfy_client.providers.interface import GenerationRequest, GenerationResult, JobState, JobStatus
+from comfy_core.backoff import backoff_s
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
+from comfy_core.files import write_atomically
 
 ATTEMPTS = 3
 """Maximum number of jobs for one image in one run. Only errors that `_is_resendable` accepts lead to another job."""
@@ -220,13 +222,9 @@ class Batch:
     def _write(self, asset: PlannedAsset, data: bytes) -> None:
         """Write an image atomically. Raises ConfigError; the image is not lost, since RunPod still has it."""
         path = self._folder / asset.filename
-        part = path.with_name(f".{path.name}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
-            part.replace(path)
+            write_atomically(path, data)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise ConfigError(
                 f"{path} cannot be written: {error.strerror}. Make room and run again. For 30 minutes the image can be "
                 "downloaded again without paying again"

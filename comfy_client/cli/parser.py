@@ -6,11 +6,12 @@ import argparse
 import difflib
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
 
 from comfy_client import __version__
 from comfy_client.cli.call import JSON, Command
 from comfy_client.cli.flags import UsageError
+from comfy_core.command_line import ConfigErrorParser
+from comfy_core.errors import ConfigError
 
 PROGRAM = "comfy-client"
 SUMMARY = (
@@ -23,17 +24,9 @@ FIRST_STEPS = (
 )
 
 
-class CommandParser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError instead of exiting, so that `--json` can show the error as JSON."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError."""
-        raise UsageError(message.removeprefix("argument "))
-
-
 def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
     """Return the parser whose help lists all commands."""
-    parser = CommandParser(
+    parser = ConfigErrorParser(
         prog=PROGRAM,
         description=SUMMARY,
         epilog=FIRST_STEPS,
@@ -42,7 +35,7 @@ def overview(summaries: dict[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--json", dest="is_json_first", action="store_true", help="print one JSON object on stdout")
-    named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
+    named = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=ConfigErrorParser)
     for name, summary in summaries.items():
         named.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
     return parser
@@ -68,10 +61,10 @@ def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 
 def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of a command. Raises UsageError with a suggestion."""
-    help_for = f"`{PROGRAM} help {command.name}` lists all flags"
+    help_for = f"`{PROGRAM} {command.name} --help` lists all options"
     try:
         options, extra = subparsers(parser)[command.name].parse_known_args(words)
-    except UsageError as error:
+    except ConfigError as error:
         options, extra, problem = argparse.Namespace(), list(words), str(error)
     else:
         problem = ""
@@ -83,7 +76,7 @@ def parse(parser: argparse.ArgumentParser, command: Command, words: Sequence[str
             )
         raise UsageError(f"there is no flag {unknown}{_suggestion(unknown, known)} {help_for}")
     if problem:
-        raise UsageError(f"{problem}. {help_for}")
+        raise UsageError(problem)
     if extra and hasattr(options, "prompt"):
         prompt = shlex.quote(" ".join([options.prompt, *extra]))
         raise UsageError(f"put the prompt in quotes: {PROGRAM} {command.name} {prompt}")

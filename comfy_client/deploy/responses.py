@@ -12,10 +12,9 @@ from collections.abc import Iterable
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import RequestError, Unauthorized
+from comfy_core.http import error_message
 
 AGAIN = "Run the command again: it finds existing resources by name, and continues"
-_MAX_MESSAGE = 300
-_MOST_ERRORS = 10
 
 
 def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> RequestError:
@@ -24,7 +23,7 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
     The strings in `hidden` are removed from the message.
     """
     body = without(error.body, hidden)
-    detail = problem_message(body)
+    detail = error_message(body)
     note = f": {detail}" if detail else ""
     code = ErrorCode.NETWORK
     match error.status:
@@ -72,27 +71,6 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
         is_transient=error.is_transient,
         retry_after_s=error.retry_after_s,
     )
-
-
-def problem_message(body: str) -> str:
-    """Return the detail and the invalid fields in an error body, or the start of its text if it is not HTML."""
-    try:
-        problem = json.loads(body)
-    except (ValueError, RecursionError):
-        return "" if "<" in body[:_MAX_MESSAGE] else body.strip()[:_MAX_MESSAGE]
-    if not isinstance(problem, dict):
-        return ""
-    detail = problem.get("detail") or problem.get("title") or problem.get("message") or ""
-    errors = problem.get("errors")
-    fields = [_field(each)[:_MAX_MESSAGE] for each in errors[:_MOST_ERRORS]] if isinstance(errors, list) else []
-    return "; ".join([str(detail)[:_MAX_MESSAGE].rstrip("."), *fields] if detail else fields)
-
-
-def _field(error: object) -> str:
-    match error:
-        case str(text) | {"message": str(text)} | {"detail": str(text)}:
-            return text
-    return json.dumps(error)
 
 
 def without(text: str, hidden: Iterable[str]) -> str:

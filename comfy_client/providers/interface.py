@@ -6,7 +6,6 @@ import builtins
 import enum
 import io
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from comfy_core.contract import ErrorReport, Fault, JsonObject
 from comfy_core.errors import invalid_input
+from comfy_core.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,26 +104,13 @@ class GeneratedFile:
             if target.exists() and not target.is_file():
                 target.write_bytes(data)  # a device or a pipe, which os.replace would remove
             else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _write_atomically(target, data)
+                write_atomically(target, data)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from error
         return target
 
     def _encoded_for(self, _target: Path) -> builtins.bytes:
         return self.bytes
-
-
-def _write_atomically(target: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".comfy-", delete=False) as part:
-        try:
-            part.write(data)
-            part.close()
-            Path(part.name).chmod(0o644)
-            Path(part.name).replace(target)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise
 
 
 @dataclass(frozen=True)

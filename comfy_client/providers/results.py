@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import mimetypes
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.http import HttpApi
 from comfy_core.images.codec import identify
+from comfy_core.request.encoded import decode_base64
 
 DOWNLOAD_TIMEOUT_S = 60.0
 
@@ -107,8 +106,8 @@ def _data(entry: Mapping[str, Any], filename: str, status: JobStatus) -> bytes:
             return _downloaded(url, filename, status)
         case {"data": str(text)}:
             try:
-                return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-            except (binascii.Error, ValueError):
+                return decode_base64(text)
+            except ValueError:
                 pass
     raise _error(status, ErrorCode.RESULT_LOST, f"{filename} is damaged: its data is not base64.", filename=filename)
 

@@ -15,7 +15,6 @@ import requests
 
 from comfy_client.providers.interface import GenerationRequest, Health, JobStatus
 from comfy_client.providers.runpod_responses import (
-    error_message,
     expired,
     read_health,
     read_status,
@@ -24,7 +23,7 @@ from comfy_client.providers.runpod_responses import (
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError, invalid_input
-from comfy_core.http import HttpApi, is_base_url, quoted_url, retries
+from comfy_core.http import HttpApi, error_message, is_base_url, quoted_url, retries
 
 BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024

@@ -12,8 +12,6 @@ Facts (docs/reference/runpod.md#job-states):
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 
@@ -21,6 +19,8 @@ from comfy_client.providers.interface import Health, JobState, JobStatus, Progre
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import RequestError, Unauthorized
+from comfy_core.http import error_message
+from comfy_core.request.encoded import decode_base64
 
 _STATES = {
     "IN_QUEUE": JobState.QUEUED,
@@ -117,8 +117,8 @@ def read_progress(output: object) -> Progress | None:
 
 def _preview(text: object) -> bytes | None:
     try:
-        return base64.b64decode(text, validate=True) if isinstance(text, str) else None
-    except (binascii.Error, ValueError):
+        return decode_base64(text) if isinstance(text, str) else None
+    except ValueError:
         return None
 
 
@@ -174,56 +174,28 @@ def request_error(error: RequestError, endpoint_id: str) -> RequestError:
     """Return a failed call's error with the cause and remedy that its status has on RunPod's queue API."""
     detail = error_message(error.body)
     note = f" ({detail})" if detail else ""
-    if error.status in {401, 403}:
-        return Unauthorized.because(
-            ErrorCode.AUTH_FAILED,
-            f"RunPod rejected the API key for endpoint {endpoint_id}{note}",
-            status=error.status,
-            body=error.body,
-        )
-    if error.status == 404:  # noqa: PLR2004 - an HTTP status
-        return RequestError.because(
-            ErrorCode.ENDPOINT_NOT_FOUND,
-            f"RunPod has no endpoint {endpoint_id}{note}",
-            status=error.status,
-            body=error.body,
-        )
-    if error.status == 429:  # noqa: PLR2004 - an HTTP status
-        return RequestError.because(
-            ErrorCode.RATE_LIMITED,
-            f"RunPod limits the requests to endpoint {endpoint_id}{note}",
-            status=error.status,
-            body=error.body,
-            is_transient=True,
-            is_unsent=True,
-            retry_after_s=error.retry_after_s,
-        )
-    if error.status in {400, 413} and re.search("max body size|too large", error.body, re.IGNORECASE):
-        return RequestError.because(
-            ErrorCode.PAYLOAD_TOO_LARGE,
-            f"RunPod rejected the request as too large{note}",
-            status=error.status,
-            body=error.body,
-        )
-    if detail and error.status is not None:
-        return RequestError(
-            f"{error} {note.strip()}",
-            status=error.status,
-            body=error.body,
-            is_transient=error.is_transient,
-            retry_after_s=error.retry_after_s,
-        )
-    return error
-
-
-def error_message(body: str) -> str:
-    """Return the message in the body of an HTTP error, shortened. Empty for an HTML page."""
-    match _parsed(body):
-        case {"error": str(message)} | {"detail": str(message)} | {"message": str(message)} | {"title": str(message)}:
-            return message[:_MAX_MESSAGE]
-        case None if body and "<" not in body[:200]:
-            return body.strip()[:_MAX_MESSAGE]
-    return ""
+    kind, code, problem = RequestError, error.code, f"{error}{note}"
+    match error.status:
+        case None:
+            return error
+        case 401 | 403:
+            kind, code = Unauthorized, ErrorCode.AUTH_FAILED
+            problem = f"RunPod rejected the API key for endpoint {endpoint_id}{note}"
+        case 404:
+            code, problem = ErrorCode.ENDPOINT_NOT_FOUND, f"RunPod has no endpoint {endpoint_id}{note}"
+        case 429:
+            code, problem = ErrorCode.RATE_LIMITED, f"RunPod limits the requests to endpoint {endpoint_id}{note}"
+        case 400 | 413 if re.search("max body size|too large", error.body, re.IGNORECASE):
+            code, problem = ErrorCode.PAYLOAD_TOO_LARGE, f"RunPod rejected the request as too large{note}"
+    return kind(
+        problem if code is error.code else code.message(problem),
+        code=code,
+        status=error.status,
+        body=error.body,
+        is_transient=error.is_transient,
+        is_unsent=error.is_unsent or error.status == 429,  # noqa: PLR2004 - an HTTP status
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def _parsed(text: str) -> object:

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from comfy_client.providers.scenario_responses import error_message, retry_after_s
+from comfy_client.providers.scenario_responses import retry_after_s
+from comfy_core.backoff import parse_retry_after
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
-from comfy_core.http import MAX_RETRY_AFTER_S, Retries, is_base_url, quoted_url
+from comfy_core.http import MAX_RETRY_AFTER_S, error_message, is_base_url, quoted_url
 
 if TYPE_CHECKING:
     import scenario_sdk
@@ -156,7 +157,7 @@ def status_error(status: int, body: object, retry_after: str | None = None) -> R
     meaning = MEANINGS.get(status, unknown)
     message = error_message(body)
     kind = Unauthorized if status in {401, 403} else RequestError
-    delay_s = retry_after_s(body) or Retries().parse_retry_after(retry_after or "0") or None
+    delay_s = retry_after_s(body) or parse_retry_after(retry_after)
     return kind(
         f"Scenario responded with {status}{f' ({message})' if message else ''}: {meaning.remedy}",
         status=status,

@@ -161,18 +161,6 @@ def _moment(text: object) -> datetime | None:
         return None
 
 
-def error_message(body: object) -> str:
-    """Return the message in an error's body as one line, with the trace id that Scenario's support needs."""
-    match body:
-        case dict():
-            message = next((body[key] for key in ("reason", "message", "error", "detail") if body.get(key)), "")
-            trace = next((body[key] for key in ("trace_id", "traceId") if body.get(key)), "")
-        case _:
-            return ""
-    line = " ".join(str(message).split())[:_MAX_MESSAGE]
-    return f"{line}; trace {str(trace)[:64]}" if trace and line else line
-
-
 def retry_after_s(body: object) -> float | None:
     """Return the wait that a 429 requests in `remainingSeconds` (docs/reference/scenario.md#rate-limits)."""
     match body:

@@ -1,6 +1,6 @@
 """Parses ComfyUI's rejection of a prompt (POST /prompt), and turns it into the job's error. No I/O.
 
-Facts (ComfyUI 0.3.64 and 0.33.0; tests/recordings):
+Facts (the pinned ComfyUI and 0.33.0; tests/recordings):
 
 - /prompt rejects with 400 `{"error": {type, message, details, extra_info}, "node_errors": {id: {errors, class_type}}}`.
   It can also respond 200 with node_errors, if it would skip some outputs and run the others.

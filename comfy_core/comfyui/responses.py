@@ -1,6 +1,6 @@
 """Parses ComfyUI's /history responses into the outcome of a prompt. No I/O.
 
-Facts (ComfyUI 0.3.64; tests/recordings):
+Facts (tests/recordings):
 
 - /history/{id} is `{}` for a pending, running or unknown prompt. Otherwise it is
   `{id: {"prompt", "outputs", "status": {"status_str", "completed", "messages"}, "meta"}}`. The messages distinguish an

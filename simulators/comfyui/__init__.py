@@ -1,7 +1,7 @@
-"""A stand-in for a real ComfyUI server that needs no GPU: the same HTTP and websocket, honest placeholder pictures.
+"""A simulated ComfyUI server that needs no GPU: the same HTTP and websocket API, with placeholder images.
 
-It imports nothing else of comfy_client, so that it cannot share our mistakes; what it says is held against recordings
-of a real ComfyUI 0.3.64 by tests/simulators/comfyui. It needs the extra `simulator` (aiohttp) and Pillow.
+It imports nothing else of this project, so that it cannot repeat our mistakes. tests/simulators/comfyui compares it
+with recordings of a real ComfyUI. It needs the extra `simulator` (aiohttp) and Pillow.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["Execution", "Faults", "Simulator"]
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is used: `comfy-client simulate --help` works without aiohttp."""
+    """Import a public name at its first use, so that `comfy-client simulate --help` works without aiohttp."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from simulators.comfyui import core, faults, simulator  # noqa: PLC0415 - as above
 
-    homes = {"Execution": core, "Faults": faults, "Simulator": simulator}
-    return getattr(homes[name], name)
+    modules = {"Execution": core, "Faults": faults, "Simulator": simulator}
+    return getattr(modules[name], name)

@@ -1,7 +1,7 @@
-"""The simulator as a process of its own: python -m simulators.comfyui.
+"""Runs the simulator as a process: python -m simulators.comfyui.
 
-It takes ComfyUI's own launch flags without complaint, tells on stderr when it can be called, in ComfyUI's words, and
-ends with 0 at SIGTERM or SIGINT.
+It accepts and ignores ComfyUI's own launch flags, logs ComfyUI's line to stderr when it is ready, and exits with 0 on
+SIGTERM or SIGINT.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from simulators.comfyui import faults
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104  what --listen means where it names nothing
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  --listen without a value
 LAST_PORT = 65535
 
 logger = logging.getLogger("simulators.comfyui")
@@ -27,17 +27,17 @@ def parser(prog: str = "python -m simulators.comfyui") -> argparse.ArgumentParse
     verbs = "\n".join(f"  {':'.join([name, *map(str, faults.arguments(name))])}" for name in faults.VERBS)
     options = argparse.ArgumentParser(
         prog=prog,
-        description="Serve a simulated ComfyUI that needs no GPU. Its pictures are placeholders.",
+        description="Serve a simulated ComfyUI that needs no GPU. Its images are placeholders.",
         epilog=f"faults, as in --fault run_out_of_memory or --fault drop_socket:3:\n{verbs}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    options.add_argument("--listen", dest="host", nargs="?", const=EVERYWHERE, help="the same, in ComfyUI's words")
+    options.add_argument("--listen", dest="host", nargs="?", const=ALL_ADDRESSES, help="the same, as ComfyUI's flag")
     options.add_argument("--port", type=_port, default=8188)
-    options.add_argument("--step-s", type=_seconds, default=0.02, help="how long a sampling step takes")
-    options.add_argument("--base-directory", help="where input, output and temp live; a temporary folder if not given")
-    options.add_argument("--preview-method", default="none", help="anything but none sends previews")
-    options.add_argument("--fault", action="append", default=[], metavar="VERB[:ARG...]", help="make this go wrong")
+    options.add_argument("--step-s", type=_seconds, default=0.02, help="duration of a sampling step in seconds")
+    options.add_argument("--base-directory", help="folder of input, output and temp; default: a temporary folder")
+    options.add_argument("--preview-method", default="none", help="any value except none sends previews")
+    options.add_argument("--fault", action="append", default=[], metavar="FAULT[:ARG...]", help="inject this fault")
     return options
 
 
@@ -63,10 +63,10 @@ def main(
     *,
     is_strict: bool = False,
 ) -> int:
-    """Serve until a signal, with these `models` in place of its own; return the exit status.
+    """Serve until a signal; return the exit status. `models` replaces the simulator's own model files.
 
-    `on_ready` gets the address once the server answers. With `is_strict`, flags that only ComfyUI has are refused.
-    Raises SystemExit, with what is wrong, if it cannot be served, and ImportError without aiohttp.
+    `on_ready` is called with the URL when the server accepts connections. `is_strict` refuses flags of ComfyUI's own.
+    Raises SystemExit with the reason if the server cannot start, and ImportError without aiohttp.
     """
     options, ignored = parser(prog).parse_known_args(arguments)
     if ignored and is_strict:
@@ -79,10 +79,10 @@ def main(
     except ValueError as unknown:
         parser(prog).error(str(unknown))
     if ignored:
-        logger.info("These mean nothing to the simulator: %s", " ".join(ignored))
-    told_to_end = threading.Event()
+        logger.info("The simulator ignores these flags: %s", " ".join(ignored))
+    stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told_to_end.set())
+        signal.signal(number, lambda *_: stopped.set())
     simulator = Simulator(
         step_s=options.step_s,
         base_directory=options.base_directory,
@@ -103,7 +103,7 @@ def main(
         for verb in verbs:
             verb(simulator.faults)
         on_ready(simulator.url)
-        told_to_end.wait()
+        stopped.wait()
     finally:
         simulator.stop()
     return 0

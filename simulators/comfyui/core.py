@@ -114,7 +114,7 @@ class Core:
 
     def listing(self, folder: str) -> tuple[str, ...]:
         """Return the files of a model folder, or of `input`."""
-        return self.folders.pictures() if folder == "input" else tuple(sorted(self._settings.models.get(folder, ())))
+        return self.folders.input_files() if folder == "input" else tuple(sorted(self._settings.models.get(folder, ())))
 
     def next_number(self) -> int:
         """Return the number of the next prompt."""

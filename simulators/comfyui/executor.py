@@ -1,6 +1,6 @@
 """Runs one prompt: which nodes run, which cached results are reused, and what /history keeps.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
 - First `execution_start` and `execution_cached` (the nodes with a cached result); then for every node
   `progress_state`, `executing`, the node's own messages, `executed` if it has UI output, `progress_state`; at
@@ -13,6 +13,7 @@ Facts of ComfyUI 0.3.64:
 - History's outputs are the UI outputs of the prompt's nodes, from this run or a cached one, even if the run failed.
 - Interruption is checked before every node and at every step. It is not an error, but history's status is `error`.
 - An error message ends in a line break, and a tip may follow it.
+- A literal instead of a link is accepted by /prompt. The node fails when it uses the value.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ from PIL import Image
 from simulators.comfyui.faults import Faults
 from simulators.comfyui.files import Folders
 from simulators.comfyui.graph import RunOrder, inputs_of, is_link, signatures
-from simulators.comfyui.literals import check_literals
-from simulators.comfyui.node_table import NODE_TYPES
+from simulators.comfyui.node_table import NODE_TYPES, NodeType
 from simulators.comfyui.nodes import BEHAVIOURS
 from simulators.comfyui.progress import ProgressSender
 from simulators.comfyui.queue_and_history import QueuedPrompt
@@ -83,7 +83,7 @@ class Executor:
         cached = [node_id for node_id, key in keys.items() if key in self._known]
         progress.message("execution_cached", {"nodes": cached})
         run = _PromptRun(self._tools, self._known, prompt, graph, progress, keys)
-        is_success = await run.to_its_end(cached)
+        is_success = await run.run_nodes(cached)
         known = {node_id: self._known[key] for node_id, key in keys.items() if key in self._known}
         status = {"status_str": "success" if is_success else "error", "completed": is_success}
         return {
@@ -116,19 +116,19 @@ class _PromptRun:
     keys: dict[str, str]
     executed: list[str] = field(default_factory=list)
 
-    async def to_its_end(self, cached: list[str]) -> bool:
+    async def run_nodes(self, cached: list[str]) -> bool:
         """Run the nodes that are not cached; return whether all succeeded."""
         order = RunOrder(self.graph, lambda node_id: NODE_TYPES[self.graph[node_id]["class_type"]].is_output)
         for output in self.prompt.outputs:
             order.add(output, cached)
         while (node_id := order.next_node()) is not None:
-            if not await self._is_done(node_id):
+            if not await self._run_node(node_id):
                 return False
             order.done(node_id)
         self.progress.message("execution_success", {})
         return True
 
-    async def _is_done(self, node_id: str) -> bool:
+    async def _run_node(self, node_id: str) -> bool:
         """Run one node; return whether it succeeded."""
         known = self.known.get(self.keys[node_id])
         if known is not None:
@@ -159,11 +159,11 @@ class _PromptRun:
         fault = self.tools.faults.node_fault(class_type)
         if fault is not None:
             raise NodeFailure(fault.type_name, fault.message, fault.tip)
-        check_literals(NODE_TYPES[class_type], self.graph[node_id]["inputs"])
+        _check_links(NODE_TYPES[class_type], self.graph[node_id]["inputs"])
         behaviour = BEHAVIOURS[class_type]
         if inspect.iscoroutinefunction(behaviour):
-            return cast("Result", await behaviour(self._bench(node_id), given))
-        return cast("Result", await asyncio.to_thread(behaviour, self._bench(node_id), given))
+            return cast("Result", await behaviour(self._context(node_id), given))
+        return cast("Result", await asyncio.to_thread(behaviour, self._context(node_id), given))
 
     def _given(self, node_id: str) -> dict[str, Any]:
         node = self.graph[node_id]
@@ -175,18 +175,18 @@ class _PromptRun:
             return value
         return self.known[self.keys[value[0]]].result.outputs[value[1]]
 
-    def _bench(self, node_id: str) -> NodeContext:
+    def _context(self, node_id: str) -> NodeContext:
         async def sample(latent: Latent, steps: int) -> None:
             await self.tools.sampling.run(
-                latent.frames[0], steps, lambda step, picture: self.progress.stepped(node_id, step, steps, picture)
+                latent.frames[0], steps, lambda step, image: self.progress.stepped(node_id, step, steps, image)
             )
 
-        async def send_picture(index: int, count: int, file: bytes) -> None:
+        async def send_image(index: int, count: int, file: bytes) -> None:
             self.tools.sampling.check()
             self.progress.stepped(node_id, index, count, (PNG, file))
 
         extra = self.prompt.extra_data.get("extra_pnginfo")
-        return NodeContext(self.tools.folders, self.graph, extra, sample, send_picture)
+        return NodeContext(self.tools.folders, self.graph, extra, sample, send_image)
 
     def _hidden(self, node_id: str) -> dict[str, Any]:
         saves_metadata = NODE_TYPES[self.graph[node_id]["class_type"]].saves_metadata
@@ -208,6 +208,14 @@ class _PromptRun:
             "current_outputs": list(self.graph),
         }
         self.progress.message("execution_error", details)
+
+
+def _check_links(kind: NodeType, inputs: dict[str, Any]) -> None:
+    """Raise NodeFailure for a literal in place of a link."""
+    for name, entry in kind.inputs.items():
+        if entry.is_link_only and name in inputs and not is_link(inputs[name]):
+            literal = type(inputs[name]).__name__
+            raise NodeFailure("AttributeError", f"{literal!r} object has no attribute of a {entry.type}")
 
 
 def _shown(value: object) -> object:

@@ -1,11 +1,11 @@
 """The folders that ComfyUI reads and writes, and how it names files in them. No HTTP.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
 - `name.png [output]` (or `[input]`, `[temp]`) in LoadImage and /view selects another folder than the default.
-- A saved picture is `<prefix>_<counter>_.png`. The counter is one more than the highest of that prefix in the folder,
+- A saved image is `<prefix>_<counter>_.png`. The counter is one more than the highest of that prefix in the folder,
   with at least five digits. A slash in the prefix names a subfolder; a prefix outside the folder is an error.
-- An upload under a name that exists keeps the name where the bytes are the same, else becomes `name (1).png`.
+- An upload under a name that exists keeps the name if the bytes are the same, otherwise it becomes `name (1).png`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SavePlace:
     subfolder: str
 
     def file_name(self, index: int) -> str:
-        """Return the name of the picture at `index` of the batch."""
+        """Return the name of the image at `index` of the batch."""
         return f"{self.stem.replace('%batch_num%', str(index))}_{self.counter + index:05}_.png"
 
 
@@ -50,7 +50,7 @@ class Folders:
 
     @property
     def output(self) -> Path:
-        """Return the folder of saved pictures."""
+        """Return the folder of saved images."""
         return self.base / "output"
 
     @property
@@ -79,7 +79,7 @@ class Folders:
         plain, folder = self.annotated(name)
         return (folder or self.input) / plain
 
-    def pictures(self) -> tuple[str, ...]:
+    def input_files(self) -> tuple[str, ...]:
         """Return the names of the files directly in the input folder, sorted."""
         return tuple(sorted(entry.name for entry in self.input.iterdir() if entry.is_file()))
 

@@ -1,14 +1,14 @@
-"""A posted graph as the executor sees it: which nodes run in which order, and what makes two nodes the same.
+"""Determines the order in which the nodes of a graph run, and which nodes have the same result.
 
-Facts of ComfyUI 0.3.64, visible in the order of `executing` frames:
+Facts about ComfyUI, visible in the order of `executing` frames:
 
-- A link is a list of two, `[node id, output number]`.
-- From an output node the graph is walked depth first, an input given last before one given first; cached nodes end the
-  walk. Nodes that wait for nothing are ready, in the order of that walk.
-- Of the ready nodes runs first: an output node; else one that an output node waits for; else one that such a node
-  waits for; else the first.
-- Two nodes are the same if class, plain inputs and everything upstream are. A node whose result may change by itself
-  adds something of its own: LoadImage the hash of its file, SaveImageWebsocket the time (so it is never the same).
+- A link is a list of two items, `[node id, output number]`.
+- The graph is traversed depth first from each output node, the last input of a node first. The traversal ends at cached
+  nodes. Nodes that wait for no other node are ready, in the order of the traversal.
+- Of the ready nodes, an output node runs first, otherwise one that an output node waits for, otherwise one that such a
+  node waits for, otherwise the first one.
+- Two nodes have the same result if their classes, literal inputs and upstream nodes are the same. Nodes whose result
+  depends on something else add it: LoadImage the hash of its file, SaveImageWebsocket the time (so it always runs).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def is_link(value: object) -> bool:
 
 
 def inputs_of(graph: Graph, node_id: str) -> Mapping[str, Any]:
-    """Return the inputs of a node; one that nothing needs may have none."""
+    """Return the inputs of a node. A node that no output needs may lack `inputs`."""
     inputs: Mapping[str, Any] = graph[node_id].get("inputs", {})
     return inputs
 
@@ -39,12 +39,12 @@ def links_of(graph: Graph, node_id: str) -> list[str]:
 
 
 def signatures(graph: Graph, changes: Callable[[str], object]) -> dict[str, str]:
-    """Return for every node what identifies its result; `changes` tells what a node adds of its own."""
+    """Return the identity of every node's result. `changes` returns what a node adds to its identity."""
     known: dict[str, str] = {}
 
     def signature(node_id: str) -> str:
         if node_id not in known and node_id in graph:
-            known[node_id] = "part of a cycle"  # stays only for nodes that no valid output needs
+            known[node_id] = "part of a cycle"  # replaced, unless no valid output needs the node
             inputs = {name: identity(value) for name, value in inputs_of(graph, node_id).items()}
             text = json.dumps([graph[node_id]["class_type"], changes(node_id), inputs], sort_keys=True)
             known[node_id] = hashlib.sha256(text.encode()).hexdigest()
@@ -60,7 +60,7 @@ def signatures(graph: Graph, changes: Callable[[str], object]) -> dict[str, str]
 
 
 class RunOrder:
-    """The nodes still to run. Take one with `next_node`, then say that it is `done`."""
+    """The nodes that have not run. `next_node` returns one, and `done` removes it."""
 
     def __init__(self, graph: Graph, is_output: Callable[[str], bool]) -> None:
         self._graph = graph
@@ -78,7 +78,7 @@ class RunOrder:
                 to_visit += needed
 
     def next_node(self) -> str | None:
-        """Return the node to run now, or None when all are done."""
+        """Return the next node to run, or None if all have run."""
         ready = [node_id for node_id, needed in self._waits_for.items() if not needed]
         wanted: Callable[[str], bool] = self._is_output
         for _ in range(3):
@@ -89,7 +89,7 @@ class RunOrder:
         return ready[0] if ready else None
 
     def done(self, node_id: str) -> None:
-        """Take a node off the list."""
+        """Remove a node that has run."""
         del self._waits_for[node_id]
         for needed in self._waits_for.values():
             needed.discard(node_id)

@@ -1,154 +1,143 @@
-"""What the nodes do that load, change and save pictures.
+"""Implements the nodes that load, scale and save images.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
-- LoadImage turns a photo by its EXIF; its mask is the inverse of alpha, or 64 x 64 of nothing where there is none.
-- SaveImage writes PNG at compression level 4 with the text chunk `prompt`; PreviewImage at level 1 into temp, under a
-  suffix of its own; SaveImageWebsocket sends PNG at level 1.
+- LoadImage applies a photo's EXIF orientation.
+- SaveImage writes PNG at compression level 4 with the text chunk `prompt`. PreviewImage writes level 1 into temp, with
+  a random suffix. SaveImageWebsocket sends PNG at level 1.
+- VAESave writes a file below the output folder and does not report it.
+- "Image Save" (from the pack WAS) has a name as `filename_prefix`. A slash in it is a folder that is not created, and
+  the error is swallowed.
+- "Image Saver" (from the pack by alexopus) has `filename` and `path` instead of `filename_prefix`, and overwrites.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+import random
+import string
+from collections.abc import Mapping
+from pathlib import Path
 
-from PIL import Image, ImageChops, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from simulators.comfyui.files import OutsideFolderError, place_to_save
-from simulators.comfyui.values import Behaviour, Given, ImageBatch, Mask, NodeContext, NodeFailure, Result
+from simulators.comfyui.values import Behaviour, ImageBatch, Inputs, NodeContext, NodeFailure, Result
 
 SAVED_COMPRESSION, SENT_COMPRESSION = 4, 1
-NO_MASK = (64, 64)
 RESAMPLING = {
     "nearest-exact": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "area": Image.Resampling.BOX,
     "bicubic": Image.Resampling.BICUBIC,
-    "bislerp": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-BLENDING: Mapping[str, Callable[[Image.Image, Image.Image], Image.Image]] = {
-    "normal": lambda _, other: other,
-    "multiply": ImageChops.multiply,
-    "screen": ImageChops.screen,
-    "overlay": ImageChops.overlay,
-    "soft_light": ImageChops.soft_light,
-    "difference": ImageChops.subtract,
-}
 
 
-def _opened(bench: NodeContext, given: Given) -> Image.Image:
-    with Image.open(bench.folders.readable(given["image"])) as image:
+def _load_image(context: NodeContext, inputs: Inputs) -> Result:
+    with Image.open(context.folders.readable(inputs["image"])) as image:
         image.load()
-        return ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    return Result((ImageBatch((upright,)), None))
 
 
-def _load_image(bench: NodeContext, given: Given) -> Result:
-    image = _opened(bench, given)
-    has_alpha = "A" in image.getbands() or "transparency" in image.info
-    mask = ImageOps.invert(image.convert("RGBA").getchannel("A")) if has_alpha else Image.new("L", NO_MASK)
-    return Result((ImageBatch((image.convert("RGB"),)), Mask(mask)))
+def _scaled(_: NodeContext, inputs: Inputs) -> Result:
+    resampling = RESAMPLING[inputs["upscale_method"]]
 
-
-def _load_mask(bench: NodeContext, given: Given) -> Result:
-    channel = given["channel"][0].upper()
-    mask = _opened(bench, given).convert("RGBA").getchannel(channel)
-    return Result((Mask(ImageOps.invert(mask) if channel == "A" else mask),))
-
-
-def _resampling(given: Given) -> Image.Resampling:
-    if given["upscale_method"] not in RESAMPLING:
-        raise NodeFailure("NotImplementedError", f"no interpolation called {given['upscale_method']}")
-    return RESAMPLING[given["upscale_method"]]
-
-
-def _scaled(_: NodeContext, given: Given) -> Result:
     def scaled(image: Image.Image) -> Image.Image:
-        width = given["width"] or max(1, round(image.width * given["height"] / image.height)) or image.width
-        height = given["height"] or max(1, round(image.height * width / image.width))
-        if not given["width"] and not given["height"]:
+        if not inputs["width"] and not inputs["height"]:
             return image
-        if given["crop"] == "center":
-            return ImageOps.fit(image, (width, height), _resampling(given))
-        return image.resize((width, height), _resampling(given))
+        width = inputs["width"] or max(1, round(image.width * inputs["height"] / image.height))
+        height = inputs["height"] or max(1, round(image.height * width / image.width))
+        if inputs["crop"] == "center":
+            return ImageOps.fit(image, (width, height), resampling)
+        return image.resize((width, height), resampling)
 
-    return Result((ImageBatch(tuple(scaled(image) for image in given["image"].frames)),))
-
-
-def _scaled_to_pixels(_: NodeContext, given: Given) -> Result:
-    def scaled(image: Image.Image) -> Image.Image:
-        scale = (given["megapixels"] * 1024 * 1024 / (image.width * image.height)) ** 0.5
-        return image.resize((round(image.width * scale), round(image.height * scale)), _resampling(given))
-
-    return Result((ImageBatch(tuple(scaled(image) for image in given["image"].frames)),))
+    return Result((ImageBatch(tuple(scaled(image) for image in inputs["image"].frames)),))
 
 
-def _blended(_: NodeContext, given: Given) -> Result:
-    if given["blend_mode"] not in BLENDING:
-        raise NodeFailure("ValueError", f"no blend mode called {given['blend_mode']}")
-    pairs = zip(given["image1"].frames, given["image2"].frames, strict=False)
-    frames = []
-    for image, other in pairs:
-        mixed = BLENDING[given["blend_mode"]](image, other.resize(image.size, Image.Resampling.BICUBIC))
-        frames.append(Image.blend(image, mixed, given["blend_factor"]))
-    return Result((ImageBatch(tuple(frames)),))
+def _empty_image(_: NodeContext, inputs: Inputs) -> Result:
+    image = Image.new("RGB", (inputs["width"], inputs["height"]), tuple(inputs["color"].to_bytes(3, "big")))
+    return Result((ImageBatch((image,) * inputs["batch_size"]),))
 
 
-def _empty_image(_: NodeContext, given: Given) -> Result:
-    color = tuple(given["color"].to_bytes(3, "big"))
-    image = Image.new("RGB", (given["width"], given["height"]), color)
-    return Result((ImageBatch((image,) * given["batch_size"]),))
-
-
-def png(image: Image.Image, level: int, metadata: PngImagePlugin.PngInfo | None = None) -> bytes:
-    """Return the file of a picture."""
+def _png(image: Image.Image, level: int, metadata: PngImagePlugin.PngInfo | None = None) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=level, pnginfo=metadata)
     return file.getvalue()
 
 
-def _saved(bench: NodeContext, images: ImageBatch, prefix: str, kind: str) -> Result:
+def _saved(context: NodeContext, images: ImageBatch, prefix: str, folder: str, level: int) -> Result:
     metadata = PngImagePlugin.PngInfo()
-    for key, value in {"prompt": bench.graph, **(bench.extra_pnginfo or {})}.items():
+    for key, value in {"prompt": context.graph, **(context.extra_pnginfo or {})}.items():
         metadata.add_text(key, json.dumps(value))
     try:
-        place = place_to_save(bench.folders.base / kind, prefix, images.frames[0].size)
+        place = place_to_save(context.folders.base / folder, prefix, images.frames[0].size)
     except OutsideFolderError as outside:
-        raise NodeFailure("Exception", f"Nothing may be saved outside the output folder: {outside}") from outside
+        raise NodeFailure("Exception", f"Images must be saved inside the output folder, not in {outside}") from outside
+    names = [place.file_name(index) for index in range(len(images.frames))]
+    for name, image in zip(names, images.frames, strict=True):
+        (place.folder / name).write_bytes(_png(image, level, metadata))
+    return Result(
+        shown={"images": [{"filename": name, "subfolder": place.subfolder, "type": folder} for name in names]}
+    )
+
+
+def _save(context: NodeContext, inputs: Inputs) -> Result:
+    return _saved(context, inputs["images"], inputs["filename_prefix"], "output", SAVED_COMPRESSION)
+
+
+def _preview(context: NodeContext, inputs: Inputs) -> Result:
+    suffix = "".join(random.choices(string.ascii_lowercase, k=5))  # noqa: S311  a name, not a secret
+    return _saved(context, inputs["images"], f"ComfyUI_temp_{suffix}", "temp", SENT_COMPRESSION)
+
+
+async def _send(context: NodeContext, inputs: Inputs) -> Result:
+    images = inputs["images"].frames
+    for index, image in enumerate(images):
+        await context.send_image(index, len(images), await asyncio.to_thread(_png, image, SENT_COMPRESSION))
+    return Result()
+
+
+def _save_vae(context: NodeContext, inputs: Inputs) -> Result:
+    place = place_to_save(context.folders.output, inputs["filename_prefix"], (0, 0))
+    (place.folder / place.file_name(0)).with_suffix(".safetensors").write_bytes(b"weights")
+    return Result()
+
+
+def _save_under_name(context: NodeContext, inputs: Inputs) -> Result:
     shown = []
-    level = SAVED_COMPRESSION if kind == "output" else SENT_COMPRESSION
-    for index, image in enumerate(images.frames):
-        name = place.file_name(index)
-        (place.folder / name).write_bytes(png(image, level, metadata))
-        shown.append({"filename": name, "subfolder": place.subfolder, "type": kind})
+    for number, image in enumerate(inputs["images"].frames, 1):
+        path = context.folders.output / inputs["output_path"] / f"{inputs['filename_prefix']}_{number:04}.png"
+        with contextlib.suppress(OSError):
+            path.write_bytes(_png(image, SAVED_COMPRESSION))
+            shown.append(_reported(context, path))
     return Result(shown={"images": shown})
 
 
-def _save(bench: NodeContext, given: Given) -> Result:
-    return _saved(bench, given["images"], given["filename_prefix"], "output")
+def _save_at_path(context: NodeContext, inputs: Inputs) -> Result:
+    path = context.folders.output / inputs["path"] / f"{inputs['filename']}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_png(inputs["images"].frames[0], SAVED_COMPRESSION))
+    return Result(shown={"images": [_reported(context, path)]})
 
 
-def _preview(bench: NodeContext, given: Given) -> Result:
-    return _saved(bench, given["images"], f"ComfyUI{bench.temp_suffix}", "temp")
-
-
-async def _send(bench: NodeContext, given: Given) -> Result:
-    images = given["images"].frames
-    for index, image in enumerate(images):
-        await bench.send_picture(index, len(images), await asyncio.to_thread(png, image, SENT_COMPRESSION))
-    return Result()
+def _reported(context: NodeContext, path: Path) -> dict[str, str]:
+    subfolder = path.parent.relative_to(context.folders.output)
+    return {"filename": path.name, "subfolder": "" if subfolder == Path() else str(subfolder), "type": "output"}
 
 
 IMAGE_NODES: Mapping[str, Behaviour] = {
     "LoadImage": _load_image,
-    "LoadImageMask": _load_mask,
     "ImageScale": _scaled,
-    "ImageScaleToTotalPixels": _scaled_to_pixels,
-    "ImageBlend": _blended,
     "EmptyImage": _empty_image,
     "SaveImage": _save,
     "PreviewImage": _preview,
     "SaveImageWebsocket": _send,
+    "VAESave": _save_vae,
+    "Image Save": _save_under_name,
+    "Image Saver": _save_at_path,
 }

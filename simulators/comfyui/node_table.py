@@ -1,11 +1,11 @@
-"""The nodes that the simulator knows, as data: inputs, ranges, choices, outputs. What a node does is in nodes.py.
+"""The node classes of the simulator, as data: inputs, ranges, choices, outputs. nodes.py implements them.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
-- /object_info describes an input as `[type, options]`; a choice of old style has the list of choices in place of the
-  type, a choice of new style is `["COMBO", {"options": […]}]` and is *not* checked when a prompt is posted.
-- A loader's choices are the files present. LoadImage lists the pictures in the input folder itself, not in subfolders.
-- An input may be optional; hidden ones (the graph, for the PNG text chunk) are filled in by the server.
+- /object_info describes an input as `[type, options]`. A choice has the list of its values instead of the type.
+- The choices of a loader are the files that exist. LoadImage lists the files directly in the input folder, without
+  subfolders.
+- An input can be optional. The server sets hidden inputs (the graph, for the PNG's text chunk).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 Listing = Callable[[str], tuple[str, ...]]
-"""Names the files of a model folder, or of `input`."""
+"""Returns the file names in a model folder, or in `input`."""
 
 LARGEST_SIDE = 16384
 LARGEST_SEED = 2**64 - 1
@@ -33,15 +33,13 @@ SAMPLERS = tuple(SAMPLER_NAMES.split())
 SCHEDULER_NAMES = "simple sgm_uniform karras exponential ddim_uniform beta normal linear_quadratic kl_optimal"
 SCHEDULERS = tuple(SCHEDULER_NAMES.split())
 RESAMPLING = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
-BLENDING = ("normal", "multiply", "screen", "overlay", "soft_light", "difference")
 WEIGHT_TYPES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 CLIP_TYPES = ("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")
-MASK_CHANNELS = ("alpha", "red", "green", "blue")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input: a type to link or to type in, or, where `type` is empty, a choice out of a list."""
+    """One input: a linked or literal value of `type`, or a choice if `type` is empty."""
 
     type: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -49,20 +47,25 @@ class Input:
     folder: str = ""
     optional: bool = False
 
+    @property
+    def is_link_only(self) -> bool:
+        """Whether the value is another node's output: the type has no literals."""
+        return self.type not in {"", "INT", "FLOAT", "STRING", "BOOLEAN"}
+
     def declared_type(self, listing: Listing) -> str | list[str]:
-        """Return the first item of the declaration: a type, or the list of choices as they are now."""
+        """Return the first item of the declaration: the type, or the current list of choices."""
         if self.type:
             return self.type
         return [*(listing(self.folder) if self.folder else ()), *self.choices]
 
     def declared(self, listing: Listing) -> list[Any]:
-        """Return the declaration as /object_info shows it."""
+        """Return the declaration in /object_info."""
         return [self.declared_type(listing), dict(self.options)]
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """One class of nodes."""
+    """One node class."""
 
     name: str
     inputs: Mapping[str, Input]
@@ -73,7 +76,7 @@ class NodeType:
     checks_file: str = ""
 
     def described(self, listing: Listing) -> dict[str, Any]:
-        """Return what /object_info says of this node."""
+        """Return the description in /object_info."""
         required = {name: entry.declared(listing) for name, entry in self.inputs.items() if not entry.optional}
         optional = {name: entry.declared(listing) for name, entry in self.inputs.items() if entry.optional}
         groups: dict[str, dict[str, Any]] = {"required": required}
@@ -108,10 +111,6 @@ def _choice(*choices: str, folder: str = "", **more: object) -> Input:
     return Input(options=more, choices=choices, folder=folder)
 
 
-def _combo(*choices: str) -> Input:
-    return Input("COMBO", {"multiselect": False, "options": list(choices)})
-
-
 def _side(default: int, least: int = 16, step: int = 8) -> Input:
     return _int(default, least, LARGEST_SIDE, step=step)
 
@@ -128,7 +127,7 @@ _DENOISE = _float(1.0, 0.0, 1.0, step=0.01)
 _STEPS = _int(20, 1, 10000)
 _SEED = _int(0, 0, LARGEST_SEED, control_after_generate=True)
 _BATCH = _int(1, 1, 4096)
-_PICTURE = _choice(folder="input", image_upload=True)
+_IMAGE_FILE = _choice(folder="input", image_upload=True)
 _LORA = _choice(folder="loras")
 _CLIP_FILE = _choice(folder="text_encoders")
 _SAMPLER = _choice(*SAMPLERS)
@@ -146,45 +145,13 @@ _LOADERS = (
     ),
     _node("VAELoader", "VAE", vae_name=_choice("pixel_space", folder="vae")),
     _node("CheckpointLoaderSimple", "MODEL CLIP VAE", ckpt_name=_choice(folder="checkpoints")),
-    _node(
-        "LoraLoader",
-        "MODEL CLIP",
-        model="MODEL",
-        clip="CLIP",
-        lora_name=_LORA,
-        strength_model=_STRENGTH,
-        strength_clip=_STRENGTH,
-    ),
     _node("LoraLoaderModelOnly", "MODEL", model="MODEL", lora_name=_LORA, strength_model=_STRENGTH),
-    _node(
-        "ModelSamplingFlux",
-        "MODEL",
-        model="MODEL",
-        max_shift=_float(1.15, 0.0, 100.0, step=0.01),
-        base_shift=_float(0.5, 0.0, 100.0, step=0.01),
-        width=_side(1024),
-        height=_side(1024),
-    ),
 )
 
 _CONDITIONINGS = (
     _node("CLIPTextEncode", "CONDITIONING", text=_TEXT, clip="CLIP"),
-    _node("CLIPTextEncodeFlux", "CONDITIONING", clip="CLIP", clip_l=_TEXT, t5xxl=_TEXT, guidance=_GUIDANCE),
     _node("FluxGuidance", "CONDITIONING", conditioning="CONDITIONING", guidance=_GUIDANCE),
     _node("ConditioningZeroOut", "CONDITIONING", conditioning="CONDITIONING"),
-    replace(
-        _node(
-            "InpaintModelConditioning",
-            "CONDITIONING CONDITIONING LATENT",
-            positive="CONDITIONING",
-            negative="CONDITIONING",
-            vae="VAE",
-            pixels="IMAGE",
-            mask="MASK",
-            noise_mask=Input("BOOLEAN", {"default": True}),
-        ),
-        output_names=("positive", "negative", "latent"),
-    ),
 )
 
 _SAMPLING = (
@@ -224,32 +191,11 @@ _LATENTS = (
     _node("EmptySD3LatentImage", "LATENT", width=_side(1024, step=16), height=_side(1024, step=16), batch_size=_BATCH),
     _node("EmptyLatentImage", "LATENT", width=_side(512), height=_side(512), batch_size=_BATCH),
     _node("VAEDecode", "IMAGE", samples="LATENT", vae="VAE"),
-    _node(
-        "VAEDecodeTiled",
-        "IMAGE",
-        samples="LATENT",
-        vae="VAE",
-        tile_size=_int(512, 64, 4096, step=32),
-        overlap=_int(64, 0, 4096, step=32),
-        temporal_size=_int(64, 8, 4096, step=4),
-        temporal_overlap=_int(8, 4, 4096, step=4),
-    ),
     _node("VAEEncode", "LATENT", pixels="IMAGE", vae="VAE"),
-    _node("VAEEncodeForInpaint", "LATENT", pixels="IMAGE", vae="VAE", mask="MASK", grow_mask_by=_int(6, 0, 64, step=1)),
-    _node("SetLatentNoiseMask", "LATENT", samples="LATENT", mask="MASK"),
-    _node("RepeatLatentBatch", "LATENT", samples="LATENT", amount=_int(1, 1, 64)),
-    _node(
-        "LatentUpscaleBy",
-        "LATENT",
-        samples="LATENT",
-        upscale_method=_choice("nearest-exact", "bilinear", "area", "bicubic", "bislerp"),
-        scale_by=_float(1.5, 0.01, 8.0, step=0.01),
-    ),
 )
 
 _IMAGES = (
-    replace(_node("LoadImage", "IMAGE MASK", image=_PICTURE), checks_file="image"),
-    replace(_node("LoadImageMask", "MASK", image=_PICTURE, channel=_choice(*MASK_CHANNELS)), checks_file="image"),
+    replace(_node("LoadImage", "IMAGE MASK", image=_IMAGE_FILE), checks_file="image"),
     _node(
         "ImageScale",
         "IMAGE",
@@ -260,27 +206,12 @@ _IMAGES = (
         crop=_choice("disabled", "center"),
     ),
     _node(
-        "ImageScaleToTotalPixels",
-        "IMAGE",
-        image="IMAGE",
-        upscale_method=_combo(*RESAMPLING),
-        megapixels=_float(1.0, 0.01, 16.0, step=0.01),
-    ),
-    _node(
         "EmptyImage",
         "IMAGE",
         width=_side(512, least=1, step=1),
         height=_side(512, least=1, step=1),
         batch_size=_BATCH,
         color=_int(0, 0, LARGEST_COLOR, step=1, display="color"),
-    ),
-    _node(
-        "ImageBlend",
-        "IMAGE",
-        image1="IMAGE",
-        image2="IMAGE",
-        blend_factor=_float(0.5, 0.0, 1.0, step=0.01),
-        blend_mode=_combo(*BLENDING),
     ),
     replace(
         _node("SaveImage", images="IMAGE", filename_prefix=Input("STRING", {"default": "ComfyUI"})),
@@ -292,7 +223,7 @@ _IMAGES = (
 )
 
 _NAME = Input("STRING", {"default": ""})
-_UNRECORDED = (
+_NOT_RECORDED = (
     _node("PrimitiveString", "STRING", value=_NAME),
     replace(_node("VAESave", vae="VAE", filename_prefix=_NAME), is_output=True),
     replace(_node("Image Save", images="IMAGE", output_path=_NAME, filename_prefix=_NAME), is_output=True),
@@ -300,5 +231,5 @@ _UNRECORDED = (
 )
 
 NODE_TYPES: Mapping[str, NodeType] = {
-    node.name: node for node in (*_LOADERS, *_CONDITIONINGS, *_SAMPLING, *_LATENTS, *_IMAGES, *_UNRECORDED)
+    node.name: node for node in (*_LOADERS, *_CONDITIONINGS, *_SAMPLING, *_LATENTS, *_IMAGES, *_NOT_RECORDED)
 }

@@ -1,13 +1,14 @@
-"""Tells the client of one prompt what happens, and keeps what history repeats of it.
+"""Sends the frames of one prompt to its client, and keeps the messages that /history repeats.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
-- `execution_start`, `execution_cached`, `execution_success`, `execution_error` and `execution_interrupted` carry a time
-  in milliseconds and stand in history as `status.messages`. Without a client_id only the last of them is sent, to all.
-- `progress_state` repeats all nodes so far: floats while a node only starts and ends, integers once it counted steps.
-- A step is `progress_state`, then `progress`, then the picture. A client that understands metadata gets the picture in
-  between, with them.
-- `executing` and `executed` are sent only where the prompt has a client_id; without it progress goes to everyone.
+- `execution_start`, `execution_cached`, `execution_success`, `execution_error` and `execution_interrupted` contain a
+  time in milliseconds, and /history repeats them in `status.messages`. Without a client_id only
+  `execution_interrupted` is sent, to all clients.
+- `progress_state` contains all nodes so far: with floats until a node has counted steps, then with integers.
+- A step sends `progress_state`, then `progress`, then the preview. A client that supports metadata gets the preview
+  before `progress`, with metadata.
+- `executing` and `executed` are sent only if the prompt has a client_id. Without one, progress goes to all clients.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from simulators.comfyui.sockets import Sockets
 
 
 class ProgressSender:
-    """The frames of one prompt."""
+    """Sends the frames of one prompt."""
 
     def __init__(self, sockets: Sockets, prompt: QueuedPrompt) -> None:
         self._sockets = sockets
@@ -30,43 +31,43 @@ class ProgressSender:
         self.messages: list[list[Any]] = []
 
     def message(self, event: str, data: dict[str, Any]) -> None:
-        """Tell of the prompt as a whole."""
+        """Send a message about the whole prompt, and keep it for /history."""
         data = {**data, "prompt_id": self._prompt_id, "timestamp": int(time.time() * 1000)}
         self.messages.append([event, data])
         if self._client_id is not None or event == "execution_interrupted":
             self._sockets.send(event, data, self._client_id)
 
     def started(self, node_id: str) -> None:
-        """Tell that a node runs."""
+        """Report that a node starts."""
         self._state(node_id, 0.0, 1.0, "running")
         if self._client_id is not None:
             self._sockets.running_node = node_id
             self._of_node("executing", node_id, {})
 
-    def stepped(self, node_id: str, value: int, maximum: int, picture: tuple[int, bytes] | None = None) -> None:
-        """Tell that a node is at `value` of `maximum`, and show a picture."""
+    def stepped(self, node_id: str, value: int, maximum: int, image: tuple[int, bytes] | None = None) -> None:
+        """Report that a node is at `value` of `maximum`, and send its preview or image."""
         self._state(node_id, value, maximum, "running")
         has_metadata = self._sockets.wants_metadata(self._client_id)
-        if picture and has_metadata:
-            metadata = {"node_id": node_id, "prompt_id": self._prompt_id, **_places(node_id)}
-            self._sockets.send_picture_with_metadata(*picture, metadata, self._client_id)
+        if image and has_metadata:
+            metadata = {"node_id": node_id, "prompt_id": self._prompt_id, **_display_ids(node_id)}
+            self._sockets.send_image_with_metadata(*image, metadata, self._client_id)
         step = {"value": value, "max": maximum, "prompt_id": self._prompt_id, "node": node_id}
         self._sockets.send("progress", step, self._client_id)
-        if picture and not has_metadata:
-            self._sockets.send_picture(*picture, self._client_id)
+        if image and not has_metadata:
+            self._sockets.send_image(*image, self._client_id)
 
     def executed(self, node_id: str, shown: dict[str, Any] | None) -> None:
-        """Tell what a node shows."""
+        """Report a node's entry in /history."""
         if self._client_id is not None:
             self._of_node("executed", node_id, {"output": shown})
 
     def finished(self, node_id: str) -> None:
-        """Tell that a node ended, or that it is cached."""
+        """Report that a node finished, or that its result is cached."""
         maximum = self._nodes[node_id]["max"] if node_id in self._nodes else 1
         self._state(node_id, maximum, maximum, "finished")
 
     def ended(self) -> None:
-        """Tell that the prompt ended and can be read in history."""
+        """Report that the prompt ended and its history entry exists."""
         if self._client_id is not None:
             self._sockets.send("executing", {"node": None, "prompt_id": self._prompt_id}, self._client_id)
 
@@ -81,10 +82,10 @@ class ProgressSender:
             "state": state,
             "node_id": node_id,
             "prompt_id": self._prompt_id,
-            **_places(node_id),
+            **_display_ids(node_id),
         }
         self._sockets.send("progress_state", {"prompt_id": self._prompt_id, "nodes": self._nodes}, self._client_id)
 
 
-def _places(node_id: str) -> dict[str, str | None]:
+def _display_ids(node_id: str) -> dict[str, str | None]:
     return {"display_node_id": node_id, "parent_node_id": None, "real_node_id": node_id}

@@ -1,10 +1,12 @@
-"""The prompts that wait, the one that runs and the ones that ended. Knows nothing of HTTP or of nodes.
+"""Queue and history of prompts: waiting, running and ended. Independent of HTTP and of nodes.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
-- The lowest (number, id) runs first; `front` makes a number negative. The waiting ones are listed in heap order.
-- Every change tells every socket how many prompts wait or run, twice where the last waiting one is deleted.
-- A history entry keeps the graph as it was when the run began, and holds at most 10,000 others before it.
+- The prompt with the lowest (number, id) runs first. `front` makes a number negative. Waiting prompts are in heap
+  order.
+- Each change sends the number of waiting and running prompts to every socket; the deletion of the last waiting prompt
+  sends it twice.
+- A history entry contains the graph from the start of the run. The history has at most 10,001 entries.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ SECRET_EXTRA_DATA = ("auth_token_comfy_org", "api_key_comfy_org")
 
 @dataclass(frozen=True, order=True)
 class QueuedPrompt:
-    """One prompt as it was queued."""
+    """A queued prompt."""
 
     number: float
     prompt_id: str
@@ -32,17 +34,17 @@ class QueuedPrompt:
 
     @property
     def client_id(self) -> str | None:
-        """Return who is told of the run, or None for everyone."""
+        """Return the client that gets the frames, or None for all clients."""
         client_id = self.extra_data.get("client_id")
         return None if client_id is None else str(client_id)
 
     def listed(self) -> list[Any]:
-        """Return the prompt as /queue and /history show it."""
+        """Return the prompt in the format of /queue and /history."""
         return [self.number, self.prompt_id, self.graph, self.extra_data, self.outputs]
 
 
 class PromptQueue:
-    """Waiting, running and ended prompts. `changed` is called at every change of their number."""
+    """Waiting, running and ended prompts. `changed` is called when the number of waiting or running prompts changes."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -53,23 +55,23 @@ class PromptQueue:
 
     @property
     def remaining(self) -> int:
-        """Return how many prompts wait or run."""
+        """Return the number of waiting and running prompts."""
         return len(self._waiting) + (self._running is not None)
 
     @property
     def running_id(self) -> str | None:
-        """Return the id of the prompt that runs."""
+        """Return the id of the running prompt, or None."""
         return self._running.prompt_id if self._running else None
 
     @property
     def ids(self) -> list[str]:
-        """Return the ids of the prompt that runs and of those that wait."""
+        """Return the ids of the running and the waiting prompts."""
         running = [self._running] if self._running else []
         return [prompt.prompt_id for prompt in (*running, *sorted(self._waiting))]
 
     @property
     def history_ids(self) -> list[str]:
-        """Return the ids of the prompts that ended, oldest first."""
+        """Return the ids of the ended prompts, oldest first."""
         return list(self._history)
 
     def put(self, prompt: QueuedPrompt) -> None:
@@ -83,7 +85,7 @@ class PromptQueue:
         self._woken.set()
 
     async def next_prompt(self) -> QueuedPrompt | None:
-        """Wait for a prompt or a wake-up; return the prompt, which runs from now on."""
+        """Wait for a prompt or a wake-up. Return the prompt and mark it as running, or return None."""
         if not self._waiting:
             await self._woken.wait()
         self._woken.clear()
@@ -116,12 +118,12 @@ class PromptQueue:
         return {"queue_running": running, "queue_pending": [prompt.listed() for prompt in self._waiting]}
 
     def clear(self) -> None:
-        """Drop every waiting prompt."""
+        """Delete all waiting prompts."""
         self._waiting = []
         self._changed()
 
     def delete(self, prompt_id: str) -> None:
-        """Drop one waiting prompt."""
+        """Delete one waiting prompt."""
         for prompt in self._waiting:
             if prompt.prompt_id == prompt_id:
                 if len(self._waiting) == 1:
@@ -133,7 +135,7 @@ class PromptQueue:
                 return
 
     def history(self, most: int | None = None, offset: int = -1) -> dict[str, dict[str, Any]]:
-        """Return the newest `most` entries, or as many from `offset` on."""
+        """Return the newest `most` entries, or `most` entries from `offset` on."""
         ids = list(self._history)
         if offset < 0 and most is not None:
             offset = len(ids) - most
@@ -141,7 +143,7 @@ class PromptQueue:
         return {key: self._history[key] for key in (chosen if most is None else chosen[: max(most, 1)])}
 
     def history_of(self, prompt_id: str) -> dict[str, dict[str, Any]]:
-        """Return the entry of one prompt, or nothing."""
+        """Return the entry of one prompt by its id; empty if it does not exist."""
         return {prompt_id: self._history[prompt_id]} if prompt_id in self._history else {}
 
     def clear_history(self) -> None:

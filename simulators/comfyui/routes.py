@@ -1,14 +1,14 @@
 """The HTTP routes of the simulator.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
-- Every route also answers below /api.
-- A handler that is surprised (a body that is no JSON, a slash in an uploaded name, a `max_items` that is no number)
-  answers 500 in plain text and closes the connection. An upload that leads out of its folder gets 400 with no body.
-- A POST that changes something answers 200 with no body, whether there was anything to change or not.
-- /history/{id} of a prompt that waits, runs or never was is `{}`; so is /object_info of an unknown class.
-- A browser's request whose Origin is not the loopback host that it asks is refused with 403.
-- /free is acted on between prompts: `free_memory` empties the cache.
+- Every route also exists below /api.
+- An exception in a handler (a body that is not JSON, a slash in an uploaded name, a `max_items` that is not a number)
+  returns 500 in plain text and closes the connection. An upload outside its folder returns 400 without a body.
+- A POST that changes something returns 200 without a body, even if there was nothing to change.
+- /history/{id} is `{}` for a prompt that waits, runs or does not exist, and /object_info/{class} for an unknown class.
+- A browser's request to a loopback host is refused with 403 if its Origin is another host or port.
+- /free takes effect between prompts: `free_memory` empties the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import mimetypes
 import os
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -29,13 +29,12 @@ from aiohttp import web
 from simulators.comfyui import validation
 from simulators.comfyui.faults import Faults
 from simulators.comfyui.files import FOLDERS, Folders, OutsideFolderError, inside, name_to_upload
-from simulators.comfyui.masks import masked
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_SIZE, Sockets
+from simulators.comfyui.version import pinned_version
 
-VERSION = "0.3.64"
-PAGE = "<!doctype html><title>ComfyUI simulator</title><p>This is a stand-in for ComfyUI. It has no canvas."
+PAGE = "<!doctype html><title>ComfyUI simulator</title><p>This server simulates ComfyUI. It has no editor."
 INTERNAL_ERROR = "500 Internal Server Error\n\nServer got itself in trouble"
 FOLDER_NAMES = """
 checkpoints configs loras vae text_encoders diffusion_models clip_vision style_models embeddings diffusers
@@ -51,7 +50,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Backend(Protocol):
-    """What the routes need of the server."""
+    """The server's side of the routes."""
 
     folders: Folders
     faults: Faults
@@ -66,7 +65,7 @@ class Backend(Protocol):
         """Return the number of the next prompt."""
 
     def interrupt(self) -> None:
-        """End what runs."""
+        """Interrupt the running prompt."""
 
     def free(self) -> None:
         """Empty the cache between prompts."""
@@ -74,18 +73,17 @@ class Backend(Protocol):
 
 def application(backend: Backend) -> web.Application:
     """Return the server's routes."""
-    app = web.Application(client_max_size=MAX_UPLOAD_SIZE, middlewares=[_gate(backend)])
-    prompts, files, facts = _Prompts(backend), _FileRoutes(backend), _Facts(backend)
+    app = web.Application(client_max_size=MAX_UPLOAD_SIZE, middlewares=[_middleware(backend)])
+    prompts, files, info = _PromptRoutes(backend), _FileRoutes(backend), _InfoRoutes(backend)
     routes: tuple[tuple[str, str, Handler], ...] = (
-        ("GET", "/", facts.root),
+        ("GET", "/", info.root),
         ("GET", "/ws", backend.sockets.serve),
-        ("GET", "/features", facts.features),
-        ("GET", "/system_stats", facts.system_stats),
-        ("GET", "/models", facts.models),
-        ("GET", "/models/{folder}", facts.models_of),
-        ("GET", "/embeddings", facts.embeddings),
-        ("GET", "/object_info", facts.object_info),
-        ("GET", "/object_info/{name}", facts.object_info),
+        ("GET", "/features", info.features),
+        ("GET", "/system_stats", info.system_stats),
+        ("GET", "/models", info.models),
+        ("GET", "/models/{folder}", info.models_of),
+        ("GET", "/object_info", info.object_info),
+        ("GET", "/object_info/{name}", info.object_info),
         ("GET", "/prompt", prompts.get_prompt),
         ("POST", "/prompt", prompts.post_prompt),
         ("GET", "/queue", prompts.get_queue),
@@ -96,7 +94,6 @@ def application(backend: Backend) -> web.Application:
         ("GET", "/history/{prompt_id}", prompts.get_history_of),
         ("POST", "/history", prompts.post_history),
         ("POST", "/upload/image", files.upload),
-        ("POST", "/upload/mask", files.upload_mask),
         ("GET", "/view", files.view),
     )
     for prefix in ("", "/api"):
@@ -104,7 +101,7 @@ def application(backend: Backend) -> web.Application:
     return app
 
 
-def _gate(backend: Backend) -> Any:  # noqa: ANN401  aiohttp's own type of a middleware
+def _middleware(backend: Backend) -> Any:  # noqa: ANN401  aiohttp's own type of a middleware
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         backend.requests.append((request.method, request.path))
@@ -114,9 +111,9 @@ def _gate(backend: Backend) -> Any:  # noqa: ANN401  aiohttp's own type of a mid
             return web.Response()
         fault = backend.faults.answer_fault(request.method, request.path)
         if fault is not None and fault.is_500:
-            answer = web.Response(status=500, text=INTERNAL_ERROR)
-            answer.force_close()
-            return answer
+            response = web.Response(status=500, text=INTERNAL_ERROR)
+            response.force_close()
+            return response
         if fault is not None and fault.is_cut and request.transport is not None:
             request.transport.abort()
             return web.Response()
@@ -134,7 +131,7 @@ def _is_foreign(request: web.Request) -> bool:
     return host.hostname != origin.hostname or (None not in (host.port, origin.port) and host.port != origin.port)
 
 
-class _Prompts:
+class _PromptRoutes:
     """/prompt, /queue, /history, /interrupt and /free."""
 
     def __init__(self, backend: Backend) -> None:
@@ -211,20 +208,13 @@ class _FileRoutes:
         self._backend = backend
 
     async def upload(self, request: web.Request) -> web.Response:
-        return self._uploaded(await request.post(), lambda content: content)
-
-    async def upload_mask(self, request: web.Request) -> web.Response:
         form = await request.post()
-        return self._uploaded(form, lambda mask: masked(self._backend.folders, str(form["original_ref"]), mask))
-
-    def _uploaded(self, form: Mapping[str, Any], written: Callable[[bytes], bytes | None]) -> web.Response:
-        """Write what `written` makes of the file that was sent, and return its name."""
         kind, image = str(form.get("type", "input")), form.get("image")
         folder = self._backend.folders.base / FOLDERS[FOLDERS.index(kind)]
         if image is None:
             return web.Response(status=400)
         if not isinstance(image, web.FileField):
-            raise TypeError("the image is no file")
+            raise TypeError("the image is not a file")
         name, content, subfolder = image.filename, image.file.read(), str(form.get("subfolder", ""))
         try:
             inside(folder, subfolder, name)
@@ -232,13 +222,9 @@ class _FileRoutes:
             return web.Response(status=400)
         place = folder / subfolder
         place.mkdir(parents=True, exist_ok=True)
-        overwrites = form.get("overwrite") in {"true", "1"}
-        if not overwrites:
+        if form.get("overwrite") not in {"true", "1"}:
             name = name_to_upload(place, name, content)
-        if overwrites or not (place / name).exists():  # else it is there with the same content
-            made = written(content)
-            if made is not None:
-                (place / name).write_bytes(made)
+        (place / name).write_bytes(content)
         return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
     async def view(self, request: web.Request) -> web.StreamResponse:
@@ -259,8 +245,8 @@ class _FileRoutes:
         return web.FileResponse(file, headers={"Content-Disposition": f'filename="{file.name}"', "Content-Type": kind})
 
 
-class _Facts:
-    """What the server is and knows."""
+class _InfoRoutes:
+    """The page, and information about the server, its models and its nodes."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -281,9 +267,6 @@ class _Facts:
         folder = request.match_info["folder"]
         return web.json_response(self._backend.listing(folder)) if folder in MODEL_FOLDERS else web.Response(status=404)
 
-    async def embeddings(self, _: web.Request) -> web.Response:
-        return web.json_response([str(Path(name).with_suffix("")) for name in self._backend.listing("embeddings")])
-
     async def object_info(self, request: web.Request) -> web.Response:
         wanted = request.match_info.get("name")
         nodes = [node for node in NODE_TYPES.values() if wanted in (None, node.name)]
@@ -291,7 +274,7 @@ class _Facts:
 
 
 def _stats() -> dict[str, Any]:
-    system = {"os": os.name, "ram_total": MEMORY, "ram_free": MEMORY, "comfyui_version": VERSION}
+    system = {"os": os.name, "ram_total": MEMORY, "ram_free": MEMORY, "comfyui_version": pinned_version()}
     system |= {"required_frontend_version": "", "installed_templates_version": "", "required_templates_version": ""}
     system |= {"python_version": sys.version, "pytorch_version": "none", "embedded_python": False, "argv": sys.argv}
     device = {"name": "simulator", "type": "cpu", "index": None, "vram_total": MEMORY, "vram_free": MEMORY}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulators.comfyui.faults import Cut, Faults
-from simulators.comfyui.pictures import Sketch, preview
+from simulators.comfyui.images import Sketch, preview
 from simulators.comfyui.sockets import JPEG
 
 PREVIEW_QUALITY = 95

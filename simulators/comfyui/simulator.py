@@ -1,4 +1,4 @@
-"""The simulator as a context manager: a thread with one server in it, and what a test may look at."""
+"""The simulator as a context manager: a thread that runs one server, with its state for tests."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MODELS: Mapping[str, tuple[str, ...]] = {
     "checkpoints": (),
 }
 ANY_HOST = ("", "0.0.0.0", "::")  # noqa: S104  compared with, not bound
-START_DEADLINE_S = 30.0
-VERB_DEADLINE_S = 10.0
+START_TIMEOUT_S = 30.0
+ACTION_TIMEOUT_S = 10.0
 
 
 class Simulator:
     """A ComfyUI that needs no GPU, in a thread of this process.
 
-    `models` replaces the files of the folders that it names; they are iterated whenever they are asked for. Without
-    `base_directory`, input, output and temp live in a temporary folder that is gone at the end.
+    `models` replaces the files of the folders that it names; they are iterated at each request. Without
+    `base_directory`, input, output and temp are in a temporary folder that is deleted at the end.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Simulator:
         self._failure: OSError | OverflowError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: Core | None = None
-        self.faults = Faults(_Hands(self))
+        self.faults = Faults(_RunningServer(self))
 
     def __enter__(self) -> Self:
         self.start()
@@ -70,7 +70,7 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Return the address to call."""
+        """Return the server's URL."""
         host = "127.0.0.1" if self._host in ANY_HOST else self._host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
@@ -81,7 +81,7 @@ class Simulator:
 
     @property
     def output_dir(self) -> Path:
-        """Return the folder of saved pictures."""
+        """Return the folder of saved images."""
         return self._core.folders.output
 
     @property
@@ -91,51 +91,51 @@ class Simulator:
 
     @property
     def requests(self) -> list[tuple[str, str]]:
-        """Return method and path of every request so far, in order."""
+        """Return the method and path of each request, in order."""
         return list(self._core.requests)
 
     @property
     def executed_prompts(self) -> list[str]:
-        """Return the ids of the prompts that began to run, in order."""
+        """Return the ids of the prompts that were started, in order."""
         return list(self._core.executed_prompts)
 
     @property
     def executions(self) -> list[Execution]:
-        """Return when each prompt that ran to an end began and ended, in order."""
+        """Return the start and end of each prompt that ended, in order."""
         return list(self._core.executions)
 
     @property
     def sampled_steps(self) -> int:
-        """Return how many steps were sampled in all."""
+        """Return the total number of sampled steps."""
         return self._core.sampled_steps
 
     @property
     def hanging_step(self) -> int | None:
-        """Return the step that `hang_sampling` holds now, or None."""
+        """Return the step that hangs because of `hang_sampling`, or None."""
         return self._core.hanging_step
 
     @property
     def queue_ids(self) -> list[str]:
-        """Return the ids of the prompts that run and wait."""
+        """Return the ids of the running and the waiting prompts."""
         return self._core.queue.ids
 
     @property
     def history_ids(self) -> list[str]:
-        """Return the ids of the prompts that ended, oldest first."""
+        """Return the ids of the ended prompts, oldest first."""
         return self._core.queue.history_ids
 
     @property
     def sockets(self) -> int:
-        """Return how many websockets are open."""
+        """Return the number of open websockets."""
         return self._core.sockets.count
 
     @property
     def connections(self) -> int:
-        """Return how many TCP connections were accepted in all."""
+        """Return the total number of accepted TCP connections."""
         return self._core.connections
 
     def start(self) -> None:
-        """Start serving; return when the port answers.
+        """Start the server; return when it accepts connections.
 
         Raises:
             OSError: the port is taken.
@@ -148,16 +148,16 @@ class Simulator:
         settings = SimulatorSettings(self._host, self._port, folders, self._models, self._pace, self._is_own_process)
         self._running = Core(settings, self.faults)
         self._thread.start()
-        self._started.wait(START_DEADLINE_S)
+        self._started.wait(START_TIMEOUT_S)
         if self._failure is not None:
             self.stop()
 
     def stop(self) -> None:
-        """Stop serving at once, whatever runs; the thread and a temporary folder are gone afterwards."""
+        """Stop the server at once, end its thread, and delete the temporary folder."""
         self.faults.released.set()
         loop = self._loop
         if loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop ended by itself
+            with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(self._core.stop)
         self._thread.join()
         if self._own_base is not None:
@@ -166,12 +166,12 @@ class Simulator:
         if failure is not None:
             raise failure
 
-    def call(self, verb: Callable[[Core], Coroutine[Any, Any, None]]) -> None:
-        """Let the running server do something; return when it is done."""
+    def call(self, action: Callable[[Core], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine on the running server; return when it has finished."""
         loop = self._loop
         if loop is None:
             raise RuntimeError("the simulator is not running")
-        asyncio.run_coroutine_threadsafe(verb(self._core), loop).result(VERB_DEADLINE_S)
+        asyncio.run_coroutine_threadsafe(action(self._core), loop).result(ACTION_TIMEOUT_S)
 
     @property
     def _core(self) -> Core:
@@ -199,8 +199,8 @@ class Simulator:
         self._started.set()
 
 
-class _Hands:
-    """The verbs that act on the running server at once, from any thread."""
+class _RunningServer:
+    """Applies faults to the running server immediately, from any thread."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator

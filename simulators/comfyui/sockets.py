@@ -1,9 +1,9 @@
 """The websockets of one server: the connected clients, and the queue of outgoing frames.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
-- A text frame is `{"type", "data"}`. A binary frame opens with its event as four bytes, big-endian: 1 is a picture,
-  then four bytes format (1 JPEG, 2 PNG) and the file; 4 is a picture with metadata, then four bytes length, the
+- A text frame is `{"type", "data"}`. A binary frame opens with its event as four bytes, big-endian: 1 is an image,
+  then four bytes format (1 JPEG, 2 PNG) and the file; 4 is an image with metadata, then four bytes length, the
   metadata as JSON and the file.
 - On connecting, `status` with the `sid` comes first: the clientId of the query, or a generated one. If that client's
   prompt runs, `executing` follows, without a prompt_id.
@@ -28,7 +28,7 @@ from typing import Any
 
 from aiohttp import ClientError, WSMsgType, web
 
-PICTURE, PICTURE_WITH_METADATA = 1, 4
+IMAGE, IMAGE_WITH_METADATA = 1, 4
 JPEG, PNG = 1, 2
 MIME_TYPES = {JPEG: "image/jpeg", PNG: "image/png"}
 MAX_UPLOAD_SIZE = 100 * 1024 * 1024
@@ -62,7 +62,7 @@ class Sockets:
 
     @property
     def count(self) -> int:
-        """Return how many websockets are open."""
+        """Return the number of open websockets."""
         return len(self._open)
 
     def send(self, event: str, data: dict[str, Any], sid: str | None = None) -> None:
@@ -74,15 +74,15 @@ class Sockets:
         """Queue the current length of the prompt queue for all clients."""
         self.send("status", {"status": self._status()})
 
-    def send_picture(self, kind: int, file: bytes, sid: str | None) -> None:
-        """Queue a picture for one client, or for all clients."""
-        frame = struct.pack(">II", PICTURE, kind) + file
+    def send_image(self, kind: int, file: bytes, sid: str | None) -> None:
+        """Queue an image for one client, or for all clients."""
+        frame = struct.pack(">II", IMAGE, kind) + file
         self._queue(lambda client: client.socket.send_bytes(frame), sid)
 
-    def send_picture_with_metadata(self, kind: int, file: bytes, metadata: dict[str, Any], sid: str | None) -> None:
+    def send_image_with_metadata(self, kind: int, file: bytes, metadata: dict[str, Any], sid: str | None) -> None:
         """Queue an image with metadata about its origin."""
-        words = json.dumps({**metadata, "image_type": MIME_TYPES[kind]}).encode()
-        frame = struct.pack(">II", PICTURE_WITH_METADATA, len(words)) + words + file
+        text = json.dumps({**metadata, "image_type": MIME_TYPES[kind]}).encode()
+        frame = struct.pack(">II", IMAGE_WITH_METADATA, len(text)) + text + file
         self._queue(lambda client: client.socket.send_bytes(frame), sid)
 
     def wants_metadata(self, sid: str | None) -> bool:
@@ -132,7 +132,7 @@ class Sockets:
         self._clients[sid] = client
         self._open.append(client)
         try:
-            await self._greet(sid)
+            await self._send_first(sid)
             await self._listen(client, sid)
         finally:
             self._open.remove(client)
@@ -140,10 +140,10 @@ class Sockets:
                 self._clients.pop(sid, None)
         return response
 
-    async def _greet(self, sid: str) -> None:
-        await self._answer(sid, "status", {"status": self._status(), "sid": sid})
+    async def _send_first(self, sid: str) -> None:
+        await self._respond(sid, "status", {"status": self._status(), "sid": sid})
         if self.client_id == sid and self.running_node is not None:
-            await self._answer(sid, "executing", {"node": self.running_node})
+            await self._respond(sid, "executing", {"node": self.running_node})
 
     async def _listen(self, client: WebSocketClient, sid: str) -> None:
         is_first = True
@@ -154,15 +154,15 @@ class Sockets:
                 continue
             match _parsed(message.data):
                 case {"type": "feature_flags", **rest} if is_first:
-                    await self._agree(sid, rest.get("data", {}))
+                    await self._accept_flags(sid, rest.get("data", {}))
             is_first = False
 
-    async def _agree(self, sid: str, flags: object) -> None:
+    async def _accept_flags(self, sid: str, flags: object) -> None:
         for client in self._of(sid):
             client.flags = flags if isinstance(flags, dict) else {}
-        await self._answer(sid, "feature_flags", FEATURES)
+        await self._respond(sid, "feature_flags", FEATURES)
 
-    async def _answer(self, sid: str, event: str, data: dict[str, Any]) -> None:
+    async def _respond(self, sid: str, event: str, data: dict[str, Any]) -> None:
         for client in self._of(sid):
             if not client.is_stalled:
                 await _attempt(client.socket.send_str(json.dumps({"type": event, "data": data})))

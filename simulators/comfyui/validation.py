@@ -1,13 +1,14 @@
-"""What /prompt refuses, and in which words. Pure but for the check that LoadImage's file exists, which is passed in.
+"""Validates a posted graph as /prompt does. Pure: the check that LoadImage's file exists is a parameter.
 
-Facts of ComfyUI 0.3.64:
+Facts about ComfyUI:
 
-- Everything is checked from the output nodes upward; a node that no output needs is only asked for a known class.
-- A typed-in INT, FLOAT, STRING or BOOLEAN is converted in place; so the graph in /history may differ from the posted.
-- Only the node that is wrong is named, with the outputs that need it; those outputs carry no error of their own.
-- One valid output is enough for 200; the errors of the others come along in `node_errors`, and they are not run.
-- A list of more than 20 choices is not sent back: its length stands in the details, and `input_config` is null.
-- A link to nothing is a KeyError caught on the way; a cycle is refused without naming any node.
+- Validation starts at the output nodes and goes upstream. For nodes that no output needs, only the class is checked.
+- Literals for INT, FLOAT, STRING or BOOLEAN are converted in place, so the graph in /history can differ from the posted
+  one.
+- An error names the invalid node and the outputs that depend on it. These outputs have no error of their own.
+- One valid output is enough for status 200. `node_errors` contains the errors of the other outputs, which do not run.
+- A list of more than 20 choices is not sent back: the details contain its length, and `input_config` is null.
+- A link to a node that does not exist is a KeyError that is caught. A cycle is refused without a node's name.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from simulators.comfyui.node_table import NODE_TYPES, Input, Listing
 
 Errors = list[dict[str, Any]]
 LINK_LENGTH = 2
-LONGEST_LIST_SHOWN = 20
+MAX_CHOICES_SHOWN = 20
 CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
-SURPRISES = (LookupError, TypeError, AttributeError, RecursionError)
-"""What an absurd graph raises while it is checked."""
+UNEXPECTED = (LookupError, TypeError, AttributeError, RecursionError)
+"""Exceptions that malformed graphs cause during validation. They become errors of a node."""
 
 
 @dataclass(frozen=True)
 class PromptRefusal:
-    """Why nothing of a prompt runs."""
+    """The reason why a prompt is refused."""
 
     type: str
     message: str
@@ -37,14 +38,14 @@ class PromptRefusal:
     node_errors: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """Return the body of the 400."""
+        """Return the body of the response with status 400."""
         error = {"type": self.type, "message": self.message, "details": self.details, "extra_info": {}}
         return {"error": error, "node_errors": self.node_errors}
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """The outputs that run, and what is wrong with the others."""
+    """The output nodes that run, and the errors of the others."""
 
     outputs: list[str]
     node_errors: dict[str, Any]
@@ -60,7 +61,7 @@ NO_PROMPT = PromptRefusal("no_prompt", "No prompt provided", "No prompt provided
 
 
 def check(graph: Any, listing: Listing, is_file: Callable[[str], bool]) -> Accepted | PromptRefusal:  # noqa: ANN401  a body
-    """Return what of a posted graph runs."""
+    """Return the outputs of a posted graph that run, or the refusal."""
     outputs = []
     for node_id in graph:
         if "class_type" not in graph[node_id]:
@@ -74,11 +75,11 @@ def check(graph: Any, listing: Listing, is_file: Callable[[str], bool]) -> Accep
             outputs.append(node_id)
     if not outputs:
         return PromptRefusal("prompt_no_outputs", "Prompt has no outputs")
-    return _Check(graph, listing, is_file).outputs(outputs)
+    return _Validation(graph, listing, is_file).outputs(outputs)
 
 
-class _Check:
-    """One walk over one graph."""
+class _Validation:
+    """The validation of one graph."""
 
     def __init__(self, graph: dict[str, Any], listing: Listing, is_file: Callable[[str], bool]) -> None:
         self._graph = graph
@@ -87,23 +88,23 @@ class _Check:
         self._verdicts: dict[str, _Verdict] = {}
 
     def outputs(self, outputs: list[str]) -> Accepted | PromptRefusal:
-        """Return which outputs run, and what is wrong with the others."""
+        """Return the outputs that run and the errors of the others, or the refusal."""
         good: list[str] = []
-        sentences: list[str] = []
+        problems: list[str] = []
         node_errors: dict[str, Any] = {}
         for output in outputs:
             verdict = self._output(output)
             if verdict.valid:
                 good.append(output)
                 continue
-            sentences += [f"{error['message']}: {error['details']}" for error in verdict.errors]
-            self._blame(output, node_errors)
+            problems += [f"{error['message']}: {error['details']}" for error in verdict.errors]
+            self._add_errors(output, node_errors)
         if good:
             return Accepted(good, node_errors)
         message = "Prompt outputs failed validation"
-        return PromptRefusal("prompt_outputs_failed_validation", message, "\n".join(sentences), node_errors)
+        return PromptRefusal("prompt_outputs_failed_validation", message, "\n".join(problems), node_errors)
 
-    def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
+    def _add_errors(self, output: str, node_errors: dict[str, Any]) -> None:
         for node_id, verdict in self._verdicts.items():
             if verdict.errors:
                 found = {"errors": verdict.errors, "dependent_outputs": []}
@@ -113,9 +114,9 @@ class _Check:
     def _output(self, output: str) -> _Verdict:
         try:
             return self._node(output)
-        except SURPRISES as surprise:
-            extra = {"exception_type": type(surprise).__name__, "traceback": _lines(surprise)}
-            error = _error("exception_during_validation", "Exception when validating node", str(surprise), extra)
+        except UNEXPECTED as unexpected:
+            extra = {"exception_type": type(unexpected).__name__, "traceback": _traceback(unexpected)}
+            error = _error("exception_during_validation", "Exception when validating node", str(unexpected), extra)
             self._verdicts[output] = _Verdict(valid=False, errors=[error])
             return self._verdicts[output]
 
@@ -124,28 +125,28 @@ class _Check:
             return self._verdicts[node_id]
         inputs = self._graph[node_id]["inputs"]
         kind = NODE_TYPES[self._graph[node_id]["class_type"]]
-        self._verdicts[node_id] = _Verdict(valid=False, errors=[])  # what a cycle comes back to
+        self._verdicts[node_id] = _Verdict(valid=False, errors=[])  # for a cycle, which reaches this node again
         errors: Errors = []
-        sound = True
+        upstream_valid = True
         for name, entry in kind.inputs.items():
             found = self._input(name, entry, inputs, is_file_name=kind.checks_file == name)
-            sound = sound and found is not None
+            upstream_valid = upstream_valid and found is not None
             errors += found or []
         if kind.checks_file in inputs and not self._is_file(str(inputs[kind.checks_file])):
             details = f"{kind.checks_file} - Invalid image file: {inputs[kind.checks_file]}"
             message = "Custom validation failed for node"
             errors.append(_error("custom_validation_failed", message, details, {"input_name": kind.checks_file}))
-        self._verdicts[node_id] = _Verdict(valid=sound and not errors, errors=errors)
+        self._verdicts[node_id] = _Verdict(valid=upstream_valid and not errors, errors=errors)
         return self._verdicts[node_id]
 
     def _input(self, name: str, entry: Input, inputs: dict[str, Any], *, is_file_name: bool) -> Errors | None:
-        """Return what is wrong with an input itself, or None where it is something upstream."""
+        """Return the errors of an input, or None if a node upstream of it is invalid."""
         if name not in inputs:
             missing = _error("required_input_missing", "Required input is missing", name, {"input_name": name})
             return [] if entry.optional else [missing]
         if isinstance(inputs[name], list):
             return self._link(name, entry, inputs[name])
-        return self._typed_in(name, entry, inputs, is_file_name=is_file_name)
+        return self._literal(name, entry, inputs, is_file_name=is_file_name)
 
     def _link(self, name: str, entry: Input, link: list[Any]) -> Errors | None:
         extra = {"input_name": name, "input_config": entry.declared(self._listing)}
@@ -160,21 +161,21 @@ class _Check:
             return [_error("return_type_mismatch", "Return type mismatch between linked nodes", details, extra)]
         try:
             return [] if self._node(link[0]).valid else None
-        except SURPRISES as surprise:
-            extra |= {"exception_message": str(surprise), "exception_type": type(surprise).__name__}
-            extra |= {"traceback": _lines(surprise), "linked_node": link}
+        except UNEXPECTED as unexpected:
+            extra |= {"exception_message": str(unexpected), "exception_type": type(unexpected).__name__}
+            extra |= {"traceback": _traceback(unexpected), "linked_node": link}
             message = "Exception when validating inner node"
-            error = _error("exception_during_inner_validation", message, str(surprise), extra)
+            error = _error("exception_during_inner_validation", message, str(unexpected), extra)
             self._verdicts[link[0]] = _Verdict(valid=False, errors=[error])
             return None
 
-    def _typed_in(self, name: str, entry: Input, inputs: dict[str, Any], *, is_file_name: bool) -> Errors:
+    def _literal(self, name: str, entry: Input, inputs: dict[str, Any], *, is_file_name: bool) -> Errors:
         value = inputs[name]
         if isinstance(value, dict) and "__value__" in value:
             inputs[name] = value = value["__value__"]
         extra = {"input_name": name, "input_config": entry.declared(self._listing), "received_value": value}
         try:
-            inputs[name] = value = CONVERSIONS.get(entry.type, _as_is)(value)
+            inputs[name] = value = CONVERSIONS.get(entry.type, lambda same: same)(value)
         except (TypeError, ValueError, OverflowError) as refused:
             message = f"Failed to convert an input value to a {entry.type} value"
             extra |= {"exception_message": str(refused)}
@@ -191,7 +192,7 @@ class _Check:
         if isinstance(choices, str) or value in choices:
             return []
         shown = str(choices)
-        if len(choices) > LONGEST_LIST_SHOWN:
+        if len(choices) > MAX_CHOICES_SHOWN:
             shown, extra = f"(list of length {len(choices)})", {**extra, "input_config": None}
         return [_error("value_not_in_list", "Value not in list", f"{name}: '{value}' not in {shown}", extra)]
 
@@ -200,9 +201,5 @@ def _error(kind: str, message: str, details: str, extra_info: dict[str, Any]) ->
     return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
 
 
-def _as_is(value: object) -> object:
-    return value
-
-
-def _lines(surprise: BaseException) -> list[str]:
-    return traceback.format_tb(surprise.__traceback__)
+def _traceback(error: BaseException) -> list[str]:
+    return traceback.format_tb(error.__traceback__)

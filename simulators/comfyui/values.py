@@ -1,9 +1,7 @@
-"""Values that nodes pass to each other, in place of tensors."""
+"""Values that nodes pass to each other, in place of tensors. Text encoders are the name of their architecture."""
 
 from __future__ import annotations
 
-import random
-import string
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +9,10 @@ from typing import Any
 from PIL import Image
 
 from simulators.comfyui.files import Folders
-from simulators.comfyui.pictures import Sketch
+from simulators.comfyui.images import Loras, Sketch
 
-Given = Mapping[str, Any]
+Inputs = Mapping[str, Any]
 """A node's inputs by name, links followed."""
-
-Loras = tuple[tuple[str, float], ...]
 
 
 class NodeFailure(Exception):  # noqa: N818  a node's failure, not an error of the simulator
@@ -30,24 +26,10 @@ class NodeFailure(Exception):  # noqa: N818  a node's failure, not an error of t
 
 @dataclass(frozen=True)
 class Model:
-    """A diffusion model and the loras applied to it."""
+    """A diffusion model and the LoRAs applied to it."""
 
     name: str
     loras: Loras = ()
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Text encoders. `architecture` is the model type that they were loaded for."""
-
-    architecture: str
-
-
-@dataclass(frozen=True)
-class Vae:
-    """An image encoder and decoder."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -57,13 +39,6 @@ class Conditioning:
     text: str
     architecture: str
     guidance: float = 3.5
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The seed of a sampler's noise."""
-
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -97,22 +72,11 @@ class ImageBatch:
 
 
 @dataclass(frozen=True)
-class Mask:
-    """A mask: white pixels may change."""
-
-    image: Image.Image = field(repr=False)
-
-
-@dataclass(frozen=True)
 class Result:
     """A node's result: the values of its outputs, and its entry in /history."""
 
     outputs: tuple[Any, ...] = ()
     shown: dict[str, Any] | None = None
-
-
-def _temp_suffix() -> str:
-    return "_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))  # noqa: S311  a name, not a secret
 
 
 @dataclass(frozen=True)
@@ -123,9 +87,8 @@ class NodeContext:
     graph: Mapping[str, Any]
     extra_pnginfo: Mapping[str, Any] | None
     sample: Callable[[Latent, int], Awaitable[None]]
-    send_picture: Callable[[int, int, bytes], Awaitable[None]]
-    temp_suffix: str = field(default_factory=_temp_suffix)
+    send_image: Callable[[int, int, bytes], Awaitable[None]]
 
 
-Behaviour = Callable[[NodeContext, Given], "Result | Awaitable[Result]"]
+Behaviour = Callable[[NodeContext, Inputs], "Result | Awaitable[Result]"]
 """A node's implementation. A coroutine runs on the event loop, a function in a thread."""

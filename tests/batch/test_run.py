@@ -27,6 +27,7 @@ from simulators.waiting import until
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.needs import small_disk
 
+pytestmark = pytest.mark.slow
 FILE = """
 game = "castle"
 title = "The <Castle>"

@@ -26,6 +26,7 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from simulators.scenario import ScenarioStandIn
 from tests.browser import WIDTHS, browser, overflows
 
+pytestmark = pytest.mark.slow
 TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
 RATE = {"COMFY_CLIENT_GPU_USD_PER_S": "0.00031"}
 """So that no catalogue is asked."""

@@ -21,6 +21,8 @@ from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND, Terminal
 from tests.needs import small_disk
 
+pytestmark = pytest.mark.slow
+
 
 def formatted(job: Body) -> Body:
     """Answer a job with a picture in the format that it wants."""

@@ -23,6 +23,7 @@ from comfy_client.cli.call import sigterm_raised
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
 
+pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
 SMALL = ["--width", "64", "--height", "64", "--steps", "8"]
 

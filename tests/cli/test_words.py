@@ -21,6 +21,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND
 
+pytestmark = pytest.mark.slow
 GRAPH = {
     "3": {"class_type": "KSampler", "inputs": {"seed": 1}, "_meta": {"title": "KSampler"}},
     "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}},
@@ -75,7 +76,7 @@ def test_json_names_the_field(shell: Shell) -> None:
         (["txt2img", "a", "--step", "1"], "did you mean --steps?"),
         (["txt2img", "a", "--step=1"], "did you mean --steps?"),
         (["txt2img", "a", "--colour", "red"], "there is no flag --colour"),
-        (["txt2img", "a", "--colour", "red"], "comfy-client help txt2img"),
+        (["txt2img", "a", "--colour", "red"], "comfy-client txt2img --help"),
         (["img2img", "a", "--imge", "in.png"], "did you mean --image?"),
         (["txt2img", "a", "pixel", "art", "knight"], "comfy-client txt2img 'a pixel art knight'"),
         (["txt2img", "a", "red", "fox", "--steps", "4"], "put the prompt in quotes"),

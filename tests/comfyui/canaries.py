@@ -1,4 +1,4 @@
-"""Files that no job may reach, planted around a ComfyUI, and what shows that one was reached."""
+"""Canaries: files around a ComfyUI that no job may reach, and the detection of a job that reached one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from PIL import Image
 from tests.comfyui.conftest import png
 
 COLOUR = (13, 57, 201)
-"""Of every planted picture; no source of a hostile graph makes it."""
+"""The colour of every planted image; no hostile graph generates it."""
 _NEAR = 2
-"""How far a channel of a colour moves in a lossy format."""
+"""The maximum deviation of a colour channel in a lossy format."""
 MARKER = "canary-4d1f0b"
-"""In the bytes of every planted file that is no picture."""
+"""Text in every planted file that is not an image."""
 UNNAMED = "unnamed-9c27e3"
-"""In the names of planted files that no request names: a list of files that comes back has it."""
+"""Part of the names of planted files that no request names: if it is returned, a folder was listed."""
 OTHER_JOB = f"run-{'c' * 32}"
 NEVER_THERE = f"run-{'e' * 32}"
 FOLDERS = ("input", "output", "temp")
@@ -64,11 +64,10 @@ CONTENTS: Mapping[str, bytes] = {
 
 
 class Canaries:
-    """The planted files, and the tree as it is to be at the end.
+    """The planted files, and the expected file tree after all jobs.
 
-    Args:
-        directory: ComfyUI's base folder, if this process reaches it.
-        outside: a folder that is no part of ComfyUI.
+    Args:     directory: ComfyUI's base folder, if this process can access it.     outside: a folder that does not
+    belong to ComfyUI.
     """
 
     def __init__(self, directory: Path | None, outside: Path) -> None:
@@ -81,7 +80,7 @@ class Canaries:
         self._files = [
             folder / f"{mark}{name}" for folder in self.folders for name in CONTENTS for mark in ("", f"{UNNAMED}-")
         ]
-        if directory is not None:  # what lies in the input folder itself may be named, and is no secret but its list
+        if directory is not None:  # files directly in the input folder may be used; only their listing is a secret
             self._files += [
                 directory / "input" / place / f"{UNNAMED}-{name}" for name in CONTENTS for place in ("", "3d")
             ]
@@ -92,18 +91,18 @@ class Canaries:
 
     @property
     def targets(self) -> list[str]:
-        """The absolute paths that attacks are after; some do not exist."""
+        """The absolute paths that attacks try to reach; some do not exist."""
         planted = [str(folder / name) for folder in self.folders for name in CONTENTS]
         absent = [str(folder / "absent.png") for folder in self.folders]
         missing = [str((self._directory or self.folders[0]) / "input" / NEVER_THERE / "0.png")]
         return [*planted, *absent, *missing, *SYSTEM_FILES]
 
     def is_one(self, path: Path) -> bool:
-        """Return whether `path` is a planted file, a place beside one, or a secret of the machine."""
+        """Return whether `path` is a planted file, a path next to one, or a secret of the machine."""
         return str(path) in SYSTEM_FILES or any(map(path.is_relative_to, self._closed))
 
     def changes(self) -> list[str]:
-        """Return the files that are new, changed or gone. A custom saver's empty folders are none."""
+        """Return the files that were added, changed or removed, except empty folders of custom save nodes."""
         now = self._tree()
         return sorted(
             [f"+ {path}" for path in now.keys() - self._before.keys()]
@@ -119,7 +118,7 @@ class Canaries:
         return {str(path): path.read_bytes() for path in files if path.is_file()}
 
     def remove(self) -> None:
-        """Remove what was planted."""
+        """Remove the planted files."""
         for file in self._files:
             file.unlink(missing_ok=True)
         for folder in self._closed:
@@ -127,7 +126,7 @@ class Canaries:
 
 
 def leaks(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what of a planted file, or of the list of them, is in a result or an error."""
+    """Yield each part of a planted file, or of a listing of them, that is in a result or an error."""
     words = json.dumps({**result, "images": [], "files": []}, default=str)
     if UNNAMED in words:
         yield "the name of a file that the request does not have"

@@ -1,7 +1,7 @@
 """Completes a graph that has only the inputs of interest, from the engine's /object_info. Pure.
 
-Each node gets the rest of its required inputs: defaults, first choices, and links to small sources. Each output that
-can be kept gets a node that keeps it, so that what a node read comes back.
+Each node gets its other required inputs: defaults, first choices, and links to small source nodes. Each output that can
+be saved gets a save node, so that the result contains what a node has read.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ KEEPERS: Mapping[str, tuple[str, str]] = {
     "AUDIO": ("SaveAudio", "audio"),
     "VIDEO": ("SaveVideo", "video"),
 }
-"""The node class that keeps an output, and its input. Everything else is shown by PreviewAny."""
+"""Maps an output type to the node class that saves it, and that node's input. Other types are shown by PreviewAny."""
 SIDES = {"width", "height"}
 
 
 def declared_inputs(
     node_type: Mapping[str, Any], group: str | None = None
 ) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield the name, type and options of a node class's inputs: all, or those of `required` or `optional`."""
+    """Yield the name, type and options of a node class's inputs: all, or only the `required` or the `optional` ones."""
     inputs = node_type.get("input", {})
     for each in ("required", "optional") if group is None else (group,):
         for name, spec in (inputs.get(each) or {}).items():
@@ -50,7 +50,7 @@ def declared_inputs(
 
 
 def completed(graph: Graph, node_types: NodeTypes, *, with_sources: bool = True) -> Graph:
-    """Return `graph` with the missing inputs of its nodes, the sources they need, and keepers for node `x`."""
+    """Return `graph` with the missing inputs of its nodes, their source nodes, and save nodes for node `x`."""
     done: Graph = {}
     for node_id, node in graph.items():
         inputs = dict(node["inputs"])
@@ -65,7 +65,7 @@ def completed(graph: Graph, node_types: NodeTypes, *, with_sources: bool = True)
 
 
 def _filled(name: str, kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
-    """Return a value for the input `name`, and those of the inputs that come with it."""
+    """Return a value for the input `name`, and for the inputs that depend on it."""
     match kind:
         case list() | "COMBO":
             choices = kind if isinstance(kind, list) else options.get("options", [])
@@ -102,7 +102,7 @@ def _keepers(node: Mapping[str, Any] | None, node_types: NodeTypes) -> Graph:
         link: Any = ["x", slot]
         if kind == "MASK" and "MaskToImage" in node_types:
             keepers[f"mask-{slot}"] = {"class_type": "MaskToImage", "inputs": {"mask": link}}
-            link, kind = [f"mask-{slot}", 0], "IMAGE"  # noqa: PLW2901 - from here on it is a picture
+            link, kind = [f"mask-{slot}", 0], "IMAGE"  # noqa: PLW2901 - the mask was converted to an image
         class_type, name = KEEPERS.get(kind, ("PreviewAny", "source"))
         if class_type not in node_types:
             continue
@@ -120,7 +120,7 @@ def _keepers(node: Mapping[str, Any] | None, node_types: NodeTypes) -> Graph:
 
 
 def _add_sources(graph: Graph) -> None:
-    """Add the sources that links of `graph` name, and theirs."""
+    """Add the source nodes that links of `graph` name, and their own sources."""
     for node in list(graph.values()):
         for value in node["inputs"].values():
             match value:

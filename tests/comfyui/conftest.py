@@ -1,4 +1,4 @@
-"""A ComfyUI for the tests of this folder: the simulator, or the real one at COMFYUI_URL; no test knows which."""
+"""A ComfyUI for the tests of this folder: the simulator, or the real one at COMFYUI_URL. The tests are the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENT = WaitLimits(timeout_s=110, queue_timeout_s=110)
 
 @pytest.fixture(scope="session")
 def comfyui_url() -> Iterator[str]:
-    """The address of a ComfyUI with the models of the shipped workflows."""
+    """The URL of a ComfyUI that has the models of the shipped workflows."""
     if COMFYUI_URL:
         yield COMFYUI_URL
         return
@@ -33,15 +33,15 @@ def comfyui_url() -> Iterator[str]:
 
 @pytest.fixture
 def server(comfyui_url: str) -> Iterator[ComfyServer]:
-    """A ComfyServer on it."""
+    """A ComfyServer for it."""
     server = ComfyServer(comfyui_url)
     yield server
     server.close()
 
 
 @pytest.fixture
-def ask(comfyui_url: str) -> Callable[[str], Any]:
-    """GET a path of ComfyUI past our own code, and return the answer's JSON."""
+def get_json(comfyui_url: str) -> Callable[[str], Any]:
+    """Return a function that sends GET requests to ComfyUI without our own code, and returns the JSON."""
 
     def get(path: str) -> Any:  # noqa: ANN401 - any JSON value
         return requests.get(comfyui_url + path, timeout=30).json()
@@ -51,7 +51,7 @@ def ask(comfyui_url: str) -> Callable[[str], Any]:
 
 @pytest.fixture
 def job(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Run a job's input on it, small unless the test says otherwise."""
+    """Return a function that runs a job's input, small unless the test changes it."""
     worker = Worker(server=server, workflows=workflows, job_timeout_s=110, max_result_bytes=8 * 1024 * 1024)
 
     def run(job_input: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a ComfyUI's process did to files, from a log of strace: by Python, and by libraries in C and Rust.
+"""File accesses of a ComfyUI process, from a log of strace: those of Python, and those of libraries in C and Rust.
 
 strace -f --seccomp-bpf -qq -y -ttt -s 4096 -e trace=%file -o LOG python main.py ...
 """
@@ -17,15 +17,15 @@ _WRITES = {"mkdir", "mkdirat", "rename", "renameat", "renameat2", "unlink", "unl
     "symlink", "symlinkat", "truncate", "creat", "mknod", "mknodat", "chmod", "fchmodat", "chown", "fchownat",
 }  # fmt: skip
 _OPENS = {"open", "openat", "openat2"}
-_MADE_AGAIN = {"input", "output", "temp", "input/3d"}
-"""Folders that ComfyUI makes, if they do not exist, whenever the choices of a loader are read."""
-_OWN = re.compile(r"(^|/)(input|output|temp|datasets)/(run-[0-9a-f]{32}(/|$)|ComfyUI_temp_[a-z]{5}_\d+_\.png$)")
-"""The folders of a run, and the pictures of preview nodes, which have random names and are deleted with the run."""
+_CREATED_BY_COMFYUI = {"input", "output", "temp", "input/3d"}
+"""Folders that ComfyUI creates whenever the choices of a loader are read."""
+_OWN_FILES = re.compile(r"(^|/)(input|output|temp|datasets)/(run-[0-9a-f]{32}(/|$)|ComfyUI_temp_[a-z]{5}_\d+_\.png$)")
+"""The folders of a run, and images of preview nodes, which have random names and are deleted with the run."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """One call of the process."""
+    """One system call of the process."""
 
     at: float
     call: str
@@ -56,22 +56,23 @@ def accesses(log: Iterable[str]) -> Iterator[Access]:
 def strays(
     log: Iterable[str], directory: Path, is_forbidden: Callable[[Path], bool], since: float, engine: Iterable[Path]
 ) -> Iterator[Access]:
-    """Yield the accesses after `since` that a job's own folder does not explain.
+    """Yield the accesses after `since` that are not explained by a job's own folder.
 
-    `engine` are folders that ComfyUI writes on its own account. It also lists the input folder and looks at what is in
-    it, whenever a loader's choices are read, and a graph may load what lies there beside the folders of jobs.
+    `engine` are folders that ComfyUI itself writes to. Accesses to the input folder are allowed: ComfyUI lists it and
+    reads its files whenever a loader's choices are read, and a graph may load files there that are not in a job's
+    folder.
     """
-    own_account = (Path("/dev/null"), Path("/dev/shm"), *engine)  # noqa: S108 - semaphores of libraries
+    allowed = (Path("/dev/null"), Path("/dev/shm"), *engine)  # noqa: S108 - semaphores of libraries
     for access in accesses(log):
-        if access.at < since or (_OWN.search(str(access.path)) and not is_forbidden(access.path)):
+        if access.at < since or (_OWN_FILES.search(str(access.path)) and not is_forbidden(access.path)):
             continue
         inside = access.path.relative_to(directory).as_posix() if access.path.is_relative_to(directory) else ""
         if access.writes:
-            is_own_account = inside in _MADE_AGAIN or any(map(access.path.is_relative_to, own_account))
-            is_stray = not is_own_account and access.path.name != "datasets"
+            is_allowed = inside in _CREATED_BY_COMFYUI or any(map(access.path.is_relative_to, allowed))
+            is_stray = not is_allowed and access.path.name != "datasets"
         elif inside.partition("/")[0] in {"input", "output", "temp"}:
             is_of_comfyui = inside.startswith("input/") and not inside.startswith("input/run-")
-            is_file = not access.is_directory and inside not in _MADE_AGAIN
+            is_file = not access.is_directory and inside not in _CREATED_BY_COMFYUI
             is_stray = access.opens and is_file and not is_of_comfyui
         else:
             is_stray = is_forbidden(access.path)

@@ -1,11 +1,11 @@
 """Generator of graphs and requests that try to read, write or probe files that do not belong to their job. Pure.
 
-An attack is one path, written in one way, carried by one means into one input of one node class:
+An attack puts one path, in one spelling, by one means into one input of a node class:
 
-- the path: a file that the generator is given (another job's, one outside ComfyUI's folders, a device, a secret);
-- the way: absolute, climbing, Windows, percent-encoded, annotated, ... (`spellings`);
-- the means: a literal, `__value__`, a list, a link through nodes that make text, an override, a picture's name;
-- the input: every one of the engine's /object_info that may name a file, by its name, its type or its upload flag.
+- path: a file that the generator is given (another job's, one outside ComfyUI's folders, a device, a secret); -
+spelling: absolute, relative with `..`, Windows, percent-encoded, annotated, ... (`spellings`); - means: a literal,
+`__value__`, a list, a link to nodes that produce text, an override, an image's name; - input: every input of the
+engine's /object_info that may be a file name, by its name, type or upload flag.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATH_INPUT = re.compile(
 )
 MODEL_INPUT = re.compile(r"_name\d?$|(^|_)(ckpt|lora|type|name)\d?(_|$)")
 PATH_TYPES = {"WEBCAM", "AUDIO_RECORD", "LOAD_3D", "LOAD_3D_ANIMATION"}
-"""Types whose values come from a widget of the canvas, and hold file names."""
+"""Types whose values come from a widget of ComfyUI's editor and contain file names."""
 UPLOADS = ("image_upload", "audio_upload", "video_upload", "file_upload", "animated_image_upload")
 FOLDER_NODES = {
     "LoadTrainingDataset",
@@ -37,8 +37,8 @@ FOLDER_NODES = {
 }
 FOLDERS = ("input", "output", "temp")
 LOAD_3D_KEYS = ("image", "mask", "normal", "lineart", "recording")
-PLAYERS = {"LoadVideo", "LoadAudio", "RecordAudio"}
-"""Nodes that have ffmpeg open their file."""
+FFMPEG_NODES = {"LoadVideo", "LoadAudio", "RecordAudio"}
+"""Nodes that open their file with ffmpeg."""
 PAID_NODES = "comfy_api_nodes"
 
 TEMPLATE_EVERY = 25
@@ -49,34 +49,37 @@ Graph = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Attack:
-    """One request, and what it is after."""
+    """One request, and the file that it tries to reach."""
 
     number: int
     target: str
     value: str
-    sink: str
+    file_input: str
     means: str
     job_input: JobInput
 
     def __str__(self) -> str:
-        return f"#{self.number} {self.sink} <- {self.value!r} ({self.means})"
+        return f"#{self.number} {self.file_input} <- {self.value!r} ({self.means})"
 
 
 @dataclass(frozen=True)
-class Sink:
-    """An input of a node class that may name a file."""
+class FileInput:
+    """An input of a node class that may contain a file name."""
 
     class_type: str
     input: str
     kind: str
-    is_cold: bool
-    """Whether it is a choice among model files, which ComfyUI checks itself, or its node writes a whole model."""
+    is_rare: bool
+    """Whether attacks on this input are rarer:
+
+    ComfyUI checks its list of models itself, or the node writes a whole model.
+    """
 
 
-def sinks(node_types: NodeTypes) -> list[Sink]:
-    """Return every input that may name a file, of the nodes that need no paid API, in a fixed order."""
+def file_inputs(node_types: NodeTypes) -> list[FileInput]:
+    """Return every input that may contain a file name, in a fixed order. Nodes of paid APIs are excluded."""
     return [
-        Sink(class_type, name, str(kind), _is_cold(class_type, name))
+        FileInput(class_type, name, str(kind), _is_rare(class_type, name))
         for class_type, node_type in sorted(node_types.items())
         if not str(node_type.get("python_module", "")).startswith(PAID_NODES)
         for name, kind, options in declared_inputs(node_type)
@@ -84,7 +87,7 @@ def sinks(node_types: NodeTypes) -> list[Sink]:
     ]
 
 
-def _is_cold(class_type: str, name: str) -> bool:
+def _is_rare(class_type: str, name: str) -> bool:
     is_model = bool(MODEL_INPUT.search(name)) and class_type not in FOLDER_NODES
     return is_model or class_type in {"CheckpointSave", "ImageOnlyCheckpointSave", "ModelSave", "CLIPSave", "VAESave"}
 
@@ -97,7 +100,7 @@ def _may_name_a_file(name: str, kind: object, options: Mapping[str, Any]) -> boo
 
 
 def spellings(path: str, base: str, random_: random.Random) -> list[str]:
-    """Return ways to write the absolute `path` in a node whose folders lie in `base`."""
+    """Return spellings of the absolute `path` for a node whose folders are in `base`."""
     folder = random_.choice(FOLDERS)
     climbing = posixpath.relpath(path, f"{base}/{folder}")
     windows = climbing.replace("/", "\\")
@@ -185,7 +188,7 @@ LITERALS: tuple[Callable[[str], object], ...] = (
 
 
 def _text_links(value: str, node_types: NodeTypes) -> list[tuple[str, Graph]]:
-    """Return graphs of which node `t` makes `value` as a text, each with the name of its node class."""
+    """Return graphs whose node `t` outputs `value` as text, each with the name of its node class."""
     half = len(value) // 2
     made: dict[str, Graph] = {
         "PrimitiveString": {"t": _node("PrimitiveString", value=value)},
@@ -237,12 +240,10 @@ def _completed_text(node: dict[str, Any], node_types: NodeTypes) -> dict[str, An
 
 
 class Generator:
-    """Makes attacks on one engine, the same ones for the same seed.
+    """Creates attacks on one engine; the same seed creates the same attacks.
 
-    Args:
-        node_types: the engine's /object_info.
-        base: the folder of its input, output and temp.
-        targets: absolute paths of files (that exist or not) that no job may reach.
+    Args:     node_types: the engine's /object_info.     base: the folder of its input, output and temp.     targets:
+    absolute paths of files (that exist or not) that no job may reach.
     """
 
     def __init__(self, node_types: NodeTypes, base: str, targets: Sequence[str], seed: int) -> None:
@@ -252,9 +253,11 @@ class Generator:
         self._random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
 
     def attacks(self, count: int) -> Iterator[Attack]:
-        """Yield `count` attacks. In each round each input of models comes once, any other four times."""
-        all_sinks = [sink for sink in sinks(self._node_types) for _ in range(1 if sink.is_cold else 4)]
-        queue: list[Sink] = []
+        """Yield `count` attacks. In each round a rare input (`is_rare`) is attacked once, any other four times."""
+        all_file_inputs = [
+            file_input for file_input in file_inputs(self._node_types) for _ in range(1 if file_input.is_rare else 4)
+        ]
+        queue: list[FileInput] = []
         for number in range(count):
             target = self._random.choice(self._targets)
             value = self._random.choice(spellings(target, self._base, self._random))
@@ -262,15 +265,15 @@ class Generator:
                 yield self._on_a_template(number, target, value)
                 continue
             if not queue:
-                queue = self._random.sample(all_sinks, len(all_sinks))
+                queue = self._random.sample(all_file_inputs, len(all_file_inputs))
             yield self._on_a_node(number, target, value, queue.pop())
 
-    def _on_a_node(self, number: int, target: str, value: str, sink: Sink) -> Attack:
+    def _on_a_node(self, number: int, target: str, value: str, file_input: FileInput) -> Attack:
         means = self._random.choice(("literal", "literal", "link", "link", "override", "name"))
         job_input: JobInput = {}
         extra: Graph = {}
         given: object = value
-        if sink.class_type in PLAYERS and means == "name":
+        if file_input.class_type in FFMPEG_NODES and means == "name":
             means, given = "playlist", "list.m3u8"
             job_input["images"] = [{"name": given, "image": self._playlist(target)}]
         elif means == "literal":
@@ -282,29 +285,43 @@ class Generator:
         elif means == "name":
             name = self._random.choice((value, posixpath.basename(value)))
             job_input["images"] = [{"name": name, "image": PICTURE}]
-        if "LOAD_3D" in sink.kind and not extra:
+        if "LOAD_3D" in file_input.kind and not extra:
             given = {**dict.fromkeys(LOAD_3D_KEYS, given), "camera_info": {}}
-        node = {"class_type": sink.class_type, "inputs": {sink.input: given}, "_meta": {"title": "The Node"}}
+        node = {
+            "class_type": file_input.class_type,
+            "inputs": {file_input.input: given},
+            "_meta": {"title": "The Node"},
+        }
         graph = completed({"x": node, **extra}, self._node_types)
         if means == "override":
-            job_input["overrides"] = self._override(sink, given, graph["x"]["inputs"])
-        return Attack(number, target, value, f"{sink.class_type}.{sink.input}", means, {"workflow": graph, **job_input})
+            job_input["overrides"] = self._override(file_input, given, graph["x"]["inputs"])
+        return Attack(
+            number,
+            target,
+            value,
+            f"{file_input.class_type}.{file_input.input}",
+            means,
+            {"workflow": graph, **job_input},
+        )
 
     def _playlist(self, target: str) -> str:
-        """Return a file in base64 of which ffmpeg plays another one."""
+        """Return a playlist, as base64, that makes ffmpeg play another file."""
         lists = (
             f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n",
             f"ffconcat version 1.0\nfile {target}\n",
         )
         return base64.b64encode(self._random.choice(lists).encode()).decode()
 
-    def _override(self, sink: Sink, given: object, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return overrides that make a harmless input what was to be given, and take it out of the graph."""
-        inputs[sink.input] = "harmless.png"
+    def _override(self, file_input: FileInput, given: object, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return overrides that replace a harmless input by `given`, and put the harmless value into the graph."""
+        inputs[file_input.input] = "harmless.png"
         node = self._random.choice(("x", "The Node"))
         if self._random.random() < 0.2:
-            return {f"{node}.{sink.input}.{self._random.choice(LOAD_3D_KEYS)}": given, f"{node}.{sink.input}": given}
-        return {f"{node}.{sink.input}": given}
+            return {
+                f"{node}.{file_input.input}.{self._random.choice(LOAD_3D_KEYS)}": given,
+                f"{node}.{file_input.input}": given,
+            }
+        return {f"{node}.{file_input.input}": given}
 
     def _on_a_template(self, number: int, target: str, value: str) -> Attack:
         forms: list[tuple[str, JobInput]] = [

@@ -1,7 +1,8 @@
-"""Requests that try to leave their job's folders, on whatever ComfyUI it is.
+"""Requests that try to access files outside their job's folders, on the simulator or on a real ComfyUI.
 
-60 by default, on the simulator; `COMFYUI_HOSTILE_GRAPHS=1000` sends a thousand. On a real ComfyUI: `COMFYUI_URL`,
-`COMFYUI_DATA_DIR` (where its input, output and temp are), and `COMFYUI_FILE_TRACE`, its log of strace (`file_trace`).
+60 by default, on the simulator; `COMFYUI_HOSTILE_GRAPHS=1000` sends a thousand. For a real ComfyUI set `COMFYUI_URL`,
+`COMFYUI_DATA_DIR` (the folder of its input, output and temp), and `COMFYUI_FILE_TRACE`, its log of strace
+(`file_trace`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tests.comfyui.hostile_graphs import Attack, Generator
 from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
 
+pytestmark = pytest.mark.slow
 DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")
 FILE_TRACE = os.environ.get("COMFYUI_FILE_TRACE")
 COUNT = int(os.environ.get("COMFYUI_HOSTILE_GRAPHS", "60"))
@@ -40,7 +42,7 @@ Send = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path | None]]:
-    """The address of a ComfyUI, and its folders if this process reaches them."""
+    """The URL of a ComfyUI, and its folders if this process can access them."""
     if COMFYUI_URL:
         yield COMFYUI_URL, Path(DATA_DIRECTORY).resolve() if DATA_DIRECTORY else None
         return
@@ -61,7 +63,7 @@ def canaries(engine: tuple[str, Path | None], tmp_path: Path) -> Iterator[Canari
 def send(
     request: pytest.FixtureRequest, engine: tuple[str, Path | None], workflows: Mapping[str, Workflow]
 ) -> Iterator[Send]:
-    """Run a request as the worker does, and as the provider of COMFYUI_ENDPOINT does; return its result or error."""
+    """Return a function that runs a request through the worker or the direct provider."""
     url, directory = engine
     if request.param == "worker":
         server = ComfyServer(url, directory=directory)
@@ -82,7 +84,7 @@ def send(
     provider.close()
 
 
-def answer_to(send: Send, attack: Attack) -> Mapping[str, Any]:
+def response_to(send: Send, attack: Attack) -> Mapping[str, Any]:
     """Return the result of an attack, or its error's report."""
     try:
         return send(attack.job_input)
@@ -91,10 +93,8 @@ def answer_to(send: Send, attack: Attack) -> Mapping[str, Any]:
 
 
 @pytest.mark.timeout(120 + 2 * COUNT)
-def test_no_graph_reaches_a_file_that_is_not_its_jobs(
-    send: Send, engine: tuple[str, Path | None], canaries: Canaries
-) -> None:
-    """Nothing of another's file, nor its name, comes back; nothing is read or written there, and nothing stays."""
+def test_no_graph_reaches_a_file_of_others(send: Send, engine: tuple[str, Path | None], canaries: Canaries) -> None:
+    """No content and no name of another file is returned; no such file is read or written, and none is left."""
     url, directory = engine
     node_types = requests.get(f"{url}/object_info", timeout=60).json()
     generator = Generator(node_types, str(directory or "/comfyui"), canaries.targets, SEED)
@@ -102,7 +102,7 @@ def test_no_graph_reaches_a_file_that_is_not_its_jobs(
     reached, log = [], []
     for attack in generator.attacks(COUNT):
         sent_at = time.time()
-        answer = answer_to(send, attack)
+        answer = response_to(send, attack)
         log.append((sent_at, attack))
         reached += [f"{attack}: {leak}" for leak in leaks(answer)]
     if FILE_TRACE and directory is not None:
@@ -115,7 +115,7 @@ def test_no_graph_reaches_a_file_that_is_not_its_jobs(
 def _traced(
     trace: Path, directory: Path, canaries: Canaries, started_at: float, log: list[tuple[float, Attack]]
 ) -> list[str]:
-    """Return the accesses of ComfyUI's process outside the jobs' folders, each with the attack that ran."""
+    """Return the accesses of ComfyUI's process outside the jobs' folders, each with the attack that ran at the time."""
     with trace.open(encoding="utf-8", errors="replace") as lines:
         found = list(strays(lines, directory, canaries.is_one, started_at, [directory / "user"]))
     assert trace.stat().st_mtime >= started_at, "the trace has ended; start ComfyUI under strace"

@@ -1,4 +1,4 @@
-"""Jobs on a ComfyUI, from the request to the result: the promises of docs/api.md, whatever ComfyUI it is."""
+"""Jobs from the request to the result: the promises of docs/api.md, on the simulator or a real ComfyUI."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ Job = Callable[[dict[str, Any]], dict[str, Any]]
 Ask = Callable[[str], Any]
 
 
-def picture_of(result: dict[str, Any], number: int = 0) -> Image.Image:
-    """Return a picture of a result, decoded."""
+def image_of(result: dict[str, Any], number: int = 0) -> Image.Image:
+    """Return an image of a result, decoded."""
     return Image.open(io.BytesIO(base64.b64decode(result["images"][number]["data"])))
 
 
 def b64(data: bytes) -> str:
-    """Return `data` as a request carries it."""
+    """Return `data` as base64, as a request contains it."""
     return base64.b64encode(data).decode()
 
 
-def becomes_idle(ask: Ask) -> bool:
-    """Whether ComfyUI has nothing to do, within the time that a node which cannot be interrupted may take."""
-    return until(lambda: ask("/queue") == {"queue_running": [], "queue_pending": []})
+def becomes_idle(get_json: Ask) -> bool:
+    """Whether ComfyUI becomes idle within the time that a node which cannot be interrupted may take."""
+    return until(lambda: get_json("/queue") == {"queue_running": [], "queue_pending": []})
 
 
 def graph_with(workflows: Mapping[str, Workflow], **changes: dict[str, Any] | None) -> Graph:
-    """Return the small txt2img graph with some nodes changed, added or (None) left out."""
+    """Return the small txt2img graph with some nodes changed, added, or removed (None)."""
     values = {"prompt": "a knight", "seed": 5, "steps": 2, "width": 64, "height": 64, "sampler": "euler"}
     [graph] = render(workflows["flux-dev-txt2img"], values)
     for node_id, node in changes.items():
@@ -53,13 +53,13 @@ def graph_with(workflows: Mapping[str, Workflow], **changes: dict[str, Any] | No
     return graph
 
 
-def test_txt2img_makes_the_picture_that_was_asked_for(job: Job) -> None:
-    """A prompt becomes one PNG of the wanted size, with its hash, seed, and the inputs as used."""
+def test_txt2img_returns_the_requested_image(job: Job) -> None:
+    """A prompt becomes one PNG of the requested size, with its hash, its seed, and the inputs as used."""
     result = job({"prompt": "a knight", "seed": 7, "width": 96, "height": 64})
 
     [image] = result["images"]
     data = base64.b64decode(image["data"])
-    assert picture_of(result).size == (96, 64) == (image["width"], image["height"])
+    assert image_of(result).size == (96, 64) == (image["width"], image["height"])
     assert (image["type"], image["mime_type"], image["seed"], image["bytes"]) == ("base64", "image/png", 7, len(data))
     assert image["sha256"] == hashlib.sha256(data).hexdigest()
     assert image["filename"] == "flux-dev_00001_.png"
@@ -70,23 +70,23 @@ def test_txt2img_makes_the_picture_that_was_asked_for(job: Job) -> None:
     assert json.dumps(result, allow_nan=False)
 
 
-def test_the_same_request_twice_gives_the_same_file_twice(job: Job) -> None:
-    """Nothing of an earlier job's cache, file name or clock is in a picture."""
+def test_the_same_request_returns_the_same_file(job: Job) -> None:
+    """An image does not depend on an earlier job's cache, file names or time."""
     first, second = (job({"prompt": "a knight", "seed": 11})["images"] for _ in range(2))
 
     assert first == second
 
 
-def test_another_seed_gives_another_picture(job: Job) -> None:
-    """The seed decides the noise, and is random where it is absent."""
+def test_another_seed_returns_another_image(job: Job) -> None:
+    """The seed determines the noise, and is random if it is not given."""
     results = [job({"prompt": "a knight"}), job({"prompt": "a knight"})]
 
     assert results[0]["seed"] != results[1]["seed"]
-    assert picture_of(results[0]).tobytes() != picture_of(results[1]).tobytes()
+    assert image_of(results[0]).tobytes() != image_of(results[1]).tobytes()
 
 
-def test_each_of_several_pictures_can_be_made_again_alone(job: Job) -> None:
-    """num_images counts the seed on, and picture i alone with its seed is the same file."""
+def test_each_of_several_images_can_be_generated_alone(job: Job) -> None:
+    """num_images uses consecutive seeds, and requesting image i alone with its seed returns the same file."""
     several = job({"prompt": "a knight", "seed": 20, "num_images": 3})
     alone = job({"prompt": "a knight", "seed": 22})
 
@@ -95,29 +95,29 @@ def test_each_of_several_pictures_can_be_made_again_alone(job: Job) -> None:
     assert several["images"][2]["sha256"] == alone["images"][0]["sha256"]
 
 
-def test_img2img_keeps_the_size_of_its_picture(job: Job) -> None:
-    """Without width and height the result has the picture's size, rounded to 16."""
+def test_img2img_keeps_the_size_of_its_image(job: Job) -> None:
+    """Without width and height the result has the input image's size, rounded to a multiple of 16."""
     result = job({"prompt": "a knight", "image": b64(png(90, 70)), "strength": 0.5, "seed": 1})
 
-    assert picture_of(result).size == (96, 64)
+    assert image_of(result).size == (96, 64)
     assert (result["inputs"]["width"], result["inputs"]["height"]) == (96, 64)
     assert "image" not in result["inputs"]
 
 
-def test_img2img_takes_its_picture_into_account(job: Job) -> None:
-    """Two pictures with all else equal give two results."""
+def test_img2img_depends_on_its_image(job: Job) -> None:
+    """Two input images with otherwise equal inputs give two different results."""
     results = [
         job({"prompt": "x", "image": b64(png(64, 64, colour)), "strength": 0.3, "seed": 1})
         for colour in ("red", "blue")
     ]
 
-    assert picture_of(results[0]).tobytes() != picture_of(results[1]).tobytes()
+    assert image_of(results[0]).tobytes() != image_of(results[1]).tobytes()
 
 
 def test_the_graph_and_the_inputs_are_in_the_file(job: Job) -> None:
-    """A PNG carries its graph as ComfyUI's own do, and its inputs in words; not where `metadata` is false."""
-    told = picture_of(job({"prompt": "a knight", "seed": 3}))
-    silent = picture_of(job({"prompt": "a knight", "seed": 3, "metadata": False}))
+    """A PNG contains its graph as ComfyUI's own files do, and its inputs as text; neither if `metadata` is false."""
+    told = image_of(job({"prompt": "a knight", "seed": 3}))
+    silent = image_of(job({"prompt": "a knight", "seed": 3, "metadata": False}))
 
     assert isinstance(told, Image.Image)
     graph = json.loads(told.info["prompt"])
@@ -130,24 +130,24 @@ def test_the_graph_and_the_inputs_are_in_the_file(job: Job) -> None:
 
 @pytest.mark.parametrize(("output_format", "pillow"), [("webp", "WEBP"), ("jpeg", "JPEG")])
 def test_other_formats(job: Job, output_format: str, pillow: str) -> None:
-    """Pictures come as webp or jpeg where that is asked."""
+    """Images are returned as webp or jpeg if requested."""
     result = job({"prompt": "a knight", "seed": 3, "output_format": output_format, "output_quality": 80})
 
-    assert picture_of(result).format == pillow
+    assert image_of(result).format == pillow
     assert result["images"][0]["mime_type"] == f"image/{output_format}"
 
 
-def test_nothing_of_a_job_is_left(job: Job, ask: Ask) -> None:
-    """After a job its prompts are in no queue and no history, and its upload is empty or gone."""
+def test_no_data_of_a_job_is_left(job: Job, get_json: Ask) -> None:
+    """After a job its prompts are neither in the queue nor in the history, and its upload is empty or deleted."""
     result = job({"prompt": "a knight", "image": b64(png(64, 64)), "num_images": 2})
 
-    history = ask("/history")
+    history = get_json("/history")
     assert not set(result["prompt_ids"]) & history.keys()
-    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+    assert get_json("/queue") == {"queue_running": [], "queue_pending": []}
 
 
-def test_a_missing_lora_is_named_before_anything_runs(job: Job) -> None:
-    """A LoRA that ComfyUI does not have is model_missing, and says what it has and where the file belongs."""
+def test_a_missing_lora_is_an_error_before_anything_runs(job: Job) -> None:
+    """A LoRA that ComfyUI does not have is model_missing; the error lists the existing ones and the file's folder."""
     with pytest.raises(JobError) as info:
         job({"prompt": "a knight", "loras": [{"name": "no-such.safetensors"}]})
 
@@ -157,8 +157,8 @@ def test_a_missing_lora_is_named_before_anything_runs(job: Job) -> None:
     assert "lora_name" in info.value.report.details["available"]
 
 
-def test_a_missing_sampler_lists_those_that_are_there(job: Job) -> None:
-    """The refusal does not list so many names; they are asked for."""
+def test_a_missing_sampler_lists_the_available_ones(job: Job) -> None:
+    """The refusal does not list that many names, so they are read from /object_info."""
     with pytest.raises(JobError) as info:
         job({"prompt": "a knight", "sampler": "eulerr"})
 
@@ -166,10 +166,8 @@ def test_a_missing_sampler_lists_those_that_are_there(job: Job) -> None:
     assert "euler" in info.value.report.details["available"]["sampler_name"]
 
 
-def test_a_graph_of_the_callers_own_runs_with_pictures_and_overrides(
-    job: Job, workflows: Mapping[str, Workflow]
-) -> None:
-    """worker-comfyui's request: a graph that loads a picture by the name it was given."""
+def test_a_caller_s_graph_runs_with_images_and_overrides(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """A request of worker-comfyui: a graph that loads an image by the name that the request gave it."""
     [graph] = render(workflows["flux-dev-img2img"], {"image": "me.png", "prompt": "x", "width": 64, "height": 64})
     request = {
         "workflow": graph,
@@ -181,35 +179,37 @@ def test_a_graph_of_the_callers_own_runs_with_pictures_and_overrides(
     [image] = result["images"]
     assert image["seed"] is None
     assert result["inputs"] == {"overrides": {"KSampler.steps": 1, "8.seed": 99}}
-    assert json.loads(picture_of(result).info["prompt"])["8"]["inputs"]["seed"] == 99
-    assert "me.png" in picture_of(result).info["prompt"]
+    assert json.loads(image_of(result).info["prompt"])["8"]["inputs"]["seed"] == 99
+    assert "me.png" in image_of(result).info["prompt"]
 
 
-def loading(value: str) -> Graph:
-    """Return a graph that saves the picture which it loads."""
+def graph_that_loads(value: str) -> Graph:
+    """Return a graph that saves the image that it loads."""
     return {
         "1": {"class_type": "LoadImage", "inputs": {"image": value}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
     }
 
 
-def test_a_picture_is_loaded_by_its_annotated_name(job: Job) -> None:
-    """`in.png [input]`, as exports have it, is the picture that was sent as `in.png`, and no other of that name."""
-    result = job({"workflow": loading("in.png [input]"), "images": [{"name": "in.png", "image": b64(png(24, 16))}]})
+def test_an_image_is_loaded_by_its_annotated_name(job: Job) -> None:
+    """`in.png [input]`, as exported graphs name it, is the image sent as `in.png`, and no other of that name."""
+    result = job(
+        {"workflow": graph_that_loads("in.png [input]"), "images": [{"name": "in.png", "image": b64(png(24, 16))}]}
+    )
 
-    assert picture_of(result).size == (24, 16)
-
-
-def test_a_picture_in_the_graph_itself_is_loaded(job: Job) -> None:
-    """Base64 in LoadImage never reaches ComfyUI as a name."""
-    result = job({"workflow": loading(b64(png(24, 16)))})
-
-    assert picture_of(result).size == (24, 16)
-    assert json.loads(str(picture_of(result).info["prompt"]))["1"]["inputs"]["image"].startswith("upload-1")
+    assert image_of(result).size == (24, 16)
 
 
-def test_a_broken_node_that_feeds_no_output_is_left_out(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """The rest of the graph runs, and a warning says what was left out."""
+def test_an_image_in_the_graph_is_loaded(job: Job) -> None:
+    """Base64 in LoadImage is uploaded, and never sent to ComfyUI as a name."""
+    result = job({"workflow": graph_that_loads(b64(png(24, 16)))})
+
+    assert image_of(result).size == (24, 16)
+    assert json.loads(str(image_of(result).info["prompt"]))["1"]["inputs"]["image"].startswith("upload-1")
+
+
+def test_a_broken_node_without_an_output_is_removed(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """The rest of the graph runs, and a warning names the removed node."""
     loose = {"class_type": "VAEDecode", "inputs": {"samples": ["99", 0]}}
 
     result = job({"workflow": graph_with(workflows, n20=loose)})
@@ -219,14 +219,14 @@ def test_a_broken_node_that_feeds_no_output_is_left_out(job: Job, workflows: Map
 
 
 @pytest.mark.parametrize("given", [{}, {"extra_pnginfo": {"workflow": {"version": 1}}}], ids=["none", "own"])
-def test_extra_data_goes_with_each_prompt(
-    server: ComfyServer, ask: Ask, workflows: Mapping[str, Workflow], given: dict[str, Any]
+def test_extra_data_is_sent_with_each_prompt(
+    server: ComfyServer, get_json: Ask, workflows: Mapping[str, Workflow], given: dict[str, Any]
 ) -> None:
-    """ComfyUI always gets an extra_pnginfo, since some nodes fail without one."""
+    """ComfyUI always gets an extra_pnginfo, because some nodes fail without one."""
     seen: list[dict[str, Any]] = []
 
     def look() -> None:
-        seen.extend(item[3] for item in ask("/queue")["queue_running"])
+        seen.extend(item[3] for item in get_json("/queue")["queue_running"])
 
     sampler = graph_with(workflows)["8"]
     slow = graph_with(workflows, n8={**sampler, "inputs": {**sampler["inputs"], "steps": 20, "seed": len(given)}})
@@ -237,26 +237,26 @@ def test_extra_data_goes_with_each_prompt(
     assert all(extra["client_id"] for extra in seen)
 
 
-def test_a_graph_with_two_save_nodes_gives_both_pictures(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """Each save node's picture comes, under the name that the node gives it."""
+def test_a_graph_with_two_save_nodes_returns_both_images(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """The image of each save node is returned, under the name that the node gives it."""
     second = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "deep/other"}}
     result = job({"workflow": graph_with(workflows, n11=second)})
 
     assert [image["filename"] for image in result["images"]] == ["flux-dev_00001_.png", "other_00001_.png"]
-    assert picture_of(result, 0).tobytes() == picture_of(result, 1).tobytes()
+    assert image_of(result, 0).tobytes() == image_of(result, 1).tobytes()
 
 
-def test_a_batch_gives_all_its_pictures(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """One prompt that makes two pictures gives two."""
+def test_a_batch_returns_all_its_images(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """One prompt that generates two images returns two."""
     batch = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}}
     result = job({"workflow": graph_with(workflows, n7=batch)})
 
     assert len(result["images"]) == 2
-    assert picture_of(result, 0).tobytes() != picture_of(result, 1).tobytes()
+    assert image_of(result, 0).tobytes() != image_of(result, 1).tobytes()
 
 
-def test_a_graph_that_only_previews_is_told_what_to_do(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """PreviewImage saves nothing: the error says to end in SaveImage."""
+def test_a_graph_that_only_previews_is_no_output(job: Job, workflows: Mapping[str, Workflow]) -> None:
+    """PreviewImage saves nothing: the error says that the graph needs a SaveImage node."""
     preview = {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}}
     with pytest.raises(JobError) as info:
         job({"workflow": graph_with(workflows, n10=preview)})
@@ -266,7 +266,7 @@ def test_a_graph_that_only_previews_is_told_what_to_do(job: Job, workflows: Mapp
 
 
 def test_an_unknown_node_is_a_rejected_workflow(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """A node type that ComfyUI does not have is named."""
+    """A node type that ComfyUI does not have is named in the error."""
     with pytest.raises(JobError) as info:
         job({"workflow": graph_with(workflows, n9={"class_type": "NoSuchNode", "inputs": {}})})
 
@@ -283,21 +283,21 @@ def test_an_unknown_node_is_a_rejected_workflow(job: Job, workflows: Mapping[str
         ({"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "../up"}}, ".filename_prefix"),
     ],
 )
-def test_a_graph_that_leads_outside_its_folders_is_an_invalid_input(
-    job: Job, ask: Ask, workflows: Mapping[str, Workflow], node: dict[str, Any], path: str
+def test_a_graph_that_leaves_its_folders_is_an_invalid_input(
+    job: Job, get_json: Ask, workflows: Mapping[str, Workflow], node: dict[str, Any], path: str
 ) -> None:
-    """ComfyUI never sees it, whatever its version would do."""
+    """The graph is rejected before it is sent to ComfyUI."""
     with pytest.raises(JobError) as info:
         job({"workflow": graph_with(workflows, n17=node)})
 
     assert info.value.code is ErrorCode.INVALID_INPUT
     [fault] = info.value.report.details["faults"]
     assert fault["path"].endswith(path)
-    assert ask("/queue") == {"queue_running": [], "queue_pending": []}
+    assert get_json("/queue") == {"queue_running": [], "queue_pending": []}
 
 
-def test_an_override_does_not_lead_outside(job: Job) -> None:
-    """Neither in a template."""
+def test_an_override_that_leaves_its_folders_is_an_invalid_input(job: Job) -> None:
+    """An override in a template is rejected too."""
     with pytest.raises(JobError) as info:
         job({"prompt": "a knight", "overrides": {"10.filename_prefix": "/srv/x"}})
 
@@ -306,7 +306,7 @@ def test_an_override_does_not_lead_outside(job: Job) -> None:
 
 
 def test_every_missing_node_is_named_by_class_and_id(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """A note of the editor is no missing node: it is left out."""
+    """Notes of the editor are not missing nodes: they are removed."""
     missing = {"class_type": "ImageResize+", "inputs": {}, "_meta": {"title": "My resize"}}
     note = {"class_type": "MarkdownNote", "inputs": {"text": "hi"}}
     with pytest.raises(JobError) as info:
@@ -323,7 +323,7 @@ def test_every_missing_node_is_named_by_class_and_id(job: Job, workflows: Mappin
 
 
 def test_a_required_input_that_the_graph_lacks_gets_its_default(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """As newer versions of ComfyUI add them to nodes; the result has a warning."""
+    """Newer versions of ComfyUI add required inputs to nodes: they get their defaults, and the result has a warning."""
     scaled = {
         "class_type": "ImageScale",
         "inputs": {"image": ["9", 0], "upscale_method": "area", "width": 32, "height": 32},
@@ -336,21 +336,21 @@ def test_a_required_input_that_the_graph_lacks_gets_its_default(job: Job, workfl
     assert 'the default was used: "disabled"' in result["warnings"][0]
 
 
-def test_an_output_that_would_be_dropped_is_refused_and_nothing_is_left(
-    job: Job, ask: Ask, workflows: Mapping[str, Workflow]
+def test_a_graph_with_an_invalid_output_is_rejected_completely(
+    job: Job, get_json: Ask, workflows: Mapping[str, Workflow]
 ) -> None:
-    """ComfyUI answers 200 and would run the valid half; the job is refused whole."""
+    """ComfyUI would return 200 and run the valid half; the whole job is rejected instead."""
     half = {"class_type": "SaveImage", "inputs": {"filename_prefix": "half"}}
     with pytest.raises(JobError) as info:
         job({"workflow": graph_with(workflows, n11=half)})
 
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
     assert [node["node_id"] for node in info.value.report.details["nodes"]] == ["11"]
-    assert becomes_idle(ask)
+    assert becomes_idle(get_json)
 
 
 def test_a_node_that_fails_is_named(job: Job, workflows: Mapping[str, Workflow]) -> None:
-    """An exception while running carries the node and the exception's type."""
+    """The error of a failing node has the node and the exception's type."""
     wrong_clip = {
         "class_type": "DualCLIPLoader",
         "inputs": {"clip_name1": "clip_l.safetensors", "clip_name2": "t5xxl_fp8_e4m3fn.safetensors", "type": "sdxl"},
@@ -363,31 +363,33 @@ def test_a_node_that_fails_is_named(job: Job, workflows: Mapping[str, Workflow])
     assert info.value.report.details["exception_type"] == "RuntimeError"
 
 
-def test_a_deadline_interrupts_the_prompt(server: ComfyServer, ask: Ask, workflows: Mapping[str, Workflow]) -> None:
-    """A run that takes too long ends with its deadline, and ComfyUI is free for the next."""
+def test_a_deadline_interrupts_the_prompt(
+    server: ComfyServer, get_json: Ask, workflows: Mapping[str, Workflow]
+) -> None:
+    """A run that takes too long ends at its deadline, and ComfyUI is free for the next."""
     graph = graph_with(workflows)
     graph["8"]["inputs"]["steps"] = 1000
-    others = ask("/history").keys()
+    others = get_json("/history").keys()
     with pytest.raises(JobError) as info:
         run_graphs(server, [graph], [], WaitLimits(timeout_s=1, queue_timeout_s=60), never)
 
     assert info.value.code is ErrorCode.DEADLINE_EXCEEDED
     assert info.value.report.details["after_s"] >= 1
-    assert becomes_idle(ask)
+    assert becomes_idle(get_json)
     assert len(run_graphs(server, [graph_with(workflows)], [], PATIENT, never).prompts) == 1
-    assert ask("/history").keys() <= others
+    assert get_json("/history").keys() <= others
 
 
-def test_a_cancel_interrupts_the_running_prompt_and_takes_out_the_waiting(
-    server: ComfyServer, ask: Ask, workflows: Mapping[str, Workflow]
+def test_a_cancellation_removes_the_running_and_the_waiting_prompt(
+    server: ComfyServer, get_json: Ask, workflows: Mapping[str, Workflow]
 ) -> None:
-    """Of two queued prompts none is left a moment after the cancel."""
+    """Shortly after the cancellation neither of the two queued prompts is left."""
     graph = graph_with(workflows)
     graph["8"]["inputs"]["steps"] = 1000
     cancelled = threading.Event()
 
     def stop() -> JobError | None:
-        running = ask("/queue")["queue_running"]
+        running = get_json("/queue")["queue_running"]
         if running and not cancelled.is_set():
             cancelled.set()
         return JobError.because(ErrorCode.CANCELLED, "Cancelled.") if cancelled.is_set() else None
@@ -396,11 +398,11 @@ def test_a_cancel_interrupts_the_running_prompt_and_takes_out_the_waiting(
         run_graphs(server, [graph, graph], [], PATIENT, stop)
 
     assert info.value.code is ErrorCode.CANCELLED
-    assert becomes_idle(ask)
+    assert becomes_idle(get_json)
 
 
 def test_two_runs_at_once_share_one_socket(server: ComfyServer, workflows: Mapping[str, Workflow]) -> None:
-    """Two runs in two threads each get their own pictures over the one kept websocket."""
+    """Two runs in two threads each get their own images over the shared websocket."""
     graphs = [graph_with(workflows), graph_with(workflows)]
     graphs[1]["8"]["inputs"]["seed"] = 6
     results: dict[int, bytes] = {}
@@ -420,8 +422,8 @@ def test_two_runs_at_once_share_one_socket(server: ComfyServer, workflows: Mappi
     assert results[0] != results[1]
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    """A ComfyUI's address has a scheme and a host."""
+def test_an_invalid_url_is_rejected() -> None:
+    """A ComfyUI's URL needs a scheme and a host."""
     for url in ("127.0.0.1:8188", "ftp://x", "http://", ""):
         with pytest.raises(ConfigError, match="is not a valid ComfyUI URL"):
             ComfyServer(url)

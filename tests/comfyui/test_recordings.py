@@ -1,4 +1,7 @@
-"""Golden: what a real ComfyUI answered, read by our protocol modules, ends as it did (tests/recordings/README.md)."""
+"""Recorded responses of a real ComfyUI, parsed by our protocol modules, have the recorded outcome.
+
+tests/recordings/README.md describes the recordings.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,10 @@ def recording(name: str) -> list[dict[str, Any]]:
 
 
 def events_of(name: str) -> list[Addressed]:
-    """Return the events of a recording; a reconnect (a note) begins a new attribution, as our socket does."""
+    """Return the events of a recording.
+
+    A reconnect (a note) resets the node attribution, as our websocket client does.
+    """
     attribution, events = Attribution(), []
     for entry in recording(name):
         if "closed" in entry.get("note", ""):
@@ -73,7 +79,7 @@ def events_of(name: str) -> list[Addressed]:
 
 
 def frame_of(entry: dict[str, Any]) -> str | bytes | None:
-    """Return the frame of an entry; of a binary one only the head was recorded."""
+    """Return the frame of an entry; for a binary frame only the header was recorded."""
     match entry:
         case {"ws": message}:
             return json.dumps(message)
@@ -83,7 +89,7 @@ def frame_of(entry: dict[str, Any]) -> str | bytes | None:
 
 
 def history_of(name: str) -> tuple[str, Outcome]:
-    """Return the prompt's id and the outcome by the last history entry of a recording."""
+    """Return the prompt's id, and its outcome according to the last history entry of a recording."""
     bodies = [entry["body"] for entry in recording(name) if "/history/" in json.dumps(entry)[:200] and entry["body"]]
     [(prompt_id, _)] = bodies[-1].items()
     outcome = read_history(bodies[-1], prompt_id)
@@ -91,9 +97,16 @@ def history_of(name: str) -> tuple[str, Outcome]:
     return prompt_id, outcome
 
 
+def saved_by(name: str) -> OutputFile:
+    """Return the file that the frame `executed` of a recording names."""
+    messages = [entry["ws"] for entry in recording(name) if "ws" in entry]
+    [executed] = [message["data"] for message in messages if message["type"] == "executed"]
+    return OutputFile("out", "images", executed["output"]["images"][0]["filename"], "", "output")
+
+
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_ends_with_its_last_frame_and_history_says_it_succeeded(name: str) -> None:
-    """Each recorded run begins, ends once, and is a success by its history."""
+def test_a_run_ends_with_its_last_frame_and_is_a_success_in_history(name: str) -> None:
+    """Each recorded run starts, ends once, and is a success according to its history."""
     prompt_id, outcome = history_of(name)
     events = events_of(name)
 
@@ -104,28 +117,28 @@ def test_a_run_ends_with_its_last_frame_and_history_says_it_succeeded(name: str)
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_failed_run_ends_with_the_same_frame_as_a_good_one(name: str) -> None:
-    """The last frame of a failed or interrupted run is Finished as well, and none before it is an end."""
+def test_a_failed_run_ends_with_the_same_frame_as_a_successful_one(name: str) -> None:
+    """The last frame of a failed or interrupted run is Finished too, and no earlier frame is."""
     prompt_id, outcome = history_of(name)
     ends = [each.event for each in events_of(name) if isinstance(each.event, Finished)]
 
-    assert ends == [Finished(prompt_id)] or ends == []  # the recording of err_* stops at the error's frame
+    assert ends == [Finished(prompt_id)] or ends == []  # the recordings err_* end with the error's frame
     assert not isinstance(outcome, Succeeded)
 
 
 def test_recorded_files_are_the_outputs() -> None:
-    """A run's history names the files that it saved, also where they are an earlier run's."""
+    """A run's history names the files that it saved, even if they belong to an earlier run."""
     _, warm = history_of("txt2img_warm")
     _, cached = history_of("txt2img_cached_same_seed")
     _, batch = history_of("txt2img_batch2")
 
-    assert warm == cached == Succeeded((OutputFile("out", "images", "rec_00002_.png", "", "output"),), ())
+    assert warm == cached == Succeeded((saved_by("txt2img_warm"),), ())
     assert isinstance(batch, Succeeded)
     assert len(batch.files) == 2
 
 
-def test_a_cached_run_says_which_nodes_it_does_not_run() -> None:
-    """The same graph again: every node is cached, nothing is executed."""
+def test_a_cached_run_reports_its_cached_nodes() -> None:
+    """If the same graph runs again, every node is cached and none is executed."""
     events = [each.event for each in events_of("txt2img_cached_same_seed")]
 
     [cached] = [event for event in events if isinstance(event, Cached)]
@@ -134,8 +147,8 @@ def test_a_cached_run_says_which_nodes_it_does_not_run() -> None:
 
 
 @pytest.mark.parametrize("name", ["txt2img_ws_save", "txt2img_ws_save_again"])
-def test_a_picture_of_the_websocket_is_attributed_to_its_node(name: str) -> None:
-    """The binary frame of SaveImageWebsocket is a PNG of the node that the frame before it named."""
+def test_a_websocket_image_is_attributed_to_its_node(name: str) -> None:
+    """The binary frame of SaveImageWebsocket is a PNG of the node that the previous frame named."""
     pictures = [each for each in events_of(name) if isinstance(each.event, Image)]
 
     [picture] = pictures
@@ -147,7 +160,7 @@ def test_a_picture_of_the_websocket_is_attributed_to_its_node(name: str) -> None
 
 
 def test_previews_are_jpeg_and_of_the_sampler() -> None:
-    """Preview frames are no PNG, and belong to the node that samples."""
+    """Preview frames are JPEG, and belong to the sampler node."""
     previews = [each for each in events_of("txt2img_with_previews") if isinstance(each.event, Image)]
 
     assert len(previews) == 3
@@ -156,14 +169,14 @@ def test_previews_are_jpeg_and_of_the_sampler() -> None:
 
 
 def test_steps_are_counted() -> None:
-    """Progress of the sampler counts its steps."""
+    """The sampler's progress counts its steps."""
     steps = [each.event for each in events_of("img2img") if isinstance(each.event, StepProgress)]
 
     assert [(step.value, step.maximum) for step in steps] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
 def test_a_corrupt_image_names_node_and_exception_without_paths() -> None:
-    """A node's exception carries its id, type and message, and no folder of the container."""
+    """A node's exception has its id, type and message, and no folder of the container."""
     _, outcome = history_of("err_corrupt_image")
 
     assert outcome == Failed("img", "LoadImage", "PIL.UnidentifiedImageError", "cannot identify image file 'bad.png'")
@@ -177,7 +190,7 @@ def test_a_corrupt_image_names_node_and_exception_without_paths() -> None:
 
 
 def test_a_runtime_error_names_its_node() -> None:
-    """A failure inside the sampler is the sampler's."""
+    """A failure inside the sampler is attributed to the sampler node."""
     _, outcome = history_of("err_runtime_shape")
 
     assert isinstance(outcome, Failed)
@@ -185,16 +198,16 @@ def test_a_runtime_error_names_its_node() -> None:
     assert outcome.message == "mat1 and mat2 shapes cannot be multiplied (77x2048 and 4096x3072)"
 
 
-def test_an_interruption_is_no_failure() -> None:
-    """An interrupted run is told from a failed one, and may be sent again."""
+def test_an_interruption_is_not_a_failure() -> None:
+    """An interrupted run is distinguished from a failed one, and is retryable."""
     _, outcome = history_of("interrupted")
 
     assert outcome == Interrupted("ks", "KSampler")
     assert outcome.error().report.retryable
 
 
-def test_a_reconnect_gives_a_node_without_prompt_and_then_nothing_of_the_end() -> None:
-    """After a reconnect the node comes unaddressed, progress says whose it is, and the end never comes."""
+def test_after_a_reconnect_the_end_is_not_reported() -> None:
+    """After a reconnect the node frame has no prompt id; the progress frame has it; the end is not reported."""
     events = events_of("reconnect")
     prompt_id, outcome = history_of("reconnect")
 
@@ -205,8 +218,8 @@ def test_a_reconnect_gives_a_node_without_prompt_and_then_nothing_of_the_end() -
     assert isinstance(outcome, Succeeded)
 
 
-def test_a_deleted_prompt_has_no_history_an_interrupted_one_has() -> None:
-    """Three prompts: the interrupted one ended so, the deleted one never was, the third succeeded."""
+def test_an_interrupted_prompt_has_a_history_and_a_deleted_one_has_none() -> None:
+    """The history has the interrupted prompt as interrupted and the third as succeeded, but not the deleted one."""
     asked = [entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))]
     outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in asked]
     read = [read_history(body, prompt_id) for prompt_id, body in outcomes]
@@ -215,15 +228,15 @@ def test_a_deleted_prompt_has_no_history_an_interrupted_one_has() -> None:
         None,
         Interrupted("ks", "KSampler"),
         None,
-        Succeeded((OutputFile("out", "images", "rec_00019_.png", "", "output"),), ()),
+        Succeeded((saved_by("queue_delete_interrupt"),), ()),
     ]
     ended = [each.prompt_id for each in events_of("queue_delete_interrupt") if isinstance(each.event, Finished)]
     assert ended == [outcomes[1][0], outcomes[3][0]]
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_is_read_as_one(name: str) -> None:
-    """Each recorded 400 is a refusal whose error says more than that it was refused."""
+def test_a_recorded_400_is_a_refusal(name: str) -> None:
+    """Each recorded 400 is parsed as a refusal, with a message that contains the reason."""
     [entry] = recording(name)
     refusal = read_refusal(entry["body"])
 
@@ -234,13 +247,13 @@ def test_a_refusal_is_read_as_one(name: str) -> None:
     assert len(error.report.message) > len("ComfyUI rejected the graph: .")
 
 
-def test_an_accepted_prompt_is_no_refusal() -> None:
-    """The 200 of a queued prompt is none."""
+def test_an_accepted_prompt_is_not_a_refusal() -> None:
+    """The 200 of a queued prompt is not a refusal."""
     assert read_refusal(recording("txt2img_cold")[0]["body"]) is None
 
 
-def test_a_missing_model_is_named_with_those_that_are_there() -> None:
-    """A loader's unknown file becomes model_missing, with the files that could be named."""
+def test_a_missing_model_is_named_with_the_available_ones() -> None:
+    """A loader's unknown file becomes model_missing, with the available files."""
     [entry] = recording("err_missing_model")
     refusal = read_refusal(entry["body"])
     assert refusal is not None
@@ -256,7 +269,7 @@ def test_a_missing_model_is_named_with_those_that_are_there() -> None:
     }
 
 
-def test_bad_values_are_all_named() -> None:
+def test_all_invalid_values_are_named() -> None:
     """A refusal with a missing name among other problems is workflow_rejected, with every problem."""
     [entry] = recording("err_bad_values")
     refusal = read_refusal(entry["body"])
@@ -264,14 +277,14 @@ def test_bad_values_are_all_named() -> None:
     error = refusal.error({}, {})
 
     assert error.code is ErrorCode.WORKFLOW_REJECTED
-    assert [(node["input"], node["node_type"]) for node in error.report.details["nodes"]] == [
+    assert {(node["input"], node["node_type"]) for node in error.report.details["nodes"]} == {
         ("steps", "KSampler"),
         ("sampler_name", "KSampler"),
-    ]
+    }
 
 
 def test_the_choices_of_an_input_are_read_from_object_info() -> None:
-    """A sampler's names are too many for a refusal; /object_info has them."""
+    """A refusal does not list the many names of samplers; /object_info does."""
     object_info = json.loads((RECORDINGS / "object_info.json").read_text())
 
     assert "euler" in combo_choices(object_info["KSampler"], "sampler_name")
@@ -292,19 +305,19 @@ def test_the_choices_of_an_input_are_read_from_object_info() -> None:
         b"\0" * 20,
     ],
 )
-def test_what_says_nothing_of_a_run_is_no_event(frame: str | bytes) -> None:
-    """Frames that are unknown, broken or of no run are passed over."""
+def test_a_frame_without_a_run_is_not_an_event(frame: str | bytes) -> None:
+    """Unknown or damaged frames, and frames that belong to no run, are ignored."""
     assert parse_frame(frame) is None
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"other": {}}, {"id": "text"}])
-def test_what_is_no_entry_is_no_outcome(body: object) -> None:
-    """An answer of /history without the prompt's entry says nothing of it."""
+def test_a_response_without_an_entry_has_no_outcome(body: object) -> None:
+    """A /history response without the prompt's entry has no outcome."""
     assert read_history(body, "id") is None
 
 
-def test_an_entry_of_another_shape_is_read_as_far_as_it_goes() -> None:
-    """Unknown outputs are passed over, texts kept, and an error without a reason is still a failure."""
+def test_an_entry_of_another_shape_is_parsed_as_far_as_possible() -> None:
+    """Unknown outputs are ignored, texts are kept, and an error without a reason is still a failure."""
     outputs = {"9": {"text": ["hello", 5], "gifs": [{"filename": "a.webp", "type": "output"}], "odd": None}, "10": None}
 
     assert read_history({"id": {"outputs": outputs}}, "id") == Succeeded(
@@ -314,13 +327,13 @@ def test_an_entry_of_another_shape_is_read_as_far_as_it_goes() -> None:
 
 
 @pytest.mark.parametrize("body", [None, {}, {"prompt_id": "x", "node_errors": {}}])
-def test_what_is_no_refusal(body: object) -> None:
-    """An answer without errors is no refusal."""
+def test_a_response_without_errors_is_not_a_refusal(body: object) -> None:
+    """A response without errors is not a refusal."""
     assert read_refusal(body) is None
 
 
 def test_a_200_with_node_errors_is_a_refusal() -> None:
-    """Outputs that ComfyUI would drop silently are named."""
+    """Outputs that ComfyUI would drop silently are in the refusal."""
     node = {"errors": [{"type": "bad", "message": "Wrong", "details": ""}, None], "class_type": "SaveImage"}
     refusal = read_refusal({"prompt_id": "x", "number": 1, "node_errors": {"9": node, "10": None}})
 
@@ -332,8 +345,8 @@ def test_a_200_with_node_errors_is_a_refusal() -> None:
     ]
 
 
-def test_older_and_newer_refusals_are_read() -> None:
-    """An error that is a text, and choices in the newer COMBO form."""
+def test_older_and_newer_refusals_are_parsed() -> None:
+    """An error that is plain text, and choices in the newer COMBO form, are parsed too."""
     old = read_refusal({"error": "invalid prompt"})
     assert old is not None
     assert "invalid prompt" in old.error({}, {}).report.message

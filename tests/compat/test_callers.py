@@ -17,9 +17,10 @@ from PIL import Image
 from bench.stage import Stage, staged
 from simulators.comfyui import Simulator
 from simulators.waiting import until
-from tests.compat.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
 from tests.needs import programs
+from tools.stock_worker.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 CHECKPOINT = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
 POLL_S = 0.05

@@ -367,12 +367,9 @@ def test_a_lost_call_is_repeated_where_that_is_said(server: Api, is_repeatable: 
     api.close()
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [("3", 3.0), ("0", 0.0), ("7200", MAX_RETRY_AFTER_S), ("soon", 0.0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0)],
-)
-def test_retry_after_is_heeded_within_reason(header: str, seconds: float) -> None:
-    """Seconds or a date; nobody is made to wait for hours, and what is neither is no reason to fail."""
+@pytest.mark.parametrize(("header", "seconds"), [("3", 3.0), ("7200", MAX_RETRY_AFTER_S), ("soon", 0.0)])
+def test_retry_after_has_a_maximum(header: str, seconds: float) -> None:
+    """An invalid header counts as no delay."""
     assert Retries().parse_retry_after(header) == seconds
 
 

@@ -608,7 +608,7 @@ def test_bad_answers(server: PictureServer, rules: FetchRules, answer: Answer, p
     assert problem in refusal(address_of(server, "/cat.png?sig=SECRET"), rules)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     status=st.sampled_from([b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 \r\n", b"HTTP/1.1 302 Found\r\n", b""]),
     headers=st.lists(

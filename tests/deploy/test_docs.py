@@ -17,6 +17,7 @@ from comfy_client.prices import POOLS, job_usd
 from comfy_core.workflows import default_directory, load_workflows
 from tests.deploy.conftest import Desk
 
+pytestmark = pytest.mark.slow
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 BLOCK = re.compile(r"^(?P<mark>[^\n]*)\n```sh\n(?P<lines>.*?)```", re.MULTILINE | re.DOTALL)
 RUN = "<!-- Run by tests/deploy/test_docs.py. -->"

@@ -16,6 +16,7 @@ from simulators.runpod.rest import RunPodAccount
 from simulators.scenario import ScenarioStandIn
 from tests.cli.conftest import Shell
 
+pytestmark = pytest.mark.slow
 APPLICATION = """\
 import sys
 from comfy_client import client_from_env

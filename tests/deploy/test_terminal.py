@@ -11,6 +11,8 @@ from simulators.waiting import until
 from tests.cli.test_terminal import Terminal
 from tests.deploy.conftest import Desk
 
+pytestmark = pytest.mark.slow
+
 
 def terminal_of(desk: Desk, *arguments: str) -> Terminal:
     """Return the command on a terminal, in the folder of the desk."""

@@ -1,4 +1,4 @@
-"""A TCP port that refuses connections until it is opened, and then leads to another one."""
+"""A TCP port that refuses connections until it is opened, and then forwards them to another port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 class Gate:
-    """A port of its own in front of the server at `url`. Nobody listens there before `open`."""
+    """A port in front of the server at `url`. It refuses connections until `open` is called."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -36,11 +36,11 @@ class Gate:
 
     @property
     def url(self) -> str:
-        """The address to call."""
+        """The URL of this port."""
         return f"http://127.0.0.1:{self._port}{self._path}"
 
     def open(self) -> None:
-        """Let connections through from now on."""
+        """Accept and forward connections from now on."""
         self._listener = socket.create_server(("127.0.0.1", self._port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 

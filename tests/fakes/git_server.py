@@ -1,23 +1,18 @@
-"""A server of git repositories: Debian's own `git daemon` behind a socket of ours, so that a connection can go wrong.
-
-Its dumb twin gives the same repositories as files over HTTP: without shallow fetches, without commits by their hash.
-"""
+"""A server of git repositories: `git daemon` behind a socket of ours, so that tests can break connections."""
 
 from __future__ import annotations
 
-import http.server
 import os
 import socket
 import socketserver
 import subprocess
 import threading
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_WHO = {
+_ENVIRONMENT = {
     "GIT_AUTHOR_NAME": "A. Tester",
     "GIT_AUTHOR_EMAIL": "tester@example.org",
     "GIT_COMMITTER_NAME": "A. Tester",
@@ -28,48 +23,37 @@ _WHO = {
 
 
 class GitServer:
-    """Serves the repositories that it makes in `folder`, for as long as the context lasts."""
+    """Serves the repositories that `put` creates in `folder`. A context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.connections = 0
-        """How many came."""
+        """Number of connections so far."""
         self._to_drop = 0
         self._hangs = False
         self._server = _GitServer(self)
-        files = partial(_GitFiles, directory=str(folder))
-        self._dumb_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), files)
-        self._threads = [
-            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-            for server in (self._server, self._dumb_server)
-        ]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for server in (self._server, self._dumb_server):
-            server.shutdown()
-            server.server_close()
-        for thread in self._threads:
-            thread.join()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
     def url(self, name: str) -> str:
-        """Return a repository's address."""
+        """Return a repository's URL."""
         return f"git://127.0.0.1:{self._server.server_address[1]}/{name}"
 
-    def dumb_url(self, name: str) -> str:
-        """Return its address at the server that has files alone."""
-        return f"http://127.0.0.1:{self._dumb_server.server_port}/{name}/.git"
-
     def put(self, name: str, *commits: Mapping[str, str], submodule: str = "", submodule_url: str = "") -> list[str]:
-        """Make a repository whose commits have these files in turn; return their hashes.
+        """Create a repository with one commit for each mapping of files; return the commits' hashes.
 
-        `submodule` names another repository, which becomes the folder `part`; `submodule_url` has its address.
+        `submodule` names another repository, which becomes the folder `part`; `submodule_url` is its URL in
+        .gitmodules.
         """
         folder = self.folder / name
         folder.mkdir(parents=True)
@@ -86,28 +70,27 @@ class GitServer:
             _git(folder, "add", "--all")
             _git(folder, "commit", "--quiet", "--allow-empty", "--message", "change")
             hashes.append(_git(folder, "rev-parse", "HEAD"))
-        _git(folder, "update-server-info")
         return hashes
 
     def tag(self, name: str) -> str:
-        """Make an annotated tag of a repository's last commit; return the tag's own hash."""
+        """Create an annotated tag of a repository's last commit; return the tag's own hash."""
         _git(self.folder / name, "tag", "--annotate", "v1", "--message", "v1")
         return _git(self.folder / name, "rev-parse", "v1")
 
-    # Verbs of hostility.
+    # Faults
 
     def drop(self, count: int) -> None:
-        """Close the next connections without a word."""
+        """Close the next `count` connections without a response."""
         self._to_drop = count
 
     def hang(self) -> None:
-        """Take connections from now on, and never answer."""
+        """Accept connections from now on, and never respond."""
         self._hangs = True
 
-    # Of the handler alone.
+    # Called by the request handler
 
     def serve(self, connection: socket.socket) -> None:
-        """Answer one connection."""
+        """Serve one connection."""
         self.connections += 1
         if self._hangs:
             connection.recv(1)
@@ -141,13 +124,8 @@ class _Connection(socketserver.BaseRequestHandler):
         self.server.git.serve(self.request)
 
 
-class _GitFiles(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 def _git(folder: Path, *arguments: str) -> str:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **_WHO}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **_ENVIRONMENT}
     ended = subprocess.run(
         ["git", *arguments],  # noqa: S607 - of PATH
         cwd=folder,

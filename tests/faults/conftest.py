@@ -1,4 +1,4 @@
-"""A simulator whose faults are asked for, and a worker on it."""
+"""A simulator with configurable faults, and a worker that uses it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RunJob = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A simulator of this test's own, 0.05 s a step."""
+    """A new simulator, with 0.05 s per step."""
     with Simulator(step_s=0.05) as simulator:
         yield simulator
 
 
 @pytest.fixture
 def server(simulator: Simulator) -> Iterator[ComfyServer]:
-    """The connections to it, by HTTP alone."""
+    """A client of the simulator that uses HTTP only, not its folders."""
     server = ComfyServer(simulator.url)
     yield server
     server.close()
@@ -35,7 +35,7 @@ def server(simulator: Simulator) -> Iterator[ComfyServer]:
 
 @pytest.fixture
 def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
-    """Run the small job, changed by the given inputs."""
+    """Return a function that runs the small job with changed inputs."""
     worker = Worker(server=server, workflows=workflows, job_timeout_s=20, max_result_bytes=8 * 1024 * 1024)
 
     def run_small(stop: Callable[[], JobError | None] = lambda: None, **changes: Any) -> dict[str, Any]:  # noqa: ANN401

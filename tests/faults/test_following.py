@@ -1,4 +1,4 @@
-"""What can go wrong between us and ComfyUI while a job runs: each fault ends in a picture or in one clear error."""
+"""Faults between the worker and ComfyUI while a job runs: each ends in an image or in one clear error."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from tests.faults.conftest import RunJob
 
 
 def error_of(run: Callable[[], object]) -> JobError:
-    """Return the error that `run` ends in."""
+    """Return the error of `run`."""
     with pytest.raises(JobError) as info:
         run()
     return info.value
 
 
-def left_behind(simulator: Simulator) -> list[str]:
-    """Return what is still in ComfyUI's queue, history and folders, empty files apart."""
+def remaining(simulator: Simulator) -> list[str]:
+    """Return what is left in ComfyUI's queue, history and folders; empty files do not count."""
     files = [path for folder in (simulator.input_dir, simulator.output_dir) for path in folder.rglob("*")]
     full = [str(path) for path in files if path.is_file() and path.stat().st_size]
     return [*simulator.queue_ids, *simulator.history_ids, *full]
 
 
 def pixels(result: dict[str, Any]) -> bytes:
-    """Return the pixels of a result's first picture."""
+    """Return the pixels of a result's first image."""
     return Image.open(io.BytesIO(base64.b64decode(result["images"][0]["data"]))).tobytes()
 
 
 @pytest.fixture
 def expected(run: RunJob) -> str:
-    """The hash of the picture that the small job makes where nothing goes wrong."""
+    """The hash of the small job's image without any fault."""
     sha256: str = run()["images"][0]["sha256"]
     return sha256
 
 
-def test_a_lost_socket_is_reopened_and_the_picture_comes(simulator: Simulator, run: RunJob, expected: str) -> None:
-    """The socket is dropped while sampling: the run is followed on, and the save alone is done again."""
+def test_a_lost_websocket_is_reopened_and_the_job_succeeds(simulator: Simulator, run: RunJob, expected: str) -> None:
+    """The websocket is dropped during sampling: the run is monitored further, and only the save node runs again."""
     steps = simulator.sampled_steps
     simulator.faults.drop_socket(at_step=1)
     result = run(seed=2)
@@ -54,11 +54,11 @@ def test_a_lost_socket_is_reopened_and_the_picture_comes(simulator: Simulator, r
     assert result["images"][0]["sha256"] != expected
     assert simulator.sampled_steps - steps == 4
     assert run()["images"][0]["sha256"] == expected
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def test_the_picture_after_a_lost_socket_is_the_same(simulator: Simulator, run: RunJob) -> None:
-    """A picture that was saved again into a file has the pixels that it should have."""
+def test_the_image_after_a_lost_websocket_is_the_same(simulator: Simulator, run: RunJob) -> None:
+    """An image that was saved again into a file has the same pixels."""
     expected = pixels(run())
     run(seed=9)
     simulator.faults.drop_socket(at_step=2)
@@ -66,17 +66,17 @@ def test_the_picture_after_a_lost_socket_is_the_same(simulator: Simulator, run: 
     assert pixels(run()) == expected
 
 
-def test_a_reset_connection_is_no_end(simulator: Simulator, run: RunJob) -> None:
-    """A TCP reset, where the stock worker fails the job at once, is a lost socket like any other."""
+def test_a_reset_connection_does_not_fail_the_job(simulator: Simulator, run: RunJob) -> None:
+    """A TCP reset is handled like any lost websocket; the stock worker fails the job."""
     simulator.faults.reset_socket(at_step=1)
 
     assert run()["images"]
     assert simulator.sampled_steps == 4
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def test_a_run_that_ends_while_the_socket_is_away_is_found(simulator: Simulator, run: RunJob) -> None:
-    """ComfyUI says nothing of an end to a new socket; /history does, at once after the reconnect."""
+def test_a_run_that_ends_without_a_websocket_is_detected(simulator: Simulator, run: RunJob) -> None:
+    """ComfyUI does not report the end to a new websocket, so /history is read right after the reconnect."""
     simulator.faults.drop_socket(at_step=4)
     begun = time.monotonic()
     assert run()["images"]
@@ -84,8 +84,8 @@ def test_a_run_that_ends_while_the_socket_is_away_is_found(simulator: Simulator,
     assert time.monotonic() - begun < 2.5
 
 
-def test_a_stalled_socket_is_found_by_its_silence(simulator: Simulator, run: RunJob) -> None:
-    """The socket stays open and says nothing more: /history is asked, and the next job has a socket that works."""
+def test_a_stalled_websocket_is_detected(simulator: Simulator, run: RunJob) -> None:
+    """The websocket stays open without frames: /history is polled, and the next job uses a new websocket."""
     simulator.faults.stall_socket(at_step=1)
     begun = time.monotonic()
     assert run()["images"]
@@ -94,28 +94,28 @@ def test_a_stalled_socket_is_found_by_its_silence(simulator: Simulator, run: Run
     assert run(seed=2)["images"]
 
     assert time.monotonic() - begun < 1.5
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
 def test_late_history_is_waited_for(simulator: Simulator, run: RunJob) -> None:
-    """The last frame comes before the history entry can be read: it is asked for until it is there."""
+    """The last frame arrives before the history entry exists: /history is polled until it does."""
     simulator.faults.write_history_late(0.5)
 
     assert run()["images"]
 
 
-def test_memory_that_does_not_suffice_once_is_freed_and_the_job_goes_on(simulator: Simulator, run: RunJob) -> None:
-    """Out of memory once: /free is called, the prompts run again, the caller sees nothing of it."""
+def test_memory_is_freed_once_and_the_job_is_repeated(simulator: Simulator, run: RunJob) -> None:
+    """After one out-of-memory error /free is called and the prompts run again; the caller notices nothing."""
     simulator.faults.run_out_of_memory(times=1)
     result = run(num_images=2)
 
     assert [image["seed"] for image in result["images"]] == [1, 2]
     assert ("POST", "/free") in simulator.requests
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def test_memory_that_never_suffices_is_an_error_with_advice(simulator: Simulator, run: RunJob) -> None:
-    """Out of memory twice: the error says what to ask for instead, and the next job runs."""
+def test_repeated_out_of_memory_is_an_error_with_advice(simulator: Simulator, run: RunJob) -> None:
+    """After a second out-of-memory error the job fails with advice, and the next job runs."""
     simulator.faults.run_out_of_memory(times=2)
     error = error_of(run)
 
@@ -123,22 +123,22 @@ def test_memory_that_never_suffices_is_an_error_with_advice(simulator: Simulator
     assert error.report.retryable
     assert "smaller" in error.report.message
     assert run()["images"]
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
 def test_a_failing_node_ends_the_job_and_its_other_prompts(simulator: Simulator, run: RunJob) -> None:
-    """The first of three prompts fails: the others do not run."""
+    """If the first of three prompts fails, the others do not run."""
     simulator.faults.fail_node("KSampler", "ValueError", "bad /comfyui/models/x.safetensors")
     error = error_of(lambda: run(num_images=3))
 
     assert error.code is ErrorCode.EXECUTION_FAILED
     assert error.report.details == {"node_id": "8", "node_type": "KSampler", "exception_type": "ValueError"}
     assert "/comfyui" not in error.report.message
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def test_a_stranger_s_interrupt_is_told_from_a_failure(simulator: Simulator, server: ComfyServer, run: RunJob) -> None:
-    """Someone interrupts ComfyUI: the job may be sent again."""
+def test_an_interrupt_by_another_client_is_retryable(simulator: Simulator, server: ComfyServer, run: RunJob) -> None:
+    """If another client interrupts ComfyUI, the error is retryable."""
     simulator.faults.hang_sampling()
 
     def interrupt_once_sampling() -> JobError | None:
@@ -151,8 +151,8 @@ def test_a_stranger_s_interrupt_is_told_from_a_failure(simulator: Simulator, ser
     assert error.report.retryable
 
 
-def test_a_server_error_for_the_prompt_is_unavailability(simulator: Simulator, run: RunJob) -> None:
-    """ComfyUI answers 500 to /prompt: the job fails at once and may be sent again."""
+def test_a_500_for_the_prompt_is_comfyui_unavailable(simulator: Simulator, run: RunJob) -> None:
+    """If ComfyUI returns 500 for /prompt, the job fails at once with a retryable error."""
     simulator.faults.answer_500("POST /prompt")
     error = error_of(run)
 
@@ -162,40 +162,38 @@ def test_a_server_error_for_the_prompt_is_unavailability(simulator: Simulator, r
 
 
 @pytest.mark.parametrize("fault", ["answer_500", "cut_answer"])
-def test_a_picture_that_could_not_be_fetched_is_fetched_once_more(
-    simulator: Simulator, run: RunJob, fault: str
-) -> None:
-    """A finished job is not lost over one 500 or one lost connection to /view; two in a row fail it."""
+def test_a_failed_image_download_is_retried_once(simulator: Simulator, run: RunJob, fault: str) -> None:
+    """One 500 or one lost connection of /view does not fail a job; two in a row do."""
     fail: Callable[..., None] = getattr(simulator.faults, fault)
     for times in (1, 2):
-        simulator.faults.drop_socket(at_step=2)  # so that its picture is saved into a file
+        simulator.faults.drop_socket(at_step=2)  # so that the image is saved into a file
         fail("/view", times=times)
         if times == 1:
             assert run(seed=times)["images"]
         else:
             assert error_of(lambda: run(seed=2)).code is ErrorCode.COMFYUI_UNAVAILABLE
-        assert left_behind(simulator) == []
+        assert remaining(simulator) == []
 
     assert simulator.requests.count(("GET", "/view")) == 4
 
 
-def test_a_picture_that_is_gone_is_asked_for_once(simulator: Simulator, server: ComfyServer) -> None:
-    """A 404 is the same the second time."""
+def test_a_missing_image_is_requested_once(simulator: Simulator, server: ComfyServer) -> None:
+    """A 404 is not retried."""
     with pytest.raises(RequestError, match="404 to GET /view"):
         server.view(OutputFile("", "", "none.png", "", "output"))
 
     assert simulator.requests.count(("GET", "/view")) == 1
 
 
-def test_a_slow_answer_is_waited_for(simulator: Simulator, run: RunJob) -> None:
-    """ComfyUI answers late, as while it loads a model."""
+def test_a_slow_response_is_waited_for(simulator: Simulator, run: RunJob) -> None:
+    """ComfyUI may respond slowly while it loads a model."""
     simulator.faults.answer_slowly("/history", 1.0)
 
     assert run()["images"]
 
 
-def test_a_comfyui_that_lost_everything_fails_the_job_soon(simulator: Simulator, run: RunJob) -> None:
-    """ComfyUI was started anew while the job ran: it knows nothing of the prompt, and the job says so."""
+def test_a_restarted_comfyui_fails_the_job_soon(simulator: Simulator, run: RunJob) -> None:
+    """If ComfyUI was restarted while the job ran and no longer knows the prompt, the error says so."""
     simulator.faults.hang_sampling()
     forgot = False
 
@@ -214,19 +212,19 @@ def test_a_comfyui_that_lost_everything_fails_the_job_soon(simulator: Simulator,
     assert time.monotonic() - begun < 5
 
 
-def test_a_sampler_that_hangs_ends_with_the_deadline(simulator: Simulator, run: RunJob) -> None:
-    """No step ever ends: the deadline does, the prompt is interrupted, and the next job runs."""
+def test_a_hanging_sampler_ends_at_the_deadline(simulator: Simulator, run: RunJob) -> None:
+    """No step ever ends: at the deadline the prompt is interrupted, and the next job runs."""
     simulator.faults.hang_sampling()
     error = error_of(lambda: run(timeout_s=1))
 
     assert error.code is ErrorCode.DEADLINE_EXCEEDED
     assert error.report.details["after_s"] == pytest.approx(1, abs=0.5)
     assert run()["images"]
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
 def test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job(simulator: Simulator, run: RunJob) -> None:
-    """Even where ComfyUI does not heed the interrupt the job ends; its history goes with a later job's."""
+    """The job ends even if ComfyUI ignores the interrupt; its history entry is deleted by a later job."""
     simulator.faults.hang_sampling(deaf=True)
     begun = time.monotonic()
     error = error_of(lambda: run(timeout_s=1))
@@ -235,11 +233,11 @@ def test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job(simulator: S
     simulator.faults.go_on()
 
     assert run()["images"]
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def test_a_comfyui_that_dies_is_given_up_in_time(simulator: Simulator, run: RunJob) -> None:
-    """ComfyUI is gone for good: the job ends once it has not answered for ten seconds."""
+def test_a_dead_comfyui_fails_the_job_within_the_limit(simulator: Simulator, run: RunJob) -> None:
+    """If ComfyUI stops for good, the job fails after ten seconds without a response."""
     run()
     simulator.faults.die(at_step=1)
     begun = time.monotonic()
@@ -249,8 +247,8 @@ def test_a_comfyui_that_dies_is_given_up_in_time(simulator: Simulator, run: RunJ
     assert time.monotonic() - begun < 16
 
 
-def test_a_comfyui_that_is_not_there_fails_the_job_at_once(simulator: Simulator, run: RunJob) -> None:
-    """Nothing listens: the job fails before anything is sent, and says what to do."""
+def test_an_unreachable_comfyui_fails_the_job_at_once(simulator: Simulator, run: RunJob) -> None:
+    """If nothing listens, the job fails before anything is sent, with the remedy."""
     simulator.stop()
     begun = time.monotonic()
     error = error_of(run)
@@ -260,8 +258,8 @@ def test_a_comfyui_that_is_not_there_fails_the_job_at_once(simulator: Simulator,
     assert time.monotonic() - begun < 2
 
 
-def test_a_short_outage_is_survived(simulator: Simulator, run: RunJob) -> None:
-    """Connections are cut and refused for a second while the job runs: the picture comes all the same."""
+def test_a_job_survives_a_short_outage(simulator: Simulator, run: RunJob) -> None:
+    """Connections are closed and refused for a second while the job runs: it still succeeds."""
     run()
     refused = False
 
@@ -275,8 +273,8 @@ def test_a_short_outage_is_survived(simulator: Simulator, run: RunJob) -> None:
     assert run(refuse_once_queued, seed=5)["images"]
 
 
-def test_one_connection_is_kept(simulator: Simulator, run: RunJob) -> None:
-    """Ten jobs take no more connections than one does: one for HTTP, one for the websocket."""
+def test_connections_are_reused(simulator: Simulator, run: RunJob) -> None:
+    """Ten jobs use the same two connections: one for HTTP and one for the websocket."""
     run()
     before = simulator.connections
     for seed in range(10):

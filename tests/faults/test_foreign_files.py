@@ -1,4 +1,4 @@
-"""What a node says of the files it wrote is not believed: only a run's own are deleted."""
+"""Files that a node reports are only deleted if they belong to the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
 
-LIES = [
+FALSE_OUTPUTS = [
     {"filename": "a.safetensors", "subfolder": "", "type": "models"},
     {"filename": "a.safetensors", "subfolder": "../models", "type": "output"},
     {"filename": "a.safetensors", "subfolder": "../models", "type": "temp"},
@@ -23,33 +23,33 @@ LIES = [
 ]
 
 
-class LyingComfyUI(BaseHTTPRequestHandler):
-    """Answers that every prompt has ended, and wrote files that are not its own. Has no websocket."""
+class FalseOutputsHandler(BaseHTTPRequestHandler):
+    """Responds that every prompt has ended and wrote files of others. Has no websocket."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answer /history with lies, /queue with nothing, and 404 what else is asked."""
+        """Return false outputs for /history, an empty queue for /queue, and 404 for anything else."""
         prompt_id = self.path.rpartition("/")[2]
-        entry = {"outputs": {"1": {"images": LIES}}, "status": {"status_str": "success", "messages": []}}
-        answers = {
+        entry = {"outputs": {"1": {"images": FALSE_OUTPUTS}}, "status": {"status_str": "success", "messages": []}}
+        responses = {
             "history": {prompt_id: entry},
             "queue": {"queue_running": [], "queue_pending": []},
             "object_info": {"Saver": {"input": {"required": {}}, "output": [], "output_node": True}},
         }
-        answer = answers.get(self.path.split("/")[1])
-        self._answer(404 if answer is None else 200, answer)
+        response = responses.get(self.path.split("/")[1])
+        self._respond(404 if response is None else 200, response)
 
     def do_POST(self) -> None:
-        """Take everything."""
+        """Accept everything."""
         self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(200, {})
+        self._respond(200, {})
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
-    def _answer(self, status: int, answer: object) -> None:
-        body = json.dumps(answer).encode()
+    def _respond(self, status: int, response: object) -> None:
+        body = json.dumps(response).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -57,9 +57,9 @@ class LyingComfyUI(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def lying_url() -> Iterator[str]:
-    """The address of a ComfyUI that lies."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), LyingComfyUI) as server:
+def comfyui_url() -> Iterator[str]:
+    """The URL of such a ComfyUI."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), FalseOutputsHandler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -67,13 +67,13 @@ def lying_url() -> Iterator[str]:
         thread.join()
 
 
-def test_files_of_someone_else_are_not_deleted(lying_url: str, tmp_path: Path) -> None:
-    """A model and an upload that a node claims to have written are still there after the run."""
+def test_files_of_others_are_not_deleted(comfyui_url: str, tmp_path: Path) -> None:
+    """A model and an upload that a node claims to have written still exist after the run."""
     files = [tmp_path / "models" / "a.safetensors", tmp_path / "input" / "upload.png"]
     for file in files:
         file.parent.mkdir()
         file.write_bytes(b"mine")
-    server = ComfyServer(lying_url, directory=tmp_path)
+    server = ComfyServer(comfyui_url, directory=tmp_path)
     graph = {"1": {"class_type": "Saver", "inputs": {}}}
     with pytest.raises(JobError):
         run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), lambda: None)

@@ -1,4 +1,4 @@
-"""What a run could not remove while ComfyUI failed is removed by the next one."""
+"""Cleanup that failed while ComfyUI failed is repeated by the next run."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from simulators.waiting import until
 from tests.comfyui.conftest import png
 from tests.comfyui.test_jobs import b64
 from tests.faults.conftest import RunJob
-from tests.faults.test_following import error_of, left_behind
+from tests.faults.test_following import error_of, remaining
 
 
 def test_history_that_could_not_be_deleted_is_deleted_later(simulator: Simulator, run: RunJob) -> None:
-    """A 500 to the deletion costs the job nothing; the next job removes both entries."""
+    """If deleting the history gets a 500, the job still succeeds, and the next job deletes both entries."""
     simulator.faults.answer_500("POST /history")
     run()
-    assert len(left_behind(simulator)) == 1
+    assert len(remaining(simulator)) == 1
 
     run(seed=2)
 
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
 @pytest.mark.parametrize("path", ["POST /queue", "POST /interrupt"])
 def test_a_prompt_that_could_not_be_stopped_is_stopped_later(simulator: Simulator, run: RunJob, path: str) -> None:
-    """A prompt hangs and its stop is answered with 500: the next job stops it before it queues its own, and works."""
+    """If a stuck prompt cannot be stopped because of a 500, the next job stops it before it queues its own prompts."""
     simulator.faults.hang_sampling()
     simulator.faults.answer_500(path)
     assert error_of(lambda: run(timeout_s=1)).code is ErrorCode.DEADLINE_EXCEEDED
@@ -41,11 +41,11 @@ def test_a_prompt_that_could_not_be_stopped_is_stopped_later(simulator: Simulato
 
     assert run(seed=2)["images"]
 
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def test_a_picture_that_could_not_be_emptied_is_emptied_later(simulator: Simulator, run: RunJob) -> None:
-    """An upload whose emptying was answered with 500 is emptied by the next job."""
+def test_an_upload_that_could_not_be_emptied_is_emptied_later(simulator: Simulator, run: RunJob) -> None:
+    """If emptying an upload gets a 500, the next job empties it."""
     simulator.faults.hang_sampling()
 
     def stop_and_fail() -> JobError | None:
@@ -55,16 +55,16 @@ def test_a_picture_that_could_not_be_emptied_is_emptied_later(simulator: Simulat
         return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
     assert error_of(lambda: run(stop_and_fail, image=b64(png(64, 64)))).code is ErrorCode.CANCELLED
-    assert [Path(path).name for path in left_behind(simulator)] == ["0.png"]
+    assert [Path(path).name for path in remaining(simulator)] == ["0.png"]
 
     run()
 
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def test_what_cannot_be_emptied_is_given_up_in_the_end(simulator: Simulator, server: ComfyServer) -> None:
-    """A file that ComfyUI refuses to write is tried three times, and does not keep others from being emptied."""
-    refused = [OutputFile("", "", "a/b.png", "run-1", "input")]  # ComfyUI answers 500 to a slash in a name
+def test_emptying_a_file_is_tried_three_times(simulator: Simulator, server: ComfyServer) -> None:
+    """A file that ComfyUI never overwrites is tried three times, and does not block other files."""
+    refused = [OutputFile("", "", "a/b.png", "run-1", "input")]  # ComfyUI returns 500 for a slash in a name
     for files in ([*refused, OutputFile("", "", "c.png", "run-1", "input")], [], []):
         with pytest.raises(RequestError, match="500 to POST /upload/image"):
             server.cleanup.remove_files(files)
@@ -77,16 +77,16 @@ def test_what_cannot_be_emptied_is_given_up_in_the_end(simulator: Simulator, ser
 
 
 def test_a_file_of_a_run_that_failed_is_emptied(simulator: Simulator, run: RunJob) -> None:
-    """Pictures saved again into files are gone too where they could not be fetched."""
+    """Images that were saved again into files are deleted even if they could not be downloaded."""
     simulator.faults.drop_socket(at_step=2)
     simulator.faults.answer_500("/view", times=2)
 
     assert error_of(run).code is ErrorCode.COMFYUI_UNAVAILABLE
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def test_pictures_that_came_not_at_all_are_missing() -> None:
-    """A run whose last frame came, and no picture, is not complete."""
+def test_a_run_without_images_is_not_complete() -> None:
+    """A run that received the last frame but no image is not complete."""
     graph = rewrite_graph(
         {"1": {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": "x"}}},
         "run",
@@ -97,8 +97,8 @@ def test_pictures_that_came_not_at_all_are_missing() -> None:
     assert Prompt(graph, "a", finished_at=1.0, images={"1": [b"png"]}).is_complete
 
 
-def test_the_next_job_does_not_wait_behind_a_lost_one(simulator: Simulator, run: RunJob) -> None:
-    """ComfyUI refuses connections while a job is cleaned up: the job hangs there until the next one, and no longer."""
+def test_the_next_job_does_not_wait_for_the_cleanup_of_a_lost_one(simulator: Simulator, run: RunJob) -> None:
+    """If ComfyUI refuses connections during a job's cleanup, the job waits there only until the next job starts."""
     simulator.faults.hang_sampling()
     refused: list[bool] = []
 
@@ -112,14 +112,14 @@ def test_the_next_job_does_not_wait_behind_a_lost_one(simulator: Simulator, run:
 
     assert error_of(lambda: run(stop)).code is ErrorCode.CANCELLED
     assert simulator.hanging_step == 1
-    assert until(lambda: _answers(simulator))
+    assert until(lambda: _responds(simulator))
 
     assert run(seed=2)["images"]
 
-    assert left_behind(simulator) == []
+    assert remaining(simulator) == []
 
 
-def _answers(simulator: Simulator) -> bool:
+def _responds(simulator: Simulator) -> bool:
     server = ComfyServer(simulator.url)
     try:
         return bool(server.fetch_version())

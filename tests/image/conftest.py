@@ -1,4 +1,4 @@
-"""The images, built once a session from stand-ins, and a network that only reaches the platform's stand-in."""
+"""Fixtures: the images, built once per session from stand-ins, and a network that reaches only the platform."""
 
 from __future__ import annotations
 
@@ -25,14 +25,11 @@ SIMULATOR = "comfy-client/worker:test-simulator"
 
 @dataclass(frozen=True)
 class BuiltImages:
-    """What was built, and from what.
+    """The built images and their sources.
 
-    Attributes:
-        logs: of the builds, by the image's name.
-        worker, weights: how the images without and with weights were built.
-        models: a folder with the models.txt of the stand-ins.
-        server: has the models, and remembers who asked.
-        git: has ComfyUI.
+    Attributes:     logs: output of each build, by the image's name.     worker, weights: build arguments of the images
+    without and with weights.     models: a folder with the models.txt of the stand-ins.     server: simulates Hugging
+    Face and records its requests.     git: serves ComfyUI's repository.
     """
 
     logs: dict[str, str]
@@ -45,11 +42,11 @@ class BuiltImages:
 
 NOT_TESTED = pytest.StashKey[str]()
 BUILD_TIMEOUT_S = 1200
-"""The first test of a session builds the images, and downloads packages for them."""
+"""The first test of a session builds the images and downloads their packages."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of this folder enough time for the builds."""
+    """Raise the timeout of this folder's tests to that of the builds."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
@@ -67,7 +64,7 @@ def engine(request: pytest.FixtureRequest) -> docker.DockerClient:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print a notice at the end that the image was not tested."""
+    """Print a notice at the end if the image was not tested."""
     if missing := config.stash.get(NOT_TESTED, ""):
         terminalreporter.section("THE IMAGE WAS NOT TESTED", red=True, bold=True)
         terminalreporter.line(missing)
@@ -102,7 +99,7 @@ def images(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def network(engine: docker.DockerClient) -> Iterator[Network]:
-    """Create a network without internet access. The platform's stand-in listens on the host's address in it."""
+    """A network without internet access. The simulated platform listens on the host's address in it."""
     made = engine.networks.create("comfy-client-test", internal=True)
     made.reload()
     yield made

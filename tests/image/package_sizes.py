@@ -14,7 +14,7 @@ def sizes_of(names: list[str], seen: dict[str, int]) -> dict[str, int]:
         try:
             package = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # asked for on another platform
+            continue  # required on another platform only
         if package.name.lower() not in seen:
             files = [Path(file.locate()) for file in package.files or ()]
             seen[package.name.lower()] = sum(file.stat().st_size for file in files if file.exists())

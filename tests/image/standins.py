@@ -1,4 +1,4 @@
-"""Stand-ins that the images are built from: a small ComfyUI and small models, served like the real ones."""
+"""Stand-ins from which the images are built: a small ComfyUI and small models, served like the real ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ sys.exit(main())
 
 
 def comfyui_files() -> dict[str, str]:
-    """Return the files of a repository of a ComfyUI that is the simulator."""
+    """Return the files of a repository whose ComfyUI is the simulator."""
     simulator = ROOT / "simulators" / "comfyui"
     sources = {f"simulators/comfyui/{file.name}": file.read_text() for file in simulator.glob("*.py")}
     shipped = {"simulators/__init__.py": "", "custom_nodes/websocket_image_save.py": ""}
@@ -28,7 +28,7 @@ def comfyui_files() -> dict[str, str]:
 
 
 def make_models(folder: Path, server: ModelServer) -> None:
-    """Serve a small file for each model of models.txt, and write a models.txt of the same paths and addresses."""
+    """Serve a small file for each model of models.txt; return a models.txt with the same paths and URLs."""
     lines = []
     for model in read_models(default_list()):
         content = f"stands for {model.path}\n".encode() * 1000
@@ -39,7 +39,7 @@ def make_models(folder: Path, server: ModelServer) -> None:
 
 
 def fill(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] = ()) -> None:
-    """Put the models of a list into a folder as on a volume: all, or those of `paths`."""
+    """Put the models of a list into a folder, with a volume's layout: all, or those in `paths`."""
     for model in read_models(models / "models.txt"):
         if not paths or model.path in paths:
             content = server.content(model.url.removeprefix(HUGGING_FACE))
@@ -47,4 +47,4 @@ def fill(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] =
             target = folder / model.path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-    folder.parent.chmod(0o755)  # pytest's folders are for their owner alone
+    folder.parent.chmod(0o755)  # pytest's folders are private to their owner

@@ -1,4 +1,4 @@
-"""What the images contain, and what they must not contain."""
+"""Contents of the images: required files, and files that must not be in them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from bench.docker_engine import BASE_IMAGE, BuildFailedError
 from bench.stage import ROOT
 from tests.image.conftest import BAKED, NEVER, SIMULATOR, TOKEN, WORKER, BuiltImages
 
-pytestmark = pytest.mark.usefixtures("images")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 MIB = 1024 * 1024
 ALLOWED_EXTRA_BYTES = 100 * MIB
-COMFYUIS_OWN = ("aiohttp", "pillow")
-"""What the stand-in for ComfyUI asks for, as a real one asks for torch."""
+COMFYUI_REQUIREMENTS = ("aiohttp", "pillow")
+"""Requirements of the ComfyUI stand-in; a real ComfyUI requires torch instead."""
 
 
 Saved: TypeAlias = Callable[[str], Path]
-"""From the name of an image to its archive, as `docker save` writes it."""
+"""Maps the name of an image to its archive, as `docker save` writes it."""
 
 
 @pytest.fixture(scope="module")
 def saved(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    """Each image is written once, and read by several tests."""
+    """Return a function that saves an image as an archive, once for all tests."""
     folder = tmp_path_factory.mktemp("saved")
 
     def archive_of(name: str) -> Path:
@@ -69,8 +69,8 @@ def weights_of(engine: docker.DockerClient, saved: Saved, image: str) -> list[st
 
 
 @pytest.mark.parametrize("image", [WORKER, BAKED])
-def test_the_structure_is_as_promised(image: str) -> None:
-    """container-structure-test finds the metadata and the files of structure.yaml."""
+def test_structure(image: str) -> None:
+    """container-structure-test finds the metadata and files listed in structure.yaml."""
     tool = Path(sysconfig.get_path("scripts")) / "container-structure-test"
     done = subprocess.run(
         [str(tool), "test", "--image", image, "--config", str(ROOT / "tests" / "image" / "structure.yaml")],
@@ -83,8 +83,8 @@ def test_the_structure_is_as_promised(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", [WORKER, BAKED, SIMULATOR])
-def test_it_is_asked_for_its_health_and_told_to_end(engine: docker.DockerClient, image: str) -> None:
-    """A health check and a stop signal are part of the image."""
+def test_health_check_and_stop_signal(engine: docker.DockerClient, image: str) -> None:
+    """The image has a health check and a stop signal."""
     config = engine.images.get(image).attrs["Config"]
 
     assert config["Healthcheck"]["Test"] == ["CMD", "/opt/venv/bin/python", "-m", "worker.health"]
@@ -92,7 +92,7 @@ def test_it_is_asked_for_its_health_and_told_to_end(engine: docker.DockerClient,
 
 
 @pytest.mark.parametrize("image", [WORKER, BAKED, SIMULATOR])
-def test_no_file_can_be_written_by_others(saved: Saved, image: str) -> None:
+def test_no_file_is_world_writable(saved: Saved, image: str) -> None:
     """No file or folder of a layer is world-writable except sticky folders such as /tmp."""
     found = [
         member.name
@@ -105,8 +105,8 @@ def test_no_file_can_be_written_by_others(saved: Saved, image: str) -> None:
 
 
 @pytest.mark.parametrize("image", [WORKER, BAKED])
-def test_no_repository_is_left(saved: Saved, image: str) -> None:
-    """No .git, no tests, and no cache of pip, apt or Python's temporary files."""
+def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
+    """No layer contains .git, tests, caches of pip or apt, or Python's temporary files."""
     forbidden = (".git/", "/root/.cache", "var/lib/apt/lists/", "/.pytest_cache", ".part")
     found = [
         member.name
@@ -118,8 +118,8 @@ def test_no_repository_is_left(saved: Saved, image: str) -> None:
     assert found == []
 
 
-def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
-    """The token gave access to the models, and is in no layer, history, configuration or log."""
+def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
+    """The token that gave access to the models is in no layer, history, configuration or log."""
     assert {asked.token for asked in images.server.asked} == {TOKEN}
 
     with saved(BAKED).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
@@ -132,10 +132,10 @@ def test_the_token_is_nowhere(engine: docker.DockerClient, saved: Saved, images:
     assert all(TOKEN not in log for log in images.logs.values())
 
 
-def test_the_models_are_there_with_their_notices(
+def test_models_have_their_own_layers_and_notices(
     engine: docker.DockerClient, saved: Saved, images: BuiltImages
 ) -> None:
-    """Each file of models.txt is in a layer of its own; the licence and the notices are in the image with them."""
+    """Each file of models.txt is in its own layer; its licence and the notices are in the image too."""
     baked = [
         [member.name for member in layer if member.isfile() and member.name.startswith("opt/models/")]
         for layer in layers_of(saved(BAKED))
@@ -150,8 +150,8 @@ def test_the_models_are_there_with_their_notices(
     assert "FLUX.1 [dev] Non-Commercial License" in label
 
 
-def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
-    """Downloaded again, the same models make layers with the same hashes, which need no new push or pull."""
+def test_rebuilt_weights_have_the_same_layers(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
+    """Models that are downloaded again produce layers with the same hashes, which need no new push or pull."""
     tag = BAKED + "-again"
     images.weights.run(tag, "--no-cache-filter=weights")
 
@@ -161,8 +161,8 @@ def test_rebuilt_weights_are_the_same_layers(engine: docker.DockerClient, saved:
     assert layers[0] == layers[1]
 
 
-def test_new_code_fetches_no_weights(engine: docker.DockerClient, images: BuiltImages, tmp_path: Path) -> None:
-    """A change of the handler does not change the models' layers, and sends no request to their server."""
+def test_new_code_downloads_no_weights(engine: docker.DockerClient, images: BuiltImages, tmp_path: Path) -> None:
+    """A change of the handler does not change the models' layers, and their server gets no request."""
     before, after = BAKED + "-before", BAKED + "-after"
     images.weights.run(before)
     asked_before = len(images.server.asked)
@@ -179,11 +179,11 @@ def test_new_code_fetches_no_weights(engine: docker.DockerClient, images: BuiltI
     assert [one == other for one, other in zip(*layers, strict=True)].count(False) == 1
 
 
-def test_the_worker_adds_little(engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beyond the base image, its Python and ComfyUI's dependencies, the worker is 100 MB at most."""
+def test_the_worker_adds_at_most_100_mb(engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the base image, its Python and ComfyUI's dependencies, the worker has at most 100 MB."""
     image = engine.images.get(WORKER)
     sizes = {layer["CreatedBy"].removeprefix("/bin/sh -c ")[:90]: layer["Size"] for layer in image.history()}
-    own = _comfyuis_own_bytes(engine)
+    own = _comfyui_bytes(engine)
     with capsys.disabled():
         lines = [f"{image.attrs['Size'] / MIB:9.1f} MiB  {WORKER}, ComfyUI's own packages {own / MIB:.1f} of it"]
         lines += [f"{size / MIB:9.1f} MiB  {name}" for name, size in sizes.items() if size]
@@ -194,15 +194,15 @@ def test_the_worker_adds_little(engine: docker.DockerClient, capsys: pytest.Capt
     assert image.attrs["Size"] - base - runtime - own <= ALLOWED_EXTRA_BYTES
 
 
-def _comfyuis_own_bytes(engine: docker.DockerClient) -> int:
+def _comfyui_bytes(engine: docker.DockerClient) -> int:
     """Return the size of ComfyUI's dependencies in the image."""
     script = (ROOT / "tests" / "image" / "package_sizes.py").read_text()
-    command = ["-c", script, *COMFYUIS_OWN]
+    command = ["-c", script, *COMFYUI_REQUIREMENTS]
     return int(engine.containers.run(WORKER, command, entrypoint="/opt/venv/bin/python", remove=True))
 
 
 def test_a_wrong_model_fails_the_build(images: BuiltImages, tmp_path: Path) -> None:
-    """A list with a wrong hash ends the build, with the file and both hashes."""
+    """A model whose hash differs from the list fails the build, which prints the file and both hashes."""
     lines: Mapping[str, list[str]] = {
         line.split()[2]: line.split() for line in (images.models / "models.txt").read_text().splitlines()
     }

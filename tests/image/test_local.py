@@ -1,4 +1,4 @@
-"""The images on someone's own machine: RunPod's local API on a mapped port, and compose.yaml without a GPU."""
+"""The images on a developer's machine: RunPod's local API on a mapped port, and compose.yaml without a GPU."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bench.stage import ROOT, SMALL, free_port
 from simulators.waiting import until
 from tests.image.conftest import BAKED, SIMULATOR
 
-pytestmark = pytest.mark.usefixtures("images")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 
-def _answers(port: int) -> bool:
+def _responds(port: int) -> bool:
     try:
         return requests.get(f"http://127.0.0.1:{port}/docs", timeout=2).ok
     except requests.RequestException:
@@ -32,14 +32,14 @@ def _run_job(port: int, **inputs: object) -> dict[str, object]:
     return answered
 
 
-def test_the_local_api_answers_on_a_mapped_port(engine: docker.DockerClient) -> None:
-    """SERVE_API_LOCALLY=true is enough: POST /runsync returns a result, and SIGTERM ends it with 0."""
+def test_the_local_api_responds_on_a_mapped_port(engine: docker.DockerClient) -> None:
+    """With SERVE_API_LOCALLY=true, POST /runsync returns a result, and SIGTERM stops the container with status 0."""
     port = free_port()
     ports = {"8000/tcp": ("127.0.0.1", port)}
     environment = {"SERVE_API_LOCALLY": "true"}
     container = engine.containers.run(BAKED, detach=True, environment=environment, ports=ports, **STRICT)
     try:
-        assert until(lambda: _answers(port), 60), container.logs().decode()
+        assert until(lambda: _responds(port), 60), container.logs().decode()
 
         answer = _run_job(port, seed=5)
 
@@ -68,7 +68,7 @@ def compose(environment: dict[str, str], *arguments: str) -> str:
 
 @pytest.fixture
 def project() -> Iterator[dict[str, str]]:
-    """The variables of a separate compose project, of which nothing is left afterwards."""
+    """The variables of a separate compose project, which is removed afterwards."""
     name, version = SIMULATOR.removesuffix("-simulator").split(":")
     variables = {
         "COMPOSE_PROJECT_NAME": "comfy-client-test",
@@ -81,7 +81,7 @@ def project() -> Iterator[dict[str, str]]:
 
 
 def test_compose_runs_without_a_gpu(project: dict[str, str]) -> None:
-    """`docker compose --profile cpu up` makes a placeholder picture through RunPod's local API; both become healthy."""
+    """`docker compose --profile cpu up` starts two healthy containers, whose local API returns a placeholder."""
     compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
 
     answer = _run_job(int(project["PORT"]))
@@ -94,7 +94,7 @@ def test_compose_runs_without_a_gpu(project: dict[str, str]) -> None:
     }
 
 
-def test_health_follows_a_comfyui_elsewhere(project: dict[str, str]) -> None:
+def test_health_follows_an_external_comfyui(project: dict[str, str]) -> None:
     """A worker whose external ComfyUI stops becomes unhealthy."""
     compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
     check = ["exec", "-T", "worker-cpu", "python", "-m", "worker.health"]
@@ -106,8 +106,8 @@ def test_health_follows_a_comfyui_elsewhere(project: dict[str, str]) -> None:
         compose(project, *check)
 
 
-def test_compose_asks_for_a_gpu_by_itself(project: dict[str, str]) -> None:
-    """Without a profile it is the worker alone, with the machine's GPU and the local API."""
+def test_compose_uses_a_gpu_by_default(project: dict[str, str]) -> None:
+    """Without a profile compose starts only the worker, with the machine's GPU and the local API."""
     plan = json.loads(compose(project, "config", "--format", "json"))
 
     assert list(plan["services"]) == ["worker"]

@@ -9,12 +9,15 @@ import pytest
 from bench.stage import ROOT
 from tests.image.conftest import BAKED, SIMULATOR, WORKER
 
-pytestmark = pytest.mark.usefixtures("images")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("images")]
 
 
 @pytest.mark.parametrize("image", [WORKER, BAKED])
 def test_a_built_image_passes_the_smoke_test(image: str) -> None:
-    """Its labels, a job with the simulator, an end by SIGTERM. Its own ComfyUI is a stand-in here, and left out."""
+    """Its labels are correct, a job on the simulator succeeds, and SIGTERM ends it.
+
+    The image's own ComfyUI, a stand-in here, is not tested.
+    """
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "smoke_image"), image, SIMULATOR, "--without-comfyui"],
         capture_output=True,

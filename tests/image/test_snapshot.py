@@ -1,4 +1,4 @@
-"""A build with custom nodes: they are there at their commits with what they ask for, or nothing is built."""
+"""A build with custom nodes: all nodes at their commits with their requirements, or the build fails."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bench.stage import code_of
 from tests.image.conftest import NEVER, WORKER, BuiltImages
 from tests.image.standins import fill
 
+pytestmark = pytest.mark.slow
 TAG = WORKER + "-nodes"
 
 
@@ -52,7 +53,9 @@ def test_nodes_are_built_in_and_loaded(
 
 
 @pytest.mark.parametrize(("name", "commit"), [("no-such-node", "1" * 40), ("comfyui", "1" * 40)])
-def test_what_cannot_be_had_fails_the_build(images: BuiltImages, tmp_path: Path, name: str, commit: str) -> None:
+def test_a_missing_repository_or_commit_fails_the_build(
+    images: BuiltImages, tmp_path: Path, name: str, commit: str
+) -> None:
     """A repository or commit that does not exist ends the build and is named."""
     contexts = write_snapshot(tmp_path / "snapshot", images, {name: commit})
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
 import requests
 
 from bench.stage import SMALL, code_of, staged
 from simulators.runpod.queue_api import QueueJob
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+
+pytestmark = pytest.mark.slow
 
 
 def variables(s3: S3Server) -> dict[str, str]:
@@ -61,7 +64,7 @@ def test_a_job_s_own_bucket_is_used() -> None:
             assert SECRET_ACCESS_KEY not in stage.worker.log
 
 
-def test_a_bucket_that_refuses_is_an_error_of_its_own() -> None:
+def test_a_bucket_that_rejects_the_key_is_output_not_stored() -> None:
     """A wrong key ends as output_not_stored, and names no key."""
     with S3Server() as s3, staged(environment={**variables(s3), "BUCKET_ACCESS_KEY_ID": "another-key-id"}) as stage:
         job = stage.run(delivery="s3")

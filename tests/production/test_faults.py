@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.faults import PROVEN_ELSEWHERE, ROWS, ProvenElsewhere, Row
 from bench.stage import ROOT, Stage, code_of, staged
 from simulators.runpod.queue_api import QueueJob, QueueJobState
 from simulators.waiting import until
-from tests.production.faults import ELSEWHERE, ROWS, Elsewhere, Row
+
+pytestmark = pytest.mark.slow
 
 
 def outcome(job: QueueJob) -> str | None:
@@ -32,7 +34,7 @@ def shared() -> Iterator[Stage]:
 @contextlib.contextmanager
 def stage_for(row: Row, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """Yield the shared worker if the row needs no special settings and leaves it alive; otherwise a new one."""
-    if row.needs_stage_of_its_own:
+    if row.needs_own_stage:
         with staged(own_comfyui=row.own_comfyui, step_s=row.step_s, environment=row.environment) as stage:
             yield stage
         return
@@ -43,10 +45,10 @@ def stage_for(row: Row, request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.fault for row in ROWS])
-def test_a_fault_ends_as_the_table_says(row: Row, request: pytest.FixtureRequest) -> None:
+def test_a_fault_has_the_result_in_its_row(row: Row, request: pytest.FixtureRequest) -> None:
     """The caller gets the row's outcome in time; the next job runs or the worker has exited; nothing is left."""
     with stage_for(row, request) as stage:
-        job = row.play(stage)
+        job = row.cause(stage)
 
         assert outcome(job) == row.code
         assert job.ended_at is not None
@@ -61,8 +63,8 @@ def test_a_fault_ends_as_the_table_says(row: Row, request: pytest.FixtureRequest
             assert stage.comfyui_processes() == []
 
 
-@pytest.mark.parametrize("other", ELSEWHERE, ids=[other.fault for other in ELSEWHERE])
-def test_the_other_rows_have_their_tests(other: Elsewhere) -> None:
+@pytest.mark.parametrize("other", PROVEN_ELSEWHERE, ids=[other.fault for other in PROVEN_ELSEWHERE])
+def test_the_other_rows_have_their_tests(other: ProvenElsewhere) -> None:
     """A row that is proven elsewhere names an existing test."""
     file, _, name = other.test.partition("::")
 

@@ -14,6 +14,8 @@ from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 from simulators.waiting import until
 from worker.runpod_api import LOG_EVERY_S, MAX_WAIT_S, POST_TIMEOUT_S
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
@@ -28,7 +30,7 @@ def job_text(job_id: object, **inputs: object) -> str:
     return json.dumps({"id": job_id, "input": {**SMALL, **inputs}})
 
 
-def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
+def take_batch(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
     """Send items in one batch; return the jobs of `ids` once each has ended, and check that the worker still polls."""
     for job_id in ids:
         stage.platform.adopt(job_id)
@@ -43,35 +45,35 @@ def answered(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob]:
     ["null", "5", "[]", '{"input": {}}', '{"id": null, "input": {}}', job_text("x" * 200_000), job_text(["a"])],
     ids=["null", "number", "list", "no id", "null as id", "200 kB of id", "list as id"],
 )
-def test_what_cannot_be_answered_costs_no_other_job(stage: Stage, bad: str) -> None:
+def test_an_invalid_item_costs_no_other_job(stage: Stage, bad: str) -> None:
     """It is dropped with one log line, and the other job of the batch runs."""
     lines = stage.worker.log.count("dropped a job whose result")
-    [good] = answered(stage, bad, job_text("beside"), ids=("beside",))
+    [good] = take_batch(stage, bad, job_text("beside"), ids=("beside",))
 
     assert code_of(good) is None
     assert stage.worker.log.count("dropped a job whose result") == lines + 1
 
 
 @pytest.mark.parametrize(("given", "posted"), [(5, "5"), ("a\r\nb", "a\r\nb"), ("ü/?#%20", "ü/?#%20")])
-def test_an_unusual_id_is_answered_under_itself(stage: Stage, given: object, posted: str) -> None:
+def test_a_result_is_posted_under_an_unusual_id(stage: Stage, given: object, posted: str) -> None:
     """An integer, a line break, and URL characters: the result is posted, and later requests work."""
-    [job] = answered(stage, job_text(given), ids=(posted,))
+    [job] = take_batch(stage, job_text(given), ids=(posted,))
 
     assert code_of(job) is None
 
 
 def test_a_job_without_input_gets_an_error(stage: Stage) -> None:
     """RunPod strips an empty input; the caller gets an error within seconds."""
-    [job] = answered(stage, '{"id": "no-input"}', ids=("no-input",))
+    [job] = take_batch(stage, '{"id": "no-input"}', ids=("no-input",))
 
     assert code_of(job) == "invalid_input"
 
 
-def test_a_batch_with_json_that_cannot_be_read_whole_costs_no_job(stage: Stage) -> None:
+def test_a_batch_with_extreme_json_costs_no_job(stage: Stage) -> None:
     """990 levels of nesting, or an integer of 5,000 digits: an error for that job, a result for the other."""
     deep = f'{{"id": "deep", "input": {{"workflow": {"[" * 990}{"]" * 990}}}}}'
     long = f'{{"id": "long", "input": {{"prompt": "x", "seed": {"9" * 5000}}}}}'
-    jobs = answered(stage, deep, long, job_text("beside-both"), ids=("deep", "long", "beside-both"))
+    jobs = take_batch(stage, deep, long, job_text("beside-both"), ids=("deep", "long", "beside-both"))
 
     assert [code_of(job) for job in jobs] == ["invalid_input", "invalid_input", None]
     assert "levels deep" in str(jobs[0].error)
@@ -83,18 +85,18 @@ def test_the_same_id_twice_runs_once_and_is_posted_once(stage: Stage) -> None:
     assert stage.simulator is not None
     before = len(stage.simulator.executed_prompts)
     twin = job_text("twin", seed=4711)
-    [job] = answered(stage, twin, twin, ids=("twin",))
+    [job] = take_batch(stage, twin, twin, ids=("twin",))
 
     assert code_of(job) is None
     assert job.final_posts == 1
-    assert len(stage.simulator.executed_prompts) == before + 2  # the twin, and the job that follows
+    assert len(stage.simulator.executed_prompts) == before + 2  # the duplicated job and the one after it
 
 
 @pytest.mark.parametrize(
     ("status", "body"),
     [(400, ""), (404, "{}"), (200, "<html>"), (200, "[1, 2"), (200, "[]"), (200, "{}"), (302, "")],
 )
-def test_whatever_is_answered_to_job_take_the_next_job_is_taken(stage: Stage, status: int, body: str) -> None:
+def test_after_any_response_to_job_take_the_next_job_is_taken(stage: Stage, status: int, body: str) -> None:
     """After an invalid response the worker polls again."""
     headers = {"Location": "http://127.0.0.1:1/"} if status == 302 else {"Content-Type": "application/json"}
     stage.platform.faults.answer("take", status, body=body, headers=headers)
@@ -104,7 +106,7 @@ def test_whatever_is_answered_to_job_take_the_next_job_is_taken(stage: Stage, st
     assert code_of(stage.run()) is None
 
 
-def test_errors_at_once_are_asked_for_ever_more_seldom_and_logged_once() -> None:
+def test_repeated_errors_are_polled_with_backoff_and_logged_once() -> None:
     """For ten seconds every request gets 500 at once: few requests, one log line; then the worker continues."""
     with staged(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as stage:
         stage.platform.faults.answer("job-take-batch", 500, times=100_000)
@@ -121,7 +123,7 @@ def test_errors_at_once_are_asked_for_ever_more_seldom_and_logged_once() -> None
         assert code_of(job) is None
 
 
-def test_results_whose_posts_hang_are_posted_again_and_jobs_go_on_meanwhile() -> None:
+def test_hanging_posts_are_retried_while_jobs_continue() -> None:
     """Both slots' posts hang: further jobs run at once, and the two results are posted after the timeout."""
     with staged() as stage:
         stage.platform.faults.hang("final", times=2)
@@ -138,7 +140,7 @@ def test_results_whose_posts_hang_are_posted_again_and_jobs_go_on_meanwhile() ->
         assert {job_id for ping in stage.platform.pings[-40:] for job_id in ping.job_ids} >= {first, second}
 
 
-def test_a_result_whose_connection_is_cut_is_posted_again(stage: Stage) -> None:
+def test_a_result_is_posted_again_after_a_broken_connection(stage: Stage) -> None:
     """The SDK would give up; posting twice is harmless."""
     stage.platform.faults.drop_connection("final", times=2)
 

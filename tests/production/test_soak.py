@@ -6,6 +6,8 @@ import pytest
 
 from bench.soak.__main__ import soak
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_short_soak_keeps_every_promise(capfd: pytest.CaptureFixture[str]) -> None:
     """Fifty jobs with all kinds of faults, and ComfyUI killed three times: no job lost or hung, no file left."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from bench.stage import code_of, staged
 from comfy_core.workflows import default_directory
 from simulators.runpod.queue_api import QueueJobState
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
@@ -29,7 +33,7 @@ def test_a_backlog_runs_in_order_and_nothing_is_left() -> None:
 
 
 def test_progress_arrives_in_order_and_never_after_the_result() -> None:
-    """The caller sees step k of n of picture i, at most once a second, and the result is the last post."""
+    """The caller receives step k of n of image i at most once a second, and the result is the last post."""
     with staged(step_s=0.2) as stage:
         job = stage.run(steps=10, num_images=2)
 
@@ -42,7 +46,7 @@ def test_progress_arrives_in_order_and_never_after_the_result() -> None:
         assert posts == ["progress"] * len(seen) + ["final"]
 
 
-def test_progress_carries_a_small_preview_where_that_is_wanted() -> None:
+def test_progress_has_small_previews_if_enabled() -> None:
     """With WORKER_PREVIEWS, progress contains small previews."""
     with staged(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as stage:
         job = stage.run(steps=16)
@@ -64,7 +68,7 @@ def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:
         assert "iVBOR" not in stage.worker.log
 
 
-def test_a_worker_that_may_not_run_graphs_says_so() -> None:
+def test_a_worker_without_graphs_rejects_a_graph() -> None:
     """WORKER_ALLOW_GRAPHS=false rejects a graph, and lists the templates."""
     with staged(environment={"WORKER_ALLOW_GRAPHS": "false"}) as stage:
         job = stage.platform.wait_for(

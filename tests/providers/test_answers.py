@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_client.providers.runpod_responses import error_message, read_error, read_health, read_progress, read_status
+from comfy_client.providers.runpod_responses import read_error, read_health, read_progress, read_status
 from comfy_core.errors import JobError
+from comfy_core.http import error_message
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
@@ -28,7 +29,6 @@ JOBS = st.builds(
 
 
 @given(JOBS | JSON)
-@settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_answer_reads_as_a_status_or_as_none(body: object) -> None:
     """A status has an error if and only if the job ended without a result, and output only if it ended."""
     status = read_status(body)
@@ -44,7 +44,6 @@ def test_any_answer_reads_as_a_status_or_as_none(body: object) -> None:
 
 
 @given(JSON)
-@settings(derandomize=True, deadline=None, max_examples=300)
 def test_any_json_reads_as_an_error_a_health_and_a_progress(value: object) -> None:
     """Any JSON value may be in their place."""
     assert read_error(value).message is not None
@@ -65,7 +64,6 @@ ENTRIES = st.dictionaries(
 @given(
     st.dictionaries(st.sampled_from(["images", "files", "texts", "seed", "workflow"]), st.lists(ENTRIES | JSON) | JSON)
 )
-@settings(derandomize=True, deadline=None, max_examples=500)
 def test_any_output_reads_as_a_result_or_as_a_job_s_error(output: dict[str, object]) -> None:
     """A result is not empty; everything else is a JobError with the job id."""
     failed_job, result = None, None
@@ -77,7 +75,6 @@ def test_any_output_reads_as_a_result_or_as_a_job_s_error(output: dict[str, obje
 
 
 @given(st.text())
-@settings(derandomize=True, deadline=None, max_examples=200)
 def test_any_text_reads_as_an_error_and_as_words(text: str) -> None:
     """Messages are short and contain no markup."""
     read_error(text)

@@ -29,6 +29,7 @@ from simulators.scenario import ScenarioStandIn
 from simulators.waiting import until
 from tests.providers.provider_fixtures import STAGINGS, Ability, ProviderScene, World, able, unable
 
+pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 KNIGHT = ROOT / "examples" / "knight.png"
 

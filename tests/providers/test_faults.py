@@ -22,6 +22,7 @@ from simulators.waiting import until
 from tests.fakes.gate import Gate
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
+pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
 
 

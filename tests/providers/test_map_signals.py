@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
 
+pytestmark = pytest.mark.slow
 MAP = """
 import signal
 from comfy_client import client_from_env

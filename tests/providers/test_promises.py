@@ -32,6 +32,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from tests.fakes.certificate import write_certificate
 
+pytestmark = pytest.mark.slow
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
 
 

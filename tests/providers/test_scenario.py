@@ -25,6 +25,7 @@ from simulators.scenario import KEY, MODEL, SECRET, ScenarioStandIn
 from simulators.waiting import until
 from tests.providers.provider_fixtures import scenario_client
 
+pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 KNIGHT = ROOT / "examples" / "knight.png"
 GENERATE = f"POST /v1/generate/custom/{MODEL}"

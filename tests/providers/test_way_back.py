@@ -20,6 +20,7 @@ from bench.stage import ROOT, Stage, staged
 from comfy_client.client import client_from_env
 from simulators.scenario import ScenarioStandIn
 
+pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 2}
 THERE_AND_BACK = ("comfyui", "scenario", "comfyui")
 

@@ -12,6 +12,7 @@ import pytest
 from bench.stage import ROOT
 from tests.needs import programs
 
+pytestmark = pytest.mark.slow
 GOOD = """\
 name: Good
 on: push

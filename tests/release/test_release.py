@@ -23,6 +23,7 @@ from scripts.release.metadata import (
 from tests.fakes.commands import FakeCommands
 from tests.needs import programs
 
+pytestmark = pytest.mark.slow
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHANGELOG = """\
 # Changelog

@@ -15,6 +15,7 @@ import pytest
 from bench.stage import ROOT
 from tests.fakes.commands import FakeCommands
 
+pytestmark = pytest.mark.slow
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n...").decode()
 GOOD = {"status": "COMPLETED", "output": {"images": [{"data": PNG}]}}
 LABELS = {f"org.opencontainers.image.{name}": "1" for name in ("version", "revision", "licenses")}

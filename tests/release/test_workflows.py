@@ -19,6 +19,7 @@ from scripts.release.metadata import version_in
 from tests.fakes.commands import FakeCommands
 from tests.needs import programs
 
+pytestmark = pytest.mark.slow
 FOLDER = ROOT / ".github" / "workflows"
 VERSION = version_in((ROOT / "pyproject.toml").read_text())
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -21,12 +21,15 @@ from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow
 from simulators import comfyui_main as comfyui
 from simulators.comfyui import Simulator
+from simulators.comfyui.version import pinned_version
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
 from worker.boot import Boot, required_models
 from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing
 from worker.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -44,14 +47,14 @@ def server(simulator: Simulator) -> Iterator[ComfyServer]:
     server.close()
 
 
-def elsewhere(simulator: Simulator, **environment: str) -> Settings:
-    """Return the settings of a worker with an external ComfyUI."""
+def external_settings(simulator: Simulator, **environment: str) -> Settings:
+    """Return the settings of a worker that uses an external ComfyUI."""
     return Settings.from_env({"COMFYUI_URL": simulator.url, **environment})
 
 
 @dataclass(frozen=True)
 class Own:
-    """Return the boot, not begun, of a worker with its own ComfyUI in `directory`."""
+    """A boot, not begun, of a worker with its own ComfyUI in `directory`."""
 
     directory: Path
     boot: Boot
@@ -88,20 +91,20 @@ def test_a_warm_up_runs_one_step_and_is_logged(
 ) -> None:
     """The txt2img workflow runs for one step, so that the models are loaded; the log has the time it took."""
     with caplog.at_level(logging.INFO, "worker.boot"):
-        finish(elsewhere(simulator), server, workflows)
+        finish(external_settings(simulator), server, workflows)
 
     assert simulator.sampled_steps == 1
     [booted] = [record.__dict__ for record in caplog.records if record.name == "worker.boot"]
-    assert (booted["message"], booted["comfyui"]) == ("booted", "0.3.64")
+    assert (booted["message"], booted["comfyui"]) == ("booted", pinned_version())
     assert list(booted["boot_s"]) == ["comfyui_ready", "warmed_up", "total"]
     assert [*simulator.queue_ids, *simulator.history_ids] == []
 
 
-def test_it_asks_before_it_warms_up(
+def test_models_are_checked_before_the_warm_up(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
     """First ComfyUI responds, then its models are checked, then a prompt is queued."""
-    finish(elsewhere(simulator), server, workflows)
+    finish(external_settings(simulator), server, workflows)
     asked = simulator.requests
 
     models = max(place for place, (_, path) in enumerate(asked) if path.startswith("/models/"))
@@ -110,21 +113,21 @@ def test_it_asks_before_it_warms_up(
 
 
 @pytest.mark.parametrize("chosen", [{}, {"flux-dev-img2img"}])
-def test_without_a_warm_up_nothing_is_sampled(
+def test_a_warm_up_can_be_disabled(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow], chosen: set[str]
 ) -> None:
     """There is no warm-up with WORKER_WARMUP=false, or without its workflow."""
-    settings = elsewhere(simulator) if chosen else elsewhere(simulator, WORKER_WARMUP="false")
+    settings = external_settings(simulator) if chosen else external_settings(simulator, WORKER_WARMUP="false")
     finish(settings, server, {name: workflows[name] for name in chosen} or workflows)
 
     assert simulator.sampled_steps == 0
 
 
-def test_a_comfyui_that_is_not_there_is_an_error_in_time(
+def test_an_unreachable_comfyui_fails_the_boot_in_time(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
     """If nothing responds at COMFYUI_URL, the boot fails with its timeout."""
-    settings = elsewhere(simulator, COMFYUI_READY_TIMEOUT_S="1")
+    settings = external_settings(simulator, COMFYUI_READY_TIMEOUT_S="1")
     simulator.stop()
     begun_at = time.monotonic()
     with pytest.raises(JobError, match="was not ready after 1 s") as info:
@@ -134,41 +137,41 @@ def test_a_comfyui_that_is_not_there_is_an_error_in_time(
     assert 1 <= time.monotonic() - begun_at < 3
 
 
-def test_a_comfyui_that_comes_late_is_waited_for(
+def test_a_comfyui_that_starts_slowly_is_waited_for(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
     """ComfyUI may refuse connections and return 500 while it starts."""
     simulator.faults.answer_500("/system_stats", times=2)
     simulator.faults.answer_500("/models", times=2)
     simulator.faults.refuse_connections(0.5)
-    finish(elsewhere(simulator), server, workflows)
+    finish(external_settings(simulator), server, workflows)
 
     assert simulator.sampled_steps == 1
 
 
-def test_a_model_that_is_missing_elsewhere_is_named(workflows: Mapping[str, Workflow]) -> None:
+def test_a_model_that_an_external_comfyui_lacks_is_named(workflows: Mapping[str, Workflow]) -> None:
     """An external ComfyUI must have the same models."""
     with Simulator(models={"vae": ()}) as simulator:
         server = ComfyServer(simulator.url)
         with pytest.raises(ModelsMissing, match=r"does not list vae/ae\.safetensors\."):
-            finish(elsewhere(simulator), server, workflows)
+            finish(external_settings(simulator), server, workflows)
         server.close()
 
     assert simulator.sampled_steps == 0
 
 
-def test_a_warm_up_that_fails_is_a_boot_that_fails(
+def test_a_failed_warm_up_fails_the_boot(
     simulator: Simulator, server: ComfyServer, workflows: Mapping[str, Workflow]
 ) -> None:
     """A GPU that cannot run one step gets no jobs."""
     simulator.faults.run_out_of_memory(times=2)
     with pytest.raises(JobError) as info:
-        finish(elsewhere(simulator), server, workflows)
+        finish(external_settings(simulator), server, workflows)
 
     assert info.value.code is ErrorCode.OUT_OF_MEMORY
 
 
-def test_the_worker_s_own_boots(
+def test_the_worker_s_own_comfyui_boots(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The child finds the baked models, is warmed up and usable; its output is only logged at DEBUG."""
@@ -189,7 +192,9 @@ def test_the_worker_s_own_boots(
     assert made == ["input", "output", "temp", "user", "worker"]
 
 
-def test_one_that_fails_its_warm_up_is_stopped(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
+def test_a_comfyui_that_fails_its_warm_up_is_stopped(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
+) -> None:
     """A failed boot leaves no ComfyUI process."""
     workflow = workflows["flux-dev-txt2img"]
     graph = {name: {**node, "class_type": "NoSuchNode"} for name, node in workflow.graph.items()}
@@ -205,7 +210,7 @@ def test_one_that_fails_its_warm_up_is_stopped(make_own: Callable[..., Own], wor
         own.boot.process.start()
 
 
-def test_a_model_that_is_nowhere_is_named_before_comfyui_is_started(
+def test_a_missing_model_is_named_before_comfyui_starts(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
 ) -> None:
     """The error has the missing models, the locations searched and the remedies, and is raised by `finish`."""
@@ -227,7 +232,7 @@ def test_a_model_that_is_nowhere_is_named_before_comfyui_is_started(
 
 
 @pytest.mark.parametrize("knows", ["its own file", "its arguments"])
-def test_a_comfyui_with_places_of_its_own_is_asked_itself(
+def test_a_comfyui_with_its_own_model_folders_is_queried(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow], knows: str
 ) -> None:
     """If ComfyUI may have model folders that only it knows, it is started and its list is checked."""
@@ -273,7 +278,7 @@ def test_cached_models_are_linked_and_listed(
     assert link.resolve().is_relative_to(hub)
 
 
-def test_a_model_that_cannot_be_fetched_ends_the_boot(
+def test_a_failed_model_download_fails_the_boot(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow], caplog: pytest.LogCaptureFixture
 ) -> None:
     """WORKER_FETCH_MODELS=true: ComfyUI starts during the download, and is stopped if that fails."""
@@ -291,7 +296,7 @@ def test_a_model_that_cannot_be_fetched_ends_the_boot(
     assert own.boot.process.start_error() is not None
 
 
-def test_a_wrong_setting_ends_a_fetch_that_was_begun(
+def test_an_invalid_setting_ends_a_running_download(
     make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
 ) -> None:
     """A running download does not keep the process alive."""
@@ -310,7 +315,9 @@ def test_a_wrong_setting_ends_a_fetch_that_was_begun(
         assert not (own.directory / "baked" / vae.path).exists()
 
 
-def test_nowhere_to_put_fetched_models_is_said(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
+def test_no_writable_folder_for_downloads_is_an_error(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
+) -> None:
     """Without a volume and with a folder that cannot be created, the error names the variables."""
     own = make_own(workflows, WORKER_FETCH_MODELS="true")
     (own.directory / "baked").write_text("a file in the way")
@@ -326,7 +333,9 @@ def test_the_models_are_those_of_all_workflows(workflows: Mapping[str, Workflow]
     assert len(models) == len(set(models))
 
 
-def test_a_child_that_is_ready_early_is_ready(make_own: Callable[..., Own], workflows: Mapping[str, Workflow]) -> None:
+def test_begin_returns_at_once_and_finish_waits(
+    make_own: Callable[..., Own], workflows: Mapping[str, Workflow]
+) -> None:
     """`begin` returns immediately, so that other work can be done before `finish`."""
     own = make_own(workflows)
     put_models(own.directory / "baked")
@@ -340,7 +349,7 @@ def test_a_child_that_is_ready_early_is_ready(make_own: Callable[..., Own], work
     assert time.monotonic() - begun_at < 5
 
 
-def test_a_server_that_accepts_and_never_answers_does_not_overstay(workflows: Mapping[str, Workflow]) -> None:
+def test_a_silent_server_does_not_exceed_the_boot_timeout(workflows: Mapping[str, Workflow]) -> None:
     """COMFYUI_READY_TIMEOUT_S also limits each request."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

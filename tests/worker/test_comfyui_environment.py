@@ -11,6 +11,7 @@ import pytest
 
 from worker.comfyui_environment import comfyui_environment
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 NOBODY = 65534
 NEEDED = (
@@ -61,18 +62,18 @@ OTHERS = (
 
 
 @pytest.mark.parametrize("name", NEEDED)
-def test_what_an_engine_needs_is_handed_on(name: str) -> None:
+def test_variables_that_comfyui_needs_are_passed_on(name: str) -> None:
     """Paths, locale, and settings of CUDA, torch and Python are passed on."""
     assert comfyui_environment({name: "x"}) == {name: "x"}
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_not_known_to_be_harmless_is_not(name: str) -> None:
+def test_variables_named_like_secrets_are_not_passed_on(name: str) -> None:
     """A variable named like a secret is never passed on, whatever its prefix."""
     assert comfyui_environment({name: "x"}) == {}
 
 
-def test_named_variables_are_handed_on_too() -> None:
+def test_variables_in_worker_comfyui_env_are_passed_on() -> None:
     """WORKER_COMFYUI_ENV passes on what it names."""
     assert comfyui_environment({"MY_NODE_KEY": "x", "OTHER": "y"}, ("MY_NODE_KEY", "ABSENT")) == {"MY_NODE_KEY": "x"}
 
@@ -109,7 +110,7 @@ for pid in (os.getpid(), "self"):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize(("mode", "worker"), [("as it was", "0 True"), ("concealed", "1 False")])
-def test_a_process_of_the_same_user_does_not_read_the_worker_s_environment(mode: str, worker: str) -> None:
+def test_other_processes_cannot_read_the_worker_s_environment(mode: str, worker: str) -> None:
     """Other processes of the user cannot read /proc/<pid>/environ; a child of the worker can read its own."""
     ended = subprocess.run(
         [sys.executable, "-c", READER.format(nobody=NOBODY), mode],

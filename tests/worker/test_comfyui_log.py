@@ -1,4 +1,4 @@
-"""Which lines of ComfyUI's log an error may contain: only those of its job, sanitized and cut."""
+"""Which lines of ComfyUI's log an error may contain: only those of its job, sanitized and shortened."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_error_shows_the_lines_since_its_job_began() -> None:
     assert log.excerpt_for(lease) == ["of this job"]
 
 
-def test_where_another_job_was_there_meanwhile_nothing_is_shown() -> None:
+def test_lines_of_overlapping_jobs_are_not_shown() -> None:
     """If two jobs overlapped at all, neither sees lines that may belong to the other."""
     log, leases = ComfyLog(), Leases()
     first = leases.begin(0, log.next_line)
@@ -36,7 +36,7 @@ def test_where_another_job_was_there_meanwhile_nothing_is_shown() -> None:
     assert log.excerpt_for(first) == log.excerpt_for(second) == []
 
 
-def test_where_a_prompt_of_an_earlier_job_goes_on_nothing_is_shown() -> None:
+def test_lines_are_not_shown_while_an_earlier_prompt_still_runs() -> None:
     """An interrupted prompt that keeps running still writes lines."""
     log, leases = ComfyLog(), Leases()
     lease = leases.begin(0, log.next_line, is_shared=True)
@@ -45,7 +45,7 @@ def test_where_a_prompt_of_an_earlier_job_goes_on_nothing_is_shown() -> None:
     assert log.excerpt_for(lease) == []
 
 
-def test_at_most_twenty_lines_of_300_characters_are_shown() -> None:
+def test_at_most_twenty_lines_of_300_characters_are_returned() -> None:
     """The last lines are returned, even if more were written than are kept."""
     log, leases = ComfyLog(), Leases()
     lease = leases.begin(0, log.next_line)
@@ -67,6 +67,6 @@ def test_at_most_twenty_lines_of_300_characters_are_shown() -> None:
         ('File "/comfyui/nodes.py", line 5', 'File "nodes.py", line 5'),
     ],
 )
-def test_a_line_is_shown_clean(line: str, shown: str) -> None:
+def test_lines_are_sanitized(line: str, shown: str) -> None:
     """Lines contain no escape sequences, control characters, folders, or names of uploaded files."""
     assert cleaned(line) == shown

@@ -38,6 +38,7 @@ from worker.jobs import Worker
 from worker.leases import RetryJob
 from worker.lifecycle import Lifecycle
 
+pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
 CANCELLED = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 WAITS = "import threading\nthreading.Event().wait()\n"
@@ -132,10 +133,10 @@ def error_of(run: Callable[[], object]) -> JobError:
     return info.value
 
 
-# --- ready, or not
+# --- start
 
 
-def test_it_is_ready_when_it_answers_and_has_the_models(child: Start) -> None:
+def test_it_is_ready_when_it_responds_and_has_the_models(child: Start) -> None:
     """`await_start` returns once ComfyUI responds; then it is available and has not died."""
     comfyui = child(models=["vae/ae.safetensors"])
     comfyui.process.await_start()
@@ -146,7 +147,7 @@ def test_it_is_ready_when_it_answers_and_has_the_models(child: Start) -> None:
     assert not comfyui.process.is_lost
 
 
-def test_one_that_dies_before_it_is_ready_says_why(child: Start) -> None:
+def test_a_crash_before_it_is_ready_is_reported(child: Start) -> None:
     """The error has the status and the last lines, without local folders."""
     comfyui = child(f"import sys\nprint('cannot import', {__file__!r})\nsys.exit(3)")
     error = error_of(comfyui.process.await_start)
@@ -155,7 +156,7 @@ def test_one_that_dies_before_it_is_ready_says_why(child: Start) -> None:
     assert error.report.details == {"log_tail": ["cannot import test_comfyui_process.py"]}
 
 
-def test_one_that_cannot_be_started_is_no_child(tmp_path: Path) -> None:
+def test_a_command_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
     """A command that does not exist raises OSError, or returns its status with setpriv."""
     server = ComfyServer("http://127.0.0.1:1")
     process = ComfyProcess(
@@ -170,7 +171,7 @@ def test_one_that_cannot_be_started_is_no_child(tmp_path: Path) -> None:
         boot()
 
 
-def test_one_that_is_never_ready_is_given_up_and_stopped(child: Start) -> None:
+def test_a_comfyui_that_never_becomes_ready_is_stopped(child: Start) -> None:
     """The wait times out, and no child process is left."""
     comfyui = child(WAITS, timeout_s=0.5)
     begun_at = time.monotonic()
@@ -181,7 +182,7 @@ def test_one_that_is_never_ready_is_given_up_and_stopped(child: Start) -> None:
     assert comfyui.processes() == []
 
 
-def test_missing_models_are_named_at_once(child: Start) -> None:
+def test_missing_models_are_reported_at_once(child: Start) -> None:
     """A file that ComfyUI does not list is reported with its folder, long before the timeout; the child is stopped."""
     comfyui = child(models=["vae/ae.safetensors", "vae/none.safetensors", "no-folder/none.pt"], timeout_s=600)
     with pytest.raises(ModelsMissing, match=r"list vae/none\.safetensors, no-folder/none\.pt\. Put each"):
@@ -190,7 +191,7 @@ def test_missing_models_are_named_at_once(child: Start) -> None:
     assert comfyui.processes() == []
 
 
-# --- its log, and what it is not told
+# --- its log and its environment
 
 
 def test_the_last_hundred_lines_are_kept(child: Start) -> None:
@@ -213,7 +214,7 @@ def test_no_line_has_an_absolute_path(child: Start) -> None:
     assert not re.search(r"(?<![\w.])/\w+/", tail)
 
 
-def test_an_error_tells_the_last_twenty_lines(child: Start) -> None:
+def test_an_error_has_the_last_twenty_lines(child: Start) -> None:
     """An error contains only the end of the log."""
     comfyui = child("for number in range(250): print('line', number)")
 
@@ -221,7 +222,7 @@ def test_an_error_tells_the_last_twenty_lines(child: Start) -> None:
     assert tail == [f"line {number}" for number in range(230, 250)]
 
 
-def test_secrets_are_not_handed_on(child: Start) -> None:
+def test_secrets_are_not_passed_on(child: Start) -> None:
     """Nodes cannot read any of the worker's keys, whatever their names."""
     secrets = ["RUNPOD_AI_API_KEY", "BUCKET_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MY_API_PASSWORD"]
     environment = {**dict.fromkeys(secrets, "secret-value"), "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
@@ -236,10 +237,10 @@ def test_secrets_are_not_handed_on(child: Start) -> None:
     assert not [line for line in tail if "secret-value" in line or line.split()[0] in secrets]
 
 
-# --- its deaths
+# --- crashes and restarts
 
 
-def test_a_killed_one_fails_the_job_that_ran_and_is_started_again(child: Start) -> None:
+def test_a_crash_fails_the_running_job_and_comfyui_restarts(child: Start) -> None:
     """The job whose prompt ran fails with the last log lines; a job that begins after the restart is not affected."""
     comfyui = child()
     comfyui.process.await_start()
@@ -258,7 +259,7 @@ def test_a_killed_one_fails_the_job_that_ran_and_is_started_again(child: Start) 
     assert (comfyui.times_lost, comfyui.process.is_lost) == (0, False)
 
 
-def test_a_job_that_only_waited_is_told_to_run_again(child: Start) -> None:
+def test_a_crash_makes_a_waiting_job_retryable(child: Start) -> None:
     """Of two jobs with queued prompts, the first one is running; the second can be retried."""
     comfyui = child()
     comfyui.process.await_start()
@@ -271,7 +272,7 @@ def test_a_job_that_only_waited_is_told_to_run_again(child: Start) -> None:
     assert isinstance(comfyui.process.failure_of(first), RetryJob)
 
 
-def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
+def test_a_second_crash_without_a_success_is_final(child: Start) -> None:
     """There is no third start: waiting jobs get an error, and the worker is notified once."""
     comfyui = child()
     comfyui.process.await_start()
@@ -286,7 +287,7 @@ def test_one_that_dies_again_before_a_success_is_lost(child: Start) -> None:
     assert comfyui.processes() == []
 
 
-def test_after_a_success_a_death_is_a_new_one(child: Start) -> None:
+def test_a_success_resets_the_restart_limit(child: Start) -> None:
     """A job that succeeded in between allows another restart."""
     comfyui = child()
     comfyui.process.await_start()
@@ -301,7 +302,7 @@ def test_after_a_success_a_death_is_a_new_one(child: Start) -> None:
 
 
 @pytest.mark.parametrize("broken", ["import sys\nsys.exit(1)", None])
-def test_one_that_cannot_be_started_again_is_lost(child: Start, broken: str | None) -> None:
+def test_a_failed_restart_is_final(child: Start, broken: str | None) -> None:
     """If the restart fails, waiting jobs get the error."""
     comfyui = child()
     comfyui.process.await_start()
@@ -316,7 +317,7 @@ def test_one_that_cannot_be_started_again_is_lost(child: Start, broken: str | No
     assert comfyui.processes() == []
 
 
-def test_one_without_its_folder_is_lost(tmp_path: Path) -> None:
+def test_a_restart_without_its_folder_is_final(tmp_path: Path) -> None:
     """Starting the process may fail the second time."""
     (tmp_path / "there").mkdir()
     comfyui = Child(tmp_path / "there", WAITS, ready=READY)
@@ -331,7 +332,7 @@ def test_one_without_its_folder_is_lost(tmp_path: Path) -> None:
     comfyui.server.close()
 
 
-def test_a_wait_for_the_restart_ends_with_stop(child: Start) -> None:
+def test_a_cancelled_job_does_not_wait_for_the_restart(child: Start) -> None:
     """A job that is cancelled while ComfyUI restarts does not wait for it."""
     comfyui = child()
     comfyui.process.await_start()
@@ -343,7 +344,7 @@ def test_a_wait_for_the_restart_ends_with_stop(child: Start) -> None:
     assert info.value is CANCELLED
 
 
-def test_a_restart_that_is_stopped_is_no_loss(child: Start) -> None:
+def test_a_stopped_restart_is_not_reported_as_a_crash(child: Start) -> None:
     """A worker that shuts down while ComfyUI restarts exits with 0 and does not report itself unhealthy."""
     comfyui = child()
     comfyui.process.await_start()
@@ -357,7 +358,7 @@ def test_a_restart_that_is_stopped_is_no_loss(child: Start) -> None:
     assert comfyui.processes() == []
 
 
-# --- its end
+# --- stop
 
 FAMILY = """\
 import signal, subprocess, sys
@@ -369,7 +370,7 @@ signal.pause()
 """
 
 
-def test_stop_leaves_nothing_of_its_group(child: Start) -> None:
+def test_stop_leaves_no_process_of_its_group(child: Start) -> None:
     """A child that ignores SIGTERM is killed after the grace period, with its own child process."""
     comfyui = child(FAMILY)
     assert until(lambda: sum("heeds nothing" in line for line in comfyui.process.log.lines()) == 2)
@@ -381,7 +382,7 @@ def test_stop_leaves_nothing_of_its_group(child: Start) -> None:
     assert until(lambda: comfyui.processes() == [], 5)
 
 
-def test_what_a_dead_child_started_is_gone_before_the_restart(child: Start) -> None:
+def test_child_processes_of_a_crashed_comfyui_are_killed_before_the_restart(child: Start) -> None:
     """A process left by the killed ComfyUI would hold its port and its memory, so it is killed."""
     comfyui = child(FAMILY, ready=READY)
     comfyui.process.await_start()
@@ -394,7 +395,7 @@ def test_what_a_dead_child_started_is_gone_before_the_restart(child: Start) -> N
     assert until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, 5)
 
 
-def test_stopping_twice_or_before_the_start_is_nothing(child: Start, tmp_path: Path) -> None:
+def test_stop_may_be_called_twice_or_before_the_start(child: Start, tmp_path: Path) -> None:
     """`stop` may be called twice; a stopped ComfyUI is not restarted."""
     ComfyProcess(["true"], tmp_path, {}, "http://127.0.0.1:1", READY, lambda: None).stop()
     comfyui = child(WAITS)
@@ -434,7 +435,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     comfyui.server.close()
 
 
-# --- a prompt that heeds no interrupt
+# --- a prompt that ignores its interruption
 
 
 @contextlib.contextmanager
@@ -457,9 +458,7 @@ def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfySer
     server.close()
 
 
-def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
-    child: Start, workflows: Mapping[str, Workflow]
-) -> None:
+def test_a_comfyui_with_a_stuck_prompt_is_restarted(child: Start, workflows: Mapping[str, Workflow]) -> None:
     """The next job waits for the stuck prompt: after `stuck_s` ComfyUI is killed."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=0.3))
     comfyui.process.await_start()
@@ -471,7 +470,7 @@ def test_one_that_heeds_no_interrupt_is_killed_and_started_again(
     assert comfyui.times_lost == 0
 
 
-def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[str, Workflow]) -> None:
+def test_a_prompt_that_ends_late_causes_no_restart(child: Start, workflows: Mapping[str, Workflow]) -> None:
     """If the prompt ends by itself (a model was loading), there is no restart."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1.5))
     comfyui.process.await_start()
@@ -482,7 +481,9 @@ def test_one_that_heeds_it_late_is_left_alone(child: Start, workflows: Mapping[s
         assert not until(lambda: comfyui.process.deaths, 2.5)
 
 
-def test_one_that_died_meanwhile_is_not_killed_again(child: Start, workflows: Mapping[str, Workflow]) -> None:
+def test_a_restarted_comfyui_is_not_killed_for_the_previous_one(
+    child: Start, workflows: Mapping[str, Workflow]
+) -> None:
     """The kill that was meant for the previous process does not hit the restarted one."""
     comfyui = child(WAITS, ready=READY, kill_timeouts=KillTimeouts(stuck_s=1))
     comfyui.process.await_start()
@@ -492,7 +493,7 @@ def test_one_that_died_meanwhile_is_not_killed_again(child: Start, workflows: Ma
         assert not until(lambda: comfyui.process.deaths > 1, 2)
 
 
-def test_where_nothing_lingers_nothing_is_watched(child: Start) -> None:
+def test_without_a_stuck_prompt_no_thread_is_left(child: Start) -> None:
     """After an ordinary job no thread checks for stuck prompts."""
     comfyui = child(WAITS)
     comfyui.process.end_if_stuck(comfyui.server)
@@ -500,7 +501,7 @@ def test_where_nothing_lingers_nothing_is_watched(child: Start) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "comfyui-stuck"]
 
 
-# --- in the handler
+# --- with the handler
 
 
 class Handled:
@@ -540,7 +541,7 @@ threading.Thread(target=talk, daemon=True).start()
 SLOW = TALKS + CHILD.replace("[*sys.argv[1:],", "[*sys.argv[1:], '--step-s', '0.2',")
 
 
-def test_a_job_ends_with_the_death_of_its_comfyui_and_the_next_one_runs(
+def test_a_crash_fails_the_job_and_the_next_one_runs(
     child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
 ) -> None:
     """A killed job has the last log lines in its report; a success in between resets the restart limit."""
@@ -573,7 +574,7 @@ def _kill_while_it_runs(comfyui: Child) -> None:
     comfyui.kill()
 
 
-def test_a_job_whose_time_is_over_while_comfyui_hangs_is_told_that_it_hangs(
+def test_a_timeout_while_comfyui_hangs_is_reported_as_a_hang(
     child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
 ) -> None:
     """The code is not `deadline_exceeded`: a caller would send that again, and hang the next worker."""
@@ -595,7 +596,7 @@ def _freeze_while_it_runs(comfyui: Child) -> None:
         process.suspend()
 
 
-def test_a_job_on_a_lost_comfyui_fails_at_once(child: Start, workflows: Mapping[str, Workflow]) -> None:
+def test_a_job_after_the_final_crash_fails_at_once(child: Start, workflows: Mapping[str, Workflow]) -> None:
     """A job that arrives when ComfyUI is lost fails immediately."""
     comfyui = child(f"print('it has begun')\n{WAITS}", ready=READY)
     comfyui.process.await_start()
@@ -609,9 +610,7 @@ def test_a_job_on_a_lost_comfyui_fails_at_once(child: Start, workflows: Mapping[
     assert "could not be restarted" in report.message
 
 
-def test_a_gpu_that_is_broken_retires_the_worker(
-    child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]
-) -> None:
+def test_an_unusable_gpu_retires_the_worker(child: Start, tmp_path: Path, workflows: Mapping[str, Workflow]) -> None:
     """An error that leaves CUDA unusable retires the worker with its reason, after the job got its report."""
     fault = "'--fault', 'fail_node:KSampler:torch.AcceleratorError:an illegal memory access'"
     comfyui = child(CHILD.replace("[*sys.argv[1:],", f"[*sys.argv[1:], {fault},").format(directory=str(tmp_path)))

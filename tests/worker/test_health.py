@@ -18,6 +18,8 @@ from bench.stage import ROOT, free_port
 from simulators.comfyui import Simulator
 from worker.health import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
@@ -32,7 +34,7 @@ def checked(environment: Mapping[str, str], timeout_s: float = 5.0) -> tuple[int
     return main(environment, out, timeout_s), out.getvalue().rstrip("\n")
 
 
-def test_a_comfyui_that_answers_is_healthy(simulator: Simulator) -> None:
+def test_a_comfyui_that_responds_is_healthy(simulator: Simulator) -> None:
     """The address comes from the port, as in the container, or from the URL."""
     port = simulator.url.rpartition(":")[2]
 
@@ -53,8 +55,8 @@ def test_a_local_api_that_does_not_listen_yet_is_unhealthy(simulator: Simulator)
     assert sentence.startswith("The local API does not accept connections on port ")
 
 
-def test_one_that_is_not_there_is_not() -> None:
-    """It is unhealthy before ComfyUI has started and after it has exited."""
+def test_an_unreachable_comfyui_is_unhealthy() -> None:
+    """ComfyUI is unhealthy before it has started and after it has exited."""
     port = str(free_port())
     sentence = (
         f"ComfyUI at 127.0.0.1:{port} could not be reached (ConnectionRefusedError): it is starting, or it has exited."
@@ -63,7 +65,7 @@ def test_one_that_is_not_there_is_not() -> None:
     assert checked({"COMFYUI_PORT": port}) == (1, sentence)
 
 
-def test_one_that_answers_badly_is_not(simulator: Simulator) -> None:
+def test_another_program_on_the_port_is_unhealthy(simulator: Simulator) -> None:
     """Another program may listen on its port."""
     simulator.faults.answer_500("/system_stats")
     status, sentence = checked({"COMFYUI_URL": simulator.url})
@@ -72,7 +74,7 @@ def test_one_that_answers_badly_is_not(simulator: Simulator) -> None:
     assert sentence.endswith("returned 500 for /system_stats.")
 
 
-def test_a_full_disk_is_not(simulator: Simulator, tmp_path: Path) -> None:
+def test_a_full_disk_is_unhealthy(simulator: Simulator, tmp_path: Path) -> None:
     """ComfyUI responds, but its disk is full: the folder is named. An external ComfyUI's disk is not checked."""
     port = simulator.url.rpartition(":")[2]
     out = io.StringIO()
@@ -85,7 +87,7 @@ def test_a_full_disk_is_not(simulator: Simulator, tmp_path: Path) -> None:
     assert others == ["ComfyUI responds."] * 2
 
 
-def test_one_that_is_silent_is_not() -> None:
+def test_a_silent_comfyui_is_unhealthy() -> None:
     """The request has a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun_at = time.monotonic()
@@ -96,7 +98,7 @@ def test_one_that_is_silent_is_not() -> None:
 
 
 @pytest.mark.parametrize("environment", [{"COMFYUI_URL": "gpu"}, {"COMFYUI_PORT": "many"}, {"COMFYUI_PORT": "99999"}])
-def test_what_is_no_address_is_said(environment: dict[str, str]) -> None:
+def test_an_invalid_address_is_reported(environment: dict[str, str]) -> None:
     """The sentence names the variables."""
     status, sentence = checked(environment)
 

@@ -28,14 +28,14 @@ from worker.lifecycle import Lifecycle
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1}
 
 
-def picture() -> str:
+def image_base64() -> str:
     """Return an image as base64."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
-PICTURE = picture()
+PICTURE = image_base64()
 
 
 class JobSetup:
@@ -71,21 +71,21 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def bench(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[JobSetup]:
-    """A service on it."""
-    bench = JobSetup(simulator, workflows)
-    yield bench
-    bench.service.worker.server.close()
-    bench.service.threads.shutdown(wait=False)
+def job_setup(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[JobSetup]:
+    """A service on that ComfyUI."""
+    job_setup = JobSetup(simulator, workflows)
+    yield job_setup
+    job_setup.service.worker.server.close()
+    job_setup.service.threads.shutdown(wait=False)
 
 
 # --- the disk
 
 
-def test_a_comfyui_that_stores_no_picture_has_a_full_disk(simulator: Simulator, bench: JobSetup) -> None:
+def test_a_comfyui_that_cannot_store_uploads_has_a_full_disk(simulator: Simulator, job_setup: JobSetup) -> None:
     """The error names the disk and its status; another worker may have space."""
     simulator.faults.answer_500("/upload/image")
-    report = bench.report(image=PICTURE)
+    report = job_setup.report(image=PICTURE)
 
     assert report.code is ErrorCode.DISK_FULL
     assert report.retryable
@@ -93,54 +93,54 @@ def test_a_comfyui_that_stores_no_picture_has_a_full_disk(simulator: Simulator, 
     assert "disk" in report.message
 
 
-def test_a_full_disk_of_the_worker_s_own_is_named_and_swept(simulator: Simulator, bench: JobSetup) -> None:
+def test_a_full_disk_is_named_and_old_files_are_deleted(simulator: Simulator, job_setup: JobSetup) -> None:
     """Files of earlier jobs are deleted, so that the next job may have space; other files are kept."""
     for name in ("input/run-0123/0.png", "output/run-4567/x_00001_.png", "temp/ComfyUI_temp_1.png", "output/mine.png"):
-        (bench.directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (bench.directory / name).write_bytes(b"x")
-    bench.service = replace(bench.service, full_disk=lambda: "The disk of /tmp/comfyui is full: 0.0 MB are left.")
+        (job_setup.directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (job_setup.directory / name).write_bytes(b"x")
+    job_setup.service = replace(
+        job_setup.service, full_disk=lambda: "The disk of /tmp/comfyui is full: 0.0 MB are left."
+    )
     simulator.faults.answer_500("/upload/image")
-    report = bench.report(image=PICTURE)
+    report = job_setup.report(image=PICTURE)
 
     assert report.code is ErrorCode.DISK_FULL
     assert "/tmp/comfyui is full" in report.message  # noqa: S108 - as above
-    left = [str(path.relative_to(bench.directory)) for path in bench.directory.rglob("*") if path.is_file()]
+    left = [str(path.relative_to(job_setup.directory)) for path in job_setup.directory.rglob("*") if path.is_file()]
     assert left == ["output/mine.png"]
 
 
-def test_a_node_that_finds_the_disk_full_does_not_fail_as_if_the_graph_were_wrong(
-    simulator: Simulator, bench: JobSetup
-) -> None:
+def test_a_node_s_full_disk_is_not_a_fault_of_the_graph(simulator: Simulator, job_setup: JobSetup) -> None:
     """A node's `No space left on device` is the worker's fault: the error is disk_full, which may be sent again."""
-    bench.service = replace(bench.service, full_disk=lambda: "The disk of /x is full: 0.0 MB are left.")
+    job_setup.service = replace(job_setup.service, full_disk=lambda: "The disk of /x is full: 0.0 MB are left.")
     simulator.faults.fail_node("KSampler", "OSError", "[Errno 28] No space left on device")
 
-    assert bench.report().code is ErrorCode.DISK_FULL
+    assert job_setup.report().code is ErrorCode.DISK_FULL
 
 
-def test_failures_of_the_disk_in_a_row_retire_the_worker(simulator: Simulator, bench: JobSetup) -> None:
+def test_consecutive_disk_failures_retire_the_worker(simulator: Simulator, job_setup: JobSetup) -> None:
     """A success in between resets the count; the reason is reported to the platform."""
     simulator.faults.answer_500("/upload/image", times=MAX_FAILURES - 1)
     for _ in range(MAX_FAILURES - 1):
-        bench.report(image=PICTURE)
-    assert bench.run()["images"]
+        job_setup.report(image=PICTURE)
+    assert job_setup.run()["images"]
     simulator.faults.answer_500("/upload/image", times=MAX_FAILURES)
     for _ in range(MAX_FAILURES - 1):
-        bench.report(image=PICTURE)
-    assert not bench.service.lifecycle.is_ending
-    bench.report(image=PICTURE)
+        job_setup.report(image=PICTURE)
+    assert not job_setup.service.lifecycle.is_ending
+    job_setup.report(image=PICTURE)
 
-    assert until(lambda: len(bench.ended) == 2)
-    assert bench.ended[0].startswith(f"{MAX_FAILURES} jobs in a row failed: ComfyUI answered 500")
+    assert until(lambda: len(job_setup.ended) == 2)
+    assert job_setup.ended[0].startswith(f"{MAX_FAILURES} jobs in a row failed: ComfyUI answered 500")
 
 
-def test_a_graph_that_comfyui_answers_with_500_retires_nobody(simulator: Simulator, bench: JobSetup) -> None:
+def test_a_graph_that_gets_a_500_does_not_retire_the_worker(simulator: Simulator, job_setup: JobSetup) -> None:
     """ComfyUI is alive and rejected only this job, so a caller cannot retire workers with such jobs."""
     simulator.faults.answer_500("POST /prompt", times=MAX_FAILURES + 1)
     for _ in range(MAX_FAILURES + 1):
-        assert bench.report().code is ErrorCode.COMFYUI_UNAVAILABLE
+        assert job_setup.report().code is ErrorCode.COMFYUI_UNAVAILABLE
 
-    assert not bench.service.lifecycle.is_ending
+    assert not job_setup.service.lifecycle.is_ending
 
 
 # --- threads
@@ -160,11 +160,11 @@ class Stuck(dict[str, Any]):
         return super().get(key, default)
 
 
-def test_a_job_whose_thread_does_not_end_is_answered_and_retires_the_worker(bench: JobSetup) -> None:
+def test_a_job_whose_thread_hangs_gets_an_error_and_retires_the_worker(job_setup: JobSetup) -> None:
     """It gets `internal` after its limit; a job that waits for the thread gets `interrupted`."""
     stuck = Stuck()
-    bench.service = replace(bench.service, threads=make_threads(1), longest_s=0.5)
-    handler = make_handler(bench.service)
+    job_setup.service = replace(job_setup.service, threads=make_threads(1), longest_s=0.5)
+    handler = make_handler(job_setup.service)
 
     async def both() -> list[dict[str, Any]]:
         jobs = [handler(stuck), handler({"id": "waiting", "input": SMALL})]
@@ -174,17 +174,17 @@ def test_a_job_whose_thread_does_not_end_is_answered_and_retires_the_worker(benc
     stuck.released.set()
 
     assert codes == [ErrorCode.INTERNAL, ErrorCode.INTERRUPTED]
-    assert until(lambda: bench.ended)
-    assert bench.ended[0] == "a job's thread does not end"
+    assert until(lambda: job_setup.ended)
+    assert job_setup.ended[0] == "a job's thread does not end"
 
 
-def test_a_job_is_cancelled_at_once_while_it_waits_for_a_thread(bench: JobSetup) -> None:
+def test_a_job_that_waits_for_a_thread_is_cancelled_at_once(job_setup: JobSetup) -> None:
     """A job is cancelled although another job's thread is still busy; the next job runs."""
     with ThreadPoolExecutor(1) as threads:
-        bench.service = replace(bench.service, threads=threads)
+        job_setup.service = replace(job_setup.service, threads=threads)
         busy = threading.Event()
         threads.submit(busy.wait, 30)
-        handler = make_handler(bench.service)
+        handler = make_handler(job_setup.service)
 
         async def cancelled_then_run() -> dict[str, Any]:
             waiting = asyncio.ensure_future(handler({"id": "waiting", "input": SMALL}))

@@ -44,7 +44,7 @@ def deep(levels: int, job_id: str = "deep") -> str:
     ],
     ids=lambda item: item[:20],
 )
-def test_an_item_that_cannot_be_answered_costs_no_other(item: str) -> None:
+def test_an_invalid_item_is_dropped_alone(item: str) -> None:
     """It is dropped with a short reason; the other job is kept."""
     taken = read_take_response(batch(item))
 
@@ -62,7 +62,7 @@ def test_an_item_that_cannot_be_answered_costs_no_other(item: str) -> None:
         ('{"id": "x", "input": null, "self": 1, "__class__": 2, "a b": 3, "policy": {}}', {"policy": {}}),
     ],
 )
-def test_a_job_is_kept_in_the_shape_that_the_sdk_can_handle(item: str, job: JsonObject) -> None:
+def test_a_job_is_converted_to_a_shape_that_the_sdk_can_handle(item: str, job: JsonObject) -> None:
     """The id is text, an input exists, and no key breaks the SDK, which passes keys as keyword arguments."""
     [kept, good] = read_take_response(batch(item)).jobs
 
@@ -71,7 +71,7 @@ def test_a_job_is_kept_in_the_shape_that_the_sdk_can_handle(item: str, job: Json
 
 
 @pytest.mark.parametrize("levels", [990, 20_000, 1_000_000])
-def test_a_job_that_is_nested_too_deeply_is_refused_and_costs_no_other(levels: int) -> None:
+def test_a_job_that_is_nested_too_deeply_is_rejected_alone(levels: int) -> None:
     """However deep it is, it gets an error that says so."""
     taken = read_take_response(batch(deep(levels), deep(levels, "second")))
 
@@ -81,7 +81,7 @@ def test_a_job_that_is_nested_too_deeply_is_refused_and_costs_no_other(levels: i
     assert f"more than {MAX_DEPTH} levels" in taken.refused["deep"].report.message
 
 
-def test_brackets_in_texts_are_not_levels() -> None:
+def test_brackets_in_strings_are_not_counted_as_levels() -> None:
     """A prompt of brackets in another job of the batch is not changed."""
     prompt = '[{"' * 500 + "\\"
     text = json.dumps({"id": "brackets", "input": {"prompt": prompt}})
@@ -89,7 +89,7 @@ def test_brackets_in_texts_are_not_levels() -> None:
     assert read_take_response(batch(deep(990), text)).jobs[1]["input"] == {"prompt": prompt}
 
 
-def test_a_very_long_integer_costs_no_job() -> None:
+def test_a_very_long_integer_becomes_infinity() -> None:
     """It is parsed as infinity, which request validation rejects with its path."""
     [job, _] = read_take_response(batch('{"id": "long", "input": {"seed": -' + "9" * 5000 + "}}")).jobs
 
@@ -97,20 +97,20 @@ def test_a_very_long_integer_costs_no_job() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xfe", b"[1", b'{"id": "x"'])
-def test_what_is_no_json_is_a_value_error(body: bytes) -> None:
+def test_invalid_json_is_a_value_error(body: bytes) -> None:
     """The caller logs it and polls again."""
     with pytest.raises(ValueError, match=r"."):
         read_take_response(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{}", b'{"jobsToStop": 5}', b"[" * 5000 + b"]" * 5000])
-def test_a_response_of_job_stop_that_is_none_is_a_value_error(body: bytes) -> None:
+def test_an_invalid_job_stop_response_is_a_value_error(body: bytes) -> None:
     """The caller logs it and polls again."""
     with pytest.raises(ValueError, match=r"."):
         read_stops(body)
 
 
-def test_the_jobs_to_stop_are_those_that_can_be_named() -> None:
+def test_job_stop_ids_may_be_text_or_integers() -> None:
     """An integer is the id of the job that was taken with it; other types are ignored."""
     assert read_stops(b'{"jobsToStop": ["a", 5, null, {}, true, "a"]}') == ["a", "5", "a"]
 
@@ -123,7 +123,7 @@ def looped() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("result", [{"images": b"x"}, {"seed": float("nan")}, looped(), {"images": {1, 2}}], ids=str)
-def test_a_result_that_is_no_json_is_posted_as_an_error(result: JsonObject) -> None:
+def test_a_result_that_is_not_json_is_posted_as_an_error(result: JsonObject) -> None:
     """The SDK would post nothing for it."""
     posted = json.loads(done_body(result))
 

@@ -89,10 +89,10 @@ class Canceller:
         return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
 
-# On the way in
+# --- input images
 
 
-def test_two_jobs_with_pages_without_end_are_answered(worker: Worker) -> None:
+def test_two_jobs_with_endless_pages_get_errors(worker: Worker) -> None:
     """Such images used to block the worker for minutes; now a third job is taken at the same time."""
     begun = time.monotonic()
     with ThreadPoolExecutor(3) as threads:
@@ -108,7 +108,7 @@ def test_two_jobs_with_pages_without_end_are_answered(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("kind", ["template", "graph"])
-def test_a_job_s_time_holds_while_its_picture_is_decoded(worker: Worker, kind: str) -> None:
+def test_the_job_s_timeout_includes_decoding(worker: Worker, kind: str) -> None:
     """If decoding an image exceeds the job's timeout, the job fails and the worker continues."""
     slow = b64(slow_jpeg())
     graph = {
@@ -128,7 +128,7 @@ def test_a_job_s_time_holds_while_its_picture_is_decoded(worker: Worker, kind: s
     assert run(worker, TEXT_TO_IMAGE)["images"]
 
 
-def test_a_cancel_is_heard_while_a_picture_is_decoded(worker: Worker) -> None:
+def test_a_cancellation_ends_decoding(worker: Worker) -> None:
     """The job ends within half a second, in the middle of decoding."""
     canceller = Canceller()
     with pytest.raises(JobError, match="cancelled"):
@@ -138,9 +138,9 @@ def test_a_cancel_is_heard_while_a_picture_is_decoded(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("ended_by", ["cancel", "time"])
-def test_a_cancel_and_the_job_s_time_end_silent_addresses(worker: Worker, ended_by: str) -> None:
+def test_a_cancellation_or_the_timeout_ends_downloads_from_silent_urls(worker: Worker, ended_by: str) -> None:
     """Sixteen URLs that do not respond used to block a job for five minutes, ignoring its cancellation."""
-    with socket.create_server((HERE, 0)) as silent:  # takes connections, and says nothing
+    with socket.create_server((HERE, 0)) as silent:  # accepts connections and sends nothing
         port = silent.getsockname()[1]
         rules = FetchRules(allowed_networks=(ip_network(HERE),), extra_ports=frozenset({port}), timeout_s=2.0)
         images = [{"name": f"{number}.png", "image": f"https://{HERE}:{port}/a.png"} for number in range(16)]
@@ -158,7 +158,7 @@ def test_a_cancel_and_the_job_s_time_end_silent_addresses(worker: Worker, ended_
     assert took_s < 1.5
 
 
-def test_all_pictures_of_a_request_have_one_time_to_be_decoded(workflows: Mapping[str, Workflow]) -> None:
+def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str, Workflow]) -> None:
     """Sixteen images within their own limits cannot exceed the job's limit in total."""
     images = [{"name": f"{number}.jpg", "image": b64(slow_jpeg())} for number in range(3)]
     graph = {str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.jpg"}} for number in range(3)}
@@ -175,10 +175,10 @@ def test_all_pictures_of_a_request_have_one_time_to_be_decoded(workflows: Mappin
     assert time.monotonic() - begun < 10
 
 
-# On the way out
+# --- output images
 
 
-def test_a_cancel_is_heard_while_a_result_is_encoded(workflows: Mapping[str, Workflow]) -> None:
+def test_a_cancellation_ends_encoding(workflows: Mapping[str, Workflow]) -> None:
     """Encoding a WebP of 6 megapixels takes seconds; a cancellation takes half a second."""
     request = read_request({**TEXT_TO_IMAGE, "output_format": "webp"}, workflows)
     result = PromptResult("id", (SavedImage(noise(3000, 2000), "photo"),), (), ())
@@ -203,7 +203,7 @@ def empty_image(width: int, height: int, **more: Any) -> dict[str, Any]:  # noqa
     }
 
 
-def test_a_webp_that_is_too_wide_comes_as_png(worker: Worker) -> None:
+def test_a_webp_that_is_too_wide_is_returned_as_png(worker: Worker) -> None:
     """The image has the type and extension of its format, and a warning gives the reason."""
     result = run(worker, {"workflow": empty_image(16384, 8), "output_format": "webp"})
 
@@ -213,7 +213,7 @@ def test_a_webp_that_is_too_wide_comes_as_png(worker: Worker) -> None:
     assert result["warnings"] == ["x_00001_.png is a PNG: webp holds at most 16,383 pixels a side"]
 
 
-def test_a_long_string_of_a_graph_is_not_in_its_pictures(worker: Worker) -> None:
+def test_a_long_string_of_a_graph_is_not_in_the_metadata(worker: Worker) -> None:
     """Two megabytes of base64 in a node would enlarge every image; the rest of the graph is kept in the metadata."""
     long, short = "A" * 2_000_000, "B" * 4096
     [image] = run(worker, {"workflow": empty_image(8, 8, long=long, nested={"short": [short]})})["images"]
@@ -225,7 +225,7 @@ def test_a_long_string_of_a_graph_is_not_in_its_pictures(worker: Worker) -> None
 
 
 @pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
-def test_metadata_is_dropped_before_a_result_is_lost(worker: Worker, output_format: str) -> None:
+def test_metadata_is_dropped_if_the_result_would_be_too_large(worker: Worker, output_format: str) -> None:
     """If the result only fits without metadata, it is returned without, with a warning."""
     job_input = {**TEXT_TO_IMAGE, "prompt": "knight " * 400, "output_format": output_format}
     bare = run(worker, {**job_input, "metadata": False})
@@ -239,7 +239,7 @@ def test_metadata_is_dropped_before_a_result_is_lost(worker: Worker, output_form
     ]
 
 
-def test_a_result_that_is_too_large_without_metadata_says_what_helps(worker: Worker) -> None:
+def test_a_result_that_is_too_large_without_metadata_has_all_remedies(worker: Worker) -> None:
     """The error lists every remedy."""
     with pytest.raises(JobError, match=r"webp or jpeg.*`metadata: false`.*BUCKET_ENDPOINT_URL") as info:
         run(replace(worker, max_result_bytes=1000), TEXT_TO_IMAGE)
@@ -247,7 +247,7 @@ def test_a_result_that_is_too_large_without_metadata_says_what_helps(worker: Wor
     assert info.value.code is ErrorCode.OUTPUT_TOO_LARGE
 
 
-# What is no still picture
+# --- outputs that are not still images
 
 
 class Animated(ComfyServer):
@@ -280,7 +280,7 @@ def animation(file_format: str) -> bytes:
 
 @pytest.fixture
 def animated(worker: Worker, simulator: Simulator) -> Iterator[dict[str, Any]]:
-    """The result of a job that made a still picture, animations, a video, and a file under another key."""
+    """The result of a job that made a still image, animations, a video, and a file under another key."""
     Animated.FILES = {
         **{f"x.{name}": animation(name) for name in ("webp", "png", "gif")},
         "x.mp4": b"a video",
@@ -290,8 +290,8 @@ def animated(worker: Worker, simulator: Simulator) -> Iterator[dict[str, Any]]:
     server.close()
 
 
-def test_what_comfyui_lists_as_images_stands_in_images(animated: dict[str, Any]) -> None:
-    """As worker-comfyui has it: with its own bytes and name, its MIME type, and its size if that is known."""
+def test_everything_that_comfyui_lists_as_images_is_in_images(animated: dict[str, Any]) -> None:
+    """As in worker-comfyui: with its own bytes and name, its MIME type, and its size if that is known."""
     told = {
         each["filename"]: (each["mime_type"], each.get("width"), each.get("height"), each["seed"])
         for each in animated["images"]
@@ -309,8 +309,8 @@ def test_what_comfyui_lists_as_images_stands_in_images(animated: dict[str, Any])
     assert [each["filename"] for each in animated["files"]] == ["other.webp"]
 
 
-def test_the_client_takes_animations_and_videos(animated: dict[str, Any]) -> None:
-    """A client's result has them as images; a video's size is 0 x 0."""
+def test_the_client_reads_animations_and_videos(animated: dict[str, Any]) -> None:
+    """The client returns them as images; a video's size is 0 x 0."""
     result: GenerationResult = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated), "test")
 
     assert [(image.filename, image.size) for image in result.images] == [
@@ -324,7 +324,7 @@ def test_the_client_takes_animations_and_videos(animated: dict[str, Any]) -> Non
 
 
 def test_an_animation_and_a_video_are_saved_as_they_are(animated: dict[str, Any], tmp_path: Path) -> None:
-    """A file's name does not turn a video into a picture, nor an animation into its first frame."""
+    """Saving never converts a file by its name: a video stays a video, and an animation keeps all its frames."""
     result = read_result(JobStatus("job-1", JobState.SUCCEEDED, output=animated), "test")
 
     for image in result.images[1:]:

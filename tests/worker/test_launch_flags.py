@@ -19,6 +19,7 @@ from worker.comfyui_environment import comfyui_environment
 from worker.launch_flags import KNOWN_FLAGS, comfyui_command, flags_in, image_nodes, query_flags
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 HANGS = """\
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).wait()
@@ -35,7 +36,7 @@ def command(settings: Settings, flags: frozenset[str], *, is_on_volume: bool = F
     return comfyui_command(settings, flags, Path("/d/paths.yaml"), Path("/d/web"), is_on_volume=is_on_volume)
 
 
-def test_comfyui_is_asked(tmp_path: Path) -> None:
+def test_the_flags_are_read_from_comfyui_s_help(tmp_path: Path) -> None:
     """All flags of --help are found, and none that its sentences mention; the worker's secrets are not passed on."""
     spy = "import os; open('seen', 'w').write(' '.join(os.environ))\n" + comfyui.MAIN
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": "secret", "BUCKET_NAME": "pictures"}
@@ -48,7 +49,7 @@ def test_comfyui_is_asked(tmp_path: Path) -> None:
     assert not {"HF_TOKEN", "BUCKET_NAME"} & {*seen}
 
 
-def test_a_flag_is_read_in_every_shape() -> None:
+def test_every_notation_of_a_flag_is_parsed() -> None:
     """Short names, values, two long names, a sentence on the next line."""
     text = """\
 usage: main.py [-h] [--listen [IP]]
@@ -69,7 +70,7 @@ options:
     [HANGS, "import sys; sys.exit(1)", "print('no flags')", "print(b'\\xff')"],
     ids=["hangs", "fails", "says something else", "says nonsense"],
 )
-def test_one_that_does_not_tell_is_taken_for_an_old_one(
+def test_a_comfyui_without_usable_help_is_treated_as_an_old_version(
     tmp_path: Path, main: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A ComfyUI whose --help hangs, fails or is unknown is still started; no process of the query is left."""
@@ -90,8 +91,8 @@ def _lives_in(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The error names COMFYUI_PYTHON, before anything is started."""
+def test_a_missing_python_is_named(tmp_path: Path) -> None:
+    """The error names COMFYUI_PYTHON before anything is started."""
     with pytest.raises(ConfigError, match=r"COMFYUI_PYTHON: /no/python cannot be started \(No such file"):
         query_flags(settings_of(tmp_path, COMFYUI_PYTHON="/no/python"), os.environ)
 
@@ -119,7 +120,7 @@ def test_the_flags_are_those_of_the_settings(tmp_path: Path) -> None:
     assert "--disable-mmap" not in plain
 
 
-def test_previews_and_the_volume_have_flags_of_their_own(tmp_path: Path) -> None:
+def test_previews_and_the_volume_add_flags(tmp_path: Path) -> None:
     """Previews only if enabled; models on the network volume are read instead of memory-mapped."""
     rich = command(settings_of(tmp_path, WORKER_PREVIEWS="true"), KNOWN_FLAGS, is_on_volume=True)
 
@@ -128,7 +129,7 @@ def test_previews_and_the_volume_have_flags_of_their_own(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("chosen", ["--cache-lru 10", "--cache-none", "--cache-ram", "--cache-classic", "--high-ram"])
-def test_the_cache_does_not_count_on_the_memory_of_the_host(tmp_path: Path, chosen: str) -> None:
+def test_the_classic_cache_is_selected(tmp_path: Path, chosen: str) -> None:
     """The classic cache is selected, unless COMFYUI_ARGS select a cache: ComfyUI rejects two."""
     assert "--cache-classic" in command(settings_of(tmp_path), KNOWN_FLAGS)
 
@@ -148,7 +149,7 @@ def test_a_newer_comfyui_gets_its_newer_flags(tmp_path: Path) -> None:
     comfyui.parser(comfyui.OLD).parse_args(command(settings, frozenset(comfyui.OLD))[2:])
 
 
-def test_a_comfyui_without_a_flag_is_not_given_it(tmp_path: Path) -> None:
+def test_an_unsupported_flag_is_not_passed(tmp_path: Path) -> None:
     """ComfyUI would exit with status 2."""
     flags = KNOWN_FLAGS - {"--disable-mmap", "--front-end-root", "--whitelist-custom-nodes"}
     lean = command(settings_of(tmp_path), flags, is_on_volume=True)
@@ -156,7 +157,7 @@ def test_a_comfyui_without_a_flag_is_not_given_it(tmp_path: Path) -> None:
     assert not {"--disable-mmap", "--front-end-root", "--whitelist-custom-nodes", "websocket_image_save"} & {*lean}
 
 
-def test_the_image_s_own_nodes_are_loaded(tmp_path: Path) -> None:
+def test_custom_nodes_of_the_image_are_loaded(tmp_path: Path) -> None:
     """Folders and modules in ComfyUI's folder, and SaveImageWebsocket, with both names that versions use."""
     nodes = tmp_path / "custom_nodes"
     for folder in ("ComfyUI-Impact", "gone.disabled", "__pycache__", ".git"):

@@ -18,8 +18,8 @@ def queued(leases: Leases, count: int) -> list[Lease]:
     return found
 
 
-def test_the_first_that_was_queued_runs() -> None:
-    """This also holds if a node held the GIL before the start of its prompt was reported."""
+def test_the_first_queued_prompt_runs() -> None:
+    """This also holds if a node held the GIL, so that the start of its prompt was reported late."""
     leases = Leases()
     idle = leases.begin(0, 0)
     first, _second = queued(leases, 2)
@@ -29,7 +29,7 @@ def test_the_first_that_was_queued_runs() -> None:
     assert leases.running() is first
 
 
-def test_the_last_that_has_started_runs() -> None:
+def test_the_last_prompt_that_started_runs() -> None:
     """ComfyUI runs one prompt at a time, in order: if the second has started, the first has ended."""
     leases = Leases()
     first, second, _third = queued(leases, 3)
@@ -39,8 +39,8 @@ def test_the_last_that_has_started_runs() -> None:
     assert leases.running() is second
 
 
-def test_one_whose_prompts_have_ended_does_not_run() -> None:
-    """It is storing its results, and the next one is running, reported or not."""
+def test_a_job_whose_prompts_have_ended_does_not_run() -> None:
+    """A job whose prompts have ended is storing its results, and the next job runs, reported or not."""
     leases = Leases()
     first, second = queued(leases, 2)
     first.has_started = first.has_run = True
@@ -49,8 +49,8 @@ def test_one_whose_prompts_have_ended_does_not_run() -> None:
     assert leases.running() is None
 
 
-def test_a_job_that_ended_while_comfyui_hung_is_the_one_that_runs() -> None:
-    """It was cancelled or timed out: the job that waits for it is not the culprit, until ComfyUI responds again."""
+def test_a_job_that_ended_while_comfyui_hung_counts_as_running() -> None:
+    """A cancelled or timed-out job counts as running until ComfyUI responds again, not the job that waits for it."""
     leases = Leases()
     first, second = queued(leases, 2)
     leases.end(first, may_run_on=True)
@@ -60,7 +60,7 @@ def test_a_job_that_ended_while_comfyui_hung_is_the_one_that_runs() -> None:
 
 
 def test_a_job_that_has_queued_nothing_does_not_run() -> None:
-    """It is still uploading its images."""
+    """A job that has queued nothing is still uploading its images."""
     leases = Leases()
     leases.begin(0, 0)
 
@@ -90,7 +90,7 @@ class Unreachable:
         """Remove it."""
 
 
-def test_a_prompt_whose_stop_failed_counts_as_one_that_goes_on_until_a_restart() -> None:
+def test_a_prompt_whose_stop_failed_counts_as_stuck_until_a_restart() -> None:
     """The state is unknown, so the prompt counts as stuck until ComfyUI reports otherwise."""
     cleanup = Cleanup(Unreachable())
     with pytest.raises(RequestError):

@@ -23,6 +23,7 @@ from handler import report_unhealthy
 from simulators.waiting import until
 from worker.lifecycle import SETTLE_S, Lifecycle
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -73,14 +74,14 @@ class LifecycleJob:
     async def run(self) -> None:
         """Run until done."""
         self._lifecycle.note_job()
-        self._lifecycle.note_job()  # a handler that notes it twice counts once
+        self._lifecycle.note_job()  # counted once if a handler notes it twice
         self.begun.set()
         await asyncio.to_thread(until, lambda: self.done.is_set() or self._lifecycle.stop_error())
         await self.posted.wait()
 
 
-def played(story: Callable[[], Coroutine[object, object, None]]) -> None:
-    """Run `story` in an event loop of its own."""
+def run_story(story: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Run the coroutine of `story` in a new event loop."""
 
     async def bounded() -> None:
         await asyncio.wait_for(story(), 20)
@@ -89,11 +90,11 @@ def played(story: Callable[[], Coroutine[object, object, None]]) -> None:
 
 
 @pytest.mark.usefixtures("_signals_as_before")
-def test_an_idle_worker_ends_at_once() -> None:
+def test_an_idle_worker_exits_at_once() -> None:
     """Without an active job it exits with 0 once none has arrived for SETTLE_S."""
     end = End()
     lifecycle = end.lifecycle()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SIG_DFL and SIG_IGN are no functions to be called as well
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SIG_DFL and SIG_IGN are not functions that could be called
     lifecycle.handle_signals()
     begun_at = time.monotonic()
     signal.raise_signal(signal.SIGTERM)
@@ -104,7 +105,7 @@ def test_an_idle_worker_ends_at_once() -> None:
     assert lifecycle.stop_error() is None
 
 
-def test_a_busy_worker_ends_after_its_job() -> None:
+def test_a_busy_worker_exits_after_its_job() -> None:
     """An active job continues, even if another one is done, until its task is: after the SDK has posted its result."""
     end = End()
     lifecycle = end.lifecycle()
@@ -126,10 +127,10 @@ def test_a_busy_worker_ends_after_its_job() -> None:
         await asyncio.to_thread(end.wait)
         assert end.ended_at - done_at >= SETTLE_S - 0.05
 
-    played(story)
+    run_story(story)
 
 
-def test_a_job_that_begins_meanwhile_is_waited_for() -> None:
+def test_a_job_that_starts_during_shutdown_is_waited_for() -> None:
     """The SDK may have taken a job that it has not started: one that starts within SETTLE_S still gets a response."""
     end = End()
     lifecycle = end.lifecycle()
@@ -147,10 +148,10 @@ def test_a_job_that_begins_meanwhile_is_waited_for() -> None:
         await task
         await asyncio.to_thread(end.wait)
 
-    played(story)
+    run_story(story)
 
 
-def test_beyond_the_grace_a_job_is_interrupted() -> None:
+def test_a_job_is_interrupted_after_the_grace_period() -> None:
     """A job that exceeds the grace period gets an error that may be retried, and is still waited for."""
     end = End()
     lifecycle = end.lifecycle(grace_s=0.2)
@@ -170,10 +171,10 @@ def test_beyond_the_grace_a_job_is_interrupted() -> None:
         assert error.report.retryable
         await asyncio.to_thread(end.wait)
 
-    played(story)
+    run_story(story)
 
 
-def test_a_retiring_worker_stops_comfyui_then_tells_then_ends() -> None:
+def test_a_retiring_worker_stops_comfyui_then_reports_then_exits() -> None:
     """It exits with 1, after the reason was reported to the platform."""
     end = End()
     end.lifecycle().retire("ComfyUI died and could not be restarted")
@@ -182,8 +183,8 @@ def test_a_retiring_worker_stops_comfyui_then_tells_then_ends() -> None:
     assert end.events == ["ComfyUI stopped", "unhealthy: ComfyUI died and could not be restarted", "ended with 1"]
 
 
-def test_it_ends_only_once() -> None:
-    """Only the first reason counts."""
+def test_the_worker_exits_only_once() -> None:
+    """Only the first reason for the exit counts."""
     end = End()
     lifecycle = end.lifecycle()
     for _ in range(5):
@@ -195,7 +196,7 @@ def test_it_ends_only_once() -> None:
     assert end.events == ["ComfyUI stopped", "unhealthy: first", "ended with 1"]
 
 
-def test_where_the_sdk_leaves_first_the_end_is_waited_for() -> None:
+def test_the_shutdown_completes_after_the_sdk_has_returned() -> None:
     """The shutdown thread completes although the main thread has ended."""
     idle, retiring = End(), End()
     idle.lifecycle().await_end()
@@ -207,7 +208,7 @@ def test_where_the_sdk_leaves_first_the_end_is_waited_for() -> None:
     assert retiring.events == ["ComfyUI stopped", "unhealthy: a reason", "ended with 1"]
 
 
-def test_outside_a_task_there_is_no_job() -> None:
+def test_a_job_outside_a_task_is_ignored() -> None:
     """A job that is recorded outside a task is not waited for."""
     end = End()
     lifecycle = end.lifecycle()
@@ -224,13 +225,13 @@ def test_outside_a_task_there_is_no_job() -> None:
         lifecycle.retire("a reason")
         await asyncio.to_thread(end.wait)
 
-    played(story)
+    run_story(story)
     assert lifecycle.stop_error() is None
 
 
 @pytest.mark.usefixtures("_signals_as_before")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_beside_what_was_there_before(number: signal.Signals) -> None:
+def test_a_signal_also_calls_the_sdk_s_handler(number: signal.Signals) -> None:
     """The SDK's own handler is called too; the worker exits with 0."""
     end = End()
     before: list[int] = []
@@ -241,7 +242,7 @@ def test_a_signal_ends_it_beside_what_was_there_before(number: signal.Signals) -
     signal.signal(number, of_the_sdk)
     lifecycle = end.lifecycle()
     lifecycle.handle_signals()
-    lifecycle.handle_signals()  # the SDK asks for the concurrency again and again
+    lifecycle.handle_signals()  # the SDK reads the concurrency repeatedly
     signal.raise_signal(number)
     end.wait()
 
@@ -250,7 +251,7 @@ def test_a_signal_ends_it_beside_what_was_there_before(number: signal.Signals) -
 
 
 @pytest.mark.usefixtures("_signals_as_before")
-def test_a_retiring_worker_has_the_sdk_take_no_more_jobs() -> None:
+def test_a_retiring_worker_stops_the_sdk_from_taking_jobs() -> None:
     """The SDK is stopped by SIGTERM; the worker still exits with 1."""
     end = End()
     told = threading.Event()
@@ -277,7 +278,7 @@ if __name__ == "__main__":
 """
 
 
-def test_the_real_end_leaves_no_process_and_waits_for_none(tmp_path: Path) -> None:
+def test_end_process_leaves_no_process(tmp_path: Path) -> None:
     """end_process exits with its status despite running threads; output is flushed, and no child is left."""
     script = tmp_path / "ending.py"
     script.write_text(ENDING)
@@ -336,7 +337,7 @@ def platform() -> Iterator[PingServer]:
         thread.join()
 
 
-def test_the_platform_is_told_why(platform: PingServer) -> None:
+def test_the_reason_is_reported_to_the_platform(platform: PingServer) -> None:
     """The worker's id, its key, and a reason of at most 256 characters are sent to RunPod's ping URL."""
     report_unhealthy(platform.environment, "ComfyUI died & stayed dead" + "!" * 500)
     [(path, key)] = platform.pings
@@ -349,9 +350,7 @@ def test_the_platform_is_told_why(platform: PingServer) -> None:
     assert len(query["reason"][0]) == 256
 
 
-def test_a_platform_that_does_not_answer_well_keeps_nobody(
-    platform: PingServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_platform_does_not_delay_the_exit(platform: PingServer, caplog: pytest.LogCaptureFixture) -> None:
     """The worker still exits; its log says what could not be reported, without key and URL."""
     platform.status = 500
     report_unhealthy(platform.environment, "a reason")
@@ -361,7 +360,7 @@ def test_a_platform_that_does_not_answer_well_keeps_nobody(
     assert "the-key" not in caplog.text
 
 
-def test_without_a_platform_nobody_is_told(platform: PingServer) -> None:
+def test_outside_runpod_nothing_is_reported(platform: PingServer) -> None:
     """A worker outside RunPod has neither URL nor key."""
     report_unhealthy({}, "a reason")
     report_unhealthy({**platform.environment, "RUNPOD_AI_API_KEY": ""}, "a reason")

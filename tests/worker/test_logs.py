@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, with the job's id; noisy libraries are silenced."""
+"""The log: one JSON object a line, with the job's id. Verbose libraries are silenced."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_line_is_one_object_with_the_job_s_id(capsys: pytest.CaptureFixture[st
     assert second["job_id"] is None
 
 
-def test_a_traceback_is_in_the_object(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_traceback_is_in_the_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     """An exception does not break the line."""
     logs.configure("INFO")
     try:
@@ -55,7 +55,7 @@ def test_a_traceback_is_in_the_object(capsys: pytest.CaptureFixture[str]) -> Non
     assert "ValueError: invalid literal" in str(line["exc_info"])
 
 
-def test_what_was_set_before_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_handlers_are_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     """Importing runpod installs its own handler, but each line is logged once."""
     logging.getLogger().addHandler(logging.StreamHandler())
     logs.configure("INFO")
@@ -65,7 +65,7 @@ def test_what_was_set_before_is_replaced(capsys: pytest.CaptureFixture[str]) -> 
     assert [line["message"] for line in lines(capsys)] == ["once"]
 
 
-def test_the_level_counts_and_others_stay_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_level_applies_to_our_loggers_only(capsys: pytest.CaptureFixture[str]) -> None:
     """DEBUG applies to our loggers only: boto3 would log signatures, urllib3 URLs."""
     logs.configure("DEBUG")
     for name in ("urllib3.connectionpool", "botocore.auth", "boto3", "PIL.PngImagePlugin", "asyncio"):

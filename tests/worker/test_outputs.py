@@ -1,4 +1,4 @@
-"""What a job made, on its way to the caller: encoded, inline while it fits, else in a bucket, and gone from ComfyUI."""
+"""Outputs of a job: encoded, returned inline if they fit, otherwise stored in a bucket, and deleted from ComfyUI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -34,12 +34,13 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.jobs import Control, Worker, run_job
 from worker.result_packer import ResultPacker, inline_size
 
+pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 MEGABYTE = 1024 * 1024
 
 
-def picture(image_format: str = "PNG") -> bytes:
-    """Return a small picture's file."""
+def encoded_image(image_format: str = "PNG") -> bytes:
+    """Return a small encoded image."""
     encoded = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(encoded, image_format)
     return encoded.getvalue()
@@ -61,7 +62,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 
 @pytest.fixture
 def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
-    """A worker that reaches the folders of its ComfyUI, as in the container."""
+    """A worker with access to its ComfyUI's folders, as in the container."""
     server = ComfyServer(simulator.url, directory=tmp_path)
     yield Worker(server, workflows, 20, 8 * MEGABYTE)
     server.close()
@@ -76,7 +77,7 @@ def run(worker: Worker, s3_config: object = None, **changes: object) -> dict[str
 
 
 def report_of(worker: Worker, s3_config: object = None, **changes: object) -> ErrorReport:
-    """Return the report that a small job ends in."""
+    """Return the report of a small job that fails."""
     with pytest.raises(JobError) as info:
         run(worker, s3_config, **changes)
     return info.value.report
@@ -88,11 +89,11 @@ def own_bucket(s3: S3Server, **changes: object) -> dict[str, object]:
     return {**config, **changes}
 
 
-# --- where a result goes
+# --- delivery
 
 
 def test_auto_stays_inline_while_the_result_fits(worker: Worker, s3: S3Server) -> None:
-    """A result within the limit is base64, although there is a bucket, and nothing is stored."""
+    """A result within the limit is base64 even if there is a bucket, and nothing is stored."""
     before = s3.stored()
     [image] = run(replace(worker, bucket=s3.bucket()))["images"]
 
@@ -102,7 +103,7 @@ def test_auto_stays_inline_while_the_result_fits(worker: Worker, s3: S3Server) -
 
 
 def test_auto_goes_to_the_bucket_beyond_the_limit(worker: Worker, s3: S3Server) -> None:
-    """A result that does not fit is stored, all pictures of it; its addresses give what the result says."""
+    """If a result does not fit, all its images are stored; each URL returns the bytes that the result describes."""
     small = replace(worker, bucket=s3.bucket(prefix="auto"), max_result_bytes=8000)
     result = run(small, num_images=3)
 
@@ -115,8 +116,8 @@ def test_auto_goes_to_the_bucket_beyond_the_limit(worker: Worker, s3: S3Server) 
     assert len(json.dumps(result)) < 8000
 
 
-def test_s3_is_used_where_it_is_asked_for(worker: Worker, s3: S3Server) -> None:
-    """`delivery: s3` stores what would fit inline too, under the worker's public address."""
+def test_delivery_s3_stores_a_small_result(worker: Worker, s3: S3Server) -> None:
+    """`delivery: s3` stores a result that would fit inline, and the URL starts with the worker's public address."""
     bucket = s3.bucket(prefix="asked for", public_url="https://cdn.example")
     [image] = run(replace(worker, bucket=bucket), delivery="s3", output_format="webp")["images"]
 
@@ -125,7 +126,7 @@ def test_s3_is_used_where_it_is_asked_for(worker: Worker, s3: S3Server) -> None:
 
 
 def test_base64_stays_inline_although_there_is_a_bucket(worker: Worker, s3: S3Server) -> None:
-    """`delivery: base64` beyond the limit is an error with the bytes, the limit and what to do; nothing is stored."""
+    """`delivery: base64` beyond the limit is an error with the size, the limit and the remedy; nothing is stored."""
     before = s3.stored()
     report = report_of(replace(worker, bucket=s3.bucket(), max_result_bytes=8000), delivery="base64")
 
@@ -138,13 +139,13 @@ def test_base64_stays_inline_although_there_is_a_bucket(worker: Worker, s3: S3Se
 
 
 def test_without_a_bucket_auto_is_too_large(worker: Worker, simulator: Simulator) -> None:
-    """There is nowhere to put it: the same error, and nothing of the job is left."""
+    """Without a bucket the same error is returned, and nothing of the job is left in ComfyUI."""
     assert report_of(replace(worker, max_result_bytes=8000)).code is ErrorCode.OUTPUT_TOO_LARGE
     assert simulator.history_ids == []
 
 
-def test_s3_without_a_bucket_is_refused_before_comfyui_hears_of_it(worker: Worker, simulator: Simulator) -> None:
-    """`delivery: s3` on a worker without a bucket costs no GPU time."""
+def test_s3_without_a_bucket_is_rejected_before_a_prompt_is_queued(worker: Worker, simulator: Simulator) -> None:
+    """`delivery: s3` on a worker without a bucket is rejected before it uses GPU time."""
     report = report_of(worker, delivery="s3")
 
     assert report.code is ErrorCode.INVALID_INPUT
@@ -152,8 +153,8 @@ def test_s3_without_a_bucket_is_refused_before_comfyui_hears_of_it(worker: Worke
     assert ("POST", "/prompt") not in simulator.requests
 
 
-def test_a_graph_is_refused_where_the_worker_takes_none(worker: Worker, simulator: Simulator) -> None:
-    """WORKER_ALLOW_GRAPHS=false: the fault names the templates, and stands beside those of the bucket."""
+def test_a_graph_is_rejected_if_graphs_are_not_allowed(worker: Worker, simulator: Simulator) -> None:
+    """With WORKER_ALLOW_GRAPHS=false the fault lists the templates; faults of the bucket are reported with it."""
     graph = {"1": {"class_type": "EmptyImage", "inputs": {}}}
     job = {"id": "job-1", "input": {"workflow": graph}, "s3Config": "text"}
     with pytest.raises(JobError, match=r"flux-dev-img2img, flux-dev-txt2img") as info:
@@ -164,7 +165,7 @@ def test_a_graph_is_refused_where_the_worker_takes_none(worker: Worker, simulato
 
 
 def test_a_job_s_own_bucket_is_used(worker: Worker, s3: S3Server) -> None:
-    """RunPod's s3Config names the bucket that its pictures go to, and not the worker's."""
+    """Images go to the bucket of RunPod's s3Config instead of the worker's."""
     configured = replace(worker, bucket=s3.bucket(public_url="https://cdn.example"))
     [image] = run(configured, own_bucket(s3), delivery="s3")["images"]
 
@@ -173,10 +174,10 @@ def test_a_job_s_own_bucket_is_used(worker: Worker, s3: S3Server) -> None:
     assert hashlib.sha256(requests.get(image["data"], timeout=10).content).hexdigest() == image["sha256"]
 
 
-def test_a_half_s3_config_is_refused_before_comfyui_hears_of_it(
+def test_an_incomplete_s3_config_is_rejected_before_a_prompt_is_queued(
     worker: Worker, simulator: Simulator, s3: S3Server
 ) -> None:
-    """Each key that is missing or wrong is a fault, beside what else the job may not do."""
+    """Each missing or invalid key is a fault, and ComfyUI gets no prompt."""
     config = own_bucket(s3, accessSecret="")
     del config["bucketName"]
     report = report_of(worker, config, delivery="s3")
@@ -186,8 +187,8 @@ def test_a_half_s3_config_is_refused_before_comfyui_hears_of_it(
     assert ("POST", "/prompt") not in simulator.requests
 
 
-def test_a_foreign_http_endpoint_is_refused(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
-    """An http endpoint is taken only where it is the worker's own."""
+def test_an_http_endpoint_of_the_job_is_rejected(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
+    """An http endpoint is only accepted if it is the worker's own."""
     report = report_of(worker, own_bucket(s3), delivery="s3")
 
     assert [fault["path"] for fault in report.details["faults"]] == ["s3Config.endpointUrl"]
@@ -195,8 +196,8 @@ def test_a_foreign_http_endpoint_is_refused(worker: Worker, simulator: Simulator
     assert ("POST", "/prompt") not in simulator.requests
 
 
-def test_a_bucket_that_refuses_is_one_error(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
-    """A wrong key of the job's ends in output_not_stored, without it; nothing of the job is left in ComfyUI."""
+def test_a_bucket_that_rejects_the_key_is_output_not_stored(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
+    """A wrong key in s3Config is output_not_stored, without the key; nothing of the job is left in ComfyUI."""
     report = report_of(replace(worker, bucket=s3.bucket()), own_bucket(s3, accessSecret="wrong-secret"), delivery="s3")
 
     assert report.code is ErrorCode.OUTPUT_NOT_STORED
@@ -204,8 +205,8 @@ def test_a_bucket_that_refuses_is_one_error(worker: Worker, simulator: Simulator
     assert simulator.history_ids == []
 
 
-def test_a_bucket_that_stalls_ends_with_the_job_s_time(worker: Worker, s3: S3Server) -> None:
-    """The job's own deadline holds for storing too; a late one has `store_s` all the same."""
+def test_a_bucket_that_stalls_ends_with_the_job_s_timeout(worker: Worker, s3: S3Server) -> None:
+    """The job's deadline includes storing; a job that is late still has `store_s` seconds for it."""
     with StalledS3() as stalled:
         slow = replace(worker, bucket=stalled.instead_of(s3.bucket()), store_s=1.5)
         begun_at = time.monotonic()
@@ -218,35 +219,35 @@ def test_a_bucket_that_stalls_ends_with_the_job_s_time(worker: Worker, s3: S3Ser
 
 
 def test_a_job_can_be_cancelled_while_it_is_stored(worker: Worker, s3: S3Server) -> None:
-    """A cancel ends a job that waits for its bucket; ComfyUI's death does not, since the pictures are there."""
+    """A cancellation ends a job that waits for its bucket. A crash of ComfyUI does not: the images exist already."""
     cancelled = JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
     died = JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, "ComfyUI died.")
-    asked: list[JobError] = []
+    recorded: list[JobError] = []
     with StalledS3() as stalled:
         slow = replace(worker, bucket=stalled.instead_of(s3.bucket()))
 
         def stop() -> JobError | None:
             if not stalled.paths:
                 return None
-            asked.append(died if len(asked) < 3 else cancelled)
-            return asked[-1]
+            recorded.append(died if len(recorded) < 3 else cancelled)
+            return recorded[-1]
 
         with pytest.raises(JobError) as info:
             run_job(slow, {"id": "job-1", "input": {**SMALL, "delivery": "s3"}}, Control(stop))
 
     assert info.value is cancelled
-    assert asked == [died, died, died, cancelled]
+    assert recorded == [died, died, died, cancelled]
 
 
-def test_a_bucket_that_is_not_used_is_not_asked(worker: Worker, s3: S3Server) -> None:
-    """A bucket with settings that make no client does not fail a job that fits inline."""
+def test_a_bucket_that_is_not_needed_is_not_used(worker: Worker, s3: S3Server) -> None:
+    """A bucket with invalid settings does not fail a job whose result fits inline."""
     broken = replace(s3.bucket(), region="no such/region")
 
     assert run(replace(worker, bucket=broken))["images"][0]["type"] == "base64"
 
 
-def test_no_address_is_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path) -> None:
-    """An address is one that others can open; no folder of this machine is in the result."""
+def test_a_url_is_never_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path) -> None:
+    """A URL is reachable by others; the result contains no folder of this machine."""
     [image] = run(replace(worker, bucket=s3.bucket()), delivery="s3")["images"]
 
     assert image["data"].startswith("http")
@@ -255,10 +256,8 @@ def test_no_address_is_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path
 
 @pytest.mark.parametrize("fields", [("data",), ("image",), ("data", "image")], ids="+".join)
 @pytest.mark.parametrize("delivery", ["base64", "s3"])
-def test_an_image_is_under_the_keys_that_are_set(
-    worker: Worker, s3: S3Server, fields: tuple[str, ...], delivery: str
-) -> None:
-    """WORKER_IMAGE_FIELD names the keys of base64 and addresses alike; our own client reads any of them."""
+def test_the_keys_of_an_image_can_be_set(worker: Worker, s3: S3Server, fields: tuple[str, ...], delivery: str) -> None:
+    """WORKER_IMAGE_FIELD sets the keys for base64 and for URLs; our client reads each of them."""
     output = run(replace(worker, bucket=s3.bucket(), image_fields=fields), delivery=delivery)
     [image] = output["images"]
     read = read_result(JobStatus("1", JobState.SUCCEEDED, output=output), "comfyui")
@@ -270,7 +269,7 @@ def test_an_image_is_under_the_keys_that_are_set(
 
 
 def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
-    """The limit is on the JSON that travels."""
+    """The limit applies to the JSON that is sent."""
     twice = replace(worker, image_fields=("data", "image"))
     limit = len(json.dumps(run(twice, metadata=False))) - 1
 
@@ -278,17 +277,16 @@ def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
     assert run(replace(worker, max_result_bytes=limit))["images"]
 
 
-# --- how large it is
+# --- size
 
 
 def entries_of(outputs: list[JobOutput], beside: dict[str, Any]) -> dict[str, Any]:
-    """Return the result that `outputs` inline and `beside` make, with what is added to it later."""
+    """Return the complete result with `outputs` inline and the keys of `beside`, timings included."""
     images, files = ResultPacker("base64", 10**9, None).entries(outputs, [], beside)
     timings = dict.fromkeys(("queue_s", "execute_s", "fetch_s", "encode_s", "total_s"), 86_400.1234)
     return {"images": images, "files": files, **beside, "timings": timings}
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     sizes=st.lists(st.integers(0, 40_000), max_size=12),
     name=st.text(max_size=300),
@@ -296,7 +294,7 @@ def entries_of(outputs: list[JobOutput], beside: dict[str, Any]) -> dict[str, An
     seed=st.none() | st.integers(0, 2**63 - 1),
 )
 def test_the_measured_size_is_that_of_the_result(sizes: list[int], name: str, text: str, seed: int | None) -> None:
-    """What is measured is never below the JSON that travels, and at most 2 KB a picture above it."""
+    """The measured size is never below that of the JSON that is sent, and at most 2 KB per image above it."""
     facts = {"width": 2048, "height": 2048, "seed": seed}
     outputs = [JobOutput(f"{name}_{number}.png", bytes(size), "image/png", facts) for number, size in enumerate(sizes)]
     beside = {"inputs": {"prompt": text}, "texts": [text] * 3}
@@ -307,18 +305,18 @@ def test_the_measured_size_is_that_of_the_result(sizes: list[int], name: str, te
 
 
 def test_the_size_of_a_real_result_is_measured(worker: Worker) -> None:
-    """The limit is on the result as it travels: the measured size fits, one byte less does not."""
+    """The limit applies to the JSON that is sent: a limit of the measured size fits, one byte less does not."""
     prompt = "ein König mit 👑" * 200
-    asked: dict[str, Any] = {"prompt": prompt, "num_images": 4}
-    measured = report_of(replace(worker, max_result_bytes=1), **asked).details["bytes"]
-    result = run(replace(worker, max_result_bytes=measured), **asked)
+    recorded: dict[str, Any] = {"prompt": prompt, "num_images": 4}
+    measured = report_of(replace(worker, max_result_bytes=1), **recorded).details["bytes"]
+    result = run(replace(worker, max_result_bytes=measured), **recorded)
 
     assert measured - 4 * 2048 <= len(json.dumps(result)) <= measured
-    assert report_of(replace(worker, max_result_bytes=measured - 1), **asked).code is ErrorCode.OUTPUT_TOO_LARGE
+    assert report_of(replace(worker, max_result_bytes=measured - 1), **recorded).code is ErrorCode.OUTPUT_TOO_LARGE
 
 
-def test_what_a_bucket_does_not_take_away_is_measured_too(s3: S3Server) -> None:
-    """Texts stay in the result: where they alone do not fit, it is too large in spite of a bucket."""
+def test_texts_count_towards_the_limit_with_a_bucket(s3: S3Server) -> None:
+    """Texts stay in the result: if they exceed the limit, the result is too large although there is a bucket."""
     stored: list[JobOutput] = []
 
     def store(output: JobOutput) -> str:
@@ -333,12 +331,12 @@ def test_what_a_bucket_does_not_take_away_is_measured_too(s3: S3Server) -> None:
     assert stored == []
 
 
-# --- what it is
+# --- content
 
 
-def test_a_picture_that_the_graph_encoded_itself_stays_as_it_is(workflows: Mapping[str, Workflow]) -> None:
-    """A JPEG of a save node of the graph's own is delivered with its own type, whatever output_format says."""
-    jpeg = picture("JPEG")
+def test_an_image_that_the_graph_encoded_itself_is_not_changed(workflows: Mapping[str, Workflow]) -> None:
+    """A JPEG that the graph encoded itself is returned with its own type, whatever output_format is."""
+    jpeg = encoded_image("JPEG")
     result = PromptResult("id", (SavedImage(jpeg, "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1, "output_format": "webp"}, workflows)
     [output] = job_outputs(request, request.render(lambda: 0), (result,)).images
@@ -347,8 +345,8 @@ def test_a_picture_that_the_graph_encoded_itself_stays_as_it_is(workflows: Mappi
     assert (output.mime_type, output.filename) == ("image/jpeg", "photo_00001_.jpg")
 
 
-def test_a_picture_that_cannot_be_read_is_handed_on_with_a_warning(workflows: Mapping[str, Workflow]) -> None:
-    """The job has been paid for, so its caller gets what ComfyUI sent."""
+def test_an_unreadable_image_is_returned_with_a_warning(workflows: Mapping[str, Workflow]) -> None:
+    """The job has been paid for, so the caller gets the bytes that ComfyUI sent."""
     result = PromptResult("id", (SavedImage(b"no picture", "photo"),), (), ())
     request = read_request({"prompt": "x", "seed": 1}, workflows)
 
@@ -360,27 +358,29 @@ def test_a_picture_that_cannot_be_read_is_handed_on_with_a_warning(workflows: Ma
 
 
 @pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
-def test_metadata_is_written_unless_it_is_not_wanted(worker: Worker, output_format: str) -> None:
-    """The file says prompt and seed, or nothing of them where `metadata` is false."""
+def test_metadata_is_written_unless_disabled(worker: Worker, output_format: str) -> None:
+    """The file contains the prompt and the seed, or neither if `metadata` is false."""
     prompt = "a very particular knight"
     files = [
         base64.b64decode(run(worker, prompt=prompt, output_format=output_format, metadata=wanted)["images"][0]["data"])
         for wanted in (True, False)
     ]
-    told = [json.dumps(str(Image.open(io.BytesIO(file)).getexif().get_ifd(0x8769))) + str(file) for file in files]
+    metadata_texts = [
+        json.dumps(str(Image.open(io.BytesIO(file)).getexif().get_ifd(0x8769))) + str(file) for file in files
+    ]
     wide = b"\0".join(letter.encode() for letter in prompt)
 
-    assert [prompt in text or wide in file for text, file in zip(told, files, strict=True)] == [True, False]
+    assert [prompt in text or wide in file for text, file in zip(metadata_texts, files, strict=True)] == [True, False]
 
 
 def files_of(workflows: Mapping[str, Workflow], *files: SavedFile) -> list[JobOutput]:
-    """Return the `files` of a job that wrote these."""
+    """Return the `files` of a job that wrote these files."""
     request = read_request({"prompt": "x", "seed": 1}, workflows)
     return list(job_outputs(request, request.render(lambda: 0), [PromptResult("id", (), files, ())]).files)
 
 
-def test_what_is_no_picture_comes_as_a_file(workflows: Mapping[str, Workflow]) -> None:
-    """A file that is no output image has its name, type and hash, and no size in pixels."""
+def test_an_output_that_is_not_an_image_is_a_file(workflows: Mapping[str, Workflow]) -> None:
+    """A file that is not an image has its name, type and hash, and no size in pixels."""
     outputs = files_of(workflows, SavedFile(b"video", "a.mp4"), SavedFile(b"?", "b.unknown-kind"))
 
     assert [output.mime_type for output in outputs] == ["video/mp4", "application/octet-stream"]
@@ -388,8 +388,8 @@ def test_what_is_no_picture_comes_as_a_file(workflows: Mapping[str, Workflow]) -
     assert "width" not in outputs[0].entry("base64", "")
 
 
-def test_files_of_one_name_stay_apart(workflows: Mapping[str, Workflow]) -> None:
-    """Two nodes may write the same name into two folders: neither overwrites the other in a bucket."""
+def test_files_with_the_same_name_get_distinct_names(workflows: Mapping[str, Workflow]) -> None:
+    """If two nodes write the same name into two folders, neither file overwrites the other in a bucket."""
     written = [SavedFile(data, name) for data in (b"1", b"2", b"3") for name in ("a.mp4", "b.mp4")]
 
     assert [(output.filename, output.data) for output in files_of(workflows, *written)] == [
@@ -402,11 +402,11 @@ def test_files_of_one_name_stay_apart(workflows: Mapping[str, Workflow]) -> None
     ]
 
 
-class Talkative(ComfyServer):
-    """A ComfyUI in which a custom node has made a video and a text beside the pictures, which the simulator has not."""
+class VideoServer(ComfyServer):
+    """A ComfyUI with a custom node that saves a video and a text. The simulator has no such node."""
 
     def history(self, prompt_id: str, *, timeout_s: float = 30) -> object:
-        """Return what ComfyUI has, with the outputs of that node."""
+        """Return the simulator's history with the outputs of that node added."""
         answer: Any = super().history(prompt_id, timeout_s=timeout_s)
         video = {"filename": "knight.mp4", "subfolder": "", "type": "output"}
         if prompt_id in answer:
@@ -414,13 +414,13 @@ class Talkative(ComfyServer):
         return answer
 
     def view(self, file: OutputFile) -> bytes:
-        """Return the video, or what ComfyUI has."""
+        """Return the video, or the simulator's file."""
         return b"a video" if file.filename == "knight.mp4" else super().view(file)
 
 
-def test_videos_and_texts_stand_beside_the_pictures(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
-    """A graph's other outputs come under `files`, delivered as pictures are, and `texts`."""
-    server = Talkative(simulator.url)
+def test_videos_and_texts_are_returned_with_the_images(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
+    """A graph's other outputs are in `files`, delivered as images are, and in `texts`."""
+    server = VideoServer(simulator.url)
     talking = replace(worker, server=server, bucket=s3.bucket(prefix="talk"))
     inline, stored = run(talking), run(talking, delivery="s3")
     server.close()
@@ -436,21 +436,21 @@ def test_videos_and_texts_stand_beside_the_pictures(worker: Worker, simulator: S
     assert list(inline)[:2] == ["images", "files"]
 
 
-def test_what_there_is_not_has_no_key(worker: Worker) -> None:
+def test_missing_outputs_have_no_key(worker: Worker) -> None:
     """A result without other outputs has neither `files` nor `texts`."""
     assert not {"files", "texts"} & run(worker).keys()
 
 
-# --- what is left of it
+# --- cleanup
 
 
 def test_uploads_and_outputs_are_deleted(
     simulator: Simulator, worker: Worker, workflows: Mapping[str, Workflow]
 ) -> None:
-    """An upload, a file that was saved after a lost socket, and their folders are gone with the job."""
+    """An upload, a file saved after the websocket was lost, and their folders are deleted with the job."""
     [graph] = render(workflows["flux-dev-img2img"], {"image": "in.png", "width": 64, "height": 64})
     simulator.faults.drop_socket(at_step=1)
-    image = base64.b64encode(picture()).decode()
+    image = base64.b64encode(encoded_image()).decode()
     job_input = {"workflow": graph, "images": [{"name": "in.png", "image": image}]}
     result = run_job(worker, {"id": "test", "input": job_input}, Control())
 

@@ -40,7 +40,7 @@ class Platform:
         self.given_up = 0
 
     async def post(self, progress: JsonObject) -> None:
-        """Take one."""
+        """Record a post."""
         self.under_way += 1
         self.most_at_once = max(self.most_at_once, self.under_way)
         self.times.append(asyncio.get_running_loop().time())
@@ -61,8 +61,8 @@ async def reached(condition: Callable[[], object]) -> None:
     assert await asyncio.to_thread(until, condition, 10)
 
 
-def played(story: Callable[[], Awaitable[None]]) -> None:
-    """Run `story` in a loop of its own."""
+def run_story(story: Callable[[], Awaitable[None]]) -> None:
+    """Run the coroutine of `story` in a new event loop."""
 
     async def bounded() -> None:
         await asyncio.wait_for(story(), 20)
@@ -80,10 +80,10 @@ def test_a_report_is_posted_at_once() -> None:
         await reached(lambda: platform.seen == [1])
         await sender.drain()
 
-    played(story)
+    run_story(story)
 
 
-def test_posts_keep_their_order_and_their_distance() -> None:
+def test_posts_are_ordered_and_rate_limited() -> None:
     """Frequent reports are posted in order, one at a time, no closer than the interval, the newest last."""
     platform = Platform(takes_s=0.01)
 
@@ -99,7 +99,7 @@ def test_posts_keep_their_order_and_their_distance() -> None:
         await reached(lambda: platform.seen[-1] == 300)
         await sender.drain()
 
-    played(story)
+    run_story(story)
     assert platform.seen == sorted(set(platform.seen))
     assert 3 <= len(platform.seen) < 100
     assert platform.most_at_once == 1
@@ -120,7 +120,7 @@ def test_only_the_newest_is_posted() -> None:
         await reached(lambda: len(platform.seen) == 2)
         await sender.drain()
 
-    played(story)
+    run_story(story)
     assert platform.seen == [1, 49]
 
 
@@ -148,7 +148,7 @@ def test_nothing_is_posted_after_drain() -> None:
         stopped.set()
         thread.join()
 
-    played(story)
+    run_story(story)
 
 
 def test_drain_does_not_wait_for_the_interval() -> None:
@@ -161,26 +161,27 @@ def test_drain_does_not_wait_for_the_interval() -> None:
         await reached(lambda: platform.seen)
         await asyncio.wait_for(sender.drain(), 1)
 
-    played(story)
+    run_story(story)
 
 
-def test_drain_begins_no_post() -> None:
+def test_drain_drops_a_report_that_was_not_posted() -> None:
     """A report that was not posted yet is dropped: the result supersedes it."""
     platform = Platform()
 
     async def story() -> None:
         sender = ProgressSender(platform.post)
         begun = asyncio.Event()
-        asyncio.get_running_loop().call_soon(begun.set)  # after the sender's task, which waits for a report by then
+        # runs after the sender's task, which is waiting for a report by then
+        asyncio.get_running_loop().call_soon(begun.set)
         await begun.wait()
         sender.report({"step": 1})
         await sender.drain()
 
-    played(story)
+    run_story(story)
     assert platform.times == []
 
 
-def test_drain_lets_a_post_finish() -> None:
+def test_drain_waits_for_a_running_post() -> None:
     """A post in progress is waited for, so that it cannot arrive after the result."""
     platform = Platform(takes_s=0.2)
 
@@ -191,10 +192,10 @@ def test_drain_lets_a_post_finish() -> None:
         await sender.drain()
         assert platform.seen == [1]
 
-    played(story)
+    run_story(story)
 
 
-def test_a_post_that_hangs_is_given_up() -> None:
+def test_a_hanging_post_is_cancelled() -> None:
     """The result waits for a hanging post up to the limit; then the post is cancelled."""
     platform = Platform(takes_s=3600)
 
@@ -204,7 +205,7 @@ def test_a_post_that_hangs_is_given_up() -> None:
         await reached(lambda: platform.under_way)
         await asyncio.wait_for(sender.drain(), 2)
 
-    played(story)
+    run_story(story)
     assert (platform.given_up, platform.under_way, platform.seen) == (1, 0, [])
 
 
@@ -221,13 +222,13 @@ def test_a_post_that_fails_does_not_lose_the_result(failure: Exception, caplog: 
         await sender.drain()
 
     with caplog.at_level(logging.WARNING):
-        played(story)
+        run_story(story)
     assert [record.getMessage() for record in caplog.records] == [
         f"progress could not be posted: {type(failure).__name__}"
     ]
 
 
-def test_a_report_after_the_loop_s_end_is_nothing() -> None:
+def test_a_report_after_the_loop_is_closed_is_ignored() -> None:
     """Reporting after the loop is closed raises no error."""
     senders: list[ProgressSender] = []
 
@@ -235,7 +236,7 @@ def test_a_report_after_the_loop_s_end_is_nothing() -> None:
         senders.append(ProgressSender(Platform().post))
         await senders[0].drain()
 
-    played(story)
+    run_story(story)
     senders[0].report({"step": 1})
 
 
@@ -248,7 +249,7 @@ def test_a_report_after_the_loop_s_end_is_nothing() -> None:
         (RunProgress(4, 4, 20, 20), 100),
     ],
 )
-def test_percent_counts_pictures_and_steps(sampling: RunProgress, percent: int) -> None:
+def test_percent_counts_images_and_steps(sampling: RunProgress, percent: int) -> None:
     """Step k of m of picture i of n is converted to a share of the whole job."""
     progress = progress_of(sampling)
 
@@ -265,7 +266,7 @@ def test_progress_has_an_empty_list_of_images() -> None:
     assert progress_of(RunProgress(1, 1, 0, 0, None))["images"] == []
 
 
-def test_a_preview_is_made_small() -> None:
+def test_a_preview_is_scaled_down() -> None:
     """A preview is sent as a small JPEG in base64."""
     large = io.BytesIO()
     Image.effect_noise((1024, 512), 80).save(large, "JPEG")
@@ -275,7 +276,7 @@ def test_a_preview_is_made_small() -> None:
     assert len(preview) < 40_000
 
 
-def test_a_preview_that_is_no_picture_is_left_out() -> None:
+def test_an_unreadable_preview_is_omitted() -> None:
     """A damaged preview does not prevent progress."""
     assert "preview" not in progress_of(RunProgress(1, 1, 1, 2, b"\xff\xd8 no JPEG"))
 
@@ -303,7 +304,7 @@ def _never(*_: object) -> None:
     raise AssertionError("no job ends the worker")
 
 
-def test_the_handler_returns_when_no_post_is_under_way() -> None:
+def test_the_handler_waits_for_a_running_post() -> None:
     """A slow post began before the result was ready: the result waits for it."""
     platform = Platform(takes_s=0.5)
     jobs: list[object] = []
@@ -320,7 +321,7 @@ def test_the_handler_returns_when_no_post_is_under_way() -> None:
     assert platform.under_way == 0
 
 
-def test_a_failing_post_leaves_the_handler_s_result(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_post_does_not_change_the_result(caplog: pytest.LogCaptureFixture) -> None:
     """A failing progress post does not affect the result."""
 
     async def post(_job: JsonObject, _progress: JsonObject) -> None:
@@ -330,7 +331,7 @@ def test_a_failing_post_leaves_the_handler_s_result(caplog: pytest.LogCaptureFix
     assert "progress could not be posted" in caplog.text
 
 
-def test_a_job_that_fails_early_posts_nothing() -> None:
+def test_a_rejected_request_has_no_progress() -> None:
     """A rejected request has no progress, and still gets its report."""
     platform = Platform()
 

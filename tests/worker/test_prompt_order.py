@@ -19,7 +19,7 @@ def never() -> None:
     """Stop nothing."""
 
 
-def test_fifty_threads_keep_their_order() -> None:
+def test_fifty_threads_enter_in_the_order_of_their_tickets() -> None:
     """Threads enter in the order of their tickets, whatever the order in which they start."""
     tickets = TicketLock()
     taken = list(enumerate(tickets.take(never) for _ in range(50)))
@@ -42,7 +42,7 @@ def test_fifty_threads_keep_their_order() -> None:
     assert entered == list(range(50))
 
 
-def test_a_later_turn_waits_for_an_earlier_one() -> None:
+def test_a_later_ticket_waits_for_an_earlier_one() -> None:
     """The second ticket is entered only when the first has ended."""
     tickets = TicketLock()
     first, second = tickets.take(never), tickets.take(never)
@@ -60,7 +60,7 @@ def test_a_later_turn_waits_for_an_earlier_one() -> None:
     thread.join(5)
 
 
-def test_a_turn_that_ended_without_being_entered_lets_others_pass() -> None:
+def test_a_ticket_released_without_being_entered_lets_others_pass() -> None:
     """A job that is rejected before it queues anything blocks no other."""
     tickets = TicketLock()
     refused, next_one = tickets.take(never), tickets.take(never)
@@ -70,7 +70,7 @@ def test_a_turn_that_ended_without_being_entered_lets_others_pass() -> None:
         pass
 
 
-def test_a_turn_can_be_entered_again_once_it_was_left() -> None:
+def test_a_ticket_can_be_entered_again() -> None:
     """A job that queues twice (memory was freed) does not wait for later jobs the second time."""
     tickets = TicketLock()
     first, second = tickets.take(never), tickets.take(never)
@@ -80,7 +80,7 @@ def test_a_turn_can_be_entered_again_once_it_was_left() -> None:
         pass
 
 
-def test_ending_twice_is_as_good_as_once() -> None:
+def test_a_ticket_may_be_released_twice() -> None:
     """The handler releases every ticket, also one that was already left."""
     tickets = TicketLock()
     turn = tickets.take(never)
@@ -121,7 +121,7 @@ def test_stop_ends_the_wait() -> None:
         pass
 
 
-def test_an_error_inside_lets_the_next_one_pass() -> None:
+def test_an_error_releases_the_ticket() -> None:
     """A prompt that ComfyUI rejects releases its job's ticket."""
     tickets = TicketLock()
     first, second = tickets.take(never), tickets.take(never)

@@ -10,7 +10,7 @@ from comfy_core.errors import ConfigError
 from comfy_core.workflows import default_directory
 from worker.settings import VARIABLES, Settings
 
-ELSEWHERE = {"COMFYUI_URL": "http://gpu:8188"}
+EXTERNAL_COMFYUI = {"COMFYUI_URL": "http://gpu:8188"}
 BUCKET = {
     "BUCKET_ENDPOINT_URL": "https://s3.example",
     "BUCKET_NAME": "pictures",
@@ -19,9 +19,9 @@ BUCKET = {
 }
 
 
-def test_a_comfyui_elsewhere_is_all_that_has_to_be_named() -> None:
+def test_only_the_url_of_an_external_comfyui_is_required() -> None:
     """Everything else has a default; an empty value counts as unset."""
-    settings = Settings.from_env({**ELSEWHERE, "WORKER_LOG_LEVEL": " "})
+    settings = Settings.from_env({**EXTERNAL_COMFYUI, "WORKER_LOG_LEVEL": " "})
 
     assert settings.comfyui_url == "http://gpu:8188"
     assert not settings.comfyui_is_ours
@@ -32,7 +32,7 @@ def test_a_comfyui_elsewhere_is_all_that_has_to_be_named() -> None:
     assert settings.bucket is None
 
 
-def test_values_are_read(tmp_path: Path) -> None:
+def test_values_are_parsed(tmp_path: Path) -> None:
     """Numbers, switches, lists and paths are parsed into their fields."""
     (tmp_path / "main.py").touch()
     settings = Settings.from_env(
@@ -70,39 +70,39 @@ def test_values_are_read(tmp_path: Path) -> None:
         ("BUCKET_URL_EXPIRES_S", "1"),
     ],
 )
-def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
+def test_an_invalid_value_names_its_variable(name: str, value: str) -> None:
     """The error has the variable, its value, and its description."""
     with pytest.raises(ConfigError, match=name) as info:
-        Settings.from_env({**ELSEWHERE, name: value})
+        Settings.from_env({**EXTERNAL_COMFYUI, name: value})
 
     assert value.strip("'") in str(info.value)
 
 
-def test_a_folder_without_comfyui_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_a_folder_without_comfyui_is_reported_with_the_alternative(tmp_path: Path) -> None:
     """If COMFYUI_DIR is wrong, the error has the folder and the alternative."""
     with pytest.raises(ConfigError, match=r"COMFYUI_DIR: .* has no main.py.*COMFYUI_URL"):
         Settings.from_env({"COMFYUI_DIR": str(tmp_path)})
 
 
 @pytest.mark.parametrize("absent", sorted(BUCKET))
-def test_a_half_configured_bucket_names_what_is_absent(absent: str) -> None:
+def test_an_incomplete_bucket_names_the_missing_variables(absent: str) -> None:
     """The four required variables of a bucket must be set together; no secret is in the error."""
     with pytest.raises(ConfigError, match=f"^{absent}: not set") as info:
-        Settings.from_env({**ELSEWHERE, **{name: value for name, value in BUCKET.items() if name != absent}})
+        Settings.from_env({**EXTERNAL_COMFYUI, **{name: value for name, value in BUCKET.items() if name != absent}})
 
     assert "secret-value" not in str(info.value)
 
 
-def test_a_whole_bucket_is_one() -> None:
+def test_a_complete_bucket_is_one_value() -> None:
     """The bucket's settings are one value whose repr hides its secret."""
-    bucket = Settings.from_env({**ELSEWHERE, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
+    bucket = Settings.from_env({**EXTERNAL_COMFYUI, **BUCKET, "BUCKET_PREFIX": "/a/b/"}).bucket
 
     assert bucket is not None
     assert (bucket.name, bucket.region, bucket.prefix, bucket.url_expires_s) == ("pictures", "auto", "a/b", 86400)
     assert "secret-value" not in repr(bucket)
 
 
-def test_every_variable_stands_once() -> None:
+def test_every_variable_is_in_the_table_once() -> None:
     """No variable and no field is in the table twice, and each has a description."""
     assert len({variable.name for variable in VARIABLES}) == len({variable.field for variable in VARIABLES})
     assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)

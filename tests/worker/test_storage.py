@@ -23,6 +23,7 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.job_bucket import job_bucket
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 PICTURE = bytes(range(256)) * 64
 
 
@@ -38,7 +39,7 @@ def put(bucket: Bucket, key: str = "job-1/knight_00001_.png", mime_type: str = "
     return store(bucket.client(), bucket, key, PICTURE, mime_type)
 
 
-def refused(bucket: Bucket) -> str:
+def rejected(bucket: Bucket) -> str:
     """Return the error for a bucket that rejects the image; it comes soon and contains no secret."""
     begun_at = time.monotonic()
     with pytest.raises(JobError) as info:
@@ -53,7 +54,7 @@ def refused(bucket: Bucket) -> str:
     return report.message
 
 
-def test_a_picture_is_stored_under_prefix_job_and_name(s3: S3Server) -> None:
+def test_an_image_is_stored_under_prefix_job_and_name(s3: S3Server) -> None:
     """The key is prefix/job id/name; the presigned URL returns the bytes, with their type and name."""
     address = put(s3.bucket(prefix="flux/prod"))
     response = requests.get(address, timeout=10)
@@ -83,7 +84,7 @@ def test_any_name_can_be_stored(s3: S3Server, name: str) -> None:
     assert '"' not in response.headers["Content-Disposition"]
 
 
-def test_an_address_without_its_signature_gives_nothing(s3: S3Server) -> None:
+def test_a_url_without_its_signature_is_rejected(s3: S3Server) -> None:
     """The test server checks signatures, as a real bucket does."""
     address = put(s3.bucket())
 
@@ -91,7 +92,7 @@ def test_an_address_without_its_signature_gives_nothing(s3: S3Server) -> None:
     assert requests.get(f"{address[:-4]}0000", timeout=10).status_code == 403
 
 
-def test_a_public_address_is_used_where_there_is_one(s3: S3Server) -> None:
+def test_a_public_url_is_used_if_there_is_one(s3: S3Server) -> None:
     """With BUCKET_PUBLIC_URL the URL is that plus the key, percent-encoded, without a signature."""
     bucket = s3.bucket(prefix="a b", public_url="https://cdn.example/x/")
 
@@ -99,37 +100,37 @@ def test_a_public_address_is_used_where_there_is_one(s3: S3Server) -> None:
     assert "a b/job-4/König #1.png" in s3.stored()
 
 
-def test_a_wrong_key_is_named_as_that(s3: S3Server) -> None:
+def test_a_wrong_key_is_reported(s3: S3Server) -> None:
     """A wrong secret ends in the server's own error."""
-    assert "SignatureDoesNotMatch" in refused(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - of this test
-    assert "InvalidAccessKeyId" in refused(replace(s3.bucket(), access_key_id="another-key"))
+    assert "SignatureDoesNotMatch" in rejected(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - of this test
+    assert "InvalidAccessKeyId" in rejected(replace(s3.bucket(), access_key_id="another-key"))
 
 
-def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
+def test_a_missing_bucket_is_named(s3: S3Server) -> None:
     """The error has the bucket, the server's message and the remedy."""
-    message = refused(s3.bucket("paintings"))
+    message = rejected(s3.bucket("paintings"))
 
     assert "'paintings' answered NoSuchBucket" in message
     assert "`delivery` base64" in message
 
 
-def test_a_name_that_no_bucket_has_is_refused_before_it_is_asked_for(s3: S3Server) -> None:
+def test_an_invalid_bucket_name_is_rejected_without_a_request(s3: S3Server) -> None:
     """boto3's own checks end in the same error."""
-    assert "ParamValidationError" in refused(s3.bucket("no bucket"))
+    assert "ParamValidationError" in rejected(s3.bucket("no bucket"))
 
 
 @pytest.mark.parametrize(
     "change",
     [{"region": "no such/region"}, {"endpoint_url": "https://"}, {"endpoint_url": "https://["}],
 )
-def test_settings_that_make_no_client_are_the_bucket_s_error(s3: S3Server, change: dict[str, str]) -> None:
+def test_settings_that_boto3_rejects_are_an_error_of_the_bucket(s3: S3Server, change: dict[str, str]) -> None:
     """An error that boto3 raises before there is a client is not a bug of the worker."""
-    assert "has settings that are not valid" in refused(replace(s3.bucket(), **change))  # type: ignore[arg-type] # texts
+    assert "has settings that are not valid" in rejected(replace(s3.bucket(), **change))  # type: ignore[arg-type] # texts
 
 
-def test_a_server_that_is_not_there_is_given_up(s3: S3Server) -> None:
+def test_an_unreachable_server_is_an_error_within_seconds(s3: S3Server) -> None:
     """If nothing listens, the error comes within seconds."""
-    assert "was not reached" in refused(replace(s3.bucket(), endpoint_url="http://127.0.0.1:1"))
+    assert "was not reached" in rejected(replace(s3.bucket(), endpoint_url="http://127.0.0.1:1"))
 
 
 class _Failing(BaseHTTPRequestHandler):
@@ -166,11 +167,11 @@ def failing_server() -> Iterator[_FailingServer]:
         thread.join()
 
 
-def test_a_server_that_answers_500_is_asked_three_times(s3: S3Server, failing_server: _FailingServer) -> None:
+def test_a_server_that_returns_500_gets_three_requests(s3: S3Server, failing_server: _FailingServer) -> None:
     """A PUT is safe to repeat and is repeated twice; then the status is the error."""
     bucket = replace(s3.bucket(), endpoint_url=f"http://127.0.0.1:{failing_server.server_port}")
 
-    assert "answered 500" in refused(bucket)
+    assert "answered 500" in rejected(bucket)
     assert failing_server.seen == ["/pictures/job-1/knight_00001_.png"] * 3
 
 
@@ -192,13 +193,13 @@ def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
 
         assert info.value is CANCELLED
         assert time.monotonic() - begun_at < 5
-        stalled.gone_on.set()
+        stalled.resumed.set()
         assert until(lambda: stalled.is_whole)
         assert stalled.is_whole == [False]
         assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("store")])
 
 
-def test_nothing_is_put_for_a_job_that_has_ended(s3: S3Server) -> None:
+def test_nothing_is_uploaded_for_a_job_that_has_ended(s3: S3Server) -> None:
     """After a cancellation the next file is not uploaded."""
 
     def check() -> None:
@@ -237,28 +238,28 @@ OWN = {
 
 
 def public(_host: str, _port: int) -> Sequence[str]:
-    """Resolve every host to an address of the open internet."""
+    """Resolve every host to a public address."""
     return ["93.184.215.14"]
 
 
 def private(_host: str, _port: int) -> Sequence[str]:
-    """Resolve every host to one such address and to one inside."""
+    """Resolve every host to one public and one private address."""
     return ["93.184.215.14", "10.0.0.1"]
 
 
 def unknown(_host: str, _port: int) -> Sequence[str]:
-    """Find no host."""
+    """Fail to resolve any host."""
     raise socket.gaierror
 
 
 def test_a_job_without_s3_config_has_the_worker_s_bucket(s3: S3Server) -> None:
-    """No s3Config leaves what is configured, which may be nothing."""
+    """Without s3Config the worker's bucket is used, if there is one."""
     assert job_bucket(None, s3.bucket()) == (s3.bucket(), [])
     assert job_bucket(None, None) == (None, [])
 
 
 def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
-    """RunPod's four keys are a bucket; nothing of the worker's goes with it to another endpoint."""
+    """RunPod's four keys describe a bucket; at another endpoint it gets none of the worker's settings."""
     bucket, faults = job_bucket(OWN, s3.bucket(prefix="ours", public_url="https://cdn.example"), public)
 
     assert faults == []
@@ -269,7 +270,7 @@ def test_a_job_s_own_bucket_is_used(s3: S3Server) -> None:
 
 
 def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Server) -> None:
-    """The worker's endpoint may be http, and gives region and prefix; never the public address of another bucket."""
+    """The worker's endpoint may be http. Region and prefix are used for the job's bucket, the public URL is not."""
     ours = replace(s3.bucket(prefix="p", public_url="https://cdn.example"), region="eu-1")
     bucket, faults = job_bucket({**OWN, "endpointUrl": ours.endpoint_url}, ours)
 
@@ -281,8 +282,8 @@ def test_a_job_s_own_bucket_at_the_worker_s_endpoint_keeps_its_region(s3: S3Serv
 
 @pytest.mark.parametrize("absent", sorted(OWN))
 @pytest.mark.parametrize("value", [None, "", 5, ["x"], "\ud800", "two\nlines"])
-def test_a_half_s3_config_names_what_is_absent(absent: str, value: object) -> None:
-    """What is missing or no plain text is a fault at its own path."""
+def test_an_incomplete_s3_config_names_the_missing_keys(absent: str, value: object) -> None:
+    """A key that is missing, empty or not a string is a fault at its own path."""
     bucket, faults = job_bucket({**OWN, absent: value}, None)
 
     assert bucket is None
@@ -290,8 +291,8 @@ def test_a_half_s3_config_names_what_is_absent(absent: str, value: object) -> No
 
 
 @pytest.mark.parametrize("value", ["text", 5, [], True])
-def test_an_s3_config_that_is_no_object_is_a_fault(value: object) -> None:
-    """The fault names the keys that it should have."""
+def test_an_s3_config_that_is_not_an_object_is_a_fault(value: object) -> None:
+    """The fault lists the required keys."""
     bucket, [fault] = job_bucket(value, None)
 
     assert bucket is None
@@ -303,8 +304,8 @@ def test_an_s3_config_that_is_no_object_is_a_fault(value: object) -> None:
     "endpoint",
     ["http://169.254.169.254", "http://127.0.0.1:1", "file:///etc/passwd", "https://", "https://[", "s3.example"],
 )
-def test_an_endpoint_inside_is_refused(s3: S3Server, endpoint: str) -> None:
-    """An endpoint of the job's own that is not https, or no address, is a fault, whatever the worker's is."""
+def test_an_endpoint_that_is_not_public_https_is_rejected(s3: S3Server, endpoint: str) -> None:
+    """An endpoint of the job that is not https, or not a URL, is a fault, whatever the worker's endpoint is."""
     bucket, [fault] = job_bucket({**OWN, "endpointUrl": endpoint}, s3.bucket())
 
     assert bucket is None
@@ -312,8 +313,8 @@ def test_an_endpoint_inside_is_refused(s3: S3Server, endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("resolve", [private, unknown, lambda *_: ["no address"]])
-def test_an_endpoint_that_leads_inside_is_refused(resolve: Resolve) -> None:
-    """A name that does not resolve, or to one address that is not public, is a fault before ComfyUI does anything."""
+def test_an_endpoint_that_resolves_to_a_private_address_is_rejected(resolve: Resolve) -> None:
+    """A name that does not resolve, or resolves to any private address, is a fault before ComfyUI is used."""
     bucket, [fault] = job_bucket(OWN, None, resolve)
 
     assert bucket is None
@@ -327,16 +328,16 @@ def test_an_endpoint_that_leads_inside_is_refused(resolve: Resolve) -> None:
     "endpoint",
     ["https://127.0.0.1", "https://[::1]:9000", "https://169.254.169.254/latest", "https://s3.example:99999"],
 )
-def test_an_endpoint_that_is_an_address_inside_is_refused(endpoint: str) -> None:
-    """An address needs no name; a port that is none is no address."""
+def test_an_endpoint_that_is_a_private_address_is_rejected(endpoint: str) -> None:
+    """A private IP address or an invalid port is a fault, without a name lookup."""
     bucket, [fault] = job_bucket({**OWN, "endpointUrl": endpoint}, None)
 
     assert bucket is None
     assert "public internet" in fault.message
 
 
-def test_an_endpoint_that_leads_inside_by_then_gets_no_request(s3: S3Server) -> None:
-    """The host of each request is looked at once more; nothing is sent, and nothing is tried again."""
+def test_an_endpoint_that_later_resolves_to_a_private_address_gets_no_request(s3: S3Server) -> None:
+    """The host of each request is checked again: if it is no longer public, nothing is sent and nothing is retried."""
     with StalledS3() as stalled:
         bucket = replace(stalled.instead_of(s3.bucket()), must_be_public=True)
         with pytest.raises(JobError, match="is not on the public internet"):
@@ -345,12 +346,12 @@ def test_an_endpoint_that_leads_inside_by_then_gets_no_request(s3: S3Server) -> 
         assert stalled.paths == []
 
 
-def test_the_host_that_boto3_makes_of_bucket_and_endpoint_is_looked_at(s3: S3Server) -> None:
-    """A bucket's name may become part of the host: that host has to be public, and not the endpoint's alone."""
-    asked: list[str] = []
+def test_the_host_that_boto3_builds_is_checked(s3: S3Server) -> None:
+    """boto3 may make the bucket's name a part of the host: that host is checked, not only the endpoint's."""
+    resolved_hosts: list[str] = []
 
     def resolve(host: str, _port: int) -> Sequence[str]:
-        asked.append(host)
+        resolved_hosts.append(host)
         return ["10.0.0.1"]
 
     name = "arn:aws:s3:eu-1:123456789012:accesspoint:inside"
@@ -358,33 +359,33 @@ def test_the_host_that_boto3_makes_of_bucket_and_endpoint_is_looked_at(s3: S3Ser
     with pytest.raises(JobError, match="is not on the public internet"):
         store(bucket.client(resolve), bucket, "job-1/x.png", PICTURE, "image/png")
 
-    assert asked == ["inside-123456789012.s3.example"]
+    assert resolved_hosts == ["inside-123456789012.s3.example"]
 
 
 def test_no_secret_is_shown(s3: S3Server) -> None:
-    """The value does not show its secret, whoever logs it."""
+    """The repr does not contain the secret."""
     assert SECRET_ACCESS_KEY not in repr(s3.bucket())
     assert ACCESS_KEY_ID in repr(s3.bucket())
 
 
-def test_an_endpoint_that_is_no_address_keeps_the_worker_from_booting(s3: S3Server) -> None:
-    """BUCKET_ENDPOINT_URL is checked at boot, and not by the first job whose pictures do not fit."""
+def test_an_invalid_endpoint_fails_the_boot(s3: S3Server) -> None:
+    """BUCKET_ENDPOINT_URL is checked at boot, not by the first job whose images do not fit."""
     environment = {
         "COMFYUI_URL": "http://gpu:8188",
         "BUCKET_NAME": "pictures",
         "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
         "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
     }
-    good = Settings.from_env({**environment, "BUCKET_ENDPOINT_URL": s3.url})
+    valid = Settings.from_env({**environment, "BUCKET_ENDPOINT_URL": s3.url})
 
-    assert good.bucket is not None
-    assert good.bucket.endpoint_url == s3.url
+    assert valid.bucket is not None
+    assert valid.bucket.endpoint_url == s3.url
     with pytest.raises(ConfigError, match=r"BUCKET_ENDPOINT_URL='s3\.example': must be a URL that begins with http"):
         Settings.from_env({**environment, "BUCKET_ENDPOINT_URL": "s3.example"})
 
 
 @pytest.mark.parametrize(
-    ("text", "good"),
+    ("text", "valid"),
     [
         ("https://account.r2.cloudflarestorage.com", True),
         ("http://minio:9000/", True),
@@ -397,9 +398,9 @@ def test_an_endpoint_that_is_no_address_keeps_the_worker_from_booting(s3: S3Serv
         ("https://host:port", False),
     ],
 )
-def test_an_address_is_told_from_what_is_none(text: str, good: bool) -> None:
-    """Scheme, host and port are an address; credentials in it are not taken."""
-    assert is_address(text, "http", "https") is good
+def test_addresses_are_validated(text: str, valid: bool) -> None:
+    """A valid address has scheme, host and port, and no credentials."""
+    assert is_address(text, "http", "https") is valid
 
 
 AWS = {
@@ -413,11 +414,11 @@ VARIABLES = {
     "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
     "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
 }
-"""worker-comfyui's own, but for the address."""
+"""The variables of worker-comfyui, without the endpoint."""
 
 
 def signed_for(bucket: Bucket | None) -> tuple[str, str]:
-    """Return where a presigned address of the bucket leads, and the region that it is signed for."""
+    """Return host and path of a presigned URL of the bucket, and the region that it is signed for."""
     assert bucket is not None
     url = urlsplit(address(bucket.client(), bucket, "x.png"))
     [credential] = parse_qs(url.query)["X-Amz-Credential"]
@@ -437,7 +438,7 @@ def signed_for(bucket: Bucket | None) -> tuple[str, str]:
     ],
 )
 def test_a_presigned_address_is_for_the_bucket_s_region(changes: dict[str, str | None], region: str) -> None:
-    """AWS refuses an address that is signed for another region than the bucket's, and boto3 signs for any."""
+    """AWS rejects a URL that is signed for another region than the bucket's; boto3 does not check it."""
     bucket, faults = job_bucket({**AWS, **changes}, None, public)
 
     assert faults == []
@@ -445,7 +446,7 @@ def test_a_presigned_address_is_for_the_bucket_s_region(changes: dict[str, str |
 
 
 def test_worker_comfyui_s_bucket_needs_no_other_variable() -> None:
-    """Its documented endpoint names bucket and region, and there is no BUCKET_NAME."""
+    """worker-comfyui's documented endpoint contains bucket and region, so BUCKET_NAME is not needed."""
     endpoint = {"BUCKET_ENDPOINT_URL": "https://my-bucket.s3.eu-central-1.amazonaws.com"}
 
     for more in ({}, {"BUCKET_NAME": "my-bucket"}, {"BUCKET_REGION": "eu-central-1"}):
@@ -455,8 +456,8 @@ def test_worker_comfyui_s_bucket_needs_no_other_variable() -> None:
         Settings.from_env({**VARIABLES, **endpoint, "BUCKET_NAME": "other"})
 
 
-def test_the_worker_s_region_is_that_of_its_address_unless_it_is_set() -> None:
-    """BUCKET_REGION wins; R2 and servers of one's own have `auto`."""
+def test_the_region_comes_from_the_endpoint_unless_it_is_set() -> None:
+    """BUCKET_REGION takes precedence; without it, R2 and self-hosted servers have `auto`."""
     for endpoint, more, region in (
         ("https://s3.ap-south-1.amazonaws.com", {}, "ap-south-1"),
         ("https://s3.ap-south-1.amazonaws.com", {"BUCKET_REGION": "us-west-2"}, "us-west-2"),
@@ -476,7 +477,7 @@ def test_the_worker_s_region_is_that_of_its_address_unless_it_is_set() -> None:
     ],
 )
 def test_an_s3_config_that_contradicts_itself_is_a_fault(changes: dict[str, object], path: str) -> None:
-    """Two buckets, or a region that is no text."""
+    """Two different buckets, or a region that is not a string, are faults."""
     bucket, [fault] = job_bucket({**AWS, **changes}, None, public)
 
     assert bucket is None
@@ -484,7 +485,7 @@ def test_an_s3_config_that_contradicts_itself_is_a_fault(changes: dict[str, obje
 
 
 def test_a_job_may_name_the_worker_s_endpoint_with_the_bucket_in_it() -> None:
-    """It is the same server, in the region that is configured for it."""
+    """The job's endpoint is the same server, so the configured region applies."""
     variables = {**VARIABLES, "BUCKET_ENDPOINT_URL": "https://ours.s3.amazonaws.com", "BUCKET_REGION": "eu-west-1"}
     ours = Settings.from_env(variables).bucket
     bucket, faults = job_bucket({**AWS, "endpointUrl": "https://my-bucket.s3.amazonaws.com"}, ours, public)

@@ -21,10 +21,11 @@ from simulators.comfyui import Simulator
 from simulators.waiting import until
 from worker.watchdog import LOADING_FACTOR, Watchdog
 
+pytestmark = pytest.mark.slow
 HUNG_S = 0.6
 
 
-class _Answering(BaseHTTPRequestHandler):
+class _Responding(BaseHTTPRequestHandler):
     """Responds with the server's status, after its delay."""
 
     def do_GET(self) -> None:
@@ -39,13 +40,13 @@ class _Answering(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-class Answering(ThreadingHTTPServer):
+class ResponseServer(ThreadingHTTPServer):
     """A server with configurable responses."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answering)
+        super().__init__(("127.0.0.1", 0), _Responding)
         self.status = 200
         self.pause_s = 0.0
         self.asked = 0
@@ -57,9 +58,9 @@ class Answering(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def server() -> Iterator[Answering]:
+def server() -> Iterator[ResponseServer]:
     """A server that responds."""
-    with Answering() as server:
+    with ResponseServer() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
@@ -78,7 +79,7 @@ def verdict(watchdog: Watchdog, within_s: float) -> bool | None:
         return awaited.result()
 
 
-def test_a_comfyui_that_answers_nothing_hangs() -> None:
+def test_a_comfyui_that_does_not_respond_hangs() -> None:
     """A node that holds the GIL: connections are accepted, but nothing else happens."""
     with Simulator() as simulator:
         watchdog = Watchdog(simulator.url, HUNG_S)
@@ -91,21 +92,21 @@ def test_a_comfyui_that_answers_nothing_hangs() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 500])
-def test_any_answer_counts_however_late(server: Answering, status: int) -> None:
+def test_any_response_counts_however_late(server: ResponseServer, status: int) -> None:
     """A slow ComfyUI that responds in time is never considered hung."""
     server.status, server.pause_s = status, HUNG_S * 0.7
 
     assert verdict(Watchdog(server.url, HUNG_S), HUNG_S * 5) is None
 
 
-def test_a_proxy_s_502_does_not_count(server: Answering) -> None:
+def test_a_proxy_s_502_does_not_count(server: ResponseServer) -> None:
     """The proxy responds instead of ComfyUI."""
     server.status = 502
 
     assert verdict(Watchdog(server.url, HUNG_S), 10) is True
 
 
-def test_one_that_is_gone_is_told_from_one_that_hangs(server: Answering) -> None:
+def test_refused_connections_are_not_a_hang(server: ResponseServer) -> None:
     """Refused connections are no response either, and `is_connecting` is False."""
     gone, living = Watchdog("http://127.0.0.1:1", HUNG_S), Watchdog(server.url, HUNG_S)
 
@@ -115,7 +116,7 @@ def test_one_that_is_gone_is_told_from_one_that_hangs(server: Answering) -> None
     assert living.is_connecting
 
 
-def test_one_that_has_ended_does_not_hang() -> None:
+def test_an_ended_process_does_not_hang() -> None:
     """The end of the process is handled elsewhere."""
     assert Watchdog("http://127.0.0.1:1", 60).await_hang(lambda: True) is False
 
@@ -129,7 +130,7 @@ print(watchdog.await_hang(lambda: False), flush=True)
 """
 
 
-def test_a_freeze_of_both_is_no_hang(server: Answering) -> None:
+def test_a_frozen_container_is_not_a_hang(server: ResponseServer) -> None:
     """In a frozen and resumed container (FlashBoot) the time in between does not count."""
     server.pause_s = 1.0
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -137,7 +138,7 @@ def test_a_freeze_of_both_is_no_hang(server: Answering) -> None:
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline() == "True\n"
-        server.pause_s = 4.0  # it is frozen as well while the watchdog is, and answers a moment after
+        server.pause_s = 4.0  # it is paused while the watchdog is, and responds shortly after
         assert until(lambda: server.asked > 1)
         watching.send_signal(signal.SIGSTOP)
         assert not until(lambda: False, 3.7)
@@ -157,7 +158,7 @@ while True:
 """
 
 
-def test_one_that_reads_is_given_longer_and_not_for_ever() -> None:
+def test_a_process_that_reads_from_disk_gets_more_time() -> None:
     """A process that loads a model from a slow disk may be silent for LOADING_FACTOR times as long."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

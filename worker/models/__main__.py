@@ -13,8 +13,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from comfy_core.command_line import ConfigErrorParser, logging_to
 from comfy_core.errors import ConfigError
-from worker.command_line import ConfigErrorParser, logging_to
 from worker.models.download import JOBS, check_models, fetch_models, ignore_progress
 from worker.models.files import Progress
 from worker.models.listing import ModelFile, ModelsError, default_list, filter_models, read_models

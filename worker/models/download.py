@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from comfy_core.backoff import backoff_s
 from worker.models import files
 from worker.models.files import PartFile, Progress, locked_part
 from worker.models.listing import ModelError, ModelFile, ModelsError, WrongContentError
@@ -25,36 +26,27 @@ from worker.models.source import Hub, ModelSource, RetryableDownloadError
 
 LOG = logging.getLogger(__name__)
 JOBS = 4
+LONGEST_PAUSE_S = 30.0
+LONGEST_RETRY_AFTER_S = 300.0
+"""With a longer Retry-After the download fails at once."""
 
 
 @dataclass(frozen=True)
 class DownloadRetryPolicy:
-    """Retry limits and timeouts of a download. Retrying is safe: a GET that resumes at the current offset.
+    """Retry limits of a download. Retrying is safe: a GET that resumes at the current offset.
 
     Attributes:
         in_a_row: consecutive failures without a new byte, after which the download fails.
         in_all: total failures of one model.
-        first_s: pause after the first failure; doubled after each further one.
-        longest_s: maximum of that pause.
-        longest_retry_after_s: maximum Retry-After that is honoured.
-        connect_s: connection timeout.
-        silence_s: read timeout.
-        for_lock_s: how long another process may hold the partial file without writing to it.
+        first_s: pause after the first failure; doubled after each further one, up to LONGEST_PAUSE_S.
     """
 
     in_a_row: int = 6
     in_all: int = 200
     first_s: float = 0.5
-    longest_s: float = 30.0
-    longest_retry_after_s: float = 300.0
-    connect_s: float = 10.0
-    silence_s: float = 60.0
-    for_lock_s: float = 900.0
 
-    def pause_s(self, failures: int, retry_after_s: float | None, chance: float) -> float:
-        """Return the seconds to wait after consecutive `failures`; `chance` (0 to 1) is the random jitter."""
-        chosen_s = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30)) * (0.5 + chance / 2)
-        return max(chosen_s, retry_after_s or 0.0)
+
+DEFAULT_RETRY_POLICY = DownloadRetryPolicy()
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ def fetch_models(
     jobs: int = JOBS,
     stop: threading.Event | None = None,
     progress: Progress = ignore_progress,
-    retry_policy: DownloadRetryPolicy | None = None,
+    retry_policy: DownloadRetryPolicy = DEFAULT_RETRY_POLICY,
 ) -> None:
     """Download `models` into `directory`, ComfyUI's models folder. Blocks until all are present; `stop` ends it early.
 
@@ -87,9 +79,7 @@ def fetch_models(
     otherwise it is hashed once. A file with other content is replaced after the correct one has been downloaded. Raises
     ModelsError with every model that failed, after trying all of them.
     """
-    retry_policy = retry_policy or DownloadRetryPolicy()
-    source = ModelSource(hub, connect_s=retry_policy.connect_s, silence_s=retry_policy.silence_s)
-    context = FetchContext(source, retry_policy, stop or threading.Event(), progress)
+    context = FetchContext(ModelSource(hub), retry_policy, stop or threading.Event(), progress)
     wanted: list[ModelFile] = []
 
     def decide(model: ModelFile) -> None:
@@ -189,7 +179,7 @@ def _is_there(model: ModelFile, target: Path, context: FetchContext) -> bool:
 
 def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
     begun = time.monotonic()
-    with locked_part(model, target, context.stop, lock_timeout_s=context.retry_policy.for_lock_s) as part:
+    with locked_part(model, target, context.stop) as part:
         if _is_there(model, target, context):
             LOG.info("%s: another process has downloaded it", model.path)
             return
@@ -234,11 +224,12 @@ def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
             failures = 1 if part.size > had else failures + 1
             if error.must_restart:
                 part.clear()
-            retry_policy, retry_after_s = context.retry_policy, error.retry_after_s or 0.0
-            is_over = failures >= retry_policy.in_a_row or total >= retry_policy.in_all
-            if is_over or retry_after_s > retry_policy.longest_retry_after_s:
+            policy, retry_after_s = context.retry_policy, error.retry_after_s or 0.0
+            is_over = failures >= policy.in_a_row or total >= policy.in_all
+            if is_over or retry_after_s > LONGEST_RETRY_AFTER_S:
                 raise _given_up(model, part, error, total) from error
-            pause_s = retry_policy.pause_s(failures, error.retry_after_s, random.random())  # noqa: S311 - no secret
+            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=LONGEST_PAUSE_S)
+            pause_s = max(retry_after_s, backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
             LOG.warning("%s: %s; retrying in %.1f s", model.path, error, pause_s)
             context.stop.wait(pause_s)
         else:

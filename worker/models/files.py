@@ -2,7 +2,7 @@
 
 A marker file (`<name>.verified`) records that a file had the listed sha256, with its size and modification time. A boot
 then reads one line instead of 17 GB, and a changed file is hashed again. A marker is trusted only if no user except
-this one and root could have written it or the file: see `is_ours`.
+this one and root could have written it or the file: see `_is_ours`.
 
 On a shared volume other users could replace our files by links. A part file is never opened through a link, and writing
 a marker replaces a link.
@@ -18,20 +18,25 @@ import logging
 import os
 import shutil
 import stat
+import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from comfy_core.files import write_atomically
 from worker.models.listing import MARKER_SUFFIX, PART_SUFFIX, ModelError, ModelFile
-from worker.models.own_files import is_ours, open_own, owners_of, replace_file
 
 LOG = logging.getLogger(__name__)
+LOCK_TIMEOUT_S = 900.0
+"""How long another process may hold a part file without writing to it."""
 _PIECE = 1024 * 1024
 _POLL_S = 0.1
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+_MOST_OPENS = 100
+_NO_FILES = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.ENOTSUP})
+"""Errors of opening a link, a socket or a device."""
 
 Progress = Callable[[ModelFile, int], None]
 """Called with the number of bytes of a model that are downloaded or verified."""
@@ -48,25 +53,19 @@ def size_of(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def missing_models(models: Iterable[ModelFile], directories: Iterable[Path]) -> list[ModelFile]:
-    """Return the models that no folder of `directories` holds with their size. Reads no file content."""
-    folders = tuple(directories)
-    return [model for model in models if not any(size_of(folder / model.path) == model.size for folder in folders)]
-
-
 def is_verified(model: ModelFile, target: Path) -> bool:
     """Return whether `target` has the model's size, and a matching, trusted marker.
 
     False for a symbolic link, because another user may be able to change its target: it is hashed each time.
     """
     try:
-        owners = owners_of(target.parent)
+        owners = _owners_of(target.parent)
         status = target.lstat()
-        if not (is_ours(target.parent.stat(), owners) and is_ours(status, owners) and stat.S_ISREG(status.st_mode)):
+        if not (_is_ours(target.parent.stat(), owners) and _is_ours(status, owners) and stat.S_ISREG(status.st_mode)):
             return False
         fd = os.open(_marker(target), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as marker:
-            believed = is_ours(os.fstat(fd), owners)
+            believed = _is_ours(os.fstat(fd), owners)
             return believed and status.st_size == model.size and marker.read(1024) == _mark(model, status)
     except OSError:
         return False
@@ -80,7 +79,7 @@ def verify(model: ModelFile, target: Path, stop: threading.Event, progress: Prog
         _read(model, file.fileno(), digest, stop, progress)
     with contextlib.suppress(OSError):  # in a read-only folder there is no marker, and the file is hashed each time
         if digest.hexdigest() == model.sha256:
-            replace_file(_marker(target), _mark(model, before))
+            write_atomically(_marker(target), _mark(model, before))
         else:
             _marker(target).unlink()
     return digest.hexdigest()
@@ -138,7 +137,6 @@ class PartFile:
         self._path = path
         self._fd = fd
         self._digest = hashlib.sha256()
-        self._is_kept = True
         self.size = 0
 
     def read_back(self, stop: threading.Event, progress: Progress) -> None:
@@ -175,7 +173,6 @@ class PartFile:
         except OSError as error:  # a network volume may report only now that it is full
             raise self._no_room(error) from error
         self._path.replace(target)
-        self._is_kept = False
         if not _is_at(target, self._fd):
             raise ModelError(
                 self._model,
@@ -183,21 +180,14 @@ class PartFile:
                 f"writes to {target.parent}, and run it again",
             )
         with contextlib.suppress(OSError):
-            replace_file(_marker(target), _mark(self._model, os.fstat(self._fd)))
+            write_atomically(_marker(target), _mark(self._model, os.fstat(self._fd)))
         with contextlib.suppress(OSError):  # not every network volume can sync a folder
             _sync(target.parent)
 
     def discard(self) -> None:
-        """Delete the file."""
-        if self._is_kept:
+        """Delete the file, unless another process already has a new one at its path."""
+        if _is_at(self._path, self._fd):
             self._path.unlink(missing_ok=True)
-            self._is_kept = False
-
-    def close(self, *, is_shared: bool) -> None:
-        """Close the file. It is kept for the next run, unless it is empty or has a name of this run only."""
-        if not is_shared or os.fstat(self._fd).st_size == 0:
-            self.discard()
-        os.close(self._fd)
 
     def _no_room(self, error: OSError) -> Exception:
         if error.errno not in _NO_SPACE:
@@ -212,42 +202,32 @@ class PartFile:
 
 @contextlib.contextmanager
 def locked_part(
-    model: ModelFile, target: Path, stop: threading.Event, *, lock_timeout_s: float, flock: Flock = fcntl.flock
+    model: ModelFile,
+    target: Path,
+    stop: threading.Event,
+    *,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+    flock: Flock = fcntl.flock,
 ) -> Iterator[PartFile]:
-    """Lock the part file next to `target`; wait if another process holds it.
+    """Lock the part file next to `target`; wait if another process holds it. An empty one is deleted at the end.
 
-    The lock is on the part file itself, so it is released when the process dies and leaves nothing behind. If the
-    volume does not support locks, the part file gets a name of this run only: it cannot conflict with another process,
-    but it cannot be resumed either.
+    The lock is on the part file itself, so it is released when the process dies and leaves nothing behind.
     """
     path = _part(target)
-    try:
-        fd = _lock(model, path, stop, lock_timeout_s, flock)
-        is_shared = True
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        LOG.warning("%s: the volume has no file locks (%s); downloads cannot be resumed", model.path, error.strerror)
-        path = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
-        fd = open_own(path)
-        is_shared = False
-    part = PartFile(model, path, fd)
-    try:
-        yield part
-    finally:
-        part.close(is_shared=is_shared)
-
-
-def _lock(model: ModelFile, path: Path, stop: threading.Event, lock_timeout_s: float, flock: Flock) -> int:
-    """Return the open and locked part file. Raises OSError if the volume does not support locks."""
     while not stop.is_set():
-        fd = open_own(path)
-        with contextlib.ExitStack() as unless_held:
-            unless_held.callback(os.close, fd)
+        fd = _open_own(path)
+        try:
             _await_lock(model, fd, stop, lock_timeout_s, flock)
             if _is_at(path, fd):  # otherwise its previous holder finished or deleted it
-                unless_held.pop_all()
-                return fd
+                part = PartFile(model, path, fd)
+                try:
+                    yield part
+                finally:
+                    if os.fstat(fd).st_size == 0:
+                        part.discard()
+                return
+        finally:
+            os.close(fd)
     raise stopped(model)
 
 
@@ -259,6 +239,14 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s
             return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pass
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise ModelError(
+                model,
+                f"the disk of its {PART_SUFFIX} file has no file locks ({error.strerror}), which a download needs. Use "
+                "a folder on another disk, or copy the file there by hand",
+            ) from error
         if size < 0:
             LOG.info("%s: another process is downloading it; waiting", model.path)
         now, grown = time.monotonic(), os.fstat(fd).st_size
@@ -272,6 +260,47 @@ def _await_lock(model: ModelFile, fd: int, stop: threading.Event, lock_timeout_s
             )
         stop.wait(_POLL_S)
     raise stopped(model)
+
+
+def _owners_of(folder: Path) -> frozenset[int]:
+    """Return the trusted owners of files: root, this user, and the user that the volume maps this user to."""
+    owners = {0, os.geteuid()}
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as probe:
+        owners.add(os.fstat(probe.fileno()).st_uid)
+    return frozenset(owners)
+
+
+def _is_ours(status: os.stat_result, owners: frozenset[int]) -> bool:
+    """Return whether only `owners`, this process's group and root's group can write to a file or folder."""
+    by_group = status.st_mode & stat.S_IWGRP and status.st_gid not in {0, os.getegid()}
+    return status.st_uid in owners and not by_group and not status.st_mode & stat.S_IWOTH
+
+
+def _open_own(path: Path) -> int:
+    """Return a descriptor of the file at `path`, open for reading and writing; it is created if it does not exist.
+
+    A link, or a file that another user can write to, is deleted first: that user could redirect the writes, or change
+    the file after its verification.
+    """
+    owners = _owners_of(path.parent)
+    for _ in range(_MOST_OPENS):
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in _NO_FILES:
+                raise
+        else:
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 and _is_ours(status, owners):
+                return fd
+            os.close(fd)
+        LOG.warning("%s: is a link, or writable by others; deleting it and starting over", path.name)
+        path.unlink(missing_ok=True)
+    raise OSError(errno.EBUSY, "another process keeps creating it", str(path))
 
 
 def _is_at(path: Path, fd: int) -> bool:

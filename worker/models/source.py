@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.auth import AuthBase
 
+from comfy_core.backoff import parse_retry_after
 from comfy_core.errors import ConfigError
 from worker.models.listing import ModelError, ModelFile, is_loopback
 
 HUGGING_FACE = "https://huggingface.co"
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
+CONNECT_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 5
 # A lost connection loses the current piece. Smaller pieces are 20 % slower, larger ones hardly faster.
 _PIECE = 256 * 1024
@@ -106,13 +106,12 @@ class ModelSource:
 
     Args:
         hub: Hugging Face, or a mirror.
-        connect_s: connection timeout.
         silence_s: read timeout.
     """
 
-    def __init__(self, hub: Hub, *, connect_s: float, silence_s: float) -> None:
+    def __init__(self, hub: Hub, *, silence_s: float = 60.0) -> None:
         self._hub = hub
-        self._timeout_s = (connect_s, silence_s)
+        self._timeout_s = (CONNECT_TIMEOUT_S, silence_s)
 
     @contextlib.contextmanager
     def open(self, model: ModelFile, offset: int) -> Iterator[Stream]:
@@ -167,7 +166,7 @@ class ModelSource:
                 f"{_shown(model)}",
             )
         if status in _TRY_AGAIN or status >= 500:  # noqa: PLR2004 - server errors
-            retry_after_s = _retry_after_s(response.headers.get("Retry-After", ""), time.time())
+            retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
             raise RetryableDownloadError(
                 said, "Try again later, or from a mirror (HF_ENDPOINT)", retry_after_s=retry_after_s
             )
@@ -274,16 +273,6 @@ def _check_size(model: ModelFile, reported: str, host: str) -> None:
             f"wrong size: {model.size:,} bytes were expected, {host} has {int(reported):,}. Nothing was "
             "downloaded. The file on the server is a different one, or the line in the list is wrong",
         )
-
-
-def _retry_after_s(retry_after: str, now: float) -> float | None:
-    """Return the seconds of a Retry-After header (seconds or a date); None if it is invalid."""
-    if re.fullmatch(r"\d{1,9}", retry_after.strip(), re.ASCII):
-        return float(retry_after)
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now)
-    except ValueError:
-        return None
 
 
 def _require_safe(model: ModelFile, url: str, location: str) -> None:

@@ -13,14 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from comfy_core.command_line import ConfigErrorParser, logging_to
 from comfy_core.errors import ConfigError
-from worker.command_line import ConfigErrorParser, logging_to
 from worker.snapshot.listing import Repository, Snapshot, SnapshotError, default_snapshot, read_snapshot
-from worker.snapshot.packages import Lock, Python
-from worker.snapshot.registry import OFFICIAL, Registry
+from worker.snapshot.packages import Python, read_constraints
 from worker.snapshot.repository import Git
-from worker.snapshot.restore import Sources, restore
-from worker.snapshot.retries import RestoreRetryPolicy
+from worker.snapshot.restore import Restore
 
 COMFYUI_REPO = "https://github.com/Comfy-Org/ComfyUI"
 
@@ -36,7 +34,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
             options = _parser().parse_args(arguments)
             snapshot = read_snapshot(options.snapshot)
             err.writelines(f"{notice}\n" for notice in snapshot.notices)
-            restore(snapshot, options.to, _sources(options, snapshot, env))
+            _restore(options, snapshot, env).run(options.to)
         except ConfigError as error:
             err.write(f"{error}\n")
             return MISUSED
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str], env: Mapping[str, str], err: TextIO) -> int:
         except KeyboardInterrupt:
             err.write(f"Interrupted. {options.to} was not created\n")
             return INTERRUPTED
-    count = len(snapshot.repositories) + len(snapshot.registry_nodes)
+    count = len(snapshot.nodes)
     err.write(f"ComfyUI with {count} custom node{'' if count == 1 else 's'} is in {options.to}\n")
     return 0
 
@@ -60,45 +58,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m worker.snapshot",
         description="Create ComfyUI's folder with its custom nodes from a ComfyUI-Manager snapshot: every commit as "
         "pinned, or an error.",
-        epilog="COMFY_REGISTRY is another URL for the registry's API. See docs/snapshot.md.",
+        epilog="See docs/snapshot.md.",
     )
-    parser.add_argument(
-        "--to", type=Path, required=True, metavar="DIR", help="ComfyUI's folder; it must not exist or be empty"
-    )
-    parser.add_argument(
-        "--snapshot", type=Path, default=default_snapshot(), metavar="FILE", help="default: %(default)s"
-    )
-    parser.add_argument("--comfyui-repo", default=COMFYUI_REPO, metavar="URL", help="default: %(default)s")
-    parser.add_argument("--comfyui-ref", default="", metavar="SHA", help="commit to use instead of the snapshot's")
-    parser.add_argument(
-        "--python",
-        type=Path,
-        metavar="FILE",
-        help="ComfyUI's Python; required if a node needs packages",
-    )
-    parser.add_argument(
-        "--constraints",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="constraints file of installed packages that must not change; repeatable",
-    )
-    parser.add_argument("--keep-git", action="store_true", help="keep the .git folders")
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=RestoreRetryPolicy.step_s,
-        metavar="S",
-        help="seconds for each attempt of a fetch; default: %(default)g",
-    )
-    parser.add_argument(
-        "--install-timeout",
-        type=_seconds,
-        default=RestoreRetryPolicy.install_s,
-        metavar="S",
-        help="seconds for a run of pip or of a script; default: %(default)g",
-    )
+    add = parser.add_argument
+    add("--to", type=Path, required=True, metavar="DIR", help="ComfyUI's folder; it must not exist or be empty")
+    add("--snapshot", type=Path, default=default_snapshot(), metavar="FILE", help="default: %(default)s")
+    add("--comfyui-repo", default=COMFYUI_REPO, metavar="URL", help="default: %(default)s")
+    add("--comfyui-ref", default="", metavar="SHA", help="commit to use instead of the snapshot's")
+    add("--python", type=Path, metavar="FILE", help="ComfyUI's Python; required if a node needs packages")
+    lock = "constraints file of installed packages that must not change; repeatable"
+    add("--constraints", type=Path, action="append", default=[], metavar="FILE", help=lock)
+    add("--keep-git", action="store_true", help="keep the .git folders")
+    fetch, install = "seconds for each call of git; default: %(default)g", "seconds for a run of pip or of a script; "
+    add("--timeout", type=_seconds, default=600.0, metavar="S", help=fetch)
+    add("--install-timeout", type=_seconds, default=3600.0, metavar="S", help=f"{install}default: %(default)g")
     return parser
 
 
@@ -108,8 +81,8 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
-def _sources(options: argparse.Namespace, snapshot: Snapshot, env: Mapping[str, str]) -> Sources:
-    """Return the sources of the restore. Raises ConfigError that names the invalid option."""
+def _restore(options: argparse.Namespace, snapshot: Snapshot, env: Mapping[str, str]) -> Restore:
+    """Return the restore that the options describe. Raises ConfigError that names the invalid option."""
     if not shutil.which("git", path=env.get("PATH", os.defpath)):
         raise ConfigError("git is not installed. On Debian and Ubuntu: apt-get install git")
     commit = options.comfyui_ref or snapshot.comfyui
@@ -119,17 +92,11 @@ def _sources(options: argparse.Namespace, snapshot: Snapshot, env: Mapping[str, 
         comfyui = Repository(options.comfyui_repo, commit)
     except ValueError as error:
         raise ConfigError(f"--comfyui-repo, --comfyui-ref: {error}") from error
-    if options.keep_git and any(_has_login(each.url) for each in (comfyui, *snapshot.repositories)):
+    if options.keep_git and any(re.search(r"^https?://[^/]*@", each.url) for each in (comfyui, *snapshot.nodes)):
         raise ConfigError("--keep-git would store the login that is in a URL. Use git's credential helper instead")
-    retry_policy = RestoreRetryPolicy(step_s=options.timeout, install_s=options.install_timeout)
-    lock = Lock.read(options.constraints)
-    python = options.python and Python(options.python.absolute(), lock, env, retry_policy.install_s)
-    registry = Registry(env.get("COMFY_REGISTRY", "").strip() or OFFICIAL, retry_policy)
-    return Sources(comfyui, Git(env, retry_policy), registry, python, options.keep_git)
-
-
-def _has_login(url: str) -> bool:
-    return re.search(r"^https?://[^/]*@", url) is not None
+    lock = read_constraints(options.constraints)
+    python = options.python and Python(options.python.absolute(), lock, env, options.install_timeout)
+    return Restore(comfyui, snapshot.nodes, Git(env, options.timeout), python, options.keep_git)
 
 
 if __name__ == "__main__":

@@ -13,29 +13,26 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from worker.snapshot.listing import redacted
 
 _KEPT_OUTPUT = 64 * 1024
 _SHOWN_LINES = 20
-_NOT_INHERITED = frozenset(
-    {
-        # Set if this process runs inside a repository, for example from a git hook.
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_OBJECT_DIRECTORY",
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-        "GIT_COMMON_DIR",
-        "GIT_NAMESPACE",
-        "GIT_PREFIX",
-        # Settings of this process's Python. With PYTHONSAFEPATH, install.py could not import files next to it.
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PYTHONSAFEPATH",
-    }
-)
+_NOT_INHERITED = {
+    # Set if this process runs inside a repository, for example from a git hook.
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
+    *("GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"),
+    # Settings of this process's Python. With PYTHONSAFEPATH, install.py could not import files next to it.
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"),
+}
+# Password prompts fail immediately instead of blocking. pip and install.py may run git too.
+_NO_PROMPTS = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "false",
+    "SSH_ASKPASS": "false",
+    "GCM_INTERACTIVE": "never",
+}
+_SSH = "ssh -o BatchMode=yes -o ConnectTimeout=30"
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,13 @@ def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], time
 
     Raises OSError if it cannot be started.
     """
+    inherited = {name: value for name, value in env.items() if name not in _NOT_INHERITED}
     # A file instead of a pipe: a surviving child of the command would keep a pipe open and block the reader.
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(  # noqa: S603 - no shell
             arguments,
             cwd=cwd,
-            env=_child_env(env),
+            env={"GIT_SSH_COMMAND": _SSH, **inherited, **_NO_PROMPTS},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -86,30 +84,8 @@ def run(arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], time
             late = True
         finally:
             if process.poll() is None:
-                _kill(process)
-        return CompletedCommand(process.returncode, _end_of(output), late)
-
-
-def _child_env(env: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in env.items() if name not in _NOT_INHERITED}
-    # Password prompts fail immediately instead of blocking. pip and install.py may run git too.
-    never_ask = {
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "false",
-        "SSH_ASKPASS": "false",
-        "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30",
-        "GCM_INTERACTIVE": "never",
-    }
-    return {**inherited, **never_ask, "GIT_SSH_COMMAND": env.get("GIT_SSH_COMMAND", never_ask["GIT_SSH_COMMAND"])}
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # the command leads its own process group, so this includes its children
-    process.wait()
-
-
-def _end_of(output: IO[bytes]) -> str:
-    size = output.seek(0, os.SEEK_END)
-    output.seek(max(0, size - _KEPT_OUTPUT))
-    return output.read().decode("utf-8", "replace")
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # the command leads its process group: includes its children
+                process.wait()
+        output.seek(max(0, output.seek(0, os.SEEK_END) - _KEPT_OUTPUT))
+        return CompletedCommand(process.returncode, output.read().decode("utf-8", "replace"), late)

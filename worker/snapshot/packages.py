@@ -1,4 +1,4 @@
-"""Installs the nodes' requirements, the snapshot's packages and runs install.py, without changing locked packages.
+"""Installs the nodes' requirements and runs their install.py, without changing locked packages.
 
 All requirements go to pip in one call: with separate calls, a later node could undo what an earlier one needs. If that
 fails, each is tried alone, to find the one at fault.
@@ -6,89 +6,45 @@ fails, each is tried alone, to find the one at fault.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_core.errors import ConfigError
 from worker.snapshot.commands import CompletedCommand, run
-from worker.snapshot.listing import Package, RestoreError
-from worker.snapshot.retries import LOG
+from worker.snapshot.listing import RestoreError
 
+_LOG = logging.getLogger(__name__)
 _REQUIREMENTS = "requirements.txt"
 _SCRIPT = "install.py"
-_INSTALLED = """
-import importlib.metadata, json
-print(json.dumps({found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}))
-"""
-_PINNED = r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(\[[^\]]*\])?\s*==\s*(?P<version>[^\s;]+)(?P<rest>.*)"
 
 
-@dataclass(frozen=True)
-class Lock:
-    """Installed packages that must not change.
+def read_constraints(files: Sequence[Path]) -> tuple[str, ...]:
+    """Return the lines of constraints files, without extras, which pip refuses there, and without hashes.
 
-    Attributes:
-        lines: the lines of the --constraints files in the form that pip accepts: without hashes and extras.
-        versions: the versions of each name, of which one applies to this machine.
+    If a constraint has a hash, pip requires hashes for the nodes' requirements too. Raises ConfigError.
     """
-
-    lines: tuple[str, ...] = ()
-    versions: Mapping[str, frozenset[str]] = field(default_factory=dict)
-
-    @staticmethod
-    def read(files: Sequence[Path]) -> Lock:
-        """Return the combined content of the files. Raises ConfigError."""
-        lines: list[str] = []
-        versions: dict[str, frozenset[str]] = {}
-        for file in files:
-            try:
-                text = file.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"--constraints: {file} cannot be read ({type(error).__name__})") from error
-            for line in re.sub(r"\\\n", " ", text).splitlines():
-                # If a constraint has a hash, pip requires hashes for the nodes' requirements too.
-                plain = re.sub(r"(^|\s)#.*|\s--hash=\S+", "", line).strip()
-                if re.match(r"(-r|-c|-e|--requirement|--constraint|--editable)\b", plain):
-                    raise ConfigError(
-                        f"--constraints: {file} includes another file ({plain}). Pass both with --constraints"
-                    )
-                if found := re.fullmatch(_PINNED, plain):
-                    name = normal(found["name"])
-                    versions[name] = versions.get(name, frozenset()) | {found["version"]}
-                    plain = f"{found['name']}=={found['version']}{found['rest']}"
-                if plain:
-                    lines.append(plain)
-        return Lock(tuple(lines), versions)
+    lines: list[str] = []
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--constraints: {file} cannot be read ({type(error).__name__})") from error
+        lines += re.sub(r"\\\n|\[[^\]]*\]|(^|\s)#.*|\s--hash=\S+", " ", text, flags=re.MULTILINE).splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
 
 
-def normal(name: str) -> str:
-    """Return the normalized name of a package."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+def needs_python(node: Path) -> bool:
+    """Return whether a node has requirements or an install.py."""
+    return (node / _REQUIREMENTS).is_file() or has_script(node)
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node in custom_nodes/."""
-
-    name: str
-    folder: Path
-
-    @property
-    def requirements(self) -> Path | None:
-        """Its requirements file; None if it does not exist or is empty."""
-        file = self.folder / _REQUIREMENTS
-        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-        return file if any(line.strip() and not line.strip().startswith("#") for line in text.splitlines()) else None
-
-    @property
-    def script(self) -> Path | None:
-        """Its install.py, or None."""
-        file = self.folder / _SCRIPT
-        return file if file.is_file() else None
+def has_script(node: Path) -> bool:
+    """Return whether a node has an install.py."""
+    return (node / _SCRIPT).is_file()
 
 
 @dataclass(frozen=True)
@@ -97,20 +53,20 @@ class Python:
 
     Attributes:
         executable: of its virtual environment.
-        lock: packages that must not change.
+        lock: constraints: installed packages that must not change.
         env: the environment of its processes.
         timeout_s: maximum time of one run of pip or of an install.py.
     """
 
     executable: Path
-    lock: Lock
+    lock: tuple[str, ...]
     env: Mapping[str, str]
     timeout_s: float
 
     def require_pip(self) -> None:
         """Raise ConfigError if it is not a Python with pip."""
         try:
-            ended = self._run(Path("/"), "-m", "pip", "--version")
+            ended = self._run("-m", "pip", "--version")
         except OSError as error:
             raise ConfigError(f"--python: {self.executable} cannot be run ({error.strerror})") from error
         if not ended.succeeded:
@@ -119,31 +75,15 @@ class Python:
                 f"--seed`{ended.tail()}"
             )
 
-    def conflicts(self, packages: Sequence[Package]) -> list[RestoreError]:
-        """Return an error for each package that the lock has in another version."""
-        locked = self.lock.versions
-        return [
-            RestoreError(
-                f"pips[{package.name}]",
-                f"the snapshot has {package.version}, the lock {' or '.join(sorted(locked[normal(package.name)]))}. "
-                "Remove it from the snapshot, or lock that version with scripts/lock",
-            )
-            for package in packages
-            if package.version and package.version not in locked.get(normal(package.name), {package.version})
-        ]
-
-    def install(self, nodes: Sequence[Node], packages: Sequence[Package], scratch: Path) -> list[RestoreError]:
-        """Install the requirements of nodes and snapshot; return an error for each that cannot be installed."""
-        wanted = [package for package in packages if normal(package.name) not in self.lock.versions or package.url]
-        lists = {node.name: ["-r", str(node.requirements)] for node in nodes if node.requirements}
-        if wanted:
-            lists["pips"] = [package.requirement for package in wanted]
+    def install(self, nodes: Sequence[Path], scratch: Path) -> list[RestoreError]:
+        """Install the requirements of all nodes; return an error for each that cannot be installed."""
+        lists = {node.name: ("-r", str(file)) for node in nodes if (file := node / _REQUIREMENTS).is_file()}
         if not lists:
             return []
-        if not self.lock.lines:
-            LOG.warning("No --constraints: the nodes' requirements may change ComfyUI's packages")
+        if not self.lock:
+            _LOG.warning("No --constraints: the nodes' requirements may change ComfyUI's packages")
         constraints = self._write_constraints(scratch)
-        LOG.info("installing the requirements of %s", ", ".join(lists))
+        _LOG.info("installing the requirements of %s", ", ".join(lists))
         ended = self._pip(constraints, *(word for words in lists.values() for word in words))
         if ended.succeeded:
             return []
@@ -161,9 +101,9 @@ class Python:
             )
         ]
 
-    def run_script(self, node: Node, comfyui: Path, scratch: Path) -> None:
+    def run_script(self, node: Path, comfyui: Path, scratch: Path) -> None:
         """Run a node's install.py as the Manager does. Raises RestoreError if it fails or changes locked packages."""
-        constraints = str(self._write_constraints(scratch))
+        constraints = self._write_constraints(scratch)
         env = {
             **self.env,
             "COMFYUI_PATH": str(comfyui),
@@ -174,8 +114,8 @@ class Python:
             "UV_CONSTRAINT": constraints,
         }
         before = self._locked_packages()
-        LOG.info("%s: running its install.py", node.name)
-        ended = run([self.executable, _SCRIPT], node.folder, env, self.timeout_s)
+        _LOG.info("%s: running its install.py", node.name)
+        ended = run([self.executable, _SCRIPT], node, env, self.timeout_s)
         if not ended.succeeded:
             how = f"timed out after {self.timeout_s:g} s" if ended.late else f"exited with status {ended.status}"
             raise RestoreError(node.name, f"its install.py {how}{ended.tail()}\n  Pin another commit, or remove it")
@@ -188,25 +128,30 @@ class Python:
         if changed:
             raise RestoreError(node.name, f"its install.py changed locked packages: {', '.join(changed)}. Remove it")
 
-    def _write_constraints(self, scratch: Path) -> Path:
+    def _write_constraints(self, scratch: Path) -> str:
         file = scratch / "constraints.txt"
-        file.write_text("".join(f"{line}\n" for line in self.lock.lines), encoding="utf-8")
-        return file
+        file.write_text("".join(f"{line}\n" for line in self.lock), encoding="utf-8")
+        return str(file)
 
-    def _pip(self, constraints: Path, *arguments: str) -> CompletedCommand:
+    def _pip(self, constraints: str, *arguments: str) -> CompletedCommand:
         quiet = ("--no-input", "--disable-pip-version-check", "--root-user-action=ignore", "--progress-bar=off")
-        return self._run(Path("/"), "-m", "pip", "install", *quiet, "--constraint", str(constraints), *arguments)
+        return self._run("-m", "pip", "install", *quiet, "--constraint", constraints, *arguments)
 
-    def _run(self, cwd: Path, *arguments: str) -> CompletedCommand:
-        return run([self.executable, *arguments], cwd, self.env, self.timeout_s)
+    def _run(self, *arguments: str) -> CompletedCommand:
+        return run([self.executable, *arguments], Path("/"), self.env, self.timeout_s)
 
     def _locked_packages(self) -> dict[str, str]:
         """Return the installed versions of the locked packages."""
-        ended = self._run(Path("/"), "-I", "-c", _INSTALLED)
+        ended = self._run("-I", "-m", "pip", "--disable-pip-version-check", "list", "--format=freeze")
         if not ended.succeeded:
             raise RestoreError(str(self.executable), f"its packages could not be listed{ended.tail()}")
-        installed: dict[str, str] = json.loads(ended.output.splitlines()[-1])
-        return {name: version for name, version in installed.items() if normal(name) in self.lock.versions}
+        installed = dict(line.split("==", 1) for line in ended.output.splitlines() if "==" in line)
+        locked = {_normal(re.split(r"[^\w.-]", line)[0]) for line in self.lock}
+        return {name: version for name, version in installed.items() if _normal(name) in locked}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _pip_problem(ended: CompletedCommand) -> str:

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from comfy_client.gateway.scenario.blobs import Blobs
 from comfy_client.gateway.scenario.errors import ShimError, storing
 from comfy_client.gateway.scenario.store import Store
-from comfy_client.job import backoff_s
+from comfy_core.backoff import backoff_s
 from comfy_core.errors import ComfyClientError
 from comfy_core.images.child_process import check_picture, converted
 from comfy_core.images.codec import Picture

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from comfy_client.gateway.scenario.errors import UNAUTHORIZED, ShimError
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
+from comfy_core.files import write_atomically
 
 LOCAL_OWNER = "proj_local"
 """The owner of all requests if no keys are configured."""
@@ -116,12 +117,8 @@ def url_secret(configured: str, directory: Path) -> bytes:
         return configured.encode()
     file = directory / "url-secret"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            part = file.with_suffix(".part")
-            part.touch(mode=0o600)
-            part.write_text(secrets.token_hex(32))
-            part.replace(file)
+            write_atomically(file, secrets.token_hex(32).encode(), mode=0o600)
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from comfy_core import object_store
+from comfy_core.files import write_atomically
 
 
 class Blobs(Protocol):
@@ -36,22 +35,11 @@ class FolderBlobs:
         self._directory = directory
 
     def put(self, data: bytes, mime_type: str) -> str:  # noqa: ARG002 - only buckets need the type
-        """Write `data` to a temporary file and rename it."""
+        """Write `data` to a file named by its SHA-256."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._path(sha256)
-        if path.exists():
-            return sha256
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(part).replace(path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+        if not path.exists():
+            write_atomically(path, data, mode=0o600)
         return sha256
 
     def get(self, sha256: str) -> bytes:

@@ -27,7 +27,7 @@ from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, Status
 from comfy_client.gateway.scenario.output_assets import output_assets
-from comfy_client.job import Done, Event, JobPoller, ProviderUnavailable, Queued, Running, Sampling, Waiting, backoff_s
+from comfy_client.job import Done, Event, JobPoller, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from comfy_client.providers.interface import (
     GenerationRequest,
     GenerationResult,
@@ -35,6 +35,7 @@ from comfy_client.providers.interface import (
     JobStatus,
     Provider,
 )
+from comfy_core.backoff import backoff_s
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobCancelled, JobError, RequestError

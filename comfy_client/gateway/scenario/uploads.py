@@ -18,6 +18,7 @@ from comfy_client.gateway.scenario.serializers import PartUrl, upload_record
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
+from comfy_core.files import write_atomically
 from comfy_core.images.codec import MAX_BYTES
 
 MOST_PARTS = 100
@@ -181,11 +182,7 @@ class Uploads:
         return changed
 
     def _write(self, upload_id: str, number: int, data: bytes) -> None:
-        folder = self._directory / upload_id
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{number}.part"
-        part.write_bytes(data)
-        part.replace(folder / str(number))
+        write_atomically(self._directory / upload_id / str(number), data)
 
     def _joined(self, upload: ShimUpload) -> bytes:
         files = [self._directory / upload.id / str(number) for number in range(1, upload.parts + 1)]

@@ -182,7 +182,7 @@ def test_a_preview_whose_other_outputs_are_needed_stays() -> None:
         ('x:y*?"<>|', "x_y______"),
     ],
 )
-def test_a_picture_s_name_is_filled_in_as_comfyui_does(prefix: str, name: str) -> None:
+def test_placeholders_in_a_file_name_are_replaced(prefix: str, name: str) -> None:
     """And has no character that Windows refuses."""
     assert filled_name(prefix, (32, 16), 1, NOON) == name
 

@@ -33,6 +33,8 @@ from comfy_core.images.child_process import (
 from simulators.waiting import until
 from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
 
+pytestmark = pytest.mark.slow
+
 
 def png(mode: str = "RGB") -> bytes:
     """Return a small PNG."""

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -438,7 +438,6 @@ def test_as_many_bytes_as_promised_are_taken() -> None:
 
 
 @given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
-@settings(derandomize=True, deadline=None, max_examples=1000)
 def test_a_rounded_size_fits(width: int, height: int) -> None:
     """Any picture's size becomes multiples of 16 from 64 to 2048, of at most 2 megapixels, in its proportions."""
     size = rounded_size(width, height)
@@ -452,7 +451,6 @@ def test_a_rounded_size_fits(width: int, height: int) -> None:
 
 
 @given(width=st.integers(4, 128), height=st.integers(4, 128))
-@settings(derandomize=True, deadline=None, max_examples=300)
 def test_a_size_that_fits_is_kept(width: int, height: int) -> None:
     """A picture whose own size can be made keeps it."""
     width, height = width * 16, height * 16

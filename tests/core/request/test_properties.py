@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,6 +29,7 @@ from comfy_core.request.reading import read_request
 from comfy_core.validation import MAX_DEPTH, path_of
 from comfy_core.workflows import Graph, Workflow
 
+pytestmark = pytest.mark.slow
 Draw: TypeAlias = st.DrawFn
 
 REPEATABLE = settings(

@@ -27,6 +27,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, noise, pictured, png
 from simulators.waiting import until
 
+pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 OTHER = (OTHER_KEY, OTHER_SECRET)
 PATH = "/generate/custom/model_bfl-flux-1-dev"

@@ -16,6 +16,7 @@ from comfy_client.gateway.scenario.settings import VARIABLES, read_settings
 from comfy_core.errors import ConfigError
 from tests.fakes.s3 import S3Server
 
+pytestmark = pytest.mark.slow
 PICTURE = bytes(range(256)) * 9
 
 

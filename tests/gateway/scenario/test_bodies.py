@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client.gateway.scenario.bodies import LONG_TEXT_BYTES, MAX_VALUES, Attached, decode_picture, read_json
@@ -59,7 +59,6 @@ def test_base64_is_read_as_every_encoder_writes_it(written: bytes) -> None:
     assert decode_picture(value["image"].data) == LARGE
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=st.binary(max_size=200))
 def test_short_base64_comes_back(data: bytes) -> None:
     """Whatever was encoded."""

@@ -16,6 +16,7 @@ from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 
+pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "numInferenceSteps": 4}
 FINAL = {"success", "failure", "canceled"}

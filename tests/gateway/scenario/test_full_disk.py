@@ -17,6 +17,7 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, noise, pictu
 from simulators.waiting import until
 from tests.needs import small_disk
 
+pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
 

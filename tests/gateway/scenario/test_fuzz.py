@@ -20,6 +20,7 @@ from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROU
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
+pytestmark = pytest.mark.slow
 CALLS = 5_000
 HANDS = 4
 PATHS = (

@@ -29,6 +29,7 @@ from bench.stage import ROOT, Stage, staged
 from simulators.waiting import until
 from tests.needs import programs
 
+pytestmark = pytest.mark.slow
 MODEL = "model_bfl-flux-1-dev"
 SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "numInferenceSteps": 4}
 KNIGHT = (ROOT / "examples" / "knight.png").read_bytes()

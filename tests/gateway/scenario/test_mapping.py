@@ -193,7 +193,7 @@ _BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=3 * settings().max_examples)
 @given(
     body=_BODIES | _VALUES,
     name=st.sampled_from(NAMES),

@@ -17,6 +17,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from tests.browser import WIDTHS, browser, overflows
 
+pytestmark = pytest.mark.slow
 WAIT_MS = 20_000
 
 

@@ -19,6 +19,7 @@ from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png
 from simulators.waiting import until
 
+pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 PATH = "/generate/custom/model_bfl-flux-1-dev"
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64, "seed": 5}

@@ -18,6 +18,7 @@ import requests
 
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 
+pytestmark = pytest.mark.slow
 WORKER = """
 import asyncio, contextlib, os, runpod
 

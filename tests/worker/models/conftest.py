@@ -1,4 +1,4 @@
-"""A model server, and models on it."""
+"""A simulated Hugging Face server with model files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 1_000_000
 
 @dataclass(frozen=True)
 class Served:
-    """A model on the server: its line in the list, its correct content, and its path on the server."""
+    """A model on the server: its line of models.txt, its correct content, and its path on the server."""
 
     model: ModelFile
     content: bytes
@@ -26,24 +26,26 @@ class Served:
 
 
 class ModelSetup:
-    """A stand-in for Hugging Face, and its files."""
+    """A simulated Hugging Face server and its files."""
 
     def __init__(self, server: ModelServer) -> None:
         self.server = server
         self.hub = Hub(server.url)
 
     def put(self, path: str = "vae/ae.safetensors", size: int = SIZE, *, served: bytes | None = None) -> Served:
-        """Put a model on the server; with `served`, with content other than listed."""
+        """Put a model on the server. If `served` is set, the server sends that content instead of the listed one."""
         content = random.Random(path).randbytes(size)  # noqa: S311 - bytes that no compression shortens
-        there = f"/org/repo/resolve/abc/{path}"
-        self.server.put(there, content if served is None else served)
+        url_path = f"/org/repo/resolve/abc/{path}"
+        self.server.put(url_path, content if served is None else served)
         return Served(
-            ModelFile(hashlib.sha256(content).hexdigest(), size, path, HUGGING_FACE + there, "MIT"), content, there
+            ModelFile(hashlib.sha256(content).hexdigest(), size, path, HUGGING_FACE + url_path, "MIT"),
+            content,
+            url_path,
         )
 
 
 @pytest.fixture
 def models() -> Iterator[ModelSetup]:
-    """A fresh server."""
+    """A new, empty server."""
     with ModelServer() as server:
         yield ModelSetup(server)

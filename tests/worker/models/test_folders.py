@@ -26,6 +26,7 @@ from worker.models.folders import (
     paths_config,
 )
 
+pytestmark = pytest.mark.slow
 UNET = "diffusion_models/flux1-dev-fp8.safetensors"
 VAE = "vae/ae.safetensors"
 SIZES = {UNET: 119, VAE: 3}
@@ -36,7 +37,7 @@ Put = Callable[..., Path]
 
 @pytest.fixture
 def put(tmp_path: Path) -> Put:
-    """Creates a file of some size under the test's folder."""
+    """Return a function that creates a file of some size in the test's folder."""
 
     def make(path: str, size: int = 119) -> Path:
         file = tmp_path / path
@@ -47,7 +48,7 @@ def put(tmp_path: Path) -> Put:
     return make
 
 
-def places_in(base: Path, revision: str = "") -> ModelLocations:
+def locations_in(base: Path, revision: str = "") -> ModelLocations:
     """Return the model locations of a worker whose folders are all in `base`."""
     return model_locations(
         comfyui=base / "comfyui",
@@ -61,7 +62,7 @@ def places_in(base: Path, revision: str = "") -> ModelLocations:
 
 def found(base: Path, model: str = UNET, revision: str = "") -> LocatedModels:
     """Return where one model was found."""
-    return locate([model], SIZES, places_in(base, revision))
+    return locate([model], SIZES, locations_in(base, revision))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def found(base: Path, model: str = UNET, revision: str = "") -> LocatedModels:
         "volume/models/unet/flux1-dev-fp8.safetensors",
     ],
 )
-def test_a_file_where_comfyui_looks_needs_no_link(tmp_path: Path, put: Put, path: str) -> None:
+def test_a_file_in_comfyui_s_folders_needs_no_link(tmp_path: Path, put: Put, path: str) -> None:
     """Every root with ComfyUI's folders is searched, including a folder's older name."""
     file = put(path)
     located = found(tmp_path)
@@ -98,7 +99,7 @@ def test_a_file_where_comfyui_looks_needs_no_link(tmp_path: Path, put: Put, path
 def test_a_file_in_runpod_s_cache_is_found_by_name_and_linked(tmp_path: Path, put: Put, path: str) -> None:
     """The three layouts of cached models, each with the repository's own folders."""
     file = put(path)
-    where = places_in(tmp_path)
+    where = locations_in(tmp_path)
     located = locate([UNET], SIZES, where)
 
     assert located.links == {UNET: file}
@@ -118,11 +119,11 @@ def test_a_baked_file_comes_before_the_volume_s_and_the_cache_s(tmp_path: Path, 
     located = found(tmp_path)
 
     assert located.files == {UNET: baked}
-    assert not is_on_volume(located, places_in(tmp_path))
+    assert not is_on_volume(located, locations_in(tmp_path))
 
 
-def test_another_file_of_that_name_is_passed_over(tmp_path: Path, put: Put) -> None:
-    """The all-in-one checkpoint has the transformer's name: the file of the listed size is linked in front of it."""
+def test_a_file_of_another_size_is_skipped(tmp_path: Path, put: Put) -> None:
+    """A checkpoint may have the transformer's name: a link to the file of the listed size takes precedence."""
     put(f"volume/models/{UNET}", 172)
     right = put(f"{HUB}/snapshots/abc/flux1-dev-fp8.safetensors")
     located = found(tmp_path)
@@ -131,7 +132,7 @@ def test_another_file_of_that_name_is_passed_over(tmp_path: Path, put: Put) -> N
     assert located.wrong == ()
 
 
-def test_another_file_of_that_name_is_taken_where_there_is_no_right_one_and_said(tmp_path: Path, put: Put) -> None:
+def test_a_file_of_another_size_is_used_with_a_warning_if_it_is_the_only_one(tmp_path: Path, put: Put) -> None:
     """A different file may be intended, so it is used; the log has both sizes."""
     wrong = put(f"volume/models/{UNET}", 172)
     located = found(tmp_path)
@@ -141,16 +142,16 @@ def test_another_file_of_that_name_is_taken_where_there_is_no_right_one_and_said
     assert located.remarks == (f"{wrong} has 172 bytes, but {UNET} in models.txt has 119: it is a different file",)
 
 
-def test_a_model_that_models_txt_does_not_have_is_found_by_name_alone(tmp_path: Path, put: Put) -> None:
+def test_a_model_that_is_not_in_models_txt_is_found_by_name(tmp_path: Path, put: Put) -> None:
     """A custom workflow may load any model; in a repository the file in a matching folder comes first."""
     put(f"{HUB}/snapshots/abc/a/own.safetensors", 1)
     fitting = put(f"{HUB}/snapshots/abc/loras/own.safetensors", 2)
 
-    assert locate(["loras/own.safetensors"], SIZES, places_in(tmp_path)).files == {"loras/own.safetensors": fitting}
+    assert locate(["loras/own.safetensors"], SIZES, locations_in(tmp_path)).files == {"loras/own.safetensors": fitting}
 
 
 @pytest.mark.parametrize(("revision", "chosen"), [("", "of-main"), ("named", "named"), ("unknown", "of-main")])
-def test_of_several_revisions_the_likeliest_is_taken(tmp_path: Path, put: Put, revision: str, chosen: str) -> None:
+def test_one_of_several_revisions_is_selected(tmp_path: Path, put: Put, revision: str, chosen: str) -> None:
     """The revision in MODEL_REVISION, otherwise that of the main branch, otherwise the newest."""
     for number, name in enumerate(("old", "of-main", "named", "new")):
         file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
@@ -160,7 +161,7 @@ def test_of_several_revisions_the_likeliest_is_taken(tmp_path: Path, put: Put, r
     assert found(tmp_path, revision=revision).files[UNET].parent.name == chosen
 
 
-def test_without_a_main_branch_the_newest_revision_is_taken(tmp_path: Path, put: Put) -> None:
+def test_without_a_main_branch_the_newest_revision_is_selected(tmp_path: Path, put: Put) -> None:
     """A cache may have no refs."""
     for number, name in enumerate(("b-old", "c-new", "a-oldest")):
         file = put(f"{HUB}/snapshots/{name}/flux1-dev-fp8.safetensors")
@@ -170,7 +171,7 @@ def test_without_a_main_branch_the_newest_revision_is_taken(tmp_path: Path, put:
 
 
 @pytest.mark.parametrize("kind", ["part", "dangling", "circle", "folder", "nothing"])
-def test_what_is_no_file_is_missing(tmp_path: Path, put: Put, kind: str) -> None:
+def test_a_path_that_is_not_a_complete_file_is_missing(tmp_path: Path, put: Put, kind: str) -> None:
     """A partial file, a dangling link and a folder are not the model."""
     place = put(f"baked/{UNET}.part").with_suffix("")
     if kind == "dangling":
@@ -185,9 +186,9 @@ def test_what_is_no_file_is_missing(tmp_path: Path, put: Put, kind: str) -> None
     assert located.files == {}
 
 
-def test_missing_models_are_named_with_every_place(tmp_path: Path) -> None:
+def test_missing_models_are_reported_with_the_searched_locations(tmp_path: Path) -> None:
     """The error has the models, the locations searched and the remedies."""
-    where = places_in(tmp_path)
+    where = locations_in(tmp_path)
     told = missing_message([UNET, VAE], where)
 
     assert told.startswith(f"Models not found: {UNET}, {VAE}.")
@@ -195,34 +196,37 @@ def test_missing_models_are_named_with_every_place(tmp_path: Path) -> None:
         assert f"{tmp_path / place} (does not exist)" in told
 
 
-def test_a_link_that_leads_elsewhere_is_replaced(tmp_path: Path, put: Put) -> None:
+def test_a_link_to_another_target_is_replaced(tmp_path: Path, put: Put) -> None:
     """A persistent data folder may have the links of an earlier boot."""
     place = tmp_path / "data/models" / UNET
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "gone")
     file = put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
-    link(found(tmp_path), places_in(tmp_path))
+    link(found(tmp_path), locations_in(tmp_path))
 
     assert place.resolve() == file
     assert [each.name for each in place.parent.iterdir()] == [place.name]
 
 
-def test_a_file_in_the_way_of_a_link_is_left_alone_and_named(tmp_path: Path, put: Put) -> None:
+def test_a_file_at_a_link_s_path_is_kept_and_reported(tmp_path: Path, put: Put) -> None:
     """An existing file is not replaced by a link."""
     mine = put(f"data/models/{UNET}", 5)
     put("runpod/cache/org/flux/main/flux1-dev-fp8.safetensors")
-    [problem] = link(found(tmp_path), places_in(tmp_path))
+    [problem] = link(found(tmp_path), locations_in(tmp_path))
 
     assert problem.startswith(f"{mine} blocks a link to")
     assert not mine.is_symlink()
 
 
-def test_the_folders_for_comfyui_are_those_of_the_places_that_are_there(tmp_path: Path, put: Put) -> None:
-    """Every type with its older names; the links come first, missing roots are omitted, and a volume adds no code."""
+def test_comfyui_gets_the_existing_model_folders(tmp_path: Path, put: Put) -> None:
+    """Every model type with its older names.
+
+    The links come first, missing roots are omitted, and a volume adds no code.
+    """
     put("volume/models/ipadapter/a.bin")
     put("volume/models/custom_nodes/evil/__init__.py")
     put("volume/models/clip/b.safetensors")
-    config = json.loads(paths_config(places_in(tmp_path)))
+    config = json.loads(paths_config(locations_in(tmp_path)))
     first, volume = config.values()
 
     assert first["is_default"] is True
@@ -233,8 +237,8 @@ def test_the_folders_for_comfyui_are_those_of_the_places_that_are_there(tmp_path
     assert volume.keys() == {*FOLDERS, "ipadapter"}
 
 
-def test_the_volume_keeps_what_is_fetched(tmp_path: Path) -> None:
-    """A volume comes before WORKER_MODELS_DIR, with its layout; without one the folder is created."""
+def test_downloads_go_to_the_volume(tmp_path: Path) -> None:
+    """Downloads go to a volume if there is one, in its layout, otherwise to WORKER_MODELS_DIR, which is created."""
     models, volume = tmp_path / "baked", tmp_path / "volume"
 
     assert fetch_directory(models, volume) == models
@@ -245,8 +249,8 @@ def test_the_volume_keeps_what_is_fetched(tmp_path: Path) -> None:
     assert fetch_directory(models, volume) == volume / "ComfyUI/models"
 
 
-def test_a_volume_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
-    """For example if a file is in the folder's place."""
+def test_a_volume_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
+    """A folder that cannot be created, because a file has its name, is skipped."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/models").write_text("")
 
@@ -258,7 +262,7 @@ UNREADABLE = """\
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.worker.models.test_folders import UNET, found, missing_message, places_in
+from tests.worker.models.test_folders import UNET, found, missing_message, locations_in
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -266,11 +270,11 @@ if os.geteuid() == 0:
 base = Path({base!r})
 located = found(base)
 print(located.missing, *located.remarks)
-print(missing_message([UNET], places_in(base)))
+print(missing_message([UNET], locations_in(base)))
 """
 
 
-def test_what_may_not_be_read_is_said() -> None:
+def test_unreadable_models_and_folders_are_reported() -> None:
     """A model that this user cannot read is not used, and an unreadable root is reported as such."""
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)

@@ -10,16 +10,16 @@ import pytest
 
 from comfy_core.errors import ConfigError
 from comfy_core.workflows import default_directory
-from worker.models.files import missing_models
 from worker.models.listing import ModelFile, default_list, filter_models, read_models
 
+pytestmark = pytest.mark.slow
 SHA = "0123456789abcdef" * 4
 URL = "https://huggingface.co/org/repo/resolve/abc/ae.safetensors"
 GOOD = f"{SHA} 12 vae/ae.safetensors {URL} MIT"
 
 
 def written(folder: Path, *lines: str) -> Path:
-    """Return a list with these lines."""
+    """Write a models.txt with these lines; return its path."""
     file = folder / "models.txt"
     file.write_text("".join(f"{line}\n" for line in lines))
     return file
@@ -82,7 +82,7 @@ def test_a_line_is_a_model(tmp_path: Path) -> None:
         (GOOD.replace("org", "\u00f6rg"), "url must begin with https://"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+def test_an_invalid_line_is_reported(tmp_path: Path, line: str, message: str) -> None:
     """An invalid line is an error with its number and the reason; a password is not shown."""
     file = written(tmp_path, "# a comment", line)
 
@@ -93,7 +93,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     assert "secret" not in str(info.value)
 
 
-def test_all_bad_lines_are_named(tmp_path: Path) -> None:
+def test_all_invalid_lines_are_reported(tmp_path: Path) -> None:
     """All faults are reported at once."""
     file = written(tmp_path, "one", GOOD, "three")
 
@@ -101,7 +101,7 @@ def test_all_bad_lines_are_named(tmp_path: Path) -> None:
         read_models(file)
 
 
-def test_a_path_stands_once(tmp_path: Path) -> None:
+def test_a_duplicate_path_is_an_error(tmp_path: Path) -> None:
     """A duplicate path is an error, even if only its case differs."""
     file = written(tmp_path, GOOD, GOOD.replace("vae/ae", "VAE/ae"))
 
@@ -109,7 +109,7 @@ def test_a_path_stands_once(tmp_path: Path) -> None:
         read_models(file)
 
 
-def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_list_is_reported(tmp_path: Path) -> None:
     """A missing list, or one that is not text, is an error with its name."""
     with pytest.raises(ConfigError, match=r"nothing\.txt cannot be read: No such file"):
         read_models(tmp_path / "nothing.txt")
@@ -119,7 +119,7 @@ def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_models(tmp_path / "bytes.txt")
 
 
-def test_only_some_are_chosen(tmp_path: Path) -> None:
+def test_patterns_select_models(tmp_path: Path) -> None:
     """Patterns select by path; one that matches nothing is an error with the known paths."""
     models = read_models(written(tmp_path, GOOD, GOOD.replace("vae/ae", "loras/x"), GOOD.replace("vae/ae", "loras/y")))
 
@@ -130,17 +130,3 @@ def test_only_some_are_chosen(tmp_path: Path) -> None:
     assert filter_models(models, []) == models
     with pytest.raises(ConfigError, match=r"--only 'vea/\*' matches no model of the list. It has vae/ae.safetensors, "):
         filter_models(models, ["vae/*", "vea/*"])
-
-
-def test_missing_is_what_no_folder_has_in_its_size(tmp_path: Path) -> None:
-    """A model may be in any folder; a file of another size, or a folder of its name, does not count."""
-    baked, volume = tmp_path / "baked", tmp_path / "volume"
-    for folder in (baked / "vae", volume / "loras", volume / "unet.safetensors"):
-        folder.mkdir(parents=True)
-    (baked / "vae/a.safetensors").write_bytes(bytes(12))
-    (volume / "loras/b.safetensors").write_bytes(bytes(11))
-    names = ("vae/a.safetensors", "loras/b.safetensors", "unet.safetensors", "vae/c.safetensors")
-
-    missing = missing_models([ModelFile(SHA, 12, name, URL) for name in names], [volume, baked])
-
-    assert [model.path for model in missing] == list(names[1:])

@@ -16,10 +16,10 @@ from simulators.hugging_face import ModelServer
 from simulators.waiting import until
 from tests.worker.models.conftest import ModelSetup, Served
 from worker.comfyui_process import ModelsMissing
-from worker.models.boot_fetch import ModelFetch
-from worker.models.manager import ModelManager
+from worker.models.manager import ModelFetch, ModelManager
 from worker.settings import Settings
 
+pytestmark = pytest.mark.slow
 SIZE = 1_000_000
 
 
@@ -30,14 +30,14 @@ def models() -> Iterator[ModelSetup]:
         yield ModelSetup(server)
 
 
-def supply_of(base: Path, models: ModelSetup, *served: Served, **environment: str) -> ModelManager:
+def manager_of(base: Path, models: ModelSetup, *served: Served, **environment: str) -> ModelManager:
     """Return the model manager of a worker in `base` whose models.txt lists the served models."""
     settings = Settings.from_env({**make_comfyui(base), "WORKER_FETCH_MODELS": "true", **environment})
     listed = [each.model for each in served]
     return ModelManager(settings, [model.path for model in listed], listed, models.hub)
 
 
-def all_there(supply: ModelManager) -> None:
+def download_all(supply: ModelManager) -> None:
     """Download what is missing and wait for it."""
     supply.begin()
     supply.await_all(lambda: None)
@@ -47,41 +47,41 @@ def all_there(supply: ModelManager) -> None:
     ("volume", "place"),
     [("", "baked"), ("volume", "volume/models"), ("volume/ComfyUI/models", "volume/ComfyUI/models")],
 )
-def test_what_is_missing_is_fetched_to_where_it_stays(
+def test_a_missing_model_is_downloaded_to_persistent_storage(
     tmp_path: Path, models: ModelSetup, volume: str, place: str
 ) -> None:
     """The download goes to the volume if there is one; the next boot finds it there without a request."""
     (tmp_path / volume).mkdir(parents=True, exist_ok=True)
     vae = models.put()
-    supply = supply_of(tmp_path, models, vae)
-    all_there(supply)
+    supply = manager_of(tmp_path, models, vae)
+    download_all(supply)
 
     assert (tmp_path / place / "vae/ae.safetensors").read_bytes() == vae.content
     assert str(tmp_path / place / "vae") in supply.paths_config()
     assert supply.is_on_volume == bool(volume)
-    second = supply_of(tmp_path, models, vae)
-    all_there(second)
+    second = manager_of(tmp_path, models, vae)
+    download_all(second)
     assert not second.is_fetching
     assert len(models.server.asked) == 1
 
 
-def test_what_is_there_is_not_fetched(tmp_path: Path, models: ModelSetup) -> None:
+def test_an_existing_model_is_not_downloaded(tmp_path: Path, models: ModelSetup) -> None:
     """Only the missing model of two is requested."""
     vae, clip = models.put(), models.put("text_encoders/clip_l.safetensors")
     place = tmp_path / "volume/comfyui/models/vae/ae.safetensors"
     place.parent.mkdir(parents=True)
     place.write_bytes(vae.content)
-    all_there(supply_of(tmp_path, models, vae, clip))
+    download_all(manager_of(tmp_path, models, vae, clip))
 
     assert [asked.path for asked in models.server.asked] == [clip.path]
 
 
-def test_two_workers_on_one_volume_fetch_once(tmp_path: Path, models: ModelSetup) -> None:
+def test_two_workers_on_one_volume_download_once(tmp_path: Path, models: ModelSetup) -> None:
     """The second waits for the first, and both have the model."""
     (tmp_path / "volume").mkdir()
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
-    first, second = (supply_of(tmp_path, models, vae, COMFYUI_DATA_DIR=str(tmp_path / name)) for name in "ab")
+    first, second = (manager_of(tmp_path, models, vae, COMFYUI_DATA_DIR=str(tmp_path / name)) for name in "ab")
     first.begin()
     assert hold.reached.wait(30)
     second.begin()
@@ -92,23 +92,19 @@ def test_two_workers_on_one_volume_fetch_once(tmp_path: Path, models: ModelSetup
     assert len(models.server.requests(vae.path)) == 1
 
 
-def test_another_file_of_that_name_elsewhere_is_left_and_the_right_one_linked(
-    tmp_path: Path, models: ModelSetup
-) -> None:
+def test_a_download_takes_precedence_over_a_file_of_another_size(tmp_path: Path, models: ModelSetup) -> None:
     """The downloaded file is linked in front of one of another size that ComfyUI would find first."""
     vae = models.put()
     wrong = tmp_path / "models/vae/ae.safetensors"
     wrong.parent.mkdir(parents=True)
     wrong.write_bytes(b"another")
-    all_there(supply_of(tmp_path, models, vae))
+    download_all(manager_of(tmp_path, models, vae))
 
     assert wrong.read_bytes() == b"another"
     assert (tmp_path / "data/models/vae/ae.safetensors").read_bytes() == vae.content
 
 
-def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(
-    tmp_path: Path, models: ModelSetup
-) -> None:
+def test_a_workflow_s_model_that_is_not_in_models_txt_is_missing(tmp_path: Path, models: ModelSetup) -> None:
     """The model is not listed, so nothing is downloaded."""
     vae = models.put()
     settings = Settings.from_env({**make_comfyui(tmp_path), "WORKER_FETCH_MODELS": "true"})
@@ -119,11 +115,11 @@ def test_a_model_of_a_workflow_that_models_txt_does_not_have_is_missing_at_once(
     assert models.server.asked == []
 
 
-def test_a_comfyui_that_dies_ends_the_wait(tmp_path: Path, models: ModelSetup) -> None:
+def test_a_dead_comfyui_ends_the_download(tmp_path: Path, models: ModelSetup) -> None:
     """The download stops if ComfyUI has died; the partial file is kept."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
-    supply = supply_of(tmp_path, models, vae)
+    supply = manager_of(tmp_path, models, vae)
     supply.begin()
     assert hold.reached.wait(30)
     part = tmp_path / "baked/vae/ae.safetensors.part"
@@ -137,7 +133,7 @@ def test_a_comfyui_that_dies_ends_the_wait(tmp_path: Path, models: ModelSetup) -
     assert part.stat().st_size
 
 
-def test_the_log_tells_how_far_it_is(tmp_path: Path, models: ModelSetup, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged(tmp_path: Path, models: ModelSetup, caplog: pytest.LogCaptureFixture) -> None:
     """A log line every few seconds, and no bars."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
@@ -153,7 +149,7 @@ def test_the_log_tells_how_far_it_is(tmp_path: Path, models: ModelSetup, caplog:
     assert "models downloaded in" in caplog.text
 
 
-def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: ModelSetup) -> None:
+def test_a_download_times_out(tmp_path: Path, models: ModelSetup) -> None:
     """After WORKER_FETCH_TIMEOUT_S the error has the progress and the variables to set."""
     vae = models.put()
     hold = models.server.hold(vae.path, SIZE // 2)
@@ -168,8 +164,8 @@ def test_a_fetch_has_a_limit_of_its_own(tmp_path: Path, models: ModelSetup) -> N
     releasing.join()
 
 
-def test_wrong_bytes_are_named_with_what_was_expected_and_what_came(tmp_path: Path, models: ModelSetup) -> None:
+def test_wrong_content_is_reported_with_both_hashes(tmp_path: Path, models: ModelSetup) -> None:
     """The boot's error is the downloader's."""
     vae = models.put(served=bytes(SIZE))
     with pytest.raises(ModelsMissing, match=r"vae/ae.safetensors: wrong bytes: sha256 \w{64} was expected, \w{64}"):
-        all_there(supply_of(tmp_path, models, vae))
+        download_all(manager_of(tmp_path, models, vae))

@@ -1,8 +1,7 @@
-"""A git server, a registry, an index of wheels, and a restore by the command that uses them."""
+"""A git server, an index of wheels, and a restore by the command that uses them."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -59,7 +58,6 @@ class SnapshotSetup:
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
-            "COMFY_REGISTRY": web.url,
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(self.wheels.folder),
             "PIP_CONFIG_FILE": os.devnull,
@@ -83,14 +81,6 @@ class SnapshotSetup:
         [commit] = self.git.put(name, {"__init__.py": "", **files})
         return {self.git.url(name): {"hash": commit, "disabled": False}}
 
-    def archive(self, name: str, version: str, content: bytes, answer: Mapping[str, object] | None = None) -> str:
-        """Put a node's archive into the registry, with `answer` added to its response; return its sha256."""
-        path = f"/{name}/{version}/node.zip"
-        self.web.put(path, content)
-        described = {"id": "1", "version": version, "downloadUrl": self.web.url + path, **(answer or {})}
-        self.web.put(f"/nodes/{name}/install", json.dumps(described).encode())
-        return hashlib.sha256(content).hexdigest()
-
     @property
     def nodes(self) -> Path:
         """ComfyUI's folder of nodes."""
@@ -100,15 +90,6 @@ class SnapshotSetup:
     def is_untouched(self) -> bool:
         """Whether nothing of a restore is left, not even temporary files."""
         return not self.to.parent.exists() or not list(self.to.parent.iterdir())
-
-
-def packed(files: Mapping[str, str]) -> bytes:
-    """Return a zip of these files."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return content.getvalue()
 
 
 @pytest.fixture

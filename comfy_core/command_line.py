@@ -1,4 +1,4 @@
-"""Shared by this package's commands: an ArgumentParser that raises ConfigError, and a temporary log handler."""
+"""Shared by all commands: an ArgumentParser that raises ConfigError, and a temporary log handler."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from comfy_core.errors import ConfigError
 
 
 class ConfigErrorParser(argparse.ArgumentParser):
-    """An ArgumentParser that raises ConfigError, with the usage, instead of exiting the process."""
+    """An ArgumentParser that raises ConfigError instead of exiting the process."""
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""
-        raise ConfigError(f"{self.format_usage()}{self.prog}: {message}")
+        raise ConfigError(f"{message.removeprefix('argument ')}. `{self.prog} --help` lists all options")
 
 
 @contextlib.contextmanager

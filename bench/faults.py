@@ -1,7 +1,7 @@
-"""The fault table: one row a fault, each played on the worker in production mode. docs/operate.md is made from it.
+"""The fault table: one row per fault, each run on the worker in production mode. docs/operate.md is generated from it.
 
-A row says what the caller gets (`code` of docs/errors.md, None for a result), within how many seconds of the fault's
-job being submitted, and whether the same worker runs the next job. `play` brings the fault about and returns the job.
+A row has the caller's result (`code` of docs/errors.md, or None for a success), the maximum seconds from submission to
+that result, and whether the same worker runs the next job. `cause` causes the fault and returns the job.
 """
 
 from __future__ import annotations
@@ -20,35 +20,38 @@ from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import QueueJob
 from simulators.waiting import until
 
-Play = Callable[[Stage], QueueJob]
+Cause = Callable[[Stage], QueueJob]
 STEP_S = 0.05
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fault. `own_comfyui`: ComfyUI is the worker's child; `environment`: what the worker is given besides."""
+    """One fault.
+
+    `own_comfyui`: ComfyUI is the worker's child process. `environment`: additional variables of the worker.
+    """
 
     fault: str
     happens: str
     code: str | None
     within_s: float
     next_job_works: bool
-    play: Play
+    cause: Cause
     own_comfyui: bool = False
     step_s: float = STEP_S
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
-    def needs_stage_of_its_own(self) -> bool:
-        """Whether it asks for a worker that is set up for it, or leaves none behind."""
+    def needs_own_stage(self) -> bool:
+        """Whether the fault needs a worker with special settings, or leaves the worker unusable."""
         return self.own_comfyui or not self.next_job_works or self.step_s != STEP_S or bool(self.environment)
 
 
 ROWS: list[Row] = []
 
 
-def the_simulator(stage: Stage) -> Simulator:
-    """Return the stage's simulator, where ComfyUI is not the worker's child."""
+def simulator_of(stage: Stage) -> Simulator:
+    """Return the simulator of a stage whose ComfyUI is not the worker's child process."""
     assert stage.simulator is not None
     return stage.simulator
 
@@ -63,12 +66,12 @@ def row(
     own_comfyui: bool = False,
     step_s: float = STEP_S,
     **environment: str,
-) -> Callable[[Play], Play]:
-    """Put the decorated play into the table."""
+) -> Callable[[Cause], Cause]:
+    """Add the decorated function to the table as the cause of a fault."""
 
-    def add(play: Play) -> Play:
-        ROWS.append(Row(fault, happens, code, within_s, next_job_works, play, own_comfyui, step_s, environment))
-        return play
+    def add(cause: Cause) -> Cause:
+        ROWS.append(Row(fault, happens, code, within_s, next_job_works, cause, own_comfyui, step_s, environment))
+        return cause
 
     return add
 
@@ -78,42 +81,42 @@ def row(
 
 @row("socket dropped while running", "reconnects, runs the save node again with a file output", code=None, within_s=4)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.drop_socket(at_step=2)
     return stage.run()
 
 
 @row("run ends while the socket is away", "reads /history after the reconnect", code=None, within_s=4)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.drop_socket(at_step=4)
     return stage.run()
 
 
 @row("connection reset", "the same as for a dropped socket", code=None, within_s=4)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.reset_socket(at_step=2)
     return stage.run()
 
 
 @row("socket stalled", "reads /history after one second of silence, opens a new socket", code=None, within_s=6)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.stall_socket(at_step=1)
     return stage.run()
 
 
 @row("history late by 500 ms", "polls until the entry exists", code=None, within_s=4)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.write_history_late(0.5)
     return stage.run()
 
 
 @row("500 from /prompt", "fails at once; nothing is queued", code="comfyui_unavailable", within_s=3)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.answer_500("POST /prompt")
     return stage.run()
 
@@ -246,7 +249,7 @@ def _(stage: Stage) -> QueueJob:
     WORKER_HUNG_AFTER_S="5",
 )
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.hold_server(at_step=5)
     hanging = stage.submit(steps=20, seed=1)
     stage.await_sampling(hanging)
@@ -278,19 +281,19 @@ def _(stage: Stage) -> QueueJob:
     return job
 
 
-# --- what ComfyUI makes of the job
+# --- faults while the job runs
 
 
 @row("out of memory once", "memory is freed, the prompt is retried", code=None, within_s=4)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.run_out_of_memory(times=1)
     return stage.run()
 
 
 @row("out of memory always", "an error with advice", code="out_of_memory", within_s=4)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.run_out_of_memory(times=2)
     return stage.run()
 
@@ -303,24 +306,24 @@ def _(stage: Stage) -> QueueJob:
     next_job_works=False,
 )
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.fail_node("KSampler", "torch.AcceleratorError", "CUDA error: an illegal memory access")
     return stage.run()
 
 
 @row("deadline", "the prompt is interrupted", code="deadline_exceeded", within_s=5)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.hang_sampling()
     return stage.run(timeout_s=1)
 
 
 @row("two jobs at once, one failing", "the other one is not affected", code="execution_failed", within_s=5)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     simulator.faults.fail_node("KSampler", "ValueError", "bad latent", times=1)
-    failing, good = stage.submit(seed=1), stage.submit(seed=2)
-    assert stage.platform.wait_for(good, 30).output["seed"] == 2
+    failing, succeeding = stage.submit(seed=1), stage.submit(seed=2)
+    assert stage.platform.wait_for(succeeding, 30).output["seed"] == 2
     return stage.platform.wait_for(failing, 30)
 
 
@@ -329,7 +332,7 @@ def _(stage: Stage) -> QueueJob:
 
 @row("cancel while queued in ComfyUI", "removed from the queue", code="CANCELLED", within_s=5, step_s=0.3)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     first = stage.submit(steps=10)
     stage.await_sampling(first)
     second = stage.submit(seed=2)
@@ -344,7 +347,7 @@ def _(stage: Stage) -> QueueJob:
     "cancel while sampling", "interrupted within a second of the stop signal", code="CANCELLED", within_s=5, step_s=0.2
 )
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     job_id = stage.submit(steps=100)
     stage.await_sampling(job_id)
     cancel(stage, job_id)
@@ -354,7 +357,7 @@ def _(stage: Stage) -> QueueJob:
 
 @row("cancel while encoding", "nothing is posted, no file is left", code="CANCELLED", within_s=8)
 def _(stage: Stage) -> QueueJob:
-    simulator = the_simulator(stage)
+    simulator = simulator_of(stage)
     before = len(simulator.executed_prompts)
     job_id = stage.submit(num_images=8, width=1024, height=1024, steps=1, output_format="webp", output_quality=100)
     assert until(lambda: len(simulator.executed_prompts) == before + 8 and not simulator.queue_ids)
@@ -379,7 +382,7 @@ def _(stage: Stage) -> QueueJob:
 
 @row(
     "job-done returns 400",
-    "the platform has no result: COMPLETED without output; the worker goes on",
+    "the platform has no result: COMPLETED without output; the worker continues",
     code="no output",
     within_s=5,
 )
@@ -403,8 +406,8 @@ def _(stage: Stage) -> QueueJob:
 # --- what a caller sends
 
 
-def picture(data: bytes) -> str:
-    """Return bytes as a request carries them."""
+def image_base64(data: bytes) -> str:
+    """Return bytes as base64, as a request contains them."""
     return base64.b64encode(data).decode()
 
 
@@ -413,7 +416,7 @@ def _(stage: Stage) -> QueueJob:
     encoded = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(encoded, "PNG")
     return stage.platform.wait_for(
-        stage.platform.submit({"prompt": "x", "image": picture(encoded.getvalue()[:900])}), 30
+        stage.platform.submit({"prompt": "x", "image": image_base64(encoded.getvalue()[:900])}), 30
     )
 
 
@@ -445,8 +448,8 @@ def _(stage: Stage) -> QueueJob:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """A row whose test stands elsewhere: as `file::test`."""
+class ProvenElsewhere:
+    """A row of the table that another test proves, named as `file::test`."""
 
     fault: str
     happens: str
@@ -456,8 +459,8 @@ class Elsewhere:
     test: str
 
 
-ELSEWHERE = (
-    Elsewhere(
+PROVEN_ELSEWHERE = (
+    ProvenElsewhere(
         "ComfyUI never becomes ready",
         "no job is taken; the worker reports itself unhealthy and exits 1",
         "nothing: the job stays queued for another worker",
@@ -465,7 +468,7 @@ ELSEWHERE = (
         "another worker",
         "tests/production/test_end.py::test_a_comfyui_that_never_becomes_ready_keeps_the_worker_from_taking_jobs",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "a workflow's model is missing at boot",
         "the error has the file and every location searched; ComfyUI is not started, no job is taken; the "
         "worker exits 1",
@@ -474,39 +477,39 @@ ELSEWHERE = (
         "another worker",
         "tests/production/test_worker.py::test_a_missing_model_keeps_the_worker_from_taking_jobs",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "a model cannot be downloaded at boot (WORKER_FETCH_MODELS)",
         "the error has the file, what was expected and what was received; no job is taken; the worker exits 1",
         "nothing: the job stays queued for another worker",
         1800,
         "another worker",
-        "tests/worker/test_boot.py::test_a_model_that_cannot_be_fetched_ends_the_boot",
+        "tests/worker/test_boot.py::test_a_failed_model_download_fails_the_boot",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "ComfyUI does not print its launch flags",
-        "started with those of 0.3.64 after five seconds",
+        "started with those of the pinned ComfyUI after five seconds",
         "a result",
         10,
         "yes",
-        "tests/worker/test_launch_flags.py::test_one_that_does_not_tell_is_taken_for_an_old_one",
+        "tests/worker/test_launch_flags.py::test_a_comfyui_without_usable_help_is_treated_as_an_old_version",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "SIGTERM during a model download",
         "the download ends, partial files are kept, nothing is reported, exit 0",
         "nothing: the job stays queued for another worker",
         20,
         "another worker",
-        "tests/production/test_end.py::test_sigterm_while_models_are_fetched_keeps_what_came",
+        "tests/production/test_end.py::test_sigterm_during_a_model_download_keeps_the_partial_file",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "SIGTERM while idle",
         "ComfyUI is stopped, exit 0",
         "nothing",
         4,
         "another worker",
-        "tests/production/test_end.py::test_sigterm_while_idle_ends_at_once",
+        "tests/production/test_end.py::test_sigterm_while_idle_exits_at_once",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "SIGTERM while busy",
         "the job is finished and posted, then exit 0",
         "a result",
@@ -514,15 +517,15 @@ ELSEWHERE = (
         "another worker",
         "tests/production/test_end.py::test_sigterm_while_busy_lets_the_job_finish",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "SIGTERM, and the job exceeds the grace period",
         "interrupted and posted, then exit 0",
         "`interrupted`",
         22,
         "another worker",
-        "tests/production/test_end.py::test_sigterm_beyond_the_grace_interrupts_the_job",
+        "tests/production/test_end.py::test_sigterm_interrupts_the_job_after_the_grace_period",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "image URL that redirects to a private address",
         "the redirect is checked like the first URL; no connection is made",
         "`invalid_image`",
@@ -530,7 +533,7 @@ ELSEWHERE = (
         "yes",
         "tests/core/test_safe_fetch.py::test_redirect_to_a_private_address",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "ComfyUI ignores an interrupt",
         "the job still ends; the worker's own ComfyUI is killed after 30 s and restarted",
         "`deadline_exceeded`, or cancelled",
@@ -538,15 +541,15 @@ ELSEWHERE = (
         "yes, after ComfyUI's restart",
         "tests/faults/test_following.py::test_a_sampler_that_cannot_be_interrupted_does_not_hang_the_job",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "external ComfyUI (COMFYUI_URL) stops while a job runs",
         "retried for ten seconds, then given up",
         "`comfyui_unavailable`",
         16,
         "once it is back",
-        "tests/faults/test_following.py::test_a_comfyui_that_dies_is_given_up_in_time",
+        "tests/faults/test_following.py::test_a_dead_comfyui_fails_the_job_within_the_limit",
     ),
-    Elsewhere(
+    ProvenElsewhere(
         "a result of 12 MB, with a bucket",
         "delivered through the bucket",
         "a result",
@@ -555,4 +558,4 @@ ELSEWHERE = (
         "tests/production/test_bucket.py::test_a_result_that_does_not_fit_goes_to_the_bucket",
     ),
 )
-"""Rows of the table that other tests prove. `test_the_other_rows_have_their_tests` holds the names."""
+"""Rows of the table that other tests prove. `test_the_other_rows_have_their_tests` checks that those tests exist."""

@@ -1,0 +1,54 @@
+"""Stages of the Dockerfile that contain only a few files of this repository: these files are enough."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def copy_stage(stage: str, folder: Path) -> None:
+    """Copy into `folder` what the COPY lines of a stage copy into its image."""
+    dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    [body] = re.findall(rf"^FROM \S+ AS {stage}$(.*?)(?=^FROM |\Z)", dockerfile, re.MULTILINE | re.DOTALL)
+    for words in (line.split() for line in re.findall(r"^COPY (.+)$", body, re.MULTILINE)):
+        *sources, to = [word for word in words if not word.startswith("--")]
+        target = folder / to.lstrip("/")
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, target)
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, target)
+
+
+@pytest.mark.parametrize(
+    ("stage", "path", "command"),
+    [
+        ("restorer", "", ("-S", "-m", "worker.snapshot")),  # -S: no installed packages
+        ("downloader", "downloader", ("-m", "worker.models")),
+    ],
+)
+def test_a_stage_has_all_modules_of_its_command(
+    tmp_path: Path, stage: str, path: str, command: tuple[str, ...]
+) -> None:
+    """The command starts with the copied files only, in any working directory."""
+    copy_stage(stage, tmp_path / stage)
+    ended = subprocess.run(
+        [sys.executable, *command, "--help"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / stage / path), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "--to DIR" in ended.stdout
