@@ -26,6 +26,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.public_addresses import is_public
 from comfy_core.safe_fetch import FetchRules, fetch_picture, resolve_host
+from simulators.http_server import InThread
 from tests.fakes.certificate import write_certificate
 
 HERE = "127.0.0.1"
@@ -77,7 +78,7 @@ def drip(head: bytes, drop: bytes, drops: int = 400) -> Answer:
     return pieces
 
 
-class PictureServer(socketserver.ThreadingTCPServer):
+class PictureServer(InThread, socketserver.ThreadingTCPServer):
     """A web server that answers each path as told, counts its visitors and keeps what they asked."""
 
     allow_reuse_address = True
@@ -138,23 +139,10 @@ class _Conversation(socketserver.BaseRequestHandler):
             connection.sendall(piece)
 
 
-@contextlib.contextmanager
-def serving(address: str, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[PictureServer]:
-    """Run a server for as long as the block lasts."""
-    with PictureServer(address, port, tls) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def server() -> Iterator[PictureServer]:
     """A plain server at an address that the tests' rules allow, with a picture at /cat.png."""
-    with serving(HERE) as running:
+    with PictureServer(HERE) as running:
         running.answers["/cat.png"] = reply()
         yield running
 
@@ -162,7 +150,7 @@ def server() -> Iterator[PictureServer]:
 @pytest.fixture
 def private(server: PictureServer) -> Iterator[PictureServer]:
     """A server on the same port of an address that the rules do not allow; it has a picture as well."""
-    with serving(ELSEWHERE, server.port) as running:
+    with PictureServer(ELSEWHERE, server.port) as running:
         running.answers["/cat.png"] = reply()
         yield running
 
@@ -686,7 +674,7 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.sni_callback = lambda _socket, name, _context: names.append(name)
-    with serving(HERE, tls=context) as server:
+    with PictureServer(HERE, tls=context) as server:
         server.answers["/cat.png"] = reply()
         rules = FetchRules(
             allowed_networks=(ip_network(HERE),),

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -18,6 +17,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.object_store import Bucket, address, is_address, store
 from comfy_core.safe_fetch import Resolve
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.job_bucket import job_bucket
@@ -133,26 +133,23 @@ def test_an_unreachable_server_is_an_error_within_seconds(s3: S3Server) -> None:
     assert "was not reached" in rejected(replace(s3.bucket(), endpoint_url="http://127.0.0.1:1"))
 
 
-class _Failing(BaseHTTPRequestHandler):
+class _Failing(HttpHandler):
     """Returns 500 for every request."""
+
+    server: _FailingServer
 
     def do_PUT(self) -> None:
         """Read the image and reject it."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append(self.path)  # type: ignore[attr-defined] # the server below
-        self.send_response(500)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        self.body()
+        self.server.seen.append(self.path)
+        self.respond(500)
 
 
-class _FailingServer(ThreadingHTTPServer):
+class _FailingServer(HttpServer):
     """Records the paths that it rejected."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Failing)
+        super().__init__(_Failing)
         self.seen: list[str] = []
 
 
@@ -160,16 +157,12 @@ class _FailingServer(ThreadingHTTPServer):
 def failing_server() -> Iterator[_FailingServer]:
     """An S3 server that returns 500."""
     with _FailingServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_a_server_that_returns_500_gets_three_requests(s3: S3Server, failing_server: _FailingServer) -> None:
     """A PUT is safe to repeat and is repeated twice; then the status is the error."""
-    bucket = replace(s3.bucket(), endpoint_url=f"http://127.0.0.1:{failing_server.server_port}")
+    bucket = replace(s3.bucket(), endpoint_url=failing_server.url)
 
     assert "answered 500" in rejected(bucket)
     assert failing_server.seen == ["/pictures/job-1/knight_00001_.png"] * 3
