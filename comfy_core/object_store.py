@@ -238,10 +238,7 @@ def _disposition(filename: str) -> str:
 
 
 def _not_stored(bucket: Bucket, problem: str) -> JobError:
-    return JobError.because(
-        ErrorCode.OUTPUT_NOT_STORED,
-        f"The bucket {bucket.name!r} {problem}. {ErrorCode.OUTPUT_NOT_STORED.remedy}",
-    )
+    return JobError.because(ErrorCode.OUTPUT_NOT_STORED, f"The bucket {bucket.name!r} {problem}")
 
 
 def is_public_address(url: str, resolve: Resolve) -> bool:
