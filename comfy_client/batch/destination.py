@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
 from comfy_core.http import HttpApi
@@ -56,11 +57,11 @@ class BucketDestination:
 
         def check() -> None:
             if time.monotonic() > give_up_at:
-                raise JobError.because(
-                    ErrorCode.OUTPUT_NOT_STORED,
+                message = (
                     f"The upload of {name} to the bucket {self.bucket.name!r} took longer than {self._timeout_s:g} s. "
-                    "Finished images are kept: run again, or allow more time with --upload-timeout.",
+                    "Finished images are kept: run again, or allow more time with --upload-timeout."
                 )
+                raise JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message))
 
         url = self._store.put(name, data, mime_type, check, cache_control=CACHE_CONTROL)
         self._check(url, name, data)
@@ -81,11 +82,11 @@ class BucketDestination:
 
 
 def _not_served(name: str, problem: str) -> JobError:
-    return JobError.because(
-        ErrorCode.OUTPUT_NOT_STORED,
+    message = (
         f"{name} was uploaded to the bucket, but cannot be downloaded from its URL: {problem}. Check "
-        "BUCKET_PUBLIC_URL, and that the bucket allows reading there.",
+        "BUCKET_PUBLIC_URL, and that the bucket allows reading there."
     )
+    return JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message))
 
 
 def bucket_destination(
