@@ -17,7 +17,7 @@ from simulators.runpod.scripted_worker import ScriptedWorker, pictured, png
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
     """An endpoint whose worker answers each job with a small picture of its seed."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, hands=2):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=2):
         yield platform
 
 
