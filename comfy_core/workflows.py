@@ -194,8 +194,7 @@ def find_workflow(name: str, workflows: Mapping[str, Workflow]) -> Workflow:
         known = sorted(workflows)
         raise JobError.because(
             ErrorCode.UNKNOWN_WORKFLOW,
-            f"There is no workflow {shown(name)}{nearest(name, [*known, *ALIASES]) or '.'} Known: {', '.join(known)}; "
-            "or send a complete graph in ComfyUI's API format.",
+            f"There is no workflow {shown(name)}{nearest(name, [*known, *ALIASES]) or '.'} Known: {', '.join(known)}",
             known=known,
         )
     return workflow

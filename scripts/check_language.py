@@ -36,8 +36,6 @@ WRITE = {
 
 NOT_CONVERTED: tuple[str, ...] = (
     "bench/endpoint/__main__.py",
-    "bench/endpoint/price.py",
-    "docs/configure.md",
     "handler.py",
     "simulators/hugging_face.py",
     "simulators/runpod/queue_api/bodies.py",

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from comfy_core.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, Fault, JsonObject
-from comfy_core.errors import invalid_input
+from comfy_core.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, ErrorReport, Fault, JsonObject
+from comfy_core.error_codes import ErrorCode
+from comfy_core.errors import JobError, invalid_input
 from comfy_core.graphs import Graph, graph_faults, has_nodes, remove_unneeded, with_links, with_random_seeds
 from comfy_core.images.codec import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
 from comfy_core.request.encoded import bare_address, decode_base64, is_https
@@ -322,7 +323,8 @@ def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckPictur
     if len(source.content) > MAX_BYTES:
         raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are allowed")
     if is_playlist(source.content):
-        raise invalid_image(source.path, "is a playlist; send the video or audio file itself")
+        message = f"{source.path} is a playlist; send the video or audio file itself."
+        raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": source.path}))
     mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
     return Upload(Picture(source.content, 0, 0, mime_type), targets, source.extension)
 

@@ -183,15 +183,15 @@ class Resolver:
 def refusal(
     url: str, rules: FetchRules, resolve: Callable[[str, int], Sequence[str]] = resolve_host, path: str = "image"
 ) -> str:
-    """Return the message that `url` is refused with; it names the path and is an invalid_image."""
+    """Return the problem in the message for `url`; it names the path and is an invalid_image."""
     with pytest.raises(JobError) as info:
         fetch_picture(url, path, rules, resolve=resolve)
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": path}
-    message = info.value.report.message
-    assert message.startswith(f"{path} was not fetched")
+    problem, _, _ = info.value.report.message.partition(f" {ErrorCode.INVALID_IMAGE.remedy}")
+    assert problem.startswith(f"{path} was not fetched")
     assert "SECRET" not in "".join(traceback.format_exception(info.value))
-    return message
+    return problem
 
 
 def address_of(server: PictureServer, resource: str = "/cat.png", host: str = HERE) -> str:
@@ -310,9 +310,7 @@ def test_private_addresses(address: str) -> None:
     """A host that resolves to an address which is not public is refused, and named without that address."""
     message = refusal("https://pictures.example/cat.png", FetchRules(), Resolver([address]))
 
-    assert message == (
-        "image was not fetched from pictures.example: the host is not on the public internet; send the image as base64."
-    )
+    assert message == "image was not fetched from pictures.example: the host is not on the public internet."
 
 
 @pytest.mark.parametrize(

@@ -297,8 +297,8 @@ def test_nothing_secret_is_shown(
         ({"SCENARIO_SDK_API_SECRET": "ключ"}, "SCENARIO_SDK_API_SECRET is not"),
         ({"SCENARIO_BASE_URL": "api.cloud.scenario.com"}, "SCENARIO_BASE_URL="),
         ({"SCENARIO_MODEL_ID": "a/b"}, "SCENARIO_MODEL_ID="),
-        ({"SCENARIO_LORAS": "[]"}, "SCENARIO_LORAS is not a JSON object"),
-        ({"SCENARIO_LORAS": "{"}, "SCENARIO_LORAS is not a JSON object"),
+        ({"SCENARIO_LORAS": "[]"}, "SCENARIO_LORAS=.* must be a JSON object of non-empty strings"),
+        ({"SCENARIO_LORAS": "{"}, "SCENARIO_LORAS=.* must be a JSON object of non-empty strings"),
     ],
 )
 def test_a_wrong_variable_is_named(scenario: ScenarioStandIn, changes: dict[str, str], said: str) -> None:

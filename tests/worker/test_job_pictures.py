@@ -34,7 +34,9 @@ from simulators.comfyui import Simulator
 from simulators.waiting import until
 from tests.core.test_safe_fetch import HERE
 from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
+from worker.settings import Settings
 
 SMALL = {"prompt": "a knight", "steps": 1, "seed": 1}
 TEXT_TO_IMAGE = {**SMALL, "width": 64, "height": 64}
@@ -51,7 +53,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
     """A worker with access to its ComfyUI's folders, as in the container."""
     server = ComfyServer(simulator.url, directory=tmp_path)
-    yield Worker(server, workflows, 20, 8 * 1024 * 1024)
+    yield Worker(server, workflows, Settings(job_timeout_s=20))
     server.close()
 
 
@@ -235,7 +237,7 @@ def test_metadata_is_dropped_if_the_result_would_be_too_large(worker: Worker, ou
     """If the result only fits without metadata, it is returned without, with a warning."""
     job_input = {**TEXT_TO_IMAGE, "prompt": "knight " * 400, "output_format": output_format}
     bare = run(worker, {**job_input, "metadata": False})
-    tight = replace(worker, max_result_bytes=len(json.dumps(bare)) + 1000)
+    tight = configured(worker, max_result_bytes=len(json.dumps(bare)) + 1000)
 
     result = run(tight, job_input)
 
@@ -248,7 +250,7 @@ def test_metadata_is_dropped_if_the_result_would_be_too_large(worker: Worker, ou
 def test_a_result_that_is_too_large_without_metadata_has_all_remedies(worker: Worker) -> None:
     """The error lists every remedy."""
     with pytest.raises(JobError, match=r"webp or jpeg.*`metadata: false`.*BUCKET_ENDPOINT_URL") as info:
-        run(replace(worker, max_result_bytes=1000), TEXT_TO_IMAGE)
+        run(configured(worker, max_result_bytes=1000), TEXT_TO_IMAGE)
 
     assert info.value.code is ErrorCode.OUTPUT_TOO_LARGE
 

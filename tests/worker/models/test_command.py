@@ -199,9 +199,9 @@ def test_invalid_usage_exits_with_3(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT must be a URL"),
-        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT must be a URL"),
-        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT must be a URL"),
+        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT='huggingface.co': must be a URL"),
+        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT=(not shown): must be a URL"),
+        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT='https://mirror:99999': must be a URL"),
         ({"HF_ENDPOINT": "http://mirror", "HF_TOKEN": TOKEN}, "HF_ENDPOINT is http, and the token in HF_TOKEN"),
         ({"HF_TOKEN": f"{TOKEN}\nX: y"}, "HF_TOKEN: not a valid token"),
         ({"HF_TOKEN_FILE": "/"}, "HF_TOKEN_FILE: / cannot be read (IsADirectoryError)"),
