@@ -18,7 +18,7 @@ from tests.deploy.conftest import Desk
 @pytest.fixture
 def empty() -> Iterator[RunPodPlatform]:
     """An endpoint's queue without workers."""
-    with RunPodPlatform(long_poll_s=0.5) as platform:
+    with RunPodPlatform(long_poll_s=0.1) as platform:
         yield platform
 
 

@@ -172,6 +172,7 @@ def test_too_many_requests_are_sent_again_later(platform: RunPodPlatform, client
     assert platform.submissions == 1
 
 
+@pytest.mark.slow
 def test_too_many_requests_for_long_are_an_error(platform: RunPodPlatform, client: Client) -> None:
     """Where it stays so, the error says that nothing was started."""
     platform.faults.respond("run", 429, times=10, headers={"Retry-After": "0.01"})
@@ -335,6 +336,7 @@ def test_a_request_that_is_too_large_is_told_before_it_is_sent(platform: RunPodP
     assert platform.submissions == 0
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, client: Client) -> None:
     """From 10 MiB to 20 MB /runsync takes it, whether the caller watches or not."""
     big = noise(2000, 1400)

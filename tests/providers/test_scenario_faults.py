@@ -14,6 +14,7 @@ from simulators.scenario import MODEL, ScenarioStandIn
 from tests.fakes.gate import Gate
 from tests.providers.provider_fixtures import scenario_client
 
+pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 GENERATE = f"POST /v1/generate/custom/{MODEL}"
 
