@@ -98,7 +98,7 @@ def test_a_submit_whose_connection_is_lost_is_not_repeated(
 @pytest.mark.parametrize("status", [500, 502, 503, 520, 524])
 def test_a_submit_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, client: Client, status: int) -> None:
     """A 5xx does not show whether the job was accepted."""
-    platform.faults.answer("run", status, times=1)
+    platform.faults.respond("run", status, times=1)
     with pytest.raises(RequestError) as info:
         client.submit(prompt="a knight")
 
@@ -209,7 +209,7 @@ def test_two_hundred_jobs_and_constant_memory(platform: RunPodPlatform) -> None:
         seed = job["input"]["seed"]
         return {"output": {"images": [entry(data, seed)], "seed": seed}}
 
-    with ScriptedWorker(platform, respond, hands=4), client_from_env(platform.client_env()) as client:
+    with ScriptedWorker(platform, respond, threads=4), client_from_env(platform.client_env()) as client:
         for outcome in client.map(({"prompt": "x", "seed": seed} for seed in range(200)), 16):
             seen.append(outcome.unwrap().seed or 0)
             assert outcome.unwrap().image.bytes == data
@@ -234,7 +234,7 @@ def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: C
             release.wait(20)
         return pictured(job)
 
-    with ScriptedWorker(platform, respond, hands=4):  # as many as are sent at once, so any of them may be first
+    with ScriptedWorker(platform, respond, threads=4):  # as many as are sent at once: any of them may come first
         outcomes = client.map(({"prompt": "x", "seed": seed} for seed in range(50)), 4)
         assert next(outcomes).unwrap().seed == 0
         outcomes.close()  # type: ignore[attr-defined] # a generator, which the type does not promise

@@ -32,7 +32,7 @@ def test_safe_calls_are_retried_after_an_error(platform: RunPodPlatform, client:
     """Status, cancel, health and purge are retried; the job of the test was submitted once."""
     job = client.submit(prompt="x")
     for route in ("status", "cancel", "health", "purge-queue"):
-        platform.faults.answer(route, status)
+        platform.faults.respond(route, status)
 
     with ThreadPoolExecutor() as pool:
         looked, purged = pool.submit(job.status), pool.submit(client.purge_queue)
@@ -53,7 +53,7 @@ def test_a_retry_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, c
         job = client.submit(prompt="x")
         with pytest.raises(JobError):
             job.wait()
-    platform.faults.answer("retry", status)
+    platform.faults.respond("retry", status)
     with pytest.raises(RequestError) as info:
         job.retry()
 
@@ -97,7 +97,7 @@ def test_a_preview_is_reported_once(platform: RunPodPlatform, client: Client) ->
         "percent": 15,
         "preview": "/9g=",
     }
-    platform.faults.answer("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
+    platform.faults.respond("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
     with ScriptedWorker(platform, pictured):
         events = list(job.events())
 

@@ -64,7 +64,7 @@ def test_each_failed_state_has_its_own_error(
 ) -> None:
     """Each final state of RunPod has one code with a remedy, and the error names the job."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body={"id": job.id, **body})
+    platform.faults.respond("status", 200, body={"id": job.id, **body})
 
     with pytest.raises(JobError, match=expected) as info:
         job.wait(5)
@@ -88,7 +88,7 @@ def test_our_worker_s_report_is_complete(platform: RunPodPlatform, client: Clien
 def test_a_state_that_is_not_final_is_waited_for(platform: RunPodPlatform, client: Client, state: str) -> None:
     """Unknown states and keys are tolerated; the job's end is still detected."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body={"id": job.id, "status": state, "a key of tomorrow": [1]})
+    platform.faults.respond("status", 200, body={"id": job.id, "status": state, "a key of tomorrow": [1]})
 
     with ScriptedWorker(platform, pictured):
         assert job.wait().images
@@ -100,7 +100,7 @@ def test_a_status_has_times_worker_retries_and_progress(platform: RunPodPlatform
     progress = {"stage": "sampling", "picture": 1, "pictures": 2, "step": 3, "steps": 20, "percent": 7, "new": 1}
     jpeg = base64.b64encode(b"\xff\xd8small").decode()
     body = {"id": job.id, "status": "IN_PROGRESS", "delayTime": 61_372, "workerId": "w7", "retries": 1}
-    platform.faults.answer("status", 200, body={**body, "output": {**progress, "preview": jpeg}})
+    platform.faults.respond("status", 200, body={**body, "output": {**progress, "preview": jpeg}})
     status = job.status()
 
     assert (status.state, status.delay_s, status.worker_id, status.retries) == (JobState.RUNNING, 61.372, "w7", 1)
@@ -132,7 +132,7 @@ def test_a_rejected_submit_has_its_status_and_remedy(
     platform: RunPodPlatform, client: Client, status: int, code: ErrorCode, exit_status: int
 ) -> None:
     """The error has the status, RunPod's message and the remedy; no job was started."""
-    platform.faults.answer("run", status, body={"title": "No", "detail": "invalid because of that"})
+    platform.faults.respond("run", status, body={"title": "No", "detail": "invalid because of that"})
     with pytest.raises(RequestError, match="invalid because of that") as info:
         job_of(client)
 
@@ -164,17 +164,18 @@ def test_a_wrong_endpoint_is_reported(platform: RunPodPlatform) -> None:
 
 def test_a_429_is_retried(platform: RunPodPlatform, client: Client) -> None:
     """429 means that no job was accepted: the submit is repeated after Retry-After, and there is one job."""
-    platform.faults.answer("run", 429, times=2, headers={"Retry-After": "0"})
-    platform.faults.answer("status", 429, times=2, headers={"Retry-After": "0"})
+    platform.faults.respond("run", 429, times=2, headers={"Retry-After": "0"})
+    platform.faults.respond("status", 429, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, pictured):
         assert client.submit(prompt="a knight").wait().images
 
     assert platform.submissions == 1
 
 
+@pytest.mark.slow
 def test_a_persistent_429_is_an_error(platform: RunPodPlatform, client: Client) -> None:
     """The error says that nothing was started."""
-    platform.faults.answer("run", 429, times=10, headers={"Retry-After": "0.01"})
+    platform.faults.respond("run", 429, times=10, headers={"Retry-After": "0.01"})
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -189,7 +190,7 @@ def test_a_persistent_429_is_an_error(platform: RunPodPlatform, client: Client) 
 )
 def test_an_error_s_body_may_be_anything(platform: RunPodPlatform, client: Client, body: str) -> None:
     """JSON, text and HTML are parsed; markup is not shown."""
-    platform.faults.answer("run", 500, body=body)
+    platform.faults.respond("run", 500, body=body)
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -204,7 +205,7 @@ def test_a_submit_response_without_a_job_may_have_started_one(
     platform: RunPodPlatform, client: Client, body: str
 ) -> None:
     """The error says so, and the submit is not repeated."""
-    platform.faults.answer("run", 200, body=body, times=3)
+    platform.faults.respond("run", 200, body=body, times=3)
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -217,7 +218,7 @@ def test_a_submit_response_without_a_job_may_have_started_one(
 def test_an_invalid_status_is_polled_again(platform: RunPodPlatform, client: Client, body: str) -> None:
     """An HTML page in place of a status does not end the wait."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body=body)
+    platform.faults.respond("status", 200, body=body)
     with ScriptedWorker(platform, pictured):
         assert job.wait().images
 
@@ -335,6 +336,7 @@ def test_a_request_that_is_too_large_is_rejected_before_it_is_sent(platform: Run
     assert platform.submissions == 0
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, client: Client) -> None:
     """/runsync accepts 10 MiB to 20 MB, with or without an observer."""
     big = noise(2000, 1400)
@@ -422,7 +424,7 @@ def test_health_has_the_reason_why_a_job_waits(
 ) -> None:
     """The counts of workers become one word and one sentence; so does a wait timeout."""
     body = {"jobs": {"inQueue": 4}, "workers": workers}
-    platform.faults.answer("health", 200, body=body, times=2)
+    platform.faults.respond("health", 200, body=body, times=2)
 
     assert client.health().why == why
     with pytest.raises(WaitTimeout) as info:

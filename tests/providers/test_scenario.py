@@ -182,7 +182,7 @@ def test_the_size_of_an_input_image_is_checked(scenario: ScenarioStandIn, client
 
 def test_progress_is_reported(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
     """A waiting job is queued in all of Scenario's states; a running one reports its progress as steps."""
-    scenario.faults.wait_in_line(0.6)
+    scenario.faults.wait_in_queue(0.6)
     scenario.faults.hold_job()
     job = client_of_scenario.submit(prompt="x", **{**SMALL, "steps": 10})
     events = job.events()
@@ -278,7 +278,7 @@ def test_nothing_secret_is_shown(
     """Neither keys nor prompts nor images are in errors, representations and logs at any level."""
     caplog.set_level("DEBUG")
     client_of_scenario.img2img(KNIGHT, "a very secret castle", **SMALL)
-    scenario.faults.answer("generate", 500)
+    scenario.faults.respond("generate", 500)
     with pytest.raises(RequestError) as info:
         client_of_scenario.submit(prompt="a very secret castle")
 

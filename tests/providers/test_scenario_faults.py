@@ -14,6 +14,7 @@ from simulators.scenario import MODEL, ScenarioStandIn
 from tests.fakes.gate import Gate
 from tests.providers.provider_fixtures import scenario_client
 
+pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 GENERATE = f"POST /v1/generate/custom/{MODEL}"
 
@@ -41,9 +42,9 @@ def test_a_submit_with_an_error_response_is_not_repeated(
     scenario: ScenarioStandIn, client_of_scenario: Client, status: int
 ) -> None:
     """Every status results in one call and one error of ours, with Scenario's message and trace id."""
-    scenario.faults.answer("generate", status)
+    scenario.faults.respond("generate", status)
     kind, code = STATUSES[status]
-    with pytest.raises(kind, match=rf"{status} \(because of the moon; trace trace_") as info:
+    with pytest.raises(kind, match=rf"{status} \(internal error; trace trace_") as info:
         client_of_scenario.submit(prompt="x")
 
     assert info.value.code is code
@@ -82,7 +83,7 @@ def test_a_refused_connection_started_no_job(scenario: ScenarioStandIn) -> None:
 
 def test_a_response_that_is_not_json_is_an_error(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
     """The error has the URL; the submit may have arrived."""
-    scenario.faults.answer("generate", 200, body="<html>hello</html>")
+    scenario.faults.respond("generate", 200, body="<html>hello</html>")
     with pytest.raises(RequestError, match="http://127") as info:
         client_of_scenario.submit(prompt="x")
 
@@ -105,10 +106,10 @@ def test_a_429_has_its_delay(scenario: ScenarioStandIn, client_of_scenario: Clie
 def test_polls_and_downloads_are_retried(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
     """After a 503 or a lost connection, polling a job and downloading its image continue."""
     job = client_of_scenario.submit(prompt="x", **SMALL)
-    scenario.faults.answer("job", 503)
+    scenario.faults.respond("job", 503)
     scenario.faults.drop_connection("job")
-    scenario.faults.answer("asset", 500)
-    scenario.faults.answer("picture", 503)
+    scenario.faults.respond("asset", 500)
+    scenario.faults.respond("image", 503)
     told = [type(event) for event in job.events()]
 
     assert told.count(ProviderUnavailable) >= 2
@@ -136,16 +137,16 @@ def test_a_job_without_an_image_is_no_output(scenario: ScenarioStandIn, client_o
 
 def test_a_truncated_image_is_downloaded_again(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
     """It is downloaded once more, and then reported as lost."""
-    scenario.faults.cut_picture()
+    scenario.faults.cut_image()
     assert client_of_scenario.txt2img("x", **SMALL).image.pil().size == (128, 128)
-    scenario.faults.cut_picture(times=2)
+    scenario.faults.cut_image(times=2)
     with pytest.raises(JobError, match="damaged") as info:
         client_of_scenario.txt2img("x", **SMALL)
 
     assert info.value.code is ErrorCode.RESULT_LOST
 
 
-@pytest.mark.parametrize(("route", "status"), [("asset", 404), ("picture", 403)])
+@pytest.mark.parametrize(("route", "status"), [("asset", 404), ("image", 403)])
 def test_a_deleted_or_expired_image_is_lost(
     scenario: ScenarioStandIn,
     client_of_scenario: Client,
@@ -153,7 +154,7 @@ def test_a_deleted_or_expired_image_is_lost(
     status: int,
 ) -> None:
     """A deleted asset, and a URL that has expired, are result_lost."""
-    scenario.faults.answer(route, status)
+    scenario.faults.respond(route, status)
     with pytest.raises(JobError, match="does not exist any more") as info:
         client_of_scenario.txt2img("x", **SMALL)
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -81,7 +81,7 @@ def flattened(data: bytes) -> Image.Image:
 
 
 def refusal(data: bytes, *, flatten: bool = True) -> str:
-    """Return the problem in the error for `data`, after a check of the rest of the report."""
+    """Return the error message for an image, after a check of its report."""
     with pytest.raises(JobError) as info:
         check_picture(data, "images[2].image", flatten=flatten)
     assert info.value.code is ErrorCode.INVALID_IMAGE
@@ -323,17 +323,17 @@ def damaged(count: int) -> Iterator[bytes]:
 @QUIET
 def test_a_damaged_file_is_rejected_or_decoded() -> None:
     """Damage always results in an image or a documented error, even if Pillow raises an undocumented exception."""
-    verdicts = [outcome(data, flatten=True) for data in damaged(3000)]
+    verdicts = [outcome(data, flatten=True) for data in damaged(6 * settings().max_examples)]
 
     codes = [code for code in verdicts if isinstance(code, ErrorCode)]
     assert set(codes) == {ErrorCode.INVALID_IMAGE}
-    assert 300 < len(codes) < 2700
+    assert 0.1 < len(codes) / len(verdicts) < 0.9
 
 
 @QUIET
 def test_identifying_a_damaged_file_does_not_fail() -> None:
     """A damaged file from ComfyUI is a still image or not, without an exception."""
-    found = [identify(data) for data in damaged(1500)]
+    found = [identify(data) for data in damaged(3 * settings().max_examples)]
 
     assert None in found
     assert any(picture and picture.width == 40 for picture in found)
@@ -590,7 +590,9 @@ def test_an_invalid_preview_is_none() -> None:
     assert small_preview(encoded(noise())) is None
     assert small_preview(whole.replace(struct.pack(">HH", 30, 40), b"\xff\xdc\xff\xdc", 1)) is None
     assert small_preview(whole[: len(whole) // 2]) is None
-    assert all(preview is None or decoded(preview).size for preview in map(small_preview, damaged(1500)))
+    assert all(
+        preview is None or decoded(preview).size for preview in map(small_preview, damaged(3 * settings().max_examples))
+    )
 
 
 # Images with small damage, which viewers show

@@ -397,7 +397,6 @@ def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
     }
     images = [{"name": f"{number}.png", "image": BASE64} for number in range(300)]
     addresses = [{"name": f"{number}.png", "image": "https://example.com/a.png"} for number in range(17)]
-    large = [{"name": f"{number}.png", "image": "A" * 35_000_000} for number in range(4)]
 
     assert len(rendered(workflows, {"workflow": graph, "images": images[:256]}).uploads) == 256
     assert faults_of(workflows, {"workflow": graph, "images": images}) == {
@@ -407,6 +406,16 @@ def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
         "is one of 17 URLs; a request may have at most 16"
         in faults_of(workflows, {"workflow": graph, "images": addresses})["images[16].image"]
     )
+
+
+@pytest.mark.slow
+def test_the_bytes_of_all_files_are_limited(workflows: Mapping[str, Workflow]) -> None:
+    """Four files within the limit of one file exceed the limit of all."""
+    graph: Graph = {
+        str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(4)
+    }
+    large = [{"name": f"{number}.png", "image": "A" * 35_000_000} for number in range(4)]
+
     assert "bytes in all files; at most" in faults_of(workflows, {"workflow": graph, "images": large})["images"]
 
 

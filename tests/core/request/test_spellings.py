@@ -267,7 +267,7 @@ def test_thousands_of_unknown_keys_are_reported_quickly(workflows: Mapping[str, 
     assert time.process_time() - begun_at < 6
 
 
-@pytest.mark.parametrize("length", [300, 5_000_000])
+@pytest.mark.parametrize("length", [300, 100_000])
 def test_no_fault_repeats_a_long_value(workflows: Mapping[str, Workflow], length: int) -> None:
     """A fault shows at most 60 characters of the value."""
     long = "y" * length
