@@ -49,10 +49,12 @@ def test_progress_arrives_in_order_and_never_after_the_result() -> None:
 def test_progress_has_small_previews_if_enabled() -> None:
     """With WORKER_PREVIEWS, progress contains small previews."""
     with staged(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as stage:
-        job = stage.run(steps=16)
+        job_id = stage.submit(steps=100)
+        job = stage.platform.jobs[job_id]
+        previews = stage.platform.wait_until(
+            lambda: [each["preview"] for each in job.progress if "preview" in each], 60
+        )
 
-        previews = [each["preview"] for each in job.progress if "preview" in each]
-        assert previews
         assert all(len(preview) < 40_000 for preview in previews)
 
 

@@ -32,6 +32,7 @@ from comfy_core.images.child_process import (
 )
 from simulators.waiting import until
 from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 
@@ -253,8 +254,8 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    with killed_at_end(
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     ) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
