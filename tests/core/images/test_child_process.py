@@ -277,14 +277,10 @@ def test_a_fork_has_children_of_its_own() -> None:
     assert check_picture(png(), "image", flatten=True).width == 32
 
 
-def test_a_child_that_cannot_start_is_no_fault_of_the_picture(
-    processes: PictureProcesses, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without an interpreter the error is the worker's own; a picture that is paid for is returned as it is."""
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
-
+def test_a_child_that_cannot_start_is_not_the_image_s_fault() -> None:
+    """Without an interpreter the error is NotStartedError, which does not blame the image."""
     with pytest.raises(NotStartedError, match="got no child process"):
-        check_here(processes, png())
+        check_here(PictureProcesses(python="/no/such/python"), png())
 
 
 # What is sent
