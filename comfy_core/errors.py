@@ -75,6 +75,21 @@ class RequestError(ComfyClientError):
         self.is_unsent = is_unsent
         self.retry_after_s = retry_after_s
 
+    def explained(
+        self, message: str, code: ErrorCode | None = None, *, body: str | None = None, is_unsent: bool = False
+    ) -> RequestError:
+        """Return this failure with another message and code, as Unauthorized if the code is AUTH_FAILED."""
+        kind = Unauthorized if code is ErrorCode.AUTH_FAILED else RequestError
+        return kind(
+            message,
+            status=self.status,
+            body=self.body if body is None else body,
+            code=code or self.code,
+            is_transient=self.is_transient,
+            is_unsent=self.is_unsent or is_unsent,
+            retry_after_s=self.retry_after_s,
+        )
+
 
 class Unauthorized(RequestError):  # noqa: N818 - HTTP's own name for it
     """The API key was rejected."""

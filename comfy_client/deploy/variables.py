@@ -23,7 +23,7 @@ VARIABLES: Mapping[str, EnvironmentVariable] = {
         EnvironmentVariable("RUNPOD_REST_BASE_URL", "Base URL of RunPod's REST API v2.", f"default `{REST_URL}`"),
         EnvironmentVariable(
             "RUNPOD_GRAPHQL_URL",
-            "URL of RunPod's GraphQL API, which is used for cached models.",
+            "URL of RunPod's GraphQL API, which only `cached_model` needs. RunPod retires it early in 2027.",
             f"default `{GRAPHQL_URL}`",
         ),
         EnvironmentVariable(

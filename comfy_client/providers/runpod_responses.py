@@ -18,7 +18,7 @@ import re
 from comfy_client.providers.interface import Health, JobState, JobStatus, Progress
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import RequestError, Unauthorized
+from comfy_core.errors import RequestError
 from comfy_core.http import error_message
 from comfy_core.request.encoded import decode_base64
 
@@ -185,39 +185,28 @@ def request_error(error: RequestError, endpoint_id: str) -> RequestError:
     """Return a failed call's error with the cause and remedy that its status has on RunPod's queue API."""
     detail = error_message(error.body)
     note = f" ({detail})" if detail else ""
-    kind, code = RequestError, error.code
     match error.status:
         case 401 | 403:
-            kind, code = Unauthorized, ErrorCode.AUTH_FAILED
-            message = (
+            return error.explained(
                 f"RunPod rejected the API key for endpoint {endpoint_id}{note}. Check RUNPOD_API_KEY, and whether that "
-                "key may use the endpoint (RunPod's console: Settings > API Keys)"
+                "key may use the endpoint (RunPod's console: Settings > API Keys)",
+                ErrorCode.AUTH_FAILED,
             )
         case 404:
-            code = ErrorCode.ENDPOINT_NOT_FOUND
-            message = (
+            return error.explained(
                 f"RunPod has no endpoint {endpoint_id}{note}. Copy the id from the console (Serverless), and check "
-                "RUNPOD_ENDPOINT_BASE_URL if it is set"
+                "RUNPOD_ENDPOINT_BASE_URL if it is set",
+                ErrorCode.ENDPOINT_NOT_FOUND,
             )
         case 429:
-            code = ErrorCode.RATE_LIMITED
             message = f"RunPod limits the requests to endpoint {endpoint_id}{note}. Send fewer at once, or wait"
+            return error.explained(message, ErrorCode.RATE_LIMITED, is_unsent=True)
         case 400 | 413 if re.search("max body size|too large", error.body, re.IGNORECASE):
-            code = ErrorCode.PAYLOAD_TOO_LARGE
             message = f"RunPod rejected the request as too large{note}. {SMALLER}"
+            return error.explained(message, ErrorCode.PAYLOAD_TOO_LARGE)
         case None:
             return error
-        case _:
-            message = f"{error}{note}"
-    return kind(
-        message,
-        code=code,
-        status=error.status,
-        body=error.body,
-        is_transient=error.is_transient,
-        is_unsent=error.is_unsent or error.status == 429,  # noqa: PLR2004 - an HTTP status
-        retry_after_s=error.retry_after_s,
-    )
+    return error.explained(f"{error}{note}")
 
 
 SMALLER = (
