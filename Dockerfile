@@ -120,7 +120,7 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app && chmod -R
 
 
 FROM app AS simulator-app
-COPY simulators/__init__.py /app/simulators/
+COPY simulators/__init__.py snapshot.json /app/simulators/
 COPY simulators/comfyui /app/simulators/comfyui
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app/simulators && chmod -R u=rwX,go=rX /app/simulators
 
@@ -151,7 +151,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY comfy_core/__init__.py comfy_core/backoff.py comfy_core/command_line.py comfy_core/contract.py comfy_core/error_codes.py comfy_core/errors.py comfy_core/files.py /downloader/comfy_core/
 COPY worker/__init__.py /downloader/worker/
 COPY worker/models/__init__.py worker/models/__main__.py worker/models/download.py worker/models/files.py worker/models/listing.py worker/models/source.py /downloader/worker/models/
-COPY --chmod=755 scripts/bake_model /downloader/
+COPY --chmod=755 scripts/release/bake_model /downloader/
 
 
 FROM runtime AS weights

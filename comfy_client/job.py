@@ -235,7 +235,7 @@ class JobPoller:
             doing = f"; {health.sentence}" if health else "; the endpoint's health is not available"
         when = f"after {timeout_s:.3g} s" if timeout_s else "yet"
         return WaitTimeout(
-            f"Job {self.id} has not ended {when}{doing}. The job continues: wait for it again by its id, or cancel it",
+            f"Job {self.id} has not ended {when}{doing}",
             self.id,
             state=state,
             workers=dict(health.workers) if health else {},

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, missing_extra
 from comfy_core.s3_hosts import located
 from comfy_core.safe_fetch import Resolve, is_public_host, resolve_host
-
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
@@ -48,11 +47,116 @@ class Bucket:
         """Return the object key for the file `name`: the prefix and the name."""
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def client(self, resolve: Resolve = resolve_host) -> BaseClient:
-        """Return a boto3 client for the bucket. Sends no request.
 
-        Raises JobError (output_not_stored) if the settings are invalid, ConfigError if boto3 is not installed.
+class _GivenUpError(Exception):
+    """The upload was abandoned."""
+
+
+class _Body(io.BytesIO):
+    """The body of an upload. After `give_up`, the next read raises, also in a retry by boto3."""
+
+    is_given_up = False
+
+    def give_up(self) -> None:
+        self.is_given_up = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.is_given_up:
+            raise _GivenUpError
+        return super().read(size)
+
+
+class ObjectStore:
+    """The files of a bucket, under its prefix. The S3 client is created at the first call.
+
+    Every method raises JobError (output_not_stored) with the bucket's error code, but without URLs.
+    """
+
+    def __init__(self, bucket: Bucket, resolve: Resolve = resolve_host) -> None:
+        self.bucket = bucket
+        self._resolve = resolve
+
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        mime_type: str,
+        check: Callable[[], None] = lambda: None,
+        *,
+        cache_control: str = "",
+    ) -> str:
+        """Upload a file and return its URL.
+
+        boto3 retries the upload twice, which is safe for the same content and name. `check` is called before the upload
+        and ten times a second during it; a JobError that it raises ends the upload.
         """
+        body = _Body(data)
+        check()
+        client = self._client
+        thread = ThreadPoolExecutor(1, "store")
+        upload = thread.submit(
+            client.put_object,
+            Bucket=self.bucket.name,
+            Key=self.bucket.key(name),
+            Body=body,
+            ContentType=mime_type,
+            ContentDisposition=_disposition(name.rpartition("/")[2]),
+            **({"CacheControl": cache_control} if cache_control else {}),
+        )
+        thread.shutdown(wait=False)
+        try:
+            while not wait([upload], _TICK_S).done:
+                check()
+            with self._errors():
+                upload.result()
+        finally:
+            body.give_up()
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        """Return the URL of a file: public if the bucket has a public base URL, otherwise presigned."""
+        path = self.bucket.key(name)
+        if self.bucket.public_url:
+            return f"{self.bucket.public_url.rstrip('/')}/{quote(path)}"
+        client = self._client
+        with self._errors():
+            url: str = client.generate_presigned_url(
+                "get_object",
+                Params={"Bucket": self.bucket.name, "Key": path},
+                ExpiresIn=self.bucket.url_expires_s,
+            )
+        return url
+
+    def get(self, name: str) -> bytes:
+        """Return the content of a file. Raises FileNotFoundError if it does not exist."""
+        client = self._client
+        with self._errors(_ABSENT):
+            data: bytes = client.get_object(Bucket=self.bucket.name, Key=self.bucket.key(name))["Body"].read()
+        return data
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it exists."""
+        client = self._client
+        with self._errors():
+            client.delete_object(Bucket=self.bucket.name, Key=self.bucket.key(name))
+
+    @contextmanager
+    def _errors(self, absent: frozenset[str] = frozenset()) -> Iterator[None]:
+        """Raise JobError instead of boto3's exceptions, and FileNotFoundError for the codes `absent`."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in _client
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "an error"))[:100]
+            if code in absent:
+                raise FileNotFoundError(code) from None
+            raise _not_stored(self.bucket, f"answered {code}") from None
+        except BotoCoreError as error:
+            raise _not_stored(self.bucket, f"was not reached ({type(error).__name__})") from None
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
         try:
             from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most callers have no bucket
         except ImportError as error:
@@ -73,134 +177,28 @@ class Bucket:
             # A new session for each client: boto3's default session is not thread-safe.
             client = Session().client(
                 "s3",
-                endpoint_url=self.endpoint_url,
-                aws_access_key_id=self.access_key_id,
-                aws_secret_access_key=self.secret_access_key,
-                region_name=self.region,
+                endpoint_url=self.bucket.endpoint_url,
+                aws_access_key_id=self.bucket.access_key_id,
+                aws_secret_access_key=self.bucket.secret_access_key,
+                region_name=self.bucket.region,
                 config=config,
             )
         except (BotoCoreError, ValueError) as error:
-            raise _not_stored(self, f"has settings that are not valid ({type(error).__name__})") from None
-        if self.must_be_public:
+            raise _not_stored(self.bucket, f"has settings that are not valid ({type(error).__name__})") from None
+        if self.bucket.must_be_public:
             # Checked before every request, because boto3 may derive another host from endpoint and bucket
             # (`bucket.host`), and the DNS record may have changed. Two cases are not covered: a DNS response that
             # differs for boto3's own lookup (only TLS protects then: an internal server cannot prove the host name),
             # and a proxy of the environment, which resolves the host itself.
-            client.meta.events.register("before-send.s3", lambda request, **_: self._check_public(request.url, resolve))
+            client.meta.events.register("before-send.s3", lambda request, **_: self._check_public(request.url))
         return client
 
-    def _check_public(self, url: str, resolve: Resolve) -> None:
-        if not is_public_address(url, resolve):
-            raise _not_stored(self, "is not on the public internet")
-
-
-class _GivenUpError(Exception):
-    """The upload was abandoned."""
-
-
-class _Body(io.BytesIO):
-    """The body of an upload. After `give_up`, the next read raises, also in a retry by boto3."""
-
-    is_given_up = False
-
-    def give_up(self) -> None:
-        self.is_given_up = True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self.is_given_up:
-            raise _GivenUpError
-        return super().read(size)
-
-
-def store(
-    client: Any,  # noqa: ANN401 - boto3 has no types
-    bucket: Bucket,
-    key: str,
-    data: bytes,
-    mime_type: str,
-    check: Callable[[], None] = lambda: None,
-    *,
-    cache_control: str = "",
-) -> str:
-    """Upload `data` to the bucket under its prefix and return the object's URL.
-
-    boto3 retries the upload twice, which is safe for the same content and key. `check` is called before the upload and
-    ten times a second during it; a JobError that it raises ends the upload. Raises JobError (output_not_stored) with
-    the bucket's error code, but without URLs.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
-
-    path = bucket.key(key)
-    filename = key.rpartition("/")[2]
-    body = _Body(data)
-    check()
-    thread = ThreadPoolExecutor(1, "store")
-    put = thread.submit(
-        client.put_object,
-        Bucket=bucket.name,
-        Key=path,
-        Body=body,
-        ContentType=mime_type,
-        ContentDisposition=_disposition(filename),
-        **({"CacheControl": cache_control} if cache_control else {}),
-    )
-    thread.shutdown(wait=False)
-    try:
-        while not wait([put], _TICK_S).done:
-            check()
-        put.result()
-        return address(client, bucket, key)
-    except ClientError as error:
-        raise _not_stored(bucket, f"answered {_code(error)}") from None
-    except BotoCoreError as error:
-        raise _not_stored(bucket, f"was not reached ({type(error).__name__})") from None
-    finally:
-        body.give_up()
-
-
-def address(client: Any, bucket: Bucket, key: str) -> str:  # noqa: ANN401 - as above
-    """Return the object's URL: public if the bucket has a public base URL, otherwise presigned."""
-    path = bucket.key(key)
-    if bucket.public_url:
-        return f"{bucket.public_url.rstrip('/')}/{quote(path)}"
-    url: str = client.generate_presigned_url(
-        "get_object", Params={"Bucket": bucket.name, "Key": path}, ExpiresIn=bucket.url_expires_s
-    )
-    return url
-
-
-def fetch(client: Any, bucket: Bucket, key: str) -> bytes:  # noqa: ANN401 - as above
-    """Return an object's content. Raises FileNotFoundError, or JobError (output_not_stored)."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
-
-    try:
-        data: bytes = client.get_object(Bucket=bucket.name, Key=bucket.key(key))["Body"].read()
-    except ClientError as error:
-        if _code(error) in _ABSENT:
-            raise FileNotFoundError(key) from None
-        raise _not_stored(bucket, f"answered {_code(error)}") from None
-    except BotoCoreError as error:
-        raise _not_stored(bucket, f"was not reached ({type(error).__name__})") from None
-    return data
-
-
-def delete(client: Any, bucket: Bucket, key: str) -> None:  # noqa: ANN401 - as above
-    """Delete an object, if it exists. Raises JobError (output_not_stored)."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
-
-    try:
-        client.delete_object(Bucket=bucket.name, Key=bucket.key(key))
-    except ClientError as error:
-        raise _not_stored(bucket, f"answered {_code(error)}") from None
-    except BotoCoreError as error:
-        raise _not_stored(bucket, f"was not reached ({type(error).__name__})") from None
+    def _check_public(self, url: str) -> None:
+        if not is_public_address(url, self._resolve):
+            raise _not_stored(self.bucket, "is not on the public internet")
 
 
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
-
-
-def _code(error: Any) -> str:  # noqa: ANN401 - botocore's
-    return str(error.response.get("Error", {}).get("Code", "an error"))[:100]
 
 
 def _disposition(filename: str) -> str:
@@ -211,10 +209,7 @@ def _disposition(filename: str) -> str:
 
 
 def _not_stored(bucket: Bucket, problem: str) -> JobError:
-    return JobError.because(
-        ErrorCode.OUTPUT_NOT_STORED,
-        f"The bucket {bucket.name!r} {problem}. {ErrorCode.OUTPUT_NOT_STORED.remedy}",
-    )
+    return JobError.because(ErrorCode.OUTPUT_NOT_STORED, f"The bucket {bucket.name!r} {problem}")
 
 
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"

@@ -1,6 +1,6 @@
 """A ComfyUI's main.py: it tells its launch flags, refuses others, and is the simulator in the folders that they name.
 
-Its models are the files in the folders of --extra-model-paths-config, read as ComfyUI 0.3.64 reads them.
+Its models are the files in the folders of --extra-model-paths-config, read as ComfyUI reads them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OLD: Mapping[str, str | int | None] = {
     "--cache-classic": 0,
     "--cache-lru": 1,
 }
-"""Flags of 0.3.64, each with the number of its values."""
+"""Flags of ComfyUI, each with the number of its values."""
 NEW: Mapping[str, str | int | None] = {
     **OLD,
     "--offline": 0,

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Self
+
+from simulators.http_server import HttpHandler, HttpServer
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,15 @@ class ModelServer:
         self._rangeless: set[str] = set()
         self._lock = threading.Lock()
         self._server = _Server(self, host)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for hold in self._holds.values():
             hold.release()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.__exit__()
 
     @property
     def url(self) -> str:
@@ -167,18 +162,16 @@ class ModelServer:
         return path not in self._rangeless
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(HttpServer):
     def __init__(self, models: ModelServer, host: str) -> None:
-        super().__init__((host, 0), _ModelHandler)
+        super().__init__(_ModelHandler, host)
         self.models = models
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients here are killed and go away."""
 
 
-class _ModelHandler(BaseHTTPRequestHandler):
+class _ModelHandler(HttpHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
@@ -235,6 +228,3 @@ class _ModelHandler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Connection": "close"}.items():
             self.send_header(name, value)
         self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from worker.job_execution import Service, make_threads
 from worker.lifecycle import Lifecycle
@@ -287,22 +287,22 @@ def test_the_local_api_serves_jobs(local_api: str) -> None:
     assert ErrorReport.from_json(bad["error"]).code is ErrorCode.INVALID_INPUT
 
 
-class _Webhook(BaseHTTPRequestHandler):
+class _Webhook(HttpHandler):
     """Remembers that it was called."""
+
+    server: WebhookServer
 
     def do_POST(self) -> None:
         """Take the call."""
-        self.server.calls.append(self.path)  # type: ignore[attr-defined] # see below
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.server.calls.append(self.path)
+        self.respond(200)
 
 
-class WebhookServer(HTTPServer):
+class WebhookServer(HttpServer):
     """Something inside the worker's network."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Webhook)
+        super().__init__(_Webhook)
         self.calls: list[str] = []
 
 
@@ -315,18 +315,16 @@ def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
         WebhookServer() as inside,
         subprocess.Popen([sys.executable, "handler.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process,
     ):
-        threading.Thread(target=inside.serve_forever, args=(0.01,), daemon=True).start()
         log: list[bytes] = []
         reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))
         reader.start()
         assert until(lambda: b"Uvicorn running" in b"".join(log))
         assert b"the local API has no login" in b"".join(log)
-        body = {"input": SMALL, "webhook": f"http://127.0.0.1:{inside.server_port}/inside"}
+        body = {"input": SMALL, "webhook": f"{inside.url}/inside"}
         answer = requests.post(f"http://127.0.0.1:{port}/runsync", json=body, timeout=30).json()
         assert answer["output"]["images"]
         assert until(lambda: b"ignored a job's webhook" in b"".join(log))
         process.terminate()
         assert process.wait(20) == 0
         reader.join(10)
-        inside.shutdown()
     assert inside.calls == []

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import check_language, site
+from scripts import check_language
+from tools import site
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -18,7 +19,7 @@ PAGES = (
     "tests/recordings/README.md",
 )
 PATH = re.compile(
-    r"(?<![\w/.-])((?:comfy_\w+|bench|worker|simulators|scripts|tests|workflows|docs|requirements)/[\w./-]*)"
+    r"(?<![\w/.-])((?:comfy_\w+|bench|worker|simulators|scripts|tools|tests|workflows|docs|requirements)/[\w./-]*)"
 )
 EXAMPLES = {"workflows/NAME.json", "workflows/NAME.inputs.json", "comfy_client/providers/NAME.py"}
 

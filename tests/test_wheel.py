@@ -20,6 +20,7 @@ NEEDED = (
     "requirements",
     "scripts",
     "pyproject.toml",
+    "snapshot.json",
     "README.md",
     "CHANGELOG.md",
     "LICENSE",

@@ -304,7 +304,7 @@ class ComfyProcess(ComfyUISupervisor):
 
 
 def _error(problem: str, **details: object) -> JobError:
-    return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, f"{problem}. Send the job again.", **details)
+    return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, problem, **details)
 
 
 def _dies_with_us() -> list[str]:

@@ -146,8 +146,8 @@ class JobExecution:
 
     def bug(self) -> JsonObject:
         """Return the error for an unexpected exception."""
-        message = f"A bug in the worker. Its log has the traceback for job {self._job_id}."
-        return {"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()}
+        problem = f"A bug in the worker. Its log has the traceback for job {self._job_id}."
+        return {"error": ErrorReport.because(ErrorCode.INTERNAL, problem).to_json()}
 
     def abandon_error(self) -> JobError | None:
         """Return the error to send if the job's thread cannot be waited for. Call it from another thread."""
@@ -204,12 +204,12 @@ class JobExecution:
             log.error("%s", problem)
             if not lease.is_shared and server.directory is not None:
                 sweep(server.directory)
-            return JobError.because(ErrorCode.DISK_FULL, f"{problem} Send the job again.")
+            return JobError.because(ErrorCode.DISK_FULL, problem)
         return error
 
     def _stop(self) -> JobError | None:
         if self.cancelled.is_set():
-            return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+            return JobError.because(ErrorCode.CANCELLED)
         died = self._service.comfyui.failure_of(self._lease) if self._lease is not None else None
         return died or self._service.lifecycle.stop_error()
 

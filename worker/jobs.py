@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, TypeAlias
 
 import comfy_core
@@ -19,7 +18,7 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
-from comfy_core.object_store import Bucket, store
+from comfy_core.object_store import Bucket, ObjectStore
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Request, read_request
 from comfy_core.safe_fetch import FetchRules
@@ -122,10 +121,10 @@ def _delivery(
 ) -> ResultPacker:
     if bucket is None:
         return ResultPacker(request.delivery, worker.max_result_bytes, None, worker.image_fields)
-    client = cache(bucket.client)  # created only if something is stored
+    store = ObjectStore(bucket)
 
     def put(output: JobOutput) -> str:
-        return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
+        return store.put(f"{job_id}/{output.filename}", output.data, output.mime_type, check)
 
     return ResultPacker(request.delivery, worker.max_result_bytes, put, worker.image_fields)
 

@@ -39,7 +39,7 @@ KNOWN_FLAGS = frozenset(
         "--cache-classic",
     }
 )
-"""The flags of ComfyUI 0.3.64 that the worker uses. Fallback for a ComfyUI whose --help fails."""
+"""The flags of the pinned ComfyUI that the worker uses. Fallback for a ComfyUI whose --help fails."""
 
 _WEBSOCKET_NODE = "websocket_image_save"
 
@@ -79,7 +79,7 @@ def query_flags(
     flags = flags_in(text)
     if "--port" in flags:
         return flags
-    log.warning("ComfyUI did not print its launch flags within %g s; using those of 0.3.64", timeout_s)
+    log.warning("ComfyUI did not print its launch flags within %g s; using those of snapshot.json's ComfyUI", timeout_s)
     return KNOWN_FLAGS
 
 
@@ -93,7 +93,7 @@ def image_nodes(comfyui: Path) -> list[str]:
     """Return the image's custom nodes for ComfyUI's whitelist: the folders and modules in custom_nodes.
 
     The whitelist keeps out nodes from additional paths, so that nothing from a network volume is run as code. ComfyUI
-    0.3.64 expects modules with their file extension. SaveImageWebsocket is one that ComfyUI ships.
+    expects modules with their file extension. SaveImageWebsocket is one that ComfyUI ships.
     """
     try:
         found = sorted((comfyui / "custom_nodes").iterdir())
@@ -136,7 +136,7 @@ def comfyui_command(
         ("--output-directory", [str(data / "output")]),
         ("--temp-directory", [str(data)]),  # ComfyUI appends `temp`, and empties that folder
         ("--user-directory", [str(data / "user")]),
-        # With an in-memory database, 0.3.64 logs an SQLAlchemy traceback, which would end up in error log tails.
+        # With an in-memory database, ComfyUI logs an SQLAlchemy traceback, which would end up in error log tails.
         ("--database-url", [f"sqlite:///{data}/user/comfyui.db"]),
         ("--front-end-root", [str(front_end)]),
         ("--extra-model-paths-config", [str(paths_config)]),

@@ -11,7 +11,7 @@ from typing import Any
 
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.errors import ConfigError
-from comfy_core.validation import filled, path_of, plain, schema_faults
+from comfy_core.validation import Faults, filled, path_of, plain, schema_faults
 
 FLASHBOOT = ("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT")
 LEAST_MEMORY_GB = 24
@@ -194,11 +194,10 @@ def _parsed(text: str, path: Path) -> JsonObject:
 
 def find_faults(value: JsonObject) -> list[Fault]:
     """Return all faults of a file's content, at most one for each path. Possible secrets are not quoted."""
-    copied, not_json = plain(value)
-    faults: dict[str, Fault] = {}
-    for fault in (*not_json, *_rule_faults(copied), *schema_faults(copied, SCHEMA)):
-        faults.setdefault(fault.path, fault)
-    return [_explained(fault) for fault in faults.values()]
+    faults = Faults()
+    copied = plain(value, faults)
+    faults.extend((*_rule_faults(copied), *schema_faults(copied, SCHEMA)))
+    return [_explained(fault) for fault in faults.listed()]
 
 
 def _explained(fault: Fault) -> Fault:

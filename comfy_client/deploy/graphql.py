@@ -1,7 +1,7 @@
 """Cached models of an endpoint, through RunPod's GraphQL API: REST v2 has no field for them.
 
-RunPod retires the GraphQL API early in 2027. From then on a deployment with `storage.cached_model` fails. This module is
-the only one that uses GraphQL, and can then be deleted together with that key of deploy.toml.
+RunPod retires the GraphQL API early in 2027. From then on a deployment with `storage.cached_model` fails. This module
+is the only one that uses GraphQL, and can then be deleted together with that key of deploy.toml.
 
 Source: `update --model-reference` of runpodctl (internal/api/endpoints.go) and
 `set-endpoint-gpus` of runpod-mcp (src/tools/endpoint-gpus.ts), which do the same; docs/reference/runpod.md#graphql.
@@ -27,8 +27,8 @@ READ = f"query {{ myself {{ endpoints {{ {KEPT} modelReferences networkVolumeIds
 WRITE = "mutation Save($input: EndpointInput!) { saveEndpoint(input: $input) { id modelReferences } }"
 
 RETIRED = (
-    "RunPod retires its GraphQL API early in 2027. If it is gone, remove storage.cached_model from deploy.toml, and set "
-    "the model in RunPod's console"
+    "RunPod retires its GraphQL API early in 2027. If it is gone, remove storage.cached_model from deploy.toml, and "
+    "set the model in RunPod's console"
 )
 
 

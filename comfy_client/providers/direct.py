@@ -55,7 +55,7 @@ class _DirectJob:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> JobError | None:
-        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.") if self.cancelled.is_set() else None
+        return JobError.because(ErrorCode.CANCELLED) if self.cancelled.is_set() else None
 
     def end_if_stopped(self) -> None:
         """Raise JobError if the job was cancelled."""
@@ -122,7 +122,7 @@ class DirectProvider:
             raise JobError.of(status.error, status.job_id)
         result = self._job(status.job_id).result
         if result is None:
-            raise JobError.because(ErrorCode.RESULT_LOST, "The job has no result.")
+            raise JobError.because(ErrorCode.RESULT_LOST, "The job has no result")
         return result
 
     def cancel(self, job_id: str) -> None:
@@ -182,8 +182,8 @@ class DirectProvider:
     def _job(self, job_id: str) -> _DirectJob:
         job = self._jobs.get(job_id)
         if job is None:
-            message = f"This process has no job {job_id}. With COMFYUI_ENDPOINT, jobs exist in one process only."
-            raise JobError.of(ErrorReport(ErrorCode.JOB_EXPIRED, message), job_id)
+            problem = f"This process has no job {job_id}. With COMFYUI_ENDPOINT, jobs exist in one process only."
+            raise JobError.of(ErrorReport.because(ErrorCode.JOB_EXPIRED, problem), job_id)
         return job
 
     def _run(self, job: _DirectJob) -> None:
@@ -209,9 +209,8 @@ class DirectProvider:
             job.status = replace(job.status, state=state, progress=None, error=error.report)
         finally:
             if not job.status.state.is_final:
-                report = ErrorReport(
-                    ErrorCode.INTERNAL, f"A bug in the client ended the job after {time.monotonic() - begun_at:.1f} s."
-                )
+                problem = f"A bug in the client ended the job after {time.monotonic() - begun_at:.1f} s"
+                report = ErrorReport.because(ErrorCode.INTERNAL, problem)
                 job.status = replace(job.status, state=JobState.FAILED, error=report)
             job.ended.set()
 

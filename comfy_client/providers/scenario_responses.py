@@ -100,7 +100,7 @@ def _seed(metadata: object) -> int | None:
 
 def _error(state: JobState, job: JsonObject) -> ErrorReport | None:
     if state is JobState.CANCELLED:
-        return ErrorReport(ErrorCode.CANCELLED, "The job was cancelled.")
+        return ErrorReport.because(ErrorCode.CANCELLED)
     if state is not JobState.FAILED:
         return None
     match job.get("metadata"):
@@ -109,11 +109,8 @@ def _error(state: JobState, job: JsonObject) -> ErrorReport | None:
         case _:
             return ErrorReport(ErrorCode.UNRECOGNIZED, "Scenario reports that the job failed, without a reason.")
     more = f" ({hint[:_MAX_MESSAGE]})" if isinstance(hint, str) and hint else ""
-    return ErrorReport(
-        ErrorCode.EXECUTION_FAILED,
-        f"Scenario's job failed: {reason[:_MAX_MESSAGE]}{more}",
-        {"exception_type": "Scenario"},
-    )
+    problem = f"Scenario's job failed: {reason[:_MAX_MESSAGE]}{more}"
+    return ErrorReport.because(ErrorCode.EXECUTION_FAILED, problem, exception_type="Scenario")
 
 
 def _progress(job: JsonObject) -> Progress:

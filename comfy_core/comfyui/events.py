@@ -1,6 +1,6 @@
 """Parses ComfyUI's websocket frames into events. No I/O.
 
-Facts of the protocol (ComfyUI 0.3.64, execution.py and server.py; seen in tests/recordings):
+Facts of the protocol (ComfyUI's execution.py and server.py; tests/recordings):
 
 - A text frame is `{"type", "data"}`. Frames of a prompt are only sent to the client_id of its POST /prompt.
 - Order of a prompt's frames: `execution_start`; `execution_cached` (nodes served from the cache); for each node

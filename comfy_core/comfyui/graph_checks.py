@@ -1,6 +1,6 @@
 """Checks a graph against /object_info and adds missing defaults, before ComfyUI validates the graph. Pure.
 
-ComfyUI 0.3.64 reports only the first missing node, and no node for a cycle or for a link to an output that does not
+The pinned ComfyUI reports only the first missing node, and no node for a cycle or for a link to an output that does not
 exist. 0.33.0 reports missing nodes by title only. Newer versions add required inputs that older exports lack.
 """
 

@@ -242,11 +242,9 @@ class PromptMonitor:
 
 def unavailable(problem: str) -> JobError:
     """Return the error for a ComfyUI that does not respond or has lost a prompt."""
-    code = ErrorCode.COMFYUI_UNAVAILABLE
-    return JobError.because(code, f"{problem}. {code.remedy}")
+    return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, problem)
 
 
 def _deadline(after_s: float, what: str) -> JobError:
-    code = ErrorCode.DEADLINE_EXCEEDED
-    message = f"After {after_s:.1f} s the job {what}. {code.remedy}"
-    return JobError.because(code, message, after_s=round(after_s, 1))
+    problem = f"After {after_s:.1f} s the job {what}"
+    return JobError.because(ErrorCode.DEADLINE_EXCEEDED, problem, after_s=round(after_s, 1))

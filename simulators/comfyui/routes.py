@@ -32,8 +32,8 @@ from simulators.comfyui.files import FOLDERS, Folders, OutsideFolderError, insid
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_SIZE, Sockets
+from simulators.comfyui.version import pinned_version
 
-VERSION = "0.3.64"
 PAGE = "<!doctype html><title>ComfyUI simulator</title><p>This server simulates ComfyUI. It has no editor."
 INTERNAL_ERROR = "500 Internal Server Error\n\nServer got itself in trouble"
 FOLDER_NAMES = """
@@ -274,7 +274,7 @@ class _InfoRoutes:
 
 
 def _stats() -> dict[str, Any]:
-    system = {"os": os.name, "ram_total": MEMORY, "ram_free": MEMORY, "comfyui_version": VERSION}
+    system = {"os": os.name, "ram_total": MEMORY, "ram_free": MEMORY, "comfyui_version": pinned_version()}
     system |= {"required_frontend_version": "", "installed_templates_version": "", "required_templates_version": ""}
     system |= {"python_version": sys.version, "pytorch_version": "none", "embedded_python": False, "argv": sys.argv}
     device = {"name": "simulator", "type": "cpu", "index": None, "vram_total": MEMORY, "vram_free": MEMORY}

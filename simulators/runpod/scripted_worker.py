@@ -13,7 +13,6 @@ import random
 import threading
 from collections.abc import Callable
 from functools import cache
-from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import requests
@@ -43,9 +42,7 @@ class ScriptedWorker:
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         for thread in self._threads:
             thread.join(TAKE_TIMEOUT_S)

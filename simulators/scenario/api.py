@@ -9,7 +9,6 @@ import io
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from types import TracebackType
 from typing import Self, TypeAlias
 
 from aiohttp import hdrs, web
@@ -65,9 +64,7 @@ class ScenarioStandIn:
             raise RuntimeError("the stand-in did not start")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.faults.clear()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)

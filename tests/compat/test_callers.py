@@ -17,8 +17,8 @@ from PIL import Image
 from bench.stage import Stage, staged
 from simulators.comfyui import Simulator
 from simulators.waiting import until
-from tests.compat.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
 from tests.needs import programs
+from tools.stock_worker.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.compat.cases import CASES, Case
-from tests.compat.outcomes import our_handler, outcome_of
-from tests.compat.recordings import OURS, STOCK, Verdict, recorded, verdict
+from tools.stock_worker.cases import CASES, Case
+from tools.stock_worker.outcomes import our_handler, outcome_of
+from tools.stock_worker.recordings import OURS, STOCK, Verdict, recorded, verdict
 
 pytestmark = pytest.mark.slow
-AGAIN = "run `python -m tests.compat.record ours`, then scripts/docs"
+AGAIN = "run `python -m tools.stock_worker.record ours`, then scripts/docs"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from comfy_core.contract import ALIASES, ENVELOPE, OUTPUT_FORMATS, ErrorReport, Fault
 from comfy_core.error_codes import ErrorCode, Retry
-from comfy_core.errors import ComfyClientError, ConfigError, JobCancelled, JobError, RequestError, invalid_input
+from comfy_core.errors import (
+    ComfyClientError,
+    ConfigError,
+    JobCancelled,
+    JobError,
+    RequestError,
+    WaitTimeout,
+    invalid_input,
+)
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
@@ -191,10 +199,10 @@ def test_the_envelope_is_a_json_schema() -> None:
 
 
 def test_a_job_error_says_its_code_and_message() -> None:
-    """What a log prints of an error is its code and its message; its report has the details."""
+    """The text of an error has its code, the problem and the registry's remedy; its report has the details."""
     error = JobError.because(ErrorCode.INTERRUPTED, "Someone pressed stop.", node_id="3")
 
-    assert str(error) == "interrupted: Someone pressed stop."
+    assert str(error) == "interrupted: Someone pressed stop. Send the job again."
     assert error.code is ErrorCode.INTERRUPTED
     assert error.report.details == {"node_id": "3"}
     assert isinstance(error, ComfyClientError)
@@ -203,7 +211,18 @@ def test_a_job_error_says_its_code_and_message() -> None:
 
 def test_a_cancelled_job_has_a_type_of_its_own() -> None:
     """Cancelling is told from failing by `except`."""
-    assert isinstance(JobError.because(ErrorCode.CANCELLED, "The job was cancelled."), JobCancelled)
+    assert isinstance(JobError.because(ErrorCode.CANCELLED), JobCancelled)
+
+
+@pytest.mark.parametrize("problem", ["It broke", "It broke.", ""])
+def test_a_message_has_a_problem_and_the_remedy(problem: str) -> None:
+    """An error without a problem of its own has the registry's cause."""
+    code = ErrorCode.RATE_LIMITED
+    message = f"{'It broke.' if problem else code.cause} {code.remedy}"
+
+    assert JobError.because(code, problem).report.message == message
+    assert str(RequestError.because(code, problem, status=429)) == message
+    assert WaitTimeout("It waits", "job-1").report.message == f"It waits. {ErrorCode.QUEUE_TIMEOUT.remedy}"
 
 
 def test_a_request_error_keeps_status_and_body() -> None:

@@ -14,11 +14,20 @@ from comfy_core.graphs import (
     graph_faults,
     has_nodes,
     is_link,
-    left_out,
+    remove_unneeded,
     title_of,
     with_links,
     with_random_seeds,
 )
+from comfy_core.validation import Faults
+
+
+def pruned(graph: Graph) -> Faults:
+    """Remove the nodes that no output needs; return the report."""
+    faults = Faults()
+    remove_unneeded(graph, faults)
+    return faults
+
 
 GRAPH: Graph = {
     "3": {
@@ -147,9 +156,10 @@ def test_what_no_output_needs_is_left_out(nodes: Graph, removed: set[str], warni
     graph = saved(**nodes)
     before = set(graph)
 
-    faults, found = left_out(graph)
+    report = pruned(graph)
+    found = report.warnings
 
-    assert faults == []
+    assert not report.listed()
     assert before - set(graph) == removed
     assert len(found) == len(warnings)
     assert all(told.startswith(start) for told, start in zip(found, warnings, strict=True))
@@ -182,10 +192,10 @@ def test_what_an_output_needs_must_be_whole(nodes: Graph, paths: list[str]) -> N
     """A second output whose link is broken is refused with the whole graph: none is dropped in silence."""
     graph = saved(**nodes)
 
-    faults, warnings = left_out(graph)
+    report = pruned(graph)
 
-    assert [fault.path for fault in faults] == paths
-    assert warnings == []
+    assert [fault.path for fault in report.listed()] == paths
+    assert report.warnings == []
     assert graph == saved(**nodes)
 
 
@@ -197,8 +207,8 @@ def test_a_graph_without_a_whole_end_is_refused() -> None:
         "2": {"class_type": "A", "inputs": {"x": ["1", 0], "y": ["9", 0]}},
     }
 
-    assert [fault.path for fault in left_out(lone)[0]] == ["workflow.1.inputs.x"]
-    assert [fault.path for fault in left_out(circle)[0]] == ["workflow.2.inputs.y"]
+    assert [fault.path for fault in pruned(lone).listed()] == ["workflow.1.inputs.x"]
+    assert [fault.path for fault in pruned(circle).listed()] == ["workflow.2.inputs.y"]
 
 
 def test_thousands_of_broken_nodes_take_no_time() -> None:
@@ -206,7 +216,7 @@ def test_thousands_of_broken_nodes_take_no_time() -> None:
     broken: Graph = {str(number): {"class_type": "Save", "inputs": {"x": ["y", 0]}} for number in range(20_000)}
 
     begun_at = time.process_time()
-    faults = left_out(broken)[0]
+    faults = pruned(broken).listed()
 
     assert len(faults) == len(graph_faults(broken)) == MAX_FAULTS
     assert time.process_time() - begun_at < 6

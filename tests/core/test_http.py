@@ -7,14 +7,14 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from comfy_core.errors import RequestError
 from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, is_base_url, quoted_url, retries
+from simulators.http_server import HttpHandler, HttpServer
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.2
@@ -46,14 +46,11 @@ NO_JSON: dict[str, bytes] = {
 """Bodies of status 200 that are no JSON, by path."""
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(HttpHandler):
     """Answers by path, and tells what it was asked."""
 
     protocol_version = "HTTP/1.1"
     server: Api
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
     def setup(self) -> None:
         """Count the connection."""
@@ -62,8 +59,7 @@ class Answers(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         """Answer one request."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append((self.command, self.path, dict(self.headers), body))
+        self.server.asked.append((self.command, self.path, dict(self.headers), self.body()))
         path, _, number = self.path.partition("?")[0].rpartition("/")
         if self.path in RAW:
             self.wfile.write(RAW[self.path])
@@ -89,41 +85,29 @@ class Answers(BaseHTTPRequestHandler):
     def send(self, status: int, body: bytes) -> None:
         """Send a whole answer, where the client is still there."""
         with contextlib.suppress(ConnectionError):
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.respond(status, body)
 
-    do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names of http.server
+    do_GET = do_POST = do_DELETE = answer
 
 
-class Api(ThreadingHTTPServer):
-    """A server in a thread that remembers its connections and what it was asked."""
+class Api(HttpServer):
+    """A server that counts its connections and records its requests."""
 
-    daemon_threads = True
-    block_on_close = False
-    connections = 0
     request_queue_size = 32
-    asked: ClassVar[list[tuple[str, str, dict[str, str], bytes]]]
-    released: threading.Event
 
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.server_port}"
+    def __init__(self) -> None:
+        super().__init__(Answers)
+        self.connections = 0
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.released = threading.Event()
 
 
 @pytest.fixture
 def server() -> Iterator[Api]:
     """A running server."""
-    with Api(("127.0.0.1", 0), Answers) as api:
-        api.asked, api.released = [], threading.Event()  # type: ignore[misc]  # of this server alone
-        thread = threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with Api() as api:
         yield api
         api.released.set()
-        api.shutdown()
-        thread.join(PATIENCE_S)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from comfy_core.errors import JobError
 from comfy_core.parallel_fetch import PARALLEL, fetch_pictures
 from comfy_core.safe_fetch import FetchRules
 from simulators.waiting import until
-from tests.core.test_safe_fetch import HERE, PictureServer, address_of, drip, reply, serving
+from tests.core.test_safe_fetch import HERE, PictureServer, address_of, drip, reply
 
 SLOW = drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
 """An answer of a few bytes a second."""
@@ -24,7 +24,7 @@ SLOW = drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
 @pytest.fixture
 def server() -> Iterator[PictureServer]:
     """A server of this test's own."""
-    with serving(HERE) as server:
+    with PictureServer(HERE) as server:
         server.answers |= {"/cat.png": reply(), "/slow.png": SLOW}
         yield server
 

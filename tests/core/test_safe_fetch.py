@@ -26,6 +26,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.public_addresses import is_public
 from comfy_core.safe_fetch import FetchRules, fetch_picture, resolve_host
+from simulators.http_server import InThread
 from tests.fakes.certificate import write_certificate
 
 HERE = "127.0.0.1"
@@ -77,7 +78,7 @@ def drip(head: bytes, drop: bytes, drops: int = 400) -> Answer:
     return pieces
 
 
-class PictureServer(socketserver.ThreadingTCPServer):
+class PictureServer(InThread, socketserver.ThreadingTCPServer):
     """A web server that answers each path as told, counts its visitors and keeps what they asked."""
 
     allow_reuse_address = True
@@ -138,23 +139,10 @@ class _Conversation(socketserver.BaseRequestHandler):
             connection.sendall(piece)
 
 
-@contextlib.contextmanager
-def serving(address: str, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[PictureServer]:
-    """Run a server for as long as the block lasts."""
-    with PictureServer(address, port, tls) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def server() -> Iterator[PictureServer]:
     """A plain server at an address that the tests' rules allow, with a picture at /cat.png."""
-    with serving(HERE) as running:
+    with PictureServer(HERE) as running:
         running.answers["/cat.png"] = reply()
         yield running
 
@@ -162,7 +150,7 @@ def server() -> Iterator[PictureServer]:
 @pytest.fixture
 def private(server: PictureServer) -> Iterator[PictureServer]:
     """A server on the same port of an address that the rules do not allow; it has a picture as well."""
-    with serving(ELSEWHERE, server.port) as running:
+    with PictureServer(ELSEWHERE, server.port) as running:
         running.answers["/cat.png"] = reply()
         yield running
 
@@ -195,15 +183,15 @@ class Resolver:
 def refusal(
     url: str, rules: FetchRules, resolve: Callable[[str, int], Sequence[str]] = resolve_host, path: str = "image"
 ) -> str:
-    """Return the message that `url` is refused with; it names the path and is an invalid_image."""
+    """Return the problem in the message for `url`; it names the path and is an invalid_image."""
     with pytest.raises(JobError) as info:
         fetch_picture(url, path, rules, resolve=resolve)
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": path}
-    message = info.value.report.message
-    assert message.startswith(f"{path} was not fetched")
+    problem, _, _ = info.value.report.message.partition(f" {ErrorCode.INVALID_IMAGE.remedy}")
+    assert problem.startswith(f"{path} was not fetched")
     assert "SECRET" not in "".join(traceback.format_exception(info.value))
-    return message
+    return problem
 
 
 def address_of(server: PictureServer, resource: str = "/cat.png", host: str = HERE) -> str:
@@ -322,9 +310,7 @@ def test_private_addresses(address: str) -> None:
     """A host that resolves to an address which is not public is refused, and named without that address."""
     message = refusal("https://pictures.example/cat.png", FetchRules(), Resolver([address]))
 
-    assert message == (
-        "image was not fetched from pictures.example: the host is not on the public internet; send the image as base64."
-    )
+    assert message == "image was not fetched from pictures.example: the host is not on the public internet."
 
 
 @pytest.mark.parametrize(
@@ -688,7 +674,7 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.sni_callback = lambda _socket, name, _context: names.append(name)
-    with serving(HERE, tls=context) as server:
+    with PictureServer(HERE, tls=context) as server:
         server.answers["/cat.png"] = reply()
         rules = FetchRules(
             allowed_networks=(ip_network(HERE),),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comfy_core.contract import Fault
-from comfy_core.validation import MAX_DEPTH, filled, nearest, path_of, plain, schema_faults, shown
+from comfy_core.validation import MAX_DEPTH, Faults, filled, nearest, path_of, plain, schema_faults, shown
 
 LONG = "x" * 10_000
 
@@ -73,9 +73,10 @@ def test_a_plain_value_is_a_copy() -> None:
     """JSON comes through as it is, in new lists and objects, down to the deepest level that is taken."""
     value = {"a": [1, 2.5, "x", None, True, {"b": []}], "n": 10**300, "deep": nested(MAX_DEPTH - 1)}
 
-    copied, faults = plain(value)
+    faults = Faults()
+    copied = plain(value, faults)
 
-    assert (copied, faults) == (value, [])
+    assert (copied, faults.listed()) == (value, [])
     assert copied is not value
     assert copied["a"] is not value["a"]
 
@@ -97,7 +98,9 @@ def test_a_plain_value_is_a_copy() -> None:
 )
 def test_what_no_encoder_takes_is_a_fault(value: object, problem: str) -> None:
     """What JSON Schema lets through and encoders do not is left out and named by its path."""
-    copied, [fault] = plain({"ok": 1, "bad": value})
+    faults = Faults()
+    copied = plain({"ok": 1, "bad": value}, faults)
+    [fault] = faults.listed()
 
     assert fault.message == problem
     assert fault.path.startswith("bad")
@@ -107,9 +110,10 @@ def test_what_no_encoder_takes_is_a_fault(value: object, problem: str) -> None:
 
 def test_a_name_that_cannot_be_encoded_is_a_fault() -> None:
     """A key with half a surrogate pair or a NUL is not renamed in silence; two such keys are one path."""
-    copied, faults = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4})
+    faults = Faults()
+    copied = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4}, faults)
 
-    assert faults == [Fault('a["?"]', "has a name that is not Unicode text without NUL characters")]
+    assert faults.listed() == [Fault('a["?"]', "has a name that is not Unicode text without NUL characters")]
     json.dumps(copied).encode("utf-8")
 
 

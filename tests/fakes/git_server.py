@@ -6,11 +6,11 @@ import os
 import socket
 import socketserver
 import subprocess
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
+
+from simulators.http_server import InThread
 
 _ENVIRONMENT = {
     "GIT_AUTHOR_NAME": "A. Tester",
@@ -32,18 +32,13 @@ class GitServer:
         self._to_drop = 0
         self._hangs = False
         self._server = _GitServer(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__()
 
     def url(self, name: str) -> str:
         """Return a repository's URL."""
@@ -108,7 +103,7 @@ class GitServer:
             )
 
 
-class _GitServer(socketserver.ThreadingTCPServer):
+class _GitServer(InThread, socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
 

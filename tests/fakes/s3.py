@@ -13,12 +13,11 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from comfy_core.object_store import Bucket
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 
 ACCESS_KEY_ID = "the-key-id"
@@ -58,9 +57,7 @@ class S3Server:
             raise AssertionError("rclone did not start")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -108,7 +105,7 @@ class S3Server:
         return True
 
 
-class _Stalled(BaseHTTPRequestHandler):
+class _Stalled(HttpHandler):
     """Neither reads the body nor responds until the server's `resumed` is set."""
 
     server: StalledS3
@@ -117,43 +114,34 @@ class _Stalled(BaseHTTPRequestHandler):
         """Accept a file once the server is resumed."""
         self.server.paths.append(self.path)
         self.server.resumed.wait()
-        length = int(self.headers["Content-Length"])
-        self.server.is_whole.append(len(self.rfile.read(length)) == length)
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
+        self.server.is_whole.append(len(self.body()) == int(self.headers["Content-Length"]))
+        self.respond(200)
 
 
-class StalledS3(ThreadingHTTPServer):
+class StalledS3(HttpServer):
     """An S3 server that stalls.
 
-    Attributes:     paths: paths of the requests so far.     is_whole: for each request, whether its whole body was
-    received.     resumed: once set, the server reads the bodies and responds.
+    Attributes:
+        paths: paths of the requests so far.
+        is_whole: for each request, whether its whole body was received.
+        resumed: once set, the server reads the bodies and responds.
     """
 
+    daemon_threads = False
+
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Stalled)
+        super().__init__(_Stalled)
         self.paths: list[str] = []
         self.is_whole: list[bool] = []
         self.resumed = threading.Event()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.resumed.set()
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
+        super().__exit__()
 
     def instead_of(self, bucket: Bucket) -> Bucket:
         """Return `bucket` with this server as its endpoint."""
-        return replace(bucket, endpoint_url=f"http://127.0.0.1:{self.server_port}")
+        return replace(bucket, endpoint_url=self.url)
 
 
 def _rclone() -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.errors import JobError
+from simulators.http_server import HttpHandler, HttpServer
 
 FALSE_OUTPUTS = [
     {"filename": "a.safetensors", "subfolder": "", "type": "models"},
@@ -23,7 +22,7 @@ FALSE_OUTPUTS = [
 ]
 
 
-class FalseOutputsHandler(BaseHTTPRequestHandler):
+class FalseOutputsHandler(HttpHandler):
     """Responds that every prompt has ended and wrote files of others. Has no websocket."""
 
     protocol_version = "HTTP/1.1"
@@ -38,33 +37,19 @@ class FalseOutputsHandler(BaseHTTPRequestHandler):
             "object_info": {"Saver": {"input": {"required": {}}, "output": [], "output_node": True}},
         }
         response = responses.get(self.path.split("/")[1])
-        self._respond(404 if response is None else 200, response)
+        self.respond(404 if response is None else 200, json.dumps(response).encode())
 
     def do_POST(self) -> None:
         """Accept everything."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self._respond(200, {})
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-    def _respond(self, status: int, response: object) -> None:
-        body = json.dumps(response).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.body()
+        self.respond(200, b"{}")
 
 
 @pytest.fixture
 def comfyui_url() -> Iterator[str]:
     """The URL of such a ComfyUI."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), FalseOutputsHandler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with HttpServer(FalseOutputsHandler) as server:
+        yield server.url
 
 
 def test_files_of_others_are_not_deleted(comfyui_url: str, tmp_path: Path) -> None:
@@ -73,10 +58,10 @@ def test_files_of_others_are_not_deleted(comfyui_url: str, tmp_path: Path) -> No
     for file in files:
         file.parent.mkdir()
         file.write_bytes(b"mine")
-    server = ComfyServer(comfyui_url, directory=tmp_path)
+    server = ComfyServer(comfyui_url, directory=tmp_path, connect_timeout_s=0.1)
     graph = {"1": {"class_type": "Saver", "inputs": {}}}
     with pytest.raises(JobError):
-        run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), lambda: None)
+        run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20, silence_s=0.1), lambda: None)
     server.close()
 
     assert [file.read_bytes() for file in files] == [b"mine", b"mine"]

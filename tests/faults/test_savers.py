@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.workflows import Graph, Workflow, render
 from simulators.comfyui import Simulator
+from simulators.http_server import HttpHandler, HttpServer
 from tests.comfyui.conftest import png
 from tests.faults.test_following import error_of, remaining
 
@@ -51,7 +50,8 @@ def server_of_each(request: pytest.FixtureRequest, simulator: Simulator) -> Iter
 
 def run_graph(server: ComfyServer, graph: Graph) -> RunResult:
     """Run a graph; return the result."""
-    return run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), lambda: None)
+    limits = WaitLimits(timeout_s=20, queue_timeout_s=20, silence_s=0.1)
+    return run_graphs(server, [graph], [], limits, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_files_of_a_failed_job_are_deleted(simulator: Simulator, workflows: Mapp
     assert [path for path in simulator.output_dir.rglob("*") if path.is_file()] == []
 
 
-class _Scripted(BaseHTTPRequestHandler):
+class _Scripted(HttpHandler):
     """A ComfyUI whose node reports a file; /view returns the contents that the test sets. Has no websocket."""
 
     protocol_version = "HTTP/1.1"
@@ -156,26 +156,17 @@ class _Scripted(BaseHTTPRequestHandler):
         }
         if self.path.startswith("/view"):
             [content, *type(self).views] = self.views
-            self._respond(404 if content is None else 200, content or b"")
+            self.respond(404 if content is None else 200, content or b"")
         else:
             response = responses.get(self.path.split("/")[1])
-            self._respond(404 if response is None else 200, json.dumps(response).encode())
+            self.respond(404 if response is None else 200, json.dumps(response).encode())
 
     def do_POST(self) -> None:
         """Accept everything, and record the graphs."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.body()
         if self.path == "/prompt":
             self.graphs.append(json.loads(body)["prompt"])
-        self._respond(200, b"{}")
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-    def _respond(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.respond(200, b"{}")
 
 
 def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph]]:
@@ -185,18 +176,14 @@ def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph
         graphs: list[Graph] = []  # noqa: RUF012 - of this run
 
     Handler.views = views
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        server = ComfyServer(f"http://127.0.0.1:{http.server_port}")
+    with HttpServer(Handler) as http:
+        server = ComfyServer(http.url, connect_timeout_s=0.1)
         outcome: RunResult | JobError
         try:
             outcome = run_graph(server, {"9": {"class_type": "Odd", "inputs": {}}})
         except JobError as error:
             outcome = error
         server.close()
-        http.shutdown()
-        thread.join()
     return outcome, Handler.graphs
 
 

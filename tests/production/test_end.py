@@ -84,7 +84,7 @@ def test_sigterm_while_comfyui_starts_exits_without_an_error() -> None:
         put_models(directory / "baked")
         env = make_comfyui(directory, NEVER_READY)
         with WorkerProcess(platform, ROOT / "handler.py", env={**env, "COMFYUI_READY_TIMEOUT_S": "60"}) as worker:
-            assert until(lambda: "using those of 0.3.64" in worker.log)
+            assert until(lambda: "using those of snapshot.json's ComfyUI" in worker.log)
             worker.terminate()
 
             assert worker.wait(20) == 0

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.faults import PROVEN_ELSEWHERE, ROWS, ProvenElsewhere, Row
 from bench.stage import ROOT, Stage, code_of, staged
 from simulators.runpod.queue_api import QueueJob, QueueJobState
 from simulators.waiting import until
-from tests.production.faults import PROVEN_ELSEWHERE, ROWS, ProvenElsewhere, Row
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from comfy_client.client import Client, client_from_env
 from comfy_client.job import Waiting
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, WaitTimeout
-from comfy_core.object_store import store
+from comfy_core.object_store import ObjectStore
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
 from simulators.waiting import until
@@ -175,10 +175,10 @@ def test_a_result_in_a_bucket_is_fetched_and_checked() -> None:
             stage.platform.wait_for(job.id)
             [key] = [name for name in s3.stored() if name.startswith(job.id)]
             bucket = s3.bucket()
-            store(bucket.client(), bucket, key, png(), "image/png")
+            ObjectStore(bucket).put(key, png(), "image/png")
             with pytest.raises(JobError, match="SHA-256") as changed:
                 job.wait()
-            bucket.client().delete_object(Bucket=bucket.name, Key=key)
+            ObjectStore(bucket).delete(key)
             with pytest.raises(JobError, match="no longer in its bucket") as gone:
                 job.wait()
             assert stage.platform.submissions == 3

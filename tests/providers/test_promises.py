@@ -6,7 +6,6 @@ Source: docs/reference/runpod.md#what-the-sdks-client-lacks.
 from __future__ import annotations
 
 import asyncio
-import http.server
 import json
 import ssl
 import subprocess
@@ -28,6 +27,7 @@ from comfy_client.providers.interface import JobOptions, JobState
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobCancelled, JobError, RequestError, Unauthorized, WaitTimeout
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from tests.fakes.certificate import write_certificate
@@ -73,23 +73,17 @@ def test_row_2_errors_have_types_and_runpod_s_words(
     assert info.value.report.message
 
 
-class Unwell(http.server.BaseHTTPRequestHandler):
+class Unwell(HttpHandler):
     """Answers 502 and 500 before it is well."""
 
     answers = (502, 500, 200)
     asked = 0
 
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
     def do_GET(self) -> None:
         """Answer the next one."""
-        body = json.dumps({"jobs": {}, "workers": {"idle": 1}}).encode()
-        self.send_response(self.answers[type(self).asked])
+        status = self.answers[type(self).asked]
         type(self).asked += 1
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.respond(status, json.dumps({"jobs": {}, "workers": {"idle": 1}}).encode())
 
 
 @pytest.fixture
@@ -98,13 +92,10 @@ def secure_url(tmp_path: Path) -> Iterator[str]:
     certificate = write_certificate(tmp_path / "server.pem", "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unwell) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"https://127.0.0.1:{server.server_port}/v2"
-        server.shutdown()
-        thread.join(10)
+    unwell = HttpServer(Unwell)
+    unwell.socket = context.wrap_socket(unwell.socket, server_side=True)
+    with unwell:
+        yield f"https://127.0.0.1:{unwell.server_port}/v2"
 
 
 def test_row_3_questions_are_repeated_over_https_too(

@@ -5,9 +5,7 @@ Source: docs/reference/runpod.md#submitting-a-job.
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +19,7 @@ from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
@@ -110,23 +109,16 @@ def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> Non
     assert [event for event in events if isinstance(event, Sampling)] == [Sampling(1, 1, 3, 20, 15)]
 
 
-class SubmitRecorder(http.server.BaseHTTPRequestHandler):
+class SubmitRecorder(HttpHandler):
     """Responds to each submit with a job, and records the query parameters."""
 
     queries: list[dict[str, list[str]]]
 
-    def log_message(self, *_: object) -> None:
-        """Do not log."""
-
     def do_POST(self) -> None:
         """Accept a job."""
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body()
         self.queries.append(parse_qs(urlsplit(self.path).query))
-        body = json.dumps({"id": "sync-1", "status": "IN_QUEUE"}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.respond(200, json.dumps({"id": "sync-1", "status": "IN_QUEUE"}).encode())
 
 
 @pytest.fixture
@@ -134,12 +126,8 @@ def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
     """The URL of a server that accepts jobs, and the recorded query parameters."""
     queries: list[dict[str, list[str]]] = []
     kept = type("Kept", (SubmitRecorder,), {"queries": queries})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kept) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v2", queries
-        server.shutdown()
-        thread.join(10)
+    with HttpServer(kept) as server:
+        yield f"{server.url}/v2", queries
 
 
 def test_runsync_is_held_for_1_to_90_s(asked: tuple[str, list[dict[str, list[str]]]]) -> None:

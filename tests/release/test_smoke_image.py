@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from bench.stage import ROOT
+from simulators.http_server import HttpHandler, HttpServer
 from tests.fakes.commands import FakeCommands
 
 pytestmark = pytest.mark.slow
@@ -22,45 +21,31 @@ LABELS = {f"org.opencontainers.image.{name}": "1" for name in ("version", "revis
 CONFIG = {"Labels": LABELS, "Healthcheck": {"Test": ["CMD"]}, "User": "1000:1000"}
 
 
-class LocalApi(ThreadingHTTPServer):
+class LocalApi(HttpServer):
     """What RunPod's local API answers inside a container."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _HealthHandler)
+        super().__init__(_HealthHandler)
         self.answer: object = GOOD
         self.jobs: list[object] = []
 
 
-class _HealthHandler(BaseHTTPRequestHandler):
+class _HealthHandler(HttpHandler):
     server: LocalApi
 
     def do_GET(self) -> None:
-        self._send("docs")
+        self.respond(200, b'"docs"')
 
     def do_POST(self) -> None:
-        self.server.jobs.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self._send(self.server.answer)
-
-    def _send(self, value: object) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        self.server.jobs.append(json.loads(self.body()))
+        self.respond(200, json.dumps(self.server.answer).encode())
 
 
 @pytest.fixture
 def api() -> Iterator[LocalApi]:
     """The API of the container, whichever it is."""
     with LocalApi() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def smoke(

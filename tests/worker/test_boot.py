@@ -21,6 +21,7 @@ from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow
 from simulators import comfyui_main as comfyui
 from simulators.comfyui import Simulator
+from simulators.comfyui.version import pinned_version
 from simulators.hugging_face import ModelServer
 from simulators.waiting import until
 from worker.boot import Boot, required_models
@@ -94,7 +95,7 @@ def test_a_warm_up_runs_one_step_and_is_logged(
 
     assert simulator.sampled_steps == 1
     [booted] = [record.__dict__ for record in caplog.records if record.name == "worker.boot"]
-    assert (booted["message"], booted["comfyui"]) == ("booted", "0.3.64")
+    assert (booted["message"], booted["comfyui"]) == ("booted", pinned_version())
     assert list(booted["boot_s"]) == ["comfyui_ready", "warmed_up", "total"]
     assert [*simulator.queue_ids, *simulator.history_ids] == []
 

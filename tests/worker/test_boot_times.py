@@ -21,7 +21,7 @@ def test_boot_times_are_measured_from_process_start(caplog: pytest.LogCaptureFix
     times = BootTimes(lambda: 5.0)
     times.note("python")
     with caplog.at_level(logging.INFO):
-        times.log("0.3.64")
+        times.log("1.2.3")
     [record] = caplog.records
     steps = record.__dict__["boot_s"]
 

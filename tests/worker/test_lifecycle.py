@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import FrameType
 from urllib.parse import parse_qs, urlsplit
@@ -20,6 +19,7 @@ import pytest
 
 from comfy_core.error_codes import ErrorCode
 from handler import report_unhealthy
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from worker.lifecycle import SETTLE_S, Lifecycle
 
@@ -297,32 +297,29 @@ def test_end_process_leaves_no_process(tmp_path: Path) -> None:
     assert until(lambda: not psutil.pid_exists(int(ended.stdout)), 5)
 
 
-class _Pinged(BaseHTTPRequestHandler):
+class _Pinged(HttpHandler):
     """Records the pings that it receives, and responds with the server's status."""
+
+    server: PingServer
 
     def do_GET(self) -> None:
         """Record a ping."""
-        self.server.pings.append((self.path, self.headers["Authorization"]))  # type: ignore[attr-defined] # see below
-        self.send_response(self.server.status)  # type: ignore[attr-defined] # see below
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        self.server.pings.append((self.path, self.headers["Authorization"]))
+        self.respond(self.server.status)
 
 
-class PingServer(HTTPServer):
+class PingServer(HttpServer):
     """RunPod's ping endpoint."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Pinged)
+        super().__init__(_Pinged)
         self.pings: list[tuple[str, str]] = []
         self.status = 200
 
     @property
     def environment(self) -> dict[str, str]:
         """The variables that RunPod sets for its workers."""
-        url = f"http://127.0.0.1:{self.server_port}/ping/$RUNPOD_POD_ID?gpu=A5000"
+        url = f"{self.url}/ping/$RUNPOD_POD_ID?gpu=A5000"
         return {"RUNPOD_WEBHOOK_PING": url, "RUNPOD_POD_ID": "worker-1", "RUNPOD_AI_API_KEY": "the-key"}
 
 
@@ -330,11 +327,7 @@ class PingServer(HTTPServer):
 def platform() -> Iterator[PingServer]:
     """A ping endpoint."""
     with PingServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_the_reason_is_reported_to_the_platform(platform: PingServer) -> None:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -16,8 +15,9 @@ import requests
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
-from comfy_core.object_store import Bucket, address, is_address, store
+from comfy_core.object_store import Bucket, ObjectStore, is_address
 from comfy_core.safe_fetch import Resolve
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from worker.job_bucket import job_bucket
@@ -36,7 +36,7 @@ def s3() -> Iterator[S3Server]:
 
 def put(bucket: Bucket, key: str = "job-1/knight_00001_.png", mime_type: str = "image/png") -> str:
     """Store the image and return its URL."""
-    return store(bucket.client(), bucket, key, PICTURE, mime_type)
+    return ObjectStore(bucket).put(key, PICTURE, mime_type)
 
 
 def rejected(bucket: Bucket) -> str:
@@ -133,26 +133,23 @@ def test_an_unreachable_server_is_an_error_within_seconds(s3: S3Server) -> None:
     assert "was not reached" in rejected(replace(s3.bucket(), endpoint_url="http://127.0.0.1:1"))
 
 
-class _Failing(BaseHTTPRequestHandler):
+class _Failing(HttpHandler):
     """Returns 500 for every request."""
+
+    server: _FailingServer
 
     def do_PUT(self) -> None:
         """Read the image and reject it."""
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append(self.path)  # type: ignore[attr-defined] # the server below
-        self.send_response(500)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        self.body()
+        self.server.seen.append(self.path)
+        self.respond(500)
 
 
-class _FailingServer(ThreadingHTTPServer):
+class _FailingServer(HttpServer):
     """Records the paths that it rejected."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Failing)
+        super().__init__(_Failing)
         self.seen: list[str] = []
 
 
@@ -160,16 +157,12 @@ class _FailingServer(ThreadingHTTPServer):
 def failing_server() -> Iterator[_FailingServer]:
     """An S3 server that returns 500."""
     with _FailingServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_a_server_that_returns_500_gets_three_requests(s3: S3Server, failing_server: _FailingServer) -> None:
     """A PUT is safe to repeat and is repeated twice; then the status is the error."""
-    bucket = replace(s3.bucket(), endpoint_url=f"http://127.0.0.1:{failing_server.server_port}")
+    bucket = replace(s3.bucket(), endpoint_url=failing_server.url)
 
     assert "answered 500" in rejected(bucket)
     assert failing_server.seen == ["/pictures/job-1/knight_00001_.png"] * 3
@@ -189,7 +182,7 @@ def test_a_slow_bucket_ends_with_its_job(s3: S3Server) -> None:
 
         begun_at = time.monotonic()
         with pytest.raises(JobError) as info:
-            store(bucket.client(), bucket, "job-1/large.bin", bytes(64 * 1024 * 1024), "image/png", check)
+            ObjectStore(bucket).put("job-1/large.bin", bytes(64 * 1024 * 1024), "image/png", check)
 
         assert info.value is CANCELLED
         assert time.monotonic() - begun_at < 5
@@ -208,7 +201,7 @@ def test_nothing_is_uploaded_for_a_job_that_has_ended(s3: S3Server) -> None:
     with StalledS3() as stalled:
         bucket = stalled.instead_of(s3.bucket())
         with pytest.raises(JobError):
-            store(bucket.client(), bucket, "job-1/x.png", PICTURE, "image/png", check)
+            ObjectStore(bucket).put("job-1/x.png", PICTURE, "image/png", check)
 
         assert stalled.paths == []
 
@@ -341,7 +334,7 @@ def test_an_endpoint_that_later_resolves_to_a_private_address_gets_no_request(s3
     with StalledS3() as stalled:
         bucket = replace(stalled.instead_of(s3.bucket()), must_be_public=True)
         with pytest.raises(JobError, match="is not on the public internet"):
-            store(bucket.client(), bucket, "job-1/x.png", PICTURE, "image/png")
+            ObjectStore(bucket).put("job-1/x.png", PICTURE, "image/png")
 
         assert stalled.paths == []
 
@@ -357,7 +350,7 @@ def test_the_host_that_boto3_builds_is_checked(s3: S3Server) -> None:
     name = "arn:aws:s3:eu-1:123456789012:accesspoint:inside"
     bucket = replace(s3.bucket(name), endpoint_url="https://s3.example", region="eu-1", must_be_public=True)
     with pytest.raises(JobError, match="is not on the public internet"):
-        store(bucket.client(resolve), bucket, "job-1/x.png", PICTURE, "image/png")
+        ObjectStore(bucket, resolve).put("job-1/x.png", PICTURE, "image/png")
 
     assert resolved_hosts == ["inside-123456789012.s3.example"]
 
@@ -420,7 +413,7 @@ VARIABLES = {
 def signed_for(bucket: Bucket | None) -> tuple[str, str]:
     """Return host and path of a presigned URL of the bucket, and the region that it is signed for."""
     assert bucket is not None
-    url = urlsplit(address(bucket.client(), bucket, "x.png"))
+    url = urlsplit(ObjectStore(bucket).url("x.png"))
     [credential] = parse_qs(url.query)["X-Amz-Credential"]
     return f"{url.netloc}{url.path}", credential.split("/")[2]
 

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from bench.stage import ROOT
 from simulators.comfyui import Simulator
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from worker.watchdog import LOADING_FACTOR, Watchdog
 
@@ -25,47 +25,33 @@ pytestmark = pytest.mark.slow
 HUNG_S = 0.6
 
 
-class _Responding(BaseHTTPRequestHandler):
+class _Responding(HttpHandler):
     """Responds with the server's status, after its delay."""
+
+    server: ResponseServer
 
     def do_GET(self) -> None:
         """Respond."""
-        self.server.asked += 1  # type: ignore[attr-defined] # see below
-        threading.Event().wait(self.server.pause_s)  # type: ignore[attr-defined] # see below
-        self.send_response(self.server.status)  # type: ignore[attr-defined] # see below
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        self.server.asked += 1
+        threading.Event().wait(self.server.pause_s)
+        self.respond(self.server.status)
 
 
-class ResponseServer(ThreadingHTTPServer):
+class ResponseServer(HttpServer):
     """A server with configurable responses."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Responding)
+        super().__init__(_Responding)
         self.status = 200
         self.pause_s = 0.0
         self.asked = 0
-
-    @property
-    def url(self) -> str:
-        """Its URL."""
-        return f"http://127.0.0.1:{self.server_port}"
 
 
 @pytest.fixture
 def server() -> Iterator[ResponseServer]:
     """A server that responds."""
     with ResponseServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def verdict(watchdog: Watchdog, within_s: float) -> bool | None:

@@ -40,7 +40,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "model_patches": ("model_patches",),
     "audio_encoders": ("audio_encoders",),
 }
-"""ComfyUI's model types (0.3.64, folder_paths.py), each with its folders in search order."""
+"""ComfyUI's model types (folder_paths.py), each with its folders in search order."""
 
 VOLUME_LAYOUTS = ("models", "ComfyUI/models", "comfyui/models")
 """Possible models folders on a network volume."""

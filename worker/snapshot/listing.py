@@ -3,6 +3,7 @@
 The format of ComfyUI-Manager 4.3 (older versions lack some keys):
 
     comfyui            the commit, or null if only the nodes were saved
+    comfyui_version    its version; ours, not the Manager's, and not used here
     git_custom_nodes   {url: {"hash": commit, "disabled": bool}}
     cnr_custom_nodes   {id: version}, nodes of registry.comfy.org
     file_custom_nodes  [{"filename", "disabled"}], files in custom_nodes/, one of which ComfyUI itself ships
@@ -131,7 +132,7 @@ class _SnapshotReader:
         if not isinstance(content, dict):
             self.faults.append("must be a JSON object")
             content = {}
-        for key in content.keys() - {"comfyui", *_PARTS}:
+        for key in content.keys() - {"comfyui", "comfyui_version", *_PARTS}:
             if "node" in key:
                 self.faults.append(f"{key}: not supported. List the nodes under git_custom_nodes")
             else:

@@ -142,14 +142,14 @@ class JobRunner:
                 _log.error("job %s failed because of a bug in the shim", job_id)
                 await self._fail(
                     job_id,
-                    ErrorReport(ErrorCode.INTERNAL, "The job failed because of a bug in the shim. See the shim's log."),
+                    ErrorReport.because(ErrorCode.INTERNAL, "The job failed because of a bug in the shim"),
                 )
         with suppress(OSError, ComfyClientError):
             await self._delete_unused_picture(self._job(job_id))
 
     async def _advance(self, job_id: str) -> None:
         if self._job(job_id).phase is Phase.SENDING:
-            raise JobError.because(ErrorCode.NETWORK, MAYBE_SENT)
+            raise JobError(ErrorReport(ErrorCode.NETWORK, MAYBE_SENT, {"may_run": True}))
         if self._job(job_id).phase is Phase.STORED:
             await self._send(job_id)
         if self._job(job_id).phase is Phase.SENT:
@@ -214,7 +214,7 @@ class JobRunner:
             try:
                 picture = base64.b64encode(self._storage.blobs.get(picture)).decode("ascii")
             except FileNotFoundError:
-                raise JobError.because(ErrorCode.INVALID_IMAGE, "The start image does not exist any more.") from None
+                raise JobError.because(ErrorCode.INVALID_IMAGE, "The start image does not exist any more") from None
         return GenerationRequest({**job.input, **({"image": picture} if picture else {})})
 
     # --- polling
@@ -284,16 +284,15 @@ class JobRunner:
     async def _store_result(self, job_id: str, result: GenerationResult) -> None:
         """Store the images before the status `success`, so that a client that sees `success` can download them."""
         if not result.images:
-            raise JobError.because(ErrorCode.NO_OUTPUT, "The job produced no image.")
+            raise JobError.because(ErrorCode.NO_OUTPUT, "The job produced no image")
         await self._storage.write(lambda: self._set_status(self._job(job_id), Status.FINALIZING, 1.0))
         async with self._storage.locked(*(image.sha256 for image in result.images)):
             try:
                 for image in result.images:
                     await self._storage.put(image.bytes, image.mime_type)
             except (OSError, ComfyClientError) as error:
-                raise JobError.because(
-                    ErrorCode.OUTPUT_NOT_STORED, f"The shim could not store the images: {error}. Check its disk."
-                ) from error
+                message = f"The shim could not store the images: {error}. Check its disk."
+                raise JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message)) from error
             assets = output_assets(self._job(job_id), result, self._storage.clock())
             await self._storage.write(lambda: self._succeed(job_id, result, assets))
 

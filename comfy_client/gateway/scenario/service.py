@@ -12,7 +12,6 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -112,9 +111,7 @@ class ShimService:
         self._sweeps = asyncio.create_task(self._sweep())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._sweeps is not None:
             self._sweeps.cancel()
             await asyncio.wait({self._sweeps})

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 
 import aiohttp
@@ -58,9 +57,7 @@ class RunPodPlatform(PlatformConfig):
             raise RuntimeError("the platform did not start")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._changes.soon(0, self._stop.set)
         self._thread.join()
 

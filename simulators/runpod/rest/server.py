@@ -7,11 +7,10 @@ import socket
 import threading
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
 
 from .account import Account, RequestRefused
@@ -48,28 +47,21 @@ class RunPodAccount(Account):
         self.faults = RestFaults()
         self.asked: list[RestRequest] = []
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_RestHandler,), {"account": self}))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._server = HttpServer(type("Handler", (_RestHandler,), {"account": self}))
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__()
 
     def environment(self) -> dict[str, str]:
         """Return the variables that lead a deployment here."""
-        address = f"http://127.0.0.1:{self._server.server_port}"
         return {
             "RUNPOD_API_KEY": self.api_key,
-            "RUNPOD_REST_BASE_URL": f"{address}/v2",
-            "RUNPOD_GRAPHQL_URL": f"{address}/graphql",
+            "RUNPOD_REST_BASE_URL": f"{self._server.url}/v2",
+            "RUNPOD_GRAPHQL_URL": f"{self._server.url}/graphql",
         }
 
     def writes(self) -> list[str]:
@@ -121,7 +113,7 @@ class RunPodAccount(Account):
         raise RequestRefused(405, "method not allowed")
 
 
-class _RestHandler(BaseHTTPRequestHandler):
+class _RestHandler(HttpHandler):
     """One connection, with the faults in front of the account."""
 
     account: RunPodAccount
@@ -131,14 +123,11 @@ class _RestHandler(BaseHTTPRequestHandler):
         """Read."""
         self._answer()
 
-    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's names
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    do_POST = do_PATCH = do_DELETE = do_GET
 
     def _answer(self) -> None:
         parts = urlsplit(self.path)
-        raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        raw = self.body()
         body = json.loads(raw) if raw else None
         path = parts.path.removeprefix("/v2")
         with self.account.lock:
@@ -178,8 +167,4 @@ class _RestHandler(BaseHTTPRequestHandler):
             is_problem = status >= HTTPStatus.BAD_REQUEST
             kind = "application/problem+json" if is_problem else "application/json"
             data = b"" if answer is None else json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in {**headers, "Content-Type": kind, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
+        self.respond(status, data, {**headers, "Content-Type": kind})

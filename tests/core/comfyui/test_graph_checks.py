@@ -67,7 +67,7 @@ def test_a_link_to_an_output_that_is_not_there_is_named() -> None:
 
 
 def test_a_cycle_is_named() -> None:
-    """0.3.64 names no node."""
+    """ComfyUI names no node."""
     graph = {"1": node("Scale", image=["2", 0]), "2": node("Scale", image=["1", 0])}
     [problem] = problems(graph)
     assert problem["problem"] in ("is part of a cycle: 1 -> 2 -> 1", "is part of a cycle: 2 -> 1 -> 2")

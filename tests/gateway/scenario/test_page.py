@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import requests
 from playwright.sync_api import Browser, Page, expect
 
 from bench.shim_process import KEY, SECRET, ShimProcess
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from tests.browser import WIDTHS, browser, overflows
@@ -257,22 +256,12 @@ def test_a_body_needs_the_content_type_of_json_without_keys(open_shim: ShimProce
 def elsewhere() -> Iterator[str]:
     """Serve an empty page of another origin; yield its address."""
 
-    class Empty(BaseHTTPRequestHandler):
+    class Empty(HttpHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<body></body>")
+            self.respond(200, b"<body></body>", {"Content-Type": "text/html"})
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+    with HttpServer(Empty) as server:
+        yield f"{server.url}/"
 
 
 def test_a_job_is_cancelled(page: Page, platform: RunPodPlatform) -> None:

@@ -18,8 +18,7 @@ import websocket
 from PIL import Image
 
 from simulators.comfyui import Simulator
-
-from .graphs import Graph
+from tools.recorded_graphs import Graph
 
 PATIENCE_S = 10.0
 POLL_S = 0.002

@@ -14,9 +14,9 @@ import requests
 import websocket
 
 from simulators.comfyui import Faults, Simulator, faults
+from tools.recorded_graphs import TXT2IMG, changed, to_websocket
 
 from .driver import Driver, simulated, until
-from .graphs import TXT2IMG, changed, to_websocket
 
 Verb = Callable[[Faults], None]
 

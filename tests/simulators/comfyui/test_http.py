@@ -9,9 +9,9 @@ import pytest
 import requests
 
 from simulators.comfyui import Simulator
+from tools.recorded_graphs import TXT2IMG, Graph, changed, img2img, node
 
 from .driver import Driver, simulated, until
-from .graphs import TXT2IMG, Graph, changed, img2img, node
 from .recorded import recording
 
 EXCHANGES = recording("http")
@@ -125,7 +125,7 @@ def test_a_prompt_that_is_no_json_is_a_500(driver: Driver) -> None:
     ],
 )
 def test_statuses_are_those_of_the_real_one(driver: Driver, path: str, status: int) -> None:
-    """What was seen on a running 0.3.64 and is in no recording."""
+    """What was seen on a running ComfyUI and is in no recording."""
     assert driver.get(path).status_code == status
 
 
@@ -260,7 +260,7 @@ BAD_GRAPHS: dict[str, tuple[Graph, str]] = {
 
 @pytest.mark.parametrize("name", list(BAD_GRAPHS))
 def test_a_bad_graph_is_refused_by_name(driver: Driver, name: str) -> None:
-    """Every kind of fault has its own type, seen on a running 0.3.64."""
+    """Every kind of fault has its own type, seen on a running ComfyUI."""
     graph, kind = BAD_GRAPHS[name]
     answer = driver.queue(graph)
 

@@ -17,9 +17,9 @@ import requests
 
 from simulators.comfyui import Simulator, __main__
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
+from tools.recorded_graphs import TXT2IMG
 
 from .driver import Driver, simulated, until
-from .graphs import TXT2IMG
 
 pytestmark = pytest.mark.slow
 

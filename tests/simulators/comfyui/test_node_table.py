@@ -13,7 +13,7 @@ from .driver import Driver, simulated
 from .recorded import RECORDINGS
 
 RECORDED: dict[str, dict[str, Any]] = json.loads((RECORDINGS / "object_info.json").read_text())
-UPLOADED = ("astro.png", "bad.png", "example.png", "ok (1).png", "ok.png")
+UPLOADED = RECORDED["LoadImage"]["input"]["required"]["image"][0]
 COMPARED = ("output", "output_is_list", "output_name", "name", "output_node")
 
 

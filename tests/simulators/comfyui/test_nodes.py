@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from simulators.comfyui import Simulator
+from tools.recorded_graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
 
 from .driver import Driver, png, simulated, until
-from .graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
 
 
 def opened(file: bytes) -> Image.Image:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from simulators.comfyui import Simulator
+from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, to_websocket
 
 from .driver import Driver, simulated, until
-from .graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
 from .recorded import frames, graph_of, normal, recording
 
 NOTHING: Graph = {}
@@ -27,15 +27,6 @@ RAN_BEFORE: dict[str, Graph] = {
     "err_corrupt_image": TXT2IMG,
     "interrupted": BATCH_OF_2,
     "err_runtime_shape": TXT2IMG,
-}
-REFUSED: dict[str, Graph] = {
-    "err_bad_values": changed(TXT2IMG, ks={"steps": 0, "sampler_name": "nope"}),
-    "err_empty_graph": {},
-    "err_load_missing_image": img2img("nope.png"),
-    "err_missing_link": changed(TXT2IMG, ks={"positive": None}),
-    "err_missing_model": changed(TXT2IMG, unet={"unet_name": "missing.safetensors"}),
-    "err_no_outputs": changed(TXT2IMG, out=None),
-    "err_unknown_node": {**TXT2IMG, "ks": node("NoSuchNode")},
 }
 
 

@@ -9,13 +9,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 
 pytestmark = pytest.mark.slow
@@ -729,45 +729,31 @@ def test_request_limits(platform: RunPodPlatform, client: Caller) -> None:
     assert platform.submissions == 1
 
 
-class Receiver(ThreadingHTTPServer):
+class Receiver(HttpServer):
     """A webhook's receiver, that answers 500 so many times first."""
 
     def __init__(self, failures: int) -> None:
-        super().__init__(("127.0.0.1", 0), ReceiverRoutes)
+        super().__init__(ReceiverRoutes)
         self.answers = [500] * failures
         self.received: list[tuple[str, Any]] = []
 
-    @property
-    def url(self) -> str:
-        """Return its address."""
-        return f"http://127.0.0.1:{self.server_port}/hook"
 
-
-class ReceiverRoutes(BaseHTTPRequestHandler):
+class ReceiverRoutes(HttpHandler):
     """Keeps what is posted."""
 
     server: Receiver
 
     def do_POST(self) -> None:
         """Keep the body."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.received.append((self.headers["User-Agent"], body))
-        self.send_response(self.server.answers.pop() if self.server.answers else 200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        self.server.received.append((self.headers["User-Agent"], json.loads(self.body())))
+        self.respond(self.server.answers.pop() if self.server.answers else 200)
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     """Yield a receiver of webhooks that fails once."""
     with Receiver(failures=1) as receiver:
-        thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield receiver
-        receiver.shutdown()
-        thread.join()
 
 
 def test_webhook_gets_whole_job(platform: RunPodPlatform, client: Caller, worker: Caller, receiver: Receiver) -> None:

@@ -278,7 +278,7 @@ def test_git_is_needed(bench: SnapshotSetup) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (("--comfyui-ref", "v0.3.64"), "--comfyui-repo, --comfyui-ref: its hash must be the 40 hexadecimal digits"),
+        (("--comfyui-ref", "v1.2.3"), "--comfyui-repo, --comfyui-ref: its hash must be the 40 hexadecimal digits"),
         (("--comfyui-repo", "/src/ComfyUI"), "--comfyui-repo, --comfyui-ref: its URL must begin with https://"),
         (
             ("--comfyui-repo", "https://u:hunter2@host/x", "--keep-git"),

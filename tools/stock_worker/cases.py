@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulators.comfyui import Simulator
-from tests.compat.graphs import Graph, as_base64, blank, checkpoint, loaded, node, png
+from tools.stock_worker.graphs import Graph, as_base64, blank, checkpoint, loaded, node, png
 
 PNG = as_base64(png())
 NAME = "in.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from bench.faults import PROVEN_ELSEWHERE, ROWS
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
 from comfy_client.gateway.scenario.fields import ROUTES
@@ -12,8 +13,7 @@ from comfy_client.prices import AS_OF, POOLS
 from comfy_client.providers import PROVIDERS, EnvironmentVariable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import default_directory, load_workflows
-from scripts.docs_api import shown, type_of
-from tests.production.faults import PROVEN_ELSEWHERE, ROWS
+from tools.docs.api import shown, type_of
 
 LICENCE = (
     "The FLUX.1 [dev] model is under a licence for non-commercial use only.",

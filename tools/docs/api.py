@@ -8,6 +8,7 @@ from typing import Any
 from comfy_core.contract import ENVELOPE, GRAPH_KEYS
 from comfy_core.error_codes import ErrorCode, Retry
 from comfy_core.workflows import Workflow, default_directory, load_workflows
+from simulators.comfyui.version import pinned_version
 
 NOTE = "<!-- Written by scripts/docs; edit the code that it describes instead. -->"
 
@@ -80,7 +81,7 @@ RESULT = """\
   "seed": 42,
   "prompt_ids": ["6f8a…"],
   "warnings": [],
-  "versions": {"worker": "0.1.0", "comfyui": "0.3.64", "workflow": "ada2c8a810e9"},
+  "versions": {"worker": "0.1.0", "comfyui": "COMFYUI_VERSION", "workflow": "ada2c8a810e9"},
   "timings": {"queue_s": 0.004, "execute_s": 9.1, "fetch_s": 0.0, "encode_s": 0.009, "total_s": 9.12}
 }
 ```
@@ -129,7 +130,7 @@ def api() -> Iterator[str]:
     yield OVERRIDES
     for workflow in load_workflows(default_directory()).values():
         yield from workflow_section(workflow)
-    yield RESULT
+    yield RESULT.replace("COMFYUI_VERSION", pinned_version())
 
 
 def workflow_section(workflow: Workflow) -> Iterator[str]:

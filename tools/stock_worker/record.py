@@ -1,7 +1,7 @@
 """Records what worker-comfyui or this worker answers to each request of CASES; docs/worker-comfyui.md is made from it.
 
-python -m tests.compat.record ours             writes ours.json
-python -m tests.compat.record stock FOLDER     writes stock.json; FOLDER holds handler.py and network_volume.py of it
+python -m tools.stock_worker.record ours             writes ours.json
+python -m tools.stock_worker.record stock FOLDER     writes stock.json; FOLDER has its handler.py and network_volume.py
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from simulators.comfyui import Simulator
-from tests.compat.cases import CASES
-from tests.compat.outcomes import Handle, our_handler, outcome_of
-from tests.compat.recordings import OURS, STOCK
+from tools.stock_worker.cases import CASES
+from tools.stock_worker.outcomes import Handle, our_handler, outcome_of
+from tools.stock_worker.recordings import OURS, STOCK
 
 HandlerOn = Callable[[Simulator], Handle]
 
 
 def stock_handler(folder: str) -> HandlerOn:
     """Return what makes worker-comfyui's handler on a ComfyUI, from a folder that holds its files."""
-    sys.modules.pop("handler", None)  # ours, which tests.compat.outcomes imports
+    sys.modules.pop("handler", None)  # ours, which tools.stock_worker.outcomes imports
     sys.path.insert(0, folder)
     module = importlib.import_module("handler")
 

@@ -14,13 +14,13 @@ from bench.endpoint.price import RATE
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
 from comfy_client.gateway.scenario.settings import VARIABLES as SHIM_VARIABLES
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
-from scripts import docs_tables
-from scripts.docs_api import NOTE, api, errors
-from scripts.docs_tables import settings_table, variables_table
-from scripts.docs_worker_comfyui import page as worker_comfyui
+from tools.docs import tables
+from tools.docs.api import NOTE, api, errors
+from tools.docs.tables import settings_table, variables_table
+from tools.docs.worker_comfyui import page as worker_comfyui
 from worker.settings import VARIABLES as WORKER_VARIABLES
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 SETTINGS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("The worker", lambda: settings_table(WORKER_VARIABLES)),
@@ -32,22 +32,22 @@ SETTINGS: tuple[tuple[str, Callable[[], str]], ...] = (
 """Every table of variables with its title, in the order of docs/configure.md."""
 
 TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "../README.md": {"licence": docs_tables.licence_box, "providers": docs_tables.providers_table},
-    "models.md": {"licence": docs_tables.licence_box},
-    "migrate.md": {"licence": docs_tables.licence_box},
-    "operate.md": {"faults": docs_tables.faults_table},
+    "../README.md": {"licence": tables.licence_box, "providers": tables.providers_table},
+    "models.md": {"licence": tables.licence_box},
+    "migrate.md": {"licence": tables.licence_box},
+    "operate.md": {"faults": tables.faults_table},
     "client.md": {
-        "providers": docs_tables.providers_table,
+        "providers": tables.providers_table,
         "variables": lambda: variables_table(CLIENT_VARIABLES.values()),
-        "commands": docs_tables.commands_table,
+        "commands": tables.commands_table,
     },
-    "scenario.md": {"fields": docs_tables.fields_tables, "variables": lambda: settings_table(SHIM_VARIABLES)},
+    "scenario.md": {"fields": tables.fields_tables, "variables": lambda: settings_table(SHIM_VARIABLES)},
     "deploy.md": {
-        "licence": docs_tables.licence_box,
-        "description": docs_tables.description_table,
+        "licence": tables.licence_box,
+        "description": tables.description_table,
         "variables": lambda: variables_table(DEPLOY_VARIABLES.values()),
     },
-    "cost.md": {"prices": docs_tables.prices_table},
+    "cost.md": {"prices": tables.prices_table},
 }
 """The generated tables in pages that are written by hand, by page and name."""
 

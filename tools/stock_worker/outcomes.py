@@ -16,13 +16,15 @@ from runpod.serverless.modules.rp_job import run_job
 
 from handler import make_handler, make_worker
 from simulators.comfyui import Simulator
-from tests.compat.cases import Case
-from tests.compat.recordings import Outcome
+from tools.stock_worker.cases import Case
+from tools.stock_worker.recordings import Outcome
 from worker.job_execution import Service
 from worker.lifecycle import Lifecycle
 from worker.settings import Settings
 
 MODELS = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
+MAX_LENGTH = 120
+"""Of an error that is recorded."""
 Handle = Callable[[Any], Any]
 
 
@@ -78,7 +80,7 @@ def _shortened(error: str) -> str:
             case {"error_type": str(kind), "error_message": str(message)}:
                 return f"{kind}: {message}"
     line = re.sub(r"https?://[\w.]+:\d+", "http://COMFYUI", error).strip().partition("\n")[0]
-    return line if len(line) <= 120 else f"{line[:120]}…"
+    return line if len(line) <= MAX_LENGTH else f"{line[:MAX_LENGTH]}…"
 
 
 def _nothing(*_: object) -> None:

@@ -1,13 +1,13 @@
-"""Generates docs/worker-comfyui.md from the requests of tests/compat and the recorded responses of both workers."""
+"""Generates docs/worker-comfyui.md from tools/stock_worker: requests, and the recorded responses of both workers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from scripts.docs_api import NOTE
-from tests.compat.cases import CASES
-from tests.compat.recordings import OURS, STOCK, Verdict, recorded, source_of, verdict
+from tools.docs.api import NOTE
+from tools.stock_worker.cases import CASES
+from tools.stock_worker.recordings import OURS, STOCK, Verdict, recorded, source_of, verdict
 
 INTRODUCTION = """\
 # Coming from worker-comfyui

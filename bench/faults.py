@@ -487,7 +487,7 @@ PROVEN_ELSEWHERE = (
     ),
     ProvenElsewhere(
         "ComfyUI does not print its launch flags",
-        "started with those of 0.3.64 after five seconds",
+        "started with those of the pinned ComfyUI after five seconds",
         "a result",
         10,
         "yes",

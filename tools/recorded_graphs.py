@@ -1,4 +1,4 @@
-"""The graphs of the recordings, and how to change them."""
+"""The graphs that tools/record_comfyui.py sends to a real ComfyUI, and that tests send to the simulator."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ TXT2IMG: Graph = {
 
 
 def changed(graph: Graph, **changes: dict[str, Any] | None) -> Graph:
-    """Return a graph with inputs of nodes changed; an input that is None, or such a node, is taken out."""
+    """Return a copy with changed inputs, by node id.
+
+    None as the value of an input removes the input; None instead of a node's inputs removes the node.
+    """
     result = copy.deepcopy(graph)
     for node_id, inputs in changes.items():
         if inputs is None:
@@ -56,11 +59,23 @@ def changed(graph: Graph, **changes: dict[str, Any] | None) -> Graph:
 
 
 def img2img(image: str, **sampler: object) -> Graph:
-    """Return the graph that starts from a picture."""
+    """Return the graph that starts from an image."""
     start = {"img": node("LoadImage", image=image), "lat": node("VAEEncode", pixels=["img", 0], vae=["vae", 0])}
     return changed({**TXT2IMG, **start}, ks=sampler)
 
 
 def to_websocket(graph: Graph) -> Graph:
-    """Return a graph that sends its picture in place of saving it."""
+    """Return the graph with SaveImageWebsocket instead of SaveImage."""
     return {**copy.deepcopy(graph), "out": node("SaveImageWebsocket", images=["dec", 0])}
+
+
+REFUSED: dict[str, Graph] = {
+    "err_bad_values": changed(TXT2IMG, ks={"steps": 0, "sampler_name": "nope"}),
+    "err_empty_graph": {},
+    "err_load_missing_image": img2img("nope.png"),
+    "err_missing_link": changed(TXT2IMG, ks={"positive": None}),
+    "err_missing_model": changed(TXT2IMG, unet={"unet_name": "missing.safetensors"}),
+    "err_no_outputs": changed(TXT2IMG, out=None),
+    "err_unknown_node": {**TXT2IMG, "ks": node("NoSuchNode")},
+}
+"""Graphs that POST /prompt refuses, by the name of their recording."""

@@ -1,0 +1,58 @@
+"""HTTP servers in a thread of this process."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+NO_HEADERS: Mapping[str, str] = {}
+
+
+class InThread(socketserver.BaseServer):
+    """A mixin for servers: a context manager that serves in a thread until it is left."""
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class HttpServer(InThread, ThreadingHTTPServer):
+    """An HTTP server on a free port of this machine."""
+
+    daemon_threads = True
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), handler)
+
+    @property
+    def url(self) -> str:
+        """The server's URL."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class HttpHandler(BaseHTTPRequestHandler):
+    """A request handler that logs nothing."""
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+    def body(self) -> bytes:
+        """Return the request's body."""
+        return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+
+    def respond(self, status: int, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS) -> None:
+        """Send a whole response."""
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,352 @@
+"""Records tests/recordings from a real ComfyUI.
+
+It takes two runs, each against a ComfyUI that was just started and has empty folders; `tools/random_models.py` starts
+such a ComfyUI. A ComfyUI that runs with `--preview-method` records what needs previews, another one everything else.
+tests/recordings/README.md describes the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+import websocket
+from PIL import Image
+
+from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, img2img, to_websocket
+
+TIMEOUT_S = 300.0
+ATTEMPTS = 5
+SILENCE_S = 3.0
+"""How long a websocket is read of which nothing is expected."""
+UPLOADED = b"x" * 77
+"""The content of files of which only the name matters."""
+RECORDINGS = Path(__file__).resolve().parent.parent / "tests" / "recordings"
+LEFT_OUT = {"category", "description", "display_name", "help", "input_order", "python_module", "tooltip"}
+"""Texts for people, in /object_info and refusals, that are not recorded."""
+ENDS = {"execution_error", "execution_interrupted"}
+HOST_PATH = re.compile(r"'/[^']*/input/")
+
+RUNS: dict[str, Graph] = {
+    "txt2img_cold": TXT2IMG,
+    "txt2img_warm": changed(TXT2IMG, ks={"seed": 8}),
+    "txt2img_cached_same_seed": changed(TXT2IMG, ks={"seed": 8}),
+    "img2img": img2img("jobs/abc/in.png", steps=5, denoise=0.6),
+    "txt2img_batch2": changed(TXT2IMG, ks={"seed": 9}, lat={"batch_size": 2}),
+    "txt2img_ws_save": to_websocket(changed(TXT2IMG, ks={"seed": 10})),
+    "err_corrupt_image": img2img("bad.png"),
+    "interrupted": changed(TXT2IMG, ks={"seed": 11, "steps": 30}),
+    "err_runtime_shape": changed(TXT2IMG, clip={"type": "sdxl"}, ks={"seed": 12}),
+}
+"""The graphs that run, in this order: each finds the cache that the one before it left."""
+
+Entry = dict[str, Any]
+Frame = dict[str, Any]
+
+
+class ComfyUI:
+    """HTTP and websockets of one ComfyUI."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+
+    def send(self, method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401 - those of requests
+        """Return the response to a request."""
+        return self._session.request(method, self.url + path, timeout=TIMEOUT_S, **options)
+
+    def exchange(self, method: str, path: str, **options: Any) -> Entry:  # noqa: ANN401 - the same
+        """Return a request and its response as an entry."""
+        response = self.send(method, path, **options)
+        content_type = response.headers.get("Content-Type")
+        body = response.json() if "json" in (content_type or "") else f"<{len(response.content)} bytes>"
+        request = {"method": method, "path": path, **options}
+        return {"request": request, "status": response.status_code, "content_type": content_type, "body": body}
+
+    def upload(self, name: str, content: bytes, **form: str) -> requests.Response:
+        """Return the response to an upload."""
+        return self.send("POST", "/upload/image", files={"image": (name, content)}, data=form)
+
+    def history(self, prompt_id: str) -> Entry:
+        """Return the entry of /history once the prompt has one."""
+        while not (entry := self.exchange("GET", f"/history/{prompt_id}"))["body"]:
+            time.sleep(0.05)
+        return entry
+
+    @contextmanager
+    def websocket(self, client_id: str) -> Iterator[websocket.WebSocket]:
+        """Open a websocket for the length of the block."""
+        address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
+        connection = websocket.create_connection(address, timeout=TIMEOUT_S)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def read(connection: websocket.WebSocket) -> Frame:
+    """Return the next frame of a websocket as an entry."""
+    opcode, data = connection.recv_data()
+    if opcode == websocket.ABNF.OPCODE_TEXT:
+        return {"ws": shortened(json.loads(data))}
+    head = data[:16].hex()
+    numbers = {"event": int(head[:8], 16), "fmt": int(head[8:16], 16)}
+    return {"ws_binary": {"len": len(data), "head_hex": head, **numbers}}
+
+
+def read_until(connection: websocket.WebSocket, is_last: Callable[[Frame], bool]) -> Iterator[Frame]:
+    """Yield frames with their time since the call, up to one that `is_last`."""
+    started_at = time.monotonic()
+    while True:
+        frame = read(connection)
+        yield {"t": round(time.monotonic() - started_at, 4), **frame}
+        if is_last(frame):
+            return
+
+
+def message(kind: str, **data: object) -> Callable[[Frame], bool]:
+    """Return whether a frame is a message of a type with some data."""
+    return lambda frame: (
+        frame.get("ws", {}).get("type") == kind
+        and all(frame["ws"]["data"].get(name, "") == value for name, value in data.items())
+    )
+
+
+def shortened(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return JSON without LEFT_OUT and tracebacks, and without the host's folders in messages."""
+    match value:
+        case dict():
+            kept = {key: inner for key, inner in value.items() if key not in LEFT_OUT}
+            return {key: [] if key == "traceback" else shortened(inner) for key, inner in kept.items()}
+        case list():
+            return [shortened(inner) for inner in value]
+        case str():
+            return HOST_PATH.sub("'/comfyui/input/", value)
+    return value
+
+
+def posted(response: requests.Response) -> Entry:
+    """Return the response to POST /prompt as an entry."""
+    headers = {key: value for key, value in response.headers.items() if key != "Date"}
+    return {
+        "t": 0,
+        "http": "POST /prompt",
+        "status": response.status_code,
+        "headers": headers,
+        "body": shortened(response.json()),
+    }
+
+
+def run(comfyui: ComfyUI, graph: Graph, interrupt_at_step: int = 0) -> list[Entry]:
+    """Run a graph and return the response, the frames, and the entry of /history.
+
+    The frames of a failed or interrupted run end with the frame that says so.
+    """
+    client_id = str(uuid.uuid4())
+    with comfyui.websocket(client_id) as connection:
+        response = comfyui.send("POST", "/prompt", json={"prompt": graph, "client_id": client_id})
+        is_step = message("progress", value=interrupt_at_step)
+        frames = []
+        for frame in read_until(connection, lambda each: each.get("ws", {}).get("type") in ENDS or is_end(each)):
+            frames.append(frame)
+            if is_step(frame):
+                comfyui.send("POST", "/interrupt")
+    body = shortened(comfyui.history(response.json()["prompt_id"])["body"])
+    return [posted(response), *frames, {"http": "GET /history/{id}", "status": 200, "body": body}]
+
+
+is_end = message("executing", node=None)
+"""Whether a frame is the last one of a run. After a reconnect `executing` has no prompt_id, and names a node."""
+
+
+def refused(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
+    """Return the response to a graph that is not accepted."""
+    return [posted(comfyui.send("POST", "/prompt", json={"prompt": graph, "client_id": str(uuid.uuid4())}))]
+
+
+def reconnect(comfyui: ComfyUI) -> list[Entry]:
+    """Record a client that is disconnected at the end of step 2, and again from step 3 to the end of the run."""
+    for seed in range(204, 204 + ATTEMPTS):
+        entries = disconnected(comfyui, changed(TXT2IMG, ks={"seed": seed, "steps": 6}))
+        if any(message("progress", value=3)(entry) for entry in entries):
+            return entries
+    sys.exit(f"tools.record_comfyui: no websocket was away for exactly one step in {ATTEMPTS} attempts: the steps vary")
+
+
+def disconnected(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
+    """Record a client that is disconnected after step 1 for about one step, and later until the run has ended."""
+    client_id = str(uuid.uuid4())
+    what = (
+        "websocket closed after the first step and opened again with the same clientId while the prompt still runs; "
+        "then closed again and opened after the end"
+    )
+    entries: list[Entry] = [{"note": what}]
+    is_step = message("progress")
+    with comfyui.websocket(client_id) as connection:
+        entries.append(comfyui.exchange("POST", "/prompt", json={"prompt": graph, "client_id": client_id}))
+        frames = list(read_until(connection, is_step))
+    step_s = frames[-1]["t"] - frames[-3]["t"]
+    time.sleep(step_s * 1.5)
+    with comfyui.websocket(client_id) as connection:
+        entries += [*frames, {"note": "closed"}, {"note": "reconnected"}, *read_until(connection, is_step)]
+    prompt_id = entries[1]["body"]["prompt_id"]
+    history = comfyui.history(prompt_id)
+    entries += [
+        {"note": "closed"},
+        {"note": f"reconnected after the end; what arrives in {SILENCE_S:g} s follows"},
+    ]
+    with comfyui.websocket(client_id) as connection:
+        connection.settimeout(SILENCE_S)
+        try:
+            while True:
+                entries.append(read(connection))
+        except websocket.WebSocketTimeoutException:
+            entries.append({"note": "nothing more"})
+    return [{key: value for key, value in entry.items() if key != "t"} for entry in [*entries, history]]
+
+
+def queue_delete_interrupt(comfyui: ComfyUI) -> list[Entry]:
+    """Record three prompts: the second is deleted while it waits, the first is interrupted, the third runs."""
+    client_id = str(uuid.uuid4())
+    first, second, third = (str(uuid.uuid4()) for _ in range(3))
+    what = (
+        "three prompts queued with caller-chosen ids; the second is deleted while pending, the first interrupted while "
+        "running, the third runs"
+    )
+    entries: list[Entry] = [{"note": what}]
+    with comfyui.websocket(client_id) as connection:
+        for prompt_id, seed, steps in ((first, 201, 8), (second, 202, 2), (third, 203, 2)):
+            graph = changed(TXT2IMG, ks={"seed": seed, "steps": steps})
+            body = {"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}
+            entries.append(comfyui.exchange("POST", "/prompt", json=body))
+            if prompt_id == first:
+                entries += read_until(connection, message("executing", node="ks"))
+        entries += read_until(connection, lambda frame: "ws_binary" in frame)
+        entries += [
+            comfyui.exchange("GET", "/queue"),
+            comfyui.exchange("GET", f"/history/{first}"),
+            comfyui.exchange("POST", "/queue", json={"delete": [second]}),
+            comfyui.exchange("POST", "/interrupt", json={"prompt_id": first}),
+        ]
+        entries += read_until(connection, message("executing", node=None, prompt_id=third))
+    comfyui.history(third)
+    return [*entries, *(comfyui.exchange("GET", f"/history/{prompt_id}") for prompt_id in (first, second, third))]
+
+
+def uploads(comfyui: ComfyUI) -> Iterator[Entry]:
+    """Yield uploads with good and hostile names."""
+    for name, subfolder in (
+        ("ok.png", ""),
+        ("../../evil.png", ""),
+        ("ok.png", "../.."),
+        ("a b ü.png", "jobs/x"),
+        ("nested/dir/x.png", ""),
+    ):
+        response = comfyui.upload(name, UPLOADED, subfolder=subfolder)
+        request = {"upload filename": name, "subfolder": subfolder}
+        yield {"request": request, "status": response.status_code, "body": response.text}
+    response = comfyui.upload("ok.png", b"other content")
+    request_text = "upload the same name, other content, no overwrite"
+    yield {"request": request_text, "status": response.status_code, "body": response.text}
+    response = comfyui.send("POST", "/upload/image", files={"other": b""})
+    yield {"request": "upload with no file", "status": response.status_code, "body": response.text}
+
+
+def http(comfyui: ComfyUI) -> Iterator[Entry]:
+    """Yield requests that run nothing, and their responses."""
+    yield from uploads(comfyui)
+    for filename, folder in (("none.png", "output"), ("../../main.py", "output"), ("ok.png", "input")):
+        yield comfyui.exchange("GET", "/view", params={"filename": filename, "type": folder})
+    for path in (
+        "/history/unknown-id",
+        "/queue",
+        "/prompt",
+        "/system_stats",
+        "/features",
+        "/models/diffusion_models",
+        "/models/vae",
+    ):
+        yield comfyui.exchange("GET", path)
+    yield comfyui.exchange("POST", "/interrupt", json={})
+    yield comfyui.exchange("POST", "/free", json={"unload_models": True, "free_memory": True})
+    response = comfyui.send("POST", "/prompt", data="no json")
+    yield {"request": "POST /prompt not json", "status": response.status_code, "body": response.text}
+    bodies: list[Entry] = [{"client_id": "x"}, {"prompt": {"1": {"inputs": {}}}}, {"prompt": []}]
+    for body in bodies:
+        yield comfyui.exchange("POST", "/prompt", json=body)
+    yield comfyui.exchange("POST", "/history", json={"delete": ["unknown"]})
+
+
+def object_info(comfyui: ComfyUI) -> Entry:
+    """Return the declarations of the node types that the committed object_info.json has."""
+    declared = comfyui.send("GET", "/object_info").json()
+    return {name: shortened(declared[name]) for name in json.loads((RECORDINGS / "object_info.json").read_text())}
+
+
+def png() -> bytes:
+    """Return a small PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+def with_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the content of each recording that needs previews."""
+    yield "txt2img_with_previews", run(comfyui, changed(TXT2IMG, ks={"seed": 200}))
+    yield "queue_delete_interrupt", queue_delete_interrupt(comfyui)
+
+
+def without_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the content of each other recording."""
+    upload = comfyui.upload("in.png", png(), subfolder="jobs/abc", type="input")
+    yield "upload_image", {"status": upload.status_code, "body": upload.json()}
+    comfyui.upload("bad.png", b"no image")
+    for name, graph in RUNS.items():
+        if name == "err_corrupt_image":
+            yield from ((each, refused(comfyui, refused_graph)) for each, refused_graph in REFUSED.items())
+        yield name, run(comfyui, graph, interrupt_at_step=3 if name == "interrupted" else 0)
+    again = to_websocket(changed(TXT2IMG, ks={"seed": 900, "steps": 2}))
+    run(comfyui, again)
+    yield "txt2img_ws_save_again", run(comfyui, again)
+    run(comfyui, TXT2IMG)
+    yield "reconnect", reconnect(comfyui)
+    yield "http", list(http(comfyui))
+    yield "object_info", object_info(comfyui)
+
+
+def lines(content: Entry | list[Entry]) -> str:
+    """Return JSON with one entry a line."""
+    one = json.JSONEncoder(separators=(",", ":")).encode
+    if isinstance(content, dict):
+        return "{\n" + ",\n".join(f"{one(key)}:{one(value)}" for key, value in content.items()) + "\n}\n"
+    return "[\n" + ",\n".join(map(one, content)) + "\n]\n"
+
+
+def main() -> None:
+    """Record what this ComfyUI can show."""
+    parser = argparse.ArgumentParser(prog="python -m tools.record_comfyui", description=__doc__)
+    parser.add_argument("url", help="a ComfyUI that was just started, with empty folders for input and output")
+    parser.add_argument("--to", type=Path, default=RECORDINGS, help="folder (tests/recordings)")
+    options = parser.parse_args()
+    comfyui = ComfyUI(options.url)
+    if comfyui.send("GET", "/prompt").json()["exec_info"]["queue_remaining"] or comfyui.send("GET", "/history").json():
+        sys.exit("tools.record_comfyui: this ComfyUI has run prompts. Start it again, with empty folders")
+    has_previews = "--preview-method" in comfyui.send("GET", "/system_stats").json()["system"]["argv"]
+    options.to.mkdir(parents=True, exist_ok=True)
+    for name, content in (with_previews if has_previews else without_previews)(comfyui):
+        (options.to / f"{name}.json").write_text(lines(content))
+        print(f"{name}.json", flush=True)
+
+
+if __name__ == "__main__":
+    main()
