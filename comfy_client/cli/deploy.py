@@ -31,7 +31,13 @@ from comfy_client.deploy.description import Description, read_description
 from comfy_client.deploy.graphql import cached_models
 from comfy_client.deploy.offers import HOUR_S
 from comfy_client.deploy.plan import CachedModels, DeployPlan, make_plan
-from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secrets_of, value_of
+from comfy_client.deploy.variables import (
+    ENDPOINT_BASE_URL,
+    GRAPHQL_URL,
+    REST_BASE_URL,
+    required_api_key,
+    secrets_of,
+)
 from comfy_client.providers.runpod_endpoint import BASE_URL
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
@@ -108,7 +114,7 @@ def _destroy(call: Call) -> int:
 
 @contextmanager
 def _rest_api(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> Iterator[RestApi]:
-    rest = RestApi(api_key(environment), value_of(environment, "RUNPOD_REST_BASE_URL") or REST_URL, secrets)
+    rest = RestApi(required_api_key(environment), REST_BASE_URL.read(environment), secrets)
     try:
         yield rest
     finally:
@@ -116,9 +122,9 @@ def _rest_api(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> 
 
 
 def _cached_models(environment: Mapping[str, str]) -> CachedModels:
-    url = value_of(environment, "RUNPOD_GRAPHQL_URL") or GRAPHQL_URL
-    check_url("RUNPOD_GRAPHQL_URL", url, GRAPHQL_URL)
-    return partial(cached_models, api_key(environment), url)
+    url = GRAPHQL_URL.read(environment)
+    check_url(GRAPHQL_URL, url)
+    return partial(cached_models, required_api_key(environment), url)
 
 
 def _reporter(call: Call) -> Tell:
@@ -180,8 +186,8 @@ def _plan_object(plan: DeployPlan) -> JsonObject:
 def _picture(call: Call, output: OutputTarget, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, generate a test image and return its path. Ctrl-C cancels the job."""
     tell = _reporter(call)
-    given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
-    own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
+    given = ENDPOINT_BASE_URL.read(call.environment)
+    own = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: given} if given else {})}
     begun_at = time.monotonic()
     with client_from_env({**call.environment, **own}) as client:
         await_worker(client.health, stale, ReadyTimeouts(call.options.wait_timeout), tell)
