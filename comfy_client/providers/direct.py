@@ -20,15 +20,15 @@ from comfy_client.providers.interface import (
     Health,
     JobState,
     JobStatus,
-    Progress,
 )
 from comfy_core.comfyui.outputs import JobOutput, job_outputs
-from comfy_core.comfyui.prompt_monitor import RunProgress, WaitLimits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport, Fault
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, invalid_input
+from comfy_core.progress import Progress
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Request, read_request
 from comfy_core.workflows import Workflow
@@ -62,10 +62,7 @@ class _DirectJob:
         if (error := self.stop()) is not None:
             raise error
 
-    def observe(self, sampled: RunProgress) -> None:
-        progress = Progress(
-            "sampling", sampled.picture, sampled.pictures, sampled.step, sampled.steps, sampled.percent, sampled.preview
-        )
+    def observe(self, progress: Progress) -> None:
         self.status = replace(self.status, state=JobState.RUNNING, progress=progress)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from comfy_core.contract import ErrorReport, Fault, JsonObject
 from comfy_core.errors import invalid_input
 from comfy_core.files import write_atomically
+from comfy_core.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -202,19 +203,6 @@ class JobState(enum.StrEnum):
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self not in {JobState.QUEUED, JobState.RUNNING}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a job: image `picture` of `pictures`, at `step` of `steps`, with a JPEG preview if available."""
-
-    stage: str = "sampling"
-    picture: int = 1
-    pictures: int = 1
-    step: int = 0
-    steps: int = 0
-    percent: int = 0
-    preview: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

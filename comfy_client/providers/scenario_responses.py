@@ -16,9 +16,10 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
-from comfy_client.providers.interface import JobState, JobStatus, Progress
+from comfy_client.providers.interface import JobState, JobStatus
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
+from comfy_core.progress import Progress
 
 STATES = {
     "pending": JobState.QUEUED,
