@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from comfy_client.providers.interface import (
     Health,
     JobState,
     JobStatus,
+    no_bucket,
 )
 from comfy_core.comfyui.outputs import JobOutput, job_outputs
 from comfy_core.comfyui.prompt_monitor import WaitLimits
@@ -248,12 +249,10 @@ def _image(output: JobOutput) -> GeneratedImage:
 
 def _check_supported(parsed: Request, request: GenerationRequest) -> None:
     """Raise JobError (invalid_input) for options that only RunPod or its worker supports."""
-    options = request.options
-    wanted: dict[str, Callable[[], bool]] = {
-        "delivery": lambda: parsed.delivery == "s3",
-        "options.webhook": lambda: options.webhook is not None,
-        "options.s3_config": lambda: options.s3_config is not None,
-    }
     why = "is not supported with a direct ComfyUI (COMFYUI_ENDPOINT): omit it, or use RunPod"
-    if faults := [Fault(path, why) for path, is_wanted in wanted.items() if is_wanted()]:
+    options = {"webhook": request.options.webhook, "s3_config": request.options.s3_config}
+    faults = [Fault(f"options.{name}", why) for name, value in options.items() if value is not None]
+    if parsed.delivery == "s3":
+        faults.append(no_bucket("a direct ComfyUI (COMFYUI_ENDPOINT)"))
+    if faults:
         raise invalid_input(faults)

@@ -82,6 +82,12 @@ class GenerationRequest:
     options: JobOptions = NO_OPTIONS
 
 
+def no_bucket(provider: str) -> Fault:
+    """Return the fault of a request with `delivery` s3 for a `provider` that does not use the worker's bucket."""
+    stay = "omit it, or use IMAGE_GENERATION_PROVIDER=comfyui on RunPod"
+    return Fault("delivery", f"s3 is the bucket of this project's worker, which {provider} does not use: {stay}")
+
+
 @dataclass(frozen=True)
 class GeneratedFile:
     """A file that a job created. `asset_id` is its id at Scenario, and None with any other provider."""
