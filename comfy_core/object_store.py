@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from comfy_core.environment import number, read, variable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, missing_extra
 from comfy_core.s3_hosts import located
@@ -24,22 +25,50 @@ from comfy_core.safe_fetch import Resolve, is_public_host, resolve_host
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
 _HTTPS_PORT = 443
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
 _TICK_S = 0.1
 """Interval between calls of `check` during an upload."""
+
+
+def is_address(text: str, *schemes: str) -> bool:
+    """Return whether `text` is a URL with a valid host and one of `schemes`."""
+    return bool(re.fullmatch(rf"({'|'.join(schemes)})://{_HOST}(/\S*)?", text))
+
+
+def _endpoint(text: str) -> str:
+    if text and not is_address(text, "http", "https"):
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return text
 
 
 @dataclass(frozen=True)
 class Bucket:
     """Configuration of a bucket. Without `public_url`, URLs are presigned and expire."""
 
-    endpoint_url: str
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    name: str
-    region: str
-    prefix: str
-    public_url: str
-    url_expires_s: int
+    endpoint_url: str = variable(
+        "BUCKET_ENDPOINT_URL",
+        _endpoint,
+        "",
+        "S3 endpoint URL. It may contain the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
+    )
+    name: str = variable("BUCKET_NAME", str, "", "Bucket for images. Default: the bucket in BUCKET_ENDPOINT_URL.")
+    access_key_id: str = variable("BUCKET_ACCESS_KEY_ID", str, "", "Access key of the bucket.", secret=True)
+    secret_access_key: str = variable("BUCKET_SECRET_ACCESS_KEY", str, "", "Secret key of the bucket.", secret=True)
+    region: str = variable(
+        "BUCKET_REGION",
+        str,
+        "",
+        "Region of the bucket. Default: the region in BUCKET_ENDPOINT_URL, else `auto` (as R2 expects).",
+    )
+    prefix: str = variable(
+        "BUCKET_PREFIX", lambda text: text.strip("/"), "", "Folder in the bucket, put before file names."
+    )
+    public_url: str = variable(
+        "BUCKET_PUBLIC_URL", str, "", "Public base URL of the bucket. Default: none; URLs are presigned and expire."
+    )
+    url_expires_s: int = variable(
+        "BUCKET_URL_EXPIRES_S", number(int, 60, 604_800), "86400", "Seconds until a presigned URL expires."
+    )
     must_be_public: bool = False
     """Whether a caller named the bucket. Its endpoint must then not be on an internal network (SSRF)."""
 
@@ -212,14 +241,6 @@ def _not_stored(bucket: Bucket, problem: str) -> JobError:
     return JobError.because(ErrorCode.OUTPUT_NOT_STORED, f"The bucket {bucket.name!r} {problem}")
 
 
-_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
-
-
-def is_address(text: str, *schemes: str) -> bool:
-    """Return whether `text` is a URL with a valid host and one of `schemes`."""
-    return bool(re.fullmatch(rf"({'|'.join(schemes)})://{_HOST}(/\S*)?", text))
-
-
 def is_public_address(url: str, resolve: Resolve) -> bool:
     """Return whether the host of `url` is on the public internet."""
     try:
@@ -229,88 +250,26 @@ def is_public_address(url: str, resolve: Resolve) -> bool:
         return False
 
 
-def _server(text: str) -> str:
-    if not is_address(text, "http", "https"):
-        raise ValueError("must be a URL that begins with http:// or https://")
-    return text
-
-
-def _expiry(text: str) -> int:
-    seconds = int(text)
-    if not 60 <= seconds <= 604_800:  # noqa: PLR2004 - S3's own limit is seven days
-        raise ValueError("must be from 60 to 604800")
-    return seconds
-
-
-@dataclass(frozen=True)
-class BucketVariable:
-    """An environment variable: the `Bucket` field that it sets, its parser, default and description."""
-
-    name: str
-    field: str
-    parse: Callable[[str], Any]
-    default: str
-    meaning: str
-    secret: bool = False
-
-
-VARIABLES = (
-    BucketVariable(
-        "BUCKET_ENDPOINT_URL",
-        "endpoint_url",
-        _server,
-        "",
-        "S3 endpoint URL. It may contain the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
-    ),
-    BucketVariable("BUCKET_NAME", "name", str, "", "Bucket for images. Default: the bucket in BUCKET_ENDPOINT_URL."),
-    BucketVariable("BUCKET_ACCESS_KEY_ID", "access_key_id", str, "", "Access key of the bucket.", secret=True),
-    BucketVariable("BUCKET_SECRET_ACCESS_KEY", "secret_access_key", str, "", "Secret key of the bucket.", secret=True),
-    BucketVariable(
-        "BUCKET_REGION",
-        "region",
-        str,
-        "",
-        "Region of the bucket. Default: the region in BUCKET_ENDPOINT_URL, else `auto` (as R2 expects).",
-    ),
-    BucketVariable(
-        "BUCKET_PREFIX", "prefix", lambda text: text.strip("/"), "", "Folder in the bucket, put before file names."
-    ),
-    BucketVariable(
-        "BUCKET_PUBLIC_URL",
-        "public_url",
-        str,
-        "",
-        "Public base URL of the bucket. Default: none; URLs are presigned and expire.",
-    ),
-    BucketVariable("BUCKET_URL_EXPIRES_S", "url_expires_s", _expiry, "86400", "Seconds until a presigned URL expires."),
-)
-"""Environment variables that configure the bucket of the worker, the shim and `comfy-client batch`."""
 NEEDED = ("BUCKET_ENDPOINT_URL", "BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
 
 
 def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
-    """Return the configured bucket, or None if none of the NEEDED variables is set. An empty variable counts as unset.
+    """Return the bucket in the variables BUCKET_*, or None if none of the NEEDED variables is set.
 
     Raises ConfigError for an invalid value, or if only some of the NEEDED variables are set.
     """
-    values: dict[str, Any] = {}
-    for variable in VARIABLES:
-        text = environment.get(variable.name, "").strip() or variable.default
-        try:
-            values[variable.field] = variable.parse(text) if text else ""
-        except ValueError as error:
-            shown = "(not shown)" if variable.secret else repr(text)
-            raise ConfigError(f"{variable.name}={shown}: {error}. {variable.meaning}") from error
-    if values["endpoint_url"]:
-        server = located(values["endpoint_url"], values["region"])
-        values["name"] = values["name"] or server.bucket
-        if server.bucket not in {"", values["name"]}:
+    bucket = read(Bucket, environment)
+    if bucket.endpoint_url:
+        server = located(bucket.endpoint_url, bucket.region)
+        name = bucket.name or server.bucket
+        if server.bucket not in {"", name}:
             raise ConfigError(
-                f"BUCKET_ENDPOINT_URL names the bucket {server.bucket!r}, and BUCKET_NAME is {values['name']!r}. "
+                f"BUCKET_ENDPOINT_URL names the bucket {server.bucket!r}, and BUCKET_NAME is {name!r}. "
                 "Remove the bucket from the URL, or set BUCKET_NAME to the same name"
             )
-        values |= {"endpoint_url": server.endpoint_url, "region": server.region}
-    missing = [variable.name for variable in VARIABLES if variable.name in NEEDED and not values[variable.field]]
+        bucket = replace(bucket, endpoint_url=server.endpoint_url, name=name, region=server.region)
+    values = (bucket.endpoint_url, bucket.name, bucket.access_key_id, bucket.secret_access_key)
+    missing = [name for name, value in zip(NEEDED, values, strict=True) if not value]
     if len(missing) == len(NEEDED):
         return None
     if missing:
@@ -318,4 +277,4 @@ def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
             f"{', '.join(missing)}: not set, but other BUCKET_ variables are. A bucket needs all of "
             f"{', '.join(NEEDED)}; set all of them, or none"
         )
-    return Bucket(**values)
+    return bucket

@@ -28,6 +28,7 @@ from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
+from tests.worker.workers import configured
 from worker.job_execution import Service, make_threads
 from worker.lifecycle import Lifecycle
 from worker.local_results import written
@@ -108,7 +109,7 @@ def test_a_job_without_a_request_is_an_invalid_input(handler: Handler, job: dict
 def test_a_bug_is_reported_without_its_traceback(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
     """An exception that nobody foresaw is `internal`: the log has the traceback, the caller the job's id."""
     service = make_service(simulator)
-    broken = replace(service.worker, job_timeout_s=None)  # type: ignore[arg-type] # the bug
+    broken = configured(service.worker, job_timeout_s=None)  # the bug
     handler = make_handler(replace(service, worker=broken))
     report = report_of(asyncio.run(handler({"id": "job-7", "input": SMALL})))
     service.worker.server.close()

@@ -13,11 +13,7 @@ import pytest
 from comfy_client import Client, client_from_env
 from comfy_client.cli.call import Call
 from comfy_client.cli.screen import Screen
-from comfy_client.deploy.variables import VARIABLES as DEPLOY
-from comfy_client.gateway.scenario.settings import VARIABLES as SHIM
-from comfy_client.providers import VARIABLES as CLIENT
-from comfy_client.providers import ProviderEnvironment
-from worker.settings import VARIABLES as WORKER
+from tools.docs.__main__ import SETTINGS
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -44,8 +40,7 @@ print("described", len(names))
 
 def test_no_help_shows_a_variable() -> None:
     """For every module, with a secret in every variable that the package knows, and in one that it does not."""
-    tables = (CLIENT.values(), DEPLOY.values(), SHIM, WORKER)
-    names = {variable.name for table in tables for variable in table} | {"SOMEBODY_S_TOKEN"}
+    names = {variable.name for table in SETTINGS.values() for variable in table} | {"SOMEBODY_S_TOKEN"}
     ended = subprocess.run(
         [sys.executable, "-c", DESCRIBE],
         env={**os.environ, **dict.fromkeys(names, MARK), "PYTHONPATH": str(ROOT)},
@@ -64,5 +59,5 @@ def test_no_value_that_holds_the_environment_shows_it() -> None:
     environment = {"RUNPOD_API_KEY": MARK, "RUNPOD_ENDPOINT_ID": "ep"}
     call = Call(Namespace(), Screen(sys.stdout, sys.stderr), environment, {})
     with client_from_env(environment) as client, Client(api_key=MARK, endpoint_id="ep") as other:
-        held = (call, ProviderEnvironment(environment), client, client.provider, other.provider, client.job("x"))
+        held = (call, client, client.provider, other.provider, client.job("x"))
         assert MARK not in repr(held) + str([str(each) for each in held])

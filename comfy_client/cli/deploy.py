@@ -31,7 +31,13 @@ from comfy_client.deploy.description import Description, read_description
 from comfy_client.deploy.graphql import CachedModels
 from comfy_client.deploy.offers import HOUR_S
 from comfy_client.deploy.plan import DeployPlan, RunPodApis, make_plan
-from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secrets_of, value_of
+from comfy_client.deploy.variables import (
+    ENDPOINT_BASE_URL,
+    GRAPHQL_URL,
+    REST_BASE_URL,
+    required_api_key,
+    secrets_of,
+)
 from comfy_client.job import Done, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from comfy_client.providers.runpod_endpoint import BASE_URL
 from comfy_core.contract import JsonObject
@@ -108,9 +114,9 @@ def _destroy(call: Call) -> int:
 
 @contextmanager
 def _runpod(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> Iterator[RunPodApis]:
-    key = api_key(environment)
-    rest = RestApi(key, value_of(environment, "RUNPOD_REST_BASE_URL") or REST_URL, secrets)
-    runpod = RunPodApis(rest, CachedModels(key, value_of(environment, "RUNPOD_GRAPHQL_URL") or GRAPHQL_URL))
+    key = required_api_key(environment)
+    rest = RestApi(key, REST_BASE_URL.read(environment), secrets)
+    runpod = RunPodApis(rest, CachedModels(key, GRAPHQL_URL.read(environment)))
     try:
         yield runpod
     finally:
@@ -176,8 +182,8 @@ def _plan_object(plan: DeployPlan) -> JsonObject:
 def _picture(call: Call, output: OutputTarget, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, generate a test image and return its path. Ctrl-C cancels the job."""
     tell = _reporter(call)
-    given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
-    own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
+    given = ENDPOINT_BASE_URL.read(call.environment)
+    own = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: given} if given else {})}
     begun_at = time.monotonic()
     with client_from_env({**call.environment, **own}) as client:
         await_worker(client.health, stale, ReadyTimeouts(call.options.wait_timeout), tell)

@@ -11,10 +11,12 @@ import re
 from typing import Any
 
 from comfy_client.deploy.responses import api_error
-from comfy_client.deploy.variables import REST_URL
+from comfy_client.deploy.variables import REST_BASE_URL
 from comfy_core.contract import JsonObject
+from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError, RequestError
-from comfy_core.http import HttpApi, is_base_url, quoted_url, retries
+from comfy_core.http import HttpApi, retries
+from comfy_core.urls import is_base_url, quoted_url
 
 TIMEOUT_S = 60.0
 TIMES = 3
@@ -28,8 +30,8 @@ class RestApi:
     Methods raise RequestError (Unauthorized for the key); `responses` builds the messages.
     """
 
-    def __init__(self, api_key: str, base_url: str = REST_URL, hidden: tuple[str, ...] = ()) -> None:
-        check_url("RUNPOD_REST_BASE_URL", base_url, REST_URL)
+    def __init__(self, api_key: str, base_url: str = REST_BASE_URL.default, hidden: tuple[str, ...] = ()) -> None:
+        check_url(REST_BASE_URL, base_url)
         headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
         self._hidden = (api_key, *hidden)
         once = retries(TIMES, statuses=TOO_MANY, is_repeatable=False)
@@ -126,13 +128,13 @@ class RestApi:
             raise api_error(error, what, self._hidden) from error
 
 
-def check_url(variable: str, url: str, usual: str) -> None:
+def check_url(variable: Variable[str], url: str) -> None:
     """Raise ConfigError if a variable's value is not a URL to which the API key may be sent."""
     is_safe = re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])(?![^:/])", url)
     if not is_safe or not is_base_url(url):
         raise ConfigError(
-            f"{variable}={quoted_url(url)} is not an https URL (http is allowed for this machine only). "
-            f"Default: {usual}"
+            f"{variable.name}={quoted_url(url)} is not an https URL (http is allowed for this machine only). "
+            f"Default: {variable.default}"
         )
 
 

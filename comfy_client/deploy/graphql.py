@@ -47,8 +47,8 @@ WRITE = "mutation Save($input: EndpointInput!) { saveEndpoint(input: $input) { i
 class CachedModels:
     """The cached models of an account's endpoints. Both calls are safe to repeat, and are retried."""
 
-    def __init__(self, api_key: str, url: str = GRAPHQL_URL) -> None:
-        check_url("RUNPOD_GRAPHQL_URL", url, GRAPHQL_URL)
+    def __init__(self, api_key: str, url: str = GRAPHQL_URL.default) -> None:
+        check_url(GRAPHQL_URL, url)
         headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
         self._hidden = (api_key,)
         self._api = HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(TIMES)})

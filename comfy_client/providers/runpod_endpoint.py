@@ -23,7 +23,8 @@ from comfy_client.providers.runpod_responses import (
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError, invalid_input
-from comfy_core.http import HttpApi, error_message, is_base_url, quoted_url, retries
+from comfy_core.http import HttpApi, error_message, retries
+from comfy_core.urls import is_base_url, quoted_url
 
 BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024

@@ -18,7 +18,8 @@ from comfy_core.backoff import parse_retry_after
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
-from comfy_core.http import MAX_RETRY_AFTER_S, error_message, is_base_url, quoted_url
+from comfy_core.http import MAX_RETRY_AFTER_S, error_message
+from comfy_core.urls import is_base_url, quoted_url
 
 if TYPE_CHECKING:
     import scenario_sdk

@@ -24,7 +24,8 @@ from comfy_core.comfyui.responses import OutputFile, read_written
 from comfy_core.comfyui.websocket_listener import CONNECT_TIMEOUT_S, Notice, WebsocketListener
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
-from comfy_core.http import HttpApi, is_base_url, quoted_url
+from comfy_core.http import HttpApi
+from comfy_core.urls import is_base_url, quoted_url
 from comfy_core.workflows import Graph
 
 CALL_TIMEOUT_S = 30.0

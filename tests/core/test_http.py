@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from comfy_core.errors import RequestError
-from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, is_base_url, quoted_url, retries
+from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, retries
+from comfy_core.urls import is_base_url, quoted_url
 from simulators.http_server import HttpHandler, HttpServer
 
 PATIENCE_S = 10.0

@@ -1,4 +1,4 @@
-"""Workflows: the two that ship are sound, a third is two files and no code, and a wrong folder is named by its file."""
+"""Workflows: those that ship are sound, another one is two files and no code, and a fault names its file."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfy_core.contract import JsonObject
+from comfy_core.contract import ALIASES, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.graphs import Graph, graph_faults
 from comfy_core.request.reading import read_request
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow, default_directory, find_workflow, is_link, load_workflows
+from simulators.comfyui.node_table import NODE_TYPES
 
-SHIPPED = ("flux-dev-img2img", "flux-dev-txt2img")
-LOADERS = {
-    ("UNETLoader", "unet_name"): "diffusion_models",
-    ("DualCLIPLoader", "clip_name1"): "text_encoders",
-    ("DualCLIPLoader", "clip_name2"): "text_encoders",
-    ("VAELoader", "vae_name"): "vae",
+SHIPPED = tuple(sorted(load_workflows(default_directory())))
+FOLDERS = {
+    (node.name, name): entry.folder
+    for node in NODE_TYPES.values()
+    for name, entry in node.inputs.items()
+    if entry.folder not in {"", "input"}
 }
-"""The inputs that name a file, and the folder below ComfyUI's models that it lies in."""
+"""The folder below ComfyUI's models of each input that names a model file, as the simulator has it."""
 
 EXAMPLES = {"seed", "prompt", "image"}
 """Inputs without a default; the graph holds an example of each."""
@@ -79,11 +80,12 @@ def shipped(request: pytest.FixtureRequest, workflows: Mapping[str, Workflow]) -
     return workflows[request.param]
 
 
-def test_both_workflows_ship(workflows: Mapping[str, Workflow]) -> None:
-    """The folder holds text to image and image to image, each with a version of its own."""
-    assert tuple(workflows) == SHIPPED
-    assert len({workflow.version for workflow in workflows.values()}) == 2
-    assert all(workflow.schema["x-task"] == name.rpartition("-")[2] for name, workflow in workflows.items())
+def test_the_workflows_of_the_commands_ship(workflows: Mapping[str, Workflow]) -> None:
+    """The folder has the workflows of `txt2img` and `img2img`, and each workflow has a version of its own."""
+    assert {name: workflows[name].schema["x-task"] for name in ALIASES.values()} == {
+        name: alias for alias, name in ALIASES.items()
+    }
+    assert len({workflow.version for workflow in workflows.values()}) == len(workflows)
 
 
 def test_a_graph_is_what_comfyui_exports(shipped: Workflow) -> None:
@@ -101,10 +103,10 @@ def test_a_graph_is_what_comfyui_exports(shipped: Workflow) -> None:
 def test_the_models_are_those_that_the_graph_loads(shipped: Workflow) -> None:
     """`x-models` are the files that the loader nodes name, no more and no fewer."""
     loaded = {
-        f"{LOADERS[node['class_type'], name]}/{value}"
+        f"{FOLDERS[node['class_type'], name]}/{value}"
         for node in shipped.graph.values()
         for name, value in node["inputs"].items()
-        if (node["class_type"], name) in LOADERS
+        if (node["class_type"], name) in FOLDERS
     }
 
     assert sorted(loaded) == sorted(shipped.schema["x-models"])
@@ -370,9 +372,9 @@ def test_a_workflow_is_found_by_name_and_alias(workflows: Mapping[str, Workflow]
     [
         (
             "txt2imgs",
-            'There is no workflow "txt2imgs"; did you mean "txt2img"? Known: flux-dev-img2img, flux-dev-txt2img',
+            'There is no workflow "txt2imgs"; did you mean "txt2img"? Known: ' + ", ".join(SHIPPED),
         ),
-        ("", 'There is no workflow "". Known: flux-dev-img2img'),
+        ("", 'There is no workflow "". Known: ' + SHIPPED[0]),
         ("w" * 9999, f'There is no workflow "{"w" * 56}.... Known: '),
     ],
 )

@@ -18,9 +18,11 @@ import pytest
 from bench.stage import ROOT
 from comfy_client.deploy.description import make_description, read_description
 from comfy_client.prices import POOLS
+from comfy_core.environment import variables_of
+from comfy_core.object_store import Bucket
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import default_directory, load_workflows
-from worker.settings import VARIABLES, Settings
+from worker.settings import Settings
 
 OF_RUNPOD = {"RUNPOD_INIT_TIMEOUT"}
 """Variables that the platform reads and not the worker (docs/reference/runpod.md#environment-variables)."""
@@ -135,7 +137,7 @@ def test_the_files_have_the_hub_s_shape(name: str, schema: dict[str, Any]) -> No
 
 def test_every_variable_exists() -> None:
     """Each key of both files is a variable of the worker, or one that RunPod reads itself."""
-    known = {variable.name for variable in VARIABLES} | OF_RUNPOD
+    known = {variable.name for variable in variables_of(Settings, Bucket)} | OF_RUNPOD
     hub, tests = load("hub.json")["config"], load("tests.json")["config"]
     keys = [each["key"] for each in (*hub["env"], *tests["env"])]
     keys += [key for preset in hub["presets"] for key in preset["defaults"]]

@@ -12,6 +12,7 @@ from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
+from worker.settings import Settings
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "seed": 1}
 
@@ -42,7 +43,7 @@ def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
         job_timeout_s: float = 20,
         **changes: Any,  # noqa: ANN401 - any input of the workflow
     ) -> dict[str, Any]:
-        worker = Worker(server=server, workflows=workflows, job_timeout_s=job_timeout_s, max_result_bytes=2**23)
+        worker = Worker(server, workflows, Settings(job_timeout_s=job_timeout_s))
         return run_job(worker, {"id": "test", "input": {**SMALL, **changes}}, Control(stop))
 
     return run_small

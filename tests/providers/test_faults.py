@@ -102,7 +102,7 @@ def test_a_submit_that_the_edge_answers_badly_is_never_sent_again(
     platform: RunPodPlatform, client: Client, status: int
 ) -> None:
     """A 5xx says nothing of the job."""
-    platform.faults.answer("run", status, times=1)
+    platform.faults.respond("run", status, times=1)
     with pytest.raises(RequestError) as info:
         client.submit(prompt="a knight")
 
@@ -213,7 +213,7 @@ def test_two_hundred_jobs_come_back_whole_and_memory_is_flat(platform: RunPodPla
         seed = job["input"]["seed"]
         return {"output": {"images": [entry(data, seed)], "seed": seed}}
 
-    with ScriptedWorker(platform, answer, hands=4), client_from_env(platform.client_env()) as client:
+    with ScriptedWorker(platform, answer, threads=4), client_from_env(platform.client_env()) as client:
         for outcome in client.map(({"prompt": "x", "seed": seed} for seed in range(200)), 16):
             seen.append(outcome.unwrap().seed or 0)
             assert outcome.unwrap().image.bytes == data
@@ -238,7 +238,7 @@ def test_a_caller_that_stops_a_map_leaves_nothing_running(platform: RunPodPlatfo
             release.wait(20)
         return pictured(job)
 
-    with ScriptedWorker(platform, answer, hands=4):  # as many as are sent at once: any of them may come first
+    with ScriptedWorker(platform, answer, threads=4):  # as many as are sent at once: any of them may come first
         outcomes = client.map(({"prompt": "x", "seed": seed} for seed in range(50)), 4)
         assert next(outcomes).unwrap().seed == 0
         outcomes.close()  # type: ignore[attr-defined] # a generator, which the type does not promise

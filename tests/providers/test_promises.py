@@ -65,7 +65,7 @@ def test_row_2_errors_have_types_and_runpod_s_words(
     platform: RunPodPlatform, client: Client, status: int, kind: type[RequestError]
 ) -> None:
     """Whatever the status, it is a RequestError with RunPod's message in it, and with a code."""
-    platform.faults.answer("run", status, body={"error": "because of the moon"})
+    platform.faults.respond("run", status, body={"error": "because of the moon"})
     with pytest.raises(kind, match="because of the moon") as info:
         client.submit(prompt="x")
 
@@ -124,7 +124,7 @@ def test_row_5_progress_is_never_a_result(platform: RunPodPlatform, client: Clie
     """A running job has no result yet, whatever its `output` says meanwhile."""
     job = client.submit(prompt="x")
     body = {"id": job.id, "status": "IN_PROGRESS", "output": "progress 3"}
-    platform.faults.answer("status", 200, body=body)
+    platform.faults.respond("status", 200, body=body)
 
     with pytest.raises(WaitTimeout):
         job.result()
@@ -209,7 +209,7 @@ def test_row_12_awaited_calls_fail_as_the_others_do(platform: RunPodPlatform) ->
 
     async def story() -> None:
         async with async_client_from_env(platform.client_env()) as client:
-            platform.faults.answer("run", 401)
+            platform.faults.respond("run", 401)
             with pytest.raises(Unauthorized):
                 await client.submit(prompt="x")
             job = await client.submit(prompt="x")
@@ -267,7 +267,7 @@ def test_nothing_secret_is_logged(platform: RunPodPlatform, client: Client, capl
     caplog.set_level("DEBUG")
     with ScriptedWorker(platform, pictured):
         client.txt2img("a very secret castle")
-    platform.faults.answer("run", 500)
+    platform.faults.respond("run", 500)
     with pytest.raises(RequestError):
         client.submit(prompt="a very secret castle")
 
@@ -299,7 +299,7 @@ print([path for path in opened if not path.endswith((".py", ".pyc"))])
 def test_a_lost_poll_is_told_and_survived(platform: RunPodPlatform, client: Client) -> None:
     """Whoever watches hears that the platform does not answer; the job goes on."""
     job = client.submit(prompt="x")
-    platform.faults.answer("status", 503, times=2, headers={"Retry-After": "0"})
+    platform.faults.respond("status", 503, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, pictured):
         told = list(job.events())
 

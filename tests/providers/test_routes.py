@@ -34,7 +34,7 @@ def test_what_may_be_asked_twice_is_asked_past_a_bad_answer(
     """Status, cancel, health and purge are retried; the job of the test was submitted once."""
     job = client.submit(prompt="x")
     for route in ("status", "cancel", "health", "purge-queue"):
-        platform.faults.answer(route, status)
+        platform.faults.respond(route, status)
 
     with ThreadPoolExecutor() as pool:
         looked, purged = pool.submit(job.status), pool.submit(client.purge_queue)
@@ -57,7 +57,7 @@ def test_a_retry_that_the_edge_answers_badly_is_not_repeated(
         job = client.submit(prompt="x")
         with pytest.raises(JobError):
             job.wait()
-    platform.faults.answer("retry", status)
+    platform.faults.respond("retry", status)
     with pytest.raises(RequestError) as info:
         job.retry()
 
@@ -101,7 +101,7 @@ def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> Non
         "percent": 15,
         "preview": "/9g=",
     }
-    platform.faults.answer("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
+    platform.faults.respond("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
     with ScriptedWorker(platform, pictured):
         events = list(job.events())
 

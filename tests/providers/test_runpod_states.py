@@ -64,7 +64,7 @@ def test_each_end_is_an_error_of_its_own(
 ) -> None:
     """What RunPod says of a job's end is one code with a remedy, and names the job."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body={"id": job.id, **body})
+    platform.faults.respond("status", 200, body={"id": job.id, **body})
 
     with pytest.raises(JobError, match=said) as info:
         job.wait(5)
@@ -88,7 +88,7 @@ def test_our_worker_s_report_arrives_whole(platform: RunPodPlatform, client: Cli
 def test_a_state_that_is_no_end_is_waited_for(platform: RunPodPlatform, client: Client, state: str) -> None:
     """Unknown states and keys are tolerated; the job's end is still seen."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body={"id": job.id, "status": state, "a key of tomorrow": [1]})
+    platform.faults.respond("status", 200, body={"id": job.id, "status": state, "a key of tomorrow": [1]})
 
     with ScriptedWorker(platform, pictured):
         assert job.wait().images
@@ -100,7 +100,7 @@ def test_times_worker_retries_and_progress_are_told(platform: RunPodPlatform, cl
     progress = {"stage": "sampling", "picture": 1, "pictures": 2, "step": 3, "steps": 20, "percent": 7, "new": 1}
     jpeg = base64.b64encode(b"\xff\xd8small").decode()
     body = {"id": job.id, "status": "IN_PROGRESS", "delayTime": 61_372, "workerId": "w7", "retries": 1}
-    platform.faults.answer("status", 200, body={**body, "output": {**progress, "preview": jpeg}})
+    platform.faults.respond("status", 200, body={**body, "output": {**progress, "preview": jpeg}})
     status = job.status()
 
     assert (status.state, status.delay_s, status.worker_id, status.retries) == (JobState.RUNNING, 61.372, "w7", 1)
@@ -132,7 +132,7 @@ def test_a_refused_submit_is_told_by_its_status(
     platform: RunPodPlatform, client: Client, status: int, code: ErrorCode, exit_status: int
 ) -> None:
     """A refusal has the status, RunPod's words and the remedy; it surely started nothing."""
-    platform.faults.answer("run", status, body={"title": "No", "detail": "invalid because of that"})
+    platform.faults.respond("run", status, body={"title": "No", "detail": "invalid because of that"})
     with pytest.raises(RequestError, match="invalid because of that") as info:
         job_of(client)
 
@@ -164,17 +164,18 @@ def test_a_wrong_endpoint_is_told(platform: RunPodPlatform) -> None:
 
 def test_too_many_requests_are_sent_again_later(platform: RunPodPlatform, client: Client) -> None:
     """429 refuses: the submit is repeated, after the time that Retry-After names, and there is one job."""
-    platform.faults.answer("run", 429, times=2, headers={"Retry-After": "0"})
-    platform.faults.answer("status", 429, times=2, headers={"Retry-After": "0"})
+    platform.faults.respond("run", 429, times=2, headers={"Retry-After": "0"})
+    platform.faults.respond("status", 429, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, pictured):
         assert client.submit(prompt="a knight").wait().images
 
     assert platform.submissions == 1
 
 
+@pytest.mark.slow
 def test_too_many_requests_for_long_are_an_error(platform: RunPodPlatform, client: Client) -> None:
     """Where it stays so, the error says that nothing was started."""
-    platform.faults.answer("run", 429, times=10, headers={"Retry-After": "0.01"})
+    platform.faults.respond("run", 429, times=10, headers={"Retry-After": "0.01"})
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -189,7 +190,7 @@ def test_too_many_requests_for_long_are_an_error(platform: RunPodPlatform, clien
 )
 def test_an_error_s_body_may_be_anything(platform: RunPodPlatform, client: Client, body: str) -> None:
     """JSON, text and HTML are read; a page's markup is not shown."""
-    platform.faults.answer("run", 500, body=body)
+    platform.faults.respond("run", 500, body=body)
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -204,7 +205,7 @@ def test_a_submit_s_answer_that_is_no_job_may_have_started_one(
     platform: RunPodPlatform, client: Client, body: str
 ) -> None:
     """It is an error that says so, and is not sent again."""
-    platform.faults.answer("run", 200, body=body, times=3)
+    platform.faults.respond("run", 200, body=body, times=3)
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -217,7 +218,7 @@ def test_a_submit_s_answer_that_is_no_job_may_have_started_one(
 def test_a_status_that_is_none_is_asked_again(platform: RunPodPlatform, client: Client, body: str) -> None:
     """A page of the edge in place of a status does not end the wait."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body=body)
+    platform.faults.respond("status", 200, body=body)
     with ScriptedWorker(platform, pictured):
         assert job.wait().images
 
@@ -335,6 +336,7 @@ def test_a_request_that_is_too_large_is_told_before_it_is_sent(platform: RunPodP
     assert platform.submissions == 0
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, client: Client) -> None:
     """From 10 MiB to 20 MB /runsync takes it, whether the caller watches or not."""
     big = noise(2000, 1400)
@@ -420,7 +422,7 @@ def test_the_queue_can_be_purged(platform: RunPodPlatform, client: Client) -> No
 def test_health_says_why_a_job_waits(platform: RunPodPlatform, client: Client, workers: Body, why: str) -> None:
     """The counts of workers become one word and one sentence; so does a wait that is over."""
     body = {"jobs": {"inQueue": 4}, "workers": workers}
-    platform.faults.answer("health", 200, body=body, times=2)
+    platform.faults.respond("health", 200, body=body, times=2)
 
     assert client.health().why == why
     with pytest.raises(WaitTimeout) as info:

@@ -182,7 +182,7 @@ def test_a_size_that_a_picture_gives_is_checked_too(scenario: ScenarioStandIn, a
 
 def test_progress_is_told(scenario: ScenarioStandIn, at_scenario: Client) -> None:
     """A job that waits is queued whatever it is called, and one that runs tells its share as steps."""
-    scenario.faults.wait_in_line(0.6)
+    scenario.faults.wait_in_queue(0.6)
     scenario.faults.hold_job()
     job = at_scenario.submit(prompt="x", **{**SMALL, "steps": 10})
     events = job.events()
@@ -278,7 +278,7 @@ def test_nothing_secret_is_shown(
     """Neither keys nor prompts nor pictures are in errors, representations and logs, whatever is logged."""
     caplog.set_level("DEBUG")
     at_scenario.img2img(KNIGHT, "a very secret castle", **SMALL)
-    scenario.faults.answer("generate", 500)
+    scenario.faults.respond("generate", 500)
     with pytest.raises(RequestError) as info:
         at_scenario.submit(prompt="a very secret castle")
 
@@ -297,8 +297,8 @@ def test_nothing_secret_is_shown(
         ({"SCENARIO_SDK_API_SECRET": "ключ"}, "SCENARIO_SDK_API_SECRET is not"),
         ({"SCENARIO_BASE_URL": "api.cloud.scenario.com"}, "SCENARIO_BASE_URL="),
         ({"SCENARIO_MODEL_ID": "a/b"}, "SCENARIO_MODEL_ID="),
-        ({"SCENARIO_LORAS": "[]"}, "SCENARIO_LORAS is not a JSON object"),
-        ({"SCENARIO_LORAS": "{"}, "SCENARIO_LORAS is not a JSON object"),
+        ({"SCENARIO_LORAS": "[]"}, "SCENARIO_LORAS=.* must be a JSON object of non-empty strings"),
+        ({"SCENARIO_LORAS": "{"}, "SCENARIO_LORAS=.* must be a JSON object of non-empty strings"),
     ],
 )
 def test_a_wrong_variable_is_named(scenario: ScenarioStandIn, changes: dict[str, str], said: str) -> None:

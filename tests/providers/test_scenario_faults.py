@@ -14,6 +14,7 @@ from simulators.scenario import MODEL, ScenarioStandIn
 from tests.fakes.gate import Gate
 from tests.providers.provider_fixtures import scenario_client
 
+pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 GENERATE = f"POST /v1/generate/custom/{MODEL}"
 
@@ -41,9 +42,9 @@ def test_a_submit_that_is_answered_badly_is_never_sent_again(
     scenario: ScenarioStandIn, at_scenario: Client, status: int
 ) -> None:
     """Whatever the status, there is one call, and an error of ours with Scenario's words and the trace in it."""
-    scenario.faults.answer("generate", status)
+    scenario.faults.respond("generate", status)
     kind, code = STATUSES[status]
-    with pytest.raises(kind, match=rf"{status} \(because of the moon; trace trace_") as info:
+    with pytest.raises(kind, match=rf"{status} \(internal error; trace trace_") as info:
         at_scenario.submit(prompt="x")
 
     assert info.value.code is code
@@ -82,7 +83,7 @@ def test_where_nobody_listens_nothing_may_run(scenario: ScenarioStandIn) -> None
 
 def test_an_answer_that_is_no_json_is_told(scenario: ScenarioStandIn, at_scenario: Client) -> None:
     """A page in place of an answer names the address; the submit may have arrived."""
-    scenario.faults.answer("generate", 200, body="<html>hello</html>")
+    scenario.faults.respond("generate", 200, body="<html>hello</html>")
     with pytest.raises(RequestError, match="http://127") as info:
         at_scenario.submit(prompt="x")
 
@@ -105,10 +106,10 @@ def test_too_many_requests_say_how_long(scenario: ScenarioStandIn, at_scenario: 
 def test_questions_are_asked_again(scenario: ScenarioStandIn, at_scenario: Client) -> None:
     """A job is followed past 503 and lost connections; its asset and its picture are fetched past them too."""
     job = at_scenario.submit(prompt="x", **SMALL)
-    scenario.faults.answer("job", 503)
+    scenario.faults.respond("job", 503)
     scenario.faults.drop_connection("job")
-    scenario.faults.answer("asset", 500)
-    scenario.faults.answer("picture", 503)
+    scenario.faults.respond("asset", 500)
+    scenario.faults.respond("image", 503)
     told = [type(event) for event in job.events()]
 
     assert told.count(ProviderUnavailable) >= 2
@@ -136,16 +137,16 @@ def test_a_job_without_a_picture_is_no_output(scenario: ScenarioStandIn, at_scen
 
 def test_a_damaged_picture_is_fetched_again(scenario: ScenarioStandIn, at_scenario: Client) -> None:
     """Half a picture is none: it is fetched once more, and then lost."""
-    scenario.faults.cut_picture()
+    scenario.faults.cut_image()
     assert at_scenario.txt2img("x", **SMALL).image.pil().size == (128, 128)
-    scenario.faults.cut_picture(times=2)
+    scenario.faults.cut_image(times=2)
     with pytest.raises(JobError, match="damaged") as info:
         at_scenario.txt2img("x", **SMALL)
 
     assert info.value.code is ErrorCode.RESULT_LOST
 
 
-@pytest.mark.parametrize(("route", "status"), [("asset", 404), ("picture", 403)])
+@pytest.mark.parametrize(("route", "status"), [("asset", 404), ("image", 403)])
 def test_a_picture_that_is_gone_is_lost(
     scenario: ScenarioStandIn,
     at_scenario: Client,
@@ -153,7 +154,7 @@ def test_a_picture_that_is_gone_is_lost(
     status: int,
 ) -> None:
     """An asset that was deleted, and an address that has expired, are result_lost."""
-    scenario.faults.answer(route, status)
+    scenario.faults.respond(route, status)
     with pytest.raises(JobError, match="does not exist any more") as info:
         at_scenario.txt2img("x", **SMALL)
 

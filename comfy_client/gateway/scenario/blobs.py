@@ -74,3 +74,8 @@ class BucketBlobs:
     def delete(self, sha256: str) -> None:
         """Remove the file."""
         self._store.delete(sha256)
+
+
+def make_blobs(directory: Path, bucket: Bucket | None) -> Blobs:
+    """Return the storage of a shim's images: the bucket, or else a subfolder of the shim's folder."""
+    return BucketBlobs(bucket) if bucket else FolderBlobs(directory / "pictures")

@@ -15,7 +15,7 @@ from .config import PlatformConfig
 from .faults import QueueFaults
 from .values import JsonObject, QueueJob, QueueJobState, StateChange
 
-MOST_RETRIES = 1
+MAX_RETRIES = 1
 STOPPED = frozenset({QueueJobState.CANCELLED, QueueJobState.TIMED_OUT})
 RETRIABLE = frozenset({QueueJobState.FAILED, QueueJobState.TIMED_OUT})
 
@@ -123,13 +123,13 @@ class JobStore:
         """Record that a worker reported these jobs as running."""
         with self._changes.lock:
             for job in [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]:
-                self._keep(replace(job, heard_at=time.monotonic()))
+                self._keep(replace(job, seen_at=time.monotonic()))
 
     def progress(self, job_id: str, value: object) -> None:
         """Store a progress value. After a result, progress sets the job back to IN_PROGRESS."""
         with self._changes.lock:
             job = self.jobs[job_id]
-            job = replace(job, progress=(*job.progress, value), heard_at=time.monotonic())
+            job = replace(job, progress=(*job.progress, value), seen_at=time.monotonic())
             if job.state.is_final and job.state not in STOPPED:
                 self._move(job, QueueJobState.IN_PROGRESS, output=None, error=None)
             else:
@@ -139,7 +139,7 @@ class JobStore:
         """Store one chunk of a stream."""
         with self._changes.lock:
             job = self.jobs[job_id]
-            self._keep(replace(job, chunks=(*job.chunks, value), heard_at=time.monotonic()))
+            self._keep(replace(job, chunks=(*job.chunks, value), seen_at=time.monotonic()))
 
     def finish(self, job_id: str, output: object = None, error: object = None) -> None:
         """Finish a job with its worker's result. A finished job does not change."""
@@ -164,17 +164,17 @@ class JobStore:
             if not job.state.is_final:
                 self._end(job, QueueJobState.TIMED_OUT, calls_webhook=False)
 
-    def _look_after(self, job_id: str, hand_outs: int) -> None:
+    def _check_worker(self, job_id: str, hand_outs: int) -> None:
         """Hand a job out again, or fail it, if no worker has reported it for `lost_job_s`."""
         with self._changes.lock:
             job = self.jobs[job_id]
             is_put_back = job.history[-2].state.is_final
             if job.state is not QueueJobState.IN_PROGRESS or job.hand_outs != hand_outs or is_put_back:
                 return
-            left_s = job.heard_at + self._config.lost_job_s - time.monotonic()
+            left_s = job.seen_at + self._config.lost_job_s - time.monotonic()
             if left_s > 0:
-                self._changes.soon(left_s, partial(self._look_after, job_id, hand_outs))
-            elif job.retries < MOST_RETRIES:
+                self._changes.soon(left_s, partial(self._check_worker, job_id, hand_outs))
+            elif job.retries < MAX_RETRIES:
                 self._retried += 1
                 self._queue.append(job_id)
                 self._move(job, QueueJobState.IN_QUEUE, retries=job.retries + 1)
@@ -185,10 +185,10 @@ class JobStore:
         hand_outs = job.hand_outs + 1
         self._queue.remove(job.id)
         now = time.monotonic()
-        self._move(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, heard_at=now)
+        self._move(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, seen_at=now)
         timeout_s = job.policy_s("executionTimeout", self._config.execution_timeout_s)
         self._changes.soon(timeout_s, partial(self._time_out, job.id, hand_outs))
-        self._changes.soon(self._config.lost_job_s, partial(self._look_after, job.id, hand_outs))
+        self._changes.soon(self._config.lost_job_s, partial(self._check_worker, job.id, hand_outs))
         return {"id": job.id, **job.body}
 
     def _end(
@@ -214,5 +214,5 @@ class JobStore:
 
     def _keep(self, job: QueueJob) -> QueueJob:
         self.jobs = MappingProxyType({**self.jobs, job.id: job})
-        self._changes.ring()
+        self._changes.notify()
         return job

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -323,17 +323,17 @@ def damaged(count: int) -> Iterator[bytes]:
 @QUIET
 def test_a_damaged_file_is_refused_or_decoded() -> None:
     """No damage to a file ends in anything but a picture or a refusal: not even in what Pillow never documents."""
-    verdicts = [verdict(data, flatten=True) for data in damaged(3000)]
+    verdicts = [verdict(data, flatten=True) for data in damaged(6 * settings().max_examples)]
 
     codes = [code for code in verdicts if isinstance(code, ErrorCode)]
     assert set(codes) == {ErrorCode.INVALID_IMAGE}
-    assert 300 < len(codes) < 2700
+    assert 0.1 < len(codes) / len(verdicts) < 0.9
 
 
 @QUIET
 def test_a_damaged_file_is_identified_or_not() -> None:
     """What ComfyUI sends is a still picture or none, whatever it is."""
-    found = [identify(data) for data in damaged(1500)]
+    found = [identify(data) for data in damaged(3 * settings().max_examples)]
 
     assert None in found
     assert any(picture and picture.width == 40 for picture in found)
@@ -590,7 +590,9 @@ def test_what_is_no_preview_gives_none() -> None:
     assert small_preview(saved(noise())) is None
     assert small_preview(whole.replace(struct.pack(">HH", 30, 40), b"\xff\xdc\xff\xdc", 1)) is None
     assert small_preview(whole[: len(whole) // 2]) is None
-    assert all(preview is None or opened(preview).size for preview in map(small_preview, damaged(1500)))
+    assert all(
+        preview is None or opened(preview).size for preview in map(small_preview, damaged(3 * settings().max_examples))
+    )
 
 
 # What viewers show although something is missing

@@ -382,13 +382,12 @@ def test_any_file_goes_to_the_node_that_loads_it(
 
 
 def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
-    """More than 16 are taken; what bounds them is their number, their bytes in all, and the addresses among them."""
+    """A request may have more than 16 files; their number and the number of URLs are limited."""
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(300)
     }
     images = [{"name": f"{number}.png", "image": BASE64} for number in range(300)]
     addresses = [{"name": f"{number}.png", "image": "https://example.com/a.png"} for number in range(17)]
-    large = [{"name": f"{number}.png", "image": "A" * 35_000_000} for number in range(4)]
 
     assert len(rendered(workflows, {"workflow": graph, "images": images[:256]}).uploads) == 256
     assert faults_of(workflows, {"workflow": graph, "images": images}) == {
@@ -398,6 +397,16 @@ def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
         "is one of 17 URLs; a request may have at most 16"
         in faults_of(workflows, {"workflow": graph, "images": addresses})["images[16].image"]
     )
+
+
+@pytest.mark.slow
+def test_the_bytes_of_all_files_are_limited(workflows: Mapping[str, Workflow]) -> None:
+    """Four files within the limit of one file exceed the limit of all."""
+    graph: Graph = {
+        str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(4)
+    }
+    large = [{"name": f"{number}.png", "image": "A" * 35_000_000} for number in range(4)]
+
     assert "bytes in all files; at most" in faults_of(workflows, {"workflow": graph, "images": large})["images"]
 
 

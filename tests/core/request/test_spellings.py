@@ -263,7 +263,7 @@ def test_thousands_of_unknown_keys_take_no_time(workflows: Mapping[str, Workflow
     assert time.process_time() - begun_at < 6
 
 
-@pytest.mark.parametrize("length", [300, 5_000_000])
+@pytest.mark.parametrize("length", [300, 100_000])
 def test_no_fault_repeats_a_long_value(workflows: Mapping[str, Workflow], length: int) -> None:
     """Whatever is wrong, a fault shows at most 60 characters of what was sent."""
     long = "y" * length

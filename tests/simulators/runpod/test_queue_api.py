@@ -286,7 +286,7 @@ def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: HandlerGate) -> Non
 
 def test_result_arrives_at_third_attempt(served: RunPodPlatform) -> None:
     """The SDK posts a result again after 5xx, and the job waits for it."""
-    served.faults.answer("final", 500, times=2)
+    served.faults.respond("final", 500, times=2)
 
     job = served.wait_for(served.submit({"return": "late"}))
 
@@ -296,7 +296,7 @@ def test_result_arrives_at_third_attempt(served: RunPodPlatform) -> None:
 
 def test_refused_result_is_lost(served: RunPodPlatform) -> None:
     """The SDK does not post a refused result again, and its job is COMPLETED without output."""
-    served.faults.answer("job-done", 400)
+    served.faults.respond("job-done", 400)
 
     job = served.wait_for(served.submit({"return": "lost"}))
 
@@ -807,8 +807,8 @@ def test_outage(platform: RunPodPlatform, client: Caller, worker: Caller) -> Non
 
 def test_answers_are_given_in_order(platform: RunPodPlatform, client: Caller) -> None:
     """Armed answers take the place of the platform's, one request each, and only on their route."""
-    platform.faults.answer("status", 429, body={"error": "slow down"}, headers={"Retry-After": "1"})
-    platform.faults.answer("status", 524)
+    platform.faults.respond("status", 429, body={"error": "slow down"}, headers={"Retry-After": "1"})
+    platform.faults.respond("status", 524)
     job_id = client.run("x")
 
     answers = [client.get(f"status/{job_id}") for _ in range(3)]
@@ -819,8 +819,8 @@ def test_answers_are_given_in_order(platform: RunPodPlatform, client: Caller) ->
 
 def test_unknown_route_is_named(platform: RunPodPlatform) -> None:
     """A fault for a route that does not exist is a mistake of the test."""
-    with pytest.raises(ValueError, match="'stat' is no route"):
-        platform.faults.answer("stat", 500)  # type: ignore[arg-type] # the mistake
+    with pytest.raises(ValueError, match="'stat' is not a route"):
+        platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the mistake
 
 
 @pytest.mark.parametrize("after_handling", [False, True])
