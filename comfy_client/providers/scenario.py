@@ -209,10 +209,9 @@ class ScenarioProvider:
         """Upload an image to Scenario and return its asset id."""
         text = base64.b64encode(picture.data).decode("ascii")
         if len(text) > UPLOAD_LIMIT_BYTES:
-            raise RequestError(
-                f"The image has {len(text):,} bytes as base64; Scenario accepts {UPLOAD_LIMIT_BYTES:,}. Nothing was "
-                "sent. Send a smaller image, as JPEG or WebP",
-                code=ErrorCode.PAYLOAD_TOO_LARGE,
+            raise RequestError.because(
+                ErrorCode.PAYLOAD_TOO_LARGE,
+                f"The image has {len(text):,} bytes as base64; Scenario accepts {UPLOAD_LIMIT_BYTES:,}. Nothing was sent",
                 is_unsent=True,
                 bytes=len(text),
                 limit=UPLOAD_LIMIT_BYTES,
