@@ -211,7 +211,8 @@ class ScenarioProvider:
         if len(text) > UPLOAD_LIMIT_BYTES:
             raise RequestError.because(
                 ErrorCode.PAYLOAD_TOO_LARGE,
-                f"The image has {len(text):,} bytes as base64; Scenario accepts {UPLOAD_LIMIT_BYTES:,}. Nothing was sent",
+                f"The image has {len(text):,} bytes as base64; Scenario accepts {UPLOAD_LIMIT_BYTES:,}. Nothing was "
+                "sent",
                 is_unsent=True,
                 bytes=len(text),
                 limit=UPLOAD_LIMIT_BYTES,
