@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 
-from comfy_client.providers.interface import Health, JobState, JobStatus, Progress
+from comfy_client.providers.interface import Health, JobState, JobStatus
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import RequestError
 from comfy_core.http import error_message
+from comfy_core.progress import Progress, Sampling
 from comfy_core.request.encoded import decode_base64
 
 _STATES = {
@@ -108,10 +110,10 @@ def read_progress(output: object) -> Progress | None:
         case {"stage": str(stage), **rest}:
             numbers = {
                 name: value
-                for name in ("picture", "pictures", "step", "steps", "percent")
+                for name in (each.name for each in fields(Sampling))
                 if isinstance(value := rest.get(name), int)
             }
-            return Progress(stage, preview=_preview(rest.get("preview")), **numbers)
+            return Progress(stage=stage, preview=_preview(rest.get("preview")), **numbers)
     return None
 
 
