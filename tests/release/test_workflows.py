@@ -67,7 +67,7 @@ CALLS: dict[str, list[str]] = {
         f"docker buildx imagetools create --tag {GHCR}:{name}-flux1-dev-fp8 {HUB}:{name}-flux1-dev-fp8"
         for name in (VERSION, SHORT)
     ],
-    "release/publish: Publish it": [
+    "release/release: Publish it": [
         f"gh release create v{VERSION} dist/package.whl --verify-tag --title {VERSION} --notes-file notes.md"
     ],
 }
