@@ -56,7 +56,7 @@ def test_files_are_deleted_if_the_folder_is_accessible(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "options",
     [
         {"delivery": "s3"},
         {"options": JobOptions(webhook="https://me")},
