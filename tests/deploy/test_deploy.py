@@ -43,7 +43,7 @@ def test_one_command_from_nothing_to_an_image(deploy_setup: DeploySetup) -> None
         "create template flux",
         "+ workers.max = 3",
         "1 worker is idle",
-        "test image: done",
+        "generating a test image",
         "flux.png  8 x 8",
     ):
         assert expected in ended.err
@@ -268,11 +268,19 @@ def test_a_graphql_error_is_reported(deploy_setup: DeploySetup) -> None:
     assert list(deploy_setup.account.cached_models.values()) == [[MODEL]]
 
 
+def test_a_retired_graphql_api_is_explained(deploy_setup: DeploySetup) -> None:
+    """The error says when RunPod retires the API, and which key of deploy.toml to remove."""
+    deploy_setup.write(STORED)
+    deploy_setup.account.faults.respond("POST /graphql", 404)
+    failed = deploy_setup.deploy()
+
+    assert failed.status == 4
+    assert "early in 2027. If it is gone, remove storage.cached_model from deploy.toml" in failed.err
+
+
 def test_without_the_catalogue_the_table_has_the_prices(deploy_setup: DeploySetup) -> None:
     """A missing price list does not fail a deployment; the date of our own prices is shown."""
-    deploy_setup.account.faults.respond(
-        "GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"}
-    )
+    deploy_setup.account.faults.respond("GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"})
     ended = deploy_setup.shell("deploy", "--dry-run")
 
     assert ended.status == 0
