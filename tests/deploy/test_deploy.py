@@ -280,7 +280,9 @@ def test_a_retired_graphql_api_is_explained(deploy_setup: DeploySetup) -> None:
 
 def test_without_the_catalogue_the_table_has_the_prices(deploy_setup: DeploySetup) -> None:
     """A missing price list does not fail a deployment; the date of our own prices is shown."""
-    deploy_setup.account.faults.respond("GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"})
+    deploy_setup.account.faults.respond(
+        "GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"}
+    )
     ended = deploy_setup.shell("deploy", "--dry-run")
 
     assert ended.status == 0
