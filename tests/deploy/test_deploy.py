@@ -120,7 +120,7 @@ def test_an_update_sends_what_has_changed_alone(desk: Desk) -> None:
     assert ended.status == 0
     assert "~ image: ghcr.io/me/worker:1.0.0 -> ghcr.io/me/worker:1.1.0" in ended.err
     assert "~ workers.max: 3 -> 5" in ended.err
-    *_, template, endpoint = (each.body for each in desk.account.asked if each.method == "PATCH")
+    *_, template, endpoint = (each.body for each in desk.account.received if each.method == "PATCH")
     assert template == {"image": "ghcr.io/me/worker:1.1.0"}
     assert endpoint == {"image": "ghcr.io/me/worker:1.1.0", "workers": {"min": 0, "max": 5, "idleTimeout": 30}}
 
@@ -176,14 +176,14 @@ def test_a_secret_that_is_not_set_ends_it_before_anything_is_asked(desk: Desk) -
 
     assert ended.status == 3
     assert "HF_TOKEN" in ended.err
-    assert desk.account.asked == []
+    assert desk.account.received == []
 
 
 def test_a_secret_that_runpod_repeats_in_an_error_is_not_shown(desk: Desk) -> None:
     """The field is named and the text is not."""
     desk.write(text=WITH_SECRET)
     body = {"title": "Unprocessable Entity", "status": 422, "detail": f"env.HF_TOKEN: {VALUE!r} is too long"}
-    desk.account.faults.answer("POST /serverless", 422, body=body)
+    desk.account.faults.respond("POST /serverless", 422, body=body)
     ended = desk.deploy("--json", HF_TOKEN=VALUE)
 
     assert ended.status == 4
@@ -256,7 +256,7 @@ def test_a_cached_model_is_taken_away_by_an_empty_text(desk: Desk) -> None:
 def test_graphql_that_refuses_is_named(desk: Desk) -> None:
     """What was done before stays, and the next run does the rest."""
     desk.write(STORED)
-    desk.account.faults.answer("POST /graphql", 200, body={"errors": [{"message": "no such model"}]})
+    desk.account.faults.respond("POST /graphql", 200, body={"errors": [{"message": "no such model"}]})
     failed = desk.deploy()
     ended = desk.deploy()
 
@@ -268,7 +268,7 @@ def test_graphql_that_refuses_is_named(desk: Desk) -> None:
 
 def test_without_the_catalogue_the_table_has_the_prices(desk: Desk) -> None:
     """A price is worth no failure; its date is shown."""
-    desk.account.faults.answer("GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"})
+    desk.account.faults.respond("GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"})
     ended = desk.shell("deploy", "--dry-run")
 
     assert ended.status == 0
@@ -310,4 +310,4 @@ def test_a_wrong_variable_is_named(desk: Desk, variable: str, value: str) -> Non
 
     assert ended.status == 3
     assert variable in ended.err
-    assert desk.account.asked == []
+    assert desk.account.received == []

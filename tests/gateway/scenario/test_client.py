@@ -19,7 +19,7 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
     """An endpoint whose worker answers each job with a small picture of its seed."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, hands=2):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=2):
         yield platform
 
 

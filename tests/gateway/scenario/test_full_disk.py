@@ -36,7 +36,7 @@ def platform(may_answer: threading.Event) -> Iterator[RunPodPlatform]:
         assert may_answer.wait(60)
         return pictured(job)
 
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, hands=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, threads=4):
         yield platform
         may_answer.set()
 

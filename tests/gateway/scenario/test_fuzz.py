@@ -44,7 +44,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
     folder: Path = tmp_path_factory.mktemp("shim")
     with (
         RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, pictured, hands=2),
+        ScriptedWorker(platform, pictured, threads=2),
         ShimProcess(platform.client_env(), folder) as shim,
     ):
         yield shim

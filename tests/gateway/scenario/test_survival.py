@@ -46,7 +46,7 @@ def held() -> HeldWorker:
 @pytest.fixture
 def platform(held: HeldWorker) -> Iterator[RunPodPlatform]:
     """An endpoint with four such workers."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, held, hands=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, held, threads=4):
         yield platform
         held.may_answer.set()
 

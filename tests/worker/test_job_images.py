@@ -33,7 +33,7 @@ from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 from tests.core.test_safe_fetch import HERE
-from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.hostile_images import gif, slow_jpeg, tiff_chain
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
@@ -94,6 +94,7 @@ class Canceller:
 # --- input images
 
 
+@pytest.mark.slow
 def test_two_jobs_with_endless_pages_get_errors(worker: Worker) -> None:
     """Such images used to block the worker for minutes; now a third job is taken at the same time."""
     begun = time.monotonic()
@@ -109,6 +110,7 @@ def test_two_jobs_with_endless_pages_get_errors(worker: Worker) -> None:
     assert time.monotonic() - begun < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["template", "graph"])
 def test_the_job_s_timeout_includes_decoding(worker: Worker, kind: str) -> None:
     """If decoding an image exceeds the job's timeout, the job fails and the worker continues."""
@@ -130,6 +132,7 @@ def test_the_job_s_timeout_includes_decoding(worker: Worker, kind: str) -> None:
     assert run(worker, TEXT_TO_IMAGE)["images"]
 
 
+@pytest.mark.slow
 def test_a_cancellation_ends_decoding(worker: Worker) -> None:
     """The job ends within half a second, in the middle of decoding."""
     canceller = Canceller()
@@ -139,6 +142,7 @@ def test_a_cancellation_ends_decoding(worker: Worker) -> None:
     assert time.monotonic() - canceller.cancelled_at < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended_by", ["cancel", "time"])
 def test_a_cancellation_or_the_timeout_ends_downloads_from_silent_urls(worker: Worker, ended_by: str) -> None:
     """Sixteen URLs that do not respond used to block a job for five minutes, ignoring its cancellation."""
@@ -160,6 +164,7 @@ def test_a_cancellation_or_the_timeout_ends_downloads_from_silent_urls(worker: W
     assert took_s < 1.5
 
 
+@pytest.mark.slow
 def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str, Workflow]) -> None:
     """Sixteen images within their own limits cannot exceed the job's limit in total."""
     images = [{"name": f"{number}.jpg", "image": b64(slow_jpeg())} for number in range(3)]
@@ -180,6 +185,7 @@ def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str
 # --- output images
 
 
+@pytest.mark.slow
 def test_a_cancellation_ends_encoding(workflows: Mapping[str, Workflow]) -> None:
     """Encoding a WebP of 6 megapixels takes seconds; a cancellation takes half a second."""
     request = read_request({**TEXT_TO_IMAGE, "output_format": "webp"}, workflows)
