@@ -18,7 +18,7 @@ REST_BASE_URL = Variable("RUNPOD_REST_BASE_URL", str, "Base URL of RunPod's REST
 GRAPHQL_URL = Variable(
     "RUNPOD_GRAPHQL_URL",
     str,
-    "URL of RunPod's GraphQL API, which is used for cached models.",
+    "URL of RunPod's GraphQL API, which only `cached_model` needs. RunPod retires it early in 2027.",
     "https://api.runpod.io/graphql",
 )
 ENDPOINT_BASE_URL = replace(

@@ -28,6 +28,7 @@ from comfy_core.environment import (
     variables_of,
 )
 from comfy_core.errors import ConfigError
+from tools.docs.__main__ import SETTINGS
 from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -162,6 +163,15 @@ def test_every_variable_is_documented() -> None:
 
     assert {"WORKER_CONCURRENCY", "HF_TOKEN_FILE", "BUCKET_NAME", "RUNPOD_API_KEY", "COLUMNS"} <= found
     assert {name for name in found if f"| `{name}` |" not in page} == {"PATH"}
+
+
+@pytest.mark.parametrize("title", SETTINGS)
+def test_every_variable_has_a_description(title: str) -> None:
+    """A table has each variable once, with a sentence."""
+    variables = list(SETTINGS[title])
+
+    assert len({each.name for each in variables}) == len(variables)
+    assert [each.name for each in variables if not each.help.endswith(".")] == []
 
 
 def test_every_variable_is_declared() -> None:
