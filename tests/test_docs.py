@@ -203,14 +203,14 @@ def test_the_log_is_read_as_the_page_says(log: Path) -> None:
 
 
 def test_the_demo_of_the_readme_runs() -> None:
-    """`./scripts/demo` makes its two pictures with nothing set."""
+    """`./scripts/demo` generates its two images if no variable is set."""
     ended = subprocess.run([str(ROOT / "scripts" / "demo")], capture_output=True, text=True, timeout=120, check=False)
 
     assert ended.returncode == 0, ended.stderr
     assert re.findall(r"^(\w+): debug-output/", ended.stdout, re.MULTILINE) == ["txt2img", "img2img"]
 
 
-@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "nothing answers"])
+@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "no response"])
 def test_the_demo_says_within_5_s_that_no_comfyui_answers(listens: bool) -> None:
     """An address without a ComfyUI is named with the remedy, before anything is started."""
     with socket.socket() as silent:
@@ -230,7 +230,7 @@ def test_the_demo_says_within_5_s_that_no_comfyui_answers(listens: bool) -> None
 
     assert time.monotonic() - begun < 5
     assert ended.returncode == 3
-    assert f"COMFYUI_URL={address}: nothing answers" in ended.stderr
+    assert f"COMFYUI_URL={address}: no response" in ended.stderr
     assert "unset COMFYUI_URL" in ended.stderr
 
 
