@@ -202,8 +202,10 @@ class ErrorCode(enum.StrEnum):
     PAYLOAD_TOO_LARGE = _Row(
         "payload_too_large",
         Retry.NO,
-        cause="The request exceeds RunPod's size limit: 10 MiB, or 20 MB if the call waits for the result.",
-        remedy="Send images as https URLs, or smaller images (JPEG or WebP). Base64 adds a third to their size.",
+        cause="The request exceeds the platform's size limit; RunPod's is 10 MiB, or 20 MB if the call waits for "
+        "the result.",
+        remedy="Send smaller images, as JPEG or WebP. At RunPod, send them as https URLs: base64 adds a third to their "
+        "size.",
         details="`bytes`, `limit`",
         is_of_client=True,
     )

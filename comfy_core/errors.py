@@ -75,6 +75,22 @@ class RequestError(ComfyClientError):
         self.is_unsent = is_unsent
         self.retry_after_s = retry_after_s
 
+    def explained(
+        self, message: str, code: ErrorCode | None = None, *, body: str | None = None, is_unsent: bool = False
+    ) -> RequestError:
+        """Return this failure with another message and perhaps another code: Unauthorized if it is AUTH_FAILED."""
+        code = code or self.code
+        kind = Unauthorized if code is ErrorCode.AUTH_FAILED else RequestError
+        return kind(
+            message,
+            status=self.status,
+            body=self.body if body is None else body,
+            code=code,
+            is_transient=self.is_transient,
+            is_unsent=self.is_unsent or is_unsent,
+            retry_after_s=self.retry_after_s,
+        )
+
     @classmethod
     def because(cls, code: ErrorCode, problem: str = "", **facts: Any) -> Self:  # noqa: ANN401 - arguments of __init__
         """Return an error whose message is `problem`, by default the code's cause, and the code's remedy."""

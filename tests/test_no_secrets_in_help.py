@@ -1,4 +1,4 @@
-"""Nothing that describes the package repeats the environment: help(), signatures, pydoc."""
+"""help(), signatures and pydoc of the package do not contain values of the environment."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print("described", len(names))
 
 
 def test_no_help_shows_a_variable() -> None:
-    """For every module, with a secret in every variable that the package knows, and in one that it does not."""
+    """For every module, with a secret in every known variable and in an unknown one."""
     names = {variable.name for table in SETTINGS.values() for variable in table} | {"SOMEBODY_S_TOKEN"}
     ended = subprocess.run(
         [sys.executable, "-c", DESCRIBE],
@@ -54,8 +54,8 @@ def test_no_help_shows_a_variable() -> None:
     assert MARK not in ended.stdout + ended.stderr
 
 
-def test_no_value_that_holds_the_environment_shows_it() -> None:
-    """Reports of errors print the values around them."""
+def test_a_repr_does_not_show_the_environment() -> None:
+    """Error reporters print the values of variables near an error."""
     environment = {"RUNPOD_API_KEY": MARK, "RUNPOD_ENDPOINT_ID": "ep"}
     call = Call(Namespace(), Screen(sys.stdout, sys.stderr), environment, {})
     with client_from_env(environment) as client, Client(api_key=MARK, endpoint_id="ep") as other:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from comfy_core.comfyui.prompt_monitor import RunProgress
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError, RequestError
+from comfy_core.progress import Progress
 from worker import logs
 from worker.disk import sweep
 from worker.jobs import Control, Worker, run_job
@@ -181,10 +181,10 @@ class JobExecution:
         comfyui.note_success()
         return result
 
-    def _observe(self, sampling: RunProgress) -> None:
+    def _observe(self, progress: Progress) -> None:
         if self._lease is not None:
             self._lease.has_started = True
-        self._report(progress_of(sampling))
+        self._report(progress_of(progress))
 
     def _note_run(self) -> None:
         if self._lease is not None:

@@ -19,7 +19,7 @@ GRAPHQL_URL = Variable(
     "RUNPOD_GRAPHQL_URL",
     str,
     "https://api.runpod.io/graphql",
-    "URL of RunPod's GraphQL API, which is used for cached models.",
+    "URL of RunPod's GraphQL API, which only `cached_model` needs. RunPod retires it early in 2027.",
 )
 ENDPOINT_BASE_URL = replace(
     CLIENT_ENDPOINT_BASE_URL,

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 
-from comfy_client.providers.interface import Health, JobState, JobStatus, Progress
+from comfy_client.providers.interface import Health, JobState, JobStatus
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import RequestError, Unauthorized
+from comfy_core.errors import RequestError
 from comfy_core.http import error_message
+from comfy_core.progress import Progress, Sampling
 from comfy_core.request.encoded import decode_base64
 
 _STATES = {
@@ -108,10 +110,10 @@ def read_progress(output: object) -> Progress | None:
         case {"stage": str(stage), **rest}:
             numbers = {
                 name: value
-                for name in ("picture", "pictures", "step", "steps", "percent")
+                for name in (each.name for each in fields(Sampling))
                 if isinstance(value := rest.get(name), int)
             }
-            return Progress(stage, preview=_preview(rest.get("preview")), **numbers)
+            return Progress(stage=stage, preview=_preview(rest.get("preview")), **numbers)
     return None
 
 
@@ -174,12 +176,12 @@ def request_error(error: RequestError, endpoint_id: str) -> RequestError:
     """Return a failed call's error with the cause and remedy that its status has on RunPod's queue API."""
     detail = error_message(error.body)
     note = f" ({detail})" if detail else ""
-    kind, code, problem = RequestError, error.code, f"{error}{note}"
+    code, problem = error.code, f"{error}{note}"
     match error.status:
         case None:
             return error
         case 401 | 403:
-            kind, code = Unauthorized, ErrorCode.AUTH_FAILED
+            code = ErrorCode.AUTH_FAILED
             problem = f"RunPod rejected the API key for endpoint {endpoint_id}{note}"
         case 404:
             code, problem = ErrorCode.ENDPOINT_NOT_FOUND, f"RunPod has no endpoint {endpoint_id}{note}"
@@ -187,15 +189,8 @@ def request_error(error: RequestError, endpoint_id: str) -> RequestError:
             code, problem = ErrorCode.RATE_LIMITED, f"RunPod limits the requests to endpoint {endpoint_id}{note}"
         case 400 | 413 if re.search("max body size|too large", error.body, re.IGNORECASE):
             code, problem = ErrorCode.PAYLOAD_TOO_LARGE, f"RunPod rejected the request as too large{note}"
-    return kind(
-        problem if code is error.code else code.message(problem),
-        code=code,
-        status=error.status,
-        body=error.body,
-        is_transient=error.is_transient,
-        is_unsent=error.is_unsent or error.status == 429,  # noqa: PLR2004 - an HTTP status
-        retry_after_s=error.retry_after_s,
-    )
+    message = problem if code is error.code else code.message(problem)
+    return error.explained(message, code, is_unsent=error.status == 429)  # noqa: PLR2004 - an HTTP status
 
 
 def _parsed(text: str) -> object:

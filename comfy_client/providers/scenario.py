@@ -23,8 +23,14 @@ from comfy_client.providers.interface import (
 )
 from comfy_client.providers.results import fetch_signed
 from comfy_client.providers.scenario_api import BASE_URL, ScenarioApi
-from comfy_client.providers.scenario_request import MAX_SEED, MODEL_ID, check_supported, our_inputs, scenario_body
-from comfy_client.providers.scenario_responses import ScenarioAsset, asset_ids_of, body_of, read_asset, read_job
+from comfy_client.providers.scenario_request import (
+    MAX_SCENARIO_SEED,
+    MODEL_ID,
+    check_supported,
+    our_inputs,
+    scenario_body,
+)
+from comfy_client.providers.scenario_responses import ScenarioAsset, Status, asset_ids_of, body_of, read_asset, read_job
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import parameters_text
 from comfy_core.contract import ALIASES, ErrorReport, Fault, is_asset_id
@@ -93,7 +99,7 @@ class ScenarioProvider:
             request = replace(request, input={**request.input, "image": self._stored_picture(asset_id)})
         parsed = read_request(request.input, self._workflows)
         check_supported(parsed, request.options, self._loras)
-        rendered = intake.rendered(parsed, random_seed=lambda: secrets.randbelow(MAX_SEED + 1))
+        rendered = intake.rendered(parsed, random_seed=lambda: secrets.randbelow(MAX_SCENARIO_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:
@@ -175,7 +181,10 @@ class ScenarioProvider:
     def health(self) -> Health:
         """Return the number of active jobs of the Scenario project. Also verifies the URL, the keys and the model."""
         self._api.model(self._model_id)
-        jobs = {"inQueue": _count(self._api.jobs("queued")), "inProgress": _count(self._api.jobs("in-progress"))}
+        jobs = {
+            "inQueue": _count(self._api.jobs(Status.QUEUED)),
+            "inProgress": _count(self._api.jobs(Status.IN_PROGRESS)),
+        }
         active = sum(jobs.values())
         doing = f"{active} jobs of this project are active" if active else "no job of this project is active"
         address = "" if self._api.base_url == BASE_URL else f"; {self._api.base_url} is not Scenario's own URL"
@@ -200,10 +209,10 @@ class ScenarioProvider:
         """Upload an image to Scenario and return its asset id."""
         text = base64.b64encode(picture.data).decode("ascii")
         if len(text) > UPLOAD_LIMIT_BYTES:
-            raise RequestError(
+            raise RequestError.because(
+                ErrorCode.PAYLOAD_TOO_LARGE,
                 f"The image has {len(text):,} bytes as base64; Scenario accepts {UPLOAD_LIMIT_BYTES:,}. Nothing was "
-                "sent. Send a smaller image, as JPEG or WebP",
-                code=ErrorCode.PAYLOAD_TOO_LARGE,
+                "sent",
                 is_unsent=True,
                 bytes=len(text),
                 limit=UPLOAD_LIMIT_BYTES,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from comfy_client.providers.interface import submit_error
 from comfy_client.providers.scenario_responses import retry_after_s
 from comfy_core.backoff import parse_retry_after
 from comfy_core.contract import JsonObject
@@ -33,26 +34,27 @@ SdkCall: TypeAlias = Callable[["scenario_sdk.Scenario"], Any]
 
 @dataclass(frozen=True)
 class StatusMeaning:
-    """The error code and the remedy for an HTTP status."""
+    """The error code for an HTTP status, and the remedy if the code's own remedy does not fit Scenario."""
 
     code: ErrorCode
-    remedy: str
+    remedy: str = ""
     is_transient: bool = False
 
 
-_KEYS = "check SCENARIO_SDK_API_KEY and SCENARIO_SDK_API_SECRET, and whether their project has this permission"
-_AGAIN = "try again"
+_KEYS = "Check SCENARIO_SDK_API_KEY and SCENARIO_SDK_API_SECRET, and whether their project has this permission."
+_FIELDS = "Correct the fields in the message."
+_AGAIN = "Try again."
 MEANINGS: dict[int, StatusMeaning] = {
-    400: StatusMeaning(ErrorCode.INVALID_INPUT, "correct the fields in the message"),
+    400: StatusMeaning(ErrorCode.INVALID_INPUT, _FIELDS),
     401: StatusMeaning(ErrorCode.AUTH_FAILED, _KEYS),
-    402: StatusMeaning(ErrorCode.AUTH_FAILED, "check the plan and the credits of the Scenario team"),
+    402: StatusMeaning(ErrorCode.AUTH_FAILED, "Check the plan and the credits of the Scenario team."),
     403: StatusMeaning(ErrorCode.AUTH_FAILED, _KEYS),
-    404: StatusMeaning(ErrorCode.ENDPOINT_NOT_FOUND, "check SCENARIO_MODEL_ID, and SCENARIO_BASE_URL if it is set"),
+    404: StatusMeaning(ErrorCode.ENDPOINT_NOT_FOUND, "Check SCENARIO_MODEL_ID, and SCENARIO_BASE_URL if it is set."),
     408: StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
     409: StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
-    413: StatusMeaning(ErrorCode.PAYLOAD_TOO_LARGE, "send a smaller image, as JPEG or WebP"),
-    422: StatusMeaning(ErrorCode.INVALID_INPUT, "correct the fields in the message"),
-    429: StatusMeaning(ErrorCode.RATE_LIMITED, "send fewer requests at once, or wait", is_transient=True),
+    413: StatusMeaning(ErrorCode.PAYLOAD_TOO_LARGE),
+    422: StatusMeaning(ErrorCode.INVALID_INPUT, _FIELDS),
+    429: StatusMeaning(ErrorCode.RATE_LIMITED, is_transient=True),
 }
 """Known HTTP statuses. Statuses of 500 and above are transient; other unknown statuses are not."""
 
@@ -98,7 +100,7 @@ class ScenarioApi:
         try:
             return self._json(lambda sdk: sdk.generate.with_raw_response.run_model(model_id, body=body), retries=0)
         except RequestError as error:
-            raise _submit_error(error) from error
+            raise submit_error(error, "Scenario", "the jobs in Scenario's web app") from error
 
     def upload(self, name: str, base64_text: str) -> object:
         """Upload an image to Scenario, hidden from its listings. A retry may store it twice, which is free."""
@@ -159,29 +161,16 @@ def status_error(status: int, body: object, retry_after: str | None = None) -> R
     message = error_message(body)
     kind = Unauthorized if status in {401, 403} else RequestError
     delay_s = retry_after_s(body) or parse_retry_after(retry_after)
+    problem = f"Scenario responded with {status}{f' ({message})' if message else ''}"
+    remedy = "" if is_server_error else f". {meaning.remedy or meaning.code.remedy}"
     return kind(
-        f"Scenario responded with {status}{f' ({message})' if message else ''}: {meaning.remedy}",
+        f"{problem}{remedy}",
         status=status,
         body=str(body)[:_MAX_BODY],
         code=meaning.code,
         is_transient=meaning.is_transient,
         is_unsent=meaning.code is ErrorCode.RATE_LIMITED,
         retry_after_s=min(delay_s, MAX_RETRY_AFTER_S) if delay_s else None,
-    )
-
-
-def _submit_error(error: RequestError) -> RequestError:
-    """Return the error of a submit with `may_run`: whether the job may have been accepted."""
-    is_rejected = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - an HTTP status
-    if error.is_unsent or is_rejected:
-        error.report.details["may_run"] = False
-        return error
-    return RequestError(
-        f"{error}. The job was sent, and Scenario may have accepted it, so it was not sent again. Before you send it "
-        "again, look at the jobs in Scenario's web app",
-        status=error.status,
-        body=error.body,
-        may_run=True,
     )
 
 

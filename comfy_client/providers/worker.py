@@ -12,9 +12,6 @@ from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow
 
-_FIRST_PAUSE_S = 0.25
-_LONGEST_PAUSE_S = 5.0
-
 
 class WorkerProvider:
     """A RunPod endpoint that runs this project's worker.
@@ -77,8 +74,8 @@ class WorkerProvider:
         return self._endpoint.purge_queue()
 
     def pause_s(self, waited_s: float) -> float:
-        """Return a tenth of `waited_s`, from 0.25 s to 5 s: polling delays a result by 10 % at most."""
-        return min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, waited_s / 10))
+        """Return the polling interval of RunPodEndpoint."""
+        return self._endpoint.pause_s(waited_s)
 
     def close(self) -> None:
         """Close the connections."""

@@ -25,6 +25,7 @@ from simulators.runpod.rest import RunPodAccount
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from simulators.scenario import ScenarioStandIn
 from tests.browser import WIDTHS, browser, overflows
+from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
@@ -247,7 +248,7 @@ def test_ctrl_c_cancels_what_is_under_way(stuck: RunPodPlatform, tmp_path: Path)
     small = ["--jobs", "3", "--levels", "2,4", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
     command = [sys.executable, "-m", "bench.endpoint", *small, "--hold-s", "0", "--warmups", "0"]
     environment = {**os.environ, **stuck.client_env(), **RATE}
-    with subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment) as process:
+    with killed_at_end(subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment)) as process:
         stuck.wait_until(lambda: len(stuck.jobs) == 3, 60)
         process.send_signal(signal.SIGINT)
         status = process.wait(60)

@@ -22,6 +22,7 @@ from bench.stage import staged
 from comfy_client.cli.call import sigterm_raised
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
+from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
@@ -73,7 +74,7 @@ class Terminal:
 
     def end(self) -> tuple[int, str]:
         """Return the exit status, and what went to stdout."""
-        with self.process:
+        with killed_at_end(self.process):
             out, _ = self.process.communicate(timeout=60)
         self._reader.join(10)
         os.close(self._near)
@@ -191,7 +192,9 @@ def test_ctrl_c_is_json_where_that_is_wanted(tmp_path: Path, command: list[str])
 
 def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
     """`comfy-client errors | head -1` shows no traceback."""
-    with subprocess.Popen([*COMMAND, "errors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with killed_at_end(
+        subprocess.Popen([*COMMAND, "errors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -204,7 +207,9 @@ def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
     """`comfy-client scenario serve --json` tells its address once it answers; Ctrl-C is its orderly end."""
     command = [*COMMAND, "scenario", "serve", "--port=0", "--insecure-local", f"--data={tmp_path}", "--json"]
     environment = {**os.environ, "RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as served:
+    with killed_at_end(
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    ) as served:
         assert served.stdout is not None
         url = json.loads(served.stdout.readline())["url"]
         assert requests.get(url, timeout=10).ok
@@ -217,13 +222,10 @@ def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
 def test_the_simulator_is_served(tmp_path: Path) -> None:
     """`comfy-client simulate --json` tells its address once it is a ComfyUI, on which pictures can be made."""
     command = [*COMMAND, "simulate", "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as served:
-        try:
-            assert served.stdout is not None
-            url = json.loads(served.stdout.readline())["url"]
-            terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
-            assert terminal.end()[0] == 0, terminal.shown
-        finally:
-            served.terminate()
+    with killed_at_end(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)) as served:
+        assert served.stdout is not None
+        url = json.loads(served.stdout.readline())["url"]
+        terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
+        assert terminal.end()[0] == 0, terminal.shown
 
     assert (tmp_path / "x.png").exists()

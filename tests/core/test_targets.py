@@ -1,4 +1,4 @@
-"""Places in a graph: a node by title or id, an input by its name, an item of a list by its number."""
+"""Places in a graph: a node by title or id, an input by name, an item of a list by its index."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ GRAPH: Graph = {
     ],
 )
 def test_a_place_is_a_node_and_an_input(place: str, target: Target) -> None:
-    """A node is named by title or id, an input by its name, an item of a list by its number."""
+    """A node is named by title or id, an input by its name, an item of a list by its index."""
     assert TargetFinder(GRAPH).target(place) == target
     graph = copy.deepcopy(GRAPH)
     target.set(graph, "new")
     assert target.get(graph) == "new"
 
 
-def test_an_id_goes_before_a_title() -> None:
-    """A node whose title is another one's id does not hide that one."""
+def test_an_id_takes_precedence_over_a_title() -> None:
+    """A node whose title is another node's id does not hide that node."""
     graph = {
         "1": {"class_type": "A", "inputs": {"x": 1}, "_meta": {"title": "2"}},
         "2": {"class_type": "B", "inputs": {"x": 1}},
@@ -52,8 +52,8 @@ def test_an_id_goes_before_a_title() -> None:
     assert TargetFinder(graph).target("2.x").node_id == "2"
 
 
-def test_an_ambiguous_title_names_the_ids() -> None:
-    """Where several nodes have a title, their ids are named, shortly even where they are long."""
+def test_an_ambiguous_title_is_reported_with_the_ids() -> None:
+    """If several nodes have a title, the error lists their ids, shortened if they are long."""
     graph = {node_id: {"class_type": "A", "inputs": {"x": 1}} for node_id in ("4", "y" * 500)}
 
     with pytest.raises(LookupError) as info:
@@ -62,8 +62,8 @@ def test_an_ambiguous_title_names_the_ids() -> None:
     assert str(info.value.args[0]) == f'2 nodes are titled "A"; use an id: "4", "{"y" * 56}...'
 
 
-def test_overrides_are_written_in_order() -> None:
-    """Overrides reach nodes by title and id, and a later one sees what an earlier one wrote."""
+def test_overrides_are_applied_in_order() -> None:
+    """A later override sees the values of an earlier one."""
     graph = copy.deepcopy(GRAPH)
     values: JsonObject = {"Style v1.5.sizes": [1, 2], "3.sizes.1": 5, "7.image": "b.png"}
     faults = Faults()
@@ -77,8 +77,8 @@ def test_overrides_are_written_in_order() -> None:
     assert values["Style v1.5.sizes"] == [1, 2]
 
 
-def test_overrides_that_reach_nothing_are_faults() -> None:
-    """Each override that names no node or item is a fault, with the nearest node title."""
+def test_overrides_without_a_target_are_faults() -> None:
+    """Each override without an existing input is a fault, also if an earlier one removed the list."""
     faults = Faults()
 
     override(copy.deepcopy(GRAPH), {"3.sizes.3": 5, "Stile v1.5.text": "", "seed": 1}, faults)
@@ -97,7 +97,7 @@ def test_an_input_that_does_not_exist_is_named_with_the_nearest_one() -> None:
 
 
 def test_an_input_may_have_dots() -> None:
-    """The node is the longest part that names one; the rest is its input, dots and all."""
+    """The node is the longest part that names one; the rest is the input, including its dots."""
     graph: Graph = {
         "3": {"class_type": "ResizeImage", "inputs": {"resize_type": "a", "resize_type.width": 8, "v.0": 1}},
         "75:70": {"class_type": "UNETLoader", "inputs": {"unet_name": "a"}, "_meta": {"title": "v1.5.2"}},
@@ -115,7 +115,7 @@ def test_an_input_may_have_dots() -> None:
 
 
 def test_an_input_that_the_node_lacks_is_added() -> None:
-    """A newer engine requires inputs that an older export lacks; one that looks like a slip is a warning."""
+    """A newer engine may require inputs that an older export lacks; a likely typo is a warning."""
     graph: Graph = {"45": {"class_type": "ImageScaleToTotalPixels", "inputs": {"megapixels": 1.0}}}
     overrides = {"45.resolution_steps": 1, "45.resize_type.width": 8, "45.megapixel": 2.0, "45.": 1, "46.x": 1}
 
@@ -134,8 +134,8 @@ def test_an_input_that_the_node_lacks_is_added() -> None:
     assert 'did you mean "megapixels"?' in warning
 
 
-def test_thousands_of_wrong_overrides_take_no_time() -> None:
-    """4,000 overrides that a graph of 4,000 nodes does not have take less than a second."""
+def test_thousands_of_invalid_overrides_are_reported_quickly() -> None:
+    """4,000 overrides without a target in a graph of 4,000 nodes take less than a second."""
     graph: Graph = {
         str(number): {"class_type": "KSampler", "inputs": {"seed": 1}, "_meta": {"title": f"Node number {number}"}}
         for number in range(4000)
@@ -152,8 +152,8 @@ def test_thousands_of_wrong_overrides_take_no_time() -> None:
     assert time.process_time() - begun_at < 6
 
 
-def test_a_place_as_comfyuis_json_has_it_is_the_input() -> None:
-    """`1.inputs.width` sets `width`; what is no input of a node is a fault, and nothing is added without effect."""
+def test_a_place_in_comfyui_s_json_notation_is_accepted() -> None:
+    """`1.inputs.width` sets `width`; a place that is not an input is a fault, and nothing is added without effect."""
     graph: Graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8}}}
 
     faults = Faults()

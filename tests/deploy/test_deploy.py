@@ -43,7 +43,7 @@ def test_one_command_from_nothing_to_a_picture(desk: Desk) -> None:
         "create template flux",
         "+ workers.max = 3",
         "1 worker is idle",
-        "test image: done",
+        "generating a test image",
         "flux.png  8 x 8",
     ):
         assert told in ended.err
@@ -264,6 +264,16 @@ def test_graphql_that_refuses_is_named(desk: Desk) -> None:
     assert "GraphQL API refused to read the cached model: no such model" in failed.err
     assert ended.status == 0
     assert list(desk.account.cached_models.values()) == [[MODEL]]
+
+
+def test_a_retired_graphql_api_is_explained(desk: Desk) -> None:
+    """The error says when RunPod retires the API, and which key of deploy.toml to remove."""
+    desk.write(STORED)
+    desk.account.faults.respond("POST /graphql", 404)
+    failed = desk.deploy()
+
+    assert failed.status == 4
+    assert "early in 2027. If it is gone, remove storage.cached_model from deploy.toml" in failed.err
 
 
 def test_without_the_catalogue_the_table_has_the_prices(desk: Desk) -> None:

@@ -172,10 +172,10 @@ def test_the_hub_s_endpoint_is_that_of_deploy_toml(tmp_path: Path, shipped: str)
     config = load("hub.json")["config"]
 
     assert config["containerDiskInGb"] == described.disk_gb
-    assert tuple(config["gpuIds"].split(",")) == described.pools
+    assert tuple(config["gpuIds"].split(",")) == described.gpu_pools
     # The Hub has no least version, and matches exactly: a driver of CUDA 13.2 also runs what is built for 13.0.
     assert config["allowedCudaVersions"] == ["13.0", "13.1", "13.2", "13.3"]
-    assert config["allowedCudaVersions"][0] == described.min_cuda_version
+    assert config["allowedCudaVersions"][0] == described.gpu_min_cuda_version
     assert load("tests.json")["config"]["allowedCudaVersions"] == config["allowedCudaVersions"]
     assert all(POOLS[pool].memory_gb >= 24 for pool in config["gpuIds"].split(","))
     least = make_description({"name": "flux", "image": "a/b:1", "gpu": {"pools": ["ADA_24"]}})

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from comfy_client.client import Client, client_from_env
 from comfy_client.gateway.scenario.blobs import Blobs, make_blobs
 from comfy_client.gateway.scenario.fields import BASE_MODELS
-from comfy_client.gateway.scenario.models import Status
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.pictures import PictureSource, picture_text
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 from comfy_core.errors import WaitTimeout
 

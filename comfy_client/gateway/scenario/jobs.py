@@ -25,7 +25,7 @@ from dataclasses import replace
 from comfy_client import coroutines
 from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.errors import ShimError
-from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, Status
+from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob
 from comfy_client.gateway.scenario.output_assets import output_assets
 from comfy_client.job import Done, Event, JobPoller, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from comfy_client.providers.interface import (
@@ -35,6 +35,7 @@ from comfy_client.providers.interface import (
     JobStatus,
     Provider,
 )
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.backoff import backoff_s
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
@@ -291,7 +292,7 @@ class JobRunner:
                 for image in result.images:
                     await self._storage.put(image.bytes, image.mime_type)
             except (OSError, ComfyClientError) as error:
-                message = f"The shim could not store the images: {error}. Check its disk."
+                message = f"The shim could not store the images. Check its disk. {error}"
                 raise JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message)) from error
             assets = output_assets(self._job(job_id), result, self._storage.clock())
             await self._storage.write(lambda: self._succeed(job_id, result, assets))

@@ -9,6 +9,7 @@ from comfy_client import __version__
 from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
 from comfy_client.gateway.scenario.pagination import names
 from comfy_client.gateway.scenario.routes import DRY_RUN, LISTS, ROUTES, ShimRoute
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 
 _ERRORS = {
@@ -21,7 +22,6 @@ _ERRORS = {
     "507": "The shim's disk is full; the request had no effect",
 }
 _ROWS = {"jobs": ShimJob, "assets": ShimAsset, "inferences": ShimJob}
-_STATUSES = ["pending", "queued", "warming-up", "in-progress", "finalizing", "success", "failure", "canceled"]
 
 
 def document(server_url: str) -> JsonObject:
@@ -47,7 +47,7 @@ def document(server_url: str) -> JsonObject:
             "schemas": {
                 "Error": _record({"reason": "string", "message": "string", "trace_id": "string"}),
                 "Job": _record({"jobId": "string", "jobType": "string", "progress": "number", "metadata": "object"})
-                | {"description": f"`status` is one of {', '.join(_STATUSES)}"},
+                | {"description": f"`status` is one of {', '.join(Status)}"},
                 "Asset": _record({"id": "string", "url": "string", "mimeType": "string", "metadata": "object"}),
                 "Upload": _record({"id": "string", "status": "string", "fileName": "string"}),
                 "Model": _record({"id": "string", "type": "string", "status": "string"}),

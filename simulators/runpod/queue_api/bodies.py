@@ -37,11 +37,6 @@ def status_of(job: QueueJob) -> JsonObject:
     return body | {key: value for key, value in {"output": job.output, "error": job.error}.items() if value is not None}
 
 
-def webhook_of(job: QueueJob) -> JsonObject:
-    """Return the body of a webhook call."""
-    return {**status_of(job), "input": job.input, "webhook": job.webhook}
-
-
 def problem(status: int, detail: str) -> web.Response:
     """Return an error in RunPod's format."""
     return web.json_response({"status": status, "title": _phrase(status), "detail": detail}, status=status)

@@ -13,7 +13,6 @@ from .state import JobStore
 from .values import JsonObject, QueueJob
 
 SYNC_WAIT_MS = 90_000
-STREAM_WAIT_MS = 10_000
 MAX_WAIT_MS = 300_000
 
 
@@ -48,16 +47,6 @@ class ClientRoutes:
         """Return a job's status."""
         job = self._found(request)
         return _unknown() if job is None else web.json_response(status_of(job))
-
-    async def stream(self, request: web.Request, _: object) -> web.Response:
-        """Wait for chunks, and return each once."""
-        job = self._found(request)
-        if job is None:
-            return _unknown()
-        job_id = job.id
-        await self._changes.until(lambda: self._has_chunk(job_id), _wait_s(request, STREAM_WAIT_MS))
-        chunks = [{"output": chunk} for chunk in self._store.drain_chunks(job_id)]
-        return web.json_response({"status": self._store.jobs[job_id].state.value, "stream": chunks})
 
     async def cancel(self, request: web.Request, _: object) -> web.Response:
         """Cancel a job. A job that has ended does not change."""
@@ -94,10 +83,6 @@ class ClientRoutes:
 
     def _found(self, request: web.Request) -> QueueJob | None:
         return self._store.find(request.match_info["job"])
-
-    def _has_chunk(self, job_id: str) -> bool:
-        job = self._store.jobs[job_id]
-        return job.state.is_final or len(job.chunks) > job.fetched_chunks
 
 
 def _brief(job: QueueJob) -> web.Response:

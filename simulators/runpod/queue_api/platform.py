@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Self, TypeAlias, TypeVar
 
-import aiohttp
 from aiohttp import hdrs, web
 
-from .bodies import edge_page, parsed, problem, response_of, webhook_of
+from .bodies import edge_page, parsed, problem, response_of
 from .changes import Changes
 from .client_routes import ClientRoutes
 from .config import PlatformConfig
 from .faults import QueueDrop, QueueFaults, QueueHang, QueueResponse
 from .state import JobStore
-from .values import Ping, Post, QueueJob, Take, WebhookCall
+from .values import Ping, Post, QueueJob, Take
 from .worker_routes import WorkerRoutes
 
 Route: TypeAlias = Callable[[web.Request, object], Awaitable[web.Response]]
@@ -28,10 +26,7 @@ _Found = TypeVar("_Found")
 START_TIMEOUT_S = 10.0
 POLLS = frozenset({"job-take", "job-take-batch", "job-stop"})
 TAKES = frozenset({"job-take", "job-take-batch"})
-POSTS = frozenset({"job-done", "job-stream"})
 READ_AND_REFUSED = frozenset({400, 413})
-WEBHOOK_ATTEMPTS = 3
-WEBHOOK_TIMEOUT_S = 10.0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,11 +36,9 @@ class RunPodPlatform(PlatformConfig):
     def __post_init__(self) -> None:
         self._changes = Changes()
         self.faults = QueueFaults(self._changes)
-        self._store = JobStore(self, self.faults, self._changes, self._call_webhook)
+        self._store = JobStore(self, self.faults, self._changes)
         self._workers = WorkerRoutes(self._store, self, self._changes, self.faults)
         self._clients = ClientRoutes(self._store, self, self._changes, self._workers.counts)
-        self._webhooks: list[WebhookCall] = []
-        self._webhook_tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._serve, name="runpod-platform", daemon=True)
         self._started = threading.Event()
         self._stop = asyncio.Event()
@@ -116,11 +109,6 @@ class RunPodPlatform(PlatformConfig):
         return tuple(self._workers.pings)
 
     @property
-    def webhooks(self) -> tuple[WebhookCall, ...]:
-        """The calls of webhooks, in order."""
-        return tuple(self._webhooks)
-
-    @property
     def submissions(self) -> int:
         """The number of jobs accepted over HTTP. RunPod would bill each of them."""
         return self._clients.submissions
@@ -170,9 +158,6 @@ class RunPodPlatform(PlatformConfig):
         self._changes.attach(asyncio.get_running_loop())
         self._started.set()
         await self._stop.wait()
-        for task in self._webhook_tasks:
-            task.cancel()
-        await asyncio.gather(*self._webhook_tasks, return_exceptions=True)
         await runner.cleanup()
         self._changes.attach(None)
 
@@ -184,12 +169,10 @@ class RunPodPlatform(PlatformConfig):
             (hdrs.METH_GET, "job-take-batch", "/{worker}", workers.take_batch),
             (hdrs.METH_GET, "job-stop", "/{worker}", workers.stop),
             (hdrs.METH_POST, "job-done", "/{worker}/{job}", workers.done),
-            (hdrs.METH_POST, "job-stream", "/{worker}/{job}", workers.chunk),
             (hdrs.METH_GET, "ping", "/{worker}", workers.ping),
             (hdrs.METH_POST, "run", "", clients.run),
             (hdrs.METH_POST, "runsync", "", clients.runsync),
             (hdrs.METH_GET, "status", "/{job}", clients.status),
-            (hdrs.METH_GET, "stream", "/{job}", clients.stream),
             (hdrs.METH_POST, "cancel", "/{job}", clients.cancel),
             (hdrs.METH_POST, "retry", "/{job}", clients.retry),
             (hdrs.METH_POST, "purge-queue", "", clients.purge_queue),
@@ -211,7 +194,7 @@ class RunPodPlatform(PlatformConfig):
         if (refusal := self._refusal(request)) is not None:
             return refusal
         body = parsed(await request.read())
-        kind = await self._workers.record_post(request, body) if name in POSTS else name
+        kind = await self._workers.record_post(request, body) if name == "job-done" else name
         fault = self.faults.of_request({name, kind, *({"take"} if name in TAKES else ())})
         if isinstance(fault, QueueHang):
             await asyncio.Future()
@@ -236,29 +219,3 @@ class RunPodPlatform(PlatformConfig):
         if request.match_info["endpoint"] != self.endpoint_id:
             return problem(404, "endpoint not found")
         return None
-
-    def _call_webhook(self, job: QueueJob) -> None:
-        task = asyncio.get_running_loop().create_task(self._post_webhook(job))
-        self._webhook_tasks.add(task)
-        task.add_done_callback(self._webhook_tasks.discard)
-
-    async def _post_webhook(self, job: QueueJob) -> None:
-        headers = {hdrs.USER_AGENT: "Go-http-client/2.0"}
-        timeout = aiohttp.ClientTimeout(total=WEBHOOK_TIMEOUT_S)
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-            for attempt in range(WEBHOOK_ATTEMPTS):
-                if attempt:
-                    await asyncio.sleep(self.webhook_retry_s)
-                status = await _posted(session, str(job.webhook), job)
-                self._webhooks.append(WebhookCall(job.id, time.monotonic(), status))
-                self._changes.notify()
-                if 200 <= status < 300:  # noqa: PLR2004 - a success
-                    return
-
-
-async def _posted(session: aiohttp.ClientSession, url: str, job: QueueJob) -> int:
-    try:
-        async with session.post(url, json=webhook_of(job)) as response:
-            return response.status
-    except (TimeoutError, aiohttp.ClientError):
-        return 0

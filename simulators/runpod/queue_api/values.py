@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
 JsonObject: TypeAlias = dict[str, Any]
-PostKind: TypeAlias = Literal["progress", "final", "chunk"]
+PostKind: TypeAlias = Literal["progress", "final"]
 
 
 class QueueJobState(StrEnum):
@@ -48,8 +48,6 @@ class QueueJob:
     output: Any = field(default=None, repr=False)
     error: str | None = None
     progress: tuple[Any, ...] = field(default=(), repr=False)
-    chunks: tuple[Any, ...] = field(default=(), repr=False)
-    fetched_chunks: int = 0
     hand_outs: int = 0
     final_posts: int = 0
     retries: int = 0
@@ -95,11 +93,6 @@ class QueueJob:
         return self.body.get("input")
 
     @property
-    def webhook(self) -> str | None:
-        """The URL of the webhook, or None."""
-        return self.body.get("webhook")
-
-    @property
     def is_low_priority(self) -> bool:
         """Whether it runs only if no other job waits."""
         return self._policy("lowPriority") is True
@@ -132,7 +125,6 @@ class Post:
     kind: PostKind
     at: float
     size: int
-    stops_pod: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,12 +137,3 @@ class Ping:
     is_unhealthy: bool = False
     check: str = ""
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class WebhookCall:
-    """A call of a webhook. Status 0 means that there was no response."""
-
-    job_id: str
-    at: float
-    status: int

@@ -8,12 +8,11 @@ from aiohttp import web
 
 from .bodies import NOT_JSON, not_json, problem, too_large
 from .changes import Changes
-from .config import MIB, PlatformConfig
+from .config import PlatformConfig
 from .faults import QueueFaults
 from .state import JobStore
 from .values import JsonObject, Ping, Post, PostKind, QueueJobState, Take
 
-CHUNK_LIMIT_BYTES = MIB
 WORKER_TIMEOUT_S = 15.0
 """A worker without a request for this time no longer counts. The SDK pings every 10 s."""
 
@@ -62,17 +61,6 @@ class WorkerRoutes:
             self._store.progress(job_id, fields.get("output"))
         return web.json_response({}) if refusal is None else refusal
 
-    async def chunk(self, request: web.Request, body: object) -> web.Response:
-        """Store one chunk of a stream."""
-        job_id = request.match_info["job"]
-        if job_id not in self._store.jobs:
-            return problem(404, "job not found")
-        refusal = await _refusal(request, body, CHUNK_LIMIT_BYTES)
-        if refusal is not None:
-            return refusal
-        self._store.chunk(job_id, body.get("output") if isinstance(body, dict) else body)
-        return web.json_response({})
-
     async def ping(self, request: web.Request, _: object) -> web.Response:
         """Record that a worker is alive, or unhealthy."""
         worker_id, query = request.match_info["worker"], request.query
@@ -88,10 +76,9 @@ class WorkerRoutes:
 
     async def record_post(self, request: web.Request, body: object) -> PostKind:
         """Record a worker's POST; return its kind."""
-        kind = "chunk" if request.match_info.route.name == "job-stream" else _kind(body)
-        stops_pod = isinstance(body, dict) and body.get("stopPod") is True
+        kind = _kind(body)
         job_id, worker_id, size = request.match_info["job"], request.match_info["worker"], len(await request.read())
-        self.posts.append(Post(job_id, worker_id, kind, time.monotonic(), size, stops_pod))
+        self.posts.append(Post(job_id, worker_id, kind, time.monotonic(), size))
         self._changes.notify()
         return kind
 

@@ -33,7 +33,7 @@ from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 from tests.core.test_safe_fetch import HERE
-from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.hostile_images import gif, slow_jpeg, tiff_chain
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
