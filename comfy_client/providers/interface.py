@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Protocol
 
 from comfy_core.contract import ErrorReport, Fault, JsonObject
-from comfy_core.errors import invalid_input
+from comfy_core.errors import RequestError, invalid_input
 from comfy_core.files import write_atomically
 from comfy_core.progress import Progress
 
@@ -86,6 +86,21 @@ def no_bucket(provider: str) -> Fault:
     """Return the fault of a request with `delivery` s3 for a `provider` that does not use the worker's bucket."""
     stay = "omit it, or use IMAGE_GENERATION_PROVIDER=comfyui on RunPod"
     return Fault("delivery", f"s3 is the bucket of this project's worker, which {provider} does not use: {stay}")
+
+
+def submit_error(error: RequestError, platform: str, place: str) -> RequestError:
+    """Return the error of a submit with `may_run`: whether `platform`, which lists its jobs at `place`, may have it."""
+    is_rejected = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - HTTP statuses
+    if error.is_unsent or is_rejected:
+        error.report.details["may_run"] = False
+        return error
+    return RequestError(
+        f"{error}. The job was sent, and {platform} may have accepted it, so it was not sent again. Before you send it "
+        f"again, look at {place}",
+        status=error.status,
+        body=error.body,
+        may_run=True,
+    )
 
 
 @dataclass(frozen=True)
