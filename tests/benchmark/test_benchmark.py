@@ -91,9 +91,9 @@ def test_a_failure_is_counted_and_shown(
 
     assert status == 1
     assert found["levels"][1]["failures"] == [{"code": "out_of_memory", "count": 1, "message": "no room"}]
-    assert "2 at once: 1 times out_of_memory: no room" in (folder / "benchmark.html").read_text()
+    assert "2 concurrent: 1 times out_of_memory: no room" in (folder / "benchmark.html").read_text()
     main(["--compare", str(folder / "benchmark.json"), "--output", str(folder / "again")], {})
-    assert "2 at once: 1 times out_of_memory: no room" in capsys.readouterr().out
+    assert "2 concurrent: 1 times out_of_memory: no room" in capsys.readouterr().out
 
 
 def test_what_was_measured_is_written_down(
@@ -225,7 +225,7 @@ def test_a_time_that_is_over_ends_it(stuck: RunPodPlatform, tmp_path: Path) -> N
     status, found = run({**stuck.client_env(), **RATE}, tmp_path, *limits)
 
     assert status == 1
-    assert found["ended_because"] == "its time, 4 s, was over"
+    assert found["ended_because"] == "the limit of 4 s was reached"
     [level] = found["levels"]
     assert (level["done"], level["cancelled"], level["not_run"]) == (0, 2, 1)
     assert sorted(job.state for job in stuck.jobs.values()) == sorted(

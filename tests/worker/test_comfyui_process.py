@@ -457,7 +457,7 @@ def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfySer
             WaitLimits(timeout_s=20, queue_timeout_s=20),
             lambda: CANCELLED if simulator.hanging_step or stopped.is_set() else None,
         )
-    assert server.stuck_prompts
+    assert server.cleanup.stuck_prompts
     yield server
     simulator.faults.go_on()
     server.close()
