@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Protocol
 
 from comfy_core.contract import ErrorReport, Fault, JsonObject
-from comfy_core.errors import invalid_input
+from comfy_core.errors import RequestError, invalid_input
 from comfy_core.files import write_atomically
 
 if TYPE_CHECKING:
@@ -299,3 +299,22 @@ class Provider(Protocol):
     def close(self) -> None:
         """Close the connections."""
         ...
+
+
+def submit_error(error: RequestError, service: str, place: str) -> RequestError:
+    """Return the error of a failed submit with `may_run`: whether the job may have been accepted.
+
+    A job that was rejected (a status of 400 to 499) or not sent cannot run. Otherwise the message says to look at
+    `place`.
+    """
+    is_rejected = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - HTTP statuses
+    if error.is_unsent or is_rejected:
+        error.report.details["may_run"] = False
+        return error
+    return RequestError(
+        f"{error}. The job was sent, and {service} may have accepted it, so it was not sent again. Before you send it "
+        f"again, look at {place}",
+        status=error.status,
+        body=error.body,
+        may_run=True,
+    )

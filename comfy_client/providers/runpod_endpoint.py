@@ -13,7 +13,7 @@ from typing import Any
 
 import requests
 
-from comfy_client.providers.interface import GenerationRequest, Health, JobStatus
+from comfy_client.providers.interface import GenerationRequest, Health, JobStatus, submit_error
 from comfy_client.providers.runpod_responses import (
     SMALLER,
     expired,
@@ -108,7 +108,7 @@ class RunPodEndpoint:
                 response = self._json("POST", "/run", SUBMIT_TIMEOUT_S, body=body)
             return _job(response)
         except RequestError as error:
-            raise _submit_error(error) from error
+            raise submit_error(error, "RunPod", "the endpoint's requests in RunPod's console") from error
 
     def status(self, job_id: str) -> JobStatus:
         """Return a job's status. Not retried: callers poll. Raises JobError (job_expired)."""
@@ -179,19 +179,3 @@ def _check_size(size: int, limit: int) -> None:
             bytes=size,
             limit=limit,
         )
-
-
-def _submit_error(error: RequestError) -> RequestError:
-    """Return the error of a submit with `may_run`: whether the job may have been accepted."""
-    rejected = error.status is not None and error.status < requests.codes.server_error
-    may_run = not (error.is_unsent or rejected) or error.status == requests.codes.ok
-    if not may_run:
-        error.report.details["may_run"] = False
-        return error
-    return RequestError(
-        f"{error}. The job was sent, and RunPod may have accepted it, so it was not sent again. Before you send it "
-        "again, look at the endpoint's requests in RunPod's console",
-        status=error.status,
-        body=error.body,
-        may_run=True,
-    )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from comfy_client.providers.interface import submit_error
 from comfy_client.providers.scenario_responses import retry_after_s
 from comfy_core.backoff import parse_retry_after
 from comfy_core.contract import JsonObject
@@ -97,7 +98,7 @@ class ScenarioApi:
         try:
             return self._json(lambda sdk: sdk.generate.with_raw_response.run_model(model_id, body=body), retries=0)
         except RequestError as error:
-            raise _submit_error(error) from error
+            raise submit_error(error, "Scenario", "the jobs in Scenario's web app") from error
 
     def upload(self, name: str, base64_text: str) -> object:
         """Upload an image to Scenario, hidden from its listings. A retry may store it twice, which is free."""
@@ -166,21 +167,6 @@ def status_error(status: int, body: object, retry_after: str | None = None) -> R
         is_transient=meaning.is_transient,
         is_unsent=meaning.code is ErrorCode.RATE_LIMITED,
         retry_after_s=min(delay_s, MAX_RETRY_AFTER_S) if delay_s else None,
-    )
-
-
-def _submit_error(error: RequestError) -> RequestError:
-    """Return the error of a submit with `may_run`: whether the job may have been accepted."""
-    is_rejected = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - an HTTP status
-    if error.is_unsent or is_rejected:
-        error.report.details["may_run"] = False
-        return error
-    return RequestError(
-        f"{error}. The job was sent, and Scenario may have accepted it, so it was not sent again. Before you send it "
-        "again, look at the jobs in Scenario's web app",
-        status=error.status,
-        body=error.body,
-        may_run=True,
     )
 
 

@@ -15,10 +15,11 @@ from PIL import Image
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
-from comfy_core.graphs import Graph, graph_faults
+from comfy_core.graphs import graph_faults
 from comfy_core.request.reading import read_request
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow, default_directory, find_workflow, is_link, load_workflows
+from tests.core.test_graphs import GRAPH
 
 SHIPPED = ("flux-dev-img2img", "flux-dev-txt2img")
 LOADERS = {
@@ -32,15 +33,6 @@ LOADERS = {
 EXAMPLES = {"seed", "prompt", "image"}
 """Inputs without a default; the graph holds an example of each."""
 
-GRAPH: Graph = {
-    "3": {
-        "class_type": "Stylize",
-        "inputs": {"text": "a", "sizes": [64, 128, 256], "again": "a", "picture": ["7", 0], "amount": 2},
-        "_meta": {"title": "Style v1.5"},
-    },
-    "7": {"class_type": "LoadImage", "inputs": {"image": "example.png"}, "_meta": {"title": "Sketch"}},
-    "8": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
-}
 INPUTS: JsonObject = {
     "title": "Stylize",
     "type": "object",

@@ -22,32 +22,13 @@ from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.store import Store
 from comfy_core.errors import ConfigError
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import Body
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
 NOWHERE = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
-
-
-@pytest.fixture
-def may_answer() -> threading.Event:
-    """Set once the endpoint may answer its jobs."""
-    return threading.Event()
-
-
-@pytest.fixture
-def platform(may_answer: threading.Event) -> Iterator[RunPodPlatform]:
-    """An endpoint that holds its jobs until then."""
-
-    def answer(job: Body) -> Body:
-        assert may_answer.wait(60)
-        return pictured(job)
-
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, hands=4):
-        yield platform
-        may_answer.set()
 
 
 def started(shim: ShimProcess, count: int) -> list[str]:

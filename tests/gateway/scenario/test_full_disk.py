@@ -13,32 +13,13 @@ import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, noise, pictured, png
+from simulators.runpod.scripted_worker import Body, noise, png
 from simulators.waiting import until
 from tests.needs import small_disk
 
 pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
-
-
-@pytest.fixture
-def may_answer() -> threading.Event:
-    """Set once the endpoint may answer its jobs."""
-    return threading.Event()
-
-
-@pytest.fixture
-def platform(may_answer: threading.Event) -> Iterator[RunPodPlatform]:
-    """An endpoint that holds its jobs until then."""
-
-    def answer(job: Body) -> Body:
-        assert may_answer.wait(60)
-        return pictured(job)
-
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, hands=4):
-        yield platform
-        may_answer.set()
 
 
 @pytest.fixture

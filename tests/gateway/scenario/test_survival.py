@@ -6,7 +6,6 @@ import base64
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,46 +15,13 @@ import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import Body, png
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 PATH = "/generate/custom/model_bfl-flux-1-dev"
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64, "seed": 5}
-
-
-class HeldWorker:
-    """Answers with a picture, once it may."""
-
-    def __init__(self) -> None:
-        self.may_answer = threading.Event()
-
-    def __call__(self, job: Body) -> Body:
-        """Answer a job."""
-        assert self.may_answer.wait(60)
-        return pictured(job)
-
-
-@pytest.fixture
-def held() -> HeldWorker:
-    """A worker that holds its jobs."""
-    return HeldWorker()
-
-
-@pytest.fixture
-def platform(held: HeldWorker) -> Iterator[RunPodPlatform]:
-    """An endpoint with four such workers."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, held, hands=4):
-        yield platform
-        held.may_answer.set()
-
-
-@pytest.fixture
-def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim over it."""
-    with ShimProcess(platform.client_env(), tmp_path / "shim") as shim:
-        yield shim
 
 
 def generate(shim: ShimProcess, headers: dict[str, str] | None = None, **changes: object) -> Any:  # noqa: ANN401 - JSON
@@ -76,13 +42,13 @@ def ended(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
     return job(shim, job_id)
 
 
-def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
+def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform, may_answer: threading.Event) -> None:
     """Killed with 20 jobs in flight and started again: each ends with its pictures, and none ran twice."""
     with ThreadPoolExecutor(8) as pool:
         ids = [each["job"]["jobId"] for each in pool.map(lambda seed: generate(shim, seed=seed), range(20))]
     assert until(lambda: all("endpointJobId" in job(shim, job_id)["metadata"] for job_id in ids))
     shim.kill()
-    held.may_answer.set()
+    may_answer.set()
     shim.start()
 
     jobs = [ended(shim, job_id) for job_id in ids]
@@ -96,10 +62,10 @@ def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform,
 
 
 def test_a_kill_at_any_moment_makes_no_second_job(
-    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+    shim: ShimProcess, platform: RunPodPlatform, may_answer: threading.Event
 ) -> None:
     """Killed while it sends: each job that was acknowledged ends, with its picture or saying that it may run."""
-    held.may_answer.set()
+    may_answer.set()
     acknowledged: list[str] = []
     for round_ in range(4):
         with ThreadPoolExecutor(6) as pool:
@@ -120,22 +86,24 @@ def test_a_kill_at_any_moment_makes_no_second_job(
 
 
 def test_a_stop_lets_submits_end_and_leaves_the_rest(
-    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+    shim: ShimProcess, platform: RunPodPlatform, may_answer: threading.Event
 ) -> None:
     """SIGTERM ends the shim with status 0; what waits goes on at the next start."""
     job_id = generate(shim)["job"]["jobId"]
     platform.wait_until(lambda: platform.submissions == 1)
 
     assert shim.stop() == 0
-    held.may_answer.set()
+    may_answer.set()
     shim.start()
     assert ended(shim, job_id)["status"] == "success"
     assert platform.submissions == 1
 
 
-def test_a_repeat_of_the_sdk_is_the_same_job(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
+def test_a_repeat_of_the_sdk_is_the_same_job(
+    shim: ShimProcess, platform: RunPodPlatform, may_answer: threading.Event
+) -> None:
     """`x-stainless-retry-count` above 0 finds the job of the first try; equal calls without it are two jobs."""
-    held.may_answer.set()
+    may_answer.set()
     first = generate(shim, {"x-stainless-retry-count": "0"})["job"]["jobId"]
     repeats = [generate(shim, {"x-stainless-retry-count": count})["job"]["jobId"] for count in ("1", "2")]
     another = generate(shim, {"x-stainless-retry-count": "0"})["job"]["jobId"]
@@ -148,9 +116,11 @@ def test_a_repeat_of_the_sdk_is_the_same_job(shim: ShimProcess, platform: RunPod
     assert platform.submissions == 3
 
 
-def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
+def test_an_idempotency_key_is_one_job(
+    shim: ShimProcess, platform: RunPodPlatform, may_answer: threading.Event
+) -> None:
     """The same key is the same job, however often and at once; for another call it is refused."""
-    held.may_answer.set()
+    may_answer.set()
     headers = {"Idempotency-Key": "order-7"}
     with ThreadPoolExecutor(6) as pool:
         ids = {each["job"]["jobId"] for each in pool.map(lambda _: generate(shim, headers), range(6))}
@@ -162,9 +132,11 @@ def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatfo
     assert other.status_code == 400
 
 
-def test_an_endpoint_that_is_away_is_waited_for(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
+def test_an_endpoint_that_is_away_is_waited_for(
+    shim: ShimProcess, platform: RunPodPlatform, may_answer: threading.Event
+) -> None:
     """A job is acknowledged while RunPod answers 429, and goes there once it takes jobs again; once."""
-    held.may_answer.set()
+    may_answer.set()
     platform.faults.outage(60, 429)
     job_id = generate(shim)["job"]["jobId"]
     assert job(shim, job_id)["status"] == "queued"
@@ -175,10 +147,10 @@ def test_an_endpoint_that_is_away_is_waited_for(shim: ShimProcess, platform: Run
 
 
 def test_a_submit_whose_answer_is_lost_is_not_made_again(
-    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+    shim: ShimProcess, platform: RunPodPlatform, may_answer: threading.Event
 ) -> None:
     """The connection is cut behind the submit: the job says that it may run, and what to do; nothing is sent twice."""
-    held.may_answer.set()
+    may_answer.set()
     platform.faults.drop_connection("run", after_handling=True)
     told = ended(shim, generate(shim)["job"]["jobId"])
 
@@ -215,7 +187,7 @@ def test_a_cancel_outlasts_an_endpoint_that_is_away(shim: ShimProcess, platform:
 
 
 def test_a_picture_that_came_with_a_call_is_kept_no_longer_than_it_is_needed(
-    shim: ShimProcess, held: HeldWorker, tmp_path: Path
+    shim: ShimProcess, may_answer: threading.Event, tmp_path: Path
 ) -> None:
     """It is there while its job runs, and gone behind it; what was made, and the same picture as an asset, stay."""
     picture = f"data:image/png;base64,{base64.b64encode(png(64, 9)).decode()}"
@@ -225,7 +197,7 @@ def test_a_picture_that_came_with_a_call_is_kept_no_longer_than_it_is_needed(
     other = f"data:image/png;base64,{base64.b64encode(png(64, 10)).decode()}"
     jobs = [generate(shim, image=source)["job"]["jobId"] for source in (picture, other)]
     kept = len(pictures(tmp_path))
-    held.may_answer.set()
+    may_answer.set()
     made = [ended(shim, job_id)["metadata"]["assetIds"] for job_id in jobs]
 
     assert kept == 2
