@@ -144,7 +144,7 @@ def test_files_and_forms_and_questions_are_sent(api: HttpApi, server: Api) -> No
         "/upload",
         timeout_s=PATIENCE_S,
         files={"image": ("a.png", b"\x89PNG", "image/png")},
-        form={"overwrite": "true"},
+        data={"overwrite": "true"},
         params={"type": "input folder"},
     )
 
