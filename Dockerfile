@@ -137,7 +137,7 @@ ADD --chmod=644 --checksum=sha256:6f7b3d94ddd94380a4dc2d1211ed57883d320dea96f439
 
 FROM build AS model-lines
 RUN --mount=type=bind,from=model-list,target=/list \
-    awk '/^[^#]/ { folder = "/lines/" $3; system("mkdir -p " folder); print > (folder "/models.txt") }' /list/models.txt
+    awk '/^[^#]/ { folder = "/lines/" (++number); system("mkdir -p " folder); print > (folder "/models.txt") }' /list/models.txt
 
 
 # Contains only what the download needs, so that a new version of the worker does not invalidate the layers of weights.
@@ -148,27 +148,28 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install --quiet --no-compile --no-deps --require-hashes --target /downloader --requirement /wanted.txt \
     && rm -r /downloader/bin
 # tests/release/test_dockerfile.py checks that these modules are enough.
-COPY comfy_core/__init__.py comfy_core/backoff.py comfy_core/command_line.py comfy_core/contract.py comfy_core/error_codes.py comfy_core/errors.py comfy_core/files.py /downloader/comfy_core/
+COPY comfy_core/__init__.py comfy_core/backoff.py comfy_core/command_line.py comfy_core/contract.py comfy_core/environment.py comfy_core/error_codes.py comfy_core/errors.py comfy_core/files.py comfy_core/urls.py /downloader/comfy_core/
 COPY worker/__init__.py /downloader/worker/
 COPY worker/models/__init__.py worker/models/__main__.py worker/models/download.py worker/models/files.py worker/models/listing.py worker/models/source.py /downloader/worker/models/
 COPY --chmod=755 scripts/release/bake_model /downloader/
 
 
 FROM runtime AS weights
-# One layer for each file. HF_ENDPOINT is a mirror of https://huggingface.co. Pass a token as a secret:
+# One layer for each line of models.txt, by its number. A loop would make one layer of 17 GB, which is downloaded and pushed
+# again if one model changes. HF_ENDPOINT is a mirror of https://huggingface.co. Pass a token as a secret:
 # --secret id=hf_token,env=HF_TOKEN
 ARG HF_ENDPOINT=
 RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
-    --mount=type=bind,from=model-lines,source=/lines/vae/ae.safetensors,target=/list /downloader/bake_model
+    --mount=type=bind,from=model-lines,source=/lines/1,target=/list /downloader/bake_model
 # hadolint ignore=DL3059
 RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
-    --mount=type=bind,from=model-lines,source=/lines/text_encoders/clip_l.safetensors,target=/list /downloader/bake_model
+    --mount=type=bind,from=model-lines,source=/lines/2,target=/list /downloader/bake_model
 # hadolint ignore=DL3059
 RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
-    --mount=type=bind,from=model-lines,source=/lines/text_encoders/t5xxl_fp8_e4m3fn.safetensors,target=/list /downloader/bake_model
+    --mount=type=bind,from=model-lines,source=/lines/3,target=/list /downloader/bake_model
 # hadolint ignore=DL3059
 RUN --mount=type=bind,from=downloader,source=/downloader,target=/downloader --mount=type=secret,id=hf_token \
-    --mount=type=bind,from=model-lines,source=/lines/diffusion_models/flux1-dev-fp8.safetensors,target=/list /downloader/bake_model
+    --mount=type=bind,from=model-lines,source=/lines/4,target=/list /downloader/bake_model
 COPY --link --from=licences / /opt/models/licences/
 LABEL org.opencontainers.image.licenses="MIT AND GPL-3.0-only AND Apache-2.0 AND LicenseRef-FLUX.1-dev-Non-Commercial" \
       org.opencontainers.image.description="Text and images in, PNGs out. The FLUX.1 [dev] Model is licensed by Black Forest Labs. Inc. under the FLUX.1 [dev] Non-Commercial License. Copyright Black Forest Labs. Inc."

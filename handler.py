@@ -30,14 +30,14 @@ from worker import local_results, logs
 from worker.boot import Boot
 from worker.boot_times import BootTimes
 from worker.comfyui_process import ModelsMissing
-from worker.disk import full_disk, temporary_folder
+from worker.disk import full_disk
 from worker.job_execution import JobExecution, Service, make_threads
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle, end_process
 from worker.process_memory import protect_process_memory
 from worker.progress import ProgressSender
 from worker.runpod_api import RunPodWorkerApi, secure_local_api
-from worker.settings import Settings
+from worker.settings import RunPodVariables, Settings
 
 Handler: TypeAlias = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 PostProgress: TypeAlias = Callable[[JsonObject, JsonObject], Awaitable[None]]
@@ -58,11 +58,7 @@ def make_worker(settings: Settings) -> Worker:
     return Worker(
         server=ComfyServer(settings.comfyui_url, directory=settings.comfyui_data_directory),
         workflows=load_workflows(settings.workflows_directory),
-        job_timeout_s=settings.job_timeout_s,
-        max_result_bytes=settings.max_result_bytes,
-        allow_graphs=settings.allow_graphs,
-        image_fields=settings.image_fields,
-        bucket=settings.bucket,
+        settings=settings,
     )
 
 
@@ -128,16 +124,15 @@ def writing_files(inner: Handler, folder: Path) -> Handler:
     return writing
 
 
-def report_unhealthy(environment: Mapping[str, str], reason: str) -> None:
+def report_unhealthy(platform: RunPodVariables, reason: str) -> None:
     """Report to the platform why this worker retires, as the SDK's failed fitness checks do.
 
     Source: docs/reference/runpod.md#fitness-checks.
     """
-    url = environment.get("RUNPOD_WEBHOOK_PING", "").replace("$RUNPOD_POD_ID", environment.get("RUNPOD_POD_ID", ""))
-    key = environment.get("RUNPOD_AI_API_KEY", "")
-    if not url or not key:
+    url = platform.ping_url.replace("$RUNPOD_POD_ID", platform.worker_id)
+    if not url or not platform.api_key:
         return
-    api = HttpApi(url, name="RunPod", headers={"Authorization": key})
+    api = HttpApi(url, name="RunPod", headers={"Authorization": platform.api_key})
     params = {"status": "unhealthy", "check": "comfyui", "reason": reason[:256]}
     try:
         api.call("GET", "", timeout_s=2, params=params)
@@ -163,19 +158,17 @@ def _make_boot(
     )
     lifecycle = Lifecycle(
         stop_comfyui=boot.stop,
-        report_unhealthy=lambda reason: report_unhealthy(environment, reason),
+        report_unhealthy=lambda reason: report_unhealthy(settings.runpod, reason),
         grace_s=settings.shutdown_grace_s,
         end=end,
     )
     return boot, lifecycle
 
 
-def _make_service(
-    settings: Settings, worker: Worker, lifecycle: Lifecycle, boot: Boot, environment: Mapping[str, str]
-) -> Service:
+def _make_service(settings: Settings, worker: Worker, lifecycle: Lifecycle, boot: Boot) -> Service:
     """Return what the jobs of this process share. Call it after `boot.begin`."""
     data = settings.comfyui_data_directory
-    disk = partial(full_disk, [data, temporary_folder(environment)] if data else [])
+    disk = partial(full_disk, [data, settings.temporary_directory] if data else [])
     longest_s = 2 * settings.job_timeout_s + LONGEST_BESIDE_S
     return Service(
         worker, lifecycle, boot.comfyui, disk, threads=make_threads(settings.concurrency), longest_s=longest_s
@@ -208,7 +201,7 @@ def _boot_default_handler() -> Handler:
     boot.begin()
     boot.finish()
     atexit.register(boot.stop)
-    return make_handler(_make_service(settings, worker, lifecycle, boot, os.environ))
+    return make_handler(_make_service(settings, worker, lifecycle, boot))
 
 
 def main() -> None:
@@ -228,7 +221,7 @@ def main() -> None:
         boot.begin()
     except ConfigError as error:
         sys.exit(f"handler.py: {error}")
-    service = _make_service(settings, worker, lifecycle, boot, os.environ)
+    service = _make_service(settings, worker, lifecycle, boot)
     _serve(settings, service, boot, times)
 
 
@@ -236,7 +229,7 @@ def _serve(settings: Settings, service: Service, boot: Boot, times: BootTimes) -
     """Start the SDK. On RunPod the boot is a fitness check: until it ends, no job is taken and none is billed."""
     # At DEBUG, its default, the SDK logs the first 4096 characters of every result
     # (docs/reference/runpod.md#result-size-and-logging).
-    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+    os.environ["RUNPOD_LOG_LEVEL"] = settings.runpod.log_level
     import runpod  # noqa: PLC0415 - takes 1.6 s and reads files, so not at import but while ComfyUI boots
 
     logs.configure(settings.log_level)  # importing runpod installs its own log handler
@@ -284,7 +277,7 @@ def _local_api_arguments(port: int) -> list[str]:
 def _is_on_platform(settings: Settings) -> bool:
     """Return whether the SDK will take jobs from RunPod (worker.py of runpod 1.12: these arguments take precedence)."""
     local = {"--rp_serve_api", "--test_input"} & _options()
-    return bool(os.environ.get("RUNPOD_WEBHOOK_GET_JOB")) and not local and not settings.serve_api_locally
+    return bool(settings.runpod.take_url) and not local and not settings.serve_api_locally
 
 
 def _options() -> set[str]:

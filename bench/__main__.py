@@ -24,6 +24,7 @@ from comfy_core.workflows import Graph, default_directory, load_workflows
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import QueueJob, RunPodPlatform
 from worker.jobs import Control, Worker, run_job
+from worker.settings import Settings
 
 RUNS = 20
 ROUND_TRIP_S = 0.06
@@ -35,7 +36,7 @@ def overhead(_: argparse.Namespace) -> None:
     workflows = load_workflows(default_directory())
     with Simulator() as simulator:
         server = ComfyServer(simulator.url)
-        worker = Worker(server, workflows, 60, 8 * 1024 * 1024)
+        worker = Worker(server, workflows, Settings(job_timeout_s=60))
         parts: dict[str, list[float]] = {}
 
         def note(name: str, seconds: float) -> None:

@@ -52,7 +52,7 @@ def batch_kills(options: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "comfy_client.cli.main", "batch", "assets.toml", "--out=out", "--json"]
         environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(Path(__file__).parent.parent)}
         begun_at = time.monotonic()
-        with ScriptedWorker(platform, answer, hands=HANDS):
+        with ScriptedWorker(platform, answer, threads=HANDS):
             for _ in range(options.kills):
                 run = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
                 try:

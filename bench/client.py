@@ -54,7 +54,7 @@ def many(options: argparse.Namespace) -> None:
         seed = job["input"]["seed"]
         return {"output": {"images": [{**picture, "seed": seed}], "seed": seed}}
 
-    with RunPodPlatform(long_poll_s=1.0) as platform, ScriptedWorker(platform, answer, hands=HANDS):
+    with RunPodPlatform(long_poll_s=1.0) as platform, ScriptedWorker(platform, answer, threads=HANDS):
         begun = time.monotonic()
         told = json.loads(_run(MAP, str(options.jobs), str(options.concurrency), **platform.client_env()))
         whole_s = time.monotonic() - begun

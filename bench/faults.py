@@ -376,7 +376,7 @@ def cancel(stage: Stage, job_id: str) -> None:
 
 @row("job-done returns 500, 500, 200", "posted a third time", code=None, within_s=12)
 def _(stage: Stage) -> QueueJob:
-    stage.platform.faults.answer("final", 500, times=2)
+    stage.platform.faults.respond("final", 500, times=2)
     return stage.run()
 
 
@@ -387,7 +387,7 @@ def _(stage: Stage) -> QueueJob:
     within_s=5,
 )
 def _(stage: Stage) -> QueueJob:
-    stage.platform.faults.answer("final", 400)
+    stage.platform.faults.respond("final", 400)
     return stage.run()
 
 

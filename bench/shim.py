@@ -51,7 +51,7 @@ def shim(options: argparse.Namespace) -> None:
 
 def _endpoint(pipe: Connection) -> None:
     """Run an endpoint whose workers respond at once, until the parent asks it to stop; then send the number of jobs."""
-    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, hands=HANDS):
+    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, threads=HANDS):
         pipe.send(platform.client_env())
         pipe.recv()
         pipe.send(platform.submissions)

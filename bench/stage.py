@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 
 from comfy_core.contract import ErrorReport
-from comfy_core.workflows import default_directory, load_workflows, override, render
+from comfy_core.targets import TargetFinder
+from comfy_core.workflows import default_directory, load_workflows, render
 from simulators import comfyui_main as comfyui
 from simulators.comfyui import Simulator
 from simulators.http_server import free_port
@@ -56,7 +57,7 @@ class Stage:
         """Run a graph with thirteen 2048 x 2048 images of together at least 12 MB; return the finished job."""
         values = {"prompt": "a knight", "seed": 1, "steps": 1, "width": 2048, "height": 2048}
         [graph] = render(load_workflows(default_directory())["flux-dev-txt2img"], values)
-        override(graph, {"EmptySD3LatentImage.batch_size": 13})
+        TargetFinder(graph).target("EmptySD3LatentImage.batch_size").set(graph, 13)
         return self.platform.wait_for(self.platform.submit({"workflow": graph}), 60)
 
     def await_ready(self) -> None:

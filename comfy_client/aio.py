@@ -30,8 +30,8 @@ from comfy_client.providers.interface import (
     Health,
     JobOptions,
     JobStatus,
-    Progress,
 )
+from comfy_core.progress import Progress
 from comfy_core.workflows import Graph
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ from comfy_client.providers.interface import (
     Health,
     JobOptions,
     JobStatus,
-    Progress,
     Provider,
 )
 from comfy_core.errors import ComfyClientError
+from comfy_core.progress import Progress
 from comfy_core.workflows import Graph
 
 if TYPE_CHECKING:

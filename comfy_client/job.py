@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from comfy_client.coroutines import Sleep
-from comfy_client.providers.interface import GenerationResult, Health, JobState, JobStatus, Progress, Provider
+from comfy_client.providers.interface import GenerationResult, Health, JobState, JobStatus, Provider
 from comfy_core.backoff import backoff_s
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, WaitTimeout
+from comfy_core.progress import Progress
+from comfy_core.progress import Sampling as Sampling  # noqa: PLC0414 - callers import all events from this module
 
 PATIENCE_S = 60.0
 """How long provider errors are tolerated while a job is polled."""
@@ -54,17 +56,6 @@ class Running:
     """A worker has started the job."""
 
     worker_id: str | None
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling has reached step `step` of `steps` of image `picture` of `pictures`; `percent` is of the whole job."""
-
-    picture: int
-    pictures: int
-    step: int
-    steps: int
-    percent: int
 
 
 @dataclass(frozen=True)
@@ -235,7 +226,7 @@ class JobPoller:
             doing = f"; {health.sentence}" if health else "; the endpoint's health is not available"
         when = f"after {timeout_s:.3g} s" if timeout_s else "yet"
         return WaitTimeout(
-            f"Job {self.id} has not ended {when}{doing}. The job continues: wait for it again by its id, or cancel it",
+            f"Job {self.id} has not ended {when}{doing}",
             self.id,
             state=state,
             workers=dict(health.workers) if health else {},
@@ -285,11 +276,7 @@ def _events_of_change(before: JobStatus | None, now: JobStatus) -> Generator[Eve
     progress, earlier = now.progress, before.progress if before else None
     if progress is None:
         return
-    if progress.steps and _place(progress) != (_place(earlier) if earlier else None):
-        yield Sampling(*_place(progress))
+    if progress.steps and progress.sampling != (earlier.sampling if earlier else None):
+        yield progress.sampling
     if progress.preview is not None and progress.preview != (earlier.preview if earlier else None):
         yield Preview(progress.preview)
-
-
-def _place(progress: Progress) -> tuple[int, int, int, int, int]:
-    return progress.picture, progress.pictures, progress.step, progress.steps, progress.percent

@@ -46,7 +46,7 @@ def picture_text(source: object, path: str) -> str:
         case Image.Image():
             return _encoded(_png(source), path)
     kinds = "a path, bytes, a PIL image, a data URI, an https URL or an asset id"
-    raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} must be {kinds}, not {type(source).__name__}.", path=path)
+    raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} must be {kinds}, not {type(source).__name__}", path=path)
 
 
 def _file_text(source: object, path: str) -> str:
@@ -88,11 +88,8 @@ def _entry(entry: Any, number: int) -> object:  # noqa: ANN401 - any value from 
 def _read(file: Path, path: str) -> bytes:
     try:
         if file.stat().st_size > MAX_BYTES:
-            raise JobError.because(
-                ErrorCode.INVALID_IMAGE,
-                f"{path}: {file} is larger than {MAX_BYTES:,} bytes. Send a smaller image.",
-                path=path,
-            )
+            problem = f"{path}: {file} is larger than {MAX_BYTES:,} bytes"
+            raise JobError.because(ErrorCode.INVALID_IMAGE, problem, path=path)
         return file.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid file name"

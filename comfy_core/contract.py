@@ -135,6 +135,11 @@ class ErrorReport:
     message: str
     details: JsonObject = field(default_factory=dict)
 
+    @staticmethod
+    def because(code: ErrorCode, problem: str = "", **details: Any) -> ErrorReport:  # noqa: ANN401 - any JSON value
+        """Return the report whose message is `problem`, by default the code's cause, and the code's remedy."""
+        return ErrorReport(code, code.message(problem), details)
+
     @property
     def retry(self) -> Retry:
         """What the caller can do next. A request whose job may already run (`may_run`) must not be sent again."""

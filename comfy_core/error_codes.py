@@ -23,7 +23,7 @@ class Retry(enum.StrEnum):
         return {
             Retry.RESEND: "The same request may succeed if it is sent again.",
             Retry.WAIT: "The job still runs: wait for it again by its id. Sending the request again pays twice.",
-            Retry.NO: "The same request will not succeed if it is sent again. Follow the remedy first.",
+            Retry.NO: "A program should not send the same request again by itself: follow the remedy.",
         }[self]
 
 
@@ -71,7 +71,8 @@ class ErrorCode(enum.StrEnum):
         "invalid_image",
         Retry.NO,
         cause="An image in the request is not an image file, is truncated, or is too large.",
-        remedy="Send a complete PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels.",
+        remedy="Send a complete PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF of at most 25 MB and 64 megapixels, as base64 "
+        "or as a public https URL.",
         details="`path`",
     )
     UNKNOWN_WORKFLOW = _Row(
@@ -85,8 +86,7 @@ class ErrorCode(enum.StrEnum):
         "workflow_rejected",
         Retry.NO,
         cause="ComfyUI rejected the graph, or would have skipped some of its outputs.",
-        remedy="Correct the nodes in `details.nodes`. If a node type does not exist, install its custom node in the "
-        "worker image.",
+        remedy="Correct the nodes in `details.nodes`, or install a missing custom node in the worker image.",
         details="`nodes`: list of `{node_id, node_type, input, problem}`, `type`; `missing` and `available` as in "
         "`model_missing`, if a model is also missing",
     )
@@ -95,14 +95,14 @@ class ErrorCode(enum.StrEnum):
         Retry.NO,
         cause="The graph names a model, LoRA, sampler or scheduler that this ComfyUI does not have. No GPU time was "
         "spent.",
-        remedy="Use a name from `details.available`, or add the file to the worker's model folder.",
+        remedy="Use a name from `details.available`, or add the file to the worker's model folder (docs/models.md).",
         details="`missing`: list of `{node_id, node_type, input, value}`, `available`: `{input: [names]}`",
     )
     EXECUTION_FAILED = _Row(
         "execution_failed",
         Retry.NO,
         cause="A node raised an exception during execution, or made ComfyUI hang.",
-        remedy="Fix the cause given in `details.exception_type` and the message. The same graph will fail again.",
+        remedy="Fix the cause that the message names. The same request will fail again.",
         details="`node_id`, `node_type`, `exception_type`; `reason` is `comfyui_hung` if ComfyUI hung",
     )
     OUT_OF_MEMORY = _Row(
@@ -123,14 +123,15 @@ class ErrorCode(enum.StrEnum):
         "deadline_exceeded",
         Retry.RESEND,
         cause="The job exceeded its timeout. Its prompts were interrupted, or not all of its results were stored.",
-        remedy="Request fewer steps, images or pixels, or raise `timeout_s` and the worker's WORKER_JOB_TIMEOUT_S.",
+        remedy="Request fewer steps, images or pixels, or allow more time: `timeout_s` and the worker's "
+        "WORKER_JOB_TIMEOUT_S, or RunPod's `execution_timeout_s`.",
         details="`after_s`",
     )
     COMFYUI_UNAVAILABLE = _Row(
         "comfyui_unavailable",
         Retry.RESEND,
         cause="ComfyUI does not respond, has exited, or lost the job because it was restarted.",
-        remedy="Send the job again. If it fails again, check the worker's log.",
+        remedy="Send the job again. If it fails again, read the worker's log.",
         details="`log_tail`: ComfyUI's last log lines since the job started, if it exited and no other job used it",
     )
     DISK_FULL = _Row(
@@ -150,7 +151,8 @@ class ErrorCode(enum.StrEnum):
         "output_too_large",
         Retry.NO,
         cause="The result exceeds RunPod's size limit, and no bucket is configured.",
-        remedy="Request `output_format` webp or jpeg, fewer images or a smaller size, or configure a bucket.",
+        remedy="Request `output_format` webp or jpeg, fewer images, a smaller size or `metadata: false`, or "
+        "configure a bucket (BUCKET_ENDPOINT_URL).",
         details="`bytes`, `limit`",
     )
     OUTPUT_NOT_STORED = _Row(
@@ -162,20 +164,21 @@ class ErrorCode(enum.StrEnum):
     CANCELLED = _Row(
         "cancelled",
         Retry.NO,
-        cause="The job was cancelled, and its prompts were interrupted.",
-        remedy="None needed: the caller requested the cancellation.",
+        cause="The job was cancelled.",
+        remedy="Send the job again if its images are still needed.",
     )
     INTERNAL = _Row(
         "internal",
         Retry.NO,
         cause="A bug in the worker, the client or the shim.",
-        remedy="Report it with the job id. The traceback is in the worker's log.",
+        remedy="Report it with the job id and the log.",
     )
     AUTH_FAILED = _Row(
         "auth_failed",
         Retry.NO,
         cause="The API key is missing, invalid, or has no access to the endpoint.",
-        remedy="Create a key in RunPod's console (Settings > API Keys) and set RUNPOD_API_KEY.",
+        remedy="Check RUNPOD_API_KEY, and whether the key may use the endpoint (RunPod's console: Settings > API "
+        "Keys).",
         details="`status`",
         is_of_client=True,
     )
@@ -183,7 +186,8 @@ class ErrorCode(enum.StrEnum):
         "endpoint_not_found",
         Retry.NO,
         cause="The platform has no endpoint with this id.",
-        remedy="Copy the id from RunPod's console (Serverless > the endpoint), and check RUNPOD_ENDPOINT_BASE_URL.",
+        remedy="Copy the id from RunPod's console (Serverless > the endpoint), and check RUNPOD_ENDPOINT_BASE_URL if "
+        "it is set.",
         details="`status`",
         is_of_client=True,
     )
@@ -191,15 +195,17 @@ class ErrorCode(enum.StrEnum):
         "rate_limited",
         Retry.RESEND,
         cause="The platform's rate limit was reached, and several retries failed.",
-        remedy="Lower `concurrency`, or wait and try again.",
+        remedy="Send fewer requests at once, or wait.",
         details="`status`",
         is_of_client=True,
     )
     PAYLOAD_TOO_LARGE = _Row(
         "payload_too_large",
         Retry.NO,
-        cause="The request exceeds RunPod's size limit: 10 MiB, or 20 MB if the call waits for the result.",
-        remedy="Send images as https URLs, or smaller images (JPEG or WebP). Base64 adds a third to their size.",
+        cause="The request exceeds the platform's size limit; RunPod's is 10 MiB, or 20 MB if the call waits for "
+        "the result.",
+        remedy="Send smaller images, as JPEG or WebP. At RunPod, send them as https URLs: base64 adds a third to their "
+        "size.",
         details="`bytes`, `limit`",
         is_of_client=True,
     )
@@ -216,7 +222,7 @@ class ErrorCode(enum.StrEnum):
         "worker_lost",
         Retry.RESEND,
         cause="RunPod lost contact with the worker that was running the job, and failed the job.",
-        remedy="Send the job again. If it fails again, check the worker's log: the worker may run out of memory.",
+        remedy="Send the job again. If it fails again, read the worker's log: the worker may run out of memory.",
         details="`error`: RunPod's error text",
         is_of_client=True,
     )
@@ -225,7 +231,8 @@ class ErrorCode(enum.StrEnum):
         Retry.RESEND,
         cause="The platform does not have the job: the id is wrong, its `ttl` expired, or its result was not "
         "fetched in time (RunPod keeps results for 30 minutes).",
-        remedy="Check the job id. Send the job again with a longer `ttl_s`, and fetch its result sooner.",
+        remedy="Check the job id and the endpoint, or send the job again. At RunPod, allow a longer `ttl_s`, and fetch "
+        "the result sooner.",
         is_of_client=True,
     )
     RESULT_LOST = _Row(
@@ -233,7 +240,8 @@ class ErrorCode(enum.StrEnum):
         Retry.NO,
         cause="The job succeeded, but its result is missing or incomplete: RunPod drops results that are too large, "
         "and bucket URLs expire.",
-        remedy="Request `output_format` webp or jpeg, fewer images or `delivery` s3, and fetch the result immediately.",
+        remedy="Fetch a result at once. If RunPod dropped it, request `output_format` webp or jpeg, fewer images or "
+        "`delivery` s3. Then send the job again.",
         details="`filename`, if the error is about one image",
         is_of_client=True,
     )
@@ -241,7 +249,7 @@ class ErrorCode(enum.StrEnum):
         "queue_timeout",
         Retry.WAIT,
         cause="The caller's wait timed out before the job ended. The job is still queued or running.",
-        remedy="Wait for the same job again, using its id. The message describes the state of the endpoint.",
+        remedy="The job continues: wait for it again by its id, or cancel it.",
         details="`job_id`, `state`, `workers`: counts by state, `why`",
         is_of_client=True,
     )

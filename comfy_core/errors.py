@@ -12,7 +12,7 @@ ComfyClientError            base class; `.report` describes the failure, `.code`
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from comfy_core.contract import ErrorReport, Fault
 from comfy_core.error_codes import ErrorCode
@@ -75,6 +75,27 @@ class RequestError(ComfyClientError):
         self.is_unsent = is_unsent
         self.retry_after_s = retry_after_s
 
+    def explained(
+        self, message: str, code: ErrorCode | None = None, *, body: str | None = None, is_unsent: bool = False
+    ) -> RequestError:
+        """Return this failure with another message and perhaps another code: Unauthorized if it is AUTH_FAILED."""
+        code = code or self.code
+        kind = Unauthorized if code is ErrorCode.AUTH_FAILED else RequestError
+        return kind(
+            message,
+            status=self.status,
+            body=self.body if body is None else body,
+            code=code,
+            is_transient=self.is_transient,
+            is_unsent=self.is_unsent or is_unsent,
+            retry_after_s=self.retry_after_s,
+        )
+
+    @classmethod
+    def because(cls, code: ErrorCode, problem: str = "", **facts: Any) -> Self:  # noqa: ANN401 - arguments of __init__
+        """Return an error whose message is `problem`, by default the code's cause, and the code's remedy."""
+        return cls(code.message(problem), code=code, **facts)
+
 
 class Unauthorized(RequestError):  # noqa: N818 - HTTP's own name for it
     """The API key was rejected."""
@@ -90,9 +111,9 @@ class JobError(ComfyClientError):
         self.job_id = job_id
 
     @classmethod
-    def because(cls, code: ErrorCode, message: str, **details: Any) -> JobError:  # noqa: ANN401 - any JSON value
-        """Return an error with this code, message and details."""
-        return cls.of(ErrorReport(code, message, details))
+    def because(cls, code: ErrorCode, problem: str = "", **details: Any) -> JobError:  # noqa: ANN401 - any JSON value
+        """Return the error of `ErrorReport.because`."""
+        return cls.of(ErrorReport.because(code, problem, **details))
 
     @classmethod
     def of(cls, report: ErrorReport, job_id: str | None = None) -> JobError:
@@ -114,8 +135,9 @@ class WaitTimeout(ComfyClientError):  # noqa: N818 - an outcome, as above
 
     exit_status = 5
 
-    def __init__(self, message: str, job_id: str, **details: Any) -> None:  # noqa: ANN401 - any JSON value
-        super().__init__(message, ErrorReport(ErrorCode.QUEUE_TIMEOUT, message, {"job_id": job_id, **details}))
+    def __init__(self, problem: str, job_id: str, **details: Any) -> None:  # noqa: ANN401 - any JSON value
+        report = ErrorReport.because(ErrorCode.QUEUE_TIMEOUT, problem, job_id=job_id, **details)
+        super().__init__(report.message, report)
         self.job_id = job_id
 
 
@@ -135,8 +157,5 @@ def invalid_input(faults: list[Fault]) -> JobError:
     """Return an error that lists all `faults` of a request."""
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     text = "; ".join(f"{fault.path or 'input'}: {fault.message}" for fault in faults)
-    return JobError.because(
-        ErrorCode.INVALID_INPUT,
-        f"The request has {count}. {text}",
-        faults=[{"path": fault.path, "message": fault.message} for fault in faults],
-    )
+    details = {"faults": [{"path": fault.path, "message": fault.message} for fault in faults]}
+    return JobError(ErrorReport(ErrorCode.INVALID_INPUT, f"The request has {count}. {text}", details))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeAlias
 
 from comfy_core.contract import EXPORT_MENU, MAX_FAULTS, Fault, JsonObject
 from comfy_core.request.spellings import as_number
-from comfy_core.validation import path_of, shown
+from comfy_core.validation import Faults, path_of, shown
 
 Graph: TypeAlias = dict[str, Any]
 """A graph in ComfyUI's API format: node id to `{"class_type", "inputs", "_meta"}`."""
@@ -76,12 +77,8 @@ def graph_faults(graph: object) -> list[Fault]:
         case str():
             return [Fault("workflow", GRAPH_AS_TEXT)]
         case dict() if graph:
-            found: list[Fault] = []
-            for node_id, node in graph.items():
-                found += _node_faults(node_id, node, graph)
-                if len(found) >= MAX_FAULTS:
-                    break
-            return found[:MAX_FAULTS]
+            found = (fault for node_id, node in graph.items() for fault in _node_faults(node_id, node, graph))
+            return list(islice(found, MAX_FAULTS))
     return [Fault("workflow", "must be an object of nodes and hold at least one")]
 
 
@@ -152,8 +149,8 @@ def with_random_seeds(graph: Graph, random_seed: Callable[[], int]) -> list[str]
     return warnings
 
 
-def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
-    """Remove from `graph` the nodes that cannot be run and that no output needs; return faults and warnings.
+def remove_unneeded(graph: Graph, faults: Faults) -> None:
+    """Remove from `graph` the nodes that cannot be run and that no output needs, with a warning for each.
 
     ComfyUI runs output nodes and their dependencies. Here, without /object_info, output nodes are those whose class
     name suggests it or that have a `filename_prefix`, and all other valid nodes that no node links to.
@@ -161,7 +158,7 @@ def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
     faults_of = {node_id: list(_node_faults(node_id, node, graph)) for node_id, node in graph.items()}
     broken = {node_id for node_id, found in faults_of.items() if found}
     if not broken:
-        return [], []
+        return
     links = {
         node_id: {value[0] for value in node["inputs"].values() if is_link(value)} for node_id, node in graph.items()
     }
@@ -173,13 +170,15 @@ def left_out(graph: Graph) -> tuple[list[Fault], list[str]]:
     outputs = {node_id for node_id, node in graph.items() if _is_output(node)}
     ends = outputs | {node_id for node_id in graph if not users[node_id] and node_id not in tainted}
     needed = _closure(ends, links) if ends else set(graph)
-    required = broken & needed
-    if faults := [fault for node_id in graph if node_id in required for fault in faults_of[node_id]]:
-        return faults[:MAX_FAULTS], []
+    if broken & needed:
+        faults.extend(fault for node_id in graph if node_id in needed for fault in faults_of[node_id])
+        return
     for node_id in tainted - needed:
         del graph[node_id]
-    reasons = [f"{fault.path}: {fault.message}" for found in faults_of.values() for fault in found]
-    return [], [f"{reason}; no output needs it, so it was left out" for reason in reasons[:MAX_FAULTS]]
+    found = [fault for node_faults in faults_of.values() for fault in node_faults]
+    faults.warnings += [
+        f"{fault.path}: {fault.message}; no output needs it, so it was left out" for fault in found[:MAX_FAULTS]
+    ]
 
 
 def _is_output(node: JsonObject) -> bool:

@@ -7,7 +7,6 @@ which requests are safe to repeat.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
@@ -56,25 +55,6 @@ def retries(times: int, *, statuses: frozenset[int] = TRANSIENT, is_repeatable: 
         backoff_jitter=0.2,
         raise_on_status=False,
     )
-
-
-def is_base_url(text: str) -> bool:
-    """Return whether `text` is scheme, host and perhaps port and path, so that a call's path can follow it.
-
-    A user name, a password or a query is refused: they would not be sent, and addresses are shown and logged.
-    """
-    try:
-        parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return False
-    is_plain = not re.search(r"[\s@?#]", text)
-    return is_plain and parts.scheme in {"http", "https"} and bool(host)
-
-
-def quoted_url(text: str) -> str:
-    """Return an address as errors show it: without what may be a password."""
-    return repr(text) if not re.search("[@?#]", text) else "the address given"
 
 
 class RequestContent(TypedDict, total=False):

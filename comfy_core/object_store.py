@@ -8,90 +8,73 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 from urllib.parse import quote, urlsplit
 
+from comfy_core.environment import number, read, variable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, missing_extra
 from comfy_core.s3_hosts import located
 from comfy_core.safe_fetch import Resolve, is_public_host, resolve_host
 
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
-
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
 _HTTPS_PORT = 443
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
 _TICK_S = 0.1
 """Interval between calls of `check` during an upload."""
+
+
+def is_address(text: str, *schemes: str) -> bool:
+    """Return whether `text` is a URL with a valid host and one of `schemes`."""
+    return bool(re.fullmatch(rf"({'|'.join(schemes)})://{_HOST}(/\S*)?", text))
+
+
+def _endpoint(text: str) -> str:
+    if text and not is_address(text, "http", "https"):
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return text
 
 
 @dataclass(frozen=True)
 class Bucket:
     """Configuration of a bucket. Without `public_url`, URLs are presigned and expire."""
 
-    endpoint_url: str
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    name: str
-    region: str
-    prefix: str
-    public_url: str
-    url_expires_s: int
+    endpoint_url: str = variable(
+        "BUCKET_ENDPOINT_URL",
+        _endpoint,
+        "",
+        "S3 endpoint URL. It may contain the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
+    )
+    name: str = variable("BUCKET_NAME", str, "", "Bucket for images. Default: the bucket in BUCKET_ENDPOINT_URL.")
+    access_key_id: str = variable("BUCKET_ACCESS_KEY_ID", str, "", "Access key of the bucket.", secret=True)
+    secret_access_key: str = variable("BUCKET_SECRET_ACCESS_KEY", str, "", "Secret key of the bucket.", secret=True)
+    region: str = variable(
+        "BUCKET_REGION",
+        str,
+        "",
+        "Region of the bucket. Default: the region in BUCKET_ENDPOINT_URL, else `auto` (as R2 expects).",
+    )
+    prefix: str = variable(
+        "BUCKET_PREFIX", lambda text: text.strip("/"), "", "Folder in the bucket, put before file names."
+    )
+    public_url: str = variable(
+        "BUCKET_PUBLIC_URL", str, "", "Public base URL of the bucket. Default: none; URLs are presigned and expire."
+    )
+    url_expires_s: int = variable(
+        "BUCKET_URL_EXPIRES_S", number(int, 60, 604_800), "86400", "Seconds until a presigned URL expires."
+    )
     must_be_public: bool = False
     """Whether a caller named the bucket. Its endpoint must then not be on an internal network (SSRF)."""
 
     def key(self, name: str) -> str:
         """Return the object key for the file `name`: the prefix and the name."""
         return f"{self.prefix}/{name}" if self.prefix else name
-
-    def client(self, resolve: Resolve = resolve_host) -> BaseClient:
-        """Return a boto3 client for the bucket. Sends no request.
-
-        Raises JobError (output_not_stored) if the settings are invalid, ConfigError if boto3 is not installed.
-        """
-        try:
-            from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most callers have no bucket
-        except ImportError as error:
-            raise missing_extra("A bucket", "batch") from error
-        from botocore.config import Config  # noqa: PLC0415 - as above
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - as above
-
-        config = Config(
-            signature_version="s3v4",
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=_READ_TIMEOUT_S,
-            retries={"total_max_attempts": 3, "mode": "standard"},
-            # R2 and GCS reject the checksums that boto3 sends by default since 1.36 (worker-comfyui #156).
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
-        try:
-            # A new session for each client: boto3's default session is not thread-safe.
-            client = Session().client(
-                "s3",
-                endpoint_url=self.endpoint_url,
-                aws_access_key_id=self.access_key_id,
-                aws_secret_access_key=self.secret_access_key,
-                region_name=self.region,
-                config=config,
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise _not_stored(self, f"has settings that are not valid ({type(error).__name__})") from None
-        if self.must_be_public:
-            # Checked before every request, because boto3 may derive another host from endpoint and bucket
-            # (`bucket.host`), and the DNS record may have changed. Two cases are not covered: a DNS response that
-            # differs for boto3's own lookup (only TLS protects then: an internal server cannot prove the host name),
-            # and a proxy of the environment, which resolves the host itself.
-            client.meta.events.register("before-send.s3", lambda request, **_: self._check_public(request.url, resolve))
-        return client
-
-    def _check_public(self, url: str, resolve: Resolve) -> None:
-        if not is_public_address(url, resolve):
-            raise _not_stored(self, "is not on the public internet")
 
 
 class _GivenUpError(Exception):
@@ -112,95 +95,139 @@ class _Body(io.BytesIO):
         return super().read(size)
 
 
-def store(
-    client: Any,  # noqa: ANN401 - boto3 has no types
-    bucket: Bucket,
-    key: str,
-    data: bytes,
-    mime_type: str,
-    check: Callable[[], None] = lambda: None,
-    *,
-    cache_control: str = "",
-) -> str:
-    """Upload `data` to the bucket under its prefix and return the object's URL.
+class ObjectStore:
+    """The files of a bucket, under its prefix. The S3 client is created at the first call.
 
-    boto3 retries the upload twice, which is safe for the same content and key. `check` is called before the upload and
-    ten times a second during it; a JobError that it raises ends the upload. Raises JobError (output_not_stored) with
-    the bucket's error code, but without URLs.
+    Every method raises JobError (output_not_stored) with the bucket's error code, but without URLs.
     """
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
 
-    path = bucket.key(key)
-    filename = key.rpartition("/")[2]
-    body = _Body(data)
-    check()
-    thread = ThreadPoolExecutor(1, "store")
-    put = thread.submit(
-        client.put_object,
-        Bucket=bucket.name,
-        Key=path,
-        Body=body,
-        ContentType=mime_type,
-        ContentDisposition=_disposition(filename),
-        **({"CacheControl": cache_control} if cache_control else {}),
-    )
-    thread.shutdown(wait=False)
-    try:
-        while not wait([put], _TICK_S).done:
-            check()
-        put.result()
-        return address(client, bucket, key)
-    except ClientError as error:
-        raise _not_stored(bucket, f"answered {_code(error)}") from None
-    except BotoCoreError as error:
-        raise _not_stored(bucket, f"was not reached ({type(error).__name__})") from None
-    finally:
-        body.give_up()
+    def __init__(self, bucket: Bucket, resolve: Resolve = resolve_host) -> None:
+        self.bucket = bucket
+        self._resolve = resolve
 
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        mime_type: str,
+        check: Callable[[], None] = lambda: None,
+        *,
+        cache_control: str = "",
+    ) -> str:
+        """Upload a file and return its URL.
 
-def address(client: Any, bucket: Bucket, key: str) -> str:  # noqa: ANN401 - as above
-    """Return the object's URL: public if the bucket has a public base URL, otherwise presigned."""
-    path = bucket.key(key)
-    if bucket.public_url:
-        return f"{bucket.public_url.rstrip('/')}/{quote(path)}"
-    url: str = client.generate_presigned_url(
-        "get_object", Params={"Bucket": bucket.name, "Key": path}, ExpiresIn=bucket.url_expires_s
-    )
-    return url
+        boto3 retries the upload twice, which is safe for the same content and name. `check` is called before the upload
+        and ten times a second during it; a JobError that it raises ends the upload.
+        """
+        body = _Body(data)
+        check()
+        client = self._client
+        thread = ThreadPoolExecutor(1, "store")
+        upload = thread.submit(
+            client.put_object,
+            Bucket=self.bucket.name,
+            Key=self.bucket.key(name),
+            Body=body,
+            ContentType=mime_type,
+            ContentDisposition=_disposition(name.rpartition("/")[2]),
+            **({"CacheControl": cache_control} if cache_control else {}),
+        )
+        thread.shutdown(wait=False)
+        try:
+            while not wait([upload], _TICK_S).done:
+                check()
+            with self._errors():
+                upload.result()
+        finally:
+            body.give_up()
+        return self.url(name)
 
+    def url(self, name: str) -> str:
+        """Return the URL of a file: public if the bucket has a public base URL, otherwise presigned."""
+        path = self.bucket.key(name)
+        if self.bucket.public_url:
+            return f"{self.bucket.public_url.rstrip('/')}/{quote(path)}"
+        client = self._client
+        with self._errors():
+            url: str = client.generate_presigned_url(
+                "get_object",
+                Params={"Bucket": self.bucket.name, "Key": path},
+                ExpiresIn=self.bucket.url_expires_s,
+            )
+        return url
 
-def fetch(client: Any, bucket: Bucket, key: str) -> bytes:  # noqa: ANN401 - as above
-    """Return an object's content. Raises FileNotFoundError, or JobError (output_not_stored)."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
+    def get(self, name: str) -> bytes:
+        """Return the content of a file. Raises FileNotFoundError if it does not exist."""
+        client = self._client
+        with self._errors(_ABSENT):
+            data: bytes = client.get_object(Bucket=self.bucket.name, Key=self.bucket.key(name))["Body"].read()
+        return data
 
-    try:
-        data: bytes = client.get_object(Bucket=bucket.name, Key=bucket.key(key))["Body"].read()
-    except ClientError as error:
-        if _code(error) in _ABSENT:
-            raise FileNotFoundError(key) from None
-        raise _not_stored(bucket, f"answered {_code(error)}") from None
-    except BotoCoreError as error:
-        raise _not_stored(bucket, f"was not reached ({type(error).__name__})") from None
-    return data
+    def delete(self, name: str) -> None:
+        """Delete a file, if it exists."""
+        client = self._client
+        with self._errors():
+            client.delete_object(Bucket=self.bucket.name, Key=self.bucket.key(name))
 
+    @contextmanager
+    def _errors(self, absent: frozenset[str] = frozenset()) -> Iterator[None]:
+        """Raise JobError instead of boto3's exceptions, and FileNotFoundError for the codes `absent`."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in _client
 
-def delete(client: Any, bucket: Bucket, key: str) -> None:  # noqa: ANN401 - as above
-    """Delete an object, if it exists. Raises JobError (output_not_stored)."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as above
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "an error"))[:100]
+            if code in absent:
+                raise FileNotFoundError(code) from None
+            raise _not_stored(self.bucket, f"answered {code}") from None
+        except BotoCoreError as error:
+            raise _not_stored(self.bucket, f"was not reached ({type(error).__name__})") from None
 
-    try:
-        client.delete_object(Bucket=bucket.name, Key=bucket.key(key))
-    except ClientError as error:
-        raise _not_stored(bucket, f"answered {_code(error)}") from None
-    except BotoCoreError as error:
-        raise _not_stored(bucket, f"was not reached ({type(error).__name__})") from None
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
+        try:
+            from boto3.session import Session  # noqa: PLC0415 - takes 0.3 s, and most callers have no bucket
+        except ImportError as error:
+            raise missing_extra("A bucket", "batch") from error
+        from botocore.config import Config  # noqa: PLC0415 - as above
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - as above
+
+        config = Config(
+            signature_version="s3v4",
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+            retries={"total_max_attempts": 3, "mode": "standard"},
+            # R2 and GCS reject the checksums that boto3 sends by default since 1.36 (worker-comfyui #156).
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        try:
+            # A new session for each client: boto3's default session is not thread-safe.
+            client = Session().client(
+                "s3",
+                endpoint_url=self.bucket.endpoint_url,
+                aws_access_key_id=self.bucket.access_key_id,
+                aws_secret_access_key=self.bucket.secret_access_key,
+                region_name=self.bucket.region,
+                config=config,
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise _not_stored(self.bucket, f"has settings that are not valid ({type(error).__name__})") from None
+        if self.bucket.must_be_public:
+            # Checked before every request, because boto3 may derive another host from endpoint and bucket
+            # (`bucket.host`), and the DNS record may have changed. Two cases are not covered: a DNS response that
+            # differs for boto3's own lookup (only TLS protects then: an internal server cannot prove the host name),
+            # and a proxy of the environment, which resolves the host itself.
+            client.meta.events.register("before-send.s3", lambda request, **_: self._check_public(request.url))
+        return client
+
+    def _check_public(self, url: str) -> None:
+        if not is_public_address(url, self._resolve):
+            raise _not_stored(self.bucket, "is not on the public internet")
 
 
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
-
-
-def _code(error: Any) -> str:  # noqa: ANN401 - botocore's
-    return str(error.response.get("Error", {}).get("Code", "an error"))[:100]
 
 
 def _disposition(filename: str) -> str:
@@ -211,18 +238,7 @@ def _disposition(filename: str) -> str:
 
 
 def _not_stored(bucket: Bucket, problem: str) -> JobError:
-    return JobError.because(
-        ErrorCode.OUTPUT_NOT_STORED,
-        f"The bucket {bucket.name!r} {problem}. {ErrorCode.OUTPUT_NOT_STORED.remedy}",
-    )
-
-
-_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
-
-
-def is_address(text: str, *schemes: str) -> bool:
-    """Return whether `text` is a URL with a valid host and one of `schemes`."""
-    return bool(re.fullmatch(rf"({'|'.join(schemes)})://{_HOST}(/\S*)?", text))
+    return JobError.because(ErrorCode.OUTPUT_NOT_STORED, f"The bucket {bucket.name!r} {problem}")
 
 
 def is_public_address(url: str, resolve: Resolve) -> bool:
@@ -234,88 +250,26 @@ def is_public_address(url: str, resolve: Resolve) -> bool:
         return False
 
 
-def _server(text: str) -> str:
-    if not is_address(text, "http", "https"):
-        raise ValueError("must be a URL that begins with http:// or https://")
-    return text
-
-
-def _expiry(text: str) -> int:
-    seconds = int(text)
-    if not 60 <= seconds <= 604_800:  # noqa: PLR2004 - S3's own limit is seven days
-        raise ValueError("must be from 60 to 604800")
-    return seconds
-
-
-@dataclass(frozen=True)
-class BucketVariable:
-    """An environment variable: the `Bucket` field that it sets, its parser, default and description."""
-
-    name: str
-    field: str
-    parse: Callable[[str], Any]
-    default: str
-    meaning: str
-    secret: bool = False
-
-
-VARIABLES = (
-    BucketVariable(
-        "BUCKET_ENDPOINT_URL",
-        "endpoint_url",
-        _server,
-        "",
-        "S3 endpoint URL. It may contain the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
-    ),
-    BucketVariable("BUCKET_NAME", "name", str, "", "Bucket for images. Default: the bucket in BUCKET_ENDPOINT_URL."),
-    BucketVariable("BUCKET_ACCESS_KEY_ID", "access_key_id", str, "", "Access key of the bucket.", secret=True),
-    BucketVariable("BUCKET_SECRET_ACCESS_KEY", "secret_access_key", str, "", "Secret key of the bucket.", secret=True),
-    BucketVariable(
-        "BUCKET_REGION",
-        "region",
-        str,
-        "",
-        "Region of the bucket. Default: the region in BUCKET_ENDPOINT_URL, else `auto` (as R2 expects).",
-    ),
-    BucketVariable(
-        "BUCKET_PREFIX", "prefix", lambda text: text.strip("/"), "", "Folder in the bucket, put before file names."
-    ),
-    BucketVariable(
-        "BUCKET_PUBLIC_URL",
-        "public_url",
-        str,
-        "",
-        "Public base URL of the bucket. Default: none; URLs are presigned and expire.",
-    ),
-    BucketVariable("BUCKET_URL_EXPIRES_S", "url_expires_s", _expiry, "86400", "Seconds until a presigned URL expires."),
-)
-"""Environment variables that configure the bucket of the worker, the shim and `comfy-client batch`."""
 NEEDED = ("BUCKET_ENDPOINT_URL", "BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
 
 
 def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
-    """Return the configured bucket, or None if none of the NEEDED variables is set. An empty variable counts as unset.
+    """Return the bucket in the variables BUCKET_*, or None if none of the NEEDED variables is set.
 
     Raises ConfigError for an invalid value, or if only some of the NEEDED variables are set.
     """
-    values: dict[str, Any] = {}
-    for variable in VARIABLES:
-        text = environment.get(variable.name, "").strip() or variable.default
-        try:
-            values[variable.field] = variable.parse(text) if text else ""
-        except ValueError as error:
-            shown = "(not shown)" if variable.secret else repr(text)
-            raise ConfigError(f"{variable.name}={shown}: {error}. {variable.meaning}") from error
-    if values["endpoint_url"]:
-        server = located(values["endpoint_url"], values["region"])
-        values["name"] = values["name"] or server.bucket
-        if server.bucket not in {"", values["name"]}:
+    bucket = read(Bucket, environment)
+    if bucket.endpoint_url:
+        server = located(bucket.endpoint_url, bucket.region)
+        name = bucket.name or server.bucket
+        if server.bucket not in {"", name}:
             raise ConfigError(
-                f"BUCKET_ENDPOINT_URL names the bucket {server.bucket!r}, and BUCKET_NAME is {values['name']!r}. "
+                f"BUCKET_ENDPOINT_URL names the bucket {server.bucket!r}, and BUCKET_NAME is {name!r}. "
                 "Remove the bucket from the URL, or set BUCKET_NAME to the same name"
             )
-        values |= {"endpoint_url": server.endpoint_url, "region": server.region}
-    missing = [variable.name for variable in VARIABLES if variable.name in NEEDED and not values[variable.field]]
+        bucket = replace(bucket, endpoint_url=server.endpoint_url, name=name, region=server.region)
+    values = (bucket.endpoint_url, bucket.name, bucket.access_key_id, bucket.secret_access_key)
+    missing = [name for name, value in zip(NEEDED, values, strict=True) if not value]
     if len(missing) == len(NEEDED):
         return None
     if missing:
@@ -323,4 +277,4 @@ def read_bucket(environment: Mapping[str, str]) -> Bucket | None:
             f"{', '.join(missing)}: not set, but other BUCKET_ variables are. A bucket needs all of "
             f"{', '.join(NEEDED)}; set all of them, or none"
         )
-    return Bucket(**values)
+    return bucket

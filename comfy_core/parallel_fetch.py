@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import JobError
+from comfy_core.images.codec import invalid_image
 from comfy_core.safe_fetch import FetchRules, Resolve, fetch_picture, resolve_host
 
 PARALLEL = 8
@@ -41,8 +40,8 @@ def fetch_pictures(
             check()
             if time.monotonic() > deadline:
                 late = next(path for future, (_, path) in zip(futures, wanted, strict=True) if future in waiting)
-                problem = f"the request's URLs took more than {rules.all_s:g} s in all; send the image as base64"
-                raise JobError.because(ErrorCode.INVALID_IMAGE, f"{late} was not fetched: {problem}.", path=late)
+                problem = f"was not fetched: the request's URLs took more than {rules.all_s:g} s in all"
+                raise invalid_image(late, problem)
             done, waiting = wait(waiting, _TICK_S, FIRST_EXCEPTION)
             for future in done:
                 future.result()

@@ -27,9 +27,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import JobError
-from comfy_core.images.codec import MAX_BYTES
+from comfy_core.images.codec import MAX_BYTES, invalid_image
 from comfy_core.public_addresses import is_public, unwrapped
 
 CONNECT_TIMEOUT_S = 5.0
@@ -105,14 +103,14 @@ def fetch_picture(
     except _FetchError as error:
         problem = str(error)
     except TimeoutError:
-        problem = f"the download took more than {rules.timeout_s:g} s; send the image as base64"
+        problem = f"the download took more than {rules.timeout_s:g} s"
     except ssl.SSLCertVerificationError as error:
-        problem = f"its TLS certificate is not valid ({error.verify_message}); send the image as base64"
+        problem = f"its TLS certificate is not valid ({error.verify_message})"
     except (OSError, http.client.HTTPException, ValueError) as error:
         # Only the error's class: the text of http.client's errors quotes the response, which may quote the URL.
-        problem = f"the connection failed ({type(error).__name__}); check the URL, or send the image as base64"
+        problem = f"the connection failed ({type(error).__name__})"
     source = f" from {host}" if host else ""
-    raise JobError.because(ErrorCode.INVALID_IMAGE, f"{path} was not fetched{source}: {problem}.", path=path)
+    raise invalid_image(path, f"was not fetched{source}: {problem}")
 
 
 def is_public_host(host: str, port: int, *, resolve: Resolve = resolve_host, timeout_s: float = 5.0) -> bool:
@@ -178,7 +176,7 @@ def _read_url(url: str, rules: FetchRules, previous: _Target | None = None) -> _
     if previous and previous.scheme == "https" and parts.scheme == "http":
         raise _FetchError("it redirects from https to http; send a URL that stays on https")
     if parts.scheme != "https" and not (parts.scheme == "http" and rules.allow_http):
-        raise _FetchError(f"{which} is not https; send an https URL, or the image as base64")
+        raise _FetchError(f"{which} is not https")
     if "@" in parts.netloc:
         raise _FetchError(f"{which} contains a user name; send a URL that needs none, such as a presigned URL")
     if not _HOST.fullmatch(host):
@@ -209,11 +207,11 @@ def _checked_addresses(target: _Target, rules: FetchRules, resolve: Resolve, dea
     """Return the addresses of the target's host. Raises _FetchError unless all of them are allowed."""
     addresses = _resolved(target.host, target.port, resolve, deadline.left())
     if not addresses:
-        raise _FetchError("the host was not found; correct the URL, or send the image as base64")
+        raise _FetchError("the host was not found")
     for address in map(ip_address, addresses):
         allowed = any(unwrapped(address) in network for network in rules.allowed_networks)
         if not (allowed or is_public(address)):
-            raise _FetchError("the host is not on the public internet; send the image as base64")
+            raise _FetchError("the host is not on the public internet")
     return addresses
 
 
@@ -244,7 +242,7 @@ def _connected(addresses: Sequence[str], port: int, deadline: _Deadline) -> sock
         except OSError as error:
             failure = error
     deadline.left()
-    raise _FetchError(f"it was not reached ({type(failure).__name__}); check the URL, or send the image as base64")
+    raise _FetchError(f"it was not reached ({type(failure).__name__})")
 
 
 def _secured(plain: socket.socket, target: _Target, rules: FetchRules, deadline: _Deadline) -> socket.socket:
@@ -297,7 +295,7 @@ class _Wire(io.RawIOBase):
         count = self._received(buffer)
         self._bytes_left -= count
         if self._bytes_left < 0:
-            raise _FetchError("the response is too long; send the image as base64")
+            raise _FetchError("the response is too long")
         return count
 
     def _received(self, buffer: Any) -> int:  # noqa: ANN401 - as above
@@ -311,8 +309,8 @@ def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     if response.status != http.client.OK:
         raise _FetchError(f"it answered {response.status}; send a URL that returns 200 without a login")
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
-        raise _FetchError("it sent a compressed response although identity was requested; send the image as base64")
-    too_large = _FetchError(f"the image is larger than {max_bytes:,} bytes; send a smaller one, or a JPEG")
+        raise _FetchError("it sent a compressed response although identity was requested")
+    too_large = _FetchError(f"the image is larger than {max_bytes:,} bytes")
     if response.length is not None and response.length > max_bytes:
         raise too_large
     body = bytearray()
@@ -321,5 +319,5 @@ def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise too_large
     if response.length:
-        raise _FetchError(f"the response ended {response.length:,} bytes early; check the URL, or send base64")
+        raise _FetchError(f"the response ended {response.length:,} bytes early")
     return bytes(body)

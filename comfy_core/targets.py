@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from comfy_core.contract import MAX_FAULTS, Fault
 from comfy_core.graphs import Graph, is_link, title_of
-from comfy_core.validation import Suggestions, path_of, shown
+from comfy_core.validation import Faults, Suggestions, path_of, shown
 
 _INPUTS = "inputs."
 _NO_INPUT = re.compile(r"(class_type|inputs|_meta)(\.|$)")
@@ -74,7 +73,7 @@ class TargetFinder:
         if name not in inputs and name.startswith(_INPUTS):  # a place as ComfyUI's JSON has it: `12.inputs.width`
             name = name.removeprefix(_INPUTS) or name
         if name not in inputs and _NO_INPUT.match(name):
-            raise LookupError(f"{shown(name)} is no input of a node, and an override sets inputs alone")
+            raise LookupError(f"{shown(name)} is not an input of a node; overrides can only set inputs")
         head, dot, last = name.rpartition(".")
         if name in inputs or not (dot and head in inputs and re.fullmatch("[0-9]{1,4}", last)):
             return Target(node_id, name)
@@ -83,9 +82,10 @@ class TargetFinder:
             raise LookupError(f"{shown(place.rpartition('.')[0])} has no item {last}")
         return Target(node_id, head, int(last))
 
-    def added(self, target: Target) -> str:
+    def near(self, target: Target) -> str:
         """Return `; did you mean …?` for a new input that resembles an existing one, or an empty string."""
-        return self._suggestions.nearest(target.input, self._graph[target.node_id]["inputs"])
+        inputs = self._graph[target.node_id]["inputs"]
+        return "" if target.input in inputs else self._suggestions.nearest(target.input, inputs)
 
     def _split(self, place: str) -> tuple[str, str]:
         end = len(place)
@@ -110,40 +110,25 @@ class TargetFinder:
         raise LookupError(f"the graph has no node {shown(head)}{near}")
 
 
-def find_target(graph: Graph, place: str) -> Target:
-    """Return the input that `place` names in `graph`; see `TargetFinder.target`."""
-    return TargetFinder(graph).target(place)
+def override(graph: Graph, overrides: Mapping[str, Any], faults: Faults) -> dict[str, Target]:
+    """Apply `overrides` (`{"KSampler.seed": 5}`) to a caller's graph. Return the inputs that were set, by place.
 
-
-def override(graph: Graph, overrides: Mapping[str, Any]) -> None:
-    """Apply `overrides` (`{"KSampler.seed": 5}`) to `graph`. Raises LookupError if an input does not exist."""
-    finder = TargetFinder(graph)
-    for place, value in overrides.items():
-        finder.target(place).set(graph, copy.deepcopy(value))
-
-
-def overridden(
-    graph: Graph, overrides: Mapping[str, Any], *, may_add: bool
-) -> tuple[dict[str, Target], list[Fault], list[str]]:
-    """Apply `overrides` to `graph`; return the inputs that were set by place, the faults and the warnings.
-
-    With `may_add`, inputs that a node does not have are added, because newer versions of ComfyUI require inputs that
-    older exports lack.
+    Inputs that a node does not have are added, because newer versions of ComfyUI require inputs that older exports
+    lack. An added input that resembles an existing one gets a warning.
     """
     finder = TargetFinder(graph)
     written: dict[str, Target] = {}
-    faults: list[Fault] = []
-    warnings = []
     for place, value in overrides.items():
+        if faults.is_full:
+            break
+        path = path_of(["overrides", place])
         try:
-            target = finder.target_or_new(place) if may_add else finder.target(place)
+            target = finder.target_or_new(place)
         except LookupError as error:
-            faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
-            if len(faults) == MAX_FAULTS:
-                break
+            faults.add(path, str(error.args[0]))
             continue
-        if target.input not in graph[target.node_id]["inputs"] and (near := finder.added(target)):
-            warnings.append(f"{path_of(['overrides', place])}: the node had no such input, and got it{near}")
+        if near := finder.near(target):
+            faults.warnings.append(f"{path}: the node had no such input, and got it{near}")
         target.set(graph, copy.deepcopy(value))
         written[place] = target
-    return written, faults, warnings
+    return written

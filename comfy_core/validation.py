@@ -19,6 +19,7 @@ from typing import Any
 import jsonschema
 
 from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
+from comfy_core.errors import invalid_input
 
 MAX_DEPTH = 32
 """Maximum nesting of a request. A graph with its links needs five levels."""
@@ -39,6 +40,43 @@ _TYPE_NAMES = {
     "object": "an object",
     "null": "null",
 }
+
+
+class Faults:
+    """Collects the faults of a request, at most one for each path, and the warnings for its result."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Fault] = {}
+        self.warnings: list[str] = []
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether an error report has no room for more faults."""
+        return len(self._found) >= MAX_FAULTS
+
+    def add(self, path: str, message: str) -> None:
+        """Add a fault, unless `path` already has one."""
+        self._found.setdefault(path, Fault(path, message))
+
+    def extend(self, faults: Iterable[Fault]) -> None:
+        """Add several faults."""
+        for fault in faults:
+            self._found.setdefault(fault.path, fault)
+
+    def listed(self) -> list[Fault]:
+        """Return the faults in the order in which they were added, at most MAX_FAULTS."""
+        return list(itertools.islice(self._found.values(), MAX_FAULTS))
+
+    def raise_if_any(self) -> None:
+        """Raise JobError (invalid_input) with all faults, if there are any."""
+        if self._found:
+            raise invalid_input(self.listed())
 
 
 def path_of(parts: Iterable[str | int]) -> str:
@@ -94,18 +132,16 @@ class Suggestions:
         return nearest(name, known)
 
 
-def plain(value: object) -> tuple[Any, list[Fault]]:
-    """Return a copy of `value` that every JSON encoder accepts, and a fault for each value replaced by None.
+def plain(value: object, faults: Faults) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a copy of `value` that every JSON encoder accepts. Add a fault for each value replaced by None.
 
     Replaced are NaN and infinity, integers too large for a double (other decoders read them as infinity), text that is
     not valid Unicode or contains NUL, and values nested deeper than MAX_DEPTH.
     """
-    faults: list[Fault] = []
-    copied = _plain(value, [], faults)
-    return copied, list({fault.path: fault for fault in faults}.values())
+    return _plain(value, [], faults)
 
 
-def _plain(value: object, path: list[str | int], faults: list[Fault]) -> object:
+def _plain(value: object, path: list[str | int], faults: Faults) -> object:
     problem = ""
     match value:
         case int() | float() if not abs(value) <= sys.float_info.max:
@@ -116,15 +152,16 @@ def _plain(value: object, path: list[str | int], faults: list[Fault]) -> object:
             problem = f"is nested deeper than {MAX_DEPTH} levels"
         case dict():
             keys = [_key(key) for key in value]
-            named = [path_of([*path, key]) for key, given in zip(keys, value, strict=True) if key != given]
-            faults += [Fault(name, "has a name that is not Unicode text without NUL characters") for name in named]
+            for key, given in zip(keys, value, strict=True):
+                if key != given:
+                    faults.add(path_of([*path, key]), "has a name that is not Unicode text without NUL characters")
             items = zip(keys, value.values(), strict=True)
             return {key: _plain(item, [*path, key], faults) for key, item in items}
         case list():
             return [_plain(item, [*path, index], faults) for index, item in enumerate(value)]
         case _:
             return value
-    faults.append(Fault(path_of(path), problem))
+    faults.add(path_of(path), problem)
     return None
 
 
@@ -142,14 +179,13 @@ def schema_faults(value: object, schema: JsonObject) -> list[Fault]:
 
     Validation stops after MAX_FAULTS faults.
     """
-    found: dict[str, Fault] = {}
+    found = Faults()
     suggestions = Suggestions()
     for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
-        for fault in _faults_of(error, schema, suggestions):
-            found.setdefault(fault.path, fault)
-            if len(found) == MAX_FAULTS:
-                return list(found.values())
-    return list(found.values())
+        found.extend(_faults_of(error, schema, suggestions))
+        if found.is_full:
+            break
+    return found.listed()
 
 
 def _faults_of(error: jsonschema.ValidationError, schema: JsonObject, suggestions: Suggestions) -> Iterator[Fault]:

@@ -31,10 +31,10 @@ from comfy_core.contract import ALIASES, ENVELOPE, MAX_SEED, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.graphs import Graph, graph_faults, is_link
-from comfy_core.targets import Target, TargetFinder, override
+from comfy_core.targets import Target, TargetFinder
 from comfy_core.validation import nearest, schema_faults, shown
 
-__all__ = ["Graph", "Target", "Workflow", "find_workflow", "is_link", "load_workflows", "override", "render"]
+__all__ = ["Graph", "Target", "Workflow", "find_workflow", "is_link", "load_workflows", "render"]
 
 _KEYWORDS: JsonObject = {
     "type": "object",
@@ -194,8 +194,7 @@ def find_workflow(name: str, workflows: Mapping[str, Workflow]) -> Workflow:
         known = sorted(workflows)
         raise JobError.because(
             ErrorCode.UNKNOWN_WORKFLOW,
-            f"There is no workflow {shown(name)}{nearest(name, [*known, *ALIASES]) or '.'} Known: {', '.join(known)}; "
-            "or send a complete graph in ComfyUI's API format.",
+            f"There is no workflow {shown(name)}{nearest(name, [*known, *ALIASES]) or '.'} Known: {', '.join(known)}",
             known=known,
         )
     return workflow

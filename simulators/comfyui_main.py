@@ -1,6 +1,6 @@
-"""A ComfyUI's main.py: it tells its launch flags, refuses others, and is the simulator in the folders that they name.
+"""Simulates ComfyUI's main.py: lists its launch flags, refuses others, and runs the simulator in their folders.
 
-Its models are the files in the folders of --extra-model-paths-config, read as ComfyUI reads them.
+Its models are the files in the folders of --extra-model-paths-config, which it reads as ComfyUI does.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NEW: Mapping[str, str | int | None] = {
     "--disable-assets": 0,
     "--models-directory": 1,
 }
-"""Those of 0.45."""
+"""Flags of ComfyUI 0.45."""
 RENAMED = {"unet": "diffusion_models", "clip": "text_encoders"}
 KINDS = ("checkpoints", "loras", "vae", "text_encoders", "diffusion_models")
 
@@ -52,14 +52,14 @@ import sys
 from simulators import comfyui_main as comfyui
 sys.exit(comfyui.main(sys.argv[1:], comfyui.{flags}))
 """
-"""The text of a main.py that is this, with the name of its flags to be filled in."""
+"""A main.py that calls `main` with OLD or NEW as {flags}."""
 
 
 def parser(flags: Mapping[str, str | int | None]) -> argparse.ArgumentParser:
-    """Return a parser of these flags, whose help mentions one that is not among them."""
+    """Return a parser of these flags. Its help mentions a flag that does not exist."""
     options = argparse.ArgumentParser(prog="main.py", allow_abbrev=False)
     for flag, values in flags.items():
-        words = f"What this does stands elsewhere; it overrides --no-such-flag, unlike {flag[2:]}."
+        words = f"Overrides --no-such-flag, unlike {flag[2:]}."
         if values == 0:
             options.add_argument(flag, action="store_true", help=words)
         else:
@@ -69,7 +69,7 @@ def parser(flags: Mapping[str, str | int | None]) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of one kind of models, as often as it is asked for."""
+    """The files of one kind of model, listed again at each iteration."""
 
     folders: tuple[Path, ...]
 
@@ -81,7 +81,7 @@ class Listing:
 
 
 def listings(config: str) -> dict[str, Listing]:
-    """Return what an extra_model_paths.yaml has ComfyUI list, by kind."""
+    """Return the files of an extra_model_paths.yaml by kind."""
     folders: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     for section in json.loads(config).values():
         for kind, lines in section.items():
@@ -91,7 +91,7 @@ def listings(config: str) -> dict[str, Listing]:
 
 
 def main(arguments: Sequence[str], flags: Mapping[str, str | int | None]) -> int:
-    """Answer --help, or serve until a signal; 2 for a flag that is not among `flags`."""
+    """Print the help, or serve until a signal. Return 2 for a flag that is not in `flags`."""
     options = parser({**flags, "--step-s": 1, "--fault": 1}).parse_args(arguments)
     if not Path(options.user_directory).is_dir():
         parser(flags).error("--user-directory must name a folder")

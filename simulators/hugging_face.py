@@ -1,7 +1,7 @@
-"""A server of models on a real socket, as hostile as it is told to be.
+"""Simulates Hugging Face: a server of model files on a real socket, with faults to inject.
 
-It answers on 127.0.0.1 where no other host is named, and then as `localhost` too, another host to whoever compares
-names. It takes ranges, as Hugging Face.
+It listens on 127.0.0.1 by default. `localhost` then reaches it too: another host for code that compares host names.
+It supports range requests, as Hugging Face does.
 """
 
 from __future__ import annotations
@@ -21,63 +21,59 @@ from simulators.http_server import HttpHandler, HttpServer
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """One request as it came."""
+    """A received request."""
 
     path: str
     host: str
     offset: int
-    """Where its Range begins; 0 without one."""
+    """The start of its Range, or 0."""
     token: str
-    """Of its Authorization; empty without one."""
+    """The bearer token, or an empty string."""
     headers: Mapping[str, str] = field(repr=False)
     query: str = ""
 
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """What to answer instead of the file.
+    """A response instead of the file. Its body is sent whole, also for a range.
 
-    Attributes:
-        status: of the answer.
-        headers: put on it.
-        body: sent whole; a range asked for does not count.
-        tells_length: whether it has a Content-Length.
+    `has_length` is whether it has a Content-Length.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    tells_length: bool = True
+    has_length: bool = True
 
 
 class HeldResponse:
-    """Keeps an answer open after some of its bytes, until it is let go."""
+    """Pauses the responses of a path after some bytes, until `release`."""
 
     def __init__(self, after: int) -> None:
         self.after = after
         self.reached = threading.Event()
-        """Those bytes are on their way."""
-        self._let_go = threading.Event()
+        """Set when these bytes were sent."""
+        self._released = threading.Event()
 
     def release(self) -> None:
-        """Send the rest."""
-        self._let_go.set()
+        """Send the rest of the responses."""
+        self._released.set()
 
     def wait(self) -> None:
-        """Wait, on the server's side."""
+        """Wait for `release`, in the server's thread."""
         self.reached.set()
-        self._let_go.wait(60)
+        self._released.wait(60)
 
 
 class ModelServer:
-    """Serves what was put there, for as long as the context lasts."""
+    """Serves files inside its `with` block."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self._host = host
-        self.asked: list[ModelRequest] = []
-        """Every request, in order."""
+        self.received: list[ModelRequest] = []
+        """All requests, in order."""
         self._files: dict[str, bytes | Path] = {}
-        self._answers: dict[str, list[ModelResponse]] = {}
+        self._responses: dict[str, list[ModelResponse]] = {}
         self._cuts: dict[str, list[int]] = {}
         self._holds: dict[str, HeldResponse] = {}
         self._rangeless: set[str] = set()
@@ -95,70 +91,62 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        """Its address, to stand for https://huggingface.co."""
+        """The URL to use instead of https://huggingface.co."""
         return f"http://{self._host}:{self._server.server_port}"
 
     @property
     def other_url(self) -> str:
-        """The same server under the name of another host."""
+        """The URL of the same server with another host name."""
         return f"http://localhost:{self._server.server_port}"
 
-    # What is there.
-
     def put(self, path: str, content: bytes | Path) -> None:
-        """Serve `content` at `path`, which begins with a slash. A file is read only when it is sent."""
+        """Serve `content` at `path`, which begins with a slash. A file is read for each response."""
         self._files[path] = content
 
-    # Verbs of hostility.
-
     def cut(self, path: str, *after: int) -> None:
-        """Close the connection of the next answers, each after so many bytes of its body."""
+        """Close the connections of the next responses, each after `after` bytes of its body."""
         self._cuts.setdefault(path, []).extend(after)
 
-    def answer(self, path: str, *answers: ModelResponse) -> None:
-        """Give these answers to the next requests."""
-        self._answers.setdefault(path, []).extend(answers)
+    def respond(self, path: str, *responses: ModelResponse) -> None:
+        """Send these responses to the next requests for `path`."""
+        self._responses.setdefault(path, []).extend(responses)
 
     def ignore_ranges(self, path: str) -> None:
-        """Send the file from its start, whatever range is asked for."""
+        """Send the whole file, also for a range request."""
         self._rangeless.add(path)
 
     def hold(self, path: str, after: int) -> HeldResponse:
-        """Keep every answer open after so many bytes of its body; the hold lets them go."""
+        """Pause every response for `path` after `after` bytes of its body, until the result is released."""
         hold = self._holds[path] = HeldResponse(after)
         return hold
 
-    # What was asked.
-
     def requests(self, path: str) -> list[ModelRequest]:
-        """Return the requests for `path`, in order."""
-        return [asked for asked in self.asked if asked.path == path]
+        """Return the received requests for `path`, in order."""
+        return [request for request in self.received if request.path == path]
 
-    # Of the handler alone.
-
-    def next_answer(self, asked: ModelRequest) -> ModelResponse | None:
-        """Note a request; return what to answer instead of the file."""
+    def next_response(self, request: ModelRequest) -> ModelResponse | None:
+        """Record a request; return the response to send instead of the file, if any."""
         with self._lock:
-            self.asked.append(asked)
-            answers = self._answers.get(asked.path)
-            return answers.pop(0) if answers else None
+            self.received.append(request)
+            responses = self._responses.get(request.path)
+            return responses.pop(0) if responses else None
 
     def next_cut(self, path: str) -> int | None:
-        """Return after how many bytes the answer is to be cut."""
+        """Return the number of bytes after which the next response is cut off, if any."""
         with self._lock:
             cuts = self._cuts.get(path)
             return cuts.pop(0) if cuts else None
 
     def content(self, path: str) -> bytes | Path | None:
-        """Return what is served there."""
+        """Return the content of a path, or None."""
         return self._files.get(path)
 
     def hold_of(self, path: str) -> HeldResponse | None:
-        """Return what keeps answers open there."""
+        """Return the pause of a path, or None."""
         return self._holds.get(path)
 
     def takes_ranges(self, path: str) -> bool:
-        """Return whether a range counts there."""
+        """Return whether a path supports range requests."""
         return path not in self._rangeless
 
 
@@ -168,7 +156,7 @@ class _Server(HttpServer):
         self.models = models
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients here are killed and go away."""
+        """Log nothing: tests kill clients during a response."""
 
 
 class _ModelHandler(HttpHandler):
@@ -178,7 +166,7 @@ class _ModelHandler(HttpHandler):
     def do_GET(self) -> None:
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         path = self.path.partition("?")[0]
-        asked = ModelRequest(
+        request = ModelRequest(
             path,
             self.headers.get("Host", "").partition(":")[0],
             int(found[1]) if found else 0,
@@ -188,22 +176,22 @@ class _ModelHandler(HttpHandler):
         )
         self.close_connection = True
         content = self.server.models.content(path)
-        if answer := self.server.models.next_answer(asked):
-            self._say(answer)
+        if response := self.server.models.next_response(request):
+            self._respond(response)
         elif content is None:
-            self._say(ModelResponse(404, {"X-Error-Code": "EntryNotFound"}, b"Entry not found"))
+            self._respond(ModelResponse(404, {"X-Error-Code": "EntryNotFound"}, b"Entry not found"))
         else:
-            self._send_file(path, content, asked.offset if self.server.models.takes_ranges(path) else 0)
+            self._send_file(path, content, request.offset if self.server.models.takes_ranges(path) else 0)
 
-    def _say(self, answer: ModelResponse) -> None:
-        length = {"Content-Length": str(len(answer.body))} if answer.tells_length else {}
-        self._head(answer.status, {**length, **answer.headers})
-        self.wfile.write(answer.body)
+    def _respond(self, response: ModelResponse) -> None:
+        length = {"Content-Length": str(len(response.body))} if response.has_length else {}
+        self._head(response.status, {**length, **response.headers})
+        self.wfile.write(response.body)
 
     def _send_file(self, path: str, content: bytes | Path, offset: int) -> None:
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         if offset >= size:
-            self._say(ModelResponse(416, {"Content-Range": f"bytes */{size}"}))
+            self._respond(ModelResponse(416, {"Content-Range": f"bytes */{size}"}))
             return
         headers = {"Content-Length": str(size - offset), "ETag": f'"{hashlib.sha256(path.encode()).hexdigest()}"'}
         if offset:

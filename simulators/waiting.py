@@ -1,4 +1,4 @@
-"""Waiting for what other threads and processes do, with an end."""
+"""Waits for other threads and processes, with a timeout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def until(reached: Callable[[], object], timeout_s: float = 30.0) -> bool:
-    """Return whether `reached` became true in time; it is asked every few milliseconds."""
+    """Return whether `reached` became true in time. It is called every few milliseconds."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()
     while not reached():

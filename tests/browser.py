@@ -1,4 +1,4 @@
-"""The machine's Chromium, driven by Playwright. Where there is none, its tests are left out loudly; in CI they fail."""
+"""Runs the machine's Chromium with Playwright. Without one its tests are skipped with a notice; in CI they fail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.needs import left_out
+from tests.needs import skip_visibly
 
 WIDTHS = (400, 1400)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-"""As Debian calls it, and as GitHub's runners do."""
+"""Names of the program on Debian and on GitHub's runners."""
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -29,7 +29,7 @@ def browser() -> Iterator[Browser]:
     """Yield a headless Chromium."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        left_out("THE PAGES WERE NOT TESTED: there is no chromium; ./scripts/browser installs it on Debian")
+        skip_visibly("THE PAGES WERE NOT TESTED: chromium is not installed; ./scripts/browser installs it on Debian")
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=found, args=list(_FLAGS))
 

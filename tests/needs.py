@@ -1,4 +1,4 @@
-"""What a test needs of the machine beside Python. Where it is not there the test is left out loudly; in CI it fails."""
+"""Requirements of tests besides Python. If one is missing the test is skipped with a notice; in CI it fails."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from typing import NoReturn
 import pytest
 
 
-def left_out(why: str) -> NoReturn:
-    """End the test: it was not run, and nobody is to take that for a success."""
+def skip_visibly(why: str) -> NoReturn:
+    """Skip the test with a notice; in CI fail it, so that a missing program is not taken for success."""
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)
 
 
 def programs(*names: str) -> None:
-    """Go on only where all of these programs are there."""
+    """Continue only if all of these programs are installed."""
     if missing := [name for name in names if shutil.which(name) is None]:
-        left_out(f"NOT TESTED: there is no {', '.join(missing)}; .ci/run installs it on Debian")
+        skip_visibly(f"NOT TESTED: {', '.join(missing)} is not installed; .ci/run installs it on Debian")
 
 
 def programs_of(script: str) -> None:
-    """Go on only where the programs are there that a shell script of the documentation calls."""
+    """Continue only if the programs that a shell script of the documentation calls are installed."""
     programs(*(name for name in ("curl", "jq", "node") if f"{name} " in script))
 
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Make `folder` a disk of that size."""
+    """Mount a disk of that size at `folder`."""
     folder.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if mount is None or umount is None or _fails([mount, "-t", "tmpfs", "-o", f"size={size}", "small", str(folder)]):
-        left_out("NOT TESTED: a full disk: mounting one takes root")
+        skip_visibly("NOT TESTED: a full disk: mounting one requires root")
     try:
         yield folder
     finally:

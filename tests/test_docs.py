@@ -1,12 +1,12 @@
-"""Every command on a page for people is run by a test, or says what it needs that is not here.
+"""Every command on a page for users is run by a test, or is marked with what it needs.
 
 A block of commands (```sh) has one of these lines right above it:
 
-    <!-- Run by tests/the/test_that_runs_it.py. -->    that file names the page, or each of the block's programs
-    <!-- Run by tests/test_docs.py. -->                it is run here, as it stands
-    <!-- Needs an account. -->                         or a GPU, or whatever cannot be had here
+<!-- Run by tests/the/test_that_runs_it.py. -->    that file names the page, or each of the block's programs     <!--
+Run by tests/test_docs.py. -->                this file runs it unchanged     <!-- Needs an account. -->
+or a GPU, or anything else that is not available here
 
-A block without one has each of its commands in LISTED.
+A block without a mark has each of its commands in LISTED.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LISTED = {
     "scripts/generate_game_assets castle-defence --type=entity": "tests/batch/test_run.py::generate_game_assets",
     "scripts/build worker-flux1-dev-fp8": "tests/image/conftest.py::worker-flux1-dev-fp8",
 }
-"""Commands of blocks without a mark: the test that runs each, with a word of it, or what it needs."""
+"""Commands of blocks without a mark: the test that runs each (with a word in that file), or what the command needs."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """Its commands without comments; a continued line is one."""
+        """The commands without comments; a continued line is one command."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [stripped for line in lines if (stripped := re.sub(r"(^|\s)#( .*|$)", "", line).strip())]
 
     @property
     def run_by(self) -> str:
-        """The test file that is said to run it, or an empty text."""
+        """The test file that runs the block according to its mark, or an empty text."""
         found = RUN.fullmatch(self.above)
         return found[1] if found else ""
 
@@ -85,28 +85,28 @@ BLOCKS = list(blocks())
 
 
 def test_no_block_is_overlooked() -> None:
-    """Each fence of commands is one that is read here."""
+    """Each fence of commands is in BLOCKS."""
     assert sum(len(re.findall(r"^```sh$", page.read_text(), re.MULTILINE)) for page in PAGES) == len(BLOCKS)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_a_block_says_who_runs_it(block: Block) -> None:
-    """A test, what it needs, or each of its commands is listed."""
+def test_a_block_is_marked_or_listed(block: Block) -> None:
+    """With a test, a requirement, or an entry in LISTED for each command."""
     if block.run_by or NEEDS.fullmatch(block.above):
         return
     missing = [command for command in block.commands if command not in LISTED]
     assert not missing, (
-        f"{block.page}: nobody is said to run {missing[0]!r}. Put one line right above its ```sh: "
-        "<!-- Run by tests/….py. -->, naming a test that runs it (this file does, for what is cheap), or "
+        f"{block.page}: no test is named for {missing[0]!r}. Put one line right above its ```sh: "
+        "<!-- Run by tests/….py. -->, naming a test that runs it (this file, if the command is fast), or "
         "<!-- Needs an account. -->; or put the command into LISTED of tests/test_docs.py"
     )
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by not in {"", HERE}], ids=str)
-def test_the_test_that_is_named_knows_of_it(block: Block) -> None:
-    """Its file is there, and names the page or every program of the block."""
+def test_a_named_test_runs_the_block(block: Block) -> None:
+    """The test file exists, and contains the page or every program of the block."""
     path = ROOT / block.run_by
-    assert path.is_file(), f"{block.page} names {block.run_by}, which is not there"
+    assert path.is_file(), f"{block.page} names {block.run_by}, which does not exist"
     test = path.read_text()
     unknown = [name for command in block.commands if (name := program_of(command)) not in test]
     assert block.page in test or not unknown, (
@@ -121,34 +121,34 @@ def program_of(command: str) -> str:
 
 
 @pytest.mark.parametrize(("command", "who"), LISTED.items(), ids=list(LISTED))
-def test_what_is_listed_is_there(command: str, who: str) -> None:
-    """The command stands on a page, and the test that runs it is there."""
-    assert command in {each for block in BLOCKS for each in block.commands}, f"{command!r} is on no page any more"
+def test_a_listed_command_exists(command: str, who: str) -> None:
+    """The command is on a page, and the test that runs it exists."""
+    assert command in {each for block in BLOCKS for each in block.commands}, f"{command!r} is not on any page"
     if not who.startswith("needs "):
         path, _, word = who.partition("::")
         assert word in (ROOT / path).read_text(), f"{path} has no {word!r}"
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_what_is_ours_in_a_block_exists(block: Block) -> None:
-    """Also where it cannot be run here: scripts, tests and commands of comfy-client are there."""
+def test_scripts_and_commands_of_a_block_exist(block: Block) -> None:
+    """Scripts, tests and commands of comfy-client exist, also in a block that cannot be run here."""
     ours = {command.name for command in all_commands(load_workflows(default_directory()))}
     for script in re.findall(r"(?<![\w/-])(?:\./)?scripts/([\w]+)", block.text):
-        assert os.access(ROOT / "scripts" / script, os.X_OK), f"{block.page}: there is no scripts/{script}"
+        assert os.access(ROOT / "scripts" / script, os.X_OK), f"{block.page}: scripts/{script} does not exist"
     for name in re.findall(r"comfy-client ([a-z][\w]*)", block.text):
         assert name in ours, f"{block.page}: comfy-client has no command {name}"
 
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    """A ComfyUI for the commands that want one."""
+    """A ComfyUI for commands that need one."""
     with Simulator(step_s=0.002) as simulator:
         yield simulator
 
 
 @pytest.fixture(scope="module")
 def log(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with worker.log: that of a worker with a good job and a bad one."""
+    """A folder with the worker.log of a worker with one successful and one failed job."""
     folder = tmp_path_factory.mktemp("log")
     jobs = (
         '{"id": "job-1", "input": {"prompt": "x", "steps": 0}}',
@@ -167,8 +167,8 @@ def log(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.run_by == HERE], ids=str)
-def test_a_block_runs_as_it_stands(block: Block, simulator: Simulator, log: Path) -> None:
-    """In the repository, or beside worker.log, with a ComfyUI: it ends with 0, and each command says something."""
+def test_a_block_runs_unchanged(block: Block, simulator: Simulator, log: Path) -> None:
+    """In the repository, or next to worker.log, with a ComfyUI: it exits with 0, and each command prints something."""
     programs_of(block.text)
     place = ROOT if "scripts/" in block.text else log
     ended = subprocess.run(
@@ -185,8 +185,8 @@ def test_a_block_runs_as_it_stands(block: Block, simulator: Simulator, log: Path
     assert ended.stdout + ended.stderr
 
 
-def test_the_log_is_read_as_the_page_says(log: Path) -> None:
-    """The commands of docs/operate.md find the job's story, the failure's code and the boots."""
+def test_the_log_commands_of_operate_md(log: Path) -> None:
+    """They find the job's log lines, the failure's code and the boots."""
     [block] = [block for block in BLOCKS if block.page == "operate.md" and block.run_by == HERE]
     programs_of("\n".join(block.commands))
     story, codes, boots, errors = (
@@ -203,16 +203,16 @@ def test_the_log_is_read_as_the_page_says(log: Path) -> None:
 
 
 def test_the_demo_of_the_readme_runs() -> None:
-    """`./scripts/demo` makes its two pictures with nothing set."""
+    """`./scripts/demo` generates its two images without any variable."""
     ended = subprocess.run([str(ROOT / "scripts" / "demo")], capture_output=True, text=True, timeout=120, check=False)
 
     assert ended.returncode == 0, ended.stderr
     assert re.findall(r"^(\w+): debug-output/", ended.stdout, re.MULTILINE) == ["txt2img", "img2img"]
 
 
-@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "nothing answers"])
-def test_the_demo_says_within_5_s_that_no_comfyui_answers(listens: bool) -> None:
-    """An address without a ComfyUI is named with the remedy, before anything is started."""
+@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "nothing responds"])
+def test_the_demo_reports_within_5_s_that_no_comfyui_responds(listens: bool) -> None:
+    """The error has the URL and the remedy, and nothing is started."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:
@@ -235,9 +235,9 @@ def test_the_demo_says_within_5_s_that_no_comfyui_answers(listens: bool) -> None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every page, file and picture of this repository that is linked is there."""
+def test_linked_files_exist(page: Path) -> None:
+    """Every page, file and image of this repository that a page links to exists."""
     text = page.read_text()
 
     for target in re.findall(r"\]\((?!https?://)([^)#\s]+)(?:#[^)]*)?\)", text):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+        assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"

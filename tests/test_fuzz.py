@@ -1,7 +1,7 @@
-"""5,000 job bodies through the real handler, on the simulator: each ends in a result or in one report that we know.
+"""5,000 job bodies through the real handler, on the simulator: each ends in a result or a report with a known code.
 
-What comes back is JSON that every decoder takes, says nothing of this machine, and no body is a bug (`internal`). There
-is no network: addresses in the bodies are such as are refused before anything is sent.
+Every response is valid JSON, contains nothing of this machine, and is never `internal`. There is no network: URLs in
+the bodies are rejected before anything is sent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = load_workflows(default_directory())
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]  # Pillow warns of damaged files
+# Pillow's warnings about damaged files
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
 JOB_TIMEOUT_S = 20
 OF_THIS_MACHINE = (
     socket.gethostname(),
@@ -48,27 +49,27 @@ OF_THIS_MACHINE = (
 )
 
 
-# --- a worker for all of them
+# --- one worker for all bodies
 
 
 @dataclass(frozen=True)
-class Fuzzed:
-    """The handler, the loop that it runs in, and the ComfyUI behind it."""
+class FuzzedHandler:
+    """The handler, its event loop, and its ComfyUI."""
 
     handler: Handler
     loop: asyncio.AbstractEventLoop
     simulator: Simulator
     codes: collections.Counter[str] = field(default_factory=collections.Counter)
-    """How often each code came, and under `result` how many results."""
+    """Number of responses by code, and of results under `result`."""
 
-    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Return what the handler answers to a job, in time."""
+    def respond(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Return the handler's response to a job, within the time limit."""
         return self.loop.run_until_complete(asyncio.wait_for(self.handler(job), JOB_TIMEOUT_S))
 
 
 @pytest.fixture(scope="module")
-def fuzzed() -> Iterator[Fuzzed]:
-    """The real handler in one event loop; nothing is left in ComfyUI when all bodies have gone through it."""
+def fuzzed() -> Iterator[FuzzedHandler]:
+    """The real handler in one event loop. After all bodies nothing is left in ComfyUI."""
     with Simulator() as simulator:
         folder = str(simulator.input_dir.parent)
         service = Service(
@@ -76,7 +77,7 @@ def fuzzed() -> Iterator[Fuzzed]:
             Lifecycle(stop_comfyui=_never, report_unhealthy=_never, grace_s=1, end=_never),
         )
         loop = asyncio.new_event_loop()
-        yield Fuzzed(make_handler(service), loop, simulator)
+        yield FuzzedHandler(make_handler(service), loop, simulator)
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
         service.worker.server.close()
@@ -86,16 +87,16 @@ def fuzzed() -> Iterator[Fuzzed]:
 
 
 AT_LEAST: dict[str, dict[str, int]] = {
-    "test_any_json_is_answered": {"invalid_input": 1000},
-    "test_a_request_that_is_almost_right_is_answered": {"result": 500, "invalid_input": 300, "model_missing": 20},
-    "test_a_graph_that_is_almost_right_is_answered": {"result": 150, "invalid_input": 200, "workflow_rejected": 150},
-    "test_a_picture_that_is_almost_right_is_answered": {"result": 150, "invalid_input": 20, "invalid_image": 200},
+    "test_any_json_gets_a_response": {"invalid_input": 1000},
+    "test_an_almost_valid_request_gets_a_response": {"result": 500, "invalid_input": 300, "model_missing": 20},
+    "test_an_almost_valid_graph_gets_a_response": {"result": 150, "invalid_input": 200, "workflow_rejected": 150},
+    "test_an_almost_valid_image_gets_a_response": {"result": 150, "invalid_input": 20, "invalid_image": 200},
 }
-"""How many bodies of a test end how: they reach what they are made for."""
+"""Minimum number of responses by code, so that each test reaches the code that it is made for."""
 
 
 @pytest.fixture(autouse=True)
-def _of_many_kinds(fuzzed: Fuzzed, request: pytest.FixtureRequest) -> Iterator[None]:
+def _minimum_of_codes(fuzzed: FuzzedHandler, request: pytest.FixtureRequest) -> Iterator[None]:
     before = fuzzed.codes.copy()
     yield
     codes = fuzzed.codes - before
@@ -103,12 +104,12 @@ def _of_many_kinds(fuzzed: Fuzzed, request: pytest.FixtureRequest) -> Iterator[N
 
 
 def _never(*_: object) -> None:
-    raise AssertionError("no job ends the worker")
+    raise AssertionError("the worker was told to exit")
 
 
-def check(fuzzed: Fuzzed, job: dict[str, Any]) -> None:
-    """Give `job` to the handler, and hold its answer to what every answer promises."""
-    result = fuzzed.answer(job)
+def check(fuzzed: FuzzedHandler, job: dict[str, Any]) -> None:
+    """Run `job`, and check the properties of every response."""
+    result = fuzzed.respond(job)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert json.dumps(result, ensure_ascii=False).encode()  # as the SDK posts it
     if "error" in result:
@@ -124,12 +125,12 @@ def check(fuzzed: Fuzzed, job: dict[str, Any]) -> None:
         for image in result["images"]:
             assert Image.open(io.BytesIO(base64.b64decode(image["data"]))).size == (image["width"], image["height"])
         result = {**result, "images": [{**image, "data": ""} for image in result["images"]]}
-    told, asked = json.dumps(result), json.dumps(job)  # an error repeats what it was asked
-    assert not [word for word in ("Traceback", *OF_THIS_MACHINE) if word in told and word not in asked]
+    response, request = json.dumps(result), json.dumps(job)  # an error may repeat the request
+    assert not [word for word in ("Traceback", *OF_THIS_MACHINE) if word in response and word not in request]
 
 
 def bodies(max_examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the settings of a test that sees so many bodies, the same ones each time."""
+    """Return the settings of a test with this number of examples, the same ones in each run."""
     return settings(
         max_examples=max_examples,
         derandomize=True,
@@ -171,7 +172,7 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=20) | st.sampled_
 ODD_NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 63, 64, 65, -(2**31), 2**31, 2**53, 2**63 - 1, 2**64, 10**400]) | (
     st.sampled_from([0.5, 1.0, -0.0, 64.0, 1e-300, 1e308, float("inf"), float("-inf"), float("nan")])
 )
-"""Numbers of all kinds, and none that is a valid size larger than 65: those would be drawn."""
+"""Numbers of all kinds, but no valid size above 65: such images would be generated."""
 SCALARS = st.none() | st.booleans() | ODD_NUMBERS | TEXTS
 KEYS = st.sampled_from(
     [*WORKFLOWS["flux-dev-img2img"].inputs, "workflow", "images", "overrides", "class_type", "inputs"]
@@ -184,12 +185,12 @@ ANYTHING = st.recursive(
 
 
 def mostly(usual: object, rare: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Return a strategy that draws `usual` three times out of four."""
+    """Generate `usual` three times out of four."""
     return st.integers(0, 3).flatmap(lambda number: rare if number == 2 else st.just(usual))
 
 
 def nested(depth: int) -> list[Any]:
-    """Return a list in a list, so deep."""
+    """Return `depth` nested lists."""
     value: list[Any] = []
     for _ in range(depth):
         value = [value]
@@ -217,16 +218,16 @@ S3_CONFIGS = st.dictionaries(
     extra=st.dictionaries(st.sampled_from(["s3Config", "webhook", "policy", "batchId"]), ANYTHING, max_size=2),
     job_id=st.sampled_from(["job-1", "../x", "", 5, None]),
 )
-def test_any_json_is_answered(fuzzed: Fuzzed, whole: object, extra: dict[str, Any], job_id: object) -> None:
-    """Whatever stands for the input, and beside it, the answer is a result or one report."""
+def test_any_json_gets_a_response(fuzzed: FuzzedHandler, whole: object, extra: dict[str, Any], job_id: object) -> None:
+    """Any JSON as the input, and any keys beside it, end in a result or one report."""
     check(fuzzed, {"id": job_id, "input": whole, **extra})
 
 
-# --- requests that are almost right
+# --- almost valid requests
 
 
 def encoded(image_format: str, mode: str = "RGB", size: tuple[int, int] = (48, 32)) -> bytes:
-    """Return a small picture's file."""
+    """Return a small encoded image."""
     file = io.BytesIO()
     image = Image.linear_gradient("L").resize(size).convert(mode)
     image.save(file, image_format)
@@ -269,13 +270,13 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "timeout_s": st.sampled_from([1, 30.5, 3600]),
 }
 ALWAYS = ("prompt", "width", "height", "steps")
-"""Keys that no request is without: their defaults are those of a large picture."""
+"""Keys that every request has, because their defaults would generate a large image."""
 CHANGES = st.dictionaries(st.sampled_from(sorted(VALID)) | TEXTS, ANYTHING, max_size=1)
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw a request that is right, or has one key that is not."""
+    """Generate a request that is valid or has one invalid key."""
     optional = sorted(VALID.keys() - {*ALWAYS, "workflow", "image"})
     names = [*ALWAYS, *draw(st.lists(st.sampled_from(optional), max_size=4, unique=True))]
     request = {name: draw(VALID[name]) for name in names}
@@ -287,14 +288,14 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 @bodies(1500)
 @given(request=requests(), s3_config=mostly(None, S3_CONFIGS))
-def test_a_request_that_is_almost_right_is_answered(
-    fuzzed: Fuzzed, request: dict[str, Any], s3_config: dict[str, Any] | None
+def test_an_almost_valid_request_gets_a_response(
+    fuzzed: FuzzedHandler, request: dict[str, Any], s3_config: dict[str, Any] | None
 ) -> None:
-    """Keys and values of a valid request, changed here and there, are run or refused."""
+    """A valid request with changed keys and values is run or rejected."""
     check(fuzzed, {"id": "job-1", "input": request, **({"s3Config": s3_config} if s3_config is not None else {})})
 
 
-# --- graphs of the caller's own
+# --- almost valid graphs
 
 SMALL: dict[str, Any] = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
 GRAPHS = [
@@ -326,7 +327,7 @@ NODES = st.fixed_dictionaries(
 
 @st.composite
 def graphs(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw a graph that runs, with a few changes: inputs, classes and nodes replaced, added or taken away."""
+    """Generate a valid graph with a few changes: inputs, classes and nodes replaced, added or removed."""
     graph: dict[str, Any] = json.loads(json.dumps(draw(st.sampled_from(GRAPHS))))
     for _ in range(draw(st.integers(0, 2))):
         node_id = draw(st.sampled_from(sorted(graph)))
@@ -363,27 +364,27 @@ IMAGE_LISTS = st.lists(
     ),
     as_text=mostly(usual=False, rare=st.booleans()),
 )
-def test_a_graph_that_is_almost_right_is_answered(
-    fuzzed: Fuzzed,
+def test_an_almost_valid_graph_gets_a_response(
+    fuzzed: FuzzedHandler,
     graph: dict[str, Any],
     images: list[Any],
     changes: dict[str, Any],
     as_text: bool,
 ) -> None:
-    """A graph that was changed at random is run, or refused by us or by ComfyUI, in words that name the node."""
+    """A randomly changed graph is run, or rejected with an error that names the node."""
     workflow = json.dumps(graph) if as_text else graph
     check(fuzzed, {"id": "job-1", "input": {"workflow": workflow, "images": images, **changes}})
 
 
-# --- pictures that are almost right
+# --- almost valid images
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """Draw a picture's file with some bytes changed, cut off or put in, or just bytes."""
+    """Generate an image file with some bytes changed, removed or inserted, or random bytes."""
     data = bytearray(draw(st.sampled_from(PICTURES)))
     for _ in range(draw(st.integers(0, 4))):
-        # Half of the changes hit the header, where they say more.
+        # Half of the changes are in the header, where they have more effect.
         data[draw(st.integers(0, min(63, len(data) - 1)) | st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
     match draw(st.sampled_from(["", "", "cut", "longer", "none"])):
         case "cut":
@@ -402,10 +403,10 @@ def damaged(draw: st.DrawFn) -> bytes:
     junk=mostly("", st.sampled_from(["\n", "=", "é", "-_"])),
     for_a_graph=st.booleans(),
 )
-def test_a_picture_that_is_almost_right_is_answered(
-    fuzzed: Fuzzed, picture: bytes, head: str, junk: str, for_a_graph: bool
+def test_an_almost_valid_image_gets_a_response(
+    fuzzed: FuzzedHandler, picture: bytes, head: str, junk: str, for_a_graph: bool
 ) -> None:
-    """A damaged picture is taken or is an invalid_image or invalid_input; ComfyUI fails over none that we took."""
+    """A damaged image is accepted, or is invalid_image or invalid_input; ComfyUI accepts every image that we accept."""
     image = f"{head}{base64.b64encode(picture).decode()}{junk}"
     if for_a_graph:
         body: dict[str, Any] = {"workflow": GRAPHS[3], "images": [{"name": "in.png", "image": image}]}
@@ -414,11 +415,11 @@ def test_a_picture_that_is_almost_right_is_answered(
     check(fuzzed, {"id": "job-1", "input": body})
 
 
-# --- many at once
+# --- concurrent jobs
 
 
-def test_jobs_at_once_are_each_answered(fuzzed: Fuzzed) -> None:
-    """Good and bad requests together each get their own answer."""
+def test_concurrent_jobs_get_their_own_responses(fuzzed: FuzzedHandler) -> None:
+    """Valid and invalid requests run at once."""
     inputs = [{**SMALL, "seed": seed, **({"steps": 0} if seed % 3 == 0 else {})} for seed in range(30)]
 
     async def all_at_once() -> list[dict[str, Any]]:

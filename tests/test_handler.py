@@ -1,4 +1,4 @@
-"""handler.py: what RunPod gets back, and the modes that its SDK gives it, in processes of their own."""
+"""handler.py: the results for RunPod, and the modes of RunPod's SDK, in separate processes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
 from simulators.http_server import HttpHandler, HttpServer, free_port
 from simulators.waiting import until
+from tests.worker.workers import configured
 from worker.job_execution import Service, make_threads
 from worker.lifecycle import Lifecycle
 from worker.local_results import written
@@ -39,13 +40,13 @@ SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2}
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A simulator of this test's own."""
+    """A new simulator."""
     with Simulator(step_s=0.01) as simulator:
         yield simulator
 
 
 def make_service(simulator: Simulator) -> Service:
-    """Return the worker's service on a simulator; nothing ends the process."""
+    """Return the worker's service on a simulator. An exit of the worker fails the test."""
     lifecycle = Lifecycle(
         stop_comfyui=lambda: None,
         report_unhealthy=lambda _: None,
@@ -57,14 +58,14 @@ def make_service(simulator: Simulator) -> Service:
 
 @pytest.fixture
 def handler(simulator: Simulator) -> Iterator[Handler]:
-    """The handler on it."""
+    """The handler on that simulator."""
     service = make_service(simulator)
     yield make_handler(service)
     service.worker.server.close()
 
 
 def report_of(result: dict[str, Any]) -> ErrorReport:
-    """Return the report of a failed result, which is nothing else."""
+    """Return the report of a failed result, which has no other key."""
     assert list(result) == ["error"]
     assert isinstance(result["error"], str)
     return ErrorReport.from_json(result["error"])
@@ -90,8 +91,8 @@ print(json.dumps([len(result["images"]) for result in results]))
     assert (done.stdout, done.returncode) == ("[1, 1]\n", 0), done.stderr
 
 
-def test_a_job_gives_a_result_without_forbidden_keys(handler: Handler) -> None:
-    """The SDK takes `error` and `refresh_worker` out of a result and nests `output`: none is there."""
+def test_a_result_has_no_forbidden_keys(handler: Handler) -> None:
+    """The SDK removes `error` and `refresh_worker` from a result and nests `output`, so a result has none of them."""
     result = asyncio.run(handler({"id": "1", "input": SMALL}))
 
     assert result["images"]
@@ -99,15 +100,15 @@ def test_a_job_gives_a_result_without_forbidden_keys(handler: Handler) -> None:
 
 
 @pytest.mark.parametrize("job", [{}, {"input": None}, {"input": []}, {"input": "text"}, {"input": {}}, {"input": 5}])
-def test_a_job_without_a_request_is_an_invalid_input(handler: Handler, job: dict[str, Any]) -> None:
-    """Whatever stands in the place of the input, the answer is one report."""
+def test_a_job_without_an_input_is_an_invalid_input(handler: Handler, job: dict[str, Any]) -> None:
+    """Anything in place of the input results in one report."""
     assert report_of(asyncio.run(handler(job))).code is ErrorCode.INVALID_INPUT
 
 
 def test_a_bug_is_reported_without_its_traceback(simulator: Simulator, caplog: pytest.LogCaptureFixture) -> None:
-    """An exception that nobody foresaw is `internal`: the log has the traceback, the caller the job's id."""
+    """An unexpected exception is `internal`: the log has the traceback, the caller gets the job's id."""
     service = make_service(simulator)
-    broken = replace(service.worker, job_timeout_s=None)  # type: ignore[arg-type] # the bug
+    broken = configured(service.worker, job_timeout_s=None)  # the bug
     handler = make_handler(replace(service, worker=broken))
     report = report_of(asyncio.run(handler({"id": "job-7", "input": SMALL})))
     service.worker.server.close()
@@ -119,7 +120,7 @@ def test_a_bug_is_reported_without_its_traceback(simulator: Simulator, caplog: p
 
 
 def test_a_cancelled_task_interrupts_the_job_and_leaves_nothing(simulator: Simulator, handler: Handler) -> None:
-    """The SDK cancels the task: the prompts are interrupted, CancelledError goes on, the next job runs."""
+    """If the SDK cancels the task, the prompts are interrupted, CancelledError is raised, and the next job runs."""
     simulator.faults.hang_sampling(at_step=2)
 
     async def cancelled_while_sampling() -> None:
@@ -134,8 +135,8 @@ def test_a_cancelled_task_interrupts_the_job_and_leaves_nothing(simulator: Simul
     assert asyncio.run(handler({"id": "2", "input": SMALL}))["images"]
 
 
-def test_two_jobs_in_hand_do_not_wait_for_each_other_s_post(simulator: Simulator, handler: Handler) -> None:
-    """Two jobs at once are both in ComfyUI's queue, and both end."""
+def test_two_active_jobs_do_not_wait_for_each_other(simulator: Simulator, handler: Handler) -> None:
+    """Both are in ComfyUI's queue at once, and both succeed."""
 
     async def both() -> list[dict[str, Any]]:
         jobs = [handler({"id": str(seed), "input": {**SMALL, "seed": seed}}) for seed in (1, 2)]
@@ -145,8 +146,8 @@ def test_two_jobs_in_hand_do_not_wait_for_each_other_s_post(simulator: Simulator
     assert len(simulator.executed_prompts) == 2
 
 
-def test_jobs_have_threads_of_their_own(simulator: Simulator) -> None:
-    """Who else waits in a thread of the loop's does not keep a job waiting."""
+def test_jobs_have_their_own_threads(simulator: Simulator) -> None:
+    """Other users of the event loop's threads do not delay a job."""
     service = make_service(simulator)
     freed = threading.Event()
 
@@ -165,8 +166,8 @@ def test_jobs_have_threads_of_their_own(simulator: Simulator) -> None:
     service.threads.shutdown()
 
 
-def test_more_jobs_than_threads_wait_in_order(simulator: Simulator) -> None:
-    """The local API may be sent any number at once: all end."""
+def test_more_jobs_than_threads_all_end(simulator: Simulator) -> None:
+    """The local API may get any number of jobs at once."""
     service = replace(make_service(simulator), threads=make_threads(1))
     handler = make_handler(service)
 
@@ -178,14 +179,14 @@ def test_more_jobs_than_threads_wait_in_order(simulator: Simulator) -> None:
     service.threads.shutdown()
 
 
-def test_a_bad_setting_ends_the_start_with_its_name() -> None:
-    """A wrong address is a ConfigError before anything is served."""
+def test_an_invalid_setting_is_a_config_error() -> None:
+    """It is raised before any job is served, and names the variable."""
     with pytest.raises(ConfigError, match="not a valid ComfyUI URL"):
         make_worker(Settings.from_env({"COMFYUI_URL": "gpu"}))
 
 
 def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run handler.py as a person would."""
+    """Run handler.py as on a command line."""
     env = {**os.environ, "COMFYUI_URL": simulator.url, "WORKER_WARMUP": "false", **environment}
     return subprocess.run(
         [sys.executable, "handler.py", *arguments],
@@ -199,7 +200,7 @@ def run_handler(simulator: Simulator, *arguments: str, **environment: str) -> su
 
 
 def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
-    """`python handler.py` runs test_input.json through RunPod's SDK, writes the picture, prints its path, exits 0."""
+    """`python handler.py` runs test_input.json through RunPod's SDK, writes the image, prints its path."""
     ended = run_handler(simulator)
 
     assert ended.returncode == 0, ended.stderr
@@ -214,7 +215,10 @@ def test_without_arguments_it_runs_test_input(simulator: Simulator) -> None:
 
 
 def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None:
-    """Inline files are written under free names, stored ones are left; a folder that takes none is no lost result."""
+    """Inline files are written under unused names; stored ones are not.
+
+    If the folder is read-only, the result is kept.
+    """
     inline = {"filename": "sub/a.png", "type": "base64", "data": base64.b64encode(b"png").decode(), "seed": 7}
     stored = {"filename": "b.png", "type": "s3_url", "data": "https://s3/b.png"}
     result = {"images": [inline, stored], "files": [inline], "seed": 7}
@@ -232,7 +236,7 @@ def test_a_local_result_has_paths_and_overwrites_nothing(tmp_path: Path) -> None
 
 
 def test_a_test_input_can_be_given(simulator: Simulator) -> None:
-    """`--test_input` runs that job; a failing one shows its report."""
+    """`--test_input` runs that job; a failed job prints its report."""
     good = run_handler(simulator, "--test_input", json.dumps({"input": SMALL}))
     bad = run_handler(simulator, "--test_input", json.dumps({"input": {**SMALL, "steps": 0}}))
 
@@ -241,8 +245,8 @@ def test_a_test_input_can_be_given(simulator: Simulator) -> None:
     assert "steps: must be at least 1" in bad.stdout
 
 
-def test_a_bad_variable_ends_the_process_with_its_name(simulator: Simulator) -> None:
-    """The process says which variable is wrong, without a traceback."""
+def test_an_invalid_variable_ends_the_process(simulator: Simulator) -> None:
+    """The output names the variable, without a traceback."""
     ended = run_handler(simulator, WORKER_JOB_TIMEOUT_S="soon")
 
     assert ended.returncode == 1
@@ -252,7 +256,7 @@ def test_a_bad_variable_ends_the_process_with_its_name(simulator: Simulator) -> 
 
 @pytest.fixture(params=["arguments", "variables"])
 def local_api(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of `handler.py --rp_serve_api`, and of one that the variables have serve the API."""
+    """The URL of `handler.py --rp_serve_api`, and of the local API that a variable enables."""
     port = str(free_port())
     arguments = [sys.executable, "handler.py"]
     environment = {**os.environ, "COMFYUI_URL": simulator.url}
@@ -278,7 +282,7 @@ def local_api(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[
 
 
 def test_the_local_api_serves_jobs(local_api: str) -> None:
-    """/runsync answers with the result, and with the report where the job fails; SIGTERM ends it with status 0."""
+    """/runsync returns the result, or the report of a failed job. SIGTERM ends the process with status 0."""
     good = requests.post(f"{local_api}/runsync", json={"input": SMALL}, timeout=30).json()
     bad = requests.post(f"{local_api}/runsync", json={"input": {"prompt": ""}}, timeout=30).json()
 
@@ -287,18 +291,18 @@ def test_the_local_api_serves_jobs(local_api: str) -> None:
 
 
 class _Webhook(HttpHandler):
-    """Remembers that it was called."""
+    """Records that it was called."""
 
     server: WebhookServer
 
     def do_POST(self) -> None:
-        """Take the call."""
+        """Accept the call."""
         self.server.calls.append(self.path)
         self.respond(200)
 
 
 class WebhookServer(HttpServer):
-    """Something inside the worker's network."""
+    """A server in the worker's network."""
 
     def __init__(self) -> None:
         super().__init__(_Webhook)
@@ -306,7 +310,7 @@ class WebhookServer(HttpServer):
 
 
 def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
-    """Whoever reaches the API cannot have the worker post to addresses inside its network; the log says so at start."""
+    """Callers of the local API cannot make the worker post into its network; the log says so at start."""
     port = free_port()
     environment = {**os.environ, "COMFYUI_URL": simulator.url, "SERVE_API_LOCALLY": "true"}
     environment |= {"WORKER_WARMUP": "false", "WORKER_API_PORT": str(port)}
@@ -320,8 +324,8 @@ def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
         assert until(lambda: b"Uvicorn running" in b"".join(log))
         assert b"the local API has no login" in b"".join(log)
         body = {"input": SMALL, "webhook": f"{inside.url}/inside"}
-        answer = requests.post(f"http://127.0.0.1:{port}/runsync", json=body, timeout=30).json()
-        assert answer["output"]["images"]
+        result = requests.post(f"http://127.0.0.1:{port}/runsync", json=body, timeout=30).json()
+        assert result["output"]["images"]
         assert until(lambda: b"ignored a job's webhook" in b"".join(log))
         process.terminate()
         assert process.wait(20) == 0

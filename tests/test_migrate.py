@@ -1,7 +1,7 @@
-"""The examples of docs/migrate.md and docs/rollout.md, taken from the pages and run as they stand.
+"""The examples of docs/migrate.md and docs/rollout.md, taken from the pages and run unchanged.
 
-Four processes: the shim as the page starts it, the platform's stand-in, the real worker, ComfyUI's simulator. The drill
-of rollout.md goes to the stand-in of Scenario's API.
+Four processes: the shim, started with the page's command, the simulated platform, the real worker, and the simulated
+ComfyUI. The examples of rollout.md also use the simulated Scenario.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KEY, SECRET = "api_caller", "sec_caller_0123456789"
 
 @dataclass(frozen=True)
 class Example:
-    """One block of a page, with the heading that it stands below."""
+    """One code block of a page, with its heading."""
 
     page: str
     heading: str
@@ -52,7 +52,7 @@ class Example:
         return f"{self.page}: {self.heading}, {self.language}"
 
     def command(self, folder: Path) -> list[str]:
-        """Return the command that runs it; what it needs as a file is written to `folder`."""
+        """Return the command that runs the example; a file that it needs is written to `folder`."""
         programs_of("node " if self.language == "ts" else self.text)
         match self.language:
             case "python":
@@ -65,7 +65,7 @@ class Example:
 
 
 def examples(page: str) -> list[Example]:
-    """Return the blocks of a page that run, in order."""
+    """Return the runnable blocks of a page, in order."""
     text = (ROOT / "docs" / page).read_text()
     headings = [(found.start(), found[1]) for found in HEADING.finditer(text)]
     return [
@@ -80,8 +80,8 @@ ROLLOUT = examples("rollout.md")
 
 
 @dataclass(frozen=True)
-class MigrationScene:
-    """What the examples run on."""
+class MigrationSetup:
+    """The servers that the examples use."""
 
     stage: Stage
     scenario: ScenarioStandIn
@@ -89,7 +89,7 @@ class MigrationScene:
     tools: Path
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that the page names; the commands of this checkout are on the path."""
+        """Return the variables that the page names. The commands of this checkout are on PATH."""
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
         return {
             **kept,
@@ -103,8 +103,8 @@ class MigrationScene:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[MigrationScene]:
-    """The worker and its kin, and the shim as the page starts it."""
+def setup() -> Iterator[MigrationSetup]:
+    """The worker, the simulated Scenario, and the shim, started with the page's command."""
     with (
         tempfile.TemporaryDirectory(prefix="migrate-") as name,
         staged(step_s=0.02) as stage,
@@ -115,7 +115,7 @@ def scene() -> Iterator[MigrationScene]:
         command = tools / "comfy-client"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m comfy_client.cli.main "$@"\n')
         command.chmod(0o755)
-        before = MigrationScene(stage, scenario, "", tools)
+        before = MigrationSetup(stage, scenario, "", tools)
         with Path(name, "shim.log").open("w+") as log:
             shim = subprocess.Popen(
                 SERVING.command(Path(name)),
@@ -126,26 +126,26 @@ def scene() -> Iterator[MigrationScene]:
                 stderr=log,
             )
             try:
-                yield MigrationScene(stage, scenario, address(shim, Path(log.name)), tools)
+                yield MigrationSetup(stage, scenario, url_of(shim, Path(log.name)), tools)
             finally:
                 shim.terminate()
                 shim.wait(START_DEADLINE_S)
 
 
-def address(shim: subprocess.Popen[bytes], log: Path) -> str:
-    """Return where the shim listens, once it says so."""
+def url_of(shim: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the shim's URL, once its log has it."""
 
-    def told() -> str:
+    def logged_url() -> str:
         found = re.search(r"listens on (http://\S+)", log.read_text())
         return found[1] if found else ""
 
-    assert until(lambda: told() or shim.poll() is not None, START_DEADLINE_S)
-    assert told(), log.read_text()
-    return told()
+    assert until(lambda: logged_url() or shim.poll() is not None, START_DEADLINE_S)
+    assert logged_url(), log.read_text()
+    return logged_url()
 
 
 def run(example: Example, environment: dict[str, str], folder: Path) -> str:
-    """Run an example where there is a knight.png, and return what it printed."""
+    """Run an example in a folder with a knight.png; return its output."""
     shutil.copy(ROOT / "examples" / "knight.png", folder)
     ended = subprocess.run(
         example.command(folder),
@@ -161,9 +161,9 @@ def run(example: Example, environment: dict[str, str], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("example", MIGRATE, ids=str)
-def test_an_example_of_the_migration_runs_as_it_stands(example: Example, scene: MigrationScene, tmp_path: Path) -> None:
-    """It exits 0, and each picture that it names is there and whole."""
-    run(example, scene.environment(), tmp_path)
+def test_an_example_of_the_migration_runs_unchanged(example: Example, setup: MigrationSetup, tmp_path: Path) -> None:
+    """It exits with 0, and each image that it names exists and can be decoded."""
+    run(example, setup.environment(), tmp_path)
 
     for name in set(re.findall(r"[\w-]+\.png", example.text)):
         with Image.open(tmp_path / name) as image:
@@ -171,26 +171,26 @@ def test_an_example_of_the_migration_runs_as_it_stands(example: Example, scene: 
 
 
 def test_every_kind_of_caller_has_an_example() -> None:
-    """The SDK, plain HTTP in Python, TypeScript and curl; uploads in the last two."""
-    told = "\n".join(f"# {example.language}\n{example.text}" for example in MIGRATE)
+    """The SDK, plain HTTP in Python, TypeScript and curl; the last two also upload."""
+    logged_url = "\n".join(f"# {example.language}\n{example.text}" for example in MIGRATE)
 
     for part in ("from scenario_sdk", "import requests", "# ts\n", "await fetch(", "curl -sS"):
-        assert part in told
+        assert part in logged_url
     assert {example.language for example in MIGRATE if "/assets" in example.text} >= {"ts", "sh"}
 
 
 @pytest.mark.parametrize("example", ROLLOUT, ids=str)
-def test_an_example_of_the_rollout_runs_as_it_stands(example: Example, scene: MigrationScene, tmp_path: Path) -> None:
-    """It exits 0; what goes to Scenario goes to its stand-in."""
-    printed = run(example, {**scene.environment(), **scene.scenario.client_env()}, tmp_path)
+def test_an_example_of_the_rollout_runs_unchanged(example: Example, setup: MigrationSetup, tmp_path: Path) -> None:
+    """It exits with 0. Calls to Scenario go to the simulator."""
+    printed = run(example, {**setup.environment(), **setup.scenario.client_env()}, tmp_path)
 
     if example.language == "python":
         assert f"```text\n{printed}```" in (ROOT / "docs" / "rollout.md").read_text()
 
 
-def test_the_provider_scenario_reads_the_shim_too(scene: MigrationScene) -> None:
-    """Two things that were made apart, the provider and the shim, speak one language; the doctor's sentence tells."""
-    with client_from_env({**scene.environment(), "IMAGE_GENERATION_PROVIDER": "scenario"}, timeout_s=60.0) as client:
+def test_the_provider_scenario_works_with_the_shim(setup: MigrationSetup) -> None:
+    """The provider and the shim were written independently. `doctor` accepts the shim as Scenario."""
+    with client_from_env({**setup.environment(), "IMAGE_GENERATION_PROVIDER": "scenario"}, timeout_s=60.0) as client:
         knight = ROOT / "examples" / "knight.png"
         result = client.img2img(knight, "as an oil painting", width=128, height=128, steps=2, seed=7)
 
@@ -200,7 +200,7 @@ def test_the_provider_scenario_reads_the_shim_too(scene: MigrationScene) -> None
 
 
 def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float, float]:
-    """Return p50 and p95 of a line with that many workers, to which 50,000 jobs come at random."""
+    """Return p50 and p95 of a simulated queue with that many workers and 50,000 randomly arriving jobs."""
     chance = random.Random(1)  # noqa: S311 - no secret
     free_at, now, took = [0.0] * workers, 0.0, []
     for _ in range(50_000):
@@ -212,8 +212,8 @@ def simulated_s(jobs_per_hour: float, workers: int, run_s: float) -> tuple[float
     return took[len(took) // 2], took[len(took) * 95 // 100]
 
 
-def test_the_formula_of_the_rollout_is_near_what_a_line_does() -> None:
-    """Its p50 and p95 are within a sixth of a simulated line's, for each row of the table."""
+def test_the_formula_of_the_rollout_is_close_to_a_simulated_queue() -> None:
+    """Its p50 and p95 differ by at most a sixth, for each row of the table."""
     [formula] = [example for example in ROLLOUT if example.language == "python"]
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):

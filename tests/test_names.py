@@ -1,4 +1,4 @@
-"""The distribution's name: nothing here tells a reader to install a project that is not ours."""
+"""The distribution's name: no text tells a reader to install another project from PyPI."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pages() -> Iterator[Path]:
 
 
 def installed_names(text: str) -> list[str]:
-    """Return the names of index projects in each `pip install` of a text; files, folders and variables are none."""
+    """Return the PyPI projects in each `pip install` of a text; files, folders and variables are ignored."""
     names = []
     for found in INSTALL.finditer(text):
         words = [word.strip("'\"") for word in found["arguments"].split()]
@@ -45,30 +45,30 @@ def installed_names(text: str) -> list[str]:
 
 
 def test_names_are_found() -> None:
-    """The check itself sees a project's name, with or without an extra, and takes a folder for what it is."""
+    """The check finds a project's name, with or without an extra, and ignores a folder."""
     assert installed_names("pip install 'comfy-client[batch]'") == ["comfy-client[batch]"]
     assert installed_names("pip install uv") == ["uv"]
     assert installed_names("pip install -qq -r requirements/dev.txt `pip install '.[batch]'` pip install .") == []
 
 
 @pytest.mark.parametrize("page", [*pages()], ids=lambda page: str(page.relative_to(ROOT)))
-def test_no_text_installs_a_project_of_somebody_else(page: Path) -> None:
-    """No `pip install NAME`: this project is installed from a clone, and PyPI's comfy-client is not ours."""
+def test_no_text_installs_another_project(page: Path) -> None:
+    """No text has `pip install NAME`: this project is installed from a clone; PyPI's comfy-client is another."""
     text = page.read_text()
 
     assert installed_names(text) == []
     assert "comfy-client[" not in text
 
 
-def test_the_distribution_is_not_the_stranger_of_pypi() -> None:
-    """Its name is not comfy-client; the command and the import package keep theirs."""
+def test_the_distribution_has_its_own_name() -> None:
+    """It is not comfy-client; the command and the import package keep that name."""
     assert PROJECT["name"] == "flux-comfyui-client"
     assert PROJECT["scripts"] == {"comfy-client": "comfy_client.cli.main:main"}
     assert importlib.import_module("comfy_client").__version__ == PROJECT["version"]
 
 
-def test_a_missing_extra_is_one_that_exists() -> None:
-    """Each message about a missing extra names one of pyproject.toml, and how to install it from a clone."""
+def test_a_message_about_a_missing_extra_names_an_existing_one() -> None:
+    """Each message names an extra of pyproject.toml, and how to install it from a clone."""
     extras = PROJECT["optional-dependencies"]
     sources = [file.read_text() for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     named = {extra for text in sources for extra in re.findall(r'missing_extra\(.+?, "([\w-]+)"\)', text)}
@@ -79,8 +79,8 @@ def test_a_missing_extra_is_one_that_exists() -> None:
     assert install_command("batch") == "pip install '.[batch]'"
 
 
-def test_caps_have_a_reason() -> None:
-    """An upper bound of a library would forbid its users a newer release; the line above one says why it is there."""
+def test_upper_bounds_have_a_reason() -> None:
+    """An upper bound of a library prevents its users from updating; the comment above it gives the reason."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     capped = [(above, line) for above, line in itertools.pairwise(lines) if re.search(r'"[^"]*,<\d', line)]
 

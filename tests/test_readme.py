@@ -1,4 +1,4 @@
-"""What the README and the scripts promise an application, run as it stands."""
+"""The examples of the README and the scripts for applications, run unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = ["--width", "64", "--height", "64", "--steps", "2"]
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """A worker on the platform's stand-in."""
+    """A worker on the simulated platform."""
     with staged(step_s=0.02) as stage:
         yield stage
 
@@ -35,8 +35,8 @@ def run(command: list[str], stage: Stage, folder: Path) -> subprocess.CompletedP
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=110, check=False)
 
 
-def test_the_example_of_the_readme_is_four_lines_that_run(stage: Stage, tmp_path: Path) -> None:
-    """It makes knight.png from nothing but the environment."""
+def test_the_example_of_the_readme_runs(stage: Stage, tmp_path: Path) -> None:
+    """It generates knight.png with nothing but environment variables."""
     [example] = EXAMPLE.findall((ROOT / "README.md").read_text())
     ended = run([sys.executable, "-c", example], stage, tmp_path)
 
@@ -46,8 +46,8 @@ def test_the_example_of_the_readme_is_four_lines_that_run(stage: Stage, tmp_path
         assert image.size == (1024, 1024)
 
 
-def test_the_worker_is_run_by_hand_as_the_readme_says() -> None:
-    """The block for a terminal, on a free port: two images in debug-output/, their paths printed, no base64."""
+def test_the_readme_s_block_for_a_terminal_runs() -> None:
+    """On a free port: two images in debug-output/, their paths printed, no base64."""
     [block] = BY_HAND.findall((ROOT / "README.md").read_text())
     port = free_port()
     here = block.replace("simulator &", f"simulator --port {port} &").replace(":8188", f":{port}")
@@ -70,8 +70,8 @@ def test_the_worker_is_run_by_hand_as_the_readme_says() -> None:
         path.unlink()
 
 
-def test_one_picture_is_made_by_one_script(stage: Stage, tmp_path: Path) -> None:
-    """`test_comfyui_api` writes a PNG of a prompt, and of a picture, and exits 0."""
+def test_one_script_generates_an_image(stage: Stage, tmp_path: Path) -> None:
+    """`test_comfyui_api` writes a PNG from a prompt and one from an image, and exits with 0."""
     script = str(ROOT / "scripts" / "test_comfyui_api")
     made = run([script, "A pixel art knight", "txt2img", *SMALL, "-o", "a.png"], stage, tmp_path)
     again = run([script, "Refine", "img2img", "a.png", *SMALL, "-o", "b.png"], stage, tmp_path)
@@ -83,8 +83,8 @@ def test_one_picture_is_made_by_one_script(stage: Stage, tmp_path: Path) -> None
             assert image.format == "PNG"
 
 
-def test_evidence_is_made_and_counted(stage: Stage, tmp_path: Path) -> None:
-    """`validate_endpoint` exits 0, and leaves pictures, requests, results and a page that shows them."""
+def test_validate_endpoint_writes_its_evidence(stage: Stage, tmp_path: Path) -> None:
+    """It exits with 0, and writes images, requests, results and a page that shows them."""
     script = str(ROOT / "scripts" / "validate_endpoint")
     ended = run([script, *SMALL, "--output", str(tmp_path)], stage, ROOT)
     [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
@@ -101,8 +101,8 @@ def test_evidence_is_made_and_counted(stage: Stage, tmp_path: Path) -> None:
     assert stage.platform.api_key not in page
 
 
-def test_evidence_of_what_does_not_work_is_no_success(stage: Stage, tmp_path: Path) -> None:
-    """Where an endpoint fails, the script exits 1 and says which case."""
+def test_validate_endpoint_fails_for_a_failing_endpoint(stage: Stage, tmp_path: Path) -> None:
+    """It exits with 1, and names the failed case."""
     assert stage.simulator is not None
     stage.simulator.faults.fail_node("KSampler", "RuntimeError", "boom", times=1)
     script = str(ROOT / "scripts" / "validate_endpoint")

@@ -27,7 +27,7 @@ def headings(page: Path) -> set[str]:
 
 
 def citations() -> list[tuple[str, str]]:
-    """Return each citation in a tracked file, with the place where it stands."""
+    """Return each citation in a tracked file, with its position."""
     listed = subprocess.run(
         ["git", "grep", "--untracked", "-nIE", r"reference/\w+\.md", "--", ".", *(f":!{name}" for name in HISTORY)],  # noqa: S607
         cwd=ROOT,

@@ -97,8 +97,7 @@ def await_ready(
         if time.monotonic() > deadline:
             raise JobError.because(
                 ErrorCode.COMFYUI_UNAVAILABLE,
-                f"ComfyUI at {server.url} was not ready after {timeout_s:.0f} s. Read the worker's log; if COMFYUI_URL "
-                "is set, start ComfyUI there.",
+                f"ComfyUI at {server.url} was not ready after {timeout_s:.0f} s. If COMFYUI_URL is set, start it there",
             )
         if time.monotonic() > told_at:
             log.warning("ComfyUI at %s does not answer yet; it is awaited for up to %.0f s", server.url, timeout_s)
@@ -304,7 +303,7 @@ class ComfyProcess(ComfyUISupervisor):
 
 
 def _error(problem: str, **details: object) -> JobError:
-    return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, f"{problem}. Send the job again.", **details)
+    return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, problem, **details)
 
 
 def _dies_with_us() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 MIN_FREE_BYTES = 16 * 1024 * 1024
@@ -35,8 +35,3 @@ def sweep(data: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-
-
-def temporary_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder where ComfyUI's web server stores an upload while receiving it. Writes nothing."""
-    return Path(environment.get("TMPDIR", "").strip() or "/tmp")  # noqa: S108 - the system default

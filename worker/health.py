@@ -2,7 +2,7 @@
 
 Exit status 0 if ComfyUI responds, its disk has space, and the local API (if SERVE_API_LOCALLY is on) accepts
 connections; otherwise 1. It runs every 30 seconds beside the GPU work, so it imports only the standard library and
-three small modules.
+modules that do the same.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
 
-from worker.address import comfyui_url
-from worker.disk import MIN_FREE_BYTES, full_disk, temporary_folder
+from comfy_core.environment import read
+from comfy_core.errors import ConfigError
+from worker.comfyui_settings import ComfyUISettings
+from worker.disk import MIN_FREE_BYTES, full_disk
 from worker.process_memory import protect_process_memory
 
 TIMEOUT_S = 5.0
@@ -27,31 +29,34 @@ def main(
     env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S, min_free_bytes: int = MIN_FREE_BYTES
 ) -> int:
     """Check ComfyUI, its disk and the local API once, print the outcome, and return the exit status."""
+    try:
+        settings = read(ComfyUISettings, env)
+    except ConfigError as error:
+        out.write(f"{error}\n")
+        return 1
     problem = (
-        problem_of(comfyui_url(env), timeout_s)
-        or full_disk(_folders(env), min_free_bytes)
-        or _local_api_problem(env, timeout_s)
+        problem_of(settings.comfyui_url, timeout_s)
+        or full_disk(_folders(settings), min_free_bytes)
+        or _local_api_problem(settings, timeout_s)
     )
     out.write(f"{problem or 'ComfyUI responds.'}\n")
     return 1 if problem else 0
 
 
-def _folders(env: Mapping[str, str]) -> list[Path]:
+def _folders(settings: ComfyUISettings) -> list[Path]:
     """Return the folders that the worker's own ComfyUI writes to; empty for a ComfyUI at COMFYUI_URL."""
-    if env.get("COMFYUI_URL", "").strip():
-        return []
-    data = env.get("COMFYUI_DATA_DIR", "").strip() or env.get("COMFYUI_DIR", "").strip() or "/comfyui"
-    return [Path(data), temporary_folder(env)]
+    data = settings.comfyui_data_directory
+    return [data, settings.temporary_directory] if settings.comfyui_is_ours and data else []
 
 
-def _local_api_problem(env: Mapping[str, str], timeout_s: float) -> str:
+def _local_api_problem(settings: ComfyUISettings, timeout_s: float) -> str:
     """Return one sentence on why the local API is unhealthy; empty if it accepts connections or is not enabled."""
-    if env.get("SERVE_API_LOCALLY", "").strip().lower() not in {"true", "1", "yes", "on"}:
+    if not settings.serve_api_locally:
         return ""
-    port = env.get("WORKER_API_PORT", "").strip() or "8000"
+    port = settings.api_port
     try:
-        socket.create_connection(("127.0.0.1", int(port)), timeout_s).close()
-    except (OSError, ValueError, OverflowError) as error:
+        socket.create_connection(("127.0.0.1", port), timeout_s).close()
+    except OSError as error:
         return f"The local API does not accept connections on port {port} ({type(error).__name__}): it is starting."
     return ""
 
@@ -64,7 +69,7 @@ def problem_of(url: str, timeout_s: float) -> str:
     except ValueError:
         host = None
     if not host:
-        return "COMFYUI_URL or COMFYUI_PORT is not a valid address. Set one like http://127.0.0.1:8188."
+        return "COMFYUI_URL is not a valid URL. Set one like http://127.0.0.1:8188."
     where = f"{host}:{port}" if port else host
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(host, port, timeout=timeout_s)

@@ -49,7 +49,7 @@ def job_bucket(
         faults.append(Fault("s3Config.endpointUrl", "must be the address of a server on the public internet"))
     if faults:
         return None, faults
-    base = configured if is_ours and configured is not None else _DEFAULTS
+    base = configured if is_ours and configured is not None else Bucket()
     return replace(
         base,
         endpoint_url=server.endpoint_url,
@@ -64,15 +64,3 @@ def job_bucket(
 
 def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value) and value.isprintable()
-
-
-_DEFAULTS = Bucket(
-    endpoint_url="",
-    access_key_id="",
-    secret_access_key="",
-    name="",
-    region="auto",
-    prefix="",
-    public_url="",
-    url_expires_s=86_400,
-)

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from comfy_core.comfyui.prompt_monitor import RunProgress
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyUIBroken, JobError, RequestError
+from comfy_core.progress import Progress
 from worker import logs
 from worker.disk import sweep
 from worker.jobs import Control, Worker, run_job
@@ -146,8 +146,8 @@ class JobExecution:
 
     def bug(self) -> JsonObject:
         """Return the error for an unexpected exception."""
-        message = f"A bug in the worker. Its log has the traceback for job {self._job_id}."
-        return {"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()}
+        problem = f"A bug in the worker. Its log has the traceback for job {self._job_id}."
+        return {"error": ErrorReport.because(ErrorCode.INTERNAL, problem).to_json()}
 
     def abandon_error(self) -> JobError | None:
         """Return the error to send if the job's thread cannot be waited for. Call it from another thread."""
@@ -181,10 +181,10 @@ class JobExecution:
         comfyui.note_success()
         return result
 
-    def _observe(self, sampling: RunProgress) -> None:
+    def _observe(self, progress: Progress) -> None:
         if self._lease is not None:
             self._lease.has_started = True
-        self._report(progress_of(sampling))
+        self._report(progress_of(progress))
 
     def _note_run(self) -> None:
         if self._lease is not None:
@@ -204,12 +204,12 @@ class JobExecution:
             log.error("%s", problem)
             if not lease.is_shared and server.directory is not None:
                 sweep(server.directory)
-            return JobError.because(ErrorCode.DISK_FULL, f"{problem} Send the job again.")
+            return JobError.because(ErrorCode.DISK_FULL, problem)
         return error
 
     def _stop(self) -> JobError | None:
         if self.cancelled.is_set():
-            return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
+            return JobError.because(ErrorCode.CANCELLED)
         died = self._service.comfyui.failure_of(self._lease) if self._lease is not None else None
         return died or self._service.lifecycle.stop_error()
 

@@ -80,8 +80,8 @@ def done_body(answer: JsonObject) -> bytes:
     try:
         return as_json({"error": answer["error"]} if "error" in answer else {"output": answer})
     except (TypeError, ValueError, RecursionError) as error:
-        message = f"The result is not JSON ({type(error).__name__}): a bug in the worker."
-        return as_json({"error": ErrorReport(ErrorCode.INTERNAL, message).to_json()})
+        problem = f"The result is not JSON ({type(error).__name__}): a bug in the worker"
+        return as_json({"error": ErrorReport.because(ErrorCode.INTERNAL, problem).to_json()})
 
 
 def progress_body(progress: JsonObject) -> bytes:

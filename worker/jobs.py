@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, TypeAlias
 
 import comfy_core
@@ -19,7 +18,7 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
-from comfy_core.object_store import Bucket, store
+from comfy_core.object_store import Bucket, ObjectStore
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Request, read_request
 from comfy_core.safe_fetch import FetchRules
@@ -27,6 +26,7 @@ from comfy_core.workflows import Workflow
 from worker.job_bucket import job_bucket
 from worker.phase_deadline import PhaseDeadline, ignoring_comfyui_death
 from worker.result_packer import ResultPacker
+from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,7 @@ class Worker:
 
     server: ComfyServer
     workflows: Mapping[str, Workflow]
-    job_timeout_s: float
-    max_result_bytes: int
-    allow_graphs: bool = True
-    image_fields: tuple[str, ...] = ("data",)
-    """The keys that hold an image's base64 or URL."""
-    bucket: Bucket | None = None
+    settings: Settings
     fetch_rules: FetchRules = field(default_factory=FetchRules)
     store_s: float = 15.0
     """Minimum time a job has to store its results, even past its deadline: the GPU work is already done."""
@@ -63,16 +58,16 @@ class Control:
 
 def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObject:
     """Return the result (docs/api.md) of a job in the format of RunPod's SDK. Raises JobError with its report."""
-    begun_at = time.monotonic()
+    begun_at, settings = time.monotonic(), worker.settings
     request = read_request(job.get("input"), worker.workflows)
     bucket = _check_permitted(worker, request, job)
-    timeout_s = min(request.timeout_s or worker.job_timeout_s, worker.job_timeout_s)
+    timeout_s = min(request.timeout_s or settings.job_timeout_s, settings.job_timeout_s)
     intake_end = PhaseDeadline(
         control.stop, begun_at, begun_at + timeout_s, "its input images were not fetched and decoded"
     )
     rendered = intake.rendered(request, worker.fetch_rules, intake_end.check)
     log.info("%s, %d prompts, %d input images", rendered.workflow, len(rendered.graphs), len(rendered.uploads))
-    limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=worker.job_timeout_s)
+    limits = WaitLimits(timeout_s=timeout_s, queue_timeout_s=settings.job_timeout_s)
     hooks = Hooks(control.observe, control.ticket)
     run = run_graphs(worker.server, rendered.graphs, rendered.uploads, limits, control.stop, hooks, rendered.extra_data)
     control.note_run()
@@ -105,10 +100,10 @@ def run_job(worker: Worker, job: Mapping[str, Any], control: Control) -> JsonObj
 def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -> Bucket | None:
     """Return the bucket that the job may use. Raises JobError if the job requests what this worker does not allow."""
     faults = []
-    if request.template is None and not worker.allow_graphs:
+    if request.template is None and not worker.settings.allow_graphs:
         known = ", ".join(sorted(worker.workflows))
         faults.append(Fault("workflow", f"is a custom graph, which this worker does not accept; use one of {known}"))
-    bucket, found = job_bucket(job.get("s3Config"), worker.bucket)
+    bucket, found = job_bucket(job.get("s3Config"), worker.settings.bucket)
     faults += found
     if request.delivery == "s3" and bucket is None and not found:
         faults.append(Fault("delivery", "is s3, but this worker has no bucket; send s3Config, or use auto"))
@@ -120,14 +115,15 @@ def _check_permitted(worker: Worker, request: Request, job: Mapping[str, Any]) -
 def _delivery(
     worker: Worker, request: Request, bucket: Bucket | None, job_id: str, check: Callable[[], None]
 ) -> ResultPacker:
+    limit, fields = worker.settings.max_result_bytes, worker.settings.image_fields
     if bucket is None:
-        return ResultPacker(request.delivery, worker.max_result_bytes, None, worker.image_fields)
-    client = cache(bucket.client)  # created only if something is stored
+        return ResultPacker(request.delivery, limit, None, fields)
+    store = ObjectStore(bucket)
 
     def put(output: JobOutput) -> str:
-        return store(client(), bucket, f"{job_id}/{output.filename}", output.data, output.mime_type, check)
+        return store.put(f"{job_id}/{output.filename}", output.data, output.mime_type, check)
 
-    return ResultPacker(request.delivery, worker.max_result_bytes, put, worker.image_fields)
+    return ResultPacker(request.delivery, limit, put, fields)
 
 
 def _result(

@@ -33,6 +33,11 @@ _POLL_S = 0.05
 log = logging.getLogger(__name__)
 
 
+def shutdown_error() -> JobError:
+    """Return the error for a job that ends, or is not started, because the worker shuts down."""
+    return JobError.because(ErrorCode.INTERRUPTED, "The worker is shutting down")
+
+
 def end_process(status: int) -> None:
     """Exit this process and the SDK's ping process immediately; an open long poll would delay a normal exit."""
     for child in multiprocessing.active_children():
@@ -92,9 +97,7 @@ class Lifecycle:
 
     def stop_error(self) -> JobError | None:
         """Return the error for a job that must end because the worker shuts down."""
-        if not self._interrupting:
-            return None
-        return JobError.because(ErrorCode.INTERRUPTED, "The worker is shutting down. Send the job again.")
+        return shutdown_error() if self._interrupting else None
 
     def handle_signals(self) -> None:
         """Shut down gracefully on SIGTERM and SIGINT, in addition to the existing handlers. Call it in the main thread.

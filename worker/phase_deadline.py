@@ -43,7 +43,7 @@ class PhaseDeadline:
             after_s = now - self.started_at
             raise JobError.because(
                 ErrorCode.DEADLINE_EXCEEDED,
-                f"After {after_s:.1f} s {self.unfinished}. Allow more time, or use fewer or smaller images.",
+                f"After {after_s:.1f} s {self.unfinished}",
                 after_s=round(after_s, 1),
             )
 

@@ -11,10 +11,11 @@ import base64
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 
-from comfy_core.comfyui.prompt_monitor import RunProgress
 from comfy_core.contract import JsonObject
 from comfy_core.images.codec import small_preview
+from comfy_core.progress import Progress
 
 INTERVAL_S = 1.0
 DRAIN_S = 10.0
@@ -25,24 +26,20 @@ log = logging.getLogger(__name__)
 Post = Callable[[JsonObject], Awaitable[None]]
 
 
-def progress_of(sampling: RunProgress) -> JsonObject:
+def progress_of(progress: Progress) -> JsonObject:
     """Return what a caller receives as `output` while the job is IN_PROGRESS.
 
     `images` is always present and empty: callers of worker-comfyui, which posts no progress, read `output.images[0]` as
     soon as a job has an `output`.
     """
-    progress: JsonObject = {
+    output: JsonObject = {
         "images": [],
-        "stage": "sampling",
-        "picture": sampling.picture,
-        "pictures": sampling.pictures,
-        "step": sampling.step,
-        "steps": sampling.steps,
-        "percent": sampling.percent,
+        "stage": progress.stage,
+        **asdict(progress.sampling),
     }
-    if sampling.preview is not None and (preview := small_preview(sampling.preview)) is not None:
-        progress["preview"] = base64.b64encode(preview).decode("ascii")
-    return progress
+    if progress.preview is not None and (preview := small_preview(progress.preview)) is not None:
+        output["preview"] = base64.b64encode(preview).decode("ascii")
+    return output
 
 
 class ProgressSender:

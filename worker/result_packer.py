@@ -70,9 +70,7 @@ def _base64(data: bytes) -> str:
 def _too_large(size: int, limit: int) -> JobError:
     return JobError.because(
         ErrorCode.OUTPUT_TOO_LARGE,
-        f"The result has {size:,} bytes; at most {limit:,} can be returned inline. Use output_format webp or jpeg, "
-        "fewer images or a smaller size, set `metadata: false`, or configure a bucket for the worker "
-        "(BUCKET_ENDPOINT_URL) and use delivery s3.",
+        f"The result has {size:,} bytes; at most {limit:,} can be returned inline",
         bytes=size,
         limit=limit,
     )

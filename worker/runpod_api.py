@@ -26,10 +26,9 @@ from urllib.parse import quote
 
 from comfy_core.backoff import backoff_s
 from comfy_core.contract import JsonObject
-from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from worker.job_messages import done_body, progress_body, read_stops, read_take_response
-from worker.lifecycle import Lifecycle
+from worker.lifecycle import Lifecycle, shutdown_error
 
 if TYPE_CHECKING:
     import aiohttp
@@ -145,8 +144,7 @@ class RunPodWorkerApi:
     def _turned_away(self, session: aiohttp.ClientSession, jobs: list[JsonObject]) -> list[JsonObject]:
         """Respond with an error to jobs received during shutdown: the SDK may no longer run jobs."""
         for job in jobs:
-            error = JobError.because(ErrorCode.INTERRUPTED, "The worker is shutting down. Send the job again.")
-            self._refused[job["id"]] = error
+            self._refused[job["id"]] = shutdown_error()
             answering = asyncio.ensure_future(self.handle(session, {}, job))
             self._late.add(answering)  # the event loop only keeps weak references to tasks
             answering.add_done_callback(self._late.discard)

@@ -49,12 +49,11 @@ class Death:
             return JobError.because(
                 ErrorCode.EXECUTION_FAILED,
                 "The graph made ComfyUI hang: it did not respond while this job ran. A node never released the GIL, "
-                "for example in a backtracking regular expression. Change the graph: it will hang again.",
+                "for example in a backtracking regular expression.",
                 reason="comfyui_hung",
                 **details,
             )
-        message = "ComfyUI died while it ran the job. Send the job again."
-        return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, message, **details)
+        return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, "ComfyUI died while it ran the job", **details)
 
 
 class ManagedComfyUI(Protocol):
@@ -132,8 +131,7 @@ class ComfyUISupervisor:
         death = self._deaths[lease.deaths]
         if death.culprit is lease:
             return death.error(self.log.excerpt_for(lease))
-        message = "Another job ended ComfyUI before this one ran. Send the job again."
-        return RetryJob.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
+        return RetryJob.because(ErrorCode.COMFYUI_UNAVAILABLE, "Another job ended ComfyUI before this one ran")
 
     def await_failure_of(self, lease: Lease, stop: Callable[[], JobError | None], at_least_s: float) -> JobError | None:
         """Return what `failure_of` returns; while ComfyUI is silent, wait for the watchdog's decision.
@@ -175,8 +173,8 @@ class RemoteComfyUI(ComfyUISupervisor):
         """Return the error for every job while ComfyUI hangs."""
         if not self._is_hung:
             return None
-        message = "ComfyUI hangs: it accepts connections but does not respond. Restart it, and send the job again."
-        return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, message)
+        problem = "ComfyUI hangs and must be restarted: it accepts connections but does not respond"
+        return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, problem)
 
     def await_available(self, _stop: Callable[[], JobError | None]) -> None:
         """Raise JobError while ComfyUI hangs."""

@@ -18,6 +18,7 @@ from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import default_directory, load_workflows, render
 from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
+from worker.settings import Settings
 
 TIMEOUT_S = 3.0
 """Timeout of each job. A worker notices within two seconds that the end of a run was lost with a socket."""
@@ -90,7 +91,7 @@ def with_results(inputs: Sequence[JsonObject]) -> list[SoakCase]:
     """Return the requests with their results from a worker without faults."""
     with Simulator() as simulator:
         server = ComfyServer(simulator.url)
-        worker = Worker(server, load_workflows(default_directory()), 60, 8 * 1024 * 1024)
+        worker = Worker(server, load_workflows(default_directory()), Settings(job_timeout_s=60))
         cases = [SoakCase(each, run_job(worker, {"id": "alone", "input": each}, Control())) for each in inputs]
         server.close()
     return cases

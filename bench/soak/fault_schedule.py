@@ -88,12 +88,12 @@ FAULTS = (
         ErrorCode.DEADLINE_EXCEEDED,
     ),
     ScheduledFault(
-        "job-done 500, 500, 200", lambda stage, _: stage.platform.faults.answer("final", 500, 2), may_lose=True
+        "job-done 500, 500, 200", lambda stage, _: stage.platform.faults.respond("final", 500, 2), may_lose=True
     ),
-    ScheduledFault("progress 500", lambda stage, _: stage.platform.faults.answer("progress", 500)),
-    ScheduledFault("job-take 500", lambda stage, _: stage.platform.faults.answer("job-take-batch", 500, 2)),
+    ScheduledFault("progress 500", lambda stage, _: stage.platform.faults.respond("progress", 500)),
+    ScheduledFault("job-take 500", lambda stage, _: stage.platform.faults.respond("job-take-batch", 500, 2)),
     ScheduledFault("job-take cut", lambda stage, _: stage.platform.faults.drop_connection("job-take-batch")),
-    ScheduledFault("job-stop 500", lambda stage, _: stage.platform.faults.answer("job-stop", 500)),
+    ScheduledFault("job-stop 500", lambda stage, _: stage.platform.faults.respond("job-stop", 500)),
     ScheduledFault(
         "platform away", lambda stage, dice: stage.platform.faults.outage(dice.uniform(0.1, 0.5)), may_lose=True
     ),

@@ -7,14 +7,13 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
 from urllib.parse import urlsplit
 
-from comfy_core import object_store
+from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError
 from comfy_core.http import HttpApi
+from comfy_core.object_store import NEEDED, Bucket, ObjectStore, read_bucket
 
 CHECK_TIMEOUT_S = 30.0
 CHECK = ".comfy-client-check"
@@ -25,18 +24,15 @@ CACHE_CONTROL = "public, max-age=300"
 
 
 class BucketDestination:
-    """A bucket with a key prefix. The S3 client is created at the first upload.
+    """A bucket with a key prefix.
 
     An upload that takes longer than `timeout_s` fails; the next run tries again.
     """
 
-    def __init__(self, bucket: object_store.Bucket, timeout_s: float = UPLOAD_TIMEOUT_S) -> None:
+    def __init__(self, bucket: Bucket, timeout_s: float = UPLOAD_TIMEOUT_S) -> None:
         self.bucket = bucket
+        self._store = ObjectStore(bucket)
         self._timeout_s = timeout_s
-
-    @cached_property
-    def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
-        return self.bucket.client()
 
     @property
     def place(self) -> str:
@@ -49,10 +45,8 @@ class BucketDestination:
         Raises JobError (output_not_stored), and ConfigError without boto3.
         """
         self.put(CHECK, b"comfy-client batch checks that this bucket works", "text/plain")
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an optional extra; installed, since put() succeeded
-
-        with contextlib.suppress(BotoCoreError, ClientError):  # credentials without permission to delete are sufficient
-            self._client.delete_object(Bucket=self.bucket.name, Key=self.bucket.key(CHECK))
+        with contextlib.suppress(JobError):  # credentials without permission to delete are sufficient
+            self._store.delete(CHECK)
 
     def put(self, name: str, data: bytes, mime_type: str) -> str:
         """Upload a file, verify that its URL serves the same bytes, and return the URL.
@@ -63,13 +57,13 @@ class BucketDestination:
 
         def check() -> None:
             if time.monotonic() > give_up_at:
-                raise JobError.because(
-                    ErrorCode.OUTPUT_NOT_STORED,
+                message = (
                     f"The upload of {name} to the bucket {self.bucket.name!r} took longer than {self._timeout_s:g} s. "
-                    "Finished images are kept: run again, or allow more time with --upload-timeout.",
+                    "Finished images are kept: run again, or allow more time with --upload-timeout."
                 )
+                raise JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message))
 
-        url = object_store.store(self._client, self.bucket, name, data, mime_type, check, cache_control=CACHE_CONTROL)
+        url = self._store.put(name, data, mime_type, check, cache_control=CACHE_CONTROL)
         self._check(url, name, data)
         return url.partition("?")[0] if self.bucket.public_url else f"{self.place}/{name}"
 
@@ -88,11 +82,11 @@ class BucketDestination:
 
 
 def _not_served(name: str, problem: str) -> JobError:
-    return JobError.because(
-        ErrorCode.OUTPUT_NOT_STORED,
+    message = (
         f"{name} was uploaded to the bucket, but cannot be downloaded from its URL: {problem}. Check "
-        "BUCKET_PUBLIC_URL, and that the bucket allows reading there.",
+        "BUCKET_PUBLIC_URL, and that the bucket allows reading there."
     )
+    return JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message))
 
 
 def bucket_destination(
@@ -105,7 +99,7 @@ def bucket_destination(
     parts = urlsplit(url)
     if not parts.netloc:
         raise ConfigError(f"--out {url}: name a bucket, for example s3://bucket/prefix")
-    bucket = object_store.read_bucket({**environment, "BUCKET_NAME": parts.netloc})
+    bucket = read_bucket({**environment, "BUCKET_NAME": parts.netloc})
     if bucket is None:
-        raise ConfigError(f"--out {url} needs {', '.join(object_store.NEEDED)}")
+        raise ConfigError(f"--out {url} needs {', '.join(NEEDED)}")
     return BucketDestination(replace(bucket, prefix=parts.path.strip("/")), timeout_s)

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from comfy_client.providers.scenario_request import MAX_SCENARIO_SEED
 from comfy_core.contract import ENVELOPE, Fault, JsonObject
 from comfy_core.errors import JobError, invalid_input
 from comfy_core.request.reading import read_request
 from comfy_core.validation import nearest, schema_faults
 from comfy_core.workflows import Workflow, find_workflow
 
-SEEDS = 2**31
 _NAME = "^[a-z0-9][a-z0-9_-]{0,63}$"
 _PLACEHOLDER_IMAGE = "https://example.com/picture.png"
 """Placeholder for the source image while a request is validated."""
@@ -294,7 +294,7 @@ class _PlanBuilder:
 
 def seed_of(game: str, path: str) -> int:
     """Return the seed of an asset without one: a hash of its path, so it is stable and differs between assets."""
-    return int.from_bytes(hashlib.sha256(f"{game}/{path}".encode()).digest()[:8], "big") % SEEDS
+    return int.from_bytes(hashlib.sha256(f"{game}/{path}".encode()).digest()[:8], "big") % (MAX_SCENARIO_SEED + 1)
 
 
 def _digest(request: Mapping[str, Any], source: str) -> str:

@@ -19,7 +19,7 @@ from comfy_client.client import Client
 from comfy_client.job import JobPoller
 from comfy_client.providers.interface import GenerationRequest, GenerationResult, JobState, JobStatus
 from comfy_core.backoff import backoff_s
-from comfy_core.contract import JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, ConfigError, JobError, RequestError
 from comfy_core.files import write_atomically
@@ -200,7 +200,7 @@ class Batch:
 
     def _keep(self, asset: PlannedAsset, result: GenerationResult) -> None:
         if not result.images:
-            raise JobError.because(ErrorCode.NO_OUTPUT, f"The job of {asset.path} produced no image.")
+            raise JobError.because(ErrorCode.NO_OUTPUT, f"The job of {asset.path} produced no image")
         image = result.image
         self._write(asset, image.bytes)
         self._note(
@@ -265,9 +265,8 @@ def _is_resendable(error: JobError) -> bool:
 
 
 def _no_source(asset: PlannedAsset, source: AssetOutcome) -> ComfyClientError:
-    return JobError.because(
-        ErrorCode.INVALID_IMAGE, f"{asset.path} is derived from {asset.source}, which is {source.outcome}."
-    )
+    message = f"{asset.path} is derived from {asset.source}, which is {source.outcome}."
+    return JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message))
 
 
 def _unsure(asset: PlannedAsset) -> ComfyClientError:

@@ -16,7 +16,7 @@ from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, OnOff, UsageError, number
 from comfy_client.cli.output import OutputTarget, check_output, save_result
 from comfy_client.client import client_from_env
-from comfy_client.deploy.api import RestApi
+from comfy_client.deploy.api import RestApi, check_url
 from comfy_client.deploy.apply import (
     ReadyTimeouts,
     Tell,
@@ -28,11 +28,16 @@ from comfy_client.deploy.apply import (
     stale_workers,
 )
 from comfy_client.deploy.description import Description, read_description
-from comfy_client.deploy.graphql import CachedModels
+from comfy_client.deploy.graphql import cached_models
 from comfy_client.deploy.offers import HOUR_S
-from comfy_client.deploy.plan import DeployPlan, RunPodApis, make_plan
-from comfy_client.deploy.variables import GRAPHQL_URL, REST_URL, api_key, secrets_of, value_of
-from comfy_client.job import Done, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
+from comfy_client.deploy.plan import CachedModels, DeployPlan, make_plan
+from comfy_client.deploy.variables import (
+    ENDPOINT_BASE_URL,
+    GRAPHQL_URL,
+    REST_BASE_URL,
+    required_api_key,
+    secrets_of,
+)
 from comfy_client.providers.runpod_endpoint import BASE_URL
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
@@ -51,8 +56,9 @@ def _deploy(call: Call) -> int:
     description.refuse_placeholder()
     output = _output(call, description)
     secrets = secrets_of(call.environment, description.secrets)
-    with _runpod(call.environment, tuple(secrets.values())) as runpod:
-        plan = make_plan(runpod, description, secrets)
+    models = _cached_models(call.environment)
+    with _rest_api(call.environment, tuple(secrets.values())) as rest:
+        plan = make_plan(rest, models, description, secrets)
         lines = [*(line for step in plan.steps for line in step.lines), *_cost_lines(description, plan)]
         if call.options.dry_run:
             call.screen.show(_plan_object(plan), *(lines if plan.steps else ["Nothing to change.", *lines]))
@@ -63,10 +69,10 @@ def _deploy(call: Call) -> int:
             _confirm(call, "Do this?")
         else:
             tell("Nothing to do: RunPod already matches the description.")
-        endpoint = apply(runpod, description, plan, tell)
+        endpoint = apply(rest, models, description, plan, tell)
         variables = client_variables(endpoint, BASE_URL)
         wants_picture = bool(plan.steps) if call.options.picture is None else call.options.picture
-        stale = partial(stale_workers, runpod.rest, str(endpoint["id"]))
+        stale = partial(stale_workers, rest, str(endpoint["id"]))
         picture = _picture(call, output, variables, stale) if wants_picture else None
     value = {
         **_plan_object(plan),
@@ -89,17 +95,17 @@ def _output(call: Call, description: Description) -> OutputTarget:
 def _destroy(call: Call) -> int:
     tell = _reporter(call)
     description = read_description(Path(call.options.file))
-    with _runpod(call.environment) as runpod:
-        plan = plan_destroy(runpod.rest, description)
+    with _rest_api(call.environment) as rest:
+        plan = plan_destroy(rest, description)
         for line in plan.lines:
             tell(line)
         if plan.lines:
             _confirm(call, "Delete this? It cannot be undone.")
-        destroy(runpod.rest, plan, tell)
+        destroy(rest, plan, tell)
     done = f"{description.name} is gone." if plan.lines else f"Nothing to do: there is no {description.name}."
     value = {
-        "endpoint_id": plan.endpoint["id"] if plan.endpoint else None,
-        "template_id": plan.template["id"] if plan.template else None,
+        "endpoint_id": plan.existing.get("endpoint", {}).get("id"),
+        "template_id": plan.existing.get("template", {}).get("id"),
         "stays": list(plan.stays),
     }
     call.screen.show(value, done, *(f"It stays: {sentence}." for sentence in plan.stays))
@@ -107,14 +113,18 @@ def _destroy(call: Call) -> int:
 
 
 @contextmanager
-def _runpod(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> Iterator[RunPodApis]:
-    key = api_key(environment)
-    rest = RestApi(key, value_of(environment, "RUNPOD_REST_BASE_URL") or REST_URL, secrets)
-    runpod = RunPodApis(rest, CachedModels(key, value_of(environment, "RUNPOD_GRAPHQL_URL") or GRAPHQL_URL))
+def _rest_api(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> Iterator[RestApi]:
+    rest = RestApi(required_api_key(environment), REST_BASE_URL.read(environment), secrets)
     try:
-        yield runpod
+        yield rest
     finally:
-        runpod.close()
+        rest.close()
+
+
+def _cached_models(environment: Mapping[str, str]) -> CachedModels:
+    url = GRAPHQL_URL.read(environment)
+    check_url(GRAPHQL_URL, url)
+    return partial(cached_models, required_api_key(environment), url)
 
 
 def _reporter(call: Call) -> Tell:
@@ -146,7 +156,7 @@ def _cost_lines(description: Description, plan: DeployPlan) -> list[str]:
     rates = [offer.usd_per_s for offer in plan.offers.pools if offer.usd_per_s is not None]
     if rates:
         low, high = description.workers_min, description.workers_max
-        idle_s, dearest_usd_per_h = description.idle_timeout_s, max(rates) * HOUR_S
+        idle_s, dearest_usd_per_h = description.workers_idle_timeout_s, max(rates) * HOUR_S
         lines += [
             f"  {low} workers always run: at most ${low * dearest_usd_per_h:.2f} an hour, busy or idle"
             if low
@@ -176,19 +186,21 @@ def _plan_object(plan: DeployPlan) -> JsonObject:
 def _picture(call: Call, output: OutputTarget, variables: Mapping[str, str], stale: Callable[[], int]) -> Path:
     """Wait for a worker, generate a test image and return its path. Ctrl-C cancels the job."""
     tell = _reporter(call)
-    given = value_of(call.environment, "RUNPOD_ENDPOINT_BASE_URL")
-    own = {"COMFYUI_ENDPOINT": "", **variables, **({"RUNPOD_ENDPOINT_BASE_URL": given} if given else {})}
+    given = ENDPOINT_BASE_URL.read(call.environment)
+    own = {"COMFYUI_ENDPOINT": "", **variables, **({ENDPOINT_BASE_URL.name: given} if given else {})}
     begun_at = time.monotonic()
     with client_from_env({**call.environment, **own}) as client:
         await_worker(client.health, stale, ReadyTimeouts(call.options.wait_timeout), tell)
         left_s = max(1.0, begun_at + call.options.wait_timeout - time.monotonic())
-        result = client.run(
-            "txt2img",
-            prompt=PROMPT,
-            output_format=output.format,
-            wait_timeout_s=left_s,
-            observer=_Watcher(tell),
-        )
+        tell(f"generating a test image: {PROMPT}")
+        with call.screen.progress() as progress:
+            result = client.run(
+                "txt2img",
+                prompt=PROMPT,
+                output_format=output.format,
+                wait_timeout_s=left_s,
+                observer=progress.show,
+            )
     saved = save_result(output, result, call.screen)
     for line in (*saved.notes, saved.problem):
         if line:
@@ -197,33 +209,6 @@ def _picture(call: Call, output: OutputTarget, variables: Mapping[str, str], sta
     took = f", {result.execution_s:.1f} s of a worker" if result.execution_s is not None else ""
     tell(f"{path}  {result.image.width} x {result.image.height}  seed {result.image.seed}{took}")
     return path
-
-
-class _Watcher:
-    """Reports the events of the test image's job: each stage once, and every reason to wait."""
-
-    def __init__(self, tell: Tell) -> None:
-        self._say = tell
-        self._last_sentence = ""
-
-    def __call__(self, event: Event) -> None:
-        """Report an event."""
-        match event:
-            case Queued(job_id):
-                self._tell(f"job {job_id} queued")
-            case Waiting(_, sentence) | ProviderUnavailable(sentence):
-                self._tell(sentence)
-            case Running(worker_id):
-                self._tell(f"worker {worker_id} runs the job")
-            case Sampling():
-                self._tell("sampling")
-            case Done():
-                self._tell("done")
-
-    def _tell(self, sentence: str) -> None:
-        if sentence != self._last_sentence:
-            self._last_sentence = sentence
-            self._say(f"test image: {sentence}")
 
 
 FILE = Flag(

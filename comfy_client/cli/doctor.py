@@ -58,7 +58,7 @@ def _findings(call: Call) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("provider", str(error), error)
         return
-    yield Finding("provider", name if call.environment.get(SWITCH) else f"{name} (the default of {SWITCH})")
+    yield Finding("provider", name if call.environment.get(SWITCH.name) else f"{name} (the default of {SWITCH.name})")
     try:
         client = call.client()
     except ConfigError as error:
@@ -79,7 +79,7 @@ def set_variables(environment: Mapping[str, str]) -> str:
     return ", ".join(
         f"{each}={'(set)' if variable.secret else environment[each]}"
         for each, variable in VARIABLES.items()
-        if environment.get(each) and each != SWITCH
+        if environment.get(each) and each != SWITCH.name
     )
 
 

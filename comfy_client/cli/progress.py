@@ -11,9 +11,13 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from comfy_client.job import Done, Event, ProviderUnavailable, Queued, Running, Sampling, Waiting
+from comfy_core.environment import Variable
 
 _FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}]"
 _NO_TERMINAL_COLUMNS = 100
+COLUMNS = Variable(
+    "COLUMNS", lambda text: int(text) if text.isdecimal() else 0, "", "Width of the terminal. Default: its own."
+)
 TICK_S = 1.0
 """Interval between redraws of a progress bar."""
 LINE_S = 10.0
@@ -22,8 +26,8 @@ LINE_S = 10.0
 
 def columns_of(err: TextIO) -> int:
     """Return the width of the terminal of `err`. The variable COLUMNS overrides it."""
-    with suppress(KeyError, ValueError):
-        return int(os.environ["COLUMNS"])
+    if columns := COLUMNS.read(os.environ):
+        return columns
     with suppress(OSError, ValueError):
         return os.get_terminal_size(err.fileno()).columns or _NO_TERMINAL_COLUMNS
     return _NO_TERMINAL_COLUMNS

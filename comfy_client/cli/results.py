@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from comfy_client.providers.interface import GenerationResult, JobStatus
@@ -60,11 +61,7 @@ def status_object(status: JobStatus) -> JsonObject:
         "state": status.state.value,
         "progress": {
             "stage": progress.stage,
-            "picture": progress.picture,
-            "pictures": progress.pictures,
-            "step": progress.step,
-            "steps": progress.steps,
-            "percent": progress.percent,
+            **asdict(progress.sampling),
         }
         if progress
         else None,

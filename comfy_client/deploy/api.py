@@ -8,14 +8,19 @@ Source of the calls: docs/reference/runpod.md#rest-v2 and https://api.runpod.io/
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 from comfy_client.deploy.responses import api_error
-from comfy_client.deploy.variables import REST_URL
+from comfy_client.deploy.variables import REST_BASE_URL
 from comfy_core.contract import JsonObject
+from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError, RequestError
-from comfy_core.http import HttpApi, is_base_url, quoted_url, retries
+from comfy_core.http import HttpApi, retries
+from comfy_core.urls import is_base_url, quoted_url
 
+Kind: TypeAlias = Literal["template", "endpoint"]
+PATHS: Mapping[Kind, str] = {"template": "/templates", "endpoint": "/serverless"}
 TIMEOUT_S = 60.0
 TIMES = 3
 TOO_MANY = frozenset({429})
@@ -28,8 +33,8 @@ class RestApi:
     Methods raise RequestError (Unauthorized for the key); `responses` builds the messages.
     """
 
-    def __init__(self, api_key: str, base_url: str = REST_URL, hidden: tuple[str, ...] = ()) -> None:
-        check_url("RUNPOD_REST_BASE_URL", base_url, REST_URL)
+    def __init__(self, api_key: str, base_url: str = REST_BASE_URL.default, hidden: tuple[str, ...] = ()) -> None:
+        check_url(REST_BASE_URL, base_url)
         headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
         self._hidden = (api_key, *hidden)
         once = retries(TIMES, statuses=TOO_MANY, is_repeatable=False)
@@ -66,29 +71,24 @@ class RestApi:
         params = {"include": "AVAILABILITY", "product": "SERVERLESS"}
         return self._list("/catalog/gpus", "gpus", "read the catalogue of GPUs", params)
 
-    def create_template(self, body: JsonObject) -> JsonObject:
-        """Create a template and return it. Retried only if it did not arrive."""
-        return self._object(self._creates, "POST", "/templates", f"create the template {body['name']}", body)
+    def create(self, kind: Kind, body: JsonObject) -> JsonObject:
+        """Create a template or an endpoint and return it. Retried only if the request did not arrive."""
+        return self._object(self._creates, "POST", PATHS[kind], f"create the {kind} {body['name']}", body)
 
-    def update_template(self, template_id: str, body: JsonObject) -> JsonObject:
-        """Change the given fields of a template and return it."""
-        return self._object(self._others, "PATCH", f"/templates/{template_id}", "update the template", body)
+    def update(self, kind: Kind, resource_id: str, body: JsonObject) -> JsonObject:
+        """Change the given fields and return the resource. RunPod replaces an endpoint's workers with old settings."""
+        return self._object(self._others, "PATCH", f"{PATHS[kind]}/{resource_id}", f"update the {kind}", body)
 
-    def create_endpoint(self, body: JsonObject) -> JsonObject:
-        """Create an endpoint and return it. Retried only if it did not arrive."""
-        return self._object(self._creates, "POST", "/serverless", f"create the endpoint {body['name']}", body)
+    def delete(self, kind: Kind, resource_id: str) -> None:
+        """Delete a template, or an endpoint with its workers and jobs. No error if it does not exist.
 
-    def update_endpoint(self, endpoint_id: str, body: JsonObject) -> JsonObject:
-        """Change the given fields of an endpoint and return it. RunPod replaces workers with the old settings."""
-        return self._object(self._others, "PATCH", f"/serverless/{endpoint_id}", "update the endpoint", body)
-
-    def delete_endpoint(self, endpoint_id: str) -> None:
-        """Delete an endpoint, its workers and its jobs. No error if it does not exist."""
-        self._delete(f"/serverless/{endpoint_id}", "delete the endpoint")
-
-    def delete_template(self, template_id: str) -> None:
-        """Delete a template. No error if it does not exist. Raises RequestError (400) if an endpoint uses it."""
-        self._delete(f"/templates/{template_id}", "delete the template")
+        Raises RequestError (400) for a template that an endpoint uses.
+        """
+        try:
+            self._others.call("DELETE", f"{PATHS[kind]}/{resource_id}", timeout_s=TIMEOUT_S)
+        except RequestError as error:
+            if error.status != NOT_FOUND:
+                raise api_error(error, f"delete the {kind}", self._hidden) from error
 
     def _list(self, path: str, key: str, what: str, params: dict[str, str] | None = None) -> list[JsonObject]:
         response = self._call(self._others, "GET", path, what, params=params)
@@ -102,13 +102,6 @@ class RestApi:
             case {"id": str()} as found:
                 return dict(found)
         raise RequestError(f"RunPod's response has no id: {what}", is_transient=True)
-
-    def _delete(self, path: str, what: str) -> None:
-        try:
-            self._others.call("DELETE", path, timeout_s=TIMEOUT_S)
-        except RequestError as error:
-            if error.status != NOT_FOUND:
-                raise api_error(error, what, self._hidden) from error
 
     def _call(
         self,
@@ -126,13 +119,13 @@ class RestApi:
             raise api_error(error, what, self._hidden) from error
 
 
-def check_url(variable: str, url: str, usual: str) -> None:
+def check_url(variable: Variable[str], url: str) -> None:
     """Raise ConfigError if a variable's value is not a URL to which the API key may be sent."""
     is_safe = re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])(?![^:/])", url)
     if not is_safe or not is_base_url(url):
         raise ConfigError(
-            f"{variable}={quoted_url(url)} is not an https URL (http is allowed for this machine only). "
-            f"Default: {usual}"
+            f"{variable.name}={quoted_url(url)} is not an https URL (http is allowed for this machine only). "
+            f"Default: {variable.default}"
         )
 
 

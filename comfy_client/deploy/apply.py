@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from comfy_client.deploy.api import RestApi
+from comfy_client.deploy.api import Kind, RestApi
 from comfy_client.deploy.description import Description
 from comfy_client.deploy.desired import endpoint_creation, template_creation
-from comfy_client.deploy.plan import DeployPlan, RunPodApis, find_endpoint, find_template, wanted_models
+from comfy_client.deploy.plan import CachedModels, DeployPlan, find_existing, wanted_models
 from comfy_client.providers.interface import Health
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
@@ -30,6 +30,8 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
 READY = frozenset({"idle", "busy"})
 SERVER_ERROR = 500
+DELETED: tuple[Kind, ...] = ("endpoint", "template")
+"""In this order, because a template that an endpoint uses cannot be deleted."""
 
 
 class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
@@ -38,50 +40,39 @@ class NotReady(ComfyClientError):  # noqa: N818 - an outcome, as WaitTimeout
     exit_status = 5
 
 
-def apply(runpod: RunPodApis, description: Description, plan: DeployPlan, tell: Tell) -> JsonObject:
+def apply(
+    rest: RestApi, cached_models: CachedModels, description: Description, plan: DeployPlan, tell: Tell
+) -> JsonObject:
     """Apply a plan and return the endpoint. Raises RequestError; the next run continues from what was done."""
-    name, rest = description.name, runpod.rest
-    template_id = plan.template_id
-    if step := plan.step("template"):
-        if template_id is None:
-            template = _once(
-                rest.create_template, template_creation(name, step.body), lambda: find_template(rest, name)
-            )
-            template_id = str(template["id"])
+    name, existing = description.name, dict(plan.existing)
+    for step in plan.steps:
+        kind = step.what
+        if kind == "cached model":
+            continue
+        if kind in existing:
+            existing[kind] = rest.update(kind, str(existing[kind]["id"]), step.body)
+        elif kind == "template":
+            existing[kind] = _once(rest, kind, template_creation(name, step.body))
         else:
-            rest.update_template(template_id, step.body)
-        tell(f"template {name} ({template_id}) {step.verb}d")
-    endpoint = plan.endpoint
-    if step := plan.step("endpoint"):
-        if endpoint is None:
-            if template_id is None:
-                raise AssertionError("a plan that creates an endpoint has a template, or creates it")
-            body = endpoint_creation(name, step.body, template_id)
-            endpoint = _once(rest.create_endpoint, body, lambda: find_endpoint(rest, name))
-        else:
-            endpoint = rest.update_endpoint(str(endpoint["id"]), step.body)
-        tell(f"endpoint {name} ({endpoint['id']}) {step.verb}d")
-    if endpoint is None:
-        raise AssertionError("a plan without an endpoint creates one")
-    if description.cached_model is not None:
+            existing[kind] = _once(rest, kind, endpoint_creation(name, step.body, str(existing["template"]["id"])))
+        tell(f"{kind} {name} ({existing[kind]['id']}) {step.verb}d")
+    endpoint = existing["endpoint"]
+    if description.storage_cached_model is not None:
         # Read again: REST v2 has no field for cached models, and its PATCH may reset them.
         wanted = wanted_models(description)
-        if runpod.models.read(str(endpoint["id"])) != wanted:
-            runpod.models.write(str(endpoint["id"]), wanted)
+        if cached_models(str(endpoint["id"]), wanted) != wanted:
             tell(f"cached model set: {', '.join(wanted) or 'none'}")
     return endpoint
 
 
-def _once(
-    create: Callable[[JsonObject], JsonObject], body: JsonObject, find: Callable[[], JsonObject | None]
-) -> JsonObject:
+def _once(rest: RestApi, kind: Kind, body: JsonObject) -> JsonObject:
     """Create a resource and return it. Not retried: if the response is lost, the resource is looked up by name."""
     try:
-        return create(body)
+        return rest.create(kind, body)
     except RequestError as error:
         if error.is_unsent or (error.status is not None and error.status < SERVER_ERROR):
             raise
-        found = find()
+        found = find_existing(rest, body["name"]).get(kind)
         if found is None:
             raise
         return found
@@ -166,21 +157,20 @@ def _not_ready(timeout_s: float, sentence: str) -> NotReady:
 
 @dataclass(frozen=True)
 class DestroyPlan:
-    """The resources to delete, None if they do not exist. `stays` describes what is not deleted."""
+    """The template and the endpoint to delete, as far as they exist. `stays` describes what is not deleted."""
 
-    template: JsonObject | None
-    endpoint: JsonObject | None
+    existing: Mapping[Kind, JsonObject]
     stays: tuple[str, ...]
 
     @property
     def lines(self) -> list[str]:
         """The deletions, as text for the user."""
-        lines = []
-        if self.endpoint is not None:
-            lines += [f"delete endpoint {self.endpoint['name']} ({self.endpoint['id']}), its workers and queued jobs"]
-        if self.template is not None:
-            lines += [f"delete template {self.template['name']} ({self.template['id']})"]
-        return lines
+        more = {"endpoint": ", its workers and queued jobs", "template": ""}
+        return [
+            f"delete {kind} {self.existing[kind]['name']} ({self.existing[kind]['id']}){more[kind]}"
+            for kind in DELETED
+            if kind in self.existing
+        ]
 
 
 def plan_destroy(rest: RestApi, description: Description) -> DestroyPlan:
@@ -188,20 +178,21 @@ def plan_destroy(rest: RestApi, description: Description) -> DestroyPlan:
     stays = [f"the image {description.image} in its registry"]
     if description.registry:
         stays.append(f"the registry's credential {description.registry} at RunPod")
-    if description.network_volume:
-        stays.append(f"the network volume {description.network_volume}, which is billed monthly until you delete it")
-    return DestroyPlan(find_template(rest, description.name), find_endpoint(rest, description.name), tuple(stays))
+    if description.storage_network_volume:
+        stays.append(
+            f"the network volume {description.storage_network_volume}, which is billed monthly until you delete it"
+        )
+    return DestroyPlan(find_existing(rest, description.name), tuple(stays))
 
 
 def destroy(rest: RestApi, plan: DestroyPlan, tell: Tell) -> None:
-    """Delete the workers, the endpoint and the template, in this order. Raises RequestError."""
-    if plan.endpoint is not None:
-        endpoint_id = str(plan.endpoint["id"])
-        if any(plan.endpoint.get("workers", {}).get(bound) for bound in ("min", "max")):
-            rest.update_endpoint(endpoint_id, {"workers": {"min": 0, "max": 0}})
+    """Set the workers to 0, then delete the endpoint and the template. Raises RequestError."""
+    for kind in DELETED:
+        if kind not in plan.existing:
+            continue
+        resource = plan.existing[kind]
+        if any(resource.get("workers", {}).get(bound) for bound in ("min", "max")):
+            rest.update(kind, resource["id"], {"workers": {"min": 0, "max": 0}})
             tell("workers set to 0")
-        rest.delete_endpoint(endpoint_id)
-        tell(f"endpoint {endpoint_id} deleted")
-    if plan.template is not None:
-        rest.delete_template(str(plan.template["id"]))
-        tell(f"template {plan.template['id']} deleted")
+        rest.delete(kind, resource["id"])
+        tell(f"{kind} {resource['id']} deleted")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.errors import ConfigError
-from comfy_core.validation import filled, path_of, plain, schema_faults
+from comfy_core.validation import Faults, filled, path_of, plain, schema_faults
 
 FLASHBOOT = ("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT")
 LEAST_MEMORY_GB = 24
@@ -134,31 +135,31 @@ _REFERENCE = re.compile(r"^\{\{\s*RUNPOD_SECRET_\w+\s*\}\}$")
 
 @dataclass(frozen=True)
 class Description:
-    """The content of deploy.toml, with SCHEMA's defaults.
+    """The content of deploy.toml, with SCHEMA's defaults. The key `gpu.pools` is the field `gpu_pools`.
 
-    `cached_model` and `data_centers` are None if they must not be changed. RunPod sets data centers by itself, for
-    example for a network volume, and REST v2 has no field for cached models.
+    `storage_cached_model` and `storage_data_centers` are None if they must not be changed. RunPod sets data centers by
+    itself, for example for a network volume, and REST v2 has no field for cached models.
     """
 
     name: str
     image: str
     registry: str
     disk_gb: int
-    pools: tuple[str, ...]
-    is_by_price: bool
-    excluded_gpus: tuple[str, ...]
-    min_cuda_version: str
+    gpu_pools: tuple[str, ...]
+    gpu_order: str
+    gpu_excluded: tuple[str, ...]
+    gpu_min_cuda_version: str
     workers_min: int
     workers_max: int
-    idle_timeout_s: int
-    queue_delay_s: float
-    flashboot: str
-    execution_timeout_s: int
-    network_volume: str
-    cached_model: str | None
-    data_centers: tuple[str, ...] | None
-    env: tuple[tuple[str, str], ...]
+    workers_idle_timeout_s: int
+    workers_queue_delay_s: float
+    workers_flashboot: str
+    workers_execution_timeout_s: int
+    storage_network_volume: str
+    env: Mapping[str, str]
     secrets: tuple[str, ...]
+    storage_cached_model: str | None = None
+    storage_data_centers: tuple[str, ...] | None = None
 
     def refuse_placeholder(self) -> None:
         """Raise ConfigError if the image still has the placeholder of the shipped file."""
@@ -193,11 +194,10 @@ def _parsed(text: str, path: Path) -> JsonObject:
 
 def find_faults(value: JsonObject) -> list[Fault]:
     """Return all faults of a file's content, at most one for each path. Possible secrets are not quoted."""
-    copied, not_json = plain(value)
-    faults: dict[str, Fault] = {}
-    for fault in (*not_json, *_rule_faults(copied), *schema_faults(copied, SCHEMA)):
-        faults.setdefault(fault.path, fault)
-    return [_explained(fault) for fault in faults.values()]
+    faults = Faults()
+    copied = plain(value, faults)
+    faults.extend((*_rule_faults(copied), *schema_faults(copied, SCHEMA)))
+    return [_explained(fault) for fault in faults.listed()]
 
 
 def _explained(fault: Fault) -> Fault:
@@ -244,32 +244,17 @@ def _number(value: object, default: int) -> int:
 
 def make_description(value: JsonObject) -> Description:
     """Return the description for valid file content."""
-    tables: dict[str, Any] = {
-        name: filled(value.get(name, {}), SCHEMA["properties"][name]) for name in ("gpu", "workers", "storage")
+    rules = SCHEMA["properties"]
+    tables = {name for name, rule in rules.items() if "properties" in rule}
+    fields: dict[str, Any] = {
+        "env": {},
+        **{name: item for name, item in filled(value, SCHEMA).items() if name not in tables},
     }
-    top = filled({name: item for name, item in value.items() if name not in tables}, SCHEMA)
-    gpu, workers, storage = tables["gpu"], tables["workers"], tables["storage"]
-    return Description(
-        name=top["name"],
-        image=top["image"],
-        registry=top["registry"],
-        disk_gb=top["disk_gb"],
-        pools=tuple(gpu["pools"]),
-        is_by_price=gpu["order"] == "price",
-        excluded_gpus=tuple(gpu["excluded"]),
-        min_cuda_version=gpu["min_cuda_version"],
-        workers_min=workers["min"],
-        workers_max=workers["max"],
-        idle_timeout_s=workers["idle_timeout_s"],
-        queue_delay_s=workers["queue_delay_s"],
-        flashboot=workers["flashboot"],
-        execution_timeout_s=workers["execution_timeout_s"],
-        network_volume=storage["network_volume"],
-        cached_model=_with_revision(storage.get("cached_model")),
-        data_centers=tuple(storage["data_centers"]) if "data_centers" in storage else None,
-        env=tuple(sorted(top.get("env", {}).items())),
-        secrets=tuple(top["secrets"]),
-    )
+    for table in tables:
+        fields |= {f"{table}_{key}": item for key, item in filled(value.get(table, {}), rules[table]).items()}
+    fields["storage_cached_model"] = _with_revision(fields.get("storage_cached_model"))
+    fields = {name: tuple(item) if isinstance(item, list) else item for name, item in fields.items()}
+    return Description(**fields)
 
 
 def _with_revision(model: str | None) -> str | None:

@@ -51,28 +51,29 @@ def make_endpoint(
     description: Description, ids: ResourceIds, pools: Sequence[str], secrets: Mapping[str, str]
 ) -> JsonObject:
     """Return the desired state of the endpoint, for comparison and PATCH."""
+    centers = description.storage_data_centers
     return {
         "image": description.image,
         "disk": description.disk_gb,
-        "env": {**dict(description.env), **secrets},
+        "env": {**description.env, **secrets},
         "registry": ids.registry_id or None,
         "gpu": {
             "pools": list(pools),
-            "excludedTypes": list(description.excluded_gpus),
+            "excludedTypes": list(description.gpu_excluded),
             "count": 1,
             "allowedCudaVersions": [],
-            "minCudaVersion": description.min_cuda_version,
+            "minCudaVersion": description.gpu_min_cuda_version,
         },
         "workers": {
             "min": description.workers_min,
             "max": description.workers_max,
-            "idleTimeout": description.idle_timeout_s,
+            "idleTimeout": description.workers_idle_timeout_s,
         },
-        "scaling": {"type": "QUEUE_DELAY", "queueDelay": description.queue_delay_s},
-        "timeout": description.execution_timeout_s * MS,
-        "flashboot": description.flashboot,
+        "scaling": {"type": "QUEUE_DELAY", "queueDelay": description.workers_queue_delay_s},
+        "timeout": description.workers_execution_timeout_s * MS,
+        "flashboot": description.workers_flashboot,
         "networkVolumes": [ids.volume_id] if ids.volume_id else [],
-        **({} if description.data_centers is None else {"dataCenterIds": list(description.data_centers)}),
+        **({} if centers is None else {"dataCenterIds": list(centers)}),
     }
 
 

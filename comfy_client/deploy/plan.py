@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Protocol
 
-from comfy_client.deploy.api import RestApi
+from comfy_client.deploy.api import Kind, RestApi
 from comfy_client.deploy.description import Description
 from comfy_client.deploy.desired import ENDPOINT_TYPE, ResourceIds, make_endpoint, make_template
 from comfy_client.deploy.diff import KEYS, Change, DeployStep, changes_of, patch_of
-from comfy_client.deploy.graphql import CachedModels
 from comfy_client.deploy.offers import Offers, make_offers
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
@@ -20,80 +19,68 @@ FLASHBOOT_SUFFIX = " -fb"
 """Suffix that GraphQL and the console add to the name of an endpoint with FlashBoot (docs.runpod.io)."""
 
 
-@dataclass(frozen=True)
-class RunPodApis:
-    """The two RunPod APIs that a deployment uses."""
+class CachedModels(Protocol):
+    """`graphql.cached_models` with its API key and URL."""
 
-    rest: RestApi
-    models: CachedModels
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.rest.close()
-        self.models.close()
+    def __call__(self, endpoint_id: str, wanted: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Return the cached models of an endpoint; then replace them by `wanted`, unless that is None."""
 
 
 @dataclass(frozen=True)
 class DeployPlan:
-    """The steps of a deployment, in order. `endpoint` is the existing endpoint with its old settings, or None."""
+    """The steps of a deployment, in order. `existing` are the template and the endpoint that exist."""
 
     steps: tuple[DeployStep, ...]
     offers: Offers
-    template_id: str | None
-    endpoint: JsonObject | None
-
-    def step(self, what: str) -> DeployStep | None:
-        """Return the step for `what`, or None."""
-        return next((step for step in self.steps if step.what == what), None)
+    existing: Mapping[Kind, JsonObject]
 
 
-def make_plan(runpod: RunPodApis, description: Description, secrets: Mapping[str, str]) -> DeployPlan:
+def make_plan(
+    rest: RestApi, cached_models: CachedModels, description: Description, secrets: Mapping[str, str]
+) -> DeployPlan:
     """Return the steps that bring RunPod to the described state. Raises ConfigError and RequestError."""
-    template = find_template(runpod.rest, description.name)
-    endpoint = find_endpoint(runpod.rest, description.name)
-    ids = _find_ids(runpod.rest, description)
+    existing = find_existing(rest, description.name)
+    ids = _find_ids(rest, description)
     offers = make_offers(
-        description.pools,
-        _catalogue(runpod.rest),
-        is_by_price=description.is_by_price,
-        excluded=description.excluded_gpus,
+        description.gpu_pools,
+        _catalogue(rest),
+        is_by_price=description.gpu_order == "price",
+        excluded=description.gpu_excluded,
     )
-    shown = dict(description.env)
-    pairs: tuple[tuple[Literal["template", "endpoint"], JsonObject, JsonObject | None], ...] = (
-        ("template", make_template(description, ids), template),
-        ("endpoint", make_endpoint(description, ids, offers.names, secrets), endpoint),
-    )
-    steps = [
-        DeployStep("update", what, description.name, changes, patch_of(wanted, found))
-        if found
-        else DeployStep("create", what, description.name, changes, wanted)
-        for what, wanted, found in pairs
-        if (changes := changes_of(wanted, found, shown))
-    ]
-    steps += _model_steps(runpod.models, description, endpoint)
-    return DeployPlan(tuple(steps), offers, template["id"] if template else None, endpoint)
+    bodies: Mapping[Kind, JsonObject] = {
+        "template": make_template(description, ids),
+        "endpoint": make_endpoint(description, ids, offers.names, secrets),
+    }
+    steps = []
+    for kind, wanted in bodies.items():
+        found = existing.get(kind)
+        if changes := changes_of(wanted, found, description.env):
+            body = patch_of(wanted, found) if found else wanted
+            steps.append(DeployStep("update" if found else "create", kind, description.name, changes, body))
+    steps += _model_steps(cached_models, description, existing.get("endpoint"))
+    return DeployPlan(tuple(steps), offers, existing)
 
 
 def wanted_models(description: Description) -> tuple[str, ...]:
     """Return the cached models of a description."""
-    return (description.cached_model,) if description.cached_model else ()
+    return (description.storage_cached_model,) if description.storage_cached_model else ()
 
 
-def find_template(rest: RestApi, name: str) -> JsonObject | None:
-    """Return the template with this name, or None. Raises ConfigError if there are several."""
-    return _only([each for each in rest.templates() if each.get("name") == name], "template", name)
+def find_existing(rest: RestApi, name: str) -> dict[Kind, JsonObject]:
+    """Return the template and the endpoint with this name, as far as they exist.
 
-
-def find_endpoint(rest: RestApi, name: str) -> JsonObject | None:
-    """Return the endpoint with this name, or None. Raises ConfigError if there are several, or its type is wrong."""
+    Raises ConfigError if there are several, or if the endpoint's type is wrong.
+    """
+    template = _only([each for each in rest.templates() if each.get("name") == name], "template", name)
     named = [each for each in rest.endpoints() if str(each.get("name", "")).removesuffix(FLASHBOOT_SUFFIX) == name]
     endpoint = _only(named, "endpoint", name)
-    if endpoint is not None and endpoint.get("type", ENDPOINT_TYPE) != ENDPOINT_TYPE:
+    if endpoint and endpoint.get("type", ENDPOINT_TYPE) != ENDPOINT_TYPE:
         raise ConfigError(
             f"The endpoint {name} ({endpoint['id']}) has the type {endpoint['type']}, which cannot be changed. Choose "
             "another name in deploy.toml, or delete it"
         )
-    return endpoint
+    found: Mapping[Kind, JsonObject | None] = {"template": template, "endpoint": endpoint}
+    return {kind: resource for kind, resource in found.items() if resource}
 
 
 def _only(named: Sequence[JsonObject], what: str, name: str) -> JsonObject | None:
@@ -107,13 +94,16 @@ def _find_ids(rest: RestApi, description: Description) -> ResourceIds:
     registry = volume = ""
     if description.registry:
         registry = str(_named(description.registry, rest.registries(), "registry", "registry credential")["id"])
-    if description.network_volume:
-        found = _named(description.network_volume, rest.network_volumes(), "storage.network_volume", "network volume")
+    if description.storage_network_volume:
+        found = _named(
+            description.storage_network_volume, rest.network_volumes(), "storage.network_volume", "network volume"
+        )
         volume, where = str(found["id"]), found.get("dataCenter")
-        if description.data_centers and where not in description.data_centers:
+        centers = description.storage_data_centers
+        if centers and where not in centers:
             raise ConfigError(
-                f"storage.network_volume: {description.network_volume} is in {where}, which is not one of "
-                f"storage.data_centers ({', '.join(description.data_centers)}). A worker runs where its volume is"
+                f"storage.network_volume: {description.storage_network_volume} is in {where}, which is not one of "
+                f"storage.data_centers ({', '.join(centers)}). A worker runs where its volume is"
             )
     return ResourceIds(registry, volume)
 
@@ -144,10 +134,10 @@ def _catalogue(rest: RestApi) -> list[JsonObject] | None:
 
 
 def _model_steps(models: CachedModels, description: Description, endpoint: JsonObject | None) -> list[DeployStep]:
-    if description.cached_model is None:
+    if description.storage_cached_model is None:
         return []
     wanted = wanted_models(description)
-    found = models.read(endpoint["id"]) if endpoint else ()
+    found = models(endpoint["id"]) if endpoint else ()
     if found == wanted:
         return []
     change = Change(KEYS["modelReferences"], ", ".join(found), ", ".join(wanted))

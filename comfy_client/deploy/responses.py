@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import RequestError, Unauthorized
+from comfy_core.errors import RequestError
 from comfy_core.http import error_message
 
 AGAIN = "Run the command again: it finds existing resources by name, and continues"
@@ -28,33 +28,26 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
     code = ErrorCode.NETWORK
     match error.status:
         case None:
-            return RequestError(
+            return error.explained(
                 f"RunPod was not reached to {what} ({error}). Check the network, and RUNPOD_REST_BASE_URL if you set "
-                f"it. {AGAIN}",
-                is_transient=error.is_transient,
-                is_unsent=error.is_unsent,
+                f"it. {AGAIN}"
             )
-        case 401 | 403:
-            may = (
-                "RunPod rejected the API key"
-                if error.status == 401  # noqa: PLR2004 - an HTTP status
-                else "The API key lacks the permission"
-            )
-            return Unauthorized(
-                f"{may}: {what}{note}. Check RUNPOD_API_KEY, and whether that key may read and write Serverless "
+        case 401 | 403 as status:
+            is_wrong = status == 401  # noqa: PLR2004 - an HTTP status
+            problem = "RunPod rejected the API key" if is_wrong else "The API key lacks the permission"
+            return error.explained(
+                f"{problem}: {what}{note}. Check RUNPOD_API_KEY, and whether that key may read and write Serverless "
                 "(RunPod's console: Settings > API Keys)",
-                code=ErrorCode.AUTH_FAILED,
-                status=error.status,
+                ErrorCode.AUTH_FAILED,
                 body=body,
             )
         case 404:
-            code, remedy = (
-                ErrorCode.ENDPOINT_NOT_FOUND,
-                f"It was deleted, or RUNPOD_REST_BASE_URL is wrong. {AGAIN}",
-            )
+            code = ErrorCode.ENDPOINT_NOT_FOUND
+            remedy = f"It was deleted, or RUNPOD_REST_BASE_URL is wrong. {AGAIN}"
         case 429:
+            code = ErrorCode.RATE_LIMITED
             waits = f" after {error.retry_after_s:g} s" if error.retry_after_s else " later"
-            code, remedy = ErrorCode.RATE_LIMITED, f"RunPod limits the number of calls. {AGAIN}{waits}"
+            remedy = f"RunPod limits the number of calls. {AGAIN}{waits}"
         case 400 | 422:
             remedy = (
                 "Correct the named fields in deploy.toml. If a field is unknown to RunPod, RunPod's API has changed"
@@ -63,14 +56,7 @@ def api_error(error: RequestError, what: str, hidden: Iterable[str] = ()) -> Req
             remedy = f"RunPod's API has a failure. {AGAIN}"
         case _:
             remedy = "This status is not expected; RunPod's console may show more"
-    return RequestError(
-        f"RunPod responded with {error.status} to {what}{note}. {remedy}",
-        status=error.status,
-        body=body,
-        code=code,
-        is_transient=error.is_transient,
-        retry_after_s=error.retry_after_s,
-    )
+    return error.explained(f"RunPod responded with {error.status} to {what}{note}. {remedy}", code, body=body)
 
 
 def without(text: str, hidden: Iterable[str]) -> str:

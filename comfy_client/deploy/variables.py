@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
-from comfy_client.providers import EnvironmentVariable
+from comfy_client.providers import ENDPOINT_BASE_URL as CLIENT_ENDPOINT_BASE_URL
+from comfy_client.providers import RUNPOD_API_KEY
+from comfy_core.environment import Variable
 from comfy_core.errors import ConfigError
 
-REST_URL = "https://api.runpod.io/v2"
-GRAPHQL_URL = "https://api.runpod.io/graphql"
-
-VARIABLES: Mapping[str, EnvironmentVariable] = {
-    variable.name: variable
-    for variable in (
-        EnvironmentVariable(
-            "RUNPOD_API_KEY",
-            "RunPod's API key. It needs write access to Serverless (and to GraphQL for `cached_model`).",
-            CLIENT_VARIABLES["RUNPOD_API_KEY"].where,
-            secret=True,
-        ),
-        EnvironmentVariable("RUNPOD_REST_BASE_URL", "Base URL of RunPod's REST API v2.", f"default `{REST_URL}`"),
-        EnvironmentVariable(
-            "RUNPOD_GRAPHQL_URL",
-            "URL of RunPod's GraphQL API, which is used for cached models.",
-            f"default `{GRAPHQL_URL}`",
-        ),
-        EnvironmentVariable(
-            "RUNPOD_ENDPOINT_BASE_URL",
-            "Base URL of RunPod's queue API, for the test image.",
-            "default: the URL in RunPod's response for the endpoint",
-        ),
-    )
-}
+API_KEY = replace(
+    RUNPOD_API_KEY,
+    help=f"{RUNPOD_API_KEY.help} It needs write access to Serverless (and to GraphQL for `cached_model`).",
+)
+REST_BASE_URL = Variable("RUNPOD_REST_BASE_URL", str, "https://api.runpod.io/v2", "Base URL of RunPod's REST API v2.")
+GRAPHQL_URL = Variable(
+    "RUNPOD_GRAPHQL_URL",
+    str,
+    "https://api.runpod.io/graphql",
+    "URL of RunPod's GraphQL API, which only `cached_model` needs. RunPod retires it early in 2027.",
+)
+ENDPOINT_BASE_URL = replace(
+    CLIENT_ENDPOINT_BASE_URL,
+    default="",
+    help="Base URL of RunPod's queue API, for the test image. Default: the URL in RunPod's response for the endpoint.",
+)
+VARIABLES = (API_KEY, REST_BASE_URL, GRAPHQL_URL, ENDPOINT_BASE_URL)
 """All environment variables of the two commands."""
 
 
-def value_of(environment: Mapping[str, str], name: str) -> str:
-    """Return a variable's value, or an empty string."""
-    return environment.get(VARIABLES[name].name, "").strip()
-
-
-def api_key(environment: Mapping[str, str]) -> str:
+def required_api_key(environment: Mapping[str, str]) -> str:
     """Return RunPod's API key. Raises ConfigError that says where to find it."""
-    if key := value_of(environment, "RUNPOD_API_KEY"):
+    if key := API_KEY.read(environment):
         return key
-    variable = VARIABLES["RUNPOD_API_KEY"]
-    raise ConfigError(f"RUNPOD_API_KEY is not set ({variable.where}). {variable.meaning}")
+    raise ConfigError(f"{API_KEY.name} is not set. {API_KEY.help}")
 
 
 def secrets_of(environment: Mapping[str, str], names: tuple[str, ...]) -> Mapping[str, str]:

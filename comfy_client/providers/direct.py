@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,15 +20,16 @@ from comfy_client.providers.interface import (
     Health,
     JobState,
     JobStatus,
-    Progress,
+    no_bucket,
 )
 from comfy_core.comfyui.outputs import JobOutput, job_outputs
-from comfy_core.comfyui.prompt_monitor import RunProgress, WaitLimits
+from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import Hooks, RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport, Fault
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError, JobError, RequestError, invalid_input
+from comfy_core.progress import Progress
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Request, read_request
 from comfy_core.workflows import Workflow
@@ -55,17 +56,14 @@ class _DirectJob:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> JobError | None:
-        return JobError.because(ErrorCode.CANCELLED, "The job was cancelled.") if self.cancelled.is_set() else None
+        return JobError.because(ErrorCode.CANCELLED) if self.cancelled.is_set() else None
 
     def end_if_stopped(self) -> None:
         """Raise JobError if the job was cancelled."""
         if (error := self.stop()) is not None:
             raise error
 
-    def observe(self, sampled: RunProgress) -> None:
-        progress = Progress(
-            "sampling", sampled.picture, sampled.pictures, sampled.step, sampled.steps, sampled.percent, sampled.preview
-        )
+    def observe(self, progress: Progress) -> None:
         self.status = replace(self.status, state=JobState.RUNNING, progress=progress)
 
 
@@ -122,7 +120,7 @@ class DirectProvider:
             raise JobError.of(status.error, status.job_id)
         result = self._job(status.job_id).result
         if result is None:
-            raise JobError.because(ErrorCode.RESULT_LOST, "The job has no result.")
+            raise JobError.because(ErrorCode.RESULT_LOST, "The job has no result")
         return result
 
     def cancel(self, job_id: str) -> None:
@@ -182,8 +180,8 @@ class DirectProvider:
     def _job(self, job_id: str) -> _DirectJob:
         job = self._jobs.get(job_id)
         if job is None:
-            message = f"This process has no job {job_id}. With COMFYUI_ENDPOINT, jobs exist in one process only."
-            raise JobError.of(ErrorReport(ErrorCode.JOB_EXPIRED, message), job_id)
+            problem = f"This process has no job {job_id}. With COMFYUI_ENDPOINT, jobs exist in one process only."
+            raise JobError.of(ErrorReport.because(ErrorCode.JOB_EXPIRED, problem), job_id)
         return job
 
     def _run(self, job: _DirectJob) -> None:
@@ -209,9 +207,8 @@ class DirectProvider:
             job.status = replace(job.status, state=state, progress=None, error=error.report)
         finally:
             if not job.status.state.is_final:
-                report = ErrorReport(
-                    ErrorCode.INTERNAL, f"A bug in the client ended the job after {time.monotonic() - begun_at:.1f} s."
-                )
+                problem = f"A bug in the client ended the job after {time.monotonic() - begun_at:.1f} s"
+                report = ErrorReport.because(ErrorCode.INTERNAL, problem)
                 job.status = replace(job.status, state=JobState.FAILED, error=report)
             job.ended.set()
 
@@ -252,12 +249,10 @@ def _image(output: JobOutput) -> GeneratedImage:
 
 def _check_supported(parsed: Request, request: GenerationRequest) -> None:
     """Raise JobError (invalid_input) for options that only RunPod or its worker supports."""
-    options = request.options
-    wanted: dict[str, Callable[[], bool]] = {
-        "delivery": lambda: parsed.delivery == "s3",
-        "options.webhook": lambda: options.webhook is not None,
-        "options.s3_config": lambda: options.s3_config is not None,
-    }
     why = "is not supported with a direct ComfyUI (COMFYUI_ENDPOINT): omit it, or use RunPod"
-    if faults := [Fault(path, why) for path, is_wanted in wanted.items() if is_wanted()]:
+    options = {"webhook": request.options.webhook, "s3_config": request.options.s3_config}
+    faults = [Fault(f"options.{name}", why) for name, value in options.items() if value is not None]
+    if parsed.delivery == "s3":
+        faults.append(no_bucket("a direct ComfyUI (COMFYUI_ENDPOINT)"))
+    if faults:
         raise invalid_input(faults)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from comfy_core.contract import ErrorReport, Fault, JsonObject
 from comfy_core.errors import RequestError, invalid_input
 from comfy_core.files import write_atomically
+from comfy_core.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,6 +80,12 @@ class GenerationRequest:
 
     input: JsonObject = field(repr=False)
     options: JobOptions = NO_OPTIONS
+
+
+def no_bucket(provider: str) -> Fault:
+    """Return the fault of a request with `delivery` s3 for a `provider` that does not use the worker's bucket."""
+    stay = "omit it, or use IMAGE_GENERATION_PROVIDER=comfyui on RunPod"
+    return Fault("delivery", f"s3 is the bucket of this project's worker, which {provider} does not use: {stay}")
 
 
 @dataclass(frozen=True)
@@ -202,19 +209,6 @@ class JobState(enum.StrEnum):
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self not in {JobState.QUEUED, JobState.RUNNING}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a job: image `picture` of `pictures`, at `step` of `steps`, with a JPEG preview if available."""
-
-    stage: str = "sampling"
-    picture: int = 1
-    pictures: int = 1
-    step: int = 0
-    steps: int = 0
-    percent: int = 0
-    preview: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

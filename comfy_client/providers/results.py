@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from comfy_client.providers.interface import GeneratedFile, GeneratedImage, GenerationResult, JobStatus
+from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
 from comfy_core.http import HttpApi
@@ -31,11 +32,8 @@ def read_result(status: JobStatus, provider: str) -> GenerationResult:
         case {"images": list(images), **rest}:
             output = _mapping(rest)
         case _:
-            raise _error(
-                status,
-                ErrorCode.UNRECOGNIZED,
-                "The job's output is not a result of a ComfyUI worker. Check the endpoint id.",
-            )
+            message = "The job's output is not a result of a ComfyUI worker. Check the endpoint id."
+            raise JobError.of(ErrorReport(ErrorCode.UNRECOGNIZED, message), status.job_id)
     files = output.get("files")
     result = GenerationResult(
         images=tuple(_image(entry, status) for entry in images if isinstance(entry, dict)),
@@ -55,7 +53,7 @@ def read_result(status: JobStatus, provider: str) -> GenerationResult:
         retries=status.retries,
     )
     if not (result.images or result.files or result.texts):
-        raise _error(status, ErrorCode.NO_OUTPUT, "The workflow succeeded but saved no output. Add a SaveImage node.")
+        raise _error(status, ErrorCode.NO_OUTPUT, "The workflow succeeded but saved no output")
     match output:
         case {"workflow": str(workflow)}:
             result = replace(result, workflow=workflow)
@@ -93,7 +91,7 @@ def _file(entry: Mapping[str, Any], status: JobStatus) -> GeneratedFile:
     raise _error(
         status,
         ErrorCode.RESULT_LOST,
-        f"{filename} is damaged: the SHA-256 of its {len(data):,} bytes does not match. Send the job again.",
+        f"{filename} is damaged: the SHA-256 of its {len(data):,} bytes does not match",
         filename=filename,
     )
 
@@ -151,10 +149,8 @@ def fetch_signed(url: str, holder: str) -> bytes:
         api.close()
 
 
-def _error(status: JobStatus, code: ErrorCode, message: str, **details: Any) -> JobError:  # noqa: ANN401 - any JSON value
-    error = JobError.because(code, message, **details)
-    error.job_id = status.job_id
-    return error
+def _error(status: JobStatus, code: ErrorCode, problem: str, **details: Any) -> JobError:  # noqa: ANN401 - any JSON value
+    return JobError.of(ErrorReport.because(code, problem, **details), status.job_id)
 
 
 def _list(value: object) -> list[Any]:

@@ -15,16 +15,16 @@ import requests
 
 from comfy_client.providers.interface import GenerationRequest, Health, JobStatus, submit_error
 from comfy_client.providers.runpod_responses import (
-    SMALLER,
     expired,
     read_health,
     read_status,
     request_error,
 )
-from comfy_core.contract import JsonObject
+from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import ConfigError, JobError, RequestError
-from comfy_core.http import HttpApi, error_message, is_base_url, quoted_url, retries
+from comfy_core.errors import ConfigError, JobError, RequestError, invalid_input
+from comfy_core.http import HttpApi, error_message, retries
+from comfy_core.urls import is_base_url, quoted_url
 
 BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024
@@ -91,9 +91,7 @@ class RunPodEndpoint:
         """
         if not request.input:
             # RunPod drops an empty input, and the job then fails after 40 s with "job timed out after 1 retries".
-            raise JobError.because(
-                ErrorCode.INVALID_INPUT, "The request is empty. Give it at least a prompt.", faults=[]
-            )
+            raise invalid_input([Fault("", "must not be empty: give it at least a prompt")])
         body = {"input": request.input, **request.options.envelope()}
         size = len(json.dumps(body))
         is_sync = bool(wait_s) or (wait_s is not None and size > RUN_LIMIT_BYTES)
@@ -171,10 +169,10 @@ def _job(response: object) -> JobStatus:
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         more = " With `run` instead of `submit`, a request may have up to 20 MB."
-        raise RequestError(
-            f"The request has {size:,} bytes; RunPod accepts {limit:,}. Nothing was sent. {SMALLER}"
+        raise RequestError.because(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"The request has {size:,} bytes; RunPod accepts {limit:,}. Nothing was sent."
             f"{more if size <= SYNC_LIMIT_BYTES else ''}",
-            code=ErrorCode.PAYLOAD_TOO_LARGE,
             is_unsent=True,
             bytes=size,
             limit=limit,

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 
-from comfy_client.providers.interface import Health, JobState, JobStatus, Progress
+from comfy_client.providers.interface import Health, JobState, JobStatus
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import RequestError, Unauthorized
+from comfy_core.errors import RequestError
 from comfy_core.http import error_message
+from comfy_core.progress import Progress, Sampling
 from comfy_core.request.encoded import decode_base64
 
 _STATES = {
@@ -62,22 +64,16 @@ def read_status(body: object) -> JobStatus | None:
 def _error(state: JobState, job_id: str, job: JsonObject) -> ErrorReport | None:
     match state:
         case JobState.SUCCEEDED if job.get("output") is None:
-            return ErrorReport(
-                ErrorCode.RESULT_LOST,
-                "The job succeeded, but RunPod has no result: it drops results larger than about 10 MB. Request "
-                "output_format webp or jpeg, fewer images, or delivery s3.",
-            )
+            problem = "The job succeeded, but RunPod has no result: it drops results larger than about 10 MB"
+            return ErrorReport.because(ErrorCode.RESULT_LOST, problem)
         case JobState.FAILED:
             return read_error(job.get("error"))
         case JobState.CANCELLED:
-            return ErrorReport(ErrorCode.CANCELLED, "The job was cancelled.")
+            return ErrorReport.because(ErrorCode.CANCELLED)
         case JobState.TIMED_OUT:
-            return ErrorReport(
-                ErrorCode.DEADLINE_EXCEEDED,
-                "RunPod stopped the job after its execution timeout. Request fewer steps, images or pixels, or allow "
-                "more with `execution_timeout_s` or in the endpoint's settings.",
-                {"after_s": _seconds(job.get("executionTime"))},
-            )
+            after_s = _seconds(job.get("executionTime"))
+            problem = "RunPod stopped the job after its execution timeout"
+            return ErrorReport.because(ErrorCode.DEADLINE_EXCEEDED, problem, after_s=after_s)
         case JobState.EXPIRED:
             return expired(job_id)
     return None
@@ -90,26 +86,21 @@ def read_error(error: object) -> ErrorReport:
             ErrorCode.UNRECOGNIZED, "RunPod reports that the job failed, without a reason.", {"error": error}
         )
     if re.fullmatch(r"job timed out after \d+ retries", error):
-        message = (
-            "The worker that ran the job was lost, and RunPod gave up. Send the job again. If it happens again, read "
-            "the worker's log."
-        )
-        return ErrorReport(ErrorCode.WORKER_LOST, message, {"error": error})
+        return ErrorReport.because(ErrorCode.WORKER_LOST, error=error)
     match _parsed(error):
         case {"error_type": str(kind), "error_message": str(message)}:
             # An uncaught exception. Its traceback has paths of the worker, and is dropped.
-            return ErrorReport(
-                ErrorCode.INTERNAL, f"The worker raised {kind}: {message[:_MAX_MESSAGE]}", {"error_type": kind}
-            )
+            problem = f"The worker raised {kind}: {message[:_MAX_MESSAGE]}"
+            return ErrorReport.because(ErrorCode.INTERNAL, problem, error_type=kind)
     return ErrorReport.from_json(error)
 
 
 def expired(job_id: str) -> ErrorReport:
     """Return the error report for a job that RunPod does not know."""
-    return ErrorReport(
+    return ErrorReport.because(
         ErrorCode.JOB_EXPIRED,
         f"RunPod does not know the job {job_id}, or has deleted it: it keeps a result for 30 minutes (1 minute if the "
-        "submit waited for it), and deletes a job after its ttl. Check the id and the endpoint, or send the job again.",
+        "submit waited for it), and deletes a job after its ttl",
     )
 
 
@@ -119,10 +110,10 @@ def read_progress(output: object) -> Progress | None:
         case {"stage": str(stage), **rest}:
             numbers = {
                 name: value
-                for name in ("picture", "pictures", "step", "steps", "percent")
+                for name in (each.name for each in fields(Sampling))
                 if isinstance(value := rest.get(name), int)
             }
-            return Progress(stage, preview=_preview(rest.get("preview")), **numbers)
+            return Progress(stage=stage, preview=_preview(rest.get("preview")), **numbers)
     return None
 
 
@@ -185,44 +176,21 @@ def request_error(error: RequestError, endpoint_id: str) -> RequestError:
     """Return a failed call's error with the cause and remedy that its status has on RunPod's queue API."""
     detail = error_message(error.body)
     note = f" ({detail})" if detail else ""
-    kind, code = RequestError, error.code
+    code, problem = error.code, f"{error}{note}"
     match error.status:
-        case 401 | 403:
-            kind, code = Unauthorized, ErrorCode.AUTH_FAILED
-            message = (
-                f"RunPod rejected the API key for endpoint {endpoint_id}{note}. Check RUNPOD_API_KEY, and whether that "
-                "key may use the endpoint (RunPod's console: Settings > API Keys)"
-            )
-        case 404:
-            code = ErrorCode.ENDPOINT_NOT_FOUND
-            message = (
-                f"RunPod has no endpoint {endpoint_id}{note}. Copy the id from the console (Serverless), and check "
-                "RUNPOD_ENDPOINT_BASE_URL if it is set"
-            )
-        case 429:
-            code = ErrorCode.RATE_LIMITED
-            message = f"RunPod limits the requests to endpoint {endpoint_id}{note}. Send fewer at once, or wait"
-        case 400 | 413 if re.search("max body size|too large", error.body, re.IGNORECASE):
-            code = ErrorCode.PAYLOAD_TOO_LARGE
-            message = f"RunPod rejected the request as too large{note}. {SMALLER}"
         case None:
             return error
-        case _:
-            message = f"{error}{note}"
-    return kind(
-        message,
-        code=code,
-        status=error.status,
-        body=error.body,
-        is_transient=error.is_transient,
-        is_unsent=error.is_unsent or error.status == 429,  # noqa: PLR2004 - an HTTP status
-        retry_after_s=error.retry_after_s,
-    )
-
-
-SMALLER = (
-    "Send the image as an https URL, or make it smaller (JPEG or WebP, fewer pixels). Base64 adds a third to its size."
-)
+        case 401 | 403:
+            code = ErrorCode.AUTH_FAILED
+            problem = f"RunPod rejected the API key for endpoint {endpoint_id}{note}"
+        case 404:
+            code, problem = ErrorCode.ENDPOINT_NOT_FOUND, f"RunPod has no endpoint {endpoint_id}{note}"
+        case 429:
+            code, problem = ErrorCode.RATE_LIMITED, f"RunPod limits the requests to endpoint {endpoint_id}{note}"
+        case 400 | 413 if re.search("max body size|too large", error.body, re.IGNORECASE):
+            code, problem = ErrorCode.PAYLOAD_TOO_LARGE, f"RunPod rejected the request as too large{note}"
+    message = problem if code is error.code else code.message(problem)
+    return error.explained(message, code, is_unsent=error.status == 429)  # noqa: PLR2004 - an HTTP status
 
 
 def _parsed(text: str) -> object:

@@ -23,13 +23,19 @@ from comfy_client.providers.interface import (
 )
 from comfy_client.providers.results import fetch_signed
 from comfy_client.providers.scenario_api import BASE_URL, ScenarioApi
-from comfy_client.providers.scenario_request import MAX_SEED, MODEL_ID, check_supported, our_inputs, scenario_body
-from comfy_client.providers.scenario_responses import ScenarioAsset, asset_ids_of, body_of, read_asset, read_job
+from comfy_client.providers.scenario_request import (
+    MAX_SCENARIO_SEED,
+    MODEL_ID,
+    check_supported,
+    our_inputs,
+    scenario_body,
+)
+from comfy_client.providers.scenario_responses import ScenarioAsset, Status, asset_ids_of, body_of, read_asset, read_job
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import parameters_text
-from comfy_core.contract import ALIASES, ErrorReport, is_asset_id
+from comfy_core.contract import ALIASES, ErrorReport, Fault, is_asset_id
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import ConfigError, JobError, RequestError
+from comfy_core.errors import ConfigError, JobError, RequestError, invalid_input
 from comfy_core.images.child_process import check_picture, encode_picture
 from comfy_core.images.codec import Picture
 from comfy_core.request import intake
@@ -93,7 +99,7 @@ class ScenarioProvider:
             request = replace(request, input={**request.input, "image": self._stored_picture(asset_id)})
         parsed = read_request(request.input, self._workflows)
         check_supported(parsed, request.options, self._loras)
-        rendered = intake.rendered(parsed, random_seed=lambda: secrets.randbelow(MAX_SEED + 1))
+        rendered = intake.rendered(parsed, random_seed=lambda: secrets.randbelow(MAX_SCENARIO_SEED + 1))
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:
@@ -101,7 +107,7 @@ class ScenarioProvider:
             response = self._api.generate(self._model_id, body)
         except RequestError as error:
             if error.code is ErrorCode.INVALID_INPUT:
-                raise JobError.because(error.code, str(error), faults=[{"path": "", "message": str(error)}]) from error
+                raise invalid_input([Fault("", str(error))]) from error
             raise
         status = read_job(response)
         if status is None:
@@ -132,7 +138,8 @@ class ScenarioProvider:
         submitted, body = self._submitted.of(status.job_id), body_of(status.output)
         ids = asset_ids_of(status.output)
         if not ids:
-            raise _error(status.job_id, ErrorCode.NO_OUTPUT, "Scenario's job succeeded but has no image.")
+            report = ErrorReport(ErrorCode.NO_OUTPUT, "Scenario's job succeeded but has no image.")
+            raise JobError.of(report, status.job_id)
         inputs = submitted.rendered.inputs if submitted else our_inputs(body)
         pictures = [self._picture(asset_id, status.job_id) for asset_id in ids]
         seed = inputs.get("seed")
@@ -174,7 +181,10 @@ class ScenarioProvider:
     def health(self) -> Health:
         """Return the number of active jobs of the Scenario project. Also verifies the URL, the keys and the model."""
         self._api.model(self._model_id)
-        jobs = {"inQueue": _count(self._api.jobs("queued")), "inProgress": _count(self._api.jobs("in-progress"))}
+        jobs = {
+            "inQueue": _count(self._api.jobs(Status.QUEUED)),
+            "inProgress": _count(self._api.jobs(Status.IN_PROGRESS)),
+        }
         active = sum(jobs.values())
         doing = f"{active} jobs of this project are active" if active else "no job of this project is active"
         address = "" if self._api.base_url == BASE_URL else f"; {self._api.base_url} is not Scenario's own URL"
@@ -199,10 +209,10 @@ class ScenarioProvider:
         """Upload an image to Scenario and return its asset id."""
         text = base64.b64encode(picture.data).decode("ascii")
         if len(text) > UPLOAD_LIMIT_BYTES:
-            raise RequestError(
+            raise RequestError.because(
+                ErrorCode.PAYLOAD_TOO_LARGE,
                 f"The image has {len(text):,} bytes as base64; Scenario accepts {UPLOAD_LIMIT_BYTES:,}. Nothing was "
-                "sent. Send a smaller image, as JPEG or WebP",
-                code=ErrorCode.PAYLOAD_TOO_LARGE,
+                "sent",
                 is_unsent=True,
                 bytes=len(text),
                 limit=UPLOAD_LIMIT_BYTES,
@@ -218,7 +228,7 @@ class ScenarioProvider:
             _, picture = self._picture(asset_id, "")
         except JobError as error:
             message = f"image: the asset {asset_id} of Scenario cannot be used. {error.report.message}"
-            raise JobError.because(ErrorCode.INVALID_IMAGE, message, path="image") from error
+            raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": "image"})) from error
         return base64.b64encode(picture.data).decode("ascii")
 
     def _picture(self, asset_id: str, job_id: str) -> tuple[ScenarioAsset, Picture]:
@@ -238,7 +248,7 @@ class ScenarioProvider:
                 job_id, ErrorCode.RESULT_LOST, f"{image} does not exist any more ({error}).", filename=asset_id
             ) from error
         if picture is None:
-            raise _error(job_id, ErrorCode.RESULT_LOST, f"{image} is damaged. Send the job again.", filename=asset_id)
+            raise _error(job_id, ErrorCode.RESULT_LOST, f"{image} is damaged", filename=asset_id)
         return asset, picture
 
 
@@ -297,11 +307,9 @@ def _job_error(error: RequestError, job_id: str) -> RequestError | JobError:
 
 
 def _expired(job_id: str) -> ErrorReport:
-    return ErrorReport(
-        ErrorCode.JOB_EXPIRED,
-        f"Scenario does not know the job {job_id}. Check the id, and whether the job belongs to another provider.",
-    )
+    problem = f"Scenario does not know the job {job_id}. It may belong to another provider."
+    return ErrorReport.because(ErrorCode.JOB_EXPIRED, problem)
 
 
-def _error(job_id: str, code: ErrorCode, message: str, **details: str) -> JobError:
-    return JobError.of(ErrorReport(code, message, details), job_id)
+def _error(job_id: str, code: ErrorCode, problem: str, **details: str) -> JobError:
+    return JobError.of(ErrorReport.because(code, problem, **details), job_id)

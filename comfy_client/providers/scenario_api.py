@@ -19,7 +19,8 @@ from comfy_core.backoff import parse_retry_after
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
-from comfy_core.http import MAX_RETRY_AFTER_S, error_message, is_base_url, quoted_url
+from comfy_core.http import MAX_RETRY_AFTER_S, error_message
+from comfy_core.urls import is_base_url, quoted_url
 
 if TYPE_CHECKING:
     import scenario_sdk
@@ -33,26 +34,27 @@ SdkCall: TypeAlias = Callable[["scenario_sdk.Scenario"], Any]
 
 @dataclass(frozen=True)
 class StatusMeaning:
-    """The error code and the remedy for an HTTP status."""
+    """The error code for an HTTP status, and the remedy if the code's own remedy does not fit Scenario."""
 
     code: ErrorCode
-    remedy: str
+    remedy: str = ""
     is_transient: bool = False
 
 
-_KEYS = "check SCENARIO_SDK_API_KEY and SCENARIO_SDK_API_SECRET, and whether their project has this permission"
-_AGAIN = "try again"
+_KEYS = "Check SCENARIO_SDK_API_KEY and SCENARIO_SDK_API_SECRET, and whether their project has this permission."
+_FIELDS = "Correct the fields in the message."
+_AGAIN = "Try again."
 MEANINGS: dict[int, StatusMeaning] = {
-    400: StatusMeaning(ErrorCode.INVALID_INPUT, "correct the fields in the message"),
+    400: StatusMeaning(ErrorCode.INVALID_INPUT, _FIELDS),
     401: StatusMeaning(ErrorCode.AUTH_FAILED, _KEYS),
-    402: StatusMeaning(ErrorCode.AUTH_FAILED, "check the plan and the credits of the Scenario team"),
+    402: StatusMeaning(ErrorCode.AUTH_FAILED, "Check the plan and the credits of the Scenario team."),
     403: StatusMeaning(ErrorCode.AUTH_FAILED, _KEYS),
-    404: StatusMeaning(ErrorCode.ENDPOINT_NOT_FOUND, "check SCENARIO_MODEL_ID, and SCENARIO_BASE_URL if it is set"),
+    404: StatusMeaning(ErrorCode.ENDPOINT_NOT_FOUND, "Check SCENARIO_MODEL_ID, and SCENARIO_BASE_URL if it is set."),
     408: StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
     409: StatusMeaning(ErrorCode.NETWORK, _AGAIN, is_transient=True),
-    413: StatusMeaning(ErrorCode.PAYLOAD_TOO_LARGE, "send a smaller image, as JPEG or WebP"),
-    422: StatusMeaning(ErrorCode.INVALID_INPUT, "correct the fields in the message"),
-    429: StatusMeaning(ErrorCode.RATE_LIMITED, "send fewer requests at once, or wait", is_transient=True),
+    413: StatusMeaning(ErrorCode.PAYLOAD_TOO_LARGE),
+    422: StatusMeaning(ErrorCode.INVALID_INPUT, _FIELDS),
+    429: StatusMeaning(ErrorCode.RATE_LIMITED, is_transient=True),
 }
 """Known HTTP statuses. Statuses of 500 and above are transient; other unknown statuses are not."""
 
@@ -159,8 +161,9 @@ def status_error(status: int, body: object, retry_after: str | None = None) -> R
     message = error_message(body)
     kind = Unauthorized if status in {401, 403} else RequestError
     delay_s = retry_after_s(body) or parse_retry_after(retry_after)
+    problem = f"Scenario responded with {status}{f' ({message})' if message else ''}."
     return kind(
-        f"Scenario responded with {status}{f' ({message})' if message else ''}: {meaning.remedy}",
+        f"{problem} {meaning.remedy or meaning.code.remedy}",
         status=status,
         body=str(body)[:_MAX_BODY],
         code=meaning.code,

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from comfy_client.providers.interface import NO_OPTIONS, JobOptions
+from comfy_client.providers.interface import NO_OPTIONS, JobOptions, no_bucket
 from comfy_core.contract import ALIASES, Fault, JsonObject
 from comfy_core.errors import invalid_input
 from comfy_core.request.reading import Request
 
 MODEL_ID = "model_bfl-flux-1-dev"
-MAX_SEED = 2_147_483_647
+MAX_SCENARIO_SEED = 2**31 - 1
+"""Largest seed that Scenario accepts; this project accepts `contract.MAX_SEED`."""
 MAX_PROMPT = 2048
 MAX_LORAS = 6
 MAX_LORA_SCALE = 2.0
@@ -43,9 +44,12 @@ FIELDS: tuple[ScenarioField, ...] = (
     ScenarioField("width", "width", 128, 2048),
     ScenarioField("height", "height", 128, 2048),
     ScenarioField("guidance", "guidance", 0, 10),
-    ScenarioField("seed", "seed", 0, MAX_SEED),
+    ScenarioField("seed", "seed", 0, MAX_SCENARIO_SEED),
 )
-"""The inputs that both have. Images and LoRAs have ids at Scenario and are mapped separately."""
+"""The inputs that both have. Images and LoRAs have ids at Scenario and are mapped separately.
+
+The ranges are Scenario's. The shim accepts wider ones (gateway/scenario/fields.py), because ComfyUI makes those images.
+"""
 
 _COMFYUI_ONLY = {"negative_prompt": "", "negative_strength": 0, "sampler": "euler", "scheduler": "simple"}
 """Inputs that only ComfyUI has, and the values that have no effect."""
@@ -88,7 +92,7 @@ def _envelope_faults(parsed: Request) -> list[Fault]:
     if parsed.overrides:
         faults.append(Fault("overrides", f"set values in a graph, which Scenario does not have: omit them, {STAY}"))
     if parsed.delivery == "s3":
-        faults.append(Fault("delivery", f"s3 is the worker's bucket: omit it, {STAY}"))
+        faults.append(no_bucket("Scenario"))
     if parsed.timeout_s is not None:
         faults.append(Fault("timeout_s", "cannot stop a job at Scenario: use wait_timeout_s, and cancel the job"))
     return faults

@@ -12,25 +12,46 @@ Facts (docs/reference/scenario.md#jobs):
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import dataclass
 from datetime import datetime
 
-from comfy_client.providers.interface import JobState, JobStatus, Progress
+from comfy_client.providers.interface import JobState, JobStatus
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
+from comfy_core.progress import Progress
 
-STATES = {
-    "pending": JobState.QUEUED,
-    "queued": JobState.QUEUED,
-    "warming-up": JobState.QUEUED,
-    "in-progress": JobState.RUNNING,
-    "finalizing": JobState.RUNNING,
-    "success": JobState.SUCCEEDED,
-    "failure": JobState.FAILED,
-    "canceled": JobState.CANCELLED,
+
+class Status(enum.StrEnum):
+    """Scenario's job statuses."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    WARMING_UP = "warming-up"
+    IN_PROGRESS = "in-progress"
+    FINALIZING = "finalizing"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return STATES[self].is_final
+
+
+STATES: dict[str, JobState] = {
+    Status.PENDING: JobState.QUEUED,
+    Status.QUEUED: JobState.QUEUED,
+    Status.WARMING_UP: JobState.QUEUED,
+    Status.IN_PROGRESS: JobState.RUNNING,
+    Status.FINALIZING: JobState.RUNNING,
+    Status.SUCCESS: JobState.SUCCEEDED,
+    Status.FAILURE: JobState.FAILED,
+    Status.CANCELED: JobState.CANCELLED,
 }
-"""Scenario's eight statuses. Any other status counts as running."""
+"""The client's state for each of Scenario's statuses. Any other status counts as running."""
 _MAX_MESSAGE = 300
 
 
@@ -100,7 +121,7 @@ def _seed(metadata: object) -> int | None:
 
 def _error(state: JobState, job: JsonObject) -> ErrorReport | None:
     if state is JobState.CANCELLED:
-        return ErrorReport(ErrorCode.CANCELLED, "The job was cancelled.")
+        return ErrorReport.because(ErrorCode.CANCELLED)
     if state is not JobState.FAILED:
         return None
     match job.get("metadata"):
@@ -109,11 +130,8 @@ def _error(state: JobState, job: JsonObject) -> ErrorReport | None:
         case _:
             return ErrorReport(ErrorCode.UNRECOGNIZED, "Scenario reports that the job failed, without a reason.")
     more = f" ({hint[:_MAX_MESSAGE]})" if isinstance(hint, str) and hint else ""
-    return ErrorReport(
-        ErrorCode.EXECUTION_FAILED,
-        f"Scenario's job failed: {reason[:_MAX_MESSAGE]}{more}",
-        {"exception_type": "Scenario"},
-    )
+    problem = f"Scenario's job failed: {reason[:_MAX_MESSAGE]}{more}"
+    return ErrorReport.because(ErrorCode.EXECUTION_FAILED, problem, exception_type="Scenario")
 
 
 def _progress(job: JsonObject) -> Progress:

@@ -25,13 +25,14 @@ from comfy_client.providers.interface import (
     GenerationRequest,
     GenerationResult,
     JobStatus,
+    no_bucket,
 )
 from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
 from comfy_client.providers.runpod_provider import RunPodProvider
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import metadata_text
-from comfy_core.contract import ErrorReport, Fault, JsonObject
+from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import invalid_input
 from comfy_core.images.child_process import encode_picture, identify
@@ -55,8 +56,7 @@ class StockWorkerProvider(RunPodProvider):
         """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
         parsed = read_request(request.input, self._workflows)
         if parsed.delivery == "s3" or request.options.s3_config is not None:
-            message = "cannot be chosen per request: worker-comfyui uses a bucket if BUCKET_ENDPOINT_URL is set for it"
-            raise invalid_input([Fault("delivery", message)])
+            raise invalid_input([no_bucket("worker-comfyui")])
         rendered = intake.rendered(parsed)
         if rendered.extra_data.keys() - {"api_key_comfy_org"}:
             warning = "extra_data was omitted except for the key: worker-comfyui passes nothing else to ComfyUI"

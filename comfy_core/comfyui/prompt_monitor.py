@@ -23,6 +23,7 @@ from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
 from comfy_core.comfyui.websocket_listener import Notice, SocketBack, SocketLost
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
+from comfy_core.progress import Progress
 from comfy_core.workflows import Graph
 
 _TICK_S = 0.1
@@ -45,24 +46,7 @@ class WaitLimits:
     """How long ComfyUI may fail to respond."""
 
 
-@dataclass(frozen=True)
-class RunProgress:
-    """Progress of a run: image `picture` of `pictures`, at `step` of `steps`, with a JPEG preview if there is one."""
-
-    picture: int
-    pictures: int
-    step: int
-    steps: int
-    preview: bytes | None = None
-
-    @property
-    def percent(self) -> int:
-        """Progress over all images, from 0 to 100."""
-        done = self.picture - 1 + (self.step / self.steps if self.steps else 0)
-        return int(100 * done / self.pictures)
-
-
-Observe: TypeAlias = Callable[[RunProgress], None]
+Observe: TypeAlias = Callable[[Progress], None]
 
 
 @dataclass
@@ -112,7 +96,7 @@ class PromptMonitor:
         self._stop = stop
         self._observe = observe
         self._clock: Callable[[], float] = time.monotonic
-        self._progress = RunProgress(1, 1, 0, 0)
+        self._progress = Progress()
         self._queued_at = self._polled_at = self._clock()
         self._unanswered_since: float | None = None
         self.started_at: float | None = None
@@ -123,7 +107,7 @@ class PromptMonitor:
         Raises JobError for the first prompt that failed, at a timeout, or with the error that `stop` returned.
         """
         numbered = {prompt.prompt_id: (number, prompt) for number, prompt in enumerate(prompts, 1)}
-        self._progress = RunProgress(1, len(prompts), 0, 0)
+        self._progress = Progress(pictures=len(prompts))
         while waiting := [prompt for prompt in prompts if prompt.outcome is None]:
             self._check_ends()
             try:
@@ -180,9 +164,9 @@ class PromptMonitor:
         """Call the observer if a prompt started, or if there is a new step or preview."""
         match event:
             case Started():
-                self._progress = replace(self._progress, picture=number, step=0, steps=0, preview=None)
+                self._progress = Progress.at(number, self._progress.pictures)
             case StepProgress(value=step, maximum=steps) if not is_saving:
-                self._progress = replace(self._progress, picture=number, step=step, steps=steps, preview=None)
+                self._progress = Progress.at(number, self._progress.pictures, step, steps)
             case Image(data, is_png=False):
                 self._progress = replace(self._progress, preview=data)
             case _:
@@ -242,11 +226,9 @@ class PromptMonitor:
 
 def unavailable(problem: str) -> JobError:
     """Return the error for a ComfyUI that does not respond or has lost a prompt."""
-    code = ErrorCode.COMFYUI_UNAVAILABLE
-    return JobError.because(code, f"{problem}. {code.remedy}")
+    return JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, problem)
 
 
 def _deadline(after_s: float, what: str) -> JobError:
-    code = ErrorCode.DEADLINE_EXCEEDED
-    message = f"After {after_s:.1f} s the job {what}. {code.remedy}"
-    return JobError.because(code, message, after_s=round(after_s, 1))
+    problem = f"After {after_s:.1f} s the job {what}"
+    return JobError.because(ErrorCode.DEADLINE_EXCEEDED, problem, after_s=round(after_s, 1))

@@ -16,7 +16,7 @@ from typing import Any
 
 from comfy_core.comfyui.file_inputs import RUN_FOLDER, FileUse, declared_input, file_use
 from comfy_core.comfyui.responses import foreign_text
-from comfy_core.contract import JsonObject, shortened
+from comfy_core.contract import ErrorReport, JsonObject, shortened
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.validation import shown
@@ -102,13 +102,13 @@ class Refusal:
             details["available"] = {name: [shortened(each) for each in names] for name, names in available.items()}
         if missing and len(missing) == len(self.problems):
             listed = _listed([_missing_text(each, available) for each in missing])
-            message = f"This ComfyUI has {listed}.{_where(missing)}"
-            return JobError.because(ErrorCode.MODEL_MISSING, message, **details)
+            return JobError.because(ErrorCode.MODEL_MISSING, f"This ComfyUI has {listed}{_where(missing)}", **details)
         nodes = [_entry(each) | {"problem": _sentence(each, node_types)} for each in self.problems]
         listed = _listed([f"node {each['node_id']} ({each['node_type']}) {each['problem']}" for each in nodes])
-        remedy = f" {ErrorCode.NO_OUTPUT.remedy}" if self.kind == "prompt_no_outputs" else ""
-        message = f"ComfyUI rejected the graph: {listed or self.message}.{remedy}"
-        return JobError.because(ErrorCode.WORKFLOW_REJECTED, message, nodes=nodes, type=self.kind, **details)
+        code = ErrorCode.WORKFLOW_REJECTED
+        remedied = ErrorCode.NO_OUTPUT if self.kind == "prompt_no_outputs" else code
+        message = remedied.message(f"ComfyUI rejected the graph: {listed or self.message}")
+        return JobError(ErrorReport(code, message, {"nodes": nodes, "type": self.kind, **details}))
 
 
 def _entry(problem: NodeProblem) -> JsonObject:
@@ -121,12 +121,10 @@ def _listed(texts: list[str]) -> str:
 
 
 def _where(missing: Iterable[NodeProblem]) -> str:
-    """Return a sentence with the folders in which the missing files belong; empty if they are not known."""
+    """Return the folders in which the missing files belong, for an error; empty if they are not known."""
     found = [_MODEL_FOLDERS.get(f"{each.node_type}.{each.input}", _MODEL_FOLDERS.get(each.input)) for each in missing]
     folders = dict.fromkeys(f"models/{folder}" for folder in found if folder)
-    if not folders:
-        return ""
-    return f" Add the missing file to {' or '.join(folders)}; docs/models.md describes how."
+    return f"; the file belongs in {' or '.join(folders)}" if folders else ""
 
 
 def _missing_text(problem: NodeProblem, available: Mapping[str, tuple[str, ...]]) -> str:

@@ -73,11 +73,10 @@ class Failed:
         where = f"node {self.node_id} ({self.node_type})"
         details = {"node_id": self.node_id, "node_type": self.node_type, "exception_type": self.exception_type}
         if self.is_out_of_memory:
-            message = f"The GPU ran out of memory in {where}. {ErrorCode.OUT_OF_MEMORY.remedy}"
-            return JobError.because(ErrorCode.OUT_OF_MEMORY, message, **details)
+            return JobError.because(ErrorCode.OUT_OF_MEMORY, f"The GPU ran out of memory in {where}", **details)
         if self.breaks_cuda:
-            message = f"The GPU failed in {where}: {self.message}. The worker restarts ComfyUI; send the job again."
-            return ComfyUIBroken.because(ErrorCode.COMFYUI_UNAVAILABLE, message, **details)
+            problem = f"The GPU failed in {where}, and the worker restarts ComfyUI: {self.message}"
+            return ComfyUIBroken.because(ErrorCode.COMFYUI_UNAVAILABLE, problem, **details)
         return JobError.because(ErrorCode.EXECUTION_FAILED, f"{where} failed: {self.message}", **details)
 
 
@@ -92,7 +91,7 @@ class Interrupted:
         """Return the job's error."""
         return JobError.because(
             ErrorCode.INTERRUPTED,
-            f"Another client interrupted ComfyUI in node {self.node_id} ({self.node_type}). Send the job again.",
+            f"Another client interrupted ComfyUI in node {self.node_id} ({self.node_type})",
             node_id=self.node_id,
             node_type=self.node_type,
         )

@@ -124,8 +124,7 @@ class _Run:
         ended_at = time.monotonic()
         results = tuple(self._collect(*pair) for pair in zip(prompts, named, strict=True))
         if not any(result.images or result.files or result.texts for result in results):
-            message = f"The graph succeeded but saved no output. {ErrorCode.NO_OUTPUT.remedy}"
-            raise JobError.because(ErrorCode.NO_OUTPUT, message)
+            raise JobError.because(ErrorCode.NO_OUTPUT, "The graph succeeded but saved no output")
         started_at = monitor.started_at or ended_at
         fetch_s = time.monotonic() - ended_at
         warnings = tuple(dict.fromkeys(warning for _, each in filled for warning in each))
@@ -285,10 +284,8 @@ class _Run:
 
 
 def _not_stored(error: RequestError) -> JobError:
-    message = (
-        f"{error}: it could not store an input file; its disk may be full or not writable. {ErrorCode.DISK_FULL.remedy}"
-    )
-    return JobError.because(ErrorCode.DISK_FULL, message)
+    problem = f"{error}: it could not store an input file; its disk may be full or not writable"
+    return JobError.because(ErrorCode.DISK_FULL, problem)
 
 
 def _upload_name(number: int, upload: Upload) -> str:

@@ -58,7 +58,7 @@ def require_content(graph: Graph, files: Mapping[OutputFile, bytes]) -> None:
             raise JobError.because(
                 ErrorCode.NO_OUTPUT,
                 f"Node {file.node_id} ({node_type}) reported a saved file that is empty or does not exist, even after "
-                "it ran again. Use SaveImage or another node that saves files, or update the custom node.",
+                "it ran again",
             )
 
 

@@ -21,10 +21,11 @@ import requests
 
 from comfy_core.comfyui.cleanup import Cleanup
 from comfy_core.comfyui.responses import OutputFile, read_written
-from comfy_core.comfyui.websocket_listener import Notice, WebsocketListener
+from comfy_core.comfyui.websocket_listener import CONNECT_TIMEOUT_S, Notice, WebsocketListener
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
-from comfy_core.http import HttpApi, is_base_url, quoted_url
+from comfy_core.http import HttpApi
+from comfy_core.urls import is_base_url, quoted_url
 from comfy_core.workflows import Graph
 
 CALL_TIMEOUT_S = 30.0
@@ -57,9 +58,12 @@ class ComfyServer:
         url: base URL, such as `http://127.0.0.1:8188`. Raises ConfigError if it is not an http or https URL.
         directory: ComfyUI's base folder (with `input`, `output`, `temp`), if this process can access it. A run's files
             are deleted there. Without it they can only be emptied, because ComfyUI has no request to delete a file.
+        connect_timeout_s: how long a run waits for the websocket before it continues without.
     """
 
-    def __init__(self, url: str, *, directory: Path | None = None) -> None:
+    def __init__(
+        self, url: str, *, directory: Path | None = None, connect_timeout_s: float = CONNECT_TIMEOUT_S
+    ) -> None:
         if not is_base_url(url):
             raise ConfigError(
                 f"{quoted_url(url)} is not a valid ComfyUI URL; use one like http://127.0.0.1:8188, without user "
@@ -69,7 +73,8 @@ class ComfyServer:
         self._http = HttpApi(url, name="ComfyUI", use_proxies=False)
         self._client_id = uuid.uuid4().hex
         base = self._http.base_url
-        self._socket = WebsocketListener(f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}")
+        socket_url = f"ws{base.removeprefix('http')}/ws?clientId={self._client_id}"
+        self._socket = WebsocketListener(socket_url, connect_timeout_s)
         self._node_types: dict[str, JsonObject] = {}
         self._version: str | None = None
         self.cleanup = Cleanup(self)

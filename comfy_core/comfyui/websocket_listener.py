@@ -19,7 +19,7 @@ import websocket
 
 from comfy_core.comfyui.events import Addressed, Attribution, parse_frame
 
-_CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
 _RECONNECT_DELAYS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Delays between reconnect attempts. The last one repeats while there are subscribers."""
 
@@ -42,8 +42,9 @@ Notice: TypeAlias = Addressed | SocketLost | SocketBack
 class WebsocketListener:
     """Websocket connection that is opened for the first subscriber, reopened when lost, and read by its own thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         self._url = url
+        self._connect_timeout_s = connect_timeout_s
         self._lock = threading.Lock()
         self._listeners: dict[queue.SimpleQueue[Notice], frozenset[str]] = {}
         self._users = 0
@@ -62,7 +63,7 @@ class WebsocketListener:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._read_loop, name="comfyui-events", daemon=True)
                 self._thread.start()
-        self._opened.wait(_CONNECT_TIMEOUT_S)
+        self._opened.wait(self._connect_timeout_s)
         with self._lock:
             self._listeners[notices] = prompt_ids
             if not self._opened.is_set():
@@ -89,7 +90,7 @@ class WebsocketListener:
         self._wanted.set()
         self.drop()
         if self._thread is not None:
-            self._thread.join(_CONNECT_TIMEOUT_S)
+            self._thread.join(self._connect_timeout_s)
 
     def _read_loop(self) -> None:
         """Keep a connection open while there are subscribers. An idle one stays open, but is not reopened if lost."""
@@ -108,7 +109,7 @@ class WebsocketListener:
         It counts as open after its first frame (`status`), because only then has ComfyUI registered our client id.
         """
         connection = websocket.create_connection(
-            self._url, timeout=_CONNECT_TIMEOUT_S, skip_utf8_validation=True, enable_multithread=False
+            self._url, timeout=self._connect_timeout_s, skip_utf8_validation=True, enable_multithread=False
         )
         self._connection = connection
         attribution = Attribution()

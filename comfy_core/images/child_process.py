@@ -231,9 +231,9 @@ def _run(
     try:
         return _processes(os.getpid()).run(function, data, arguments, check, timeout_s)
     except NotStartedError as error:
-        raise JobError.because(ErrorCode.INTERNAL, f"{path} was not decoded: it {error}.") from None
+        raise JobError.because(ErrorCode.INTERNAL, f"{path} was not decoded: it {error}") from None
     except PictureError as error:
-        raise invalid_image(path, f"cannot be decoded: it {error}. Save it again as PNG or JPEG") from None
+        raise invalid_image(path, f"cannot be decoded: it {error}") from None
 
 
 def _some(picture: Picture | None) -> Picture:

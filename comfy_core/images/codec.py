@@ -79,13 +79,13 @@ def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
     try:
         return _checked(data, flatten=flatten)
     except UnidentifiedImageError:
-        raise invalid_image(path, f"is not an image of a known format ({', '.join(INPUT_FORMATS)})") from None
+        raise invalid_image(path, "is not an image of a known format") from None
     except BOMBS:
         raise invalid_image(path, f"has far more than the {MAX_PIXELS:,} pixels that are allowed") from None
     except TooLargeError as error:
-        raise invalid_image(path, f"{error}. Send a smaller image") from None
+        raise invalid_image(path, str(error)) from None
     except MemoryError:
-        raise invalid_image(path, "needs too much memory to be decoded. Send a smaller image") from None
+        raise invalid_image(path, "needs too much memory to be decoded") from None
     except BROKEN as error:
         raise invalid_image(path, f"cannot be decoded; it may be truncated ({str(error)[:200]})") from error
 
@@ -93,8 +93,7 @@ def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
 def require_size(data: bytes, path: str) -> None:
     """Raise JobError (invalid_image) if `data` has more than MAX_BYTES."""
     if len(data) > MAX_BYTES:
-        problem = f"has {len(data):,} bytes; at most {MAX_BYTES:,} are allowed. Send a smaller image, or a JPEG"
-        raise invalid_image(path, problem)
+        raise invalid_image(path, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are allowed")
 
 
 def _checked(data: bytes, *, flatten: bool) -> Picture:
@@ -139,7 +138,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 def invalid_image(path: str, problem: str) -> JobError:
     """Return the error for an image at `path` in the request that is not accepted."""
-    return JobError.because(ErrorCode.INVALID_IMAGE, f"{path} {problem}.", path=path)
+    return JobError.because(ErrorCode.INVALID_IMAGE, f"{path} {problem}", path=path)
 
 
 def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int = 2 * 1024 * 1024) -> tuple[int, int]:

@@ -12,16 +12,15 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from comfy_core.comfyui.file_inputs import FileUse, file_use, is_encoded, linked_literal
-from comfy_core.contract import ENVELOPE, MAX_FAULTS, Fault
+from comfy_core.contract import ENVELOPE
 from comfy_core.graphs import Graph
 from comfy_core.images.codec import identify
 from comfy_core.request.encoded import bare_address, decode_base64, is_address, is_data_uri, is_https
 from comfy_core.targets import Target
-from comfy_core.validation import path_of, shown
+from comfy_core.validation import Faults, path_of, shown
 
 MAX_ADDRESSES = 16
 """Maximum number of files given by URL. Each is downloaded before the job is queued."""
@@ -30,9 +29,9 @@ MAX_TOTAL_BYTES = 100 * 1024 * 1024
 """Maximum total size of a request's files."""
 _MAX_NAME = 255
 """Maximum length of a file name on Linux in bytes. Any base64 image is longer."""
-_PICTURE_INPUTS = frozenset({("LoadImage", "image"), ("LoadImageMask", "image"), ("LoadImageOutput", "image")})
+_IMAGE_INPUTS = frozenset({("LoadImage", "image"), ("LoadImageMask", "image"), ("LoadImageOutput", "image")})
 """Core inputs whose file must be an image that Pillow can open. Custom nodes may read any file."""
-_LEAST_PICTURE = 64
+_MIN_IMAGE_LENGTH = 64
 """Minimum length of a base64 image."""
 _HAS_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})$")
 _PLAYLIST = re.compile(
@@ -58,32 +57,34 @@ class ImageSource:
 
 
 def graph_files(
-    graph: Graph, images: Mapping[str, tuple[str, str]], overridden: Mapping[str, Target]
-) -> tuple[dict[str, ImageSource], list[Fault], list[str]]:
-    """Return the files of `graph` by path in the request, the faults and the warnings.
+    graph: Graph,
+    images: object,
+    overridden: Mapping[str, Target],
+    faults: Faults,
+) -> dict[str, ImageSource]:
+    """Return the files of `graph` by path in the request.
 
-    Files embedded in inputs are replaced by names. `images` maps the names of sent files to their path in the request
-    and their text. `overridden` maps the override keys to the inputs that they set.
+    Files embedded in inputs are replaced by names. `images` is the request's key; its own faults are already reported.
+    `overridden` maps the override keys to the inputs that they set.
     """
     paths = {target: path_of(["overrides", place]) for place, target in overridden.items()}
     sources: dict[str, ImageSource] = {}
-    named: list[Target] = []
-    faults: list[Fault] = []
+    loaded: dict[str | None, list[Target]] = {}
     for target in _file_inputs(graph):
         path = paths.get(target) or path_of(["workflow", target.node_id, "inputs", target.input])
         try:
             source = _embedded(path, target, graph)
         except ValueError as error:
-            faults.append(Fault(path, str(error)))
+            faults.add(path, str(error))
+            continue
+        if source is None:
+            loaded.setdefault(plain_name(target.get(graph)), []).append(target)
         else:
-            if source is None:
-                named.append(target)
-                continue
             sources[path] = source
             target.set(graph, f"upload-{len(sources)}{'.' * bool(source.extension)}{source.extension}")
-    sent, found, warnings = _sent(images, named, graph)
-    sources |= sent
-    return sources, [*faults, *found, *beyond_limits(sources)][:MAX_FAULTS], warnings
+    sources |= _sent(_named(images), loaded, graph, faults)
+    check_limits(sources, faults)
+    return sources
 
 
 def plain_name(value: str) -> str | None:
@@ -115,17 +116,13 @@ def _file_inputs(graph: Graph) -> Iterator[Target]:
 
 
 def _sent(
-    images: Mapping[str, tuple[str, str]], inputs: list[Target], graph: Graph
-) -> tuple[dict[str, ImageSource], list[Fault], list[str]]:
-    """Return the files sent in `images` with the inputs that load them, the faults and the warnings.
+    images: Mapping[str, tuple[str, str]], loaded: dict[str | None, list[Target]], graph: Graph, faults: Faults
+) -> dict[str, ImageSource]:
+    """Return the files sent in `images`. `loaded` are the inputs that load a file, by its name.
 
     If no node loads a file, but a node loads another file that was not sent, the names do not match: this is a fault.
     """
-    loaded: dict[str | None, list[Target]] = {}
-    for target in inputs:
-        loaded.setdefault(plain_name(target.get(graph)), []).append(target)
     sources: dict[str, ImageSource] = {}
-    faults: list[Fault] = []
     unused: list[tuple[str, str]] = []
     for name, (path, text) in images.items():
         targets = tuple(loaded.pop(plain_name(name), ()))
@@ -134,15 +131,16 @@ def _sent(
         try:
             sources[path] = _source(path, text, targets, graph, name)
         except ValueError as error:
-            faults.append(Fault(path, str(error)))
+            faults.add(path, str(error))
     others = [targets[0] for name, targets in loaded.items() if name is not None and _HAS_EXTENSION.search(name)]
-    if not others:
-        return sources, faults, [f"{path}: no node of the graph loads {shown(name)}" for path, name in unused]
-    other = others[0]
-    loader = f"node {shown(other.node_id)} ({shown(graph[other.node_id]['class_type'])[1:-1]})"
-    remedy = f"{loader} loads {shown(other.get(graph))}, which was not sent. Give the file the name that the node has"
-    faults += [Fault(path, f"is named {shown(name)}, which no node loads; {remedy}") for path, name in unused]
-    return sources, faults, []
+    for path, name in unused:
+        if not others:
+            faults.warnings.append(f"{path}: no node of the graph loads {shown(name)}")
+            continue
+        loader = f"node {shown(others[0].node_id)} ({shown(graph[others[0].node_id]['class_type'])[1:-1]})"
+        remedy = f"{loader} loads {shown(others[0].get(graph))}, which was not sent. Use the node's file name"
+        faults.add(path, f"is named {shown(name)}, which no node loads; {remedy}")
+    return sources
 
 
 def _embedded(path: str, target: Target, graph: Graph) -> ImageSource | None:
@@ -150,7 +148,7 @@ def _embedded(path: str, target: Target, graph: Graph) -> ImageSource | None:
     value = target.get(graph)
     is_too_long = len(value.encode()) > _MAX_NAME
     try:
-        if is_https(value) or is_data_uri(value) or is_address(value) or is_too_long or _is_small_picture(value):
+        if is_https(value) or is_data_uri(value) or is_address(value) or is_too_long or _is_small_image(value):
             return _source(path, value, (target,), graph, "")
     except ValueError as error:
         problem = "is too long for a file name, and " if is_too_long else ""
@@ -158,17 +156,17 @@ def _embedded(path: str, target: Target, graph: Graph) -> ImageSource | None:
     return None
 
 
-def _is_small_picture(value: str) -> bool:
+def _is_small_image(value: str) -> bool:
     """Return whether a text that could be a file name is a base64 image."""
     try:
-        return len(value) >= _LEAST_PICTURE and identify(decode_base64(value)) is not None
+        return len(value) >= _MIN_IMAGE_LENGTH and identify(decode_base64(value)) is not None
     except ValueError:
         return False
 
 
 def _source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> ImageSource:
     """Return the file that `text` contains or links to. Raises ValueError, with a message for the user, if invalid."""
-    is_picture = any((graph[target.node_id]["class_type"], target.input) in _PICTURE_INPUTS for target in targets)
+    is_picture = any((graph[target.node_id]["class_type"], target.input) in _IMAGE_INPUTS for target in targets)
     content = bare_address(text) if is_https(text) else decode_base64(text)
     return ImageSource(path, content, targets, is_picture, "" if is_picture else _extension(name, text))
 
@@ -189,23 +187,19 @@ def is_playlist(data: bytes) -> bool:
     return _PLAYLIST.match(data[:4096]) is not None
 
 
-def beyond_limits(sources: Mapping[str, ImageSource]) -> list[Fault]:
-    """Return a fault for each limit that the files exceed in total."""
-    return list(_beyond_limits(sources))
-
-
-def _beyond_limits(sources: Mapping[str, ImageSource]) -> Iterator[Fault]:
+def check_limits(sources: Mapping[str, ImageSource], faults: Faults) -> None:
+    """Add a fault for each limit that the files exceed in total."""
     addresses = [source.path for source in sources.values() if isinstance(source.content, str)]
     for path in addresses[MAX_ADDRESSES:]:
-        yield Fault(path, f"is one of {len(addresses)} URLs; a request may have at most {MAX_ADDRESSES}")
+        faults.add(path, f"is one of {len(addresses)} URLs; a request may have at most {MAX_ADDRESSES}")
     if len(sources) > MAX_FILES:
-        yield Fault("images", f"has {len(sources):,} files; at most {MAX_FILES} are allowed")
+        faults.add("images", f"has {len(sources):,} files; at most {MAX_FILES} are allowed")
     total = sum(len(source.content) for source in sources.values() if isinstance(source.content, bytes))
     if total > MAX_TOTAL_BYTES:
-        yield Fault("images", f"has {total:,} bytes in all files; at most {MAX_TOTAL_BYTES:,} are allowed")
+        faults.add("images", f"has {total:,} bytes in all files; at most {MAX_TOTAL_BYTES:,} are allowed")
 
 
-def named(images: Any) -> dict[str, tuple[str, str]]:  # noqa: ANN401 - any JSON value
+def _named(images: object) -> dict[str, tuple[str, str]]:
     """Return the path and text of each entry of `images`, by name. If a name is repeated, the last entry is used."""
     return {
         image["name"]: (f"images[{number}].image", image["image"])

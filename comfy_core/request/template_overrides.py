@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfy_core.comfyui.file_inputs import FileUse, file_use
-from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
+from comfy_core.contract import JsonObject
 from comfy_core.graphs import is_link
 from comfy_core.request.spellings import as_number, respelled_item
 from comfy_core.targets import Target, TargetFinder
-from comfy_core.validation import path_of, schema_faults, shown
+from comfy_core.validation import Faults, path_of, schema_faults, shown
 from comfy_core.workflows import Workflow
 
 MAX_TEXT = 4096
@@ -33,32 +33,31 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
 def read_overrides(
-    template: Workflow, overrides: Mapping[str, Any], num_images: object
-) -> tuple[JsonObject, bool, list[Fault]]:
-    """Return the normalised overrides, whether the seed is random, and the faults.
+    template: Workflow, overrides: Mapping[str, Any], num_images: object, faults: Faults
+) -> dict[str, tuple[Target, Any]]:
+    """Return the input and the normalised value of each override. A seed of -1, a random one, is left out.
 
     `num_images` is taken from the request; an invalid value counts as 1 here.
     """
     rules = _Rules(template, num_images)
     finder = TargetFinder(template.graph)
-    read: JsonObject = {}
-    is_random = False
-    faults: list[Fault] = []
+    read: dict[str, tuple[Target, Any]] = {}
     for place, value in overrides.items():
+        if faults.is_full:
+            break
+        path = path_of(["overrides", place])
         try:
             target = finder.target(place)
         except LookupError as error:
-            faults.append(Fault(path_of(["overrides", place]), str(error.args[0])))
-        else:
-            if target in rules.seeds and as_number(value) == -1:
-                is_random = True
-                continue
-            read[place], problem = rules.read(target, value)
-            if problem:
-                faults.append(Fault(path_of(["overrides", place]), problem))
-        if len(faults) == MAX_FAULTS:
-            break
-    return read, is_random, faults
+            faults.add(path, str(error.args[0]))
+            continue
+        if target in rules.seeds and as_number(value) == -1:
+            continue
+        normalised, problem = rules.read(target, value)
+        if problem:
+            faults.add(path, problem)
+        read[place] = target, normalised
+    return read
 
 
 class _Rules:

@@ -45,48 +45,48 @@ def with_parsed_graph(raw: object, levels: int = _LEVELS) -> object:
     return read
 
 
-def unwrapped(value: JsonObject) -> tuple[JsonObject, list[str]]:
-    """Return the request inside `value`, with its graph as `workflow`, and a warning for each wrapper."""
-    warnings = []
+def unwrapped(value: JsonObject, warnings: list[str]) -> JsonObject:
+    """Return the request inside `value`, with its graph as `workflow`. Add a warning for each wrapper."""
     for _ in range(_LEVELS):
         match value:
             case {"input": dict(inner), **rest} if all(map(is_of_platform, rest.keys() - {"id"})):
                 warnings.append("input: is a whole RunPod request; the `input` in it was read")
                 warnings += [f"{key}: {BESIDE_INPUT}" for key in rest if is_of_platform(key)]
                 value = {name: item for name, item in inner.items() if item is not None}
-    value, found = _with_graph(value)
-    return value, warnings + found
+    return _with_graph(value, warnings)
 
 
-def _with_graph(value: JsonObject) -> tuple[JsonObject, list[str]]:
+def _with_graph(value: JsonObject, warnings: list[str]) -> JsonObject:
     match value.get("workflow"):
         case None:
-            return _of_whole(value)
+            return _of_whole(value, warnings)
         case {"input": {"workflow": graph}} as outer:
-            value, warnings = _with_graph({**outer["input"], **value, "workflow": graph})
-            return value, ["workflow: is a whole RunPod request; the `input` in it was read", *warnings]
+            warnings.append("workflow: is a whole RunPod request; the `input` in it was read")
+            return _with_graph({**outer["input"], **value, "workflow": graph}, warnings)
         case dict(outer) if not any(map(is_node, outer.values())):
             for key in _KEYS_OF_A_GRAPH:
                 if _holds_graph(outer.get(key)):
+                    warnings.append(f"workflow: is an object with the graph as its `{key}`; that graph was read")
                     passed = {name: outer[name] for name in outer.keys() & _BESIDE_A_GRAPH}
-                    warning = f"workflow: is an object with the graph as its `{key}`; that graph was read"
-                    return {**passed, **value, "workflow": outer[key]}, [warning]
-    return value, []
+                    return {**passed, **value, "workflow": outer[key]}
+    return value
 
 
-def _of_whole(value: JsonObject) -> tuple[JsonObject, list[str]]:
+def _of_whole(value: JsonObject, warnings: list[str]) -> JsonObject:
     """Handle a request without `workflow`: look for a graph in its other keys, or in the request itself."""
     for key in [*_KEYS_OF_A_GRAPH[:2], *sorted(value.keys() - _BESIDE_A_GRAPH)]:
         if _holds_graph(value.get(key)):
+            warnings.append(f"{key}: is a graph, and was read as `workflow`")
             rest = {name: item for name, item in value.items() if name != key}
-            return {**rest, "workflow": value[key]}, [f"{key}: is a graph, and was read as `workflow`"]
+            return {**rest, "workflow": value[key]}
     if isinstance(value.get("nodes"), list):
-        return {"workflow": value}, []
+        return {"workflow": value}
     if not any(map(is_node, value.values())):
-        return value, []
+        return value
+    warnings.append("input: is a graph itself, and was read as `workflow`")
     graph = {name: item for name, item in value.items() if isinstance(item, dict) and name not in _BESIDE_A_GRAPH}
     rest = {name: item for name, item in value.items() if name not in graph}
-    return {**rest, "workflow": graph}, ["input: is a graph itself, and was read as `workflow`"]
+    return {**rest, "workflow": graph}
 
 
 def _holds_graph(value: Any) -> bool:  # noqa: ANN401 - any JSON value
@@ -94,9 +94,8 @@ def _holds_graph(value: Any) -> bool:  # noqa: ANN401 - any JSON value
     return isinstance(value, dict) and (any(map(is_node, value.values())) or isinstance(value.get("nodes"), list))
 
 
-def beside_graph(value: JsonObject) -> tuple[JsonObject, JsonObject, list[str]]:
-    """Return a graph request's known keys, ComfyUI's `extra_data`, and a warning for each other key."""
-    warnings = []
+def beside_graph(value: JsonObject, warnings: list[str]) -> tuple[JsonObject, JsonObject]:
+    """Return a graph request's known keys, and ComfyUI's `extra_data`. Add a warning for each other key."""
     extra_data: JsonObject = {}
     match value.get("extra_data", {}):
         case dict(given):
@@ -126,4 +125,4 @@ def beside_graph(value: JsonObject) -> tuple[JsonObject, JsonObject, list[str]]:
         warnings.append(f"{path_of([name])}: {problem}")
     if len(unknown) > _MOST_UNKNOWN:
         warnings.append(f"and {len(unknown) - _MOST_UNKNOWN:,} more keys that are ignored")
-    return {name: item for name, item in value.items() if name in ENVELOPE}, extra_data, warnings
+    return {name: item for name, item in value.items() if name in ENVELOPE}, extra_data

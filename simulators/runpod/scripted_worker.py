@@ -1,7 +1,6 @@
-"""A worker of the platform's stand-in that makes no pictures: it answers each job with what a function says, at once.
+"""A worker that generates no images: a function returns the result of each job.
 
-It speaks the wire of docs/reference/runpod.md#worker-protocol by itself, without RunPod's SDK, in threads of this
-process.
+It implements the protocol of docs/reference/runpod.md#worker-protocol without RunPod's SDK, in threads of this process.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from PIL import Image
 from simulators.runpod.queue_api import RunPodPlatform
 
 Body: TypeAlias = dict[str, Any]
-Answer: TypeAlias = Callable[[Body], Body]
-"""From a job as a worker takes it to the body that it posts: `{"output": …}` or `{"error": …}`."""
+MakeResult: TypeAlias = Callable[[Body], Body]
+"""Returns the body of a job's result: `{"output": …}` or `{"error": …}`. Its argument is the job from job-take."""
 
 TAKE_TIMEOUT_S = 15.0
 POST_TIMEOUT_S = 30.0
 
 
 class ScriptedWorker:
-    """`hands` threads that take jobs and post what `answer` says."""
+    """`threads` threads that take jobs and post the results of `make_result`."""
 
-    def __init__(self, platform: RunPodPlatform, answer: Answer, hands: int = 1) -> None:
+    def __init__(self, platform: RunPodPlatform, make_result: MakeResult, threads: int = 1) -> None:
         self._platform = platform
-        self._answer = answer
+        self._make_result = make_result
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(hands)]
+        self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(threads)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -59,7 +58,7 @@ class ScriptedWorker:
                     continue
                 job = taken.json()
                 url = f"{self._platform.endpoint_url}/job-done/{worker}/{job['id']}?gpu=FAKE&isStream=false"
-                session.post(url, json=self._answer(job), timeout=POST_TIMEOUT_S)
+                session.post(url, json=self._make_result(job), timeout=POST_TIMEOUT_S)
             except requests.RequestException:
                 self._ended.wait(0.05)
         session.close()
@@ -67,14 +66,14 @@ class ScriptedWorker:
 
 @cache
 def png(side: int = 8, seed: int = 0) -> bytes:
-    """Return a small picture."""
+    """Return a small PNG."""
     encoded = io.BytesIO()
     Image.new("RGB", (side, side), (seed % 256, seed // 256 % 256, 80)).save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def noise(width: int, height: int) -> bytes:
-    """Return a picture that does not compress."""
+    """Return a PNG that cannot be compressed."""
     encoded = io.BytesIO()
     pixels = random.Random(1).randbytes(width * height * 3)  # noqa: S311 - no secret
     Image.frombytes("RGB", (width, height), pixels).save(encoded, "PNG", compress_level=0)
@@ -82,7 +81,7 @@ def noise(width: int, height: int) -> bytes:
 
 
 def entry(data: bytes, seed: int | None = 0, **changes: Any) -> Body:  # noqa: ANN401 - any JSON value
-    """Return a picture's entry in a result, as docs/api.md has it."""
+    """Return an image's entry in a result of docs/api.md."""
     return {
         "filename": "flux-dev_00001_.png",
         "type": "base64",
@@ -98,6 +97,6 @@ def entry(data: bytes, seed: int | None = 0, **changes: Any) -> Body:  # noqa: A
 
 
 def pictured(job: Body) -> Body:
-    """Answer a job with one small picture of its seed."""
+    """Return a result with one small image that depends on the seed."""
     seed = job["input"].get("seed", 0)
     return {"output": {"images": [entry(png(8, seed), seed)], "workflow": "flux-dev-txt2img", "seed": seed}}

@@ -1,18 +1,18 @@
-"""A stand-in for Scenario's API: Flux.1-dev jobs, assets and pictures, over real sockets.
+"""Simulates Scenario's API on real sockets: Flux.1-dev jobs, assets and images.
 
-It imports nothing of ours, so that it cannot share our mistakes. Facts that it reproduces, from
-docs/reference/scenario.md; `?` marks what nobody has measured.
+It imports nothing else of this project, so that it cannot repeat our mistakes. It reproduces these facts of
+docs/reference/scenario.md. `?` marks those that are not measured.
 
 Below /v1, with `Authorization: Basic KEY:SECRET`, else 401:
   POST generate/custom/{model}  {"job": {…}, "creativeUnitsCost": n}; unknown fields and values out of range are 400 ?;
-                                a picture that is no asset of ours is 404
+                                an image that is not an asset of this account is 404
   GET  jobs/{id}                {"job": {…}}: queued, warming-up ?, in-progress, finalizing; success, failure, canceled
   GET  jobs                     {"jobs": […]}, by `status`; all on one page
   POST jobs/{id}/action         {"action": "cancel"}: {"job": {…}}; a job that has ended is 400 ?
-  POST assets                   {"name", "image"}: {"asset": {…}}; what is no picture is 400, more than 6 MB are 413 ?
-  GET  assets/{id}              {"asset": {…}} with an address below /assets, which is signed and asks for no key
+  POST assets                   {"name", "image"}: {"asset": {…}}; 400 if it is not an image, 413 above 6 MB ?
+  GET  assets/{id}              {"asset": {…}} with a signed URL below /assets, which needs no key
   GET  models/{id}              {"model": {…}} for the one Flux.1-dev id, else 404
-Errors are {"reason", "trace_id"}; 429 has `remainingSeconds` too, and no Retry-After. Picture i of a job has the seed
+Errors are {"reason", "trace_id"}; 429 has `remainingSeconds` too, and no Retry-After. Image i of a job has the seed
 plus i in its asset's metadata, as text ?. Records satisfy the strict validation of the official SDK.
 """
 

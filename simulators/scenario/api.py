@@ -1,4 +1,4 @@
-"""The stand-in as a context manager: a thread with one server in it, what it keeps, and what a test may look at."""
+"""The simulator as a context manager: a thread that runs one server, with its state for tests."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Self, TypeAlias
 from aiohttp import hdrs, web
 from PIL import Image
 
-from .faults import Cut, ScenarioAnswer, ScenarioDrop, ScenarioFaults
-from .records import Asset, Record, ScenarioJob, drawn, new_id
+from .faults import Cut, ScenarioDrop, ScenarioFaults, ScenarioResponse
+from .records import Asset, Record, ScenarioJob, new_id, noise_png
 
 Route: TypeAlias = Callable[[web.Request], Awaitable[web.Response]]
 
 KEY = "api_standin"
-SECRET = "sec_standin_0123456789"  # noqa: S105 - it opens nothing but this server
+SECRET = "sec_standin_0123456789"  # noqa: S105 - only valid for this server
 BASIC = f"Basic {base64.b64encode(f'{KEY}:{SECRET}'.encode()).decode()}"
 MODEL = "model_bfl-flux-1-dev"
-START_DEADLINE_S = 10.0
+START_TIMEOUT_S = 10.0
 UPLOAD_LIMIT_BYTES = 6_000_000
 STEPS = 5
 HELD_AT = 0.4
@@ -40,16 +40,16 @@ KNOWN = {"prompt", "image", "loras", "lorasScale", *RANGES}
 
 
 class ScenarioStandIn:
-    """Scenario, for as long as the context lasts. A job takes `run_s`."""
+    """Scenario's API inside the `with` block. A job takes `run_s` seconds."""
 
     def __init__(self, run_s: float = 0.15) -> None:
         self.faults = ScenarioFaults()
         self.jobs: dict[str, ScenarioJob] = {}
         self.assets: dict[str, Asset] = {}
         self.calls: list[str] = []
-        """Every call that came as far as the API, as `POST /v1/assets`."""
+        """All received requests, as `POST /v1/assets`."""
         self.submissions = 0
-        """How many jobs were accepted. Each one would be billed."""
+        """The number of accepted jobs. Scenario would bill each of them."""
         self._run_s = run_s
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._served()), daemon=True)
@@ -60,8 +60,8 @@ class ScenarioStandIn:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        if not self._started.wait(START_DEADLINE_S):
-            raise RuntimeError("the stand-in did not start")
+        if not self._started.wait(START_TIMEOUT_S):
+            raise RuntimeError("the simulator did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,15 +72,15 @@ class ScenarioStandIn:
 
     @property
     def url(self) -> str:
-        """The address that stands for https://api.cloud.scenario.com/v1."""
+        """The URL to use instead of https://api.cloud.scenario.com/v1."""
         return f"http://127.0.0.1:{self._port}/v1"
 
     def client_env(self) -> dict[str, str]:
-        """Return the variables that lead the provider `scenario` here; the switch is not among them."""
+        """Return the environment variables of the provider `scenario`, without IMAGE_GENERATION_PROVIDER."""
         return {"SCENARIO_SDK_API_KEY": KEY, "SCENARIO_SDK_API_SECRET": SECRET, "SCENARIO_BASE_URL": self.url}
 
     def held(self) -> list[ScenarioJob]:
-        """Return the jobs that stay in the middle."""
+        """Return the jobs that `hold_job` holds."""
         return [job for job in self.jobs.values() if job.progress == HELD_AT and not job.is_final]
 
     def under_way(self) -> list[ScenarioJob]:
@@ -93,11 +93,11 @@ class ScenarioStandIn:
             (hdrs.METH_POST, "generate", "/v1/generate/custom/{model}", self._generate),
             (hdrs.METH_GET, "jobs", "/v1/jobs", self._list_jobs),
             (hdrs.METH_GET, "job", "/v1/jobs/{job}", self._job),
-            (hdrs.METH_POST, "action", "/v1/jobs/{job}/action", self._act),
+            (hdrs.METH_POST, "action", "/v1/jobs/{job}/action", self._action),
             (hdrs.METH_POST, "upload", "/v1/assets", self._upload),
             (hdrs.METH_GET, "asset", "/v1/assets/{asset}", self._asset),
             (hdrs.METH_GET, "model", "/v1/models/{model}", self._model),
-            (hdrs.METH_GET, "picture", "/assets/{asset}", self._picture),
+            (hdrs.METH_GET, "image", "/assets/{asset}", self._image),
         ):
             app.router.add_route(method, path, partial(self._handle, name, route))
         runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
@@ -114,26 +114,26 @@ class ScenarioStandIn:
 
     async def _handle(self, name: str, route: Route, request: web.Request) -> web.Response:
         self.calls.append(f"{request.method} {request.path}")
-        if name != "picture" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
+        if name != "image" and request.headers.get(hdrs.AUTHORIZATION) != BASIC:
             return problem(401, "Unauthorized")
         fault = self.faults.of_call(name)
-        if isinstance(fault, ScenarioAnswer):
-            return _answer_of(fault)
+        if isinstance(fault, ScenarioResponse):
+            return _response_of(fault)
         if isinstance(fault, ScenarioDrop) and not fault.after_handling:
             return _dropped(request)
-        answer = await route(request)
+        response = await route(request)
         if isinstance(fault, ScenarioDrop):
             return _dropped(request)
-        if isinstance(fault, Cut) and isinstance(answer.body, bytes):
-            return web.Response(body=answer.body[: len(answer.body) // 2], content_type="image/png")
-        return answer
+        if isinstance(fault, Cut) and isinstance(response.body, bytes):
+            return web.Response(body=response.body[: len(response.body) // 2], content_type="image/png")
+        return response
 
     async def _generate(self, request: web.Request) -> web.Response:
         body: Record = await request.json()
         if request.match_info["model"] != MODEL:
             return problem(404, "Model not found")
-        if said := _refused(body):
-            return problem(400, said)
+        if fault := _fault(body):
+            return problem(400, fault)
         if "image" in body and body["image"] not in self.assets:
             return problem(404, f"Asset {body['image']} not found")
         self.submissions += 1
@@ -145,10 +145,10 @@ class ScenarioStandIn:
         return web.json_response({"job": job.record(), "creativeUnitsCost": 5, "costDetails": {"custom-generation": 5}})
 
     async def _run(self, job: ScenarioJob) -> None:
-        if line_s := self.faults.line_s:
-            await asyncio.sleep(line_s / 2)
+        if queue_s := self.faults.queue_s:
+            await asyncio.sleep(queue_s / 2)
             job.go("warming-up", 0.0)
-            await asyncio.sleep(line_s / 2)
+            await asyncio.sleep(queue_s / 2)
         for step in range(STEPS):
             job.go("in-progress", step / STEPS)
             if job.progress == HELD_AT and self.faults.holds_job():
@@ -159,35 +159,35 @@ class ScenarioStandIn:
             job.failure, self.faults.failure = self.faults.failure, {}
             job.go("failure", 1.0)
         elif not (job.is_final or self.faults.loses_assets):
-            job.asset_ids = [self._made(job, number) for number in range(job.body.get("numOutputs", 1))]
+            job.asset_ids = [self._generated(job, number) for number in range(job.body.get("numOutputs", 1))]
         job.go("success", 1.0)
 
     async def _held(self, job: ScenarioJob) -> None:
-        while not (self.faults.goes_on.is_set() or job.is_final):  # noqa: ASYNC110 - another thread sets it
+        while not (self.faults.released.is_set() or job.is_final):  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.005)
 
-    def _made(self, job: ScenarioJob, number: int) -> str:
+    def _generated(self, job: ScenarioJob, number: int) -> str:
         width, height = job.body.get("width", 1104), job.body.get("height", 832)
         seed = job.body.get("seed", 0) + number
         kind = "img2img" if "image" in job.body else "txt2img"
         facts = {"seed": str(seed), "width": width, "height": height, "prompt": job.body["prompt"]}
-        asset = Asset(drawn(width, height, seed), "image/png", kind, facts)
+        asset = Asset(noise_png(width, height, seed), "image/png", kind, facts)
         self.assets[asset.asset_id] = asset
         return asset.asset_id
 
     async def _job(self, request: web.Request) -> web.Response:
         job = self.jobs.get(request.match_info["job"])
-        return web.json_response({"job": job.record()}) if job else problem(404, "ScenarioJob not found")
+        return web.json_response({"job": job.record()}) if job else problem(404, "Job not found")
 
     async def _list_jobs(self, request: web.Request) -> web.Response:
         wanted = request.query.get("status")
         jobs = [job.record() for job in self.jobs.values() if wanted in {None, job.status}]
         return web.json_response({"jobs": jobs})
 
-    async def _act(self, request: web.Request) -> web.Response:
+    async def _action(self, request: web.Request) -> web.Response:
         job = self.jobs.get(request.match_info["job"])
         if job is None:
-            return problem(404, "ScenarioJob not found")
+            return problem(404, "Job not found")
         if job.is_final:
             return problem(400, "The job has ended")
         if (await request.json()).get("action") != "cancel":
@@ -219,7 +219,7 @@ class ScenarioStandIn:
             return problem(404, "Model not found")
         return web.json_response({"model": {"id": MODEL, "type": "custom", "status": "trained", "custom": True}})
 
-    async def _picture(self, request: web.Request) -> web.Response:
+    async def _image(self, request: web.Request) -> web.Response:
         asset = self.assets.get(request.match_info["asset"])
         if asset is None or request.query.get("Signature") != asset.signature:
             return web.Response(status=403, text="Access Denied")
@@ -230,8 +230,8 @@ class ScenarioStandIn:
         return f"http://127.0.0.1:{self._port}"
 
 
-def _refused(body: Record) -> str:
-    """Return what is wrong with a body, or an empty text."""
+def _fault(body: Record) -> str:
+    """Return the fault of a body, or an empty string."""
     if not body.get("prompt"):
         return "Input prompt is required"
     if unknown := body.keys() - KNOWN:
@@ -247,13 +247,13 @@ def _refused(body: Record) -> str:
 
 
 def problem(status: int, reason: str) -> web.Response:
-    """Return an error as Scenario words it."""
+    """Return an error in Scenario's format."""
     return web.json_response({"reason": reason, "trace_id": new_id("trace")}, status=status)
 
 
-def _answer_of(fault: ScenarioAnswer) -> web.Response:
+def _response_of(fault: ScenarioResponse) -> web.Response:
     if fault.body is None:
-        return problem(fault.status, "because of the moon")
+        return problem(fault.status, "internal error")
     if isinstance(fault.body, str):
         return web.Response(status=fault.status, text=fault.body, content_type="text/html")
     return web.json_response(dict(fault.body), status=fault.status)

@@ -1,16 +1,16 @@
-"""What can go wrong at Scenario, as verbs.
+"""Faults to inject, as methods.
 
-| verb | what callers see |
+| fault | what callers see |
 |---|---|
-| answer(route, status, times, body) | that answer; without a body it is Scenario's error |
+| respond(route, status, times, body) | this response; without a body it is an error of Scenario |
 | throttle(seconds, times) | 429 to a submit, with `remainingSeconds` |
-| drop_connection(route, times, after_handling) | no answer; the call may have been handled |
-| fail_job(error, hint) | the next job ends as `failure` with that in its metadata |
-| hold_job() | the next job stays at 40 %, until go_on(), or until it is cancelled |
-| wait_in_line(seconds) | the next job is `queued`, then `warming-up`, for so long |
-| cut_picture(times) | a picture's bytes end in the middle, and its length says so too |
-| lose_assets() | jobs end well and have no assets |
-| clear() | all is well again, and a job that was held goes on |
+| drop_connection(route, times, after_handling) | no response; the request was handled or was not |
+| fail_job(error, hint) | the next job ends as `failure` with these texts in its metadata |
+| hold_job() | the next job stays at 40 % until go_on(), or until it is cancelled |
+| wait_in_queue(seconds) | jobs are `queued`, then `warming-up`, for `seconds` |
+| cut_image(times) | an image has only half of its bytes, with the matching length |
+| lose_assets() | jobs succeed without assets |
+| clear() | removes all faults, and a held job continues |
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-Route: TypeAlias = Literal["generate", "job", "jobs", "action", "upload", "asset", "model", "picture"]
+Route: TypeAlias = Literal["generate", "job", "jobs", "action", "upload", "asset", "model", "image"]
 Body: TypeAlias = Mapping[str, Any] | str | None
 
 
 @dataclass(frozen=True)
-class ScenarioAnswer:
-    """An answer that is not Scenario's own."""
+class ScenarioResponse:
+    """A response instead of Scenario's."""
 
     route: Route
     status: int
@@ -35,7 +35,7 @@ class ScenarioAnswer:
 
 @dataclass(frozen=True)
 class ScenarioDrop:
-    """No answer."""
+    """No response, and the connection is closed."""
 
     route: Route
     after_handling: bool
@@ -43,81 +43,81 @@ class ScenarioDrop:
 
 @dataclass(frozen=True)
 class Cut:
-    """Half a picture."""
+    """Half of an image."""
 
-    route: Route = "picture"
+    route: Route = "image"
 
 
 class ScenarioFaults:
-    """The verbs, and what of them is still to come."""
+    """The methods that inject faults, and the faults that have not happened yet."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.failure: dict[str, str] = {}
-        self.goes_on = threading.Event()
+        self.released = threading.Event()
         self.clear()
 
-    def answer(self, route: Route, status: int, times: int = 1, body: Body = None) -> None:
-        """Answer the next calls of a route with a status."""
-        self._arm(ScenarioAnswer(route, status, body), times)
+    def respond(self, route: Route, status: int, times: int = 1, body: Body = None) -> None:
+        """Send this response to the next requests of a route."""
+        self._arm(ScenarioResponse(route, status, body), times)
 
     def throttle(self, seconds: float, times: int = 1) -> None:
-        """Refuse the next submits for now."""
-        self.answer("generate", 429, times, {"reason": "Too many requests", "remainingSeconds": seconds})
+        """Refuse the next submissions with 429."""
+        self.respond("generate", 429, times, {"reason": "Too many requests", "remainingSeconds": seconds})
 
     def drop_connection(self, route: Route, times: int = 1, *, after_handling: bool = False) -> None:
-        """Reset the connection of the next calls of a route."""
+        """Close the connection of the next requests of a route."""
         self._arm(ScenarioDrop(route, after_handling), times)
 
     def fail_job(self, error: str, hint: str = "") -> None:
-        """Let the next job end badly."""
+        """Make the next job fail."""
         self.failure = {"error": error, **({"hint": hint} if hint else {})}
 
     def hold_job(self) -> None:
-        """Let the next job stay in the middle."""
-        self.goes_on.clear()
+        """Hold the next job at 40 %."""
+        self.released.clear()
         self._holds = True
 
     def go_on(self) -> None:
-        """Let it end."""
-        self.goes_on.set()
+        """Let the held job continue."""
+        self.released.set()
 
     def holds_job(self) -> bool:
-        """Take the wish that a job be held."""
+        """Return whether the current job is held; each `hold_job` applies once."""
         with self._lock:
             holds, self._holds = self._holds, False
         return holds
 
-    def wait_in_line(self, seconds: float) -> None:
-        """Let the next job wait before it starts."""
-        self.line_s = seconds
+    def wait_in_queue(self, seconds: float) -> None:
+        """Make jobs wait before they start."""
+        self.queue_s = seconds
 
-    def cut_picture(self, times: int = 1) -> None:
-        """Give half of the next pictures that are fetched."""
+    def cut_image(self, times: int = 1) -> None:
+        """Send half of the next images that are downloaded."""
         self._arm(Cut(), times)
 
     def lose_assets(self) -> None:
-        """Let jobs end without a picture."""
+        """Make jobs succeed without an asset."""
         self.loses_assets = True
 
     def clear(self) -> None:
-        """Undo every fault that is still to come."""
+        """Remove all faults."""
         with self._lock:
-            self._armed: list[ScenarioAnswer | ScenarioDrop | Cut] = []
+            self._armed: list[ScenarioResponse | ScenarioDrop | Cut] = []
         self.failure = {}
-        self.line_s = 0.0
+        self.queue_s = 0.0
         self.loses_assets = False
         self._holds = False
-        self.goes_on.set()
+        self.released.set()
 
-    def of_call(self, route: str) -> ScenarioAnswer | ScenarioDrop | Cut | None:
-        """Take the next fault of a call."""
+    def of_call(self, route: str) -> ScenarioResponse | ScenarioDrop | Cut | None:
+        """Remove and return the next fault of a request."""
         with self._lock:
             for place, fault in enumerate(self._armed):
                 if fault.route == route:
                     return self._armed.pop(place)
         return None
 
-    def _arm(self, fault: ScenarioAnswer | ScenarioDrop | Cut, times: int) -> None:
+    def _arm(self, fault: ScenarioResponse | ScenarioDrop | Cut, times: int) -> None:
         with self._lock:
             self._armed += [fault] * times

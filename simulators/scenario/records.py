@@ -1,4 +1,4 @@
-"""Jobs and assets as Scenario writes them down, and the pictures that it draws."""
+"""Jobs and assets in Scenario's JSON format, and the generated images."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ OWNER = {"ownerId": "proj_standin", "authorId": "user_standin"}
 
 
 def now() -> str:
-    """Return the time, as Scenario writes it."""
+    """Return the time in Scenario's format."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_id(kind: str) -> str:
-    """Return an id, as `job_0123456789abcdef01234567`."""
+    """Return an id like `job_0123456789abcdef01234567`."""
     return f"{kind}_{secrets.token_hex(12)}"
 
 
-def drawn(width: int, height: int, seed: int) -> bytes:
-    """Return the PNG that a seed gives: coarse noise, the same each time."""
+def noise_png(width: int, height: int, seed: int) -> bytes:
+    """Return a PNG of coarse noise that depends only on the arguments."""
     pixels = random.Random(seed).randbytes(8 * 8 * 3)  # noqa: S311 - no secret
     encoded = io.BytesIO()
     Image.frombytes("RGB", (8, 8), pixels).resize((width, height), Image.Resampling.BICUBIC).save(encoded, "PNG")
@@ -36,7 +36,7 @@ def drawn(width: int, height: int, seed: int) -> bytes:
 
 @dataclass
 class ScenarioJob:
-    """One job. It is changed by the stand-in's loop alone."""
+    """One job. Only the simulator's event loop changes it."""
 
     body: Record
     model_id: str
@@ -53,11 +53,11 @@ class ScenarioJob:
 
     @property
     def is_final(self) -> bool:
-        """Whether it has ended."""
+        """Whether the job has ended."""
         return self.status in FINAL
 
     def go(self, status: str, progress: float) -> None:
-        """Bring it on, unless it has ended."""
+        """Set the status and progress, unless the job has ended."""
         if self.is_final:
             return
         self.status, self.progress = status, progress
@@ -65,7 +65,7 @@ class ScenarioJob:
             self.history.append({"date": now(), "status": status})
 
     def record(self) -> Record:
-        """Return what GET jobs/{id} has under `job`."""
+        """Return `job` in the response of GET jobs/{id}."""
         return {
             "jobId": self.job_id,
             "jobType": "custom",
@@ -86,7 +86,7 @@ class ScenarioJob:
 
 @dataclass
 class Asset:
-    """One picture."""
+    """One image."""
 
     data: bytes
     mime_type: str
@@ -97,7 +97,7 @@ class Asset:
     created_at: str = field(default_factory=now)
 
     def record(self, base_url: str) -> Record:
-        """Return what GET assets/{id} has under `asset`."""
+        """Return `asset` in the response of GET assets/{id}."""
         return {
             "id": self.asset_id,
             "url": f"{base_url}/assets/{self.asset_id}?p=100&Signature={self.signature}",

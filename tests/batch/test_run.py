@@ -87,7 +87,7 @@ def seeds(platform: RunPodPlatform) -> list[int]:
 
 def test_every_asset_is_made_once_and_shown(platform: RunPodPlatform, file: Path) -> None:
     """Pictures, manifest and gallery are there; a second run makes nothing, and costs nothing."""
-    with ScriptedWorker(platform, pictured, hands=2):
+    with ScriptedWorker(platform, pictured, threads=2):
         first = batch(platform, file)
         second = batch(platform, file)
     out = file.parent / "out"
@@ -109,7 +109,7 @@ def test_every_asset_is_made_once_and_shown(platform: RunPodPlatform, file: Path
 
 def test_a_chain_starts_from_its_picture(platform: RunPodPlatform, file: Path) -> None:
     """A stage is sent with the picture that the earlier stage made, and made anew when that one changes."""
-    with ScriptedWorker(platform, pictured, hands=2):
+    with ScriptedWorker(platform, pictured, threads=2):
         batch(platform, file)
         file.write_text(FILE.replace('"a knight"', '"an old knight"'))
         status, told = batch(platform, file, "--type=entity")
@@ -138,9 +138,9 @@ def test_a_failed_picture_does_not_stop_the_others(platform: RunPodPlatform, fil
     def answer(job: Body) -> Body:
         return FAILED if job["input"]["prompt"] == "a knight" else pictured(job)
 
-    with ScriptedWorker(platform, answer, hands=2):
+    with ScriptedWorker(platform, answer, threads=2):
         status, told = batch(platform, file)
-    with ScriptedWorker(platform, pictured, hands=2):
+    with ScriptedWorker(platform, pictured, threads=2):
         again = batch(platform, file)
 
     assert status == 1
@@ -164,7 +164,7 @@ def test_what_may_pass_is_tried_again(platform: RunPodPlatform, file: Path) -> N
             return FULL
         return pictured(job)
 
-    with ScriptedWorker(platform, answer, hands=2):
+    with ScriptedWorker(platform, answer, threads=2):
         status, told = batch(platform, file, "--type=ui")
 
     assert (status, told["counts"]) == (0, {"made": 2})
@@ -174,7 +174,7 @@ def test_what_may_pass_is_tried_again(platform: RunPodPlatform, file: Path) -> N
 def test_a_submit_whose_answer_is_lost_is_not_made_again(platform: RunPodPlatform, file: Path) -> None:
     """It may run: the run says so, a later one does not send it either, unless it is told to."""
     platform.faults.drop_connection("run", after_handling=True)
-    with ScriptedWorker(platform, pictured, hands=2):
+    with ScriptedWorker(platform, pictured, threads=2):
         lost = batch(platform, file, "--type=ui")
         still = batch(platform, file, "--type=ui")
         before = platform.submissions
@@ -197,7 +197,7 @@ def test_killed_five_times_each_asset_is_there_once(platform: RunPodPlatform, fi
         assert held.acquire(timeout=60)
         return pictured(job)
 
-    with ScriptedWorker(platform, answer, hands=4):
+    with ScriptedWorker(platform, answer, threads=4):
         for _ in range(KILLS):
             process = started(platform, file)
             wanted = len(platform.jobs) + chance.randint(0, 3)
@@ -239,7 +239,7 @@ def test_a_signal_leaves_jobs_to_the_next_run(
     platform.wait_until(lambda: platform.submissions >= 3, 60)
     process.send_signal(number)
     status = process.wait(30)
-    with ScriptedWorker(platform, pictured, hands=2):
+    with ScriptedWorker(platform, pictured, threads=2):
         again = batch(platform, file)
 
     assert status == ended_with
@@ -272,7 +272,7 @@ def test_a_full_disk_loses_nothing(platform: RunPodPlatform, file: Path, tmp_pat
         with ScriptedWorker(platform, answer):
             full = batch(platform, file, f"--out={disk}", "--type=entity")
             filler.unlink()
-        with ScriptedWorker(platform, pictured, hands=2):
+        with ScriptedWorker(platform, pictured, threads=2):
             again = batch(platform, file, f"--out={disk}", "--type=entity")
 
     assert full[0] == 3
@@ -296,7 +296,7 @@ def test_a_disk_without_room_is_found_before_the_first_job(
 
 def test_a_part_of_the_pictures_is_merged_into_the_manifest(platform: RunPodPlatform, file: Path) -> None:
     """After `--type` the manifest and the gallery have all pictures, also one whose prompt has changed meanwhile."""
-    with ScriptedWorker(platform, pictured, hands=2):
+    with ScriptedWorker(platform, pictured, threads=2):
         whole = batch(platform, file)
         file.write_text(FILE.replace('"a knight"', '"an old knight"').replace('"a coin"', '"a gold coin"'))
         part = batch(platform, file, "--type=ui")
@@ -317,7 +317,7 @@ def test_each_game_has_a_folder_of_its_own(platform: RunPodPlatform, file: Path)
     site = Path("site")
     site.mkdir()
     (site / "index.html").write_text("my page")
-    with ScriptedWorker(platform, pictured, hands=2):
+    with ScriptedWorker(platform, pictured, threads=2):
         assert main(arguments, platform.client_env(), io.StringIO(), io.StringIO()) == 0
         file.write_text(FILE.replace('"castle"', '"farm"'))
         assert main(arguments, platform.client_env(), io.StringIO(), io.StringIO()) == 0
@@ -368,7 +368,7 @@ def bucket_variables(s3: S3Server, **changes: str) -> dict[str, str]:
 @pytest.mark.usefixtures("_in_folder")
 def test_pictures_go_into_a_bucket(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
     """Each under its name and type, with the manifest and the gallery; the address was tried, and gives it."""
-    with ScriptedWorker(platform, pictured, hands=2):
+    with ScriptedWorker(platform, pictured, threads=2):
         status, told = batch(platform, file, "--out=s3://assets/castle", **bucket_variables(s3))
 
     assert status == 0
@@ -415,7 +415,7 @@ def test_a_bucket_that_fails_meanwhile_loses_no_picture(platform: RunPodPlatform
             dying.stop()
             return pictured(job)
 
-        with ScriptedWorker(platform, answer, hands=2):
+        with ScriptedWorker(platform, answer, threads=2):
             refused = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(dying))
     again = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(s3))
 

@@ -44,7 +44,7 @@ def timed(job: Body) -> Body:
 @pytest.fixture(scope="module")
 def platform() -> Iterator[RunPodPlatform]:
     """An endpoint whose workers answer at once."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, timed, hands=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, timed, threads=4):
         yield platform
 
 
@@ -212,7 +212,7 @@ def stuck() -> Iterator[RunPodPlatform]:
     ended = threading.Event()
     with (
         RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, lambda job: never(ended, job), hands=2),
+        ScriptedWorker(platform, lambda job: never(ended, job), threads=2),
     ):
         yield platform
         ended.set()

@@ -114,7 +114,7 @@ def test_json_may_stand_before_the_command(shell: Shell) -> None:
 
 def test_every_code_arrives(shell: Shell) -> None:
     """Whatever a job failed of, `wait --json` has its code, message and details, and exits 1."""
-    with RunPodPlatform() as other, ScriptedWorker(other, lambda job: {"error": job["input"]["report"]}):
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda job: {"error": job["input"]["report"]}):
         for code in ErrorCode:
             report = ErrorReport(code, f"That is {code.value}.", {"of": 1})
             job = other.wait_for(other.submit({"report": report.to_json()}))

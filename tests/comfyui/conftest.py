@@ -17,6 +17,7 @@ from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
+from worker.settings import Settings
 
 PATIENT = WaitLimits(timeout_s=110, queue_timeout_s=110)
 
@@ -52,7 +53,7 @@ def get_json(comfyui_url: str) -> Callable[[str], Any]:
 @pytest.fixture
 def job(server: ComfyServer, workflows: Mapping[str, Workflow]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return a function that runs a job's input, small unless the test changes it."""
-    worker = Worker(server=server, workflows=workflows, job_timeout_s=110, max_result_bytes=8 * 1024 * 1024)
+    worker = Worker(server, workflows, Settings(job_timeout_s=110))
 
     def run(job_input: dict[str, Any]) -> dict[str, Any]:
         small = {} if isinstance(job_input.get("workflow"), dict) else {"steps": 2}

@@ -29,6 +29,7 @@ from tests.comfyui.file_trace import strays
 from tests.comfyui.hostile_graphs import Attack, Generator
 from tests.conftest import COMFYUI_URL
 from worker.jobs import Control, Worker, run_job
+from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
 DATA_DIRECTORY = os.environ.get("COMFYUI_DATA_DIR")
@@ -67,7 +68,7 @@ def send(
     url, directory = engine
     if request.param == "worker":
         server = ComfyServer(url, directory=directory)
-        worker = Worker(server=server, workflows=workflows, job_timeout_s=JOB_S, max_result_bytes=64 << 20)
+        worker = Worker(server, workflows, Settings(job_timeout_s=JOB_S, max_result_bytes=64 << 20))
         yield lambda job_input: run_job(worker, {"id": "hostile", "input": job_input}, Control())
         server.close()
         return

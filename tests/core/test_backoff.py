@@ -8,7 +8,7 @@ from comfy_core.backoff import backoff_s, parse_retry_after
 
 
 def test_delays_double_up_to_the_maximum() -> None:
-    """Retry-After takes the place of the delay."""
+    """Delays double up to the maximum; Retry-After replaces the delay."""
     assert [backoff_s(attempt, first_s=1, longest_s=5) for attempt in (0, 1, 2, 3, 2000)] == [1, 2, 4, 5, 5]
     assert [backoff_s(attempt) for attempt in (0, 1, 4, 5)] == [0.5, 1, 8, 8]
     assert backoff_s(0, 9.0) == 9
@@ -27,5 +27,5 @@ def test_delays_double_up_to_the_maximum() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
-    """An invalid header is ignored; a date in the past is no delay."""
+    """An invalid header is ignored, and a date in the past means no delay."""
     assert parse_retry_after(header) == seconds

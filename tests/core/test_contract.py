@@ -1,4 +1,4 @@
-"""What travels: the report survives the wire, and the registry of errors and the code that raises them agree."""
+"""Error reports survive JSON, and the registry of error codes agrees with the code that raises them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from comfy_core.contract import ALIASES, ENVELOPE, OUTPUT_FORMATS, ErrorReport, Fault
 from comfy_core.error_codes import ErrorCode, Retry
-from comfy_core.errors import ComfyClientError, ConfigError, JobCancelled, JobError, RequestError, invalid_input
+from comfy_core.errors import (
+    ComfyClientError,
+    ConfigError,
+    JobCancelled,
+    JobError,
+    RequestError,
+    WaitTimeout,
+    invalid_input,
+)
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
@@ -64,7 +72,7 @@ JSON = st.recursive(
 
 
 def codes_in(file: Path) -> Iterator[tuple[str, bool]]:
-    """Yield each `ErrorCode.X` that a file mentions, and whether an error is built with it, or is so by default."""
+    """Yield each `ErrorCode.X` in a file, and whether an error is built with it (or has it as its default)."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     arguments = {
         id(argument)
@@ -80,15 +88,15 @@ def codes_in(file: Path) -> Iterator[tuple[str, bool]]:
 
 
 @given(code=st.sampled_from(ErrorCode), message=st.text(), details=st.dictionaries(st.text(), JSON, max_size=3))
-def test_a_report_survives_the_wire(code: ErrorCode, message: str, details: dict[str, object]) -> None:
-    """Every report comes back from its JSON text as it was."""
+def test_a_report_survives_json(code: ErrorCode, message: str, details: dict[str, object]) -> None:
+    """Every report parsed from its JSON text is equal to the original."""
     report = ErrorReport(code, message, details)
 
     assert ErrorReport.from_json(report.to_json()) == report
 
 
 def test_a_report_is_json_of_four_keys() -> None:
-    """The wire names the code, the message, whether a second try may help, and the details, letters as they are."""
+    """It has the code, the message, whether it is retryable, and the details; letters are not escaped."""
     text = ErrorReport(ErrorCode.OUT_OF_MEMORY, "zu groß", {"node_id": "8"}).to_json()
 
     assert json.loads(text) == {
@@ -101,14 +109,14 @@ def test_a_report_is_json_of_four_keys() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_report_never_carries_what_is_no_json(value: float) -> None:
-    """NaN and infinity do not leave as bare words that no decoder takes."""
+def test_a_report_is_always_valid_json(value: float) -> None:
+    """NaN and infinity, which are not JSON, are replaced."""
     with pytest.raises(ValueError, match="JSON"):
         ErrorReport(ErrorCode.INTERNAL, "x", {"value": value}).to_json()
 
 
-def test_an_unknown_code_reads_as_unrecognized() -> None:
-    """The report of a newer worker keeps its message and all that it said."""
+def test_an_unknown_code_is_unrecognized() -> None:
+    """The report of a newer worker keeps its message and details."""
     newer = {"code": "of_tomorrow", "message": "what happened", "retryable": True, "details": {"a": 1}}
 
     report = ErrorReport.from_json(json.dumps(newer))
@@ -133,14 +141,14 @@ def test_an_unknown_code_reads_as_unrecognized() -> None:
     ],
     ids=lambda text: text[:30],
 )
-def test_what_is_no_report_reads_as_unrecognized(text: str) -> None:
-    """Any other text is kept as the message."""
+def test_text_that_is_not_a_report_is_unrecognized(text: str) -> None:
+    """Any other text becomes the message."""
     assert ErrorReport.from_json(text) == ErrorReport(ErrorCode.UNRECOGNIZED, text, {"error": text})
 
 
 @pytest.mark.parametrize("details", ["", ', "details": null', ', "details": [1]'])
-def test_details_may_be_absent(details: str) -> None:
-    """A report without details, or with details that are no object, has none."""
+def test_details_may_be_missing(details: str) -> None:
+    """A report whose details are missing or not an object has none."""
     report = ErrorReport.from_json(f'{{"code": "interrupted", "message": "x"{details}}}')
 
     assert report == ErrorReport(ErrorCode.INTERRUPTED, "x", {})
@@ -180,7 +188,7 @@ def test_the_code_and_the_registry_agree() -> None:
 
 
 def test_the_envelope_is_a_json_schema() -> None:
-    """The keys of every request are valid JSON Schema, described, with defaults that keep their own rules."""
+    """The keys of every request are valid JSON Schema with descriptions and valid defaults."""
     jsonschema.Draft202012Validator.check_schema({"properties": ENVELOPE})
     for rule in ENVELOPE.values():
         assert rule["description"].endswith(".")
@@ -190,24 +198,35 @@ def test_the_envelope_is_a_json_schema() -> None:
     assert not ALIASES.keys() & ALIASES.values()
 
 
-def test_a_job_error_says_its_code_and_message() -> None:
-    """What a log prints of an error is its code and its message; its report has the details."""
+def test_a_job_error_prints_its_code_and_message() -> None:
+    """With the remedy of the registry. The details are only in its report."""
     error = JobError.because(ErrorCode.INTERRUPTED, "Someone pressed stop.", node_id="3")
 
-    assert str(error) == "interrupted: Someone pressed stop."
+    assert str(error) == "interrupted: Someone pressed stop. Send the job again."
     assert error.code is ErrorCode.INTERRUPTED
     assert error.report.details == {"node_id": "3"}
     assert isinstance(error, ComfyClientError)
     assert not isinstance(error, JobCancelled)
 
 
-def test_a_cancelled_job_has_a_type_of_its_own() -> None:
-    """Cancelling is told from failing by `except`."""
-    assert isinstance(JobError.because(ErrorCode.CANCELLED, "The job was cancelled."), JobCancelled)
+def test_a_cancelled_job_has_its_own_exception() -> None:
+    """`except` distinguishes a cancellation from a failure."""
+    assert isinstance(JobError.because(ErrorCode.CANCELLED), JobCancelled)
+
+
+@pytest.mark.parametrize("problem", ["It broke", "It broke.", ""])
+def test_a_message_has_a_problem_and_the_remedy(problem: str) -> None:
+    """An error without a problem of its own has the registry's cause."""
+    code = ErrorCode.RATE_LIMITED
+    message = f"{'It broke.' if problem else code.cause} {code.remedy}"
+
+    assert JobError.because(code, problem).report.message == message
+    assert str(RequestError.because(code, problem, status=429)) == message
+    assert WaitTimeout("It waits", "job-1").report.message == f"It waits. {ErrorCode.QUEUE_TIMEOUT.remedy}"
 
 
 def test_a_request_error_keeps_status_and_body() -> None:
-    """A caller can read what a server answered; one that did not answer has no status."""
+    """A caller can read the server's response; without a response there is no status."""
     answered = RequestError("ComfyUI answered 500", status=500, body="oops")
     silent = RequestError("ComfyUI was not reached")
 
@@ -217,8 +236,8 @@ def test_a_request_error_keeps_status_and_body() -> None:
     assert issubclass(RequestError, ComfyClientError)
 
 
-def test_all_faults_stand_in_one_error() -> None:
-    """The message and the details of invalid_input name every fault; what concerns the whole is called `input`."""
+def test_all_faults_are_in_one_error() -> None:
+    """Message and details of invalid_input have every fault; one of the whole request has the path `input`."""
     error = invalid_input([Fault("", "must be a JSON object"), Fault("steps", "must be at least 1, not 0")])
 
     assert (

@@ -1,4 +1,4 @@
-"""Graphs in ComfyUI's API format: what is wrong is named, and what no output needs does not matter."""
+"""Graphs in ComfyUI's API format: faults are reported, and parts that no output needs are ignored."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from comfy_core.graphs import (
     graph_faults,
     has_nodes,
     is_link,
-    left_out,
+    remove_unneeded,
     title_of,
     with_links,
     with_random_seeds,
 )
+from comfy_core.validation import Faults
+
+
+def pruned(graph: Graph) -> Faults:
+    """Remove the nodes that no output needs; return the report."""
+    faults = Faults()
+    remove_unneeded(graph, faults)
+    return faults
+
 
 GRAPH: Graph = {
     "3": {
@@ -55,16 +64,16 @@ GRAPH: Graph = {
         ({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}}, "workflow.a.inputs.x", 'links to node "b"'),
     ],
 )
-def test_what_is_no_graph_is_named(graph: object, path: str, problem: str) -> None:
-    """Each way a graph can be wrong has a path and the remedy."""
+def test_an_invalid_graph_is_reported(graph: object, path: str, problem: str) -> None:
+    """Each kind of invalid graph has a path and the remedy."""
     [fault] = graph_faults(graph)
 
     assert fault.path == path
     assert problem in fault.message
 
 
-def test_broken_links_leave_nodes() -> None:
-    """A graph whose links dangle can still be looked into; one with half a node cannot."""
+def test_nodes_with_broken_links_can_be_read() -> None:
+    """A graph with broken links can still be read; one with an incomplete node cannot."""
     assert has_nodes({"a": {"class_type": "A", "inputs": {"x": ["b", 1]}}})
     assert not has_nodes({"a": {"class_type": "A"}})
     assert not has_nodes("a")
@@ -72,7 +81,7 @@ def test_broken_links_leave_nodes() -> None:
 
 @pytest.mark.parametrize("value", [["3", 0], ["a", 5]])
 def test_a_link_is_a_node_and_a_number(value: object) -> None:
-    """A list of a text and a whole number is a link."""
+    """A list of a text and an integer is a link."""
     assert is_link(value)
 
 
@@ -83,7 +92,7 @@ def test_other_lists_are_values(value: object) -> None:
 
 
 def test_a_node_without_a_title_has_its_type() -> None:
-    """The canvas shows a node's type where it has no title."""
+    """As in ComfyUI's editor."""
     assert title_of({"class_type": "KSampler", "inputs": {}}) == "KSampler"
     assert title_of({"class_type": "KSampler", "_meta": {"title": None}}) == "KSampler"
     assert title_of({"class_type": "KSampler", "_meta": {"title": "Refine"}}) == "Refine"
@@ -93,7 +102,7 @@ def test_a_node_without_a_title_has_its_type() -> None:
     "link", [[3, 0], ["3", "0"], [3.0, 0.0], ["3", 0.0], [3, "0"]], ids=["int", "text", "floats", "float", "mixed"]
 )
 def test_a_link_in_another_spelling_is_a_link(link: object) -> None:
-    """Ids as numbers and slots as text are read: ComfyUI takes every list of two for a link."""
+    """Ids may be numbers and slots may be text: ComfyUI treats every list of two as a link."""
     graph = {**copy.deepcopy(GRAPH), "8": {"class_type": "SaveImage", "inputs": {"images": link}}}
 
     with_links(graph)
@@ -103,8 +112,8 @@ def test_a_link_in_another_spelling_is_a_link(link: object) -> None:
 
 
 @pytest.mark.parametrize("value", [[1, 2], [64, 128], ["3", "a"], ["3", 0.5], [3, 0, 0], [3, -1], ["x", "0"]])
-def test_a_list_of_values_stays(value: list[Any]) -> None:
-    """A list that begins with no node's id, or has no slot, is a value of its own."""
+def test_a_list_of_values_is_not_changed(value: list[Any]) -> None:
+    """A list whose first item is not a node's id, or without a slot, is a value."""
     graph: Graph = {"3": {"class_type": "A", "inputs": {"sizes": value}}}
 
     with_links(graph)
@@ -112,8 +121,8 @@ def test_a_list_of_values_stays(value: list[Any]) -> None:
     assert graph["3"]["inputs"]["sizes"] == value
 
 
-def saved(**nodes: Any) -> Graph:  # noqa: ANN401 - nodes
-    """Return a whole graph that saves a picture, with more nodes."""
+def complete_graph(**nodes: Any) -> Graph:  # noqa: ANN401 - nodes
+    """Return a complete graph that saves an image, with more nodes."""
     return {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
@@ -142,14 +151,15 @@ def saved(**nodes: Any) -> Graph:  # noqa: ANN401 - nodes
     ],
     ids=["whole", "dangling", "chain", "note"],
 )
-def test_what_no_output_needs_is_left_out(nodes: Graph, removed: set[str], warnings: list[str]) -> None:
-    """Broken nodes that feed no output are not sent, and a warning names each; the rest of the graph runs."""
-    graph = saved(**nodes)
+def test_broken_nodes_that_no_output_needs_are_removed(nodes: Graph, removed: set[str], warnings: list[str]) -> None:
+    """A warning names each; the rest of the graph runs."""
+    graph = complete_graph(**nodes)
     before = set(graph)
 
-    faults, found = left_out(graph)
+    report = pruned(graph)
+    found = report.warnings
 
-    assert faults == []
+    assert not report.listed()
     assert before - set(graph) == removed
     assert len(found) == len(warnings)
     assert all(told.startswith(start) for told, start in zip(found, warnings, strict=True))
@@ -178,42 +188,42 @@ def test_what_no_output_needs_is_left_out(nodes: Graph, removed: set[str], warni
     ],
     ids=["output", "preview", "custom", "upstream", "reroute"],
 )
-def test_what_an_output_needs_must_be_whole(nodes: Graph, paths: list[str]) -> None:
-    """A second output whose link is broken is refused with the whole graph: none is dropped in silence."""
-    graph = saved(**nodes)
+def test_broken_nodes_that_an_output_needs_are_faults(nodes: Graph, paths: list[str]) -> None:
+    """If any output needs a broken link, the whole graph is rejected; no output is dropped silently."""
+    graph = complete_graph(**nodes)
 
-    faults, warnings = left_out(graph)
+    report = pruned(graph)
 
-    assert [fault.path for fault in faults] == paths
-    assert warnings == []
-    assert graph == saved(**nodes)
+    assert [fault.path for fault in report.listed()] == paths
+    assert report.warnings == []
+    assert graph == complete_graph(**nodes)
 
 
-def test_a_graph_without_a_whole_end_is_refused() -> None:
-    """Where nothing would be left to run, the broken links are faults; so they are in a circle."""
+def test_a_graph_without_a_complete_output_is_rejected() -> None:
+    """If nothing could run, broken links and cycles are faults."""
     lone = {"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}
     circle = {
         "1": {"class_type": "A", "inputs": {"x": ["2", 0]}},
         "2": {"class_type": "A", "inputs": {"x": ["1", 0], "y": ["9", 0]}},
     }
 
-    assert [fault.path for fault in left_out(lone)[0]] == ["workflow.1.inputs.x"]
-    assert [fault.path for fault in left_out(circle)[0]] == ["workflow.2.inputs.y"]
+    assert [fault.path for fault in pruned(lone).listed()] == ["workflow.1.inputs.x"]
+    assert [fault.path for fault in pruned(circle).listed()] == ["workflow.2.inputs.y"]
 
 
-def test_thousands_of_broken_nodes_take_no_time() -> None:
-    """Faults are limited, and the time that they take is too."""
+def test_thousands_of_broken_nodes_are_reported_quickly() -> None:
+    """The number of faults and the time are limited."""
     broken: Graph = {str(number): {"class_type": "Save", "inputs": {"x": ["y", 0]}} for number in range(20_000)}
 
     begun_at = time.process_time()
-    faults = left_out(broken)[0]
+    faults = pruned(broken).listed()
 
     assert len(faults) == len(graph_faults(broken)) == MAX_FAULTS
     assert time.process_time() - begun_at < 6
 
 
-def test_a_wrapped_value_is_the_value() -> None:
-    """ComfyUI reads `{"__value__": 5}` as 5; a list in it stays, because it would become a link."""
+def test_a_wrapped_value_is_unwrapped() -> None:
+    """ComfyUI reads `{"__value__": 5}` as 5; a wrapped list is kept, because it would become a link."""
     graph: Graph = {"1": {"class_type": "A", "inputs": {"a": {"__value__": "in.png"}, "b": {"__value__": ["1", 0]}}}}
 
     with_links(graph)
@@ -221,8 +231,8 @@ def test_a_wrapped_value_is_the_value() -> None:
     assert graph["1"]["inputs"] == {"a": "in.png", "b": {"__value__": ["1", 0]}}
 
 
-def test_a_seed_of_minus_one_is_drawn_for_comfyuis_own_samplers() -> None:
-    """They refuse -1; a sampler of a custom node may mean something else by it."""
+def test_a_seed_of_minus_one_is_drawn_for_core_samplers() -> None:
+    """They reject -1; a custom sampler may use it with another meaning."""
     graph: Graph = {
         "1": {"class_type": "KSampler", "inputs": {"seed": "-1"}},
         "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": -1}},

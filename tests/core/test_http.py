@@ -1,4 +1,4 @@
-"""HTTP: what a server in a thread answers, or does not, becomes a value or a RequestError, and nothing else."""
+"""HTTP: every response, and the lack of one, becomes a value or a RequestError."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from comfy_core.errors import RequestError
-from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, is_base_url, quoted_url, retries
+from comfy_core.http import MAX_RETRY_AFTER_S, HttpApi, Retries, retries
+from comfy_core.urls import is_base_url, quoted_url
 from simulators.http_server import HttpHandler, HttpServer
 
 PATIENCE_S = 10.0
 SILENCE_S = 0.2
 
 RAW: dict[str, bytes] = {
-    "/no-answer": b"",
+    "/no-response": b"",
     "/garbage": b"hello world\r\n\r\n",
     "/bad-status": b"HTTP/1.1 abc OK\r\n\r\n",
     "/endless-header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
@@ -33,7 +34,7 @@ RAW: dict[str, bytes] = {
     "/to-bracket": b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
     "/to-long-name": b"HTTP/1.1 302 Found\r\nLocation: http://" + b"a" * 70 + b".x/\r\nContent-Length: 0\r\n\r\n",
 }
-"""Answers that break HTTP, by path; the connection is closed behind each."""
+"""Responses that are not valid HTTP, by path; the connection is closed after each."""
 
 NO_JSON: dict[str, bytes] = {
     "/html": b"<html>Bad gateway</html>",
@@ -43,23 +44,23 @@ NO_JSON: dict[str, bytes] = {
     "/deep": b"[" * 200_000,
     "/long-number": b"9" * 5_000,
 }
-"""Bodies of status 200 that are no JSON, by path."""
+"""Bodies of status 200 that are not JSON, by path."""
 
 
-class Answers(HttpHandler):
-    """Answers by path, and tells what it was asked."""
+class ApiHandler(HttpHandler):
+    """Responds by path, and records the requests."""
 
     protocol_version = "HTTP/1.1"
-    server: Api
+    server: RecordingServer
 
     def setup(self) -> None:
         """Count the connection."""
         super().setup()
         self.server.connections += 1
 
-    def answer(self) -> None:
-        """Answer one request."""
-        self.server.asked.append((self.command, self.path, dict(self.headers), self.body()))
+    def handle_call(self) -> None:
+        """Respond to one request."""
+        self.server.requests.append((self.command, self.path, dict(self.headers), self.body()))
         path, _, number = self.path.partition("?")[0].rpartition("/")
         if self.path in RAW:
             self.wfile.write(RAW[self.path])
@@ -83,36 +84,36 @@ class Answers(HttpHandler):
             self.send(200, json.dumps({"größe": [1, None]}).encode())
 
     def send(self, status: int, body: bytes) -> None:
-        """Send a whole answer, where the client is still there."""
+        """Send a complete response, if the client is still connected."""
         with contextlib.suppress(ConnectionError):
             self.respond(status, body)
 
-    do_GET = do_POST = do_DELETE = answer
+    do_GET = do_POST = do_DELETE = handle_call
 
 
-class Api(HttpServer):
-    """A server that counts its connections and records its requests."""
+class RecordingServer(HttpServer):
+    """A server in a thread that records its connections and requests."""
 
     request_queue_size = 32
 
     def __init__(self) -> None:
-        super().__init__(Answers)
+        super().__init__(ApiHandler)
         self.connections = 0
-        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.released = threading.Event()
 
 
 @pytest.fixture
-def server() -> Iterator[Api]:
+def server() -> Iterator[RecordingServer]:
     """A running server."""
-    with Api() as api:
+    with RecordingServer() as api:
         yield api
         api.released.set()
 
 
 @pytest.fixture
-def api(server: Api) -> Iterator[HttpApi]:
-    """The client of it."""
+def api(server: RecordingServer) -> Iterator[HttpApi]:
+    """A client of the server."""
     client = HttpApi(f"{server.url}/", name="The server", use_proxies=False)
     yield client
     client.close()
@@ -127,18 +128,18 @@ def failure(api: HttpApi, path: str, **options: Any) -> RequestError:  # noqa: A
     return info.value
 
 
-def test_json_goes_there_and_back(api: HttpApi, server: Api) -> None:
-    """A call posts JSON to the path behind the address, and returns the answer's JSON."""
+def test_json_is_sent_and_received(api: HttpApi, server: RecordingServer) -> None:
+    """A call posts JSON to the path below the base URL, and returns the response's JSON."""
     assert api.json("POST", "/prompt", timeout_s=PATIENCE_S, json={"text": "größer"}) == {"größe": [1, None]}
 
-    [(method, path, headers, body)] = server.asked
+    [(method, path, headers, body)] = server.requests
     assert (method, path) == ("POST", "/prompt")
     assert headers["Content-Type"] == "application/json"
     assert json.loads(body) == {"text": "größer"}
 
 
-def test_files_and_forms_and_questions_are_sent(api: HttpApi, server: Api) -> None:
-    """A call may carry files beside a form, and parameters behind the path."""
+def test_files_forms_and_query_parameters_are_sent(api: HttpApi, server: RecordingServer) -> None:
+    """A call may have files, a form, and query parameters."""
     response = api.call(
         "POST",
         "/upload",
@@ -149,33 +150,33 @@ def test_files_and_forms_and_questions_are_sent(api: HttpApi, server: Api) -> No
     )
 
     assert response.json() == {"größe": [1, None]}
-    [(_, path, headers, body)] = server.asked
+    [(_, path, headers, body)] = server.requests
     assert path == "/upload?type=input+folder"
     assert headers["Content-Type"].startswith("multipart/form-data")
     for part in (b'name="image"; filename="a.png"', b"Content-Type: image/png", b"\x89PNG", b'name="overwrite"'):
         assert part in body
 
 
-def test_headers_go_with_every_call(server: Api) -> None:
-    """What the API wants to see in each request, a key for one, is said once."""
+def test_headers_are_sent_with_every_call(server: RecordingServer) -> None:
+    """Headers such as an API key are configured once."""
     client = HttpApi(server.url, name="The server", headers={"Authorization": "Bearer abc"}, use_proxies=False)
 
     for path in ("/a", "/b"):
         client.json("GET", path, timeout_s=PATIENCE_S)
 
-    assert [headers["Authorization"] for _, _, headers, _ in server.asked] == ["Bearer abc"] * 2
+    assert [headers["Authorization"] for _, _, headers, _ in server.requests] == ["Bearer abc"] * 2
     client.close()
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 304, 399])
-def test_a_status_below_400_is_an_answer(api: HttpApi, status: int) -> None:
-    """What is no error is returned."""
+def test_a_status_below_400_is_returned(api: HttpApi, status: int) -> None:
+    """It is not an error."""
     assert api.call("GET", f"/status/{status}", timeout_s=PATIENCE_S).status_code == status
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 502, 503, 599])
 def test_a_status_from_400_is_an_error(api: HttpApi, status: int) -> None:
-    """An error has its status and the start of its body; that of a refusal, which is read, is whole."""
+    """The error has the status and the start of the body; the body of a 400, which is parsed, is complete."""
     error = failure(api, f"/status/{status}")
 
     assert error.status == status
@@ -185,8 +186,8 @@ def test_a_status_from_400_is_an_error(api: HttpApi, status: int) -> None:
 
 
 @pytest.mark.parametrize("path", NO_JSON)
-def test_what_is_no_json_is_an_error(api: HttpApi, path: str) -> None:
-    """A body that is no JSON is named, with its status and its start."""
+def test_a_body_that_is_not_json_is_an_error(api: HttpApi, path: str) -> None:
+    """The error has the status and the start of the body."""
     error = failure(api, path)
 
     assert error.status == 200
@@ -195,8 +196,8 @@ def test_what_is_no_json_is_an_error(api: HttpApi, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", RAW)
-def test_what_is_no_http_is_an_error(api: HttpApi, path: str) -> None:
-    """An answer that breaks HTTP, or leads nowhere, counts as none: no exception of requests or urllib3 leaves."""
+def test_a_response_that_is_not_http_is_an_error(api: HttpApi, path: str) -> None:
+    """Invalid HTTP or an invalid redirect counts as no response; no exception of requests or urllib3 is raised."""
     error = failure(api, path)
 
     assert error.status is None
@@ -204,18 +205,18 @@ def test_what_is_no_http_is_an_error(api: HttpApi, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/silent", "/stalls"])
-def test_silence_ends_in_time(api: HttpApi, path: str) -> None:
-    """A server that says nothing, or stops in the middle, is given up after the time that the caller sets."""
+def test_a_silent_server_times_out(api: HttpApi, path: str) -> None:
+    """A server that sends nothing, or stops in the middle, is abandoned after the caller's timeout."""
     assert failure(api, path, timeout_s=SILENCE_S).status is None
 
 
-def test_a_silent_server_is_named_so(api: HttpApi) -> None:
-    """No answer in time is told from a connection that was refused."""
+def test_a_timeout_is_reported_as_such(api: HttpApi) -> None:
+    """A timeout is distinguished from a refused connection."""
     assert "no response in time" in str(failure(api, "/silent", timeout_s=SILENCE_S))
 
 
 def test_a_refused_connection_is_an_error() -> None:
-    """Where nothing listens, the error says so, in few words and without addresses of memory."""
+    """The error is short and contains no memory addresses."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     api = HttpApi(f"http://127.0.0.1:{port}", name="The server", use_proxies=False)
@@ -227,8 +228,8 @@ def test_a_refused_connection_is_an_error() -> None:
     api.close()
 
 
-def test_a_full_queue_of_connections_ends_in_time() -> None:
-    """Where a connection is not even accepted, the error says that there was none in time."""
+def test_a_full_backlog_times_out() -> None:
+    """If the connection is not even accepted, the error says that there was no response in time."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -252,22 +253,22 @@ def test_a_full_queue_of_connections_ends_in_time() -> None:
     "address",
     ["nope", "http://", "http://[::1", "http://a b", f"http://{'a' * 70}.x", "http://127.0.0.1:99999", "ftp://x"],
 )
-def test_an_address_that_is_none_is_an_error(address: str) -> None:
-    """A wrong address is a RequestError of the first call, whatever urllib3 thinks of it."""
+def test_an_invalid_url_is_an_error(address: str) -> None:
+    """An invalid URL is a RequestError of the first call, whatever urllib3 raises."""
     api = HttpApi(address, name="The server", use_proxies=False)
 
     assert failure(api, "/x").status is None
     api.close()
 
 
-def test_a_number_that_is_no_json_is_an_error(api: HttpApi, server: Api) -> None:
-    """NaN is not sent."""
+def test_nan_is_not_sent(api: HttpApi, server: RecordingServer) -> None:
+    """NaN is not JSON."""
     assert failure(api, "/x", json={"a": float("nan")}).status is None
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_a_connection_is_kept(api: HttpApi, server: Api) -> None:
-    """Calls one after another use one connection, errors among them; after `close` there is a new one."""
+def test_a_connection_is_reused(api: HttpApi, server: RecordingServer) -> None:
+    """Successive calls use one connection, also after errors; `close` closes it."""
     for path in ("/a", "/status/404", "/b", "/html", "/c"):
         if path in ("/status/404", "/html"):
             failure(api, path)
@@ -281,15 +282,17 @@ def test_a_connection_is_kept(api: HttpApi, server: Api) -> None:
     assert server.connections == 2
 
 
-def test_a_call_is_never_repeated(api: HttpApi, server: Api) -> None:
+def test_a_call_is_not_repeated(api: HttpApi, server: RecordingServer) -> None:
     """A call whose connection was lost is not sent again: only the caller knows whether that is safe."""
-    failure(api, "/no-answer")
+    failure(api, "/no-response")
 
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_proxies_of_the_environment_count_where_wanted(server: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server elsewhere is reached through the environment's proxy, one of our own machine directly."""
+def test_proxies_of_the_environment_are_used_if_enabled(
+    server: RecordingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remote server is reached through the environment's proxy, a local one directly."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "")
     elsewhere = HttpApi(server.url, name="The server")
@@ -301,25 +304,25 @@ def test_proxies_of_the_environment_count_where_wanted(server: Api, monkeypatch:
     own.close()
 
 
-def test_several_threads_share_one_api(api: HttpApi, server: Api) -> None:
-    """Calls at the same time all get their own answers, over no more connections than threads."""
-    answers: list[Any] = []
+def test_several_threads_share_one_api(api: HttpApi, server: RecordingServer) -> None:
+    """Concurrent calls get their own responses, with at most one connection per thread."""
+    responses: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(api.json("GET", "/x", timeout_s=PATIENCE_S))) for _ in range(6)
+        threading.Thread(target=lambda: responses.append(api.json("GET", "/x", timeout_s=PATIENCE_S))) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
 
-    assert answers == [{"größe": [1, None]}] * 6
+    assert responses == [{"größe": [1, None]}] * 6
     assert server.connections <= 6
 
 
 def test_a_password_of_netrc_does_not_replace_the_key(
-    server: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests would send it instead of the header that the API was given."""
+    """Requests would send it instead of the configured header."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -327,27 +330,29 @@ def test_a_password_of_netrc_does_not_replace_the_key(
     api.json("GET", "/x", timeout_s=PATIENCE_S)
     api.close()
 
-    assert [headers["Authorization"] for _, _, headers, _ in server.asked] == ["Bearer key"]
+    assert [headers["Authorization"] for _, _, headers, _ in server.requests] == ["Bearer key"]
 
 
-@pytest.mark.parametrize(("prefix", "asked"), [("/status", 3), ("/other", 1)])
-def test_a_policy_is_for_the_paths_below_it(server: Api, prefix: str, asked: int) -> None:
-    """What is not named is asked once."""
+@pytest.mark.parametrize(("prefix", "requests"), [("/status", 3), ("/other", 1)])
+def test_a_retry_policy_applies_to_the_paths_below_it(server: RecordingServer, prefix: str, requests: int) -> None:
+    """Other paths are requested once."""
     api = HttpApi(server.url, name="The server", use_proxies=False, policies={prefix: retries(2)})
 
     assert failure(api, "/status/503").is_transient
-    assert len(server.asked) == asked
+    assert len(server.requests) == requests
     api.close()
 
 
-@pytest.mark.parametrize(("is_repeatable", "asked"), [(True, 2), (False, 1)])
-def test_a_lost_call_is_repeated_where_that_is_said(server: Api, is_repeatable: bool, asked: int) -> None:
-    """Behind a lost connection the call may have arrived."""
+@pytest.mark.parametrize(("is_repeatable", "requests"), [(True, 2), (False, 1)])
+def test_a_lost_call_is_repeated_if_the_policy_allows_it(
+    server: RecordingServer, is_repeatable: bool, requests: int
+) -> None:
+    """The call may have arrived before the connection was lost."""
     policies = {"": retries(1, is_repeatable=is_repeatable)}
     api = HttpApi(server.url, name="The server", use_proxies=False, policies=policies)
 
-    error = failure(api, "/no-answer")
-    assert (error.is_transient, error.is_unsent, len(server.asked)) == (True, False, asked)
+    error = failure(api, "/no-response")
+    assert (error.is_transient, error.is_unsent, len(server.requests)) == (True, False, requests)
     api.close()
 
 
@@ -357,16 +362,16 @@ def test_retry_after_has_a_maximum(header: str, seconds: float) -> None:
     assert Retries().parse_retry_after(header) == seconds
 
 
-def test_an_error_does_not_show_what_follows_the_path(api: HttpApi) -> None:
-    """It may be a signature."""
+def test_an_error_does_not_show_the_query(api: HttpApi) -> None:
+    """It may contain a signature."""
     with pytest.raises(RequestError) as info:
         api.call("GET", "/status/403?signature=secret", timeout_s=PATIENCE_S)
 
     assert "secret" not in str(info.value)
 
 
-def test_a_refused_connection_surely_brought_nothing() -> None:
-    """So its call may be repeated, whatever it does."""
+def test_a_refused_connection_is_known_to_have_sent_nothing() -> None:
+    """So the call may be repeated, whatever it does."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     api = HttpApi(f"http://127.0.0.1:{port}", name="The server", use_proxies=False)
@@ -394,7 +399,7 @@ def test_a_refused_connection_surely_brought_nothing() -> None:
         ("http://ho st", False),
     ],
 )
-def test_a_base_url_is_one_that_a_path_can_follow(text: str, is_one: bool) -> None:
-    """Nothing is raised for any text, and an error about it shows no password."""
+def test_base_urls_are_validated(text: str, is_one: bool) -> None:
+    """A path must be able to follow. No text raises another exception, and no error shows a password."""
     assert is_base_url(text) is is_one
     assert "s3cret" not in quoted_url(text)

@@ -1,4 +1,4 @@
-"""The pictures of one request by URL: at once, within one time, and given up as soon as nobody waits for them."""
+"""Image URLs of one request: fetched concurrently, within one time limit, and abandoned on cancellation."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from comfy_core.errors import JobError
 from comfy_core.parallel_fetch import PARALLEL, fetch_pictures
 from comfy_core.safe_fetch import FetchRules
 from simulators.waiting import until
-from tests.core.test_safe_fetch import HERE, PictureServer, address_of, drip, reply
+from tests.core.test_safe_fetch import HERE, ImageServer, drip, reply, url_of
 
 SLOW = drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
-"""An answer of a few bytes a second."""
+"""A response of a few bytes per second."""
 
 
 @pytest.fixture
-def server() -> Iterator[PictureServer]:
-    """A server of this test's own."""
-    with PictureServer(HERE) as server:
-        server.answers |= {"/cat.png": reply(), "/slow.png": SLOW}
+def server() -> Iterator[ImageServer]:
+    """A new server."""
+    with ImageServer(HERE) as server:
+        server.responses |= {"/cat.png": reply(), "/slow.png": SLOW}
         yield server
 
 
 @pytest.fixture
-def rules(server: PictureServer) -> FetchRules:
-    """Rules that take what `server` has."""
+def rules(server: ImageServer) -> FetchRules:
+    """Rules that allow `server`."""
     return FetchRules(
         allow_http=True, allowed_networks=(ip_network(f"{HERE}/32"),), extra_ports=frozenset({server.port})
     )
 
 
-def wanted(server: PictureServer, resource: str, count: int) -> list[tuple[str, str]]:
-    """Return so many addresses of one resource, as the request names them."""
-    return [(address_of(server, resource), f"images[{number}].image") for number in range(count)]
+def wanted(server: ImageServer, resource: str, count: int) -> list[tuple[str, str]]:
+    """Return `count` URLs of one resource with their paths in the request."""
+    return [(url_of(server, resource), f"images[{number}].image") for number in range(count)]
 
 
-def test_pictures_come_in_their_order(server: PictureServer, rules: FetchRules) -> None:
-    """Each address gets its own bytes, however many there are."""
+def test_images_are_returned_in_order(server: ImageServer, rules: FetchRules) -> None:
+    """Each URL gets its own bytes, however many there are."""
     pictures = {f"/{number}.png": f"picture {number}".encode() for number in range(PARALLEL + 3)}
-    server.answers |= {resource: reply(picture) for resource, picture in pictures.items()}
-    addresses = [(address_of(server, resource), resource) for resource in pictures]
+    server.responses |= {resource: reply(picture) for resource, picture in pictures.items()}
+    addresses = [(url_of(server, resource), resource) for resource in pictures]
 
     assert fetch_pictures(addresses, rules, lambda: None) == list(pictures.values())
     assert fetch_pictures([], rules, lambda: None) == []
 
 
-def test_sixteen_slow_addresses_end_together(server: PictureServer, rules: FetchRules) -> None:
-    """They are asked at once: one time limit ends them all, and the error names the first."""
+def test_sixteen_slow_urls_end_together(server: ImageServer, rules: FetchRules) -> None:
+    """They are fetched concurrently: one time limit ends them all, and the error names the first."""
     begun = time.monotonic()
     with pytest.raises(JobError, match=r"images\[\d\]\.image was not fetched") as info:
         fetch_pictures(wanted(server, "/slow.png", 16), replace(rules, timeout_s=1.0), lambda: None)
@@ -62,8 +62,8 @@ def test_sixteen_slow_addresses_end_together(server: PictureServer, rules: Fetch
     assert time.monotonic() - begun < 3
 
 
-def test_all_pictures_have_one_time_limit(server: PictureServer, rules: FetchRules) -> None:
-    """Addresses that each answer just in time cannot hold a job for the sum of their times."""
+def test_all_images_share_one_time_limit(server: ImageServer, rules: FetchRules) -> None:
+    """URLs that each respond just in time cannot delay a job by the sum of their times."""
     begun = time.monotonic()
     with pytest.raises(
         JobError, match=r"images\[0\]\.image was not fetched: the request's URLs took more than 1 s in all"
@@ -73,12 +73,12 @@ def test_all_pictures_have_one_time_limit(server: PictureServer, rules: FetchRul
     assert time.monotonic() - begun < 3
 
 
-def test_a_cancel_is_heard_at_once(server: PictureServer, rules: FetchRules) -> None:
-    """It ends the wait within half a second, and the threads soon after, although the servers go on."""
+def test_a_cancellation_ends_the_wait_at_once(server: ImageServer, rules: FetchRules) -> None:
+    """It ends the wait within half a second, and the threads soon after, although the servers keep sending."""
     cancelled_at: list[float] = []
 
     def check() -> None:
-        if len(server.asked) >= PARALLEL:
+        if len(server.requests) >= PARALLEL:
             cancelled_at.append(time.monotonic())
             raise JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
@@ -87,4 +87,4 @@ def test_a_cancel_is_heard_at_once(server: PictureServer, rules: FetchRules) -> 
 
     assert time.monotonic() - cancelled_at[0] < 0.5
     assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")], 5)
-    assert len(server.asked) == PARALLEL
+    assert len(server.requests) == PARALLEL

@@ -1,4 +1,4 @@
-"""The region and the bucket that the address of an S3 server names."""
+"""The region and the bucket in the URL of an S3 server."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ HOSTS = {
     "https://host:99999": ("host:99999", "", "auto"),
     "https://[": ("[", "", "auto"),
 }
-"""By address: the server, bucket and region that it names."""
+"""Expected server, bucket and region, by URL."""
 
 
 @pytest.mark.parametrize("address", HOSTS)
-def test_an_address_names_region_and_bucket(address: str) -> None:
-    """Every form that AWS and the common providers have; what is known of no other host is guessed."""
+def test_a_url_names_region_and_bucket(address: str) -> None:
+    """Every form of AWS and the common providers is recognised; nothing is guessed for other hosts."""
     server, bucket, region = HOSTS[address]
 
     assert located(address) == BucketServer(f"{address.partition('://')[0]}://{server}", bucket, region)
@@ -72,7 +72,7 @@ def test_an_address_names_region_and_bucket(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", [each for each in HOSTS if "amazonaws" in each and "example" not in each])
-def test_a_region_that_is_set_is_taken(address: str) -> None:
-    """BUCKET_REGION wins, and `auto` is no region of AWS."""
+def test_a_configured_region_takes_precedence(address: str) -> None:
+    """BUCKET_REGION takes precedence, and `auto` is not a region of AWS."""
     assert located(address, "sa-east-1").region == "sa-east-1"
     assert located(address, "auto").region != "auto"

@@ -1,4 +1,4 @@
-"""Pictures by URL, over real sockets on loopback. No test reaches another machine."""
+"""Fetching image URLs, over real sockets on loopback. No test reaches another machine."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from simulators.http_server import InThread
 from tests.fakes.certificate import write_certificate
 
 HERE = "127.0.0.1"
-ELSEWHERE = "127.0.0.2"
-"""A second address of this machine, which the tests' rules do not allow."""
+OTHER_ADDRESS = "127.0.0.2"
+"""A second loopback address, which the tests' rules do not allow."""
 
 CERTIFIED = "pictures.example"
 GRACE_S = 0.5
@@ -46,27 +46,27 @@ def _png() -> bytes:
 
 PNG = _png()
 
-Answer = Callable[[], Iterable[bytes]]
+Response = Callable[[], Iterable[bytes]]
 
 
-def reply(body: bytes = PNG, *, status: str = "200 OK", length: int | None = None, extra: str = "") -> Answer:
-    """Return an answer with a Content-Length, its own or a false one."""
+def reply(body: bytes = PNG, *, status: str = "200 OK", length: int | None = None, extra: str = "") -> Response:
+    """Return a response with a Content-Length, its own or a false one."""
     size = len(body) if length is None else length
     return lambda: [f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n{extra}\r\n".encode("latin-1"), body]
 
 
-def redirect(location: str, status: str = "302 Found") -> Answer:
-    """Return an answer that points elsewhere."""
+def redirect(location: str, status: str = "302 Found") -> Response:
+    """Return a redirect."""
     return reply(b"", status=status, extra=f"Location: {location}\r\n")
 
 
-def raw(*pieces: bytes) -> Answer:
-    """Return an answer of just these bytes."""
+def raw(*pieces: bytes) -> Response:
+    """Return a response of just these bytes."""
     return lambda: pieces
 
 
-def drip(head: bytes, drop: bytes, drops: int = 400) -> Answer:
-    """Return an answer that sends `drop` every 20 ms, so many times or until the client has gone."""
+def drip(head: bytes, drop: bytes, drops: int = 400) -> Response:
+    """Return a response that sends `drop` every 20 ms, `drops` times or until the client disconnects."""
     pause = threading.Event()
 
     def pieces() -> Iterator[bytes]:
@@ -78,52 +78,52 @@ def drip(head: bytes, drop: bytes, drops: int = 400) -> Answer:
     return pieces
 
 
-class PictureServer(InThread, socketserver.ThreadingTCPServer):
-    """A web server that answers each path as told, counts its visitors and keeps what they asked."""
+class ImageServer(InThread, socketserver.ThreadingTCPServer):
+    """A web server with a response per path, which counts connections and records requests."""
 
     allow_reuse_address = True
     block_on_close = True
     daemon_threads = False
 
     def __init__(self, address: str, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__((address, port), _Conversation)
+        super().__init__((address, port), _ImageHandler)
         self.tls = tls
-        self.answers: dict[str, Answer] = {}
-        self.asked: list[str] = []
+        self.responses: dict[str, Response] = {}
+        self.requests: list[str] = []
         self._accepted: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._visits = 0
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that the server listens on."""
         return int(self.server_address[1])
 
     def verify_request(self, _request: object, client_address: tuple[str, int]) -> bool:
-        """Note each connection, in the order of the backlog."""
+        """Record each connection, in the order of the backlog."""
         self._accepted.put(client_address[1])
         return True
 
     def visits(self) -> int:
-        """Return how many connections were made so far: all that stand before one of our own."""
-        with socket.create_connection((HERE if self.server_address[0] == HERE else ELSEWHERE, self.port)) as probe:
+        """Return the number of connections so far: those before a probe of our own."""
+        with socket.create_connection((HERE if self.server_address[0] == HERE else OTHER_ADDRESS, self.port)) as probe:
             mine = probe.getsockname()[1]
             self._visits += sum(1 for _ in iter(lambda: self._accepted.get(timeout=5), mine))
         return self._visits
 
 
-class _Conversation(socketserver.BaseRequestHandler):
-    server: PictureServer
+class _ImageHandler(socketserver.BaseRequestHandler):
+    server: ImageServer
     request: socket.socket
 
     def handle(self) -> None:
         with contextlib.suppress(OSError):
             if self.server.tls is None:
-                self._answer(self.request)
+                self._respond(self.request)
             else:
                 with self.server.tls.wrap_socket(self.request, server_side=True) as secured:
-                    self._answer(secured)
+                    self._respond(secured)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _respond(self, connection: socket.socket) -> None:
         head = b""
         while not head.startswith(_TLS_HELLO) and b"\r\n\r\n" not in head:
             received = connection.recv(65536)
@@ -133,31 +133,31 @@ class _Conversation(socketserver.BaseRequestHandler):
         if head.startswith(_TLS_HELLO):
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             return
-        self.server.asked.append(head.decode("ascii"))
+        self.server.requests.append(head.decode("ascii"))
         path = head.split(b" ")[1].decode("ascii").partition("?")[0]
-        for piece in self.server.answers.get(path, reply(b"", status="404 Not Found"))():
+        for piece in self.server.responses.get(path, reply(b"", status="404 Not Found"))():
             connection.sendall(piece)
 
 
 @pytest.fixture
-def server() -> Iterator[PictureServer]:
-    """A plain server at an address that the tests' rules allow, with a picture at /cat.png."""
-    with PictureServer(HERE) as running:
-        running.answers["/cat.png"] = reply()
+def server() -> Iterator[ImageServer]:
+    """A plain server at an address that the tests' rules allow, with an image at /cat.png."""
+    with ImageServer(HERE) as running:
+        running.responses["/cat.png"] = reply()
         yield running
 
 
 @pytest.fixture
-def private(server: PictureServer) -> Iterator[PictureServer]:
-    """A server on the same port of an address that the rules do not allow; it has a picture as well."""
-    with PictureServer(ELSEWHERE, server.port) as running:
-        running.answers["/cat.png"] = reply()
+def private(server: ImageServer) -> Iterator[ImageServer]:
+    """A server on the same port at an address that the rules do not allow; it has an image too."""
+    with ImageServer(OTHER_ADDRESS, server.port) as running:
+        running.responses["/cat.png"] = reply()
         yield running
 
 
 @pytest.fixture
-def rules(server: PictureServer) -> FetchRules:
-    """Rules that take the fixture's server, and nothing else that is private."""
+def rules(server: ImageServer) -> FetchRules:
+    """Rules that allow the fixture's server, and no other private address."""
     return FetchRules(
         allow_http=True,
         allowed_networks=(ip_network(HERE),),
@@ -168,47 +168,47 @@ def rules(server: PictureServer) -> FetchRules:
 
 
 class Resolver:
-    """A DNS whose answers change from one look-up to the next; the last one stays. Keeps what it was asked."""
+    """A DNS that returns different addresses for successive look-ups; the last ones are repeated. Records the names."""
 
-    def __init__(self, *answers: Sequence[str]) -> None:
-        self.asked: list[str] = []
-        self._answers = itertools.chain(answers, itertools.repeat(answers[-1]))
+    def __init__(self, *addresses: Sequence[str]) -> None:
+        self.hosts: list[str] = []
+        self._addresses = itertools.chain(addresses, itertools.repeat(addresses[-1]))
 
     def __call__(self, host: str, _port: int) -> Sequence[str]:
-        """Return the next answer."""
-        self.asked.append(host)
-        return next(self._answers)
+        """Return the next addresses."""
+        self.hosts.append(host)
+        return next(self._addresses)
 
 
 def refusal(
     url: str, rules: FetchRules, resolve: Callable[[str, int], Sequence[str]] = resolve_host, path: str = "image"
 ) -> str:
-    """Return the message that `url` is refused with; it names the path and is an invalid_image."""
+    """Return the problem in the error for `url`, after a check that it has the path and is invalid_image."""
     with pytest.raises(JobError) as info:
         fetch_picture(url, path, rules, resolve=resolve)
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": path}
-    message = info.value.report.message
-    assert message.startswith(f"{path} was not fetched")
+    problem, _, _ = info.value.report.message.partition(f" {ErrorCode.INVALID_IMAGE.remedy}")
+    assert problem.startswith(f"{path} was not fetched")
     assert "SECRET" not in "".join(traceback.format_exception(info.value))
-    return message
+    return problem
 
 
-def address_of(server: PictureServer, resource: str = "/cat.png", host: str = HERE) -> str:
-    """Return the URL of something on `server`."""
+def url_of(server: ImageServer, resource: str = "/cat.png", host: str = HERE) -> str:
+    """Return the URL of a resource on `server`."""
     return f"http://{host}:{server.port}{resource}"
 
 
-# What arrives
+# Successful fetches
 
 
-def test_a_picture_arrives(server: PictureServer, rules: FetchRules) -> None:
-    """The bytes of a picture come back as the server sent them."""
-    assert fetch_picture(address_of(server), "image", rules) == PNG
+def test_an_image_is_fetched(server: ImageServer, rules: FetchRules) -> None:
+    """The bytes are returned as the server sent them."""
+    assert fetch_picture(url_of(server), "image", rules) == PNG
 
 
-def test_the_request_is_bare(server: PictureServer, rules: FetchRules) -> None:
-    """The request says what is asked for and nothing about who asks, with path and query escaped where needed."""
+def test_the_request_has_no_extra_headers(server: ImageServer, rules: FetchRules) -> None:
+    """The request does not identify the worker; path and query are escaped if needed."""
     lines = [
         "GET /cat.png?sig=a%2Fb&name=b%C3%BCcher HTTP/1.1",
         f"Host: {HERE}:{server.port}",
@@ -219,13 +219,13 @@ def test_the_request_is_bare(server: PictureServer, rules: FetchRules) -> None:
         "\r\n",
     ]
 
-    fetch_picture(address_of(server, "/cat.png?sig=a%2Fb&name=bücher#part"), "image", rules)
+    fetch_picture(url_of(server, "/cat.png?sig=a%2Fb&name=bücher#part"), "image", rules)
 
-    assert server.asked == ["\r\n".join(lines)]
+    assert server.requests == ["\r\n".join(lines)]
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         raw(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n",
@@ -239,59 +239,73 @@ def test_the_request_is_bare(server: PictureServer, rules: FetchRules) -> None:
     ],
     ids=["chunked", "until the end of the connection", "identity"],
 )
-def test_bodies_of_every_kind(server: PictureServer, rules: FetchRules, answer: Answer) -> None:
-    """A body comes whole however its length is told."""
-    server.answers["/cat.png"] = answer
+def test_bodies_of_every_kind(server: ImageServer, rules: FetchRules, response: Response) -> None:
+    """A body is complete in every transfer encoding."""
+    server.responses["/cat.png"] = response
 
-    assert fetch_picture(address_of(server), "image", rules) == PNG[:5]
+    assert fetch_picture(url_of(server), "image", rules) == PNG[:5]
 
 
-def test_a_picture_of_the_largest_size(server: PictureServer, rules: FetchRules) -> None:
-    """A picture of exactly the allowed size is taken."""
-    server.answers["/cat.png"] = reply(b"x" * rules.max_bytes)
+def test_an_image_of_the_largest_size(server: ImageServer, rules: FetchRules) -> None:
+    """An image of exactly the allowed size is accepted."""
+    server.responses["/cat.png"] = reply(b"x" * rules.max_bytes)
 
-    assert len(fetch_picture(address_of(server), "image", rules)) == rules.max_bytes
+    assert len(fetch_picture(url_of(server), "image", rules)) == rules.max_bytes
 
 
 def test_environment_is_ignored(
-    server: PictureServer, private: PictureServer, rules: FetchRules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: ImageServer, private: ImageServer, rules: FetchRules, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Neither the environment's proxies nor ~/.netrc change where the request goes and what it carries."""
+    """Neither the environment's proxies nor ~/.netrc change the request or its destination."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, address_of(private, "", ELSEWHERE))
+        monkeypatch.setenv(name, url_of(private, "", OTHER_ADDRESS))
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".netrc").write_text(f"machine {HERE} login somebody password SECRET\n")
     (tmp_path / ".netrc").chmod(0o600)
 
-    assert fetch_picture(address_of(server), "image", rules) == PNG
-    assert "authorization" not in server.asked[0].lower()
+    assert fetch_picture(url_of(server), "image", rules) == PNG
+    assert "authorization" not in server.requests[0].lower()
     assert private.visits() == 0
 
 
-def test_cookies_are_not_kept(server: PictureServer, rules: FetchRules) -> None:
-    """A cookie that comes with a redirect is not sent back."""
-    server.answers["/old"] = reply(b"", status="302 Found", extra="Location: /cat.png\r\nSet-Cookie: a=b\r\n")
+def test_cookies_are_not_kept(server: ImageServer, rules: FetchRules) -> None:
+    """A cookie of a redirect is not sent."""
+    server.responses["/old"] = reply(b"", status="302 Found", extra="Location: /cat.png\r\nSet-Cookie: a=b\r\n")
 
-    assert fetch_picture(address_of(server, "/old"), "image", rules) == PNG
-    assert "cookie" not in server.asked[1].lower()
+    assert fetch_picture(url_of(server, "/old"), "image", rules) == PNG
+    assert "cookie" not in server.requests[1].lower()
 
 
-# Where to
+# Destinations
 
 
 @pytest.mark.parametrize(
     "host",
     [
-        "127.0.0.1", "127.1", "0x7f.1", "0x7f000001", "2130706433", "0177.0.0.1", "017700000001", "0", "0.0.0",
-        "127。0。0。1", "①②⑦.0.0.1", "LOCALHOST", "[::1]", "[::]", "[::127.0.0.1]", "[::ffff:127.0.0.1]",
+        "127.0.0.1",
+        "127.1",
+        "0x7f.1",
+        "0x7f000001",
+        "2130706433",
+        "0177.0.0.1",
+        "017700000001",
+        "0",
+        "0.0.0",
+        "127。0。0。1",
+        "①②⑦.0.0.1",
+        "LOCALHOST",
+        "[::1]",
+        "[::]",
+        "[::127.0.0.1]",
+        "[::ffff:127.0.0.1]",
         "[::ffff:7f00:1]",
     ],
 )  # fmt: skip
-def test_this_machine_in_every_disguise(server: PictureServer, host: str) -> None:
-    """However it is written, the machine itself is refused before anything is connected."""
+def test_this_machine_is_rejected_in_every_spelling(server: ImageServer, host: str) -> None:
+    """It is rejected before a connection is made."""
     strict = FetchRules(allow_http=True, extra_ports=frozenset({server.port}))
 
-    assert "not on the public internet" in refusal(address_of(server, host=host), strict)
+    assert "not on the public internet" in refusal(url_of(server, host=host), strict)
     assert server.visits() == 0
 
 
@@ -307,12 +321,10 @@ def test_this_machine_in_every_disguise(server: PictureServer, host: str) -> Non
     ],
 )  # fmt: skip
 def test_private_addresses(address: str) -> None:
-    """A host that resolves to an address which is not public is refused, and named without that address."""
+    """A host that resolves to a private address is rejected; the error does not contain the address."""
     message = refusal("https://pictures.example/cat.png", FetchRules(), Resolver([address]))
 
-    assert message == (
-        "image was not fetched from pictures.example: the host is not on the public internet; send the image as base64."
-    )
+    assert message == "image was not fetched from pictures.example: the host is not on the public internet."
 
 
 @pytest.mark.parametrize(
@@ -320,44 +332,44 @@ def test_private_addresses(address: str) -> None:
     ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::1", "::ffff:1.1.1.1", "64:ff9b::101:101"],
 )
 def test_public_addresses(address: str) -> None:
-    """Hosts of the open internet are public, also behind NAT64."""
+    """Hosts of the open internet are public, also through NAT64."""
     assert is_public(ip_address(address))
 
 
-@pytest.mark.parametrize("answers", [["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"], ["1.1.1.1", "::1"]])
-def test_mixed_answers(answers: list[str]) -> None:
-    """One private address among a host's addresses suffices to refuse it."""
-    assert "not on the public internet" in refusal("https://pictures.example/", FetchRules(), Resolver(answers))
+@pytest.mark.parametrize("addresses", [["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"], ["1.1.1.1", "::1"]])
+def test_mixed_addresses(addresses: list[str]) -> None:
+    """One private address among a host's addresses is enough to reject it."""
+    assert "not on the public internet" in refusal("https://pictures.example/", FetchRules(), Resolver(addresses))
 
 
-def test_an_answer_that_is_no_address() -> None:
-    """A resolver's answer that cannot be read as an address is not connected to."""
+def test_a_resolver_s_invalid_address() -> None:
+    """It is not connected to."""
     assert "the connection failed" in refusal("https://pictures.example/", FetchRules(), Resolver(["127.1"]))
 
 
-def test_rebinding(server: PictureServer, private: PictureServer, rules: FetchRules) -> None:
-    """The connection goes to the address that was checked, whatever the DNS says a moment later."""
-    resolve = Resolver([HERE], [ELSEWHERE])
+def test_rebinding(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
+    """The connection goes to the address that was checked, whatever DNS returns later."""
+    resolve = Resolver([HERE], [OTHER_ADDRESS])
 
-    assert fetch_picture(address_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
-    assert resolve.asked == ["rebind.example"]
+    assert fetch_picture(url_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
+    assert resolve.hosts == ["rebind.example"]
     assert private.visits() == 0
 
 
-def test_rebinding_between_redirects(server: PictureServer, private: PictureServer, rules: FetchRules) -> None:
-    """A redirect to the same host is looked up and checked anew."""
-    server.answers["/old"] = redirect("/cat.png")
-    url = address_of(server, "/old", "rebind.example")
+def test_rebinding_between_redirects(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
+    """A redirect to the same host is resolved and checked again."""
+    server.responses["/old"] = redirect("/cat.png")
+    url = url_of(server, "/old", "rebind.example")
 
-    assert "not on the public internet" in refusal(url, rules, Resolver([HERE], [ELSEWHERE]))
+    assert "not on the public internet" in refusal(url, rules, Resolver([HERE], [OTHER_ADDRESS]))
     assert private.visits() == 0
 
 
-def test_the_next_address_is_tried(server: PictureServer, rules: FetchRules) -> None:
-    """A host whose first address does not answer is fetched from its second."""
+def test_the_next_address_is_tried(server: ImageServer, rules: FetchRules) -> None:
+    """If a host's first address does not respond, the second one is used."""
     both = replace(rules, allowed_networks=(ip_network("127.0.0.0/8"),))
 
-    assert fetch_picture(address_of(server), "image", both, resolve=Resolver([ELSEWHERE, HERE])) == PNG
+    assert fetch_picture(url_of(server), "image", both, resolve=Resolver([OTHER_ADDRESS, HERE])) == PNG
 
 
 @pytest.mark.parametrize(
@@ -374,14 +386,14 @@ def test_host_names(written: str, resolved: str) -> None:
 
     refusal(f"https://{written}/", FetchRules(), resolve)
 
-    assert resolve.asked == [resolved]
+    assert resolve.hosts == [resolved]
 
 
-def test_an_ipv6_host_is_written_in_brackets(server: PictureServer, rules: FetchRules) -> None:
+def test_an_ipv6_host_is_written_in_brackets(server: ImageServer, rules: FetchRules) -> None:
     """The Host header has an IPv6 address in brackets."""
-    fetch_picture(address_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([HERE]))
+    fetch_picture(url_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([HERE]))
 
-    assert f"\r\nHost: [2606:4700::1111]:{server.port}\r\n" in server.asked[0]
+    assert f"\r\nHost: [2606:4700::1111]:{server.port}\r\n" in server.requests[0]
 
 
 @pytest.mark.parametrize(
@@ -411,41 +423,41 @@ def test_an_ipv6_host_is_written_in_brackets(server: PictureServer, rules: Fetch
         ("https://pictures.example:80/", "has a port other than 443"),
     ],
 )
-def test_urls_that_are_not_taken(url: str, problem: str) -> None:
-    """A URL that the rules do not take is refused before its host is looked up, and is not quoted."""
+def test_forbidden_urls(url: str, problem: str) -> None:
+    """A URL that the rules forbid is rejected before its host is resolved, and is not quoted."""
     resolve = Resolver(["10.0.0.1"])
 
     assert problem in refusal(url, FetchRules(), resolve)
-    assert resolve.asked == []
+    assert resolve.hosts == []
 
 
 # Redirects
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
-def test_redirects_are_followed(server: PictureServer, rules: FetchRules, status: str) -> None:
-    """A picture that has moved arrives from where it is."""
-    server.answers["/old"] = redirect("/cat.png", status)
+def test_redirects_are_followed(server: ImageServer, rules: FetchRules, status: str) -> None:
+    """An image that has moved is fetched from its new URL."""
+    server.responses["/old"] = redirect("/cat.png", status)
 
-    assert fetch_picture(address_of(server, "/old"), "image", rules) == PNG
-
-
-def test_a_redirect_keeps_its_bytes(server: PictureServer, rules: FetchRules) -> None:
-    """Bytes outside ASCII in a redirect are asked for as they came."""
-    server.answers["/old"] = redirect("/cat.png?name=" + "ü".encode().decode("latin-1"))
-
-    fetch_picture(address_of(server, "/old"), "image", rules)
-
-    assert server.asked[1].startswith("GET /cat.png?name=%C3%BC HTTP/1.1\r\n")
+    assert fetch_picture(url_of(server, "/old"), "image", rules) == PNG
 
 
-def test_redirect_to_a_private_address(server: PictureServer, private: PictureServer, rules: FetchRules) -> None:
-    """A redirect to an address that is not allowed is refused by its host, with nothing connected there."""
-    server.answers["/old"] = redirect(address_of(private, "/cat.png?sig=SECRET", ELSEWHERE))
+def test_a_redirect_keeps_its_bytes(server: ImageServer, rules: FetchRules) -> None:
+    """Bytes outside ASCII in a redirect are requested unchanged."""
+    server.responses["/old"] = redirect("/cat.png?name=" + "ü".encode().decode("latin-1"))
 
-    message = refusal(address_of(server, "/old"), rules)
+    fetch_picture(url_of(server, "/old"), "image", rules)
 
-    assert message.startswith(f"image was not fetched from {ELSEWHERE}: the host is not on the public internet")
+    assert server.requests[1].startswith("GET /cat.png?name=%C3%BC HTTP/1.1\r\n")
+
+
+def test_redirect_to_a_private_address(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
+    """A redirect to an address that is not allowed is rejected by its host, without a connection."""
+    server.responses["/old"] = redirect(url_of(private, "/cat.png?sig=SECRET", OTHER_ADDRESS))
+
+    message = refusal(url_of(server, "/old"), rules)
+
+    assert message.startswith(f"image was not fetched from {OTHER_ADDRESS}: the host is not on the public internet")
     assert private.visits() == 0
 
 
@@ -460,29 +472,29 @@ def test_redirect_to_a_private_address(server: PictureServer, private: PictureSe
         ("", "it answered 302"),
     ],
 )
-def test_redirects_that_are_not_followed(server: PictureServer, rules: FetchRules, location: str, problem: str) -> None:
-    """A redirect is held to the rules of a first URL."""
-    server.answers["/old"] = redirect(location)
+def test_redirects_that_are_not_followed(server: ImageServer, rules: FetchRules, location: str, problem: str) -> None:
+    """A redirect must meet the rules of a first URL."""
+    server.responses["/old"] = redirect(location)
 
-    assert problem in refusal(address_of(server, "/old"), rules)
-
-
-def test_redirect_loop(server: PictureServer, rules: FetchRules) -> None:
-    """A redirect to itself ends after the redirects that are allowed."""
-    server.answers["/loop"] = redirect("/loop")
-
-    assert "more than 3 redirects" in refusal(address_of(server, "/loop"), rules)
-    assert len(server.asked) == 4
+    assert problem in refusal(url_of(server, "/old"), rules)
 
 
-# Caps
+def test_redirect_loop(server: ImageServer, rules: FetchRules) -> None:
+    """A redirect to itself ends after the allowed number of redirects."""
+    server.responses["/loop"] = redirect("/loop")
+
+    assert "more than 3 redirects" in refusal(url_of(server, "/loop"), rules)
+    assert len(server.requests) == 4
 
 
-def test_too_large_by_its_header(server: PictureServer, rules: FetchRules) -> None:
-    """A body that is announced too large is refused before it is sent."""
-    server.answers["/cat.png"] = reply(b"", length=100_001)
+# Limits
 
-    assert "the image is larger than 100,000 bytes" in refusal(address_of(server), rules)
+
+def test_too_large_by_its_header(server: ImageServer, rules: FetchRules) -> None:
+    """A body with a Content-Length above the limit is rejected before it is read."""
+    server.responses["/cat.png"] = reply(b"", length=100_001)
+
+    assert "the image is larger than 100,000 bytes" in refusal(url_of(server), rules)
 
 
 @pytest.mark.parametrize(
@@ -494,19 +506,19 @@ def test_too_large_by_its_header(server: PictureServer, rules: FetchRules) -> No
     ],
     ids=["chunked", "no length", "a length that is none"],
 )
-def test_too_large_without_a_header(server: PictureServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
-    """A body whose size is not announced is cut where it grows too large."""
-    server.answers["/cat.png"] = drip(head, drop)
+def test_too_large_without_a_header(server: ImageServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
+    """A body without a length is aborted when it exceeds the limit."""
+    server.responses["/cat.png"] = drip(head, drop)
 
-    assert "the image is larger than 100,000 bytes" in refusal(address_of(server), rules)
+    assert "the image is larger than 100,000 bytes" in refusal(url_of(server), rules)
 
 
-def test_a_chunk_of_negative_length(server: PictureServer, rules: FetchRules) -> None:
-    """A chunk that http.client would read to the end of all things ends at a limit."""
+def test_a_chunk_of_negative_length(server: ImageServer, rules: FetchRules) -> None:
+    """http.client would read such a chunk until the end of the stream; the limit applies."""
     endless = drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"x" * 2**17)
-    server.answers["/cat.png"] = endless
+    server.responses["/cat.png"] = endless
 
-    assert "the response is too long" in refusal(address_of(server), rules)
+    assert "the response is too long" in refusal(url_of(server), rules)
 
 
 @pytest.mark.parametrize(
@@ -521,27 +533,27 @@ def test_a_chunk_of_negative_length(server: PictureServer, rules: FetchRules) ->
     ],
     ids=["silence", "status", "header", "continue", "body", "chunks"],
 )
-def test_a_slow_drip_ends_at_the_deadline(server: PictureServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
-    """However a server stretches its answer, the wait ends at the deadline."""
-    server.answers["/cat.png"] = drip(head, drop, drops=60)
+def test_a_slow_response_ends_at_the_deadline(server: ImageServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
+    """However a server delays its response, the wait ends at the deadline."""
+    server.responses["/cat.png"] = drip(head, drop, drops=60)
     started = time.monotonic()
 
-    assert "the download took more than 0.3 s" in refusal(address_of(server), replace(rules, timeout_s=0.3))
+    assert "the download took more than 0.3 s" in refusal(url_of(server), replace(rules, timeout_s=0.3))
     assert 0.3 <= time.monotonic() - started < 0.3 + GRACE_S
 
 
-def test_redirects_share_the_deadline(server: PictureServer, rules: FetchRules) -> None:
-    """Slow redirects are counted together."""
-    server.answers["/loop"] = drip(b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n", b"A: b\r\n\r\n", drops=1)
+def test_redirects_share_the_deadline(server: ImageServer, rules: FetchRules) -> None:
+    """Slow redirects count towards one deadline."""
+    server.responses["/loop"] = drip(b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n", b"A: b\r\n\r\n", drops=1)
     started = time.monotonic()
     patient = replace(rules, timeout_s=0.5, max_redirects=1000)
 
-    assert "the download took more than 0.5 s" in refusal(address_of(server, "/loop"), patient)
+    assert "the download took more than 0.5 s" in refusal(url_of(server, "/loop"), patient)
     assert time.monotonic() - started < 0.5 + GRACE_S
 
 
 def test_a_slow_resolver_ends_at_the_deadline() -> None:
-    """A DNS that does not answer is not waited for longer than the deadline."""
+    """A DNS that does not respond is not waited for longer than the deadline."""
     end = threading.Event()
 
     def silent(_host: str, _port: int) -> Sequence[str]:
@@ -558,27 +570,27 @@ def test_a_slow_resolver_ends_at_the_deadline() -> None:
 
 
 @pytest.mark.parametrize("ticks", range(1, 9))
-def test_the_clock_is_asked_at_every_step(server: PictureServer, rules: FetchRules, ticks: int) -> None:
-    """Time that runs out between any two steps ends the fetch as a deadline."""
+def test_the_deadline_is_checked_at_every_step(server: ImageServer, rules: FetchRules, ticks: int) -> None:
+    """A deadline that passes between any two steps ends the fetch."""
     times = itertools.chain(itertools.repeat(0.0, ticks), itertools.repeat(60.0))
-    server.answers["/old"] = redirect("/cat.png")
+    server.responses["/old"] = redirect("/cat.png")
 
     with pytest.raises(JobError, match="the download took more than 5 s"):
-        fetch_picture(address_of(server, "/old"), "image", rules, clock=lambda: next(times))
+        fetch_picture(url_of(server, "/old"), "image", rules, clock=lambda: next(times))
 
 
-# Servers that answer badly, or not at all
+# Invalid or missing responses
 
 
-def test_other_statuses(server: PictureServer, rules: FetchRules) -> None:
-    """A status other than 200 is named."""
-    assert refusal(address_of(server, "/gone?sig=SECRET"), rules, path="images[1].image") == (
+def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
+    """A status other than 200 is in the error."""
+    assert refusal(url_of(server, "/gone?sig=SECRET"), rules, path="images[1].image") == (
         f"images[1].image was not fetched from {HERE}: it answered 404; send a URL that returns 200 without a login."
     )
 
 
 @pytest.mark.parametrize(
-    ("answer", "problem"),
+    ("response", "problem"),
     [
         (reply(extra="Content-Encoding: gzip\r\n"), "it sent a compressed response"),
         (reply(PNG[:20], length=30), "the response ended 10 bytes early"),
@@ -591,11 +603,11 @@ def test_other_statuses(server: PictureServer, rules: FetchRules) -> None:
         (raw(b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000), "the connection failed (LineTooLong)"),
     ],
 )
-def test_bad_answers(server: PictureServer, rules: FetchRules, answer: Answer, problem: str) -> None:
-    """An answer that is no picture's is refused with what is wrong with it, and without its text."""
-    server.answers["/cat.png"] = answer
+def test_invalid_responses(server: ImageServer, rules: FetchRules, response: Response, problem: str) -> None:
+    """An invalid response is rejected with the reason and without its text."""
+    server.responses["/cat.png"] = response
 
-    assert problem in refusal(address_of(server, "/cat.png?sig=SECRET"), rules)
+    assert problem in refusal(url_of(server, "/cat.png?sig=SECRET"), rules)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -607,24 +619,24 @@ def test_bad_answers(server: PictureServer, rules: FetchRules, answer: Answer, p
     ),
     body=st.lists(st.sampled_from([b"\r\n", b"3\r\nabc\r\n", b"-1\r\n", b"0\r\n", b"abc"]) | st.binary(max_size=20)),
 )
-def test_any_answer_ends_in_bytes_or_one_error(
-    server: PictureServer, rules: FetchRules, status: bytes, headers: list[bytes], body: list[bytes]
+def test_any_response_results_in_bytes_or_a_job_error(
+    server: ImageServer, rules: FetchRules, status: bytes, headers: list[bytes], body: list[bytes]
 ) -> None:
-    """Whatever bytes a server sends, no exception but JobError leaves."""
-    server.answers["/cat.png"] = raw(status + b"".join(headers) + b"\r\n" + b"".join(body))
+    """No other exception is raised, whatever bytes a server sends."""
+    server.responses["/cat.png"] = raw(status + b"".join(headers) + b"\r\n" + b"".join(body))
 
     with contextlib.suppress(JobError):
-        assert isinstance(fetch_picture(address_of(server), "image", rules), bytes)
+        assert isinstance(fetch_picture(url_of(server), "image", rules), bytes)
 
 
 @given(st.text() | st.builds("https://{}/{}".format, st.text(), st.text()))
-def test_any_url_ends_in_one_error(url: str) -> None:
-    """Whatever text stands for a URL, no exception but JobError leaves."""
+def test_any_url_results_in_a_job_error(url: str) -> None:
+    """No other exception is raised for any text."""
     refusal(url, FetchRules(), Resolver(["10.0.0.1"]))
 
 
-def test_connection_refused(server: PictureServer, rules: FetchRules) -> None:
-    """A port that nobody listens on is told as such."""
+def test_connection_refused(server: ImageServer, rules: FetchRules) -> None:
+    """A refused connection is reported as such."""
     with socket.create_server((HERE, 0)) as taken:
         free = taken.getsockname()[1]
     url = f"http://{HERE}:{free}/cat.png?sig=SECRET"
@@ -637,7 +649,7 @@ def test_connection_refused(server: PictureServer, rules: FetchRules) -> None:
 
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")])
 def test_dns_failure(error: Exception) -> None:
-    """A host that cannot be resolved is told as such."""
+    """A host that cannot be resolved is reported as such."""
 
     def failing(_host: str, _port: int) -> Sequence[str]:
         raise error
@@ -657,27 +669,27 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class SecureServer:
-    """An https server as `CERTIFIED`, the rules that trust it, and the names that its visitors asked for by SNI."""
+    """An https server with the name `CERTIFIED`, the rules that trust it, and the SNI names of its connections."""
 
-    def __init__(self, server: PictureServer, rules: FetchRules, names: list[str | None]) -> None:
+    def __init__(self, server: ImageServer, rules: FetchRules, names: list[str | None]) -> None:
         self.server = server
         self.rules = rules
         self.names = names
 
     def url(self, resource: str = "/cat.png", host: str = CERTIFIED) -> str:
-        """Return the URL of something on this server."""
+        """Return the URL of a resource on this server."""
         return f"https://{host}:{self.server.port}{resource}"
 
 
 @pytest.fixture
 def secure(certificate: Path) -> Iterator[SecureServer]:
-    """An https server with a picture."""
+    """An https server with an image."""
     names: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.sni_callback = lambda _socket, name, _context: names.append(name)
-    with PictureServer(HERE, tls=context) as server:
-        server.answers["/cat.png"] = reply()
+    with ImageServer(HERE, tls=context) as server:
+        server.responses["/cat.png"] = reply()
         rules = FetchRules(
             allowed_networks=(ip_network(HERE),),
             extra_ports=frozenset({server.port}),
@@ -688,40 +700,40 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
 
 
 @pytest.mark.parametrize("host", [CERTIFIED, "Pictures.Example."])
-def test_a_picture_over_tls(secure: SecureServer, host: str) -> None:
-    """The certificate is asked for and checked by the host's name, though the connection goes to an address."""
+def test_an_image_over_tls(secure: SecureServer, host: str) -> None:
+    """The certificate is checked for the host's name, although the connection goes to an address."""
     assert fetch_picture(secure.url(host=host), "image", secure.rules, resolve=Resolver([HERE])) == PNG
     assert secure.names == [CERTIFIED]
-    assert f"\r\nHost: {CERTIFIED}:{secure.server.port}\r\n" in secure.server.asked[0]
+    assert f"\r\nHost: {CERTIFIED}:{secure.server.port}\r\n" in secure.server.requests[0]
 
 
 @pytest.mark.parametrize("host", ["other.example", HERE])
 def test_the_certificate_of_another_host(secure: SecureServer, host: str) -> None:
-    """A server that proves another name than the URL's is sent no request."""
+    """A server whose certificate has another name gets no request."""
     message = refusal(secure.url("/cat.png?sig=SECRET", host), secure.rules, Resolver([HERE]))
 
     assert message.startswith(f"image was not fetched from {host}: its TLS certificate is not valid (")
-    assert secure.server.asked == []
+    assert secure.server.requests == []
 
 
 def test_an_unknown_authority(secure: SecureServer) -> None:
-    """Without an authority of its own, a rule trusts only the public ones."""
+    """Rules without their own authority only trust public ones."""
     message = refusal(secure.url(), replace(secure.rules, tls=None), Resolver([HERE]))
 
     assert "its TLS certificate is not valid (self-signed certificate)" in message
-    assert secure.server.asked == []
+    assert secure.server.requests == []
 
 
-def test_a_server_without_tls(server: PictureServer, rules: FetchRules) -> None:
-    """An https URL is never fetched in the clear."""
-    server.answers["/"] = reply()
+def test_a_server_without_tls(server: ImageServer, rules: FetchRules) -> None:
+    """An https URL is never fetched without TLS."""
+    server.responses["/"] = reply()
 
     assert "the connection failed (SSLError)" in refusal(f"https://{HERE}:{server.port}/?sig=SECRET", rules)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_handshake_that_never_ends(rules: FetchRules) -> None:
-    """A server that accepts and says nothing is left at the deadline."""
+    """A server that accepts and sends nothing is abandoned at the deadline."""
     with socket.create_server((HERE, 0)) as silent:
         port = silent.getsockname()[1]
         hasty = replace(rules, extra_ports=frozenset({port}), timeout_s=0.2)
@@ -731,9 +743,9 @@ def test_a_handshake_that_never_ends(rules: FetchRules) -> None:
         assert time.monotonic() - started < 0.2 + GRACE_S
 
 
-def test_downgrade(secure: SecureServer, server: PictureServer) -> None:
-    """A redirect from https to http is refused even where http is allowed."""
-    secure.server.answers["/old"] = redirect(address_of(server))
+def test_downgrade(secure: SecureServer, server: ImageServer) -> None:
+    """A redirect from https to http is rejected even if http is allowed."""
+    secure.server.responses["/old"] = redirect(url_of(server))
     lenient = replace(secure.rules, allow_http=True, extra_ports=frozenset({secure.server.port, server.port}))
 
     message = refusal(secure.url("/old"), lenient, Resolver([HERE]))
@@ -742,11 +754,11 @@ def test_downgrade(secure: SecureServer, server: PictureServer) -> None:
     assert server.visits() == 0
 
 
-# Addresses in general
+# All addresses
 
 
 def _textual_forms(address: IPv4Address) -> list[str]:
-    """Return hosts that the system's resolver takes for `address`."""
+    """Return spellings of `address` that the system's resolver accepts."""
     number = int(address)
     a, b, c, d = address.packed
     return [
@@ -764,7 +776,7 @@ def _textual_forms(address: IPv4Address) -> list[str]:
 
 
 def _wrapped_forms(address: IPv4Address) -> list[IPv6Address]:
-    """Return the IPv6 addresses that a packet for `address` may carry."""
+    """Return the IPv6 addresses that embed `address`."""
     number = int(address)
     return [
         IPv6Address(number),
@@ -781,17 +793,17 @@ def _is_one_public_host(address: IPv4Address | IPv6Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def _is_hidden(address: IPv4Address | IPv6Address) -> bool:
-    """Return whether `address` is to be refused for what it is itself; a mapped one stands for another."""
+def _must_be_rejected(address: IPv4Address | IPv6Address) -> bool:
+    """Return whether `address` itself must be rejected; a mapped address counts as the address in it."""
     mapped = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
     return not (mapped or _is_one_public_host(address))
 
 
-@given(address=st.ip_addresses(v=4).filter(_is_hidden), data=st.data())
+@given(address=st.ip_addresses(v=4).filter(_must_be_rejected), data=st.data())
 @example(address=IPv4Address("127.0.0.1"), data=None)
 @example(address=IPv4Address("169.254.169.254"), data=None)
-def test_no_disguise_of_a_private_ipv4_address(address: IPv4Address, data: st.DataObject | None) -> None:
-    """An IPv4 address that is not global is refused in every form that the system's resolver takes."""
+def test_private_ipv4_addresses_are_rejected(address: IPv4Address, data: st.DataObject | None) -> None:
+    """An IPv4 address that is not global is rejected in every form that the system's resolver accepts."""
     wrapped = [f"[{form}]" for form in _wrapped_forms(address)]
     forms = [*_textual_forms(address), *wrapped]
 
@@ -799,16 +811,16 @@ def test_no_disguise_of_a_private_ipv4_address(address: IPv4Address, data: st.Da
         assert "not on the public internet" in refusal(f"https://{host}/", FetchRules())
 
 
-@given(st.ip_addresses(v=6).filter(_is_hidden))
-def test_no_private_ipv6_address(address: IPv6Address) -> None:
-    """An IPv6 address that is not global is refused, short or written out."""
+@given(st.ip_addresses(v=6).filter(_must_be_rejected))
+def test_private_ipv6_addresses_are_rejected(address: IPv6Address) -> None:
+    """An IPv6 address that is not global is rejected, short or written out."""
     for text in (address.compressed, address.exploded):
         assert "not on the public internet" in refusal(f"https://[{text}]/", FetchRules())
 
 
 @given(st.ip_addresses())
-def test_public_is_at_most_what_is_global(address: IPv4Address | IPv6Address) -> None:
-    """Nothing counts as public that the registry calls otherwise, but a public IPv4 address behind NAT64 or mapped."""
+def test_public_addresses_are_global(address: IPv4Address | IPv6Address) -> None:
+    """An address counts as public only if the registry calls it global, or if it embeds a public IPv4 address."""
     translated = isinstance(address, IPv6Address) and (
         address.ipv4_mapped is not None or address in ip_network("64:ff9b::/96")
     )

@@ -1,4 +1,4 @@
-"""Places in a graph: a node by title or id, an input by its name, an item of a list by its number."""
+"""Places in a graph: a node by title or id, an input by name, an item of a list by its index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
 from comfy_core.graphs import Graph
-from comfy_core.targets import Target, find_target, overridden, override
+from comfy_core.targets import Target, TargetFinder, override
+from comfy_core.validation import Faults
 from tests.core.test_graphs import GRAPH
 
 
@@ -25,85 +26,92 @@ from tests.core.test_graphs import GRAPH
     ],
 )
 def test_a_place_is_a_node_and_an_input(place: str, target: Target) -> None:
-    """A node is named by title or id, an input by its name, an item of a list by its number."""
-    assert find_target(GRAPH, place) == target
+    """A node is named by title or id, an input by its name, an item of a list by its index."""
+    assert TargetFinder(GRAPH).target(place) == target
     graph = copy.deepcopy(GRAPH)
     target.set(graph, "new")
     assert target.get(graph) == "new"
 
 
-def test_an_id_goes_before_a_title() -> None:
-    """A node whose title is another one's id does not hide that one."""
+def test_an_id_takes_precedence_over_a_title() -> None:
+    """A node whose title is another node's id does not hide that node."""
     graph = {
         "1": {"class_type": "A", "inputs": {"x": 1}, "_meta": {"title": "2"}},
         "2": {"class_type": "B", "inputs": {"x": 1}},
     }
 
-    assert find_target(graph, "2.x").node_id == "2"
+    assert TargetFinder(graph).target("2.x").node_id == "2"
 
 
-def test_an_ambiguous_title_names_the_ids() -> None:
-    """Where several nodes have a title, their ids are named, shortly even where they are long."""
+def test_an_ambiguous_title_is_reported_with_the_ids() -> None:
+    """If several nodes have a title, the error lists their ids, shortened if they are long."""
     graph = {node_id: {"class_type": "A", "inputs": {"x": 1}} for node_id in ("4", "y" * 500)}
 
     with pytest.raises(LookupError) as info:
-        find_target(graph, "A.x")
+        TargetFinder(graph).target("A.x")
 
     assert str(info.value.args[0]) == f'2 nodes are titled "A"; use an id: "4", "{"y" * 56}...'
 
 
-def test_overrides_are_written_in_order() -> None:
-    """Overrides reach nodes by title and id, and a later one sees what an earlier one wrote."""
+def test_overrides_are_applied_in_order() -> None:
+    """A later override sees the values of an earlier one."""
     graph = copy.deepcopy(GRAPH)
     values: JsonObject = {"Style v1.5.sizes": [1, 2], "3.sizes.1": 5, "7.image": "b.png"}
+    faults = Faults()
 
-    written, faults, warnings = overridden(graph, values, may_add=False)
+    written = override(graph, values, faults)
 
-    assert (faults, warnings) == ([], [])
+    assert (faults.listed(), faults.warnings) == ([], [])
     assert list(written.values()) == [Target("3", "sizes"), Target("3", "sizes", 1), Target("7", "image")]
     assert graph["3"]["inputs"]["sizes"] == [1, 5]
     assert graph["7"]["inputs"]["image"] == "b.png"
     assert values["Style v1.5.sizes"] == [1, 2]
-    override(graph, {"3.text": "c"})
-    assert graph["3"]["inputs"]["text"] == "c"
 
 
-def test_overrides_that_reach_nothing_are_faults() -> None:
-    """Each override that names no input is a fault, also where an earlier one took the list away."""
-    overrides = {"3.sizes": 5, "3.sizes.1": 5, "Stile v1.5.text": "", "3.txt": "", "seed": 1}
+def test_overrides_without_a_target_are_faults() -> None:
+    """Each override without an existing input is a fault, also if an earlier one removed the list."""
+    faults = Faults()
 
-    faults = overridden(copy.deepcopy(GRAPH), overrides, may_add=False)[1]
+    override(copy.deepcopy(GRAPH), {"3.sizes.3": 5, "Stile v1.5.text": "", "seed": 1}, faults)
 
-    assert faults == [
-        Fault('overrides["3.sizes.1"]', '"3.sizes" has no item 1'),
+    assert faults.listed() == [
+        Fault('overrides["3.sizes.3"]', '"3.sizes" has no item 3'),
         Fault('overrides["Stile v1.5.text"]', 'the graph has no node "Stile v1.5"; did you mean "Style v1.5"?'),
-        Fault('overrides["3.txt"]', 'node "3" has no input "txt"; did you mean "text"?'),
         Fault("overrides.seed", '"seed" names no input; write "Node title.input" or "12.input"'),
     ]
 
 
+def test_an_input_that_does_not_exist_is_named_with_the_nearest_one() -> None:
+    """A template's override cannot add an input."""
+    with pytest.raises(LookupError, match='node "3" has no input "txt"; did you mean "text"'):
+        TargetFinder(GRAPH).target("3.txt")
+
+
 def test_an_input_may_have_dots() -> None:
-    """The node is the longest part that names one; the rest is its input, dots and all."""
+    """The node is the longest part that names one; the rest is the input, including its dots."""
     graph: Graph = {
         "3": {"class_type": "ResizeImage", "inputs": {"resize_type": "a", "resize_type.width": 8, "v.0": 1}},
         "75:70": {"class_type": "UNETLoader", "inputs": {"unet_name": "a"}, "_meta": {"title": "v1.5.2"}},
         "8": {"class_type": "A", "inputs": {"x": 1}, "_meta": {"title": "v1.5"}},
     }
 
-    assert find_target(graph, "3.resize_type.width") == Target("3", "resize_type.width")
-    assert find_target(graph, "ResizeImage.v.0") == Target("3", "v.0")
+    assert TargetFinder(graph).target("3.resize_type.width") == Target("3", "resize_type.width")
+    assert TargetFinder(graph).target("ResizeImage.v.0") == Target("3", "v.0")
     assert (
-        find_target(graph, "75:70.unet_name") == find_target(graph, "v1.5.2.unet_name") == Target("75:70", "unet_name")
+        TargetFinder(graph).target("75:70.unet_name")
+        == TargetFinder(graph).target("v1.5.2.unet_name")
+        == Target("75:70", "unet_name")
     )
-    assert find_target(graph, "v1.5.x") == Target("8", "x")
+    assert TargetFinder(graph).target("v1.5.x") == Target("8", "x")
 
 
 def test_an_input_that_the_node_lacks_is_added() -> None:
-    """A newer engine requires inputs that an older export lacks; one that looks like a slip is a warning."""
+    """A newer engine may require inputs that an older export lacks; a likely typo is a warning."""
     graph: Graph = {"45": {"class_type": "ImageScaleToTotalPixels", "inputs": {"megapixels": 1.0}}}
     overrides = {"45.resolution_steps": 1, "45.resize_type.width": 8, "45.megapixel": 2.0, "45.": 1, "46.x": 1}
 
-    _, faults, warnings = overridden(graph, overrides, may_add=True)
+    faults = Faults()
+    override(graph, overrides, faults)
 
     assert graph["45"]["inputs"] == {
         "megapixels": 1.0,
@@ -111,14 +119,14 @@ def test_an_input_that_the_node_lacks_is_added() -> None:
         "resize_type.width": 8,
         "megapixel": 2.0,
     }
-    assert [fault.path for fault in faults] == ['overrides["45."]', 'overrides["46.x"]']
-    [warning] = warnings
+    assert [fault.path for fault in faults.listed()] == ['overrides["45."]', 'overrides["46.x"]']
+    [warning] = faults.warnings
     assert warning.startswith('overrides["45.megapixel"]')
     assert 'did you mean "megapixels"?' in warning
 
 
-def test_thousands_of_wrong_overrides_take_no_time() -> None:
-    """4,000 overrides that a graph of 4,000 nodes does not have take less than a second."""
+def test_thousands_of_invalid_overrides_are_reported_quickly() -> None:
+    """4,000 overrides without a target in a graph of 4,000 nodes take less than a second."""
     graph: Graph = {
         str(number): {"class_type": "KSampler", "inputs": {"seed": 1}, "_meta": {"title": f"Node number {number}"}}
         for number in range(4000)
@@ -127,24 +135,24 @@ def test_thousands_of_wrong_overrides_take_no_time() -> None:
     added: JsonObject = {f"Node number {number}.sed": number for number in range(4000)}
 
     begun_at = time.process_time()
-    refused = overridden(graph, overrides, may_add=False)[1]
-    taken = overridden(graph, added, may_add=True)[1]
+    refused, accepted = Faults(), Faults()
+    override(graph, overrides, refused)
+    override(graph, added, accepted)
 
-    assert (len(refused), taken) == (MAX_FAULTS, [])
+    assert (len(refused), len(accepted)) == (MAX_FAULTS, 0)
     assert time.process_time() - begun_at < 6
 
 
-def test_a_place_as_comfyuis_json_has_it_is_the_input() -> None:
-    """`1.inputs.width` sets `width`; what is no input of a node is a fault, and nothing is added without effect."""
+def test_a_place_in_comfyui_s_json_notation_is_accepted() -> None:
+    """`1.inputs.width` sets `width`; a place that is not an input is a fault, and nothing is added without effect."""
     graph: Graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8}}}
 
-    written, faults, _ = overridden(
-        graph, {"1.inputs.width": 16, "1.class_type": "X", "1._meta.title": "a", "1.inputs": {}}, may_add=True
-    )
+    faults = Faults()
+    written = override(graph, {"1.inputs.width": 16, "1.class_type": "X", "1._meta.title": "a", "1.inputs": {}}, faults)
 
     assert graph == {"1": {"class_type": "EmptyImage", "inputs": {"width": 16}}}
     assert list(written) == ["1.inputs.width"]
-    assert [fault.path for fault in faults] == [
+    assert [fault.path for fault in faults.listed()] == [
         'overrides["1.class_type"]',
         'overrides["1._meta.title"]',
         'overrides["1.inputs"]',

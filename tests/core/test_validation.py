@@ -1,4 +1,4 @@
-"""A value against a schema: every fault once, at its path, in a sentence that never repeats a long value."""
+"""Validation of a value against a schema: each fault once, with its path and a message without long values."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from comfy_core.contract import Fault
-from comfy_core.validation import MAX_DEPTH, filled, nearest, path_of, plain, schema_faults, shown
+from comfy_core.validation import MAX_DEPTH, Faults, filled, nearest, path_of, plain, schema_faults, shown
 
 LONG = "x" * 10_000
 
 
 def nested(levels: int) -> Any:  # noqa: ANN401 - a JSON value
-    """Return a list in a list and so on, so many in all."""
+    """Return `levels` nested lists."""
     value: list[Any] = []
     for _ in range(levels - 1):
         value = [value]
@@ -37,8 +37,8 @@ def nested(levels: int) -> Any:  # noqa: ANN401 - a JSON value
         (["y" * 65], f'["{"y" * 56}...]'),
     ],
 )
-def test_paths_are_as_people_write_them(parts: list[str | int], path: str) -> None:
-    """A path has dots between names, brackets around numbers, and quotes around what is no plain name."""
+def test_paths_are_readable(parts: list[str | int], path: str) -> None:
+    """A path has dots between names, brackets around numbers, and quotes around unusual names."""
     assert path_of(parts) == path
 
 
@@ -56,26 +56,27 @@ def test_paths_are_as_people_write_them(parts: list[str | int], path: str) -> No
         ("x" * 58, f'"{"x" * 58}"'),
     ],
 )
-def test_a_shown_value_is_short(value: object, text: str) -> None:
-    """A sentence quotes a value as JSON of at most 60 characters of ASCII."""
+def test_a_quoted_value_is_short(value: object, text: str) -> None:
+    """A message quotes a value as JSON of at most 60 ASCII characters."""
     assert shown(value) == text
     assert len(text) <= 60
 
 
-def test_the_nearest_name_is_asked_for() -> None:
-    """A near name becomes a question, a far one nothing, and a long one takes no time."""
+def test_the_nearest_name_is_suggested() -> None:
+    """A similar name is suggested, a dissimilar one is not, and a long one takes no time."""
     assert nearest("stesp", ["steps", "seed"]) == '; did you mean "steps"?'
     assert nearest("banana", ["steps", "seed"]) == ""
     assert nearest(LONG * 100, ["steps", "seed"]) == ""
 
 
-def test_a_plain_value_is_a_copy() -> None:
-    """JSON comes through as it is, in new lists and objects, down to the deepest level that is taken."""
+def test_a_valid_value_is_copied() -> None:
+    """JSON is returned unchanged in new lists and objects, down to the deepest allowed level."""
     value = {"a": [1, 2.5, "x", None, True, {"b": []}], "n": 10**300, "deep": nested(MAX_DEPTH - 1)}
 
-    copied, faults = plain(value)
+    faults = Faults()
+    copied = plain(value, faults)
 
-    assert (copied, faults) == (value, [])
+    assert (copied, faults.listed()) == (value, [])
     assert copied is not value
     assert copied["a"] is not value["a"]
 
@@ -95,9 +96,11 @@ def test_a_plain_value_is_a_copy() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_no_encoder_takes_is_a_fault(value: object, problem: str) -> None:
-    """What JSON Schema lets through and encoders do not is left out and named by its path."""
-    copied, [fault] = plain({"ok": 1, "bad": value})
+def test_a_value_that_cannot_be_encoded_is_a_fault(value: object, problem: str) -> None:
+    """Values that JSON Schema allows but JSON cannot represent are removed and reported with their path."""
+    faults = Faults()
+    copied = plain({"ok": 1, "bad": value}, faults)
+    [fault] = faults.listed()
 
     assert fault.message == problem
     assert fault.path.startswith("bad")
@@ -106,10 +109,11 @@ def test_what_no_encoder_takes_is_a_fault(value: object, problem: str) -> None:
 
 
 def test_a_name_that_cannot_be_encoded_is_a_fault() -> None:
-    """A key with half a surrogate pair or a NUL is not renamed in silence; two such keys are one path."""
-    copied, faults = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4})
+    """A key with half a surrogate pair or a NUL is not renamed silently; two such keys have one path."""
+    faults = Faults()
+    copied = plain({"a": {chr(0xD800): 1, chr(0xD801): 2, "\0": 3}, "é": 4}, faults)
 
-    assert faults == [Fault('a["?"]', "has a name that is not Unicode text without NUL characters")]
+    assert faults.listed() == [Fault('a["?"]', "has a name that is not Unicode text without NUL characters")]
     json.dumps(copied).encode("utf-8")
 
 
@@ -163,20 +167,20 @@ OBJECT = {
         ({"empty": {"a": 1}}, "empty.a", "is not known"),
     ],
 )
-def test_each_fault_has_its_path_and_sentence(change: dict[str, Any], path: str, message: str) -> None:
-    """Each rule that can be broken has a path to the culprit and a sentence with the remedy."""
+def test_each_fault_has_its_path_and_message(change: dict[str, Any], path: str, message: str) -> None:
+    """Each rule has a path to the value and a message with the remedy."""
     assert schema_faults({"prompt": "x", **change}, OBJECT) == [Fault(path, message)]
 
 
-def test_faults_stand_once_each_and_all_at_once() -> None:
-    """A value that breaks two rules is named once, and every other fault with it."""
+def test_all_faults_are_reported_once() -> None:
+    """A value that breaks two rules is reported once, and all other faults with it."""
     faults = schema_faults({"steps": -0.5, "width": "x", "aa": 1, "bb": 2}, OBJECT)
 
     assert [fault.path for fault in faults] == ["prompt", "aa", "bb", "steps", "width"]
 
 
-def test_a_condition_says_why() -> None:
-    """What is required only beside another input says so in the schema's own words."""
+def test_a_condition_has_a_reason() -> None:
+    """A requirement that depends on another input is reported with the schema's own description."""
     schema = {
         "if": {"required": ["a"]},
         "then": {"required": ["b"], "description": "a does nothing alone", "properties": {"b": {"minimum": 1}}},
@@ -188,7 +192,7 @@ def test_a_condition_says_why() -> None:
 
 
 def test_defaults_are_filled_in() -> None:
-    """A valid value gets its defaults, as copies, and whole numbers are ints, in lists of objects as well."""
+    """A valid value gets its defaults as copies, and integers are ints, also in lists of objects."""
     default: list[int] = []
     schema = {
         "properties": {

@@ -1,4 +1,4 @@
-"""Workflows: the two that ship are sound, a third is two files and no code, and a wrong folder is named by its file."""
+"""Workflows: the two that ship are valid, a third needs two files and no code, and errors name the file."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comfy_core.contract import JsonObject
+from comfy_core.contract import ALIASES, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.graphs import graph_faults
 from comfy_core.request.reading import read_request
 from comfy_core.targets import Target
 from comfy_core.workflows import Workflow, default_directory, find_workflow, is_link, load_workflows
+from simulators.comfyui.node_table import NODE_TYPES
 from tests.core.test_graphs import GRAPH
 
-SHIPPED = ("flux-dev-img2img", "flux-dev-txt2img")
-LOADERS = {
-    ("UNETLoader", "unet_name"): "diffusion_models",
-    ("DualCLIPLoader", "clip_name1"): "text_encoders",
-    ("DualCLIPLoader", "clip_name2"): "text_encoders",
-    ("VAELoader", "vae_name"): "vae",
+SHIPPED = tuple(sorted(load_workflows(default_directory())))
+FOLDERS = {
+    (node.name, name): entry.folder
+    for node in NODE_TYPES.values()
+    for name, entry in node.inputs.items()
+    if entry.folder not in {"", "input"}
 }
-"""The inputs that name a file, and the folder below ComfyUI's models that it lies in."""
+"""The folder below ComfyUI's models of each input that names a model file, as the simulator has it."""
 
 EXAMPLES = {"seed", "prompt", "image"}
-"""Inputs without a default; the graph holds an example of each."""
+"""Inputs without a default; the graph has an example of each."""
 
 INPUTS: JsonObject = {
     "title": "Stylize",
@@ -47,19 +48,19 @@ INPUTS: JsonObject = {
 
 
 def write(folder: Path, graph: object = GRAPH, inputs: object = INPUTS) -> Path:
-    """Return `folder` with a workflow of these two files in it."""
+    """Write a workflow of these two files into `folder`; return the folder."""
     folder.joinpath("style.json").write_text(json.dumps(graph), encoding="utf-8")
     folder.joinpath("style.inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
     return folder
 
 
 def with_input(**rule: object) -> JsonObject:
-    """Return INPUTS with one more input, `extra`."""
+    """Return INPUTS with the additional input `extra`."""
     return {**INPUTS, "properties": {**INPUTS["properties"], "extra": rule}}
 
 
-def picture() -> str:
-    """Return a small picture in base64."""
+def image_base64() -> str:
+    """Return a small image as base64."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(file, "PNG")
     return b64encode(file.getvalue()).decode("ascii")
@@ -67,19 +68,20 @@ def picture() -> str:
 
 @pytest.fixture(params=SHIPPED)
 def shipped(request: pytest.FixtureRequest, workflows: Mapping[str, Workflow]) -> Workflow:
-    """Each workflow that ships."""
+    """Each shipped workflow."""
     return workflows[request.param]
 
 
-def test_both_workflows_ship(workflows: Mapping[str, Workflow]) -> None:
-    """The folder holds text to image and image to image, each with a version of its own."""
-    assert tuple(workflows) == SHIPPED
-    assert len({workflow.version for workflow in workflows.values()}) == 2
-    assert all(workflow.schema["x-task"] == name.rpartition("-")[2] for name, workflow in workflows.items())
+def test_the_workflows_of_the_commands_ship(workflows: Mapping[str, Workflow]) -> None:
+    """The folder has the workflows of `txt2img` and `img2img`, and each workflow has a version of its own."""
+    assert {name: workflows[name].schema["x-task"] for name in ALIASES.values()} == {
+        name: alias for alias, name in ALIASES.items()
+    }
+    assert len({workflow.version for workflow in workflows.values()}) == len(workflows)
 
 
-def test_a_graph_is_what_comfyui_exports(shipped: Workflow) -> None:
-    """Each node has a number, its inputs, a type and a title, in the order and the indents of ComfyUI's export."""
+def test_a_graph_has_comfyui_s_export_format(shipped: Workflow) -> None:
+    """Each node has a number, its inputs, a type and a title, in the order and indentation of ComfyUI's export."""
     for node_id, node in shipped.graph.items():
         assert node_id.isdecimal()
         assert list(node) == ["inputs", "class_type", "_meta"]
@@ -91,12 +93,12 @@ def test_a_graph_is_what_comfyui_exports(shipped: Workflow) -> None:
 
 
 def test_the_models_are_those_that_the_graph_loads(shipped: Workflow) -> None:
-    """`x-models` are the files that the loader nodes name, no more and no fewer."""
+    """`x-models` are exactly the files that the loader nodes name."""
     loaded = {
-        f"{LOADERS[node['class_type'], name]}/{value}"
+        f"{FOLDERS[node['class_type'], name]}/{value}"
         for node in shipped.graph.values()
         for name, value in node["inputs"].items()
-        if (node["class_type"], name) in LOADERS
+        if (node["class_type"], name) in FOLDERS
     }
 
     assert sorted(loaded) == sorted(shipped.schema["x-models"])
@@ -105,7 +107,7 @@ def test_the_models_are_those_that_the_graph_loads(shipped: Workflow) -> None:
 
 
 def test_every_input_is_bound_to_the_graph(shipped: Workflow) -> None:
-    """Every input but num_images has a place, no two share one, and what ComfyUI offers a caller is bound."""
+    """Every input but num_images has its own place, and every place that callers may set is bound."""
     targets = [target for name in shipped.inputs for target in shipped.targets(name)]
 
     assert [name for name in shipped.inputs if not shipped.targets(name)] == ["num_images"]
@@ -116,8 +118,8 @@ def test_every_input_is_bound_to_the_graph(shipped: Workflow) -> None:
     assert own - bound <= {"denoise"}
 
 
-def test_every_default_is_what_the_graph_holds(shipped: Workflow) -> None:
-    """A request that says nothing gives the picture that the exported graph gives on the canvas."""
+def test_every_default_is_the_graph_s_value(shipped: Workflow) -> None:
+    """A request without inputs generates the same image as the exported graph in the editor."""
     compared = set()
     for name, rule in shipped.inputs.items():
         if "default" not in rule or "x-insert" in rule:
@@ -130,8 +132,8 @@ def test_every_default_is_what_the_graph_holds(shipped: Workflow) -> None:
     assert without <= EXAMPLES | ({"width", "height"} if shipped.pictures else set())
 
 
-def test_every_input_is_described(shipped: Workflow) -> None:
-    """The docs can be made of the schema: each input has a sentence, and the limits of the issue."""
+def test_every_input_has_a_description(shipped: Workflow) -> None:
+    """The docs are generated from the schema: each input has a sentence and its limits."""
     rules = shipped.inputs
 
     assert all(rule["description"].endswith(".") for rule in rules.values())
@@ -151,8 +153,8 @@ def test_every_input_is_described(shipped: Workflow) -> None:
     assert {rules[name]["multipleOf"] for name in ("width", "height")} == {16}
 
 
-def test_strength_is_for_pictures_alone(workflows: Mapping[str, Workflow]) -> None:
-    """The two workflows differ in `image` and `strength`; everything else is the same."""
+def test_strength_is_only_in_image_to_image(workflows: Mapping[str, Workflow]) -> None:
+    """The two workflows differ in `image` and `strength`; everything else is equal."""
     txt2img, img2img = (workflows[name].inputs for name in ("flux-dev-txt2img", "flux-dev-img2img"))
 
     assert img2img.keys() - txt2img.keys() == {"image", "strength"}
@@ -177,7 +179,7 @@ def test_strength_is_for_pictures_alone(workflows: Mapping[str, Workflow]) -> No
 def test_a_negative_prompt_needs_its_strength(
     workflows: Mapping[str, Workflow], inputs: JsonObject, paths: list[str]
 ) -> None:
-    """A negative prompt that would do nothing is refused, and told what it lacks."""
+    """A negative prompt without effect is rejected, with the missing input."""
     faults = []
     try:
         read_request({"prompt": "a", **inputs}, workflows)
@@ -189,10 +191,10 @@ def test_a_negative_prompt_needs_its_strength(
 
 
 def test_a_third_workflow_is_two_files(tmp_path: Path) -> None:
-    """Two files make a workflow: a picture of another name, a value in two places, one in a list, one with a sum."""
+    """The two files have an image of another name, a value in two places, one in a list, and one with a sum."""
     workflows = load_workflows(write(tmp_path))
     request = read_request(
-        {"workflow": "style", "sketch": picture(), "words": "c", "size": 512, "amount": 0.5}, workflows
+        {"workflow": "style", "sketch": image_base64(), "words": "c", "size": 512, "amount": 0.5}, workflows
     )
 
     rendered = request.render(lambda: 1)
@@ -211,10 +213,10 @@ def test_a_third_workflow_is_two_files(tmp_path: Path) -> None:
 
 
 def test_a_third_workflow_fills_its_defaults(tmp_path: Path) -> None:
-    """A request with only what is required gets the schema's defaults; the shipped workflows are not there."""
+    """A request with only the required inputs gets the schema's defaults, without the shipped workflows."""
     workflows = load_workflows(write(tmp_path))
 
-    [graph] = read_request({"workflow": "style", "sketch": picture()}, workflows).render(lambda: 1).graphs
+    [graph] = read_request({"workflow": "style", "sketch": image_base64()}, workflows).render(lambda: 1).graphs
 
     assert graph["3"]["inputs"]["text"] == "b"
     assert graph["3"]["inputs"]["sizes"] == [64, 128, 256]
@@ -224,7 +226,7 @@ def test_a_third_workflow_fills_its_defaults(tmp_path: Path) -> None:
 
 
 def test_the_version_changes_with_either_file(tmp_path: Path) -> None:
-    """A version names what both files said, to the byte."""
+    """A version identifies the exact bytes of both files."""
     first = load_workflows(write(tmp_path))["style"].version
     again = load_workflows(write(tmp_path))["style"].version
     changed_graph = load_workflows(write(tmp_path, graph={**GRAPH, "9": GRAPH["8"]}))["style"].version
@@ -244,8 +246,8 @@ def test_the_version_changes_with_either_file(tmp_path: Path) -> None:
         ({"1": {"class_type": "A", "inputs": {"a": ["2", 0]}}}, 'workflow.1.inputs.a links to node "2"'),
     ],
 )
-def test_a_wrong_graph_names_its_file(tmp_path: Path, graph: object, problem: str) -> None:
-    """A graph that is none stops the start, with the file and the place."""
+def test_an_invalid_graph_names_its_file(tmp_path: Path, graph: object, problem: str) -> None:
+    """An invalid graph prevents the start, with the file and the place."""
     with pytest.raises(ConfigError) as info:
         load_workflows(write(tmp_path, graph=graph))
 
@@ -300,8 +302,8 @@ def test_a_wrong_graph_names_its_file(tmp_path: Path, graph: object, problem: st
         ({"properties": {"num_images": {}}}, '"num_images" must have the type integer'),
     ],
 )
-def test_wrong_inputs_name_their_file(tmp_path: Path, inputs: object, problem: str) -> None:
-    """Inputs that could not be rendered, whatever their value, stop the start and not a job."""
+def test_invalid_inputs_name_their_file(tmp_path: Path, inputs: object, problem: str) -> None:
+    """Inputs that could never be rendered prevent the start, instead of failing a job."""
     with pytest.raises(ConfigError) as info:
         load_workflows(write(tmp_path, inputs=inputs))
 
@@ -313,8 +315,8 @@ def test_wrong_inputs_name_their_file(tmp_path: Path, inputs: object, problem: s
 @pytest.mark.parametrize(
     "content", [b"{", b"\xff\xfe\xff", b"", b"[" * 200_000], ids=["cut", "binary", "empty", "deep"]
 )
-def test_a_file_that_is_no_json_is_named(tmp_path: Path, name: str, content: bytes) -> None:
-    """Of the two files, the one that cannot be read is named, and not the other."""
+def test_a_file_that_is_not_json_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    """Only the file that cannot be parsed is named."""
     write(tmp_path).joinpath(name).write_bytes(content)
 
     with pytest.raises(ConfigError, match="is not JSON") as info:
@@ -324,7 +326,7 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path, name: str, content: byt
 
 
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
-    """Inputs without their graph are half a workflow."""
+    """Inputs without their graph are an incomplete workflow."""
     write(tmp_path).joinpath("style.json").unlink()
 
     with pytest.raises(ConfigError, match=r"style\.json cannot be read: No such file"):
@@ -332,7 +334,7 @@ def test_a_missing_graph_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
-    """What cannot be opened is named with the system's reason."""
+    """A path that cannot be opened is reported with the system's reason."""
     folder = tmp_path / "b.inputs.json"
     folder.mkdir()
     tmp_path.joinpath("b.json").write_text(json.dumps(GRAPH), encoding="utf-8")
@@ -343,7 +345,7 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "not-there"])
 def test_a_folder_without_workflows_is_named(tmp_path: Path, name: str) -> None:
-    """An empty or missing folder is a wrong setting, and says what belongs there."""
+    """An empty or missing folder is an invalid setting; the error describes its content."""
     with pytest.raises(ConfigError, match=r"<name>\.inputs\.json") as info:
         load_workflows(tmp_path / name)
 
@@ -351,7 +353,7 @@ def test_a_folder_without_workflows_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_workflow_is_found_by_name_and_alias(workflows: Mapping[str, Workflow]) -> None:
-    """The aliases are the shipped workflows."""
+    """The aliases are those of the shipped workflows."""
     assert find_workflow("txt2img", workflows).name == "flux-dev-txt2img"
     assert find_workflow("img2img", workflows).name == "flux-dev-img2img"
     assert find_workflow("flux-dev-txt2img", workflows).name == "flux-dev-txt2img"
@@ -362,14 +364,14 @@ def test_a_workflow_is_found_by_name_and_alias(workflows: Mapping[str, Workflow]
     [
         (
             "txt2imgs",
-            'There is no workflow "txt2imgs"; did you mean "txt2img"? Known: flux-dev-img2img, flux-dev-txt2img',
+            'There is no workflow "txt2imgs"; did you mean "txt2img"? Known: ' + ", ".join(SHIPPED),
         ),
-        ("", 'There is no workflow "". Known: flux-dev-img2img'),
+        ("", 'There is no workflow "". Known: ' + SHIPPED[0]),
         ("w" * 9999, f'There is no workflow "{"w" * 56}.... Known: '),
     ],
 )
-def test_an_unknown_workflow_lists_the_known(workflows: Mapping[str, Workflow], name: str, sentence: str) -> None:
-    """An unknown name is answered with the nearest and all known ones, and is not repeated at length."""
+def test_an_unknown_workflow_lists_the_known_ones(workflows: Mapping[str, Workflow], name: str, sentence: str) -> None:
+    """The error has the nearest and all known names, and a shortened value."""
     with pytest.raises(JobError) as info:
         find_workflow(name, workflows)
 

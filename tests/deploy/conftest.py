@@ -63,7 +63,7 @@ def shipped() -> str:
 @pytest.fixture(scope="module")
 def platform() -> Iterator[RunPodPlatform]:
     """An endpoint's queue with a worker."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured):
+    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, pictured):
         yield platform
 
 

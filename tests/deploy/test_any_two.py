@@ -56,14 +56,14 @@ def test_a_change_leads_from_any_description_to_any_other(
     account = Account()
     old, new = make_description(first), make_description(then)
     template_id = account.create_template(template_creation("flux", make_template(old, ResourceIds())))["id"]
-    body = make_endpoint(old, ResourceIds(), old.pools, {"SECRET_KEY": "1"})
+    body = make_endpoint(old, ResourceIds(), old.gpu_pools, {"SECRET_KEY": "1"})
     endpoint_id = account.create_endpoint(endpoint_creation("flux", body, template_id))["id"]
     assert changes_of(body, account.endpoints[endpoint_id], ()) == ()
 
     places = ResourceIds(registry, volume)
     for wanted, there, update in (
         (make_template(new, places), account.templates[template_id], account.update_template),
-        (make_endpoint(new, places, new.pools, {}), account.endpoints[endpoint_id], account.update_endpoint),
+        (make_endpoint(new, places, new.gpu_pools, {}), account.endpoints[endpoint_id], account.update_endpoint),
     ):
         changed = update(there["id"], patch_of(wanted, there))
         assert changes_of(wanted, changed, ()) == ()

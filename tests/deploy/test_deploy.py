@@ -43,7 +43,7 @@ def test_one_command_from_nothing_to_a_picture(desk: Desk) -> None:
         "create template flux",
         "+ workers.max = 3",
         "1 worker is idle",
-        "test image: done",
+        "generating a test image",
         "flux.png  8 x 8",
     ):
         assert told in ended.err
@@ -120,7 +120,7 @@ def test_an_update_sends_what_has_changed_alone(desk: Desk) -> None:
     assert ended.status == 0
     assert "~ image: ghcr.io/me/worker:1.0.0 -> ghcr.io/me/worker:1.1.0" in ended.err
     assert "~ workers.max: 3 -> 5" in ended.err
-    *_, template, endpoint = (each.body for each in desk.account.asked if each.method == "PATCH")
+    *_, template, endpoint = (each.body for each in desk.account.received if each.method == "PATCH")
     assert template == {"image": "ghcr.io/me/worker:1.1.0"}
     assert endpoint == {"image": "ghcr.io/me/worker:1.1.0", "workers": {"min": 0, "max": 5, "idleTimeout": 30}}
 
@@ -176,14 +176,14 @@ def test_a_secret_that_is_not_set_ends_it_before_anything_is_asked(desk: Desk) -
 
     assert ended.status == 3
     assert "HF_TOKEN" in ended.err
-    assert desk.account.asked == []
+    assert desk.account.received == []
 
 
 def test_a_secret_that_runpod_repeats_in_an_error_is_not_shown(desk: Desk) -> None:
     """The field is named and the text is not."""
     desk.write(text=WITH_SECRET)
     body = {"title": "Unprocessable Entity", "status": 422, "detail": f"env.HF_TOKEN: {VALUE!r} is too long"}
-    desk.account.faults.answer("POST /serverless", 422, body=body)
+    desk.account.faults.respond("POST /serverless", 422, body=body)
     ended = desk.deploy("--json", HF_TOKEN=VALUE)
 
     assert ended.status == 4
@@ -256,7 +256,7 @@ def test_a_cached_model_is_taken_away_by_an_empty_text(desk: Desk) -> None:
 def test_graphql_that_refuses_is_named(desk: Desk) -> None:
     """What was done before stays, and the next run does the rest."""
     desk.write(STORED)
-    desk.account.faults.answer("POST /graphql", 200, body={"errors": [{"message": "no such model"}]})
+    desk.account.faults.respond("POST /graphql", 200, body={"errors": [{"message": "no such model"}]})
     failed = desk.deploy()
     ended = desk.deploy()
 
@@ -266,9 +266,19 @@ def test_graphql_that_refuses_is_named(desk: Desk) -> None:
     assert list(desk.account.cached_models.values()) == [[MODEL]]
 
 
+def test_a_retired_graphql_api_is_explained(desk: Desk) -> None:
+    """The error says when RunPod retires the API, and which key of deploy.toml to remove."""
+    desk.write(STORED)
+    desk.account.faults.respond("POST /graphql", 404)
+    failed = desk.deploy()
+
+    assert failed.status == 4
+    assert "early in 2027. If it is gone, remove storage.cached_model from deploy.toml" in failed.err
+
+
 def test_without_the_catalogue_the_table_has_the_prices(desk: Desk) -> None:
     """A price is worth no failure; its date is shown."""
-    desk.account.faults.answer("GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"})
+    desk.account.faults.respond("GET /catalog", 404, body={"title": "Not Found", "status": 404, "detail": "gone"})
     ended = desk.shell("deploy", "--dry-run")
 
     assert ended.status == 0
@@ -310,4 +320,4 @@ def test_a_wrong_variable_is_named(desk: Desk, variable: str, value: str) -> Non
 
     assert ended.status == 3
     assert variable in ended.err
-    assert desk.account.asked == []
+    assert desk.account.received == []

@@ -26,10 +26,10 @@ def test_the_shipped_file_is_right_by_its_own_schema(tmp_path: Path, shipped: st
     description = read_description(tmp_path / "deploy.toml")
 
     assert (description.disk_gb, description.workers_min, description.workers_max) == (40, 0, 3)
-    assert (description.idle_timeout_s, description.flashboot) == (30, "FLASHBOOT")
-    assert description.pools[0] == DEFAULT_POOL
-    assert all(POOLS[pool].memory_gb >= 24 for pool in description.pools)
-    assert "L40" in POOLS[description.pools[-1]].gpus
+    assert (description.workers_idle_timeout_s, description.workers_flashboot) == (30, "FLASHBOOT")
+    assert description.gpu_pools[0] == DEFAULT_POOL
+    assert all(POOLS[pool].memory_gb >= 24 for pool in description.gpu_pools)
+    assert "L40" in POOLS[description.gpu_pools[-1]].gpus
     with pytest.raises(ConfigError, match="OWNER"):
         description.refuse_placeholder()
 
@@ -44,8 +44,8 @@ def test_what_stands_behind_the_comments_of_the_shipped_file_is_right_too(tmp_pa
     description = read_description(tmp_path / "deploy.toml")
 
     assert description.registry == "ghcr"
-    assert description.network_volume == "models"
-    assert description.cached_model == "https://huggingface.co/you/a-repository-with-just-these-files:main"
+    assert description.storage_network_volume == "models"
+    assert description.storage_cached_model == "https://huggingface.co/you/a-repository-with-just-these-files:main"
     assert len(description.secrets) == 2
 
 
@@ -60,13 +60,13 @@ def test_the_least_file_has_the_defaults(tmp_path: Path, shipped: str) -> None:
         "disk_gb",
         "workers_min",
         "workers_max",
-        "idle_timeout_s",
-        "queue_delay_s",
-        "flashboot",
-        "is_by_price",
+        "workers_idle_timeout_s",
+        "workers_queue_delay_s",
+        "workers_flashboot",
+        "gpu_order",
     ):
         assert getattr(least, field) == getattr(whole, field)
-    assert least.cached_model is None
+    assert least.storage_cached_model is None
 
 
 def test_all_faults_are_told_at_once_by_their_paths(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ import pytest
 from bench.stage import ROOT
 from comfy_client.deploy.description import make_description, read_description
 from comfy_client.prices import POOLS
+from comfy_core.environment import variables_of
+from comfy_core.object_store import Bucket
 from comfy_core.request.reading import read_request
 from comfy_core.workflows import default_directory, load_workflows
-from worker.settings import VARIABLES, Settings
+from worker.settings import Settings
 
 OF_RUNPOD = {"RUNPOD_INIT_TIMEOUT"}
 """Variables that the platform reads and not the worker (docs/reference/runpod.md#environment-variables)."""
@@ -135,7 +137,7 @@ def test_the_files_have_the_hub_s_shape(name: str, schema: dict[str, Any]) -> No
 
 def test_every_variable_exists() -> None:
     """Each key of both files is a variable of the worker, or one that RunPod reads itself."""
-    known = {variable.name for variable in VARIABLES} | OF_RUNPOD
+    known = {variable.name for variable in variables_of(Settings, Bucket)} | OF_RUNPOD
     hub, tests = load("hub.json")["config"], load("tests.json")["config"]
     keys = [each["key"] for each in (*hub["env"], *tests["env"])]
     keys += [key for preset in hub["presets"] for key in preset["defaults"]]
@@ -170,10 +172,10 @@ def test_the_hub_s_endpoint_is_that_of_deploy_toml(tmp_path: Path, shipped: str)
     config = load("hub.json")["config"]
 
     assert config["containerDiskInGb"] == described.disk_gb
-    assert tuple(config["gpuIds"].split(",")) == described.pools
+    assert tuple(config["gpuIds"].split(",")) == described.gpu_pools
     # The Hub has no least version, and matches exactly: a driver of CUDA 13.2 also runs what is built for 13.0.
     assert config["allowedCudaVersions"] == ["13.0", "13.1", "13.2", "13.3"]
-    assert config["allowedCudaVersions"][0] == described.min_cuda_version
+    assert config["allowedCudaVersions"][0] == described.gpu_min_cuda_version
     assert load("tests.json")["config"]["allowedCudaVersions"] == config["allowedCudaVersions"]
     assert all(POOLS[pool].memory_gb >= 24 for pool in config["gpuIds"].split(","))
     least = make_description({"name": "flux", "image": "a/b:1", "gpu": {"pools": ["ADA_24"]}})

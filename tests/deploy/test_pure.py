@@ -35,7 +35,7 @@ FULL = make_description(
         "storage": {"data_centers": ["EU-RO-1"], "network_volume": "v"},
     }
 )
-ENDPOINT = make_endpoint(DESCRIPTION, ResourceIds(), DESCRIPTION.pools, {"B": "s3cret"})
+ENDPOINT = make_endpoint(DESCRIPTION, ResourceIds(), DESCRIPTION.gpu_pools, {"B": "s3cret"})
 
 
 def test_what_is_there_as_described_has_no_difference() -> None:

@@ -18,7 +18,7 @@ from tests.deploy.conftest import Desk
 @pytest.fixture
 def empty() -> Iterator[RunPodPlatform]:
     """An endpoint's queue without workers."""
-    with RunPodPlatform(long_poll_s=0.5) as platform:
+    with RunPodPlatform(long_poll_s=0.1) as platform:
         yield platform
 
 
@@ -68,7 +68,7 @@ def test_no_gpu_in_time_is_an_outcome_of_its_own(empty: RunPodPlatform) -> None:
 def test_a_new_endpoint_may_be_unknown_for_a_while(empty: RunPodPlatform) -> None:
     """A new endpoint may be unknown at first; a failed poll is reported and retried."""
     told: list[str] = []
-    empty.faults.answer("health", 404, times=2)
+    empty.faults.respond("health", 404, times=2)
     with client_from_env(empty.client_env()) as client, ScriptedWorker(empty, pictured):
         await_worker(client.health, none_stale, ReadyTimeouts(30), told.append)
 
@@ -106,12 +106,12 @@ def test_a_deployment_looks_at_runpod_s_workers(desk: Desk) -> None:
     """Stale workers are counted; without the information the count is 0."""
     desk.account.workers = [{"id": "w", "status": "IDLE", "isStale": False}]
     assert desk.deploy("--picture").status == 0
-    desk.account.faults.answer("GET /serverless/ep/workers", 404)
+    desk.account.faults.respond("GET /serverless/ep/workers", 404)
     ended = desk.deploy("--picture")
 
     assert ended.status == 0
     assert "Nothing to do" in ended.err
-    assert "GET /serverless/ep/workers" in [each.line for each in desk.account.asked]
+    assert "GET /serverless/ep/workers" in [each.line for each in desk.account.received]
 
 
 def test_no_worker_in_time_leaves_the_endpoint(desk: Desk, platform: RunPodPlatform) -> None:
@@ -133,7 +133,7 @@ def test_a_picture_goes_to_a_folder_that_is_there(desk: Desk) -> None:
     """An invalid output folder is rejected before RunPod is called; a valid one receives the image."""
     Path("file").write_text("")
     nowhere = desk.deploy("--picture", "-o", "file/x.png")
-    assert desk.account.asked == []
+    assert desk.account.received == []
     Path("y").mkdir()
     in_folder = desk.deploy("--picture", "-o", "y")
 

@@ -12,6 +12,7 @@ from comfy_core.errors import JobError
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
+from worker.settings import Settings
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 4, "seed": 1}
 
@@ -20,8 +21,8 @@ RunJob = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A new simulator, with 0.05 s per step."""
-    with Simulator(step_s=0.05) as simulator:
+    """A new simulator, with 0.02 s per step."""
+    with Simulator(step_s=0.02) as simulator:
         yield simulator
 
 
@@ -36,9 +37,13 @@ def server(simulator: Simulator) -> Iterator[ComfyServer]:
 @pytest.fixture
 def run(server: ComfyServer, workflows: Mapping[str, Workflow]) -> RunJob:
     """Return a function that runs the small job with changed inputs."""
-    worker = Worker(server=server, workflows=workflows, job_timeout_s=20, max_result_bytes=8 * 1024 * 1024)
 
-    def run_small(stop: Callable[[], JobError | None] = lambda: None, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    def run_small(
+        stop: Callable[[], JobError | None] = lambda: None,
+        job_timeout_s: float = 20,
+        **changes: Any,  # noqa: ANN401 - any input of the workflow
+    ) -> dict[str, Any]:
+        worker = Worker(server, workflows, Settings(job_timeout_s=job_timeout_s))
         return run_job(worker, {"id": "test", "input": {**SMALL, **changes}}, Control(stop))
 
     return run_small

@@ -36,7 +36,7 @@ def test_a_prompt_that_could_not_be_stopped_is_stopped_later(simulator: Simulato
     """If a stuck prompt cannot be stopped because of a 500, the next job stops it before it queues its own prompts."""
     simulator.faults.hang_sampling()
     simulator.faults.answer_500(path)
-    assert error_of(lambda: run(timeout_s=1)).code is ErrorCode.DEADLINE_EXCEEDED
+    assert error_of(lambda: run(job_timeout_s=0.2)).code is ErrorCode.DEADLINE_EXCEEDED
     assert simulator.hanging_step == 1
 
     assert run(seed=2)["images"]

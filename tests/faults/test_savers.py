@@ -50,7 +50,8 @@ def server_of_each(request: pytest.FixtureRequest, simulator: Simulator) -> Iter
 
 def run_graph(server: ComfyServer, graph: Graph) -> RunResult:
     """Run a graph; return the result."""
-    return run_graphs(server, [graph], [], WaitLimits(timeout_s=20, queue_timeout_s=20), lambda: None)
+    limits = WaitLimits(timeout_s=20, queue_timeout_s=20, silence_s=0.1)
+    return run_graphs(server, [graph], [], limits, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def scripted_run(*views: bytes | None) -> tuple[RunResult | JobError, list[Graph
 
     Handler.views = views
     with HttpServer(Handler) as http:
-        server = ComfyServer(http.url)
+        server = ComfyServer(http.url, connect_timeout_s=0.1)
         outcome: RunResult | JobError
         try:
             outcome = run_graph(server, {"9": {"class_type": "Odd", "inputs": {}}})

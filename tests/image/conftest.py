@@ -14,7 +14,7 @@ from bench.docker_engine import Build, connected, ensure_base_image
 from simulators.hugging_face import ModelServer
 from tests.fakes.git_server import GitServer
 from tests.image.standins import comfyui_files, make_models
-from tests.needs import left_out
+from tests.needs import skip_visibly
 
 TOKEN = "hf_a_token_that_nobody_may_find"  # noqa: S105 - it opens nothing
 WORKER = "comfy-client/worker:test"
@@ -59,7 +59,7 @@ def engine(request: pytest.FixtureRequest) -> docker.DockerClient:
     if client is None:
         missing = "NOT TESTED: no Docker engine answers; start one with ./scripts/engine start"
         request.config.stash[NOT_TESTED] = missing
-        left_out(missing)
+        skip_visibly(missing)
     return client
 
 

@@ -23,7 +23,8 @@ def comfyui_files() -> dict[str, str]:
     """Return the files of a repository whose ComfyUI is the simulator."""
     simulator = ROOT / "simulators" / "comfyui"
     sources = {f"simulators/comfyui/{file.name}": file.read_text() for file in simulator.glob("*.py")}
-    shipped = {"simulators/__init__.py": "", "custom_nodes/websocket_image_save.py": ""}
+    snapshot = (ROOT / "snapshot.json").read_text()
+    shipped = {"simulators/__init__.py": "", "snapshot.json": snapshot, "custom_nodes/websocket_image_save.py": ""}
     return {"main.py": MAIN, **shipped, **sources}
 
 

@@ -120,7 +120,7 @@ def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
 
 def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
     """The token that gave access to the models is in no layer, history, configuration or log."""
-    assert {asked.token for asked in images.server.asked} == {TOKEN}
+    assert {asked.token for asked in images.server.received} == {TOKEN}
 
     with saved(BAKED).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         assert whole.find(TOKEN.encode()) == -1
@@ -165,7 +165,7 @@ def test_new_code_downloads_no_weights(engine: docker.DockerClient, images: Buil
     """A change of the handler does not change the models' layers, and their server gets no request."""
     before, after = BAKED + "-before", BAKED + "-after"
     images.weights.run(before)
-    asked_before = len(images.server.asked)
+    asked_before = len(images.server.received)
     ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache", "debug-output", "tests")
     shutil.copytree(ROOT, tmp_path / "changed", ignore=ignored)
     (tmp_path / "changed" / "handler.py").write_text("print('changed')\n")
@@ -175,7 +175,7 @@ def test_new_code_downloads_no_weights(engine: docker.DockerClient, images: Buil
     layers = [engine.images.get(each).attrs["RootFS"]["Layers"] for each in (before, after)]
     for each in (before, after):
         engine.images.remove(each, force=True)
-    assert len(images.server.asked) == asked_before
+    assert len(images.server.received) == asked_before
     assert [one == other for one, other in zip(*layers, strict=True)].count(False) == 1
 
 

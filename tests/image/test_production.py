@@ -266,7 +266,7 @@ def test_models_are_downloaded_at_the_first_boot(
                     assert code_of(worker.run()) is None
         finally:
             engine.volumes.get(name).remove()
-        assert len(server.asked) == len((tmp_path / "models.txt").read_text().splitlines())
+        assert len(server.received) == len((tmp_path / "models.txt").read_text().splitlines())
 
 
 def test_an_unreadable_volume_is_reported(

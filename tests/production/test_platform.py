@@ -99,7 +99,7 @@ def test_the_same_id_twice_runs_once_and_is_posted_once(stage: Stage) -> None:
 def test_after_any_response_to_job_take_the_next_job_is_taken(stage: Stage, status: int, body: str) -> None:
     """After an invalid response the worker polls again."""
     headers = {"Location": "http://127.0.0.1:1/"} if status == 302 else {"Content-Type": "application/json"}
-    stage.platform.faults.answer("take", status, body=body, headers=headers)
+    stage.platform.faults.respond("take", status, body=body, headers=headers)
     taken = len(stage.platform.takes)
     stage.platform.wait_until(lambda: len(stage.platform.takes) > taken)
 
@@ -109,8 +109,8 @@ def test_after_any_response_to_job_take_the_next_job_is_taken(stage: Stage, stat
 def test_repeated_errors_are_polled_with_backoff_and_logged_once() -> None:
     """For ten seconds every request gets 500 at once: few requests, one log line; then the worker continues."""
     with staged(platform=RunPodPlatform(long_poll_s=1.0, poll_error_delay_s=0.0)) as stage:
-        stage.platform.faults.answer("job-take-batch", 500, times=100_000)
-        stage.platform.faults.answer("job-stop", 500, times=100_000)
+        stage.platform.faults.respond("job-take-batch", 500, times=100_000)
+        stage.platform.faults.respond("job-stop", 500, times=100_000)
         log, takes = len(stage.worker.log), len(stage.platform.takes)
         assert not until(lambda: stage.worker.exit_code is not None, 10)
 

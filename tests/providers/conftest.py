@@ -1,4 +1,4 @@
-"""A RunPod platform for each test, a Scenario for each file, and their clients."""
+"""Fixtures: a RunPod platform for each test, a Scenario for each file, and their clients."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def scenario(scenario_world: ScenarioStandIn) -> Iterator[ScenarioStandIn]:
 
 
 @pytest.fixture
-def at_scenario(scenario: ScenarioStandIn) -> Iterator[Client]:
-    """A client of Scenario."""
+def client_of_scenario(scenario: ScenarioStandIn) -> Iterator[Client]:
+    """A client of the simulated Scenario."""
     with scenario_client(scenario) as client:
         yield client

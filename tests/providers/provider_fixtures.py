@@ -1,4 +1,4 @@
-"""How each provider is put on a stage, what stands behind it there, and what it can do beyond what all can."""
+"""How the tests start each provider: its environment, its backend, and its abilities beyond the contract."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from simulators.scenario import ScenarioStandIn
 
 
 class Ability(enum.Enum):
-    """What some providers can do. The others refuse it, or it means nothing there."""
+    """Something that only some providers can do. The others reject it, or it has no meaning there."""
 
-    GRAPHS = "runs graphs of one's own, and names a node that fails"
-    FILES = "loads files of the worker by their names"
-    PIXELS = "makes the pixels that this project's worker makes of a seed"
-    WORKERS = "tells how many workers there are"
+    GRAPHS = "runs a caller's graph, and names a failing node"
+    FILES = "loads files of the worker by name"
+    PIXELS = "generates the same pixels from a seed as this project's worker"
+    WORKERS = "reports the number of workers"
 
 
 COMFYUI = frozenset(Ability)
-"""Wherever a ComfyUI makes the pictures."""
+"""The abilities of every provider that uses ComfyUI."""
 
 
-class Behind(Protocol):
-    """What makes the pictures on a stage."""
+class Backend(Protocol):
+    """The system that generates the images."""
 
     def hold(self) -> None:
-        """Let the next job stay in the middle."""
+        """Make the next job stop halfway."""
         ...
 
     def is_held(self) -> bool:
-        """Return whether a job stays in the middle."""
+        """Return whether a job has stopped halfway."""
         ...
 
-    def go_on(self) -> None:
-        """Let it end."""
+    def resume(self) -> None:
+        """Let the stopped job continue."""
         ...
 
     def is_idle(self) -> bool:
-        """Return whether there is nothing to do."""
+        """Return whether there is no job."""
         ...
 
-    def taken(self) -> tuple[int, ...]:
-        """Return counts that grow with whatever is sent there."""
+    def counts(self) -> tuple[int, ...]:
+        """Return counters that grow with every job, image or prompt."""
         ...
 
     def clear(self) -> None:
-        """Undo every fault."""
+        """Remove every fault."""
         ...
 
 
 @dataclass(frozen=True)
-class ComfyBehind:
-    """The worker's simulator, which the direct provider reaches too."""
+class ComfyBackend:
+    """The simulator of the worker's ComfyUI, which the direct provider uses too."""
 
     stage: Stage
     simulator: Simulator
@@ -69,7 +69,7 @@ class ComfyBehind:
         """Return whether it hangs."""
         return bool(self.simulator.hanging_step)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Sample on."""
         self.simulator.faults.go_on()
 
@@ -77,7 +77,7 @@ class ComfyBehind:
         """Return whether its queue is empty."""
         return not self.simulator.queue_ids
 
-    def taken(self) -> tuple[int, ...]:
+    def counts(self) -> tuple[int, ...]:
         """Return how many jobs the platform took, and how many prompts ComfyUI ran."""
         return self.stage.platform.submissions, len(self.simulator.executed_prompts)
 
@@ -87,8 +87,8 @@ class ComfyBehind:
 
 
 @dataclass(frozen=True)
-class ScenarioBehind:
-    """The stand-in of Scenario's API."""
+class ScenarioBackend:
+    """The simulator of Scenario's API."""
 
     scenario: ScenarioStandIn
 
@@ -100,7 +100,7 @@ class ScenarioBehind:
         """Return whether a job is there."""
         return bool(self.scenario.held())
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Go on from there."""
         self.scenario.faults.go_on()
 
@@ -108,7 +108,7 @@ class ScenarioBehind:
         """Return whether every job has ended."""
         return not self.scenario.under_way()
 
-    def taken(self) -> tuple[int, ...]:
+    def counts(self) -> tuple[int, ...]:
         """Return how many jobs and pictures it took, and made."""
         return self.scenario.submissions, len(self.scenario.assets)
 
@@ -118,68 +118,72 @@ class ScenarioBehind:
 
 
 @dataclass(frozen=True)
-class World:
-    """All that providers may reach, side by side: the worker on its platform, and Scenario."""
+class Backends:
+    """All systems that providers use: the worker on its platform, and Scenario."""
 
     stage: Stage
     simulator: Simulator
     scenario: ScenarioStandIn
 
 
-def _comfy(world: World) -> Behind:
-    return ComfyBehind(world.stage, world.simulator)
+def _comfy(backends: Backends) -> Backend:
+    return ComfyBackend(backends.stage, backends.simulator)
 
 
 @dataclass(frozen=True)
-class Staging:
-    """One provider on a stage: its name, the variables that lead it there, what is behind it, and what it can do."""
+class ProviderSetup:
+    """One provider of the contract: its name, its variables, its backend, and its abilities."""
 
     provider: str
-    variables: Callable[[World], dict[str, str]]
-    behind: Callable[[World], Behind]
+    variables: Callable[[Backends], dict[str, str]]
+    backend: Callable[[Backends], Backend]
     abilities: frozenset[Ability]
 
 
-STAGINGS: dict[str, Staging] = {
-    "comfyui": Staging("comfyui", lambda world: world.stage.platform.client_env(), _comfy, COMFYUI),
-    "comfyui, directly": Staging("comfyui", lambda world: {"COMFYUI_ENDPOINT": world.simulator.url}, _comfy, COMFYUI),
-    "runpod": Staging("runpod", lambda world: world.stage.platform.client_env(), _comfy, COMFYUI),
-    "scenario": Staging(
+PROVIDER_SETUPS: dict[str, ProviderSetup] = {
+    "comfyui": ProviderSetup("comfyui", lambda backends: backends.stage.platform.client_env(), _comfy, COMFYUI),
+    "comfyui, directly": ProviderSetup(
+        "comfyui", lambda backends: {"COMFYUI_ENDPOINT": backends.simulator.url}, _comfy, COMFYUI
+    ),
+    "runpod": ProviderSetup("runpod", lambda backends: backends.stage.platform.client_env(), _comfy, COMFYUI),
+    "scenario": ProviderSetup(
         "scenario",
-        lambda world: world.scenario.client_env(),
-        lambda world: ScenarioBehind(world.scenario),
+        lambda backends: backends.scenario.client_env(),
+        lambda backends: ScenarioBackend(backends.scenario),
         frozenset(),
     ),
 }
 
 
 def able(ability: Ability) -> list[str]:
-    """Return the names of the setups that can do it."""
-    return [name for name, staging in STAGINGS.items() if ability in staging.abilities]
+    """Return the names of the setups with the ability."""
+    return [name for name, setup in PROVIDER_SETUPS.items() if ability in setup.abilities]
 
 
 def unable(*abilities: Ability) -> list[tuple[str, Ability]]:
-    """Return each staging with each of `abilities` that it does not have."""
-    return [(name, each) for name, staging in STAGINGS.items() for each in abilities if each not in staging.abilities]
+    """Return each setup with each of `abilities` that it does not have."""
+    return [
+        (name, each) for name, setup in PROVIDER_SETUPS.items() for each in abilities if each not in setup.abilities
+    ]
 
 
 @dataclass(frozen=True)
-class ProviderScene:
-    """A client of one provider, and what stands behind it."""
+class ProviderUnderTest:
+    """A client of one provider, and its backend."""
 
     client: Client
-    world: World
-    behind: Behind
+    backends: Backends
+    backend: Backend
     abilities: frozenset[Ability]
 
     @property
     def simulator(self) -> Simulator:
-        """The ComfyUI, for tests of providers that have one."""
-        return self.world.simulator
+        """The ComfyUI, for tests of providers that use one."""
+        return self.backends.simulator
 
 
 def scenario_client(scenario: ScenarioStandIn, **changes: str) -> Client:
-    """Return a client of the stand-in, which knows one LoRA, with other variables."""
+    """Return a client of the simulated Scenario, with one LoRA configured; `changes` are variables."""
     loras = {"SCENARIO_LORAS": '{"knight.safetensors": "model_knight"}'}
     environment = {"IMAGE_GENERATION_PROVIDER": "scenario", **scenario.client_env(), **loras, **changes}
     return client_from_env(environment, timeout_s=30.0)

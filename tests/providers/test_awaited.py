@@ -42,30 +42,30 @@ def test_the_methods_are_the_same(plain: type, awaited: type) -> None:
         assert is_awaited is (name not in AT_ONCE), name
 
 
-def on(platform: RunPodPlatform, story: Callable[[AsyncClient], Awaitable[None]]) -> None:
-    """Run `story` with a client of the platform."""
+def run_with_client(platform: RunPodPlatform, story: Callable[[AsyncClient], Awaitable[None]]) -> None:
+    """Run `story` with an async client of the platform."""
 
-    async def told() -> None:
+    async def open_client() -> None:
         async with async_client_from_env(platform.client_env(), timeout_s=20.0) as client:
             await story(client)
 
-    asyncio.run(told())
+    asyncio.run(open_client())
 
 
-def test_a_picture_becomes_a_picture(platform: RunPodPlatform) -> None:
-    """`img2img` accepts bytes, as in Client."""
+def test_img2img_accepts_bytes(platform: RunPodPlatform) -> None:
+    """As in Client."""
 
     async def story(client: AsyncClient) -> None:
         with ScriptedWorker(platform, pictured):
             result = await client.img2img(png(16), "as an oil painting", seed=4)
         assert (result.seed, result.image.bytes) == (4, png(8, 4))
 
-    on(platform, story)
+    run_with_client(platform, story)
     assert platform.submissions == 1
 
 
-def test_a_job_is_picked_up_looked_at_and_retried(platform: RunPodPlatform) -> None:
-    """A job opened by its id in another client: it fails, is retried, and its events end with the result."""
+def test_a_job_is_opened_by_id_and_retried(platform: RunPodPlatform) -> None:
+    """In another client: the job fails, is retried, and its events end with the result."""
     answers = iter([{"error": FULL}])
 
     async def story(client: AsyncClient) -> None:
@@ -84,5 +84,5 @@ def test_a_job_is_picked_up_looked_at_and_retried(platform: RunPodPlatform) -> N
     def answer(job: Body) -> Body:
         return next(answers, None) or pictured(job)
 
-    on(platform, story)
+    run_with_client(platform, story)
     assert platform.submissions == 1

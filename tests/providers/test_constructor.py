@@ -1,4 +1,4 @@
-"""Client without environment variables: with an API key, or with a ComfyUI's URL."""
+"""Client without environment variables: with an API key, or with the URL of a ComfyUI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simulators.runpod.queue_api import RunPodPlatform
 SMALL = {"width": 64, "height": 64, "steps": 1, "seed": 1}
 
 
-def test_a_key_may_come_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_may_be_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Client(api_key=…, endpoint_id=…)` calls that endpoint, regardless of the environment."""
     monkeypatch.setenv("IMAGE_GENERATION_PROVIDER", "scenario")
     monkeypatch.setenv("COMFYUI_ENDPOINT", "http://127.0.0.1:1")
@@ -23,7 +23,7 @@ def test_a_key_may_come_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "rpa_1" not in repr(client.provider)
 
 
-def test_a_comfyui_needs_its_address_alone(tmp_path: Path) -> None:
+def test_a_comfyui_only_needs_its_url(tmp_path: Path) -> None:
     """`Client(comfyui_url=…)` generates images."""
     with Simulator() as simulator, Client(comfyui_url=simulator.url) as client:
         assert client.txt2img("a knight", **SMALL).image.save(tmp_path / "a.png").exists()  # type: ignore[arg-type] # numbers
@@ -34,14 +34,14 @@ def test_a_comfyui_needs_its_address_alone(tmp_path: Path) -> None:
     [{}, {"api_key": "k"}, {"endpoint_id": "e"}, {"api_key": "k", "endpoint_id": "e", "comfyui_url": "http://x"}],
     ids=str,
 )
-def test_half_of_it_or_too_much_is_refused(arguments: dict[str, Any]) -> None:
-    """The error names the three alternatives, and client_from_env."""
+def test_incomplete_or_contradicting_arguments_are_rejected(arguments: dict[str, Any]) -> None:
+    """The error lists the three alternatives, and client_from_env."""
     with pytest.raises(TypeError, match=r"api_key and endpoint_id, or comfyui_url.*client_from_env"):
         Client(**arguments)
 
 
-def test_the_async_client_takes_such_a_client() -> None:
-    """AsyncClient(Client(…))."""
+def test_the_async_client_accepts_such_a_client() -> None:
+    """AsyncClient(Client(…)) works."""
     with RunPodPlatform() as platform:
         client = Client(api_key=platform.api_key, endpoint_id=platform.endpoint_id)
         assert AsyncClient(client).job("x").id == "x"

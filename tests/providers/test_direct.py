@@ -1,4 +1,4 @@
-"""A ComfyUI that is called directly: behaviour beyond the contract."""
+"""The direct provider, which calls a ComfyUI without RunPod: behaviour beyond the contract."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def client(simulator: Simulator) -> Iterator[Client]:
         yield client
 
 
-def test_every_step_and_previews_are_told(client: Client) -> None:
+def test_every_step_and_previews_are_reported(client: Client) -> None:
     """Sampling steps are reported in order, with previews; short ones may be skipped."""
     events = list(client.submit(**SMALL).events())
     steps = [event.step for event in events if isinstance(event, Sampling)]
@@ -45,7 +45,7 @@ def test_every_step_and_previews_are_told(client: Client) -> None:
     assert all(jpeg.startswith(b"\xff\xd8") for jpeg in previews)
 
 
-def test_files_are_deleted_where_its_folder_is_reached(tmp_path: Path) -> None:
+def test_files_are_deleted_if_the_folder_is_accessible(tmp_path: Path) -> None:
     """With COMFYUI_DIR, all files of a job are deleted."""
     with Simulator(base_directory=tmp_path) as simulator:
         environment = {"COMFYUI_ENDPOINT": simulator.url, "COMFYUI_DIR": str(tmp_path)}
@@ -64,16 +64,16 @@ def test_files_are_deleted_where_its_folder_is_reached(tmp_path: Path) -> None:
     ],
     ids=["delivery", "webhook", "s3_config"],
 )
-def test_what_runpod_alone_can_do_is_refused(client: Client, simulator: Simulator, asked: dict[str, Any]) -> None:
-    """Unsupported options are rejected."""
+def test_options_of_runpod_are_rejected(client: Client, simulator: Simulator, options: dict[str, Any]) -> None:
+    """The error has their path."""
     with pytest.raises(JobError, match="COMFYUI_ENDPOINT") as info:
-        client.run(**SMALL, **asked)
+        client.run(**SMALL, **options)
 
     assert info.value.code is ErrorCode.INVALID_INPUT
     assert simulator.executed_prompts == []
 
 
-def test_its_own_deadline_ends_a_job(client: Client, simulator: Simulator) -> None:
+def test_timeout_s_ends_a_job(client: Client, simulator: Simulator) -> None:
     """`timeout_s` interrupts the job, as in the worker."""
     simulator.faults.hang_sampling()
     with pytest.raises(JobError) as info:
@@ -83,7 +83,7 @@ def test_its_own_deadline_ends_a_job(client: Client, simulator: Simulator) -> No
     assert until(lambda: not simulator.queue_ids)
 
 
-def test_a_comfyui_that_is_not_there_is_told_at_once() -> None:
+def test_an_unreachable_comfyui_is_an_error_at_once() -> None:
     """A wrong URL fails the submit and the health check."""
     with client_from_env({"COMFYUI_ENDPOINT": "http://127.0.0.1:1"}) as client:
         for call in (client.health, lambda: client.submit(**SMALL)):
@@ -91,7 +91,7 @@ def test_a_comfyui_that_is_not_there_is_told_at_once() -> None:
                 call()
 
 
-def test_what_waits_can_be_dropped_and_nothing_is_retried(client: Client, simulator: Simulator) -> None:
+def test_queued_jobs_can_be_purged_and_none_is_retried(client: Client, simulator: Simulator) -> None:
     """purge_queue cancels only this process's queued jobs; a retry is a new submit."""
     simulator.faults.hang_sampling()
     first = client.submit(**SMALL)
@@ -107,7 +107,7 @@ def test_what_waits_can_be_dropped_and_nothing_is_retried(client: Client, simula
     simulator.faults.go_on()
 
 
-def test_closing_interrupts_what_runs(simulator: Simulator) -> None:
+def test_closing_interrupts_the_running_job(simulator: Simulator) -> None:
     """Nothing of the job is left in ComfyUI."""
     simulator.faults.hang_sampling()
     client = client_from_env({"COMFYUI_ENDPOINT": simulator.url})
@@ -119,7 +119,7 @@ def test_closing_interrupts_what_runs(simulator: Simulator) -> None:
     assert until(lambda: not simulator.queue_ids)
 
 
-def test_ended_jobs_are_forgotten_in_time(simulator: Simulator) -> None:
+def test_old_results_are_dropped(simulator: Simulator) -> None:
     """Only the results of the last jobs are kept in memory."""
     with Simulator() as quick, client_from_env({"COMFYUI_ENDPOINT": quick.url}) as client:
         jobs = [outcome.unwrap().job_id for outcome in client.map([SMALL] * 40, 4)]

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and RunPod, over sockets: each ends in its outcome, and no job is sent twice."""
+"""Faults between a client and RunPod, over sockets: each has its documented outcome, and no job is sent twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comfy_client.client import Client, client_from_env
 from comfy_client.job import Waiting
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, WaitTimeout
-from comfy_core.object_store import store
+from comfy_core.object_store import ObjectStore
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, noise, pictured, png
 from simulators.waiting import until
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
 
 
-def test_a_cold_start_of_20_s_ends_in_a_picture(platform: RunPodPlatform) -> None:
-    """The call waits, tells that a worker starts, and gives the picture; one job was sent."""
+def test_a_cold_start_of_20_s_ends_in_an_image(platform: RunPodPlatform) -> None:
+    """The call waits, reports that a worker starts, and returns the image; one job was sent."""
     told: list[object] = []
     with ScriptedWorker(platform, pictured), client_from_env(platform.client_env()) as client:
         platform.faults.cold_start(20)
@@ -41,8 +41,8 @@ def test_a_cold_start_of_20_s_ends_in_a_picture(platform: RunPodPlatform) -> Non
     assert platform.submissions == 1
 
 
-def test_throttled_workers_end_in_a_wait_timeout_that_says_so(platform: RunPodPlatform, client: Client) -> None:
-    """Without a GPU the wait ends with its time, names the cause, and the job can be waited for again."""
+def test_throttled_workers_end_in_a_wait_timeout(platform: RunPodPlatform, client: Client) -> None:
+    """Without a GPU the wait times out, names the cause, and the job can be waited for again."""
     platform.faults.throttle_workers()
     with ScriptedWorker(platform, pictured):
         with pytest.raises(WaitTimeout, match="no free GPU of the allowed types") as info:
@@ -55,8 +55,8 @@ def test_throttled_workers_end_in_a_wait_timeout_that_says_so(platform: RunPodPl
     assert platform.submissions == 1
 
 
-def test_a_platform_that_answers_502_for_5_s_is_survived(platform: RunPodPlatform) -> None:
-    """Polls go on through it; the job is not sent again."""
+def test_502_responses_for_5_s_are_tolerated(platform: RunPodPlatform) -> None:
+    """Polling continues; the job is not sent again."""
     with client_from_env(platform.client_env(), timeout_s=60.0) as client:
         job = client.submit(prompt="a knight")
         platform.faults.outage(5.0)
@@ -66,10 +66,8 @@ def test_a_platform_that_answers_502_for_5_s_is_survived(platform: RunPodPlatfor
     assert platform.submissions == 1
 
 
-def test_a_platform_that_is_gone_for_longer_than_the_wait_is_a_wait_timeout(
-    platform: RunPodPlatform, client: Client
-) -> None:
-    """The caller's time counts more than patience; the error says what the platform answered last."""
+def test_an_outage_longer_than_the_wait_is_a_wait_timeout(platform: RunPodPlatform, client: Client) -> None:
+    """The caller's timeout takes precedence over the tolerated outage; the error has the platform's last response."""
     job = client.submit(prompt="a knight")
     platform.faults.outage(60)
     with pytest.raises(WaitTimeout, match="502") as info:
@@ -81,10 +79,10 @@ def test_a_platform_that_is_gone_for_longer_than_the_wait_is_a_wait_timeout(
 
 @pytest.mark.parametrize("route", ["run", "runsync"])
 @pytest.mark.parametrize("arrived", [True, False])
-def test_a_connection_that_is_lost_behind_the_submit_is_never_sent_again(
+def test_a_submit_whose_connection_is_lost_is_not_repeated(
     platform: RunPodPlatform, route: Literal["run", "runsync"], arrived: bool
 ) -> None:
-    """Whether it arrived or not: the caller is told that the job may run, and nothing is repeated."""
+    """Whether it arrived or not: the error says that the job may run."""
     platform.faults.drop_connection(route, after_handling=arrived)
     with (
         client_from_env(platform.client_env(), sync_wait_s=1.0) as client,
@@ -98,11 +96,9 @@ def test_a_connection_that_is_lost_behind_the_submit_is_never_sent_again(
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 520, 524])
-def test_a_submit_that_the_edge_answers_badly_is_never_sent_again(
-    platform: RunPodPlatform, client: Client, status: int
-) -> None:
-    """A 5xx says nothing of the job."""
-    platform.faults.answer("run", status, times=1)
+def test_a_submit_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, client: Client, status: int) -> None:
+    """A 5xx does not show whether the job was accepted."""
+    platform.faults.respond("run", status, times=1)
     with pytest.raises(RequestError) as info:
         client.submit(prompt="a knight")
 
@@ -110,8 +106,8 @@ def test_a_submit_that_the_edge_answers_badly_is_never_sent_again(
     assert platform.submissions == 0
 
 
-def test_a_submit_that_found_nobody_is_sent_once_somebody_is_there(platform: RunPodPlatform) -> None:
-    """A refused connection surely brought nothing: it is tried again, and there is one job."""
+def test_a_refused_connection_is_retried_until_the_platform_listens(platform: RunPodPlatform) -> None:
+    """A refused connection sent nothing, so the submit is repeated, and there is one job."""
     with Gate(platform.base_url) as gate, ScriptedWorker(platform, pictured):
         environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": gate.url}
         opening = threading.Timer(1.0, gate.open)
@@ -123,8 +119,8 @@ def test_a_submit_that_found_nobody_is_sent_once_somebody_is_there(platform: Run
     assert platform.submissions == 1
 
 
-def test_a_submit_that_finds_nobody_at_all_started_nothing(platform: RunPodPlatform) -> None:
-    """The error says that no job runs, after several attempts."""
+def test_a_submit_to_a_closed_port_fails_without_a_job(platform: RunPodPlatform) -> None:
+    """After several attempts the error says that no job runs."""
     with Gate(platform.base_url) as gate:
         environment = {**platform.client_env(), "RUNPOD_ENDPOINT_BASE_URL": gate.url}
         with client_from_env(environment) as client, pytest.raises(RequestError, match="not reached") as info:
@@ -135,7 +131,7 @@ def test_a_submit_that_finds_nobody_at_all_started_nothing(platform: RunPodPlatf
     assert platform.submissions == 0
 
 
-def test_a_result_that_vanishes_is_lost(platform: RunPodPlatform, client: Client) -> None:
+def test_a_missing_output_is_result_lost(platform: RunPodPlatform, client: Client) -> None:
     """COMPLETED without output is an error of its own, through either route."""
     platform.faults.lose_result(2)
     with ScriptedWorker(platform, pictured):
@@ -158,8 +154,8 @@ def test_a_result_too_large_for_the_platform_is_lost(platform: RunPodPlatform, c
     assert info.value.code is ErrorCode.RESULT_LOST
 
 
-def test_a_result_in_a_bucket_is_fetched_and_checked() -> None:
-    """From the worker through S3: the bytes are whole. Changed, or gone, they are lost; the signature is not shown."""
+def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
+    """From the worker through S3. Changed or deleted files are result_lost; the signature is not shown."""
     with S3Server() as s3:
         variables = {
             "BUCKET_ENDPOINT_URL": s3.url,
@@ -175,10 +171,10 @@ def test_a_result_in_a_bucket_is_fetched_and_checked() -> None:
             stage.platform.wait_for(job.id)
             [key] = [name for name in s3.stored() if name.startswith(job.id)]
             bucket = s3.bucket()
-            store(bucket.client(), bucket, key, png(), "image/png")
+            ObjectStore(bucket).put(key, png(), "image/png")
             with pytest.raises(JobError, match="SHA-256") as changed:
                 job.wait()
-            bucket.client().delete_object(Bucket=bucket.name, Key=key)
+            ObjectStore(bucket).delete(key)
             with pytest.raises(JobError, match="no longer in its bucket") as gone:
                 job.wait()
             assert stage.platform.submissions == 3
@@ -188,8 +184,8 @@ def test_a_result_in_a_bucket_is_fetched_and_checked() -> None:
         assert "Signature" not in str(info.value)
 
 
-def test_a_bucket_that_is_not_reached_can_be_asked_again(platform: RunPodPlatform, client: Client) -> None:
-    """The job is not lost with its bucket's connection: it is a RequestError, and a later look gives the picture."""
+def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
+    """It is a RequestError, the job is not lost, and a later call returns the image."""
     data = png()
     with Gate("http://127.0.0.1:1") as nobody:
         stored = entry(data) | {"type": "s3_url", "data": f"{nobody.url}/x.png?X-Amz-Signature=abc"}
@@ -202,43 +198,43 @@ def test_a_bucket_that_is_not_reached_can_be_asked_again(platform: RunPodPlatfor
     assert platform.submissions == 1
 
 
-def test_two_hundred_jobs_come_back_whole_and_memory_is_flat(platform: RunPodPlatform) -> None:
-    """200 jobs of about 1 MB at concurrency 16: each its own picture, in order, none sent twice, nothing kept."""
+def test_two_hundred_jobs_and_constant_memory(platform: RunPodPlatform) -> None:
+    """200 jobs of about 1 MB at concurrency 16: each has its own image, in order; none is sent twice, none is kept."""
     data = noise(512, 512)
     process = psutil.Process()
     seen: list[int] = []
     rss: list[int] = []
 
-    def answer(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         seed = job["input"]["seed"]
         return {"output": {"images": [entry(data, seed)], "seed": seed}}
 
-    with ScriptedWorker(platform, answer, hands=4), client_from_env(platform.client_env()) as client:
+    with ScriptedWorker(platform, respond, threads=4), client_from_env(platform.client_env()) as client:
         for outcome in client.map(({"prompt": "x", "seed": seed} for seed in range(200)), 16):
             seen.append(outcome.unwrap().seed or 0)
             assert outcome.unwrap().image.bytes == data
-            rss.append(process.memory_info().rss - held_by(platform))
+            rss.append(process.memory_info().rss - bytes_kept_by(platform))
 
     assert seen == list(range(200))
     assert platform.submissions == 200
     assert max(rss[100:]) < max(rss[:100]) + 40 * 1024 * 1024
 
 
-def held_by(platform: RunPodPlatform) -> int:
-    """Return the bytes of the results that the stand-in, in this process, keeps for its clients."""
+def bytes_kept_by(platform: RunPodPlatform) -> int:
+    """Return the size of the results that the simulated platform, in this process, keeps for its clients."""
     return sum(len(image["data"]) for job in platform.jobs.values() if job.output for image in job.output["images"])
 
 
-def test_a_caller_that_stops_a_map_leaves_nothing_running(platform: RunPodPlatform, client: Client) -> None:
-    """Jobs under way are cancelled, and no more are sent."""
+def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: Client) -> None:
+    """Running jobs are cancelled, and no more are sent."""
     release = threading.Event()
 
-    def answer(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         if job["input"]["seed"]:
             release.wait(20)
         return pictured(job)
 
-    with ScriptedWorker(platform, answer, hands=4):  # as many as are sent at once: any of them may come first
+    with ScriptedWorker(platform, respond, threads=4):  # as many as are sent at once: any of them may come first
         outcomes = client.map(({"prompt": "x", "seed": seed} for seed in range(50)), 4)
         assert next(outcomes).unwrap().seed == 0
         outcomes.close()  # type: ignore[attr-defined] # a generator, which the type does not promise
@@ -251,10 +247,10 @@ def test_a_caller_that_stops_a_map_leaves_nothing_running(platform: RunPodPlatfo
     assert {job.state.value for job in platform.jobs.values()} == {"COMPLETED", "CANCELLED"}
 
 
-def test_a_call_that_is_given_up_at_once_still_cancels_its_job(platform: RunPodPlatform) -> None:
-    """Although the platform does not know the job yet when it is asked first."""
+def test_a_call_that_is_cancelled_at_once_cancels_its_job(platform: RunPodPlatform) -> None:
+    """Even if the platform does not know the job yet at the first cancel request."""
 
-    async def given_up() -> None:
+    async def cancelled_run() -> None:
         async with async_client_from_env(platform.client_env()) as client:
             task = asyncio.create_task(client.txt2img("a knight"))
             assert await asyncio.to_thread(until, lambda: platform.jobs)
@@ -263,6 +259,6 @@ def test_a_call_that_is_given_up_at_once_still_cancels_its_job(platform: RunPodP
                 await task
 
     platform.faults.late_404(1.0)
-    asyncio.run(given_up())
+    asyncio.run(cancelled_run())
 
     assert [job.state.value for job in platform.jobs.values()] == ["CANCELLED"]

@@ -1,4 +1,4 @@
-"""SIGTERM during `map`, as docs/client.md advises to treat it."""
+"""SIGTERM during `map`, handled as docs/client.md recommends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ with client_from_env() as client:
 
 
 def test_a_map_that_is_terminated_cancels_its_jobs() -> None:
-    """With the line of docs/client.md SIGTERM is Ctrl-C: no job goes on that somebody would pay for."""
+    """With the line of docs/client.md SIGTERM acts like Ctrl-C: no paid job continues."""
     page = (ROOT / "docs" / "client.md").read_text()
     [advice] = re.findall(r"<!-- Run by tests/providers/test_map_signals.py. -->\n```python\n(.*?)```", page, re.DOTALL)
     with RunPodPlatform(long_poll_s=0.1) as platform:

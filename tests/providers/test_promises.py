@@ -1,4 +1,4 @@
-"""What RunPod's own client lacks, row by row: each is a promise of ours.
+"""Deficiencies of RunPod's own client, row by row; each is a promise of ours.
 
 Source: docs/reference/runpod.md#what-the-sdks-client-lacks.
 """
@@ -36,8 +36,8 @@ pytestmark = pytest.mark.slow
 FULL = ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()
 
 
-def test_row_1_a_call_that_waits_raises_what_went_wrong(platform: RunPodPlatform, client: Client) -> None:
-    """FAILED, TIMED_OUT and CANCELLED raise out of `run` with their text; None is never a result."""
+def test_row_1_a_failed_job_raises_its_error(platform: RunPodPlatform, client: Client) -> None:
+    """FAILED, TIMED_OUT and CANCELLED are raised by `run` with their text; None is never a result."""
     with ScriptedWorker(platform, lambda _: {"error": FULL}), pytest.raises(JobError, match="The GPU is full"):
         client.txt2img("a knight")
     platform.execution_timeout_s = 0.2
@@ -61,11 +61,11 @@ def test_row_1_a_call_that_waits_raises_what_went_wrong(platform: RunPodPlatform
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, Unauthorized), (404, RequestError), (500, RequestError)])
-def test_row_2_errors_have_types_and_runpod_s_words(
+def test_row_2_errors_have_types_and_runpod_s_message(
     platform: RunPodPlatform, client: Client, status: int, kind: type[RequestError]
 ) -> None:
-    """Whatever the status, it is a RequestError with RunPod's message in it, and with a code."""
-    platform.faults.answer("run", status, body={"error": "because of the moon"})
+    """Every error status is a RequestError with RunPod's message and a code."""
+    platform.faults.respond("run", status, body={"error": "because of the moon"})
     with pytest.raises(kind, match="because of the moon") as info:
         client.submit(prompt="x")
 
@@ -73,14 +73,14 @@ def test_row_2_errors_have_types_and_runpod_s_words(
     assert info.value.report.message
 
 
-class Unwell(HttpHandler):
-    """Answers 502 and 500 before it is well."""
+class FailingTwice(HttpHandler):
+    """Responds with 502 and 500, and then normally."""
 
     answers = (502, 500, 200)
     asked = 0
 
     def do_GET(self) -> None:
-        """Answer the next one."""
+        """Send the next response."""
         status = self.answers[type(self).asked]
         type(self).asked += 1
         self.respond(status, json.dumps({"jobs": {}, "workers": {"idle": 1}}).encode())
@@ -88,30 +88,30 @@ class Unwell(HttpHandler):
 
 @pytest.fixture
 def secure_url(tmp_path: Path) -> Iterator[str]:
-    """An https server that is unwell at first."""
+    """An https server that fails at first."""
     certificate = write_certificate(tmp_path / "server.pem", "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    unwell = HttpServer(Unwell)
+    unwell = HttpServer(FailingTwice)
     unwell.socket = context.wrap_socket(unwell.socket, server_side=True)
     with unwell:
         yield f"https://127.0.0.1:{unwell.server_port}/v2"
 
 
-def test_row_3_questions_are_repeated_over_https_too(
+def test_row_3_polls_are_repeated_over_https_too(
     secure_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A 502 and a 500 over TLS are asked past."""
+    """A 502 and a 500 over TLS are retried."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "server.pem"))
     environment = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep", "RUNPOD_ENDPOINT_BASE_URL": secure_url}
     with client_from_env(environment) as client:
         assert client.health().why == "idle"
 
-    assert Unwell.asked == 3
+    assert FailingTwice.asked == 3
 
 
 def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: Client) -> None:
-    """An answer after 10.5 s is one, to a submit (10 s with RunPod's client) as to /health (3 s)."""
+    """A response after 10.5 s is accepted, to a submit (10 s in RunPod's client) and to /health (3 s)."""
     platform.round_trip_s = 10.5
     with ThreadPoolExecutor() as pool:
         job, health = pool.submit(client.submit, prompt="x"), pool.submit(client.health)
@@ -121,17 +121,17 @@ def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: C
 
 
 def test_row_5_progress_is_never_a_result(platform: RunPodPlatform, client: Client) -> None:
-    """A running job has no result yet, whatever its `output` says meanwhile."""
+    """A running job has no result yet, whatever its `output` contains."""
     job = client.submit(prompt="x")
     body = {"id": job.id, "status": "IN_PROGRESS", "output": "progress 3"}
-    platform.faults.answer("status", 200, body=body)
+    platform.faults.respond("status", 200, body=body)
 
     with pytest.raises(WaitTimeout):
         job.result()
 
 
-def test_row_6_time_is_the_clock_s_and_a_hiccup_is_none(platform: RunPodPlatform, client: Client) -> None:
-    """A wait of 1.5 s takes that, with slow polls and lost ones among them; then the same job ends well."""
+def test_row_6_a_wait_takes_its_time_despite_slow_and_lost_polls(platform: RunPodPlatform, client: Client) -> None:
+    """A wait of 1.5 s takes 1.5 s. After it, the same job succeeds."""
     job = client.submit(prompt="x")
     platform.round_trip_s = 0.3
     platform.faults.drop_connection("status", times=2)
@@ -146,7 +146,7 @@ def test_row_6_time_is_the_clock_s_and_a_hiccup_is_none(platform: RunPodPlatform
 
 
 def test_row_7_the_events_of_a_cancelled_job_end(platform: RunPodPlatform, client: Client) -> None:
-    """They end with JobCancelled, whoever cancelled it."""
+    """They end with JobCancelled, whichever client cancelled it."""
     job = client.submit(prompt="x")
     events = job.events()
 
@@ -157,15 +157,15 @@ def test_row_7_the_events_of_a_cancelled_job_end(platform: RunPodPlatform, clien
     assert platform.submissions == 1
 
 
-def test_row_8_the_input_is_sent_as_it_is(platform: RunPodPlatform, client: Client) -> None:
-    """It stands under `input`, once."""
+def test_row_8_the_input_is_not_wrapped_twice(platform: RunPodPlatform, client: Client) -> None:
+    """It is under `input`, once."""
     client.submit(prompt="x", steps=3)
 
     [job] = platform.jobs.values()
     assert dict(job.body) == {"input": {"prompt": "x", "steps": 3}}
 
 
-def test_row_9_policy_is_typed_and_the_same_when_awaited(platform: RunPodPlatform) -> None:
+def test_row_9_policy_is_typed_in_both_clients(platform: RunPodPlatform) -> None:
     """Execution timeout, ttl, priority and webhook are keywords of both clients."""
 
     async def submit() -> None:
@@ -177,7 +177,7 @@ def test_row_9_policy_is_typed_and_the_same_when_awaited(platform: RunPodPlatfor
     assert job.body["policy"] == {"executionTimeout": 30_000, "lowPriority": True}
 
 
-def test_row_10_times_worker_and_progress_are_told(platform: RunPodPlatform, client: Client) -> None:
+def test_row_10_times_worker_and_progress_are_returned(platform: RunPodPlatform, client: Client) -> None:
     """Status and result have them, in seconds."""
     with ScriptedWorker(platform, pictured):
         job = client.submit(prompt="x")
@@ -190,8 +190,8 @@ def test_row_10_times_worker_and_progress_are_told(platform: RunPodPlatform, cli
     assert (status.retries, result.retries, job.progress) == (0, 0, None)
 
 
-def test_row_11_a_job_can_be_retried_and_followed(platform: RunPodPlatform, client: Client) -> None:
-    """`retry` runs it under the same id; `events` follow it without a stream of the worker."""
+def test_row_11_a_job_can_be_retried_and_monitored(platform: RunPodPlatform, client: Client) -> None:
+    """`retry` runs it under the same id; `events` works without a stream of the worker."""
     answers: Iterator[Body] = iter([{"error": FULL}])
     with ScriptedWorker(platform, lambda job: next(answers, None) or pictured(job)):
         job = client.submit(prompt="x")
@@ -204,12 +204,12 @@ def test_row_11_a_job_can_be_retried_and_followed(platform: RunPodPlatform, clie
     assert platform.submissions == 1
 
 
-def test_row_12_awaited_calls_fail_as_the_others_do(platform: RunPodPlatform) -> None:
-    """A refusal is typed, a job that has ended is there at once, and no session is asked of the caller."""
+def test_row_12_async_calls_fail_like_others(platform: RunPodPlatform) -> None:
+    """An error has a type, an ended job is returned at once, and the caller needs no session."""
 
     async def story() -> None:
         async with async_client_from_env(platform.client_env()) as client:
-            platform.faults.answer("run", 401)
+            platform.faults.respond("run", 401)
             with pytest.raises(Unauthorized):
                 await client.submit(prompt="x")
             job = await client.submit(prompt="x")
@@ -230,7 +230,7 @@ def test_row_12_awaited_calls_fail_as_the_others_do(platform: RunPodPlatform) ->
 
 
 def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
-    """Two clients of one process have their own key and address; the environment is an argument, read when called."""
+    """Two clients of one process have their own key and URL; the environment is an argument, read when called."""
     with RunPodPlatform(api_key="rpa_other", endpoint_id="other", long_poll_s=0.5) as other:
         with client_from_env(platform.client_env()) as here, client_from_env(other.client_env()) as there:
             here.submit(prompt="x")
@@ -240,7 +240,7 @@ def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
 
 
 def test_row_14_the_client_is_light() -> None:
-    """It installs five packages and theirs, and its import loads none of them, within 200 ms of a processor's time."""
+    """It installs five packages and their dependencies. Its import loads none of them, in 200 ms of CPU time."""
     text = (ROOT / "pyproject.toml").read_text()
     dependencies = text.partition("dependencies = [")[2].partition("]")[0]
     program = (
@@ -263,11 +263,11 @@ def test_row_14_the_client_is_light() -> None:
 
 
 def test_nothing_secret_is_logged(platform: RunPodPlatform, client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the key nor a prompt nor a picture, even with everything logged that urllib3 has to say."""
+    """Neither the key nor a prompt nor an image is logged, even with all of urllib3's messages."""
     caplog.set_level("DEBUG")
     with ScriptedWorker(platform, pictured):
         client.txt2img("a very secret castle")
-    platform.faults.answer("run", 500)
+    platform.faults.respond("run", 500)
     with pytest.raises(RequestError):
         client.submit(prompt="a very secret castle")
 
@@ -276,7 +276,7 @@ def test_nothing_secret_is_logged(platform: RunPodPlatform, client: Client, capl
 
 
 def test_importing_reads_nothing() -> None:
-    """No file but Python's own modules is opened, and no variable is asked for."""
+    """Only Python's own modules are opened, and no variable is read."""
     program = """
 import os, sys
 import importlib, typing, __future__
@@ -296,10 +296,10 @@ print([path for path in opened if not path.endswith((".py", ".pyc"))])
     assert ended.stdout.strip() == "[]"
 
 
-def test_a_lost_poll_is_told_and_survived(platform: RunPodPlatform, client: Client) -> None:
-    """Whoever watches hears that the platform does not answer; the job goes on."""
+def test_a_lost_poll_is_reported_and_tolerated(platform: RunPodPlatform, client: Client) -> None:
+    """An observer gets an event that the platform does not respond; the job continues."""
     job = client.submit(prompt="x")
-    platform.faults.answer("status", 503, times=2, headers={"Retry-After": "0"})
+    platform.faults.respond("status", 503, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, pictured):
         told = list(job.events())
 

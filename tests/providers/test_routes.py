@@ -1,4 +1,4 @@
-"""RunPod's routes as they are asked: what is repeated, how long /runsync is held.
+"""RunPod's routes as the client calls them: which calls are retried, and how long /runsync waits.
 
 Source: docs/reference/runpod.md#submitting-a-job.
 """
@@ -28,13 +28,11 @@ FULL = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_jso
 
 
 @pytest.mark.parametrize("status", RETRIED_BY_RUNPOD_S_OWN_CLIENT)
-def test_what_may_be_asked_twice_is_asked_past_a_bad_answer(
-    platform: RunPodPlatform, client: Client, status: int
-) -> None:
+def test_safe_calls_are_retried_after_an_error(platform: RunPodPlatform, client: Client, status: int) -> None:
     """Status, cancel, health and purge are retried; the job of the test was submitted once."""
     job = client.submit(prompt="x")
     for route in ("status", "cancel", "health", "purge-queue"):
-        platform.faults.answer(route, status)
+        platform.faults.respond(route, status)
 
     with ThreadPoolExecutor() as pool:
         looked, purged = pool.submit(job.status), pool.submit(client.purge_queue)
@@ -49,15 +47,13 @@ def test_what_may_be_asked_twice_is_asked_past_a_bad_answer(
 
 
 @pytest.mark.parametrize("status", RETRIED_BY_RUNPOD_S_OWN_CLIENT[1:])
-def test_a_retry_that_the_edge_answers_badly_is_not_repeated(
-    platform: RunPodPlatform, client: Client, status: int
-) -> None:
+def test_a_retry_with_a_5xx_response_is_not_repeated(platform: RunPodPlatform, client: Client, status: int) -> None:
     """A retry starts a job like a submit: repeating it might run the job twice."""
     with ScriptedWorker(platform, lambda _: FULL):
         job = client.submit(prompt="x")
         with pytest.raises(JobError):
             job.wait()
-    platform.faults.answer("retry", status)
+    platform.faults.respond("retry", status)
     with pytest.raises(RequestError) as info:
         job.retry()
 
@@ -65,7 +61,7 @@ def test_a_retry_that_the_edge_answers_badly_is_not_repeated(
     assert platform.jobs[job.id].state.value == "FAILED"
 
 
-def test_a_job_that_is_forgotten_cannot_be_retried(platform: RunPodPlatform, client: Client) -> None:
+def test_an_expired_job_cannot_be_retried(platform: RunPodPlatform, client: Client) -> None:
     """After its retention, a retried job is reported as expired, and nothing starts."""
     platform.retention_s = 0.0
     with ScriptedWorker(platform, lambda _: FULL):
@@ -78,8 +74,8 @@ def test_a_job_that_is_forgotten_cannot_be_retried(platform: RunPodPlatform, cli
     assert platform.submissions == 1
 
 
-def test_a_job_that_has_ended_stays_as_it_is(platform: RunPodPlatform, client: Client) -> None:
-    """A cancel after the end has no effect; the result still exists."""
+def test_cancelling_an_ended_job_has_no_effect(platform: RunPodPlatform, client: Client) -> None:
+    """The result still exists."""
     with ScriptedWorker(platform, pictured):
         job = client.submit(prompt="x")
         platform.wait_for(job.id)
@@ -89,7 +85,7 @@ def test_a_job_that_has_ended_stays_as_it_is(platform: RunPodPlatform, client: C
     assert job.result().images
 
 
-def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> None:
+def test_a_preview_is_reported_once(platform: RunPodPlatform, client: Client) -> None:
     """Steps and previews in the worker's progress become events, each one once."""
     job = client.submit(prompt="x")
     output = {
@@ -101,7 +97,7 @@ def test_a_preview_is_told_once(platform: RunPodPlatform, client: Client) -> Non
         "percent": 15,
         "preview": "/9g=",
     }
-    platform.faults.answer("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
+    platform.faults.respond("status", 200, times=3, body={"id": job.id, "status": "IN_PROGRESS", "output": output})
     with ScriptedWorker(platform, pictured):
         events = list(job.events())
 
@@ -122,7 +118,7 @@ class SubmitRecorder(HttpHandler):
 
 
 @pytest.fixture
-def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
+def recorded_queries() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
     """The URL of a server that accepts jobs, and the recorded query parameters."""
     queries: list[dict[str, list[str]]] = []
     kept = type("Kept", (SubmitRecorder,), {"queries": queries})
@@ -130,9 +126,9 @@ def asked() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
         yield f"{server.url}/v2", queries
 
 
-def test_runsync_is_held_for_1_to_90_s(asked: tuple[str, list[dict[str, list[str]]]]) -> None:
-    """RunPod allows 1 s to 300 s, Cloudflare cuts a call after about 100 s; a plain /run has no wait parameter."""
-    url, queries = asked
+def test_runsync_waits_1_to_90_s(recorded_queries: tuple[str, list[dict[str, list[str]]]]) -> None:
+    """RunPod allows 1 s to 300 s, but Cloudflare ends a call after about 100 s; a plain /run has no wait parameter."""
+    url, queries = recorded_queries
     endpoint = RunPodEndpoint("ep", "key", url)
     for wait_s in (0.1, 12.5, 1000.0, 0.0):
         assert endpoint.submit(GenerationRequest({"prompt": "x"}), wait_s).job_id == "sync-1"

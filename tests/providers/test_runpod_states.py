@@ -1,4 +1,4 @@
-"""RunPod's states, statuses and limits, each over a socket: what the caller gets.
+"""RunPod's states, statuses and limits, each over a socket, and what the caller gets.
 
 Source: docs/reference/runpod.md#submitting-a-job.
 """
@@ -35,12 +35,12 @@ EXCEPTION = json.dumps(
 
 
 def job_of(client: Client) -> Any:  # noqa: ANN401 - a Job
-    """Return a job that waits."""
+    """Return a queued job."""
     return client.submit(prompt="a knight")
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "expected"),
     [
         ({"status": "FAILED", "error": OURS.to_json()}, ErrorCode.OUT_OF_MEMORY, "The GPU is full"),
         ({"status": "FAILED", "error": "job timed out after 1 retries"}, ErrorCode.WORKER_LOST, "Send the job again"),
@@ -51,22 +51,22 @@ def job_of(client: Client) -> Any:  # noqa: ANN401 - a Job
         ({"status": "CANCELLED"}, ErrorCode.CANCELLED, "cancelled"),
         ({"status": "TIMED_OUT", "executionTime": 600_000}, ErrorCode.DEADLINE_EXCEEDED, "execution timeout"),
         ({"status": "EXPIRED"}, ErrorCode.JOB_EXPIRED, "ttl"),
-        ({"status": "COMPLETED"}, ErrorCode.RESULT_LOST, "delivery s3"),
-        ({"status": "COMPLETED", "output": None}, ErrorCode.RESULT_LOST, "delivery s3"),
+        ({"status": "COMPLETED"}, ErrorCode.RESULT_LOST, "`delivery` s3"),
+        ({"status": "COMPLETED", "output": None}, ErrorCode.RESULT_LOST, "`delivery` s3"),
         ({"status": "COMPLETED", "output": {"images": []}}, ErrorCode.NO_OUTPUT, "SaveImage"),
         ({"status": "COMPLETED", "output": "text"}, ErrorCode.UNRECOGNIZED, "Check the endpoint id"),
         ({"status": "COMPLETED", "output": {"message": "hi"}}, ErrorCode.UNRECOGNIZED, "Check the endpoint id"),
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_each_end_is_an_error_of_its_own(
-    platform: RunPodPlatform, client: Client, body: Body, code: ErrorCode, said: str
+def test_each_failed_state_has_its_own_error(
+    platform: RunPodPlatform, client: Client, body: Body, code: ErrorCode, expected: str
 ) -> None:
-    """What RunPod says of a job's end is one code with a remedy, and names the job."""
+    """Each final state of RunPod has one code with a remedy, and the error names the job."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body={"id": job.id, **body})
+    platform.faults.respond("status", 200, body={"id": job.id, **body})
 
-    with pytest.raises(JobError, match=said) as info:
+    with pytest.raises(JobError, match=expected) as info:
         job.wait(5)
 
     assert info.value.code is code
@@ -75,8 +75,8 @@ def test_each_end_is_an_error_of_its_own(
     assert "Traceback" not in info.value.report.to_json()
 
 
-def test_our_worker_s_report_arrives_whole(platform: RunPodPlatform, client: Client) -> None:
-    """Code, message and details are those that the worker gave."""
+def test_our_worker_s_report_is_complete(platform: RunPodPlatform, client: Client) -> None:
+    """Code, message and details are those of the worker."""
     with ScriptedWorker(platform, lambda _: {"error": OURS.to_json()}), pytest.raises(JobError) as info:
         client.txt2img("a knight")
 
@@ -85,22 +85,22 @@ def test_our_worker_s_report_arrives_whole(platform: RunPodPlatform, client: Cli
 
 
 @pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS", "RUNNING", "A_STATE_OF_TOMORROW"])
-def test_a_state_that_is_no_end_is_waited_for(platform: RunPodPlatform, client: Client, state: str) -> None:
-    """Unknown states and keys are tolerated; the job's end is still seen."""
+def test_a_state_that_is_not_final_is_waited_for(platform: RunPodPlatform, client: Client, state: str) -> None:
+    """Unknown states and keys are tolerated; the job's end is still detected."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body={"id": job.id, "status": state, "a key of tomorrow": [1]})
+    platform.faults.respond("status", 200, body={"id": job.id, "status": state, "a key of tomorrow": [1]})
 
     with ScriptedWorker(platform, pictured):
         assert job.wait().images
 
 
-def test_times_worker_retries_and_progress_are_told(platform: RunPodPlatform, client: Client) -> None:
-    """Milliseconds become seconds; the worker, the platform's retries and the step are there."""
+def test_a_status_has_times_worker_retries_and_progress(platform: RunPodPlatform, client: Client) -> None:
+    """Milliseconds become seconds."""
     job = job_of(client)
     progress = {"stage": "sampling", "picture": 1, "pictures": 2, "step": 3, "steps": 20, "percent": 7, "new": 1}
     jpeg = base64.b64encode(b"\xff\xd8small").decode()
     body = {"id": job.id, "status": "IN_PROGRESS", "delayTime": 61_372, "workerId": "w7", "retries": 1}
-    platform.faults.answer("status", 200, body={**body, "output": {**progress, "preview": jpeg}})
+    platform.faults.respond("status", 200, body={**body, "output": {**progress, "preview": jpeg}})
     status = job.status()
 
     assert (status.state, status.delay_s, status.worker_id, status.retries) == (JobState.RUNNING, 61.372, "w7", 1)
@@ -108,7 +108,7 @@ def test_times_worker_retries_and_progress_are_told(platform: RunPodPlatform, cl
     assert job.progress.preview == b"\xff\xd8small"
 
 
-def test_a_result_says_what_it_cost(platform: RunPodPlatform, client: Client) -> None:
+def test_a_result_has_its_times_and_worker(platform: RunPodPlatform, client: Client) -> None:
     """Delay, execution time and worker are in the result."""
     with ScriptedWorker(platform, pictured):
         result = client.txt2img("a knight")
@@ -128,11 +128,11 @@ def test_a_result_says_what_it_cost(platform: RunPodPlatform, client: Client) ->
         (418, ErrorCode.NETWORK, 4),
     ],
 )
-def test_a_refused_submit_is_told_by_its_status(
+def test_a_rejected_submit_has_its_status_and_remedy(
     platform: RunPodPlatform, client: Client, status: int, code: ErrorCode, exit_status: int
 ) -> None:
-    """A refusal has the status, RunPod's words and the remedy; it surely started nothing."""
-    platform.faults.answer("run", status, body={"title": "No", "detail": "invalid because of that"})
+    """The error has the status, RunPod's message and the remedy; no job was started."""
+    platform.faults.respond("run", status, body={"title": "No", "detail": "invalid because of that"})
     with pytest.raises(RequestError, match="invalid because of that") as info:
         job_of(client)
 
@@ -143,7 +143,7 @@ def test_a_refused_submit_is_told_by_its_status(
     assert platform.submissions == 0
 
 
-def test_a_wrong_key_is_told_without_it(platform: RunPodPlatform) -> None:
+def test_a_wrong_key_is_reported_without_showing_it(platform: RunPodPlatform) -> None:
     """The error names the variable, and the key is nowhere in it."""
     environment = {**platform.client_env(), "RUNPOD_API_KEY": "rpa_wrong_secret"}
     with client_from_env(environment) as client, pytest.raises(Unauthorized, match="RUNPOD_API_KEY") as info:
@@ -152,8 +152,8 @@ def test_a_wrong_key_is_told_without_it(platform: RunPodPlatform) -> None:
     assert "rpa_wrong_secret" not in f"{info.value!r} {info.value.report.to_json()} {client.provider!r}"
 
 
-def test_a_wrong_endpoint_is_told(platform: RunPodPlatform) -> None:
-    """The id is named, with where to find the right one, whatever is asked."""
+def test_a_wrong_endpoint_is_reported(platform: RunPodPlatform) -> None:
+    """The error names the id and where to find the right one, for every call."""
     environment = {**platform.client_env(), "RUNPOD_ENDPOINT_ID": "nowhere"}
     with client_from_env(environment) as client:
         for ask in (client.health, lambda: job_of(client), lambda: client.job("x").status()):
@@ -162,19 +162,20 @@ def test_a_wrong_endpoint_is_told(platform: RunPodPlatform) -> None:
             assert info.value.code is ErrorCode.ENDPOINT_NOT_FOUND
 
 
-def test_too_many_requests_are_sent_again_later(platform: RunPodPlatform, client: Client) -> None:
-    """429 refuses: the submit is repeated, after the time that Retry-After names, and there is one job."""
-    platform.faults.answer("run", 429, times=2, headers={"Retry-After": "0"})
-    platform.faults.answer("status", 429, times=2, headers={"Retry-After": "0"})
+def test_a_429_is_retried(platform: RunPodPlatform, client: Client) -> None:
+    """429 means that no job was accepted: the submit is repeated after Retry-After, and there is one job."""
+    platform.faults.respond("run", 429, times=2, headers={"Retry-After": "0"})
+    platform.faults.respond("status", 429, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, pictured):
         assert client.submit(prompt="a knight").wait().images
 
     assert platform.submissions == 1
 
 
-def test_too_many_requests_for_long_are_an_error(platform: RunPodPlatform, client: Client) -> None:
-    """Where it stays so, the error says that nothing was started."""
-    platform.faults.answer("run", 429, times=10, headers={"Retry-After": "0.01"})
+@pytest.mark.slow
+def test_a_persistent_429_is_an_error(platform: RunPodPlatform, client: Client) -> None:
+    """The error says that nothing was started."""
+    platform.faults.respond("run", 429, times=10, headers={"Retry-After": "0.01"})
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -188,8 +189,8 @@ def test_too_many_requests_for_long_are_an_error(platform: RunPodPlatform, clien
     ["<html><title>502</title><h1>Bad gateway</h1></html>", "", "plain words", '{"error": "in words"}', '{"a": [1]}'],
 )
 def test_an_error_s_body_may_be_anything(platform: RunPodPlatform, client: Client, body: str) -> None:
-    """JSON, text and HTML are read; a page's markup is not shown."""
-    platform.faults.answer("run", 500, body=body)
+    """JSON, text and HTML are parsed; markup is not shown."""
+    platform.faults.respond("run", 500, body=body)
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -200,11 +201,11 @@ def test_an_error_s_body_may_be_anything(platform: RunPodPlatform, client: Clien
 @pytest.mark.parametrize(
     "body", ["<html>hello</html>", "[]", '{"status": "IN_QUEUE"}', '{"id": 5, "status": "IN_QUEUE"}']
 )
-def test_a_submit_s_answer_that_is_no_job_may_have_started_one(
+def test_a_submit_response_without_a_job_may_have_started_one(
     platform: RunPodPlatform, client: Client, body: str
 ) -> None:
-    """It is an error that says so, and is not sent again."""
-    platform.faults.answer("run", 200, body=body, times=3)
+    """The error says so, and the submit is not repeated."""
+    platform.faults.respond("run", 200, body=body, times=3)
     with pytest.raises(RequestError) as info:
         job_of(client)
 
@@ -214,16 +215,16 @@ def test_a_submit_s_answer_that_is_no_job_may_have_started_one(
 
 
 @pytest.mark.parametrize("body", ["<html>hello</html>", "[]", "{}"])
-def test_a_status_that_is_none_is_asked_again(platform: RunPodPlatform, client: Client, body: str) -> None:
-    """A page of the edge in place of a status does not end the wait."""
+def test_an_invalid_status_is_polled_again(platform: RunPodPlatform, client: Client, body: str) -> None:
+    """An HTML page in place of a status does not end the wait."""
     job = job_of(client)
-    platform.faults.answer("status", 200, body=body)
+    platform.faults.respond("status", 200, body=body)
     with ScriptedWorker(platform, pictured):
         assert job.wait().images
 
 
 def test_an_unknown_job_just_after_its_submit_is_waited_for(platform: RunPodPlatform, client: Client) -> None:
-    """404 within half a minute of the submit is propagation."""
+    """A 404 within half a minute of the submit means that the job is not yet known everywhere."""
     platform.faults.late_404(1.5)
     with ScriptedWorker(platform, pictured):
         assert client.submit(prompt="a knight").wait().images
@@ -232,7 +233,7 @@ def test_an_unknown_job_just_after_its_submit_is_waited_for(platform: RunPodPlat
 
 
 def test_a_cancel_just_after_the_submit_is_repeated(platform: RunPodPlatform, client: Client) -> None:
-    """The cancel arrives, although the job was not known at first."""
+    """The cancellation works even if the job was unknown at first."""
     platform.faults.late_404(0.7)
     job = job_of(client)
     job.cancel()
@@ -240,8 +241,8 @@ def test_a_cancel_just_after_the_submit_is_repeated(platform: RunPodPlatform, cl
     assert platform.jobs[job.id].state.value == "CANCELLED"
 
 
-def test_a_job_whose_result_was_kept_long_enough_is_expired(platform: RunPodPlatform, client: Client) -> None:
-    """After its retention the answer is job_expired, with what to do."""
+def test_a_job_after_its_retention_is_expired(platform: RunPodPlatform, client: Client) -> None:
+    """The error is job_expired, with the remedy."""
     platform.retention_s = 0.0
     with ScriptedWorker(platform, pictured):
         job = job_of(client)
@@ -254,7 +255,7 @@ def test_a_job_whose_result_was_kept_long_enough_is_expired(platform: RunPodPlat
 
 
 def test_a_job_beyond_its_ttl_is_expired(platform: RunPodPlatform, client: Client) -> None:
-    """RunPod deletes it, wherever it is: a job that was seen and is unknown now is not waited for."""
+    """RunPod deletes it in any state: a job that was known and is unknown now is not waited for."""
     platform.ttl_s = 1.0
     with pytest.raises(JobError, match="ttl") as info:
         job_of(client).wait(20)
@@ -264,7 +265,7 @@ def test_a_job_beyond_its_ttl_is_expired(platform: RunPodPlatform, client: Clien
 
 
 def test_a_result_that_runsync_kept_for_a_minute_is_expired(platform: RunPodPlatform) -> None:
-    """What ends behind a held call, and is not fetched in its minute, is told as that."""
+    """A /runsync result that is not fetched within its minute is reported as expired."""
     platform.sync_retention_s = 0.0
     with (
         client_from_env(platform.client_env(), timeout_s=20, sync_wait_s=1.0) as brief,
@@ -278,8 +279,8 @@ def test_a_result_that_runsync_kept_for_a_minute_is_expired(platform: RunPodPlat
     assert platform.submissions == 1
 
 
-def test_what_is_to_be_run_how_goes_beside_the_input(platform: RunPodPlatform, client: Client) -> None:
-    """Policy in milliseconds, webhook and bucket stand at the top of RunPod's request."""
+def test_options_are_sent_beside_the_input(platform: RunPodPlatform, client: Client) -> None:
+    """Policy in milliseconds, webhook and bucket are top-level keys of RunPod's request."""
     s3 = {"accessId": "a", "accessSecret": "b", "bucketName": "c", "endpointUrl": "https://s3"}
     options = JobOptions(
         execution_timeout_s=60, ttl_s=3600, low_priority=True, webhook="https://me/?secret", s3_config=s3
@@ -296,8 +297,8 @@ def test_what_is_to_be_run_how_goes_beside_the_input(platform: RunPodPlatform, c
     assert "accessSecret" not in repr(options)
 
 
-def test_without_options_nothing_goes_beside_the_input(platform: RunPodPlatform, client: Client) -> None:
-    """The endpoint's own settings count."""
+def test_without_options_only_the_input_is_sent(platform: RunPodPlatform, client: Client) -> None:
+    """The endpoint's own settings apply."""
     job = job_of(client)
 
     assert dict(platform.jobs[job.id].body) == {"input": {"prompt": "a knight"}}
@@ -314,7 +315,7 @@ def test_without_options_nothing_goes_beside_the_input(platform: RunPodPlatform,
         ({"webhook": "ftp://me"}, "webhook"),
     ],
 )
-def test_what_runpod_does_not_take_cannot_be_built(options: dict[str, Any], path: str) -> None:
+def test_options_outside_runpod_s_ranges_are_rejected(options: dict[str, Any], path: str) -> None:
     """The documented ranges are checked before anything is sent."""
     with pytest.raises(JobError, match=path) as info:
         JobOptions(**options)
@@ -322,8 +323,8 @@ def test_what_runpod_does_not_take_cannot_be_built(options: dict[str, Any], path
     assert info.value.code is ErrorCode.INVALID_INPUT
 
 
-def test_a_request_that_is_too_large_is_told_before_it_is_sent(platform: RunPodPlatform, client: Client) -> None:
-    """Above 10 MiB a submit is refused with its size and the remedy; nothing is sent."""
+def test_a_request_that_is_too_large_is_rejected_before_it_is_sent(platform: RunPodPlatform, client: Client) -> None:
+    """Above 10 MiB a submit is rejected with its size and the remedy."""
     big = noise(2000, 1400)
     with pytest.raises(RequestError, match="Nothing was sent") as info:
         client.submit("img2img", prompt="x", image=big)
@@ -335,8 +336,9 @@ def test_a_request_that_is_too_large_is_told_before_it_is_sent(platform: RunPodP
     assert platform.submissions == 0
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, client: Client) -> None:
-    """From 10 MiB to 20 MB /runsync takes it, whether the caller watches or not."""
+    """/runsync accepts 10 MiB to 20 MB, with or without an observer."""
     big = noise(2000, 1400)
     with ScriptedWorker(platform, pictured):
         assert client.img2img(big, "x").images
@@ -349,8 +351,8 @@ def test_a_call_that_waits_may_send_twice_as_much(platform: RunPodPlatform, clie
     assert "`run`" not in str(info.value)
 
 
-def test_a_platform_that_refuses_the_size_is_understood(platform: RunPodPlatform, client: Client) -> None:
-    """RunPod's own limit may be lower: its 400 is payload_too_large too."""
+def test_runpod_s_size_limit_is_payload_too_large(platform: RunPodPlatform, client: Client) -> None:
+    """RunPod's own limit may be lower: its 400 has the same code."""
     platform.request_limit_bytes = 1000
     with pytest.raises(RequestError, match="max body size") as info:
         client.submit(prompt="a knight" * 500)
@@ -359,7 +361,7 @@ def test_a_platform_that_refuses_the_size_is_understood(platform: RunPodPlatform
 
 
 def test_a_request_without_input_is_never_sent(platform: RunPodPlatform) -> None:
-    """RunPod strips an empty input, and the job dies of it 40 s later."""
+    """RunPod strips an empty input, and the job fails 40 s later."""
     with client_from_env(platform.client_env(), workflows=None) as client, pytest.raises(JobError) as info:
         client.run()
 
@@ -367,8 +369,8 @@ def test_a_request_without_input_is_never_sent(platform: RunPodPlatform) -> None
     assert platform.submissions == 0
 
 
-def test_an_empty_input_is_refused_whoever_checks_inputs(platform: RunPodPlatform) -> None:
-    """The endpoint itself does not send it."""
+def test_the_endpoint_rejects_an_empty_input(platform: RunPodPlatform) -> None:
+    """It does so without relying on the client's checks."""
     endpoint = RunPodEndpoint(platform.endpoint_id, platform.api_key, platform.base_url)
     with Client(WorkerProvider(endpoint, {})) as client, pytest.raises(JobError) as info:
         client.run()
@@ -377,8 +379,8 @@ def test_an_empty_input_is_refused_whoever_checks_inputs(platform: RunPodPlatfor
     assert platform.submissions == 0
 
 
-def test_a_job_that_failed_can_be_retried_and_no_other(platform: RunPodPlatform, client: Client) -> None:
-    """The same id runs once more; a job that ended well answers 400."""
+def test_only_a_failed_job_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
+    """The same id runs once more; a retry of a successful job gets 400."""
     answers = iter([{"error": OURS.to_json()}])
     with ScriptedWorker(platform, lambda job: next(answers, None) or pictured(job)):
         job = job_of(client)
@@ -394,7 +396,7 @@ def test_a_job_that_failed_can_be_retried_and_no_other(platform: RunPodPlatform,
 
 
 def test_the_queue_can_be_purged(platform: RunPodPlatform, client: Client) -> None:
-    """What waits is cancelled, and counted."""
+    """Queued jobs are cancelled, and their number is returned."""
     jobs = [job_of(client) for _ in range(3)]
 
     assert client.purge_queue() == 3
@@ -417,10 +419,12 @@ def test_the_queue_can_be_purged(platform: RunPodPlatform, client: Client) -> No
     ],
     ids=str,
 )
-def test_health_says_why_a_job_waits(platform: RunPodPlatform, client: Client, workers: Body, why: str) -> None:
-    """The counts of workers become one word and one sentence; so does a wait that is over."""
+def test_health_has_the_reason_why_a_job_waits(
+    platform: RunPodPlatform, client: Client, workers: Body, why: str
+) -> None:
+    """The counts of workers become one word and one sentence; so does a wait timeout."""
     body = {"jobs": {"inQueue": 4}, "workers": workers}
-    platform.faults.answer("health", 200, body=body, times=2)
+    platform.faults.respond("health", 200, body=body, times=2)
 
     assert client.health().why == why
     with pytest.raises(WaitTimeout) as info:
@@ -429,8 +433,8 @@ def test_health_says_why_a_job_waits(platform: RunPodPlatform, client: Client, w
     assert client.health().sentence
 
 
-def test_a_picture_with_another_hash_is_lost(platform: RunPodPlatform, client: Client) -> None:
-    """Bytes that are not those of the worker are no result."""
+def test_an_image_with_another_hash_is_lost(platform: RunPodPlatform, client: Client) -> None:
+    """Bytes that differ from the worker's are not a result."""
     answer = {"output": {"images": [entry(png(), sha256="0" * 64)]}}
     with ScriptedWorker(platform, lambda _: answer), pytest.raises(JobError, match="SHA-256") as info:
         client.txt2img("a knight")
@@ -439,8 +443,8 @@ def test_a_picture_with_another_hash_is_lost(platform: RunPodPlatform, client: C
 
 
 @pytest.mark.parametrize("data", ["/simulated_uploaded/x.png", "not base64!"])
-def test_a_picture_that_is_not_there_is_lost(platform: RunPodPlatform, client: Client, data: str) -> None:
-    """A path of the worker (its bucket's keys are missing) is no address, and broken base64 no picture."""
+def test_an_unusable_image_reference_is_lost(platform: RunPodPlatform, client: Client, data: str) -> None:
+    """A path on the worker (no bucket configured) and invalid base64 are result_lost."""
     kind = "s3_url" if data.startswith("/") else "base64"
     picture = entry(png()) | {"type": kind, "data": data}
     answer = {"output": {"images": [picture]}}
@@ -450,8 +454,8 @@ def test_a_picture_that_is_not_there_is_lost(platform: RunPodPlatform, client: C
     assert info.value.code is ErrorCode.RESULT_LOST
 
 
-def test_files_and_texts_and_warnings_come_too(platform: RunPodPlatform, client: Client, tmp_path: Path) -> None:
-    """What is no picture is there as a file or a text."""
+def test_files_texts_and_warnings_are_returned(platform: RunPodPlatform, client: Client, tmp_path: Path) -> None:
+    """Outputs that are not images are files or texts."""
     video = entry(b"video", filename="a.mp4", mime_type="video/mp4")
     answer = {"output": {"images": [], "files": [video], "texts": ["hi"], "warnings": ["w"], "errors": ["e"]}}
     with ScriptedWorker(platform, lambda _: answer):

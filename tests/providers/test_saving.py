@@ -26,7 +26,7 @@ def image(kind: str = "png", mode: str = "RGBA") -> GeneratedImage:
     ("name", "kind"), [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")]
 )
 @pytest.mark.parametrize("made", [image("png"), image("webp"), image("jpeg", "RGB")], ids=["png", "webp", "jpeg"])
-def test_a_saved_file_is_what_its_name_says(tmp_path: Path, made: GeneratedImage, name: str, kind: str) -> None:
+def test_a_saved_file_has_the_format_of_its_name(tmp_path: Path, made: GeneratedImage, name: str, kind: str) -> None:
     """Bytes are written unchanged if they match the suffix, or if it is no image format; otherwise converted."""
     with Image.open(made.save(tmp_path / name)) as saved:
         assert (saved.format, saved.size) == (kind, (8, 4))
@@ -35,14 +35,14 @@ def test_a_saved_file_is_what_its_name_says(tmp_path: Path, made: GeneratedImage
     assert made.save(tmp_path / "as-it-is").read_bytes() == made.bytes
 
 
-def test_missing_folders_are_made(tmp_path: Path) -> None:
-    """Missing folders are created; in a folder the file has its own name, without its path."""
+def test_missing_folders_are_created(tmp_path: Path) -> None:
+    """In an existing folder the file has its own name, without its path."""
     assert image().save(tmp_path / "new" / "folder" / "a.png").is_file()
     assert image().save(tmp_path / "new") == tmp_path / "new" / "x_00001_.png"
 
 
 @pytest.mark.parametrize("name", ["file/a.png", f"{'x' * 300}.png"])
-def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, name: str) -> None:
+def test_an_error_names_the_requested_file(tmp_path: Path, name: str) -> None:
     """The write is atomic, and leaves no temporary file."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="png") as info:
@@ -53,7 +53,7 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
-def test_a_notebook_shows_the_picture(kind: str) -> None:
+def test_a_notebook_shows_the_image(kind: str) -> None:
     """Jupyter uses PNG."""
     with Image.open(io.BytesIO(image(kind)._repr_png_())) as shown:
         assert shown.format == "PNG"

@@ -1,4 +1,4 @@
-"""The provider `scenario`: the official SDK against the stand-in of Scenario's API, over real sockets."""
+"""The provider `scenario`: the official SDK with the simulated Scenario, over real sockets."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ KNIGHT = ROOT / "examples" / "knight.png"
 GENERATE = f"POST /v1/generate/custom/{MODEL}"
 
 
-def test_the_stand_in_speaks_as_scenario_does(scenario: ScenarioStandIn) -> None:
-    """Its records pass the strict validation of the official SDK: job, asset, upload, list and cancel."""
+def test_the_simulator_passes_the_sdk_s_validation(scenario: ScenarioStandIn) -> None:
+    """The official SDK validates its records strictly: job, asset, upload, list and cancel."""
     picture = base64.b64encode(KNIGHT.read_bytes()).decode()
     with scenario_sdk.Scenario(
         api_key=KEY, api_secret=SECRET, base_url=scenario.url, _strict_response_validation=True
@@ -49,10 +49,10 @@ def test_the_stand_in_speaks_as_scenario_does(scenario: ScenarioStandIn) -> None
         assert job.job_id in [each.job_id for each in sdk.jobs.list(status="success")]
 
 
-def test_a_request_is_sent_in_scenario_s_words(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """Every input has its name there, what was left open has our default, and LoRAs go by Scenario's ids."""
+def test_a_request_is_converted_to_scenario_s_parameters(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """Every input has Scenario's name, missing ones have our defaults, and LoRAs are sent by Scenario's ids."""
     loras = [{"name": "knight.safetensors", "strength": 0.5}]
-    job = at_scenario.submit(prompt="a knight", guidance=2.5, num_images=3, seed=7, loras=loras, **SMALL)
+    job = client_of_scenario.submit(prompt="a knight", guidance=2.5, num_images=3, seed=7, loras=loras, **SMALL)
 
     assert scenario.jobs[job.id].body == {
         "prompt": "a knight",
@@ -65,15 +65,15 @@ def test_a_request_is_sent_in_scenario_s_words(scenario: ScenarioStandIn, at_sce
         "loras": ["model_knight"],
         "lorasScale": [0.5],
     }
-    plain = at_scenario.submit(prompt="a knight")
+    plain = client_of_scenario.submit(prompt="a knight")
     body = scenario.jobs[plain.id].body
     assert (body["width"], body["height"], body["numInferenceSteps"], body["guidance"]) == (1024, 1024, 20, 3.5)
     assert 0 <= body["seed"] < 2**31
 
 
-def test_a_picture_is_uploaded_first(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """The job names the asset that the picture became, whose bytes are the caller's, and takes its size."""
-    job = at_scenario.submit("img2img", prompt="as an oil painting", image=KNIGHT, strength=0.3)
+def test_an_image_is_uploaded_first(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """The job names the asset of the uploaded image, and takes its size."""
+    job = client_of_scenario.submit("img2img", prompt="as an oil painting", image=KNIGHT, strength=0.3)
     body = scenario.jobs[job.id].body
 
     assert scenario.calls == ["POST /v1/assets", GENERATE]
@@ -84,11 +84,11 @@ def test_a_picture_is_uploaded_first(scenario: ScenarioStandIn, at_scenario: Cli
     assert job.wait().image.size == size
 
 
-def test_an_asset_is_named_by_its_id(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """The id that a result returned is a picture to start from: nothing is uploaded, and the job has its size."""
-    made = at_scenario.txt2img("a knight", width=256, height=128, steps=4).image
+def test_an_asset_id_is_accepted_as_an_image(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """The id from a result can be used as the input image: nothing is uploaded, and the job takes its size."""
+    made = client_of_scenario.txt2img("a knight", width=256, height=128, steps=4).image
     before = len(scenario.assets)
-    job = at_scenario.submit("img2img", prompt="as an oil painting", image=made.asset_id, strength=0.3)
+    job = client_of_scenario.submit("img2img", prompt="as an oil painting", image=made.asset_id, strength=0.3)
     body = scenario.jobs[job.id].body
 
     assert body["image"] == made.asset_id
@@ -97,17 +97,17 @@ def test_an_asset_is_named_by_its_id(scenario: ScenarioStandIn, at_scenario: Cli
     assert job.wait().image.size == (256, 128)
 
 
-def test_an_asset_that_scenario_does_not_have_is_said(at_scenario: Client) -> None:
-    """An id of the shim, or of nobody, is refused as the image that it is not; no job begins."""
+def test_an_unknown_asset_is_an_invalid_image(client_of_scenario: Client) -> None:
+    """An id of the shim, or an unknown one, is rejected, and no job starts."""
     with pytest.raises(JobError, match="asset_q9GpkRcHwTx7 of Scenario cannot be used") as refused:
-        at_scenario.img2img("asset_q9GpkRcHwTx7", "as an oil painting")
+        client_of_scenario.img2img("asset_q9GpkRcHwTx7", "as an oil painting")
 
     assert refused.value.code is ErrorCode.INVALID_IMAGE
 
 
-def test_a_result_has_its_assets_and_seeds(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """Each picture has its asset's id and seed, its file tells the inputs, and the result who made it, and how long."""
-    result = at_scenario.txt2img("a knight", seed=7, num_images=2, **SMALL)
+def test_a_result_has_its_assets_and_seeds(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """Each image has its asset id and seed, its file has the inputs; the result has provider and duration."""
+    result = client_of_scenario.txt2img("a knight", seed=7, num_images=2, **SMALL)
 
     assert result.provider == "scenario"
     assert [image.asset_id for image in result.images] == scenario.jobs[result.job_id].asset_ids
@@ -116,12 +116,12 @@ def test_a_result_has_its_assets_and_seeds(scenario: ScenarioStandIn, at_scenari
     assert result.versions == {"scenario_model": MODEL}
     assert result.delay_s is not None
     assert 0 < (result.execution_s or 0) < 30
-    assert "parameters" not in at_scenario.txt2img("a knight", metadata=False, **SMALL).image.pil().info
+    assert "parameters" not in client_of_scenario.txt2img("a knight", metadata=False, **SMALL).image.pil().info
 
 
-def test_another_process_has_the_same_result(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """A job's id leads to its result where nobody remembers the request: Scenario's own record has the inputs."""
-    first = at_scenario.img2img(KNIGHT, "a knight", seed=7, **SMALL)
+def test_another_process_has_the_same_result(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """Without the submitted request, the inputs are taken from Scenario's record of the job."""
+    first = client_of_scenario.img2img(KNIGHT, "a knight", seed=7, **SMALL)
     with scenario_client(scenario) as other:
         again = other.job(first.job_id).wait()
 
@@ -154,37 +154,37 @@ def test_another_process_has_the_same_result(scenario: ScenarioStandIn, at_scena
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_scenario_cannot_do_is_refused(
-    scenario: ScenarioStandIn, at_scenario: Client, inputs: dict[str, Any], path: str
+def test_unsupported_inputs_are_rejected(
+    scenario: ScenarioStandIn, client_of_scenario: Client, inputs: dict[str, Any], path: str
 ) -> None:
-    """It is invalid_input that names the path, before anything is sent."""
+    """The error is invalid_input with the path, before anything is sent."""
     with pytest.raises(JobError) as info:
-        at_scenario.run("txt2img", **{"prompt": "a knight", **inputs})
+        client_of_scenario.run("txt2img", **{"prompt": "a knight", **inputs})
 
     assert info.value.code is ErrorCode.INVALID_INPUT
     assert path in [fault["path"] for fault in info.value.report.details["faults"]]
     assert not scenario.calls
 
 
-def test_all_faults_are_told_at_once(at_scenario: Client) -> None:
+def test_all_faults_are_reported_at_once(client_of_scenario: Client) -> None:
     """One error lists everything."""
     with pytest.raises(JobError, match="3 faults"):
-        at_scenario.txt2img("a knight", width=64, steps=60, sampler="dpmpp_2m")
+        client_of_scenario.txt2img("a knight", width=64, steps=60, sampler="dpmpp_2m")
 
 
-def test_a_size_that_a_picture_gives_is_checked_too(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """A small picture, and nothing said of the size: that is refused before it is uploaded."""
+def test_the_size_of_an_input_image_is_checked(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """Without width and height, a small image is rejected before it is uploaded."""
     with pytest.raises(JobError, match="width: must be from 128"):
-        at_scenario.img2img(Image.new("RGB", (64, 64)), "a knight")
+        client_of_scenario.img2img(Image.new("RGB", (64, 64)), "a knight")
 
     assert not scenario.calls
 
 
-def test_progress_is_told(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """A job that waits is queued whatever it is called, and one that runs tells its share as steps."""
-    scenario.faults.wait_in_line(0.6)
+def test_progress_is_reported(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """A waiting job is queued in all of Scenario's states; a running one reports its progress as steps."""
+    scenario.faults.wait_in_queue(0.6)
     scenario.faults.hold_job()
-    job = at_scenario.submit(prompt="x", **{**SMALL, "steps": 10})
+    job = client_of_scenario.submit(prompt="x", **{**SMALL, "steps": 10})
     events = job.events()
     told = [next(events), next(events), next(events)]
     scenario.faults.go_on()
@@ -193,8 +193,8 @@ def test_progress_is_told(scenario: ScenarioStandIn, at_scenario: Client) -> Non
 
 
 @pytest.mark.parametrize("status", ["pending", "queued", "warming-up", "in-progress", "finalizing", "success"])
-def test_the_statuses_of_scenario_are_ours(status: str) -> None:
-    """Each has its state; an unknown one counts as running."""
+def test_every_status_of_scenario_has_a_state(status: str) -> None:
+    """An unknown status counts as running."""
     found = read_job({"job": {"jobId": "j", "status": status, "progress": 0.5}})
     strange = read_job({"job": {"jobId": "j", "status": "dreaming", "progress": "half"}})
 
@@ -206,9 +206,9 @@ def test_the_statuses_of_scenario_are_ours(status: str) -> None:
     assert read_job({"jobId": "unwrapped", "status": status}) is None
 
 
-def test_a_picture_of_another_kind_is_left_as_it_is(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """Only PNG is encoded anew; a JPEG stays one, and a warning says so."""
-    job = at_scenario.submit(prompt="x", output_format="webp", **SMALL)
+def test_an_image_that_is_not_png_is_not_converted(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """Only PNG is encoded again; a JPEG is returned unchanged, with a warning."""
+    job = client_of_scenario.submit(prompt="x", output_format="webp", **SMALL)
     assert until(lambda: scenario.jobs[job.id].is_final)
     [asset_id] = scenario.jobs[job.id].asset_ids
     encoded = io.BytesIO()
@@ -221,43 +221,43 @@ def test_a_picture_of_another_kind_is_left_as_it_is(scenario: ScenarioStandIn, a
     assert any("image/jpeg" in warning for warning in result.warnings)
 
 
-def test_a_picture_that_is_too_large_is_not_sent(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """It is told with its size and the limit, and what helps."""
+def test_an_image_that_is_too_large_is_not_sent(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """The error has its size, the limit, and the remedy."""
     noise = Image.effect_noise((2048, 2048), 90).convert("RGB")
     with pytest.raises(RequestError, match="as JPEG or WebP") as info:
-        at_scenario.img2img(noise, "x")
+        client_of_scenario.img2img(noise, "x")
 
     assert info.value.code is ErrorCode.PAYLOAD_TOO_LARGE
     assert info.value.report.details["bytes"] > info.value.report.details["limit"]
     assert not scenario.calls
 
 
-def test_a_job_that_has_ended_stays_as_it_is(at_scenario: Client) -> None:
-    """Cancelling it changes nothing; cancelling a stranger is job_expired."""
-    result = at_scenario.txt2img("x", **SMALL)
-    at_scenario.job(result.job_id).cancel()
+def test_cancelling_an_ended_job_has_no_effect(client_of_scenario: Client) -> None:
+    """Cancelling an unknown job is job_expired."""
+    result = client_of_scenario.txt2img("x", **SMALL)
+    client_of_scenario.job(result.job_id).cancel()
 
-    assert at_scenario.job(result.job_id).wait().images
+    assert client_of_scenario.job(result.job_id).wait().images
     for job_id in ("job_unknown", "no id/../at all"):
         with pytest.raises(JobError) as info:
-            at_scenario.provider.cancel(job_id)
+            client_of_scenario.provider.cancel(job_id)
         assert info.value.code is ErrorCode.JOB_EXPIRED
 
 
-def test_what_there_is_no_call_for_is_said(at_scenario: Client) -> None:
-    """Scenario has neither retry nor purge."""
-    for ask in (at_scenario.purge_queue, at_scenario.job("job_x").retry):
+def test_retry_and_purge_are_not_supported(client_of_scenario: Client) -> None:
+    """Scenario has no call for them."""
+    for ask in (client_of_scenario.purge_queue, client_of_scenario.job("job_x").retry):
         with pytest.raises(RequestError, match=r"Scenario (has no|cannot)"):
             ask()
 
 
-def test_health_proves_keys_and_model(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """It counts the project's jobs; a wrong key, and a model that is none, are told by the variable."""
+def test_health_checks_keys_and_model(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """It counts the project's jobs; the error for a wrong key or an unknown model names the variable."""
     scenario.faults.hold_job()
-    at_scenario.submit(prompt="x", **SMALL)
-    assert until(lambda: at_scenario.health().jobs["inProgress"] == 1)
-    assert at_scenario.health().why == "busy"
-    assert "not Scenario's own URL" in at_scenario.health().sentence
+    client_of_scenario.submit(prompt="x", **SMALL)
+    assert until(lambda: client_of_scenario.health().jobs["inProgress"] == 1)
+    assert client_of_scenario.health().why == "busy"
+    assert "not Scenario's own URL" in client_of_scenario.health().sentence
 
     with (
         scenario_client(scenario, SCENARIO_SDK_API_KEY="wrong") as other,
@@ -273,23 +273,24 @@ def test_health_proves_keys_and_model(scenario: ScenarioStandIn, at_scenario: Cl
 
 
 def test_nothing_secret_is_shown(
-    scenario: ScenarioStandIn, at_scenario: Client, caplog: pytest.LogCaptureFixture
+    scenario: ScenarioStandIn, client_of_scenario: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither keys nor prompts nor pictures are in errors, representations and logs, whatever is logged."""
+    """Neither keys nor prompts nor images are in errors, representations and logs at any level."""
     caplog.set_level("DEBUG")
-    at_scenario.img2img(KNIGHT, "a very secret castle", **SMALL)
-    scenario.faults.answer("generate", 500)
+    client_of_scenario.img2img(KNIGHT, "a very secret castle", **SMALL)
+    scenario.faults.respond("generate", 500)
     with pytest.raises(RequestError) as info:
-        at_scenario.submit(prompt="a very secret castle")
+        client_of_scenario.submit(prompt="a very secret castle")
 
     basic = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
-    shown = f"{caplog.text} {at_scenario!r} {at_scenario.provider!r} {vars(at_scenario.provider)!r} {info.value!r}"
+    provider = client_of_scenario.provider
+    shown = f"{caplog.text} {client_of_scenario!r} {provider!r} {vars(provider)!r} {info.value!r}"
     for secret in (KEY, SECRET, basic, "secret castle", "iVBOR"):
         assert secret not in shown
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"SCENARIO_SDK_API_KEY": ""}, "SCENARIO_SDK_API_KEY is not set"),
         ({"SCENARIO_SDK_API_SECRET": " "}, "SCENARIO_SDK_API_SECRET is not set"),
@@ -297,20 +298,20 @@ def test_nothing_secret_is_shown(
         ({"SCENARIO_SDK_API_SECRET": "ключ"}, "SCENARIO_SDK_API_SECRET is not"),
         ({"SCENARIO_BASE_URL": "api.cloud.scenario.com"}, "SCENARIO_BASE_URL="),
         ({"SCENARIO_MODEL_ID": "a/b"}, "SCENARIO_MODEL_ID="),
-        ({"SCENARIO_LORAS": "[]"}, "SCENARIO_LORAS is not a JSON object"),
-        ({"SCENARIO_LORAS": "{"}, "SCENARIO_LORAS is not a JSON object"),
+        ({"SCENARIO_LORAS": "[]"}, "SCENARIO_LORAS=.* must be a JSON object of non-empty strings"),
+        ({"SCENARIO_LORAS": "{"}, "SCENARIO_LORAS=.* must be a JSON object of non-empty strings"),
     ],
 )
-def test_a_wrong_variable_is_named(scenario: ScenarioStandIn, changes: dict[str, str], said: str) -> None:
-    """What cannot be right is told before anything is sent, and no secret with it."""
-    with pytest.raises(ConfigError, match=said) as info:
+def test_an_invalid_variable_is_named(scenario: ScenarioStandIn, changes: dict[str, str], expected: str) -> None:
+    """It is rejected before anything is sent, without showing a secret."""
+    with pytest.raises(ConfigError, match=expected) as info:
         scenario_client(scenario, **changes)
 
     assert "ключ" not in str(info.value)
 
 
-def test_the_variables_of_the_process_do_not_count(scenario: ScenarioStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment is an argument: the SDK's own variables of this process change nothing."""
+def test_the_process_s_environment_is_ignored(scenario: ScenarioStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is an argument: the SDK's own variables of this process have no effect."""
     monkeypatch.setenv("SCENARIO_SDK_JWT", "another")
     monkeypatch.setenv("SCENARIO_SDK_API_KEY", "another")
     monkeypatch.setenv("SCENARIO_BASE_URL", "http://127.0.0.1:9/v1")
@@ -335,7 +336,7 @@ except ConfigError as error:
 
 
 def test_the_sdk_is_an_extra() -> None:
-    """Without it the other providers work, and this one names the command that installs it."""
+    """Without it the other providers work, and the error of this one has the command that installs it."""
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT_SDK], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
     )
@@ -343,9 +344,9 @@ def test_the_sdk_is_an_extra() -> None:
     assert "pip install '.[scenario-sdk]'" in ended.stdout
 
 
-def test_an_asset_can_be_saved(at_scenario: Client, tmp_path: Path) -> None:
-    """A picture is saved under its own name, and is what it says."""
-    image = at_scenario.txt2img("x", output_format="jpeg", **SMALL).image
+def test_an_asset_can_be_saved(client_of_scenario: Client, tmp_path: Path) -> None:
+    """An image is saved under its own name, in its own format."""
+    image = client_of_scenario.txt2img("x", output_format="jpeg", **SMALL).image
     saved = image.save(tmp_path)
     found = identify(saved.read_bytes())
 

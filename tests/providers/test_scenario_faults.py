@@ -1,4 +1,4 @@
-"""What goes wrong between the provider `scenario` and Scenario: over real sockets, by the verbs of the stand-in."""
+"""Faults between the provider `scenario` and Scenario, over real sockets, caused by the simulator."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from simulators.scenario import MODEL, ScenarioStandIn
 from tests.fakes.gate import Gate
 from tests.providers.provider_fixtures import scenario_client
 
+pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 4}
 GENERATE = f"POST /v1/generate/custom/{MODEL}"
 
@@ -33,18 +34,18 @@ STATUSES: dict[int, tuple[type[ComfyClientError], ErrorCode]] = {
     500: (RequestError, ErrorCode.NETWORK),
     503: (RequestError, ErrorCode.NETWORK),
 }
-"""All that the SDK has an exception of its own for, and more."""
+"""Every status for which the SDK has its own exception, and others."""
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_a_submit_that_is_answered_badly_is_never_sent_again(
-    scenario: ScenarioStandIn, at_scenario: Client, status: int
+def test_a_submit_with_an_error_response_is_not_repeated(
+    scenario: ScenarioStandIn, client_of_scenario: Client, status: int
 ) -> None:
-    """Whatever the status, there is one call, and an error of ours with Scenario's words and the trace in it."""
-    scenario.faults.answer("generate", status)
+    """Every status results in one call and one error of ours, with Scenario's message and trace id."""
+    scenario.faults.respond("generate", status)
     kind, code = STATUSES[status]
-    with pytest.raises(kind, match=rf"{status} \(because of the moon; trace trace_") as info:
-        at_scenario.submit(prompt="x")
+    with pytest.raises(kind, match=rf"{status} \(internal error; trace trace_") as info:
+        client_of_scenario.submit(prompt="x")
 
     assert info.value.code is code
     assert scenario.calls == [GENERATE]
@@ -53,22 +54,22 @@ def test_a_submit_that_is_answered_badly_is_never_sent_again(
 
 
 @pytest.mark.parametrize("is_handled", [True, False])
-def test_a_submit_without_an_answer_may_run(
-    scenario: ScenarioStandIn, at_scenario: Client, *, is_handled: bool
+def test_a_submit_without_a_response_may_have_started_a_job(
+    scenario: ScenarioStandIn, client_of_scenario: Client, *, is_handled: bool
 ) -> None:
-    """A connection that is lost leaves it open whether a job runs: it is said, and not sent again."""
+    """The error says so, and the submit is not repeated."""
     before = scenario.submissions
     scenario.faults.drop_connection("generate", after_handling=is_handled)
     with pytest.raises(RequestError, match="not sent again") as info:
-        at_scenario.submit(prompt="x", **SMALL)
+        client_of_scenario.submit(prompt="x", **SMALL)
 
     assert info.value.report.details["may_run"] is True
     assert scenario.submissions - before == is_handled
     assert scenario.calls == [GENERATE]
 
 
-def test_where_nobody_listens_nothing_may_run(scenario: ScenarioStandIn) -> None:
-    """No connection was made: the job surely does not run."""
+def test_a_refused_connection_started_no_job(scenario: ScenarioStandIn) -> None:
+    """The error says that no job runs."""
     with (
         Gate(scenario.url) as gate,
         scenario_client(scenario, SCENARIO_BASE_URL=gate.url) as client,
@@ -80,35 +81,35 @@ def test_where_nobody_listens_nothing_may_run(scenario: ScenarioStandIn) -> None
     assert info.value.report.details["may_run"] is False
 
 
-def test_an_answer_that_is_no_json_is_told(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """A page in place of an answer names the address; the submit may have arrived."""
-    scenario.faults.answer("generate", 200, body="<html>hello</html>")
+def test_a_response_that_is_not_json_is_an_error(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """The error has the URL; the submit may have arrived."""
+    scenario.faults.respond("generate", 200, body="<html>hello</html>")
     with pytest.raises(RequestError, match="http://127") as info:
-        at_scenario.submit(prompt="x")
+        client_of_scenario.submit(prompt="x")
 
     assert info.value.report.details["may_run"] is True
 
 
-def test_too_many_requests_say_how_long(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """`remainingSeconds` of a 429 is there for who sends again, at most half a minute."""
+def test_a_429_has_its_delay(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """`remainingSeconds` of a 429 is available for a retry, at most half a minute."""
     waits = []
     for seconds in (12, 3600):
         scenario.faults.throttle(seconds)
         with pytest.raises(RequestError) as info:
-            at_scenario.submit(prompt="x")
+            client_of_scenario.submit(prompt="x")
         waits.append(info.value.retry_after_s)
 
     assert waits == [12, 30]
     assert info.value.is_transient
 
 
-def test_questions_are_asked_again(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """A job is followed past 503 and lost connections; its asset and its picture are fetched past them too."""
-    job = at_scenario.submit(prompt="x", **SMALL)
-    scenario.faults.answer("job", 503)
+def test_polls_and_downloads_are_retried(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """After a 503 or a lost connection, polling a job and downloading its image continue."""
+    job = client_of_scenario.submit(prompt="x", **SMALL)
+    scenario.faults.respond("job", 503)
     scenario.faults.drop_connection("job")
-    scenario.faults.answer("asset", 500)
-    scenario.faults.answer("picture", 503)
+    scenario.faults.respond("asset", 500)
+    scenario.faults.respond("image", 503)
     told = [type(event) for event in job.events()]
 
     assert told.count(ProviderUnavailable) >= 2
@@ -116,45 +117,45 @@ def test_questions_are_asked_again(scenario: ScenarioStandIn, at_scenario: Clien
     assert job.result().images
 
 
-def test_a_job_that_failed_says_why(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """Scenario's sentence and hint are the error's."""
+def test_a_failed_job_has_scenario_s_reason(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """The error has Scenario's message and hint."""
     scenario.faults.fail_job("The prompt was moderated", "Change it")
     with pytest.raises(JobError, match=r"The prompt was moderated \(Change it\)") as info:
-        at_scenario.txt2img("x", **SMALL)
+        client_of_scenario.txt2img("x", **SMALL)
 
     assert info.value.code is ErrorCode.EXECUTION_FAILED
 
 
-def test_a_job_without_a_picture_is_no_output(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """It ended well and has nothing."""
+def test_a_job_without_an_image_is_no_output(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """It succeeded without an asset."""
     scenario.faults.lose_assets()
     with pytest.raises(JobError) as info:
-        at_scenario.txt2img("x", **SMALL)
+        client_of_scenario.txt2img("x", **SMALL)
 
     assert info.value.code is ErrorCode.NO_OUTPUT
 
 
-def test_a_damaged_picture_is_fetched_again(scenario: ScenarioStandIn, at_scenario: Client) -> None:
-    """Half a picture is none: it is fetched once more, and then lost."""
-    scenario.faults.cut_picture()
-    assert at_scenario.txt2img("x", **SMALL).image.pil().size == (128, 128)
-    scenario.faults.cut_picture(times=2)
+def test_a_truncated_image_is_downloaded_again(scenario: ScenarioStandIn, client_of_scenario: Client) -> None:
+    """It is downloaded once more, and then reported as lost."""
+    scenario.faults.cut_image()
+    assert client_of_scenario.txt2img("x", **SMALL).image.pil().size == (128, 128)
+    scenario.faults.cut_image(times=2)
     with pytest.raises(JobError, match="damaged") as info:
-        at_scenario.txt2img("x", **SMALL)
+        client_of_scenario.txt2img("x", **SMALL)
 
     assert info.value.code is ErrorCode.RESULT_LOST
 
 
-@pytest.mark.parametrize(("route", "status"), [("asset", 404), ("picture", 403)])
-def test_a_picture_that_is_gone_is_lost(
+@pytest.mark.parametrize(("route", "status"), [("asset", 404), ("image", 403)])
+def test_a_deleted_or_expired_image_is_lost(
     scenario: ScenarioStandIn,
-    at_scenario: Client,
+    client_of_scenario: Client,
     route: Any,  # noqa: ANN401 - a Literal
     status: int,
 ) -> None:
-    """An asset that was deleted, and an address that has expired, are result_lost."""
-    scenario.faults.answer(route, status)
+    """A deleted asset, and a URL that has expired, are result_lost."""
+    scenario.faults.respond(route, status)
     with pytest.raises(JobError, match="does not exist any more") as info:
-        at_scenario.txt2img("x", **SMALL)
+        client_of_scenario.txt2img("x", **SMALL)
 
     assert info.value.code is ErrorCode.RESULT_LOST

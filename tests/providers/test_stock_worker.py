@@ -26,7 +26,7 @@ def client(platform: RunPodPlatform) -> Iterator[Client]:
         yield client
 
 
-def stock(job: Body) -> Body:
+def respond_like_stock_worker(job: Body) -> Body:
     """Respond like worker-comfyui: an image for each saving node, in arbitrary order, without more information."""
     graph = job["input"]["workflow"]
     prefixes = [node["inputs"]["filename_prefix"] for node in graph.values() if node["class_type"] == "SaveImage"]
@@ -43,7 +43,7 @@ def rendered(workflows: Mapping[str, Workflow], **inputs: Any) -> Any:  # noqa: 
     return read_request({"prompt": "a knight", **inputs}, workflows).render(lambda: 7)
 
 
-def test_several_pictures_become_one_graph(workflows: Mapping[str, Workflow]) -> None:
+def test_several_images_become_one_graph(workflows: Mapping[str, Workflow]) -> None:
     """Loaders and prompts are shared; nodes that depend on the seed exist once for each image."""
     graphs = rendered(workflows, num_images=3, seed=1).graphs
     whole = merged(graphs)
@@ -58,15 +58,15 @@ def test_several_pictures_become_one_graph(workflows: Mapping[str, Workflow]) ->
             assert not isinstance(value, list) or value[0] in whole
 
 
-def test_one_picture_is_its_own_graph(workflows: Mapping[str, Workflow]) -> None:
-    """A single graph is not renamed."""
+def test_a_single_image_keeps_its_graph(workflows: Mapping[str, Workflow]) -> None:
+    """Its nodes are not renamed."""
     [graph] = rendered(workflows, seed=1).graphs
 
     assert merged([graph]) == graph
 
 
-def test_names_are_unique_and_carry_the_seed(workflows: Mapping[str, Workflow]) -> None:
-    """File names are unique and contain the seed: worker-comfyui deletes no file and returns no seed."""
+def test_file_names_are_unique_and_contain_the_seed(workflows: Mapping[str, Workflow]) -> None:
+    """worker-comfyui deletes no file and returns no seed."""
     body = stock_input(rendered(workflows, num_images=2, seed=41), "0123abcd")
     prefixes = {node["inputs"].get("filename_prefix") for node in body["workflow"].values()} - {None}
 
@@ -74,9 +74,9 @@ def test_names_are_unique_and_carry_the_seed(workflows: Mapping[str, Workflow]) 
     assert set(body) == {"workflow"}
 
 
-def test_pictures_come_in_order_with_seed_and_text(platform: RunPodPlatform, client: Client) -> None:
+def test_images_are_in_order_with_seed_and_metadata(platform: RunPodPlatform, client: Client) -> None:
     """Images are sorted, and encoded as requested, with prompt and seed inside."""
-    with ScriptedWorker(platform, stock):
+    with ScriptedWorker(platform, respond_like_stock_worker):
         result = client.txt2img("a knight", seed=41, num_images=2)
 
     assert [image.seed for image in result.images] == [41, 42]
@@ -87,9 +87,9 @@ def test_pictures_come_in_order_with_seed_and_text(platform: RunPodPlatform, cli
     assert (result.seed, result.workflow, result.inputs["num_images"]) == (41, "flux-dev-txt2img", 2)
 
 
-def test_the_format_is_made_here(platform: RunPodPlatform, client: Client) -> None:
+def test_the_client_converts_to_the_requested_format(platform: RunPodPlatform, client: Client) -> None:
     """worker-comfyui returns PNG; the caller receives the requested format."""
-    with ScriptedWorker(platform, stock):
+    with ScriptedWorker(platform, respond_like_stock_worker):
         image = client.txt2img("a knight", output_format="webp").image
 
     assert (image.mime_type, image.filename) == ("image/webp", "flux-dev_00001_.webp")
@@ -98,7 +98,7 @@ def test_the_format_is_made_here(platform: RunPodPlatform, client: Client) -> No
 
 def test_another_process_still_has_the_seed(platform: RunPodPlatform, client: Client) -> None:
     """A job that is opened by its id has its images and their seeds."""
-    with ScriptedWorker(platform, stock):
+    with ScriptedWorker(platform, respond_like_stock_worker):
         job_id = client.submit(prompt="a knight", seed=41, num_images=2).id
         with client_from_env({**platform.client_env(), "IMAGE_GENERATION_PROVIDER": "runpod"}) as other:
             result = other.job(job_id).wait()
@@ -120,7 +120,7 @@ def test_another_process_still_has_the_seed(platform: RunPodPlatform, client: Cl
         ("Something of tomorrow", ErrorCode.UNRECOGNIZED),
     ],
 )
-def test_its_errors_have_our_codes(platform: RunPodPlatform, client: Client, error: str, code: ErrorCode) -> None:
+def test_errors_have_our_codes(platform: RunPodPlatform, client: Client, error: str, code: ErrorCode) -> None:
     """The error text is kept, and mapped to an error code if possible."""
     failure = {"error": error, "output": {"details": ["x"]}}
     with ScriptedWorker(platform, lambda _: failure), pytest.raises(JobError) as info:
@@ -130,7 +130,7 @@ def test_its_errors_have_our_codes(platform: RunPodPlatform, client: Client, err
     assert info.value.report.message == error
 
 
-def test_a_run_that_saved_nothing_is_told(platform: RunPodPlatform, client: Client) -> None:
+def test_a_run_without_images_is_an_error(platform: RunPodPlatform, client: Client) -> None:
     """`success_no_images` is an error."""
     nothing = {"output": {"status": "success_no_images", "images": []}}
     with ScriptedWorker(platform, lambda _: nothing), pytest.raises(JobError) as info:
@@ -139,13 +139,15 @@ def test_a_run_that_saved_nothing_is_told(platform: RunPodPlatform, client: Clie
     assert info.value.code is ErrorCode.NO_OUTPUT
 
 
-def test_a_partial_result_warns(platform: RunPodPlatform, client: Client) -> None:
+def test_a_partial_result_has_warnings(platform: RunPodPlatform, client: Client) -> None:
     """Images together with errors are a result with warnings."""
-    with ScriptedWorker(platform, lambda job: {"output": {**stock(job)["output"], "errors": ["one node failed"]}}):
+    with ScriptedWorker(
+        platform, lambda job: {"output": {**respond_like_stock_worker(job)["output"], "errors": ["one node failed"]}}
+    ):
         assert client.txt2img("a knight").warnings == ("one node failed",)
 
 
-def test_a_bucket_of_the_caller_is_refused(platform: RunPodPlatform, client: Client) -> None:
+def test_a_caller_s_bucket_is_rejected(platform: RunPodPlatform, client: Client) -> None:
     """Unsupported options are rejected before anything is sent."""
     with pytest.raises(JobError, match="worker-comfyui"):
         client.txt2img("a knight", delivery="s3")

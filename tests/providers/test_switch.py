@@ -19,7 +19,7 @@ RUNPOD = {"RUNPOD_API_KEY": "rpa_secret", "RUNPOD_ENDPOINT_ID": "ep1"}
 SCENARIO = {"SCENARIO_SDK_API_KEY": "api_secret", "SCENARIO_SDK_API_SECRET": "sec_secret"}
 
 
-class Watched(Mapping[str, str]):
+class WatchedEnvironment(Mapping[str, str]):
     """An environment that records which variables were read."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
@@ -31,7 +31,7 @@ class Watched(Mapping[str, str]):
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
-        raise AssertionError("the environment is not searched")
+        raise AssertionError("the environment must not be iterated")
 
     def __len__(self) -> int:
         return len(self._values)
@@ -48,9 +48,9 @@ class Watched(Mapping[str, str]):
         ({**SCENARIO, "IMAGE_GENERATION_PROVIDER": "scenario"}, ScenarioProvider, set(SCENARIO)),
     ],
 )
-def test_the_environment_names_the_provider(environment: dict[str, str], kind: type, read: set[str]) -> None:
+def test_the_environment_selects_the_provider(environment: dict[str, str], kind: type, read: set[str]) -> None:
     """One variable selects the provider; only variables of that provider are read."""
-    watched = Watched(environment)
+    watched = WatchedEnvironment(environment)
     with client_from_env(watched) as client:
         assert isinstance(client.provider, kind)
 
@@ -62,8 +62,8 @@ def test_the_environment_names_the_provider(environment: dict[str, str], kind: t
         assert not {name for name in watched.read if "COMFYUI" in name}
 
 
-def test_the_endpoint_of_its_own_comes_first() -> None:
-    """RUNPOD_COMFYUI_ENDPOINT_ID is this project's worker; RUNPOD_ENDPOINT_ID may be the stock worker's."""
+def test_runpod_comfyui_endpoint_id_takes_precedence() -> None:
+    """It is this project's worker; RUNPOD_ENDPOINT_ID may be the stock worker's."""
     both = {**RUNPOD, "RUNPOD_COMFYUI_ENDPOINT_ID": "ep2"}
 
     assert "'ep2'" in repr(provider_from_env(both))
@@ -89,7 +89,7 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({"IMAGE_GENERATION_PROVIDER": "comfui"}, 'did you mean "comfyui"'),
         ({"IMAGE_GENERATION_PROVIDER": "dalle"}, "Providers: comfyui, runpod, scenario"),
@@ -105,15 +105,15 @@ def test_a_missing_variable_is_named_with_its_provider_and_source(name: str, mis
         ({"COMFYUI_ENDPOINT": "http://me:rpa_secret@gpu"}, "without user name"),
     ],
 )
-def test_a_wrong_variable_is_named(changes: dict[str, str], said: str) -> None:
+def test_an_invalid_variable_is_named(changes: dict[str, str], expected: str) -> None:
     """Invalid values are rejected before anything is sent; a key is never shown."""
-    with pytest.raises(ConfigError, match=said) as info:
+    with pytest.raises(ConfigError, match=expected) as info:
         provider_from_env({**RUNPOD, **changes})
 
     assert changes.get("RUNPOD_API_KEY", "rpa_secret") not in str(info.value)
 
 
-def test_white_space_around_a_value_does_not_count() -> None:
+def test_white_space_around_a_value_is_ignored() -> None:
     """A key with a trailing newline works."""
     assert provider_from_env({**RUNPOD, "RUNPOD_API_KEY": " rpa_secret\n"}).name == "comfyui"
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.models.listing import read_models
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
@@ -52,3 +54,10 @@ def test_a_stage_has_all_modules_of_its_command(
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "--to DIR" in ended.stdout
+
+
+def test_each_line_of_models_txt_is_a_layer() -> None:
+    """The stage with weights has a RUN for each model. If this fails, add or remove the RUN with the last number."""
+    numbers = re.findall(r"source=/lines/(\d+),target=/list", (ROOT / "Dockerfile").read_text())
+
+    assert [int(number) for number in numbers] == list(range(1, len(read_models(ROOT / "models.txt")) + 1))

@@ -11,6 +11,7 @@ from comfy_core.comfyui.server import ComfyServer
 from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from worker.jobs import Worker
+from worker.settings import Settings
 
 
 @pytest.fixture
@@ -24,5 +25,5 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
     """A worker with access to its ComfyUI's folders, as in the container."""
     server = ComfyServer(simulator.url, directory=tmp_path)
-    yield Worker(server, workflows, 20, 8 * 1024 * 1024)
+    yield Worker(server, workflows, Settings(job_timeout_s=20))
     server.close()

@@ -38,6 +38,7 @@ from worker.job_execution import Service
 from worker.jobs import Worker
 from worker.leases import RetryJob
 from worker.lifecycle import Lifecycle
+from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 2, "seed": 1}
@@ -410,6 +411,7 @@ PARENT = """\
 import os, signal, sys
 from pathlib import Path
 from worker.comfyui_process import ComfyProcess
+from worker.settings import Settings
 url = "http://127.0.0.1:1"
 process = ComfyProcess([sys.executable, "main.py"], Path({directory!r}), os.environ, url, lambda _: None, lambda: None)
 process.start()
@@ -516,7 +518,7 @@ class Handled:
             grace_s=0,
             end=lambda status: self.ended.append(str(status)),
         )
-        worker = Worker(comfyui.server, workflows, 30, 8 * 1024 * 1024)
+        worker = Worker(comfyui.server, workflows, Settings(job_timeout_s=30))
         self._handler = make_handler(Service(worker, lifecycle, comfyui.process))
 
     def run(self, **changes: object) -> dict[str, Any]:

@@ -91,13 +91,15 @@ def test_a_silent_comfyui_is_unhealthy() -> None:
     assert time.monotonic() - begun_at < 2
 
 
-@pytest.mark.parametrize("environment", [{"COMFYUI_URL": "gpu"}, {"COMFYUI_PORT": "many"}, {"COMFYUI_PORT": "99999"}])
-def test_an_invalid_address_is_reported(environment: dict[str, str]) -> None:
-    """The sentence names the variables."""
-    status, sentence = checked(environment)
+@pytest.mark.parametrize(
+    ("name", "value"), [("COMFYUI_URL", "gpu"), ("COMFYUI_PORT", "many"), ("COMFYUI_PORT", "99999")]
+)
+def test_an_invalid_variable_is_named(name: str, value: str) -> None:
+    """The sentence names the variable."""
+    status, sentence = checked({name: value})
 
     assert status == 1
-    assert "COMFYUI_URL or COMFYUI_PORT" in sentence
+    assert sentence.startswith(name)
 
 
 def test_the_command_is_cheap(simulator: Simulator) -> None:

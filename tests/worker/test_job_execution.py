@@ -24,6 +24,7 @@ from simulators.waiting import until
 from worker.job_execution import MAX_FAILURES, Service, make_threads
 from worker.jobs import Worker
 from worker.lifecycle import Lifecycle
+from worker.settings import Settings
 
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1}
 
@@ -51,7 +52,7 @@ class JobSetup:
             end=lambda status: self.ended.append(str(status)),
         )
         server = ComfyServer(simulator.url, directory=self.directory)
-        self.service = Service(Worker(server, workflows, 30, 8 * 1024 * 1024), lifecycle)
+        self.service = Service(Worker(server, workflows, Settings(job_timeout_s=30)), lifecycle)
 
     def run(self, **inputs: object) -> dict[str, Any]:
         """Return the result of a job."""

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from urllib.parse import parse_qs, urlsplit
@@ -17,11 +18,13 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import pytest
 
+from comfy_core.environment import read
 from comfy_core.error_codes import ErrorCode
 from handler import report_unhealthy
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
 from worker.lifecycle import SETTLE_S, Lifecycle
+from worker.settings import RunPodVariables
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
@@ -317,10 +320,11 @@ class PingServer(HttpServer):
         self.status = 200
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> RunPodVariables:
         """The variables that RunPod sets for its workers."""
         url = f"{self.url}/ping/$RUNPOD_POD_ID?gpu=A5000"
-        return {"RUNPOD_WEBHOOK_PING": url, "RUNPOD_POD_ID": "worker-1", "RUNPOD_AI_API_KEY": "the-key"}
+        environment = {"RUNPOD_WEBHOOK_PING": url, "RUNPOD_POD_ID": "worker-1", "RUNPOD_AI_API_KEY": "the-key"}
+        return read(RunPodVariables, environment)
 
 
 @pytest.fixture
@@ -332,7 +336,7 @@ def platform() -> Iterator[PingServer]:
 
 def test_the_reason_is_reported_to_the_platform(platform: PingServer) -> None:
     """The worker's id, its key, and a reason of at most 256 characters are sent to RunPod's ping URL."""
-    report_unhealthy(platform.environment, "ComfyUI died & stayed dead" + "!" * 500)
+    report_unhealthy(platform.variables, "ComfyUI died & stayed dead" + "!" * 500)
     [(path, key)] = platform.pings
     query = parse_qs(urlsplit(path).query)
 
@@ -346,8 +350,8 @@ def test_the_reason_is_reported_to_the_platform(platform: PingServer) -> None:
 def test_a_failing_platform_does_not_delay_the_exit(platform: PingServer, caplog: pytest.LogCaptureFixture) -> None:
     """The worker still exits; its log says what could not be reported, without key and URL."""
     platform.status = 500
-    report_unhealthy(platform.environment, "a reason")
-    report_unhealthy({**platform.environment, "RUNPOD_WEBHOOK_PING": "http://127.0.0.1:1/x"}, "a reason")
+    report_unhealthy(platform.variables, "a reason")
+    report_unhealthy(replace(platform.variables, ping_url="http://127.0.0.1:1/x"), "a reason")
 
     assert caplog.text.count("could not be reported to RunPod") == 2
     assert "the-key" not in caplog.text
@@ -355,7 +359,7 @@ def test_a_failing_platform_does_not_delay_the_exit(platform: PingServer, caplog
 
 def test_outside_runpod_nothing_is_reported(platform: PingServer) -> None:
     """A worker outside RunPod has neither URL nor key."""
-    report_unhealthy({}, "a reason")
-    report_unhealthy({**platform.environment, "RUNPOD_AI_API_KEY": ""}, "a reason")
+    report_unhealthy(RunPodVariables(), "a reason")
+    report_unhealthy(replace(platform.variables, api_key=""), "a reason")
 
     assert platform.pings == []

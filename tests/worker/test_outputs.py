@@ -31,6 +31,7 @@ from comfy_core.request.reading import read_request
 from comfy_core.workflows import Workflow, render
 from simulators.comfyui import Simulator
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
+from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.result_packer import ResultPacker, inline_size
 
@@ -79,7 +80,7 @@ def own_bucket(s3: S3Server, **changes: object) -> dict[str, object]:
 def test_auto_stays_inline_while_the_result_fits(worker: Worker, s3: S3Server) -> None:
     """A result within the limit is base64 even if there is a bucket, and nothing is stored."""
     before = s3.stored()
-    [image] = run(replace(worker, bucket=s3.bucket()))["images"]
+    [image] = run(configured(worker, bucket=s3.bucket()))["images"]
 
     assert image["type"] == "base64"
     assert hashlib.sha256(base64.b64decode(image["data"])).hexdigest() == image["sha256"]
@@ -88,7 +89,7 @@ def test_auto_stays_inline_while_the_result_fits(worker: Worker, s3: S3Server) -
 
 def test_auto_goes_to_the_bucket_beyond_the_limit(worker: Worker, s3: S3Server) -> None:
     """If a result does not fit, all its images are stored; each URL returns the bytes that the result describes."""
-    small = replace(worker, bucket=s3.bucket(prefix="auto"), max_result_bytes=8000)
+    small = configured(worker, bucket=s3.bucket(prefix="auto"), max_result_bytes=8000)
     result = run(small, num_images=3)
 
     assert [image["type"] for image in result["images"]] == ["s3_url"] * 3
@@ -103,7 +104,7 @@ def test_auto_goes_to_the_bucket_beyond_the_limit(worker: Worker, s3: S3Server) 
 def test_delivery_s3_stores_a_small_result(worker: Worker, s3: S3Server) -> None:
     """`delivery: s3` stores a result that would fit inline, and the URL starts with the worker's public address."""
     bucket = s3.bucket(prefix="asked for", public_url="https://cdn.example")
-    [image] = run(replace(worker, bucket=bucket), delivery="s3", output_format="webp")["images"]
+    [image] = run(configured(worker, bucket=bucket), delivery="s3", output_format="webp")["images"]
 
     assert image["data"] == "https://cdn.example/asked%20for/job-1/flux-dev_00001_.webp"
     assert "asked for/job-1/flux-dev_00001_.webp" in s3.stored()
@@ -112,7 +113,7 @@ def test_delivery_s3_stores_a_small_result(worker: Worker, s3: S3Server) -> None
 def test_base64_stays_inline_although_there_is_a_bucket(worker: Worker, s3: S3Server) -> None:
     """`delivery: base64` beyond the limit is an error with the size, the limit and the remedy; nothing is stored."""
     before = s3.stored()
-    report = report_of(replace(worker, bucket=s3.bucket(), max_result_bytes=8000), delivery="base64")
+    report = report_of(configured(worker, bucket=s3.bucket(), max_result_bytes=8000), delivery="base64")
 
     assert report.code is ErrorCode.OUTPUT_TOO_LARGE
     assert report.details["limit"] == 8000
@@ -124,7 +125,7 @@ def test_base64_stays_inline_although_there_is_a_bucket(worker: Worker, s3: S3Se
 
 def test_without_a_bucket_auto_is_too_large(worker: Worker, simulator: Simulator) -> None:
     """Without a bucket the same error is returned, and nothing of the job is left in ComfyUI."""
-    assert report_of(replace(worker, max_result_bytes=8000)).code is ErrorCode.OUTPUT_TOO_LARGE
+    assert report_of(configured(worker, max_result_bytes=8000)).code is ErrorCode.OUTPUT_TOO_LARGE
     assert simulator.history_ids == []
 
 
@@ -142,7 +143,7 @@ def test_a_graph_is_rejected_if_graphs_are_not_allowed(worker: Worker, simulator
     graph = {"1": {"class_type": "EmptyImage", "inputs": {}}}
     job = {"id": "job-1", "input": {"workflow": graph}, "s3Config": "text"}
     with pytest.raises(JobError, match=r"flux-dev-img2img, flux-dev-txt2img") as info:
-        run_job(replace(worker, allow_graphs=False), job, Control())
+        run_job(configured(worker, allow_graphs=False), job, Control())
 
     assert [fault["path"] for fault in info.value.report.details["faults"]] == ["workflow", "s3Config"]
     assert simulator.requests == []
@@ -150,8 +151,8 @@ def test_a_graph_is_rejected_if_graphs_are_not_allowed(worker: Worker, simulator
 
 def test_a_job_s_own_bucket_is_used(worker: Worker, s3: S3Server) -> None:
     """Images go to the bucket of RunPod's s3Config instead of the worker's."""
-    configured = replace(worker, bucket=s3.bucket(public_url="https://cdn.example"))
-    [image] = run(configured, own_bucket(s3), delivery="s3")["images"]
+    with_bucket = configured(worker, bucket=s3.bucket(public_url="https://cdn.example"))
+    [image] = run(with_bucket, own_bucket(s3), delivery="s3")["images"]
 
     assert s3.stored("own") == ["job-1/flux-dev_00001_.png"]
     assert image["data"].startswith(f"{s3.url}/own/job-1/")
@@ -182,7 +183,8 @@ def test_an_http_endpoint_of_the_job_is_rejected(worker: Worker, simulator: Simu
 
 def test_a_bucket_that_rejects_the_key_is_output_not_stored(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
     """A wrong key in s3Config is output_not_stored, without the key; nothing of the job is left in ComfyUI."""
-    report = report_of(replace(worker, bucket=s3.bucket()), own_bucket(s3, accessSecret="wrong-secret"), delivery="s3")
+    with_bucket = configured(worker, bucket=s3.bucket())
+    report = report_of(with_bucket, own_bucket(s3, accessSecret="wrong-secret"), delivery="s3")
 
     assert report.code is ErrorCode.OUTPUT_NOT_STORED
     assert "wrong-secret" not in report.to_json()
@@ -192,7 +194,7 @@ def test_a_bucket_that_rejects_the_key_is_output_not_stored(worker: Worker, simu
 def test_a_bucket_that_stalls_ends_with_the_job_s_timeout(worker: Worker, s3: S3Server) -> None:
     """The job's deadline includes storing; a job that is late still has `store_s` seconds for it."""
     with StalledS3() as stalled:
-        slow = replace(worker, bucket=stalled.instead_of(s3.bucket()), store_s=1.5)
+        slow = replace(configured(worker, bucket=stalled.instead_of(s3.bucket())), store_s=1.5)
         begun_at = time.monotonic()
         report = report_of(slow, delivery="s3", timeout_s=1)
 
@@ -208,7 +210,7 @@ def test_a_job_can_be_cancelled_while_it_is_stored(worker: Worker, s3: S3Server)
     died = JobError.because(ErrorCode.COMFYUI_UNAVAILABLE, "ComfyUI died.")
     recorded: list[JobError] = []
     with StalledS3() as stalled:
-        slow = replace(worker, bucket=stalled.instead_of(s3.bucket()))
+        slow = configured(worker, bucket=stalled.instead_of(s3.bucket()))
 
         def stop() -> JobError | None:
             if not stalled.paths:
@@ -227,12 +229,12 @@ def test_a_bucket_that_is_not_needed_is_not_used(worker: Worker, s3: S3Server) -
     """A bucket with invalid settings does not fail a job whose result fits inline."""
     broken = replace(s3.bucket(), region="no such/region")
 
-    assert run(replace(worker, bucket=broken))["images"][0]["type"] == "base64"
+    assert run(configured(worker, bucket=broken))["images"][0]["type"] == "base64"
 
 
 def test_a_url_is_never_a_local_path(worker: Worker, s3: S3Server, tmp_path: Path) -> None:
     """A URL is reachable by others; the result contains no folder of this machine."""
-    [image] = run(replace(worker, bucket=s3.bucket()), delivery="s3")["images"]
+    [image] = run(configured(worker, bucket=s3.bucket()), delivery="s3")["images"]
 
     assert image["data"].startswith("http")
     assert str(tmp_path) not in json.dumps(image)
@@ -242,7 +244,7 @@ def test_a_url_is_never_a_local_path(worker: Worker, s3: S3Server, tmp_path: Pat
 @pytest.mark.parametrize("delivery", ["base64", "s3"])
 def test_the_keys_of_an_image_can_be_set(worker: Worker, s3: S3Server, fields: tuple[str, ...], delivery: str) -> None:
     """WORKER_IMAGE_FIELD sets the keys for base64 and for URLs; our client reads each of them."""
-    output = run(replace(worker, bucket=s3.bucket(), image_fields=fields), delivery=delivery)
+    output = run(configured(worker, bucket=s3.bucket(), image_fields=fields), delivery=delivery)
     [image] = output["images"]
     read = read_result(JobStatus("1", JobState.SUCCEEDED, output=output), "comfyui")
 
@@ -254,11 +256,11 @@ def test_the_keys_of_an_image_can_be_set(worker: Worker, s3: S3Server, fields: t
 
 def test_an_image_under_two_keys_counts_twice(worker: Worker) -> None:
     """The limit applies to the JSON that is sent."""
-    twice = replace(worker, image_fields=("data", "image"))
+    twice = configured(worker, image_fields=("data", "image"))
     limit = len(json.dumps(run(twice, metadata=False))) - 1
 
-    assert report_of(replace(twice, max_result_bytes=limit), metadata=False).details["bytes"] > limit
-    assert run(replace(worker, max_result_bytes=limit))["images"]
+    assert report_of(configured(twice, max_result_bytes=limit), metadata=False).details["bytes"] > limit
+    assert run(configured(worker, max_result_bytes=limit))["images"]
 
 
 # --- size
@@ -292,11 +294,11 @@ def test_the_size_of_a_real_result_is_measured(worker: Worker) -> None:
     """The limit applies to the JSON that is sent: a limit of the measured size fits, one byte less does not."""
     prompt = "ein König mit 👑" * 200
     recorded: dict[str, Any] = {"prompt": prompt, "num_images": 4}
-    measured = report_of(replace(worker, max_result_bytes=1), **recorded).details["bytes"]
-    result = run(replace(worker, max_result_bytes=measured), **recorded)
+    measured = report_of(configured(worker, max_result_bytes=1), **recorded).details["bytes"]
+    result = run(configured(worker, max_result_bytes=measured), **recorded)
 
     assert measured - 4 * 2048 <= len(json.dumps(result)) <= measured
-    assert report_of(replace(worker, max_result_bytes=measured - 1), **recorded).code is ErrorCode.OUTPUT_TOO_LARGE
+    assert report_of(configured(worker, max_result_bytes=measured - 1), **recorded).code is ErrorCode.OUTPUT_TOO_LARGE
 
 
 def test_texts_count_towards_the_limit_with_a_bucket(s3: S3Server) -> None:
@@ -405,7 +407,7 @@ class VideoServer(ComfyServer):
 def test_videos_and_texts_are_returned_with_the_images(worker: Worker, simulator: Simulator, s3: S3Server) -> None:
     """A graph's other outputs are in `files`, delivered as images are, and in `texts`."""
     server = VideoServer(simulator.url)
-    talking = replace(worker, server=server, bucket=s3.bucket(prefix="talk"))
+    talking = replace(configured(worker, bucket=s3.bucket(prefix="talk")), server=server)
     inline, stored = run(talking), run(talking, delivery="s3")
     server.close()
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_core.comfyui.prompt_monitor import RunProgress
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
+from comfy_core.progress import Progress
 from handler import make_handler, make_worker
 from simulators.comfyui import Simulator
 from simulators.waiting import until
@@ -241,36 +241,36 @@ def test_a_report_after_the_loop_is_closed_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampling", "percent"),
+    ("progress", "percent"),
     [
-        (RunProgress(1, 1, 0, 0), 0),
-        (RunProgress(1, 1, 5, 20), 25),
-        (RunProgress(2, 4, 10, 20), 37),
-        (RunProgress(4, 4, 20, 20), 100),
+        (Progress.at(1, 1, 0, 0), 0),
+        (Progress.at(1, 1, 5, 20), 25),
+        (Progress.at(2, 4, 10, 20), 37),
+        (Progress.at(4, 4, 20, 20), 100),
     ],
 )
-def test_percent_counts_images_and_steps(sampling: RunProgress, percent: int) -> None:
+def test_percent_counts_images_and_steps(progress: Progress, percent: int) -> None:
     """Step k of m of picture i of n is converted to a share of the whole job."""
-    progress = progress_of(sampling)
+    output = progress_of(progress)
 
-    assert progress["percent"] == percent
-    assert (progress["stage"], progress["picture"], progress["pictures"]) == (
+    assert output["percent"] == percent
+    assert (output["stage"], output["picture"], output["pictures"]) == (
         "sampling",
-        sampling.picture,
-        sampling.pictures,
+        progress.picture,
+        progress.pictures,
     )
 
 
 def test_progress_has_an_empty_list_of_images() -> None:
     """A caller that reads `output.images[0]` as soon as there is an output finds no image, and no missing key."""
-    assert progress_of(RunProgress(1, 1, 0, 0, None))["images"] == []
+    assert progress_of(Progress())["images"] == []
 
 
 def test_a_preview_is_scaled_down() -> None:
     """A preview is sent as a small JPEG in base64."""
     large = io.BytesIO()
     Image.effect_noise((1024, 512), 80).save(large, "JPEG")
-    preview = base64.b64decode(progress_of(RunProgress(1, 1, 1, 2, large.getvalue()))["preview"])
+    preview = base64.b64decode(progress_of(Progress(preview=large.getvalue()))["preview"])
 
     assert Image.open(io.BytesIO(preview)).size == (256, 128)
     assert len(preview) < 40_000
@@ -278,7 +278,7 @@ def test_a_preview_is_scaled_down() -> None:
 
 def test_an_unreadable_preview_is_omitted() -> None:
     """A damaged preview does not prevent progress."""
-    assert "preview" not in progress_of(RunProgress(1, 1, 1, 2, b"\xff\xd8 no JPEG"))
+    assert "preview" not in progress_of(Progress(preview=b"\xff\xd8 no JPEG"))
 
 
 # --- in the handler

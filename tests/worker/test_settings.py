@@ -8,7 +8,7 @@ import pytest
 
 from comfy_core.errors import ConfigError
 from comfy_core.workflows import default_directory
-from worker.settings import VARIABLES, Settings
+from worker.settings import Settings
 
 EXTERNAL_COMFYUI = {"COMFYUI_URL": "http://gpu:8188"}
 BUCKET = {
@@ -100,10 +100,3 @@ def test_a_complete_bucket_is_one_value() -> None:
     assert bucket is not None
     assert (bucket.name, bucket.region, bucket.prefix, bucket.url_expires_s) == ("pictures", "auto", "a/b", 86400)
     assert "secret-value" not in repr(bucket)
-
-
-def test_every_variable_is_in_the_table_once() -> None:
-    """No variable and no field is in the table twice, and each has a description."""
-    assert len({variable.name for variable in VARIABLES}) == len({variable.field for variable in VARIABLES})
-    assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
-    assert all(variable.meaning.endswith(".") for variable in VARIABLES)

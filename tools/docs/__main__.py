@@ -7,33 +7,42 @@ To add a table, add a row to TABLES, and two marks to its page: `<!-- name: writ
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.endpoint.price import RATE
+from comfy_client.cli.progress import COLUMNS
 from comfy_client.deploy.variables import VARIABLES as DEPLOY_VARIABLES
-from comfy_client.gateway.scenario.settings import VARIABLES as SHIM_VARIABLES
+from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
 from comfy_client.providers import VARIABLES as CLIENT_VARIABLES
+from comfy_core.environment import Variable, variables_of
+from comfy_core.object_store import Bucket
 from tools.docs import tables
 from tools.docs.api import NOTE, api, errors
-from tools.docs.tables import settings_table, variables_table
+from tools.docs.tables import variables_table
 from tools.docs.worker_comfyui import page as worker_comfyui
-from worker.settings import VARIABLES as WORKER_VARIABLES
+from worker.models.source import Hub
+from worker.settings import RunPodVariables, Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
-SETTINGS: tuple[tuple[str, Callable[[], str]], ...] = (
-    ("The worker", lambda: settings_table(WORKER_VARIABLES)),
-    ("The client", lambda: variables_table(CLIENT_VARIABLES.values())),
-    ("`comfy-client deploy` and `destroy`", lambda: variables_table(DEPLOY_VARIABLES.values())),
-    ("The Scenario shim", lambda: settings_table(SHIM_VARIABLES)),
-    ("`scripts/benchmark`", lambda: variables_table([RATE])),
-)
-"""Every table of variables with its title, in the order of docs/configure.md."""
+SHIM_VARIABLES = variables_of(ShimSettings, CostRules)
+SETTINGS: Mapping[str, Iterable[Variable[Any]]] = {
+    "The worker": variables_of(Settings),
+    "RunPod's variables in a worker's container": variables_of(RunPodVariables),
+    "Buckets of the worker, the Scenario shim and `comfy-client batch`": variables_of(Bucket),
+    "Model downloads: `WORKER_FETCH_MODELS`, `scripts/download_models` and image builds": variables_of(Hub),
+    "The client": [*CLIENT_VARIABLES.values(), COLUMNS],
+    "`comfy-client deploy` and `destroy`": DEPLOY_VARIABLES,
+    "The Scenario shim": SHIM_VARIABLES,
+    "`scripts/benchmark`": [RATE],
+}
+"""Every variable, by the title of its table in docs/configure.md."""
 
 TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "../README.md": {"licence": tables.licence_box, "providers": tables.providers_table},
-    "models.md": {"licence": tables.licence_box},
+    "models.md": {"licence": tables.licence_box, "variables": lambda: variables_table(variables_of(Hub))},
     "migrate.md": {"licence": tables.licence_box},
     "operate.md": {"faults": tables.faults_table},
     "client.md": {
@@ -41,11 +50,11 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "variables": lambda: variables_table(CLIENT_VARIABLES.values()),
         "commands": tables.commands_table,
     },
-    "scenario.md": {"fields": tables.fields_tables, "variables": lambda: settings_table(SHIM_VARIABLES)},
+    "scenario.md": {"fields": tables.fields_tables, "variables": lambda: variables_table(SHIM_VARIABLES)},
     "deploy.md": {
         "licence": tables.licence_box,
         "description": tables.description_table,
-        "variables": lambda: variables_table(DEPLOY_VARIABLES.values()),
+        "variables": lambda: variables_table(DEPLOY_VARIABLES),
     },
     "cost.md": {"prices": tables.prices_table},
 }
@@ -59,9 +68,9 @@ def configure() -> Iterator[str]:
         "Each is read once at start. An invalid value ends the process with an error that names the variable. "
         "An empty value counts as not set.\n"
     )
-    for title, table in SETTINGS:
+    for title, variables in SETTINGS.items():
         yield f"## {title}\n"
-        yield table()
+        yield variables_table(variables)
 
 
 def with_tables(name: str, tables: Mapping[str, Callable[[], str]]) -> Iterator[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any
 
 from bench.faults import PROVEN_ELSEWHERE, ROWS
 from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.deploy.description import SCHEMA
 from comfy_client.gateway.scenario.fields import ROUTES
 from comfy_client.prices import AS_OF, POOLS
-from comfy_client.providers import PROVIDERS, EnvironmentVariable
+from comfy_client.providers import PROVIDERS
+from comfy_core.environment import Variable
 from comfy_core.error_codes import ErrorCode
 from comfy_core.workflows import default_directory, load_workflows
 from tools.docs.api import shown, type_of
@@ -28,28 +29,12 @@ def licence_box() -> str:
     return "> [!IMPORTANT]\n" + "".join(f"> {sentence}\n" for sentence in LICENCE)
 
 
-class Setting(Protocol):
-    """A variable with a default, of the worker or the shim."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the environment."""
-
-    @property
-    def default(self) -> str:
-        """Its value if it is not set."""
-
-    @property
-    def meaning(self) -> str:
-        """What it configures."""
-
-
-def settings_table(variables: Iterable[Setting]) -> str:
-    """Return a table of variables with their defaults."""
+def variables_table(variables: Iterable[Variable[Any]]) -> str:
+    """Return a table of environment variables with their defaults."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for variable in variables:
         default = f"`{variable.default}`" if variable.default else ""
-        rows.append(f"| `{variable.name}` | {default} | {variable.meaning} |")
+        rows.append(f"| `{variable.name}` | {default} | {variable.help} |")
     return "\n".join(rows) + "\n"
 
 
@@ -86,13 +71,6 @@ def providers_table() -> str:
     """Return a table of the client's providers."""
     rows = ["| value | reaches | needs |", "|---|---|---|"]
     rows += [f"| `{name}` | {row.reaches} | {row.needs} |" for name, row in PROVIDERS.items()]
-    return "\n".join(rows) + "\n"
-
-
-def variables_table(variables: Iterable[EnvironmentVariable]) -> str:
-    """Return a table of the variables that the client, or a deployment, reads."""
-    rows = ["| variable | meaning | where |", "|---|---|---|"]
-    rows += [f"| `{variable.name}` | {variable.meaning} | {variable.where} |" for variable in variables]
     return "\n".join(rows) + "\n"
 
 

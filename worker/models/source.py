@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -18,6 +18,7 @@ import requests
 from requests.auth import AuthBase
 
 from comfy_core.backoff import parse_retry_after
+from comfy_core.environment import base_url, optional, read, variable
 from comfy_core.errors import ConfigError
 from worker.models.listing import ModelError, ModelFile, is_loopback
 
@@ -52,37 +53,39 @@ class RetryableDownloadError(Exception):
 
 @dataclass(frozen=True)
 class Hub:
-    """The Hugging Face server, and the token for gated files.
+    """The Hugging Face server, and the token for gated files. `token_name` is the variable that the token came from."""
 
-    Attributes:
-        endpoint: replaces https://huggingface.co in the list's URLs.
-        token: sent to that endpoint only; empty if there is none.
-        token_name: the variable that the token came from, for messages.
-    """
-
-    endpoint: str = HUGGING_FACE
-    token: str = field(default="", repr=False)
+    endpoint: str = variable(
+        "HF_ENDPOINT", base_url, HUGGING_FACE, "URL of a mirror of Hugging Face, which replaces it in the list's URLs."
+    )
+    token: str = variable(
+        "HF_TOKEN",
+        str,
+        "",
+        "Token for gated files. Sent only to HF_ENDPOINT, only over https, and never after a redirect to another host.",
+        secret=True,
+    )
+    token_file: Path | None = variable(
+        "HF_TOKEN_FILE",
+        optional(Path),
+        "",
+        "File that contains the token, such as `/run/secrets/hf_token` in a build. It may be missing.",
+    )
     token_name: str = "HF_TOKEN"  # noqa: S105 - its name
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Hub:
-        """Return the hub from HF_ENDPOINT, HF_TOKEN and HF_TOKEN_FILE. Raises ConfigError for an invalid variable.
-
-        The file in HF_TOKEN_FILE may not exist: a build secret is optional.
-        """
-        endpoint = env.get("HF_ENDPOINT", "").strip().rstrip("/") or HUGGING_FACE
-        if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+(/[\w./-]*)?", endpoint) or _origin(endpoint) is None:
-            raise ConfigError("HF_ENDPOINT must be a URL such as https://huggingface.co, without user and query")
-        name, token = "HF_TOKEN", env.get("HF_TOKEN", "").strip()
-        if not token and (file := env.get("HF_TOKEN_FILE", "").strip()):
-            name, token = f"HF_TOKEN_FILE ({file})", _token_in(file)
-        if not re.fullmatch(r"[!-~]*", token):
-            raise ConfigError(f"{name}: not a valid token (one ASCII word). Create one at {TOKENS_PAGE}")
-        if token and not _is_safe(endpoint):
+        """Return the hub from HF_ENDPOINT, HF_TOKEN and HF_TOKEN_FILE. Raises ConfigError for an invalid variable."""
+        hub = read(Hub, env)
+        if hub.token_file and not hub.token:
+            hub = replace(hub, token=_token_in(hub.token_file), token_name=f"HF_TOKEN_FILE ({hub.token_file})")
+        if not re.fullmatch(r"[!-~]*", hub.token):
+            raise ConfigError(f"{hub.token_name}: not a valid token (one ASCII word). Create one at {TOKENS_PAGE}")
+        if hub.token and not _is_safe(hub.endpoint):
             raise ConfigError(
-                f"HF_ENDPOINT is http, and the token in {name} is only sent over https. Unset one of them"
+                f"HF_ENDPOINT is http, and the token in {hub.token_name} is only sent over https. Unset one of them"
             )
-        return Hub(endpoint, token, name)
+        return hub
 
     def address(self, url: str) -> str:
         """Return the download URL for a URL of the list."""
@@ -284,9 +287,9 @@ def _require_safe(model: ModelFile, url: str, location: str) -> None:
         )
 
 
-def _token_in(file: str) -> str:
+def _token_in(file: Path) -> str:
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

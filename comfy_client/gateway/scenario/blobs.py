@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from comfy_core import object_store
 from comfy_core.files import write_atomically
+from comfy_core.object_store import Bucket, ObjectStore
 
 
 class Blobs(Protocol):
@@ -57,25 +56,26 @@ class FolderBlobs:
 
 
 class BucketBlobs:
-    """Stores images in an S3 bucket. Writes are atomic. The S3 client is created on first use."""
+    """Stores images in an S3 bucket. Writes are atomic."""
 
-    def __init__(self, bucket: object_store.Bucket) -> None:
-        self._bucket = bucket
-
-    @cached_property
-    def _client(self) -> Any:  # noqa: ANN401 - boto3 has no types
-        return self._bucket.client()
+    def __init__(self, bucket: Bucket) -> None:
+        self._store = ObjectStore(bucket)
 
     def put(self, data: bytes, mime_type: str) -> str:
         """Upload `data` under its hash."""
         sha256 = hashlib.sha256(data).hexdigest()
-        object_store.store(self._client, self._bucket, sha256, data, mime_type)
+        self._store.put(sha256, data, mime_type)
         return sha256
 
     def get(self, sha256: str) -> bytes:
         """Return the bytes."""
-        return object_store.fetch(self._client, self._bucket, sha256)
+        return self._store.get(sha256)
 
     def delete(self, sha256: str) -> None:
         """Remove the file."""
-        object_store.delete(self._client, self._bucket, sha256)
+        self._store.delete(sha256)
+
+
+def make_blobs(directory: Path, bucket: Bucket | None) -> Blobs:
+    """Return the storage of a shim's images: the bucket, or else a subfolder of the shim's folder."""
+    return BucketBlobs(bucket) if bucket else FolderBlobs(directory / "pictures")

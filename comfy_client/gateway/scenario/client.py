@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from comfy_client.client import Client, client_from_env
-from comfy_client.gateway.scenario.blobs import Blobs, FolderBlobs
+from comfy_client.gateway.scenario.blobs import Blobs, make_blobs
 from comfy_client.gateway.scenario.fields import BASE_MODELS
-from comfy_client.gateway.scenario.models import Status
 from comfy_client.gateway.scenario.service import ShimService
-from comfy_client.gateway.scenario.settings import ShimSettings, read_settings
+from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.pictures import PictureSource, picture_text
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 from comfy_core.errors import WaitTimeout
 
@@ -45,9 +45,12 @@ class ScenarioShim:
 
     def __init__(self, client: Client, settings: ShimSettings, blobs: Blobs | None = None) -> None:
         self._client = client
-        blobs = blobs or FolderBlobs(settings.directory / "pictures")
         self._service = ShimService(
-            client, settings, blobs, url_of=lambda asset_id: f"asset:{asset_id}", part_of=lambda *_: ("", 0.0)
+            client,
+            settings,
+            blobs or make_blobs(settings.directory, settings.bucket),
+            url_of=lambda asset_id: f"asset:{asset_id}",
+            part_of=lambda *_: ("", 0.0),
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scenario-shim", daemon=True)
@@ -63,7 +66,7 @@ class ScenarioShim:
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Return a shim configured by `environment` (default: `os.environ`). Raises ConfigError."""
         environment = os.environ if environment is None else environment
-        settings = read_settings(environment)
+        settings = ShimSettings.from_env(environment)
         return cls(client_from_env(environment), settings)
 
     def __enter__(self) -> Self:

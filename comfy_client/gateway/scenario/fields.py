@@ -43,6 +43,7 @@ class GenerateRoute:
 
     name: str
     path: str
+    summary: str
     job_type: str
     fields: Mapping[str, RequestField]
     defaults: JsonObject
@@ -204,6 +205,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
         GenerateRoute(
             "custom",
             "/generate/custom/{modelId}",
+            "Generate images",
             "custom",
             {
                 **_EVERYWHERE,
@@ -220,10 +222,18 @@ ROUTES: Mapping[str, GenerateRoute] = {
                 "strength": 0.8,
             },
         ),
-        GenerateRoute("txt2img", "/generate/txt2img", "inference", {**_CLASSIC, **_NO_PICTURES}, _CLASSIC_DEFAULTS),
+        GenerateRoute(
+            "txt2img",
+            "/generate/txt2img",
+            "Generate images from a prompt",
+            "inference",
+            {**_CLASSIC, **_NO_PICTURES},
+            _CLASSIC_DEFAULTS,
+        ),
         GenerateRoute(
             "img2img",
             "/generate/img2img",
+            "Generate images from an image",
             "inference",
             {**_CLASSIC, **_PICTURES},
             {**_CLASSIC_DEFAULTS, "strength": 0.75},

@@ -25,7 +25,7 @@ from dataclasses import replace
 from comfy_client import coroutines
 from comfy_client.gateway.scenario.asset_storage import AssetStorage
 from comfy_client.gateway.scenario.errors import ShimError
-from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, Status
+from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob
 from comfy_client.gateway.scenario.output_assets import output_assets
 from comfy_client.job import Done, Event, JobPoller, ProviderUnavailable, Queued, Running, Sampling, Waiting
 from comfy_client.providers.interface import (
@@ -35,6 +35,7 @@ from comfy_client.providers.interface import (
     JobStatus,
     Provider,
 )
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.backoff import backoff_s
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
@@ -142,14 +143,14 @@ class JobRunner:
                 _log.error("job %s failed because of a bug in the shim", job_id)
                 await self._fail(
                     job_id,
-                    ErrorReport(ErrorCode.INTERNAL, "The job failed because of a bug in the shim. See the shim's log."),
+                    ErrorReport.because(ErrorCode.INTERNAL, "The job failed because of a bug in the shim"),
                 )
         with suppress(OSError, ComfyClientError):
             await self._delete_unused_picture(self._job(job_id))
 
     async def _advance(self, job_id: str) -> None:
         if self._job(job_id).phase is Phase.SENDING:
-            raise JobError.because(ErrorCode.NETWORK, MAYBE_SENT)
+            raise JobError(ErrorReport(ErrorCode.NETWORK, MAYBE_SENT, {"may_run": True}))
         if self._job(job_id).phase is Phase.STORED:
             await self._send(job_id)
         if self._job(job_id).phase is Phase.SENT:
@@ -214,7 +215,7 @@ class JobRunner:
             try:
                 picture = base64.b64encode(self._storage.blobs.get(picture)).decode("ascii")
             except FileNotFoundError:
-                raise JobError.because(ErrorCode.INVALID_IMAGE, "The start image does not exist any more.") from None
+                raise JobError.because(ErrorCode.INVALID_IMAGE, "The start image does not exist any more") from None
         return GenerationRequest({**job.input, **({"image": picture} if picture else {})})
 
     # --- polling
@@ -284,16 +285,15 @@ class JobRunner:
     async def _store_result(self, job_id: str, result: GenerationResult) -> None:
         """Store the images before the status `success`, so that a client that sees `success` can download them."""
         if not result.images:
-            raise JobError.because(ErrorCode.NO_OUTPUT, "The job produced no image.")
+            raise JobError.because(ErrorCode.NO_OUTPUT, "The job produced no image")
         await self._storage.write(lambda: self._set_status(self._job(job_id), Status.FINALIZING, 1.0))
         async with self._storage.locked(*(image.sha256 for image in result.images)):
             try:
                 for image in result.images:
                     await self._storage.put(image.bytes, image.mime_type)
             except (OSError, ComfyClientError) as error:
-                raise JobError.because(
-                    ErrorCode.OUTPUT_NOT_STORED, f"The shim could not store the images: {error}. Check its disk."
-                ) from error
+                message = f"The shim could not store the images: {error}. Check its disk."
+                raise JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message)) from error
             assets = output_assets(self._job(job_id), result, self._storage.clock())
             await self._storage.write(lambda: self._succeed(job_id, result, assets))
 

@@ -17,7 +17,7 @@ from comfy_client.gateway.scenario.errors import BAD_REQUEST, NOT_FOUND, ShimErr
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, MOST_STEPS, ROUTES, SAMPLERS, GenerateRoute
 from comfy_core.contract import Fault, JsonObject
 from comfy_core.request.spellings import respelled
-from comfy_core.validation import nearest, plain, schema_faults, shown
+from comfy_core.validation import Faults, nearest, plain, schema_faults, shown
 
 INFERENCES = "inferences"
 """The oldest route: `{"parameters": {"type": "txt2img", …}}`."""
@@ -64,29 +64,42 @@ def map_call(
 
     `loras` maps Scenario's LoRA ids to file names. Raises ShimError: 400 with all faults, 404 for an unknown model.
     """
-    copied, faults = plain(body)
-    if not isinstance(copied, dict):
+    report = _Report(is_strict)
+    given = plain(body, report.faults)
+    if not isinstance(given, dict):
         raise bad_request([Fault("", "must be a JSON object")])
-    given = {key: value for key, value in copied.items() if value is not None}
-    if faults:
-        raise bad_request(faults)
+    report.raise_if_any()
     if name == INFERENCES:
         name, given = _unwrap_parameters(given)
     route = ROUTES[name]
     given = respelled(given, {name: field.rule for name, field in route.fields.items()})
-    faults = schema_faults(given, route.rules())
-    refused, notes = _unsupported_fields(given, route)
-    faults += refused
-    if is_strict:
-        faults += [Fault(*note.split(" ", 1)) for note in notes]
-    if faults:
-        raise bad_request(faults)
-    call = _CallMapper(route, given, [], list(notes), loras)
-    mapped = call.mapped(model_id)
-    faults = call.faults + ([Fault(*note.split(" ", 1)) for note in call.notes] if is_strict else [])
-    if faults:
-        raise bad_request(faults)
+    report.faults.extend(schema_faults(given, route.rules()))
+    _check_support(given, route, report)
+    report.raise_if_any()
+    mapped = _CallMapper(route, given, report, loras).mapped(model_id)
+    report.raise_if_any()
     return mapped
+
+
+class _Report:
+    """The faults of a request, and notes about fields that are ignored or changed. In strict mode, notes are faults."""
+
+    def __init__(self, is_strict: bool) -> None:
+        self.faults = Faults()
+        self.notes: list[str] = []
+        self._is_strict = is_strict
+
+    def note(self, name: str, sentence: str) -> None:
+        """Add a note about the field `name`."""
+        if self._is_strict:
+            self.faults.add(name, sentence)
+        else:
+            self.notes.append(f"{name} {sentence}")
+
+    def raise_if_any(self) -> None:
+        """Raise ShimError (400) with all faults, if there are any."""
+        if self.faults:
+            raise bad_request(self.faults.listed())
 
 
 def _unwrap_parameters(given: JsonObject) -> tuple[str, JsonObject]:
@@ -100,9 +113,9 @@ def _unwrap_parameters(given: JsonObject) -> tuple[str, JsonObject]:
     return str(kind), inner
 
 
-def _unsupported_fields(given: JsonObject, route: GenerateRoute) -> tuple[list[Fault], list[str]]:
-    """Return the faults and the notes for unsupported fields. Fields with false or empty values are ignored."""
-    faults, notes, unknown = [], [], 0
+def _check_support(given: JsonObject, route: GenerateRoute, report: _Report) -> None:
+    """Report the unsupported fields. Fields with false or empty values are ignored."""
+    unknown = 0
     for key, value in given.items():
         known = route.fields.get(key)
         if value in (False, "", []) or (known is not None and known.becomes):
@@ -110,16 +123,14 @@ def _unsupported_fields(given: JsonObject, route: GenerateRoute) -> tuple[list[F
         if known is None:
             unknown += 1
             if unknown <= MOST_NOTED:
-                notes.append(f"{_plain_key(key)} is unknown and was ignored{nearest(key, route.fields)}")
+                report.note(_plain_key(key), f"is unknown and was ignored{nearest(key, route.fields)}")
         elif known.is_rejected:
-            faults.append(
-                Fault(key, f"is not supported: {known.why_not}. Leave it out, or send this request to Scenario")
-            )
+            remedy = "Leave it out, or send this request to Scenario"
+            report.faults.add(key, f"is not supported: {known.why_not}. {remedy}")
         else:
-            notes.append(f"{key} was ignored: {known.why_not}")
+            report.note(key, f"was ignored: {known.why_not}")
     if unknown > MOST_NOTED:
-        notes.append(f"{unknown - MOST_NOTED} more keys are unknown and were ignored")
-    return faults, notes
+        report.note(f"{unknown - MOST_NOTED}", "more keys are unknown and were ignored")
 
 
 def _plain_key(key: str) -> str:
@@ -128,12 +139,11 @@ def _plain_key(key: str) -> str:
 
 @dataclass
 class _CallMapper:
-    """Converts one request and collects its faults and notes."""
+    """Converts the fields of one request."""
 
     route: GenerateRoute
     given: JsonObject
-    faults: list[Fault]
-    notes: list[str]
+    report: _Report
     loras: Mapping[str, str]
 
     def mapped(self, model_id: str | None) -> MappedCall:
@@ -141,9 +151,9 @@ class _CallMapper:
         pictures = [given[key] for key in _PICTURE_FIELDS if given.get(key)]
         task = "img2img" if pictures or self.route.name == "img2img" else "txt2img"
         if task == "img2img" and not pictures:
-            self.faults.append(Fault("image", "is missing. Send an asset id, a data URL or an https URL"))
+            self.report.faults.add("image", "is missing. Send an asset id, a data URL or an https URL")
         if len(set(pictures)) > 1:
-            self.faults.append(Fault("image", "is given twice with different values. Leave out imageId and imageUrl"))
+            self.report.faults.add("image", "is given twice with different values. Leave out imageId and imageUrl")
         model, model_loras = self._model(model_id)
         request: JsonObject = {"workflow": task, "prompt": given["prompt"]}
         for part in (self._size(task), self._numbers(task), self._negative(), self._sampler()):
@@ -158,7 +168,7 @@ class _CallMapper:
             picture=pictures[0] if pictures else None,
             model_id=model,
             asked=asked,
-            notes=tuple(self.notes),
+            notes=tuple(self.report.notes),
             is_hidden=bool(given.get("hideResults")),
         )
 
@@ -183,9 +193,7 @@ class _CallMapper:
         in_body = self.given.get("modelId") or None
         named = [each for each in (path_id, in_body) if each]
         if not named:
-            self.faults.append(
-                Fault("modelId", f"is missing. Send {BASE_MODELS[0]}, or a LoRA id of SCENARIO_SHIM_LORAS")
-            )
+            self.report.faults.add("modelId", f"is missing. Send {BASE_MODELS[0]}, or a LoRA id of SCENARIO_SHIM_LORAS")
             return BASE_MODELS[0], []
         found = []
         for each in named:
@@ -201,7 +209,7 @@ class _CallMapper:
         scales = self.given.get("lorasScale", [])
         ids = self.given.get("loras", [])
         if len(scales) > len(ids):
-            self.faults.append(Fault("lorasScale", "has more numbers than loras has ids"))
+            self.report.faults.add("lorasScale", "has more numbers than loras has ids")
         pairs = [(f"loras[{n}]", each, scales[n] if n < len(scales) else 1.0) for n, each in enumerate(ids)]
         pairs += [
             (f"concepts[{n}].modelId", each["modelId"], each.get("scale", 1.0))
@@ -211,13 +219,13 @@ class _CallMapper:
             if lora_id in self.loras:
                 yield {"name": self.loras[lora_id], "strength": scale}
             else:
-                self.faults.append(Fault(path, f"is not a LoRA of SCENARIO_SHIM_LORAS. {known_models(self.loras)}"))
+                self.report.faults.add(path, f"is not a LoRA of SCENARIO_SHIM_LORAS. {known_models(self.loras)}")
 
     def _size(self, task: str) -> JsonObject:
         given = self.given
         if ratio := given.get("aspectRatio"):
             if {"width", "height"} & given.keys():
-                self.notes.append("aspectRatio was ignored: width or height is given")
+                self.report.note("aspectRatio", "was ignored: width or height is given")
             else:
                 width, height = ASPECT_RATIOS[ratio]
                 return {"width": width, "height": height}
@@ -230,17 +238,17 @@ class _CallMapper:
     def _rounded(self, side: str, value: float) -> int:
         rounded = min(2048, max(64, round(value / _SIDE) * _SIDE))
         if rounded != value:
-            self.notes.append(f"{side} was changed to {rounded}: sizes must be multiples of {_SIDE}")
+            self.report.note(side, f"was changed to {rounded}: sizes must be multiples of {_SIDE}")
         return rounded
 
     def _numbers(self, task: str) -> JsonObject:
         given, defaults = self.given, self.route.defaults
         steps = int({**defaults, **given}["numInferenceSteps"])
         if steps > MOST_STEPS:
-            self.notes.append(f"numInferenceSteps was changed to {MOST_STEPS}, the maximum")
+            self.report.note("numInferenceSteps", f"was changed to {MOST_STEPS}, the maximum")
         counts = {int(given[key]) for key in ("numOutputs", "numSamples") if key in given}
         if len(counts) > 1:
-            self.faults.append(Fault("numSamples", "and numOutputs differ: leave one out"))
+            self.report.faults.add("numSamples", "and numOutputs differ: leave one out")
         numbers: JsonObject = {
             "steps": min(MOST_STEPS, steps),
             "guidance": given.get("guidance", defaults["guidance"]),
@@ -251,7 +259,7 @@ class _CallMapper:
         if task == "img2img":
             numbers["strength"] = given.get("strength", defaults["strength"])
         elif "strength" in given and self.route.fields["strength"].becomes:
-            self.notes.append("strength was ignored: the request has no image")
+            self.report.note("strength", "was ignored: the request has no image")
         return numbers
 
     def _negative(self) -> JsonObject:
@@ -260,15 +268,15 @@ class _CallMapper:
         if text and strength > 0:
             return {"negative_prompt": text, "negative_strength": strength}
         if text:
-            self.notes.append("negativePrompt was ignored: with Flux it needs negativePromptStrength above 0")
+            self.report.note("negativePrompt", "was ignored: with Flux it needs negativePromptStrength above 0")
         elif strength > 0:
-            self.notes.append("negativePromptStrength was ignored: the request has no negativePrompt")
+            self.report.note("negativePromptStrength", "was ignored: the request has no negativePrompt")
         return {}
 
     def _sampler(self) -> JsonObject:
         name = str(self.given.get("scheduler", "")).removesuffix("Scheduler")
         if name == "TCD":
-            self.notes.append("scheduler was ignored: ComfyUI has no equivalent of TCD")
+            self.report.note("scheduler", "was ignored: ComfyUI has no equivalent of TCD")
         return {"sampler": SAMPLERS[name]} if name in SAMPLERS else {}
 
 

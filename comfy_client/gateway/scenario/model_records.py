@@ -17,13 +17,13 @@ _FILTERS = ("privacy", "status", "type")
 
 
 class ModelCatalog:
-    """Flux.1-dev and the configured LoRAs."""
+    """Flux.1-dev and the configured LoRAs. All methods ignore the owner."""
 
     def __init__(self, loras: Mapping[str, str]) -> None:
         self._records = model_records(loras)
         self._known = known_models(loras)
 
-    def list(self, query: Query) -> JsonObject:
+    def list(self, _owner: str, query: Query) -> JsonObject:
         """Return a page of models (`GET /models`, with `privacy`, `status`, `type` filters). Raises ShimError (400)."""
         size = query.get("pageSize") or str(_DEFAULT_SIZE)
         if not (size.isascii() and size.isdigit() and len(size) < 4 and 1 <= int(size) <= _MOST_SIZE):  # noqa: PLR2004 - digits of _MOST_SIZE
@@ -36,14 +36,18 @@ class ModelCatalog:
         more = {"nextPaginationToken": str(end_at)} if end_at < len(found) else {}
         return {"models": found[begin_at:end_at], **more}
 
-    def get(self, model_id: str) -> JsonObject:
+    def list_public(self, owner: str, query: Query) -> JsonObject:
+        """Return a page of the base models (`GET /models/public`)."""
+        return self.list(owner, {**query, "privacy": "public"})
+
+    def get(self, _owner: str, model_id: str) -> JsonObject:
         """Return a model (`GET /models/{id}`). Raises ShimError (404) that lists the available models."""
         for record in self._records:
             if record["id"] == model_id:
                 return {"model": record}
         raise not_found("model", model_id, self._known)
 
-    def get_bulk(self, body: object) -> JsonObject:
+    def get_bulk(self, _owner: str, body: object) -> JsonObject:
         """Return models by id (`POST /models/get-bulk`). Unknown ids are ignored. Raises ShimError (400)."""
         match body:
             case {"modelIds": [*ids]} if len(ids) <= MOST_BULK:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 
 
@@ -18,24 +19,6 @@ class Phase(enum.StrEnum):
     SENT = "sent"
     """Submitted; the endpoint's job id is `endpoint_id`. A restart continues polling it."""
     ENDED = "ended"
-
-
-class Status(enum.StrEnum):
-    """Scenario's job statuses (docs/reference/scenario.md#jobs)."""
-
-    PENDING = "pending"
-    QUEUED = "queued"
-    WARMING_UP = "warming-up"
-    IN_PROGRESS = "in-progress"
-    FINALIZING = "finalizing"
-    SUCCESS = "success"
-    FAILURE = "failure"
-    CANCELED = "canceled"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the job has ended."""
-        return self in {Status.SUCCESS, Status.FAILURE, Status.CANCELED}
 
 
 @dataclass(frozen=True)

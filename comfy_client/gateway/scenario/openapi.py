@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 
 from comfy_client import __version__
-from comfy_client.gateway.scenario import fields
 from comfy_client.gateway.scenario.models import ShimAsset, ShimJob
 from comfy_client.gateway.scenario.pagination import names
-from comfy_client.gateway.scenario.routes import DRY_RUN, ROUTES, ShimRoute
+from comfy_client.gateway.scenario.routes import DRY_RUN, LISTS, ROUTES, ShimRoute
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 
 _ERRORS = {
@@ -21,8 +21,7 @@ _ERRORS = {
     "429": "Too many requests; `Retry-After` has the seconds to wait",
     "507": "The shim's disk is full; the request had no effect",
 }
-_LISTS = {"jobs": ShimJob, "assets": ShimAsset, "inferences": ShimJob}
-_STATUSES = ["pending", "queued", "warming-up", "in-progress", "finalizing", "success", "failure", "canceled"]
+_ROWS = {"jobs": ShimJob, "assets": ShimAsset, "inferences": ShimJob}
 
 
 def document(server_url: str) -> JsonObject:
@@ -48,7 +47,7 @@ def document(server_url: str) -> JsonObject:
             "schemas": {
                 "Error": _record({"reason": "string", "message": "string", "trace_id": "string"}),
                 "Job": _record({"jobId": "string", "jobType": "string", "progress": "number", "metadata": "object"})
-                | {"description": f"`status` is one of {', '.join(_STATUSES)}"},
+                | {"description": f"`status` is one of {', '.join(Status)}"},
                 "Asset": _record({"id": "string", "url": "string", "mimeType": "string", "metadata": "object"}),
                 "Upload": _record({"id": "string", "status": "string", "fileName": "string"}),
                 "Model": _record({"id": "string", "type": "string", "status": "string"}),
@@ -68,49 +67,44 @@ def _operation(route: ShimRoute) -> JsonObject:
         "operationId": re.sub(r"\W+", "_", f"{route.method.lower()}{route.path}").strip("_"),
         "parameters": list(_parameters(route)),
         "responses": {
-            "200": {"description": "Done", "content": {"application/json": {"schema": _answer(route)}}},
+            "200": {"description": "Done", "content": {"application/json": {"schema": _result_schema(route)}}},
             **{status: _error(meaning) for status, meaning in _ERRORS.items()},
         },
     }
-    if _is_generating(route):
+    if route.is_generating:
         cost = {"type": "object", "required": ["creativeUnitsCost"], "properties": {"creativeUnitsCost": {}}}
         operation["responses"][str(DRY_RUN)] = {
             "description": "The estimated cost (dryRun)",
             "content": {"application/json": {"schema": cost}},
         }
-    body = fields.ROUTES[route.generates].schema() if route.generates else route.body
-    if body is not None:
-        operation["requestBody"] = {"required": "required" in body, "content": {"application/json": {"schema": body}}}
+    if route.body is not None:
+        content = {"application/json": {"schema": route.body}}
+        operation["requestBody"] = {"required": "required" in route.body, "content": content}
     return operation
-
-
-def _is_generating(route: ShimRoute) -> bool:
-    return route.method == "POST" and (bool(route.generates) or route.path.endswith("/inferences"))
 
 
 def _parameters(route: ShimRoute) -> Iterator[JsonObject]:
     for name in re.findall(r"{(\w+)}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-    queries = list(names(_LISTS[route.gives])) if route.method == "GET" and route.gives in _LISTS else []
+    queries = list(names(_ROWS[route.gives])) if route.method == "GET" and route.gives in _ROWS else []
     if route.gives == "models" and route.method == "GET":
         queries = ["privacy", "status", "type", "pageSize", "paginationToken"]
-    if _is_generating(route):
+    if route.is_generating:
         queries.append("dryRun")
     for name in ("projectId", *queries):
         yield {"name": name, "in": "query", "required": False, "schema": {"type": "string"}}
 
 
-def _answer(route: ShimRoute) -> JsonObject:
+def _result_schema(route: ShimRoute) -> JsonObject:
     if not route.gives:
         return {"type": "object"}
-    is_list = route.gives.endswith("s")
     reference = {"$ref": f"#/components/schemas/{route.gives.removesuffix('s').title()}"}
     if route.gives == "inferences":
         reference = {"type": "object"}
     return {
         "type": "object",
         "required": [route.gives],
-        "properties": {route.gives: {"type": "array", "items": reference} if is_list else reference},
+        "properties": {route.gives: {"type": "array", "items": reference} if route.gives in LISTS else reference},
     }
 
 

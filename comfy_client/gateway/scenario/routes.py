@@ -1,7 +1,4 @@
-"""The shim's routes as a table, from which the HTTP server and the OpenAPI document are built.
-
-A handler takes the service and an `ApiRequest`. It returns JSON, or an `ApiResponse` if the status is not 200.
-"""
+"""The shim's routes as a table, from which the HTTP server and the OpenAPI document are built."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from comfy_client.gateway.scenario import fields
 from comfy_client.gateway.scenario.idempotency import RetryHint
 from comfy_client.gateway.scenario.mapping import INFERENCES
 from comfy_client.gateway.scenario.service import ShimService
@@ -34,15 +32,12 @@ class ApiRequest:
         return self.query.get("dryRun", "").lower() not in ("", "false", "0")
 
 
-@dataclass(frozen=True)
-class ApiResponse:
-    """A response with a status other than 200."""
+Handler: TypeAlias = Callable[[ShimService, ApiRequest], JsonObject | Awaitable[JsonObject]]
+Operation: TypeAlias = Callable[[ShimService], Callable[..., JsonObject | Awaitable[JsonObject]]]
+"""Returns a method of the service."""
 
-    body: JsonObject
-    status: int
-
-
-Handler: TypeAlias = Callable[[ShimService, ApiRequest], Awaitable["JsonObject | ApiResponse"]]
+LISTS = ("assets", "inferences", "jobs", "models")
+"""The keys of responses that contain a list."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,11 @@ class ShimRoute:
     """One route.
 
     Attributes:
-        generates: the key of fields.ROUTES that describes the request body, if the route is a generate route.
+        summary: the operation's summary in the OpenAPI document.
+        handler: returns the JSON of the response, or an awaitable of it.
+        body: JSON Schema of the request body, or None if the route has none.
         gives: the key of the response that has the result. For lists it selects the query parameters.
+        is_generating: whether the route generates images. With `dryRun`, its response is a cost estimate (269).
         is_poll: whether requests count against the rate limit for polling instead of the general one.
         has_picture: whether the request body may contain a base64 image.
     """
@@ -60,251 +58,141 @@ class ShimRoute:
     path: str
     summary: str
     handler: Handler
-    generates: str = ""
     body: JsonObject | None = None
     gives: str = ""
+    is_generating: bool = False
     is_poll: bool = False
     has_picture: bool = False
 
 
-def _generating(route: str) -> Handler:
-    async def generate(service: ShimService, request: ApiRequest) -> JsonObject | ApiResponse:
+def _generate_route(name: str, path: str, summary: str, body: JsonObject) -> ShimRoute:
+    """Return the route `name`, a key of fields.ROUTES or INFERENCES."""
+
+    def handler(shim: ShimService, request: ApiRequest) -> Awaitable[JsonObject]:
         model_id = request.path.get("modelId")
         if request.is_dry_run:
-            return ApiResponse(await service.estimate(route, request.body, model_id=model_id), DRY_RUN)
-        return await service.generate(request.owner, route, request.body, model_id=model_id, retry=request.retry)
+            return shim.estimate(name, request.body, model_id=model_id)
+        return shim.generate(request.owner, name, request.body, model_id=model_id, retry=request.retry)
 
-    return generate
-
-
-async def _jobs(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.jobs(request.owner, request.query)
+    return ShimRoute("POST", path, summary, handler, body, gives="job", is_generating=True, has_picture=True)
 
 
-async def _job(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.job(request.owner, request.path["jobId"])
+def _route(
+    line: str,
+    summary: str,
+    operation: Operation,
+    body: JsonObject | None = None,
+    *,
+    gives: str = "",
+    is_poll: bool = False,
+    has_picture: bool = False,
+) -> ShimRoute:
+    """Return the route `line`. Its operation gets the owner, the path parameters, and the body or a list's query."""
+    method, _, path = line.partition(" ")
 
+    def handler(shim: ShimService, request: ApiRequest) -> JsonObject | Awaitable[JsonObject]:
+        arguments = [request.owner, *request.path.values()]
+        if body is not None:
+            return operation(shim)(*arguments, request.body)
+        return operation(shim)(*arguments, request.query) if gives in LISTS else operation(shim)(*arguments)
 
-async def _act(service: ShimService, request: ApiRequest) -> JsonObject:
-    return await service.act(request.owner, request.path["jobId"], request.body)
-
-
-async def _inference(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.inference(request.owner, request.path["modelId"], request.path["inferenceId"])
-
-
-async def _upload_asset(service: ShimService, request: ApiRequest) -> JsonObject:
-    return await service.assets.upload(request.owner, request.body)
-
-
-async def _assets(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.assets.list(request.owner, request.query)
-
-
-async def _asset(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.assets.get(request.owner, request.path["assetId"])
-
-
-async def _get_bulk(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.assets.get_bulk(request.owner, request.body)
-
-
-async def _delete(service: ShimService, request: ApiRequest) -> JsonObject:
-    return await service.assets.delete(request.owner, request.body)
-
-
-async def _tags(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.assets.update_tags(request.owner, request.path["assetId"], request.body)
-
-
-async def _download(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.assets.download(request.owner, request.path["assetId"], request.body)
-
-
-async def _create_upload(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.uploads.create(request.owner, request.body)
-
-
-async def _upload(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.uploads.get(request.owner, request.path["uploadId"])
-
-
-async def _act_on_upload(service: ShimService, request: ApiRequest) -> JsonObject:
-    return await service.uploads.act(request.owner, request.path["uploadId"], request.body)
-
-
-async def _inferences(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.inferences(request.owner, request.path["modelId"], request.query)
-
-
-async def _models(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.models.list(request.query)
-
-
-async def _public_models(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.models.list({**request.query, "privacy": "public"})
-
-
-async def _models_by_id(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.models.get_bulk(request.body)
-
-
-async def _model(service: ShimService, request: ApiRequest) -> JsonObject:
-    return service.models.get(request.path["modelId"])
-
-
-async def _overview(service: ShimService, request: ApiRequest) -> JsonObject:
-    return await service.overview(request.owner)
-
-
-_IDS: JsonObject = {
-    "type": "object",
-    "required": ["assetIds"],
-    "properties": {"assetIds": {"type": "array", "items": {"type": "string"}}},
-}
+    return ShimRoute(method, path, summary, handler, body, gives, is_poll=is_poll, has_picture=has_picture)
 
 
 def _action(name: str) -> JsonObject:
     return {"type": "object", "required": ["action"], "properties": {"action": {"enum": [name]}}}
 
 
+_TEXTS: JsonObject = {"type": "array", "items": {"type": "string"}}
+_ASSET_IDS: JsonObject = {"type": "object", "required": ["assetIds"], "properties": {"assetIds": _TEXTS}}
+_MODEL_IDS: JsonObject = {"type": "object", "required": ["modelIds"], "properties": {"modelIds": _TEXTS}}
+_PARAMETERS: JsonObject = {
+    "type": "object",
+    "required": ["parameters"],
+    "properties": {"parameters": {"type": "object"}},
+}
+_TAGS: JsonObject = {"type": "object", "properties": {"add": _TEXTS, "delete": _TEXTS, "strict": {"type": "boolean"}}}
+_DOWNLOAD: JsonObject = {"type": "object", "properties": {"targetFormat": {"enum": ["png", "webp", "jpeg", "jpg"]}}}
+_ASSET: JsonObject = {
+    "type": "object",
+    "required": ["name", "image"],
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "image": {"type": "string", "minLength": 1},
+        "hide": {"type": "boolean"},
+    },
+}
+_UPLOAD: JsonObject = {
+    "type": "object",
+    "required": ["fileName"],
+    "properties": {
+        "fileName": {"type": "string", "minLength": 1},
+        "contentType": {"type": "string"},
+        "kind": {"enum": ["image", "asset"]},
+        "parts": {"type": "integer", "minimum": 1, "maximum": 100},
+        "fileSize": {"type": "number", "minimum": 0},
+    },
+}
+
 ROUTES: tuple[ShimRoute, ...] = (
-    ShimRoute(
-        "POST",
-        "/generate/custom/{modelId}",
-        "Generate images",
-        _generating("custom"),
-        "custom",
-        gives="job",
-        has_picture=True,
+    *(_generate_route(each.name, each.path, each.summary, each.schema()) for each in fields.ROUTES.values()),
+    _generate_route(INFERENCES, "/models/{modelId}/inferences", "Generate images (legacy route)", _PARAMETERS),
+    _route(
+        "GET /models/{modelId}/inferences",
+        "List a model's jobs (legacy route)",
+        lambda shim: shim.inferences,
+        gives="inferences",
     ),
-    ShimRoute(
-        "POST",
-        "/generate/txt2img",
-        "Generate images from a prompt",
-        _generating("txt2img"),
-        "txt2img",
-        gives="job",
-        has_picture=True,
-    ),
-    ShimRoute(
-        "POST",
-        "/generate/img2img",
-        "Generate images from an image",
-        _generating("img2img"),
-        "img2img",
-        gives="job",
-        has_picture=True,
-    ),
-    ShimRoute(
-        "POST",
-        "/models/{modelId}/inferences",
-        "Generate images (legacy route)",
-        _generating(INFERENCES),
-        body={"type": "object", "required": ["parameters"], "properties": {"parameters": {"type": "object"}}},
-        gives="job",
-        has_picture=True,
-    ),
-    ShimRoute(
-        "GET", "/models/{modelId}/inferences", "List a model's jobs (legacy route)", _inferences, gives="inferences"
-    ),
-    ShimRoute(
-        "GET",
-        "/models/{modelId}/inferences/{inferenceId}",
+    _route(
+        "GET /models/{modelId}/inferences/{inferenceId}",
         "Get a job (legacy route)",
-        _inference,
+        lambda shim: shim.inference,
         gives="job",
         is_poll=True,
     ),
-    ShimRoute("GET", "/jobs", "List jobs", _jobs, gives="jobs"),
-    ShimRoute("GET", "/jobs/{jobId}", "Get a job", _job, gives="job", is_poll=True),
-    ShimRoute("POST", "/jobs/{jobId}/action", "Cancel a job", _act, body=_action("cancel"), gives="job"),
-    ShimRoute(
-        "POST",
-        "/assets",
-        "Upload an image",
-        _upload_asset,
-        body={
-            "type": "object",
-            "required": ["name", "image"],
-            "properties": {
-                "name": {"type": "string", "minLength": 1},
-                "image": {"type": "string", "minLength": 1},
-                "hide": {"type": "boolean"},
-            },
-        },
-        gives="asset",
-        has_picture=True,
+    _route("GET /jobs", "List jobs", lambda shim: shim.jobs, gives="jobs"),
+    _route("GET /jobs/{jobId}", "Get a job", lambda shim: shim.job, gives="job", is_poll=True),
+    _route("POST /jobs/{jobId}/action", "Cancel a job", lambda shim: shim.act, _action("cancel"), gives="job"),
+    _route("POST /assets", "Upload an image", lambda shim: shim.assets.upload, _ASSET, gives="asset", has_picture=True),
+    _route("GET /assets", "List assets", lambda shim: shim.assets.list, gives="assets"),
+    _route("DELETE /assets", "Delete assets", lambda shim: shim.assets.delete, _ASSET_IDS),
+    _route(
+        "POST /assets/get-bulk",
+        "Get assets by id",
+        lambda shim: shim.assets.get_bulk,
+        _ASSET_IDS,
+        gives="assets",
+        is_poll=True,
     ),
-    ShimRoute("GET", "/assets", "List assets", _assets, gives="assets"),
-    ShimRoute("DELETE", "/assets", "Delete assets", _delete, body=_IDS),
-    ShimRoute("POST", "/assets/get-bulk", "Get assets by id", _get_bulk, body=_IDS, gives="assets", is_poll=True),
-    ShimRoute("GET", "/assets/{assetId}", "Get an asset", _asset, gives="asset", is_poll=True),
-    ShimRoute(
-        "PUT",
-        "/assets/{assetId}/tags",
-        "Add and remove tags",
-        _tags,
-        body={
-            "type": "object",
-            "properties": {
-                "add": {"type": "array", "items": {"type": "string"}},
-                "delete": {"type": "array", "items": {"type": "string"}},
-                "strict": {"type": "boolean"},
-            },
-        },
-    ),
-    ShimRoute(
-        "POST",
-        "/assets/{assetId}/download",
+    _route("GET /assets/{assetId}", "Get an asset", lambda shim: shim.assets.get, gives="asset", is_poll=True),
+    _route("PUT /assets/{assetId}/tags", "Add and remove tags", lambda shim: shim.assets.update_tags, _TAGS),
+    _route(
+        "POST /assets/{assetId}/download",
         "Get an asset's download URL",
-        _download,
-        body={"type": "object", "properties": {"targetFormat": {"enum": ["png", "webp", "jpeg", "jpg"]}}},
+        lambda shim: shim.assets.download,
+        _DOWNLOAD,
     ),
-    ShimRoute(
-        "POST",
-        "/uploads",
-        "Start a multipart upload",
-        _create_upload,
-        body={
-            "type": "object",
-            "required": ["fileName"],
-            "properties": {
-                "fileName": {"type": "string", "minLength": 1},
-                "contentType": {"type": "string"},
-                "kind": {"enum": ["image", "asset"]},
-                "parts": {"type": "integer", "minimum": 1, "maximum": 100},
-                "fileSize": {"type": "number", "minimum": 0},
-            },
-        },
-        gives="upload",
-    ),
-    ShimRoute("GET", "/uploads/{uploadId}", "Get an upload", _upload, gives="upload", is_poll=True),
-    ShimRoute(
-        "POST",
-        "/uploads/{uploadId}/action",
+    _route("POST /uploads", "Start a multipart upload", lambda shim: shim.uploads.create, _UPLOAD, gives="upload"),
+    _route("GET /uploads/{uploadId}", "Get an upload", lambda shim: shim.uploads.get, gives="upload", is_poll=True),
+    _route(
+        "POST /uploads/{uploadId}/action",
         "Complete a multipart upload",
-        _act_on_upload,
-        body=_action("complete"),
+        lambda shim: shim.uploads.act,
+        _action("complete"),
         gives="upload",
     ),
-    ShimRoute("GET", "/models", "List models", _models, gives="models"),
-    ShimRoute("GET", "/models/public", "List the base models", _public_models, gives="models"),
-    ShimRoute(
-        "POST",
-        "/models/get-bulk",
+    _route("GET /models", "List models", lambda shim: shim.models.list, gives="models"),
+    _route("GET /models/public", "List the base models", lambda shim: shim.models.list_public, gives="models"),
+    _route(
+        "POST /models/get-bulk",
         "Get models by id",
-        _models_by_id,
-        body={
-            "type": "object",
-            "required": ["modelIds"],
-            "properties": {"modelIds": {"type": "array", "items": {"type": "string"}}},
-        },
+        lambda shim: shim.models.get_bulk,
+        _MODEL_IDS,
         gives="models",
         is_poll=True,
     ),
-    ShimRoute("GET", "/models/{modelId}", "Get a model", _model, gives="model"),
-    ShimRoute("GET", "/shim/overview", "Get the endpoint's health and the cost so far", _overview),
+    _route("GET /models/{modelId}", "Get a model", lambda shim: shim.models.get, gives="model"),
+    _route("GET /shim/overview", "Get the endpoint's health and the cost so far", lambda shim: shim.overview),
 )
 """Scenario's routes, and /shim/overview, which only the web page at `/` uses."""
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES
-from comfy_client.gateway.scenario.models import ShimAsset, ShimJob, ShimUpload, Status
+from comfy_client.gateway.scenario.models import ShimAsset, ShimJob, ShimUpload
 from comfy_client.gateway.scenario.settings import CostRules
 from comfy_client.prices import job_usd
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import JsonObject
 
 AssetUrl: TypeAlias = Callable[[str], str]

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_client.client import client_from_env
-from comfy_client.gateway.scenario.blobs import Blobs, BucketBlobs, FolderBlobs
+from comfy_client.gateway.scenario.blobs import make_blobs
 from comfy_client.gateway.scenario.origin import is_loopback
-from comfy_client.gateway.scenario.settings import ShimSettings, read_settings
+from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_core.errors import ConfigError, missing_extra
-from comfy_core.object_store import NEEDED, read_bucket
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -46,14 +45,14 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     `is_open` (`--insecure-local`) requires no keys; it is only allowed on a loopback address. `on_ready` is called
     with the server's URL once it listens.
     """
-    settings = read_settings(environment)
+    settings = ShimSettings.from_env(environment)
     settings = replace(settings, directory=directory or settings.directory, is_strict=is_strict or settings.is_strict)
     _check_access(settings, host, is_open=is_open)
     uvicorn, app = _imported("uvicorn"), _imported("comfy_client.gateway.scenario.server")
     connections = _imported("comfy_client.gateway.scenario.connections")
     logging.basicConfig(stream=log_stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with client_from_env(environment) as client:
-        shim = app.ShimServer(client, settings, make_blobs(settings, environment))
+        shim = app.ShimServer(client, settings, make_blobs(settings.directory, settings.bucket))
         try:
             sockets = listening(host, port)
         except ConfigError:
@@ -118,16 +117,6 @@ def listening(host: str, port: int) -> list[socket.socket]:
             "this machine as --host. No job was changed"
         ) from error
     return sockets
-
-
-def make_blobs(settings: ShimSettings, environment: Mapping[str, str]) -> Blobs:
-    """Return the storage of images: the folder or the bucket. Raises ConfigError."""
-    if settings.bucket_prefix is None:
-        return FolderBlobs(settings.directory / "pictures")
-    bucket = read_bucket(environment)
-    if bucket is None:
-        raise ConfigError(f"SCENARIO_SHIM_BUCKET_PREFIX is set, but no bucket is configured. Set {', '.join(NEEDED)}")
-    return BucketBlobs(replace(bucket, prefix=settings.bucket_prefix.strip("/")))
 
 
 def _check_access(settings: ShimSettings, host: str, *, is_open: bool) -> None:

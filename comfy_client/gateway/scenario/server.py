@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from functools import partial
+from inspect import isawaitable
 from typing import TypeAlias
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -44,7 +45,7 @@ from comfy_client.gateway.scenario.idempotency import RetryHint
 from comfy_client.gateway.scenario.openapi import document
 from comfy_client.gateway.scenario.origin import is_json, refusal
 from comfy_client.gateway.scenario.page import read_page
-from comfy_client.gateway.scenario.routes import ROUTES, ApiRequest, ApiResponse, ShimRoute, unsupported_route_advice
+from comfy_client.gateway.scenario.routes import DRY_RUN, ROUTES, ApiRequest, ShimRoute, unsupported_route_advice
 from comfy_client.gateway.scenario.service import ShimService
 from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.throttle import CallLimits, LoginThrottle
@@ -147,15 +148,14 @@ class ShimServer:
         self._limits.check(owner, is_poll=route.is_poll)
         if not self._settings.public_url:
             _base_url.set(str(request.base_url).rstrip("/"))
-        body = await self._body(route, request, owner)
-        call = ApiRequest(owner, request.path_params, dict(request.query_params), body, _retry_hint(request))
-        answer = await route.handler(self.service, call)
-        if isinstance(answer, ApiResponse):
-            return _json(answer.body, answer.status)
-        match answer:
+        sent = await self._body(route, request, owner)
+        call = ApiRequest(owner, request.path_params, dict(request.query_params), sent, _retry_hint(request))
+        result = route.handler(self.service, call)
+        body = await result if isawaitable(result) else result
+        match body:
             case {"job": {"jobId": str(job_id)}} if route.method == "POST" and not await request.is_disconnected():
                 self.service.mark_answered(job_id)
-        return _json(answer)
+        return _json(body, DRY_RUN if route.is_generating and call.is_dry_run else 200)
 
     async def _body(self, route: ShimRoute, request: Request, owner: str) -> object:
         """Return the JSON body of a request, or None if it is empty. Raises ShimError."""

@@ -25,7 +25,7 @@ from comfy_client.gateway.scenario.idempotency import NOT_A_RETRY, WINDOW_S, Ret
 from comfy_client.gateway.scenario.jobs import JobRunner
 from comfy_client.gateway.scenario.mapping import INFERENCES, MOST_ADDRESS, MappedCall, map_call
 from comfy_client.gateway.scenario.model_records import ModelCatalog
-from comfy_client.gateway.scenario.models import ShimJob, Status
+from comfy_client.gateway.scenario.models import ShimJob
 from comfy_client.gateway.scenario.pagination import Query, fetch_page, parse_page_query
 from comfy_client.gateway.scenario.serializers import (
     AssetUrl,
@@ -39,6 +39,8 @@ from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.store import Filter, Store
 from comfy_client.gateway.scenario.uploads import SWEEP_S, Uploads
 from comfy_client.prices import job_usd
+from comfy_client.providers.scenario_request import MAX_SCENARIO_SEED
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.contract import Fault, JsonObject, is_asset_id
 from comfy_core.errors import ComfyClientError, ConfigError
 from comfy_core.images.codec import Picture
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
 
 THREADS = 32
 """Threads for blocking calls to the endpoint and the disk. RunPodEndpoint's connection pool has the same size."""
-SEEDS = 2**31
 
 _log = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ class ShimService:
     ) -> ShimJob:
         now = self._storage.clock()
         # Random seeds are chosen here and fit into an int32, as Scenario's do (docs/reference/scenario.md#route-a).
-        seed = mapped.input.get("seed", secrets.randbelow(SEEDS))
+        seed = mapped.input.get("seed", secrets.randbelow(MAX_SCENARIO_SEED + 1))
         return ShimJob(
             id=new_id("job"),
             owner=owner,

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from comfy_client.gateway.scenario.errors import INTERNAL, ShimError, not_stored
-from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, ShimUpload, Status
+from comfy_client.gateway.scenario.models import Phase, ShimAsset, ShimJob, ShimUpload
+from comfy_client.providers.scenario_responses import Status
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 

@@ -9,35 +9,32 @@ Worker side, below /v2/{endpoint}; the SDK puts the ids into the URLs and append
   GET  job-take-batch/{worker}  the same with ?batch_size=n: 200 with a list of 1 to n jobs; 204
   GET  job-stop/{worker}        held until a job must be stopped: {"jobsToStop": [id, …]}, each id once; 204
   POST job-done/{worker}/{job}  a result, or progress if the body has {"status": "IN_PROGRESS"}; JSON sent as a form
-  POST job-stream/{worker}/{job}  one chunk of a generator, 1 MB at most
   GET  ping/{worker}            ?job_id=a,b while jobs run; ?status=unhealthy&check=…&reason=… before a worker gives up
 A string `error` makes a job FAILED, whatever is left of the result stays its output; any other `error` and a null or
 absent output make it COMPLETED without output. A result that is too large or not JSON (NaN) gets 400: COMPLETED
 without output. The SDK posts twice more after 5xx, and never again after 4xx or a cut connection. Of two results the
 first counts ?. Progress after the result puts the job back IN_PROGRESS, where it stays until its execution timeout
 (runpod-python #250). Cancel, execution timeout and ttl ? reach a worker through job-stop; its result is too late.
-A job of which no ping, progress or chunk is heard for `lost_job_s` is handed out once more, then FAILED with "job timed
+A job of which no ping or progress arrives for `lost_job_s` is handed out once more, then FAILED with "job timed
 out after 1 retries". A job with an empty `input` ends the same way: the input is stripped, and the SDK
 drops a job without it.
 
 Client side, `Authorization: Bearer KEY` or the bare key, else 401 {"status", "title", "detail"}:
   POST run, runsync?wait=ms     200 {id, status}, or the job once it ended; ids are <uuid>-u1 and sync-<uuid>-u1
   GET  status/{id}              absent rather than null; times in ms; while IN_PROGRESS `output` is the latest progress
-  GET  stream/{id}?wait=ms      {"status", "stream": [{"output": chunk}, …]}, each chunk once
   POST cancel/{id}, retry/{id}  {id, status}; only FAILED and TIMED_OUT can be retried, else 400
   POST purge-queue              {"removed": n, "status": "completed"}; running jobs continue
   GET  health                   {"jobs": {…}, "workers": {…}}, all integers; `ready` is idle and running ?
 Too large a request is 400 `bad request: body: exceeded max body size of 10MiB`, not 413. 404 for an unknown endpoint or
 job, for a job `retention_s` after its end (`sync_retention_s` for runsync), and for any job once its ttl is over.
-A webhook gets the job with input and webhook in it, from Go-http-client/2.0, and twice more without a 2xx response;
-it is called for COMPLETED, FAILED and TIMED_OUT ?. Cancelling a job that ended changes nothing ?, purged jobs are
-CANCELLED ?, TIMED_OUT has no error ?, and what else RunPod may have (rate limits, requests, batch, ?ttl=) is not here.
+Cancelling a job that ended changes nothing ?, purged jobs are CANCELLED ?, TIMED_OUT has no error ?. Not simulated:
+streams, webhooks, rate limits, requests, batch, ?ttl=.
 """
 
 from .config import PlatformConfig
 from .faults import QueueFaults
 from .platform import RunPodPlatform
-from .values import Ping, Post, QueueJob, QueueJobState, StateChange, Take, WebhookCall
+from .values import Ping, Post, QueueJob, QueueJobState, StateChange, Take
 from .worker_process import WorkerProcess
 
 __all__ = [
@@ -50,6 +47,5 @@ __all__ = [
     "RunPodPlatform",
     "StateChange",
     "Take",
-    "WebhookCall",
     "WorkerProcess",
 ]

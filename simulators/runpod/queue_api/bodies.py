@@ -1,4 +1,4 @@
-"""What goes over the wire, as pure functions."""
+"""Builds response bodies, and parses request bodies. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import json
 from aiohttp import web
 
 from .config import MIB
-from .faults import QueueAnswer
+from .faults import QueueResponse
 from .values import JsonObject, QueueJob, QueueJobState
 
 NOT_JSON = object()
 
 
 def parsed(raw: bytes) -> object:
-    """Return the JSON of a body, or NOT_JSON; NaN is none."""
+    """Return the JSON value of a body, or NOT_JSON. NaN is not JSON."""
     try:
         return json.loads(raw, parse_constant=_refuse)
     except ValueError:
@@ -23,7 +23,7 @@ def parsed(raw: bytes) -> object:
 
 
 def status_of(job: QueueJob) -> JsonObject:
-    """Return a job as /status shows it."""
+    """Return the body of /status."""
     body: JsonObject = {"id": job.id, "status": job.state.value}
     if job.retries:
         body["retries"] = job.retries
@@ -37,36 +37,31 @@ def status_of(job: QueueJob) -> JsonObject:
     return body | {key: value for key, value in {"output": job.output, "error": job.error}.items() if value is not None}
 
 
-def webhook_of(job: QueueJob) -> JsonObject:
-    """Return a job as its webhook gets it."""
-    return {**status_of(job), "input": job.input, "webhook": job.webhook}
-
-
 def problem(status: int, detail: str) -> web.Response:
-    """Answer with an error as RunPod words it."""
+    """Return an error in RunPod's format."""
     return web.json_response({"status": status, "title": _phrase(status), "detail": detail}, status=status)
 
 
 def too_large(limit_bytes: int) -> web.Response:
-    """Answer a request that is over a limit."""
+    """Return the response to a request above a size limit."""
     size = f"{limit_bytes // MIB}MiB" if limit_bytes % MIB == 0 else f"{limit_bytes}B"
     return web.Response(status=400, text=f"bad request: body: exceeded max body size of {size}")
 
 
 def not_json() -> web.Response:
-    """Answer a request that is not JSON."""
+    """Return the response to a request that is not JSON."""
     return web.Response(status=400, text="bad request: body: invalid JSON")
 
 
 def edge_page(status: int) -> web.Response:
-    """Answer as the edge does, for a platform that it cannot reach."""
+    """Return the HTML page of RunPod's edge for an unreachable API."""
     title = f"{status} {_phrase(status)}"
     page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>"
     return web.Response(status=status, text=page, content_type="text/html")
 
 
-def answer_of(fault: QueueAnswer) -> web.Response:
-    """Answer as a fault says."""
+def response_of(fault: QueueResponse) -> web.Response:
+    """Return the response of a fault."""
     if isinstance(fault.body, str):
         return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
     if fault.body is not None:

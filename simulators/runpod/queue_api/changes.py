@@ -1,4 +1,4 @@
-"""How threads and coroutines wait for the state to change."""
+"""Lets threads and coroutines wait for changes of the state."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ _Found = TypeVar("_Found")
 
 
 class Changes:
-    """One lock over the state, and a bell that whoever changes the state rings."""
+    """The lock of the state, and a notification of every change."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._condition = threading.Condition(self.lock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event = asyncio.Event()
-        self._rings = 0
+        self._count = 0
 
     def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Let coroutines of this loop wait; None ends that."""
+        """Set the event loop of the waiting coroutines; None removes it."""
         self._loop = loop
 
-    def ring(self) -> None:
-        """Let everyone look again."""
+    def notify(self) -> None:
+        """Wake all waiting threads and coroutines, so that they check the state again."""
         with self.lock:
-            self._rings += 1
+            self._count += 1
             self._condition.notify_all()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake)
 
     def soon(self, delay_s: float, call: Callable[[], object]) -> None:
-        """Call something in the loop, so much later."""
+        """Call a function in the event loop after a delay."""
         if self._loop is None:
             raise RuntimeError("the platform is not running")
         self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, call)
 
     def wait(self, found: Callable[[], _Found], timeout_s: float) -> _Found:
-        """Return what `found` returns once that is true, or what it returns at the deadline.
+        """Return the result of `found` when it is true, or its result at the deadline.
 
-        The lock is free while `found` looks, so it may even call the platform over HTTP.
+        The lock is not held while `found` runs, so `found` may call the platform over HTTP.
         """
         deadline = time.monotonic() + timeout_s
-        seen = self._rings
+        seen = self._count
         while not (value := found()) and (left_s := deadline - time.monotonic()) > 0:
             with self.lock:
-                if self._rings == seen:
+                if self._count == seen:
                     self._condition.wait(left_s)
-                seen = self._rings
+                seen = self._count
         return value
 
     async def until(self, found: Callable[[], _Found], timeout_s: float) -> _Found:
-        """Return what `found` returns once that is true, or what it returns at the deadline."""
+        """Return the result of `found` when it is true, or its result at the deadline."""
         deadline = time.monotonic() + timeout_s
         while not (value := found()) and (left_s := deadline - time.monotonic()) > 0:
             with contextlib.suppress(asyncio.TimeoutError):

@@ -1,4 +1,4 @@
-"""The routes that clients call."""
+"""The routes of RunPod's clients."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from .state import JobStore
 from .values import JsonObject, QueueJob
 
 SYNC_WAIT_MS = 90_000
-STREAM_WAIT_MS = 10_000
-LONGEST_WAIT_MS = 300_000
+MAX_WAIT_MS = 300_000
 
 
 class ClientRoutes:
-    """What clients may ask. Each route gets the request and what its body holds."""
+    """The client routes. Each gets the request and its parsed body."""
 
     def __init__(
         self, store: JobStore, config: PlatformConfig, changes: Changes, workers: Callable[[], dict[str, int]]
@@ -35,7 +34,7 @@ class ClientRoutes:
         return job if isinstance(job, web.Response) else _brief(job)
 
     async def runsync(self, request: web.Request, body: object) -> web.Response:
-        """Queue a job, and wait for its end for a while."""
+        """Queue a job, and wait for its end, up to `wait` ms."""
         job = await self._submitted(request, body, self._config.sync_request_limit_bytes, is_sync=True)
         if isinstance(job, web.Response):
             return job
@@ -45,27 +44,17 @@ class ClientRoutes:
         return web.json_response(status_of(job)) if job.state.is_final else _brief(job)
 
     async def status(self, request: web.Request, _: object) -> web.Response:
-        """Tell how a job stands."""
+        """Return a job's status."""
         job = self._found(request)
         return _unknown() if job is None else web.json_response(status_of(job))
 
-    async def stream(self, request: web.Request, _: object) -> web.Response:
-        """Wait for chunks, and give each once."""
-        job = self._found(request)
-        if job is None:
-            return _unknown()
-        job_id = job.id
-        await self._changes.until(lambda: self._has_news(job_id), _wait_s(request, STREAM_WAIT_MS))
-        chunks = [{"output": chunk} for chunk in self._store.drain_chunks(job_id)]
-        return web.json_response({"status": self._store.jobs[job_id].state.value, "stream": chunks})
-
     async def cancel(self, request: web.Request, _: object) -> web.Response:
-        """Cancel a job; one that has ended stays as it is."""
+        """Cancel a job. A job that has ended does not change."""
         job = self._found(request)
         return _unknown() if job is None else _brief(self._store.cancel(job.id))
 
     async def retry(self, request: web.Request, _: object) -> web.Response:
-        """Queue a job that failed again."""
+        """Queue a failed job again."""
         job = self._found(request)
         if job is None:
             return _unknown()
@@ -73,11 +62,11 @@ class ClientRoutes:
         return problem(400, "only a failed or timed out job can be retried") if retried is None else _brief(retried)
 
     async def purge_queue(self, _request: web.Request, _: object) -> web.Response:
-        """Drop what waits."""
+        """Cancel the waiting jobs."""
         return web.json_response({"removed": self._store.purge(), "status": "completed"})
 
     async def health(self, _request: web.Request, _: object) -> web.Response:
-        """Count jobs and workers."""
+        """Return the numbers of jobs and workers."""
         return web.json_response({"jobs": self._store.counts(), "workers": self._workers()})
 
     async def _submitted(
@@ -95,10 +84,6 @@ class ClientRoutes:
     def _found(self, request: web.Request) -> QueueJob | None:
         return self._store.find(request.match_info["job"])
 
-    def _has_news(self, job_id: str) -> bool:
-        job = self._store.jobs[job_id]
-        return job.state.is_final or len(job.chunks) > job.fetched_chunks
-
 
 def _brief(job: QueueJob) -> web.Response:
     body: JsonObject = {"id": job.id, "status": job.state.value}
@@ -110,5 +95,5 @@ def _unknown() -> web.Response:
 
 
 def _wait_s(request: web.Request, default_ms: int) -> float:
-    asked = request.query.get("wait", "")
-    return min(int(asked) if asked.isdecimal() else default_ms, LONGEST_WAIT_MS) / 1000
+    wait_ms = request.query.get("wait", "")
+    return min(int(wait_ms) if wait_ms.isdecimal() else default_ms, MAX_WAIT_MS) / 1000

@@ -28,6 +28,5 @@ class PlatformConfig:
     execution_timeout_s: float = 600.0
     ttl_s: float = 86_400.0
     lost_job_s: float = 20.0
-    webhook_retry_s: float = 10.0
     poll_error_delay_s: float = 0.2
     """Delay before an error response to a poll. The SDK polls again at once and would spin without it."""

@@ -1,22 +1,22 @@
-"""What can be made to go wrong, as verbs. They may be called from any thread, at any time while the platform runs.
+"""Faults to inject, as methods. Any thread may call them while the platform runs.
 
-| verb | what each side sees |
+| fault | what workers and clients see |
 |---|---|
-| answer(route, status, times, body, headers) | that answer in place of the platform's; nothing happened, see below |
-| hand_out(text) | workers: the next job-take or job-take-batch answers 200 with that text as JSON |
-| hang(route, times) | no answer, and the connection stays open |
-| drop_connection(route, times, after_handling) | no answer, the connection is cut; the request counted or it did not |
-| late_404(seconds) | clients: 404 for a job's id for so long after it was submitted; workers: nothing |
+| respond(route, status, times, body, headers) | this response, see below; the request has no effect |
+| hand_out(text) | workers: the next job-take or job-take-batch returns 200 with this text as JSON |
+| hang(route, times) | no response, and the connection stays open |
+| drop_connection(route, times, after_handling) | no response: the connection is closed before or after handling |
+| late_404(seconds) | clients: 404 for a job's id for `seconds` after its submission; workers: nothing |
 | lose_result(times) | the worker: 200; clients: COMPLETED without output |
-| outage(seconds, status) | both: an HTML page with that status for every request; long polls that are held go on |
-| throttle_workers(seconds) | workers: no jobs; clients: IN_QUEUE, and /health shows them throttled |
-| cold_start(seconds) | workers: no jobs; clients: IN_QUEUE, and /health shows one initializing |
-| clear() | all is well again |
+| outage(seconds, status) | both: an HTML page with this status for every request; open long polls continue |
+| throttle_workers(seconds) | workers: no jobs; clients: IN_QUEUE, and /health shows throttled workers |
+| cold_start(seconds) | workers: no jobs; clients: IN_QUEUE, and /health shows a worker that is initializing |
+| clear() | removes all faults |
 
-A route is the word after the endpoint in the path. `final` and `progress` single out the two kinds of job-done, `take`
-is either kind of job-take. What `hand_out` sends is not a stored job: `platform.adopt(id)` makes its result count.
-A result answered with 400 or 413 was read and refused, so its job becomes COMPLETED without output, as on RunPod. With
-any other status the platform did not see the result.
+A route is the part of the path after the endpoint. `final` and `progress` are the two kinds of job-done, `take` is
+either kind of job-take. A job of `hand_out` is not stored: `platform.adopt(id)` stores it, so that its result counts.
+A result that gets 400 or 413 was read and refused, so its job becomes COMPLETED without output, as on RunPod. With any
+other status the platform did not receive the result.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ Route: TypeAlias = Literal[
     "job-take-batch",
     "job-stop",
     "job-done",
-    "job-stream",
     "final",
     "progress",
     "ping",
     "run",
     "runsync",
     "status",
-    "stream",
     "cancel",
     "retry",
     "purge-queue",
@@ -54,8 +52,8 @@ Shortage: TypeAlias = Literal["throttled", "initializing"]
 
 
 @dataclass(frozen=True)
-class QueueAnswer:
-    """An answer that is not the platform's. Without a body it is an edge's HTML for 5xx, and a problem for 4xx."""
+class QueueResponse:
+    """A response instead of the platform's. Without a body, 5xx gets the edge's HTML and 4xx RunPod's error format."""
 
     route: Route
     status: int
@@ -65,14 +63,14 @@ class QueueAnswer:
 
 @dataclass(frozen=True)
 class QueueHang:
-    """No answer, ever."""
+    """No response, and the connection stays open."""
 
     route: Route
 
 
 @dataclass(frozen=True)
 class QueueDrop:
-    """No answer."""
+    """No response, and the connection is closed."""
 
     route: Route
     after_handling: bool
@@ -80,17 +78,17 @@ class QueueDrop:
 
 @dataclass(frozen=True)
 class LostResult:
-    """A result that vanishes."""
+    """A result whose output is lost."""
 
 
 class QueueFaults:
-    """The verbs, and what of them is still to come."""
+    """The methods that inject faults, and the faults that have not happened yet."""
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
         self.clear()
 
-    def answer(
+    def respond(
         self,
         route: Route,
         status: int,
@@ -98,15 +96,15 @@ class QueueFaults:
         body: str | JsonObject | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Answer the next requests of a route with a status."""
-        self._arm(QueueAnswer(_known(route), status, body, headers or {}), times)
+        """Send this response to the next requests of a route."""
+        self._arm(QueueResponse(_known(route), status, body, headers or {}), times)
 
     def hand_out(self, text: str) -> None:
-        """Answer the next take with a text, as JSON."""
-        self._arm(QueueAnswer("take", 200, text, {"Content-Type": "application/json"}), 1)
+        """Send this text as JSON to the next take."""
+        self._arm(QueueResponse("take", 200, text, {"Content-Type": "application/json"}), 1)
 
     def hang(self, route: Route, times: int = 1) -> None:
-        """Answer the next requests of a route never."""
+        """Send no response to the next requests of a route."""
         self._arm(QueueHang(_known(route)), times)
 
     def drop_connection(self, route: Route, times: int = 1, *, after_handling: bool = False) -> None:
@@ -114,49 +112,49 @@ class QueueFaults:
         self._arm(QueueDrop(_known(route), after_handling), times)
 
     def lose_result(self, times: int = 1) -> None:
-        """Take the next results, and lose their output."""
+        """Lose the output of the next results."""
         self._arm(LostResult(), times)
 
     def late_404(self, seconds: float) -> None:
-        """Let jobs be unknown for so long after they were submitted."""
+        """Respond with 404 for a job for `seconds` after its submission."""
         self.late_404_s = seconds
 
     def outage(self, seconds: float, status: int = 502) -> None:
-        """Answer everything with a status for so long."""
+        """Respond to all requests with `status` for `seconds`."""
         self._outage_status = status
         self._outage_until = time.monotonic() + seconds
 
     def throttle_workers(self, seconds: float = math.inf) -> None:
-        """Hand out no job for so long, for want of GPUs."""
-        self._withhold("throttled", seconds)
+        """Hand out no job for `seconds`, as if no GPU were available."""
+        self._pause_jobs("throttled", seconds)
 
     def cold_start(self, seconds: float) -> None:
-        """Hand out no job for so long, since the worker is still starting."""
-        self._withhold("initializing", seconds)
+        """Hand out no job for `seconds`, as if the worker were starting."""
+        self._pause_jobs("initializing", seconds)
 
     def clear(self) -> None:
-        """Undo every fault that is still to come."""
+        """Remove all faults."""
         with self._changes.lock:
-            self._armed: list[QueueAnswer | QueueHang | QueueDrop | LostResult] = []
+            self._armed: list[QueueResponse | QueueHang | QueueDrop | LostResult] = []
             self.late_404_s = 0.0
             self._outage_status = 502
             self._outage_until = 0.0
             self._shortage: Shortage = "throttled"
             self._shortage_until = 0.0
-        self._changes.ring()
+        self._changes.notify()
 
     @property
     def outage_status(self) -> int | None:
-        """Return what everything is answered with, if there is an outage."""
+        """Return the status of an outage, or None."""
         return self._outage_status if time.monotonic() < self._outage_until else None
 
     @property
     def shortage(self) -> Shortage | None:
-        """Return why no jobs are handed out, if so."""
+        """Return the reason why no jobs are handed out, or None."""
         return self._shortage if time.monotonic() < self._shortage_until else None
 
-    def of_request(self, names: set[str]) -> QueueAnswer | QueueHang | QueueDrop | None:
-        """Take the next fault of a request that goes by these names."""
+    def of_request(self, names: set[str]) -> QueueResponse | QueueHang | QueueDrop | None:
+        """Remove and return the next fault of a request. `names` are the routes that it matches."""
         with self._changes.lock:
             for place, fault in enumerate(self._armed):
                 if not isinstance(fault, LostResult) and fault.route in names:
@@ -165,24 +163,24 @@ class QueueFaults:
         return None
 
     def loses_result(self) -> bool:
-        """Return whether the result at hand is to be lost."""
+        """Return whether the current result is lost; each fault applies once."""
         with self._changes.lock:
             if is_lost := LostResult() in self._armed:
                 self._armed.remove(LostResult())
         return is_lost
 
-    def _arm(self, fault: QueueAnswer | QueueHang | QueueDrop | LostResult, times: int) -> None:
+    def _arm(self, fault: QueueResponse | QueueHang | QueueDrop | LostResult, times: int) -> None:
         with self._changes.lock:
             self._armed += [fault] * times
 
-    def _withhold(self, shortage: Shortage, seconds: float) -> None:
+    def _pause_jobs(self, shortage: Shortage, seconds: float) -> None:
         self._shortage = shortage
         self._shortage_until = time.monotonic() + seconds
         if seconds < math.inf:
-            self._changes.soon(seconds + CLOCK_SLACK_S, self._changes.ring)
+            self._changes.soon(seconds + CLOCK_SLACK_S, self._changes.notify)
 
 
 def _known(route: Route) -> Route:
     if route not in get_args(Route):
-        raise ValueError(f"{route!r} is no route; the routes are {', '.join(get_args(Route))}")
+        raise ValueError(f"{route!r} is not a route; the routes are {', '.join(get_args(Route))}")
     return route

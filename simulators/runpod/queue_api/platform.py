@@ -1,51 +1,44 @@
-"""The stand-in as a context manager: a thread with one server in it, and what a test may do and look at."""
+"""The simulator as a context manager: a thread that runs one server, with its controls and state for tests."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Self, TypeAlias, TypeVar
 
-import aiohttp
 from aiohttp import hdrs, web
 
-from .bodies import answer_of, edge_page, parsed, problem, webhook_of
+from .bodies import edge_page, parsed, problem, response_of
 from .changes import Changes
 from .client_routes import ClientRoutes
 from .config import PlatformConfig
-from .faults import QueueAnswer, QueueDrop, QueueFaults, QueueHang
+from .faults import QueueDrop, QueueFaults, QueueHang, QueueResponse
 from .state import JobStore
-from .values import Ping, Post, QueueJob, Take, WebhookCall
+from .values import Ping, Post, QueueJob, Take
 from .worker_routes import WorkerRoutes
 
 Route: TypeAlias = Callable[[web.Request, object], Awaitable[web.Response]]
 _Found = TypeVar("_Found")
 
-START_DEADLINE_S = 10.0
+START_TIMEOUT_S = 10.0
 POLLS = frozenset({"job-take", "job-take-batch", "job-stop"})
 TAKES = frozenset({"job-take", "job-take-batch"})
-POSTS = frozenset({"job-done", "job-stream"})
 READ_AND_REFUSED = frozenset({400, 413})
-WEBHOOK_ATTEMPTS = 3
-WEBHOOK_DEADLINE_S = 10.0
 
 
 @dataclass(kw_only=True, eq=False)
 class RunPodPlatform(PlatformConfig):
-    """A RunPod serverless endpoint in a thread of this process, with what a test may set as arguments."""
+    """A RunPod serverless endpoint in a thread of this process. Its arguments are the settings of PlatformConfig."""
 
     def __post_init__(self) -> None:
         self._changes = Changes()
         self.faults = QueueFaults(self._changes)
-        self._store = JobStore(self, self.faults, self._changes, self._call_webhook)
+        self._store = JobStore(self, self.faults, self._changes)
         self._workers = WorkerRoutes(self._store, self, self._changes, self.faults)
         self._clients = ClientRoutes(self._store, self, self._changes, self._workers.counts)
-        self._webhooks: list[WebhookCall] = []
-        self._webhook_tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._serve, name="runpod-platform", daemon=True)
         self._started = threading.Event()
         self._stop = asyncio.Event()
@@ -53,7 +46,7 @@ class RunPodPlatform(PlatformConfig):
 
     def __enter__(self) -> Self:
         self._thread.start()
-        if not self._started.wait(START_DEADLINE_S) or not self._port:
+        if not self._started.wait(START_TIMEOUT_S) or not self._port:
             raise RuntimeError("the platform did not start")
         return self
 
@@ -63,16 +56,16 @@ class RunPodPlatform(PlatformConfig):
 
     @property
     def base_url(self) -> str:
-        """Return the address below which the endpoints are."""
+        """The base URL of all endpoints."""
         return f"http://{self.host}:{self._port}/v2"
 
     @property
     def endpoint_url(self) -> str:
-        """Return the address of the one endpoint."""
+        """The URL of the endpoint."""
         return f"{self.base_url}/{self.endpoint_id}"
 
     def worker_env(self, worker_id: str = "worker-1") -> dict[str, str]:
-        """Return the variables that make a process a worker of this platform."""
+        """Return the environment variables of a worker of this platform."""
         return {
             "RUNPOD_WEBHOOK_GET_JOB": f"{self.endpoint_url}/job-take/$ID?gpu=FAKE",
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{self.endpoint_url}/job-done/$RUNPOD_POD_ID/$ID?gpu=FAKE",
@@ -88,7 +81,7 @@ class RunPodPlatform(PlatformConfig):
         }
 
     def client_env(self) -> dict[str, str]:
-        """Return the variables that lead a client here."""
+        """Return the environment variables of a client of this platform."""
         return {
             "RUNPOD_API_KEY": self.api_key,
             "RUNPOD_ENDPOINT_ID": self.endpoint_id,
@@ -97,32 +90,27 @@ class RunPodPlatform(PlatformConfig):
 
     @property
     def jobs(self) -> Mapping[str, QueueJob]:
-        """Return every job there ever was, as it stands now, by id."""
+        """All jobs by id, also those that ended."""
         return self._store.jobs
 
     @property
     def takes(self) -> tuple[Take, ...]:
-        """Return every time that a worker asked for jobs, in order."""
+        """The requests of workers for jobs, in order."""
         return tuple(self._workers.takes)
 
     @property
     def posts(self) -> tuple[Post, ...]:
-        """Return every post of a worker, in order of arrival."""
+        """The POSTs of workers, in order."""
         return tuple(self._workers.posts)
 
     @property
     def pings(self) -> tuple[Ping, ...]:
-        """Return every ping of a worker, in order."""
+        """The pings of workers, in order."""
         return tuple(self._workers.pings)
 
     @property
-    def webhooks(self) -> tuple[WebhookCall, ...]:
-        """Return every call of a webhook, in order."""
-        return tuple(self._webhooks)
-
-    @property
     def submissions(self) -> int:
-        """Return how many jobs were accepted over HTTP. Each one would be billed."""
+        """The number of jobs accepted over HTTP. RunPod would bill each of them."""
         return self._clients.submissions
 
     def submit(self, job_input: object, **envelope: object) -> str:
@@ -130,14 +118,14 @@ class RunPodPlatform(PlatformConfig):
         return self._store.submit({"input": job_input, **envelope}).id
 
     def adopt(self, job_id: str) -> None:
-        """Know a job that was handed out by `faults.hand_out`, so that its result counts."""
+        """Store a job that `faults.hand_out` handed out, so that its result counts."""
         self._store.adopt(job_id)
 
     def wait_for(self, job_id: str, timeout_s: float = 10.0) -> QueueJob:
         """Return the job once it has ended.
 
         Raises:
-            AssertionError: it did not, in time.
+            AssertionError: it did not end in time.
         """
         job = self._changes.wait(lambda: job if (job := self.jobs[job_id]).state.is_final else None, timeout_s)
         if job is None:
@@ -145,7 +133,7 @@ class RunPodPlatform(PlatformConfig):
         return job
 
     def wait_until(self, predicate: Callable[[], _Found], timeout_s: float = 10.0) -> _Found:
-        """Return what `predicate` returns once that is true. It is asked whenever something here changed.
+        """Return the result of `predicate` when it is true. It is called after each change of the state.
 
         Raises:
             AssertionError: it did not become true in time.
@@ -162,7 +150,7 @@ class RunPodPlatform(PlatformConfig):
             self._started.set()
 
     async def _served(self) -> None:
-        # Without handler_cancellation a worker that is gone would still be handed a job.
+        # Without handler_cancellation a disconnected worker would still get a job.
         runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, self.host, 0).start()
@@ -170,9 +158,6 @@ class RunPodPlatform(PlatformConfig):
         self._changes.attach(asyncio.get_running_loop())
         self._started.set()
         await self._stop.wait()
-        for task in self._webhook_tasks:
-            task.cancel()
-        await asyncio.gather(*self._webhook_tasks, return_exceptions=True)
         await runner.cleanup()
         self._changes.attach(None)
 
@@ -184,12 +169,10 @@ class RunPodPlatform(PlatformConfig):
             (hdrs.METH_GET, "job-take-batch", "/{worker}", workers.take_batch),
             (hdrs.METH_GET, "job-stop", "/{worker}", workers.stop),
             (hdrs.METH_POST, "job-done", "/{worker}/{job}", workers.done),
-            (hdrs.METH_POST, "job-stream", "/{worker}/{job}", workers.chunk),
             (hdrs.METH_GET, "ping", "/{worker}", workers.ping),
             (hdrs.METH_POST, "run", "", clients.run),
             (hdrs.METH_POST, "runsync", "", clients.runsync),
             (hdrs.METH_GET, "status", "/{job}", clients.status),
-            (hdrs.METH_GET, "stream", "/{job}", clients.stream),
             (hdrs.METH_POST, "cancel", "/{job}", clients.cancel),
             (hdrs.METH_POST, "retry", "/{job}", clients.retry),
             (hdrs.METH_POST, "purge-queue", "", clients.purge_queue),
@@ -201,34 +184,34 @@ class RunPodPlatform(PlatformConfig):
 
     async def _handle(self, name: str, route: Route, request: web.Request) -> web.Response:
         await asyncio.sleep(self.round_trip_s / 2)
-        response = await self._answered(name, route, request)
+        response = await self._respond(name, route, request)
         if name in POLLS and not 200 <= response.status < 400:  # noqa: PLR2004 - a failure
             await asyncio.sleep(self.poll_error_delay_s)
         await asyncio.sleep(self.round_trip_s / 2)
         return response
 
-    async def _answered(self, name: str, route: Route, request: web.Request) -> web.Response:
-        if (barrier := self._barrier(request)) is not None:
-            return barrier
+    async def _respond(self, name: str, route: Route, request: web.Request) -> web.Response:
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
         body = parsed(await request.read())
-        kind = await self._workers.note_post(request, body) if name in POSTS else name
+        kind = await self._workers.record_post(request, body) if name == "job-done" else name
         fault = self.faults.of_request({name, kind, *({"take"} if name in TAKES else ())})
         if isinstance(fault, QueueHang):
             await asyncio.Future()
-        if isinstance(fault, QueueAnswer):
+        if isinstance(fault, QueueResponse):
             if name in TAKES:
-                self._workers.note_take(request)
+                self._workers.record_take(request)
             if kind == "final" and fault.status in READ_AND_REFUSED:
                 self._workers.refuse(request.match_info["job"])
-            return answer_of(fault)
+            return response_of(fault)
         is_dropped = isinstance(fault, QueueDrop) and not fault.after_handling
         response = web.Response() if is_dropped else await route(request, body)
         if fault is not None and request.transport is not None:
             request.transport.abort()
         return response
 
-    def _barrier(self, request: web.Request) -> web.Response | None:
-        """Return the answer to a request that does not come as far as the endpoint."""
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """Return the response to a request that does not reach the endpoint, or None."""
         if (status := self.faults.outage_status) is not None:
             return edge_page(status)
         if (key := request.headers.get(hdrs.AUTHORIZATION)) not in {self.api_key, f"Bearer {self.api_key}"}:
@@ -236,29 +219,3 @@ class RunPodPlatform(PlatformConfig):
         if request.match_info["endpoint"] != self.endpoint_id:
             return problem(404, "endpoint not found")
         return None
-
-    def _call_webhook(self, job: QueueJob) -> None:
-        task = asyncio.get_running_loop().create_task(self._told_webhook(job))
-        self._webhook_tasks.add(task)
-        task.add_done_callback(self._webhook_tasks.discard)
-
-    async def _told_webhook(self, job: QueueJob) -> None:
-        headers = {hdrs.USER_AGENT: "Go-http-client/2.0"}
-        timeout = aiohttp.ClientTimeout(total=WEBHOOK_DEADLINE_S)
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-            for attempt in range(WEBHOOK_ATTEMPTS):
-                if attempt:
-                    await asyncio.sleep(self.webhook_retry_s)
-                status = await _posted(session, str(job.webhook), job)
-                self._webhooks.append(WebhookCall(job.id, time.monotonic(), status))
-                self._changes.ring()
-                if 200 <= status < 300:  # noqa: PLR2004 - a success
-                    return
-
-
-async def _posted(session: aiohttp.ClientSession, url: str, job: QueueJob) -> int:
-    try:
-        async with session.post(url, json=webhook_of(job)) as response:
-            return response.status
-    except (TimeoutError, aiohttp.ClientError):
-        return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -15,21 +15,18 @@ from .config import PlatformConfig
 from .faults import QueueFaults
 from .values import JsonObject, QueueJob, QueueJobState, StateChange
 
-MOST_RETRIES = 1
+MAX_RETRIES = 1
 STOPPED = frozenset({QueueJobState.CANCELLED, QueueJobState.TIMED_OUT})
 RETRIABLE = frozenset({QueueJobState.FAILED, QueueJobState.TIMED_OUT})
 
 
 class JobStore:
-    """All jobs by id. `call_webhook` is called in the event loop with each finished job that has a webhook."""
+    """All jobs by id."""
 
-    def __init__(
-        self, config: PlatformConfig, faults: QueueFaults, changes: Changes, call_webhook: Callable[[QueueJob], None]
-    ) -> None:
+    def __init__(self, config: PlatformConfig, faults: QueueFaults, changes: Changes) -> None:
         self._config = config
         self._faults = faults
         self._changes = changes
-        self._call_webhook = call_webhook
         self._queue: list[str] = []
         self._to_stop: dict[str, list[str]] = {}
         self._retried = 0
@@ -68,7 +65,7 @@ class JobStore:
         """Cancel an unfinished job, and signal its worker to stop it."""
         with self._changes.lock:
             job = self.jobs[job_id]
-            return job if job.state.is_final else self._end(job, QueueJobState.CANCELLED, calls_webhook=False)
+            return job if job.state.is_final else self._end(job, QueueJobState.CANCELLED)
 
     def retry(self, job_id: str) -> QueueJob | None:
         """Put a failed job into the queue again and return it; return None if it did not fail."""
@@ -85,15 +82,8 @@ class JobStore:
         with self._changes.lock:
             waiting = [self.jobs[job_id] for job_id in self._queue]
             for job in waiting:
-                self._end(job, QueueJobState.CANCELLED, calls_webhook=False)
+                self._end(job, QueueJobState.CANCELLED)
         return len(waiting)
-
-    def drain_chunks(self, job_id: str) -> list[Any]:
-        """Return the chunks that were not fetched yet."""
-        with self._changes.lock:
-            job = self.jobs[job_id]
-            self._keep(replace(job, fetched_chunks=len(job.chunks)))
-        return list(job.chunks[job.fetched_chunks :])
 
     def counts(self) -> dict[str, int]:
         """Return the jobs of /health."""
@@ -123,23 +113,17 @@ class JobStore:
         """Record that a worker reported these jobs as running."""
         with self._changes.lock:
             for job in [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]:
-                self._keep(replace(job, heard_at=time.monotonic()))
+                self._keep(replace(job, seen_at=time.monotonic()))
 
     def progress(self, job_id: str, value: object) -> None:
         """Store a progress value. After a result, progress sets the job back to IN_PROGRESS."""
         with self._changes.lock:
             job = self.jobs[job_id]
-            job = replace(job, progress=(*job.progress, value), heard_at=time.monotonic())
+            job = replace(job, progress=(*job.progress, value), seen_at=time.monotonic())
             if job.state.is_final and job.state not in STOPPED:
                 self._move(job, QueueJobState.IN_PROGRESS, output=None, error=None)
             else:
                 self._keep(job)
-
-    def chunk(self, job_id: str, value: object) -> None:
-        """Store one chunk of a stream."""
-        with self._changes.lock:
-            job = self.jobs[job_id]
-            self._keep(replace(job, chunks=(*job.chunks, value), heard_at=time.monotonic()))
 
     def finish(self, job_id: str, output: object = None, error: object = None) -> None:
         """Finish a job with its worker's result. A finished job does not change."""
@@ -162,19 +146,19 @@ class JobStore:
         with self._changes.lock:
             job = self.jobs[job_id]
             if not job.state.is_final:
-                self._end(job, QueueJobState.TIMED_OUT, calls_webhook=False)
+                self._end(job, QueueJobState.TIMED_OUT)
 
-    def _look_after(self, job_id: str, hand_outs: int) -> None:
+    def _check_worker(self, job_id: str, hand_outs: int) -> None:
         """Hand a job out again, or fail it, if no worker has reported it for `lost_job_s`."""
         with self._changes.lock:
             job = self.jobs[job_id]
             is_put_back = job.history[-2].state.is_final
             if job.state is not QueueJobState.IN_PROGRESS or job.hand_outs != hand_outs or is_put_back:
                 return
-            left_s = job.heard_at + self._config.lost_job_s - time.monotonic()
+            left_s = job.seen_at + self._config.lost_job_s - time.monotonic()
             if left_s > 0:
-                self._changes.soon(left_s, partial(self._look_after, job_id, hand_outs))
-            elif job.retries < MOST_RETRIES:
+                self._changes.soon(left_s, partial(self._check_worker, job_id, hand_outs))
+            elif job.retries < MAX_RETRIES:
                 self._retried += 1
                 self._queue.append(job_id)
                 self._move(job, QueueJobState.IN_QUEUE, retries=job.retries + 1)
@@ -185,34 +169,23 @@ class JobStore:
         hand_outs = job.hand_outs + 1
         self._queue.remove(job.id)
         now = time.monotonic()
-        self._move(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, heard_at=now)
+        self._move(job, QueueJobState.IN_PROGRESS, worker_id=worker_id, hand_outs=hand_outs, seen_at=now)
         timeout_s = job.policy_s("executionTimeout", self._config.execution_timeout_s)
         self._changes.soon(timeout_s, partial(self._time_out, job.id, hand_outs))
-        self._changes.soon(self._config.lost_job_s, partial(self._look_after, job.id, hand_outs))
+        self._changes.soon(self._config.lost_job_s, partial(self._check_worker, job.id, hand_outs))
         return {"id": job.id, **job.body}
 
-    def _end(
-        self,
-        job: QueueJob,
-        state: QueueJobState,
-        *,
-        output: object = None,
-        error: str | None = None,
-        calls_webhook: bool = True,
-    ) -> QueueJob:
+    def _end(self, job: QueueJob, state: QueueJobState, *, output: object = None, error: str | None = None) -> QueueJob:
         if job.state is QueueJobState.IN_QUEUE:
             self._queue.remove(job.id)
         elif state in STOPPED and job.worker_id is not None:
             self._to_stop.setdefault(job.worker_id, []).append(job.id)
-        ended = self._move(job, state, output=output, error=error)
-        if ended.webhook is not None and calls_webhook:
-            self._changes.soon(0, partial(self._call_webhook, ended))
-        return ended
+        return self._move(job, state, output=output, error=error)
 
     def _move(self, job: QueueJob, state: QueueJobState, **changes: Any) -> QueueJob:  # noqa: ANN401 - fields of Job
         return self._keep(replace(job, history=(*job.history, StateChange(state, time.monotonic())), **changes))
 
     def _keep(self, job: QueueJob) -> QueueJob:
         self.jobs = MappingProxyType({**self.jobs, job.id: job})
-        self._changes.ring()
+        self._changes.notify()
         return job

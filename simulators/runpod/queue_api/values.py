@@ -1,4 +1,4 @@
-"""What the stand-in remembers, as values."""
+"""The simulator's state, as values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
 JsonObject: TypeAlias = dict[str, Any]
-PostKind: TypeAlias = Literal["progress", "final", "chunk"]
+PostKind: TypeAlias = Literal["progress", "final"]
 
 
 class QueueJobState(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
@@ -23,13 +23,13 @@ class QueueJobState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Return whether nothing more is to come."""
+        """Whether the job has ended."""
         return self not in {QueueJobState.IN_QUEUE, QueueJobState.IN_PROGRESS}
 
 
 @dataclass(frozen=True)
 class StateChange:
-    """A job came into a state, at a time of the monotonic clock."""
+    """A change into a state, at a time of the monotonic clock."""
 
     state: QueueJobState
     at: float
@@ -37,51 +37,49 @@ class StateChange:
 
 @dataclass(frozen=True)
 class QueueJob:
-    """A job as it stands now; `body` is what was submitted. A `None` output or error means that there is none."""
+    """A job. `body` is the submitted request. `output` and `error` are None if they do not exist."""
 
     id: str
     body: Mapping[str, Any] = field(repr=False)
     is_sync: bool
     history: tuple[StateChange, ...]
-    heard_at: float = 0.0
+    seen_at: float = 0.0
     worker_id: str | None = None
     output: Any = field(default=None, repr=False)
     error: str | None = None
     progress: tuple[Any, ...] = field(default=(), repr=False)
-    chunks: tuple[Any, ...] = field(default=(), repr=False)
-    fetched_chunks: int = 0
     hand_outs: int = 0
     final_posts: int = 0
     retries: int = 0
 
     @property
     def state(self) -> QueueJobState:
-        """Return where it is now."""
+        """The current state."""
         return self.history[-1].state
 
     @property
     def states(self) -> list[QueueJobState]:
-        """Return where it has been, in order."""
+        """All states so far, in order."""
         return [step.state for step in self.history]
 
     @property
     def submitted_at(self) -> float:
-        """Return when it first came into the queue."""
+        """The time of its submission."""
         return self.history[0].at
 
     @property
     def queued_at(self) -> float:
-        """Return when it last came into the queue, at first or to be tried again."""
+        """The time when it was last queued, by its submission or a retry."""
         return self._attempt[0].at
 
     @property
     def started_at(self) -> float | None:
-        """Return when the last attempt was handed out, None while it waits and where it never was."""
+        """The start of the current attempt, or None before a worker takes it."""
         return next((step.at for step in self._attempt if step.state is QueueJobState.IN_PROGRESS), None)
 
     @property
     def ended_at(self) -> float | None:
-        """Return when it ended, None before."""
+        """The time of its end, or None before."""
         return self.history[-1].at if self.state.is_final else None
 
     @property
@@ -91,23 +89,18 @@ class QueueJob:
 
     @property
     def input(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Return its input, None where it was stripped."""
+        """The input, or None if it was stripped."""
         return self.body.get("input")
 
     @property
-    def webhook(self) -> str | None:
-        """Return the URL to tell of its end."""
-        return self.body.get("webhook")
-
-    @property
     def is_low_priority(self) -> bool:
-        """Return whether it runs only when nothing else waits."""
+        """Whether it runs only if no other job waits."""
         return self._policy("lowPriority") is True
 
     def policy_s(self, key: Literal["executionTimeout", "ttl"], default_s: float) -> float:
-        """Return a time of its policy."""
-        asked_ms = self._policy(key)
-        return asked_ms / 1000 if isinstance(asked_ms, int | float) else default_s
+        """Return a duration of its policy in seconds."""
+        policy_ms = self._policy(key)
+        return policy_ms / 1000 if isinstance(policy_ms, int | float) else default_s
 
     def _policy(self, key: str) -> object:
         policy = self.body.get("policy")
@@ -116,7 +109,7 @@ class QueueJob:
 
 @dataclass(frozen=True)
 class Take:
-    """A worker asked for jobs."""
+    """A worker's request for jobs."""
 
     worker_id: str
     at: float
@@ -125,19 +118,18 @@ class Take:
 
 @dataclass(frozen=True)
 class Post:
-    """A worker posted something about a job. The post is kept even where a fault then kept it from counting."""
+    """A worker's POST about a job, recorded even if a fault then prevents its effect."""
 
     job_id: str
     worker_id: str
     kind: PostKind
     at: float
     size: int
-    stops_pod: bool = False
 
 
 @dataclass(frozen=True)
 class Ping:
-    """A worker said that it lives, and with which jobs, or that it cannot work."""
+    """A worker's ping: alive with these running jobs, or unhealthy."""
 
     worker_id: str
     at: float
@@ -145,12 +137,3 @@ class Ping:
     is_unhealthy: bool = False
     check: str = ""
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class WebhookCall:
-    """A webhook was called; status 0 means that nobody answered."""
-
-    job_id: str
-    at: float
-    status: int

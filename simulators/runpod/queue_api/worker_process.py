@@ -1,4 +1,4 @@
-"""A worker as a process of its own, of which nothing is left afterwards."""
+"""Runs a worker in a process of its own, and kills all processes that it leaves behind."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from typing import Self
 
 from .platform import RunPodPlatform
 
-KILL_DEADLINE_S = 5.0
+KILL_TIMEOUT_S = 5.0
 LOG_TAIL_CHARACTERS = 4000
 
 
 class WorkerProcess:
-    """`python SCRIPT` as a worker of a platform, in a process group of its own; Linux only.
+    """Runs `python SCRIPT` as a worker of a platform, in a process group of its own. Linux only.
 
-    It inherits this process's variables but those that begin with RUNPOD_, gets those of `platform.worker_env`, and
-    then `env`. Its HOME is an empty folder: the SDK would take the key of a ~/.runpod/config.toml instead of ours.
+    The process inherits this process's environment variables except RUNPOD_*, and gets those of `platform.worker_env`
+    and `env`. Its HOME is an empty folder, because the SDK would use the key in ~/.runpod/config.toml.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class WorkerProcess:
         home.mkdir()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
         with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - the command is the test's own
+            self._process = subprocess.Popen(  # noqa: S603 - the command comes from the test
                 self._command,
                 cwd=self._cwd,
                 env=inherited | {"HOME": str(home), "PYTHONUNBUFFERED": "1", "NO_PROXY": "127.0.0.1"} | self._env,
@@ -74,28 +74,28 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Return the id of the process, which is that of its group."""
+        """The id of the process, and of its group."""
         return self._running.pid
 
     @property
     def exit_code(self) -> int | None:
-        """Return how it ended, None while it runs."""
+        """The exit code, or None while it runs."""
         return self._running.poll()
 
     @property
     def log(self) -> str:
-        """Return what it wrote so far, to stdout and stderr."""
+        """Its output to stdout and stderr so far."""
         return self._log_path.read_text(errors="replace")
 
     def terminate(self) -> None:
-        """Ask the worker, and not its children, to end: SIGTERM."""
+        """Send SIGTERM to the worker, but not to its children."""
         self._running.terminate()
 
     def wait(self, timeout_s: float = 10.0) -> int:
         """Return the exit code.
 
         Raises:
-            AssertionError: it still runs at the deadline.
+            AssertionError: it still runs after the timeout.
         """
         try:
             return self._running.wait(timeout_s)
@@ -104,21 +104,21 @@ class WorkerProcess:
             raise AssertionError(f"{self._worker_id} still runs after {timeout_s} s; its log:\n{tail}") from error
 
     def leftovers(self) -> list[int]:
-        """Return the processes of its session that live, whatever group they made themselves."""
+        """Return the running processes of its session, in any process group."""
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-        return [pid for pid in pids if _lives_in(pid, self.pid)]
+        return [pid for pid in pids if _runs_in(pid, self.pid)]
 
     def kill(self) -> None:
-        """Kill the worker and all that it started.
+        """Kill the worker and all processes that it started.
 
         Raises:
-            AssertionError: something of it does not die.
+            AssertionError: a process does not die.
         """
-        deadline = time.monotonic() + KILL_DEADLINE_S
-        while pids := self.leftovers():  # again, for what one of them started meanwhile
+        deadline = time.monotonic() + KILL_TIMEOUT_S
+        while pids := self.leftovers():  # repeated, because a process may have started another one
             if time.monotonic() > deadline:
                 raise AssertionError(f"{self._worker_id} left processes that do not die: {pids}")
-            _end(pids, deadline)
+            _kill_all(pids, deadline)
         self._running.wait()
 
     @property
@@ -128,8 +128,8 @@ class WorkerProcess:
         return self._process
 
 
-def _end(pids: Sequence[int], deadline: float) -> None:
-    """Kill processes, and return when all have died or it is too late."""
+def _kill_all(pids: Sequence[int], deadline: float) -> None:
+    """Kill processes; return when all have died, or at the deadline."""
     with contextlib.ExitStack() as stack:
         living = set()
         for pid in pids:
@@ -142,8 +142,8 @@ def _end(pids: Sequence[int], deadline: float) -> None:
             living.difference_update(select.select(living, [], [], left_s)[0])
 
 
-def _lives_in(pid: int, session: int) -> bool:
-    """Return whether a process belongs to a session and is no zombie, which only its parent can end."""
+def _runs_in(pid: int, session: int) -> bool:
+    """Return whether a process belongs to a session and is not a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What one account has at RunPod, and what each call does to it. No socket in it."""
+"""The state of one RunPod account, and the effect of each API call on it. No I/O."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CONTAINER = ("image", "args", "disk", "env", "ports", "registry")
 CREATED_AT = "2026-11-25T20:00:00Z"
 
 
-class RequestRefused(Exception):  # noqa: N818 - an answer
-    """A call that the account refuses."""
+class RequestRefused(Exception):  # noqa: N818 - a response
+    """A refused API call."""
 
     def __init__(self, status: int, detail: str, errors: list[str] | None = None) -> None:
         super().__init__(detail)
@@ -32,7 +32,7 @@ class RequestRefused(Exception):  # noqa: N818 - an answer
 
 
 class Account:
-    """Templates and endpoints by id; what else there is may be set."""
+    """Templates and endpoints by id. Tests may set the other attributes."""
 
     def __init__(self, new_id: Callable[[], str] | None = None, queue_url: str = "https://api.runpod.ai/v2") -> None:
         self._numbers = itertools.count(1)
@@ -42,7 +42,7 @@ class Account:
         self.endpoints: dict[str, JsonObject] = {}
         self.cached_models: dict[str, list[str]] = {}
         self.bound: dict[str, str] = {}
-        """The endpoint of each template that is bound to one, by the template's id."""
+        """The id of the endpoint that a template is bound to, by the template's id."""
         self.volumes: list[JsonObject] = [
             {"id": "vol1", "name": "models", "size": 50, "dataCenter": "US-KS-2", "type": "STANDARD"}
         ]
@@ -51,7 +51,7 @@ class Account:
         self.workers: list[JsonObject] = []
 
     def lists(self) -> Mapping[str, tuple[str, list[JsonObject]]]:
-        """Return what can be listed: the path, and the key and the items of its answer."""
+        """Return the lists by path: the key of the response, and its items."""
         return {
             "/templates": ("templates", list(self.templates.values())),
             "/serverless": ("endpoints", list(self.endpoints.values())),
@@ -60,7 +60,7 @@ class Account:
         }
 
     def catalogue(self, query: Mapping[str, str]) -> JsonObject:
-        """Return the types of GPUs; with availability where the product is named too."""
+        """Return the GPU types, with their availability if the query includes it."""
         if query.get("include") == "AVAILABILITY":
             if not query.get("product"):
                 raise RequestRefused(400, "include=AVAILABILITY requires product")
@@ -85,7 +85,7 @@ class Account:
         return self.templates[template_id]
 
     def update_template(self, template_id: str, body: JsonObject) -> JsonObject:
-        """Change a template; no endpoint hears of it."""
+        """Change a template. Existing endpoints do not change."""
         template = _found(self.templates, template_id)
         _check(body, UPDATE_TEMPLATE)
         template.update(copy.deepcopy(body))
@@ -179,10 +179,10 @@ _DEFAULTS: JsonObject = {
 }
 
 
-def _found(there: Mapping[str, JsonObject], item_id: str) -> JsonObject:
-    if item_id not in there:
+def _found(items: Mapping[str, JsonObject], item_id: str) -> JsonObject:
+    if item_id not in items:
         raise RequestRefused(404, "resource not found")
-    return there[item_id]
+    return items[item_id]
 
 
 def _check(body: Any, schema: JsonObject) -> None:  # noqa: ANN401 - any JSON value
@@ -201,4 +201,4 @@ def _check_gpu(endpoint: JsonObject, gpus: list[JsonObject]) -> None:
     types = {each["id"] for each in gpus if each["pool"] in gpu.get("pools", [])}
     for excluded in gpu.get("excludedTypes", []):
         if excluded not in types:
-            raise RequestRefused(400, f"gpu.excludedTypes: {excluded!r} is no type of the pools")
+            raise RequestRefused(400, f"gpu.excludedTypes: {excluded!r} is not a GPU type of the pools")

@@ -1,4 +1,4 @@
-"""What can be made to go wrong, as verbs; each counts for requests whose method and path begin so, in order."""
+"""Faults to inject, as methods. `line` is the start of the method and path of a request: `POST /serverless`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class RestAnswer:
-    """An answer in place of the account's; nothing happened, but with `after_handling`."""
+class RestResponse:
+    """A response instead of the account's. The request has no effect, unless `after_handling`."""
 
     status: int
     body: Any = None
@@ -20,27 +20,27 @@ class RestAnswer:
 
 @dataclass(frozen=True)
 class RestDrop:
-    """No answer: the connection is cut, before or after what was asked for was done."""
+    """No response: the connection is closed, before or after the request was handled."""
 
     after_handling: bool
 
 
 class RestFaults:
-    """The verbs, and what of them is still to come."""
+    """The methods that inject faults, and the faults that have not happened yet."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._armed: list[tuple[str, RestAnswer | RestDrop]] = []
+        self._armed: list[tuple[str, RestResponse | RestDrop]] = []
         self.forgets_models = False
-        """Whether a PATCH of REST v2 drops the cached models, which it has no field for."""
+        """Whether a PATCH of REST v2 removes the cached models, which REST v2 has no field for."""
         self.forbids_writing = False
-        """Whether the key may only read."""
-        self._left: int | None = None
-        self._last_counts = False
+        """Whether the API key is read-only."""
+        self._requests_left: int | None = None
+        self._handles_last = False
 
-    def answer(
+    def respond(
         self,
-        asked: str,
+        line: str,
         status: int,
         times: int = 1,
         body: object = None,
@@ -48,44 +48,44 @@ class RestFaults:
         *,
         after_handling: bool = False,
     ) -> None:
-        """Answer the next requests of `asked` ("POST /serverless") with a status."""
-        self._arm(asked, RestAnswer(status, body, headers or {}, after_handling), times)
+        """Send this response to the next requests of `line`."""
+        self._arm(line, RestResponse(status, body, headers or {}, after_handling), times)
 
-    def rate_limit(self, asked: str, retry_after_s: int = 1, times: int = 1) -> None:
-        """Refuse the next requests of `asked` with 429."""
+    def rate_limit(self, line: str, retry_after_s: int = 1, times: int = 1) -> None:
+        """Refuse the next requests of `line` with 429."""
         problem = {"title": "Too Many Requests", "status": 429, "detail": "rate limit exceeded for the minute window"}
-        self.answer(asked, 429, times, problem, {"Retry-After": str(retry_after_s)})
+        self.respond(line, 429, times, problem, {"Retry-After": str(retry_after_s)})
 
-    def drop_connection(self, asked: str, times: int = 1, *, after_handling: bool = False) -> None:
-        """Reset the connection of the next requests of `asked`."""
-        self._arm(asked, RestDrop(after_handling), times)
+    def drop_connection(self, line: str, times: int = 1, *, after_handling: bool = False) -> None:
+        """Close the connection of the next requests of `line`."""
+        self._arm(line, RestDrop(after_handling), times)
 
-    def end_after(self, requests: int, *, last_counts: bool = False) -> None:
-        """Refuse all after so many requests, until `clear`; with `last_counts` the first of these is done all the same.
+    def end_after(self, requests: int, *, handles_last: bool = False) -> None:
+        """Refuse all requests after `requests` of them, until `clear`, as if the caller were killed there.
 
-        To whoever asks it is as if it were killed there: what it did counts, and it does nothing more.
+        With `handles_last`, the first refused request still takes effect.
         """
         with self._lock:
-            self._left, self._last_counts = requests, last_counts
+            self._requests_left, self._handles_last = requests, handles_last
 
     def clear(self) -> None:
-        """Undo what is still to come."""
+        """Remove all faults."""
         with self._lock:
-            self._armed, self._left = [], None
+            self._armed, self._requests_left = [], None
 
-    def of_request(self, asked: str) -> RestAnswer | RestDrop | None:
-        """Take the next fault of a request."""
+    def of_request(self, line: str) -> RestResponse | RestDrop | None:
+        """Remove and return the next fault of a request."""
         with self._lock:
-            if self._left is not None:
-                self._left -= 1
-                if self._left < 0:
-                    return RestAnswer(403, after_handling=self._last_counts and self._left == -1)
-            for place, (begin, fault) in enumerate(self._armed):
-                if asked.startswith(begin):
+            if self._requests_left is not None:
+                self._requests_left -= 1
+                if self._requests_left < 0:
+                    return RestResponse(403, after_handling=self._handles_last and self._requests_left == -1)
+            for place, (start, fault) in enumerate(self._armed):
+                if line.startswith(start):
                     del self._armed[place]
                     return fault
         return None
 
-    def _arm(self, asked: str, fault: RestAnswer | RestDrop, times: int) -> None:
+    def _arm(self, line: str, fault: RestResponse | RestDrop, times: int) -> None:
         with self._lock:
-            self._armed += [(asked, fault)] * times
+            self._armed += [(line, fault)] * times

@@ -1,4 +1,4 @@
-"""The two GraphQL calls that know cached models: `myself { endpoints }` and `saveEndpoint`."""
+"""The two GraphQL calls with cached models: `myself { endpoints }` and `saveEndpoint`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _DEFAULTS: JsonObject = {
 }
 
 
-def answered(account: Account, body: JsonObject) -> JsonObject:
-    """Return the answer to a query or a mutation; what is wrong stands in `errors`, as GraphQL has it."""
+def respond(account: Account, body: JsonObject) -> JsonObject:
+    """Return the response to a query or a mutation. Faults are in `errors`, as GraphQL requires."""
     try:
         if "saveEndpoint" in str(body.get("query")):
             return {"data": {"saveEndpoint": _save(account, body["variables"]["input"])}}
@@ -64,7 +64,7 @@ def _read(account: Account, endpoint_id: str) -> JsonObject:
 
 
 def _save(account: Account, given: JsonObject) -> JsonObject:
-    """Replace an endpoint by what is given, with defaults for what is not."""
+    """Replace all fields of an endpoint. Fields that are not given get their default."""
     for name in given:
         if name not in {"id", "name", "gpuIds", *_DEFAULTS}:
             raise RequestRefused(400, f'Field "{name}" is not defined by type "EndpointInput".')

@@ -1,4 +1,4 @@
-"""The stand-in as a context manager: a thread with one server in it, and what a test may do and look at."""
+"""The simulator as a context manager: a thread that runs one server, with its controls and state for tests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import RunPodPlatform
 
 from .account import Account, RequestRefused
-from .faults import RestAnswer, RestDrop, RestFaults
-from .graphql import answered
+from .faults import RestDrop, RestFaults, RestResponse
+from .graphql import respond
 from .shapes import JsonObject
 
 
 @dataclass(frozen=True)
 class RestRequest:
-    """One request as it came, and the status of its answer; 0 where none was given."""
+    """A received request, and the status of its response; 0 without a response."""
 
     method: str
     path: str
@@ -35,7 +35,7 @@ class RestRequest:
 
 
 class RunPodAccount(Account):
-    """An account at RunPod. With a `platform`, its endpoint is the one that is created, with that platform's queue."""
+    """An account at RunPod. With a `platform`, a created endpoint has the id and the queue of that platform."""
 
     def __init__(self, platform: RunPodPlatform | None = None, api_key: str = "rpa_stand_in") -> None:
         self._platform = platform
@@ -45,7 +45,7 @@ class RunPodAccount(Account):
         )
         self.api_key = platform.api_key if platform else api_key
         self.faults = RestFaults()
-        self.asked: list[RestRequest] = []
+        self.received: list[RestRequest] = []
         self.lock = threading.Lock()
         self._server = HttpServer(type("Handler", (_RestHandler,), {"account": self}))
 
@@ -57,7 +57,7 @@ class RunPodAccount(Account):
         self._server.__exit__()
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that lead a deployment here."""
+        """Return the environment variables of a deployment to this account."""
         return {
             "RUNPOD_API_KEY": self.api_key,
             "RUNPOD_REST_BASE_URL": f"{self._server.url}/v2",
@@ -65,20 +65,20 @@ class RunPodAccount(Account):
         }
 
     def writes(self) -> list[str]:
-        """Return the calls that were to change something, in order; GraphQL's mutation is one."""
+        """Return the calls that change something, in order, including GraphQL's mutations."""
         return [
             each.line
-            for each in self.asked
+            for each in self.received
             if each.method in {"PATCH", "DELETE"}
             or (each.method == "POST" and (each.path != "/graphql" or "mutation" in str(each.body)))
         ]
 
     def handle(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
-        """Return status and answer of a call. Raises Refusal."""
+        """Return the status and body of the response to a call. Raises RequestRefused."""
         if method != "GET" and path != "/graphql" and self.faults.forbids_writing:
             raise RequestRefused(403, "access denied")
         if path == "/graphql":
-            return 200, answered(self, body)
+            return 200, respond(self, body)
         if not path.startswith("/v2/"):
             raise RequestRefused(404, "resource not found")
         kind, _, item_id = path.removeprefix("/v2/").partition("/")
@@ -114,37 +114,37 @@ class RunPodAccount(Account):
 
 
 class _RestHandler(HttpHandler):
-    """One connection, with the faults in front of the account."""
+    """Handles requests: applies faults, then calls the account."""
 
     account: RunPodAccount
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Read."""
-        self._answer()
+        """Handle a request of any method."""
+        self._handle()
 
     do_POST = do_PATCH = do_DELETE = do_GET
 
-    def _answer(self) -> None:
+    def _handle(self) -> None:
         parts = urlsplit(self.path)
         raw = self.body()
         body = json.loads(raw) if raw else None
         path = parts.path.removeprefix("/v2")
         with self.account.lock:
             fault = self.account.faults.of_request(f"{self.command} {path}")
-            status, answer = 0, None
+            status, content = 0, None
             if fault is None or fault.after_handling:
-                status, answer = self._handled(parts.path, dict(parse_qsl(parts.query)), body)
+                status, content = self._handled(parts.path, dict(parse_qsl(parts.query)), body)
             headers = {"RateLimit": '"minute";r=99;t=60'} if status != HTTPStatus.UNAUTHORIZED else {}
-            if isinstance(fault, RestAnswer):
-                status, answer, headers = fault.status, fault.body, {**headers, **fault.headers}
+            if isinstance(fault, RestResponse):
+                status, content, headers = fault.status, fault.body, {**headers, **fault.headers}
             is_cut = isinstance(fault, RestDrop)
-            self.account.asked.append(RestRequest(self.command, path, body, 0 if is_cut else status))
+            self.account.received.append(RestRequest(self.command, path, body, 0 if is_cut else status))
         if is_cut:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
         else:
-            self._send(status, answer, headers)
+            self._send(status, content, headers)
 
     def _handled(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:  # noqa: ANN401 - any JSON value
         try:
@@ -160,11 +160,11 @@ class _RestHandler(HttpHandler):
                 401, "missing bearer token" if "Authorization" not in self.headers else "invalid api key"
             )
 
-    def _send(self, status: int, answer: object, headers: dict[str, str]) -> None:
-        if isinstance(answer, str):
-            kind, data = "text/html", answer.encode()
+    def _send(self, status: int, content: object, headers: dict[str, str]) -> None:
+        if isinstance(content, str):
+            kind, data = "text/html", content.encode()
         else:
             is_problem = status >= HTTPStatus.BAD_REQUEST
             kind = "application/problem+json" if is_problem else "application/json"
-            data = b"" if answer is None else json.dumps(answer).encode()
+            data = b"" if content is None else json.dumps(content).encode()
         self.respond(status, data, {**headers, "Content-Type": kind})

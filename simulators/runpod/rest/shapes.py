@@ -1,4 +1,4 @@
-"""What REST v2 takes, as JSON Schemas, and what it lists."""
+"""The JSON Schemas of REST v2's request bodies, and the GPU catalogue."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ UPDATE_ENDPOINT = _body({**_ENDPOINT, "gpu": _gpu(rf"^$|{_VERSION}", [])}, [])
 
 
 def failed_fields(body: object, schema: JsonObject) -> list[str]:
-    """Return what is wrong with a body, a text a field, as RunPod lists it."""
+    """Return the errors of a body, one text for each field, in RunPod's format."""
     return [
         f"body{''.join(f'.{part}' for part in error.absolute_path)}: {error.message}"
         for error in jsonschema.Draft202012Validator(schema).iter_errors(body)
@@ -97,7 +97,7 @@ def failed_fields(body: object, schema: JsonObject) -> list[str]:
 
 
 def gpu(pool: str | None, name: str, memory: int, usd_per_h: float | None, availability: str = "HIGH") -> JsonObject:
-    """Return one type of GPU as the catalogue lists it."""
+    """Return a GPU type's entry in the catalogue."""
     price = {"secure": 0.44, "community": 0.31}
     return {
         "id": f"NVIDIA {name}",
@@ -124,4 +124,4 @@ CATALOGUE = (
     gpu("ADA_32_PRO", "RTX 5090", 32, None, "NONE"),
     gpu(None, "RTX 3070", 8, None),
 )
-"""A catalogue with the prices of our table, some of which differ in what is free."""
+"""A catalogue with the prices of comfy_client.prices. Some GPU types have a low availability."""

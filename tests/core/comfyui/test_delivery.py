@@ -1,4 +1,4 @@
-"""Graphs are changed so that every saver writes apart from other runs, and so that previews are left out."""
+"""Rewriting of graphs: every save node writes into the run's own folder, and previews are removed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - an
 
 
 def inputs_of(graph: Graph, node_id: str = "9", folder: str = RUN, **node_types: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return the inputs of a node of `graph`, as it is rewrite_graph into files."""
+    """Return the inputs of a node of `graph` after rewrite_graph, with outputs saved to files."""
     changed = rewrite_graph(graph, folder, over_websocket=False, node_types=node_types)
     inputs: dict[str, Any] = changed[node_id]["inputs"]
     return inputs
 
 
 @pytest.mark.parametrize("class_type", ["SaveImage", "SaveVideo", "VAESave", "SaveAudioMP3", "SaveText"])
-def test_a_core_saver_writes_into_the_folder_of_the_run(class_type: str) -> None:
-    """Its prefix is a path; folders in it are created."""
+def test_a_core_save_node_writes_into_the_run_s_folder(class_type: str) -> None:
+    """Its prefix may be a path, whose folders are created."""
     graph = {"9": node(class_type, filename_prefix="a/fox")}
     assert inputs_of(graph) == {"filename_prefix": f"{RUN}/a/fox"}
     assert inputs_of(graph, folder=f"{RUN}/2") == {"filename_prefix": f"{RUN}/2/a/fox"}
@@ -50,26 +50,26 @@ def test_a_core_saver_writes_into_the_folder_of_the_run(class_type: str) -> None
         ("a/", "a"),
     ],
 )
-def test_a_prefix_of_any_kind_is_the_text_that_comfyui_makes_of_it(value: object, name: str) -> None:
-    """It unwraps `__value__` and makes texts of numbers."""
+def test_a_prefix_of_any_type_is_converted_as_comfyui_does(value: object, name: str) -> None:
+    """ComfyUI unwraps `__value__` and converts numbers to text."""
     graph = {"1": node("PrimitiveString", value={"__value__": "lk"}), "9": node("SaveVideo", filename_prefix=value)}
     assert inputs_of(graph) == {"filename_prefix": f"{RUN}/{name}"}
 
 
-def test_the_prefix_of_a_trained_lora_has_another_name() -> None:
-    """SaveLoRA calls it `prefix`."""
+def test_the_prefix_of_save_lora_is_rewritten() -> None:
+    """SaveLoRA names the input `prefix`."""
     assert inputs_of({"9": node("SaveLoRA", prefix="loras/x")}) == {"prefix": f"{RUN}/loras/x"}
 
 
-def test_a_dataset_is_written_into_a_folder_of_the_run() -> None:
-    """Its `filename_prefix` is a name and stays."""
+def test_a_dataset_is_written_into_the_run_s_folder() -> None:
+    """Its folder is rewritten; its `filename_prefix` is a name and is not changed."""
     graph = {"9": node("SaveImageDataSetToFolder", folder_name="set", filename_prefix="image", mode="overwrite")}
     assert inputs_of(graph)["folder_name"] == f"{RUN}/set"
     assert inputs_of(graph)["filename_prefix"] == "image"
 
 
-def test_the_prefix_of_a_custom_saver_stays_a_name() -> None:
-    """It may not be a path there; the name is the run's own, and so is the cache's key."""
+def test_the_prefix_of_a_custom_save_node_stays_a_name() -> None:
+    """A custom node may not accept a path, so the name itself is made unique, and with it the cache key."""
     assert inputs_of({"9": node("Image Save", filename_prefix="fox")}) == {
         "filename_prefix": f"{RUN}_fox",
         "run-tag": RUN,
@@ -78,30 +78,30 @@ def test_the_prefix_of_a_custom_saver_stays_a_name() -> None:
     assert inputs_of({"9": node("Image Save", filename_prefix="fox")}, folder=f"{RUN}/2")["run-tag"] == f"{RUN}-2"
 
 
-def test_a_saver_without_prefix_is_tagged() -> None:
-    """By the names of its inputs, or because /object_info calls it an output."""
+def test_a_save_node_without_a_prefix_is_tagged() -> None:
+    """It is recognised by its input names, or because /object_info declares it an output node."""
     assert inputs_of({"9": node("Image Saver", filename="x", path="y")})["run-tag"] == RUN
     graph = {"9": node("PoseWriter", pose=["1", 0])}
     assert inputs_of(graph) == {"pose": ["1", 0]}
     assert inputs_of(graph, PoseWriter={"output_node": True})["run-tag"] == RUN
 
 
-def test_a_prefix_that_is_linked_to_a_text_is_that_text() -> None:
-    """Through nodes that hold one."""
+def test_a_prefix_that_is_linked_to_a_text_is_resolved() -> None:
+    """The link may lead through several nodes to the text."""
     text = node("PrimitiveString", value="lk")
     graph = {"1": text, "2": node("PrimitiveString", value=["1", 0]), "9": node("SaveVideo", filename_prefix=["2", 0])}
     assert inputs_of(graph) == {"filename_prefix": f"{RUN}/lk"}
     assert prefix_of(graph, "9") == "lk"
 
 
-def test_a_prefix_that_a_node_computes_stays_and_the_saver_is_tagged() -> None:
-    """The tag keeps ComfyUI from answering from its cache."""
+def test_a_computed_prefix_is_kept_and_the_save_node_is_tagged() -> None:
+    """The tag prevents ComfyUI from using its cache."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
     assert inputs_of(graph) == {"filename_prefix": ["1", 0], "run-tag": RUN}
 
 
-def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run() -> None:
-    """Where ComfyUI has the nodes for it: no slash is left, no name of dots alone, and no empty one."""
+def test_a_computed_prefix_becomes_a_name_in_the_run_s_folder() -> None:
+    """If ComfyUI has the required nodes, slashes, names of dots and empty names are replaced."""
     graph = {"1": node("StringConcatenate"), "9": node("SaveVideo", filename_prefix=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {}}
     changed = rewrite_graph(graph, RUN, over_websocket=False, node_types=types)
@@ -115,8 +115,8 @@ def test_a_prefix_that_a_node_computes_becomes_a_name_in_the_folder_of_the_run()
     assert [re.sub(pattern, by, text) for text in computed] == ["fox", "____x", "run-a_x", "_", "_", "_"]
 
 
-def test_a_path_that_a_node_computes_becomes_a_name_for_a_custom_saver_too() -> None:
-    """If /object_info says that it is text: what such a node does with an absolute path is not known."""
+def test_a_computed_path_becomes_a_name_for_a_custom_save_node() -> None:
+    """Only if /object_info says that it is text. A custom node might write to an absolute path."""
     graph = {"1": node("StringConcatenate"), "9": node("Image Save", output_path=["1", 0], images=["1", 0])}
     types: dict[str, object] = {"RegexReplace": {}, "StringConcatenate": {"output": ["STRING"]}}
     changed = rewrite_graph(graph, RUN, over_websocket=False, node_types=types)
@@ -129,14 +129,14 @@ def test_a_path_that_a_node_computes_becomes_a_name_for_a_custom_saver_too() -> 
     assert len(rewrite_graph(graph, RUN, over_websocket=False, node_types=untyped)) == len(graph)
 
 
-def test_other_nodes_stay_as_they_are() -> None:
-    """Whatever their inputs."""
+def test_other_nodes_are_not_changed() -> None:
+    """A node that saves nothing keeps its inputs."""
     graph = {"9": node("KSampler", seed=5, model=["1", 0])}
     assert rewrite_graph(graph, RUN, over_websocket=True) == graph
 
 
-def test_the_graph_of_the_caller_is_not_changed() -> None:
-    """A copy is."""
+def test_the_caller_s_graph_is_not_changed() -> None:
+    """rewrite_graph returns a copy."""
     graph = {
         "1": node("LoadImage"),
         "2": node("PreviewImage", images=["1", 0]),
@@ -147,8 +147,8 @@ def test_the_graph_of_the_caller_is_not_changed() -> None:
     assert repr(graph) == before
 
 
-def test_what_a_preview_or_a_saver_returns_is_what_it_was_given() -> None:
-    """In 0.33 they have outputs, so that other nodes may be linked to them."""
+def test_links_to_a_preview_or_save_node_skip_it() -> None:
+    """Since 0.33 these nodes have outputs: a link to one becomes a link to its own source."""
     graph = {
         "1": node("EmptyImage"),
         "2": node("PreviewImage", images=["1", 0]),
@@ -164,8 +164,8 @@ def test_what_a_preview_or_a_saver_returns_is_what_it_was_given() -> None:
     }
 
 
-def test_a_preview_whose_other_outputs_are_needed_stays() -> None:
-    """Its outputs are more than what it was given."""
+def test_a_preview_with_other_outputs_is_kept() -> None:
+    """An output that is not simply its input cannot be replaced by a link."""
     graph = {"1": node("Preview3DAdvanced", model_3d=["0", 0]), "2": node("Save3DAdvanced", camera_info=["1", 2])}
     assert "1" in rewrite_graph(graph, RUN, over_websocket=True)
 
@@ -183,12 +183,12 @@ def test_a_preview_whose_other_outputs_are_needed_stays() -> None:
     ],
 )
 def test_placeholders_in_a_file_name_are_replaced(prefix: str, name: str) -> None:
-    """And has no character that Windows refuses."""
+    """So are characters that Windows forbids."""
     assert filled_name(prefix, (32, 16), 1, NOON) == name
 
 
 def test_a_name_comes_from_the_prefix() -> None:
-    """Without its folders; a node that has none says nothing."""
+    """Folders are not part of it; a node without a prefix has no name."""
     assert prefix_of({"9": node("SaveImage", filename_prefix="a/b\\fox")}, "9") == "fox"
     assert prefix_of({"9": node("SaveImage", filename_prefix="wait... what/")}, "9") == "wait... what"
     assert prefix_of({"9": node("SaveImage", filename_prefix="")}, "9") == "ComfyUI"

@@ -1,4 +1,4 @@
-"""Which inputs name files: of the core nodes by their list, of others by names and /object_info."""
+"""Which inputs contain file names: core nodes are listed, other nodes are recognised by names and /object_info."""
 
 from __future__ import annotations
 
@@ -60,10 +60,8 @@ UPLOAD = [["a.png"], {"image_upload": True}]
         ("PrimitiveString", "value", None),
     ],
 )
-def test_what_a_node_does_with_the_file_that_an_input_names(
-    class_type: str, input_name: str, use: FileUse | None
-) -> None:
-    """Core nodes by their list, others by the words in the names of their class and input."""
+def test_how_a_node_uses_the_file_of_an_input(class_type: str, input_name: str, use: FileUse | None) -> None:
+    """Core nodes are listed; other nodes are classified by words in the names of their class and input."""
     assert file_use(class_type, input_name) is use
 
 
@@ -76,8 +74,8 @@ def test_what_a_node_does_with_the_file_that_an_input_names(
         ["COMBO", {"remote": {"route": "/internal/files/output"}}],
     ],
 )
-def test_what_object_info_marks_as_an_upload_loads_a_file(declared: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Whatever the node and its input are named."""
+def test_an_upload_in_object_info_loads_a_file(declared: Any) -> None:  # noqa: ANN401 - any JSON value
+    """The names of the node and its input do not matter."""
     assert file_use("Sketchpad", "canvas") is None
     assert file_use("Sketchpad", "canvas", declared) is FileUse.LOADS
 
@@ -98,17 +96,17 @@ def test_what_object_info_marks_as_an_upload_loads_a_file(declared: Any) -> None
         ("CLIPTextEncode", "text", False),
     ],
 )
-def test_an_upload_goes_where_a_picture_a_video_or_a_sound_is_named(
+def test_which_inputs_accept_an_uploaded_file(
     class_type: str,
     input_name: str,
     takes: bool,
 ) -> None:
-    """And not to models, folders, base64 or addresses."""
+    """Inputs for images, videos and sounds do; inputs for models, folders, base64 or URLs do not."""
     assert takes_upload(class_type, input_name) is takes
 
 
-def test_a_declaration_is_found_in_each_group_of_inputs() -> None:
-    """Required or optional."""
+def test_a_declaration_is_found_in_both_groups_of_inputs() -> None:
+    """Both required and optional inputs are searched."""
     node_type = {"input": {"required": {"image": UPLOAD}, "optional": {"mask": ["MASK", {}]}}}
     assert declared_input(node_type, "image") == UPLOAD
     assert declared_input(node_type, "mask") == ["MASK", {}]

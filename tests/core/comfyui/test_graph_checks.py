@@ -1,4 +1,4 @@
-"""A graph is checked and completed by /object_info before ComfyUI validates it."""
+"""A graph is checked and completed with /object_info before it is sent to ComfyUI."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:  # noqa: ANN401 - an
 
 
 def problems(graph: Graph) -> list[dict[str, Any]]:
-    """Return the nodes that the error of `graph` names."""
+    """Return the nodes that the error of `graph` lists."""
     with pytest.raises(JobError) as info:
         check_structure(graph, TYPES)
     assert info.value.code is ErrorCode.WORKFLOW_REJECTED
@@ -52,13 +52,13 @@ def problems(graph: Graph) -> list[dict[str, Any]]:
     return nodes
 
 
-def test_a_good_graph_passes() -> None:
-    """Whatever its inputs."""
+def test_a_valid_graph_passes() -> None:
+    """A valid graph has no error."""
     check_structure({"1": node("EmptyImage"), "2": node("SaveImage", images=["1", 0])}, TYPES)
 
 
-def test_a_link_to_an_output_that_is_not_there_is_named() -> None:
-    """ComfyUI says "tuple index out of range"."""
+def test_a_link_to_a_missing_output_is_reported() -> None:
+    """ComfyUI's own error would be "tuple index out of range"."""
     graph = {"1": node("EmptyImage"), "2": node("SaveImage", images=["1", 5]), "3": node("SaveImage", images=["1", -1])}
     assert [(each["node_id"], each["problem"]) for each in problems(graph)] == [
         ("2", "links to output 5 of node 1, which has 1 outputs"),
@@ -66,15 +66,15 @@ def test_a_link_to_an_output_that_is_not_there_is_named() -> None:
     ]
 
 
-def test_a_cycle_is_named() -> None:
-    """ComfyUI names no node."""
+def test_a_cycle_is_reported() -> None:
+    """ComfyUI would not name the nodes."""
     graph = {"1": node("Scale", image=["2", 0]), "2": node("Scale", image=["1", 0])}
     [problem] = problems(graph)
     assert problem["problem"] in ("is part of a cycle: 1 -> 2 -> 1", "is part of a cycle: 2 -> 1 -> 2")
 
 
 def test_a_chain_of_thousands_of_nodes_passes() -> None:
-    """Nothing recurses."""
+    """The checks do not use recursion."""
     graph = {"0": node("EmptyImage")} | {
         str(number): node("Scale", image=[str(number - 1), 0]) for number in range(1, 5000)
     }
@@ -82,30 +82,30 @@ def test_a_chain_of_thousands_of_nodes_passes() -> None:
 
 
 def test_many_missing_nodes_are_all_in_the_details() -> None:
-    """The message names the first eight."""
+    """The message has the first eight, the details have all."""
     graph = {str(number): node("Odd") for number in range(45)}
     with pytest.raises(JobError, match="; and 37 more") as info:
         check_structure(graph, TYPES)
     assert len(info.value.report.details["nodes"]) == 45
 
 
-def test_a_graph_that_saves_only_what_nobody_reports_is_refused() -> None:
-    """Before any GPU time: no job can return such files."""
+def test_a_graph_that_saves_only_unreported_files_is_rejected() -> None:
+    """No job could return such files, so it is rejected before it uses GPU time."""
     [problem] = problems({"1": node("VAESave")})
     assert problem["problem"].endswith("add a SaveImage node")
     check_structure({"1": node("VAESave"), "2": node("EmptyImage"), "3": node("SaveImage", images=["2", 0])}, TYPES)
 
 
 @pytest.mark.parametrize("class_type", ["Note", "MarkdownNote", "Reroute", "PrimitiveNode"])
-def test_a_node_of_the_editor_is_no_custom_node(class_type: str) -> None:
-    """No custom node has it."""
+def test_an_editor_node_is_not_a_missing_custom_node(class_type: str) -> None:
+    """No custom node pack contains it."""
     [problem] = problems({"1": node(class_type)})
     assert "editor" in problem["problem"]
     assert "custom node" not in problem["problem"]
 
 
 def test_required_inputs_get_their_defaults() -> None:
-    """The first choice where there is no default; what has to be linked has none."""
+    """Without a default the first choice is used. An input that must be linked has no default."""
     graph, warnings = with_defaults({"2": node("Scale", image=["1", 0])}, TYPES)
     assert graph["2"]["inputs"] == {"image": ["1", 0], "resolution_steps": 1, "crop": "center", "method": "area"}
     assert warnings[0] == (
@@ -114,8 +114,8 @@ def test_required_inputs_get_their_defaults() -> None:
     assert len(warnings) == 3
 
 
-def test_a_file_has_no_default() -> None:
-    """Neither the first picture nor the first LoRA of a list; a prefix has one."""
+def test_an_input_with_a_file_name_has_no_default() -> None:
+    """Neither the first image nor the first LoRA of a list is used; a prefix has a default."""
     graph = {"1": node("LoadImage"), "2": node("LoraLoader"), "3": node("SaveImage", images=["1", 0])}
     filled, _ = with_defaults(graph, TYPES)
     assert filled["1"]["inputs"] == {}
@@ -123,8 +123,8 @@ def test_a_file_has_no_default() -> None:
     assert filled["3"]["inputs"] == {"images": ["1", 0], "filename_prefix": "ComfyUI"}
 
 
-def test_a_whole_graph_stays_as_it_is() -> None:
-    """And has no warning."""
+def test_a_complete_graph_is_not_changed() -> None:
+    """It has no warning either."""
     graph = {"1": node("EmptyImage", width=64), "2": node("SaveImage", images=["1", 0], filename_prefix="x")}
     assert with_defaults(graph, TYPES) == (graph, [])
 
@@ -143,8 +143,8 @@ def test_a_whole_graph_stays_as_it_is() -> None:
         ("steps", "1e999", "1e999"),
     ],
 )
-def test_an_unambiguous_spelling_is_what_the_node_takes(name: str, value: str, read: object) -> None:
-    """A choice may differ in case and slashes, a whole number may be text; a name of an input file stays as it is."""
+def test_an_unambiguous_spelling_is_corrected(name: str, value: str, read: object) -> None:
+    """A choice may differ in case and slashes, and an integer may be text; the name of an input file is not changed."""
     lists = {
         "sampler_name": [["euler", "heun"], {}],
         "lora_name": ["COMBO", {"options": ["sub/pixel.safetensors", "Twin", "TWIN"]}],
@@ -160,8 +160,8 @@ def test_an_unambiguous_spelling_is_what_the_node_takes(name: str, value: str, r
     assert warnings == []
 
 
-def test_null_is_an_absent_input() -> None:
-    """A required input that is null gets its default; one that is optional keeps its null."""
+def test_null_counts_as_a_missing_input() -> None:
+    """A required input that is null gets its default; an optional one keeps null."""
     types = {"A": {"input": {"required": {"width": ["INT", {"default": 512}]}, "optional": {"mask": ["MASK", {}]}}}}
 
     filled, _ = with_defaults({"1": {"class_type": "A", "inputs": {"width": None, "mask": None}}}, types)

@@ -1,4 +1,4 @@
-"""No graph names a file outside its job's own folders, in whatever spelling, node, link or nesting."""
+"""No graph can name a file outside its job's own folders, in any spelling, node, link or nesting."""
 
 from __future__ import annotations
 
@@ -118,29 +118,29 @@ def faults(class_type: str, name: str, value: Any, *others: Any, **node_types: A
 
 
 def text_node(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
-    """Return a node that holds a text."""
+    """Return a node that outputs a text."""
     return {"class_type": "PrimitiveString", "inputs": {"value": value}}
 
 
 @pytest.mark.parametrize("value", LEADS_OUTSIDE)
-def test_no_input_that_names_a_file_leads_outside(value: str) -> None:
-    """Neither of loaders of pictures and models nor of savers."""
+def test_a_path_outside_the_job_s_folders_is_rejected(value: str) -> None:
+    """In loaders of images and of models, and in save nodes."""
     for class_type, name in (*LOADERS, *MODEL_LOADERS, *WRITERS):
         [fault] = faults(class_type, name, value)
         assert fault.path == f"workflow.1.inputs.{name}"
 
 
 @pytest.mark.parametrize("value", OF_OTHERS)
-def test_no_loader_reads_the_files_of_other_jobs(value: str) -> None:
-    """By an annotation, a wildcard or a whole folder."""
+def test_files_of_other_jobs_are_rejected(value: str) -> None:
+    """They cannot be named by an annotation, a wildcard or a folder either."""
     for class_type, name in LOADERS:
         assert len(faults(class_type, name, value)) == 1, class_type
 
 
 @pytest.mark.parametrize("value", ["../x.png", f"{FOREIGN}/0.png", "x.png [output]", "/etc/passwd"])
 @pytest.mark.parametrize(("class_type", "name"), LOADERS)
-def test_a_name_is_found_however_deep_it_stands(class_type: str, name: str, value: str) -> None:
-    """ComfyUI unwraps `__value__`; Load3D takes an object of names; a list may hold several."""
+def test_nested_names_are_checked(class_type: str, name: str, value: str) -> None:
+    """ComfyUI unwraps `__value__`, Load3D accepts an object of names, and a list may contain several."""
     for wrapped in (
         {"__value__": value},
         {"__value__": [value]},
@@ -177,8 +177,8 @@ def test_a_name_is_found_however_deep_it_stands(class_type: str, name: str, valu
         "",
     ],
 )
-def test_a_name_of_the_job_s_own_passes(value: str) -> None:
-    """Of a file in the input folder, and of an upload."""
+def test_a_file_of_the_job_is_accepted(value: str) -> None:
+    """A file in the input folder, or an upload."""
     for class_type, name in (("LoadImage", "image"), ("LoadVideo", "file"), ("Painter", "mask")):
         assert faults(class_type, name, value) == []
 
@@ -196,14 +196,14 @@ def test_a_name_of_the_job_s_own_passes(value: str) -> None:
         ".",
     ],
 )
-def test_a_name_below_the_output_folder_passes(value: str) -> None:
-    """With the variables of ComfyUI in it."""
+def test_a_path_in_the_output_folder_is_accepted(value: str) -> None:
+    """It may contain ComfyUI's variables."""
     assert faults("SaveImage", "filename_prefix", value, {"class_type": "KSampler", "inputs": {"seed": 5}}) == []
 
 
 @pytest.mark.parametrize("title", ["Mine", None])
-def test_a_variable_does_not_bring_a_path_into_a_prefix(title: str | None) -> None:
-    """`%Node title.input%` is filled in by some nodes."""
+def test_a_variable_cannot_insert_a_path_into_a_prefix(title: str | None) -> None:
+    """Some nodes replace `%Node title.input%`."""
     node = text_node("../../x") | ({"_meta": {"title": title}} if title else {})
     assert faults("Image Save", "filename_prefix", f"%{title or 'PrimitiveString'}.value%", node)
 
@@ -225,20 +225,20 @@ def test_a_variable_does_not_bring_a_path_into_a_prefix(title: str | None) -> No
         ("LoadImage", "image", 5),
     ],
 )
-def test_what_is_no_path_passes(class_type: str, name: str, value: object) -> None:
-    """A prompt may hold anything; so may base64 and addresses."""
+def test_a_value_that_is_not_a_path_is_accepted(class_type: str, name: str, value: object) -> None:
+    """A prompt, base64 and URLs may contain anything."""
     assert faults(class_type, name, value) == []
 
 
 @pytest.mark.parametrize("value", ["/etc/passwd", "file:///etc/passwd", "../x.png", f"{FOREIGN}/0.png"])
-def test_an_input_for_content_names_no_file_either(value: str) -> None:
-    """Some nodes take an address or a path."""
+def test_an_input_for_content_cannot_contain_a_path(value: str) -> None:
+    """Some nodes accept either a URL or a path."""
     assert faults("LoadImageFromUrlOrPath", "url_or_path", value)
     assert faults("LoadImageFromUrl", "image", value)
     assert faults("ETN_LoadImageBase64", "image", value)
 
 
-def test_a_picture_in_place_of_a_name_is_told_where_to_go() -> None:
+def test_an_image_in_place_of_a_name_is_reported_with_the_remedy() -> None:
     """The value is not repeated, however long it is."""
     [fault] = faults("LoadImage", "image", "A" * 5_000_000)
     assert fault.message == (
@@ -246,8 +246,8 @@ def test_a_picture_in_place_of_a_name_is_told_where_to_go() -> None:
     )
 
 
-def test_a_graph_of_very_many_names_is_refused_soon() -> None:
-    """10 MB of names, in the spellings that take longest."""
+def test_a_graph_of_very_many_names_is_rejected_quickly() -> None:
+    """It has 10 MB of names, in the spellings that take longest."""
     name = "é%2541" + "b/" * 450
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{name}{number}"}} for number in range(10_000)
@@ -260,23 +260,23 @@ def test_a_graph_of_very_many_names_is_refused_soon() -> None:
     assert time.monotonic() - started_at < 10
 
 
-def test_variables_that_are_long_are_refused_soon() -> None:
-    """Each of 4,000 prefixes names 60 long values."""
+def test_long_variables_are_rejected_quickly() -> None:
+    """Each of 4,000 prefixes contains 60 long variables."""
     inputs = {"filename_prefix": "%SaveImage.x%" * 8, "x": "y" * 1000}
     graph: Graph = {str(number): {"class_type": "SaveImage", "inputs": inputs} for number in range(4000)}
     assert len(path_faults(graph, {}, OWN)) == 50
 
 
-def test_a_link_to_a_text_is_read() -> None:
-    """The value that it leads to counts, and the fault names the node that holds it."""
+def test_a_link_to_a_text_is_resolved() -> None:
+    """The linked value is checked, and the fault names the node that contains it."""
     assert faults("LoadImage", "image", ["2", 0], text_node("x.png")) == []
     [fault] = faults("LoadImage", "image", ["2", 0], text_node("../x.png"))
     assert 'in node "2"' in fault.message
     assert faults("SaveImage", "filename_prefix", ["2", 0], text_node("../x"))
 
 
-def test_a_name_that_a_node_computes_is_refused_for_a_loader() -> None:
-    """It cannot be checked, so it is to be written as text."""
+def test_a_computed_name_is_rejected_for_a_loader() -> None:
+    """It cannot be checked before the run, so the name must be plain text."""
     joined = {"class_type": "StringConcatenate", "inputs": {"string_a": "..", "string_b": "/x.png", "delimiter": ""}}
     [fault] = faults("LoadImage", "image", ["2", 0], joined)
     assert "must be text, not a link" in fault.message
@@ -286,8 +286,8 @@ def test_a_name_that_a_node_computes_is_refused_for_a_loader() -> None:
     assert faults("LoadImage", "image", ["9", 0])
 
 
-def test_a_computed_prefix_passes_unless_nobody_learns_what_is_written() -> None:
-    """What SaveImage reports is deleted; VAESave reports nothing."""
+def test_a_computed_prefix_is_accepted_if_the_node_reports_its_files() -> None:
+    """Files that SaveImage reports are deleted; VAESave reports none."""
     joined = {"class_type": "StringConcatenate", "inputs": {"string_a": "..", "string_b": "/x", "delimiter": ""}}
     assert faults("SaveImage", "filename_prefix", ["2", 0], joined) == []
     assert faults("VAESave", "filename_prefix", ["2", 0], joined)
@@ -295,7 +295,7 @@ def test_a_computed_prefix_passes_unless_nobody_learns_what_is_written() -> None
     assert faults("SaveImageTextDataSetToFolder", "filename_prefix", ["2", 0], joined)
 
 
-def test_a_picture_that_a_link_brings_is_no_name() -> None:
+def test_a_linked_image_is_not_a_name() -> None:
     """/object_info declares the types of inputs and outputs."""
     picture = {"class_type": "EmptyImage", "inputs": {}}
     takes_image = {"input": {"required": {"image": ["IMAGE", {}]}}}
@@ -308,8 +308,8 @@ def test_a_picture_that_a_link_brings_is_no_name() -> None:
     assert faults("UNETLoader", "unet_name", ["2", 0], picture, EmptyImage=anything) == []
 
 
-def test_an_upload_that_object_info_alone_knows_is_checked() -> None:
-    """The names of class and input say nothing."""
+def test_an_upload_declared_only_in_object_info_is_checked() -> None:
+    """The names of its class and input do not show that it is a file."""
     sketchpad = {"input": {"required": {"canvas": ["STRING", {"image_upload": True}]}}}
     assert faults("Sketchpad", "canvas", "../x.png") == []
     assert faults("Sketchpad", "canvas", "../x.png", Sketchpad=sketchpad)
@@ -325,20 +325,20 @@ def test_an_upload_that_object_info_alone_knows_is_checked() -> None:
         b"\xef\xbb\xbf#extm3u\n",
     ],
 )
-def test_a_playlist_is_no_video(data: bytes) -> None:
-    """FFmpeg would open what it names."""
+def test_a_playlist_is_rejected_as_a_video(data: bytes) -> None:
+    """FFmpeg would open the files that it lists."""
     [fault] = playlist_faults(data, [Target("5", "file")])
     assert fault.path == "workflow.5.inputs.file"
     assert "not a playlist" in fault.message
 
 
 @pytest.mark.parametrize("data", [b"\x00\x00\x00\x18ftypmp42", b"RIFF\x00\x00\x00\x00WAVE", b"", b"{}"])
-def test_a_video_and_other_files_are_no_playlist(data: bytes) -> None:
-    """By what they begin with."""
+def test_a_video_is_not_a_playlist(data: bytes) -> None:
+    """A playlist is recognised by its first bytes."""
     assert playlist_faults(data, [Target("5", "file")]) == []
 
 
-def test_every_fault_is_named_with_its_path_and_a_remedy() -> None:
+def test_every_fault_has_its_path_and_a_remedy() -> None:
     """The value itself is not repeated."""
     graph = {
         "5": {"class_type": "LoadImage", "inputs": {"image": "../secret.png"}},

@@ -1,4 +1,4 @@
-"""Refusals of both versions of ComfyUI, and the errors that a caller gets: short, and without the files of others."""
+"""Errors for the caller, made from refusals of both versions of ComfyUI: short, and without files of other jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOREIGN = "run-" + "a" * 32
 
 
 def refusal_of(*errors: dict[str, Any], class_type: str = "LoadImage") -> Refusal:
-    """Return the refusal of a graph whose node 17 has those errors."""
+    """Return the refusal of a graph whose node 17 has these errors."""
     node_errors = {"17": {"errors": list(errors), "class_type": class_type, "dependent_outputs": ["9"]}}
     found = read_refusal({"error": {"type": "t", "message": "m", "details": "d"}, "node_errors": node_errors})
     assert found is not None
@@ -50,7 +50,7 @@ INVALID_FILE = {
     ],
 )
 def test_the_files_of_other_callers_are_never_listed(class_type: str, name: str, is_v3: bool) -> None:
-    """A loader's choices are left out of the message and of the details, alone and beside other problems."""
+    """A loader's choices are removed from the message and the details, also if there are other problems."""
     error = not_in_list(name, "x", [FOREIGN, "a.png"], is_v3=is_v3)
     other = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "n"}}
     for errors in ([error], [error, other]):
@@ -63,13 +63,13 @@ def test_the_files_of_other_callers_are_never_listed(class_type: str, name: str,
         assert ("was not sent" in problem) != ("no such folder" in problem)
 
 
-def test_the_folders_of_jobs_are_no_choices() -> None:
-    """Whatever the node is called."""
+def test_job_folders_are_not_listed_as_choices() -> None:
+    """This holds for a node of any name."""
     assert combo_choices({"input": {"required": {"odd": [[FOREIGN, f"{FOREIGN}/0.png", "a"]]}}}, "odd") == ("a",)
 
 
 def test_a_linked_loader_s_choices_are_not_repeated() -> None:
-    """ComfyUI names them as the type of the input."""
+    """ComfyUI puts them into the type of the input."""
     error = {
         "type": "return_type_mismatch",
         "message": "Return type mismatch between linked nodes",
@@ -81,17 +81,17 @@ def test_a_linked_loader_s_choices_are_not_repeated() -> None:
     assert report.details["nodes"][0]["problem"] == "image: is linked to an output of another type (IMAGE)"
 
 
-def test_a_picture_that_was_not_sent_is_asked_for() -> None:
-    """The key of the request is named, and not ComfyUI's rule."""
+def test_an_image_that_was_not_sent_is_reported() -> None:
+    """The error names the request's key instead of ComfyUI's rule."""
     report = refusal_of(INVALID_FILE).error({}, {}).report
-    assert report.message == (
+    assert report.message.startswith(
         "ComfyUI rejected the graph: node 17 (LoadImage) image: this file was not sent; send it in `images` under this "
         "name."
     )
 
 
 def test_a_missing_model_among_other_problems_lists_the_models() -> None:
-    """As it does alone."""
+    """The available models are listed as they are without other problems."""
     wrong = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "n"}}
     found = refusal_of(not_in_list("unet_name", "b.safetensors", ["a.safetensors"]), wrong, class_type="UNETLoader")
     report = found.error({}, {"unet_name": ("a.safetensors",)}).report
@@ -104,15 +104,15 @@ def test_a_missing_model_among_other_problems_lists_the_models() -> None:
     ]
 
 
-def test_a_missing_input_can_be_added() -> None:
-    """By an override, or by a link."""
+def test_a_missing_input_is_reported_with_the_remedy() -> None:
+    """It can be added by an override or a link."""
     error = {"type": "required_input_missing", "message": "Required input is missing", "details": "resolution_steps"}
     report = refusal_of({**error, "extra_info": {"input_name": "resolution_steps"}}, class_type="Scale").error({}, {})
     assert 'add it with overrides {"17.resolution_steps": value}' in report.report.message
 
 
 def test_a_missing_node_of_0_33_is_named_by_class_and_id() -> None:
-    """Its message has the title alone."""
+    """ComfyUI's own message only has the title."""
     info = {"node_id": "17", "class_type": "ImageResize+", "node_title": "My resize"}
     body = {
         "error": {
@@ -131,8 +131,8 @@ def test_a_missing_node_of_0_33_is_named_by_class_and_id() -> None:
     assert "node 17 (ImageResize+) does not exist" in report.message
 
 
-def test_a_node_is_called_as_the_caller_calls_it() -> None:
-    """SaveImage runs as SaveImageWebsocket."""
+def test_a_node_is_named_as_in_the_caller_s_graph() -> None:
+    """SaveImage is replaced by SaveImageWebsocket before the run."""
     error = {"type": "bad", "message": "Wrong", "details": "", "extra_info": {"input_name": "images"}}
     found = refusal_of(error, class_type="SaveImageWebsocket").with_classes(
         lambda node_id, _: {"17": "SaveImage"}[node_id]
@@ -140,8 +140,8 @@ def test_a_node_is_called_as_the_caller_calls_it() -> None:
     assert "node 17 (SaveImage) Wrong" in found.error({}, {}).report.message
 
 
-def test_a_long_value_is_cut() -> None:
-    """In the message and in each detail: 5 MB of base64 do not come back."""
+def test_a_long_value_is_shortened() -> None:
+    """In the message and in each detail: 5 MB of base64 are not returned."""
     long = "A" * 5_000_000
     for class_type, name in (("LoadImage", "image"), ("UNETLoader", "unet_name")):
         found = refusal_of(
@@ -154,7 +154,7 @@ def test_a_long_value_is_cut() -> None:
 
 
 def test_an_error_never_has_more_than_64_kb() -> None:
-    """Lists say how much was cut."""
+    """Shortened lists have the number of omitted items."""
     report = ErrorReport(
         ErrorCode.WORKFLOW_REJECTED,
         "x" * 200_000,
@@ -171,14 +171,14 @@ def test_an_error_never_has_more_than_64_kb() -> None:
 @pytest.mark.parametrize(
     "details", [{"odd": {str(key): "x" * 900 for key in range(900)}}, {"deep": [[["é" * 90_000]]]}]
 )
-def test_an_error_of_any_shape_is_cut(details: dict[str, Any]) -> None:
-    """Objects of many keys, and texts of more bytes than characters."""
+def test_an_error_of_any_shape_is_shortened(details: dict[str, Any]) -> None:
+    """Objects with many keys, and texts with more bytes than characters."""
     text = ErrorReport(ErrorCode.INTERNAL, "é" * 60_000, details).to_json()
     assert len(text.encode()) <= MAX_REPORT_BYTES
     assert ErrorReport.from_json(text).code is ErrorCode.INTERNAL
 
 
-def test_an_error_that_is_small_stays_as_it_is() -> None:
-    """Nothing of it is cut."""
+def test_a_small_error_is_not_changed() -> None:
+    """A small report is returned completely."""
     report = ErrorReport(ErrorCode.INTERNAL, "x" * 5000, {"log_tail": ["z" * 1000] * 10})
     assert ErrorReport.from_json(report.to_json()) == report

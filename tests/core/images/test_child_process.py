@@ -1,4 +1,4 @@
-"""Pictures of strangers: decoded in a child that ends with its time limit, a cancel, and its parent."""
+"""Decoding untrusted images in a child process, which ends on a timeout, on cancellation and with its parent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from comfy_core.images.child_process import (
     identify,
 )
 from simulators.waiting import until
-from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.hostile_images import gif, slow_jpeg, tiff_chain
 
 pytestmark = pytest.mark.slow
 
@@ -45,27 +45,27 @@ def png(mode: str = "RGB") -> bytes:
 
 @pytest.fixture
 def processes() -> Iterator[PictureProcesses]:
-    """Children of this test's own."""
+    """Child processes used only by one test."""
     processes = PictureProcesses(2)
     yield processes
     processes.close()
 
 
 def children() -> list[psutil.Process]:
-    """Return the child processes of this one that decode pictures."""
+    """Return the child processes of this process that decode images."""
     return [child for child in psutil.Process().children() if "comfy_core.images.child" in " ".join(child.cmdline())]
 
 
 def check_here(processes: PictureProcesses, data: bytes, check: Callable[[], None] = go_on, **more: float) -> None:
-    """Have `data` decoded by `processes`."""
+    """Check `data` in a child of `processes`."""
     processes.run("check_picture", data, {"path": "image", "flatten": True}, check, **more)
 
 
-# What it returns
+# Results
 
 
-def test_a_child_returns_what_the_functions_return() -> None:
-    """Checked, flattened, encoded, converted and identified: the same pictures as in this process."""
+def test_a_child_returns_the_same_as_the_functions() -> None:
+    """Checking, flattening, encoding, converting and identifying have the same result as in this process."""
     plain, transparent = png(), png("RGBA")
 
     assert check_picture(plain, "image", flatten=True).data is plain
@@ -79,8 +79,8 @@ def test_a_child_returns_what_the_functions_return() -> None:
     assert identify(b"no picture") is None
 
 
-def test_a_refusal_names_the_path() -> None:
-    """A child's error is the caller's error: code, message and details."""
+def test_an_error_of_a_child_has_the_path() -> None:
+    """The caller gets the child's error with code, message and details."""
     with pytest.raises(JobError, match=r"images\[2\]\.image is not an image of a known format") as info:
         check_picture(b"no picture", "images[2].image", flatten=True)
 
@@ -88,8 +88,8 @@ def test_a_refusal_names_the_path() -> None:
     assert info.value.report.details == {"path": "images[2].image"}
 
 
-def test_a_child_is_kept_for_the_next_picture(processes: PictureProcesses) -> None:
-    """Starting one costs 0.1 s, so ordinary pictures share one."""
+def test_a_child_is_reused(processes: PictureProcesses) -> None:
+    """Starting a child takes 0.1 s, so ordinary images share one."""
     check_here(processes, png())
     before = {child.pid for child in children()}
     for _ in range(5):
@@ -98,12 +98,12 @@ def test_a_child_is_kept_for_the_next_picture(processes: PictureProcesses) -> No
     assert {child.pid for child in children()} == before
 
 
-# What ends it
+# Ends of a child
 
 
 @pytest.mark.parametrize("data", [tiff_chain(10_000), gif(500_000)], ids=["TIFF", "GIF"])
-def test_pages_and_frames_without_end_take_no_time(data: bytes) -> None:
-    """A chain of 10,000 TIFF pages took minutes, a GIF of 500,000 frames seconds: their number is not asked for."""
+def test_endless_pages_and_frames_are_rejected_quickly(data: bytes) -> None:
+    """The number of pages or frames is not counted: 10,000 TIFF pages took minutes, 500,000 GIF frames seconds."""
     begun = time.monotonic()
     picture = check_picture(data, "image", flatten=True)
     with pytest.raises(JobError, match="has more than 1,000 frames"):
@@ -114,15 +114,15 @@ def test_pages_and_frames_without_end_take_no_time(data: bytes) -> None:
     assert time.monotonic() - begun < 10
 
 
-def test_frames_are_limited_by_their_pixels_too() -> None:
-    """ComfyUI holds all frames of a graph's picture in memory: 16 frames of 16 megapixels are taken, and no more."""
+def test_the_total_pixels_of_frames_are_limited() -> None:
+    """ComfyUI keeps all frames of an image in memory, so at most 16 frames of 16 megapixels are accepted."""
     assert check_picture(gif(16, 4096), "image", flatten=False).is_animated
     with pytest.raises(JobError, match="has more than 16 frames of 4096 x 4096 pixels"):
         check_picture(gif(17, 4096), "image", flatten=False)
 
 
-def test_a_picture_that_takes_too_long_is_refused() -> None:
-    """At the time limit the child is killed, and the refusal says how long it was given."""
+def test_an_image_that_takes_too_long_is_rejected() -> None:
+    """The child is killed at the time limit, which is in the error."""
     begun = time.monotonic()
     with pytest.raises(JobError, match=r"cannot be decoded: it takes longer than 0\.5 s") as info:
         check_picture(slow_jpeg(), "image", flatten=True, timeout_s=0.5)
@@ -132,8 +132,8 @@ def test_a_picture_that_takes_too_long_is_refused() -> None:
     assert check_picture(png(), "image", flatten=True).width == 32
 
 
-def test_a_cancel_ends_the_work_at_once(processes: PictureProcesses) -> None:
-    """What `check` raises comes out within half a second (0.1 s on a quiet machine); the child that worked is gone."""
+def test_a_cancellation_ends_the_work_at_once(processes: PictureProcesses) -> None:
+    """The exception of `check` is raised within half a second (0.1 s on an idle machine), and the child is killed."""
     data = slow_jpeg()
     others = set(children())
     check_here(processes, png())
@@ -153,13 +153,13 @@ def test_a_cancel_ends_the_work_at_once(processes: PictureProcesses) -> None:
     assert not busy.is_running() or busy.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_picture_that_waits_for_its_turn_can_be_cancelled(processes: PictureProcesses) -> None:
-    """Two children work on slow pictures; a third picture waits, and its cancel is heard."""
+def test_a_waiting_image_can_be_cancelled(processes: PictureProcesses) -> None:
+    """Two children work on slow images; a third image waits and can be cancelled."""
     ended = threading.Event()
 
     def end() -> None:
         if ended.is_set():
-            raise PictureError("was given up")
+            raise PictureError("timed out")
 
     with ThreadPoolExecutor(2) as threads:
         slow = [threads.submit(check_here, processes, slow_jpeg(), end) for _ in range(2)]
@@ -176,8 +176,8 @@ def test_a_picture_that_waits_for_its_turn_can_be_cancelled(processes: PicturePr
         assert all(isinstance(each.exception(), PictureError) for each in slow)
 
 
-def test_a_crash_of_the_decoder_is_the_picture_s_refusal(processes: PictureProcesses) -> None:
-    """A child that dies refuses its picture; the next picture gets another child."""
+def test_a_crash_of_the_decoder_rejects_the_image(processes: PictureProcesses) -> None:
+    """If a child crashes, its image is rejected, and the next image gets another child."""
     before = {child.pid for child in children()}
 
     def crash() -> None:
@@ -190,8 +190,8 @@ def test_a_crash_of_the_decoder_is_the_picture_s_refusal(processes: PictureProce
     check_here(processes, png())
 
 
-def test_a_child_that_died_idle_is_replaced(processes: PictureProcesses) -> None:
-    """A death between two pictures is not taken for the second one's fault."""
+def test_an_idle_child_that_died_is_replaced(processes: PictureProcesses) -> None:
+    """A crash between two images is not blamed on the second one."""
     before = {child.pid for child in children()}
     check_here(processes, png())
     [mine] = [child for child in children() if child.pid not in before]
@@ -201,8 +201,8 @@ def test_a_child_that_died_idle_is_replaced(processes: PictureProcesses) -> None
     check_here(processes, png())
 
 
-def test_encoding_that_takes_too_long_leaves_a_png() -> None:
-    """The job has been paid for: its picture stays as ComfyUI made it, with a warning."""
+def test_encoding_that_takes_too_long_returns_the_png() -> None:
+    """The job has been paid for: the image is returned as ComfyUI made it, with a warning."""
     file = io.BytesIO()
     Image.effect_noise((2560, 2560), 90).convert("RGB").save(file, "PNG", compress_level=0)
 
@@ -214,11 +214,13 @@ def test_encoding_that_takes_too_long_leaves_a_png() -> None:
     assert "no time was left" in encode_picture(png(), "webp", 90, {}, timeout_s=0).warning
 
 
-# What it has
+# Environment of a child
 
 
-def test_a_child_has_no_secret_and_little_memory(processes: PictureProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its environment is empty but for what the interpreter needs to start, and its address space has an end."""
+def test_a_child_has_no_secrets_and_limited_memory(
+    processes: PictureProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its environment only has what the interpreter needs to start, and its address space is limited."""
     monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "a secret")
     before = {child.pid for child in children()}
     check_here(processes, png())
@@ -231,7 +233,7 @@ def test_a_child_has_no_secret_and_little_memory(processes: PictureProcesses, mo
 
 
 def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
-    """A child imports nothing of the program that uses this package, unlike those of multiprocessing."""
+    """A child does not import the caller's program, unlike a child of multiprocessing."""
     script = tmp_path / "script.py"
     script.write_text(
         f"print('once')\nfrom comfy_core.images.child_process import identify\nassert identify({png()!r}).width == 32\n"
@@ -241,7 +243,7 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
-    """A parent that is killed in the middle of a picture leaves no child behind."""
+    """If the parent is killed while an image is decoded, no child is left."""
     picture = tmp_path / "slow.jpg"
     picture.write_bytes(slow_jpeg())
     program = (
@@ -265,7 +267,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     assert until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
 
 
-def test_a_fork_has_children_of_its_own() -> None:
+def test_a_fork_has_its_own_children() -> None:
     """Two processes must not share the pipes of one child."""
     check_picture(png(), "image", flatten=True)
     pid = os.fork()
@@ -276,21 +278,21 @@ def test_a_fork_has_children_of_its_own() -> None:
     assert check_picture(png(), "image", flatten=True).width == 32
 
 
-def test_a_child_that_cannot_start_is_no_fault_of_the_picture(
+def test_a_child_that_cannot_start_is_not_a_fault_of_the_image(
     processes: PictureProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an interpreter the error is the worker's own; a picture that is paid for is returned as it is."""
+    """Without an interpreter the error is internal; an image that is paid for is returned unchanged."""
     monkeypatch.setattr(sys, "executable", "/no/such/python")
 
     with pytest.raises(NotStartedError, match="got no child process"):
         check_here(processes, png())
 
 
-# What is sent
+# Messages between parent and child
 
 
 def test_a_frame_is_read_back() -> None:
-    """Header and content come through, one frame behind the other; the end is an EOFError."""
+    """Consecutive frames are read with header and content; the end of the stream is an EOFError."""
     stream = io.BytesIO()
     write_frame(stream, {"a": 1}, b"content")
     write_frame(stream, {})
@@ -306,14 +308,17 @@ def test_a_frame_is_read_back() -> None:
     [b"\xff" * 12, b"\0\0\0\4" + bytes(8) + b"null", b"\0\0\0\4" + bytes(8) + b"{]}!"],
     ids=["long", "null", "text"],
 )
-def test_what_is_no_frame_is_refused(sent: bytes) -> None:
-    """A child that was taken over can send what it likes: nothing of it is run, and no memory is reserved for it."""
+def test_an_invalid_frame_is_rejected(sent: bytes) -> None:
+    """A compromised child can send anything: nothing of it is executed, and no memory is reserved for it."""
     with pytest.raises(ValueError, match=r"frame|Expecting|expecting"):
         read_frame(io.BytesIO(sent))
 
 
-def test_a_bug_in_a_child_is_told_by_its_name() -> None:
-    """An unforeseen exception ends one picture and not the child; its text, which may be long, is not passed on."""
+def test_a_bug_in_a_child_is_reported_by_its_type() -> None:
+    """An unexpected exception rejects one image and does not end the child.
+
+    Its text, which may be long, is not returned.
+    """
     header, content = respond({"function": "identify", "arguments": {"unknown": 1}}, b"")
 
     assert (header, content) == ({"failed": "TypeError"}, b"")
@@ -324,7 +329,7 @@ def test_a_bug_in_a_child_is_told_by_its_name() -> None:
 @pytest.mark.parametrize(
     "facts", [{}, {"width": 1, "height": 1}, {"width": "1", "height": 1, "mime_type": "image/png", "warning": ""}]
 )
-def test_an_answer_that_is_no_picture_is_refused(facts: dict[str, object]) -> None:
-    """A child that was taken over cannot make the parent fail in another way."""
+def test_an_invalid_response_of_a_child_is_rejected(facts: dict[str, object]) -> None:
+    """A compromised child cannot make the parent fail in another way."""
     with pytest.raises(ValueError, match="no picture"):
         picture_of({"picture": facts, "more": 1}, b"", b"")

@@ -1,4 +1,4 @@
-"""A graph of the caller's own, as callers of worker-comfyui and of ComfyUI send it, with the files that it loads."""
+"""Graphs of callers, as sent by callers of worker-comfyui and of ComfyUI, with the files that they load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAV = b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(200)
 
 
 def png(width: int = 8) -> bytes:
-    """Return a small picture."""
+    """Return a small image."""
     file = io.BytesIO()
     Image.new("RGB", (width, 8), "teal").save(file, "PNG")
     return file.getvalue()
@@ -36,7 +36,7 @@ def png(width: int = 8) -> bytes:
 BASE64 = b64encode(png()).decode()
 
 
-def loading(value: object, class_type: str = "LoadImage", name: str = "image", **others: object) -> Graph:
+def graph_that_loads(value: object, class_type: str = "LoadImage", name: str = "image", **others: object) -> Graph:
     """Return a graph that loads a file."""
     return {
         "1": {"class_type": class_type, "inputs": {name: value, **others}},
@@ -45,25 +45,25 @@ def loading(value: object, class_type: str = "LoadImage", name: str = "image", *
 
 
 def read(workflows: Mapping[str, Workflow], body: object) -> Request:
-    """Return a request that is good, with its files fetched."""
+    """Return a valid request with its files fetched."""
     return read_request(body, workflows).with_fetched(lambda wanted: [png() for _ in wanted])
 
 
 def rendered(workflows: Mapping[str, Workflow], body: object) -> Rendered:
-    """Return what ComfyUI is to run."""
+    """Return the graphs and uploads for ComfyUI."""
     return read(workflows, body).render()
 
 
-def refused(workflows: Mapping[str, Workflow], body: object) -> ErrorReport:
-    """Return the report of a request that is not good."""
+def rejection_of(workflows: Mapping[str, Workflow], body: object) -> ErrorReport:
+    """Return the report of an invalid request."""
     with pytest.raises(JobError) as info:
         rendered(workflows, body)
     return info.value.report
 
 
 def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]:
-    """Return the faults of a bad request by path."""
-    return {fault["path"]: fault["message"] for fault in refused(workflows, body).details["faults"]}
+    """Return the faults of an invalid request by path."""
+    return {fault["path"]: fault["message"] for fault in rejection_of(workflows, body).details["faults"]}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
     ],
     ids=str,
 )
-def test_what_stands_beside_a_graph_is_no_fault(workflows: Mapping[str, Workflow], beside: JsonObject) -> None:
-    """worker-comfyui ignores it; here a warning names each key that is not null."""
+def test_unknown_keys_beside_a_graph_are_warnings(workflows: Mapping[str, Workflow], beside: JsonObject) -> None:
+    """worker-comfyui ignores them; here a warning lists each key that is not null."""
     result = rendered(workflows, {"workflow": SAVED, **beside})
 
     assert result.graphs == (SAVED,)
@@ -90,7 +90,7 @@ def test_what_stands_beside_a_graph_is_no_fault(workflows: Mapping[str, Workflow
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "expected"),
     [
         ("webhook", "belongs next to `input`"),
         ("s3Config", "belongs next to `input`"),
@@ -98,15 +98,15 @@ def test_what_stands_beside_a_graph_is_no_fault(workflows: Mapping[str, Workflow
         ("overides", 'did you mean "overrides"?'),
     ],
 )
-def test_a_key_in_the_wrong_place_is_a_warning(workflows: Mapping[str, Workflow], key: str, said: str) -> None:
-    """The warning says where it belongs."""
+def test_a_key_in_the_wrong_place_is_a_warning(workflows: Mapping[str, Workflow], key: str, expected: str) -> None:
+    """The warning has the correct place."""
     [warning] = rendered(workflows, {"workflow": SAVED, key: {}}).warnings
 
-    assert said in warning
+    assert expected in warning
 
 
-def test_the_key_of_comfy_org_is_passed_on_and_shown_nowhere(workflows: Mapping[str, Workflow]) -> None:
-    """It is in ComfyUI's extra_data, beside what the caller put there, and in no text of ours."""
+def test_comfy_org_s_api_key_is_passed_on_and_not_shown(workflows: Mapping[str, Workflow]) -> None:
+    """It is in ComfyUI's extra_data, next to the caller's entries, and in no text of ours."""
     extra = {"extra_pnginfo": {"workflow": {"nodes": []}}, "client_id": "x", "prompt_id": "y", "kept": 1}
     body = {"workflow": SAVED, "comfy_org_api_key": "comfyui-secret", "extra_data": extra}
 
@@ -126,8 +126,8 @@ def test_the_key_of_comfy_org_is_passed_on_and_shown_nowhere(workflows: Mapping[
     ]
 
 
-def test_extra_pnginfo_is_an_object(workflows: Mapping[str, Workflow]) -> None:
-    """Nodes that copy it would fail with anything else."""
+def test_extra_pnginfo_must_be_an_object(workflows: Mapping[str, Workflow]) -> None:
+    """Nodes that copy it would fail with another type."""
     result = rendered(workflows, {"workflow": SAVED, "extra_data": {"extra_pnginfo": None}})
 
     assert result.extra_data == {}
@@ -157,8 +157,8 @@ def test_extra_pnginfo_is_an_object(workflows: Mapping[str, Workflow]) -> None:
     ],
     ids=lambda body: str(body)[:50],
 )
-def test_a_graph_is_found_where_callers_put_it(workflows: Mapping[str, Workflow], body: JsonObject) -> None:
-    """By itself, as the body of POST /prompt, and in RunPod's envelope: it is run, and a warning says what was read."""
+def test_a_graph_is_found_in_every_wrapper(workflows: Mapping[str, Workflow], body: JsonObject) -> None:
+    """By itself, as the body of POST /prompt, and in RunPod's envelope; a warning describes what was found."""
     result = rendered(workflows, body)
 
     assert result.graphs == (SAVED,)
@@ -168,36 +168,40 @@ def test_a_graph_is_found_where_callers_put_it(workflows: Mapping[str, Workflow]
 @pytest.mark.parametrize(
     "body", [{"nodes": [], "links": []}, {"prompt": {"nodes": []}}, {"workflow": {"prompt": {"nodes": []}}}], ids=str
 )
-def test_the_editors_format_is_told_wherever_it_is(workflows: Mapping[str, Workflow], body: JsonObject) -> None:
-    """The sentence names the menu of today's and of older frontends."""
-    said = faults_of(workflows, body)["workflow"]
+def test_the_editor_s_format_is_recognised_in_every_wrapper(
+    workflows: Mapping[str, Workflow], body: JsonObject
+) -> None:
+    """The error names the export menu of current and of older frontends."""
+    message = faults_of(workflows, body)["workflow"]
 
-    assert "File > Export (API) (older frontends: Workflow > Export (API))" in said
+    assert "File > Export (API) (older frontends: Workflow > Export (API))" in message
 
 
-def test_what_a_wrapper_has_beside_the_graph_counts(workflows: Mapping[str, Workflow]) -> None:
-    """The images and extra_data of a wrapped request are those of the request."""
+def test_keys_beside_a_wrapped_graph_are_used(workflows: Mapping[str, Workflow]) -> None:
+    """The images and extra_data of the wrapper are used."""
     body = {
-        "workflow": {"prompt": loading("a.png"), "extra_data": {"a": 1}},
+        "workflow": {"prompt": graph_that_loads("a.png"), "extra_data": {"a": 1}},
         "images": [{"name": "a.png", "image": BASE64}],
     }
-    whole = {"workflow": {"input": {"workflow": loading("a.png"), "images": [{"name": "a.png", "image": BASE64}]}}}
+    whole = {
+        "workflow": {"input": {"workflow": graph_that_loads("a.png"), "images": [{"name": "a.png", "image": BASE64}]}}
+    }
 
     assert rendered(workflows, body).extra_data == {"a": 1}
     assert rendered(workflows, whole).uploads == rendered(workflows, body).uploads
 
 
 @pytest.mark.parametrize("link", [[1, 0], ["1", "0"], [1.0, 0]], ids=str)
-def test_a_link_may_have_a_number_for_its_node(workflows: Mapping[str, Workflow], link: object) -> None:
-    """It is written as ComfyUI wants it, also in an override."""
+def test_a_link_may_have_an_integer_node_id(workflows: Mapping[str, Workflow], link: object) -> None:
+    """It is converted to ComfyUI's form, also in an override."""
     graph = {**SAVED, "2": {"class_type": "SaveImage", "inputs": {"images": link, "filename_prefix": "x"}}}
     over = {"workflow": SAVED, "overrides": {"2.images": link}}
 
     assert rendered(workflows, {"workflow": graph}).graphs == rendered(workflows, over).graphs == (SAVED,)
 
 
-def test_an_override_mends_a_broken_link(workflows: Mapping[str, Workflow]) -> None:
-    """A graph is looked at once its overrides are written; a broken link elsewhere is left out with a warning."""
+def test_an_override_can_repair_a_broken_link(workflows: Mapping[str, Workflow]) -> None:
+    """A graph is checked after its overrides are applied; a broken link elsewhere is removed with a warning."""
     graph = {**SAVED, "2": {"class_type": "SaveImage", "inputs": {"images": ["9", 0]}}}
     loose = {**SAVED, "3": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}}}
 
@@ -225,11 +229,14 @@ def test_an_override_mends_a_broken_link(workflows: Mapping[str, Workflow]) -> N
     ],
 )
 @pytest.mark.parametrize("class_type", ["LoadImage", "LoadImageMask", "LoadImageOutput"])
-def test_a_picture_meets_the_node_that_loads_it(
+def test_an_image_is_matched_to_the_node_that_loads_it(
     workflows: Mapping[str, Workflow], class_type: str, value: str, name: str
 ) -> None:
-    """An annotation, a subfolder and a backslash do not keep them apart; a choice of that name stays."""
-    graph = loading(value, class_type, channel="red", upload="image")
+    """Annotations, subfolders and backslashes are ignored in the comparison.
+
+    A choice of the same name is not changed.
+    """
+    graph = graph_that_loads(value, class_type, channel="red", upload="image")
 
     result = rendered(workflows, {"workflow": graph, "images": [{"name": name, "image": BASE64, "type": "image/png"}]})
 
@@ -251,8 +258,8 @@ def test_a_picture_meets_the_node_that_loads_it(
         ("KSampler", "sampler_name"),
     ],
 )
-def test_a_text_of_the_same_name_is_left_alone(workflows: Mapping[str, Workflow], class_type: str, name: str) -> None:
-    """A picture's name changes neither a prompt, nor a prefix, nor a choice."""
+def test_a_text_of_the_same_name_is_not_changed(workflows: Mapping[str, Workflow], class_type: str, name: str) -> None:
+    """An image's name changes no prompt, prefix or choice."""
     graph: Graph = {**SAVED, "3": {"class_type": class_type, "inputs": {name: "knight"}}}
 
     result = rendered(workflows, {"workflow": graph, "images": [{"name": "knight", "image": BASE64}]})
@@ -262,16 +269,16 @@ def test_a_text_of_the_same_name_is_left_alone(workflows: Mapping[str, Workflow]
     assert result.warnings == ('images[0].image: no node of the graph loads "knight"',)
 
 
-def test_a_picture_with_the_wrong_name_ends_the_job_before_it_is_queued(workflows: Mapping[str, Workflow]) -> None:
-    """Where a node loads another file that was not sent, both are named: a wrong picture would be paid for."""
+def test_an_image_with_the_wrong_name_is_rejected_before_it_is_queued(workflows: Mapping[str, Workflow]) -> None:
+    """If a node loads a file that was not sent, both are named: a wrong image would cost money."""
     images = [{"name": "a.png", "image": BASE64}]
 
-    faults = faults_of(workflows, {"workflow": loading("b.png"), "images": images})
+    faults = faults_of(workflows, {"workflow": graph_that_loads("b.png"), "images": images})
 
     assert list(faults) == ["images[0].image"]
     assert '"a.png"' in faults["images[0].image"]
     assert 'node "1" (LoadImage) loads "b.png", which was not sent' in faults["images[0].image"]
-    assert rendered(workflows, {"workflow": loading("b.png [output]"), "images": images}).warnings != ()
+    assert rendered(workflows, {"workflow": graph_that_loads("b.png [output]"), "images": images}).warnings != ()
 
 
 @pytest.mark.parametrize(
@@ -287,12 +294,12 @@ def test_a_picture_with_the_wrong_name_ends_the_job_before_it_is_queued(workflow
     ids=lambda value: value[:24],
 )
 @pytest.mark.parametrize("overridden", [False, True], ids=["graph", "override"])
-def test_a_picture_in_the_graph_itself_is_uploaded(
-    workflows: Mapping[str, Workflow], value: str, *, overridden: bool
-) -> None:
-    """Base64, a data URI or an address in a loader is the picture; the graph and the result carry a name instead."""
+def test_an_image_in_the_graph_is_uploaded(workflows: Mapping[str, Workflow], value: str, *, overridden: bool) -> None:
+    """Base64, a data URI or a URL in a loader is uploaded; graph and result contain a name instead."""
     body = (
-        {"workflow": loading("a.png"), "overrides": {"1.image": value}} if overridden else {"workflow": loading(value)}
+        {"workflow": graph_that_loads("a.png"), "overrides": {"1.image": value}}
+        if overridden
+        else {"workflow": graph_that_loads(value)}
     )
 
     request = read(workflows, body)
@@ -310,7 +317,7 @@ def test_a_picture_in_the_graph_itself_is_uploaded(
 
 
 @pytest.mark.parametrize(
-    ("value", "code", "said"),
+    ("value", "code", "expected"),
     [
         ("x" * 300 + "!", ErrorCode.INVALID_INPUT, "is too long for a file name, and is not base64"),
         ("A" * 200_000, ErrorCode.INVALID_IMAGE, "workflow.1.inputs.image is not an image"),
@@ -320,14 +327,14 @@ def test_a_picture_in_the_graph_itself_is_uploaded(
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_a_loader_that_holds_no_picture_is_one_short_fault(
-    workflows: Mapping[str, Workflow], value: str, code: ErrorCode, said: str
+def test_a_loader_without_a_valid_image_is_one_short_fault(
+    workflows: Mapping[str, Workflow], value: str, code: ErrorCode, expected: str
 ) -> None:
-    """It is refused before ComfyUI sees it, and never repeated."""
-    report = refused(workflows, {"workflow": loading(value)})
+    """It is rejected before it is sent to ComfyUI, and the value is not repeated."""
+    report = rejection_of(workflows, {"workflow": graph_that_loads(value)})
 
     assert report.code is code
-    assert said in report.message
+    assert expected in report.message
     assert len(report.to_json()) < 1000
 
 
@@ -342,11 +349,11 @@ def test_a_loader_that_holds_no_picture_is_one_short_fault(
         ("Load3DAdvanced", "viewport_state", json.dumps({"camera": "x" * 300})),
     ],
 )
-def test_what_is_a_name_or_a_nodes_own_text_stays(
+def test_names_and_texts_of_nodes_are_not_changed(
     workflows: Mapping[str, Workflow], class_type: str, name: str, value: str
 ) -> None:
-    """A name is no base64, and nodes that take base64 or an address themselves get it."""
-    graph = loading(value, class_type, name)
+    """A name is not base64, and nodes that accept base64 or a URL get it unchanged."""
+    graph = graph_that_loads(value, class_type, name)
 
     result = rendered(workflows, {"workflow": graph})
 
@@ -364,31 +371,32 @@ def test_what_is_a_name_or_a_nodes_own_text_stays(
         ("MyTextLoader", "file", "noextension", "application/octet-stream"),
     ],
 )
-def test_any_file_goes_to_the_node_that_loads_it(
+def test_any_file_is_uploaded_for_the_node_that_loads_it(
     workflows: Mapping[str, Workflow], class_type: str, input_name: str, file_name: str, mime_type: str
 ) -> None:
-    """Sounds, videos and latents are uploaded as they are, under their extension."""
+    """Sounds, videos and latents are uploaded unchanged, with their extension."""
     images = [{"name": file_name, "image": b64encode(WAV).decode()}]
 
-    result = rendered(workflows, {"workflow": loading(file_name, class_type, input_name), "images": images})
+    result = rendered(workflows, {"workflow": graph_that_loads(file_name, class_type, input_name), "images": images})
 
     [upload] = result.uploads
     assert upload.targets == (Target("1", input_name),)
     assert (upload.picture.data, upload.picture.mime_type) == (WAV, mime_type)
     assert upload.extension == (file_name.rpartition(".")[2] if "." in file_name else "bin")
     assert (
-        refused(workflows, {"workflow": loading("fox.wav"), "images": [{**images[0], "name": "fox.wav"}]}).code
+        rejection_of(
+            workflows, {"workflow": graph_that_loads("fox.wav"), "images": [{**images[0], "name": "fox.wav"}]}
+        ).code
     ) is (ErrorCode.INVALID_IMAGE)
 
 
 def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
-    """More than 16 are taken; what bounds them is their number, their bytes in all, and the addresses among them."""
+    """More than 16 files are accepted; their number, their total bytes and the number of URLs are limited."""
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(300)
     }
     images = [{"name": f"{number}.png", "image": BASE64} for number in range(300)]
     addresses = [{"name": f"{number}.png", "image": "https://example.com/a.png"} for number in range(17)]
-    large = [{"name": f"{number}.png", "image": "A" * 35_000_000} for number in range(4)]
 
     assert len(rendered(workflows, {"workflow": graph, "images": images[:256]}).uploads) == 256
     assert faults_of(workflows, {"workflow": graph, "images": images}) == {
@@ -398,11 +406,21 @@ def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
         "is one of 17 URLs; a request may have at most 16"
         in faults_of(workflows, {"workflow": graph, "images": addresses})["images[16].image"]
     )
+
+
+@pytest.mark.slow
+def test_the_bytes_of_all_files_are_limited(workflows: Mapping[str, Workflow]) -> None:
+    """Four files within the limit of one file exceed the limit of all."""
+    graph: Graph = {
+        str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(4)
+    }
+    large = [{"name": f"{number}.png", "image": "A" * 35_000_000} for number in range(4)]
+
     assert "bytes in all files; at most" in faults_of(workflows, {"workflow": graph, "images": large})["images"]
 
 
-def test_overrides_reach_dotted_inputs_and_add_new_ones(workflows: Mapping[str, Workflow]) -> None:
-    """As newer engines need them: they require inputs that an export lacks."""
+def test_overrides_set_dotted_inputs_and_add_new_ones(workflows: Mapping[str, Workflow]) -> None:
+    """Newer engines require inputs that an older export lacks."""
     graph = {**SAVED, "3": {"class_type": "ResizeImage", "inputs": {"resize_type.width": 8}}}
     overrides: Any = {"3.resize_type.width": 32, "ResizeImage.resolution_steps": 1}
 
@@ -420,12 +438,12 @@ def test_overrides_reach_dotted_inputs_and_add_new_ones(workflows: Mapping[str, 
         None,
     ],
 )
-def test_a_name_that_does_not_stand_in_the_loader_itself_meets_its_picture(
+def test_a_name_outside_the_loader_is_matched_to_its_image(
     workflows: Mapping[str, Workflow], source: JsonObject | None
 ) -> None:
-    """A name may be wrapped, or stand in a text node: that node's other users keep it as it is."""
+    """A name may be wrapped, or in a text node; other users of that node keep its text."""
     value = ["3", 0] if source else {"__value__": "in.png"}
-    graph = {**loading(value, "LoadImageFromPath"), **({"3": source} if source else {})}
+    graph = {**graph_that_loads(value, "LoadImageFromPath"), **({"3": source} if source else {})}
 
     result = rendered(workflows, {"workflow": graph, "images": [{"name": "in.png", "image": BASE64}]})
 
@@ -434,8 +452,8 @@ def test_a_name_that_does_not_stand_in_the_loader_itself_meets_its_picture(
     assert result.warnings == ()
 
 
-def test_a_drawn_seed_of_a_graph_is_in_the_graph_and_in_a_warning(workflows: Mapping[str, Workflow]) -> None:
-    """-1 asks for a random seed, also as an override; with the seed of the warning the image can be made again."""
+def test_a_random_seed_of_a_graph_is_in_the_graph_and_in_a_warning(workflows: Mapping[str, Workflow]) -> None:
+    """-1 requests a random seed, also as an override. With the seed in the warning the image can be generated again."""
     graph = {**SAVED, "3": {"class_type": "KSampler", "inputs": {"seed": 0}}}
 
     result = read(workflows, {"workflow": graph, "overrides": {"3.seed": -1}}).render(lambda: 7)
@@ -445,13 +463,13 @@ def test_a_drawn_seed_of_a_graph_is_in_the_graph_and_in_a_warning(workflows: Map
 
 
 @pytest.mark.parametrize("key", ["extra_data", "comfy_org_api_key"])
-def test_a_key_of_graphs_beside_a_template_is_named_as_such(workflows: Mapping[str, Workflow], key: str) -> None:
-    """No suggestion of another key misleads."""
+def test_a_key_for_graphs_beside_a_template_is_reported_as_such(workflows: Mapping[str, Workflow], key: str) -> None:
+    """The error does not suggest another key."""
     assert faults_of(workflows, {"prompt": "a", key: {}})[key] == "is only valid with a graph; remove it"
 
 
 def test_syntax_of_other_tools_in_a_graphs_prompt_is_a_warning(workflows: Mapping[str, Workflow]) -> None:
-    """In text encoders alone: the text of another node may be a template that it fills in itself."""
+    """Only in text encoders: other nodes may use the text as a template of their own."""
     graph = {
         **SAVED,
         "3": {"class_type": "CLIPTextEncodeFlux", "inputs": {"clip_l": "a", "t5xxl": "{red|blue}"}},

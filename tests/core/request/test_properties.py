@@ -1,7 +1,7 @@
-"""Requests made at random, each together with what must become of it: rendered to the letter, or refused at its faults.
+"""Property tests of requests: valid ones are rendered exactly, invalid ones are rejected with exactly their faults.
 
-The good ones are built beside the graphs that they must give, by a table of node ids of its own, and sent in other
-spellings of the same. The bad ones are good ones with one to four faults planted, each with its path.
+A valid request is generated together with its expected graph, from a separate table of node ids, and is sent in
+equivalent spellings. An invalid one is a valid request with one to four planted faults, each with its path.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ REPEATABLE = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-GOOD_TEMPLATES, GOOD_GRAPHS, BAD_TEMPLATES, BAD_GRAPHS, RAW_WHOLES, RAW_VALUES = 600, 300, 800, 400, 300, 500
-"""Requests of each kind: 2,100 whose outcome is known, and 800 of anything."""
+VALID_TEMPLATES, VALID_GRAPHS, INVALID_TEMPLATES, INVALID_GRAPHS, RAW_WHOLES, RAW_VALUES = 600, 300, 800, 400, 300, 500
+"""Number of requests of each kind: 2,100 with a known outcome, and 800 of random JSON."""
 
 MAX_SEED = 2**63 - 1
 RANDOM_SEED = 987_654_321
@@ -61,7 +61,7 @@ SLOTS = {
         "strength": ("8", "denoise"),
     },
 }
-"""Where each plain input goes in the shipped graphs, written down from the graphs."""
+"""The node and input of each plain input in the shipped graphs. Written by hand from the graphs."""
 
 DEFAULTS: JsonObject = {
     "negative_prompt": "",
@@ -92,15 +92,15 @@ TITLES = {
 WHOLE_NUMBERS = {"width", "height", "steps", "num_images", "seed"}
 
 
-def picture_file(width: int, height: int, file_format: str) -> bytes:
-    """Return a small picture."""
+def image_file(width: int, height: int, file_format: str) -> bytes:
+    """Return a small image."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), "teal").save(file, file_format)
     return file.getvalue()
 
 
-PICTURES: dict[str, tuple[int, int]] = {
-    b64encode(picture_file(width, height, file_format)).decode(): (width, height)
+IMAGES: dict[str, tuple[int, int]] = {
+    b64encode(image_file(width, height, file_format)).decode(): (width, height)
     for width, height, file_format in (
         (48, 32, "PNG"),
         (100, 300, "JPEG"),
@@ -109,23 +109,23 @@ PICTURES: dict[str, tuple[int, int]] = {
         (16, 9, "BMP"),
     )
 }
-"""Pictures in base64, and their sizes."""
+"""Images as base64, and their sizes."""
 
-CLEAN = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-TEXT = st.text(CLEAN, min_size=1, max_size=40)
+ENCODABLE = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+TEXT = st.text(ENCODABLE, min_size=1, max_size=40)
 WORDS = TEXT.filter(str.strip)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
-SCALARS = st.none() | st.booleans() | st.integers(-(2**64), 2**64) | FINITE | st.text(CLEAN, max_size=20)
+SCALARS = st.none() | st.booleans() | st.integers(-(2**64), 2**64) | FINITE | st.text(ENCODABLE, max_size=20)
 VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(TEXT, SCALARS, max_size=2)
 
 
 def number(low: float, high: float) -> st.SearchStrategy[float]:
-    """Return numbers of that range, as JSON has them: whole or not."""
+    """Generate numbers in this range as JSON has them: integers and floats."""
     return st.floats(low, high) | st.integers(math.ceil(low), math.floor(high))
 
 
 def whole(low: int, high: int, step: int = 1) -> st.SearchStrategy[float]:
-    """Return whole numbers of that range, some as JSON's 20.0."""
+    """Generate integers in this range, some as floats such as 20.0."""
     numbers = st.integers(low // step, high // step).map(lambda count: count * step)
     return numbers | numbers.filter(lambda n: int(float(n)) == n).map(float)
 
@@ -135,8 +135,8 @@ INPUTS: dict[str, st.SearchStrategy[Any]] = {
     "guidance": number(0, 30),
     "seed": whole(0, MAX_SEED - 8) | st.integers(MAX_SEED - 8, MAX_SEED),
     "num_images": whole(1, 8),
-    "sampler": st.text(CLEAN, min_size=1, max_size=64),
-    "scheduler": st.text(CLEAN, min_size=1, max_size=64),
+    "sampler": st.text(ENCODABLE, min_size=1, max_size=64),
+    "scheduler": st.text(ENCODABLE, min_size=1, max_size=64),
     "width": whole(64, 2048, 16),
     "height": whole(64, 2048, 16),
     "loras": st.lists(
@@ -161,7 +161,7 @@ ENVELOPE_DEFAULTS: JsonObject = {
 
 
 def json_text(value: object) -> str:
-    """Return JSON, in which 20 is not 20.0; it must be such that every decoder takes it."""
+    """Return JSON text in which 20 and 20.0 differ. It must be valid for every decoder."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     text.encode("utf-8")
     return text
@@ -169,15 +169,15 @@ def json_text(value: object) -> str:
 
 @st.composite
 def template_requests(draw: Draw) -> tuple[str, JsonObject]:
-    """Return a workflow's name and a good request for it."""
+    """Generate a workflow's name and a valid request for it."""
     name = draw(st.sampled_from(list(SLOTS)))
     alias = name.removeprefix("flux-dev-")
     body: JsonObject = draw(st.fixed_dictionaries({"prompt": WORDS}, optional={**INPUTS, **ENVELOPE}))
     if draw(st.booleans()):
         body["negative_strength"] = draw(number(0, 10).filter(lambda strength: strength > 0))
-        body["negative_prompt"] = draw(st.text(CLEAN, max_size=40))
+        body["negative_prompt"] = draw(st.text(ENCODABLE, max_size=40))
     if name == "flux-dev-img2img":
-        body["image"] = draw(st.sampled_from(list(PICTURES)))
+        body["image"] = draw(st.sampled_from(list(IMAGES)))
         body |= draw(st.fixed_dictionaries({}, optional={"strength": number(0.01, 1)}))
     body |= draw(st.sampled_from([{}, {"workflow": name}, {"workflow": alias}]))
     return name, body
@@ -185,7 +185,7 @@ def template_requests(draw: Draw) -> tuple[str, JsonObject]:
 
 BOUND: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("4", "text"): WORDS,
-    ("5", "text"): st.text(CLEAN, max_size=40),
+    ("5", "text"): st.text(ENCODABLE, max_size=40),
     ("6", "guidance"): number(0, 30),
     ("8", "steps"): whole(1, 100),
     ("8", "seed"): whole(0, MAX_SEED - 8),
@@ -194,31 +194,31 @@ BOUND: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("8", "sampler_name"): INPUTS["sampler"],
     ("8", "scheduler"): INPUTS["scheduler"],
 }
-"""What the places may be set to that an input of the template, or the graph's own number, limits."""
+"""Valid values of the places that are limited by an input of the template or by the graph's own number."""
 
 
 @st.composite
 def overrides_of(draw: Draw, graph: Graph) -> JsonObject:
-    """Return overrides of a shipped graph, by title and by id, within the limits of its template."""
+    """Generate overrides of a shipped graph, by title and by id, within the limits of its template."""
     slots = [(node_id, name) for node_id in TITLES for name in graph[node_id]["inputs"]]
     links = st.tuples(st.sampled_from(list(graph)), st.integers(0, 3)).map(list)
     overrides = {}
     for node_id, name in draw(st.lists(st.sampled_from(slots), max_size=3)):
-        held = graph[node_id]["inputs"][name]
-        free = links if isinstance(held, list) else st.text(CLEAN, max_size=40)
+        old_value = graph[node_id]["inputs"][name]
+        free = links if isinstance(old_value, list) else st.text(ENCODABLE, max_size=40)
         place = f"{draw(st.sampled_from([node_id, TITLES[node_id]]))}.{name}"
         overrides[place] = draw(BOUND.get((node_id, name), free) | st.none())
     return overrides
 
 
-def as_read(value: object) -> object:
-    """Return a whole number that JSON wrote with a point as the int that it is."""
+def as_integer(value: object) -> object:
+    """Return a float without a fraction as int, and any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @st.composite
-def spelled(draw: Draw, body: JsonObject) -> JsonObject:
-    """Return another request that means the same: text for numbers, upper case, nulls, names for LoRAs."""
+def equivalent_request(draw: Draw, body: JsonObject) -> JsonObject:
+    """Generate another request with the same meaning: numbers as text, upper case, nulls, LoRAs as names."""
     sent = {}
     for key, value in body.items():
         match value:
@@ -232,7 +232,7 @@ def spelled(draw: Draw, body: JsonObject) -> JsonObject:
             case str() if key == "image":
                 sent[key] = draw(st.sampled_from(SPELLINGS))(value)
             case [*loras] if key == "loras":
-                sent[key] = [draw(lora_spelled(lora)) for lora in loras]
+                sent[key] = [draw(equivalent_lora(lora)) for lora in loras]
             case _:
                 sent[key] = value
     absent = [key for key in (*INPUTS, *ENVELOPE, "negative_prompt", "image", "overrides") if key not in body]
@@ -240,8 +240,8 @@ def spelled(draw: Draw, body: JsonObject) -> JsonObject:
 
 
 @st.composite
-def lora_spelled(draw: Draw, lora: JsonObject) -> object:
-    """Return a LoRA as the object that it is, or as its name where that says the same."""
+def equivalent_lora(draw: Draw, lora: JsonObject) -> object:
+    """Generate a LoRA as an object, or as a name if that has the same meaning."""
     if draw(st.booleans()) and lora["name"].strip() == lora["name"] and ":" not in lora["name"]:
         return lora["name"] + (f":{json.dumps(lora['strength'])}" if "strength" in lora else "")
     return {**lora, "strength": None} if "strength" not in lora and draw(st.booleans()) else lora
@@ -262,39 +262,37 @@ SPELLINGS: tuple[Callable[[str], str], ...] = (
 """Base64 as other software writes it."""
 
 
-def side(pixels: float) -> int:
-    """Return a side in proportion to the other one that was given."""
+def proportional_side(pixels: float) -> int:
+    """Return a side that was computed from the other one, rounded and within the limits."""
     return min(2048, max(64, round(pixels / 16) * 16))
 
 
 def used_inputs(name: str, body: JsonObject) -> JsonObject:
-    """Return the inputs that a request stands for, with everything that it leaves out."""
+    """Return the inputs that are used for a request, with all defaults."""
     given_inputs = {
         key: value for key, value in body.items() if key not in {*ENVELOPE, "workflow", "overrides", "image"}
     }
     used = {**DEFAULTS_OF[name], "seed": RANDOM_SEED, **given_inputs}
     if "image" in body:
-        width, height = PICTURES[body["image"]]
+        width, height = IMAGES[body["image"]]
         if "width" not in used and "height" not in used:
             used["width"], used["height"] = rounded_size(width, height)
         elif "width" not in used:
-            used["width"] = side(width * int(used["height"]) / height)
+            used["width"] = proportional_side(width * int(used["height"]) / height)
         elif "height" not in used:
-            used["height"] = side(height * int(used["width"]) / width)
+            used["height"] = proportional_side(height * int(used["width"]) / width)
     used["loras"] = [{"name": lora["name"], "strength": lora.get("strength", 1)} for lora in used["loras"]]
     return {key: int(value) if key in WHOLE_NUMBERS else value for key, value in used.items()}
 
 
-def expected_graph(
-    name: str, exported: Graph, used: JsonObject, number_of_picture: int, overrides: JsonObject
-) -> Graph:
-    """Return the graph that one picture must be made with: the exported one, and these changes."""
+def expected_graph(name: str, exported: Graph, used: JsonObject, image_number: int, overrides: JsonObject) -> Graph:
+    """Return the expected graph of one image: the exported graph with the request's values."""
     graph = copy.deepcopy(exported)
     for key, (node_id, input_name) in SLOTS[name].items():
         graph[node_id]["inputs"][input_name] = used[key]
     sampler = graph["8"]["inputs"]
     sampler["cfg"] = 1 + used["negative_strength"]
-    sampler["seed"] = (used["seed"] + number_of_picture) % 2**63
+    sampler["seed"] = (used["seed"] + image_number) % 2**63
     for number, lora in enumerate(used["loras"], max(map(int, exported)) + 1):
         inputs = {"model": sampler["model"], "lora_name": lora["name"], "strength_model": lora["strength"]}
         graph[str(number)] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
@@ -307,9 +305,9 @@ def expected_graph(
 
 
 @given(st.data())
-@settings(REPEATABLE, max_examples=GOOD_TEMPLATES)
-def test_a_good_request_is_rendered_to_the_letter(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
-    """Every value of a good request stands in its node, every default elsewhere, and nothing else has changed."""
+@settings(REPEATABLE, max_examples=VALID_TEMPLATES)
+def test_a_valid_request_is_rendered_exactly(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
+    """Each value is in its node, each default in the others, and nothing else has changed."""
     name, body = data.draw(template_requests())
     exported = workflows[name].graph
     before = json_text(exported)
@@ -317,7 +315,7 @@ def test_a_good_request_is_rendered_to_the_letter(workflows: Mapping[str, Workfl
     as_text = data.draw(st.booleans())
     if overrides:
         body["overrides"] = overrides
-    sent = data.draw(spelled(body))
+    sent = data.draw(equivalent_request(body))
 
     request = read_request(json.dumps(sent) if as_text else sent, workflows)
     rendered = request.render(lambda: RANDOM_SEED)
@@ -325,7 +323,7 @@ def test_a_good_request_is_rendered_to_the_letter(workflows: Mapping[str, Workfl
     used = used_inputs(name, body)
     whole_places = {"seed", "steps"}
     overrides = {
-        place: as_read(value) if place.rpartition(".")[2] in whole_places else value
+        place: as_integer(value) if place.rpartition(".")[2] in whole_places else value
         for place, value in overrides.items()
         if value is not None
     }
@@ -353,20 +351,20 @@ ANNOTATED: tuple[Callable[[str], str], ...] = (
     lambda name: name.replace("/", "\\"),
     lambda name: f"./{name}",
 )
-"""The same file of ComfyUI's input folder, as nodes name it."""
+"""Spellings of a file in ComfyUI's input folder, as nodes contain them."""
 VALUE_LISTS = st.lists(SCALARS, max_size=3).filter(lambda items: len(items) != 2 or not isinstance(items[0], str))
 GRAPH_VALUES = SCALARS | VALUE_LISTS | st.dictionaries(TEXT, SCALARS, max_size=2) | st.sampled_from(IMAGE_NAMES)
 
 
 @st.composite
-def graphs(draw: Draw) -> Graph:
-    """Return a graph of a caller's own: any nodes, any values, links that hold, and nodes that load pictures."""
+def caller_graphs(draw: Draw) -> Graph:
+    """Generate a caller's graph: any nodes, any values, valid links, and nodes that load images."""
     ids = draw(st.lists(IDS, min_size=1, max_size=5, unique=True))
     values = SCALARS | st.lists(st.integers(0, 9), min_size=1, max_size=3) | st.sampled_from(IMAGE_NAMES)
     links = st.tuples(st.sampled_from(ids), st.integers(0, 3)).map(list)
-    titles = st.fixed_dictionaries({}, optional={"title": st.text(CLEAN, max_size=10)})
+    titles = st.fixed_dictionaries({}, optional={"title": st.text(ENCODABLE, max_size=10)})
     node = st.fixed_dictionaries(
-        {"class_type": st.text(CLEAN, max_size=20), "inputs": st.dictionaries(NAMES, values | links, max_size=4)},
+        {"class_type": st.text(ENCODABLE, max_size=20), "inputs": st.dictionaries(NAMES, values | links, max_size=4)},
         optional={"_meta": titles},
     )
     name = st.builds(lambda name, spell: spell(name), st.sampled_from(IMAGE_NAMES), st.sampled_from(ANNOTATED))
@@ -379,33 +377,33 @@ def graphs(draw: Draw) -> Graph:
     return {node_id: draw(node | loader) for node_id in ids}
 
 
-def with_whole_links(graph: Graph) -> Graph:
-    """Return a graph in which a list of a node's number and a slot is the link that ComfyUI takes it for."""
+def with_normal_links(graph: Graph) -> Graph:
+    """Return the graph with each list of a node's number and a slot replaced by a link in ComfyUI's form."""
     changed = copy.deepcopy(graph)
     for each in changed.values():
         for name, value in each["inputs"].items():
             match value:
                 case [int() | float() as other, int() | float() as slot] if not isinstance(other, bool):
-                    if str(as_read(other)) in graph and 0 <= slot < 1000 and isinstance(as_read(slot), int):
-                        each["inputs"][name] = [str(as_read(other)), int(slot)]
+                    if str(as_integer(other)) in graph and 0 <= slot < 1000 and isinstance(as_integer(slot), int):
+                        each["inputs"][name] = [str(as_integer(other)), int(slot)]
     return changed
 
 
 def loaded_name(value: object) -> object:
-    """Return the file of the input folder that a loader's value names."""
+    """Return the file in the input folder that a loader's value names."""
     if not isinstance(value, str):
         return value
     return value.removesuffix("[input]").rstrip().replace("\\", "/").removeprefix("./")
 
 
 @given(st.data())
-@settings(REPEATABLE, max_examples=GOOD_GRAPHS)
-def test_a_good_graph_is_run_as_it_is(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
-    """A graph of the caller's own is changed by its overrides alone, and each picture goes where it is loaded.
+@settings(REPEATABLE, max_examples=VALID_GRAPHS)
+def test_a_valid_graph_is_only_changed_by_its_overrides(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
+    """Each image is assigned to the nodes that load it.
 
-    A picture that nothing loads is a warning, or a fault beside a loader whose picture was not sent.
+    An image that no node loads is a warning, or a fault if a loader's image was not sent.
     """
-    graph = data.draw(graphs())
+    graph = data.draw(caller_graphs())
     slots = [(node_id, name) for node_id, node in graph.items() for name in node["inputs"] if name != "image"]
     chosen = data.draw(st.lists(st.sampled_from(slots), unique=True, max_size=3)) if slots else []
     changes = {slot: data.draw(GRAPH_VALUES) for slot in chosen}
@@ -415,21 +413,21 @@ def test_a_good_graph_is_run_as_it_is(workflows: Mapping[str, Workflow], data: s
         body["overrides"] = {f"{node_id}.{name}": value for (node_id, name), value in changes.items()}
     if names:
         spell = data.draw(st.sampled_from(SPELLINGS))
-        body["images"] = [{"name": name, "image": spell(data.draw(st.sampled_from(list(PICTURES))))} for name in names]
+        body["images"] = [{"name": name, "image": spell(data.draw(st.sampled_from(list(IMAGES))))} for name in names]
     before = json_text(body)
 
     expected = copy.deepcopy(graph)
     for (node_id, name), value in changes.items():
         expected[node_id]["inputs"][name] = expected[node_id]["inputs"][name] if value is None else value
-    expected = with_whole_links(expected)
+    expected = with_normal_links(expected)
     loaders = {
         node_id: loaded_name(node["inputs"]["image"]) for node_id, node in expected.items() if "image" in node["inputs"]
     }
-    loads = [{(node_id, "image") for node_id, held in loaders.items() if held == name} for name in names]
-    unsent = [held for held in loaders.values() if held not in names and "." in str(held)]
+    loads = [{(node_id, "image") for node_id, file_name in loaders.items() if file_name == name} for name in names]
+    unsent = [file_name for file_name in loaders.values() if file_name not in names and "." in str(file_name)]
     unused = {f"images[{number}].image" for number, places in enumerate(loads) if not places}
     if unsent and unused:
-        report = refused(body, workflows)
+        report = rejection_of(body, workflows)
         assert {fault["path"] for fault in report.details["faults"]} == unused
         return
     rendered = read_request(body, workflows).render(lambda: RANDOM_SEED)
@@ -444,8 +442,8 @@ def test_a_good_graph_is_run_as_it_is(workflows: Mapping[str, Workflow], data: s
 
 
 @dataclass(frozen=True)
-class Planted:
-    """A value to set at a key of the request (MISSING: to take the key away), and the path of its fault."""
+class PlantedFault:
+    """A value to set at a key of the request (MISSING: remove the key), and the path of its fault."""
 
     key: str
     value: Any
@@ -454,26 +452,26 @@ class Planted:
 
 MISSING = object()
 LONG = "lorem ipsum " * 500
-NO_TEXT = st.sampled_from(["a\ud800", "\udfff", "a\0b", "\0", LONG + "\0"])
+INVALID_TEXT = st.sampled_from(["a\ud800", "\udfff", "a\0b", "\0", LONG + "\0"])
 HUGE = st.sampled_from([309, 4000, -400, -6000]).map(lambda digits: 10**digits if digits > 0 else -(10**-digits))
-NO_NUMBER = st.sampled_from([math.nan, math.inf, -math.inf]) | HUGE
+INVALID_NUMBER = st.sampled_from([math.nan, math.inf, -math.inf]) | HUGE
 EMPTY_CONTAINERS: st.SearchStrategy[Any] = st.builds(list) | st.builds(dict)
-NOT_TEXT = st.booleans() | st.integers() | FINITE | EMPTY_CONTAINERS | NO_NUMBER | NO_TEXT
+NOT_TEXT = st.booleans() | st.integers() | FINITE | EMPTY_CONTAINERS | INVALID_NUMBER | INVALID_TEXT
 NOT_A_NUMBER = (
     st.booleans()
     | st.sampled_from(["20 px", "1,000", "0x20", "", "NaN", LONG])
     | EMPTY_CONTAINERS
-    | NO_NUMBER
-    | NO_TEXT
+    | INVALID_NUMBER
+    | INVALID_TEXT
 )
 NOT_WHOLE = NOT_A_NUMBER | st.sampled_from([1.5, 20.25, -0.5])
 NOT_A_LIST: st.SearchStrategy[Any] = (
-    st.booleans() | st.integers() | FINITE | st.just(" ") | st.builds(dict) | NO_NUMBER | NO_TEXT
+    st.booleans() | st.integers() | FINITE | st.just(" ") | st.builds(dict) | INVALID_NUMBER | INVALID_TEXT
 )
 NOT_AN_OBJECT: st.SearchStrategy[Any] = (
-    st.booleans() | st.integers() | FINITE | WORDS | st.builds(list) | NO_NUMBER | NO_TEXT
+    st.booleans() | st.integers() | FINITE | WORDS | st.builds(list) | INVALID_NUMBER | INVALID_TEXT
 )
-NEAR = {
+MISSPELLED = {
     "promt": "prompt",
     "promtp": "prompt",
     "Prompt": "prompt",
@@ -491,98 +489,102 @@ for _ in range(100):
     NESTED = [NESTED]
 
 
-def planted(key: str, values: st.SearchStrategy[Any], path: str = "") -> st.SearchStrategy[Planted]:
-    """Return faults at `key`, whose path is the key or the one given."""
-    return values.map(lambda value: Planted(key, value, path or key))
+def planted_at(key: str, values: st.SearchStrategy[Any], path: str = "") -> st.SearchStrategy[PlantedFault]:
+    """Generate faults at `key`; their path is `path` if it is given, otherwise the key."""
+    return values.map(lambda value: PlantedFault(key, value, path or key))
 
 
 def beyond(low: float, high: float) -> st.SearchStrategy[float]:
-    """Return whole numbers below `low` or above `high`."""
+    """Generate integers below `low` or above `high`."""
     return st.integers(-(2**70), math.ceil(low) - 1) | st.integers(math.floor(high) + 1, 2**70)
 
 
-def is_no_word(value: object) -> bool:
+def is_not_a_name(value: object) -> bool:
     """Return whether a value cannot be a name."""
     return not isinstance(value, str) or not value.strip() or "\0" in value
 
 
 LORA: JsonObject = {"name": "pixel.safetensors", "strength": 0.5}
 LORA_FAULTS = st.one_of(
-    planted("loras", NOT_A_LIST),
-    planted("loras", st.just([LORA] * 9)),
-    planted("loras", NOT_AN_OBJECT.filter(is_no_word).map(lambda item: [LORA, item]), "loras[1]"),
-    planted("loras", st.just([{"strength": 1}]), "loras[0].name"),
-    planted(
+    planted_at("loras", NOT_A_LIST),
+    planted_at("loras", st.just([LORA] * 9)),
+    planted_at("loras", NOT_AN_OBJECT.filter(is_not_a_name).map(lambda item: [LORA, item]), "loras[1]"),
+    planted_at("loras", st.just([{"strength": 1}]), "loras[0].name"),
+    planted_at(
         "loras", (NOT_TEXT | st.sampled_from(["", "x" * 256])).map(lambda name: [LORA, {"name": name}]), "loras[1].name"
     ),
-    planted("loras", (NOT_A_NUMBER | beyond(-10, 10)).map(lambda n: [{**LORA, "strength": n}]), "loras[0].strength"),
-    planted("loras", st.just([{**LORA, "weight": 1}]), "loras[0].weight"),
-    planted("loras", st.just([{**LORA, "na\ud800me": 1}]), 'loras[0]["na?me"]'),
+    planted_at("loras", (NOT_A_NUMBER | beyond(-10, 10)).map(lambda n: [{**LORA, "strength": n}]), "loras[0].strength"),
+    planted_at("loras", st.just([{**LORA, "weight": 1}]), "loras[0].weight"),
+    planted_at("loras", st.just([{**LORA, "na\ud800me": 1}]), 'loras[0]["na?me"]'),
 )
-GIVEN = SCALARS.filter(lambda value: value is not None)
+NOT_NULL = SCALARS.filter(lambda value: value is not None)
 OVERRIDE_FAULTS = st.one_of(
-    planted("overrides", NOT_AN_OBJECT),
-    planted("overrides", GIVEN.map(lambda value: {"Nope.text": value}), 'overrides["Nope.text"]'),
-    planted("overrides", GIVEN.map(lambda value: {"8.seed.0": value}), 'overrides["8.seed.0"]'),
-    planted("overrides", st.just({"seed": 1}), "overrides.seed"),
-    planted("overrides", st.just({"8.": 1}), 'overrides["8."]'),
-    planted("overrides", (NO_NUMBER | NO_TEXT).map(lambda value: {"8.seed": value}), 'overrides["8.seed"]'),
-    planted("overrides", NO_NUMBER.map(lambda value: {"Nope.text": value}), 'overrides["Nope.text"]'),
-    planted("overrides", st.just({LONG: 1}), path_of(["overrides", LONG])),
+    planted_at("overrides", NOT_AN_OBJECT),
+    planted_at("overrides", NOT_NULL.map(lambda value: {"Nope.text": value}), 'overrides["Nope.text"]'),
+    planted_at("overrides", NOT_NULL.map(lambda value: {"8.seed.0": value}), 'overrides["8.seed.0"]'),
+    planted_at("overrides", st.just({"seed": 1}), "overrides.seed"),
+    planted_at("overrides", st.just({"8.": 1}), 'overrides["8."]'),
+    planted_at(
+        "overrides", (INVALID_NUMBER | INVALID_TEXT).map(lambda value: {"8.seed": value}), 'overrides["8.seed"]'
+    ),
+    planted_at("overrides", INVALID_NUMBER.map(lambda value: {"Nope.text": value}), 'overrides["Nope.text"]'),
+    planted_at("overrides", st.just({LONG: 1}), path_of(["overrides", LONG])),
 )
 GRAPH_OVERRIDE_FAULTS = OVERRIDE_FAULTS | st.one_of(
-    planted("overrides", NO_TEXT.map(lambda value: {"8.seed": [1, {"a": value}]}), 'overrides["8.seed"][1].a'),
-    planted("overrides", st.just({"8.seed": NESTED}), path_of(["overrides", "8.seed", *[0] * (MAX_DEPTH - 2)])),
+    planted_at("overrides", INVALID_TEXT.map(lambda value: {"8.seed": [1, {"a": value}]}), 'overrides["8.seed"][1].a'),
+    planted_at("overrides", st.just({"8.seed": NESTED}), path_of(["overrides", "8.seed", *[0] * (MAX_DEPTH - 2)])),
 )
 
 
-def beyond_limits(place: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Planted]:
-    """Return faults of an override of the template, whose limits hold for it."""
-    return planted("overrides", values.map(lambda value: {place: value}), path_of(["overrides", place]))
+def beyond_limits(place: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[PlantedFault]:
+    """Generate faults of an override that breaks the template's limits."""
+    return planted_at("overrides", values.map(lambda value: {place: value}), path_of(["overrides", place]))
 
 
 TEMPLATE_OVERRIDE_FAULTS = OVERRIDE_FAULTS | st.one_of(
-    beyond_limits("8.sed", GIVEN),
+    beyond_limits("8.sed", NOT_NULL),
     beyond_limits("8.steps", NOT_WHOLE | beyond(1, 100)),
     beyond_limits("KSampler.seed", beyond(0, MAX_SEED).filter(lambda seed: seed != -1)),
     beyond_limits("8.cfg", NOT_A_NUMBER | st.sampled_from([0.99, 11.01, 100])),
     beyond_limits("8.denoise", NOT_A_NUMBER | st.sampled_from([-0.01, 1.01])),
     beyond_limits("FluxGuidance.guidance", NOT_A_NUMBER | st.just(30.1)),
     beyond_limits("Prompt.text", NOT_TEXT | st.sampled_from(["", " ", LONG])),
-    beyond_limits("8.model", GIVEN | st.sampled_from([["99", 0], ["1"], ["1", -1]])),
+    beyond_limits("8.model", NOT_NULL | st.sampled_from([["99", 0], ["1"], ["1", -1]])),
     beyond_limits("3.vae_name", NOT_TEXT | st.just(LONG)),
-    beyond_limits("10.path", GIVEN),
+    beyond_limits("10.path", NOT_NULL),
 )
-ENVELOPE_FAULTS: dict[str, st.SearchStrategy[Planted]] = {
-    "output_format": planted("output_format", NOT_TEXT | st.sampled_from(["gif", "pngs", "image/gif", "", LONG])),
-    "output_quality": planted("output_quality", NOT_WHOLE | beyond(1, 100)),
-    "metadata": planted("metadata", NOT_A_LIST.filter(lambda value: not isinstance(value, bool))),
-    "delivery": planted("delivery", NOT_TEXT | st.sampled_from(["ftp", "inline", LONG])),
-    "timeout_s": planted("timeout_s", NOT_A_NUMBER | beyond(1, 3600) | st.just(0.999)),
+ENVELOPE_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
+    "output_format": planted_at("output_format", NOT_TEXT | st.sampled_from(["gif", "pngs", "image/gif", "", LONG])),
+    "output_quality": planted_at("output_quality", NOT_WHOLE | beyond(1, 100)),
+    "metadata": planted_at("metadata", NOT_A_LIST.filter(lambda value: not isinstance(value, bool))),
+    "delivery": planted_at("delivery", NOT_TEXT | st.sampled_from(["ftp", "inline", LONG])),
+    "timeout_s": planted_at("timeout_s", NOT_A_NUMBER | beyond(1, 3600) | st.just(0.999)),
 }
-FAULTS: dict[str, st.SearchStrategy[Planted]] = {
+FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
     **ENVELOPE_FAULTS,
-    "prompt": planted("prompt", NOT_TEXT | st.sampled_from(["", " ", "\n\t ", "x" * 4097, LONG, MISSING])),
-    "negative_prompt": planted("negative_prompt", NOT_TEXT | st.sampled_from(["x" * 4097, LONG])),
-    "negative_strength": planted("negative_strength", NOT_A_NUMBER | beyond(0, 10) | st.just(10.001)),
-    "steps": planted("steps", NOT_WHOLE | beyond(1, 100)),
-    "guidance": planted("guidance", NOT_A_NUMBER | beyond(0, 30) | st.just(30.001)),
-    "seed": planted("seed", NOT_WHOLE | beyond(0, MAX_SEED).filter(lambda seed: seed != -1)),
-    "num_images": planted("num_images", NOT_WHOLE | beyond(1, 8)),
-    "sampler": planted("sampler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG])),
-    "scheduler": planted("scheduler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG])),
-    "width": planted("width", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
-    "height": planted("height", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
+    "prompt": planted_at("prompt", NOT_TEXT | st.sampled_from(["", " ", "\n\t ", "x" * 4097, LONG, MISSING])),
+    "negative_prompt": planted_at("negative_prompt", NOT_TEXT | st.sampled_from(["x" * 4097, LONG])),
+    "negative_strength": planted_at("negative_strength", NOT_A_NUMBER | beyond(0, 10) | st.just(10.001)),
+    "steps": planted_at("steps", NOT_WHOLE | beyond(1, 100)),
+    "guidance": planted_at("guidance", NOT_A_NUMBER | beyond(0, 30) | st.just(30.001)),
+    "seed": planted_at("seed", NOT_WHOLE | beyond(0, MAX_SEED).filter(lambda seed: seed != -1)),
+    "num_images": planted_at("num_images", NOT_WHOLE | beyond(1, 8)),
+    "sampler": planted_at("sampler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG])),
+    "scheduler": planted_at("scheduler", NOT_TEXT | st.sampled_from(["", "x" * 65, LONG])),
+    "width": planted_at("width", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
+    "height": planted_at("height", NOT_WHOLE | beyond(64, 2048) | st.integers(64, 2048).filter(lambda n: n % 16)),
     "loras": LORA_FAULTS,
     "overrides": TEMPLATE_OVERRIDE_FAULTS,
-    "workflow": planted("workflow", NOT_TEXT.filter(lambda value: not isinstance(value, dict))),
-    "images": planted("images", st.just([{"name": "a.png", "image": "aGk="}]) | st.builds(list) | st.integers()),
-    "near": st.sampled_from(list(NEAR)).flatmap(
-        lambda name: planted(name, VALUES.filter(lambda value: value is not None))
+    "workflow": planted_at("workflow", NOT_TEXT.filter(lambda value: not isinstance(value, dict))),
+    "images": planted_at("images", st.just([{"name": "a.png", "image": "aGk="}]) | st.builds(list) | st.integers()),
+    "near": st.sampled_from(list(MISSPELLED)).flatmap(
+        lambda name: planted_at(name, VALUES.filter(lambda value: value is not None))
     ),
-    "unknown": planted("qqqqqqqq", GIVEN) | planted(LONG, GIVEN, path_of([LONG])) | planted("", GIVEN, '[""]'),
+    "unknown": planted_at("qqqqqqqq", NOT_NULL)
+    | planted_at(LONG, NOT_NULL, path_of([LONG]))
+    | planted_at("", NOT_NULL, '[""]'),
 }
-NOT_A_PICTURE = st.sampled_from(
+NOT_AN_IMAGE = st.sampled_from(
     [
         "",
         "!!!",
@@ -597,24 +599,24 @@ NOT_A_PICTURE = st.sampled_from(
         LONG * 10 + "!",
     ]
 )
-IMG2IMG_FAULTS: dict[str, st.SearchStrategy[Planted]] = {
+IMG2IMG_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
     **FAULTS,
-    "image": planted("image", NOT_TEXT | NOT_A_PICTURE | st.just(MISSING)),
-    "strength": planted("strength", NOT_A_NUMBER | beyond(0, 1) | st.sampled_from([0, 0.009, 1.01])),
+    "image": planted_at("image", NOT_TEXT | NOT_AN_IMAGE | st.just(MISSING)),
+    "strength": planted_at("strength", NOT_A_NUMBER | beyond(0, 1) | st.sampled_from([0, 0.009, 1.01])),
 }
 
 
-def refused(raw: object, workflows: Mapping[str, Workflow]) -> ErrorReport:
-    """Return the report of a refusal; a request that is taken, or any other exception, fails the test."""
+def rejection_of(raw: object, workflows: Mapping[str, Workflow]) -> ErrorReport:
+    """Return the report of a rejected request. Fails if the request is accepted."""
     try:
         read_request(raw, workflows)
     except JobError as error:
         return error.report
-    raise AssertionError("it was taken")
+    raise AssertionError("the request was accepted")
 
 
-def assert_names(report: ErrorReport, faults: list[Planted]) -> None:
-    """Assert that a report has exactly these faults, each once, in short sentences, and travels."""
+def assert_has_faults(report: ErrorReport, faults: list[PlantedFault]) -> None:
+    """Assert that a report has exactly these faults, each once, in short messages, and can be sent as JSON."""
     assert report.code is ErrorCode.INVALID_INPUT
     found = {fault["path"]: fault["message"] for fault in report.details["faults"]}
     assert len(found) == len(report.details["faults"])
@@ -622,23 +624,23 @@ def assert_names(report: ErrorReport, faults: list[Planted]) -> None:
     for fault in faults:
         assert fault.path in report.message
         assert 0 < len(found[fault.path]) < 350
-        if fault.key in NEAR:
-            assert f'did you mean "{NEAR[fault.key]}"?' in found[fault.path]
+        if fault.key in MISSPELLED:
+            assert f'did you mean "{MISSPELLED[fault.key]}"?' in found[fault.path]
     assert LONG[:80] not in report.message
     assert ErrorReport.from_json(report.to_json()) == report
     report.to_json().encode("utf-8")
 
 
-def with_faults(body: JsonObject, faults: list[Planted]) -> JsonObject:
+def with_faults(body: JsonObject, faults: list[PlantedFault]) -> JsonObject:
     """Return a request with these faults planted."""
     changed = {**body, **{fault.key: fault.value for fault in faults}}
     return {key: value for key, value in changed.items() if value is not MISSING}
 
 
 @given(st.data())
-@settings(REPEATABLE, max_examples=BAD_TEMPLATES)
-def test_a_bad_request_is_refused_at_its_faults(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
-    """One to four faults of any kinds are all named, at their paths, and nothing else is."""
+@settings(REPEATABLE, max_examples=INVALID_TEMPLATES)
+def test_an_invalid_request_is_rejected_with_its_faults(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
+    """One to four faults of any kind are all reported with their paths, and nothing else is."""
     name, body = data.draw(template_requests())
     kinds = FAULTS if name == "flux-dev-txt2img" else IMG2IMG_FAULTS
     chosen = data.draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=4, unique=True))
@@ -649,7 +651,7 @@ def test_a_bad_request_is_refused_at_its_faults(workflows: Mapping[str, Workflow
         assume("workflow" not in chosen)
         body["workflow"] = name
 
-    assert_names(refused(with_faults(body, faults), workflows), faults)
+    assert_has_faults(rejection_of(with_faults(body, faults), workflows), faults)
 
 
 GRAPH: Graph = {
@@ -658,44 +660,60 @@ GRAPH: Graph = {
 } | {"8": {"class_type": "KSampler", "inputs": {"seed": 1}}}
 
 
-def node(node_id: str, value: object, path: str) -> Planted:
+def node_fault(node_id: str, value: object, path: str) -> PlantedFault:
     """Return a fault in a node of GRAPH."""
-    return Planted(node_id, value, path_of(["workflow", node_id]) + path)
+    return PlantedFault(node_id, value, path_of(["workflow", node_id]) + path)
 
 
-HALF_NODES: list[Any] = [None, 5, "x", [], {}, {"class_type": "A"}, {"inputs": {}}, {"class_type": 5, "inputs": {}}]
-NODE_FAULTS: dict[str, st.SearchStrategy[Planted]] = {
-    "half": st.sampled_from(HALF_NODES).map(lambda value: node("1", value, "")),
+INCOMPLETE_NODES: list[Any] = [
+    None,
+    5,
+    "x",
+    [],
+    {},
+    {"class_type": "A"},
+    {"inputs": {}},
+    {"class_type": 5, "inputs": {}},
+]
+NODE_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
+    "half": st.sampled_from(INCOMPLETE_NODES).map(lambda value: node_fault("1", value, "")),
     "dangling": st.sampled_from(["99", "", "x" * 500]).map(
-        lambda other: node("2", {"class_type": "SaveImage", "inputs": {"a": [other, 0], "b": ["1", 0]}}, ".inputs.a")
+        lambda other: node_fault(
+            "2", {"class_type": "SaveImage", "inputs": {"a": [other, 0], "b": ["1", 0]}}, ".inputs.a"
+        )
     ),
-    "value": (NO_NUMBER | NO_TEXT).map(
-        lambda value: node("3", {"class_type": "A", "inputs": {"a": [1, value]}}, ".inputs.a[1]")
+    "value": (INVALID_NUMBER | INVALID_TEXT).map(
+        lambda value: node_fault("3", {"class_type": "A", "inputs": {"a": [1, value]}}, ".inputs.a[1]")
     ),
     "name": st.sampled_from(["\ud800", "a\0"]).map(
-        lambda name: node("4", {"class_type": "A", "inputs": {name: 1}}, f'.inputs["{name[:-1]}?"]')
+        lambda name: node_fault("4", {"class_type": "A", "inputs": {name: 1}}, f'.inputs["{name[:-1]}?"]')
     ),
-    "deep": st.just(node("5", {"class_type": "A", "inputs": {"a": NESTED}}, ".inputs.a" + "[0]" * (MAX_DEPTH - 4))),
+    "deep": st.just(
+        node_fault("5", {"class_type": "A", "inputs": {"a": NESTED}}, ".inputs.a" + "[0]" * (MAX_DEPTH - 4))
+    ),
 }
 IMAGE_LIST_FAULTS = st.one_of(
-    planted("images", NOT_A_LIST),
-    planted("images", st.just([{"name": "a", "image": "aGk="}] * 257)),
-    planted("images", NOT_AN_OBJECT.map(lambda item: [item]), "images[0]"),
-    planted("images", st.just([{"image": "aGk="}]), "images[0].name"),
-    planted(
+    planted_at("images", NOT_A_LIST),
+    planted_at("images", st.just([{"name": "a", "image": "aGk="}] * 257)),
+    planted_at("images", NOT_AN_OBJECT.filter(is_not_a_name).map(lambda item: [item]), "images[0]"),
+    planted_at("images", WORDS.map(lambda name: [name]), "images[0].image"),
+    planted_at("images", st.just([{"image": "aGk="}]), "images[0].name"),
+    planted_at(
         "images",
         (NOT_TEXT | st.sampled_from(["", "x" * 256])).map(lambda name: [{"name": name, "image": "aGk="}]),
         "images[0].name",
     ),
-    planted("images", (NOT_TEXT | NOT_A_PICTURE).map(lambda image: [{"name": "a", "image": image}]), "images[0].image"),
+    planted_at(
+        "images", (NOT_TEXT | NOT_AN_IMAGE).map(lambda image: [{"name": "a", "image": image}]), "images[0].image"
+    ),
 )
-GRAPH_FAULTS: dict[str, st.SearchStrategy[Planted]] = {
+GRAPH_FAULTS: dict[str, st.SearchStrategy[PlantedFault]] = {
     **ENVELOPE_FAULTS,
     "images": IMAGE_LIST_FAULTS,
-    "metadata": planted("metadata", NOT_A_LIST.filter(lambda value: not isinstance(value, bool | dict))),
+    "metadata": planted_at("metadata", NOT_A_LIST.filter(lambda value: not isinstance(value, bool | dict))),
     "overrides": GRAPH_OVERRIDE_FAULTS,
 }
-NO_GRAPHS: st.SearchStrategy[Any] = st.sampled_from(
+NOT_A_GRAPH: st.SearchStrategy[Any] = st.sampled_from(
     [
         {},
         {"nodes": [{"id": 1, "type": "KSampler"}], "links": [], "version": 0.4},
@@ -707,9 +725,9 @@ NO_GRAPHS: st.SearchStrategy[Any] = st.sampled_from(
 
 
 @given(st.data())
-@settings(REPEATABLE, max_examples=BAD_GRAPHS)
-def test_a_bad_graph_is_refused_at_its_faults(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
-    """Faults of a graph of the caller's own, and of what goes with it, are all named, and nothing else is."""
+@settings(REPEATABLE, max_examples=INVALID_GRAPHS)
+def test_an_invalid_graph_is_rejected_with_its_faults(workflows: Mapping[str, Workflow], data: st.DataObject) -> None:
+    """Faults of a caller's graph and of its other keys are all reported, and nothing else is."""
     all_kinds = [*GRAPH_FAULTS, *NODE_FAULTS, "whole"]
     chosen = data.draw(st.lists(st.sampled_from(all_kinds), min_size=1, max_size=4, unique=True))
     if "whole" in chosen:
@@ -718,13 +736,13 @@ def test_a_bad_graph_is_refused_at_its_faults(workflows: Mapping[str, Workflow],
     nodes = [data.draw(NODE_FAULTS[kind]) for kind in chosen if kind in NODE_FAULTS]
     body = with_faults({"workflow": GRAPH | {fault.key: fault.value for fault in nodes}}, faults)
     if "whole" in chosen:
-        body["workflow"] = data.draw(NO_GRAPHS)
-        nodes = [Planted("workflow", None, "workflow")]
+        body["workflow"] = data.draw(NOT_A_GRAPH)
+        nodes = [PlantedFault("workflow", None, "workflow")]
     if "whole" in chosen or "half" in chosen:
-        # Where there are no nodes to look for, an override of one is not looked for.
+        # Without valid nodes the targets of overrides are not checked.
         assume("overrides" not in chosen)
 
-    assert_names(refused(body, workflows), [*faults, *nodes])
+    assert_has_faults(rejection_of(body, workflows), [*faults, *nodes])
 
 
 ANY_TEXT = st.text(st.characters(), max_size=12) | st.sampled_from(
@@ -748,14 +766,14 @@ KEYS = [
     *ENVELOPE,
     "overrides",
 ]
-PNG = picture_file(64, 64, "PNG")
+PNG = image_file(64, 64, "PNG")
 
 
 OUTCOMES = {"rendered", "invalid_input", "invalid_image", "unknown_workflow"}
 
 
 def outcome(raw: object, workflows: Mapping[str, Workflow]) -> str:
-    """Return what becomes of anything at all, once it is seen that it travels."""
+    """Return "rendered" or the error's code for any request, after a check that the result can be sent as JSON."""
     try:
         rendered = (
             read_request(raw, workflows).with_fetched(lambda wanted: [PNG] * len(wanted)).render(lambda: RANDOM_SEED)
@@ -771,7 +789,7 @@ def outcome(raw: object, workflows: Mapping[str, Workflow]) -> str:
 
 
 def text_of(raw: object) -> str:
-    """Return `raw` as a JSON text; a number that Python does not write stands for a text that is cut off."""
+    """Return `raw` as JSON text, or invalid JSON if Python cannot encode it."""
     try:
         return json.dumps(raw)
     except ValueError:
@@ -780,17 +798,17 @@ def text_of(raw: object) -> str:
 
 @given(raw=ANY_JSON | st.dictionaries(st.sampled_from(KEYS) | ANY_TEXT, ANY_JSON, max_size=5))
 @settings(REPEATABLE, max_examples=RAW_WHOLES)
-def test_anything_is_rendered_or_refused(workflows: Mapping[str, Workflow], raw: object) -> None:
-    """Whatever arrives becomes graphs or a report that can be sent, as a value and as the text of it."""
+def test_any_json_is_rendered_or_rejected(workflows: Mapping[str, Workflow], raw: object) -> None:
+    """Any JSON results in graphs or in a report, as a value and as JSON text."""
     assert outcome(raw, workflows) in OUTCOMES
     assert outcome(text_of(raw), workflows) in OUTCOMES
 
 
 @given(key=st.sampled_from(KEYS), value=ANY_JSON)
 @settings(REPEATABLE, max_examples=RAW_VALUES)
-def test_any_value_of_any_key_is_rendered_or_refused(
+def test_any_value_of_any_key_is_rendered_or_rejected(
     workflows: Mapping[str, Workflow], key: str, value: object
 ) -> None:
-    """Whatever stands at a key of a good request, the request is rendered or refused."""
-    for body in ({"prompt": "a"}, {"prompt": "a", "image": next(iter(PICTURES))}, {"workflow": GRAPH}):
+    """A valid request with any value at one key is rendered or rejected."""
+    for body in ({"prompt": "a"}, {"prompt": "a", "image": next(iter(IMAGES))}, {"workflow": GRAPH}):
         assert outcome({**body, key: value}, workflows) in OUTCOMES

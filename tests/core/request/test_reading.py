@@ -1,4 +1,4 @@
-"""A request of the wire: what people write by hand is understood, and every fault of it is told at once."""
+"""Reading a request: common spellings are accepted, and all faults are reported at once."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ GRAPH: Graph = {
 }
 
 
-def picture_file(width: int = 64, height: int = 64, file_format: str = "PNG") -> bytes:
-    """Return a picture's file."""
+def image_file(width: int = 64, height: int = 64, file_format: str = "PNG") -> bytes:
+    """Return an encoded image."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), "teal").save(file, file_format)
     return file.getvalue()
 
 
-PNG = picture_file()
+PNG = image_file()
 BASE64 = b64encode(PNG).decode("ascii")
 
 
 def rendered(workflows: Mapping[str, Workflow], body: object) -> Rendered:
-    """Return what ComfyUI is to run for a request that is good."""
+    """Return the graphs and uploads for a valid request."""
     return read_request(body, workflows).render(lambda: SEED)
 
 
-def refused(workflows: Mapping[str, Workflow], body: object) -> ErrorReport:
-    """Return the report of a request that is not."""
+def rejection_of(workflows: Mapping[str, Workflow], body: object) -> ErrorReport:
+    """Return the report of an invalid request."""
     with pytest.raises(JobError) as info:
         rendered(workflows, body)
     return info.value.report
 
 
 def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]:
-    """Return the faults of a bad request by path."""
-    report = refused(workflows, body)
+    """Return the faults of an invalid request by path."""
+    report = rejection_of(workflows, body)
     assert report.code is ErrorCode.INVALID_INPUT
     return {fault["path"]: fault["message"] for fault in report.details["faults"]}
 
@@ -78,11 +78,11 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
         ((300, 200), {"width": 1008.0}, (1008, 672)),
     ],
 )
-def test_image_to_image_takes_the_pictures_proportions(
+def test_image_to_image_keeps_the_image_s_proportions(
     workflows: Mapping[str, Workflow], own: tuple[int, int], asked: JsonObject, size: tuple[int, int]
 ) -> None:
-    """Where a side is not given, it follows from the picture: whole, rounded to 16, and within the limits."""
-    image = b64encode(picture_file(*own)).decode("ascii")
+    """A missing side is computed from the image, as a multiple of 16 within the limits."""
+    image = b64encode(image_file(*own)).decode("ascii")
 
     result = rendered(workflows, {"prompt": "a", "image": image, **asked})
 
@@ -91,8 +91,8 @@ def test_image_to_image_takes_the_pictures_proportions(
     assert (result.inputs["width"], result.inputs["height"]) == size
 
 
-def test_a_turned_picture_counts_as_it_is_seen(workflows: Mapping[str, Workflow]) -> None:
-    """The size that image to image takes over is that of the upright picture."""
+def test_a_rotated_image_is_measured_upright(workflows: Mapping[str, Workflow]) -> None:
+    """Image to image uses the size of the upright image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
@@ -117,8 +117,8 @@ def test_a_turned_picture_counts_as_it_is_seen(workflows: Mapping[str, Workflow]
     ],
     ids=["base64", "data", "data-bare", "data-wrong-type", "lines", "crlf", "spaces"],
 )
-def test_a_picture_comes_in_base64(workflows: Mapping[str, Workflow], image: str) -> None:
-    """Base64 with or without line breaks and a data URI of any type are the picture that they hold."""
+def test_an_image_in_base64_is_decoded(workflows: Mapping[str, Workflow], image: str) -> None:
+    """Base64 with or without line breaks, and a data URI of any type, are decoded."""
     [upload] = rendered(workflows, {"prompt": "a", "image": image}).uploads
 
     assert upload.picture == Picture(PNG, 64, 64, "image/png")
@@ -139,8 +139,10 @@ def test_a_picture_comes_in_base64(workflows: Mapping[str, Workflow], image: str
         ("data:image/png;base64", "is a data URI without base64"),
     ],
 )
-def test_what_holds_no_picture_says_what_would(workflows: Mapping[str, Workflow], image: str, message: str) -> None:
-    """Text that is no base64, other addresses and other data URIs are refused before anything is decoded."""
+def test_text_that_is_not_an_image_is_rejected_with_the_remedy(
+    workflows: Mapping[str, Workflow], image: str, message: str
+) -> None:
+    """Text that is not base64, other URLs and other data URIs are rejected before anything is decoded."""
     [(path, sentence)] = faults_of(workflows, {"prompt": "a", "image": image}).items()
 
     assert path == "image"
@@ -171,17 +173,19 @@ def test_what_holds_no_picture_says_what_would(workflows: Mapping[str, Workflow]
     ],
     ids=["text", "cut", "second", "same-name"],
 )
-def test_a_picture_that_is_none_is_named(workflows: Mapping[str, Workflow], body: JsonObject, path: str) -> None:
-    """Base64 of something else than a whole picture is refused at its place in the request."""
-    report = refused(workflows, body)
+def test_an_invalid_image_is_reported_with_its_path(
+    workflows: Mapping[str, Workflow], body: JsonObject, path: str
+) -> None:
+    """Base64 of anything but a complete image is rejected with its path in the request."""
+    report = rejection_of(workflows, body)
 
     assert report.code is ErrorCode.INVALID_IMAGE
     assert report.details == {"path": path}
     assert report.message.startswith(path)
 
 
-def test_an_address_is_fetched_before_it_is_rendered(workflows: Mapping[str, Workflow]) -> None:
-    """A picture by https is asked for once, by its address and its path, and is then like any other."""
+def test_a_url_is_fetched_before_rendering(workflows: Mapping[str, Workflow]) -> None:
+    """An image URL is fetched once, with its path for errors, and is then treated like other images."""
     request = read_request({"prompt": "a", "image": "HTTPS://example.com/a.png"}, workflows)
     asked: list[tuple[str, str]] = []
 
@@ -198,15 +202,15 @@ def test_an_address_is_fetched_before_it_is_rendered(workflows: Mapping[str, Wor
         request.render(lambda: SEED)
 
 
-def test_a_request_without_addresses_fetches_nothing(workflows: Mapping[str, Workflow]) -> None:
-    """Pictures that came along are left alone."""
+def test_a_request_without_urls_fetches_nothing(workflows: Mapping[str, Workflow]) -> None:
+    """Images in the request itself need no download."""
     request = read_request({"prompt": "a", "image": BASE64}, workflows)
 
     assert request.with_fetched(lambda *_: pytest.fail("fetched")) is request
 
 
-def test_a_graph_gets_its_pictures(workflows: Mapping[str, Workflow]) -> None:
-    """Each picture goes to the loaders that name it, and to no text of that name; its bytes stay, alpha and all."""
+def test_a_graph_gets_its_images(workflows: Mapping[str, Workflow]) -> None:
+    """Each image is assigned to the loaders that name it, and to no text of that name; its bytes are not changed."""
     file = io.BytesIO()
     Image.new("RGBA", (5, 7)).save(file, "PNG")
     images = [
@@ -225,8 +229,8 @@ def test_a_graph_gets_its_pictures(workflows: Mapping[str, Workflow]) -> None:
     assert result.inputs == {"overrides": {"9.filename_prefix": "mask.png"}}
 
 
-def test_a_picture_that_nothing_loads_is_a_warning(workflows: Mapping[str, Workflow]) -> None:
-    """The result names a picture that was of no use."""
+def test_an_image_that_no_node_loads_is_a_warning(workflows: Mapping[str, Workflow]) -> None:
+    """The warning names the unused image."""
     images = [{"name": name, "image": BASE64} for name in ("knight.png", "mask.png", "nobody.png")]
 
     result = rendered(workflows, {"workflow": GRAPH, "images": images})
@@ -236,7 +240,7 @@ def test_a_picture_that_nothing_loads_is_a_warning(workflows: Mapping[str, Workf
 
 
 def test_overrides_are_applied_last(workflows: Mapping[str, Workflow]) -> None:
-    """An override, by title or id, goes before the input that the same place was given, in every picture."""
+    """An override, by title or id, takes precedence over the input of the same place, in every image."""
     overrides = {"KSampler.seed": 5, "8.steps": 3, "Prompt.text": "b", "Load VAE.vae_name": "other.safetensors"}
 
     result = rendered(workflows, {"prompt": "a", "seed": 1, "num_images": 2, "steps": 9, "overrides": overrides})
@@ -248,8 +252,8 @@ def test_overrides_are_applied_last(workflows: Mapping[str, Workflow]) -> None:
     assert result.inputs["overrides"] == overrides
 
 
-def test_an_override_of_several_nodes_asks_for_an_id(workflows: Mapping[str, Workflow]) -> None:
-    """A title that two nodes have is refused with their ids."""
+def test_an_override_of_several_nodes_needs_an_id(workflows: Mapping[str, Workflow]) -> None:
+    """A title that two nodes have is rejected, with their ids."""
     graph = {**GRAPH, "12": GRAPH["7"]}
 
     faults = faults_of(workflows, {"workflow": graph, "overrides": {"Mask.image": "b.png", "Mask.imag": 1}})
@@ -261,7 +265,7 @@ def test_an_override_of_several_nodes_asks_for_an_id(workflows: Mapping[str, Wor
 
 
 def test_overrides_of_a_list_and_its_item(workflows: Mapping[str, Workflow]) -> None:
-    """An item of a list that another override took away is refused, and never ends in a bug."""
+    """An item of a list that another override removed is a fault, not a bug."""
     body = {"workflow": GRAPH, "overrides": {"8.sizes": [3], "8.sizes.1": 4}}
 
     assert faults_of(workflows, body) == {'overrides["8.sizes.1"]': '"8.sizes" has no item 1'}
@@ -269,8 +273,8 @@ def test_overrides_of_a_list_and_its_item(workflows: Mapping[str, Workflow]) -> 
     assert rendered(workflows, turned).graphs[0]["8"]["inputs"]["sizes"] == [3]
 
 
-def test_an_override_of_an_item_that_an_input_took_away(tmp_path: Path) -> None:
-    """An item that the template has, and this request's list has not, is refused when it is rendered."""
+def test_an_override_of_an_item_that_an_input_removed(tmp_path: Path) -> None:
+    """An item that the template has, but this request's list has not, is rejected when the request is rendered."""
     graph = {"1": {"class_type": "A", "inputs": {"sizes": [1, 2, 3]}}}
     inputs = {"properties": {"sizes": {"type": "array", "items": {"type": "integer"}, "x-node": "1.sizes"}}}
     tmp_path.joinpath("a.json").write_text(json.dumps(graph), encoding="utf-8")
@@ -282,22 +286,22 @@ def test_an_override_of_an_item_that_an_input_took_away(tmp_path: Path) -> None:
     assert faults_of(workflows, {**body, "sizes": [5]}) == {'overrides["1.sizes.2"]': '"1.sizes" has no item 2'}
 
 
-def test_a_graph_as_text_is_read(workflows: Mapping[str, Workflow]) -> None:
-    """A graph that was encoded twice is the graph; a text that only begins like one is refused, and is no name."""
+def test_a_graph_as_json_text_is_parsed(workflows: Mapping[str, Workflow]) -> None:
+    """A graph that was encoded twice is decoded; text that only begins like a graph is a fault, not a name."""
     assert rendered(workflows, {"workflow": json.dumps(GRAPH)}) == rendered(workflows, {"workflow": GRAPH})
     assert "send the graph itself" in faults_of(workflows, {"workflow": "\n {"})["workflow"]
 
 
-def test_the_editors_format_is_told_how_to_export(workflows: Mapping[str, Workflow]) -> None:
-    """The file that ComfyUI saves by itself is recognised, and told from the one that can be run."""
+def test_the_editor_s_format_is_rejected_with_the_export_menu(workflows: Mapping[str, Workflow]) -> None:
+    """ComfyUI's own save format is recognised and distinguished from the API format."""
     editor = {"last_node_id": 9, "nodes": [{"id": 1, "type": "KSampler"}], "links": [], "version": 0.4}
 
     assert faults_of(workflows, {"workflow": editor}) == {"workflow": EDITOR_FORMAT}
     assert "Export (API)" in EDITOR_FORMAT
 
 
-def test_the_whole_input_may_be_text(workflows: Mapping[str, Workflow]) -> None:
-    """An input that is the text of JSON is read as what it says."""
+def test_the_whole_input_may_be_json_text(workflows: Mapping[str, Workflow]) -> None:
+    """An input that is JSON text is parsed."""
     body = {"prompt": "größer", "seed": 3}
 
     assert rendered(workflows, json.dumps(body)) == rendered(workflows, body)
@@ -322,8 +326,8 @@ def test_the_whole_input_may_be_text(workflows: Mapping[str, Workflow]) -> None:
     ],
     ids=lambda raw: str(raw)[:20],
 )
-def test_what_is_no_object_is_refused(workflows: Mapping[str, Workflow], raw: object) -> None:
-    """An input that is no JSON object is told what one looks like."""
+def test_an_input_that_is_not_an_object_is_rejected(workflows: Mapping[str, Workflow], raw: object) -> None:
+    """The error shows a valid input."""
     assert faults_of(workflows, raw) == {"": 'must be a JSON object, like {"prompt": "a pixel art knight"}'}
 
 
@@ -337,25 +341,25 @@ def test_what_is_no_object_is_refused(workflows: Mapping[str, Workflow], raw: ob
         ({"workflow": "flux-dev-txt2img", "prompt": "a"}, "flux-dev-txt2img"),
     ],
 )
-def test_the_workflow_is_named_or_follows(workflows: Mapping[str, Workflow], body: JsonObject, name: str) -> None:
-    """A workflow is named in full or by its alias; without a name, the picture decides."""
+def test_the_workflow_is_named_or_derived(workflows: Mapping[str, Workflow], body: JsonObject, name: str) -> None:
+    """A workflow is selected by name or alias; without either, the presence of an image decides."""
     result = rendered(workflows, body)
 
     assert result.workflow == name
     assert result.version == workflows[name].version
 
 
-def test_an_unknown_workflow_names_the_known(workflows: Mapping[str, Workflow]) -> None:
-    """A name that is not there is answered with the nearest one and all that are."""
-    report = refused(workflows, {"workflow": "flux-dev-txt2image", "prompt": "a"})
+def test_an_unknown_workflow_lists_the_known_ones(workflows: Mapping[str, Workflow]) -> None:
+    """The error has the nearest name and all existing ones."""
+    report = rejection_of(workflows, {"workflow": "flux-dev-txt2image", "prompt": "a"})
 
     assert report.code is ErrorCode.UNKNOWN_WORKFLOW
     assert 'did you mean "flux-dev-txt2img"?' in report.message
-    assert report.details == {"known": ["flux-dev-img2img", "flux-dev-txt2img"]}
+    assert report.details == {"known": sorted(workflows)}
 
 
-def test_every_fault_is_told_at_once(workflows: Mapping[str, Workflow]) -> None:
-    """A request in which everything is wrong needs one answer."""
+def test_all_faults_are_reported_at_once(workflows: Mapping[str, Workflow]) -> None:
+    """A request in which everything is wrong needs one response."""
     body: JsonObject = {
         "workflow": "txt2img",
         "prompt": "   ",
@@ -407,8 +411,8 @@ def test_every_fault_is_told_at_once(workflows: Mapping[str, Workflow]) -> None:
     assert faults["images"] == "is only valid with a graph; a template takes `image`"
 
 
-def test_every_fault_of_a_graph_is_told_at_once(workflows: Mapping[str, Workflow]) -> None:
-    """Links that dangle do not hide overrides that reach nothing, nor the other way round."""
+def test_all_faults_of_a_graph_are_reported_at_once(workflows: Mapping[str, Workflow]) -> None:
+    """Broken links do not hide overrides without a target, and vice versa."""
     graph = {**GRAPH, "9": {"class_type": "SaveImage", "inputs": {"images": ["99", 0]}}}
     body: JsonObject = {
         "workflow": graph,
@@ -432,23 +436,23 @@ def test_every_fault_of_a_graph_is_told_at_once(workflows: Mapping[str, Workflow
 
 
 @pytest.mark.parametrize("workflow", [5, True, 1.5, ["txt2img"], "a\0"])
-def test_a_workflow_that_is_neither_hides_nothing(workflows: Mapping[str, Workflow], workflow: object) -> None:
-    """A `workflow` that is no name and no graph is one fault beside the others."""
+def test_an_invalid_workflow_does_not_hide_other_faults(workflows: Mapping[str, Workflow], workflow: object) -> None:
+    """A `workflow` that is neither a name nor a graph is one fault among others."""
     assert set(faults_of(workflows, {"workflow": workflow, "prompt": "a", "steps": 0})) == {"workflow", "steps"}
 
 
 def test_a_report_lists_a_bounded_number_of_faults(workflows: Mapping[str, Workflow]) -> None:
-    """A graph of thousands of broken nodes is answered with the first faults, and no long value in any."""
+    """For a graph of thousands of broken nodes, the first faults are listed, without long values."""
     graph = {f"{number}-{'x' * 200}": None for number in range(3000)}
 
-    report = refused(workflows, {"workflow": graph})
+    report = rejection_of(workflows, {"workflow": graph})
 
     assert len(report.details["faults"]) == MAX_FAULTS
     assert len(report.to_json()) < 20_000
 
 
 def test_seeds_count_up_and_wrap(workflows: Mapping[str, Workflow]) -> None:
-    """Picture i has the seed plus i, the largest seed is followed by 0, and an absent seed is drawn once."""
+    """Image i has the seed plus i, 0 follows the largest seed, and a missing seed is drawn once."""
     last = 2**63 - 1
 
     assert rendered(workflows, {"prompt": "a", "seed": last - 1, "num_images": 3}).seeds == (last - 1, last, 0)
@@ -456,14 +460,14 @@ def test_seeds_count_up_and_wrap(workflows: Mapping[str, Workflow]) -> None:
     assert rendered(workflows, {"prompt": "a", "num_images": 2}).inputs["seed"] == SEED
 
 
-def test_one_picture_can_be_made_again_alone(workflows: Mapping[str, Workflow]) -> None:
-    """The graph of picture i is the graph of its own seed."""
+def test_one_image_can_be_generated_alone(workflows: Mapping[str, Workflow]) -> None:
+    """The graph of image i is that of a request with its seed."""
     several = rendered(workflows, {"prompt": "a", "seed": 5, "num_images": 3})
 
     assert several.graphs[2] == rendered(workflows, {"prompt": "a", "seed": 7}).graphs[0]
 
 
-def test_a_request_changes_nothing_of_its_template(workflows: Mapping[str, Workflow]) -> None:
+def test_a_request_does_not_change_its_template(workflows: Mapping[str, Workflow]) -> None:
     """Two requests of one template do not see each other's values."""
     before = json.dumps(workflows["flux-dev-txt2img"].graph)
     body: JsonObject = {
@@ -497,10 +501,10 @@ def test_a_request_changes_nothing_of_its_template(workflows: Mapping[str, Workf
     ],
 )
 @pytest.mark.parametrize("body", [{"prompt": "a"}, {"workflow": GRAPH}], ids=["template", "graph"])
-def test_the_envelope_is_the_same_for_both(
+def test_the_envelope_is_the_same_for_templates_and_graphs(
     workflows: Mapping[str, Workflow], body: JsonObject, given: JsonObject, expected: tuple[Any, ...]
 ) -> None:
-    """Format, quality, metadata, delivery and time are read alike for a template and a graph, with their defaults."""
+    """Format, quality, metadata, delivery and timeout have the same meaning and defaults."""
     request = read_request({**body, **given}, workflows)
 
     assert (
@@ -523,15 +527,15 @@ PLAYLISTS = (
 
 @pytest.mark.parametrize("content", PLAYLISTS)
 @pytest.mark.parametrize("name", ["a.m3u8", "a.mp4", "a"])
-def test_a_playlist_is_refused(workflows: Mapping[str, Workflow], content: bytes, name: str) -> None:
-    """A file by which ffmpeg reads other files of the machine reaches no node, whatever it is called."""
+def test_a_playlist_is_rejected(workflows: Mapping[str, Workflow], content: bytes, name: str) -> None:
+    """A file that makes ffmpeg read other files reaches no node, whatever its name."""
     graph = {
         "1": {"class_type": "LoadVideo", "inputs": {"file": name}},
         "2": {"class_type": "SaveVideo", "inputs": {"video": ["1", 0], "filename_prefix": "a"}},
     }
     body = {"workflow": graph, "images": [{"name": name, "image": b64encode(content).decode()}]}
 
-    report = refused(workflows, body)
+    report = rejection_of(workflows, body)
 
     assert (report.code, report.details["path"]) == (ErrorCode.INVALID_IMAGE, "images[0].image")
     assert "playlist" in report.message
@@ -540,8 +544,8 @@ def test_a_playlist_is_refused(workflows: Mapping[str, Workflow], content: bytes
 @pytest.mark.parametrize(
     "content", [b"RIFF\x24\0\0\0WAVEfmt ", b"1\n00:00:01,000 --> 00:00:02,000\n#EXTM3U\n", b"<svg/>"]
 )
-def test_other_files_are_no_playlists(workflows: Mapping[str, Workflow], content: bytes) -> None:
-    """A sound, subtitles and other markup go to the node that loads them."""
+def test_other_files_are_not_playlists(workflows: Mapping[str, Workflow], content: bytes) -> None:
+    """A sound, subtitles and other markup are uploaded for the node that loads them."""
     graph = {
         "1": {"class_type": "LoadAudio", "inputs": {"audio": "a.wav"}},
         "2": {"class_type": "SaveAudio", "inputs": {"audio": ["1", 0], "filename_prefix": "a"}},

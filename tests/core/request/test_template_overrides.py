@@ -1,4 +1,4 @@
-"""Overrides of a template stay within the limits of its inputs, for callers who may send no graphs as well."""
+"""Overrides of a template stay within the limits of its inputs, also for callers that may not send graphs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from comfy_core.workflows import Workflow, load_workflows
 
 
 def rendered(workflows: Mapping[str, Workflow], overrides: JsonObject, **inputs: Any) -> Rendered:  # noqa: ANN401
-    """Return what ComfyUI is to run."""
+    """Return the graphs and uploads for ComfyUI."""
     return read_request({"prompt": "a fox", "overrides": overrides, **inputs}, workflows).render(lambda: 7)
 
 
@@ -32,8 +32,8 @@ def faults_of(workflows: Mapping[str, Workflow], overrides: JsonObject, **inputs
     }
 
 
-def test_what_costs_most_is_refused_all_at_once(workflows: Mapping[str, Workflow]) -> None:
-    """Steps, sizes and a batch beyond the schema are refused, by id and by title."""
+def test_expensive_overrides_are_all_rejected_at_once(workflows: Mapping[str, Workflow]) -> None:
+    """Steps, sizes and a batch that exceed the schema are rejected, by id and by title."""
     by_id = {"8.steps": 10000, "7.width": 16384, "7.height": 16384, "7.batch_size": 4096}
     by_title = {
         "KSampler.steps": 101,
@@ -52,7 +52,7 @@ def test_what_costs_most_is_refused_all_at_once(workflows: Mapping[str, Workflow
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
+    ("place", "value", "expected"),
     [
         ("7.width", 1000, "must be a multiple of 16"),
         ("8.cfg", 11.5, "must be at most 11, not 11.5"),
@@ -74,9 +74,9 @@ def test_what_costs_most_is_refused_all_at_once(workflows: Mapping[str, Workflow
         ("Nobody.steps", 5, "the graph has no node"),
     ],
 )
-def test_each_limit_is_named(workflows: Mapping[str, Workflow], place: str, value: object, said: str) -> None:
-    """A place has the rule of the input that sets it; any other number stays within the graph's own."""
-    assert said in faults_of(workflows, {place: value})[place]
+def test_each_limit_is_reported(workflows: Mapping[str, Workflow], place: str, value: object, expected: str) -> None:
+    """A place has the rule of the input that sets it; any other number has the limit of the graph's own."""
+    assert expected in faults_of(workflows, {place: value})[place]
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_each_limit_is_named(workflows: Mapping[str, Workflow], place: str, valu
         ("KSampler.sampler_name", "dpmpp_2m"),
     ],
 )
-def test_what_is_within_the_limits_is_set(workflows: Mapping[str, Workflow], place: str, value: object) -> None:
-    """Other samplers, models, names and links are for the caller to choose."""
+def test_overrides_within_the_limits_are_applied(workflows: Mapping[str, Workflow], place: str, value: object) -> None:
+    """Other samplers, models, names and links are the caller's choice."""
     result = rendered(workflows, {place: value})
 
     node_id = {"KSampler": "8"}.get(place.partition(".")[0], place.partition(".")[0])
@@ -103,21 +103,21 @@ def test_what_is_within_the_limits_is_set(workflows: Mapping[str, Workflow], pla
     assert result.inputs["overrides"] == {place: value}
 
 
-def test_a_batch_counts_with_the_number_of_pictures(workflows: Mapping[str, Workflow]) -> None:
-    """Together they are at most what num_images allows alone."""
+def test_a_batch_counts_towards_the_number_of_images(workflows: Mapping[str, Workflow]) -> None:
+    """Batch size times num_images is at most the limit of num_images."""
     for num_images in (4, 4.0, "4"):
         faults = faults_of(workflows, {"7.batch_size": 3}, num_images=num_images)
         assert faults == {"7.batch_size": "must be at most 2, not 3"}
     assert len(rendered(workflows, {"7.batch_size": 2}, num_images=4).graphs) == 4
 
 
-def test_no_override_names_a_file_that_is_read(workflows: Mapping[str, Workflow]) -> None:
-    """The picture of image to image comes as `image`, and is checked as one."""
+def test_no_override_names_an_input_file(workflows: Mapping[str, Workflow]) -> None:
+    """The image of image to image must be sent as `image`, where it is checked."""
     image = b64encode(b"x" * 64).decode()
 
     for value in ("other.png", "/etc/passwd", f"data:image/png;base64,{image}"):
-        said = faults_of(workflows, {"11.image": value}, image=image)["11.image"]
-        assert said == "names a file; send the image itself as `image`"
+        fault = faults_of(workflows, {"11.image": value}, image=image)["11.image"]
+        assert fault == "names a file; send the image itself as `image`"
 
 
 GRAPH: Graph = {
@@ -135,7 +135,7 @@ INPUTS: JsonObject = {
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Mapping[str, Workflow]:
+def unbound_template(tmp_path: Path) -> Mapping[str, Workflow]:
     """A template that leaves most of its graph unbound."""
     tmp_path.joinpath("own.json").write_text(json.dumps(GRAPH), encoding="utf-8")
     tmp_path.joinpath("own.inputs.json").write_text(json.dumps(INPUTS), encoding="utf-8")
@@ -143,7 +143,7 @@ def own(tmp_path: Path) -> Mapping[str, Workflow]:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "expected"),
     [
         ({"2.width": 1032}, "must be at most 1024, not 1032"),
         ({"2.width": 100}, "must be a multiple of 8"),
@@ -158,19 +158,21 @@ def own(tmp_path: Path) -> Mapping[str, Workflow]:
     ],
     ids=str,
 )
-def test_what_no_input_binds_is_limited_too(own: Mapping[str, Workflow], overrides: JsonObject, said: str) -> None:
-    """By the input of the same name, else by the graph's own value; files are none of an override's business."""
+def test_unbound_inputs_are_limited_too(
+    unbound_template: Mapping[str, Workflow], overrides: JsonObject, expected: str
+) -> None:
+    """By the input of the same name, otherwise by the graph's own value; file names cannot be overridden."""
     with pytest.raises(JobError) as info:
-        read_request({"workflow": "own", "overrides": overrides}, own)
+        read_request({"workflow": "own", "overrides": overrides}, unbound_template)
 
-    assert said in info.value.report.message
+    assert expected in info.value.report.message
 
 
-def test_what_no_input_binds_can_be_set(own: Mapping[str, Workflow]) -> None:
-    """Down to nothing, and any seed."""
+def test_unbound_inputs_can_be_overridden(unbound_template: Mapping[str, Workflow]) -> None:
+    """Also to their minimum, and to any seed."""
     overrides = {"2.width": 1024, "2.factor": 0, "2.tiles": [32], "2.fast": "false", "2.noise_seed": 2**64 - 1}
 
-    [graph] = read_request({"workflow": "own", "overrides": overrides}, own).render().graphs
+    [graph] = read_request({"workflow": "own", "overrides": overrides}, unbound_template).render().graphs
 
     assert graph["2"]["inputs"] == {
         **GRAPH["2"]["inputs"],

@@ -27,7 +27,7 @@ def platform(may_answer: threading.Event) -> Iterator[RunPodPlatform]:
         assert may_answer.wait(60)
         return pictured(job)
 
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, hands=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, threads=4):
         yield platform
         may_answer.set()
 
@@ -45,7 +45,7 @@ def shared_shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProces
     folder = tmp_path_factory.mktemp("shim")
     with (
         RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, pictured, hands=2),
+        ScriptedWorker(platform, pictured, threads=2),
         ShimProcess({**platform.client_env(), "SCENARIO_SHIM_TRUSTED_PROXIES": "127.0.0.1"}, folder) as shim,
     ):
         yield shim

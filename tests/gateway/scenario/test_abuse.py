@@ -262,7 +262,7 @@ def test_parts_count_as_calls(tmp_path: Path) -> None:
 
 def test_forty_five_jobs_polled_every_three_seconds_are_never_refused(tmp_path: Path) -> None:
     """A minute of such polls of one key (900), and its submits beside them, pass the default limits."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, hands=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=4):
         limits = {"SCENARIO_SHIM_REQUESTS_PER_MINUTE": "600", "SCENARIO_SHIM_POLLS_PER_MINUTE": ""}
         with ShimProcess({**platform.client_env(), **limits}, tmp_path) as shim, requests.Session() as session:
             session.auth = AUTH

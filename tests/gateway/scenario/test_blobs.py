@@ -12,7 +12,8 @@ from comfy_client.gateway.scenario.auth import Keys, Signer, owner_of, picture_e
 from comfy_client.gateway.scenario.blobs import Blobs, BucketBlobs, FolderBlobs
 from comfy_client.gateway.scenario.errors import ShimError
 from comfy_client.gateway.scenario.serve import serve
-from comfy_client.gateway.scenario.settings import VARIABLES, read_settings
+from comfy_client.gateway.scenario.settings import CostRules, ShimSettings
+from comfy_core.environment import variables_of
 from comfy_core.errors import ConfigError
 from tests.fakes.s3 import S3Server
 
@@ -102,6 +103,7 @@ def test_each_key_is_an_owner() -> None:
         ("SCENARIO_SHIM_PUBLIC_URL", "shim.example"),
         ("SCENARIO_SHIM_PUBLIC_URL", "http://[::1"),
         ("SCENARIO_SHIM_STRICT", "perhaps"),
+        ("SCENARIO_SHIM_BUCKET_PREFIX", "shim"),
         ("SCENARIO_SHIM_LORAS", "[1]"),
         ("SCENARIO_SHIM_REQUESTS_PER_MINUTE", "0"),
         ("SCENARIO_SHIM_GPU_USD_PER_S", "nan"),
@@ -110,9 +112,9 @@ def test_each_key_is_an_owner() -> None:
 def test_a_bad_variable_is_named(name: str, value: str) -> None:
     """The error names the variable; a secret's value is not shown."""
     with pytest.raises(ConfigError, match=name) as wrong:
-        read_settings({name: value})
+        ShimSettings.from_env({name: value})
 
-    if next(variable.secret for variable in VARIABLES if variable.name == name):
+    if next(variable.secret for variable in variables_of(ShimSettings, CostRules) if variable.name == name):
         assert value not in str(wrong.value)
 
 

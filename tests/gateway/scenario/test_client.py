@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from comfy_client.gateway.scenario import ScenarioShim, ShimError
 from comfy_client.gateway.scenario.settings import ShimSettings
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured, png
+from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
 
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
     """An endpoint whose worker answers each job with a small picture of its seed."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, hands=2):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=2):
         yield platform
 
 
@@ -60,3 +62,24 @@ def test_all_faults_are_told_at_once(shim: ScenarioShim, platform: RunPodPlatfor
 
     assert refused.value.status == 400
     assert not platform.submissions
+
+
+def test_images_are_stored_in_the_bucket_that_the_environment_names(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """With SCENARIO_SHIM_BUCKET_PREFIX, images are stored under that prefix and not in the folder."""
+    with S3Server() as s3:
+        environment = {
+            **platform.client_env(),
+            "SCENARIO_SHIM_DATA_DIR": str(tmp_path),
+            "SCENARIO_SHIM_BUCKET_PREFIX": "/shim/",
+            "BUCKET_ENDPOINT_URL": s3.url,
+            "BUCKET_NAME": "pictures",
+            "BUCKET_ACCESS_KEY_ID": ACCESS_KEY_ID,
+            "BUCKET_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+        }
+        with ScenarioShim.from_env(environment) as shim:
+            asset = shim.upload_asset(png(8, 7), "knight.png")
+            assert shim.download_asset(asset["id"]) == png(8, 7)
+        stored = s3.stored()
+
+    assert stored == [f"shim/{hashlib.sha256(png(8, 7)).hexdigest()}"]
+    assert not (tmp_path / "pictures").exists()

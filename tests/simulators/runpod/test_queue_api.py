@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import requests
 
-from simulators.http_server import HttpHandler, HttpServer
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform, WorkerProcess
 
 pytestmark = pytest.mark.slow
@@ -57,14 +56,9 @@ async def handler(job):
             return "cancelled"
 
 
-async def generator(job):
-    for number in range(job["input"]["count"]):
-        yield number
-
-
 if __name__ == "__main__":
     runpod.serverless.start({
-        "handler": generator if "GENERATOR" in os.environ else handler,
+        "handler": handler,
         "concurrency_modifier": lambda _: int(os.environ.get("CONCURRENCY", "1")),
     })
 """
@@ -131,7 +125,7 @@ def session() -> Iterator[requests.Session]:
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
     """Yield a platform without a worker."""
-    with RunPodPlatform(long_poll_s=0.05, api_key="key", webhook_retry_s=0.01) as platform:
+    with RunPodPlatform(long_poll_s=0.05, api_key="key") as platform:
         yield platform
 
 
@@ -286,7 +280,7 @@ def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: HandlerGate) -> Non
 
 def test_result_arrives_at_third_attempt(served: RunPodPlatform) -> None:
     """The SDK posts a result again after 5xx, and the job waits for it."""
-    served.faults.answer("final", 500, times=2)
+    served.faults.respond("final", 500, times=2)
 
     job = served.wait_for(served.submit({"return": "late"}))
 
@@ -296,7 +290,7 @@ def test_result_arrives_at_third_attempt(served: RunPodPlatform) -> None:
 
 def test_refused_result_is_lost(served: RunPodPlatform) -> None:
     """The SDK does not post a refused result again, and its job is COMPLETED without output."""
-    served.faults.answer("job-done", 400)
+    served.faults.respond("job-done", 400)
 
     job = served.wait_for(served.submit({"return": "lost"}))
 
@@ -339,10 +333,9 @@ def test_workers_end_on_sigterm(script: Path, gate: HandlerGate) -> None:
     with (
         RunPodPlatform(long_poll_s=0.1) as idle_platform,
         RunPodPlatform(long_poll_s=0.1) as busy_platform,
-        WorkerProcess(idle_platform, script, env={"GENERATOR": "1"}) as idle,
+        WorkerProcess(idle_platform, script) as idle,
         WorkerProcess(busy_platform, script) as busy,
     ):
-        streamed = idle_platform.wait_for(idle_platform.submit({"count": 3}))
         job_id = busy_platform.submit({"progress": 1, "gate": gate.port})
         busy_platform.wait_until(lambda: busy_platform.jobs[job_id].progress)
 
@@ -350,7 +343,6 @@ def test_workers_end_on_sigterm(script: Path, gate: HandlerGate) -> None:
         busy.terminate()
         gate.open()
 
-        assert (streamed.chunks, streamed.output) == ((0, 1, 2), [])
         assert busy_platform.wait_for(job_id).output == "through the gate"
         assert [idle.wait(), busy.wait()] == [0, 0]
         assert [idle.leftovers(), busy.leftovers()] == [[], []]
@@ -460,15 +452,6 @@ def test_result_that_is_not_json_is_refused(client: Caller, worker: Caller) -> N
     assert "output" not in client.get(f"status/{job_id}").json
 
 
-def test_stop_pod_is_recorded(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A result can ask for a fresh worker."""
-    job_id = client.run("x")
-    worker.take()
-    worker.done(job_id, {"output": 1, "stopPod": True})
-
-    assert [post.stops_pod for post in platform.posts] == [True]
-
-
 def test_job_that_nobody_works_on_is_retried_once(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
     """An empty input is stripped; a job of which nothing is heard is handed out twice, and then given up."""
     platform.lost_job_s, platform.long_poll_s = 0.05, 5.0
@@ -495,18 +478,8 @@ def test_pings_keep_a_job(platform: RunPodPlatform, client: Caller, worker: Call
 
 
 def test_post_for_unknown_job(worker: Caller) -> None:
-    """Results and chunks of a job that never was are refused."""
+    """The result of a job that does not exist is refused."""
     assert worker.done("never", {"output": 1}).status == 404
-    assert worker.post("job-stream/w/never?gpu=FAKE", {"output": 1}).status == 404
-
-
-def test_too_large_chunk_is_refused(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A chunk holds 1 MB at most."""
-    job_id = client.run("x")
-    worker.take()
-
-    assert worker.post(f"job-stream/w/{job_id}?gpu=FAKE", {"output": "x" * (1 << 20)}).status == 400
-    assert platform.jobs[job_id].chunks == ()
 
 
 def test_client_env_leads_here(platform: RunPodPlatform, client: Caller) -> None:
@@ -558,12 +531,11 @@ def test_unknown_job(client: Caller) -> None:
     """Every route of a job is 404 for an id that never was."""
     answers = [
         client.get("status/never"),
-        client.get("stream/never"),
         client.post("cancel/never"),
         client.post("retry/never"),
     ]
 
-    assert [(answer.status, answer.json["detail"]) for answer in answers] == [(404, "job not found")] * 4
+    assert [(answer.status, answer.json["detail"]) for answer in answers] == [(404, "job not found")] * 3
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"input": NaN}'])
@@ -596,19 +568,6 @@ def test_runsync_that_takes_too_long(client: Caller) -> None:
 
     assert (answer.status, answer.json["status"]) == (200, "IN_QUEUE")
     assert client.get(f"status/{answer.json['id']}").json == answer.json
-
-
-def test_stream_gives_each_chunk_once(client: Caller, worker: Caller) -> None:
-    """A stream holds until there is something new, and drains it."""
-    job_id = client.run("x")
-    worker.take()
-    for number in range(2):
-        worker.post(f"job-stream/w/{job_id}?gpu=FAKE&isStream=false", {"output": number})
-
-    assert client.get(f"stream/{job_id}").json == {"status": "IN_PROGRESS", "stream": [{"output": 0}, {"output": 1}]}
-    assert client.get(f"stream/{job_id}?wait=20").json == {"status": "IN_PROGRESS", "stream": []}
-    worker.post(f"job-done/w/{job_id}?gpu=FAKE&isStream=true", {"output": []})
-    assert client.get(f"stream/{job_id}").json == {"status": "COMPLETED", "stream": []}
 
 
 def test_cancel_in_queue(client: Caller, worker: Caller) -> None:
@@ -729,59 +688,6 @@ def test_request_limits(platform: RunPodPlatform, client: Caller) -> None:
     assert platform.submissions == 1
 
 
-class Receiver(HttpServer):
-    """A webhook's receiver, that answers 500 so many times first."""
-
-    def __init__(self, failures: int) -> None:
-        super().__init__(ReceiverRoutes)
-        self.answers = [500] * failures
-        self.received: list[tuple[str, Any]] = []
-
-
-class ReceiverRoutes(HttpHandler):
-    """Keeps what is posted."""
-
-    server: Receiver
-
-    def do_POST(self) -> None:
-        """Keep the body."""
-        self.server.received.append((self.headers["User-Agent"], json.loads(self.body())))
-        self.respond(self.server.answers.pop() if self.server.answers else 200)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """Yield a receiver of webhooks that fails once."""
-    with Receiver(failures=1) as receiver:
-        yield receiver
-
-
-def test_webhook_gets_whole_job(platform: RunPodPlatform, client: Caller, worker: Caller, receiver: Receiver) -> None:
-    """A webhook gets the job with its input, and once more where it did not answer 2xx."""
-    job_id = client.run({"a": 1}, webhook=receiver.url)
-    worker.take()
-    worker.done(job_id, {"output": 2})
-
-    platform.wait_until(lambda: [call.status for call in platform.webhooks] == [500, 200])
-
-    agent, body = receiver.received[-1]
-    assert agent == "Go-http-client/2.0"
-    assert body == client.get(f"status/{job_id}").json | {"input": {"a": 1}, "webhook": receiver.url}
-
-
-def test_webhook_that_nobody_answers(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A failing webhook is tried three times, and does not fail the job."""
-    with Receiver(failures=0) as closed:
-        url = closed.url
-    job_id = client.run("x", webhook=url)
-    worker.take()
-    worker.done(job_id, {"output": 2})
-
-    platform.wait_until(lambda: [call.status for call in platform.webhooks] == [0, 0, 0])
-
-    assert platform.jobs[job_id].state is QueueJobState.COMPLETED
-
-
 def test_late_404(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
     """A job is unknown to clients for a while after it was submitted, though a worker gets it."""
     platform.faults.late_404(0.4)
@@ -807,8 +713,8 @@ def test_outage(platform: RunPodPlatform, client: Caller, worker: Caller) -> Non
 
 def test_answers_are_given_in_order(platform: RunPodPlatform, client: Caller) -> None:
     """Armed answers take the place of the platform's, one request each, and only on their route."""
-    platform.faults.answer("status", 429, body={"error": "slow down"}, headers={"Retry-After": "1"})
-    platform.faults.answer("status", 524)
+    platform.faults.respond("status", 429, body={"error": "slow down"}, headers={"Retry-After": "1"})
+    platform.faults.respond("status", 524)
     job_id = client.run("x")
 
     answers = [client.get(f"status/{job_id}") for _ in range(3)]
@@ -819,8 +725,8 @@ def test_answers_are_given_in_order(platform: RunPodPlatform, client: Caller) ->
 
 def test_unknown_route_is_named(platform: RunPodPlatform) -> None:
     """A fault for a route that does not exist is a mistake of the test."""
-    with pytest.raises(ValueError, match="'stat' is no route"):
-        platform.faults.answer("stat", 500)  # type: ignore[arg-type] # the mistake
+    with pytest.raises(ValueError, match="'stat' is not a route"):
+        platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the mistake
 
 
 @pytest.mark.parametrize("after_handling", [False, True])

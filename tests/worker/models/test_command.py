@@ -152,8 +152,8 @@ def test_bars_on_a_terminal(models: ModelSetup, models_dir: Path) -> None:
 def test_all_failures_are_listed(models: ModelSetup, models_dir: Path) -> None:
     """One failure does not stop other models; the end lists each failed one with its remedy, and the status is 1."""
     gone, good, gated = (models.put(f"vae/{name}.safetensors") for name in "abc")
-    models.server.answer(gone.path, ModelResponse(404))
-    models.server.answer(gated.path, ModelResponse(401))
+    models.server.respond(gone.path, ModelResponse(404))
+    models.server.respond(gated.path, ModelResponse(401))
 
     status, text = run_command(models, models_dir, gone, good, gated, HF_TOKEN=TOKEN)
 
@@ -199,9 +199,9 @@ def test_invalid_usage_exits_with_3(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT must be a URL"),
-        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT must be a URL"),
-        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT must be a URL"),
+        ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT='huggingface.co': must be a URL"),
+        ({"HF_ENDPOINT": "https://user:hf_secret@mirror"}, "HF_ENDPOINT=(not shown): must be a URL"),
+        ({"HF_ENDPOINT": "https://mirror:99999"}, "HF_ENDPOINT='https://mirror:99999': must be a URL"),
         ({"HF_ENDPOINT": "http://mirror", "HF_TOKEN": TOKEN}, "HF_ENDPOINT is http, and the token in HF_TOKEN"),
         ({"HF_TOKEN": f"{TOKEN}\nX: y"}, "HF_TOKEN: not a valid token"),
         ({"HF_TOKEN_FILE": "/"}, "HF_TOKEN_FILE: / cannot be read (IsADirectoryError)"),
@@ -218,7 +218,7 @@ def test_an_invalid_variable_is_named(
     assert status == 3
     assert message in err.getvalue()
     assert TOKEN not in err.getvalue()
-    assert models.server.asked == []
+    assert models.server.received == []
 
 
 def test_the_token_may_be_in_a_file(models: ModelSetup, models_dir: Path, tmp_path: Path) -> None:
@@ -226,14 +226,14 @@ def test_the_token_may_be_in_a_file(models: ModelSetup, models_dir: Path, tmp_pa
     served = models.put()
     secret = tmp_path / "hf_token"
     secret.write_text(f"{TOKEN}\n")
-    models.server.answer(served.path, ModelResponse(403))
+    models.server.respond(served.path, ModelResponse(403))
 
     status, text = run_command(models, models_dir, served, HF_TOKEN_FILE=str(secret))
     assert status == 1
     assert f"the token in HF_TOKEN_FILE ({secret}) has no access" in text
 
     assert run_command(models, models_dir, served, HF_TOKEN_FILE=str(tmp_path / "nothing"))[0] == 0
-    assert [asked.token for asked in models.server.asked] == [TOKEN, ""]
+    assert [asked.token for asked in models.server.received] == [TOKEN, ""]
 
 
 # Concurrent and killed processes
@@ -280,7 +280,7 @@ def test_a_run_after_a_kill_resumes_the_download(models: ModelSetup, models_dir:
 
     assert status == 0
     assert f"resuming at {kept:,} of 1,000,000 bytes" in text
-    assert [asked.offset for asked in models.server.asked] == [0, kept]
+    assert [asked.offset for asked in models.server.received] == [0, kept]
     assert (models_dir / served.model.path).read_bytes() == served.content
 
 
@@ -339,7 +339,7 @@ def test_a_full_disk_is_an_error_and_the_download_resumes(models: ModelSetup, mo
     assert f"vae/ae.safetensors: the disk is full ({os.strerror(errno.EFBIG)}): 500,000 of 1,000,000 bytes are" in text
     assert "it resumes from ae.safetensors.part" in text
     assert run_command(models, models_dir, served)[0] == 0
-    assert [asked.offset for asked in models.server.asked] == [0, HALF]
+    assert [asked.offset for asked in models.server.received] == [0, HALF]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from simulators.http_server import free_port
 from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
-from tests.needs import left_out
+from tests.needs import skip_visibly
 from tests.worker.models.conftest import SIZE, ModelSetup, Served
 from worker.models.download import DownloadRetryPolicy, check_models, fetch_models
 from worker.models.files import locked_part
@@ -89,7 +89,7 @@ def test_an_existing_model_is_not_requested(models: ModelSetup, tmp_path: Path) 
 
     fetch_models([served.model], tmp_path, models.hub, progress=lambda _, size: read.append(size))
 
-    assert len(models.server.asked) == 1
+    assert len(models.server.received) == 1
     assert read == []
 
 
@@ -105,7 +105,7 @@ def test_a_file_without_a_marker_is_hashed_once(models: ModelSetup, tmp_path: Pa
         fetch_models([served.model], tmp_path, models.hub, progress=lambda _, size: read.append(size))
 
     assert read == [SIZE]
-    assert models.server.asked == []
+    assert models.server.received == []
 
 
 @pytest.mark.parametrize("content", [b"short", bytes(SIZE)], ids=["wrong size", "wrong bytes"])
@@ -187,7 +187,7 @@ def test_a_response_with_another_range_is_discarded(models: ModelSetup, tmp_path
     """A response that does not continue at the part's end is discarded, and the download starts over."""
     served = models.put()
     write_part(tmp_path, served, served.content[:CUT])
-    models.server.answer(served.path, answer)
+    models.server.respond(served.path, answer)
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
@@ -210,7 +210,7 @@ def test_a_complete_part_is_not_requested_again(models: ModelSetup, tmp_path: Pa
 
     fetch_models([served.model], tmp_path, models.hub)
 
-    assert models.server.asked == []
+    assert models.server.received == []
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
@@ -244,7 +244,7 @@ def test_wrong_content_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
     assert message.startswith(f"vae/ae.safetensors: wrong bytes: sha256 {served.model.sha256} was expected, ")
     assert "the line in the list is wrong" in message
     assert left(tmp_path) == []
-    assert len(models.server.asked) == 1
+    assert len(models.server.received) == 1
 
 
 def test_a_wrong_size_is_rejected_before_the_body_is_read(models: ModelSetup, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_wrong_size_in_a_416_response_is_rejected(models: ModelSetup, tmp_path
 def test_a_body_that_is_too_long_is_rejected(models: ModelSetup, tmp_path: Path) -> None:
     """A body without a length is aborted as soon as it is too long, and nothing is kept."""
     served = models.put()
-    models.server.answer(served.path, ModelResponse(200, {}, served.content + b"!", tells_length=False))
+    models.server.respond(served.path, ModelResponse(200, {}, served.content + b"!", has_length=False))
 
     assert "wrong size: 1,000,000 bytes were expected, more were received" in failure(models, tmp_path, served)
     assert left(tmp_path) == []
@@ -279,7 +279,7 @@ def test_a_body_that_is_too_long_is_rejected(models: ModelSetup, tmp_path: Path)
 def test_a_body_that_is_too_short_is_resumed(models: ModelSetup, tmp_path: Path) -> None:
     """A body without a length that ends early may have been cut: the rest is requested."""
     served = models.put()
-    models.server.answer(served.path, ModelResponse(200, {}, served.content[:CUT], tells_length=False))
+    models.server.respond(served.path, ModelResponse(200, {}, served.content[:CUT], has_length=False))
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
@@ -310,14 +310,14 @@ def test_a_permanent_error_is_not_retried(
 ) -> None:
     """A permanent error is requested once, and has a remedy; it does not contain the token."""
     served = models.put()
-    models.server.answer(served.path, ModelResponse(status, {}, b"no"))
+    models.server.respond(served.path, ModelResponse(status, {}, b"no"))
 
     message = failure(models, tmp_path, served, hub=Hub(models.server.url, token))
 
     assert f"vae/ae.safetensors: 127.0.0.1 returned {status}" in message
     assert remedy in message
     assert TOKEN not in message
-    assert len(models.server.asked) == 1
+    assert len(models.server.received) == 1
     assert left(tmp_path) == []
 
 
@@ -325,11 +325,11 @@ def test_a_permanent_error_is_not_retried(
 def test_a_temporary_error_is_retried(models: ModelSetup, tmp_path: Path, status: int) -> None:
     """A temporary error is retried."""
     served = models.put()
-    models.server.answer(served.path, ModelResponse(status), ModelResponse(status))
+    models.server.respond(served.path, ModelResponse(status), ModelResponse(status))
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 
-    assert len(models.server.asked) == 3
+    assert len(models.server.received) == 3
     assert (tmp_path / served.model.path).read_bytes() == served.content
 
 
@@ -338,7 +338,7 @@ def test_retry_after_is_honoured(models: ModelSetup, tmp_path: Path) -> None:
     served = models.put()
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
     for text in ("7", date, "soon", "Mon, 99 Foo"):
-        models.server.answer(served.path, ModelResponse(429, {"Retry-After": text}))
+        models.server.respond(served.path, ModelResponse(429, {"Retry-After": text}))
     pauses = Pauses()
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK, stop=pauses)
@@ -351,7 +351,7 @@ def test_retry_after_is_honoured(models: ModelSetup, tmp_path: Path) -> None:
 def test_a_long_retry_after_ends_the_download(models: ModelSetup, tmp_path: Path) -> None:
     """A Retry-After of an hour ends the download at once, and is in the error."""
     served = models.put()
-    models.server.answer(served.path, ModelResponse(429, {"Retry-After": "3600"}))
+    models.server.respond(served.path, ModelResponse(429, {"Retry-After": "3600"}))
 
     message = failure(models, tmp_path, served)
 
@@ -362,11 +362,11 @@ def test_six_failures_end_the_download(models: ModelSetup, tmp_path: Path) -> No
     """After six consecutive failures the download fails, and the received bytes are kept."""
     served = models.put()
     part = write_part(tmp_path, served, served.content[:CUT])
-    models.server.answer(served.path, *[ModelResponse(503)] * 20)
+    models.server.respond(served.path, *[ModelResponse(503)] * 20)
 
     message = failure(models, tmp_path, served)
 
-    assert len(models.server.asked) == 6
+    assert len(models.server.received) == 6
     assert part.read_bytes() == served.content[:CUT]
     assert "127.0.0.1 returned 503; given up after 6 attempts. Try again later, or from a mirror" in message
 
@@ -376,7 +376,7 @@ def test_progress_resets_the_failure_count(models: ModelSetup, tmp_path: Path) -
     served = models.put(size=6 * PIECE)
     models.server.cut(served.path, *[PIECE] * 5)
     fetch_models([served.model], tmp_path, models.hub, retry_policy=replace(QUICK, in_a_row=2))
-    assert len(models.server.asked) == 6
+    assert len(models.server.received) == 6
 
     other = models.put("vae/other.safetensors", 6 * PIECE)
     models.server.cut(other.path, *[PIECE] * 5)
@@ -485,11 +485,11 @@ def test_the_token_is_not_sent_to_another_host(models: ModelSetup, tmp_path: Pat
     """The token is sent to the hub, but not to the host that it redirects to; nor is it in the URL."""
     served = models.put()
     models.server.put("/cdn", served.content)
-    models.server.answer(served.path, ModelResponse(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
+    models.server.respond(served.path, ModelResponse(302, {"Location": f"{models.server.other_url}/cdn?signature=1"}))
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
-    first, second = models.server.asked
+    first, second = models.server.received
     assert (first.host, first.token) == ("127.0.0.1", TOKEN)
     assert (second.host, second.path, second.token) == ("localhost", "/cdn", "")
     assert "Authorization" not in second.headers
@@ -500,13 +500,13 @@ def test_a_redirect_back_gets_no_token(models: ModelSetup, tmp_path: Path) -> No
     """After a redirect away, a redirect back gets no token either; one within the host keeps it."""
     served = models.put()
     models.server.put("/last", served.content)
-    models.server.answer(served.path, ModelResponse(307, {"Location": "/moved"}))
-    models.server.answer("/moved", ModelResponse(302, {"Location": f"{models.server.other_url}/away"}))
-    models.server.answer("/away", ModelResponse(302, {"Location": f"{models.server.url}/last"}))
+    models.server.respond(served.path, ModelResponse(307, {"Location": "/moved"}))
+    models.server.respond("/moved", ModelResponse(302, {"Location": f"{models.server.other_url}/away"}))
+    models.server.respond("/away", ModelResponse(302, {"Location": f"{models.server.url}/last"}))
 
     fetch_models([served.model], tmp_path, Hub(models.server.url, TOKEN))
 
-    assert [asked.token for asked in models.server.asked] == [TOKEN, TOKEN, "", ""]
+    assert [asked.token for asked in models.server.received] == [TOKEN, TOKEN, "", ""]
 
 
 def test_other_urls_of_the_list_get_no_token(
@@ -522,10 +522,10 @@ def test_other_urls_of_the_list_get_no_token(
 
     fetch_models([model], tmp_path, hub)
 
-    [asked] = models.server.asked
+    [asked] = models.server.received
     assert (asked.host, asked.token, "Authorization" in asked.headers) == ("localhost", "", False)
 
-    models.server.answer(served.path, ModelResponse(403))
+    models.server.respond(served.path, ModelResponse(403))
     message = failure(models, tmp_path / "again", replace(served, model=model), hub=hub)
     assert "localhost returned 403: no token is sent to that host. Use a public URL" in message
     assert "shown" not in message
@@ -535,21 +535,21 @@ def test_other_urls_of_the_list_get_no_token(
 def test_a_redirect_to_an_invalid_url_is_an_error(models: ModelSetup, tmp_path: Path, target: str) -> None:
     """A redirect to an invalid URL is a ModelError."""
     served = models.put()
-    models.server.answer(served.path, ModelResponse(302, {"Location": target}))
+    models.server.respond(served.path, ModelResponse(302, {"Location": target}))
 
     message = failure(models, tmp_path, served)
 
     assert "Correct the URL in the list" in message
-    assert len(models.server.asked) == 1
+    assert len(models.server.received) == 1
 
 
 def test_a_redirect_loop_is_an_error(models: ModelSetup, tmp_path: Path) -> None:
     """A redirect loop is an error."""
     served = models.put()
-    models.server.answer(served.path, *[ModelResponse(302, {"Location": served.path})] * 10)
+    models.server.respond(served.path, *[ModelResponse(302, {"Location": served.path})] * 10)
 
     assert "127.0.0.1 redirects more than 5 times" in failure(models, tmp_path, served)
-    assert len(models.server.asked) == 6
+    assert len(models.server.received) == 6
 
 
 # Disk errors
@@ -565,7 +565,7 @@ def test_free_space_is_checked_before_the_download(models: ModelSetup, tmp_path:
 
     assert f"{10**17 + 10:,} bytes are needed" in message
     assert " are free. Free some space" in message
-    assert models.server.asked == []
+    assert models.server.received == []
 
 
 def test_a_folder_that_is_a_file_is_named(models: ModelSetup, tmp_path: Path) -> None:
@@ -599,7 +599,7 @@ def test_two_threads_download_one_model_once(models: ModelSetup, tmp_path: Path)
         thread.join()
 
     assert len(ends) == 3
-    assert len(models.server.asked) == 1
+    assert len(models.server.received) == 1
 
 
 def test_a_process_that_locks_a_part_without_progress_is_named(models: ModelSetup, tmp_path: Path) -> None:
@@ -651,7 +651,7 @@ def test_stop_ends_all_downloads(models: ModelSetup, tmp_path: Path) -> None:
 def test_stop_ends_a_pause(models: ModelSetup, tmp_path: Path) -> None:
     """On stop between two attempts, there is no further request."""
     served = models.put()
-    models.server.answer(served.path, *[ModelResponse(503)] * 3)
+    models.server.respond(served.path, *[ModelResponse(503)] * 3)
 
     class StopAtOnce(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
@@ -661,7 +661,7 @@ def test_stop_ends_a_pause(models: ModelSetup, tmp_path: Path) -> None:
     with pytest.raises(ModelsError, match="was stopped"):
         fetch_models([served.model], tmp_path, models.hub, stop=StopAtOnce())
 
-    assert len(models.server.asked) == 1
+    assert len(models.server.received) == 1
 
 
 def test_stop_ends_hashing(models: ModelSetup, tmp_path: Path) -> None:
@@ -829,7 +829,7 @@ def test_a_marker_of_another_user_is_not_trusted(models: ModelSetup, tmp_path: P
     """If one of the three files has another owner, the marker is not trusted: that owner could have written it."""
     served, target, marker = forged(models, tmp_path)
     if os.geteuid() != 0:
-        left_out("NOT TESTED: a file of another user: giving one away takes root")
+        skip_visibly("NOT TESTED: a file of another user: giving one away takes root")
     os.chown({"marker": marker, "model": target, "folder": target.parent}[foreign], 12345, 12345)
 
     fetch_models([served.model], tmp_path, models.hub)
@@ -844,7 +844,7 @@ def test_a_trusted_marker_saves_hashing(models: ModelSetup, tmp_path: Path) -> N
     fetch_models([served.model], tmp_path, models.hub)
 
     assert target.read_bytes() != served.content
-    assert models.server.asked == []
+    assert models.server.received == []
 
 
 # Verification
@@ -861,7 +861,7 @@ def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_p
         file.write(bytes([flipped.content[SIZE // 2] ^ 1]))
     os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / short.model.path).write_bytes(b"short")
-    asked = len(models.server.asked)
+    asked = len(models.server.received)
 
     with pytest.raises(ModelsError) as info:
         check_models([each.model for each in (right, flipped, short, missing)], tmp_path)
@@ -871,7 +871,7 @@ def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_p
     assert f"vae/c.safetensors: wrong size: {SIZE:,} bytes were expected" in messages[1]
     assert "vae/d.safetensors: does not exist" in messages[2]
     assert len(messages) == 3
-    assert len(models.server.asked) == asked
+    assert len(models.server.received) == asked
 
     fetch_models([flipped.model], tmp_path, models.hub)
     assert target.read_bytes() == flipped.content

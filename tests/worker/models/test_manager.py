@@ -62,7 +62,7 @@ def test_a_missing_model_is_downloaded_to_persistent_storage(
     second = manager_of(tmp_path, models, vae)
     download_all(second)
     assert not second.is_fetching
-    assert len(models.server.asked) == 1
+    assert len(models.server.received) == 1
 
 
 def test_an_existing_model_is_not_downloaded(tmp_path: Path, models: ModelSetup) -> None:
@@ -73,7 +73,7 @@ def test_an_existing_model_is_not_downloaded(tmp_path: Path, models: ModelSetup)
     place.write_bytes(vae.content)
     download_all(manager_of(tmp_path, models, vae, clip))
 
-    assert [asked.path for asked in models.server.asked] == [clip.path]
+    assert [asked.path for asked in models.server.received] == [clip.path]
 
 
 def test_two_workers_on_one_volume_download_once(tmp_path: Path, models: ModelSetup) -> None:
@@ -112,7 +112,7 @@ def test_a_workflow_s_model_that_is_not_in_models_txt_is_missing(tmp_path: Path,
     with pytest.raises(ModelsMissing, match=r"^Models not found: loras/own\.safetensors\."):
         supply.begin()
 
-    assert models.server.asked == []
+    assert models.server.received == []
 
 
 def test_a_dead_comfyui_ends_the_download(tmp_path: Path, models: ModelSetup) -> None:

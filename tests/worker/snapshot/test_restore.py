@@ -193,7 +193,7 @@ def test_server_that_never_answers(bench: SnapshotSetup) -> None:
 def test_nobody_is_asked_for_a_password(bench: SnapshotSetup) -> None:
     """A server that requires a login ends the restore at once, and the login in the URL is not shown."""
     address = bench.web.url.replace("://", "://user:hunter2@") + "/private"
-    bench.web.answer("/private/info/refs", *[UNAUTHORIZED] * 9)
+    bench.web.respond("/private/info/refs", *[UNAUTHORIZED] * 9)
 
     status, text = bench.restore("--comfyui-repo", address)
 

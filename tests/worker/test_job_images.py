@@ -33,7 +33,8 @@ from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 from tests.core.test_safe_fetch import HERE
-from tests.hostile_pictures import gif, slow_jpeg, tiff_chain
+from tests.hostile_images import gif, slow_jpeg, tiff_chain
+from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 
 SMALL = {"prompt": "a knight", "steps": 1, "seed": 1}
@@ -77,6 +78,7 @@ class Canceller:
 # --- input images
 
 
+@pytest.mark.slow
 def test_two_jobs_with_endless_pages_get_errors(worker: Worker) -> None:
     """Such images used to block the worker for minutes; now a third job is taken at the same time."""
     begun = time.monotonic()
@@ -92,6 +94,7 @@ def test_two_jobs_with_endless_pages_get_errors(worker: Worker) -> None:
     assert time.monotonic() - begun < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["template", "graph"])
 def test_the_job_s_timeout_includes_decoding(worker: Worker, kind: str) -> None:
     """If decoding an image exceeds the job's timeout, the job fails and the worker continues."""
@@ -113,6 +116,7 @@ def test_the_job_s_timeout_includes_decoding(worker: Worker, kind: str) -> None:
     assert run(worker, TEXT_TO_IMAGE)["images"]
 
 
+@pytest.mark.slow
 def test_a_cancellation_ends_decoding(worker: Worker) -> None:
     """The job ends within half a second, in the middle of decoding."""
     canceller = Canceller()
@@ -122,6 +126,7 @@ def test_a_cancellation_ends_decoding(worker: Worker) -> None:
     assert time.monotonic() - canceller.cancelled_at < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended_by", ["cancel", "time"])
 def test_a_cancellation_or_the_timeout_ends_downloads_from_silent_urls(worker: Worker, ended_by: str) -> None:
     """Sixteen URLs that do not respond used to block a job for five minutes, ignoring its cancellation."""
@@ -143,6 +148,7 @@ def test_a_cancellation_or_the_timeout_ends_downloads_from_silent_urls(worker: W
     assert took_s < 1.5
 
 
+@pytest.mark.slow
 def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str, Workflow]) -> None:
     """Sixteen images within their own limits cannot exceed the job's limit in total."""
     images = [{"name": f"{number}.jpg", "image": b64(slow_jpeg())} for number in range(3)]
@@ -163,6 +169,7 @@ def test_all_images_of_a_request_share_one_decoding_limit(workflows: Mapping[str
 # --- output images
 
 
+@pytest.mark.slow
 def test_a_cancellation_ends_encoding(workflows: Mapping[str, Workflow]) -> None:
     """Encoding a WebP of 6 megapixels takes seconds; a cancellation takes half a second."""
     request = read_request({**TEXT_TO_IMAGE, "output_format": "webp"}, workflows)
@@ -214,7 +221,7 @@ def test_metadata_is_dropped_if_the_result_would_be_too_large(worker: Worker, ou
     """If the result only fits without metadata, it is returned without, with a warning."""
     job_input = {**TEXT_TO_IMAGE, "prompt": "knight " * 400, "output_format": output_format}
     bare = run(worker, {**job_input, "metadata": False})
-    tight = replace(worker, max_result_bytes=len(json.dumps(bare)) + 1000)
+    tight = configured(worker, max_result_bytes=len(json.dumps(bare)) + 1000)
 
     result = run(tight, job_input)
 
@@ -227,7 +234,7 @@ def test_metadata_is_dropped_if_the_result_would_be_too_large(worker: Worker, ou
 def test_a_result_that_is_too_large_without_metadata_has_all_remedies(worker: Worker) -> None:
     """The error lists every remedy."""
     with pytest.raises(JobError, match=r"webp or jpeg.*`metadata: false`.*BUCKET_ENDPOINT_URL") as info:
-        run(replace(worker, max_result_bytes=1000), TEXT_TO_IMAGE)
+        run(configured(worker, max_result_bytes=1000), TEXT_TO_IMAGE)
 
     assert info.value.code is ErrorCode.OUTPUT_TOO_LARGE
 

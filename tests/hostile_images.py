@@ -1,4 +1,4 @@
-"""Pictures that a hostile caller makes: small files on which Pillow works for seconds to minutes."""
+"""Hostile images: small files that take Pillow seconds to minutes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def tiff_chain(pages: int) -> bytes:
-    """Return a TIFF of so many pages of one pixel, 114 bytes each. Counting them takes quadratic time in Pillow."""
+    """Return a TIFF of `pages` pages of one pixel, 114 bytes each. Counting them takes Pillow quadratic time."""
     tags = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     size, start = 2 + len(entries) + 4, 16
@@ -19,7 +19,7 @@ def tiff_chain(pages: int) -> bytes:
 
 
 def gif(frames: int, side: int = 1) -> bytes:
-    """Return a square GIF of so many frames, 15 bytes each; each paints one pixel."""
+    """Return a square GIF of `frames` frames of 15 bytes; each paints one pixel."""
     frame = b"," + bytes(4) + b"\1\0\1\0" + b"\0\x02\x02\x44\x01\0"
     return b"GIF89a" + struct.pack("<HH", side, side) + b"\x80\0\0" + b"\0\0\0\xff\xff\xff" + frame * frames + b";"
 

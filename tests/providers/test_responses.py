@@ -1,4 +1,4 @@
-"""What RunPod may answer, by property: no JSON makes the reading fail, and a status is always one that makes sense."""
+"""Property tests of RunPod's responses: no JSON makes the parsing fail, and a parsed status is always consistent."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ JOBS = st.builds(
 
 
 @given(JOBS | JSON)
-def test_any_answer_reads_as_a_status_or_as_none(body: object) -> None:
-    """A status has an error if and only if the job ended without a result, and output only if it ended."""
+def test_any_response_is_parsed_as_a_status_or_as_none(body: object) -> None:
+    """A status has an error exactly if the job ended without a result, and output only if it ended."""
     status = read_status(body)
 
     if status is None:
@@ -44,7 +44,7 @@ def test_any_answer_reads_as_a_status_or_as_none(body: object) -> None:
 
 
 @given(JSON)
-def test_any_json_reads_as_an_error_a_health_and_a_progress(value: object) -> None:
+def test_any_json_is_parsed_as_an_error_a_health_and_a_progress(value: object) -> None:
     """Any JSON value may be in their place."""
     assert read_error(value).message is not None
     assert read_health(value).why
@@ -64,7 +64,7 @@ ENTRIES = st.dictionaries(
 @given(
     st.dictionaries(st.sampled_from(["images", "files", "texts", "seed", "workflow"]), st.lists(ENTRIES | JSON) | JSON)
 )
-def test_any_output_reads_as_a_result_or_as_a_job_s_error(output: dict[str, object]) -> None:
+def test_any_output_is_parsed_as_a_result_or_a_job_error(output: dict[str, object]) -> None:
     """A result is not empty; everything else is a JobError with the job id."""
     failed_job, result = None, None
     try:
@@ -75,7 +75,7 @@ def test_any_output_reads_as_a_result_or_as_a_job_s_error(output: dict[str, obje
 
 
 @given(st.text())
-def test_any_text_reads_as_an_error_and_as_words(text: str) -> None:
+def test_any_text_is_parsed_as_an_error_message(text: str) -> None:
     """Messages are short and contain no markup."""
     read_error(text)
 

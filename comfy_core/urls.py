@@ -1,0 +1,25 @@
+"""Checks URLs that are configured, and shows them in errors. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+
+def is_base_url(text: str) -> bool:
+    """Return whether `text` is scheme, host and perhaps port and path, so that the path of a request can follow it.
+
+    A user name, a password or a query is rejected: it would not be sent, and URLs are shown and logged.
+    """
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    is_plain = not re.search(r"[\s@?#]", text)
+    return is_plain and parts.scheme in {"http", "https"} and bool(host)
+
+
+def quoted_url(text: str) -> str:
+    """Return a URL for an error message, without what may be a password."""
+    return repr(text) if not re.search("[@?#]", text) else "the address given"

@@ -1,0 +1,120 @@
+"""The switch of the provider: one variable selects the worker, Scenario, and the worker again.
+
+It is done in one process and with the command. Scenario.com itself is not part of the test; its simulator passes the
+official SDK's strict validation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.stage import ROOT, Stage, staged
+from comfy_client.client import client_from_env
+from simulators.scenario import ScenarioStandIn
+
+pytestmark = pytest.mark.slow
+SMALL: dict[str, Any] = {"width": 128, "height": 128, "steps": 2}
+THERE_AND_BACK = ("comfyui", "scenario", "comfyui")
+
+
+@dataclass(frozen=True)
+class SwitchSetup:
+    """The worker on its platform, and Scenario."""
+
+    stage: Stage
+    scenario: ScenarioStandIn
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of an application for both providers, without the switch."""
+        return {**self.stage.platform.client_env(), **self.scenario.client_env()}
+
+    @property
+    def submissions(self) -> tuple[int, int]:
+        """The number of jobs of the platform and of Scenario."""
+        return self.stage.platform.submissions, self.scenario.submissions
+
+
+@pytest.fixture(scope="module")
+def setup() -> Iterator[SwitchSetup]:
+    """Both systems, for all tests of this file."""
+    with staged(step_s=0.02) as stage, ScenarioStandIn(run_s=0.05) as scenario:
+        yield SwitchSetup(stage, scenario)
+
+
+def run_application(environment: dict[str, str]) -> tuple[str, tuple[int, int], str | None]:
+    """Generate an image without knowing the provider; return the provider, the image's size and asset id."""
+    with client_from_env(environment, timeout_s=60.0) as client:
+        result = client.txt2img("a knight", seed=5, **SMALL)
+        return result.provider, result.image.size, result.image.asset_id
+
+
+def test_one_variable_switches_there_and_back(setup: SwitchSetup) -> None:
+    """The same code generates its image at the worker, at Scenario, and at the worker again."""
+    before = setup.submissions
+    submissions = [run_application({**setup.environment, "IMAGE_GENERATION_PROVIDER": name}) for name in THERE_AND_BACK]
+
+    assert [provider for provider, _, _ in submissions] == list(THERE_AND_BACK)
+    assert {size for _, size, _ in submissions} == {(128, 128)}
+    assert [asset is not None for _, _, asset in submissions] == [False, True, False]
+    assert (setup.submissions[0] - before[0], setup.submissions[1] - before[1]) == (2, 1)
+
+
+def test_a_running_job_is_not_lost_by_a_switch(setup: SwitchSetup) -> None:
+    """Its id is valid at its provider, where its result can be fetched after the switch."""
+    there = {**setup.environment, "IMAGE_GENERATION_PROVIDER": "scenario"}
+    back = {**setup.environment, "IMAGE_GENERATION_PROVIDER": "comfyui"}
+    with client_from_env(there) as client:
+        job_id = client.submit(prompt="a knight", seed=5, **SMALL).id
+    with client_from_env(back) as client:
+        assert client.txt2img("a knight", **SMALL).provider == "comfyui"
+    with client_from_env(there, timeout_s=60.0) as client:
+        assert client.job(job_id).wait().image.seed == 5
+
+
+def run_command(setup: SwitchSetup, name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command with the switch set."""
+    inherited = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "comfy_client.cli.main", *arguments],
+        env={**inherited, **setup.environment, "IMAGE_GENERATION_PROVIDER": name},
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_command_switches_too(setup: SwitchSetup, tmp_path: Path) -> None:
+    """`comfy-client txt2img` with each provider writes a file, and Scenario's result has an asset id."""
+    flags = ["--width", "128", "--height", "128", "--steps", "2", "--seed", "5", "--json"]
+    submissions = []
+    for number, name in enumerate(THERE_AND_BACK):
+        ended = run_command(setup, name, "txt2img", "a knight", *flags, "-o", f"{number}.png", cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        submissions.append(json.loads(ended.stdout))
+
+    assert [result["provider"] for result in submissions] == list(THERE_AND_BACK)
+    assert ["asset_id" in result["images"][0] for result in submissions] == [False, True, False]
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+def test_the_doctor_checks_scenario(setup: SwitchSetup, tmp_path: Path) -> None:
+    """It names the server, checks the keys, and generates an image; no secret is shown."""
+    ended = run_command(setup, "scenario", "doctor", "--generate", cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"Scenario at {setup.environment['SCENARIO_BASE_URL']} answers; the key is accepted" in ended.stdout
+    assert "128 x 128" in ended.stdout
+    assert setup.environment["SCENARIO_SDK_API_SECRET"] not in ended.stdout + ended.stderr
+    assert setup.environment["SCENARIO_SDK_API_KEY"] not in ended.stdout + ended.stderr
