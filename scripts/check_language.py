@@ -35,7 +35,6 @@ WRITE = {
 """Each banned phrase, and what to write instead."""
 
 NOT_CONVERTED: tuple[str, ...] = (
-    "bench/endpoint/__main__.py",
     "handler.py",
     "tests/",
 )

@@ -1,6 +1,6 @@
 """Generates two images with handler.py, through RunPod's local API, and writes them to debug-output/.
 
-Says each step as it begins; the logs of the worker and the simulator are in debug-output/ too.
+Prints each step as it begins. The logs of the worker and the simulator are in debug-output/ too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from simulators.http_server import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "debug-output"
-PICTURE = ROOT / "examples" / "knight.png"
+IMAGE = ROOT / "examples" / "knight.png"
 START_TIMEOUT_S = 330.0
 """Longer than the worker waits for its ComfyUI, so that the worker's own error is shown."""
 JOB_TIMEOUT_S = 600.0
@@ -39,7 +39,7 @@ def main() -> None:
         img2img = {
             "workflow": "flux-dev-img2img",
             "prompt": "the same knight as an oil painting",
-            "image": base64.b64encode(PICTURE.read_bytes()).decode(),
+            "image": base64.b64encode(IMAGE.read_bytes()).decode(),
             "strength": 0.6,
             "seed": 43,
         }
@@ -82,13 +82,13 @@ def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
             requests.get(url, timeout=2)
             return
         time.sleep(0.05)
-    state = "did not answer in time" if process.poll() is None else f"ended with status {process.returncode}"
+    state = "did not respond in time" if process.poll() is None else f"exited with status {process.returncode}"
     sys.exit(f"scripts/demo: the {log_file.stem} {state}. The end of {log_file}:\n{log_file.read_text()[-2000:]}")
 
 
 @contextlib.contextmanager
 def _simulator() -> Iterator[str]:
-    print("No COMFYUI_URL is set: using the simulator, whose pictures are placeholders.", flush=True)
+    print("No COMFYUI_URL is set: using the simulator, whose images are placeholders.", flush=True)
     port = free_port()
     arguments = [sys.executable, "-m", "simulators.comfyui", "--port", str(port), "--step-s", "0.02"]
     with _process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
@@ -106,8 +106,8 @@ def _worker(comfyui_url: str) -> Iterator[str]:
 def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
     """Run one job, write its images, print a line for each. If the job fails, exit with its error."""
     print(f"Sending the job {name} to the worker ...", flush=True)
-    answer = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=JOB_TIMEOUT_S).json()
-    match answer:
+    response = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=JOB_TIMEOUT_S).json()
+    match response:
         case {"output": {"images": [*images], "timings": {"total_s": total_s}}}:
             for image in images:
                 path = OUTPUT / f"{name}-{image['seed']}.png"
@@ -115,7 +115,7 @@ def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
                 size = f"{image['width']} x {image['height']}"
                 print(f"{name}: {path.relative_to(ROOT)}  {size}  seed {image['seed']}  {total_s:.2f} s")
         case _:
-            sys.exit(f"{name} failed: {answer.get('error', answer)}")
+            sys.exit(f"{name} failed: {response.get('error', response)}")
 
 
 if __name__ == "__main__":

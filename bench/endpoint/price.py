@@ -21,7 +21,7 @@ RATE = Variable(
     "RUNPOD_API_KEY is set, else in the table of prices.",
 )
 
-SCENARIO = Price(0.0, "Scenario bills units of its own, and no seconds")
+SCENARIO = Price(0.0, "Scenario bills units of its own, not seconds")
 
 
 def find_price(pool: str, environment: Mapping[str, str]) -> Price:

@@ -126,7 +126,7 @@ def await_worker(health: Callable[[], Health], stale: Callable[[], int], timeout
             is_new = error.code is ErrorCode.ENDPOINT_NOT_FOUND and waited_s < PROPAGATION_S
             if not is_new and not (error.is_transient and time.monotonic() - responded_at < PATIENCE_S):
                 raise
-            sentence = "the queue API does not know the endpoint yet" if is_new else f"{error}; retrying"
+            sentence = "the queue API does not know the endpoint yet" if is_new else f"retrying: {error}"
         if why in READY and waited_s < timeouts.stale and (count := stale()):
             why, sentence = "stale", f"workers with the old settings: {count}; RunPod replaces them"
         if sentence != reported:

@@ -88,6 +88,21 @@ def no_bucket(provider: str) -> Fault:
     return Fault("delivery", f"s3 is the bucket of this project's worker, which {provider} does not use: {stay}")
 
 
+def submit_error(error: RequestError, platform: str, place: str) -> RequestError:
+    """Return the error of a submit with `may_run`: whether `platform`, which lists its jobs at `place`, may have it."""
+    is_rejected = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - HTTP statuses
+    if error.is_unsent or is_rejected:
+        error.report.details["may_run"] = False
+        return error
+    return RequestError(
+        f"{error}. The job was sent, and {platform} may have accepted it, so it was not sent again. Before you send it "
+        f"again, look at {place}",
+        status=error.status,
+        body=error.body,
+        may_run=True,
+    )
+
+
 @dataclass(frozen=True)
 class GeneratedFile:
     """A file that a job created. `asset_id` is its id at Scenario, and None with any other provider."""
@@ -293,22 +308,3 @@ class Provider(Protocol):
     def close(self) -> None:
         """Close the connections."""
         ...
-
-
-def submit_error(error: RequestError, service: str, place: str) -> RequestError:
-    """Return the error of a failed submit with `may_run`: whether the job may have been accepted.
-
-    A job that was rejected (a status of 400 to 499) or not sent cannot run. Otherwise the message says to look at
-    `place`.
-    """
-    is_rejected = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004 - HTTP statuses
-    if error.is_unsent or is_rejected:
-        error.report.details["may_run"] = False
-        return error
-    return RequestError(
-        f"{error}. The job was sent, and {service} may have accepted it, so it was not sent again. Before you send it "
-        f"again, look at {place}",
-        status=error.status,
-        body=error.body,
-        may_run=True,
-    )

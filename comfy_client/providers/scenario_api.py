@@ -161,9 +161,10 @@ def status_error(status: int, body: object, retry_after: str | None = None) -> R
     message = error_message(body)
     kind = Unauthorized if status in {401, 403} else RequestError
     delay_s = retry_after_s(body) or parse_retry_after(retry_after)
-    problem = f"Scenario responded with {status}{f' ({message})' if message else ''}."
+    problem = f"Scenario responded with {status}{f' ({message})' if message else ''}"
+    remedy = "" if is_server_error else f". {meaning.remedy or meaning.code.remedy}"
     return kind(
-        f"{problem} {meaning.remedy or meaning.code.remedy}",
+        f"{problem}{remedy}",
         status=status,
         body=str(body)[:_MAX_BODY],
         code=meaning.code,

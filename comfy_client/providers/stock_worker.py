@@ -35,10 +35,11 @@ from comfy_core.comfyui.outputs import metadata_text
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import invalid_input
+from comfy_core.graphs import Graph, is_link
 from comfy_core.images.child_process import encode_picture, identify
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Upload, read_request
-from comfy_core.workflows import Graph, Workflow, is_link
+from comfy_core.workflows import Workflow
 
 _SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")
 

@@ -59,8 +59,9 @@ class NotStartedError(PictureError):
 class PictureProcesses:
     """A pool of child processes, each of which processes one image at a time."""
 
-    def __init__(self, processes: int = PROCESSES) -> None:
+    def __init__(self, processes: int = PROCESSES, python: str = sys.executable) -> None:
         self._turns = threading.Semaphore(processes)
+        self._python = python
         self._idle: list[_Child] = []
 
     def run(
@@ -92,7 +93,7 @@ class PictureProcesses:
     def warm(self) -> None:
         """Start a child if none is idle, so that the next image does not wait for its start."""
         if not self._idle:
-            self._idle.append(_Child())
+            self._idle.append(_Child(self._python))
 
     def close(self) -> None:
         """Kill the idle children."""
@@ -106,16 +107,16 @@ class PictureProcesses:
                 if child.is_alive():
                     return child
                 child.kill()
-        return _Child()
+        return _Child(self._python)
 
 
 class _Child:
     """One child process, and the thread that waits for its responses."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str) -> None:
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own program; the image is sent through a pipe
-                [sys.executable, "-I", "-c", _PROGRAM, *sys.path],
+                [python, "-I", "-c", _PROGRAM, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={name: os.environ[name] for name in _VARIABLES if name in os.environ},

@@ -25,6 +25,7 @@ from simulators.runpod.rest import RunPodAccount
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from simulators.scenario import ScenarioStandIn
 from tests.browser import WIDTHS, browser, overflows
+from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
@@ -90,9 +91,9 @@ def test_a_failure_is_counted_and_shown(
 
     assert status == 1
     assert found["levels"][1]["failures"] == [{"code": "out_of_memory", "count": 1, "message": "no room"}]
-    assert "2 at once: 1 times out_of_memory: no room" in (folder / "benchmark.html").read_text()
+    assert "2 concurrent: 1 times out_of_memory: no room" in (folder / "benchmark.html").read_text()
     main(["--compare", str(folder / "benchmark.json"), "--output", str(folder / "again")], {})
-    assert "2 at once: 1 times out_of_memory: no room" in capsys.readouterr().out
+    assert "2 concurrent: 1 times out_of_memory: no room" in capsys.readouterr().out
 
 
 def test_what_was_measured_is_written_down(
@@ -224,7 +225,7 @@ def test_a_time_that_is_over_ends_it(stuck: RunPodPlatform, tmp_path: Path) -> N
     status, found = run({**stuck.client_env(), **RATE}, tmp_path, *limits)
 
     assert status == 1
-    assert found["ended_because"] == "its time, 4 s, was over"
+    assert found["ended_because"] == "the limit of 4 s was reached"
     [level] = found["levels"]
     assert (level["done"], level["cancelled"], level["not_run"]) == (0, 2, 1)
     assert sorted(job.state for job in stuck.jobs.values()) == sorted(
@@ -247,7 +248,7 @@ def test_ctrl_c_cancels_what_is_under_way(stuck: RunPodPlatform, tmp_path: Path)
     small = ["--jobs", "3", "--levels", "2,4", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
     command = [sys.executable, "-m", "bench.endpoint", *small, "--hold-s", "0", "--warmups", "0"]
     environment = {**os.environ, **stuck.client_env(), **RATE}
-    with subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment) as process:
+    with killed_at_end(subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment)) as process:
         stuck.wait_until(lambda: len(stuck.jobs) == 3, 60)
         process.send_signal(signal.SIGINT)
         status = process.wait(60)

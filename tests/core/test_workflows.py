@@ -15,10 +15,10 @@ from PIL import Image
 from comfy_core.contract import ALIASES, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
-from comfy_core.graphs import graph_faults
+from comfy_core.graphs import graph_faults, is_link
 from comfy_core.request.reading import read_request
 from comfy_core.targets import Target
-from comfy_core.workflows import Workflow, default_directory, find_workflow, is_link, load_workflows
+from comfy_core.workflows import Workflow, default_directory, find_workflow, load_workflows
 from simulators.comfyui.node_table import NODE_TYPES
 from tests.core.test_graphs import GRAPH
 

@@ -20,9 +20,8 @@ from PIL import Image
 
 from comfy_client.providers.interface import GenerationResult, JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_core.comfyui.outputs import job_outputs
+from comfy_core.comfyui.outputs import PromptResult, SavedImage, job_outputs
 from comfy_core.comfyui.responses import OutputFile
-from comfy_core.comfyui.saved import PromptResult, SavedImage
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError

@@ -20,9 +20,8 @@ from PIL import Image
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_core.comfyui.outputs import JobOutput, job_outputs
+from comfy_core.comfyui.outputs import JobOutput, PromptResult, SavedFile, SavedImage, job_outputs
 from comfy_core.comfyui.responses import OutputFile
-from comfy_core.comfyui.saved import PromptResult, SavedFile, SavedImage
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode

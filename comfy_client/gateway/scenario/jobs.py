@@ -292,7 +292,7 @@ class JobRunner:
                 for image in result.images:
                     await self._storage.put(image.bytes, image.mime_type)
             except (OSError, ComfyClientError) as error:
-                message = f"The shim could not store the images: {error}. Check its disk."
+                message = f"The shim could not store the images. Check its disk. {error}"
                 raise JobError(ErrorReport(ErrorCode.OUTPUT_NOT_STORED, message)) from error
             assets = output_assets(self._job(job_id), result, self._storage.clock())
             await self._storage.write(lambda: self._succeed(job_id, result, assets))

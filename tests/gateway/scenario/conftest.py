@@ -14,22 +14,22 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 
 
 @pytest.fixture
-def may_answer() -> threading.Event:
+def released() -> threading.Event:
     """Set once the endpoint may finish its jobs."""
     return threading.Event()
 
 
 @pytest.fixture
-def platform(may_answer: threading.Event) -> Iterator[RunPodPlatform]:
-    """An endpoint that holds its jobs until `may_answer` is set."""
+def platform(released: threading.Event) -> Iterator[RunPodPlatform]:
+    """An endpoint that holds its jobs until `released` is set."""
 
     def answer(job: Body) -> Body:
-        assert may_answer.wait(60)
+        assert released.wait(60)
         return pictured(job)
 
     with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, threads=4):
         yield platform
-        may_answer.set()
+        released.set()
 
 
 @pytest.fixture

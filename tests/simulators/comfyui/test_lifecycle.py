@@ -17,6 +17,7 @@ import requests
 
 from simulators.comfyui import Simulator, __main__
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
+from tests.processes import killed_at_end
 from tools.recorded_graphs import TXT2IMG
 
 from .driver import Driver, simulated, until
@@ -117,14 +118,10 @@ def test_history_forgets_the_oldest() -> None:
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Yield a simulator's process and its address, as soon as it says that it can be called."""
     command = [sys.executable, "-m", "simulators.comfyui", "--port", "0", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    with killed_at_end(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) as running:
         assert running.stderr is not None
         lines = iter(running.stderr.readline, "")
-        try:
-            address = next(line.split()[-1] for line in lines if line.startswith("To see the GUI go to:"))
-            yield running, address
-        finally:
-            running.kill()
+        yield running, next(line.split()[-1] for line in lines if line.startswith("To see the GUI go to:"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
