@@ -875,10 +875,3 @@ def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_p
 
     fetch_models([flipped.model], tmp_path, models.hub)
     assert target.read_bytes() == flipped.content
-
-
-def test_a_model_error_names_its_model(models: ModelSetup) -> None:
-    """An error has the model that it is about."""
-    model = models.put().model
-
-    assert ModelError(model, "is lost").model is model
