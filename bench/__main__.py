@@ -19,8 +19,9 @@ from bench.stage import code_of, staged
 from comfy_core.comfyui.events import Addressed, Finished, Image, Started
 from comfy_core.comfyui.graph_rewrite import rewrite_graph
 from comfy_core.comfyui.server import ComfyServer
+from comfy_core.graphs import Graph
 from comfy_core.request.reading import read_request
-from comfy_core.workflows import Graph, default_directory, load_workflows
+from comfy_core.workflows import default_directory, load_workflows
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import QueueJob, RunPodPlatform
 from worker.jobs import Control, Worker, run_job

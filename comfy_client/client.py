@@ -31,8 +31,8 @@ from comfy_client.providers.interface import (
     Provider,
 )
 from comfy_core.errors import ComfyClientError
+from comfy_core.graphs import Graph
 from comfy_core.progress import Progress
-from comfy_core.workflows import Graph
 
 if TYPE_CHECKING:
     from typing import Self, Unpack

@@ -18,7 +18,8 @@ from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
-from comfy_core.workflows import Graph, Workflow, render
+from comfy_core.graphs import Graph
+from comfy_core.workflows import Workflow, render
 from simulators.waiting import until
 from tests.comfyui.conftest import PATIENT, never, png
 
