@@ -9,6 +9,7 @@ Source: `update --model-reference` of runpodctl (internal/api/endpoints.go) and
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from comfy_client.deploy.api import TIMEOUT_S, TIMES, checked_key
@@ -38,8 +39,7 @@ def cached_models(api_key: str, url: str, endpoint_id: str, wanted: tuple[str, .
     Nothing else of the endpoint is changed. Safe to repeat, and retried. Raises RequestError.
     """
     headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
-    api = HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(TIMES)})
-    try:
+    with closing(HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(TIMES)})) as api:
         endpoint = _endpoint(_call(api, api_key, READ, "read the cached model"), endpoint_id)
         before = tuple(endpoint.get("modelReferences") or ())
         if wanted not in (None, before):
@@ -47,8 +47,6 @@ def cached_models(api_key: str, url: str, endpoint_id: str, wanted: tuple[str, .
             volumes = [{"networkVolumeId": each["networkVolumeId"]} for each in endpoint.get("networkVolumeIds") or ()]
             new = {**kept, "networkVolumeIds": volumes or None, "modelReferences": list(wanted)}
             _call(api, api_key, WRITE, "set the cached model", {"input": new})
-    finally:
-        api.close()
     return before
 
 

@@ -90,6 +90,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
                 "https://host/..": {"hash": ONE},
                 "https://a/same": {"hash": ONE},
                 "https://b/Same.git": {"hash": ONE},
+                "https://u:secret@a/same": {"hash": ONE},
             },
             "cnr_custom_nodes": {"some-node": "1.0"},
             "file_custom_nodes": [{"filename": "own.py", "disabled": False}, "x"],
@@ -114,14 +115,15 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("git_custom_nodes[ext::sh -c x]", "its URL must begin with https://"),
         ("git_custom_nodes[https://host/..]", "must end in a folder name, not in '..'"),
         ("https://a/same and https://b/Same.git", "both use custom_nodes/Same"),
+        ("https://a/same and https://***@a/same", "both use custom_nodes/same"),
         ("cnr_custom_nodes[some-node]", "List the node under git_custom_nodes, with its repository's URL and a commit"),
         ("file_custom_nodes: {'filename': 'own.py'", "Put the file into a git repository"),
         ("file_custom_nodes: 'x'", "Put the file into a git repository"),
-        ("pips", "Set it to {}"),
+        ("pips", "Set it to {}. To pin a package, add it to a file for --constraints"),
         ("hg_custom_nodes", "not supported. List the nodes under git_custom_nodes"),
     ):
         assert [fault for fault in told if fault.startswith(place) and reason in fault], (place, told)
-    assert len(told) == 16
+    assert len(told) == 17
     assert "secret" not in str(info.value)
 
 

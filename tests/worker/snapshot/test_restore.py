@@ -120,7 +120,7 @@ def test_what_is_missing_is_named(bench: SnapshotSetup) -> None:
     assert f"- gone: git fetch of {NOWHERE} of {bench.git.url('gone')} failed\n" in text
     assert "The repository does not exist. Correct its URL" in text
     assert f"- there: git fetch of {NOWHERE} of {bench.git.url('there')} failed\n" in text
-    assert "It has no commit of that hash. Correct the hash, or the URL if the commit is in a fork" in text
+    assert "It has no commit of that hash, or its server serves no commits by hash. Correct the hash or the URL" in text
     assert "Retrying" not in text
     assert bench.is_untouched
 
