@@ -16,7 +16,6 @@ from comfy_core.validation import nearest
 RATE = Variable(
     "COMFY_CLIENT_GPU_USD_PER_S",
     optional(positive(1)),
-    "",
     "Price of one second of a worker in dollars, such as 0.00031. Default: the price in RunPod's catalogue if "
     "RUNPOD_API_KEY is set, else in the table of prices.",
 )

@@ -56,19 +56,17 @@ class Hub:
     """The Hugging Face server, and the token for gated files. `token_name` is the variable that the token came from."""
 
     endpoint: str = variable(
-        "HF_ENDPOINT", base_url, HUGGING_FACE, "URL of a mirror of Hugging Face, which replaces it in the list's URLs."
+        "HF_ENDPOINT", base_url, "URL of a mirror of Hugging Face, which replaces it in the list's URLs.", HUGGING_FACE
     )
     token: str = variable(
         "HF_TOKEN",
         str,
-        "",
         "Token for gated files. Sent only to HF_ENDPOINT, only over https, and never after a redirect to another host.",
         secret=True,
     )
     token_file: Path | None = variable(
         "HF_TOKEN_FILE",
         optional(Path),
-        "",
         "File that contains the token, such as `/run/secrets/hf_token` in a build. It may be missing.",
     )
     token_name: str = "HF_TOKEN"  # noqa: S105 - its name

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,14 +192,6 @@ def gate() -> Iterator[HandlerGate]:
     gate.open()
 
 
-def eventually(answer: Callable[[], HttpAnswer], status: int, timeout_s: float = 5.0) -> HttpAnswer:
-    """Ask until an answer has that status."""
-    deadline = time.monotonic() + timeout_s
-    while (last := answer()).status != status:
-        assert time.monotonic() < deadline, last
-    return last
-
-
 def test_job_goes_through_real_worker(served: RunPodPlatform) -> None:
     """A submitted job is handed out once, and ends with what the handler returned."""
     job = served.wait_for(served.submit({"return": {"picture": "ä"}}))
@@ -377,21 +368,6 @@ def test_worker_process_kills_what_is_left(platform: RunPodPlatform, tmp_path: P
     assert worker.leftovers() == []
 
 
-def test_worker_gets_whole_envelope(client: Caller, worker: Caller) -> None:
-    """A job carries what its request carried beside the input."""
-    policy = {"executionTimeout": 60_000}
-    job_id = client.run([1, "two"], policy=policy, s3Config={"bucketName": "b"})
-
-    assert worker.take() == {"id": job_id, "input": [1, "two"], "policy": policy, "s3Config": {"bucketName": "b"}}
-
-
-def test_polls_end_empty(worker: Caller) -> None:
-    """Long polls answer 204 when there is nothing for so long."""
-    assert worker.get("job-take/w?gpu=FAKE").status == 204
-    assert worker.get("job-take-batch/w?gpu=FAKE&batch_size=2").status == 204
-    assert worker.get("job-stop/w?gpu=FAKE").status == 204
-
-
 def test_worker_that_hung_up_gets_no_job(platform: RunPodPlatform, worker: Caller) -> None:
     """A job is not lost to a long poll of which the worker is gone."""
     platform.long_poll_s = 5.0
@@ -402,23 +378,6 @@ def test_worker_that_hung_up_gets_no_job(platform: RunPodPlatform, worker: Calle
 
     assert worker.take()["id"] == job_id
     assert platform.jobs[job_id].hand_outs == 1
-
-
-def test_batch_is_a_list(platform: RunPodPlatform, worker: Caller) -> None:
-    """A batch holds no more jobs than were asked for, in order."""
-    job_ids = [platform.submit(number) for number in range(3)]
-
-    batches = [worker.get("job-take-batch/w?gpu=FAKE&batch_size=2").json for _ in range(2)]
-
-    assert [[job["id"] for job in batch] for batch in batches] == [job_ids[:2], job_ids[2:]]
-
-
-def test_low_priority_waits(platform: RunPodPlatform, worker: Caller) -> None:
-    """A job of low priority runs when nothing else waits."""
-    low = platform.submit("low", policy={"lowPriority": True})
-    normal = platform.submit("normal")
-
-    assert [worker.take()["id"] for _ in range(2)] == [normal, low]
 
 
 def test_late_progress_puts_job_back(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
@@ -465,32 +424,6 @@ def test_job_that_nobody_works_on_is_retried_once(platform: RunPodPlatform, clie
     assert job.hand_outs == 2
 
 
-def test_pings_keep_a_job(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A job that pings name is not handed out again."""
-    platform.lost_job_s = 0.2
-    job_id = client.run("x")
-    worker.take()
-    deadline = time.monotonic() + 0.4
-    while time.monotonic() < deadline:
-        assert worker.get(f"ping/w?gpu=FAKE&job_id={job_id},other").status == 200
-
-    assert platform.jobs[job_id].states == [QueueJobState.IN_QUEUE, QueueJobState.IN_PROGRESS]
-
-
-def test_post_for_unknown_job(worker: Caller) -> None:
-    """The result of a job that does not exist is refused."""
-    assert worker.done("never", {"output": 1}).status == 404
-
-
-def test_client_env_leads_here(platform: RunPodPlatform, client: Caller) -> None:
-    """The variables of a client name an address and a key that work."""
-    env = platform.client_env()
-
-    url = f"{env['RUNPOD_ENDPOINT_BASE_URL']}/{env['RUNPOD_ENDPOINT_ID']}/health"
-
-    assert client.call("GET", url, headers={"Authorization": f"Bearer {env['RUNPOD_API_KEY']}"}).status == 200
-
-
 def test_run_and_status(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
     """A job is seen in the queue, running and completed, and no key is there before its time."""
     answer = client.post("run", {"input": {"prompt": "x"}})
@@ -511,90 +444,6 @@ def test_run_and_status(platform: RunPodPlatform, client: Caller, worker: Caller
     assert platform.submissions == 1
 
 
-@pytest.mark.parametrize(("authorization", "detail"), [("", "no token provided"), ("Bearer other", "invalid api key")])
-@pytest.mark.parametrize("path", ["health", "status/x", "job-take/w?gpu=FAKE"])
-def test_key_is_needed(client: Caller, authorization: str, detail: str, path: str) -> None:
-    """Without the right key there is nothing to be had."""
-    answer = client.get(path, Authorization=authorization)
-
-    assert (answer.status, answer.json) == (401, {"status": 401, "title": "Unauthorized", "detail": detail})
-
-
-def test_unknown_endpoint(platform: RunPodPlatform, client: Caller) -> None:
-    """Another endpoint's routes are 404."""
-    answer = client.call("POST", f"{platform.base_url}/other/run", data='{"input": 1}')
-
-    assert (answer.status, answer.json["detail"]) == (404, "endpoint not found")
-
-
-def test_unknown_job(client: Caller) -> None:
-    """Every route of a job is 404 for an id that never was."""
-    answers = [
-        client.get("status/never"),
-        client.post("cancel/never"),
-        client.post("retry/never"),
-    ]
-
-    assert [(answer.status, answer.json["detail"]) for answer in answers] == [(404, "job not found")] * 3
-
-
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"input": NaN}'])
-def test_bad_submission(platform: RunPodPlatform, client: Caller, body: bytes) -> None:
-    """What is no JSON object is refused, and no job comes of it."""
-    assert client.call("POST", f"{platform.endpoint_url}/run", data=body).status == 400
-    assert (platform.submissions, len(platform.jobs)) == (0, 0)
-
-
-def test_runsync_answers_with_result(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A synchronous job is answered at its end, with the job as /status shows it."""
-    answers: list[HttpAnswer] = []
-    caller = threading.Thread(target=lambda: answers.append(client.post("runsync", {"input": 1})))
-    caller.start()
-    job_id = platform.wait_until(lambda: next(iter(platform.jobs), ""))
-    with requests.Session() as session:
-        own_worker = Caller(platform, session, worker.authorization)
-        own_worker.take()
-        own_worker.done(job_id, {"output": 2})
-    caller.join()
-
-    assert job_id.startswith("sync-")
-    assert (answers[0].status, answers[0].json["output"]) == (200, 2)
-    assert answers[0].json == client.get(f"status/{job_id}").json
-
-
-def test_runsync_that_takes_too_long(client: Caller) -> None:
-    """A synchronous job that has not ended in time is answered with its id, to be followed."""
-    answer = client.post("runsync?wait=50", {"input": 1})
-
-    assert (answer.status, answer.json["status"]) == (200, "IN_QUEUE")
-    assert client.get(f"status/{answer.json['id']}").json == answer.json
-
-
-def test_cancel_in_queue(client: Caller, worker: Caller) -> None:
-    """A job that waits is cancelled at once, is never handed out, and stays as it is."""
-    job_id = client.run("x")
-
-    answers = [client.post(f"cancel/{job_id}").json for _ in range(2)]
-
-    assert answers == [{"id": job_id, "status": "CANCELLED"}] * 2
-    assert client.get(f"status/{job_id}").json == {"id": job_id, "status": "CANCELLED"}
-    assert worker.get("job-take/w?gpu=FAKE").status == 204
-
-
-def test_cancel_while_running(client: Caller, worker: Caller) -> None:
-    """The worker of a cancelled job is told once, and its result comes too late."""
-    job_id = client.run("x")
-    worker.take()
-    client.post(f"cancel/{job_id}")
-
-    assert worker.get("job-stop/w?gpu=FAKE").json == {"jobsToStop": [job_id]}
-    assert worker.get("job-stop/w?gpu=FAKE").status == 204
-    assert worker.done(job_id, {"output": "late"}).status == 200
-    body = client.get(f"status/{job_id}").json
-    assert set(body) == {"delayTime", "executionTime", "id", "status", "workerId"}
-    assert body["status"] == "CANCELLED"
-
-
 def test_execution_timeout(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
     """A job over its execution timeout is TIMED_OUT without an error text, and its worker is told."""
     job_id = client.run("x", policy={"executionTimeout": 50})
@@ -604,59 +453,6 @@ def test_execution_timeout(platform: RunPodPlatform, client: Caller, worker: Cal
     body = client.get(f"status/{job_id}").json
     assert (body["status"], "error" in body, body["executionTime"] >= 50) == ("TIMED_OUT", False, True)
     assert worker.get("job-stop/w?gpu=FAKE").json == {"jobsToStop": [job_id]}
-
-
-@pytest.mark.parametrize("is_running", [False, True])
-def test_ttl_deletes_job(platform: RunPodPlatform, client: Caller, worker: Caller, is_running: bool) -> None:
-    """A job is gone once its ttl is over, whether it waits or runs."""
-    job_id = client.run("x", policy={"ttl": 200})
-    if is_running:
-        worker.take()
-
-    assert platform.wait_for(job_id).state is QueueJobState.TIMED_OUT
-    assert client.get(f"status/{job_id}").status == 404
-    assert worker.get("job-take/w?gpu=FAKE").status == 204
-    assert worker.get("job-stop/w?gpu=FAKE").status == (200 if is_running else 204)
-
-
-def test_retention(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A job is 404 some time after its end, sooner for runsync; the record for tests stays."""
-    platform.sync_retention_s = 0.0
-    platform.retention_s = 0.4
-    sync_id = client.post("runsync?wait=1", {"input": 1}).json["id"]
-    job_id = client.run("x")
-    for _ in range(2):
-        worker.done(worker.take()["id"], {"output": 1})
-
-    assert client.get(f"status/{sync_id}").status == 404
-    assert client.get(f"status/{job_id}").status == 200
-    eventually(lambda: client.get(f"status/{job_id}"), 404)
-    assert client.post(f"retry/{job_id}").status == 404
-    assert platform.jobs[job_id].output == 1
-
-
-def test_retry_only_after_failure(client: Caller, worker: Caller) -> None:
-    """A failed job can be queued again under its id, one that did not fail cannot."""
-    job_id = client.run("x")
-    worker.take()
-    assert client.post(f"retry/{job_id}").status == 400
-
-    worker.done(job_id, {"error": "bad"})
-    assert client.post(f"retry/{job_id}").json == {"id": job_id, "status": "IN_QUEUE"}
-
-    assert worker.take() == {"id": job_id, "input": "x"}
-    worker.done(job_id, {"output": "good"})
-    body = client.get(f"status/{job_id}").json
-    assert (body["status"], body["output"], "error" in body) == ("COMPLETED", "good", False)
-
-
-def test_purge_leaves_running_jobs(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """Purging drops what waits and nothing else."""
-    job_ids = [client.run(number) for number in range(3)]
-    worker.take()
-
-    assert client.post("purge-queue").json == {"removed": 2, "status": "completed"}
-    assert [platform.jobs[job_id].state.value for job_id in job_ids] == ["IN_PROGRESS", "CANCELLED", "CANCELLED"]
 
 
 def test_health_counts(client: Caller, worker: Caller) -> None:
@@ -677,82 +473,10 @@ def test_health_counts(client: Caller, worker: Caller) -> None:
     assert body["workers"] == nobody | {"idle": 1, "ready": 2, "running": 1, "unhealthy": 1}
 
 
-def test_request_limits(platform: RunPodPlatform, client: Caller) -> None:
-    """A body over the limit is 400 with RunPod's words; runsync takes more than run."""
-    body = {"input": "x" * (10 << 20)}
-
-    answer = client.post("run", body)
-
-    assert (answer.status, answer.text) == (400, "bad request: body: exceeded max body size of 10MiB")
-    assert client.post("runsync?wait=0", body).status == 200
-    assert platform.submissions == 1
-
-
-def test_late_404(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A job is unknown to clients for a while after it was submitted, though a worker gets it."""
-    platform.faults.late_404(0.4)
-    job_id = client.run("x")
-
-    assert client.get(f"status/{job_id}").status == 404
-    assert worker.take()["id"] == job_id
-    eventually(lambda: client.get(f"status/{job_id}"), 200)
-
-
-def test_outage(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """During an outage both sides get the edge's HTML, and nothing is lost."""
-    job_id = client.run("x")
-    platform.faults.outage(0.5)
-
-    answers = [client.get(f"status/{job_id}"), worker.get("job-take/w?gpu=FAKE")]
-
-    assert [answer.status for answer in answers] == [502, 502]
-    assert answers[0].headers["Content-Type"].startswith("text/html")
-    eventually(lambda: client.get(f"status/{job_id}"), 200)
-    assert worker.take()["id"] == job_id
-
-
-def test_answers_are_given_in_order(platform: RunPodPlatform, client: Caller) -> None:
-    """Armed answers take the place of the platform's, one request each, and only on their route."""
-    platform.faults.respond("status", 429, body={"error": "slow down"}, headers={"Retry-After": "1"})
-    platform.faults.respond("status", 524)
-    job_id = client.run("x")
-
-    answers = [client.get(f"status/{job_id}") for _ in range(3)]
-
-    assert [answer.status for answer in answers] == [429, 524, 200]
-    assert (answers[0].json, answers[0].headers["Retry-After"]) == ({"error": "slow down"}, "1")
-
-
 def test_unknown_route_is_named(platform: RunPodPlatform) -> None:
     """A fault for a route that does not exist is a mistake of the test."""
     with pytest.raises(ValueError, match="'stat' is not a route"):
         platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the mistake
-
-
-@pytest.mark.parametrize("after_handling", [False, True])
-def test_dropped_submission(platform: RunPodPlatform, client: Caller, after_handling: bool) -> None:
-    """A client whose connection is cut cannot know whether its job was queued."""
-    platform.faults.drop_connection("run", after_handling=after_handling)
-
-    with pytest.raises(requests.ConnectionError):
-        client.run("x")
-
-    assert platform.submissions == len(platform.jobs) == int(after_handling)
-
-
-@pytest.mark.parametrize(("verb", "shown"), [("throttle_workers", "throttled"), ("cold_start", "initializing")])
-def test_shortage_of_workers(platform: RunPodPlatform, client: Caller, worker: Caller, verb: str, shown: str) -> None:
-    """Jobs wait until a held take gets them, and /health says what for."""
-    platform.long_poll_s = 5.0
-    getattr(platform.faults, verb)(0.3)
-    job_id = client.run("x")
-    begun_at = time.monotonic()
-
-    workers = client.get("health").json["workers"]
-
-    assert (workers[shown], workers["ready"]) == (1, 0)
-    assert worker.take()["id"] == job_id
-    assert 0.1 < time.monotonic() - begun_at < 2
 
 
 def test_round_trip(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
