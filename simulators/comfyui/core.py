@@ -17,7 +17,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from simulators.comfyui.executor import Executor, Tools
-from simulators.comfyui.faults import Cut, ComfyUIFaults
+from simulators.comfyui.faults import ComfyUIFaults, Cut
 from simulators.comfyui.files import Folders
 from simulators.comfyui.progress import ProgressFrames
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from simulators.comfyui.faults import Cut, ComfyUIFaults
+from simulators.comfyui.faults import ComfyUIFaults, Cut
 from simulators.comfyui.images import Sketch, preview
 from simulators.comfyui.sockets import JPEG
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from simulators.comfyui.core import Core, Execution, SimulatorSettings
-from simulators.comfyui.faults import Cut, ComfyUIFaults
+from simulators.comfyui.faults import ComfyUIFaults, Cut
 from simulators.comfyui.files import Folders
 from simulators.comfyui.sampling import Pace
 
