@@ -288,9 +288,10 @@ def http(comfyui: ComfyUI) -> Iterator[Entry]:
 
 
 def object_info(comfyui: ComfyUI) -> Entry:
-    """Return the declarations of the node types that the committed object_info.json has."""
+    """Return the declarations of the node types in the committed object_info.json that this ComfyUI has."""
     declared = comfyui.send("GET", "/object_info").json()
-    return {name: shortened(declared[name]) for name in json.loads((RECORDINGS / "object_info.json").read_text())}
+    names = json.loads((RECORDINGS / "object_info.json").read_text())
+    return {name: shortened(declared[name]) for name in names if name in declared}
 
 
 def png() -> bytes:

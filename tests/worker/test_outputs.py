@@ -33,11 +33,9 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.result_packer import ResultPacker, inline_size
-from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
-MEGABYTE = 1024 * 1024
 
 
 def encoded_image(image_format: str = "PNG") -> bytes:
@@ -52,21 +50,6 @@ def s3() -> Iterator[S3Server]:
     """An S3 server with two buckets."""
     with S3Server(["pictures", "own"]) as server:
         yield server
-
-
-@pytest.fixture
-def simulator(tmp_path: Path) -> Iterator[Simulator]:
-    """A simulator of this test's own."""
-    with Simulator(base_directory=tmp_path) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
-    """A worker with access to its ComfyUI's folders, as in the container."""
-    server = ComfyServer(simulator.url, directory=tmp_path)
-    yield Worker(server, workflows, Settings(job_timeout_s=20))
-    server.close()
 
 
 def run(worker: Worker, s3_config: object = None, **changes: object) -> dict[str, Any]:

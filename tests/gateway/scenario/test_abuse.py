@@ -8,7 +8,6 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,16 +32,10 @@ PATH = "/generate/custom/model_bfl-flux-1-dev"
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
-    """A shim with an endpoint that responds at once, behind a proxy on this machine."""
-    folder: Path = tmp_path_factory.mktemp("shim")
-    with (
-        RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, pictured, threads=2),
-        ShimProcess({**platform.client_env(), "SCENARIO_SHIM_TRUSTED_PROXIES": "127.0.0.1"}, folder) as shim,
-    ):
-        yield shim
+@pytest.fixture
+def shim(shared_shim: ShimProcess) -> ShimProcess:
+    """One shim for all tests of this module."""
+    return shared_shim
 
 
 class OtherCaller:

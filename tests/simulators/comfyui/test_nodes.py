@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
@@ -173,45 +172,6 @@ def test_images_are_sent_over_the_websocket(driver: Driver) -> None:
     assert [decoded(file).size for file in files] == [(64, 64), (64, 64)]
     assert files[0] != files[1]
     assert driver.history(prompt_id)["outputs"] == {}
-
-
-def test_a_client_that_supports_metadata_gets_them() -> None:
-    """Previews and images are sent as event 4, before `progress`, and not as event 1."""
-    with simulated(previews=True) as (_, driver), driver.listening() as listener:
-        listener.frame()
-        listener.send("no json")
-        listener.send({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
-        driver.queue(TXT2IMG)
-        late = [frame for frame in listener.frames_until("executing", node=None) if "ws_binary" in frame]
-    with simulated(previews=True) as (_, driver), driver.listening() as listener:
-        listener.frame()
-        listener.send({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
-        answer = listener.frame()
-        prompt_id = driver.queue(to_websocket(TXT2IMG)).json()["prompt_id"]
-        frames = listener.frames_until("executing", node=None)
-
-    assert {frame["ws_binary"]["event"] for frame in late} == {1}, "the flags were not the first message"
-    assert answer["ws"]["data"] == {"supports_preview_metadata": True, "max_upload_size": 104857600}
-    pictures = [frame for frame in frames if "ws_binary" in frame]
-    assert [frame["ws_binary"]["event"] for frame in pictures] == [4, 4, 4, 4]
-    assert frames[frames.index(pictures[0]) + 1]["ws"]["type"] == "progress"
-    described = [_metadata(frame) for frame in pictures]
-    assert [data["image_type"] for data, _ in described] == ["image/jpeg"] * 3 + ["image/png"]
-    assert described[-1][0] | {"image_type": ""} == {
-        "node_id": "out",
-        "prompt_id": prompt_id,
-        "display_node_id": "out",
-        "parent_node_id": None,
-        "real_node_id": "out",
-        "image_type": "",
-    }
-    assert [image.size for _, image in described] == [(512, 512)] * 3 + [(64, 64)]
-
-
-def _metadata(frame: dict[str, Any]) -> tuple[dict[str, Any], Image.Image]:
-    length = frame["ws_binary"]["fmt"]
-    file = frame["file"]
-    return json.loads(file[:length]), decoded(file[length:])
 
 
 def test_progress_of_a_prompt_without_client_id_goes_to_all(driver: Driver) -> None:
