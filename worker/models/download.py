@@ -25,7 +25,7 @@ from worker.models.source import Hub, ModelSource, RetryableDownloadError
 
 LOG = logging.getLogger(__name__)
 JOBS = 4
-LONGEST_PAUSE_S = 30.0
+LONGEST_BACKOFF_S = 30.0
 LONGEST_RETRY_AFTER_S = 300.0
 """With a longer Retry-After the download fails at once."""
 
@@ -37,7 +37,7 @@ class DownloadRetryPolicy:
     Attributes:
         in_a_row: consecutive failures without a new byte, after which the download fails.
         in_all: total failures of one model.
-        first_s: pause after the first failure; doubled after each further one, up to LONGEST_PAUSE_S.
+        first_s: pause after the first failure; doubled after each further one, up to LONGEST_BACKOFF_S.
     """
 
     in_a_row: int = 6
@@ -207,7 +207,7 @@ def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
             is_over = failures >= policy.in_a_row or total >= policy.in_all
             if is_over or retry_after_s > LONGEST_RETRY_AFTER_S:
                 raise _given_up(model, part, error, total) from error
-            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=LONGEST_PAUSE_S)
+            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=LONGEST_BACKOFF_S)
             pause_s = max(retry_after_s, backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
             LOG.warning("%s: %s; retrying in %.1f s", model.path, error, pause_s)
             context.stop.wait(pause_s)
