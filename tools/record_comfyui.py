@@ -78,10 +78,10 @@ class ComfyUI:
 
     def history(self, prompt_id: str) -> Entry:
         """Return the entry of /history once the prompt has one."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + RECORDING_TIMEOUT_S
         while not (entry := self.exchange("GET", f"/history/{prompt_id}"))["body"]:
             if time.monotonic() > deadline:
-                sys.exit(f"tools.record_comfyui: /history has no entry for {prompt_id} after {TIMEOUT_S:g} s")
+                sys.exit(f"tools.record_comfyui: /history has no entry for {prompt_id} after {RECORDING_TIMEOUT_S:g} s")
             time.sleep(0.05)
         return entry
 
@@ -177,9 +177,7 @@ def reconnect(comfyui: ComfyUI) -> list[Entry]:
         entries = disconnected(comfyui, changed(TXT2IMG, ks={"seed": seed, "steps": 6}))
         if any(message("progress", value=3)(entry) for entry in entries):
             return entries
-    sys.exit(
-        f"tools.record_comfyui: no websocket was away for exactly one step in {DROP_ATTEMPTS} attempts: the steps vary"
-    )
+    sys.exit(f"tools.record_comfyui: in {DROP_ATTEMPTS} attempts no websocket was away for exactly one step")
 
 
 def disconnected(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
@@ -294,13 +292,6 @@ def object_info(comfyui: ComfyUI) -> Entry:
     return {name: shortened(declared[name]) for name in names if name in declared}
 
 
-def png() -> bytes:
-    """Return a small PNG."""
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
-    return file.getvalue()
-
-
 def with_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
     """Yield the name and the content of each recording that needs previews."""
     yield "txt2img_with_previews", run(comfyui, changed(TXT2IMG, ks={"seed": 200}))
@@ -309,7 +300,9 @@ def with_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
 
 def without_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
     """Yield the name and the content of each other recording."""
-    upload = comfyui.upload("in.png", png(), subfolder="jobs/abc", type="input")
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
+    upload = comfyui.upload("in.png", file.getvalue(), subfolder="jobs/abc", type="input")
     yield "upload_image", {"status": upload.status_code, "body": upload.json()}
     comfyui.upload("bad.png", b"no image")
     for name, graph in RUNS.items():
