@@ -1,4 +1,4 @@
-"""The stand-in for RunPod's platform: against the real SDK in production mode, and route by route."""
+"""The simulated RunPod platform: with the real SDK in production mode, and route by route."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ PINGS_EVERY_S = 1
 
 
 @dataclass(frozen=True)
-class HttpAnswer:
-    """What the platform answered."""
+class HttpResponse:
+    """A response of the platform."""
 
     status: int
     headers: Mapping[str, str]
@@ -74,31 +74,31 @@ class HttpAnswer:
 
     @property
     def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the body."""
+        """Return the parsed body."""
         return json.loads(self.text)
 
 
 @dataclass(frozen=True)
 class Caller:
-    """A client or worker that is no more than requests with a key."""
+    """A client or worker that only sends requests with a key."""
 
     platform: RunPodPlatform
     session: requests.Session
     authorization: str
 
-    def get(self, path: str, **headers: str) -> HttpAnswer:
+    def get(self, path: str, **headers: str) -> HttpResponse:
         """GET a route of the endpoint."""
         return self.call("GET", f"{self.platform.endpoint_url}/{path}", headers=headers)
 
-    def post(self, path: str, body: object = None) -> HttpAnswer:
+    def post(self, path: str, body: object = None) -> HttpResponse:
         """POST to a route of the endpoint."""
         return self.call("POST", f"{self.platform.endpoint_url}/{path}", data=json.dumps(body))
 
-    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpAnswer:  # noqa: ANN401 - of requests
-        """Call any address."""
+    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpResponse:  # noqa: ANN401 - of requests
+        """Send a request to any URL."""
         headers = {"Authorization": self.authorization, **(headers or {})}
         response = self.session.request(method, url, headers=headers, timeout=10, **arguments)
-        return HttpAnswer(response.status_code, response.headers, response.text)
+        return HttpResponse(response.status_code, response.headers, response.text)
 
     def run(self, job_input: object, **envelope: object) -> str:
         """Submit a job; return its id."""
@@ -108,14 +108,14 @@ class Caller:
         """Take the next job, as worker `w`."""
         return self.get("job-take/w?gpu=FAKE&job_in_progress=0").json
 
-    def done(self, job_id: str, body: object) -> HttpAnswer:
+    def done(self, job_id: str, body: object) -> HttpResponse:
         """Post a result or progress, as worker `w`."""
         return self.post(f"job-done/w/{job_id}?gpu=FAKE&isStream=false", body)
 
 
 @pytest.fixture
 def session() -> Iterator[requests.Session]:
-    """Yield what keeps connections open, without the proxies of the environment."""
+    """Yield an HTTP session that ignores the environment's proxies."""
     with requests.Session() as session:
         session.trust_env = False
         yield session
@@ -136,20 +136,20 @@ def client(platform: RunPodPlatform, session: requests.Session) -> Caller:
 
 @pytest.fixture
 def worker(platform: RunPodPlatform, session: requests.Session) -> Caller:
-    """Return a worker of that platform that does what the test says."""
+    """Return a worker of that platform whose calls are made by the test."""
     return Caller(platform, session, "key")
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the script of a worker of the real SDK."""
+    """Return the path of a worker script that uses the real SDK."""
     path = tmp_path_factory.mktemp("worker") / "worker.py"
     path.write_text(WORKER)
     return path
 
 
 @pytest.fixture(scope="module")
-def shared(script: Path) -> Iterator[RunPodPlatform]:
+def shared_platform(script: Path) -> Iterator[RunPodPlatform]:
     """Yield the platform of one real worker, for the whole module."""
     env = {"CONCURRENCY": "3", "RUNPOD_PING_INTERVAL": str(PINGS_EVERY_S * 1000), "RUNPOD_LOG_LEVEL": "INFO"}
     with (
@@ -160,40 +160,40 @@ def shared(script: Path) -> Iterator[RunPodPlatform]:
 
 
 @pytest.fixture
-def served(shared: RunPodPlatform) -> Iterator[RunPodPlatform]:
-    """Yield a platform with one real worker of the SDK that may have three jobs in hand, without faults."""
-    yield shared
-    shared.faults.clear()
+def served(shared_platform: RunPodPlatform) -> Iterator[RunPodPlatform]:
+    """Yield a platform with one real worker of the SDK that may have three active jobs, without faults."""
+    yield shared_platform
+    shared_platform.faults.clear()
 
 
 @pytest.fixture
 def served_client(served: RunPodPlatform, session: requests.Session) -> Caller:
-    """Return a client of the platform with a real worker."""
+    """Return a client of the platform with the real worker."""
     return Caller(served, session, f"Bearer {served.api_key}")
 
 
 class HandlerGate:
-    """Handlers wait at its port: for the end of a connection that nobody accepts, or for its refusal."""
+    """A port at which handlers wait: for the end of a connection that is not accepted, or for its refusal."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
 
     def open(self) -> None:
-        """Let through who waits, and who comes later."""
+        """Release waiting handlers and later ones."""
         self._listener.close()
 
 
 @pytest.fixture
 def gate() -> Iterator[HandlerGate]:
-    """Yield a gate that is shut."""
+    """Yield a closed gate."""
     gate = HandlerGate()
     yield gate
     gate.open()
 
 
-def test_job_goes_through_real_worker(served: RunPodPlatform) -> None:
-    """A submitted job is handed out once, and ends with what the handler returned."""
+def test_job_runs_on_real_worker(served: RunPodPlatform) -> None:
+    """A submitted job is taken once, and ends with the handler's result."""
     job = served.wait_for(served.submit({"return": {"picture": "ä"}}))
 
     assert job.states == [QueueJobState.IN_QUEUE, QueueJobState.IN_PROGRESS, QueueJobState.COMPLETED]
@@ -203,7 +203,7 @@ def test_job_goes_through_real_worker(served: RunPodPlatform) -> None:
 
 
 def test_error_string_fails_job(served: RunPodPlatform, served_client: Caller) -> None:
-    """A result with an error is FAILED, and what is left of it is its output."""
+    """A result with an error is FAILED, and its other keys are its output."""
     job = served.wait_for(served.submit({"return": {"error": "bad", "extra": 1}}))
 
     body = served_client.get(f"status/{job.id}").json
@@ -212,14 +212,14 @@ def test_error_string_fails_job(served: RunPodPlatform, served_client: Caller) -
 
 @pytest.mark.parametrize("value", [None, {}, {"error": {"code": "x"}}])
 def test_nothing_returned_is_completed_without_output(served: RunPodPlatform, value: object) -> None:
-    """Nothing, an empty dict and an error that is no string all end COMPLETED without output."""
+    """None, an empty dict and an error that is not a string all end as COMPLETED without output."""
     job = served.wait_for(served.submit({"return": value}))
 
     assert (job.state, job.output, job.error) == (QueueJobState.COMPLETED, None, None)
 
 
 def test_exception_fails_job_with_traceback(served: RunPodPlatform) -> None:
-    """What a handler raises reaches the caller whole, as the SDK does it."""
+    """The caller gets a handler's complete exception, as the SDK posts it."""
     job = served.wait_for(served.submit({"raise": "boom"}))
 
     assert job.state is QueueJobState.FAILED
@@ -229,7 +229,7 @@ def test_exception_fails_job_with_traceback(served: RunPodPlatform) -> None:
 
 
 def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: Caller, gate: HandlerGate) -> None:
-    """The latest progress is the output of a running job, pings name the job, and the result comes after."""
+    """The latest progress is the output of a running job, pings name the job, and the result replaces it."""
     job_id = served.submit({"progress": {"step": 3}, "gate": gate.port})
     served.wait_until(lambda: served.jobs[job_id].progress)
 
@@ -244,19 +244,19 @@ def test_progress_is_seen_while_job_runs(served: RunPodPlatform, served_client: 
 
 
 def test_cancel_reaches_running_handler(served: RunPodPlatform, served_client: Caller) -> None:
-    """A cancelled job is stopped in the worker, which posts nothing of it and goes on."""
+    """A cancelled job is stopped in the worker, which posts nothing for it and continues."""
     job_id = served.submit("hang")
     served.wait_until(lambda: served.jobs[job_id].state is QueueJobState.IN_PROGRESS)
 
-    answer = served_client.post(f"cancel/{job_id}")
+    response = served_client.post(f"cancel/{job_id}")
 
-    assert answer.json == {"id": job_id, "status": "CANCELLED"}
+    assert response.json == {"id": job_id, "status": "CANCELLED"}
     assert served.wait_for(served.submit("await cancelled")).output == "cancelled"
     assert [post for post in served.posts if post.job_id == job_id] == []
 
 
 def test_two_jobs_in_one_batch(served: RunPodPlatform, gate: HandlerGate) -> None:
-    """A worker with room for more gets two at once, and runs both."""
+    """A worker with free slots takes two at once, and runs both."""
     served.faults.throttle_workers()
     job_ids = [served.submit({"progress": number, "gate": gate.port}) for number in range(2)]
     takes = len(served.takes)
@@ -279,8 +279,8 @@ def test_result_arrives_at_third_attempt(served: RunPodPlatform) -> None:
     assert [post.kind for post in served.posts if post.job_id == job.id] == ["final"] * 3
 
 
-def test_refused_result_is_lost(served: RunPodPlatform) -> None:
-    """The SDK does not post a refused result again, and its job is COMPLETED without output."""
+def test_rejected_result_is_lost(served: RunPodPlatform) -> None:
+    """The SDK does not post a rejected result again, and its job is COMPLETED without output."""
     served.faults.respond("job-done", 400)
 
     job = served.wait_for(served.submit({"return": "lost"}))
@@ -290,7 +290,7 @@ def test_refused_result_is_lost(served: RunPodPlatform) -> None:
 
 
 def test_too_large_result_is_lost(served: RunPodPlatform) -> None:
-    """A result over the limit is refused."""
+    """A result over the limit is rejected."""
     job = served.wait_for(served.submit({"bytes": 100_001}))
 
     assert (job.state, job.output, job.final_posts) == (QueueJobState.COMPLETED, None, 1)
@@ -298,7 +298,7 @@ def test_too_large_result_is_lost(served: RunPodPlatform) -> None:
 
 
 def test_lost_result_looks_accepted(served: RunPodPlatform) -> None:
-    """A result can vanish although the worker was told that it arrived."""
+    """A result can be lost although its post got 200."""
     served.faults.lose_result()
 
     jobs = [served.wait_for(served.submit({"return": number})) for number in range(2)]
@@ -307,7 +307,7 @@ def test_lost_result_looks_accepted(served: RunPodPlatform) -> None:
 
 
 def test_dropped_result_is_not_posted_again(served: RunPodPlatform) -> None:
-    """The SDK gives a result up when the connection is cut, so that the job seems to run on."""
+    """The SDK drops the result if the connection is lost, so the job seems to continue."""
     served.faults.drop_connection("final")
     job_id = served.submit({"return": "cut off"})
     served.wait_until(lambda: any(post.job_id == job_id for post in served.posts))
@@ -319,8 +319,8 @@ def test_dropped_result_is_not_posted_again(served: RunPodPlatform) -> None:
     assert len([post for post in served.posts if post.job_id == job_id]) == 1
 
 
-def test_workers_end_on_sigterm(script: Path, gate: HandlerGate) -> None:
-    """Told to end, an idle worker and a busy one exit with 0, the busy one after it posted its result."""
+def test_workers_exit_on_sigterm(script: Path, gate: HandlerGate) -> None:
+    """An idle worker and a busy one exit with 0, the busy one after it has posted its result."""
     with (
         RunPodPlatform(long_poll_s=0.1) as idle_platform,
         RunPodPlatform(long_poll_s=0.1) as busy_platform,
@@ -341,7 +341,7 @@ def test_workers_end_on_sigterm(script: Path, gate: HandlerGate) -> None:
 
 
 def test_unfit_worker_reports_itself(script: Path) -> None:
-    """A failing fitness check sends one unhealthy ping, takes no job and ends the process."""
+    """A failed fitness check sends one unhealthy ping, takes no job and ends the process."""
     with (
         RunPodPlatform(long_poll_s=0.1) as platform,
         WorkerProcess(platform, script, env={"UNFIT": "1"}) as worker,
@@ -353,8 +353,8 @@ def test_unfit_worker_reports_itself(script: Path) -> None:
         assert platform.takes == ()
 
 
-def test_worker_process_kills_what_is_left(platform: RunPodPlatform, tmp_path: Path) -> None:
-    """Children that a worker leaves behind are dead after the with block."""
+def test_worker_process_kills_its_children(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """Child processes that a worker leaves are killed after the `with` block."""
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, subprocess, sys\n"
@@ -368,8 +368,8 @@ def test_worker_process_kills_what_is_left(platform: RunPodPlatform, tmp_path: P
     assert worker.leftovers() == []
 
 
-def test_worker_that_hung_up_gets_no_job(platform: RunPodPlatform, worker: Caller) -> None:
-    """A job is not lost to a long poll of which the worker is gone."""
+def test_disconnected_worker_gets_no_job(platform: RunPodPlatform, worker: Caller) -> None:
+    """A job is not given to a long poll whose worker has disconnected."""
     platform.long_poll_s = 5.0
     with pytest.raises(requests.ReadTimeout):
         worker.session.get(f"{platform.endpoint_url}/job-take/w", headers={"Authorization": "key"}, timeout=0.1)
@@ -381,7 +381,7 @@ def test_worker_that_hung_up_gets_no_job(platform: RunPodPlatform, worker: Calle
 
 
 def test_late_progress_puts_job_back(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """Progress after the result makes the job IN_PROGRESS for good, and its output is gone."""
+    """Progress after the result makes the job IN_PROGRESS permanently, and its output is lost."""
     job_id = client.run("x")
     worker.take()
     worker.done(job_id, {"output": "result"})
@@ -393,7 +393,7 @@ def test_late_progress_puts_job_back(platform: RunPodPlatform, client: Caller, w
 
 
 def test_second_result_is_counted_and_ignored(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """The first result counts."""
+    """The first result is kept."""
     job_id = client.run("x")
     worker.take()
     for number in range(2):
@@ -402,8 +402,8 @@ def test_second_result_is_counted_and_ignored(platform: RunPodPlatform, client: 
     assert (platform.jobs[job_id].output, platform.jobs[job_id].final_posts) == (0, 2)
 
 
-def test_result_that_is_not_json_is_refused(client: Caller, worker: Caller) -> None:
-    """NaN is no JSON: the result is refused, and the job is COMPLETED without output."""
+def test_result_that_is_not_json_is_rejected(client: Caller, worker: Caller) -> None:
+    """NaN is not JSON: the result is rejected, and the job is COMPLETED without output."""
     job_id = client.run("x")
     worker.take()
 
@@ -411,8 +411,8 @@ def test_result_that_is_not_json_is_refused(client: Caller, worker: Caller) -> N
     assert "output" not in client.get(f"status/{job_id}").json
 
 
-def test_job_that_nobody_works_on_is_retried_once(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """An empty input is stripped; a job of which nothing is heard is handed out twice, and then given up."""
+def test_abandoned_job_is_retried_once(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
+    """An empty input is stripped. A job without pings is given to a worker twice, and then fails."""
     platform.lost_job_s, platform.long_poll_s = 0.05, 5.0
     job_id = client.run({})
 
@@ -425,10 +425,10 @@ def test_job_that_nobody_works_on_is_retried_once(platform: RunPodPlatform, clie
 
 
 def test_run_and_status(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A job is seen in the queue, running and completed, and no key is there before its time."""
-    answer = client.post("run", {"input": {"prompt": "x"}})
-    job_id = answer.json["id"]
-    assert (answer.status, answer.json) == (200, {"id": job_id, "status": "IN_QUEUE"})
+    """A job is queued, running and completed, and each key appears only in its state."""
+    response = client.post("run", {"input": {"prompt": "x"}})
+    job_id = response.json["id"]
+    assert (response.status, response.json) == (200, {"id": job_id, "status": "IN_QUEUE"})
     assert uuid.UUID(job_id.removesuffix("-u1")).version == 4
     assert client.get(f"status/{job_id}").json == {"id": job_id, "status": "IN_QUEUE"}
 
@@ -445,7 +445,7 @@ def test_run_and_status(platform: RunPodPlatform, client: Caller, worker: Caller
 
 
 def test_execution_timeout(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A job over its execution timeout is TIMED_OUT without an error text, and its worker is told."""
+    """A job over its execution timeout is TIMED_OUT without an error text, and its worker is told to stop it."""
     job_id = client.run("x", policy={"executionTimeout": 50})
     worker.take()
     platform.wait_for(job_id)
@@ -473,14 +473,14 @@ def test_health_counts(client: Caller, worker: Caller) -> None:
     assert body["workers"] == nobody | {"idle": 1, "ready": 2, "running": 1, "unhealthy": 1}
 
 
-def test_unknown_route_is_named(platform: RunPodPlatform) -> None:
+def test_unknown_route_is_an_error(platform: RunPodPlatform) -> None:
     """A fault for a route that does not exist is a mistake of the test."""
     with pytest.raises(ValueError, match="'stat' is not a route"):
         platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the mistake
 
 
 def test_round_trip(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """Every request of both sides takes the round trip, half of it before it counts and half after."""
+    """Every request of both sides takes the round trip time, half before it takes effect and half after."""
     platform.round_trip_s = 0.1
     begun_at = time.monotonic()
     job_id = client.run("x")
