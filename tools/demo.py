@@ -24,7 +24,7 @@ from simulators.http_server import free_port
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "debug-output"
 IMAGE = ROOT / "examples" / "knight.png"
-START_TIMEOUT_S = 330.0
+DEMO_START_TIMEOUT_S = 330.0
 """Longer than the worker waits for its ComfyUI, so that the worker's own error is shown."""
 JOB_TIMEOUT_S = 600.0
 
@@ -76,7 +76,7 @@ def _process(arguments: list[str], url: str, environment: dict[str, str], name: 
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + DEMO_START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(requests.RequestException):
             requests.get(url, timeout=2)

@@ -25,8 +25,8 @@ from PIL import Image
 
 from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, img2img, to_websocket
 
-TIMEOUT_S = 300.0
-ATTEMPTS = 5
+RECORDING_TIMEOUT_S = 300.0
+DROP_ATTEMPTS = 5
 SILENCE_S = 3.0
 """How long a websocket is read of which nothing is expected."""
 UPLOADED = b"x" * 77
@@ -63,7 +63,7 @@ class ComfyUI:
 
     def send(self, method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401 - those of requests
         """Return the response to a request."""
-        return self._session.request(method, self.url + path, timeout=TIMEOUT_S, **options)
+        return self._session.request(method, self.url + path, timeout=RECORDING_TIMEOUT_S, **options)
 
     def exchange(self, method: str, path: str, **options: Any) -> Entry:  # noqa: ANN401 - the same
         """Return a request and its response as an entry."""
@@ -87,7 +87,7 @@ class ComfyUI:
     def websocket(self, client_id: str) -> Iterator[websocket.WebSocket]:
         """Open a websocket for the length of the block."""
         address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
-        connection = websocket.create_connection(address, timeout=TIMEOUT_S)
+        connection = websocket.create_connection(address, timeout=RECORDING_TIMEOUT_S)
         try:
             yield connection
         finally:
@@ -176,11 +176,13 @@ def refused(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
 
 def reconnect(comfyui: ComfyUI) -> list[Entry]:
     """Record a client that is disconnected at the end of step 2, and again from step 3 to the end of the run."""
-    for seed in range(204, 204 + ATTEMPTS):
+    for seed in range(204, 204 + DROP_ATTEMPTS):
         entries = disconnected(comfyui, changed(TXT2IMG, ks={"seed": seed, "steps": 6}))
         if any(message("progress", value=3)(entry) for entry in entries):
             return entries
-    sys.exit(f"tools.record_comfyui: no websocket was away for exactly one step in {ATTEMPTS} attempts: the steps vary")
+    sys.exit(
+        f"tools.record_comfyui: no websocket was away for exactly one step in {DROP_ATTEMPTS} attempts: the steps vary"
+    )
 
 
 def disconnected(comfyui: ComfyUI, graph: Graph) -> list[Entry]:

@@ -19,7 +19,7 @@ from simulators.comfyui.queue_and_history import QueuedPrompt
 from simulators.comfyui.sockets import Sockets
 
 
-class ProgressSender:
+class ProgressFrames:
     """Sends the frames of one prompt."""
 
     def __init__(self, sockets: Sockets, prompt: QueuedPrompt) -> None:

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from simulators.comfyui import validation
-from simulators.comfyui.faults import Faults
+from simulators.comfyui.faults import ComfyUIFaults
 from simulators.comfyui.files import FOLDERS, Folders, OutsideFolderError, inside, name_to_upload
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
@@ -53,7 +53,7 @@ class Backend(Protocol):
     """The server's side of the routes."""
 
     folders: Folders
-    faults: Faults
+    faults: ComfyUIFaults
     queue: PromptQueue
     sockets: Sockets
     requests: list[tuple[str, str]]

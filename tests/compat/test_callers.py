@@ -18,7 +18,8 @@ from bench.stage import Stage, staged
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 from tests.needs import programs
-from tools.stock_worker.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
+from tools.recorded_graphs import Graph
+from tools.stock_worker.graphs import as_base64, checkpoint, custom_sampler, flux, png
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -177,7 +178,7 @@ def test_clover_serverless_gets_its_image(image_stage: Stage, name: str) -> None
     request: dict[str, Any] = {"workflow": custom_sampler() if name == "custom sampler" else flux()}
     if name == "img2img":
         picture = "input_1764345600000.png"
-        request = {"workflow": flux(picture=picture), "images": [{"name": picture, "image": as_base64(png(64))}]}
+        request = {"workflow": flux(image=picture), "images": [{"name": picture, "image": as_base64(png(64))}]}
     job = sent(image_stage, "/runsync", {"input": request})
 
     assert job["status"] == "COMPLETED", job
@@ -192,7 +193,7 @@ def test_clover_direct_gets_its_image(picture: str | None) -> None:
         if picture:
             upload = {"image": (picture, png(64))}
             requests.post(f"{simulator.url}/upload/image", files=upload, timeout=10).raise_for_status()
-        entry = _direct(simulator.url, flux(picture=picture))
+        entry = _direct(simulator.url, flux(image=picture))
         saved = [image for output in entry["outputs"].values() for image in output.get("images", [])]
         files = [requests.get(f"{simulator.url}/view", params=image, timeout=10).content for image in saved]
 

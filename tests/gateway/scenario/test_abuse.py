@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
-from comfy_client.gateway.scenario.bodies_reader import GRACE_S
+from comfy_client.gateway.scenario.bodies_reader import BODY_GRACE_S
 from comfy_client.gateway.scenario.connections import HEAD_TIMEOUT_S
 from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
 from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
@@ -147,7 +147,7 @@ def test_a_slow_body_times_out(shim: ShimProcess) -> None:
     """A caller that sends single bytes gets 408, and its connection is closed."""
     host, port = shim.url.removeprefix("http://").split(":")
     key = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
-    with socket.create_connection((host, int(port)), timeout=GRACE_S + 15) as connection:
+    with socket.create_connection((host, int(port)), timeout=BODY_GRACE_S + 15) as connection:
         head = f"POST /assets HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nContent-Length: 9999\r\n\r\n"
         connection.sendall(head.encode())
         received = b""
@@ -161,7 +161,7 @@ def test_a_slow_body_times_out(shim: ShimProcess) -> None:
             received += data
             return not data
 
-        assert until(is_closed, GRACE_S + 15)
+        assert until(is_closed, BODY_GRACE_S + 15)
     assert received.startswith(b"HTTP/1.1 408")
     assert b"arrived too slowly" in received
 

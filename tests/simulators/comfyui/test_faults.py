@@ -13,12 +13,12 @@ import pytest
 import requests
 import websocket
 
-from simulators.comfyui import Faults, Simulator, faults
+from simulators.comfyui import ComfyUIFaults, Simulator, faults
 from tools.recorded_graphs import TXT2IMG, changed, to_websocket
 
 from .driver import Driver, simulated, wait_until
 
-Verb = Callable[[Faults], None]
+Verb = Callable[[ComfyUIFaults], None]
 
 
 def at_step(step: int) -> dict[str, object]:
