@@ -2,7 +2,7 @@
 
 Steps are counted within one sampling: step 1 is reached when its progress was sent. `None` means at once.
 
-| verb | what a client sees |
+| fault | what a client sees |
 |---|---|
 | drop_socket(at_step=1) | its websocket is closed cleanly at that step; the run continues |
 | reset_socket(at_step=1) | its websocket ends with a TCP RST at that step; the run continues |
@@ -226,9 +226,9 @@ class ComfyUIFaults:
         return None
 
 
-def arguments(verb: str) -> list[inspect.Parameter]:
+def arguments(name: str) -> list[inspect.Parameter]:
     """Return the parameters of a fault."""
-    return list(inspect.signature(VERBS[verb]).parameters.values())[1:]
+    return list(inspect.signature(FAULTS[name]).parameters.values())[1:]
 
 
 def parsed(words: str) -> Callable[[ComfyUIFaults], None]:
@@ -237,16 +237,16 @@ def parsed(words: str) -> Callable[[ComfyUIFaults], None]:
     Raises:
         ValueError: the fault does not exist, or does not take these arguments.
     """
-    verb, *given = words.split(":")
-    if verb not in VERBS:
-        raise ValueError(f"{verb!r} is not a fault; the faults are {', '.join(VERBS)}")
-    declared = arguments(verb)
+    name, *given = words.split(":")
+    if name not in FAULTS:
+        raise ValueError(f"{name!r} is not a fault; the faults are {', '.join(FAULTS)}")
+    declared = arguments(name)
     least = sum(parameter.default is parameter.empty for parameter in declared)
     if not least <= len(given) <= len(declared):
-        names = ":".join(parameter.name for parameter in declared)
-        raise ValueError(f"{words!r} has {len(given)} arguments; it is {verb}:{names}")
+        parameters = ":".join(parameter.name for parameter in declared)
+        raise ValueError(f"{words!r} has {len(given)} arguments; it is {name}:{parameters}")
     values = [_WORDS[parameter.annotation](word) for parameter, word in zip(declared, given, strict=False)]
-    return lambda faults: VERBS[verb](faults, *values)
+    return lambda faults: FAULTS[name](faults, *values)
 
 
 _WORDS: dict[str, Callable[[str], object]] = {
@@ -256,8 +256,8 @@ _WORDS: dict[str, Callable[[str], object]] = {
     "bool": lambda word: word.lower() in {"1", "true", "yes"},
     "int | None": lambda word: None if word.lower() == "none" else int(word),
 }
-VERBS: dict[str, Callable[..., None]] = {
-    name: verb
-    for name, verb in vars(ComfyUIFaults).items()
-    if inspect.isfunction(verb) and not name.startswith("_") and inspect.signature(verb).return_annotation == "None"
+FAULTS: dict[str, Callable[..., None]] = {
+    name: method
+    for name, method in vars(ComfyUIFaults).items()
+    if inspect.isfunction(method) and not name.startswith("_") and inspect.signature(method).return_annotation == "None"
 }
