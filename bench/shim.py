@@ -20,9 +20,9 @@ from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
-POLL_S = (2.0, 3.0)
+CALLER_POLL_S = (2.0, 3.0)
 """Seconds between two polls. Scenario recommends 2 to 3 s (docs/reference/scenario.md#polling)."""
-WORKERS = 8
+SHIM_WORKERS = 8
 
 
 def shim(options: argparse.Namespace) -> None:
@@ -51,7 +51,7 @@ def shim(options: argparse.Namespace) -> None:
 
 def _endpoint(pipe: Connection) -> None:
     """Run an endpoint whose workers respond at once, until the parent asks it to stop; then send the number of jobs."""
-    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, threads=WORKERS):
+    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, threads=SHIM_WORKERS):
         pipe.send(platform.client_env())
         pipe.recv()
         pipe.send(platform.submissions)
@@ -76,7 +76,7 @@ async def _load(base_url: str, callers: int, jobs: int, times: dict[str, list[fl
                 path = "/generate/custom/model_bfl-flux-1-dev"
                 job = (await call("POST /generate", "POST", path, prompt="a knight", seed=seed))["job"]
                 while job["status"] not in ("success", "failure", "canceled"):
-                    await asyncio.sleep(random.uniform(*POLL_S))  # noqa: S311 - no secret
+                    await asyncio.sleep(random.uniform(*CALLER_POLL_S))  # noqa: S311 - no secret
                     job = (await call("GET /jobs/{id}", "GET", f"/jobs/{job['jobId']}"))["job"]
                 asset_ids = job["metadata"]["assetIds"]
                 found = [(await call("GET /assets/{id}", "GET", f"/assets/{each}"))["asset"] for each in asset_ids]

@@ -20,13 +20,12 @@ import pytest
 import requests
 from PIL import Image
 
-from bench.stage import free_port
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
-from simulators.http_server import HttpHandler, HttpServer
+from simulators.http_server import HttpHandler, HttpServer, free_port
 from simulators.waiting import until
 from tests.processes import killed_at_end
 from tests.worker.workers import configured

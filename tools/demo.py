@@ -10,7 +10,6 @@ import base64
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,10 +19,12 @@ from typing import Any
 
 import requests
 
+from simulators.http_server import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "debug-output"
 IMAGE = ROOT / "examples" / "knight.png"
-START_TIMEOUT_S = 330.0
+DEMO_START_TIMEOUT_S = 330.0
 """Longer than the worker waits for its ComfyUI, so that the worker's own error is shown."""
 JOB_TIMEOUT_S = 600.0
 
@@ -75,7 +76,7 @@ def _process(arguments: list[str], url: str, environment: dict[str, str], name: 
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + DEMO_START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(requests.RequestException):
             requests.get(url, timeout=2)
@@ -88,7 +89,7 @@ def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
 @contextlib.contextmanager
 def _simulator() -> Iterator[str]:
     print("No COMFYUI_URL is set: using the simulator, whose images are placeholders.", flush=True)
-    port = _free_port()
+    port = free_port()
     arguments = [sys.executable, "-m", "simulators.comfyui", "--port", str(port), "--step-s", "0.02"]
     with _process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
         yield url
@@ -96,17 +97,10 @@ def _simulator() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _worker(comfyui_url: str) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     arguments = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
     with _process(arguments, f"http://127.0.0.1:{port}", {"COMFYUI_URL": comfyui_url}, "worker") as url:
         yield url
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
-TIMEOUT_S = 3.0
+SHORT_TIMEOUT_S = 3.0
 """Timeout of each job. A worker notices within two seconds that the end of a run was lost with a socket."""
 
 
@@ -63,7 +63,7 @@ def good_requests(dice: random.Random, count: int) -> list[JsonObject]:
             {**drawn, "negative_prompt": "blur", "negative_strength": 1.5, "metadata": False},
             {"prompt": drawn["prompt"], "seed": drawn["seed"], "steps": 4, "image": image, "num_images": 2},
         )
-        requests_made.append({**kinds[number % len(kinds)], "timeout_s": TIMEOUT_S})
+        requests_made.append({**kinds[number % len(kinds)], "timeout_s": SHORT_TIMEOUT_S})
     return requests_made
 
 
@@ -71,7 +71,7 @@ def refused(dice: random.Random) -> list[SoakCase]:
     """Return requests that cannot succeed, each with its error code."""
     image = png(64, dice.randrange(1 << 24))
     empty = {"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}
-    lora = {"prompt": "x", "loras": [{"name": "no-such.safetensors"}], "timeout_s": TIMEOUT_S}
+    lora = {"prompt": "x", "loras": [{"name": "no-such.safetensors"}], "timeout_s": SHORT_TIMEOUT_S}
     return [
         *(
             SoakCase(inputs, code=ErrorCode.INVALID_INPUT, reaches_comfyui=False)
@@ -81,7 +81,7 @@ def refused(dice: random.Random) -> list[SoakCase]:
         SoakCase({"prompt": "x", "image": base64_of(image[:-40])}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
         SoakCase({"workflow": "sdxl", "prompt": "x"}, code=ErrorCode.UNKNOWN_WORKFLOW, reaches_comfyui=False),
         SoakCase(lora, code=ErrorCode.MODEL_MISSING),
-        SoakCase({**empty, "timeout_s": TIMEOUT_S}, code=ErrorCode.WORKFLOW_REJECTED),
+        SoakCase({**empty, "timeout_s": SHORT_TIMEOUT_S}, code=ErrorCode.WORKFLOW_REJECTED),
     ]
 
 

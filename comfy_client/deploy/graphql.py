@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from comfy_client.deploy.api import TIMEOUT_S, TIMES
+from comfy_client.deploy.api import REST_TIMEOUT_S, TIMES
 from comfy_client.deploy.responses import api_error
 from comfy_core.contract import JsonObject
 from comfy_core.errors import RequestError
@@ -62,7 +62,7 @@ def _endpoint(data: JsonObject, endpoint_id: str) -> JsonObject:
 def _call(api: HttpApi, api_key: str, query: str, what: str, variables: JsonObject | None = None) -> Any:  # noqa: ANN401 - any JSON value
     body = {"query": query, "variables": variables or {}}
     try:
-        response = api.json("POST", "", timeout_s=TIMEOUT_S, json=body)
+        response = api.json("POST", "", timeout_s=REST_TIMEOUT_S, json=body)
     except RequestError as error:
         explained = api_error(error, what, (api_key,))
         raise explained.explained(f"{explained}. {RETIRED}") from error

@@ -23,7 +23,7 @@ from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
-from comfy_core.images.child_process import TIMEOUT_S, Check, encode_picture, go_on, identify
+from comfy_core.images.child_process import IMAGE_TIMEOUT_S, Check, encode_picture, go_on, identify
 from comfy_core.images.codec import Picture, png_size
 from comfy_core.request.reading import Rendered, Request
 
@@ -162,7 +162,7 @@ def job_outputs(
                 size = _size(picture) if picture else {}
                 images.append(_as_saved(image.filename, image.data, names, {**size, "seed": seed}))
                 continue
-            left_s = min(TIMEOUT_S, until - time.monotonic())
+            left_s = min(IMAGE_TIMEOUT_S, until - time.monotonic())
             picture = encode_picture(image.data, request.output_format, request.output_quality, text, check, left_s)
             extension = mimetypes.guess_extension(picture.mime_type) or ""
             numbers[image.prefix] += 1

@@ -246,7 +246,7 @@ class ComfyServer:
             "/upload/image",
             timeout_s=timeout_s,
             files={"image": (file.filename, data, mime_type)},
-            form={"subfolder": file.subfolder, "type": file.type, "overwrite": "true"},
+            data={"subfolder": file.subfolder, "type": file.type, "overwrite": "true"},
         )
 
     def view(self, file: OutputFile) -> bytes:

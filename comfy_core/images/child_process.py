@@ -29,7 +29,7 @@ from comfy_core.images.child import picture_of, read_frame, write_frame
 from comfy_core.images.codec import Picture, invalid_image, kept_as_it_is, png_size, require_size
 from comfy_core.images.codec import encode_picture as encode_here
 
-TIMEOUT_S = 20.0
+IMAGE_TIMEOUT_S = 20.0
 """Timeout for one image."""
 PROCESSES = 4
 """Maximum number of child processes. Further images wait."""
@@ -65,7 +65,7 @@ class PictureProcesses:
         self._idle: list[_Child] = []
 
     def run(
-        self, function: str, data: bytes, arguments: JsonObject, check: Check, timeout_s: float = TIMEOUT_S
+        self, function: str, data: bytes, arguments: JsonObject, check: Check, timeout_s: float = IMAGE_TIMEOUT_S
     ) -> Picture | None:
         """Run a function of `codec` on `data` and return its result.
 
@@ -167,7 +167,7 @@ def _awaited(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
 
 
 def check_picture(
-    data: bytes, path: str, *, flatten: bool, check: Check = go_on, timeout_s: float = TIMEOUT_S
+    data: bytes, path: str, *, flatten: bool, check: Check = go_on, timeout_s: float = IMAGE_TIMEOUT_S
 ) -> Picture:
     """Return the image in `data` in a form that LoadImage accepts: see codec.check_picture."""
     require_size(data, path)
@@ -178,7 +178,7 @@ def check_picture(
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
     """Return an image as png, webp or jpeg: see codec.converted."""
     arguments = {"output_format": output_format, "width": width, "quality": quality}
-    return _some(_run("converted", data, arguments, "image", go_on, TIMEOUT_S))
+    return _some(_run("converted", data, arguments, "image", go_on, IMAGE_TIMEOUT_S))
 
 
 def identify(data: bytes, check: Check = go_on) -> Picture | None:
@@ -195,7 +195,7 @@ def encode_picture(
     quality: int,
     text: Mapping[str, str],
     check: Check = go_on,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float = IMAGE_TIMEOUT_S,
 ) -> Picture:
     """Return ComfyUI's image in another format: see codec.encode_picture.
 

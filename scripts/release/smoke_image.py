@@ -27,7 +27,7 @@ SMALL = {"width": 256, "height": 256, "steps": 2}
 SIMULATOR = "simulator"
 PNG = b"\x89PNG\r\n\x1a\n"
 DOCKER_TIMEOUT_S = 120.0
-START_TIMEOUT_S = 60.0
+API_START_TIMEOUT_S = 60.0
 BOOT_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30
 LOG_LINES = 40
@@ -129,7 +129,7 @@ def run_job(url: str) -> dict[str, Any]:
     request = urllib.request.Request(  # noqa: S310 - http by construction
         f"{url}/runsync", json.dumps(job).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as response:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=API_START_TIMEOUT_S) as response:  # noqa: S310
         content: dict[str, Any] = json.load(response)
     return content
 
@@ -162,7 +162,7 @@ def try_job(image: str, simulator: str) -> None:
             container(image, f"--network={net}", "--publish=127.0.0.1::8000", *env) as worker,
         ):
             url = address_of(worker)
-            await_value(worker, lambda: is_served(url), "its API was served", START_TIMEOUT_S)
+            await_value(worker, lambda: is_served(url), "its API was served", API_START_TIMEOUT_S)
             check_image(run_job(url))
             stop(worker)
 

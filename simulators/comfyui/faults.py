@@ -108,7 +108,7 @@ Fault = NodeFault | AnswerFault | Hang | Hold | CutFault
 _Kind = TypeVar("_Kind", NodeFault, AnswerFault, Hang, Hold, CutFault)
 
 
-class Faults:
+class ComfyUIFaults:
     """The methods that inject faults, and the faults that have not happened yet."""
 
     def __init__(self, server: Server) -> None:
@@ -242,7 +242,7 @@ def arguments(verb: str) -> list[inspect.Parameter]:
     return list(inspect.signature(VERBS[verb]).parameters.values())[1:]
 
 
-def parsed(words: str) -> Callable[[Faults], None]:
+def parsed(words: str) -> Callable[[ComfyUIFaults], None]:
     """Parse `fault:argument:argument`; return a function that injects it.
 
     Raises:
@@ -269,6 +269,6 @@ _WORDS: dict[str, Callable[[str], object]] = {
 }
 VERBS: dict[str, Callable[..., None]] = {
     name: verb
-    for name, verb in vars(Faults).items()
+    for name, verb in vars(ComfyUIFaults).items()
     if inspect.isfunction(verb) and not name.startswith("_") and inspect.signature(verb).return_annotation == "None"
 }

@@ -3,8 +3,8 @@
 Facts about ComfyUI:
 
 - Every route also exists below /api.
-- An exception in a handler (a body that is not JSON, a slash in an uploaded name, a `max_items` that is not a number)
-  returns 500 in plain text and closes the connection. An upload outside its folder returns 400 without a body.
+- An exception in a handler (a body that is not JSON, a slash in an uploaded name) returns 500 in plain text and closes
+  the connection. An upload outside its folder returns 400 without a body.
 - A POST that changes something returns 200 without a body, even if there was nothing to change.
 - /history/{id} is `{}` for a prompt that waits, runs or does not exist, and /object_info/{class} for an unknown class.
 - A browser's request to a loopback host is refused with 403 if its Origin is another host or port.
@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from simulators.comfyui import validation
-from simulators.comfyui.faults import Faults
+from simulators.comfyui.faults import ComfyUIFaults
 from simulators.comfyui.files import FOLDERS, Folders, OutsideFolderError, inside, name_to_upload
 from simulators.comfyui.node_table import NODE_TYPES
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
@@ -53,7 +53,7 @@ class Backend(Protocol):
     """The server's side of the routes."""
 
     folders: Folders
-    faults: Faults
+    faults: ComfyUIFaults
     queue: PromptQueue
     sockets: Sockets
     requests: list[tuple[str, str]]
@@ -91,7 +91,7 @@ def application(backend: Backend) -> web.Application:
         ("POST", "/interrupt", prompts.post_interrupt),
         ("POST", "/free", prompts.post_free),
         ("GET", "/history", prompts.get_history),
-        ("GET", "/history/{prompt_id}", prompts.get_history_of),
+        ("GET", "/history/{prompt_id}", prompts.get_history),
         ("POST", "/history", prompts.post_history),
         ("POST", "/upload/image", files.upload),
         ("GET", "/view", files.view),
@@ -166,8 +166,6 @@ class _PromptRoutes:
 
     async def post_queue(self, request: web.Request) -> web.Response:
         body = await request.json()
-        if body.get("clear"):
-            self._backend.queue.clear()
         for prompt_id in body.get("delete", ()):
             self._backend.queue.delete(prompt_id)
         return web.Response()
@@ -185,17 +183,10 @@ class _PromptRoutes:
         return web.Response()
 
     async def get_history(self, request: web.Request) -> web.Response:
-        most = int(request.query["max_items"]) if "max_items" in request.query else None
-        entries = self._backend.queue.history(most, int(request.query.get("offset", -1)))
-        return web.json_response(entries)
-
-    async def get_history_of(self, request: web.Request) -> web.Response:
-        return web.json_response(self._backend.queue.history_of(request.match_info["prompt_id"]))
+        return web.json_response(self._backend.queue.history(request.match_info.get("prompt_id")))
 
     async def post_history(self, request: web.Request) -> web.Response:
         body = await request.json()
-        if body.get("clear"):
-            self._backend.queue.clear_history()
         for prompt_id in body.get("delete", ()):
             self._backend.queue.forget(prompt_id)
         return web.Response()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from simulators.comfyui.core import Core, Execution, SimulatorSettings
-from simulators.comfyui.faults import Cut, Faults
+from simulators.comfyui.faults import ComfyUIFaults, Cut
 from simulators.comfyui.files import Folders
 from simulators.comfyui.sampling import Pace
 
@@ -56,7 +56,7 @@ class Simulator:
         self._failure: OSError | OverflowError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: Core | None = None
-        self.faults = Faults(_RunningServer(self))
+        self.faults = ComfyUIFaults(_RunningServer(self))
 
     def __enter__(self) -> Self:
         self.start()

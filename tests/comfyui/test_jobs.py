@@ -129,15 +129,6 @@ def test_the_graph_and_the_inputs_are_in_the_file(job: Job) -> None:
     assert told.tobytes() == silent.tobytes()
 
 
-@pytest.mark.parametrize(("output_format", "pillow"), [("webp", "WEBP"), ("jpeg", "JPEG")])
-def test_other_formats(job: Job, output_format: str, pillow: str) -> None:
-    """Images are returned as webp or jpeg if requested."""
-    result = job({"prompt": "a knight", "seed": 3, "output_format": output_format, "output_quality": 80})
-
-    assert image_of(result).format == pillow
-    assert result["images"][0]["mime_type"] == f"image/{output_format}"
-
-
 def test_no_data_of_a_job_is_left(job: Job, get_json: Ask) -> None:
     """After a job its prompts are neither in the queue nor in the history, and its upload is empty or deleted."""
     result = job({"prompt": "a knight", "image": b64(png(64, 64)), "num_images": 2})

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.stage import CHILD, ROOT, free_port
+from bench.stage import CHILD, ROOT
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
@@ -29,6 +29,7 @@ from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import Workflow, render
 from handler import make_handler
 from simulators.comfyui import Simulator
+from simulators.http_server import free_port
 from simulators.waiting import until
 from tests.processes import killed_at_end
 from worker.comfyui_environment import comfyui_environment

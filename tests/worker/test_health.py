@@ -8,25 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bench.stage import ROOT, free_port
+from bench.stage import ROOT
 from simulators.comfyui import Simulator
+from simulators.http_server import free_port
 from tests.processes import killed_at_end
 from worker.health import main
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    """A ComfyUI."""
-    with Simulator() as simulator:
-        yield simulator
 
 
 def checked(environment: Mapping[str, str], timeout_s: float = 5.0) -> tuple[int, str]:

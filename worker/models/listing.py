@@ -59,10 +59,6 @@ class ModelError(ComfyClientError):
         super().__init__(f"{model.path}: {problem}")
 
 
-class WrongContentError(ModelError):
-    """The file or download has another size or hash than listed."""
-
-
 class ModelsError(ComfyClientError):
     """Some models are missing or wrong. `errors` has one error for each."""
 

@@ -25,7 +25,7 @@ from worker.models.listing import ModelError, ModelFile, is_loopback
 HUGGING_FACE = "https://huggingface.co"
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
-CONNECT_TIMEOUT_S = 10.0
+DOWNLOAD_CONNECT_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 5
 # A lost connection loses the current piece. Smaller pieces are 20 % slower, larger ones hardly faster.
 _PIECE = 256 * 1024
@@ -112,7 +112,7 @@ class ModelSource:
 
     def __init__(self, hub: Hub, *, silence_s: float = 60.0) -> None:
         self._hub = hub
-        self._timeout_s = (CONNECT_TIMEOUT_S, silence_s)
+        self._timeout_s = (DOWNLOAD_CONNECT_TIMEOUT_S, silence_s)
 
     @contextlib.contextmanager
     def open(self, model: ModelFile, offset: int) -> Iterator[Stream]:

@@ -8,7 +8,6 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 import requests
 
 from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
-from comfy_client.gateway.scenario.bodies_reader import GRACE_S
+from comfy_client.gateway.scenario.bodies_reader import BODY_GRACE_S
 from comfy_client.gateway.scenario.connections import HEAD_TIMEOUT_S
 from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
 from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
@@ -33,16 +32,10 @@ PATH = "/generate/custom/model_bfl-flux-1-dev"
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
-    """A shim with an endpoint that responds at once, behind a proxy on this machine."""
-    folder: Path = tmp_path_factory.mktemp("shim")
-    with (
-        RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, pictured, threads=2),
-        ShimProcess({**platform.client_env(), "SCENARIO_SHIM_TRUSTED_PROXIES": "127.0.0.1"}, folder) as shim,
-    ):
-        yield shim
+@pytest.fixture
+def shim(shared_shim: ShimProcess) -> ShimProcess:
+    """One shim for all tests of this module."""
+    return shared_shim
 
 
 class OtherCaller:
@@ -154,7 +147,7 @@ def test_a_slow_body_times_out(shim: ShimProcess) -> None:
     """A caller that sends single bytes gets 408, and its connection is closed."""
     host, port = shim.url.removeprefix("http://").split(":")
     key = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
-    with socket.create_connection((host, int(port)), timeout=GRACE_S + 15) as connection:
+    with socket.create_connection((host, int(port)), timeout=BODY_GRACE_S + 15) as connection:
         head = f"POST /assets HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nContent-Length: 9999\r\n\r\n"
         connection.sendall(head.encode())
         received = b""
@@ -168,7 +161,7 @@ def test_a_slow_body_times_out(shim: ShimProcess) -> None:
             received += data
             return not data
 
-        assert until(is_closed, GRACE_S + 15)
+        assert until(is_closed, BODY_GRACE_S + 15)
     assert received.startswith(b"HTTP/1.1 408")
     assert b"arrived too slowly" in received
 

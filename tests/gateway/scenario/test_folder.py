@@ -25,32 +25,13 @@ from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.store import Store
 from comfy_core.errors import ConfigError
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import Body
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
 NOWHERE = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
-
-
-@pytest.fixture
-def released() -> threading.Event:
-    """Set when the endpoint may finish its jobs."""
-    return threading.Event()
-
-
-@pytest.fixture
-def platform(released: threading.Event) -> Iterator[RunPodPlatform]:
-    """An endpoint that holds its jobs until then."""
-
-    def response(job: Body) -> Body:
-        assert released.wait(60)
-        return pictured(job)
-
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, response, threads=4):
-        yield platform
-        released.set()
 
 
 def start_jobs(shim: ShimProcess, count: int) -> list[str]:

@@ -13,32 +13,13 @@ import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, noise, pictured, png
+from simulators.runpod.scripted_worker import Body, noise, png
 from simulators.waiting import until
 from tests.needs import small_disk
 
 pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
-
-
-@pytest.fixture
-def released() -> threading.Event:
-    """Set when the endpoint may finish its jobs."""
-    return threading.Event()
-
-
-@pytest.fixture
-def platform(released: threading.Event) -> Iterator[RunPodPlatform]:
-    """An endpoint that holds its jobs until then."""
-
-    def response(job: Body) -> Body:
-        assert released.wait(60)
-        return pictured(job)
-
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, response, threads=4):
-        yield platform
-        released.set()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from comfy_client.gateway.scenario.fields import ASPECT_RATIOS, BASE_MODELS, ROUTES, SAMPLERS
-from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
 pytestmark = pytest.mark.slow
 CALLS = 5_000
@@ -38,16 +35,10 @@ _ODD: tuple[Any, ...] = (
 _FIELDS = sorted({name for route in ROUTES.values() for name in route.fields} | {"other", "parameters", "projectId"})
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
-    """A shim with an endpoint that responds at once."""
-    folder: Path = tmp_path_factory.mktemp("shim")
-    with (
-        RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, pictured, threads=2),
-        ShimProcess(platform.client_env(), folder) as shim,
-    ):
-        yield shim
+@pytest.fixture
+def shim(shared_shim: ShimProcess) -> ShimProcess:
+    """One shim for all tests of this module."""
+    return shared_shim
 
 
 def body_of(chance: random.Random) -> bytes:

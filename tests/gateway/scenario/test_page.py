@@ -43,13 +43,6 @@ def platform() -> Iterator[RunPodPlatform]:
         yield platform
 
 
-@pytest.fixture
-def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim without jobs."""
-    with ShimProcess(platform.client_env(), tmp_path) as shim:
-        yield shim
-
-
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, chromium: Browser, shim: ShimProcess) -> Iterator[Page]:
     """The page in a window of that width, with the key entered. An error of its scripts fails the test."""

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,46 +15,13 @@ import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import Body, png
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 PATH = "/generate/custom/model_bfl-flux-1-dev"
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64, "seed": 5}
-
-
-class HeldWorker:
-    """Returns an image when it is released."""
-
-    def __init__(self) -> None:
-        self.released = threading.Event()
-
-    def __call__(self, job: Body) -> Body:
-        """Run a job."""
-        assert self.released.wait(60)
-        return pictured(job)
-
-
-@pytest.fixture
-def held_worker() -> HeldWorker:
-    """A worker that holds its jobs."""
-    return HeldWorker()
-
-
-@pytest.fixture
-def platform(held_worker: HeldWorker) -> Iterator[RunPodPlatform]:
-    """An endpoint with four such workers."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, held_worker, threads=4):
-        yield platform
-        held_worker.released.set()
-
-
-@pytest.fixture
-def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim with that endpoint."""
-    with ShimProcess(platform.client_env(), tmp_path / "shim") as shim:
-        yield shim
 
 
 def generate(shim: ShimProcess, headers: dict[str, str] | None = None, **changes: object) -> Any:  # noqa: ANN401 - JSON
@@ -76,13 +42,13 @@ def await_end(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
     return job(shim, job_id)
 
 
-def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform, held_worker: HeldWorker) -> None:
+def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform, released: threading.Event) -> None:
     """Killed with 20 running jobs and started again: each ends with its images, and none ran twice."""
     with ThreadPoolExecutor(8) as pool:
         ids = [each["job"]["jobId"] for each in pool.map(lambda seed: generate(shim, seed=seed), range(20))]
     assert until(lambda: all("endpointJobId" in job(shim, job_id)["metadata"] for job_id in ids))
     shim.kill()
-    held_worker.released.set()
+    released.set()
     shim.start()
 
     jobs = [await_end(shim, job_id) for job_id in ids]
@@ -96,10 +62,10 @@ def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform,
 
 
 def test_a_kill_during_submits_makes_no_second_job(
-    shim: ShimProcess, platform: RunPodPlatform, held_worker: HeldWorker
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
     """Each acknowledged job ends, with its image or with the error that it may run."""
-    held_worker.released.set()
+    released.set()
     acknowledged: list[str] = []
     for round_ in range(4):
         with ThreadPoolExecutor(6) as pool:
@@ -120,24 +86,24 @@ def test_a_kill_during_submits_makes_no_second_job(
 
 
 def test_a_stop_finishes_submits_and_leaves_the_rest(
-    shim: ShimProcess, platform: RunPodPlatform, held_worker: HeldWorker
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
     """SIGTERM stops the shim with status 0; queued jobs continue at the next start."""
     job_id = generate(shim)["job"]["jobId"]
     platform.wait_until(lambda: platform.submissions == 1)
 
     assert shim.stop() == 0
-    held_worker.released.set()
+    released.set()
     shim.start()
     assert await_end(shim, job_id)["status"] == "success"
     assert platform.submissions == 1
 
 
 def test_a_retry_of_the_sdk_is_the_same_job(
-    shim: ShimProcess, platform: RunPodPlatform, held_worker: HeldWorker
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
     """`x-stainless-retry-count` above 0 finds the job of the first attempt; equal calls without it are two jobs."""
-    held_worker.released.set()
+    released.set()
     first = generate(shim, {"x-stainless-retry-count": "0"})["job"]["jobId"]
     repeats = [generate(shim, {"x-stainless-retry-count": count})["job"]["jobId"] for count in ("1", "2")]
     another = generate(shim, {"x-stainless-retry-count": "0"})["job"]["jobId"]
@@ -150,9 +116,9 @@ def test_a_retry_of_the_sdk_is_the_same_job(
     assert platform.submissions == 3
 
 
-def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatform, held_worker: HeldWorker) -> None:
+def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatform, released: threading.Event) -> None:
     """The same key is the same job, repeated or concurrent; for a different call it is rejected."""
-    held_worker.released.set()
+    released.set()
     headers = {"Idempotency-Key": "order-7"}
     with ThreadPoolExecutor(6) as pool:
         ids = {each["job"]["jobId"] for each in pool.map(lambda _: generate(shim, headers), range(6))}
@@ -164,9 +130,11 @@ def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatfo
     assert other.status_code == 400
 
 
-def test_a_job_waits_for_a_busy_endpoint(shim: ShimProcess, platform: RunPodPlatform, held_worker: HeldWorker) -> None:
+def test_a_job_waits_for_a_busy_endpoint(
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
+) -> None:
     """It is acknowledged while RunPod returns 429, and sent once when RunPod accepts jobs again."""
-    held_worker.released.set()
+    released.set()
     platform.faults.outage(60, 429)
     job_id = generate(shim)["job"]["jobId"]
     assert job(shim, job_id)["status"] == "queued"
@@ -177,10 +145,10 @@ def test_a_job_waits_for_a_busy_endpoint(shim: ShimProcess, platform: RunPodPlat
 
 
 def test_a_submit_whose_response_is_lost_is_not_repeated(
-    shim: ShimProcess, platform: RunPodPlatform, held_worker: HeldWorker
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
     """The connection is lost after the submit: the job's error says that it may run, and what to do."""
-    held_worker.released.set()
+    released.set()
     platform.faults.drop_connection("run", after_handling=True)
     job_record = await_end(shim, generate(shim)["job"]["jobId"])
 
@@ -216,7 +184,7 @@ def test_a_cancellation_is_repeated_until_it_succeeds(shim: ShimProcess, platfor
     assert await_end(shim, job_id)["status"] == "canceled"
 
 
-def test_an_input_image_is_deleted_after_its_job(shim: ShimProcess, held_worker: HeldWorker, tmp_path: Path) -> None:
+def test_an_input_image_is_deleted_after_its_job(shim: ShimProcess, released: threading.Event, tmp_path: Path) -> None:
     """Generated images, and the same image as an uploaded asset, are kept."""
     picture = f"data:image/png;base64,{base64.b64encode(png(64, 9)).decode()}"
     upload = requests.post(
@@ -225,7 +193,7 @@ def test_an_input_image_is_deleted_after_its_job(shim: ShimProcess, held_worker:
     other = f"data:image/png;base64,{base64.b64encode(png(64, 10)).decode()}"
     jobs = [generate(shim, image=source)["job"]["jobId"] for source in (picture, other)]
     kept = len(stored_images(tmp_path))
-    held_worker.released.set()
+    released.set()
     made = [await_end(shim, job_id)["metadata"]["assetIds"] for job_id in jobs]
 
     assert kept == 2

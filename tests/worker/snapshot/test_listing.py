@@ -32,8 +32,8 @@ SAVED = {
 """A snapshot that ComfyUI-Manager saved, with all of its keys. Its nodes are git repositories; `pips` was emptied."""
 
 
-def written(folder: Path, content: object) -> Path:
-    """Return a file with this content, as JSON if it is not text."""
+def write_snapshot(folder: Path, content: object) -> Path:
+    """Write a file with this content, as JSON unless it is text; return it."""
     file = folder / "snapshot.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     return file
@@ -47,9 +47,9 @@ def test_the_shipped_snapshot_is_one_comfyui_and_nothing_else() -> None:
     assert (snapshot.nodes, snapshot.notices) == ((), ())
 
 
-def test_what_the_manager_saves(tmp_path: Path) -> None:
-    """Each part of a full snapshot is read; ignored entries are reported."""
-    snapshot = read_snapshot(written(tmp_path, SAVED))
+def test_a_full_snapshot_of_the_manager(tmp_path: Path) -> None:
+    """Each part is parsed; ignored entries are reported."""
+    snapshot = read_snapshot(write_snapshot(tmp_path, SAVED))
 
     assert snapshot.comfyui == ONE
     assert snapshot.nodes == (
@@ -65,16 +65,16 @@ def test_what_the_manager_saves(tmp_path: Path) -> None:
     )
 
 
-def test_nodes_alone(tmp_path: Path) -> None:
-    """A snapshot of the nodes only has null for ComfyUI and packages; an old one lacks keys."""
-    snapshot = read_snapshot(written(tmp_path, {"comfyui": None, "pips": None}))
+def test_a_snapshot_of_nodes_only(tmp_path: Path) -> None:
+    """It has null for ComfyUI and packages; an old one lacks the keys."""
+    snapshot = read_snapshot(write_snapshot(tmp_path, {"comfyui": None, "pips": None}))
 
     assert (snapshot.comfyui, snapshot.nodes, snapshot.notices) == ("", (), ())
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
     """Every fault is reported with its location, and none hides another."""
-    file = written(
+    file = write_snapshot(
         tmp_path,
         {
             "comfyui": "v1.2.3",
@@ -147,7 +147,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:
     """Other JSON, and text that is not JSON, are errors with the location."""
     with pytest.raises(ConfigError, match=fault):
-        read_snapshot(written(tmp_path, content))
+        read_snapshot(write_snapshot(tmp_path, content))
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -168,5 +168,5 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_logins_are_not_shown(text: str, shown: str) -> None:
-    """Users, passwords and queries of URLs become stars."""
+    """Users, passwords and queries of URLs are replaced by asterisks."""
     assert redacted(text) == shown
