@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.endpoint.figures import CANCELLED, DONE, FAILED, NOT_RUN, Sample, stages_of
-from comfy_client.client import Client, make_request, run_task
+from comfy_client.client import Client
 from comfy_client.coroutines import run
 from comfy_client.job import Done, Running, Waiting
 from comfy_client.providers.interface import GenerationResult, Health
+from comfy_client.tasks import make_request, run_task
 from comfy_core.errors import ComfyClientError, WaitTimeout
 
 COLD = frozenset({"cold", "no_worker", "throttled", "unhealthy"})
