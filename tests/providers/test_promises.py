@@ -65,7 +65,7 @@ def test_row_3_polls_are_repeated_over_https_too(
     with client_from_env(environment) as client:
         assert client.health().why == "idle"
 
-    assert FailingTwice.asked == 3
+    assert FailingTwice.requests == 3
 
 
 def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: Client) -> None:
