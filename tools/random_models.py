@@ -22,7 +22,7 @@ from typing import Any
 
 T5_CONFIG = "comfy/text_encoders/t5_config_xxl.json"
 FOLDERS = ("input", "output", "temp", "user")
-VAE = {
+VAE_CONFIG = {
     "double_z": True,
     "z_channels": 16,
     "resolution": 256,
@@ -34,7 +34,7 @@ VAE = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
-FLUX = {
+FLUX_CONFIG = {
     "image_model": "flux",
     "in_channels": 16,
     "out_channels": 16,
@@ -53,18 +53,18 @@ FLUX = {
 }
 
 
-def weights(model: Any, dtype: Any, scale: float = 0.02) -> dict[str, Any]:  # noqa: ANN401 - torch is not installed here
-    """Return random weights of a model's layout. Norms are 1, so that values stay in range."""
+def random_weights(model: Any, dtype: Any, scale: float = 0.02) -> dict[str, Any]:  # noqa: ANN401 - torch is not installed here
+    """Return random weights with a model's keys and shapes. Norms are 1, so that values stay in range."""
     torch = importlib.import_module("torch")
     return {
         name: (
-            torch.ones(each.shape)
+            torch.ones(tensor.shape)
             if "norm" in name and name.endswith(("scale", "weight"))
-            else torch.randn(each.shape) * scale
+            else torch.randn(tensor.shape) * scale
         )
         .to(dtype)
         .contiguous()
-        for name, each in model.state_dict().items()
+        for name, tensor in model.state_dict().items()
     }
 
 
@@ -77,30 +77,32 @@ def make_models(comfyui: Path) -> None:
     flux = importlib.import_module("comfy.ldm.flux.model")
     torch.manual_seed(7)
     fp8, models = torch.float8_e4m3fn, comfyui / "models"
-    known = {field.name for field in dataclasses.fields(flux.FluxParams)}
-    newer: dict[str, Any] = {"txt_ids_dims": []} if "txt_ids_dims" in known else {}
-    transformer = flux.Flux(**FLUX, **newer, dtype=torch.float32, device="cpu", operations=operations)
-    save_file(weights(transformer, fp8), models / "diffusion_models/flux1-dev-fp8.safetensors")
+    parameters = {field.name for field in dataclasses.fields(flux.FluxParams)}
+    newer_parameters: dict[str, Any] = {"txt_ids_dims": []} if "txt_ids_dims" in parameters else {}
+    transformer = flux.Flux(**FLUX_CONFIG, **newer_parameters, dtype=torch.float32, device="cpu", operations=operations)
+    save_file(random_weights(transformer, fp8), models / "diffusion_models/flux1-dev-fp8.safetensors")
     t5_config = json.loads((comfyui / T5_CONFIG).read_text()) | {"num_layers": 1}
     (comfyui / T5_CONFIG).write_text(json.dumps(t5_config, indent=2))
-    t5 = weights(importlib.import_module("comfy.text_encoders.t5").T5(t5_config, torch.float32, "cpu", operations), fp8)
+    t5 = random_weights(
+        importlib.import_module("comfy.text_encoders.t5").T5(t5_config, torch.float32, "cpu", operations), fp8
+    )
     # ComfyUI recognizes T5-XXL by this key of its last layer.
     t5["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] = torch.zeros(10240, 4096).to(fp8)
     save_file(t5, models / "text_encoders/t5xxl_fp8_e4m3fn.safetensors")
     clip_config = json.loads((comfyui / "comfy/sd1_clip_config.json").read_text())
     clip = importlib.import_module("comfy.clip_model").CLIPTextModel(clip_config, torch.float32, "cpu", operations)
-    save_file(weights(clip, torch.float16), models / "text_encoders/clip_l.safetensors")
+    save_file(random_weights(clip, torch.float16), models / "text_encoders/clip_l.safetensors")
     ldm = "comfy.ldm"
     vae = importlib.import_module(f"{ldm}.models.autoencoder").AutoencodingEngine(
         regularizer_config={"target": f"{ldm}.models.autoencoder.DiagonalGaussianRegularizer"},
-        encoder_config={"target": f"{ldm}.modules.diffusionmodules.model.Encoder", "params": VAE},
-        decoder_config={"target": f"{ldm}.modules.diffusionmodules.model.Decoder", "params": VAE},
+        encoder_config={"target": f"{ldm}.modules.diffusionmodules.model.Encoder", "params": VAE_CONFIG},
+        decoder_config={"target": f"{ldm}.modules.diffusionmodules.model.Decoder", "params": VAE_CONFIG},
     )
-    save_file(weights(vae, torch.float32, 0.05), models / "vae/ae.safetensors")
+    save_file(random_weights(vae, torch.float32, 0.05), models / "vae/ae.safetensors")
 
 
 def main() -> None:
-    """Make the models if they are missing, and become ComfyUI."""
+    """Write the models if they are missing, then replace this process with ComfyUI."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path, help="a checkout of ComfyUI")
     parser.add_argument("--port", type=int, default=8188)
@@ -109,14 +111,14 @@ def main() -> None:
     os.chdir(comfyui)
     sys.path.insert(0, str(comfyui))
     if not (comfyui / "models/vae/ae.safetensors").exists():
-        sys.argv = ["main.py", "--cpu"]  # ComfyUI's modules read it when they are imported
+        sys.argv = ["main.py", "--cpu"]  # ComfyUI's modules parse sys.argv when they are imported
         make_models(comfyui)
     data = Path(tempfile.mkdtemp(prefix="comfyui-"))
     for name in FOLDERS:
         (data / name).mkdir()
     folders = [part for name in FOLDERS for part in (f"--{name}-directory", str(data / name))]
     command = [sys.executable, "main.py", "--cpu", "--port", str(options.port), "--disable-auto-launch"]
-    os.execv(sys.executable, [*command, *folders, *flags])  # noqa: S606 - the same arguments
+    os.execv(sys.executable, [*command, *folders, *flags])  # noqa: S606 - no shell
 
 
 if __name__ == "__main__":
