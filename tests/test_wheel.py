@@ -73,7 +73,7 @@ def test_the_wheel_has_its_workflows_and_nothing_of_the_worker(built: tuple[Path
         [entry_points] = [name for name in names if name.endswith("entry_points.txt")]
         assert b"comfy-client = comfy_client.cli.main:main" in archive.read(entry_points)
         archive.extractall(tmp_path / "installed")
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path / "installed")},
@@ -83,7 +83,7 @@ def test_the_wheel_has_its_workflows_and_nothing_of_the_worker(built: tuple[Path
         timeout=30,
     ).stdout
 
-    assert told.startswith("flux-dev-img2img flux-dev-txt2img ")
-    assert str(tmp_path) in told
+    assert output.startswith("flux-dev-img2img flux-dev-txt2img ")
+    assert str(tmp_path) in output
     assert not [name for name in names if name.startswith(("worker", "tests", "handler", "scripts"))]
     assert "comfy_client/py.typed" in names

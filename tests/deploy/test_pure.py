@@ -56,8 +56,8 @@ def test_secrets_stand_in_the_endpoint_alone() -> None:
 
 def test_a_difference_hides_what_may_be_secret() -> None:
     """New values of plain variables are shown; secrets and old values are not."""
-    there = {**ENDPOINT, "env": {"A": "old-text", "B": "old-s3cret", "GONE": "x-text"}, "disk": 20}
-    lines = [change.line for change in changes_of(ENDPOINT, there, {"A"})]
+    existing = {**ENDPOINT, "env": {"A": "old-text", "B": "old-s3cret", "GONE": "x-text"}, "disk": 20}
+    lines = [change.line for change in changes_of(ENDPOINT, existing, {"A"})]
 
     assert lines == [
         "~ disk_gb: 20 -> 40",
@@ -73,8 +73,8 @@ def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
     keys = {f"{table}.{key}" for table, rule in tables.items() for key in rule.get("properties", {})} | tables.keys()
     wanted = {**make_template(FULL, ResourceIds("r")), **make_endpoint(FULL, ResourceIds("r", "v"), ["ADA_24"], {})}
     created = {change.path: change.after for change in changes_of(wanted, None, {"A"}) if "env." not in change.path}
-    there = {**wanted, "timeout": 1_800_000, "startSsh": True, "scaling": {**wanted["scaling"], "queueDelay": 9}}
-    changed = [change.line for change in changes_of(wanted, there, {"A"})]
+    existing = {**wanted, "timeout": 1_800_000, "startSsh": True, "scaling": {**wanted["scaling"], "queueDelay": 9}}
+    changed = [change.line for change in changes_of(wanted, existing, {"A"})]
 
     assert created.keys() <= keys
     assert created["workers.execution_timeout_s"] == "600"
@@ -87,9 +87,9 @@ def test_a_difference_has_the_keys_and_units_of_deploy_toml() -> None:
 
 def test_a_patch_has_the_changed_fields_alone() -> None:
     """`gpu` is sent as a whole, since pools without exclusions would clear the exclusions."""
-    there = {**ENDPOINT, "disk": 20, "gpu": {**ENDPOINT["gpu"], "allowedCudaVersions": ["12.8"]}}
+    existing = {**ENDPOINT, "disk": 20, "gpu": {**ENDPOINT["gpu"], "allowedCudaVersions": ["12.8"]}}
 
-    assert patch_of(ENDPOINT, there) == {"disk": 40, "gpu": ENDPOINT["gpu"]}
+    assert patch_of(ENDPOINT, existing) == {"disk": 40, "gpu": ENDPOINT["gpu"]}
 
 
 def test_a_create_has_no_empty_constraint() -> None:

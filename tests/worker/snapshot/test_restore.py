@@ -280,9 +280,9 @@ def test_interrupted(snapshot_setup: SnapshotSetup, sign: signal.Signals) -> Non
     assert until(lambda: snapshot_setup.git.connections)
 
     process.send_signal(sign)
-    said = process.communicate(timeout=60)[1]
+    output = process.communicate(timeout=60)[1]
 
-    assert (process.returncode, said) == (130, f"Interrupted. {snapshot_setup.to} was not created\n")
+    assert (process.returncode, output) == (130, f"Interrupted. {snapshot_setup.to} was not created\n")
     assert snapshot_setup.is_untouched
 
 
