@@ -1,4 +1,4 @@
-"""Benchmarks of this project's code. Each prints medians. Compare figures of one run only: machines are noisy."""
+"""Benchmarks of this project's code. Each prints medians. Compare only figures of one run: machines vary."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from bench.stage import code_of, staged
 from comfy_core.comfyui.events import Addressed, Finished, Image, Started
 from comfy_core.comfyui.graph_rewrite import rewrite_graph
 from comfy_core.comfyui.server import ComfyServer
+from comfy_core.graphs import Graph
 from comfy_core.request.reading import read_request
-from comfy_core.workflows import Graph, default_directory, load_workflows
+from comfy_core.workflows import default_directory, load_workflows
 from simulators.comfyui import Simulator
 from simulators.runpod.queue_api import QueueJob, RunPodPlatform
 from worker.jobs import Control, Worker, run_job
@@ -32,14 +33,14 @@ STEPS = 20
 
 
 def overhead(_: argparse.Namespace) -> None:
-    """Print what one 1024 x 1024 PNG costs around ComfyUI's own execution."""
+    """Print how long a job with one 1024 x 1024 PNG takes besides ComfyUI's own execution."""
     workflows = load_workflows(default_directory())
     with Simulator() as simulator:
         server = ComfyServer(simulator.url)
         worker = Worker(server, workflows, Settings(job_timeout_s=60))
         parts: dict[str, list[float]] = {}
 
-        def note(name: str, seconds: float) -> None:
+        def add(name: str, seconds: float) -> None:
             parts.setdefault(name, []).append(seconds * 1000)
 
         for seed in range(RUNS + 1):
@@ -54,14 +55,14 @@ def overhead(_: argparse.Namespace) -> None:
             total_s = time.monotonic() - begun
             if seed == 0:
                 continue  # the first run sets up connections and caches
-            note("ComfyUI alone: started to last frame", bare_s)
-            note("validate and render", validate_s)
-            note("queue: post to started", timings["queue_s"])
-            note("wait: last frame to known outcome", timings["execute_s"] - bare_s)
-            note("fetch", timings["fetch_s"])
-            note("encode: text, base64, sha256", timings["encode_s"])
-            note("whole job", total_s)
-            note("whole job without ComfyUI's execution", total_s - bare_s)
+            add("ComfyUI alone: started to last frame", bare_s)
+            add("validate and render", validate_s)
+            add("queue: post to started", timings["queue_s"])
+            add("wait: last frame to known outcome", timings["execute_s"] - bare_s)
+            add("fetch", timings["fetch_s"])
+            add("encode: text, base64, sha256", timings["encode_s"])
+            add("whole job", total_s)
+            add("whole job without ComfyUI's execution", total_s - bare_s)
         server.close()
     print(f"1024 x 1024 PNG on the simulator, median of {RUNS} (quartiles), ms")
     for name, values in parts.items():
@@ -81,14 +82,14 @@ def _bare(server: ComfyServer, graph: Graph) -> float:
                     times.setdefault(type(event), time.monotonic())
     server.cleanup.remove_prompts([prompt_id])
     if Image not in times:
-        sys.exit("the bare run produced no image")
+        sys.exit("scripts/bench: ComfyUI sent no image")
     return times[Finished] - times[Started]
 
 
 def gap(options: argparse.Namespace) -> None:
     """Print how long ComfyUI idles between the jobs of a backlog, in production mode."""
     if options.jobs < 3:
-        sys.exit("scripts/bench: gap needs 3 jobs or more")
+        sys.exit("scripts/bench: gap needs --jobs 3 or more")
     print(
         f"{options.jobs} jobs waiting, 1024 x 1024 PNG, {STEPS} steps of {options.step_s:g} s, round trips of "
         f"{ROUND_TRIP_S * 1000:.0f} ms; median (quartiles), ms"
@@ -107,7 +108,7 @@ def _backlog(count: int, step_s: float, concurrency: int) -> Iterable[tuple[str,
         ids = [platform.submit({"prompt": "a knight", "seed": seed, "steps": STEPS}) for seed in range(count)]
         jobs = [platform.wait_for(job_id, 60 + count * (STEPS * step_s + 5)) for job_id in ids]
         if failed := [job.error for job in jobs if code_of(job)]:
-            sys.exit(f"{len(failed)} jobs failed: {failed[0]}")
+            sys.exit(f"scripts/bench: {len(failed)} jobs failed: {failed[0]}")
         assert stage.simulator is not None
         runs = stage.simulator.executions
     pauses = [later.started_at - earlier.ended_at for earlier, later in itertools.pairwise(runs)]
@@ -116,11 +117,11 @@ def _backlog(count: int, step_s: float, concurrency: int) -> Iterable[tuple[str,
     yield "ComfyUI idle between two jobs", _spread([1000 * pause for pause in pauses])
     yield "ComfyUI running, a job", _spread([1000 * each for each in running])
     yield (
-        "end in ComfyUI to result at the platform",
+        "end in ComfyUI to result at RunPod",
         _spread([1000 * (ends[run.prompt_id] - run.ended_at) for run in runs]),
     )
     starts = itertools.pairwise([run.started_at for run in runs])
-    yield "a job in all: start to next start", _spread([1000 * (later - earlier) for earlier, later in starts])
+    yield "start of a job to start of the next", _spread([1000 * (later - earlier) for earlier, later in starts])
     busy_s = sum(running)
     yield (
         "utilisation",
@@ -147,29 +148,33 @@ def main() -> None:
     """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    parts = benchmarks.add_parser("overhead", help="what a job costs around ComfyUI's own execution, by part")
+    parts = benchmarks.add_parser("overhead", help="how long a job takes besides ComfyUI's own execution, by part")
     parts.set_defaults(run=overhead)
     backlog = benchmarks.add_parser("gap", help="how long ComfyUI idles between two jobs of a backlog")
     backlog.add_argument("--jobs", type=int, default=12, help="jobs of each backlog; %(default)s")
     backlog.add_argument("--step-s", type=float, default=0.15, help="seconds of each of 20 steps; %(default)s")
     backlog.set_defaults(run=gap)
-    download = benchmarks.add_parser("models", help="how fast a model is fetched and verified, beside cp and sha256sum")
-    download.set_defaults(run=models)
-    container = benchmarks.add_parser("boot", help="how long a container takes to its first picture, by step")
-    container.add_argument(
-        "--image", default="comfy-client/worker:test-flux1-dev-fp8", help="%(default)s, of the tests"
+    download = benchmarks.add_parser(
+        "models", help="how fast a model is downloaded and verified, compared with cp and sha256sum"
     )
-    container.add_argument("--runs", type=int, default=5, help="new containers; %(default)s")
+    download.set_defaults(run=models)
+    container = benchmarks.add_parser("boot", help="how long a container takes until its first image, by step")
+    container.add_argument(
+        "--image", default="comfy-client/worker:test-flux1-dev-fp8", help="image; %(default)s, which the tests build"
+    )
+    container.add_argument("--runs", type=int, default=5, help="number of containers; %(default)s")
     container.add_argument("--comfyui-args", default="", help="further launch flags of ComfyUI, such as --cpu")
     container.add_argument("--models", help="a folder that replaces the image's models")
     container.set_defaults(run=boot)
     loading = benchmarks.add_parser("import", help="how long `import comfy_client` takes")
     loading.set_defaults(run=import_time)
     mapped = benchmarks.add_parser("map", help="time and memory of many jobs through Client.map")
-    mapped.add_argument("--jobs", type=int, default=200, help="%(default)s")
-    mapped.add_argument("--concurrency", type=int, default=16, help="%(default)s")
+    mapped.add_argument("--jobs", type=int, default=200, help="number of jobs; %(default)s")
+    mapped.add_argument("--concurrency", type=int, default=16, help="concurrent jobs; %(default)s")
     mapped.set_defaults(run=many)
-    kills = benchmarks.add_parser("batch-kills", help="a batch killed at random moments: which images are made twice")
+    kills = benchmarks.add_parser(
+        "batch-kills", help="a batch that is killed at random moments: how many images are paid for twice"
+    )
     kills.add_argument("--minutes", type=float, default=10, help="duration of the batch; %(default)s")
     kills.add_argument("--kills", type=int, default=5, help="number of kills at random moments; %(default)s")
     kills.add_argument("--job-s", type=float, default=3, help="seconds of a job; %(default)s")
@@ -177,7 +182,7 @@ def main() -> None:
     kills.set_defaults(run=batch_kills)
     load = benchmarks.add_parser("shim", help="the Scenario shim under load: lost jobs, and how long a poll takes")
     load.add_argument("--callers", type=int, default=100, help="concurrent callers; %(default)s")
-    load.add_argument("--jobs", type=int, default=500, help="jobs of all callers together; %(default)s")
+    load.add_argument("--jobs", type=int, default=500, help="total number of jobs; %(default)s")
     load.set_defaults(run=shim)
     options = parser.parse_args()
     options.run(options)

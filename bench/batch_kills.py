@@ -1,4 +1,4 @@
-"""Kills a batch repeatedly: whether each image exists exactly once at the end, and how many were paid for twice."""
+"""Kills `comfy-client batch` repeatedly, and counts the images that exist at the end and those paid for twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 
-HANDS = 4
+WORKERS = 4
 GAME = """
 game = "kills"
 [groups.entities]
@@ -34,11 +34,11 @@ variations = 16
 
 def batch_kills(options: argparse.Namespace) -> None:
     """Print the outcome of a batch of `options.minutes` that was killed `options.kills` times at random moments."""
-    copies = max(1, round(options.minutes * 60 * HANDS / (32 * options.job_s)))
-    chance = random.Random(options.seed)  # noqa: S311 - the same moments each time
+    copies = max(1, round(options.minutes * 60 * WORKERS / (32 * options.job_s)))
+    chance = random.Random(options.seed)  # noqa: S311 - the seed makes a run repeatable
     pause = threading.Event()
 
-    def answer(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         pause.wait(options.job_s * chance.uniform(0.5, 1.5))
         return pictured(job)
 
@@ -52,7 +52,7 @@ def batch_kills(options: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "comfy_client.cli.main", "batch", "assets.toml", "--out=out", "--json"]
         environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(Path(__file__).parent.parent)}
         begun_at = time.monotonic()
-        with ScriptedWorker(platform, answer, threads=HANDS):
+        with ScriptedWorker(platform, respond, threads=WORKERS):
             for _ in range(options.kills):
                 run = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
                 try:
@@ -61,9 +61,9 @@ def batch_kills(options: argparse.Namespace) -> None:
                     run.kill()
                     run.wait()
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        told = json.loads(done.stdout)
+        report = json.loads(done.stdout)
         files = list((folder / "out").rglob("*.png"))
         seeds = [job.input["seed"] for job in platform.jobs.values() if isinstance(job.input, dict)]
-    print(f"{32 * copies} pictures, {options.kills} kills, {time.monotonic() - begun_at:.0f} s")
-    print(f"last run: {told['counts']}, status {done.returncode}; files {len(files)}")
-    print(f"jobs at the endpoint {len(seeds)}, of them for an image that had one {len(seeds) - len(set(seeds))}")
+    print(f"{32 * copies} images, {options.kills} kills, {time.monotonic() - begun_at:.0f} s")
+    print(f"last run: {report['counts']}, status {done.returncode}; files {len(files)}")
+    print(f"jobs at the endpoint {len(seeds)}, of them repeated {len(seeds) - len(set(seeds))}")

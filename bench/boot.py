@@ -23,14 +23,14 @@ def boot(options: argparse.Namespace) -> None:
     """Print the median of each step from `docker run` to the first result at the platform."""
     engine = connected()
     if engine is None:
-        sys.exit("scripts/bench: no Docker engine answers. Start one with ./scripts/engine start")
+        sys.exit("scripts/bench: no Docker engine responds. Start one with ./scripts/engine start")
     network = engine.networks.create("comfy-client-bench", internal=True)
     network.reload()
     try:
         runs = [_run(engine, network, options) for _ in range(options.runs)]
     finally:
         network.remove()
-    print(f"{options.image}, {options.runs} new containers; seconds since `docker run`, median (least to most)")
+    print(f"{options.image}, {options.runs} new containers; seconds since `docker run`, median (min to max)")
     for name in runs[0]:
         values = [run[name] for run in runs]
         print(f"  {name:40} {statistics.median(values):8.2f}   ({min(values):.2f} to {max(values):.2f})")
@@ -42,22 +42,22 @@ def _run(engine: docker.DockerClient, network: Network, options: argparse.Namesp
     volumes = [f"{options.models}:/opt/models:ro"] if options.models else []
     with worker_container(
         engine, network, options.image, environment=environment, volumes=volumes, boot_timeout_s=BOOT_TIMEOUT_S
-    ) as box:
+    ) as worker:
         ready = time.time()
-        job = box.run()
+        job = worker.run()
         done = time.time()
         if code := code_of(job):
             sys.exit(f"scripts/bench: the first job failed: {code}")
-        started = datetime.fromisoformat(box.state()["StartedAt"][:26] + "+00:00").timestamp()
+        started = datetime.fromisoformat(worker.state()["StartedAt"][:26] + "+00:00").timestamp()
         steps = {"container started": started - begun}
-        steps |= {name.replace("_", " "): started - begun + seconds for name, seconds in _boot_steps(box).items()}
-        return {**steps, "asks for jobs": ready - begun, "first job done (64 x 64, 4 steps)": done - begun}
+        steps |= {name.replace("_", " "): started - begun + seconds for name, seconds in _boot_steps(worker).items()}
+        return {**steps, "ready for jobs": ready - begun, "first job done (64 x 64, 4 steps)": done - begun}
 
 
-def _boot_steps(box: WorkerContainer) -> dict[str, float]:
+def _boot_steps(worker: WorkerContainer) -> dict[str, float]:
     """Return the boot times that the worker logged: when each step ended, in seconds since its process started."""
-    for line in box.log().splitlines():
+    for line in worker.log().splitlines():
         if '"booted"' in line:
             steps: dict[str, float] = json.loads(line)["boot_s"]
             return steps
-    sys.exit(f"scripts/bench: the worker logged no boot times:\n{box.log()}")
+    sys.exit(f"scripts/bench: the worker logged no boot times:\n{worker.log()}")

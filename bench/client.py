@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 IMPORTS = 20
 IMPORT = "import time; t = time.perf_counter(); import comfy_client; print(time.perf_counter() - t)"
 SIDE = 512
-HANDS = 4
+WORKERS = 4
 MAP = """\
 import json, sys, time
 import psutil
@@ -47,27 +47,27 @@ def import_time(_: argparse.Namespace) -> None:
 
 
 def many(options: argparse.Namespace) -> None:
-    """Print what many jobs through `Client.map` take, with pictures of about 1 MB each."""
-    picture = entry(noise(SIDE, SIDE))
+    """Print the time and memory of many jobs through `Client.map`, with images of about 1 MB each."""
+    image = entry(noise(SIDE, SIDE))
 
-    def answer(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         seed = job["input"]["seed"]
-        return {"output": {"images": [{**picture, "seed": seed}], "seed": seed}}
+        return {"output": {"images": [{**image, "seed": seed}], "seed": seed}}
 
-    with RunPodPlatform(long_poll_s=1.0) as platform, ScriptedWorker(platform, answer, threads=HANDS):
+    with RunPodPlatform(long_poll_s=1.0) as platform, ScriptedWorker(platform, respond, threads=WORKERS):
         begun = time.monotonic()
-        told = json.loads(_run(MAP, str(options.jobs), str(options.concurrency), **platform.client_env()))
+        result = json.loads(_run(MAP, str(options.jobs), str(options.concurrency), **platform.client_env()))
         whole_s = time.monotonic() - begun
         submissions = platform.submissions
-    rss = [each / _MIB for each in told["rss"]]
+    rss = [each / _MIB for each in result["rss"]]
     quarter = len(rss) // 4
     print(
-        f"{options.jobs} jobs at concurrency {options.concurrency}, pictures of {picture['bytes']:,} bytes: "
-        f"{told['seconds']:.1f} s ({whole_s:.1f} s with the process's start), {submissions} submitted, all in order"
+        f"{options.jobs} jobs at concurrency {options.concurrency}, images of {image['bytes']:,} bytes: "
+        f"{result['seconds']:.1f} s ({whole_s:.1f} s with the process's start), {submissions} submitted, all in order"
     )
-    print(f"  memory before, MiB                       {told['before'] / _MIB:8.1f}")
+    print(f"  memory before, MiB                       {result['before'] / _MIB:8.1f}")
     for number in range(4):
-        print(f"  most in quarter {number + 1}, MiB                   {max(rss[number * quarter :][:quarter]):8.1f}")
+        print(f"  maximum in quarter {number + 1}, MiB                {max(rss[number * quarter :][:quarter]):8.1f}")
     print(f"  memory after the last, MiB               {rss[-1]:8.1f}")
 
 

@@ -114,14 +114,14 @@ def worker_container(
         container = engine.containers.run(
             image, detach=True, environment=variables, network=network.name, **{**STRICT, **options}
         )
-        box = WorkerContainer(platform, container)
+        worker = WorkerContainer(platform, container)
         try:
             if is_to_be_ready:
-                assert until(lambda: platform.takes or box.state()["Status"] == "exited", boot_timeout_s)
-                assert platform.takes, box.log()
-            yield box
+                assert until(lambda: platform.takes or worker.state()["Status"] == "exited", boot_timeout_s)
+                assert platform.takes, worker.log()
+            yield worker
         except BaseException:
-            print("\n".join(box.log().splitlines()[-LOG_TAIL:]))
+            print("\n".join(worker.log().splitlines()[-LOG_TAIL:]))
             raise
         finally:
             container.remove(force=True)

@@ -24,7 +24,7 @@ _SPARE = 1024**3
 
 
 def models(_: argparse.Namespace) -> None:
-    """Print how long a model of 2 GB takes from a server of this machine."""
+    """Print how long the download of 2 GB from a server on this machine takes."""
     with tempfile.TemporaryDirectory(prefix="bench-models-") as name:
         folder = Path(name)
         free = shutil.disk_usage(folder).free
@@ -58,14 +58,14 @@ def _measure(folder: Path) -> None:
 
 def _show(times: dict[str, list[float]]) -> None:
     print(
-        f"{SIZE:,} bytes from loopback, median of {ROUNDS} (least to most), s; worker.models with its start and fsync"
+        f"{SIZE:,} bytes from loopback, median of {ROUNDS} (min to max), s; worker.models includes its start and fsync"
     )
     for name, seconds in times.items():
         print(f"  {name:40} {statistics.median(seconds):8.2f}   ({min(seconds):.2f} to {max(seconds):.2f})")
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     ours = medians["worker.models"]
     for hashing in ("sha256sum", "sha256 by Python's OpenSSL"):
-        print(f"  throughput against cp, then {hashing:29} {(medians['cp'] + medians[hashing]) / ours:.2f}")
+        print(f"  speed relative to cp, then {hashing:29} {(medians['cp'] + medians[hashing]) / ours:.2f}")
 
 
 def _seconds(step: Callable[[], object]) -> float:

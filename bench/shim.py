@@ -20,13 +20,13 @@ from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured
 
-POLL_S = (2.0, 3.0)
+CALLER_POLL_S = (2.0, 3.0)
 """Seconds between two polls. Scenario recommends 2 to 3 s (docs/reference/scenario.md#polling)."""
-HANDS = 8
+SHIM_WORKERS = 8
 
 
 def shim(options: argparse.Namespace) -> None:
-    """Print the outcomes of the jobs, and the times of the calls as the callers measured them."""
+    """Print the outcomes of the jobs, and the times that the callers measured."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_endpoint, args=(theirs,), daemon=True)
     process.start()
@@ -42,7 +42,7 @@ def shim(options: argparse.Namespace) -> None:
     seeds = [seed for status, seed in ends if status == "success"]
     print(f"{options.callers} callers, {options.jobs} jobs, {took_s:.1f} s")
     print(f"succeeded {len(seeds)}, failed {len(ends) - len(seeds)}, lost {options.jobs - len(ends)}")
-    print(f"pictures of the wrong seed or twice {len(seeds) - len(set(seeds))}, jobs at the endpoint {submissions}")
+    print(f"results with a wrong or repeated seed {len(seeds) - len(set(seeds))}, jobs at the endpoint {submissions}")
     print(f"{'ms':20}{'calls':>8}{'p50':>10}{'p95':>10}{'max':>10}")
     for name, seconds in times.items():
         cuts = statistics.quantiles([1000 * each for each in seconds], n=100)
@@ -51,7 +51,7 @@ def shim(options: argparse.Namespace) -> None:
 
 def _endpoint(pipe: Connection) -> None:
     """Run an endpoint whose workers respond at once, until the parent asks it to stop; then send the number of jobs."""
-    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, threads=HANDS):
+    with RunPodPlatform(long_poll_s=2.0) as platform, ScriptedWorker(platform, pictured, threads=SHIM_WORKERS):
         pipe.send(platform.client_env())
         pipe.recv()
         pipe.send(platform.submissions)
@@ -64,11 +64,11 @@ async def _load(base_url: str, callers: int, jobs: int, times: dict[str, list[fl
 
         async def call(name: str, method: str, path: str, **body: object) -> Any:  # noqa: ANN401 - JSON
             begun_at = time.monotonic()
-            async with session.request(method, base_url + path, json=body or None) as answer:
-                answer.raise_for_status()
-                told = await answer.json()
+            async with session.request(method, base_url + path, json=body or None) as response:
+                response.raise_for_status()
+                content = await response.json()
             times[name].append(time.monotonic() - begun_at)
-            return told
+            return content
 
         async def caller(number: int) -> list[tuple[str, str]]:
             ends = []
@@ -76,7 +76,7 @@ async def _load(base_url: str, callers: int, jobs: int, times: dict[str, list[fl
                 path = "/generate/custom/model_bfl-flux-1-dev"
                 job = (await call("POST /generate", "POST", path, prompt="a knight", seed=seed))["job"]
                 while job["status"] not in ("success", "failure", "canceled"):
-                    await asyncio.sleep(random.uniform(*POLL_S))  # noqa: S311 - callers are not in step
+                    await asyncio.sleep(random.uniform(*CALLER_POLL_S))  # noqa: S311 - no secret
                     job = (await call("GET /jobs/{id}", "GET", f"/jobs/{job['jobId']}"))["job"]
                 asset_ids = job["metadata"]["assetIds"]
                 found = [(await call("GET /assets/{id}", "GET", f"/assets/{each}"))["asset"] for each in asset_ids]

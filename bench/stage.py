@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from comfy_core.targets import TargetFinder
 from comfy_core.workflows import default_directory, load_workflows, render
 from simulators import comfyui_main as comfyui
 from simulators.comfyui import Simulator
+from simulators.http_server import free_port
 from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform, WorkerProcess
 from simulators.waiting import until
 from worker.models.listing import default_list, read_models
@@ -159,14 +159,6 @@ def put_models(root: Path, *paths: str, size: int | None = None) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("wb") as content:
                 content.truncate(model.size if size is None else size)
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def code_of(job: QueueJob) -> str | None:

@@ -12,7 +12,7 @@ from comfy_core import __version__ as __version__
 
 if TYPE_CHECKING:
     from comfy_client.aio import AsyncClient, AsyncJob, async_client_from_env
-    from comfy_client.client import Client, Job, Outcome, client_from_env, make_request
+    from comfy_client.client import Client, Job, client_from_env
     from comfy_client.providers.interface import (
         GeneratedFile,
         GeneratedImage,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         JobState,
         JobStatus,
     )
+    from comfy_client.tasks import Outcome, make_request
     from comfy_core.contract import ErrorReport
     from comfy_core.error_codes import ErrorCode
     from comfy_core.errors import (
@@ -63,7 +64,8 @@ __all__ = [
 
 _MODULES = {
     "comfy_client.aio": {"AsyncClient", "AsyncJob", "async_client_from_env"},
-    "comfy_client.client": {"Client", "Job", "Outcome", "client_from_env", "make_request"},
+    "comfy_client.client": {"Client", "Job", "client_from_env"},
+    "comfy_client.tasks": {"Outcome", "make_request"},
     "comfy_core.contract": {"ErrorCode", "ErrorReport"},
     "comfy_core.errors": {name for name in __all__ if name.endswith("Error")}
     | {"JobCancelled", "Unauthorized", "WaitTimeout"},

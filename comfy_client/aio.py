@@ -1,4 +1,4 @@
-"""The asyncio client: runs the tasks of client.py and job.py from asyncio. It has no logic of its own.
+"""The asyncio client: runs the tasks of tasks.py and job.py from asyncio. It has no logic of its own.
 
 Blocking code runs in a thread (`asyncio.to_thread`). A cancelled call cancels its job, as Ctrl-C does in `Client`.
 """
@@ -14,14 +14,9 @@ from typing import TYPE_CHECKING, Any
 from comfy_client import coroutines
 from comfy_client.client import (
     Client,
-    Observer,
-    Outcome,
     client_from_env,
-    make_request,
-    outcome_task,
-    run_task,
 )
-from comfy_client.job import PATIENCE_S, Event, JobPoller
+from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
 from comfy_client.pictures import PictureSource
 from comfy_client.providers.interface import (
     NO_OPTIONS,
@@ -31,8 +26,9 @@ from comfy_client.providers.interface import (
     JobOptions,
     JobStatus,
 )
+from comfy_client.tasks import Outcome, make_request, outcome_task, run_task
+from comfy_core.graphs import Graph
 from comfy_core.progress import Progress
-from comfy_core.workflows import Graph
 
 if TYPE_CHECKING:
     from typing import Self, Unpack

@@ -6,20 +6,17 @@ with client_from_env() as client:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from comfy_client import coroutines
-from comfy_client.job import PATIENCE_S, Done, Event, JobPoller
-from comfy_client.pictures import PictureSource, with_texts
+from comfy_client.job import PATIENCE_S, Event, JobPoller, Observer
+from comfy_client.pictures import PictureSource
 from comfy_client.providers import provider_from_env
 from comfy_client.providers.interface import (
     NO_OPTIONS,
@@ -30,9 +27,9 @@ from comfy_client.providers.interface import (
     JobStatus,
     Provider,
 )
-from comfy_core.errors import ComfyClientError
+from comfy_client.tasks import Outcome, make_request, outcome_task, run_task
+from comfy_core.graphs import Graph
 from comfy_core.progress import Progress
-from comfy_core.workflows import Graph
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
@@ -41,27 +38,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 600.0
 """Enough for a job and a cold start of a worker that has its models."""
-CANCEL_PATIENCE_S = 5.0
-"""How long an interrupted call retries to cancel its job."""
 SYNC_WAIT_S = 10.0
 """How long RunPod may hold a submit until the result is ready. It saves polling requests."""
-
-Observer: TypeAlias = Callable[[Event], None]
-
-
-def make_request(
-    workflow: str | Graph | None = None,
-    *,
-    options: JobOptions = NO_OPTIONS,
-    **inputs: Any,  # noqa: ANN401 - types depend on the workflow's schema
-) -> GenerationRequest:
-    """Return the request for a workflow by name, or for a whole graph in ComfyUI's API format.
-
-    `image`, and `images` (`{name: image}`) for graphs, may have any type of `PictureSource`. Inputs that are None are
-    omitted. Raises JobError (invalid_image).
-    """
-    texts = with_texts(inputs)
-    return GenerationRequest({"workflow": workflow, **texts} if workflow is not None else texts, options)
 
 
 class Client:
@@ -250,21 +228,6 @@ class Client:
         return self.provider.purge_queue()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of one request of `map`: a result or an error."""
-
-    request: GenerationRequest | Mapping[str, Any]
-    result: GenerationResult | None = None
-    error: ComfyClientError | None = None
-
-    def unwrap(self) -> GenerationResult:
-        """Return the result, or raise the error."""
-        if self.result is None:
-            raise self.error or RuntimeError("neither result nor error")
-        return self.result
-
-
 class Job:
     """A started job. Its methods raise JobError if the job failed, RequestError if the provider is not reachable."""
 
@@ -313,57 +276,6 @@ class Job:
     def retry(self) -> JobStatus:
         """Start the job again under its own id. Raises RequestError unless it failed or timed out."""
         return coroutines.run(self._poller.retry())
-
-
-def run_task(
-    client: Client,
-    request: GenerationRequest,
-    timeout_s: float | None = None,
-    observer: Observer | None = None,
-    *,
-    may_hold: bool = True,
-) -> coroutines.Task[GenerationResult]:
-    """Submit a job and return its result. Closing the task cancels the job.
-
-    With an observer, or if `may_hold` is False, the submit does not wait for the result: while it waits, the job has
-    no id, and a thread is blocked.
-    """
-    timeout_s = client.timeout_s if timeout_s is None else timeout_s
-    begun_at = time.monotonic()
-    wait_s = min(client.sync_wait_s, timeout_s) if may_hold and observer is None else 0.0
-    status = client.provider.submit(request, wait_s)
-    poller = JobPoller(client.provider, status.job_id, status)
-    left_s = max(0.0, begun_at + timeout_s - time.monotonic())
-    try:
-        if observer is None:
-            return (yield from poller.wait(left_s))
-        return (yield from _observed(poller, left_s, observer))
-    except (GeneratorExit, KeyboardInterrupt):
-        with contextlib.suppress(ComfyClientError):
-            coroutines.run(poller.cancel(CANCEL_PATIENCE_S))
-        raise
-
-
-def _observed(poller: JobPoller, timeout_s: float, observer: Observer) -> coroutines.Task[GenerationResult]:
-    for item in poller.events(timeout_s):
-        if isinstance(item, coroutines.Sleep):
-            yield item
-            continue
-        observer(item)
-        if isinstance(item, Done):
-            return item.result
-    raise AssertionError("events end with Done, or raise")
-
-
-def outcome_task(
-    client: Client, request: GenerationRequest | Mapping[str, Any], wait_timeout_s: float | None
-) -> coroutines.Task[Outcome]:
-    """Run one request of `map` and return its outcome. Errors become part of the outcome."""
-    try:
-        prepared = request if isinstance(request, GenerationRequest) else make_request(**request)
-        return Outcome(request, result=(yield from run_task(client, prepared, wait_timeout_s, may_hold=False)))
-    except ComfyClientError as error:
-        return Outcome(request, error=error)
 
 
 def _outcome(

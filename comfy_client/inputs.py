@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
-    from comfy_client.client import Observer
+    from comfy_client.job import Observer
     from comfy_client.providers.interface import JobOptions
 
 

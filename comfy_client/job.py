@@ -80,6 +80,7 @@ class Done:
 
 
 Event: TypeAlias = Queued | Waiting | Running | Sampling | Preview | ProviderUnavailable | Done
+Observer: TypeAlias = Callable[[Event], None]
 
 
 class JobPoller:

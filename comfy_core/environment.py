@@ -4,7 +4,7 @@ A group of variables is a frozen dataclass with one field for each variable, and
 
     @dataclass(frozen=True)
     class Settings:
-        port: int = variable("PORT", number(int, 1, 65535), "8000", "Port of the API.")
+        port: int = variable("PORT", number(int, 1, 65535), "Port of the API.", "8000")
 
 A variable that is not part of a group is a `Variable` constant with its own `read`. The value of a variable that is
 not set, or empty, is what its parser returns for its default text. docs/configure.md is generated from the variables.
@@ -37,8 +37,8 @@ class Variable(Generic[T]):
 
     name: str
     parse: Parse[T]
-    default: str
     help: str
+    default: str = ""
     secret: bool = False
 
     def read(self, environment: Mapping[str, str]) -> T:
@@ -54,9 +54,9 @@ class Variable(Generic[T]):
             raise ConfigError(f"{self.name}={shown}: {error}. {self.help}") from None
 
 
-def variable(name: str, parse: Parse[T], default: str, help: str, *, secret: bool = False) -> T:  # noqa: A002 - its name everywhere
+def variable(name: str, parse: Parse[T], help: str, default: str = "", *, secret: bool = False) -> T:  # noqa: A002 - its name everywhere
     """Return the dataclass field of a variable. The repr of the dataclass does not contain secrets."""
-    declared = Variable(name, parse, default, help, secret)
+    declared = Variable(name, parse, help, default, secret)
     field: Any = dataclasses.field(
         default_factory=lambda: parse(default), repr=not secret, metadata={"variable": declared}
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import requests
@@ -57,6 +57,15 @@ def retries(times: int, *, statuses: frozenset[int] = TRANSIENT, is_repeatable: 
     )
 
 
+class RequestContent(TypedDict, total=False):
+    """Optional arguments of a call: the query, and the body as JSON or as a form with files."""
+
+    params: Mapping[str, str] | None
+    json: object
+    data: Mapping[str, str]
+    files: Mapping[str, tuple[str, bytes, str]]
+
+
 class HttpApi:
     """One API at `base_url`. Safe to use from several threads.
 
@@ -98,10 +107,7 @@ class HttpApi:
         path: str,
         *,
         timeout_s: float,
-        json: object = None,
-        params: Mapping[str, str] | None = None,
-        files: Mapping[str, tuple[str, bytes, str]] | None = None,
-        form: Mapping[str, str] | None = None,
+        **content: Unpack[RequestContent],
     ) -> requests.Response:
         """Return the whole response, if its status is below 400.
 
@@ -114,10 +120,7 @@ class HttpApi:
                 method,
                 self.base_url + path,
                 timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s),
-                json=json,
-                params=params,
-                files=files,
-                data=form,
+                **content,
             )
         except (requests.RequestException, ValueError) as error:  # requests does not wrap ValueErrors from urllib3
             raise RequestError(
@@ -143,11 +146,10 @@ class HttpApi:
         path: str,
         *,
         timeout_s: float,
-        json: object = None,
-        params: Mapping[str, str] | None = None,
+        **content: Unpack[RequestContent],
     ) -> Any:  # noqa: ANN401 - any JSON value
         """Return the response's JSON. Raises RequestError for a failed request or an invalid body."""
-        return self.parsed(self.call(method, path, timeout_s=timeout_s, json=json, params=params))
+        return self.parsed(self.call(method, path, timeout_s=timeout_s, **content))
 
     def parsed(self, response: requests.Response) -> Any:  # noqa: ANN401 - any JSON value
         """Return the JSON of a response. Raises RequestError if its body is not JSON."""

@@ -48,26 +48,24 @@ class Bucket:
     endpoint_url: str = variable(
         "BUCKET_ENDPOINT_URL",
         _endpoint,
-        "",
         "S3 endpoint URL. It may contain the bucket: `https://BUCKET.s3.REGION.amazonaws.com`.",
     )
-    name: str = variable("BUCKET_NAME", str, "", "Bucket for images. Default: the bucket in BUCKET_ENDPOINT_URL.")
-    access_key_id: str = variable("BUCKET_ACCESS_KEY_ID", str, "", "Access key of the bucket.", secret=True)
-    secret_access_key: str = variable("BUCKET_SECRET_ACCESS_KEY", str, "", "Secret key of the bucket.", secret=True)
+    name: str = variable("BUCKET_NAME", str, "Bucket for images. Default: the bucket in BUCKET_ENDPOINT_URL.")
+    access_key_id: str = variable("BUCKET_ACCESS_KEY_ID", str, "Access key of the bucket.", secret=True)
+    secret_access_key: str = variable("BUCKET_SECRET_ACCESS_KEY", str, "Secret key of the bucket.", secret=True)
     region: str = variable(
         "BUCKET_REGION",
         str,
-        "",
         "Region of the bucket. Default: the region in BUCKET_ENDPOINT_URL, else `auto` (as R2 expects).",
     )
     prefix: str = variable(
-        "BUCKET_PREFIX", lambda text: text.strip("/"), "", "Folder in the bucket, put before file names."
+        "BUCKET_PREFIX", lambda text: text.strip("/"), "Folder in the bucket, put before file names."
     )
     public_url: str = variable(
-        "BUCKET_PUBLIC_URL", str, "", "Public base URL of the bucket. Default: none; URLs are presigned and expire."
+        "BUCKET_PUBLIC_URL", str, "Public base URL of the bucket. Default: none; URLs are presigned and expire."
     )
     url_expires_s: int = variable(
-        "BUCKET_URL_EXPIRES_S", number(int, 60, 604_800), "86400", "Seconds until a presigned URL expires."
+        "BUCKET_URL_EXPIRES_S", number(int, 60, 604_800), "Seconds until a presigned URL expires.", "86400"
     )
     must_be_public: bool = False
     """Whether a caller named the bucket. Its endpoint must then not be on an internal network (SSRF)."""

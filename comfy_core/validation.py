@@ -201,28 +201,8 @@ def _faults_of(error: jsonschema.ValidationError, schema: JsonObject, suggestion
             known = rule.get("properties", {})
             for name in sorted(instance.keys() - known.keys()):
                 yield Fault(path_of([*path, name]), f"is not known{suggestions.nearest(name, known)}")
-        case "anyOf" | "oneOf" if error.context:
-            yield from _faults_of_choice(error, schema, suggestions)
         case _:
             yield Fault(path_of(path), _sentence(error))
-
-
-def _faults_of_choice(
-    error: jsonschema.ValidationError, schema: JsonObject, suggestions: Suggestions
-) -> Iterator[Fault]:
-    """Yield the faults of the first alternative whose type matches, else one fault that names all types."""
-    branches: dict[object, list[jsonschema.ValidationError]] = {}
-    for each in error.context:
-        branches.setdefault(each.relative_schema_path[0], []).append(each)
-    for errors in branches.values():
-        if not any(each.validator == "type" and not each.relative_path for each in errors):
-            for each in errors:
-                yield from _faults_of(each, schema, suggestions)
-            return
-    wanted = dict.fromkeys(
-        _type_name(each.validator_value) for errors in branches.values() for each in errors if each.validator == "type"
-    )
-    yield Fault(path_of(error.absolute_path), f"must be {' or '.join(wanted)}, not {shown(error.instance)}")
 
 
 def _type_name(kinds: Any) -> str:  # noqa: ANN401 - one type of JSON Schema, or a list of them

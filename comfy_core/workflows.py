@@ -30,11 +30,9 @@ import jsonschema
 from comfy_core.contract import ALIASES, ENVELOPE, MAX_SEED, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
-from comfy_core.graphs import Graph, graph_faults, is_link
+from comfy_core.graphs import Graph, graph_faults
 from comfy_core.targets import Target, TargetFinder
 from comfy_core.validation import nearest, schema_faults, shown
-
-__all__ = ["Graph", "Target", "Workflow", "find_workflow", "is_link", "load_workflows", "render"]
 
 _KEYWORDS: JsonObject = {
     "type": "object",

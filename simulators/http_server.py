@@ -1,7 +1,8 @@
-"""HTTP servers in a thread of this process."""
+"""HTTP servers in a thread of this process, and free ports."""
 
 from __future__ import annotations
 
+import socket
 import socketserver
 import threading
 from collections.abc import Mapping
@@ -9,6 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
 NO_HEADERS: Mapping[str, str] = {}
+
+
+def free_port() -> int:
+    """Return a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class InThread(socketserver.BaseServer):

@@ -20,14 +20,14 @@ import pytest
 import requests
 from PIL import Image
 
-from bench.stage import free_port
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError
 from handler import Handler, make_handler, make_worker
 from simulators.comfyui import Simulator
-from simulators.http_server import HttpHandler, HttpServer
+from simulators.http_server import HttpHandler, HttpServer, free_port
 from simulators.waiting import until
+from tests.processes import killed_at_end
 from tests.worker.workers import configured
 from worker.job_execution import Service, make_threads
 from worker.lifecycle import Lifecycle
@@ -265,7 +265,9 @@ def local_api(simulator: Simulator, request: pytest.FixtureRequest) -> Iterator[
         arguments += ["--rp_serve_api", "--rp_api_port", port]
     else:
         environment |= {"SERVE_API_LOCALLY": "true", "WORKER_API_PORT": port}
-    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with killed_at_end(
+        subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    ) as process:
         assert process.stderr is not None
         started = threading.Timer(30, process.kill)
         started.start()
@@ -317,7 +319,9 @@ def test_the_local_api_calls_no_webhook(simulator: Simulator) -> None:
     environment |= {"WORKER_WARMUP": "false", "WORKER_API_PORT": str(port)}
     with (
         WebhookServer() as inside,
-        subprocess.Popen([sys.executable, "handler.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process,
+        killed_at_end(
+            subprocess.Popen([sys.executable, "handler.py"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+        ) as process,
     ):
         log: list[bytes] = []
         reader = threading.Thread(target=lambda: log.extend(process.stderr or ()))

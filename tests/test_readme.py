@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.stage import ROOT, Stage, free_port, staged
+from bench.stage import ROOT, Stage, staged
+from simulators.http_server import free_port
 
 pytestmark = pytest.mark.slow
 BY_HAND = re.compile(r"<!-- Run by tests/test_readme.py. -->\n```sh\n(.*?)```", re.DOTALL)

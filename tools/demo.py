@@ -1,6 +1,6 @@
 """Generates two images with handler.py, through RunPod's local API, and writes them to debug-output/.
 
-Says each step as it begins; the logs of the worker and the simulator are in debug-output/ too.
+Prints each step as it begins. The logs of the worker and the simulator are in debug-output/ too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,10 +19,12 @@ from typing import Any
 
 import requests
 
+from simulators.http_server import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "debug-output"
-PICTURE = ROOT / "examples" / "knight.png"
-START_TIMEOUT_S = 330.0
+IMAGE = ROOT / "examples" / "knight.png"
+DEMO_START_TIMEOUT_S = 330.0
 """Longer than the worker waits for its ComfyUI, so that the worker's own error is shown."""
 JOB_TIMEOUT_S = 600.0
 
@@ -38,7 +39,7 @@ def main() -> None:
         img2img = {
             "workflow": "flux-dev-img2img",
             "prompt": "the same knight as an oil painting",
-            "image": base64.b64encode(PICTURE.read_bytes()).decode(),
+            "image": base64.b64encode(IMAGE.read_bytes()).decode(),
             "strength": 0.6,
             "seed": 43,
         }
@@ -75,20 +76,20 @@ def _process(arguments: list[str], url: str, environment: dict[str, str], name: 
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + DEMO_START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(requests.RequestException):
             requests.get(url, timeout=2)
             return
         time.sleep(0.05)
-    state = "did not answer in time" if process.poll() is None else f"ended with status {process.returncode}"
+    state = "did not respond in time" if process.poll() is None else f"exited with status {process.returncode}"
     sys.exit(f"scripts/demo: the {log_file.stem} {state}. The end of {log_file}:\n{log_file.read_text()[-2000:]}")
 
 
 @contextlib.contextmanager
 def _simulator() -> Iterator[str]:
-    print("No COMFYUI_URL is set: using the simulator, whose pictures are placeholders.", flush=True)
-    port = _free_port()
+    print("No COMFYUI_URL is set: using the simulator, whose images are placeholders.", flush=True)
+    port = free_port()
     arguments = [sys.executable, "-m", "simulators.comfyui", "--port", str(port), "--step-s", "0.02"]
     with _process(arguments, f"http://127.0.0.1:{port}", {}, "simulator") as url:
         yield url
@@ -96,24 +97,17 @@ def _simulator() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _worker(comfyui_url: str) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     arguments = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_port", str(port)]
     with _process(arguments, f"http://127.0.0.1:{port}", {"COMFYUI_URL": comfyui_url}, "worker") as url:
         yield url
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
     """Run one job, write its images, print a line for each. If the job fails, exit with its error."""
     print(f"Sending the job {name} to the worker ...", flush=True)
-    answer = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=JOB_TIMEOUT_S).json()
-    match answer:
+    response = requests.post(f"{worker_url}/runsync", json={"input": job_input}, timeout=JOB_TIMEOUT_S).json()
+    match response:
         case {"output": {"images": [*images], "timings": {"total_s": total_s}}}:
             for image in images:
                 path = OUTPUT / f"{name}-{image['seed']}.png"
@@ -121,7 +115,7 @@ def _run(worker_url: str, name: str, job_input: dict[str, Any]) -> None:
                 size = f"{image['width']} x {image['height']}"
                 print(f"{name}: {path.relative_to(ROOT)}  {size}  seed {image['seed']}  {total_s:.2f} s")
         case _:
-            sys.exit(f"{name} failed: {answer.get('error', answer)}")
+            sys.exit(f"{name} failed: {response.get('error', response)}")
 
 
 if __name__ == "__main__":

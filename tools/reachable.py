@@ -11,18 +11,18 @@ LIMIT_S = 4
 def problem(url: str) -> str:
     """Return why the address is not that of a ComfyUI, or an empty text."""
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/system_stats", timeout=LIMIT_S) as answer:  # noqa: S310 - the user's own address
-            return "" if b"comfyui" in answer.read(100_000) else "what answers there is not ComfyUI"
+        with urllib.request.urlopen(f"{url.rstrip('/')}/system_stats", timeout=LIMIT_S) as response:  # noqa: S310 - the user's own address
+            return "" if b"comfyui" in response.read(100_000) else "the server there is not ComfyUI"
     except urllib.error.HTTPError as error:
-        return f"it answers with HTTP status {error.code}, which ComfyUI does not"
+        return f"the server there is not ComfyUI: it returns HTTP status {error.code}"
     except (OSError, ValueError) as error:
-        return f"nothing answers ({getattr(error, 'reason', error)})"
+        return f"no response ({getattr(error, 'reason', error)})"
 
 
 def main() -> None:
-    """Check the address in a thread: resolving a name has no time limit of its own."""
+    """Check the address in a thread, because resolving a name has no timeout."""
     url = sys.argv[1]
-    found = [f"nothing answers within {LIMIT_S} s"]
+    found = [f"no response within {LIMIT_S} s"]
 
     def check() -> None:
         found[0] = problem(url)

@@ -25,16 +25,16 @@ from PIL import Image
 
 from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, img2img, to_websocket
 
-TIMEOUT_S = 300.0
-ATTEMPTS = 5
+RECORDING_TIMEOUT_S = 300.0
+DROP_ATTEMPTS = 5
 SILENCE_S = 3.0
-"""How long a websocket is read of which nothing is expected."""
+"""How long a websocket is read when no more frames are expected."""
 UPLOADED = b"x" * 77
-"""The content of files of which only the name matters."""
+"""Content of uploads whose names are tested."""
 RECORDINGS = Path(__file__).resolve().parent.parent / "tests" / "recordings"
 LEFT_OUT = {"category", "description", "display_name", "help", "input_order", "python_module", "tooltip"}
 """Texts for people, in /object_info and refusals, that are not recorded."""
-ENDS = {"execution_error", "execution_interrupted"}
+FAILURES = {"execution_error", "execution_interrupted"}
 HOST_PATH = re.compile(r"'/[^']*/input/")
 
 RUNS: dict[str, Graph] = {
@@ -48,10 +48,9 @@ RUNS: dict[str, Graph] = {
     "interrupted": changed(TXT2IMG, ks={"seed": 11, "steps": 30}),
     "err_runtime_shape": changed(TXT2IMG, clip={"type": "sdxl"}, ks={"seed": 12}),
 }
-"""The graphs that run, in this order: each finds the cache that the one before it left."""
+"""Graphs in the order in which they run. Each uses the cache of the one before it."""
 
 Entry = dict[str, Any]
-Frame = dict[str, Any]
 
 
 class ComfyUI:
@@ -63,7 +62,7 @@ class ComfyUI:
 
     def send(self, method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401 - those of requests
         """Return the response to a request."""
-        return self._session.request(method, self.url + path, timeout=TIMEOUT_S, **options)
+        return self._session.request(method, self.url + path, timeout=RECORDING_TIMEOUT_S, **options)
 
     def exchange(self, method: str, path: str, **options: Any) -> Entry:  # noqa: ANN401 - the same
         """Return a request and its response as an entry."""
@@ -79,7 +78,10 @@ class ComfyUI:
 
     def history(self, prompt_id: str) -> Entry:
         """Return the entry of /history once the prompt has one."""
+        deadline = time.monotonic() + RECORDING_TIMEOUT_S
         while not (entry := self.exchange("GET", f"/history/{prompt_id}"))["body"]:
+            if time.monotonic() > deadline:
+                sys.exit(f"tools.record_comfyui: /history has no entry for {prompt_id} after {RECORDING_TIMEOUT_S:g} s")
             time.sleep(0.05)
         return entry
 
@@ -87,39 +89,42 @@ class ComfyUI:
     def websocket(self, client_id: str) -> Iterator[websocket.WebSocket]:
         """Open a websocket for the length of the block."""
         address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
-        connection = websocket.create_connection(address, timeout=TIMEOUT_S)
+        connection = websocket.create_connection(address, timeout=RECORDING_TIMEOUT_S)
         try:
             yield connection
         finally:
             connection.close()
 
 
-def read(connection: websocket.WebSocket) -> Frame:
+def read(connection: websocket.WebSocket) -> Entry:
     """Return the next frame of a websocket as an entry."""
     opcode, data = connection.recv_data()
     if opcode == websocket.ABNF.OPCODE_TEXT:
         return {"ws": shortened(json.loads(data))}
     head = data[:16].hex()
-    numbers = {"event": int(head[:8], 16), "fmt": int(head[8:16], 16)}
-    return {"ws_binary": {"len": len(data), "head_hex": head, **numbers}}
+    return {"ws_binary": {"len": len(data), "head_hex": head, "event": int(head[:8], 16), "fmt": int(head[8:16], 16)}}
 
 
-def read_until(connection: websocket.WebSocket, is_last: Callable[[Frame], bool]) -> Iterator[Frame]:
-    """Yield frames with their time since the call, up to one that `is_last`."""
-    started_at = time.monotonic()
+def read_until(connection: websocket.WebSocket, is_last: Callable[[Entry], bool], posted_at: float) -> Iterator[Entry]:
+    """Yield frames with their seconds since `posted_at`, up to the one for which `is_last` is true."""
     while True:
         frame = read(connection)
-        yield {"t": round(time.monotonic() - started_at, 4), **frame}
+        yield {"t": round(time.monotonic() - posted_at, 4), **frame}
         if is_last(frame):
             return
 
 
-def message(kind: str, **data: object) -> Callable[[Frame], bool]:
-    """Return whether a frame is a message of a type with some data."""
+def message(kind: str, **data: object) -> Callable[[Entry], bool]:
+    """Return a function that tells whether a frame is a message of type `kind` with `data`."""
     return lambda frame: (
         frame.get("ws", {}).get("type") == kind
         and all(frame["ws"]["data"].get(name, "") == value for name, value in data.items())
     )
+
+
+def is_end(frame: Entry) -> bool:
+    """Return whether a frame is the last one of a run that is recorded."""
+    return frame.get("ws", {}).get("type") in FAILURES or message("executing", node=None)(frame)
 
 
 def shortened(value: Any) -> Any:  # noqa: ANN401 - JSON
@@ -138,13 +143,8 @@ def shortened(value: Any) -> Any:  # noqa: ANN401 - JSON
 def posted(response: requests.Response) -> Entry:
     """Return the response to POST /prompt as an entry."""
     headers = {key: value for key, value in response.headers.items() if key != "Date"}
-    return {
-        "t": 0,
-        "http": "POST /prompt",
-        "status": response.status_code,
-        "headers": headers,
-        "body": shortened(response.json()),
-    }
+    body = shortened(response.json())
+    return {"t": 0, "http": "POST /prompt", "status": response.status_code, "headers": headers, "body": body}
 
 
 def run(comfyui: ComfyUI, graph: Graph, interrupt_at_step: int = 0) -> list[Entry]:
@@ -155,18 +155,15 @@ def run(comfyui: ComfyUI, graph: Graph, interrupt_at_step: int = 0) -> list[Entr
     client_id = str(uuid.uuid4())
     with comfyui.websocket(client_id) as connection:
         response = comfyui.send("POST", "/prompt", json={"prompt": graph, "client_id": client_id})
+        posted_at = time.monotonic()
         is_step = message("progress", value=interrupt_at_step)
         frames = []
-        for frame in read_until(connection, lambda each: each.get("ws", {}).get("type") in ENDS or is_end(each)):
+        for frame in read_until(connection, is_end, posted_at):
             frames.append(frame)
             if is_step(frame):
                 comfyui.send("POST", "/interrupt")
     body = shortened(comfyui.history(response.json()["prompt_id"])["body"])
     return [posted(response), *frames, {"http": "GET /history/{id}", "status": 200, "body": body}]
-
-
-is_end = message("executing", node=None)
-"""Whether a frame is the last one of a run. After a reconnect `executing` has no prompt_id, and names a node."""
 
 
 def refused(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
@@ -176,11 +173,11 @@ def refused(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
 
 def reconnect(comfyui: ComfyUI) -> list[Entry]:
     """Record a client that is disconnected at the end of step 2, and again from step 3 to the end of the run."""
-    for seed in range(204, 204 + ATTEMPTS):
+    for seed in range(204, 204 + DROP_ATTEMPTS):
         entries = disconnected(comfyui, changed(TXT2IMG, ks={"seed": seed, "steps": 6}))
         if any(message("progress", value=3)(entry) for entry in entries):
             return entries
-    sys.exit(f"tools.record_comfyui: no websocket was away for exactly one step in {ATTEMPTS} attempts: the steps vary")
+    sys.exit(f"tools.record_comfyui: in {DROP_ATTEMPTS} attempts no websocket was away for exactly one step")
 
 
 def disconnected(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
@@ -194,11 +191,11 @@ def disconnected(comfyui: ComfyUI, graph: Graph) -> list[Entry]:
     is_step = message("progress")
     with comfyui.websocket(client_id) as connection:
         entries.append(comfyui.exchange("POST", "/prompt", json={"prompt": graph, "client_id": client_id}))
-        frames = list(read_until(connection, is_step))
+        frames = list(read_until(connection, is_step, time.monotonic()))
     step_s = frames[-1]["t"] - frames[-3]["t"]
     time.sleep(step_s * 1.5)
     with comfyui.websocket(client_id) as connection:
-        entries += [*frames, {"note": "closed"}, {"note": "reconnected"}, *read_until(connection, is_step)]
+        entries += [*frames, {"note": "closed"}, {"note": "reconnected"}, *read_until(connection, is_step, 0)]
     prompt_id = entries[1]["body"]["prompt_id"]
     history = comfyui.history(prompt_id)
     entries += [
@@ -224,21 +221,22 @@ def queue_delete_interrupt(comfyui: ComfyUI) -> list[Entry]:
         "running, the third runs"
     )
     entries: list[Entry] = [{"note": what}]
+    posted_at = time.monotonic()
     with comfyui.websocket(client_id) as connection:
         for prompt_id, seed, steps in ((first, 201, 8), (second, 202, 2), (third, 203, 2)):
             graph = changed(TXT2IMG, ks={"seed": seed, "steps": steps})
             body = {"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}
             entries.append(comfyui.exchange("POST", "/prompt", json=body))
             if prompt_id == first:
-                entries += read_until(connection, message("executing", node="ks"))
-        entries += read_until(connection, lambda frame: "ws_binary" in frame)
+                entries += read_until(connection, message("executing", node="ks"), posted_at)
+        entries += read_until(connection, lambda frame: "ws_binary" in frame, posted_at)
         entries += [
             comfyui.exchange("GET", "/queue"),
             comfyui.exchange("GET", f"/history/{first}"),
             comfyui.exchange("POST", "/queue", json={"delete": [second]}),
             comfyui.exchange("POST", "/interrupt", json={"prompt_id": first}),
         ]
-        entries += read_until(connection, message("executing", node=None, prompt_id=third))
+        entries += read_until(connection, message("executing", node=None, prompt_id=third), posted_at)
     comfyui.history(third)
     return [*entries, *(comfyui.exchange("GET", f"/history/{prompt_id}") for prompt_id in (first, second, third))]
 
@@ -252,14 +250,15 @@ def uploads(comfyui: ComfyUI) -> Iterator[Entry]:
         ("a b ü.png", "jobs/x"),
         ("nested/dir/x.png", ""),
     ):
-        response = comfyui.upload(name, UPLOADED, subfolder=subfolder)
         request = {"upload filename": name, "subfolder": subfolder}
-        yield {"request": request, "status": response.status_code, "body": response.text}
-    response = comfyui.upload("ok.png", b"other content")
-    request_text = "upload the same name, other content, no overwrite"
-    yield {"request": request_text, "status": response.status_code, "body": response.text}
-    response = comfyui.send("POST", "/upload/image", files={"other": b""})
-    yield {"request": "upload with no file", "status": response.status_code, "body": response.text}
+        yield as_text(request, comfyui.upload(name, UPLOADED, subfolder=subfolder))
+    yield as_text("upload the same name, other content, no overwrite", comfyui.upload("ok.png", b"other content"))
+    yield as_text("upload with no file", comfyui.send("POST", "/upload/image", files={"other": b""}))
+
+
+def as_text(request: object, response: requests.Response) -> Entry:
+    """Return a request and its response, with the body as text."""
+    return {"request": request, "status": response.status_code, "body": response.text}
 
 
 def http(comfyui: ComfyUI) -> Iterator[Entry]:
@@ -279,8 +278,7 @@ def http(comfyui: ComfyUI) -> Iterator[Entry]:
         yield comfyui.exchange("GET", path)
     yield comfyui.exchange("POST", "/interrupt", json={})
     yield comfyui.exchange("POST", "/free", json={"unload_models": True, "free_memory": True})
-    response = comfyui.send("POST", "/prompt", data="no json")
-    yield {"request": "POST /prompt not json", "status": response.status_code, "body": response.text}
+    yield as_text("POST /prompt not json", comfyui.send("POST", "/prompt", data="no json"))
     bodies: list[Entry] = [{"client_id": "x"}, {"prompt": {"1": {"inputs": {}}}}, {"prompt": []}]
     for body in bodies:
         yield comfyui.exchange("POST", "/prompt", json=body)
@@ -288,16 +286,10 @@ def http(comfyui: ComfyUI) -> Iterator[Entry]:
 
 
 def object_info(comfyui: ComfyUI) -> Entry:
-    """Return the declarations of the node types that the committed object_info.json has."""
+    """Return the declarations of the node types in the committed object_info.json that this ComfyUI has."""
     declared = comfyui.send("GET", "/object_info").json()
-    return {name: shortened(declared[name]) for name in json.loads((RECORDINGS / "object_info.json").read_text())}
-
-
-def png() -> bytes:
-    """Return a small PNG."""
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
-    return file.getvalue()
+    names = json.loads((RECORDINGS / "object_info.json").read_text())
+    return {name: shortened(declared[name]) for name in names if name in declared}
 
 
 def with_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
@@ -308,7 +300,9 @@ def with_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
 
 def without_previews(comfyui: ComfyUI) -> Iterator[tuple[str, Any]]:
     """Yield the name and the content of each other recording."""
-    upload = comfyui.upload("in.png", png(), subfolder="jobs/abc", type="input")
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
+    upload = comfyui.upload("in.png", file.getvalue(), subfolder="jobs/abc", type="input")
     yield "upload_image", {"status": upload.status_code, "body": upload.json()}
     comfyui.upload("bad.png", b"no image")
     for name, graph in RUNS.items():

@@ -41,7 +41,7 @@ def site_page(text: str, source: str, names: Mapping[str, str], repository: str)
         if path in names:
             up = "../" * (len(PurePosixPath(names[source]).parts) - 1)
             return f"]({up}{names[path]}{anchor})"
-        if path.startswith("docs/"):  # a picture, which is copied with its folder
+        if path.startswith("docs/"):  # an image, which is copied with its folder
             return found[0]
         return f"]({repository}/blob/main/{path}{anchor})"
 

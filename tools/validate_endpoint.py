@@ -21,26 +21,26 @@ from comfy_core.workflows import default_directory, load_workflows, render
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "debug-output"
-PICTURE = ROOT / "examples" / "knight.png"
+IMAGE = ROOT / "examples" / "knight.png"
 NOWHERE = "this-lora-is-nowhere.safetensors"
 
 
 @dataclass
 class EndpointJob:
-    """One job: its request, its outcome, and whether the outcome is correct."""
+    """One job: its request, its outcome, and the problem if the outcome is wrong."""
 
     name: str
-    promise: str
+    expected: str
     request: dict[str, Any]
     outcome: dict[str, Any] = field(default_factory=dict)
-    pictures: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     seconds: float = 0.0
     problem: str = ""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """A client, the output folder, and the size of the images."""
+class Runner:
+    """Runs the jobs with a client, and writes their images into a folder."""
 
     client: Client
     folder: Path
@@ -52,9 +52,9 @@ class Evidence:
 
     def img2img(self, case: EndpointJob) -> None:
         """Generate an image from an image."""
-        (self.folder / "in.png").write_bytes(PICTURE.read_bytes())
-        case.pictures.append("in.png")
-        self._keep(case, self.client.run(image=PICTURE, **case.request))
+        (self.folder / "in.png").write_bytes(IMAGE.read_bytes())
+        case.images.append("in.png")
+        self._keep(case, self.client.run(image=IMAGE, **case.request))
 
     def graph(self, case: EndpointJob) -> None:
         """Run a whole graph with one override."""
@@ -67,9 +67,9 @@ class Evidence:
         except JobError as error:
             case.outcome = json.loads(error.report.to_json())
             if error.code is not ErrorCode.MODEL_MISSING or NOWHERE not in error.report.to_json():
-                case.problem = f"{error.code.value} in place of model_missing"
+                case.problem = f"{error.code.value} instead of model_missing"
         else:
-            case.problem = "a job that cannot work succeeded"
+            case.problem = "an impossible job succeeded"
 
     def cancel(self, case: EndpointJob) -> None:
         """Cancel a job while it runs."""
@@ -82,13 +82,13 @@ class Evidence:
         except JobCancelled as error:
             case.outcome |= json.loads(error.report.to_json())
         else:
-            case.problem = "the job ended before it could be cancelled; ask for more --steps"
+            case.problem = "the job ended before it could be cancelled; use more --steps"
 
     def _keep(self, case: EndpointJob, result: GenerationResult) -> None:
         for number, image in enumerate(result.images, 1):
             name = f"{case.name}-{number}{Path(image.filename).suffix}"
             image.save(self.folder / name)
-            case.pictures.append(name)
+            case.images.append(name)
             if image.pil().getextrema() == ((0, 0),) * 3:
                 case.problem = f"{name} is black"
         case.outcome = {
@@ -115,26 +115,26 @@ def cases(inputs: Mapping[str, Any]) -> list[EndpointJob]:
     seed = inputs["seed"] + 1
     knight = {"prompt": "a pixel art knight, game asset, plain background", **inputs}
     return [
-        EndpointJob("txt2img", "a prompt becomes two pictures with their seeds", {**knight, "num_images": 2}),
+        EndpointJob("txt2img", "a prompt becomes two images with their seeds", {**knight, "num_images": 2}),
         EndpointJob(
             "img2img",
-            "a picture and a prompt become a picture",
+            "an image and a prompt become an image",
             {**knight, "prompt": "as an oil painting", "strength": 0.6},
         ),
         EndpointJob("graph", "a whole graph runs", {"workflow": graph, "overrides": {"KSampler.seed": seed}}),
-        EndpointJob("bad_request", "an impossible job fails with its reason", {**knight, "loras": [{"name": NOWHERE}]}),
+        EndpointJob("bad_request", "an impossible job fails with the reason", {**knight, "loras": [{"name": NOWHERE}]}),
         EndpointJob("cancel", "a job that runs can be cancelled", {**knight, "steps": 100}),
     ]
 
 
-def play(evidence: Evidence, case: EndpointJob) -> None:
-    """Run one case and store its outcome."""
+def run_case(runner: Runner, case: EndpointJob) -> None:
+    """Run one case and write its outcome."""
     does: dict[str, Callable[[EndpointJob], None]] = {
-        "txt2img": evidence.txt2img,
-        "img2img": evidence.img2img,
-        "graph": evidence.graph,
-        "bad_request": evidence.bad_request,
-        "cancel": evidence.cancel,
+        "txt2img": runner.txt2img,
+        "img2img": runner.img2img,
+        "graph": runner.graph,
+        "bad_request": runner.bad_request,
+        "cancel": runner.cancel,
     }
     begun_at = time.monotonic()
     try:
@@ -144,27 +144,25 @@ def play(evidence: Evidence, case: EndpointJob) -> None:
         case.outcome = json.loads(error.report.to_json())
     case.seconds = time.monotonic() - begun_at
     for kind, value in (("request", case.request), ("result", case.outcome)):
-        (evidence.folder / f"{case.name}.{kind}.json").write_text(
-            f"{json.dumps(value, indent=2, ensure_ascii=False)}\n"
-        )
+        (runner.folder / f"{case.name}.{kind}.json").write_text(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n")
 
 
 def page(all_cases: list[EndpointJob], about: str) -> str:
     """Return index.html: each case with its images, request and result side by side."""
     rows = "\n".join(
-        f"<tr><td><b>{case.name}</b><br>{html.escape(case.promise)}<br>{case.seconds:.1f} s<br>"
-        f"<span class={'bad' if case.problem else 'good'}>{html.escape(case.problem or 'as promised')}</span></td>"
-        f"<td>{''.join(f'<a href={name!r}><img src={name!r}></a>' for name in case.pictures)}</td>"
+        f"<tr><td><b>{case.name}</b><br>{html.escape(case.expected)}<br>{case.seconds:.1f} s<br>"
+        f"<span class={'bad' if case.problem else 'good'}>{html.escape(case.problem or 'correct')}</span></td>"
+        f"<td>{''.join(f'<a href={name!r}><img src={name!r}></a>' for name in case.images)}</td>"
         f"<td><pre>{html.escape(json.dumps(case.request, indent=1)[:4000])}</pre></td>"
         f"<td><pre>{html.escape(json.dumps(case.outcome, indent=1)[:4000])}</pre></td></tr>"
         for case in all_cases
     )
-    return f"""<!doctype html><meta charset="utf-8"><title>Evidence</title>
+    return f"""<!doctype html><meta charset="utf-8"><title>Endpoint report</title>
 <style>body{{font-family:sans-serif}}td{{vertical-align:top;border-top:1px solid #ccc;padding:8px}}
 td:nth-child(2){{white-space:nowrap}}img{{width:220px;margin:4px}}
 pre{{max-width:420px;max-height:320px;overflow:auto;font-size:11px}}.good{{color:green}}.bad{{color:#b00}}</style>
-<h1>Evidence</h1><p>{html.escape(about)}</p>
-<table><tr><th>case</th><th>pictures</th><th>request</th><th>result</th></tr>
+<h1>Endpoint report</h1><p>{html.escape(about)}</p>
+<table><tr><th>case</th><th>images</th><th>request</th><th>result</th></tr>
 {rows}
 </table>
 """
@@ -174,8 +172,8 @@ def main() -> int:
     """Run all cases; return 0 only if all are correct."""
     parser = argparse.ArgumentParser(prog="scripts/validate_endpoint", description=__doc__)
     for name, default in (("width", 1024), ("height", 1024), ("steps", 20), ("seed", 42)):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"the pictures' {name} ({default})")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="the folder of the evidence (debug-output)")
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"the images' {name} ({default})")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="output folder (debug-output)")
     options = parser.parse_args()
     inputs = {name: getattr(options, name) for name in ("width", "height", "steps", "seed")}
     now = dt.datetime.now(dt.UTC).astimezone()
@@ -190,12 +188,11 @@ def main() -> int:
     with client:
         about = f"{client.provider}, {now:%Y-%m-%d %H:%M:%S %Z}, comfy-client"
         for case in all_cases:
-            play(Evidence(client, folder, inputs), case)
-            print(
-                f"{'!!' if case.problem else 'ok'}  {case.name:12}{case.seconds:7.1f} s  {case.problem or case.promise}"
-            )
+            run_case(Runner(client, folder, inputs), case)
+            mark = "!!" if case.problem else "ok"
+            print(f"{mark}  {case.name:12}{case.seconds:7.1f} s  {case.problem or case.expected}")
             (folder / "index.html").write_text(page(all_cases, about))
-    print(f"Evidence: {folder / 'index.html'}")
+    print(f"Report: {folder / 'index.html'}")
     return int(any(case.problem for case in all_cases))
 
 

@@ -196,7 +196,7 @@ class ComfyProcess(ComfyUISupervisor):
 
         Returns immediately. ComfyUI is then restarted, as after any death.
         """
-        if stuck_prompts := server.stuck_prompts:
+        if stuck_prompts := server.cleanup.stuck_prompts:
             arguments = (server, stuck_prompts, self.deaths)
             threading.Thread(target=self._kill_stuck, args=arguments, name="comfyui-stuck", daemon=True).start()
 

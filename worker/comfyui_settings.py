@@ -13,38 +13,36 @@ class ComfyUISettings:
     """Where ComfyUI, its files, and the worker's own API are."""
 
     external_url: str = variable(
-        "COMFYUI_URL", str, "", "URL of an external ComfyUI. Default: the worker starts its own from COMFYUI_DIR."
+        "COMFYUI_URL", str, "URL of an external ComfyUI. Default: the worker starts its own from COMFYUI_DIR."
     )
     given_directory: Path | None = variable(
         "COMFYUI_DIR",
         optional(folder),
-        "",
         "ComfyUI's folder, which contains `main.py`. Default: `/comfyui` if COMFYUI_URL is not set. It is only "
         "written to if COMFYUI_DATA_DIR is not set.",
     )
     given_data_directory: Path | None = variable(
         "COMFYUI_DATA_DIR",
         optional(folder),
-        "",
         "Folder for ComfyUI's `input`, `output`, `temp` and `user` folders, created at boot. Default: COMFYUI_DIR. "
         "Set it together with COMFYUI_URL only if the worker can access that ComfyUI's files; it then deletes each "
         "job's files.",
     )
-    comfyui_port: int = variable("COMFYUI_PORT", number(int, 1, 65535), "8188", "Port of the worker's own ComfyUI.")
+    comfyui_port: int = variable("COMFYUI_PORT", number(int, 1, 65535), "Port of the worker's own ComfyUI.", "8188")
     temporary_directory: Path = variable(
         "TMPDIR",
         Path,
-        "/tmp",  # noqa: S108 - the system default
         "Folder for temporary files, also those of uploads to ComfyUI.",
+        "/tmp",  # noqa: S108 - the system default
     )
     serve_api_locally: bool = variable(
         "SERVE_API_LOCALLY",
         switch,
-        "false",
         "Whether the worker serves RunPod's API itself, on all interfaces and without a login, instead of taking jobs "
         "from RunPod.",
+        "false",
     )
-    api_port: int = variable("WORKER_API_PORT", number(int, 1, 65535), "8000", "Port of that API.")
+    api_port: int = variable("WORKER_API_PORT", number(int, 1, 65535), "Port of that API.", "8000")
 
     @property
     def comfyui_is_ours(self) -> bool:

@@ -22,11 +22,11 @@ from worker.comfyui_settings import ComfyUISettings
 from worker.disk import MIN_FREE_BYTES, full_disk
 from worker.process_memory import protect_process_memory
 
-TIMEOUT_S = 5.0
+HEALTH_TIMEOUT_S = 5.0
 
 
 def main(
-    env: Mapping[str, str], out: TextIO, timeout_s: float = TIMEOUT_S, min_free_bytes: int = MIN_FREE_BYTES
+    env: Mapping[str, str], out: TextIO, timeout_s: float = HEALTH_TIMEOUT_S, min_free_bytes: int = MIN_FREE_BYTES
 ) -> int:
     """Check ComfyUI, its disk and the local API once, print the outcome, and return the exit status."""
     try:

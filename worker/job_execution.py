@@ -166,7 +166,7 @@ class JobExecution:
     def _run_once(self) -> JsonObject:
         service, comfyui = self._service, self._service.comfyui
         comfyui.await_available(self._stop)
-        lease = self._lease = comfyui.begin_lease(is_shared=bool(service.worker.server.stuck_prompts))
+        lease = self._lease = comfyui.begin_lease(is_shared=bool(service.worker.server.cleanup.stuck_prompts))
         control = Control(self._stop, self._observe, _Queueing(self._ticket, comfyui, lease), self._note_run)
         try:
             result = run_job(service.worker, self._job, control)

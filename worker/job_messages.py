@@ -20,7 +20,7 @@ from comfy_core.contract import ErrorReport, Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 
-MAX_DEPTH = 100
+MAX_JOB_DEPTH = 100
 """Nesting levels that are kept if a response is too deep for the JSON parser."""
 MAX_ID_CHARACTERS = 256
 """RunPod's ids have about 40. A result cannot be posted for an id that does not fit into a URL."""
@@ -28,7 +28,7 @@ MAX_INTEGER_CHARACTERS = 400
 """A longer integer is parsed as the float infinity. Request validation then rejects it and names its path."""
 _CUT = "\ue000nested too deeply\ue000"
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-_TOO_DEEP = Fault("", f"is nested more than {MAX_DEPTH} levels deep; no workflow needs that")
+_TOO_DEEP = Fault("", f"is nested more than {MAX_JOB_DEPTH} levels deep; no workflow needs that")
 
 
 @dataclass(frozen=True)
@@ -138,16 +138,16 @@ def _job(item: JsonObject, job_id: str) -> JsonObject:
 
 
 def _without_deep_values(text: str) -> str:
-    """Return the JSON text with every value below MAX_DEPTH replaced by a marker, without recursion."""
+    """Return the JSON text with every value below MAX_JOB_DEPTH replaced by a marker, without recursion."""
     kept, level, begin = [], 0, 0
     for token in _TOKENS.finditer(text):
         if token[0] in ("[", "{"):
             level += 1
-            if level == MAX_DEPTH + 1:
+            if level == MAX_JOB_DEPTH + 1:
                 kept.append(text[begin : token.start()])
         elif token[0] in ("]", "}"):
             level -= 1
-            if level == MAX_DEPTH:
+            if level == MAX_JOB_DEPTH:
                 kept.append(json.dumps(_CUT))
                 begin = token.end()
     return "".join([*kept, text[begin:]])

@@ -42,7 +42,7 @@ POST_WAIT_S = 0.5
 MIN_WAIT_S = 1.0
 MAX_WAIT_S = 8.0
 LOG_EVERY_S = 60.0
-POLL_S = 75.0
+TAKE_POLL_S = 75.0
 SLOT_WAIT_S = 5.0
 """Both are below the SDK's own timeout of 90 s, which would drop a job that arrives as it expires."""
 _END_POLL_S = 0.25
@@ -210,7 +210,7 @@ class RunPodWorkerApi:
         found: list[_Found] = []
         problem = None
         try:
-            async with asyncio.timeout(POLL_S) as limit, session.get(url) as response:
+            async with asyncio.timeout(TAKE_POLL_S) as limit, session.get(url) as response:
                 body = await response.read()
             if response.status == HTTPStatus.OK:
                 found = read(body)

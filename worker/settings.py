@@ -23,16 +23,14 @@ _megabytes = number(float, 0.01, 20)
 
 @dataclass(frozen=True)
 class RunPodVariables:
-    """Variables that RunPod sets in a worker's container (docs/reference/runpod.md#environment-variables)."""
+    """RunPod's variables in a worker's container (docs/reference/runpod.md#environment-variables)."""
 
-    take_url: str = variable(
-        "RUNPOD_WEBHOOK_GET_JOB", str, "", "URL to take jobs from. Default: the worker runs locally."
-    )
-    ping_url: str = variable("RUNPOD_WEBHOOK_PING", str, "", "URL to report a worker's state to.")
-    worker_id: str = variable("RUNPOD_POD_ID", str, "", "Id of the worker.")
-    api_key: str = variable("RUNPOD_AI_API_KEY", str, "", "Key for these URLs.", secret=True)
+    take_url: str = variable("RUNPOD_WEBHOOK_GET_JOB", str, "URL to take jobs from. Default: the worker runs locally.")
+    ping_url: str = variable("RUNPOD_WEBHOOK_PING", str, "URL to report a worker's state to.")
+    worker_id: str = variable("RUNPOD_POD_ID", str, "Id of the worker.")
+    api_key: str = variable("RUNPOD_AI_API_KEY", str, "Key for these URLs.", secret=True)
     log_level: str = variable(
-        "RUNPOD_LOG_LEVEL", str, "INFO", "Log level of RunPod's SDK. At DEBUG it logs the start of every result."
+        "RUNPOD_LOG_LEVEL", str, "Log level of RunPod's SDK. At DEBUG it logs the start of every result.", "INFO"
     )
 
 
@@ -43,19 +41,14 @@ class Settings(ComfyUISettings):
     comfyui_python: str = variable(
         "COMFYUI_PYTHON",
         lambda text: text or sys.executable,
-        "",
         "Python for the worker's own ComfyUI. Default: the worker's.",
     )
     comfyui_arguments: tuple[str, ...] = variable(
-        "COMFYUI_ARGS",
-        lambda text: tuple(shlex.split(text)),
-        "",
-        "Additional ComfyUI launch flags, such as `--lowvram`.",
+        "COMFYUI_ARGS", lambda text: tuple(shlex.split(text)), "Additional ComfyUI launch flags, such as `--lowvram`."
     )
     comfyui_environment: tuple[str, ...] = variable(
         "WORKER_COMFYUI_ENV",
         names,
-        "",
         "Comma-separated names of additional variables to pass to the worker's own ComfyUI. By default it gets PATH, "
         "HOME, the locale, and variables with prefixes such as CUDA_, NVIDIA_, PYTORCH_ and PYTHON, but none whose "
         "name suggests a secret.",
@@ -63,99 +56,98 @@ class Settings(ComfyUISettings):
     hung_after_s: float = variable(
         "WORKER_HUNG_AFTER_S",
         number(float, 1, 3600),
-        "12",
         "Seconds without any response after which ComfyUI counts as hung. The worker's own is killed and restarted.",
+        "12",
     )
     ready_timeout_s: float = variable(
         "COMFYUI_READY_TIMEOUT_S",
         number(float, 1, 3600),
-        "300",
         "Seconds within which ComfyUI must respond and list the workflows' models, counted after model downloads. "
         "RunPod allows seven minutes for a cold start, or the endpoint's RUNPOD_INIT_TIMEOUT seconds.",
+        "300",
     )
     models_directory: Path = variable(
         "WORKER_MODELS_DIR",
         folder,
-        "/opt/models",
         "Model folder in addition to ComfyUI's own, with the same subfolders; baked into the image, or downloaded to.",
+        "/opt/models",
     )
     volume_directory: Path = variable(
         "WORKER_VOLUME_DIR",
         folder,
-        "/runpod-volume",
         "Mount point of the network volume. Models are in its `models`, `ComfyUI/models` or `comfyui/models`.",
+        "/runpod-volume",
     )
     model_cache_directory: Path = variable(
         "WORKER_MODEL_CACHE_DIR",
         folder,
-        "/runpod",
         "RunPod's folder of cached models on the host, in addition to `huggingface-cache` on the volume.",
+        "/runpod",
     )
-    model_revision: str = variable("MODEL_REVISION", str, "", "Revision of RunPod's cached model. Set by RunPod.")
+    model_revision: str = variable("MODEL_REVISION", str, "Revision of RunPod's cached model. Set by RunPod.")
     fetch_models: bool = variable(
         "WORKER_FETCH_MODELS",
         switch,
-        "false",
         "Whether to download missing models of models.txt at boot, to the volume or else to WORKER_MODELS_DIR.",
+        "false",
     )
     fetch_timeout_s: float = variable(
         "WORKER_FETCH_TIMEOUT_S",
         number(float, 1, 86_400),
-        "1800",
         "Seconds that this download may take. It is part of the cold start, so raise the endpoint's "
         "RUNPOD_INIT_TIMEOUT too.",
+        "1800",
     )
     workflows_directory: Path = variable(
         "WORKER_WORKFLOWS",
         lambda text: Path(text) if text else default_directory(),
-        "",
         "Folder of workflow templates. Default: the shipped ones.",
     )
-    allow_graphs: bool = variable("WORKER_ALLOW_GRAPHS", switch, "true", "Whether a job may send its own graph.")
+    allow_graphs: bool = variable("WORKER_ALLOW_GRAPHS", switch, "Whether a job may send its own graph.", "true")
     warmup: bool = variable(
         "WORKER_WARMUP",
         switch,
-        "true",
         "Whether to run one small sampling step at boot, so that the models are loaded.",
+        "true",
     )
     concurrency: int = variable(
         "WORKER_CONCURRENCY",
         number(int, 1, 8),
-        "2",
         "Concurrent jobs. ComfyUI runs one at a time; with 2, the next is queued while the last is encoded and posted.",
+        "2",
     )
     job_timeout_s: float = variable(
         "WORKER_JOB_TIMEOUT_S",
         number(float, 1, 86_400),
-        "300",
         "Seconds that a job may run. Also the default of `timeout_s`, and the maximum wait for an earlier job. Keep it "
         "below the endpoint's execution timeout, so that a late job ends with the worker's error report.",
+        "300",
     )
     shutdown_grace_s: float = variable(
         "WORKER_SHUTDOWN_GRACE_S",
         number(float, 0, 3600),
-        "20",
         "Seconds that a job may continue after SIGTERM before it is interrupted.",
+        "20",
     )
     max_result_bytes: int = variable(
         "WORKER_MAX_RESULT_MB",
         lambda text: int(_megabytes(text) * _MEGABYTE),
-        "8",
         "Maximum JSON size of a result in megabytes (1,048,576 bytes). RunPod loses much larger results.",
+        "8",
     )
     image_fields: tuple[str, ...] = variable(
         "WORKER_IMAGE_FIELD",
         choice({"data": ("data",), "image": ("image",), "both": ("data", "image")}),
-        "data",
         "Key of an image's base64 or URL in `images[]`: `data` (as in worker-comfyui), `image`, or `both`, which "
         "doubles the size of a result.",
+        "data",
     )
-    previews: bool = variable("WORKER_PREVIEWS", switch, "false", "Whether progress includes a small preview image.")
+    previews: bool = variable("WORKER_PREVIEWS", switch, "Whether progress includes a small preview image.", "false")
     log_level: str = variable(
         "WORKER_LOG_LEVEL",
         choice({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR")}),
-        "INFO",
         "DEBUG (includes ComfyUI's log), INFO, WARNING or ERROR.",
+        "INFO",
     )
     bucket: Bucket | None = None
     runpod: RunPodVariables = field(default_factory=RunPodVariables)

@@ -1,1 +1,1 @@
-"""Measures the endpoint that the environment names: `scripts/benchmark`."""
+"""Measures the provider that the environment selects: `scripts/benchmark`."""

@@ -1,6 +1,7 @@
 """Measures the configured provider: cold start, latency by stage, throughput and cost per image.
 
-It sends jobs, which cost money at RunPod: --dry-run says how many. Ctrl-C cancels those under way, and keeps what came.
+It sends jobs, which cost money at RunPod: --dry-run prints how many. Ctrl-C cancels the running jobs and keeps the
+results of the others.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from comfy_core.errors import ComfyClientError, ConfigError
 
 FORMAT = 1
 MOST_RUNS = 4
-"""The most benchmarks in one plot: more lines could not be distinguished."""
+"""Maximum number of benchmarks in one plot: more lines could not be distinguished."""
 INTERRUPTED = 130
 OUTPUT = Path("debug-output") / "benchmark"
 
@@ -39,7 +40,7 @@ def measure(client: Client, plan: Plan, price: Price, stop: Stop) -> dict[str, A
     try:
         first = run_first(client, plan, next(requests), stop)
     except (KeyboardInterrupt, Stopped):
-        stop.ask()
+        stop.request()
     levels = [_level(client, plan, requests, each, price, stop) for each in plan.levels if not stop.why]
     result = first.result if first else None
     return {
@@ -69,21 +70,23 @@ def _level(
 ) -> dict[str, Any]:
     """Run a level after its warm-up, and return its figures."""
 
-    def tell(sample: Sample) -> None:
+    def report_sample(sample: Sample) -> None:
         print("x" if sample.end == FAILED else ".", end="", file=sys.stderr, flush=True)
 
-    print(f"{concurrency} at once: ", end="", file=sys.stderr, flush=True)
+    print(f"{concurrency} concurrent: ", end="", file=sys.stderr, flush=True)
     warm, _ = run_level(
         client, plan, list(itertools.islice(requests, plan.warmups * concurrency)), concurrency, stop, lambda _: None
     )
-    samples, workers = run_level(client, plan, list(itertools.islice(requests, plan.jobs)), concurrency, stop, tell)
+    samples, workers = run_level(
+        client, plan, list(itertools.islice(requests, plan.jobs)), concurrency, stop, report_sample
+    )
     print(file=sys.stderr)
     return {**level_figures(concurrency, samples, price, workers), "warmup_failures": failures(warm)}
 
 
 def write(runs: Sequence[Mapping[str, Any]], names: Sequence[str], folder: Path) -> Path:
-    """Write the plots and the page of some benchmarks into `folder`; return the page's path."""
-    from bench.endpoint.plots import draw_all  # noqa: PLC0415 - matplotlib takes its time
+    """Write the plots and the HTML page of benchmarks into `folder`; return the page's path."""
+    from bench.endpoint.plots import draw_all  # noqa: PLC0415 - matplotlib is slow to import
 
     path = folder / "benchmark.html"
     path.write_text(report.page(runs, names, draw_all(runs, names, folder)))
@@ -110,7 +113,7 @@ def compare(paths: Sequence[Path], folder: Path) -> int:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return short names that differ: the files', else their folders'."""
+    """Return short, different names: those of the files, else of their folders, else the paths."""
     for names in ([path.stem for path in paths], [path.resolve().parent.name for path in paths]):
         if len(set(names)) == len(names):
             return names
@@ -123,28 +126,28 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prompt", default="a pixel art knight with a blue cape, game asset, plain background")
     for name, default in (("width", 1024), ("height", 1024), ("steps", 20), ("seed", 1000)):
         parser.add_argument(f"--{name}", type=int, default=default, help="%(default)s")
-    parser.add_argument("--levels", default="1,2,4,8", help="how many jobs at once, one after another; %(default)s")
-    parser.add_argument("--jobs", type=int, default=16, help="of each level; %(default)s")
+    parser.add_argument("--levels", default="1,2,4,8", help="numbers of concurrent jobs, each a level; %(default)s")
+    parser.add_argument("--jobs", type=int, default=16, help="jobs of each level; %(default)s")
     parser.add_argument("--warmups", type=int, default=1, help="rounds of jobs before each level; %(default)s")
     parser.add_argument("--job-timeout-s", type=float, default=600.0, help="%(default)s")
     parser.add_argument("--max-s", type=float, default=1800.0, help="stop after this many seconds; %(default)s")
-    hold = "seconds that a call may be held, as an application's is; Ctrl-C waits for it; %(default)s"
+    hold = "longest long poll in seconds; Ctrl-C waits for it; %(default)s"
     parser.add_argument("--hold-s", type=float, default=SYNC_WAIT_S, help=hold)
-    parser.add_argument("--pool", default="ADA_24", help="the GPUs of the endpoint, for the price; %(default)s")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="a folder; %(default)s")
-    parser.add_argument("--dry-run", action="store_true", help="print how many jobs it would send, and send none")
+    parser.add_argument("--pool", default="ADA_24", help="GPU pool of the endpoint, for the price; %(default)s")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="output folder; %(default)s")
+    parser.add_argument("--dry-run", action="store_true", help="print how many jobs it would send, and exit")
     parser.add_argument(
-        "--compare", nargs="+", type=Path, metavar="JSON", help="show earlier ones side by side instead"
+        "--compare", nargs="+", type=Path, metavar="JSON", help="compare earlier benchmarks, and run none"
     )
     options = parser.parse_args(arguments)
     try:
         options.levels = tuple(int(each) for each in options.levels.split(","))
     except ValueError:
-        parser.error(f"--levels {options.levels}: give numbers with commas between them, such as 1,2,4,8")
+        parser.error(f"--levels {options.levels}: write numbers separated by commas, such as 1,2,4,8")
     if min(options.levels) < 1 or options.jobs < 1 or options.warmups < 0:
-        parser.error("--levels and --jobs are 1 or more, --warmups 0 or more")
+        parser.error("--levels and --jobs must be 1 or more, --warmups 0 or more")
     if options.compare and len(options.compare) > MOST_RUNS:
-        parser.error(f"--compare shows {MOST_RUNS} at most")
+        parser.error(f"--compare takes at most {MOST_RUNS} files")
     return options
 
 
@@ -167,7 +170,7 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     )
     with client_from_env(environment, sync_wait_s=options.hold_s) as client:
         count = 1 + sum(plan.jobs + plan.warmups * level for level in plan.levels)
-        print(f"{client.provider!r}: {count} jobs, {plan.max_s:g} s at most", file=sys.stderr)
+        print(f"{client.provider!r}: {count} jobs, at most {plan.max_s:g} s", file=sys.stderr)
         if options.dry_run:
             return 0
         price = SCENARIO if client.provider.name == "scenario" else find_price(options.pool, environment)

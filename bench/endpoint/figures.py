@@ -26,13 +26,13 @@ DONE, FAILED, CANCELLED, NOT_RUN = "done", "failed", "cancelled", "not_run"
 
 @dataclass(frozen=True)
 class Sample:
-    """One job, as its caller saw it. Times are seconds; `begun_s` and `ended_s` from the beginning of its level.
+    """One job, as its caller measured it. Times are in seconds; `begun_s` and `ended_s` since the start of its level.
 
     Attributes:
-        end: done, failed, cancelled (it was under way when the benchmark ended), or not_run.
-        stages: seconds by stage, as far as the provider tells them.
-        execution_s: of the worker, which is billed; None where nobody says.
-        error: a failed job's code and sentence.
+        end: done, failed, cancelled (it ran when the benchmark ended), or not_run.
+        stages: seconds by stage, as far as the provider reports them.
+        execution_s: execution time of the worker, which is billed; None if it is unknown.
+        error: a failed job's code and message.
     """
 
     seed: int
@@ -55,22 +55,23 @@ def stages_of(
 ) -> dict[str, float]:
     """Return the seconds of a job by stage. `rest` is the time outside all other stages.
 
-    Our worker's timings have a `total_s`, and its platform's delay comes before them. A ComfyUI reached directly has
-    its own queue as the delay, which is one of its timings already. A stock worker has none: its execution is one.
+    Timings of this project's worker have a `total_s`, and the platform's delay comes before them. If ComfyUI is called
+    directly, the delay is the time in its queue, which its timings contain. The stock worker has no timings: then its
+    execution time is a stage.
     """
     if not timings:
-        told = {"wait": delay_s, "execute": execution_s}
+        reported = {"wait": delay_s, "execute": execution_s}
     else:
-        told = {name: timings.get(f"{name}_s") for name in ("queue", "execute", "fetch", "encode")}
+        reported = {name: timings.get(f"{name}_s") for name in ("queue", "execute", "fetch", "encode")}
         if "total_s" in timings:
-            told = {"wait": delay_s, **told}
-    stages = {name: seconds for name, seconds in told.items() if seconds is not None}
+            reported = {"wait": delay_s, **reported}
+    stages = {name: seconds for name, seconds in reported.items() if seconds is not None}
     # The clocks of several machines differ: the sum can slightly exceed the time waited.
     return {**stages, "rest": max(0.0, total_s - sum(stages.values()))}
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    """Return p50, p95, the least, the most and how many; None of no values. They lie between two values."""
+    """Return p50, p95, minimum, maximum and count, or None if there are no values. Percentiles are interpolated."""
     if not values:
         return None
     cuts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else [values[0]] * 99
@@ -87,23 +88,23 @@ class Price:
 
 
 def level_figures(concurrency: int, samples: Sequence[Sample], price: Price, workers: int | None) -> dict[str, Any]:
-    """Return a level's figures as benchmark.json has them; `workers` is how many ran at once, if known.
+    """Return the figures of a level for benchmark.json; `workers` is how many ran concurrently, if known.
 
-    Failures are counted but not timed. The throughput is the number of images divided by the whole time.
+    Failures are counted but not timed. The throughput is the number of images divided by the duration.
     """
     done = [sample for sample in samples if sample.end == DONE]
     counts = Counter(sample.end for sample in samples)
     run = [sample for sample in samples if sample.end != NOT_RUN]
     seconds = max((sample.ended_s for sample in run), default=0.0)
-    pictures = sum(sample.pictures for sample in done)
+    images = sum(sample.pictures for sample in done)
     return {
         "concurrency": concurrency,
         "asked": len(samples),
         **{end: counts[end] for end in (DONE, FAILED, CANCELLED, NOT_RUN)},
         "failures": failures(samples),
         "seconds": seconds,
-        "pictures": pictures,
-        "pictures_per_min": 60 * pictures / seconds if seconds and pictures else None,
+        "pictures": images,
+        "pictures_per_min": 60 * images / seconds if seconds and images else None,
         "workers": workers,
         "total": percentiles([sample.total_s for sample in done]),
         "stages": {name: percentiles(_stage(done, name)) for name in STAGES if _stage(done, name)},
@@ -118,25 +119,26 @@ def _stage(samples: Iterable[Sample], name: str) -> list[float]:
 
 def failures(samples: Iterable[Sample]) -> list[dict[str, Any]]:
     """Return each kind of failure with an example message and its count, the most frequent first."""
-    said: dict[str, str] = {}
+    examples: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for code, sentence in (sample.error for sample in samples if sample.error):
-        said.setdefault(code, sentence)
+    for code, message in (sample.error for sample in samples if sample.error):
+        examples.setdefault(code, message)
         counts[code] += 1
-    return [{"code": code, "count": count, "message": said[code]} for code, count in counts.most_common()]
+    return [{"code": code, "count": count, "message": examples[code]} for code, count in counts.most_common()]
 
 
 def cost(done: Sequence[Sample], seconds: float, price: Price, workers: int | None) -> dict[str, float] | None:
-    """Return the dollars a picture, in two ways; None if the worker's time or its price is unknown.
+    """Return the cost per image in dollars, computed in two ways; None if the execution times or the price are unknown.
 
-    `by_execution`: each job's execution, whole seconds rounded up. Jobs that a worker holds at once are counted twice.
-    `by_time`: all workers that ran, for the whole time of the level: what is billed while they are busy.
+    `by_execution`: from each job's execution time, rounded up to seconds. The time in which a worker has two jobs
+    counts twice. `by_time`: from the number of workers and the duration of the level, which is billed while they are
+    busy.
     """
     executions = [sample.execution_s for sample in done if sample.execution_s is not None]
-    pictures = sum(sample.pictures for sample in done)
-    if not executions or not pictures or not price.usd_per_s:
+    images = sum(sample.pictures for sample in done)
+    if not executions or not images or not price.usd_per_s:
         return None
-    usd = {"by_execution": sum(job_usd(each, price.usd_per_s) for each in executions) / pictures}
+    usd = {"by_execution": sum(job_usd(each, price.usd_per_s) for each in executions) / images}
     if workers:
-        usd["by_time"] = workers * math.ceil(seconds) * price.usd_per_s / pictures
+        usd["by_time"] = workers * math.ceil(seconds) * price.usd_per_s / images
     return usd

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.endpoint.figures import CANCELLED, DONE, FAILED, NOT_RUN, Sample, stages_of
-from comfy_client.client import Client, make_request, run_task
+from comfy_client.client import Client
 from comfy_client.coroutines import run
 from comfy_client.job import Done, Running, Waiting
 from comfy_client.providers.interface import GenerationResult, Health
+from comfy_client.tasks import make_request, run_task
 from comfy_core.errors import ComfyClientError, WaitTimeout
 
 COLD = frozenset({"cold", "no_worker", "throttled", "unhealthy"})
@@ -26,12 +27,13 @@ class Plan:
     """The request of a benchmark, how often to send it, and its time limits.
 
     Attributes:
-        inputs: of every job but its seed, which is another each time: ComfyUI does not run the same graph twice.
-        warmups: rounds of jobs before each level that are part of no figure: as many jobs as the level runs at once, so
-            that as many workers are there.
-        jobs: of each level. `levels` are how many run at once.
-        job_timeout_s: after which a job is cancelled and counted as failed.
-        max_s: after which nothing more is sent, and what is under way is cancelled.
+        inputs: inputs of every job, without the seed. Each job has another seed: ComfyUI does not run a graph twice.
+        warmups: rounds of jobs before each level that are not measured. A round has as many jobs as the level runs
+            concurrently, so that as many workers start.
+        jobs: jobs of each level.
+        levels: numbers of concurrent jobs.
+        job_timeout_s: seconds after which a job is cancelled and counted as failed.
+        max_s: seconds after which no job is sent, and the running jobs are cancelled.
     """
 
     inputs: Mapping[str, Any]
@@ -43,14 +45,14 @@ class Plan:
     max_s: float
 
     def requests(self) -> Iterator[dict[str, Any]]:
-        """Yield inputs without end, each with the next seed."""
+        """Yield inputs with increasing seeds, without end."""
         seed = self.first_seed
         while True:
             yield {**self.inputs, "seed": seed}
             seed += 1
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the rest was cancelled
+class Stopped(Exception):  # noqa: N818 - not an error: the other jobs were cancelled
     """The benchmark was stopped before all jobs were done."""
 
 
@@ -60,22 +62,22 @@ class Stop:
     def __init__(self, max_s: float) -> None:
         self._deadline = time.monotonic() + max_s
         self._max_s = max_s
-        self._asked = threading.Event()
+        self._requested = threading.Event()
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Stop the benchmark now."""
-        self._asked.set()
+        self._requested.set()
 
     @property
     def why(self) -> str:
         """The reason for the stop, or an empty string."""
-        if self._asked.is_set():
+        if self._requested.is_set():
             return "interrupted"
-        return f"its time, {self._max_s:g} s, was over" if time.monotonic() >= self._deadline else ""
+        return f"the limit of {self._max_s:g} s was reached" if time.monotonic() >= self._deadline else ""
 
     def sleep(self, seconds: float) -> None:
-        """Wait as long. Raises Stopped."""
-        self._asked.wait(max(0.0, min(seconds, self._deadline - time.monotonic())))
+        """Wait for `seconds`. Raises Stopped."""
+        self._requested.wait(max(0.0, min(seconds, self._deadline - time.monotonic())))
         if self.why:
             raise Stopped
 
@@ -85,11 +87,11 @@ class FirstJob:
     """The first job: the cold start, if no worker was running.
 
     Attributes:
-        health: what the provider said before.
-        was_cold: whether no worker was there.
-        said: how long after the submit health said why the job waits, and the sentence.
-        to_running_s: from its submit until a worker had it; None where it failed.
-        error: its code and sentence.
+        health: what the provider reported before.
+        was_cold: whether no worker was available.
+        said: reasons why the job waited, each with the seconds since its submission.
+        to_running_s: seconds from its submission until a worker took it; None if it failed.
+        error: its code and message.
     """
 
     health: Health
@@ -102,7 +104,7 @@ class FirstJob:
 
 
 def run_first(client: Client, plan: Plan, inputs: Mapping[str, Any], stop: Stop) -> FirstJob:
-    """Run the first job, watched. Raises RequestError where not even health answers, and Stopped."""
+    """Run the first job and observe it. Raises RequestError if the provider's health cannot be read, and Stopped."""
     health = client.health()
     was_cold = health.why in COLD
     said: list[tuple[float, str]] = []
@@ -121,9 +123,9 @@ def run_first(client: Client, plan: Plan, inputs: Mapping[str, Any], stop: Stop)
         result = run(run_task(client, make_request(**inputs), plan.job_timeout_s, observe), stop.sleep)
     except ComfyClientError as error:
         _cancel(client, error)
-        return FirstJob(health, was_cold, tuple(said), error=_told(error))
+        return FirstJob(health, was_cold, tuple(said), error=_code_and_message(error))
     to_result_s = time.monotonic() - begun_at
-    # The platform's own word is more exact than when it was asked; a job that waits nowhere has none.
+    # The platform's own delay is more precise than the time of a poll. Providers without a queue report none.
     to_running_s = result.delay_s if result.delay_s is not None else running_s[0]
     return FirstJob(health, was_cold, tuple(said), to_running_s, to_result_s, result)
 
@@ -134,11 +136,11 @@ def run_level(
     inputs: list[Mapping[str, Any]],
     concurrency: int,
     stop: Stop,
-    tell: Callable[[Sample], object] = lambda _: None,
+    on_end: Callable[[Sample], object] = lambda _: None,
 ) -> tuple[list[Sample], int | None]:
     """Run a job for each of `inputs`, `concurrency` at once; return the samples, and how many workers ran half-way.
 
-    `tell` hears of each as it ends. Ctrl-C asks `stop`, cancels what is under way, and is a level like any other.
+    `on_end` is called with each sample. Ctrl-C sets `stop` and cancels the running jobs; the samples are returned.
     """
     begun_at = time.monotonic()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="benchmark") as pool:
@@ -146,18 +148,18 @@ def run_level(
         workers = None
         try:
             for number, job in enumerate(as_completed(jobs), 1):
-                tell(job.result())
+                on_end(job.result())
                 if number == (len(jobs) + 1) // 2:
                     workers = _workers(client)
         except KeyboardInterrupt:
-            stop.ask()
+            stop.request()
         return [job.result() for job in jobs], workers
 
 
 def _workers(client: Client) -> int | None:
     with contextlib.suppress(ComfyClientError):
         workers = client.health().workers
-        return (workers.get("running") or 1) if workers else None  # at one at once it may be between two jobs
+        return (workers.get("running") or 1) if workers else None  # with one concurrent job, it may be between two jobs
     return None
 
 
@@ -173,7 +175,7 @@ def _sample(client: Client, plan: Plan, inputs: Mapping[str, Any], level_at: flo
         return Sample(seed, CANCELLED, begun_s, time.monotonic() - level_at)
     except ComfyClientError as error:
         _cancel(client, error)
-        return Sample(seed, FAILED, begun_s, time.monotonic() - level_at, error=_told(error))
+        return Sample(seed, FAILED, begun_s, time.monotonic() - level_at, error=_code_and_message(error))
     ended_s = time.monotonic() - level_at
     stages = stages_of(ended_s - begun_s, result.delay_s, result.execution_s, result.timings)
     return Sample(seed, DONE, begun_s, ended_s, stages, result.execution_s, len(result.images))
@@ -186,5 +188,5 @@ def _cancel(client: Client, error: ComfyClientError) -> None:
             client.job(error.job_id).cancel()
 
 
-def _told(error: ComfyClientError) -> tuple[str, str]:
+def _code_and_message(error: ComfyClientError) -> tuple[str, str]:
     return error.report.code.value, error.report.message

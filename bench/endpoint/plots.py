@@ -1,4 +1,4 @@
-"""The plots of one benchmark, or of several side by side, as PNG files. Colours of Okabe and Ito, for all eyes."""
+"""Draws the plots of one benchmark, or of several, as PNG files. The colours suit colour-blind readers (Okabe, Ito)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Plot = tuple[str, str, Path]
 
 
 def draw_all(runs: Sequence[Run], names: Sequence[str], folder: Path) -> list[Plot]:
-    """Draw every plot into `folder`; return each with its title, what it shows, and where it is."""
+    """Draw every plot into `folder`; return each with its title, description and path."""
     plots = []
     for name, (title, drawer, columns, alt) in DRAWERS.items():
         with mpl.rc_context(STYLE):
@@ -54,7 +54,7 @@ def legend(axis: Axes, **place: Any) -> None:  # noqa: ANN401 - matplotlib's own
 
 
 def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw the distribution of the whole time at each level, and the stages at the lowest."""
+    """Draw the distribution of the job duration at each level, and the stages at the lowest level."""
     left, right = axes
     at_once = sorted({level["concurrency"] for run in runs for level in run["levels"]})
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
@@ -62,14 +62,14 @@ def latency(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> 
             index = at_once.index(level["concurrency"]) % len(COLOURS)
             took = sorted(each["ended_s"] - each["begun_s"] for each in level["samples"] if each["end"] == DONE)
             if took:
-                label = f"{level['concurrency']} at once (n = {len(took)})"
+                label = f"{level['concurrency']} concurrent (n = {len(took)})"
                 label = f"{name}: {label}" if len(runs) > 1 else label
                 style = STYLES[number if len(runs) > 1 else index % len(STYLES)]
                 left.ecdf(took, color=COLOURS[index], linestyle=style, linewidth=2, label=label)
     for share in (0.5, 0.95):
         left.axhline(share, color="#777788", linewidth=0.8)
         left.text(1.01, share, f"p{share * 100:.0f}", transform=left.get_yaxis_transform(), va="center", fontsize=9)
-    left.set(title="All stages together", xlabel="seconds", ylabel="share of the jobs", ylim=(0, 1.03))
+    left.set(title="All stages", xlabel="seconds", ylabel="share of the jobs", ylim=(0, 1.03))
     left.set_xlim(left=0)
     legend(left, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=max(2, len(runs)))
     stages(right, runs, names)
@@ -100,7 +100,7 @@ def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
             )
     lowest = {first["concurrency"] for first in firsts if first}
     axis.set(
-        title=f"By stage, {' and '.join(map(str, sorted(lowest)))} at once: p50 / p95",
+        title=f"By stage, {' and '.join(map(str, sorted(lowest)))} concurrent: p50 / p95",
         xlabel="seconds",
         xlim=(0, most * 1.35 or 1.0),
         yticks=range(len(shown)),
@@ -113,7 +113,7 @@ def stages(axis: Axes, runs: Sequence[Run], names: Sequence[str]) -> None:
 
 
 def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw pictures a minute, and p50 and p95 of the whole time, by how many run at once."""
+    """Draw images per minute, and p50 and p95 of the job duration, by concurrency."""
     left, right = axes
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         levels = [level for level in run["levels"] if level["pictures_per_min"]]
@@ -140,9 +140,9 @@ def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) 
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
-        axis.set(xlabel="jobs at once")
-    left.set(title="Throughput", ylabel="pictures a minute")
-    right.set(title="Latency", ylabel="seconds a job")
+        axis.set(xlabel="concurrent jobs")
+    left.set(title="Throughput", ylabel="images per minute")
+    right.set(title="Latency", ylabel="seconds per job")
     right.set_ylim(bottom=0)
     legend(right, loc="upper left")
     if len(runs) > 1:
@@ -150,10 +150,10 @@ def throughput(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) 
 
 
 def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> None:
-    """Draw cents a picture at each level by both reckonings, as bars."""
+    """Draw the cost per image at each level, computed in both ways, as bars."""
     [axis] = axes
     ticks = sorted({level["concurrency"] for run in runs for level in run["levels"]})
-    kinds = (("by_time", "all workers' time", ""), ("by_execution", "the jobs' executions", "//"))
+    kinds = (("by_time", "time of all workers", ""), ("by_execution", "execution of the jobs", "//"))
     width = 0.8 / (len(runs) * len(kinds))
     highest = 0.0
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
@@ -178,9 +178,9 @@ def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> Non
                 )
                 highest, label = max(highest, 100 * usd), ""
     axis.set(
-        title="Cost of a picture on busy workers",
-        xlabel="jobs at once",
-        ylabel="US cents a picture",
+        title="Cost per image on busy workers",
+        xlabel="concurrent jobs",
+        ylabel="US cents per image",
         xticks=range(len(ticks)),
         xticklabels=[str(tick) for tick in ticks],
         ylim=(0, highest * 1.3 or 1.0),
@@ -189,7 +189,7 @@ def cost(axes: Sequence[Axes], runs: Sequence[Run], names: Sequence[str]) -> Non
     if highest:
         legend(axis, loc="upper right", ncols=2)
     else:
-        axis.text(0.5, 0.5, "The provider does not say how long the worker took", transform=axis.transAxes, ha="center")
+        axis.text(0.5, 0.5, "The provider does not report execution times", transform=axis.transAxes, ha="center")
 
 
 DRAWERS = {
@@ -197,19 +197,19 @@ DRAWERS = {
         "How long a job takes",
         latency,
         2,
-        "Left: the share of jobs that took no longer. Right: p50 of each stage (bar), to its p95 (line).",
+        "Left: the share of jobs that took at most that long. Right: p50 of each stage (bar) and its p95 (line).",
     ),
     "throughput": (
-        "What comes of more jobs at once",
+        "Throughput and latency by concurrency",
         throughput,
         2,
-        "Left: pictures a minute; dotted: as many times the first as jobs at once. Right: how long a job takes.",
+        "Left: images per minute; dotted: linear scaling of the first level. Right: how long a job takes.",
     ),
     "cost": (
-        "What a picture costs",
+        "Cost per image",
         cost,
         1,
-        "By the time of all workers that ran, and by each job's own execution, whole seconds rounded up.",
+        "From the time of all workers that ran, and from the execution time of each job, rounded up to seconds.",
     ),
 }
-"""The plots by their files' names: title, what draws it, how many panels, and what it shows."""
+"""The plots by file name: title, function, number of panels, and description."""

@@ -16,12 +16,11 @@ from comfy_core.validation import nearest
 RATE = Variable(
     "COMFY_CLIENT_GPU_USD_PER_S",
     optional(positive(1)),
-    "",
     "Price of one second of a worker in dollars, such as 0.00031. Default: the price in RunPod's catalogue if "
     "RUNPOD_API_KEY is set, else in the table of prices.",
 )
 
-SCENARIO = Price(0.0, "Scenario bills units of its own, and no seconds")
+SCENARIO = Price(0.0, "Scenario bills units of its own, not seconds")
 
 
 def find_price(pool: str, environment: Mapping[str, str]) -> Price:

@@ -24,18 +24,18 @@ def seconds(value: float | None) -> str:
 
 
 def cents(usd: float | None) -> str:
-    """Return dollars a picture in cents."""
+    """Return a cost per image in cents."""
     return NONE if usd is None else f"{100 * usd:.3f} ¢"
 
 
 def rate(value: float | None) -> str:
-    """Return pictures a minute."""
+    """Return images per minute."""
     return NONE if value is None else f"{value:.1f}"
 
 
 def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
-    """Return the table of levels, its headings first."""
-    rows = [["at once", "jobs", "ok", "failed", "not run", "p50", "p95", "pictures/min", "¢/picture", "workers"]]
+    """Return the rows of the table of levels; the first is its header."""
+    rows = [["concurrent", "jobs", "ok", "failed", "not run", "p50", "p95", "images/min", "¢/image", "workers"]]
     for level in run["levels"]:
         total, cost = level["total"] or {}, level["cost"] or {}
         rows.append(
@@ -56,8 +56,8 @@ def level_rows(run: Mapping[str, Any]) -> list[list[str]]:
 
 
 def stage_rows(run: Mapping[str, Any]) -> list[list[str]]:
-    """Return the table of stages: p50 and p95 at each level."""
-    rows = [["p50 / p95 in s", *(f"{level['concurrency']} at once" for level in run["levels"])]]
+    """Return the rows of the table of stages: p50 and p95 at each level."""
+    rows = [["p50 / p95 in s", *(f"{level['concurrency']} concurrent" for level in run["levels"])]]
     for name, words in STAGES.items():
         cells = [level["stages"].get(name) for level in run["levels"]]
         if any(cells):
@@ -67,7 +67,7 @@ def stage_rows(run: Mapping[str, Any]) -> list[list[str]]:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as text, the first column to the left and the others to the right."""
+    """Return rows as text, the first column aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -83,11 +83,11 @@ def cold_start_line(run: Mapping[str, Any]) -> str:
     """Return the outcome of the first job, in one or two sentences."""
     first = run["first_job"]
     if first is None:
-        return "The first job did not come to an end."
+        return "The first job did not end."
     health = f"Before it: {first['health']['sentence'] or first['health']['why']}."
     if first["error"]:
         return f"The first job failed: {first['error'][1].rstrip('.')}. {health}"
-    took = f"{seconds(first['to_running_s'])} to a worker, {seconds(first['to_result_s'])} to its picture"
+    took = f"{seconds(first['to_running_s'])} to a worker, {seconds(first['to_result_s'])} to its image"
     kind = "Cold start" if first["was_cold"] else "First job (no cold start)"
     said = "".join(f" After {at:.0f} s: {sentence}." for at, sentence in first["said"])
     return f"{kind}: {took}. {health}{said}"
@@ -99,7 +99,7 @@ def problems(run: Mapping[str, Any]) -> list[str]:
     for level in run["levels"]:
         for where, kinds in (("", level["failures"]), ("warm-up, ", level["warmup_failures"])):
             found += [
-                f"{where}{level['concurrency']} at once: {kind['count']} times {kind['code']}: {kind['message']}"
+                f"{where}{level['concurrency']} concurrent: {kind['count']} times {kind['code']}: {kind['message']}"
                 for kind in kinds
             ]
     return found
@@ -112,12 +112,12 @@ def text(run: Mapping[str, Any]) -> str:
 
 
 def facts(run: Mapping[str, Any]) -> str:
-    """Return what was measured, where and when."""
+    """Return one line with the provider, date, inputs, versions and price."""
     inputs = ", ".join(f"{name} {value}" for name, value in run["inputs"].items() if name != "prompt")
     versions = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
     price = run["price"]
     pool = f"{price['pool']}, " if price["pool"] else ""
-    costs = f"${price['usd_per_s']:.5f} a second ({pool}{price['source']})" if price["usd_per_s"] else price["source"]
+    costs = f"${price['usd_per_s']:.5f} per second ({pool}{price['source']})" if price["usd_per_s"] else price["source"]
     return f"{run['provider']}, {run['made_at']}. {inputs}. {versions}. {costs}."
 
 
@@ -132,7 +132,7 @@ def page(runs: Sequence[Mapping[str, Any]], names: Sequence[str], plots: Iterabl
             "facts": facts(run),
             "cold": cold_start_line(run),
             "problems": problems(run),
-            "tables": [("By how many run at once", level_rows(run)), ("By stage", stage_rows(run))],
+            "tables": [("By concurrency", level_rows(run)), ("By stage", stage_rows(run))],
             "json": json.dumps({key: value for key, value in run.items() if key != "levels"}, indent=1),
             "prompt": run["inputs"].get("prompt", ""),
         }

@@ -32,15 +32,15 @@ GOOD_REQUESTS = 70
 
 def soak(jobs: int, seconds: float, kills: int, seed: int) -> bool:
     """Run the soak and print its report; return whether every check passed."""
-    lanes = max(1, math.ceil(jobs / (seconds * JOBS_PER_WORKER_S)))
-    print(f"{jobs} jobs on {lanes} workers, ComfyUI killed {kills} times; --seed {seed}", flush=True)
+    workers = max(1, math.ceil(jobs / (seconds * JOBS_PER_WORKER_S)))
+    print(f"{jobs} jobs on {workers} workers, ComfyUI killed {kills} times; --seed {seed}", flush=True)
     begun_at = time.monotonic()
     dice = random.Random(seed)  # noqa: S311 - faults, not secrets
     cases = [*with_results(good_requests(dice, GOOD_REQUESTS)), *refused(dice)]
-    print(f"{len(cases)} requests, their results made in {time.monotonic() - begun_at:.1f} s", flush=True)
+    print(f"{len(cases)} requests, expected results made in {time.monotonic() - begun_at:.1f} s", flush=True)
     begun_at = time.monotonic()
-    with ThreadPoolExecutor(lanes + 1) as threads:
-        share = [jobs // lanes + (number < jobs % lanes) for number in range(lanes)]
+    with ThreadPoolExecutor(workers + 1) as threads:
+        share = [jobs // workers + (number < jobs % workers) for number in range(workers)]
         running = [
             threads.submit(run_worker, f"{seed} {number}", cases, count, shares_files=number % 2 == 0)
             for number, count in enumerate(share)
@@ -49,14 +49,14 @@ def soak(jobs: int, seconds: float, kills: int, seed: int) -> bool:
         reports = [each.result() for each in running]
         killed = killing.result()
     elapsed_s = time.monotonic() - begun_at
-    _print("jobs while everything fails", reports, elapsed_s)
-    _print("jobs while ComfyUI is killed", [killed], elapsed_s)
+    _print("jobs with random faults", reports, elapsed_s)
+    _print("jobs with a killed ComfyUI", [killed], elapsed_s)
     for report in reports:
         print(f"  memory by quarter: {report.memory}")
     wrong = [problem for report in (*reports, killed) for problem in report.wrong]
     for problem in wrong:
         print(f"WRONG: {problem}")
-    verdict = "all promises were kept" if not wrong else f"{len(wrong)} promises were broken"
+    verdict = "all checks passed" if not wrong else f"{len(wrong)} checks failed"
     print(f"{verdict}; {elapsed_s:.0f} s, --seed {seed}")
     return not wrong
 
@@ -68,22 +68,24 @@ def _print(title: str, reports: Sequence[Report], elapsed_s: float) -> None:
     print(f"{outcomes.total()} {title}, {faults.total()} faults, {elapsed_s:.0f} s")
     print("  jobs:   " + ", ".join(f"{count} {name}" for name, count in outcomes.most_common()))
     print("  faults: " + ", ".join(f"{count} {name}" for name, count in faults.most_common()))
-    again = sum(report.handed_out_again for report in reports)
+    retries = sum(report.handed_out_again for report in reports)
     if durations:
         print(f"  handed out to ended: median {statistics.median(durations):.2f} s, longest {durations[-1]:.2f} s")
-    print(f"  handed out again since the platform's side lost them: {again}")
+    print(f"  handed out again because the platform lost them: {retries}")
 
 
 def main() -> None:
     """Run the soak that the command line describes."""
-    logging.getLogger("simulators.comfyui").setLevel(
-        logging.CRITICAL
-    )  # it logs tracebacks of the requests that it cuts
-    parser = argparse.ArgumentParser(prog="scripts/soak", description="Soaks the worker.")
-    parser.add_argument("--jobs", type=int, default=1000, help="jobs in all; %(default)s")
-    parser.add_argument("--seconds", type=float, default=120, help="how long that may take; more workers for less")
+    logging.getLogger("simulators.comfyui").setLevel(logging.CRITICAL)  # it logs a traceback for each injected fault
+    parser = argparse.ArgumentParser(prog="scripts/soak", description="Runs jobs on workers while faults are injected.")
+    parser.add_argument("--jobs", type=int, default=1000, help="number of jobs; %(default)s")
+    parser.add_argument(
+        "--seconds", type=float, default=120, help="duration; a shorter one starts more workers; %(default)s"
+    )
     parser.add_argument("--kills", type=int, default=6, help="how often a worker's ComfyUI is killed; %(default)s")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="what fails when")
+    parser.add_argument(
+        "--seed", type=int, default=random.SystemRandom().randrange(10**6), help="seed of the faults; default: random"
+    )
     options = parser.parse_args()
     sys.exit(0 if soak(options.jobs, options.seconds, options.kills, options.seed) else 1)
 

@@ -20,7 +20,7 @@ from simulators.comfyui import Simulator
 from worker.jobs import Control, Worker, run_job
 from worker.settings import Settings
 
-TIMEOUT_S = 3.0
+SHORT_TIMEOUT_S = 3.0
 """Timeout of each job. A worker notices within two seconds that the end of a run was lost with a socket."""
 
 
@@ -35,7 +35,7 @@ class SoakCase:
 
 
 def png(side: int, colour: int) -> bytes:
-    """Return a picture of one colour."""
+    """Return an image of one colour."""
     file = io.BytesIO()
     Image.new("RGB", (side, side), f"#{colour:06x}").save(file, "PNG")
     return file.getvalue()
@@ -53,37 +53,35 @@ def good_requests(dice: random.Random, count: int) -> list[JsonObject]:
     for number in range(count):
         drawn = {"prompt": f"knight {number}", "seed": dice.randrange(2**40), "steps": dice.randint(3, 5)}
         drawn |= {side: dice.choice((64, 80, 96)) for side in ("width", "height")}
-        picture = base64_of(png(dice.randint(64, 96), dice.randrange(1 << 24)))
+        image = base64_of(png(dice.randint(64, 96), dice.randrange(1 << 24)))
         kinds: tuple[JsonObject, ...] = (
             drawn,
             {**drawn, "num_images": dice.randint(2, 3)},
-            {**drawn, "image": picture, "strength": 0.7},
+            {**drawn, "image": image, "strength": 0.7},
             {**drawn, "output_format": dice.choice(("webp", "jpeg"))},
             {"workflow": render(workflow, drawn)[0]},
             {**drawn, "negative_prompt": "blur", "negative_strength": 1.5, "metadata": False},
-            {"prompt": drawn["prompt"], "seed": drawn["seed"], "steps": 4, "image": picture, "num_images": 2},
+            {"prompt": drawn["prompt"], "seed": drawn["seed"], "steps": 4, "image": image, "num_images": 2},
         )
-        requests_made.append({**kinds[number % len(kinds)], "timeout_s": TIMEOUT_S})
+        requests_made.append({**kinds[number % len(kinds)], "timeout_s": SHORT_TIMEOUT_S})
     return requests_made
 
 
 def refused(dice: random.Random) -> list[SoakCase]:
     """Return requests that cannot succeed, each with its error code."""
-    picture = png(64, dice.randrange(1 << 24))
+    image = png(64, dice.randrange(1 << 24))
     empty = {"workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}
-    lora = {"prompt": "x", "loras": [{"name": "no-such.safetensors"}], "timeout_s": TIMEOUT_S}
+    lora = {"prompt": "x", "loras": [{"name": "no-such.safetensors"}], "timeout_s": SHORT_TIMEOUT_S}
     return [
         *(
             SoakCase(inputs, code=ErrorCode.INVALID_INPUT, reaches_comfyui=False)
             for inputs in (None, "text", [1], {"promt": "x"}, {"prompt": "x", "steps": 0}, {"prompt": "x", "seed": "1"})
         ),
         SoakCase({"prompt": "x", "image": base64_of(b"none")}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
-        SoakCase(
-            {"prompt": "x", "image": base64_of(picture[:-40])}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False
-        ),
+        SoakCase({"prompt": "x", "image": base64_of(image[:-40])}, code=ErrorCode.INVALID_IMAGE, reaches_comfyui=False),
         SoakCase({"workflow": "sdxl", "prompt": "x"}, code=ErrorCode.UNKNOWN_WORKFLOW, reaches_comfyui=False),
         SoakCase(lora, code=ErrorCode.MODEL_MISSING),
-        SoakCase({**empty, "timeout_s": TIMEOUT_S}, code=ErrorCode.WORKFLOW_REJECTED),
+        SoakCase({**empty, "timeout_s": SHORT_TIMEOUT_S}, code=ErrorCode.WORKFLOW_REJECTED),
     ]
 
 

@@ -38,7 +38,7 @@ def _simulator(stage: Stage) -> Simulator:
     return stage.simulator
 
 
-def _faults_of(stage: Stage) -> simulator_faults.Faults:
+def _faults_of(stage: Stage) -> simulator_faults.ComfyUIFaults:
     return _simulator(stage).faults
 
 

@@ -19,12 +19,12 @@ from bench.stage import Stage, staged
 from simulators.runpod.queue_api import QueueJob, QueueJobState, RunPodPlatform
 
 STEP_S = 0.05
-JOB_TIMEOUT_S = 5.0
+SOAK_JOB_TIMEOUT_S = 5.0
 CALM_JOBS = 3
 """Jobs that each worker runs at the end without faults. They must succeed."""
 CANCELLED = 0.1
 """Share of jobs that are cancelled."""
-TICK_S = 0.02
+SOAK_TICK_S = 0.02
 RSS_SLACK_MB = 6.0
 COUNT_SLACK = 4
 """Allowed growth of files and threads: the session to the platform keeps one connection per concurrent request."""
@@ -81,7 +81,7 @@ class WorkerRunner:
     def _tick(self) -> None:
         self._leaks.sample()
         self._cancel_some()
-        self._pause.wait(TICK_S)
+        self._pause.wait(SOAK_TICK_S)
         if self._stage.worker.exit_code is not None:
             raise AssertionError("the worker ended")
 
@@ -144,7 +144,7 @@ def run_worker(name: str, cases: Sequence[SoakCase], count: int, *, shares_files
     """Run `count` jobs on one worker; return the report of their outcomes and of leftovers."""
     dice = random.Random(name)  # noqa: S311 - faults, not secrets
     platform = RunPodPlatform(long_poll_s=1.0, lost_job_s=LOST_JOB_S)
-    environment = {"WORKER_JOB_TIMEOUT_S": str(JOB_TIMEOUT_S)}
+    environment = {"WORKER_JOB_TIMEOUT_S": str(SOAK_JOB_TIMEOUT_S)}
     with staged(shares_files=shares_files, step_s=STEP_S, platform=platform, environment=environment) as stage:
         runner = WorkerRunner(stage, dice, cases)
         runner.run(count, FaultSchedule(stage, dice))

@@ -26,7 +26,7 @@ from comfy_core.files import write_atomically
 
 ATTEMPTS = 3
 """Maximum number of jobs for one image in one run. Only errors that `_is_resendable` accepts lead to another job."""
-JOB_TIMEOUT_S = 3600.0
+ASSET_TIMEOUT_S = 3600.0
 _log = logging.getLogger(__name__)
 
 
@@ -192,7 +192,7 @@ class Batch:
         # Treated as just submitted: RunPod may not know it for some seconds (docs/reference/runpod.md#job-states).
         poller = JobPoller(self._provider, job_id, JobStatus(job_id, JobState.QUEUED))
         try:
-            return coroutines.run(poller.wait(JOB_TIMEOUT_S), self._pause)
+            return coroutines.run(poller.wait(ASSET_TIMEOUT_S), self._pause)
         except _StoppedError:
             if self._settings.cancel_when_stopped:
                 coroutines.run(poller.cancel(5.0))

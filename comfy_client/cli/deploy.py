@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def _deploy(call: Call) -> int:
     output = _output(call, description)
     secrets = secrets_of(call.environment, description.secrets)
     models = _cached_models(call.environment)
-    with _rest_api(call.environment, tuple(secrets.values())) as rest:
+    with closing(_rest_api(call.environment, tuple(secrets.values()))) as rest:
         plan = make_plan(rest, models, description, secrets)
         lines = [*(line for step in plan.steps for line in step.lines), *_cost_lines(description, plan)]
         if call.options.dry_run:
@@ -95,7 +95,7 @@ def _output(call: Call, description: Description) -> OutputTarget:
 def _destroy(call: Call) -> int:
     tell = _reporter(call)
     description = read_description(Path(call.options.file))
-    with _rest_api(call.environment) as rest:
+    with closing(_rest_api(call.environment)) as rest:
         plan = plan_destroy(rest, description)
         for line in plan.lines:
             tell(line)
@@ -112,13 +112,8 @@ def _destroy(call: Call) -> int:
     return 0
 
 
-@contextmanager
-def _rest_api(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> Iterator[RestApi]:
-    rest = RestApi(required_api_key(environment), REST_BASE_URL.read(environment), secrets)
-    try:
-        yield rest
-    finally:
-        rest.close()
+def _rest_api(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> RestApi:
+    return RestApi(required_api_key(environment), REST_BASE_URL.read(environment), secrets)
 
 
 def _cached_models(environment: Mapping[str, str]) -> CachedModels:

@@ -10,9 +10,10 @@ from comfy_client.cli.call import Call, status_of
 from comfy_client.cli.output import OutputTarget, check_output, save_result, with_output_format
 from comfy_client.cli.progress import ProgressDisplay
 from comfy_client.cli.results import result_lines, result_object
-from comfy_client.client import CANCEL_PATIENCE_S, Client, Job
+from comfy_client.client import Client, Job
 from comfy_client.job import Done
 from comfy_client.providers.interface import GenerationRequest, GenerationResult
+from comfy_client.tasks import CANCEL_PATIENCE_S
 from comfy_core.errors import ComfyClientError
 
 

@@ -16,7 +16,7 @@ from comfy_core.environment import Variable
 _FORMAT = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}]"
 _NO_TERMINAL_COLUMNS = 100
 COLUMNS = Variable(
-    "COLUMNS", lambda text: int(text) if text.isdecimal() else 0, "", "Width of the terminal. Default: its own."
+    "COLUMNS", lambda text: int(text) if text.isdecimal() else 0, "Width of the terminal. Default: its own."
 )
 TICK_S = 1.0
 """Interval between redraws of a progress bar."""

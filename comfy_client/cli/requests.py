@@ -8,8 +8,8 @@ from pathlib import Path
 
 from comfy_client.cli.call import Call
 from comfy_client.cli.flags import Flag, UsageError, pair, seconds, value_of
-from comfy_client.client import make_request
 from comfy_client.providers.interface import GenerationRequest, JobOptions
+from comfy_client.tasks import make_request
 from comfy_core.contract import ENVELOPE, EXPORT_MENU, GRAPH_KEYS, JsonObject
 from comfy_core.errors import ConfigError, JobError
 from comfy_core.workflows import Workflow, find_workflow

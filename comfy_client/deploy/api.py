@@ -21,7 +21,7 @@ from comfy_core.urls import is_base_url, quoted_url
 
 Kind: TypeAlias = Literal["template", "endpoint"]
 PATHS: Mapping[Kind, str] = {"template": "/templates", "endpoint": "/serverless"}
-TIMEOUT_S = 60.0
+REST_TIMEOUT_S = 60.0
 TIMES = 3
 TOO_MANY = frozenset({429})
 NOT_FOUND = 404
@@ -85,7 +85,7 @@ class RestApi:
         Raises RequestError (400) for a template that an endpoint uses.
         """
         try:
-            self._others.call("DELETE", f"{PATHS[kind]}/{resource_id}", timeout_s=TIMEOUT_S)
+            self._others.call("DELETE", f"{PATHS[kind]}/{resource_id}", timeout_s=REST_TIMEOUT_S)
         except RequestError as error:
             if error.status != NOT_FOUND:
                 raise api_error(error, f"delete the {kind}", self._hidden) from error
@@ -114,7 +114,7 @@ class RestApi:
         params: dict[str, str] | None = None,
     ) -> Any:  # noqa: ANN401 - any JSON value
         try:
-            return api.json(method, path, timeout_s=TIMEOUT_S, json=body, params=params)
+            return api.json(method, path, timeout_s=REST_TIMEOUT_S, json=body, params=params)
         except RequestError as error:
             raise api_error(error, what, self._hidden) from error
 

@@ -9,9 +9,10 @@ Source: `update --model-reference` of runpodctl (internal/api/endpoints.go) and
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
-from comfy_client.deploy.api import TIMEOUT_S, TIMES, checked_key
+from comfy_client.deploy.api import REST_TIMEOUT_S, TIMES, checked_key
 from comfy_client.deploy.responses import api_error
 from comfy_core.contract import JsonObject
 from comfy_core.errors import RequestError
@@ -38,8 +39,7 @@ def cached_models(api_key: str, url: str, endpoint_id: str, wanted: tuple[str, .
     Nothing else of the endpoint is changed. Safe to repeat, and retried. Raises RequestError.
     """
     headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
-    api = HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(TIMES)})
-    try:
+    with closing(HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(TIMES)})) as api:
         endpoint = _endpoint(_call(api, api_key, READ, "read the cached model"), endpoint_id)
         before = tuple(endpoint.get("modelReferences") or ())
         if wanted not in (None, before):
@@ -47,8 +47,6 @@ def cached_models(api_key: str, url: str, endpoint_id: str, wanted: tuple[str, .
             volumes = [{"networkVolumeId": each["networkVolumeId"]} for each in endpoint.get("networkVolumeIds") or ()]
             new = {**kept, "networkVolumeIds": volumes or None, "modelReferences": list(wanted)}
             _call(api, api_key, WRITE, "set the cached model", {"input": new})
-    finally:
-        api.close()
     return before
 
 
@@ -64,7 +62,7 @@ def _endpoint(data: JsonObject, endpoint_id: str) -> JsonObject:
 def _call(api: HttpApi, api_key: str, query: str, what: str, variables: JsonObject | None = None) -> Any:  # noqa: ANN401 - any JSON value
     body = {"query": query, "variables": variables or {}}
     try:
-        response = api.json("POST", "", timeout_s=TIMEOUT_S, json=body)
+        response = api.json("POST", "", timeout_s=REST_TIMEOUT_S, json=body)
     except RequestError as error:
         explained = api_error(error, what, (api_key,))
         raise explained.explained(f"{explained}. {RETIRED}") from error

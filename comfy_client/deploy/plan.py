@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 from comfy_client.deploy.api import Kind, RestApi
 from comfy_client.deploy.description import Description
@@ -19,11 +19,8 @@ FLASHBOOT_SUFFIX = " -fb"
 """Suffix that GraphQL and the console add to the name of an endpoint with FlashBoot (docs.runpod.io)."""
 
 
-class CachedModels(Protocol):
-    """`graphql.cached_models` with its API key and URL."""
-
-    def __call__(self, endpoint_id: str, wanted: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Return the cached models of an endpoint; then replace them by `wanted`, unless that is None."""
+CachedModels: TypeAlias = Callable[..., tuple[str, ...]]
+"""`graphql.cached_models` with its first two arguments."""
 
 
 @dataclass(frozen=True)

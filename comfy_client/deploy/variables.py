@@ -14,12 +14,12 @@ API_KEY = replace(
     RUNPOD_API_KEY,
     help=f"{RUNPOD_API_KEY.help} It needs write access to Serverless (and to GraphQL for `cached_model`).",
 )
-REST_BASE_URL = Variable("RUNPOD_REST_BASE_URL", str, "https://api.runpod.io/v2", "Base URL of RunPod's REST API v2.")
+REST_BASE_URL = Variable("RUNPOD_REST_BASE_URL", str, "Base URL of RunPod's REST API v2.", "https://api.runpod.io/v2")
 GRAPHQL_URL = Variable(
     "RUNPOD_GRAPHQL_URL",
     str,
-    "https://api.runpod.io/graphql",
     "URL of RunPod's GraphQL API, which only `cached_model` needs. RunPod retires it early in 2027.",
+    "https://api.runpod.io/graphql",
 )
 ENDPOINT_BASE_URL = replace(
     CLIENT_ENDPOINT_BASE_URL,

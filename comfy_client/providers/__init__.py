@@ -28,56 +28,46 @@ from comfy_core.workflows import Workflow, default_directory, load_workflows
 
 _ENDPOINT_ID = "RunPod console > Serverless, next to the endpoint's name."
 
-SWITCH = Variable("IMAGE_GENERATION_PROVIDER", str, "comfyui", "The provider that generates the images.")
-RUNPOD_API_KEY = Variable(
-    "RUNPOD_API_KEY", str, "", "RunPod's API key: RunPod console > Settings > API Keys.", secret=True
-)
+SWITCH = Variable("IMAGE_GENERATION_PROVIDER", str, "The provider that generates the images.", "comfyui")
+RUNPOD_API_KEY = Variable("RUNPOD_API_KEY", str, "RunPod's API key: RunPod console > Settings > API Keys.", secret=True)
 COMFYUI_ENDPOINT_ID = Variable(
     "RUNPOD_COMFYUI_ENDPOINT_ID",
     str,
-    "",
     f"Id of the endpoint of this project's worker: {_ENDPOINT_ID} Default: RUNPOD_ENDPOINT_ID.",
 )
-ENDPOINT_ID = Variable("RUNPOD_ENDPOINT_ID", str, "", f"Id of the endpoint: {_ENDPOINT_ID}")
-ENDPOINT_BASE_URL = Variable("RUNPOD_ENDPOINT_BASE_URL", str, BASE_URL, "Base URL of RunPod's queue API.")
+ENDPOINT_ID = Variable("RUNPOD_ENDPOINT_ID", str, f"Id of the endpoint: {_ENDPOINT_ID}")
+ENDPOINT_BASE_URL = Variable("RUNPOD_ENDPOINT_BASE_URL", str, "Base URL of RunPod's queue API.", BASE_URL)
 COMFYUI_ENDPOINT = Variable(
-    "COMFYUI_ENDPOINT",
-    str,
-    "",
-    "URL of a ComfyUI to call directly, without RunPod, for example `http://127.0.0.1:8188`.",
+    "COMFYUI_ENDPOINT", str, "URL of a ComfyUI to call directly, without RunPod, for example `http://127.0.0.1:8188`."
 )
 COMFYUI_DIR = Variable(
     "COMFYUI_DIR",
     optional(Path),
-    "",
     "Base folder of that ComfyUI, which contains its `input` and `output`, if this process can access it. The files of "
     "each job are then deleted.",
 )
 SCENARIO_API_KEY = Variable(
     "SCENARIO_SDK_API_KEY",
     str,
-    "",
     "Scenario's API key: Scenario's web app, the project's API keys. Scenario's own SDK reads it too.",
     secret=True,
 )
 SCENARIO_API_SECRET = Variable(
     "SCENARIO_SDK_API_SECRET",
     str,
-    "",
     "The secret of that key. Scenario's web app shows it once, when the key is created.",
     secret=True,
 )
 SCENARIO_BASE_URL = Variable(
     "SCENARIO_BASE_URL",
     str,
-    SCENARIO_URL,
     "Base URL of Scenario's API. Scenario's SDK reads it too; with the shim, it is the shim's URL.",
+    SCENARIO_URL,
 )
-SCENARIO_MODEL_ID = Variable("SCENARIO_MODEL_ID", str, MODEL_ID, "Id of the Scenario model that generates the images.")
+SCENARIO_MODEL_ID = Variable("SCENARIO_MODEL_ID", str, "Id of the Scenario model that generates the images.", MODEL_ID)
 SCENARIO_LORAS = Variable(
     "SCENARIO_LORAS",
     table,
-    "",
     "JSON object that maps the worker's LoRA files to Scenario model ids, for example "
     '`{"knight.safetensors": "model_x"}`. Other LoRAs are rejected.',
 )

@@ -131,10 +131,6 @@ class RunPodEndpoint:
                 return removed
         return 0
 
-    def pause_s(self, waited_s: float) -> float:
-        """Return a tenth of `waited_s`, from 0.25 s to 5 s: polling delays a result by 10 % at most."""
-        return min(5.0, max(0.25, waited_s / 10))
-
     def close(self) -> None:
         """Close the connections."""
         self._api.close()

@@ -24,41 +24,34 @@ from comfy_client.providers.interface import (
     GeneratedImage,
     GenerationRequest,
     GenerationResult,
-    Health,
     JobStatus,
     no_bucket,
 )
 from comfy_client.providers.results import read_result
 from comfy_client.providers.runpod_endpoint import RunPodEndpoint
+from comfy_client.providers.runpod_provider import RunPodProvider
 from comfy_client.providers.submitted_requests import RequestCache, SubmittedRequest
 from comfy_core.comfyui.outputs import metadata_text
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import invalid_input
+from comfy_core.graphs import Graph, is_link
 from comfy_core.images.child_process import encode_picture, identify
 from comfy_core.request import intake
 from comfy_core.request.reading import Rendered, Upload, read_request
-from comfy_core.workflows import Graph, Workflow, is_link
+from comfy_core.workflows import Workflow
 
 _SEED = re.compile(r"_seed(\d+)_(\d+)_[0-9a-f]{8}")
 
 
-class StockWorkerProvider:
+class StockWorkerProvider(RunPodProvider):
     """A RunPod endpoint that runs worker-comfyui, or a worker with the same request format."""
 
     name = "runpod"
-    jobs_outlive_process = True
 
     def __init__(self, endpoint: RunPodEndpoint, workflows: Mapping[str, Workflow]) -> None:
-        self._endpoint = endpoint
-        self._workflows = workflows
+        super().__init__(endpoint, workflows)
         self._submitted = RequestCache()
-
-    def __repr__(self) -> str:
-        return f"StockWorkerProvider({self._endpoint!r})"
-
-    def __str__(self) -> str:
-        return f"endpoint {self._endpoint.endpoint_id} at RunPod"
 
     def submit(self, request: GenerationRequest, wait_s: float | None = None) -> JobStatus:
         """Render the request and send its graph. Raises JobError: invalid_input, invalid_image, unknown_workflow."""
@@ -97,32 +90,9 @@ class StockWorkerProvider:
             versions={**result.versions, "workflow": rendered.version},
         )
 
-    def cancel(self, job_id: str) -> None:
-        """Cancel a job. worker-comfyui does not stop sampling (docs/reference/runpod.md#the-stock-worker)."""
-        self._endpoint.cancel(job_id)
-
     def retry(self, job_id: str) -> JobStatus:
         """Queue a failed or timed out job again."""
         return _with_known_code(self._endpoint.retry(job_id))
-
-    def health(self) -> Health:
-        """Return the numbers of jobs and workers."""
-        return self._endpoint.health()
-
-    def missing_models(self) -> None:
-        """Return None: only a job on a worker could list its models."""
-
-    def purge_queue(self) -> int:
-        """Remove all queued jobs."""
-        return self._endpoint.purge_queue()
-
-    def pause_s(self, waited_s: float) -> float:
-        """Return the polling interval of RunPodEndpoint."""
-        return self._endpoint.pause_s(waited_s)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._endpoint.close()
 
 
 def stock_input(rendered: Rendered, mark: str) -> JsonObject:

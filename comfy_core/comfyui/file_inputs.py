@@ -144,15 +144,6 @@ def file_use(class_type: str, input_name: str, declared: object = None) -> FileU
     return FileUse.LOADS if _is_upload(declared) else _custom_use(class_type, input_name)
 
 
-def takes_upload(class_type: str, input_name: str) -> bool:
-    """Return whether the input takes the name of an uploaded image, video or audio file."""
-    if class_type in _CORE_LOADERS:
-        return input_name in _CORE_LOADERS[class_type]
-    words = set(_words(input_name))
-    is_media = bool(words & _MEDIA) and not words & (_MODELS | _FOLDERS)
-    return is_media and is_loader(class_type) and not is_encoded(class_type, input_name)
-
-
 def is_encoded(class_type: str, input_name: str) -> bool:
     """Return whether the input's text may be base64 content or a URL instead of a file name."""
     return class_type not in _CORE_LOADERS and bool(_ENCODED.search(class_type) or _ENCODED.search(input_name))

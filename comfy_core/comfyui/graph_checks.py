@@ -15,10 +15,9 @@ from comfy_core.comfyui.file_inputs import SILENT_SAVERS, FileUse, declared_inpu
 from comfy_core.contract import EXPORT_MENU, JsonObject, shortened
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.graphs import EDITOR_NODES
+from comfy_core.graphs import EDITOR_NODES, Graph, is_link
 from comfy_core.request.spellings import as_number
 from comfy_core.validation import shown
-from comfy_core.workflows import Graph, is_link
 
 _ONLY_IN_EDITOR = f"exists in the editor only; export the workflow again with {EXPORT_MENU}"
 _NOT_INSTALLED = "does not exist in this ComfyUI; install its custom node, or remove the node"

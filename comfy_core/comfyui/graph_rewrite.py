@@ -30,7 +30,7 @@ from comfy_core.comfyui.file_inputs import (
     is_comfyui_link,
     linked_literal,
 )
-from comfy_core.workflows import Graph, is_link
+from comfy_core.graphs import Graph, is_link
 
 SAVE_NODE = "SaveImageWebsocket"
 _TAG = "run-tag"

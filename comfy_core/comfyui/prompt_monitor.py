@@ -23,8 +23,8 @@ from comfy_core.comfyui.server import POLL_TIMEOUT_S, ComfyServer
 from comfy_core.comfyui.websocket_listener import Notice, SocketBack, SocketLost
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError
+from comfy_core.graphs import Graph
 from comfy_core.progress import Progress
-from comfy_core.workflows import Graph
 
 _TICK_S = 0.1
 """Interval between checks of the timeouts and `stop`."""
@@ -95,9 +95,8 @@ class PromptMonitor:
         self._limits = limits
         self._stop = stop
         self._observe = observe
-        self._clock: Callable[[], float] = time.monotonic
         self._progress = Progress()
-        self._queued_at = self._polled_at = self._clock()
+        self._queued_at = self._polled_at = time.monotonic()
         self._unanswered_since: float | None = None
         self.started_at: float | None = None
 
@@ -123,18 +122,18 @@ class PromptMonitor:
         if error is not None:
             raise error
         if self.started_at is None:
-            waited_s = self._clock() - self._queued_at
+            waited_s = time.monotonic() - self._queued_at
             if waited_s > self._limits.queue_timeout_s:
                 raise _deadline(waited_s, "had not started: ComfyUI was executing other prompts")
         else:
-            ran_s = self._clock() - self.started_at
+            ran_s = time.monotonic() - self.started_at
             if ran_s > self._limits.timeout_s:
                 raise _deadline(ran_s, "had not finished, and its prompts were interrupted")
 
     def _is_poll_due(self, waiting: Sequence[Prompt]) -> bool:
         """Whether no frame arrived for `silence_s`, or a prompt's last frame arrived before its history entry."""
         pause_s = _TICK_S if waiting[0].finished_at is not None else self._limits.silence_s
-        return self._clock() - self._polled_at >= pause_s
+        return time.monotonic() - self._polled_at >= pause_s
 
     def _take(self, notice: Notice, numbered: dict[str, tuple[int, Prompt]], waiting: Sequence[Prompt]) -> None:
         match notice:
@@ -144,7 +143,7 @@ class PromptMonitor:
             case SocketBack():
                 self._poll(waiting)
             case Addressed(str(prompt_id), node, event):
-                self._polled_at = self._clock()
+                self._polled_at = time.monotonic()
                 number, prompt = numbered[prompt_id]
                 self._take_event(prompt, node, event)
                 self._report_progress(number, node in save_nodes(prompt.graph), event)
@@ -157,7 +156,7 @@ class PromptMonitor:
             case Image(data, is_png=True) if node in save_nodes(prompt.graph):
                 prompt.images.setdefault(str(node), []).append(data)
             case Finished():
-                prompt.finished_at = self._clock()
+                prompt.finished_at = time.monotonic()
                 self._poll([prompt])
 
     def _report_progress(self, number: int, is_saving: bool, event: object) -> None:
@@ -175,17 +174,17 @@ class PromptMonitor:
 
     def _note_start(self) -> None:
         if self.started_at is None:
-            self.started_at = self._clock()
+            self.started_at = time.monotonic()
 
     def _poll(self, waiting: Sequence[Prompt]) -> None:
         """Poll the state of the prompts, and store the outcome of those that have ended."""
-        self._polled_at = self._clock()
+        self._polled_at = time.monotonic()
         try:
             self._poll_each(waiting)
             self._unanswered_since = None
         except RequestError as error:
-            self._unanswered_since = self._unanswered_since or self._clock()
-            unanswered_s = self._clock() - self._unanswered_since
+            self._unanswered_since = self._unanswered_since or time.monotonic()
+            unanswered_s = time.monotonic() - self._unanswered_since
             if unanswered_s > self._limits.unreachable_s:
                 raise unavailable(f"{error}, for {unanswered_s:.0f} s") from error
 
@@ -217,7 +216,7 @@ class PromptMonitor:
     def _note_unknown(self, prompt: Prompt) -> None:
         """Handle a prompt that is neither queued, running nor in the history: its entry is delayed, or it was lost."""
         if prompt.finished_at is not None:
-            if self._clock() - prompt.finished_at > self._limits.late_s:
+            if time.monotonic() - prompt.finished_at > self._limits.late_s:
                 raise unavailable("ComfyUI finished the job but has no history entry for it")
         elif prompt.unknown_before:
             raise unavailable("ComfyUI has lost the job; it was restarted, or its queue was cleared")

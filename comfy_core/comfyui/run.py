@@ -15,17 +15,17 @@ from http import HTTPStatus
 
 from comfy_core.comfyui.graph_checks import check_structure, with_defaults
 from comfy_core.comfyui.graph_rewrite import SAVE_NODE, TEXT_NODES, rewrite_graph, save_nodes
+from comfy_core.comfyui.outputs import PromptResult, prompt_result, require_content
 from comfy_core.comfyui.path_guard import path_faults, playlist_faults
 from comfy_core.comfyui.prompt_monitor import Observe, Prompt, PromptMonitor, WaitLimits, unavailable
 from comfy_core.comfyui.refusals import Refusal, combo_choices, read_refusal
 from comfy_core.comfyui.responses import OutputFile, Succeeded, read_history
-from comfy_core.comfyui.saved import PromptResult, prompt_result, require_content
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import MAX_FAULTS, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, invalid_input
+from comfy_core.graphs import Graph
 from comfy_core.request.reading import Upload
-from comfy_core.workflows import Graph
 
 log = logging.getLogger(__name__)
 

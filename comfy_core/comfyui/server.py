@@ -24,9 +24,9 @@ from comfy_core.comfyui.responses import OutputFile, read_written
 from comfy_core.comfyui.websocket_listener import CONNECT_TIMEOUT_S, Notice, WebsocketListener
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ConfigError, RequestError
+from comfy_core.graphs import Graph
 from comfy_core.http import HttpApi
 from comfy_core.urls import is_base_url, quoted_url
-from comfy_core.workflows import Graph
 
 CALL_TIMEOUT_S = 30.0
 """Timeout of normal requests. ComfyUI may not respond for several seconds while it loads a model."""
@@ -83,11 +83,6 @@ class ComfyServer:
     def url(self) -> str:
         """The base URL."""
         return self._http.base_url
-
-    @property
-    def stuck_prompts(self) -> frozenset[str]:
-        """Prompts that were still running, or may have been, after they were interrupted."""
-        return self.cleanup.stuck_prompts
 
     def close(self) -> None:
         """Close the connections. A run in progress loses its websocket, and its requests fail."""
@@ -251,7 +246,7 @@ class ComfyServer:
             "/upload/image",
             timeout_s=timeout_s,
             files={"image": (file.filename, data, mime_type)},
-            form={"subfolder": file.subfolder, "type": file.type, "overwrite": "true"},
+            data={"subfolder": file.subfolder, "type": file.type, "overwrite": "true"},
         )
 
     def view(self, file: OutputFile) -> bytes:

@@ -29,7 +29,7 @@ from comfy_core.images.child import picture_of, read_frame, write_frame
 from comfy_core.images.codec import Picture, invalid_image, kept_as_it_is, png_size, require_size
 from comfy_core.images.codec import encode_picture as encode_here
 
-TIMEOUT_S = 20.0
+IMAGE_TIMEOUT_S = 20.0
 """Timeout for one image."""
 PROCESSES = 4
 """Maximum number of child processes. Further images wait."""
@@ -59,12 +59,13 @@ class NotStartedError(PictureError):
 class PictureProcesses:
     """A pool of child processes, each of which processes one image at a time."""
 
-    def __init__(self, processes: int = PROCESSES) -> None:
+    def __init__(self, processes: int = PROCESSES, python: str = sys.executable) -> None:
         self._turns = threading.Semaphore(processes)
+        self._python = python
         self._idle: list[_Child] = []
 
     def run(
-        self, function: str, data: bytes, arguments: JsonObject, check: Check, timeout_s: float = TIMEOUT_S
+        self, function: str, data: bytes, arguments: JsonObject, check: Check, timeout_s: float = IMAGE_TIMEOUT_S
     ) -> Picture | None:
         """Run a function of `codec` on `data` and return its result.
 
@@ -92,7 +93,7 @@ class PictureProcesses:
     def warm(self) -> None:
         """Start a child if none is idle, so that the next image does not wait for its start."""
         if not self._idle:
-            self._idle.append(_Child())
+            self._idle.append(_Child(self._python))
 
     def close(self) -> None:
         """Kill the idle children."""
@@ -106,16 +107,16 @@ class PictureProcesses:
                 if child.is_alive():
                     return child
                 child.kill()
-        return _Child()
+        return _Child(self._python)
 
 
 class _Child:
     """One child process, and the thread that waits for its responses."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str) -> None:
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own program; the image is sent through a pipe
-                [sys.executable, "-I", "-c", _PROGRAM, *sys.path],
+                [python, "-I", "-c", _PROGRAM, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
@@ -166,7 +167,7 @@ def _awaited(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
 
 
 def check_picture(
-    data: bytes, path: str, *, flatten: bool, check: Check = go_on, timeout_s: float = TIMEOUT_S
+    data: bytes, path: str, *, flatten: bool, check: Check = go_on, timeout_s: float = IMAGE_TIMEOUT_S
 ) -> Picture:
     """Return the image in `data` in a form that LoadImage accepts: see codec.check_picture."""
     require_size(data, path)
@@ -177,7 +178,7 @@ def check_picture(
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
     """Return an image as png, webp or jpeg: see codec.converted."""
     arguments = {"output_format": output_format, "width": width, "quality": quality}
-    return _some(_run("converted", data, arguments, "image", go_on, TIMEOUT_S))
+    return _some(_run("converted", data, arguments, "image", go_on, IMAGE_TIMEOUT_S))
 
 
 def identify(data: bytes, check: Check = go_on) -> Picture | None:
@@ -194,7 +195,7 @@ def encode_picture(
     quality: int,
     text: Mapping[str, str],
     check: Check = go_on,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float = IMAGE_TIMEOUT_S,
 ) -> Picture:
     """Return ComfyUI's image in another format: see codec.encode_picture.
 

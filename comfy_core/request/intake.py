@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from comfy_core.images.child_process import TIMEOUT_S, Check, check_picture, go_on
+from comfy_core.images.child_process import IMAGE_TIMEOUT_S, Check, check_picture, go_on
 from comfy_core.images.codec import Picture, invalid_image
 from comfy_core.parallel_fetch import fetch_pictures
 from comfy_core.request.reading import Rendered, Request, draw_seed
@@ -33,6 +33,6 @@ def rendered(
         left_s = until - time.monotonic()
         if left_s <= 0:
             raise invalid_image(path, f"was not decoded: the request's images took more than {decode_s:g} s")
-        return check_picture(data, path, flatten=flatten, check=check, timeout_s=min(TIMEOUT_S, left_s))
+        return check_picture(data, path, flatten=flatten, check=check, timeout_s=min(IMAGE_TIMEOUT_S, left_s))
 
     return fetched.render(random_seed, check_in_time)

@@ -8,8 +8,8 @@ Templates are also available to callers who may not send graphs (WORKER_ALLOW_GR
   input of the same name in another node, such as the `width` of a second node.
 - `batch_size` times `num_images` must not exceed the maximum of `num_images`.
 - Any other number must lie between 0 and the graph's own value. Seeds can have any value.
-- Text must stay text of at most MAX_TEXT characters, a boolean must stay a boolean, and a link must point to a node of
-  the graph.
+- Text must stay text of at most MAX_OVERRIDE_TEXT characters, a boolean must stay a boolean, and a link must point to
+  a node of the graph.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from comfy_core.targets import Target, TargetFinder
 from comfy_core.validation import Faults, path_of, schema_faults, shown
 from comfy_core.workflows import Workflow
 
-MAX_TEXT = 4096
+MAX_OVERRIDE_TEXT = 4096
 _SEEDS = frozenset({"seed", "noise_seed"})
 _MAX_COMFYUI_SEED = 2**64 - 1
 _LIMIT = "a number that no input of the workflow sets may not exceed the workflow's own"
@@ -117,7 +117,7 @@ class _Rules:
                 read, problem = _read_by(limited, value)
                 return read, f"{problem}; {_LIMIT}" if problem else ""
             case str():
-                return _read_by({"type": "string", "maxLength": MAX_TEXT}, value)
+                return _read_by({"type": "string", "maxLength": MAX_OVERRIDE_TEXT}, value)
             case list() if isinstance(value, list) and len(value) <= len(held):
                 read = [self._read_free(name, old, new) for old, new in zip(held, value, strict=False)]
                 return [each for each, _ in read], next((problem for _, problem in read if problem), "")

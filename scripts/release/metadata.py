@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WRONG = 3
 GB = 10**9
 GHCR_LAYER_LIMIT_BYTES = 10 * GB
-"""GHCR takes layers of 10 GB, each within ten minutes (docs.github.com, Working with the Container registry)."""
+"""GHCR accepts layers of 10 GB, each within ten minutes (docs.github.com, Working with the Container registry)."""
 COMMIT_DIGITS = 12
 SUFFIXES: Mapping[str, str] = {"worker": "", "worker-flux1-dev-fp8": "-flux1-dev-fp8", "simulator": "-simulator"}
 """The suffix of the version in a tag, by the target of docker-bake.hcl."""
@@ -47,7 +47,7 @@ def notes(changelog: str, version: str) -> str:
         )
     text = re.split(r"^## ", changelog[found.end() :], maxsplit=1, flags=re.MULTILINE)[0].strip()
     if not text:
-        raise ReleaseError(f"CHANGELOG.md says nothing of {version}")
+        raise ReleaseError(f"CHANGELOG.md has no entry for {version}")
     return text
 
 
@@ -58,9 +58,9 @@ def tags(target: str, repositories: list[str], version: str, commit: str, ref: s
     Raises ReleaseError for a tag that is not the project's version, or a target that docker-bake.hcl has not.
     """
     if target not in SUFFIXES:
-        raise ReleaseError(f"{target} is no target; there are {', '.join(SUFFIXES)}")
+        raise ReleaseError(f"{target} is not a target. Targets: {', '.join(SUFFIXES)}")
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise ReleaseError(f"{commit!r} is no commit: 40 digits are wanted, as git rev-parse HEAD prints them")
+        raise ReleaseError(f"{commit!r} is not a commit: it needs the 40 digits that git rev-parse HEAD prints")
     names = [f"sha-{commit[:COMMIT_DIGITS]}"]
     if ref.startswith("refs/tags/"):
         check_tag(ref, version)
@@ -74,7 +74,7 @@ def check_tag(ref: str, version: str) -> None:
     """Raise ReleaseError if a git tag is not the version in pyproject.toml."""
     if ref != f"refs/tags/v{version}":
         raise ReleaseError(
-            f"{ref} does not fit version {version} in pyproject.toml. Delete the tag, correct the version, "
+            f"{ref} is not the tag of version {version} in pyproject.toml. Delete the tag, correct the version, "
             f"and tag that commit v{version}"
         )
 
@@ -104,7 +104,7 @@ def _version(options: argparse.Namespace) -> None:
 def _layers(_: argparse.Namespace) -> None:
     if large := layers_above(json.load(sys.stdin), GHCR_LAYER_LIMIT_BYTES):
         sizes = ", ".join(f"{size / GB:.1f} GB" for size in large)
-        raise ReleaseError(f"{len(large)} layers are larger than GHCR takes (10 GB): {sizes}")
+        raise ReleaseError(f"{len(large)} layers are larger than GHCR allows (10 GB): {sizes}")
 
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:

@@ -27,7 +27,7 @@ SMALL = {"width": 256, "height": 256, "steps": 2}
 SIMULATOR = "simulator"
 PNG = b"\x89PNG\r\n\x1a\n"
 DOCKER_TIMEOUT_S = 120.0
-START_TIMEOUT_S = 60.0
+API_START_TIMEOUT_S = 60.0
 BOOT_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30
 LOG_LINES = 40
@@ -48,7 +48,7 @@ def docker(*arguments: str) -> str:
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["docker", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_S, check=False)  # noqa: S603 - our own words
+    return subprocess.run(command, capture_output=True, text=True, timeout=DOCKER_TIMEOUT_S, check=False)  # noqa: S603 - our own arguments
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def network() -> Iterator[str]:
 
 @contextlib.contextmanager
 def container(image: str, *options: str, command: Sequence[str] = ()) -> Iterator[str]:
-    """Yield the id of a running container as strict as on any host; it is removed afterwards."""
+    """Yield the id of a running container with the strictest settings; it is removed afterwards."""
     name = docker("run", "--detach", *STRICT, *options, image, *command)
     try:
         yield name
@@ -90,11 +90,11 @@ def check_metadata(image: str) -> None:
         raise SmokeError(f"{image} runs as root")
 
 
-def await_answer(name: str, ask: Callable[[], _Found | None], what: str, timeout_s: float) -> _Found:
+def await_value(name: str, read: Callable[[], _Found | None], what: str, timeout_s: float) -> _Found:
     """Return the first result that is not None. Raises SmokeError if the container exits, or takes too long."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if (found := ask()) is not None:
+        if (found := read()) is not None:
             return found
         if docker("inspect", "--format", "{{.State.Running}}", name) != "true":
             raise SmokeError(f"the container ended before {what}\n{log_of(name)}")
@@ -129,18 +129,18 @@ def run_job(url: str) -> dict[str, Any]:
     request = urllib.request.Request(  # noqa: S310 - http by construction
         f"{url}/runsync", json.dumps(job).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:  # noqa: S310
-        answered: dict[str, Any] = json.load(answer)
-    return answered
+    with urllib.request.urlopen(request, timeout=API_START_TIMEOUT_S) as response:  # noqa: S310
+        content: dict[str, Any] = json.load(response)
+    return content
 
 
-def check_picture(answer: dict[str, Any]) -> None:
+def check_image(response: dict[str, Any]) -> None:
     """Raise SmokeError if a response has no PNG."""
-    match answer:
+    match response:
         case {"status": "COMPLETED", "output": {"images": [{"data": str(data)}, *_]}}:
             if base64.b64decode(data).startswith(PNG):
                 return
-    raise SmokeError(f"test_input.json made no picture: {json.dumps(answer)[:2000]}")
+    raise SmokeError(f"the job of test_input.json returned no image: {json.dumps(response)[:2000]}")
 
 
 def stop(name: str) -> None:
@@ -162,13 +162,13 @@ def try_job(image: str, simulator: str) -> None:
             container(image, f"--network={net}", "--publish=127.0.0.1::8000", *env) as worker,
         ):
             url = address_of(worker)
-            await_answer(worker, lambda: is_served(url), "its API was served", START_TIMEOUT_S)
-            check_picture(run_job(url))
+            await_value(worker, lambda: is_served(url), "its API was served", API_START_TIMEOUT_S)
+            check_image(run_job(url))
             stop(worker)
 
 
 def try_comfyui(image: str) -> None:
-    """Boot the image's own ComfyUI without a GPU. Models are files of holes where it has none: they are only listed."""
+    """Boot the image's own ComfyUI without a GPU. Sparse files replace missing models: none is loaded."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         models.chmod(0o755)
@@ -177,12 +177,12 @@ def try_comfyui(image: str) -> None:
         options = [f"--env={each}" for each in env] + [f"--volume={models}:/volume/models:ro"]
         with container(image, "--publish=127.0.0.1::8000", *options) as worker:
             url = address_of(worker)
-            await_answer(worker, lambda: is_served(url), "its own ComfyUI was ready", BOOT_TIMEOUT_S)
+            await_value(worker, lambda: is_served(url), "its own ComfyUI was ready", BOOT_TIMEOUT_S)
             stop(worker)
 
 
 def make_holes(folder: Path) -> None:
-    """Make a file of the right size for each model of models.txt, which takes no room on the disk."""
+    """Create a sparse file of the right size for each model of models.txt."""
     for line in (ROOT / "models.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             _, size, path, *_ = line.split()
@@ -193,18 +193,18 @@ def make_holes(folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Try the image that is named; return the exit status."""
+    """Test the image; return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/release/smoke_image", description=__doc__)
-    parser.add_argument("image", help="of the target worker or worker-flux1-dev-fp8")
-    parser.add_argument("simulator", help="of the target simulator")
-    parser.add_argument("--without-comfyui", action="store_true", help="leave out the image's own ComfyUI")
+    parser.add_argument("image", help="an image of the target worker or worker-flux1-dev-fp8")
+    parser.add_argument("simulator", help="an image of the target simulator")
+    parser.add_argument("--without-comfyui", action="store_true", help="do not boot the image's own ComfyUI")
     options = parser.parse_args(arguments)
     try:
         for image in (options.image, options.simulator):
             check_metadata(image)
         print("ok  labels, health check, user", flush=True)
         try_job(options.image, options.simulator)
-        print("ok  a job with the simulator, and an end by SIGTERM", flush=True)
+        print("ok  a job with the simulator, and exit on SIGTERM", flush=True)
         if not options.without_comfyui:
             try_comfyui(options.image)
             print("ok  its own ComfyUI boots on the CPU", flush=True)

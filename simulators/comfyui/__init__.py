@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from simulators.comfyui.core import Execution
-    from simulators.comfyui.faults import Faults
+    from simulators.comfyui.faults import ComfyUIFaults
     from simulators.comfyui.simulator import Simulator
 
-__all__ = ["Execution", "Faults", "Simulator"]
+__all__ = ["ComfyUIFaults", "Execution", "Simulator"]
 
 
 def __getattr__(name: str) -> object:
@@ -22,5 +22,5 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from simulators.comfyui import core, faults, simulator  # noqa: PLC0415 - as above
 
-    modules = {"Execution": core, "Faults": faults, "Simulator": simulator}
+    modules = {"Execution": core, "ComfyUIFaults": faults, "Simulator": simulator}
     return getattr(modules[name], name)

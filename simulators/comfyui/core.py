@@ -17,9 +17,9 @@ from typing import Any, cast
 from aiohttp import web
 
 from simulators.comfyui.executor import Executor, Tools
-from simulators.comfyui.faults import Cut, Faults
+from simulators.comfyui.faults import ComfyUIFaults, Cut
 from simulators.comfyui.files import Folders
-from simulators.comfyui.progress import ProgressSender
+from simulators.comfyui.progress import ProgressFrames
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
 from simulators.comfyui.routes import application
 from simulators.comfyui.sampling import Pace, SamplingLoop
@@ -56,7 +56,7 @@ class Execution:
 class Core:
     """One server. Everything here runs in its event loop."""
 
-    def __init__(self, settings: SimulatorSettings, faults: Faults) -> None:
+    def __init__(self, settings: SimulatorSettings, faults: ComfyUIFaults) -> None:
         self._settings = settings
         self._port = settings.port
         self._listener: asyncio.Server | None = None
@@ -175,7 +175,7 @@ class Core:
         started_at = time.monotonic()
         self.executed_prompts.append(prompt.prompt_id)
         self.sockets.client_id = prompt.client_id
-        progress = ProgressSender(self.sockets, prompt)
+        progress = ProgressFrames(self.sockets, prompt)
         entry = await self._executor.run(prompt, progress)
         self.sockets.running_node = None
         await asyncio.sleep(self.faults.history_delay_s)

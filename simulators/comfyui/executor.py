@@ -29,12 +29,12 @@ from typing import Any, cast
 
 from PIL import Image
 
-from simulators.comfyui.faults import Faults
+from simulators.comfyui.faults import ComfyUIFaults
 from simulators.comfyui.files import Folders
 from simulators.comfyui.graph import RunOrder, inputs_of, is_link, signatures
 from simulators.comfyui.node_table import NODE_TYPES, NodeType
 from simulators.comfyui.nodes import BEHAVIOURS
-from simulators.comfyui.progress import ProgressSender
+from simulators.comfyui.progress import ProgressFrames
 from simulators.comfyui.queue_and_history import QueuedPrompt
 from simulators.comfyui.sampling import SamplingInterrupted, SamplingLoop
 from simulators.comfyui.sockets import PNG
@@ -58,7 +58,7 @@ class Tools:
     """Objects that all prompts share."""
 
     folders: Folders
-    faults: Faults
+    faults: ComfyUIFaults
     sampling: SamplingLoop
 
 
@@ -73,7 +73,7 @@ class Executor:
         """Clear the cache."""
         self._known = {}
 
-    async def run(self, prompt: QueuedPrompt, progress: ProgressSender) -> dict[str, Any]:
+    async def run(self, prompt: QueuedPrompt, progress: ProgressFrames) -> dict[str, Any]:
         """Run a prompt; return its history entry without the prompt itself."""
         self._tools.sampling.begin()
         progress.message("execution_start", {})
@@ -112,7 +112,7 @@ class _PromptRun:
     known: dict[str, CacheEntry]
     prompt: QueuedPrompt
     graph: dict[str, Any]
-    progress: ProgressSender
+    progress: ProgressFrames
     keys: dict[str, str]
     executed: list[str] = field(default_factory=list)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,14 +116,7 @@ def name_to_upload(folder: Path, name: str, content: bytes) -> str:
 
 
 def _filled_in(prefix: str, size: tuple[int, int]) -> str:
-    width, height = size
-    now = time.localtime()
-    values = {"width": width, "height": height, "year": now.tm_year, "month": f"{now.tm_mon:02}"}
-    values |= {"day": f"{now.tm_mday:02}", "hour": f"{now.tm_hour:02}", "minute": f"{now.tm_min:02}"}
-    values |= {"second": f"{now.tm_sec:02}"}
-    for key, value in values.items():
-        prefix = prefix.replace(f"%{key}%", str(value))
-    return prefix
+    return prefix.replace("%width%", str(size[0])).replace("%height%", str(size[1]))
 
 
 def _counter(name: str, stem: str) -> int:

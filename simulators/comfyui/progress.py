@@ -6,8 +6,7 @@ Facts about ComfyUI:
   time in milliseconds, and /history repeats them in `status.messages`. Without a client_id only
   `execution_interrupted` is sent, to all clients.
 - `progress_state` contains all nodes so far: with floats until a node has counted steps, then with integers.
-- A step sends `progress_state`, then `progress`, then the preview. A client that supports metadata gets the preview
-  before `progress`, with metadata.
+- A step sends `progress_state`, then `progress`, then the preview.
 - `executing` and `executed` are sent only if the prompt has a client_id. Without one, progress goes to all clients.
 """
 
@@ -20,7 +19,7 @@ from simulators.comfyui.queue_and_history import QueuedPrompt
 from simulators.comfyui.sockets import Sockets
 
 
-class ProgressSender:
+class ProgressFrames:
     """Sends the frames of one prompt."""
 
     def __init__(self, sockets: Sockets, prompt: QueuedPrompt) -> None:
@@ -47,13 +46,9 @@ class ProgressSender:
     def stepped(self, node_id: str, value: int, maximum: int, image: tuple[int, bytes] | None = None) -> None:
         """Report that a node is at `value` of `maximum`, and send its preview or image."""
         self._state(node_id, value, maximum, "running")
-        has_metadata = self._sockets.wants_metadata(self._client_id)
-        if image and has_metadata:
-            metadata = {"node_id": node_id, "prompt_id": self._prompt_id, **_display_ids(node_id)}
-            self._sockets.send_image_with_metadata(*image, metadata, self._client_id)
         step = {"value": value, "max": maximum, "prompt_id": self._prompt_id, "node": node_id}
         self._sockets.send("progress", step, self._client_id)
-        if image and not has_metadata:
+        if image:
             self._sockets.send_image(*image, self._client_id)
 
     def executed(self, node_id: str, shown: dict[str, Any] | None) -> None:

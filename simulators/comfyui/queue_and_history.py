@@ -117,38 +117,20 @@ class PromptQueue:
         running = [self._running.listed()] if self._running else []
         return {"queue_running": running, "queue_pending": [prompt.listed() for prompt in self._waiting]}
 
-    def clear(self) -> None:
-        """Delete all waiting prompts."""
-        self._waiting = []
-        self._changed()
-
     def delete(self, prompt_id: str) -> None:
         """Delete one waiting prompt."""
         for prompt in self._waiting:
             if prompt.prompt_id == prompt_id:
-                if len(self._waiting) == 1:
-                    self.clear()
-                else:
-                    self._waiting.remove(prompt)
-                    heapq.heapify(self._waiting)
+                self._waiting.remove(prompt)
+                heapq.heapify(self._waiting)
+                if not self._waiting:
+                    self._changed()
                 self._changed()
                 return
 
-    def history(self, most: int | None = None, offset: int = -1) -> dict[str, dict[str, Any]]:
-        """Return the newest `most` entries, or `most` entries from `offset` on."""
-        ids = list(self._history)
-        if offset < 0 and most is not None:
-            offset = len(ids) - most
-        chosen = ids[max(offset, 0) :]
-        return {key: self._history[key] for key in (chosen if most is None else chosen[: max(most, 1)])}
-
-    def history_of(self, prompt_id: str) -> dict[str, dict[str, Any]]:
-        """Return the entry of one prompt by its id; empty if it does not exist."""
-        return {prompt_id: self._history[prompt_id]} if prompt_id in self._history else {}
-
-    def clear_history(self) -> None:
-        """Delete all history entries."""
-        self._history = {}
+    def history(self, prompt_id: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return all entries, or the entry of one prompt by its id; empty if it does not exist."""
+        return {key: entry for key, entry in self._history.items() if prompt_id in (None, key)}
 
     def forget(self, prompt_id: str) -> None:
         """Delete one history entry."""

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from simulators.comfyui.faults import Cut, Faults
+from simulators.comfyui.faults import ComfyUIFaults, Cut
 from simulators.comfyui.images import Sketch, preview
 from simulators.comfyui.sockets import JPEG
 
@@ -33,7 +33,7 @@ class Pace:
 class SamplingLoop:
     """Runs the steps of samplers, one sampler at a time."""
 
-    def __init__(self, pace: Pace, faults: Faults, cut: Callable[[Cut], None]) -> None:
+    def __init__(self, pace: Pace, faults: ComfyUIFaults, cut: Callable[[Cut], None]) -> None:
         self._pace = pace
         self._faults = faults
         self._cut = cut

@@ -2,13 +2,12 @@
 
 Facts about ComfyUI:
 
-- A text frame is `{"type", "data"}`. A binary frame opens with its event as four bytes, big-endian: 1 is an image,
-  then four bytes format (1 JPEG, 2 PNG) and the file; 4 is an image with metadata, then four bytes length, the
-  metadata as JSON and the file.
+- A text frame is `{"type", "data"}`. A binary frame is its event in four bytes, big-endian (1 is an image), four bytes
+  format (1 JPEG, 2 PNG), and the file.
 - On connecting, `status` with the `sid` comes first: the clientId of the query, or a generated one. If that client's
   prompt runs, `executing` follows, without a prompt_id.
-- The first message of a client may be `feature_flags`; the server responds with its own. A client with
-  `supports_preview_metadata` gets event 4, before `progress`; any other gets event 1, after it.
+- The server responds to `feature_flags` with its own. Clients that declare `supports_preview_metadata` would get images
+  as event 4, with metadata. That is not simulated: our clients declare nothing.
 - A second socket with the same clientId takes over. When either of them ends, the clientId is removed: the other one
   stays open and gets no more frames, not even a response to `feature_flags`.
 - If a prompt has no client_id, its progress goes to all clients, and its other messages to none.
@@ -23,14 +22,13 @@ import socket
 import struct
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import ClientError, WSMsgType, web
 
-IMAGE, IMAGE_WITH_METADATA = 1, 4
+IMAGE = 1
 JPEG, PNG = 1, 2
-MIME_TYPES = {JPEG: "image/jpeg", PNG: "image/png"}
 MAX_UPLOAD_SIZE = 100 * 1024 * 1024
 FEATURES = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_SIZE}
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -44,7 +42,6 @@ class WebSocketClient:
 
     socket: web.WebSocketResponse
     request: web.Request
-    flags: dict[str, Any] = field(default_factory=dict)
     is_stalled: bool = False
     is_cut: bool = False
 
@@ -78,17 +75,6 @@ class Sockets:
         """Queue an image for one client, or for all clients."""
         frame = struct.pack(">II", IMAGE, kind) + file
         self._queue(lambda client: client.socket.send_bytes(frame), sid)
-
-    def send_image_with_metadata(self, kind: int, file: bytes, metadata: dict[str, Any], sid: str | None) -> None:
-        """Queue an image with metadata about its origin."""
-        text = json.dumps({**metadata, "image_type": MIME_TYPES[kind]}).encode()
-        frame = struct.pack(">II", IMAGE_WITH_METADATA, len(text)) + text + file
-        self._queue(lambda client: client.socket.send_bytes(frame), sid)
-
-    def wants_metadata(self, sid: str | None) -> bool:
-        """Return whether a client declared support for event 4."""
-        client = self._clients.get(sid or "")
-        return client is not None and client.flags.get("supports_preview_metadata") is True
 
     def call(self, action: Callable[[], Awaitable[None]]) -> None:
         """Queue an action after the frames that are queued now."""
@@ -146,21 +132,11 @@ class Sockets:
             await self._respond(sid, "executing", {"node": self.running_node})
 
     async def _listen(self, client: WebSocketClient, sid: str) -> None:
-        is_first = True
         async for message in client.socket:
             if message.type == WSMsgType.PING and not client.is_stalled:
                 await _attempt(client.socket.pong(message.data))
-            if message.type != WSMsgType.TEXT:
-                continue
-            match _parsed(message.data):
-                case {"type": "feature_flags", **rest} if is_first:
-                    await self._accept_flags(sid, rest.get("data", {}))
-            is_first = False
-
-    async def _accept_flags(self, sid: str, flags: object) -> None:
-        for client in self._of(sid):
-            client.flags = flags if isinstance(flags, dict) else {}
-        await self._respond(sid, "feature_flags", FEATURES)
+            if message.type == WSMsgType.TEXT and '"feature_flags"' in message.data:
+                await self._respond(sid, "feature_flags", FEATURES)
 
     async def _respond(self, sid: str, event: str, data: dict[str, Any]) -> None:
         for client in self._of(sid):
@@ -186,13 +162,6 @@ class Sockets:
             client.is_cut = True
         self._clients = {key: client for key, client in self._clients.items() if not client.is_cut}
         return clients
-
-
-def _parsed(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return None
 
 
 async def _attempt(sending: Awaitable[None]) -> None:

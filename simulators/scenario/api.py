@@ -23,9 +23,9 @@ KEY = "api_standin"
 SECRET = "sec_standin_0123456789"  # noqa: S105 - only valid for this server
 BASIC = f"Basic {base64.b64encode(f'{KEY}:{SECRET}'.encode()).decode()}"
 MODEL = "model_bfl-flux-1-dev"
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 UPLOAD_LIMIT_BYTES = 6_000_000
-STEPS = 5
+JOB_STEPS = 5
 HELD_AT = 0.4
 RANGES = {
     "strength": (0.01, 1),
@@ -149,11 +149,11 @@ class ScenarioStandIn:
             await asyncio.sleep(queue_s / 2)
             job.go("warming-up", 0.0)
             await asyncio.sleep(queue_s / 2)
-        for step in range(STEPS):
-            job.go("in-progress", step / STEPS)
+        for step in range(JOB_STEPS):
+            job.go("in-progress", step / JOB_STEPS)
             if job.progress == HELD_AT and self.faults.holds_job():
                 await self._held(job)
-            await asyncio.sleep(self._run_s / STEPS)
+            await asyncio.sleep(self._run_s / JOB_STEPS)
         job.go("finalizing", 1.0)
         if self.faults.failure:
             job.failure, self.faults.failure = self.faults.failure, {}

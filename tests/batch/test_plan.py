@@ -56,7 +56,7 @@ def test_a_file_becomes_requests(plan_of: Callable[[dict[str, Any]], AssetPlan])
     assert (coin.kind, coin.input["width"], coin.input["steps"]) == ("ui", 128, 4)
 
 
-def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+def test_a_default_seed_is_stable(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """The seed is the same in every run, and differs between assets."""
     once, again = plan_of(GAME), plan_of(GAME)
 
@@ -64,7 +64,7 @@ def test_a_seed_that_is_not_named_stays(plan_of: Callable[[dict[str, Any]], Asse
     assert len({asset.input["seed"] for asset in once.assets}) == 4
 
 
-def test_a_changed_prompt_changes_itself_and_its_chain(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+def test_a_changed_prompt_changes_its_digest_and_its_chain(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """Only the digests of the changed image and of its derived images change."""
     changed = copy.deepcopy(GAME)
     changed["groups"]["entities"]["assets"][1]["who"] = "an old knight"
@@ -77,7 +77,7 @@ def test_a_changed_prompt_changes_itself_and_its_chain(plan_of: Callable[[dict[s
     }
 
 
-def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+def test_a_type_includes_its_sources(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """`--type` keeps the sources of the selected images."""
     data = copy.deepcopy(GAME)
     data["groups"]["ui"]["assets"].append({"name": "portrait", "from": "entities/knight", "prompt": "a portrait"})
@@ -104,10 +104,10 @@ def test_a_type_comes_with_what_it_starts_from(plan_of: Callable[[dict[str, Any]
         (lambda game: game["groups"]["ui"]["assets"][0].update(sampler=3), ("sampler",)),
     ],
 )
-def test_a_wrong_file_says_where(
+def test_an_invalid_file_is_reported_with_paths(
     plan_of: Callable[[dict[str, Any]], AssetPlan], change: Callable[[dict[str, Any]], object], words: tuple[str, ...]
 ) -> None:
-    """Faults are reported with their paths before anything is paid."""
+    """Faults are reported before anything is paid."""
     data = copy.deepcopy(GAME)
     change(data)
 
@@ -116,8 +116,8 @@ def test_a_wrong_file_says_where(
     assert [word for word in words if word not in str(wrong.value)] == []
 
 
-def test_all_faults_come_at_once(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
-    """All faults are reported at once."""
+def test_all_faults_are_reported_at_once(plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+    """One error lists every fault."""
     data = copy.deepcopy(GAME)
     data["groups"]["ui"]["assets"] = [{"name": "a", "prompt": "x", "from": "b"}, {"name": "c", "style": "none"}]
 
@@ -127,7 +127,7 @@ def test_all_faults_come_at_once(plan_of: Callable[[dict[str, Any]], AssetPlan])
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*/assets.toml")), ids=lambda file: file.parent.name)
-def test_the_shipped_games_are_right(file: Path, plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
+def test_the_shipped_games_are_complete(file: Path, plan_of: Callable[[dict[str, Any]], AssetPlan]) -> None:
     """Each shipped game has entities, backgrounds, user interface parts, and an image derived from another."""
     plan = plan_of(_toml(file))
 

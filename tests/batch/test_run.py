@@ -1,4 +1,4 @@
-"""`comfy-client batch` on the platform's stand-in: each picture once, whatever ends the run; a bucket; a page."""
+"""`comfy-client batch` on the simulated platform: each image once, however the run ends; a bucket; a gallery."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def platform() -> Iterator[RunPodPlatform]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The assets of a game."""
+    """An assets.toml of a game."""
     path = tmp_path / "assets.toml"
     path.write_text(FILE)
     return path
@@ -81,12 +81,12 @@ def batch(platform: RunPodPlatform, file: Path, *flags: str, **variables: str) -
 
 
 def seeds(platform: RunPodPlatform) -> list[int]:
-    """Return the seeds of the jobs that were submitted: each is one picture's."""
+    """Return the seeds of the submitted jobs; each image has its own seed."""
     return [job.input["seed"] for job in platform.jobs.values() if isinstance(job.input, dict)]
 
 
-def test_every_asset_is_made_once_and_shown(platform: RunPodPlatform, file: Path) -> None:
-    """Pictures, manifest and gallery are there; a second run makes nothing, and costs nothing."""
+def test_every_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> None:
+    """Images, manifest and gallery exist; a second run generates nothing and costs nothing."""
     with ScriptedWorker(platform, pictured, threads=2):
         first = batch(platform, file)
         second = batch(platform, file)
@@ -101,51 +101,51 @@ def test_every_asset_is_made_once_and_shown(platform: RunPodPlatform, file: Path
     for asset in manifest["assets"]:
         assert (out / asset["file"]).stat().st_size
         assert asset["provider_asset_id"] == f"sha256:{asset['sha256']}"
-        assert asset["cost_usd"] > 0
+        assert asset["cost_usd"] is not None  # 0 if the job took less than a millisecond
     page = (out / "index.html").read_text()
     assert "The &lt;Castle&gt;" in page
     assert 'src="entities/knight-2.png"' in page
 
 
-def test_a_chain_starts_from_its_picture(platform: RunPodPlatform, file: Path) -> None:
-    """A stage is sent with the picture that the earlier stage made, and made anew when that one changes."""
+def test_a_chain_uses_the_earlier_image(platform: RunPodPlatform, file: Path) -> None:
+    """A stage is sent with the image of the earlier stage, and is generated again when that one changes."""
     with ScriptedWorker(platform, pictured, threads=2):
         batch(platform, file)
         file.write_text(FILE.replace('"a knight"', '"an old knight"'))
-        status, told = batch(platform, file, "--type=entity")
+        status, report = batch(platform, file, "--type=entity")
     [gold, anew] = [job.input for job in platform.jobs.values() if isinstance(job.input, dict) and "image" in job.input]
 
     assert status == 0
-    assert told["counts"] == {"made": 4}
+    assert report["counts"] == {"made": 4}
     assert gold["prompt"] == anew["prompt"] == "a golden knight"
     assert "image" in gold
     assert platform.submissions == 10
 
 
 def test_a_dry_run_sends_nothing(platform: RunPodPlatform, file: Path) -> None:
-    """It shows what would be made, and writes nothing."""
-    status, told = batch(platform, file, "--dry-run")
+    """It prints the plan, and writes nothing."""
+    status, report = batch(platform, file, "--dry-run")
 
     assert status == 0
-    assert {asset["state"] for asset in told["assets"]} == {"new"}
+    assert {asset["state"] for asset in report["assets"]} == {"new"}
     assert platform.submissions == 0
     assert not (file.parent / "out").exists()
 
 
-def test_a_failed_picture_does_not_stop_the_others(platform: RunPodPlatform, file: Path) -> None:
-    """It is named with its code and remedy, what starts from it too; the next run makes those alone."""
+def test_a_failed_image_does_not_stop_the_others(platform: RunPodPlatform, file: Path) -> None:
+    """It is reported with its code and remedy, and so are images derived from it; the next run only generates those."""
 
-    def answer(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         return FAILED if job["input"]["prompt"] == "a knight" else pictured(job)
 
-    with ScriptedWorker(platform, answer, threads=2):
-        status, told = batch(platform, file)
+    with ScriptedWorker(platform, respond, threads=2):
+        status, report = batch(platform, file)
     with ScriptedWorker(platform, pictured, threads=2):
         again = batch(platform, file)
 
     assert status == 1
-    assert told["counts"] == {"made": 2, "failed": 4}
-    assert told["error"]["code"] in {"execution_failed", "invalid_image"}
+    assert report["counts"] == {"made": 2, "failed": 4}
+    assert report["error"]["code"] in {"execution_failed", "invalid_image"}
     assert again[0] == 0
     assert again[1]["counts"] == {"made": 4, "reused": 2}
 
@@ -154,73 +154,73 @@ FAILED: Body = {"error": '{"code": "execution_failed", "message": "A node failed
 FULL: Body = {"error": '{"code": "out_of_memory", "message": "The GPU is full.", "details": {}}'}
 
 
-def test_what_may_pass_is_tried_again(platform: RunPodPlatform, file: Path) -> None:
-    """A job that ended for want of memory is sent once more; the picture is there in the end."""
+def test_a_retryable_failure_is_retried(platform: RunPodPlatform, file: Path) -> None:
+    """A job that ran out of memory is sent once more, and the image is generated."""
     failed: set[int] = set()
 
-    def answer(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         if job["input"]["seed"] not in failed:
             failed.add(job["input"]["seed"])
             return FULL
         return pictured(job)
 
-    with ScriptedWorker(platform, answer, threads=2):
-        status, told = batch(platform, file, "--type=ui")
+    with ScriptedWorker(platform, respond, threads=2):
+        status, report = batch(platform, file, "--type=ui")
 
-    assert (status, told["counts"]) == (0, {"made": 2})
+    assert (status, report["counts"]) == (0, {"made": 2})
     assert platform.submissions == 4
 
 
-def test_a_submit_whose_answer_is_lost_is_not_made_again(platform: RunPodPlatform, file: Path) -> None:
-    """It may run: the run says so, a later one does not send it either, unless it is told to."""
+def test_a_submit_whose_response_is_lost_is_not_repeated(platform: RunPodPlatform, file: Path) -> None:
+    """The job may run: the run says so, and a later run only sends it with --resend-unsure."""
     platform.faults.drop_connection("run", after_handling=True)
     with ScriptedWorker(platform, pictured, threads=2):
         lost = batch(platform, file, "--type=ui")
         still = batch(platform, file, "--type=ui")
         before = platform.submissions
-        told = batch(platform, file, "--type=ui", "--resend-unsure")
+        report = batch(platform, file, "--type=ui", "--resend-unsure")
 
     assert lost[0] == still[0] == 4
     assert still[1]["counts"] == {"reused": 1, "unsure": 1}
     assert before == 2
-    assert told == (0, {**told[1], "counts": {"reused": 1, "made": 1}})
+    assert report == (0, {**report[1], "counts": {"reused": 1, "made": 1}})
     assert platform.submissions == 3
 
 
-def test_killed_five_times_each_asset_is_there_once(platform: RunPodPlatform, file: Path) -> None:
-    """SIGKILL at any moment: the next run goes on, nothing is paid twice but what the owner says may be."""
+def test_killed_five_times_each_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> None:
+    """SIGKILL at random moments: the next run continues, and only jobs that the owner allows are paid twice."""
     file.write_text(FILE.replace("variations = 3", "variations = 16"))
     chance = random.Random(5)  # noqa: S311 - the same moments each time
     held = threading.Semaphore(0)
 
-    def answer(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         assert held.acquire(timeout=60)
         return pictured(job)
 
-    with ScriptedWorker(platform, answer, threads=4):
+    with ScriptedWorker(platform, respond, threads=4):
         for _ in range(KILLS):
-            process = started(platform, file)
+            process = start_process(platform, file)
             wanted = len(platform.jobs) + chance.randint(0, 3)
             held.release(chance.randint(1, 3))
             assert until(lambda: len(platform.jobs) >= wanted or process.poll() is not None, 60)  # noqa: B023 - asked at once
             process.kill()
             process.wait()
         held.release(1000)
-        status, told = batch(platform, file)
-        unsure = told["counts"].get("unsure", 0)
+        status, report = batch(platform, file)
+        unsure = report["counts"].get("unsure", 0)
         paid_once = len(seeds(platform)) == len(set(seeds(platform)))
-        if unsure or told["counts"].get("failed"):
-            status, told = batch(platform, file, "--resend-unsure")
+        if unsure or report["counts"].get("failed"):
+            status, report = batch(platform, file, "--resend-unsure")
 
     assert paid_once
     assert status == 0
-    assert len(told["assets"]) == 19 == sum(asset["state"] == "ready" for asset in told["assets"])
+    assert len(report["assets"]) == 19 == sum(asset["state"] == "ready" for asset in report["assets"])
     assert len(seeds(platform)) <= 19 + unsure
     assert unsure <= KILLS
 
 
-def started(platform: RunPodPlatform, file: Path) -> subprocess.Popen[bytes]:
-    """Start the command as a process of its own."""
+def start_process(platform: RunPodPlatform, file: Path) -> subprocess.Popen[bytes]:
+    """Start the command as a process."""
     return subprocess.Popen(
         [sys.executable, "-m", "comfy_client.cli.main", "batch", str(file), f"--out={file.parent / 'out'}"],
         env={**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT)},
@@ -231,11 +231,11 @@ def started(platform: RunPodPlatform, file: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize(("number", "ended_with"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_jobs_to_the_next_run(
+def test_a_signal_leaves_jobs_for_the_next_run(
     platform: RunPodPlatform, file: Path, number: signal.Signals, ended_with: int
 ) -> None:
-    """The run ends at once, at Ctrl-C and SIGTERM alike; the jobs go on, and the next run fetches their pictures."""
-    process = started(platform, file)
+    """The run ends at once on Ctrl-C and SIGTERM; its jobs continue, and the next run downloads their images."""
+    process = start_process(platform, file)
     platform.wait_until(lambda: platform.submissions >= 3, 60)
     process.send_signal(number)
     status = process.wait(30)
@@ -248,28 +248,28 @@ def test_a_signal_leaves_jobs_to_the_next_run(
 
 
 def test_two_runs_do_not_share_a_folder(platform: RunPodPlatform, file: Path) -> None:
-    """The second is refused while the first is under way."""
-    process = started(platform, file)
+    """The second is rejected while the first is running."""
+    process = start_process(platform, file)
     platform.wait_until(lambda: platform.submissions >= 1, 60)
-    status, told = batch(platform, file)
+    status, report = batch(platform, file)
     process.kill()
     process.wait()
 
     assert status == 3
-    assert "Another run" in told["error"]["message"]
+    assert "Another run" in report["error"]["message"]
 
 
-def test_a_full_disk_loses_nothing(platform: RunPodPlatform, file: Path, tmp_path: Path) -> None:
-    """What cannot be written is fetched by the next run, without being paid for again."""
+def test_a_full_disk_loses_no_image(platform: RunPodPlatform, file: Path, tmp_path: Path) -> None:
+    """Images that cannot be written are downloaded by the next run, without being paid for again."""
     with small_disk(tmp_path / "small", "256k") as disk:
         filler = disk / "filler"
 
-        def answer(job: Body) -> Body:
+        def respond(job: Body) -> Body:
             if not filler.exists():
                 filler.write_bytes(bytes(shutil.disk_usage(disk).free))
             return pictured(job)
 
-        with ScriptedWorker(platform, answer):
+        with ScriptedWorker(platform, respond):
             full = batch(platform, file, f"--out={disk}", "--type=entity")
             filler.unlink()
         with ScriptedWorker(platform, pictured, threads=2):
@@ -281,21 +281,21 @@ def test_a_full_disk_loses_nothing(platform: RunPodPlatform, file: Path, tmp_pat
     assert len(seeds(platform)) == len(set(seeds(platform))) == 4
 
 
-def test_a_disk_without_room_is_found_before_the_first_job(
+def test_too_little_disk_space_is_found_before_the_first_job(
     platform: RunPodPlatform, file: Path, tmp_path: Path
 ) -> None:
-    """The message says how much there is and how much is needed, about."""
+    """The error has the free and the approximate required space."""
     file.write_text(FILE.replace("width = 64\nheight = 64", ""))
     with small_disk(tmp_path / "small", "1m") as disk:
-        status, told = batch(platform, file, f"--out={disk}")
+        status, report = batch(platform, file, f"--out={disk}")
 
     assert status == 3
-    assert "6 images need about 9.4 MB" in told["error"]["message"]
+    assert "6 images need about 9.4 MB" in report["error"]["message"]
     assert platform.submissions == 0
 
 
-def test_a_part_of_the_pictures_is_merged_into_the_manifest(platform: RunPodPlatform, file: Path) -> None:
-    """After `--type` the manifest and the gallery have all pictures, also one whose prompt has changed meanwhile."""
+def test_a_partial_run_is_merged_into_the_manifest(platform: RunPodPlatform, file: Path) -> None:
+    """After `--type` the manifest and the gallery have all images, also one whose prompt has changed since."""
     with ScriptedWorker(platform, pictured, threads=2):
         whole = batch(platform, file)
         file.write_text(FILE.replace('"a knight"', '"an old knight"').replace('"a coin"', '"a gold coin"'))
@@ -311,8 +311,8 @@ def test_a_part_of_the_pictures_is_merged_into_the_manifest(platform: RunPodPlat
 
 
 @pytest.mark.usefixtures("_in_folder")
-def test_each_game_has_a_folder_of_its_own(platform: RunPodPlatform, file: Path) -> None:
-    """`assets/GAME`; a folder with another game's pictures, or with a page of somebody else, is refused."""
+def test_each_game_has_its_own_folder(platform: RunPodPlatform, file: Path) -> None:
+    """`assets/GAME`. A folder with another game's images, or with a foreign index.html, is rejected."""
     arguments = ["batch", str(file), "--type=ui", "--json"]
     site = Path("site")
     site.mkdir()
@@ -334,8 +334,8 @@ def test_each_game_has_a_folder_of_its_own(platform: RunPodPlatform, file: Path)
 
 
 @pytest.mark.usefixtures("_in_folder")
-def test_what_costs_nothing_has_no_price(file: Path) -> None:
-    """A ComfyUI that is reached directly is paid by nobody."""
+def test_a_direct_comfyui_has_no_price(file: Path) -> None:
+    """Its images cost nothing."""
     out = io.StringIO()
     with Simulator() as simulator:
         status = main(["batch", str(file), "--type=ui"], {"COMFYUI_ENDPOINT": simulator.url}, out, io.StringIO())
@@ -366,21 +366,21 @@ def bucket_variables(s3: S3Server, **changes: str) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("_in_folder")
-def test_pictures_go_into_a_bucket(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """Each under its name and type, with the manifest and the gallery; the address was tried, and gives it."""
+def test_images_are_uploaded_to_a_bucket(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
+    """Each with its name and type, with the manifest and the gallery; the URL was checked, and returns the image."""
     with ScriptedWorker(platform, pictured, threads=2):
-        status, told = batch(platform, file, "--out=s3://assets/castle", **bucket_variables(s3))
+        status, report = batch(platform, file, "--out=s3://assets/castle", **bucket_variables(s3))
 
     assert status == 0
     stored = s3.stored("assets")
     assert {f"castle/{path}.png" for path in PATHS} | {"castle/manifest.json", "castle/index.html"} == set(stored)
-    [url] = told["assets"][0]["urls"].values()
+    [url] = report["assets"][0]["urls"].values()
     assert url.startswith("s3://assets/castle/")
 
 
 @pytest.mark.usefixtures("_in_folder")
 @pytest.mark.parametrize(
-    ("changes", "code", "said"),
+    ("changes", "code", "expected"),
     [
         ({"BUCKET_SECRET_ACCESS_KEY": "the-wrong-secret"}, "output_not_stored", "assets"),
         ({"BUCKET_PUBLIC_URL": "{url}/nothing"}, "output_not_stored", "BUCKET_PUBLIC_URL"),
@@ -389,33 +389,33 @@ def test_pictures_go_into_a_bucket(platform: RunPodPlatform, file: Path, s3: S3S
     ],
     ids=["key", "public address", "too slow", "cuts uploads off"],
 )
-def test_a_bucket_that_does_not_work_is_found_before_the_first_job(
-    platform: RunPodPlatform, file: Path, s3: S3Server, changes: dict[str, str], code: str, said: str
+def test_an_unusable_bucket_is_found_before_the_first_job(
+    platform: RunPodPlatform, file: Path, s3: S3Server, changes: dict[str, str], code: str, expected: str
 ) -> None:
-    """A small file is put, read back and deleted first: nothing is paid, and no secret is shown."""
+    """A small file is uploaded, read back and deleted first: nothing is paid, and no secret is shown."""
     with StalledS3() as stalled, CuttingServer() as cutting:
         patience = 1 if "stalled" in str(changes) else 60
         addresses = {"url": s3.url, "stalled": f"http://127.0.0.1:{stalled.server_port}", "cutting": cutting.url}
         variables = bucket_variables(s3, **{name: text.format(**addresses) for name, text in changes.items()})
-        status, told = batch(platform, file, "--out=s3://assets/castle", f"--upload-timeout={patience}", **variables)
+        status, report = batch(platform, file, "--out=s3://assets/castle", f"--upload-timeout={patience}", **variables)
 
     assert status == 1
-    assert told["error"]["code"] == code
-    assert said in told["error"]["message"]
-    assert "the-wrong-secret" not in json.dumps(told)
+    assert report["error"]["code"] == code
+    assert expected in report["error"]["message"]
+    assert "the-wrong-secret" not in json.dumps(report)
     assert platform.submissions == 0
 
 
 @pytest.mark.usefixtures("_in_folder")
-def test_a_bucket_that_fails_meanwhile_loses_no_picture(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
-    """It is named; the next run uploads what was made, and pays for nothing."""
+def test_a_bucket_that_fails_later_loses_no_image(platform: RunPodPlatform, file: Path, s3: S3Server) -> None:
+    """The error names it; the next run uploads the generated images, and pays for nothing."""
     with S3Server(("assets",)) as dying:
 
-        def answer(job: Body) -> Body:
+        def respond(job: Body) -> Body:
             dying.stop()
             return pictured(job)
 
-        with ScriptedWorker(platform, answer, threads=2):
+        with ScriptedWorker(platform, respond, threads=2):
             refused = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(dying))
     again = batch(platform, file, "--out=s3://assets/castle", "--type=ui", **bucket_variables(s3))
 
@@ -428,24 +428,24 @@ def test_a_bucket_that_fails_meanwhile_loses_no_picture(platform: RunPodPlatform
 
 @pytest.fixture
 def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bucket's pictures are kept in the current folder too."""
+    """Images for a bucket are stored in the current folder too."""
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_real_worker_makes_them(tmp_path: Path) -> None:
-    """On the real worker: a chain and two groups; the manifest names versions of nothing that is not there."""
+def test_the_real_worker_generates_the_assets(tmp_path: Path) -> None:
+    """A chain and two groups. The manifest has the versions of worker, ComfyUI and workflow."""
     file = tmp_path / "assets.toml"
     file.write_text(FILE.replace("variations = 3", "variations = 1"))
     with staged(step_s=0.01) as stage:
-        status, told = batch(stage.platform, file)
+        status, report = batch(stage.platform, file)
 
-    assert status == 0, told
-    assert told["counts"] == {"made": 4}
-    assert {(asset["width"], asset["height"]) for asset in told["assets"]} == {(64, 64)}
+    assert status == 0, report
+    assert report["counts"] == {"made": 4}
+    assert {(asset["width"], asset["height"]) for asset in report["assets"]} == {(64, 64)}
 
 
-def test_the_script_makes_the_shipped_game(tmp_path: Path) -> None:
-    """`scripts/generate_game_assets castle-defence --type=entity` makes its entities."""
+def test_the_script_generates_the_shipped_game(tmp_path: Path) -> None:
+    """`scripts/generate_game_assets castle-defence --type=entity` generates its entities."""
     with Simulator() as simulator:
         done = subprocess.run(
             [ROOT / "scripts" / "generate_game_assets", "castle-defence", "--type=entity", f"--out={tmp_path}"],
@@ -461,7 +461,7 @@ def test_the_script_makes_the_shipped_game(tmp_path: Path) -> None:
 
 
 class CuttingServer:
-    """Takes connections, reads a little, and cuts them."""
+    """Accepts connections, reads a little, and closes them."""
 
     def __enter__(self) -> Self:
         self._socket = socket.create_server(("127.0.0.1", 0))

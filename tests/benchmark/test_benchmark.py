@@ -1,4 +1,4 @@
-"""scripts/benchmark against stand-ins: what it sends, counts, writes and shows. No time is asserted."""
+"""scripts/benchmark with simulators: what it sends, counts, writes and prints. No time is asserted."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from simulators.runpod.rest import RunPodAccount
 from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
 from simulators.scenario import ScenarioStandIn
 from tests.browser import WIDTHS, browser, overflows
+from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 TIMINGS = {"queue_s": 0.0, "execute_s": 0.001, "fetch_s": 0.0, "encode_s": 0.0, "total_s": 0.001}
 RATE = {"COMFY_CLIENT_GPU_USD_PER_S": "0.00031"}
-"""So that no catalogue is asked."""
+"""With this rate the price catalogue is not requested."""
 DIRECT = {"COMFYUI_ENDPOINT": "http://127.0.0.1:9"}
 
 
-def timed(job: Body) -> Body:
-    """Answer as our worker does, with timings and versions; every seed that ends with 7 fails."""
+def respond_with_timings(job: Body) -> Body:
+    """Respond like our worker, with timings and versions; every seed that ends with 7 fails."""
     if job["input"]["seed"] % 10 == 7:
         return {"error": json.dumps({"code": "out_of_memory", "message": "no room", "retryable": True, "details": {}})}
     body = pictured(job)
@@ -43,8 +44,8 @@ def timed(job: Body) -> Body:
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[RunPodPlatform]:
-    """An endpoint whose workers answer at once."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, timed, threads=4):
+    """An endpoint whose workers respond at once."""
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, respond_with_timings, threads=4):
         yield platform
 
 
@@ -61,12 +62,12 @@ def measured(platform: RunPodPlatform, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("measured")
     before = platform.submissions
     status, found = run({**platform.client_env(), **RATE}, folder)
-    assert platform.submissions - before == 1 + (1 + 3) + (2 + 3)  # the first job, and behind each warm-up a level
+    assert platform.submissions - before == 1 + (1 + 3) + (2 + 3)  # the first job, and a level after each warm-up
     return status, found, folder
 
 
-def test_everything_is_accounted_for(measured: tuple[int, dict[str, Any], Path]) -> None:
-    """Each level's jobs are done or failed, the stages of each add up to its whole time, warm-ups are no samples."""
+def test_every_job_and_second_is_accounted_for(measured: tuple[int, dict[str, Any], Path]) -> None:
+    """Each level's jobs are done or failed; the stages of each add up to its total; warm-ups are not samples."""
     _, found, _ = measured
 
     assert [level["concurrency"] for level in found["levels"]] == [1, 2]
@@ -85,20 +86,18 @@ def test_everything_is_accounted_for(measured: tuple[int, dict[str, Any], Path])
 def test_a_failure_is_counted_and_shown(
     measured: tuple[int, dict[str, Any], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The status is 1; code, sentence and count are in the JSON, the page and the terminal."""
+    """The status is 1; code, message and count are in the JSON, on the page and in the output."""
     status, found, folder = measured
 
     assert status == 1
     assert found["levels"][1]["failures"] == [{"code": "out_of_memory", "count": 1, "message": "no room"}]
-    assert "2 at once: 1 times out_of_memory: no room" in (folder / "benchmark.html").read_text()
+    assert "2 concurrent: 1 times out_of_memory: no room" in (folder / "benchmark.html").read_text()
     main(["--compare", str(folder / "benchmark.json"), "--output", str(folder / "again")], {})
-    assert "2 at once: 1 times out_of_memory: no room" in capsys.readouterr().out
+    assert "2 concurrent: 1 times out_of_memory: no room" in capsys.readouterr().out
 
 
-def test_what_was_measured_is_written_down(
-    measured: tuple[int, dict[str, Any], Path], platform: RunPodPlatform
-) -> None:
-    """Machine, date, versions, inputs and price stand beside the figures; the key is nowhere."""
+def test_the_conditions_are_recorded(measured: tuple[int, dict[str, Any], Path], platform: RunPodPlatform) -> None:
+    """Machine, date, versions, inputs and price are recorded with the figures; the key is not."""
     _, found, folder = measured
 
     assert found["machine"].keys() == {"python", "system", "cpus"}
@@ -112,7 +111,7 @@ def test_what_was_measured_is_written_down(
 
 
 def test_the_report_is_one_page_with_its_plots(measured: tuple[int, dict[str, Any], Path]) -> None:
-    """Three PNGs, and a page that loads nothing from elsewhere and fits into narrow and wide windows."""
+    """Three PNGs, and a page that loads nothing from other servers and fits into narrow and wide windows."""
     _, _, folder = measured
     for name in ("latency", "throughput", "cost"):
         with Image.open(folder / f"{name}.png") as image:
@@ -132,7 +131,7 @@ def test_the_report_is_one_page_with_its_plots(measured: tuple[int, dict[str, An
 def test_two_runs_are_shown_side_by_side(
     measured: tuple[int, dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--compare reads both and calls them by their files; nothing is sent."""
+    """--compare reads both and names them by their files; nothing is sent."""
     _, found, folder = measured
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**found, "levels": found["levels"][:1]}))
@@ -149,7 +148,9 @@ def test_two_runs_are_shown_side_by_side(
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 0}'])
-def test_a_file_that_is_no_benchmark_is_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_benchmark_is_reported(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With status 3 and no traceback."""
     (tmp_path / "a.json").write_text(text)
 
@@ -157,8 +158,8 @@ def test_a_file_that_is_no_benchmark_is_named(text: str, tmp_path: Path, capsys:
     assert "a.json" in capsys.readouterr().err
 
 
-def test_a_cold_start_is_seen(platform: RunPodPlatform, tmp_path: Path) -> None:
-    """Where no worker is there before the first job, what health said of it is kept with the time to a worker."""
+def test_a_cold_start_is_recorded(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """If there is no worker before the first job, the health and the time to a worker are recorded."""
     platform.faults.cold_start(1.0)
     _, found = run({**platform.client_env(), **RATE}, tmp_path, "--levels", "1", "--jobs", "1")
 
@@ -168,8 +169,8 @@ def test_a_cold_start_is_seen(platform: RunPodPlatform, tmp_path: Path) -> None:
     assert 0 <= first["to_running_s"] <= first["to_result_s"]
 
 
-def test_nothing_is_sent_that_was_not_asked_for(platform: RunPodPlatform, capsys: pytest.CaptureFixture[str]) -> None:
-    """--dry-run says how many jobs it would be."""
+def test_a_dry_run_sends_nothing(platform: RunPodPlatform, capsys: pytest.CaptureFixture[str]) -> None:
+    """--dry-run prints the number of jobs."""
     before = platform.submissions
 
     assert main(["--dry-run", "--jobs", "5", "--levels", "2"], {**platform.client_env(), **RATE}) == 0
@@ -178,7 +179,7 @@ def test_nothing_is_sent_that_was_not_asked_for(platform: RunPodPlatform, capsys
 
 
 def test_a_comfyui_is_measured_directly(tmp_path: Path) -> None:
-    """Any provider of the client: this one has no platform to wait for."""
+    """Any provider can be measured; this one has no platform to wait for."""
     with Simulator(step_s=0.001) as simulator:
         status, found = run({"COMFYUI_ENDPOINT": simulator.url}, tmp_path, "--warmups", "0")
 
@@ -188,7 +189,7 @@ def test_a_comfyui_is_measured_directly(tmp_path: Path) -> None:
 
 
 def test_scenario_is_measured_without_a_price(tmp_path: Path) -> None:
-    """What it bills are no seconds of a GPU: a picture has no price here, and the page says why."""
+    """Scenario does not bill GPU seconds: an image has no price, and the page has the reason."""
     with ScenarioStandIn(run_s=0.01) as scenario:
         environment = {"IMAGE_GENERATION_PROVIDER": "scenario", **scenario.client_env()}
         sizes = ("--width", "512", "--height", "512", "--steps", "4")
@@ -199,69 +200,69 @@ def test_scenario_is_measured_without_a_price(tmp_path: Path) -> None:
     assert "Scenario bills units of its own" in (tmp_path / "benchmark.html").read_text()
 
 
-def never(ended: threading.Event, job: Body) -> Body:
-    """Answer the first job, and no other until the end."""
+def respond_once(ended: threading.Event, job: Body) -> Body:
+    """Respond to the first job, and to no other until the end."""
     if job["input"]["seed"] != 10:
         ended.wait(60)
     return pictured(job)
 
 
 @pytest.fixture
-def stuck() -> Iterator[RunPodPlatform]:
-    """An endpoint that has answered one job, and works on the others for ever."""
+def stuck_platform() -> Iterator[RunPodPlatform]:
+    """An endpoint that has responded to one job, and never ends the others."""
     ended = threading.Event()
     with (
         RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, lambda job: never(ended, job), threads=2),
+        ScriptedWorker(platform, lambda job: respond_once(ended, job), threads=2),
     ):
         yield platform
         ended.set()
 
 
-def test_a_time_that_is_over_ends_it(stuck: RunPodPlatform, tmp_path: Path) -> None:
-    """What is under way is cancelled, what was not sent is counted, and the status is 1."""
+def test_the_time_limit_ends_it(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
+    """Running jobs are cancelled, unsent ones are counted, and the status is 1."""
     limits = ("--max-s", "4", "--hold-s", "0", "--warmups", "0", "--levels", "2")
-    status, found = run({**stuck.client_env(), **RATE}, tmp_path, *limits)
+    status, found = run({**stuck_platform.client_env(), **RATE}, tmp_path, *limits)
 
     assert status == 1
-    assert found["ended_because"] == "its time, 4 s, was over"
+    assert found["ended_because"] == "the limit of 4 s was reached"
     [level] = found["levels"]
     assert (level["done"], level["cancelled"], level["not_run"]) == (0, 2, 1)
-    assert sorted(job.state for job in stuck.jobs.values()) == sorted(
+    assert sorted(job.state for job in stuck_platform.jobs.values()) == sorted(
         [QueueJobState.COMPLETED, *[QueueJobState.CANCELLED] * 2]
     )
 
 
-def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck: RunPodPlatform, tmp_path: Path) -> None:
-    """It does not go on, billed, behind the benchmark's back."""
+def test_a_job_that_takes_too_long_is_cancelled_and_failed(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
+    """It does not continue to be billed after the benchmark."""
     limits = ("--job-timeout-s", "0.5", "--hold-s", "0", "--warmups", "0", "--levels", "1", "--jobs", "1")
-    status, found = run({**stuck.client_env(), **RATE}, tmp_path, *limits)
+    status, found = run({**stuck_platform.client_env(), **RATE}, tmp_path, *limits)
 
     assert status == 1
     assert [each["code"] for each in found["levels"][0]["failures"]] == ["queue_timeout"]
-    assert QueueJobState.CANCELLED in [job.state for job in stuck.jobs.values()]
+    assert QueueJobState.CANCELLED in [job.state for job in stuck_platform.jobs.values()]
 
 
-def test_ctrl_c_cancels_what_is_under_way(stuck: RunPodPlatform, tmp_path: Path) -> None:
-    """The status is 130, no job is left running, and what was measured is there."""
+def test_ctrl_c_cancels_running_jobs(stuck_platform: RunPodPlatform, tmp_path: Path) -> None:
+    """The status is 130, no job is left running, and the measurements so far are written."""
     small = ["--jobs", "3", "--levels", "2,4", "--width", "64", "--height", "64", "--steps", "1", "--seed", "10"]
     command = [sys.executable, "-m", "bench.endpoint", *small, "--hold-s", "0", "--warmups", "0"]
-    environment = {**os.environ, **stuck.client_env(), **RATE}
-    with subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment) as process:
-        stuck.wait_until(lambda: len(stuck.jobs) == 3, 60)
+    environment = {**os.environ, **stuck_platform.client_env(), **RATE}
+    with killed_at_end(subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, env=environment)) as process:
+        stuck_platform.wait_until(lambda: len(stuck_platform.jobs) == 3, 60)
         process.send_signal(signal.SIGINT)
         status = process.wait(60)
 
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert status == 130
-    assert all(job.state.is_final for job in stuck.jobs.values())
+    assert all(job.state.is_final for job in stuck_platform.jobs.values())
     assert found["ended_because"] == "interrupted"
     assert [(level["cancelled"], level["not_run"]) for level in found["levels"]] == [(2, 1)]
     assert (tmp_path / "benchmark.html").exists()
 
 
-def test_the_catalogue_says_the_price_where_there_is_a_key(platform: RunPodPlatform, tmp_path: Path) -> None:
-    """What RunPod's catalogue has now comes before the table; the owner's own rate before both."""
+def test_the_price_is_from_the_catalogue_if_there_is_a_key(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """RunPod's catalogue takes precedence over the table, the owner's own rate over both."""
     one = ("--levels", "1", "--jobs", "1", "--warmups", "0")
     with RunPodAccount(platform) as account:
         environment = account.environment() | platform.client_env()
@@ -275,23 +276,23 @@ def test_the_catalogue_says_the_price_where_there_is_a_key(platform: RunPodPlatf
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "said"),
+    ("arguments", "environment", "expected"),
     [
         (["--pool", "ADA_42"], DIRECT, "--pool 'ADA_42'"),
         ([], {**DIRECT, "COMFY_CLIENT_GPU_USD_PER_S": "cheap"}, "COMFY_CLIENT_GPU_USD_PER_S"),
         ([], {}, "RUNPOD_API_KEY"),
     ],
 )
-def test_a_wrong_setting_is_a_sentence(
-    arguments: list[str], environment: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_setting_is_one_sentence(
+    arguments: list[str], environment: dict[str, str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With status 3, before anything is sent."""
     assert main(arguments, environment) == 3
-    assert said in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_the_script_is_one_command() -> None:
-    """`scripts/benchmark --help` says what it does."""
+    """`scripts/benchmark --help` describes it."""
     command = [str(ROOT / "scripts" / "benchmark"), "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
 

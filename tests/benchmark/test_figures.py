@@ -1,4 +1,4 @@
-"""What measurements come to, by values."""
+"""Computation of the figures from measurements, without I/O."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMINGS = {"queue_s": 0.5, "execute_s": 4.0, "fetch_s": 0.25, "encode_s": 0.25, 
 
 
 def test_the_stages_of_a_job_on_our_worker() -> None:
-    """The platform's delay, the worker's timings, and what neither explains."""
+    """The platform's delay, the worker's timings, and the unexplained rest."""
     assert stages_of(8.0, 2.0, 5.2, TIMINGS) == {
         "wait": 2.0,
         "queue": 0.5,
@@ -37,7 +37,7 @@ def test_the_stages_of_a_job_on_our_worker() -> None:
     }
 
 
-def test_the_stages_of_a_comfyui_that_is_reached_directly() -> None:
+def test_the_stages_of_a_direct_comfyui() -> None:
     """Its queue is its delay: it is not counted twice."""
     direct = {name: value for name, value in TIMINGS.items() if name != "total_s"}
 
@@ -51,7 +51,7 @@ def test_the_stages_of_a_comfyui_that_is_reached_directly() -> None:
 
 
 def test_the_stages_of_a_stock_worker() -> None:
-    """It tells no timings: its execution is one stage."""
+    """It reports no timings: its execution is one stage."""
     assert stages_of(8.0, 2.0, 5.0, {}) == {"wait": 2.0, "execute": 5.0, "rest": 1.0}
     assert stages_of(8.0, None, None, {}) == {"rest": 8.0}
 
@@ -65,7 +65,7 @@ def test_the_stages_of_a_stock_worker() -> None:
 def test_stages_are_known_ones_and_no_time_is_lost(
     total: float, delay: float | None, execution: float | None, timings: dict[str, float]
 ) -> None:
-    """They add up to no less than the whole, and none is below zero."""
+    """They add up to at least the total, and none is negative."""
     stages = stages_of(total, delay, execution, timings)
 
     assert set(stages) <= set(STAGES)
@@ -74,8 +74,8 @@ def test_stages_are_known_ones_and_no_time_is_lost(
 
 
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=50))
-def test_percentiles_lie_in_order(values: list[float]) -> None:
-    """Between the least and the most, p50 below p95."""
+def test_percentiles_are_ordered(values: list[float]) -> None:
+    """Between minimum and maximum, p50 below p95."""
     found = percentiles(values)
 
     assert found is not None
@@ -85,7 +85,7 @@ def test_percentiles_lie_in_order(values: list[float]) -> None:
 
 
 def test_percentiles_by_example() -> None:
-    """Of 0 to 100 they are themselves; of nothing there are none."""
+    """Those of 0 to 100 are the numbers themselves; those of an empty list do not exist."""
     assert percentiles([float(each) for each in range(101)]) == {
         "p50": 50,
         "p95": 95,
@@ -96,16 +96,16 @@ def test_percentiles_by_example() -> None:
     assert percentiles([]) is None
 
 
-def made(seed: int, begun_s: float, ended_s: float, execution_s: float | None = 1.2) -> Sample:
-    """Return a job that ended well."""
+def succeeded_job(seed: int, begun_s: float, ended_s: float, execution_s: float | None = 1.2) -> Sample:
+    """Return a job that succeeded."""
     return Sample(seed, DONE, begun_s, ended_s, {"wait": 0.5, "rest": ended_s - begun_s - 0.5}, execution_s, 1)
 
 
 def test_a_level_counts_every_job_once() -> None:
-    """Failed, cancelled and unsent ones are counted and shown, and no part of the times."""
+    """Failed, cancelled and unsent ones are counted and shown, but are not part of the times."""
     samples = [
-        made(1, 0.0, 2.0),
-        made(2, 0.0, 4.0),
+        succeeded_job(1, 0.0, 2.0),
+        succeeded_job(2, 0.0, 4.0),
         Sample(3, FAILED, 2.0, 30.0, error=("out_of_memory", "no room")),
         Sample(4, FAILED, 2.0, 3.0, error=("out_of_memory", "no room either")),
         Sample(5, CANCELLED, 4.0, 5.0),
@@ -123,29 +123,29 @@ def test_a_level_counts_every_job_once() -> None:
     assert len(level["samples"]) == 6
 
 
-def test_a_level_where_nothing_came_has_no_figures() -> None:
-    """It is not shown as fast, or as cheap."""
+def test_a_level_without_a_success_has_no_figures() -> None:
+    """It is not shown as fast or cheap."""
     level = level_figures(1, [Sample(1, FAILED, 0.0, 1.0, error=("network", "gone"))], PRICE, None)
 
     assert (level["total"], level["stages"], level["cost"], level["pictures_per_min"]) == (None, {}, None, None)
 
 
-def test_what_a_picture_costs() -> None:
+def test_the_cost_of_an_image() -> None:
     """By execution each job's seconds are rounded up; by time all workers are paid for the whole level."""
-    done = [made(1, 0.0, 2.0), made(2, 0.0, 4.0, 2.0)]
+    done = [succeeded_job(1, 0.0, 2.0), succeeded_job(2, 0.0, 4.0, 2.0)]
 
     assert cost(done, 3.5, PRICE, 2) == {"by_execution": 0.002, "by_time": 0.004}
     assert cost(done, 3.5, PRICE, None) == {"by_execution": 0.002}
-    assert cost([made(1, 0.0, 2.0, None)], 2.0, PRICE, 1) is None
+    assert cost([succeeded_job(1, 0.0, 2.0, None)], 2.0, PRICE, 1) is None
 
 
 @pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0.123, "0.12 s"), (12.34, "12.3 s"), (123.4, "123 s")])
 def test_seconds_have_three_digits(value: float | None, shown: str) -> None:
-    """Also where there are none."""
+    """Also if there is no value."""
     assert seconds(value) == shown
 
 
-def test_a_table_stands_straight() -> None:
+def test_a_table_is_aligned() -> None:
     """The first column to the left, the others to the right; cents are of dollars."""
     assert table([["a", "bb"], ["ccc", "d"]]) == "a    bb\nccc   d"
     assert (cents(0.0037), cents(None)) == ("0.370 ¢", "-")

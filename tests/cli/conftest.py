@@ -1,4 +1,4 @@
-"""The command in this process, and a platform that it finds."""
+"""Fixtures: the command in this process, and a platform for it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from simulators.runpod.scripted_worker import ScriptedWorker, pictured, png
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A command that ended."""
+class Completed:
+    """A completed command."""
 
     status: int
     data: bytes
@@ -26,39 +26,39 @@ class Ended:
 
     @property
     def out(self) -> str:
-        """What it printed."""
+        """Its standard output."""
         return self.data.decode("utf-8")
 
     @property
     def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        """The one object that it printed."""
+        """The one JSON object in its standard output."""
         return json.loads(self.out)
 
 
 @dataclass(frozen=True)
 class Shell:
-    """Calls the command with the variables of a platform."""
+    """Runs the command with the variables of a platform."""
 
     environment: Mapping[str, str]
 
-    def __call__(self, *arguments: str, **changes: str) -> Ended:
-        """Call `comfy-client` with `arguments`."""
+    def __call__(self, *arguments: str, **changes: str) -> Completed:
+        """Run `comfy-client` with `arguments`."""
         data, err = io.BytesIO(), io.StringIO()
         with io.TextIOWrapper(data, encoding="utf-8", write_through=True) as out:
             status = main(arguments, {**self.environment, **changes}, out, err)
-            return Ended(status, data.getvalue(), err.getvalue())
+            return Completed(status, data.getvalue(), err.getvalue())
 
 
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
-    """A platform with a worker that answers at once."""
+    """A platform with a worker that responds at once."""
     with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, pictured):
         yield platform
 
 
 @pytest.fixture
 def shell(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """The command in an empty folder, but for one picture."""
+    """The command, run in a folder that only has one image."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.png").write_bytes(png(16))
     return Shell(platform.client_env())

@@ -1,4 +1,4 @@
-"""Each command of `comfy-client`, in this process, on a platform's stand-in: what it shows, writes, and returns."""
+"""Each command of `comfy-client`, in this process, on the simulated platform: its output, files, and status."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, png
 from tests.cli.conftest import Shell
 
 
-def test_a_picture_goes_to_its_file(shell: Shell, platform: RunPodPlatform) -> None:
-    """`txt2img "…" -o knight.png` writes it and says where, how large and with which seed."""
+def test_an_image_is_written_to_its_file(shell: Shell, platform: RunPodPlatform) -> None:
+    """`txt2img "…" -o knight.png` writes it, and prints its path, size and seed."""
     ended = shell("txt2img", "a knight", "-o", "knight.png", "--seed", "7", "--width", "512", "--no-metadata")
 
     [job] = platform.jobs.values()
@@ -32,14 +32,14 @@ def test_a_picture_goes_to_its_file(shell: Shell, platform: RunPodPlatform) -> N
     assert job.input == expected
 
 
-def test_without_a_name_it_has_workflow_and_seed(shell: Shell) -> None:
-    """Nothing is overwritten by another seed."""
+def test_the_default_name_has_workflow_and_seed(shell: Shell) -> None:
+    """Another seed overwrites nothing."""
     shell("txt2img", "a knight", "--seed", "7")
 
     assert Path("flux-dev-txt2img-7.png").exists()
 
 
-def test_a_picture_goes_to_stdout(shell: Shell) -> None:
+def test_an_image_is_written_to_stdout(shell: Shell) -> None:
     """`-o -` writes the bytes, and nothing else."""
     ended = shell("txt2img", "a knight", "-o", "-", "--seed", "7")
 
@@ -47,7 +47,7 @@ def test_a_picture_goes_to_stdout(shell: Shell) -> None:
     assert ended.data == png(8, 7)
 
 
-def test_a_picture_is_sent(shell: Shell, platform: RunPodPlatform) -> None:
+def test_an_image_is_sent(shell: Shell, platform: RunPodPlatform) -> None:
     """`img2img --image in.png` sends the file as base64."""
     assert shell("img2img", "Refine", "--image", "in.png", "--strength", "0.4", "-o", "out.png").status == 0
     [job] = platform.jobs.values()
@@ -57,7 +57,7 @@ def test_a_picture_is_sent(shell: Shell, platform: RunPodPlatform) -> None:
 
 
 def test_a_workflow_runs_by_name_with_pairs(shell: Shell, platform: RunPodPlatform) -> None:
-    """Values are read by the schema: text stays text, numbers become numbers."""
+    """Values are parsed by the schema: text stays text, numbers become numbers."""
     pairs = ["prompt=12", "steps=4", 'loras=[{"name": "a", "strength": 0.5}]', "metadata=false"]
     ended = shell("run", "txt2img", *(f"-i{pair}" for pair in pairs), "--set", "KSampler.seed=5")
 
@@ -74,7 +74,7 @@ def test_a_workflow_runs_by_name_with_pairs(shell: Shell, platform: RunPodPlatfo
 
 
 def test_loras_have_flags(shell: Shell, platform: RunPodPlatform) -> None:
-    """`--loras name:strength`, as often as there are."""
+    """`--loras name:strength` may be repeated."""
     shell("txt2img", "x", "--loras", "a.safetensors:0.8", "--loras", "b.safetensors")
     [job] = platform.jobs.values()
 
@@ -94,7 +94,7 @@ def test_a_graph_runs_from_its_file(shell: Shell, platform: RunPodPlatform, work
     assert job.input["overrides"] == {"KSampler.steps": 3}
 
 
-def test_how_it_is_run_goes_to_runpod(shell: Shell, platform: RunPodPlatform) -> None:
+def test_options_are_sent_to_runpod(shell: Shell, platform: RunPodPlatform) -> None:
     """Policy and webhook have flags."""
     shell("submit", "txt2img", "-iprompt=x", "--ttl", "60", "--execution-timeout", "30", "--low-priority")
     [job] = platform.jobs.values()
@@ -102,8 +102,8 @@ def test_how_it_is_run_goes_to_runpod(shell: Shell, platform: RunPodPlatform) ->
     assert job.body["policy"] == {"ttl": 60_000, "executionTimeout": 30_000, "lowPriority": True}
 
 
-def test_a_job_is_submitted_looked_at_waited_for_and_cancelled(shell: Shell) -> None:
-    """`submit` prints an id that the others take."""
+def test_a_job_is_submitted_queried_awaited_and_cancelled(shell: Shell) -> None:
+    """`submit` prints an id that the other commands accept."""
     job_id = shell("submit", "txt2img", "-i", "prompt=a knight", "-i", "seed=3").out.strip()
     waited = shell("wait", job_id, "-o", "x.png")
     looked = shell("status", job_id)
@@ -115,8 +115,8 @@ def test_a_job_is_submitted_looked_at_waited_for_and_cancelled(shell: Shell) -> 
     assert cancelled.out == f"{job_id}  succeeded\n"
 
 
-def test_several_pictures_are_numbered(platform: RunPodPlatform, shell: Shell) -> None:
-    """`-o knight.png` with two pictures writes knight-1.png and knight-2.png; `-o -` keeps them beside it."""
+def test_several_images_are_numbered(platform: RunPodPlatform, shell: Shell) -> None:
+    """`-o knight.png` with two images writes knight-1.png and knight-2.png; `-o -` writes the others into files."""
     two = {"output": {"images": [entry(png(8, 1), 1), entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
         both = shell("txt2img", "x", "-o", "knight.png", **other.client_env())
@@ -128,8 +128,8 @@ def test_several_pictures_are_numbered(platform: RunPodPlatform, shell: Shell) -
     assert platform.submissions == 0
 
 
-def test_a_failed_job_exits_1_and_a_wait_that_is_over_5(platform: RunPodPlatform, shell: Shell) -> None:
-    """The two can be told apart without reading anything."""
+def test_a_failed_job_exits_with_1_and_a_wait_timeout_with_5(platform: RunPodPlatform, shell: Shell) -> None:
+    """The status alone distinguishes them."""
     failure = {"error": ErrorReport(ErrorCode.OUT_OF_MEMORY, "The GPU is full.").to_json()}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: failure):
         failed = shell("txt2img", "x", **other.client_env())
@@ -143,7 +143,7 @@ def test_a_failed_job_exits_1_and_a_wait_that_is_over_5(platform: RunPodPlatform
     assert platform.submissions == 0
 
 
-def test_doctor_says_what_is_well(shell: Shell, platform: RunPodPlatform) -> None:
+def test_doctor_reports_each_check(shell: Shell, platform: RunPodPlatform) -> None:
     """Each line has a mark; a key is not shown."""
     ended = shell("doctor", "--generate")
 
@@ -154,8 +154,8 @@ def test_doctor_says_what_is_well(shell: Shell, platform: RunPodPlatform) -> Non
     assert platform.api_key not in ended.out
 
 
-def test_doctor_names_models_that_are_missing(shell: Shell) -> None:
-    """Of a ComfyUI that is reached directly, the workflows' files are looked for."""
+def test_doctor_names_missing_models(shell: Shell) -> None:
+    """For a direct ComfyUI it checks the workflows' files."""
     with Simulator() as whole, Simulator(models={"vae": ()}) as poor:
         well = shell("doctor", COMFYUI_ENDPOINT=whole.url)
         ill = shell("doctor", COMFYUI_ENDPOINT=poor.url)
@@ -166,7 +166,7 @@ def test_doctor_names_models_that_are_missing(shell: Shell) -> None:
 
 
 def test_doctor_warns_of_an_endpoint_without_workers(shell: Shell) -> None:
-    """What may become well by itself is no error."""
+    """A condition that may resolve itself is a warning, not an error."""
     with RunPodPlatform(long_poll_s=0.1) as empty:
         ended = shell("doctor", **empty.client_env())
 
@@ -186,35 +186,35 @@ def test_a_workflow_s_inputs_are_listed(shell: Shell, workflows: Mapping[str, Wo
 
 
 def test_every_error_is_explained(shell: Shell) -> None:
-    """`errors CODE` says cause and remedy."""
+    """`errors CODE` prints cause and remedy."""
     for code in ErrorCode:
         assert code.remedy in shell("errors", code.value).out
 
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh"])
 def test_completion_is_a_script(shell: Shell, shell_name: str) -> None:
-    """It knows the commands and the flags of the schemas."""
+    """It has the commands, and the flags from the schemas."""
     script = shell("completion", shell_name).out
 
     assert "img2img" in script
     assert "--num-images" in script
 
 
-def test_pictures_of_webp_are_named_so(shell: Shell, platform: RunPodPlatform) -> None:
-    """The file's ending is that of its type."""
+def test_a_webp_image_has_its_suffix(shell: Shell, platform: RunPodPlatform) -> None:
+    """The file's suffix is that of its type."""
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, "WEBP")
     picture: Body = entry(encoded.getvalue(), 4, mime_type="image/webp") | {"filename": "flux-dev_00001_.webp"}
-    answer = {"output": {"images": [picture], "workflow": "flux-dev-txt2img"}}
-    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: answer):
+    response = {"output": {"images": [picture], "workflow": "flux-dev-txt2img"}}
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: response):
         shell("txt2img", "x", "--output-format", "webp", **other.client_env())
 
     assert Path("flux-dev-txt2img-4.webp").exists()
     assert platform.submissions == 0
 
 
-def test_what_is_not_reached_leads_to_the_doctor(shell: Shell) -> None:
-    """Where no answer came the way on is named, and the doctor names the address that it asked."""
+def test_an_unreachable_endpoint_leads_to_the_doctor(shell: Shell) -> None:
+    """Without a response the error names the doctor, and the doctor names the URL."""
     nowhere = {"COMFYUI_ENDPOINT": "http://127.0.0.1:1"}
 
     assert "comfy-client doctor" in shell("txt2img", "a knight", **nowhere).err

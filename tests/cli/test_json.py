@@ -1,4 +1,4 @@
-"""`--json`: one object on stdout, whatever the command does and whatever becomes of it."""
+"""`--json`: one object on stdout, for every command and every outcome."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ JSON_COMMANDS = (
     ["batch", str(ROOT / "examples" / "castle-defence" / "assets.toml"), "--dry-run"],
 )
 SERVERS = {"simulate", "scenario"}
-"""Commands that serve until they are told to end: they print their address."""
+"""Commands that run a server: they print its URL."""
 
 
-def test_every_command_is_among_them(workflows: Mapping[str, Workflow]) -> None:
-    """A command that is added is held to this promise; those that serve have tests of their own."""
+def test_every_command_is_tested(workflows: Mapping[str, Workflow]) -> None:
+    """A new command must be added here; commands that run a server have their own tests."""
     assert {arguments[0] for arguments in JSON_COMMANDS} | SERVERS >= {each.name for each in commands(workflows)}
 
 
 @pytest.mark.parametrize("arguments", JSON_COMMANDS, ids=lambda words: " ".join(words).replace(str(ROOT), ""))
 def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
-    """With --json every command prints one object on stdout, and on stderr at most the id of the job it sent."""
+    """With --json every command prints one object on stdout, and on stderr at most the id of its job."""
     if "JOB" in arguments:
         job_id = shell("submit", "txt2img", "-iprompt=x").out.strip()
         arguments = [job_id if argument == "JOB" else argument for argument in arguments]
@@ -94,26 +94,26 @@ def test_json_is_one_object(shell: Shell, arguments: list[str]) -> None:
 def test_every_error_has_its_status_and_its_object(
     shell: Shell, arguments: list[str], changes: dict[str, str], status: int, code: str
 ) -> None:
-    """With --json an error is `{"error": report}`; without, a sentence on stderr and nothing on stdout."""
-    told = shell(*arguments, "--json", **changes)
-    said = shell(*arguments, **changes)
+    """With --json an error is `{"error": report}`; without, one sentence on stderr and nothing on stdout."""
+    json_output = shell(*arguments, "--json", **changes)
+    text_output = shell(*arguments, **changes)
 
-    assert told.status == said.status == status, told
-    assert told.json["error"]["code"] == code
-    assert told.json["error"]["message"]
-    assert "Traceback" not in said.err
+    assert json_output.status == text_output.status == status, json_output
+    assert json_output.json["error"]["code"] == code
+    assert json_output.json["error"]["message"]
+    assert "Traceback" not in text_output.err
     if arguments[:1] != ["doctor"]:
-        assert said.out == ""
-        assert said.err.startswith("comfy-client: ")
+        assert text_output.out == ""
+        assert text_output.err.startswith("comfy-client: ")
 
 
-def test_json_may_stand_before_the_command(shell: Shell) -> None:
+def test_json_may_precede_the_command(shell: Shell) -> None:
     """`comfy-client --json health` is `comfy-client health --json`."""
     assert shell("--json", "health").json == shell("health", "--json").json
 
 
-def test_every_code_arrives(shell: Shell) -> None:
-    """Whatever a job failed of, `wait --json` has its code, message and details, and exits 1."""
+def test_every_error_code_is_printed(shell: Shell) -> None:
+    """For a job that failed with any code, `wait --json` prints code, message and details, and exits with 1."""
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda job: {"error": job["input"]["report"]}):
         for code in ErrorCode:
             report = ErrorReport(code, f"That is {code.value}.", {"of": 1})
@@ -125,7 +125,7 @@ def test_every_code_arrives(shell: Shell) -> None:
 
 @pytest.mark.parametrize("command", [["simulate"], ["scenario", "serve", "--insecure-local", "--data=."]], ids=" ".join)
 def test_a_port_that_is_taken_is_an_error(shell: Shell, command: list[str]) -> None:
-    """Who cannot serve on it says so, with the remedy, and no traceback."""
+    """The error has the remedy and no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = shell(*command, "--port", str(taken.getsockname()[1]), "--json")
 
@@ -138,7 +138,7 @@ def test_a_port_that_is_taken_is_an_error(shell: Shell, command: list[str]) -> N
     [["--port", "65536"], ["--port=-1"], ["--step-s", "nan"], ["--step-s=-1"], ["--prt", "0"]],
     ids=" ".join,
 )
-def test_a_wrong_flag_of_the_simulator_is_refused(shell: Shell, arguments: list[str]) -> None:
-    """Status 2 at once: it does not serve on another port, or seem to serve."""
+def test_an_invalid_flag_of_the_simulator_is_rejected(shell: Shell, arguments: list[str]) -> None:
+    """Status 2 at once, before a server is started."""
     assert shell("simulate", *arguments, "--json").json["error"]["code"] == "invalid_input"
     assert shell("simulate", *arguments).status == 2

@@ -1,4 +1,4 @@
-"""`-o`: whatever is wrong with it is found before a job is sent; a picture that was made is never thrown away."""
+"""`-o`: an invalid value is found before a job is sent, and a generated image is never discarded."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.needs import small_disk
 pytestmark = pytest.mark.slow
 
 
-def formatted(job: Body) -> Body:
-    """Answer a job with a picture in the format that it wants."""
+def respond_in_format(job: Body) -> Body:
+    """Return an image in the format that the job requests."""
     wanted = job["input"].get("output_format", "png")
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, wanted)
@@ -56,7 +56,7 @@ def formatted(job: Body) -> Body:
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["img2img", "a knight", "--image", "in.png"]])
-def test_what_cannot_be_written_is_refused_before_anything_is_sent(
+def test_an_invalid_output_is_rejected_before_anything_is_sent(
     shell: Shell, platform: RunPodPlatform, command: list[str], arguments: list[str], reason: str
 ) -> None:
     """Status 2, the reason, and no job."""
@@ -68,8 +68,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_sent(
     assert platform.submissions == 0
 
 
-def test_a_picture_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_path: Path) -> None:
-    """`-o -` without a pipe is refused before anything is sent."""
+def test_an_image_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """`-o -` without a pipe is rejected before anything is sent."""
     terminal = Terminal(["txt2img", "a knight", "-o", "-"], platform.client_env(), tmp_path, is_stdout_too=True)
 
     assert terminal.end()[0] == 2
@@ -78,8 +78,8 @@ def test_a_picture_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_pa
 
 
 @pytest.mark.parametrize("output", ["new/folder/x.png", "new/folder/"])
-def test_missing_folders_are_made(shell: Shell, output: str) -> None:
-    """Those of a file, and one that is named with a slash at its end."""
+def test_missing_folders_are_created(shell: Shell, output: str) -> None:
+    """Those of a file, and a folder that is named with a final slash."""
     ended = shell("txt2img", "a knight", "--seed", "7", "-o", output)
 
     assert ended.status == 0, ended.err
@@ -92,17 +92,17 @@ def test_missing_folders_are_made(shell: Shell, output: str) -> None:
     ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("a.png", "PNG"), ("a", "PNG")]
 )
 @pytest.mark.parametrize("command", [["txt2img", "x"], ["run", "txt2img", "-iprompt=x"]], ids=" ".join)
-def test_the_name_chooses_the_format(shell: Shell, command: list[str], name: str, kind: str) -> None:
-    """A file holds what its suffix says."""
-    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, formatted):
+def test_the_suffix_selects_the_format(shell: Shell, command: list[str], name: str, kind: str) -> None:
+    """A file has the format of its suffix."""
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, respond_in_format):
         assert shell(*command, "-o", name, **other.client_env()).status == 0
     with Image.open(name) as image:
         assert image.format == kind
 
 
 def test_a_job_of_another_format_gets_its_own_suffix(shell: Shell) -> None:
-    """`wait` cannot choose any more: the name says what the file is, and the command says so."""
-    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, formatted):
+    """`wait` cannot choose the format: the file gets the matching suffix, and the command says so."""
+    with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, respond_in_format):
         job_id = shell("submit", "txt2img", "-iprompt=x", "-ioutput_format=webp", **other.client_env()).out.strip()
         ended = shell("wait", job_id, "-o", "a.png", **other.client_env())
 
@@ -112,8 +112,8 @@ def test_a_job_of_another_format_gets_its_own_suffix(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("output", [["-o", "knight.png"], []], ids=["named", "default"])
-def test_nothing_is_overwritten_unasked(shell: Shell, output: list[str]) -> None:
-    """The same command twice leaves two pictures; --force replaces the first."""
+def test_nothing_is_overwritten_without_force(shell: Shell, output: list[str]) -> None:
+    """The same command twice writes two images; --force replaces the first."""
     command = ["txt2img", "a knight", "--seed", "7", *output]
     first, second = shell(*command), shell(*command)
     paths = [Path(ended.out.split()[0]) for ended in (first, second)]
@@ -127,8 +127,8 @@ def test_nothing_is_overwritten_unasked(shell: Shell, output: list[str]) -> None
     assert ("--force to overwrite" in second.err) == bool(output)
 
 
-def test_a_graph_that_runs_twice_keeps_both_pictures(shell: Shell) -> None:
-    """ComfyUI numbers the pictures of each job from 1."""
+def test_a_graph_that_runs_twice_keeps_both_images(shell: Shell) -> None:
+    """ComfyUI numbers the images of each job from 1."""
     Path("g.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
     graph: Body = {"output": {"images": [entry(png(8, 3), None)]}}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: graph):
@@ -138,8 +138,8 @@ def test_a_graph_that_runs_twice_keeps_both_pictures(shell: Shell) -> None:
     assert len(list(Path().glob("flux-dev_*"))) == 2
 
 
-def test_the_seed_may_stand_in_the_name(shell: Shell) -> None:
-    """`{seed}` is each picture's own; then nothing is numbered."""
+def test_the_name_may_contain_the_seed(shell: Shell) -> None:
+    """`{seed}` is replaced by each image's seed; then the images are not numbered."""
     two = {"output": {"images": [entry(png(8, 1), 1), entry(png(8, 2), 2)], "workflow": "flux-dev-txt2img"}}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: two):
         ended = shell("txt2img", "x", "-o", "k-{seed}.png", **other.client_env())
@@ -148,7 +148,7 @@ def test_the_seed_may_stand_in_the_name(shell: Shell) -> None:
 
 
 def test_a_tilde_is_the_home_folder(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shell leaves the one in --output=~/x.png to the command."""
+    """A shell does not expand --output=~/x.png."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
     assert shell("txt2img", "a knight", "--output=~/x.png").status == 0
@@ -156,13 +156,13 @@ def test_a_tilde_is_the_home_folder(shell: Shell, tmp_path: Path, monkeypatch: p
 
 
 def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
-    """A pipe whose reader is slow holds the save up; a signal then ends the command, and says the job's id again."""
+    """A pipe with a slow reader delays the save. A signal then ends the command, which prints the job's id again."""
     noise = io.BytesIO()
     Image.frombytes("RGB", (300, 300), os.urandom(270_000)).save(noise, "png")  # more than a pipe holds
-    answer = {"output": {"images": [entry(noise.getvalue(), 4)], "workflow": "flux-dev-txt2img"}}
+    respond = {"output": {"images": [entry(noise.getvalue(), 4)], "workflow": "flux-dev-txt2img"}}
     os.mkfifo(tmp_path / "x.png")
     reader = os.open(tmp_path / "x.png", os.O_RDONLY | os.O_NONBLOCK)
-    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, lambda _: answer):
+    with RunPodPlatform(long_poll_s=0.1) as platform, ScriptedWorker(platform, lambda _: respond):
         terminal = Terminal(["txt2img", "a knight", "-o", "x.png"], platform.client_env(), tmp_path)
         assert until(lambda: select.select([reader], [], [], 0)[0])
         terminal.process.send_signal(signal.SIGTERM)
@@ -172,8 +172,8 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
     os.close(reader)
 
 
-def test_the_names_of_a_worker_lead_nowhere_else(shell: Shell) -> None:
-    """A result's file stays in the folder, whatever its name is."""
+def test_a_worker_s_file_name_cannot_leave_the_folder(shell: Shell) -> None:
+    """A result's file is written into the folder, whatever its name is."""
     graph: Body = {"output": {"images": [entry(png(), None, filename=name) for name in ("../../a.png", "c:\\b.png")]}}
     Path("g.json").write_text(json.dumps({"1": {"class_type": "SaveImage", "inputs": {}}}))
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: graph):
@@ -183,15 +183,15 @@ def test_the_names_of_a_worker_lead_nowhere_else(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["lines", "json"])
-def test_a_disk_that_fills_up_loses_no_picture(shell: Shell, tmp_path: Path, flags: list[str]) -> None:
-    """The picture goes into the current folder, and the message says where, with the job; the status is 1."""
+def test_a_full_disk_loses_no_image(shell: Shell, tmp_path: Path, flags: list[str]) -> None:
+    """The image is written into the current folder; the message has its path and the job; the status is 1."""
     with small_disk(tmp_path / "small", "64k") as disk, RunPodPlatform(long_poll_s=0.1) as other:
 
-        def answer(job: Body) -> Body:
-            (disk / "filler").write_bytes(bytes(disk_room(disk)))
+        def respond(job: Body) -> Body:
+            (disk / "filler").write_bytes(bytes(free_bytes(disk)))
             return pictured(job)
 
-        with ScriptedWorker(other, answer):
+        with ScriptedWorker(other, respond):
             ended = shell("txt2img", "x", "--seed", "7", "-o", str(disk / "x.png"), *flags, **other.client_env())
         [job_id] = other.jobs
 
@@ -204,14 +204,14 @@ def test_a_disk_that_fills_up_loses_no_picture(shell: Shell, tmp_path: Path, fla
         assert ended.json["job_id"] == job_id
 
 
-def disk_room(disk: Path) -> int:
-    """Return the bytes that are free."""
+def free_bytes(disk: Path) -> int:
+    """Return the number of free bytes."""
     found = os.statvfs(disk)
     return found.f_bavail * found.f_frsize
 
 
-def test_a_pipe_that_breaks_loses_no_picture(platform: RunPodPlatform, tmp_path: Path) -> None:
-    """`comfy-client txt2img … -o - | false`: the picture is in the current folder."""
+def test_a_broken_pipe_loses_no_image(platform: RunPodPlatform, tmp_path: Path) -> None:
+    """`comfy-client txt2img … -o - | false`: the image is in the current folder."""
     process = subprocess.Popen(
         [*COMMAND, "txt2img", "x", "--seed", "7", "-o", "-"],
         cwd=tmp_path,
@@ -229,7 +229,7 @@ def test_a_pipe_that_breaks_loses_no_picture(platform: RunPodPlatform, tmp_path:
     assert b"Traceback" not in err
 
 
-def test_a_device_is_written_and_stays(shell: Shell) -> None:
+def test_a_device_is_written_to(shell: Shell) -> None:
     """`-o /dev/null` does not replace it."""
     assert shell("txt2img", "x", "-o", "/dev/null").status == 0
     assert Path("/dev/null").is_char_device()

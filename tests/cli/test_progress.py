@@ -1,4 +1,4 @@
-"""Progress in a log: a line at each change of state, and one now and then while there is none."""
+"""Progress in a log: a line at each change of state, and one at each interval without a change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simulators.waiting import until
 
 
 def test_each_change_of_state_is_a_line() -> None:
-    """Steps are none: the next tick has the last of them."""
+    """Steps do not cause a line; the next line has the latest step."""
     err = io.StringIO()
     clock = iter(range(0, 1000, 10))
     lines = ProgressLog(err, clock=lambda: float(next(clock)))
@@ -37,8 +37,8 @@ def test_each_change_of_state_is_a_line() -> None:
     ]
 
 
-def test_a_log_is_not_silent_while_nothing_happens() -> None:
-    """A line comes after each interval, with the time so far."""
+def test_a_line_at_each_interval() -> None:
+    """It has the elapsed time."""
     err = io.StringIO()
     with ProgressLog(err, tick_s=0.05) as lines:
         lines.show(Queued("job-1"))

@@ -1,4 +1,4 @@
-"""`comfy-client` as a process of its own: on a terminal, interrupted, and serving the simulator."""
+"""`comfy-client` as a process: on a terminal, interrupted by signals, and as a server of the simulator."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from bench.stage import staged
 from comfy_client.cli.call import sigterm_raised
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.waiting import until
+from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "comfy_client.cli.main"]
@@ -29,7 +30,7 @@ SMALL = ["--width", "64", "--height", "64", "--steps", "8"]
 
 
 class Terminal:
-    """A process whose stdin and stderr are a terminal, and what was shown there."""
+    """A process whose stdin and stderr are a terminal, and its output."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class Terminal:
 
     @property
     def shown(self) -> str:
-        """What stands on the terminal so far."""
+        """The terminal's content so far."""
         return b"".join(self._pieces).decode("utf-8", "replace")
 
     def type(self, text: str) -> None:
@@ -72,8 +73,8 @@ class Terminal:
         os.write(self._near, f"{text}\n".encode())
 
     def end(self) -> tuple[int, str]:
-        """Return the exit status, and what went to stdout."""
-        with self.process:
+        """Wait for the process; return its exit status and stdout."""
+        with killed_at_end(self.process):
             out, _ = self.process.communicate(timeout=60)
         self._reader.join(10)
         os.close(self._near)
@@ -81,7 +82,7 @@ class Terminal:
 
 
 def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None:
-    """The bar runs through the stages on stderr; stdout has the result alone."""
+    """The bar runs through the stages on stderr; stdout only has the result."""
     with staged(step_s=0.4) as stage:
         terminal = Terminal(
             ["txt2img", "a knight", "-o", "x.png", "--seed", "1", *SMALL], stage.platform.client_env(), tmp_path
@@ -96,8 +97,8 @@ def test_a_terminal_shows_a_bar_with_stage_step_and_time(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("columns", [60, 100])
-def test_a_cold_start_has_a_clock_that_moves_and_a_whole_sentence(tmp_path: Path, columns: int) -> None:
-    """While nothing happens the bar is drawn again each second; the reason to wait is not cut."""
+def test_a_cold_start_shows_a_clock_and_the_complete_reason(tmp_path: Path, columns: int) -> None:
+    """The bar is redrawn every second, and the reason for the wait is not truncated."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(["txt2img", "a knight"], platform.client_env(), tmp_path, columns)
         sentence = "RunPod sets it to 0 after a week without requests"
@@ -115,10 +116,8 @@ def test_a_cold_start_has_a_clock_that_moves_and_a_whole_sentence(tmp_path: Path
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["run", "txt2img", "-iprompt=a knight"]], ids=" ".join)
-def test_a_signal_cancels_the_job_and_says_so(
-    tmp_path: Path, command: list[str], number: signal.Signals, status: int
-) -> None:
-    """Ctrl-C, SIGTERM and a closed terminal alike: the job ends, and its id was told before and is told again."""
+def test_a_signal_cancels_the_job(tmp_path: Path, command: list[str], number: signal.Signals, status: int) -> None:
+    """Ctrl-C, SIGTERM and a closed terminal: the job is cancelled, and its id is printed before and after."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
@@ -132,7 +131,7 @@ def test_a_signal_cancels_the_job_and_says_so(
 
 @pytest.mark.parametrize("command", [["txt2img", "a knight"], ["submit", "txt2img", "-iprompt=x"]], ids=" ".join)
 def test_a_signal_during_the_submit_loses_no_job(tmp_path: Path, command: list[str]) -> None:
-    """The response is awaited for some seconds: then the id is known, and the job is cancelled."""
+    """The command waits some seconds for the response, which has the id; then it cancels the job."""
     with RunPodPlatform(long_poll_s=0.1, round_trip_s=1.0) as platform:
         terminal = Terminal(command, platform.client_env(), tmp_path)
         [job_id] = platform.wait_until(lambda: list(platform.jobs), 30)
@@ -143,7 +142,7 @@ def test_a_signal_during_the_submit_loses_no_job(tmp_path: Path, command: list[s
         assert f"job {job_id} was cancelled" in terminal.shown
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
+def test_an_ignored_signal_stays_ignored() -> None:
     """`nohup` ignores SIGHUP for the command that it starts."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -153,8 +152,8 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:
-    """`wait` did not start the job, and does not end it."""
+def test_ctrl_c_of_wait_does_not_cancel_the_job(tmp_path: Path) -> None:
+    """`wait` did not start the job."""
     with RunPodPlatform(long_poll_s=0.1) as platform:
         job_id = platform.submit({"prompt": "x"})
         terminal = Terminal(["wait", job_id], platform.client_env(), tmp_path)
@@ -167,16 +166,16 @@ def test_ctrl_c_while_waiting_leaves_the_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["txt2img", "x"], ["wait", "job-1"], ["health"]], ids=" ".join)
-def test_ctrl_c_is_json_where_that_is_wanted(tmp_path: Path, command: list[str]) -> None:
-    """Whatever is interrupted, stdout has one object, and the terminal shows no bar."""
+def test_ctrl_c_with_json(tmp_path: Path, command: list[str]) -> None:
+    """For every interrupted command stdout has one object, and the terminal shows no bar."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v2"
         environment = {"RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep", "RUNPOD_ENDPOINT_BASE_URL": base_url}
         terminal = Terminal([*command, "--json"], environment, tmp_path)
         silent.settimeout(30)
-        asked, _ = silent.accept()
-        with asked:
-            asked.recv(1)
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
             # A signal that comes just before the read begins would not interrupt it.
             waiting = psutil.Process(terminal.process.pid)
             assert until(lambda: waiting.status() == psutil.STATUS_SLEEPING)
@@ -189,9 +188,11 @@ def test_ctrl_c_is_json_where_that_is_wanted(tmp_path: Path, command: list[str])
     assert "%" not in terminal.shown
 
 
-def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     """`comfy-client errors | head -1` shows no traceback."""
-    with subprocess.Popen([*COMMAND, "errors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with killed_at_end(
+        subprocess.Popen([*COMMAND, "errors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -201,10 +202,12 @@ def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
 
 
 def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
-    """`comfy-client scenario serve --json` tells its address once it answers; Ctrl-C is its orderly end."""
+    """`comfy-client scenario serve --json` prints its URL when it is ready; Ctrl-C stops it with status 0."""
     command = [*COMMAND, "scenario", "serve", "--port=0", "--insecure-local", f"--data={tmp_path}", "--json"]
     environment = {**os.environ, "RUNPOD_API_KEY": "k", "RUNPOD_ENDPOINT_ID": "ep"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as served:
+    with killed_at_end(
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    ) as served:
         assert served.stdout is not None
         url = json.loads(served.stdout.readline())["url"]
         assert requests.get(url, timeout=10).ok
@@ -215,15 +218,12 @@ def test_the_shim_is_served_until_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_the_simulator_is_served(tmp_path: Path) -> None:
-    """`comfy-client simulate --json` tells its address once it is a ComfyUI, on which pictures can be made."""
+    """`comfy-client simulate --json` prints its URL when it is ready, and generates images."""
     command = [*COMMAND, "simulate", "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as served:
-        try:
-            assert served.stdout is not None
-            url = json.loads(served.stdout.readline())["url"]
-            terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
-            assert terminal.end()[0] == 0, terminal.shown
-        finally:
-            served.terminate()
+    with killed_at_end(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)) as served:
+        assert served.stdout is not None
+        url = json.loads(served.stdout.readline())["url"]
+        terminal = Terminal(["txt2img", "x", *SMALL, "-o", "x.png"], {"COMFYUI_ENDPOINT": url}, tmp_path)
+        assert terminal.end()[0] == 0, terminal.shown
 
     assert (tmp_path / "x.png").exists()

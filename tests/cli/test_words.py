@@ -1,4 +1,4 @@
-"""What the command says to somebody who typed something wrong: the flag, what was meant, and what to do."""
+"""Errors for invalid command lines: the flag, the suggestion, and the remedy."""
 
 from __future__ import annotations
 
@@ -53,24 +53,26 @@ GRAPH = {
     ids=lambda value: " ".join(value) if isinstance(value, list) and len(value) > 1 else "",
 )
 def test_a_fault_names_the_flag(shell: Shell, platform: RunPodPlatform, arguments: list[str], lines: list[str]) -> None:
-    """One line a fault, about the flag that was typed; nothing is sent."""
+    """Each fault is one line about the flag that was given; nothing is sent."""
     Path("g.json").write_text(json.dumps(GRAPH))
     ended = shell(*arguments)
-    told = [line.removeprefix("comfy-client: ") for line in ended.err.splitlines() if line.startswith("comfy-client: ")]
+    fault_lines = [
+        line.removeprefix("comfy-client: ") for line in ended.err.splitlines() if line.startswith("comfy-client: ")
+    ]
 
-    assert sorted(told) == sorted(lines)
+    assert sorted(fault_lines) == sorted(lines)
     assert platform.submissions == 0
 
 
 def test_json_names_the_field(shell: Shell) -> None:
-    """A program reads the request's names."""
+    """With --json the fields of the request are named."""
     error = shell("txt2img", "x", "--width", "1000", "--json").json["error"]
 
     assert error["details"]["faults"][0]["path"] == "width"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["txt2im", "a"], "did you mean txt2img?"),
         (["txt2img", "a", "--step", "1"], "did you mean --steps?"),
@@ -107,17 +109,22 @@ def test_json_names_the_field(shell: Shell) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_was_meant_is_suggested(shell: Shell, platform: RunPodPlatform, arguments: list[str], said: str) -> None:
+def test_the_nearest_name_is_suggested(
+    shell: Shell, platform: RunPodPlatform, arguments: list[str], expected: str
+) -> None:
     """Status 2, one sentence, and nothing is sent."""
     ended = shell(*arguments)
 
     assert ended.status == 2
-    assert said in ended.err
+    assert expected in ended.err
     assert platform.submissions == 0
 
 
-def test_help_is_had_in_each_way(shell: Shell) -> None:
-    """`help` and `--help` list the commands, alone or of one; without any word they are listed too, and status is 2."""
+def test_help_is_available_in_each_way(shell: Shell) -> None:
+    """`help` and `--help` list the commands or describe one.
+
+    Without arguments the commands are listed with status 2.
+    """
     for arguments in (["help"], ["--help"], ["-h"]):
         assert "txt2img" in shell(*arguments).out
         assert shell(*arguments).status == 0
@@ -131,7 +138,7 @@ def test_help_is_had_in_each_way(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "expected"),
     [
         ({}, "RunPod console > Settings > API Keys"),
         ({}, "COMFYUI_ENDPOINT=http://127.0.0.1:8188"),
@@ -144,19 +151,19 @@ def test_help_is_had_in_each_way(shell: Shell) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_the_first_error_leads_to_a_picture(environment: dict[str, str], said: str) -> None:
-    """Without any variable the message names every way out: the key's place, a ComfyUI, the simulator."""
+def test_the_error_without_variables_lists_every_alternative(environment: dict[str, str], expected: str) -> None:
+    """Where to get a key, how to use a ComfyUI, and the simulator."""
     ended = Shell(environment)("txt2img", "a knight")
 
     assert ended.status == 3
-    assert said in ended.err
+    assert expected in ended.err
 
 
 @pytest.mark.parametrize(
     "command", [["submit", "txt2img", "-iprompt=x"], ["wait", "a"], ["status", "a"], ["cancel", "a"]]
 )
-def test_an_id_that_nobody_can_use_is_not_given(shell: Shell, command: list[str]) -> None:
-    """Jobs of a ComfyUI without RunPod end with their process: the commands say so, with the remedy, and start none."""
+def test_submit_is_rejected_for_a_direct_comfyui(shell: Shell, command: list[str]) -> None:
+    """Its jobs end with their process: the commands say so with the remedy, and start none."""
     with Simulator() as simulator:
         ended = shell(*command, COMFYUI_ENDPOINT=simulator.url)
         prompts = simulator.executions
@@ -166,8 +173,8 @@ def test_an_id_that_nobody_can_use_is_not_given(shell: Shell, command: list[str]
     assert not prompts
 
 
-def test_simulate_explains_itself_without_aiohttp(tmp_path: Path) -> None:
-    """Its help lists the faults, on a machine that has the client alone."""
+def test_simulate_has_help_without_aiohttp(tmp_path: Path) -> None:
+    """Its help lists the faults on a machine that only has the client."""
     (tmp_path / "aiohttp.py").write_text("raise ImportError")
     for arguments in (["simulate", "--help"], ["help", "simulate"]):
         ended = subprocess.run(
@@ -183,7 +190,7 @@ def test_simulate_explains_itself_without_aiohttp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_console_without_unicode_shows_no_traceback(platform: RunPodPlatform, tmp_path: Path, encoding: str) -> None:
-    """Names and help have characters that it lacks; --json is JSON all the same."""
+    """Names and help have characters that the console lacks; --json is still valid JSON."""
     environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
     for arguments in (
         ["txt2img", "x", "-o", "城😀.png"],
@@ -197,7 +204,7 @@ def test_a_console_without_unicode_shows_no_traceback(platform: RunPodPlatform, 
 
 
 def test_an_input_without_a_description_is_listed(tmp_path: Path) -> None:
-    """A workflow of one's own may say nothing of an input."""
+    """A custom workflow may have inputs without a description."""
     for file in default_directory().glob("flux-dev-txt2img*.json"):
         value = json.loads(file.read_text())
         for rule in value.get("properties", {}).values():
@@ -211,8 +218,8 @@ def test_an_input_without_a_description_is_listed(tmp_path: Path) -> None:
     assert "  width " in out.getvalue()
 
 
-def test_the_version_is_told_quickly() -> None:
-    """`--version` and `--help` load neither the HTTP client nor what only other commands need."""
+def test_the_version_is_printed_quickly() -> None:
+    """`--version` and `--help` load neither the HTTP client nor modules of other commands."""
     code = (
         "import sys, comfy_client.cli.main as m; m.main(['--version']); m.main(['--help']); "
         "print(*{'requests', 'jsonschema', 'PIL', 'tqdm', 'asyncio', 'boto3'} & set(sys.modules), file=sys.stderr)"

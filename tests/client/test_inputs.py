@@ -9,13 +9,14 @@ from typing import get_type_hints
 
 import pytest
 
-from comfy_client import Client, client, inputs
+from comfy_client import Client, inputs
 from comfy_client.inputs import CallOptions, EnvelopeInputs, Img2ImgInputs, Lora, Txt2ImgInputs
+from comfy_client.job import Observer
 from comfy_client.providers.interface import JobOptions
 from comfy_core.contract import ENVELOPE
 from comfy_core.workflows import Workflow
 
-NAMES = {"JobOptions": JobOptions, "Observer": client.Observer}
+NAMES = {"JobOptions": JobOptions, "Observer": Observer}
 TYPES = {"integer": int, "number": float, "string": str, "boolean": bool, "object": dict, "array": list}
 
 

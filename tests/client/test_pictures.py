@@ -19,7 +19,7 @@ from simulators.runpod.scripted_worker import noise, png
 TEXT = base64.b64encode(png()).decode()
 
 
-def test_every_kind_becomes_the_same_text(tmp_path: Path) -> None:
+def test_every_kind_of_image_becomes_the_same_text(tmp_path: Path) -> None:
     """A path, a file name, bytes, and text that already is base64."""
     file = tmp_path / "a b.png"
     file.write_bytes(png())
@@ -28,12 +28,12 @@ def test_every_kind_becomes_the_same_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["https://host/a.png?sig=x", "http://host/a.png", f"data:image/png;base64,{TEXT}"])
-def test_addresses_and_data_uris_go_as_they_are(source: str) -> None:
-    """URLs and data URIs are passed on unchanged: the worker reads them."""
+def test_urls_and_data_uris_are_not_changed(source: str) -> None:
+    """The worker reads them."""
     assert picture_text(source, "image") == source
 
 
-def test_an_asset_s_id_goes_as_it_is_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_asset_id_is_not_changed_unless_it_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An asset id belongs to Scenario, unless a file with that name exists."""
     monkeypatch.chdir(tmp_path)
     assert picture_text("asset_q9GpkRcHwTx7", "image") == "asset_q9GpkRcHwTx7"
@@ -51,7 +51,7 @@ def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "expected"),
     [
         ("nowhere.png", "nowhere.png cannot be read"),
         (Path("nowhere.png"), "No such file"),
@@ -66,16 +66,16 @@ def test_a_pil_image_is_encoded_without_loss(mode: str) -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_what_is_no_picture_is_told(source: Any, said: str) -> None:  # noqa: ANN401 - whatever a caller gives
+def test_an_invalid_image_is_reported(source: Any, expected: str) -> None:  # noqa: ANN401 - whatever a caller gives
     """The error names the input and the problem."""
-    with pytest.raises(JobError, match=said) as info:
+    with pytest.raises(JobError, match=expected) as info:
         picture_text(source, "image")
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": "image"}
 
 
-def test_a_folder_and_a_file_that_is_too_large_are_told(tmp_path: Path) -> None:
+def test_a_folder_and_a_file_that_is_too_large_are_reported(tmp_path: Path) -> None:
     """The file is not read."""
     large = tmp_path / "large.png"
     with large.open("wb") as file:
@@ -86,7 +86,7 @@ def test_a_folder_and_a_file_that_is_too_large_are_told(tmp_path: Path) -> None:
         assert info.value.code is ErrorCode.INVALID_IMAGE
 
 
-def test_a_graph_s_files_need_be_no_pictures(tmp_path: Path) -> None:
+def test_a_graph_s_files_may_be_of_any_type(tmp_path: Path) -> None:
     """Sound and video files for loader nodes are sent unchanged, as bytes or path; other keys of an entry are kept."""
     sound = tmp_path / "fox.wav"
     sound.write_bytes(b"RIFF" + bytes(99))
@@ -99,7 +99,7 @@ def test_a_graph_s_files_need_be_no_pictures(tmp_path: Path) -> None:
     assert listed == {"images": [{"type": "audio", "name": "a", "image": text}]}
 
 
-def test_a_graph_s_pictures_are_named() -> None:
+def test_a_graph_s_images_have_names() -> None:
     """A mapping or a wire-format list is accepted; invalid entries are left to validation; None is omitted."""
     expected = {"images": [{"name": "a.png", "image": TEXT}]}
 

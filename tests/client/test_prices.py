@@ -7,7 +7,7 @@ import pytest
 from comfy_client.prices import DEFAULT_POOL, POOLS, job_usd
 
 
-def test_the_cheapest_pool_stands_first() -> None:
+def test_the_cheapest_pool_is_first() -> None:
     """Pools are sorted by price."""
     rates = [price.flex_usd_per_s for price in POOLS.values()]
 

@@ -1,1 +1,1 @@
-"""Callers of worker-comfyui and of ComfyUI: their requests and polling loops, unchanged, against this worker."""
+"""Callers of worker-comfyui and of ComfyUI: their unchanged requests and polling loops, with this worker."""

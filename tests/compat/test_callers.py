@@ -1,4 +1,4 @@
-"""Polling loops and request bodies of real callers, against the worker in production mode: each gets its image."""
+"""Polling loops and request bodies of real callers, with the worker in production mode: each gets its image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bench.stage import Stage, staged
 from simulators.comfyui import Simulator
 from simulators.waiting import until
 from tests.needs import programs
-from tools.stock_worker.graphs import Graph, as_base64, checkpoint, custom_sampler, flux, png
+from tools.recorded_graphs import Graph
+from tools.stock_worker.graphs import as_base64, checkpoint, custom_sampler, flux, png
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -28,26 +29,26 @@ POLL_S = 0.05
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """A worker on the platform's stand-in, whose ComfyUI takes a second for 20 steps."""
+    """A worker on the simulated platform, whose ComfyUI takes a second for 20 steps."""
     with staged(step_s=0.05, models=CHECKPOINT) as stage:
         yield stage
 
 
 @pytest.fixture(scope="module", params=["image", "both"])
 def image_stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """The same, with images under the key `image`, alone or beside `data`."""
+    """The same, with images under the key `image`, alone or together with `data`."""
     with staged(environment={"WORKER_IMAGE_FIELD": request.param}) as stage:
         yield stage
 
 
 def size_of(data: str) -> tuple[int, int]:
-    """Return the size of a picture in base64."""
+    """Return the size of an image in base64."""
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         return image.size
 
 
 def finished(stage: Stage, answer: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-    """Return a job as /status has it once it has ended, as most callers poll: by `status` alone."""
+    """Return an ended job from /status. Like most callers, it polls only `status`."""
     seen = [answer]
 
     def has_ended() -> bool:
@@ -60,7 +61,7 @@ def finished(stage: Stage, answer: dict[str, Any], headers: dict[str, str]) -> d
 
 
 def sent(stage: Stage, route: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the ended job that a request with this body made."""
+    """Submit a request with this body; return the ended job."""
     headers = {"Authorization": f"Bearer {stage.platform.api_key}"}
     answer = requests.post(f"{stage.platform.endpoint_url}{route}", json=body, headers=headers, timeout=100)
     answer.raise_for_status()
@@ -71,7 +72,7 @@ def sent(stage: Stage, route: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_sillytavern_gets_its_image(stage: Stage) -> None:
-    """It polls a job that reports progress, reads `output.images[0]` at once, and gets the image in the end."""
+    """It polls a job that reports progress, reads `output.images[0]` at once, and gets the image at the end."""
     programs("node")
     arguments = [stage.platform.endpoint_url, stage.platform.api_key, str(POLL_S * 1000), json.dumps(flux(steps=40))]
     ended = subprocess.run(
@@ -84,7 +85,7 @@ def test_sillytavern_gets_its_image(stage: Stage) -> None:
 
     assert ended.returncode == 0, ended.stderr
     image = json.loads(ended.stdout)
-    assert image["outputsWithoutImage"] > 0, "the caller saw no progress, so this proves nothing"
+    assert image["outputsWithoutImage"] > 0, "the caller got no progress, so the test proves nothing"
     assert (image["filename"], size_of(image["data"])) == ("output_00001_.png", (64, 64))
 
 
@@ -92,7 +93,7 @@ def test_sillytavern_gets_its_image(stage: Stage) -> None:
 
 
 def test_the_curl_of_the_stock_readme_gets_its_images(stage: Stage, tmp_path: Path) -> None:
-    """Its one command, with its example: two savers, a preview, and an image that no node loads."""
+    """Its one command, with its example: two save nodes, a preview, and an image that no node loads."""
     programs("curl")
     image = {"name": "test.png", "image": f"data:image/png;base64,{as_base64(png())}"}
     body = tmp_path / "body.json"
@@ -112,7 +113,7 @@ def test_the_curl_of_the_stock_readme_gets_its_images(stage: Stage, tmp_path: Pa
     assert [size_of(image["data"]) for image in job["output"]["images"]] == [(64, 64), (64, 64)]
 
 
-# --- n8n and Zapier: fields that were left empty, numbers as text
+# --- n8n and Zapier: empty fields, numbers as text
 
 
 @pytest.mark.parametrize(
@@ -150,8 +151,8 @@ def test_the_curl_of_the_stock_readme_gets_its_images(stage: Stage, tmp_path: Pa
         ),
     ],
 )
-def test_a_form_s_body_makes_its_image(stage: Stage, fields: dict[str, Any]) -> None:
-    """Null is absent, numbers and switches may be text, and -1 is a random seed."""
+def test_a_form_s_body_gets_its_image(stage: Stage, fields: dict[str, Any]) -> None:
+    """Null counts as missing, numbers and switches may be text, and -1 is a random seed."""
     job = sent(stage, "/run", {"input": fields})
 
     assert job["status"] == "COMPLETED", job
@@ -160,24 +161,24 @@ def test_a_form_s_body_makes_its_image(stage: Stage, fields: dict[str, Any]) -> 
     assert 0 <= job["output"]["seed"] < 2**32
 
 
-def test_a_graph_with_nulls_beside_it_makes_its_image(stage: Stage) -> None:
-    """An n8n expression that found nothing sends null for the optional fields of worker-comfyui."""
+def test_a_graph_with_nulls_beside_it_gets_its_image(stage: Stage) -> None:
+    """An n8n expression without a value sends null for the optional fields of worker-comfyui."""
     job = sent(stage, "/run", {"input": {"workflow": flux(), "images": None, "comfy_org_api_key": None}})
 
     assert job["status"] == "COMPLETED", job
     assert len(job["output"]["images"]) == 1
 
 
-# --- hassoncs/clover, api/src/ai/comfyui.ts at bfcf338: the client that this project was made for
+# --- hassoncs/clover, api/src/ai/comfyui.ts at bfcf338: the first client of this project
 
 
 @pytest.mark.parametrize("name", ["txt2img", "img2img", "custom sampler"])
 def test_clover_serverless_gets_its_image(image_stage: Stage, name: str) -> None:
-    """It sends a graph and its picture to /runsync, polls /status, and reads `images[].image`."""
+    """It sends a graph and its image to /runsync, polls /status, and reads `images[].image`."""
     request: dict[str, Any] = {"workflow": custom_sampler() if name == "custom sampler" else flux()}
     if name == "img2img":
         picture = "input_1764345600000.png"
-        request = {"workflow": flux(picture=picture), "images": [{"name": picture, "image": as_base64(png(64))}]}
+        request = {"workflow": flux(image=picture), "images": [{"name": picture, "image": as_base64(png(64))}]}
     job = sent(image_stage, "/runsync", {"input": request})
 
     assert job["status"] == "COMPLETED", job
@@ -187,12 +188,12 @@ def test_clover_serverless_gets_its_image(image_stage: Stage, name: str) -> None
 
 @pytest.mark.parametrize("picture", [None, "input_1764345600000.png"], ids=["txt2img", "img2img"])
 def test_clover_direct_gets_its_image(picture: str | None) -> None:
-    """It uploads, queues and polls /history of a ComfyUI itself, here the simulator, and fetches what was saved."""
+    """It uploads, queues and polls /history of a ComfyUI itself, here the simulator, and downloads the saved file."""
     with Simulator(step_s=0.01) as simulator:
         if picture:
             upload = {"image": (picture, png(64))}
             requests.post(f"{simulator.url}/upload/image", files=upload, timeout=10).raise_for_status()
-        entry = _direct(simulator.url, flux(picture=picture))
+        entry = _direct(simulator.url, flux(image=picture))
         saved = [image for output in entry["outputs"].values() for image in output.get("images", [])]
         files = [requests.get(f"{simulator.url}/view", params=image, timeout=10).content for image in saved]
 
@@ -201,7 +202,7 @@ def test_clover_direct_gets_its_image(picture: str | None) -> None:
 
 
 def _direct(url: str, graph: Graph) -> dict[str, Any]:
-    """Return the history of a graph that was queued without a client id, once its status is completed."""
+    """Return the history of a graph that was queued without a client id, when its status is completed."""
     prompt_id = requests.post(f"{url}/prompt", json={"prompt": graph}, timeout=10).json()["prompt_id"]
     found: list[dict[str, Any]] = []
 

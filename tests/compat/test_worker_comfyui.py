@@ -1,4 +1,4 @@
-"""worker-comfyui's requests on this worker; docs/worker-comfyui.md lists what is answered differently."""
+"""worker-comfyui's requests on this worker; docs/worker-comfyui.md lists the different responses."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ AGAIN = "run `python -m tools.stock_worker.record ours`, then scripts/docs"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
-def test_the_page_says_what_this_worker_answers(case: Case) -> None:
-    """The recording that the page is made from is what the handler answers now."""
+def test_the_page_has_this_worker_s_responses(case: Case) -> None:
+    """The recording from which the page is generated is equal to the handler's current responses."""
     assert outcome_of(case, our_handler) == recorded(OURS)[case.request], AGAIN
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.request)
 def test_a_difference_has_a_reason(case: Case) -> None:
-    """Where worker-comfyui's answer holds something that this worker's does not, the page says why."""
+    """If worker-comfyui's response has something that this worker's lacks, the page has the reason."""
     different = verdict(recorded(STOCK)[case.request], recorded(OURS)[case.request]) is Verdict.DIFFERENT
 
     assert different == bool(case.why)
 
 
 def test_both_recordings_have_every_request() -> None:
-    """No request is left over, and none is missing."""
+    """No request is missing, and none is superfluous."""
     requests = [case.request for case in CASES]
 
     assert list(recorded(OURS)) == list(recorded(STOCK)) == requests

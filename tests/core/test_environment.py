@@ -28,6 +28,7 @@ from comfy_core.environment import (
     variables_of,
 )
 from comfy_core.errors import ConfigError
+from tools.docs.__main__ import SETTINGS
 from worker.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,10 +40,10 @@ READERS = re.compile(r"(os\.)?_?env(iron(ment)?)?|.*\._?environment")
 
 @dataclass(frozen=True)
 class Group:
-    """Two variables and a field that is none."""
+    """Two variables, and a field that is not a variable."""
 
-    port: int = variable("PORT", number(int, 1, 9), "8", "Port of the API.")
-    key: str = variable("KEY", str, "", "Key of the API.", secret=True)
+    port: int = variable("PORT", number(int, 1, 9), "Port of the API.", "8")
+    key: str = variable("KEY", str, "Key of the API.", secret=True)
     other: str = "x"
 
 
@@ -98,7 +99,7 @@ def test_values_are_parsed(parse: Parse[Any], text: str, value: object) -> None:
 def test_an_error_says_what_the_variable_takes(parse: Parse[Any], text: str, expected: str) -> None:
     """It also has the variable's name, its value and its help."""
     with pytest.raises(ConfigError, match=re.escape(f"NAME={text!r}: {expected}")) as info:
-        Variable("NAME", parse, "", "Help.").read({"NAME": text})
+        Variable("NAME", parse, "Help.").read({"NAME": text})
 
     assert str(info.value).endswith(". Help.")
 
@@ -106,9 +107,9 @@ def test_an_error_says_what_the_variable_takes(parse: Parse[Any], text: str, exp
 @pytest.mark.parametrize(
     ("declared", "text"),
     [
-        (Variable("NAME", number(int, 1), "", "Help.", secret=True), "s3cret"),
-        (Variable("NAME", base_url, "", "Help."), "https://user:s3cret@host"),
-        (Variable("NAME", base_url, "", "Help."), "https://host?key=s3cret"),
+        (Variable("NAME", number(int, 1), "Help.", secret=True), "s3cret"),
+        (Variable("NAME", base_url, "Help."), "https://user:s3cret@host"),
+        (Variable("NAME", base_url, "Help."), "https://host?key=s3cret"),
     ],
 )
 def test_an_error_shows_no_secret(declared: Variable[Any], text: str) -> None:
@@ -162,6 +163,15 @@ def test_every_variable_is_documented() -> None:
 
     assert {"WORKER_CONCURRENCY", "HF_TOKEN_FILE", "BUCKET_NAME", "RUNPOD_API_KEY", "COLUMNS"} <= found
     assert {name for name in found if f"| `{name}` |" not in page} == {"PATH"}
+
+
+@pytest.mark.parametrize("title", SETTINGS)
+def test_every_variable_has_a_description(title: str) -> None:
+    """A table has each variable once, with a sentence."""
+    variables = list(SETTINGS[title])
+
+    assert len({each.name for each in variables}) == len(variables)
+    assert [each.name for each in variables if not each.help.endswith(".")] == []
 
 
 def test_every_variable_is_declared() -> None:

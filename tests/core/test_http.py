@@ -145,7 +145,7 @@ def test_files_forms_and_query_parameters_are_sent(api: HttpApi, server: Recordi
         "/upload",
         timeout_s=PATIENCE_S,
         files={"image": ("a.png", b"\x89PNG", "image/png")},
-        form={"overwrite": "true"},
+        data={"overwrite": "true"},
         params={"type": "input folder"},
     )
 

@@ -11,16 +11,7 @@ from comfy_core.contract import MAX_FAULTS, Fault, JsonObject
 from comfy_core.graphs import Graph
 from comfy_core.targets import Target, TargetFinder, override
 from comfy_core.validation import Faults
-
-GRAPH: Graph = {
-    "3": {
-        "class_type": "Stylize",
-        "inputs": {"text": "a", "sizes": [64, 128, 256], "again": "a", "picture": ["7", 0], "amount": 2},
-        "_meta": {"title": "Style v1.5"},
-    },
-    "7": {"class_type": "LoadImage", "inputs": {"image": "example.png"}, "_meta": {"title": "Sketch"}},
-    "8": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
-}
+from tests.core.test_graphs import GRAPH
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from PIL import Image
 from comfy_core.contract import ALIASES, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError
-from comfy_core.graphs import Graph, graph_faults
+from comfy_core.graphs import graph_faults, is_link
 from comfy_core.request.reading import read_request
 from comfy_core.targets import Target
-from comfy_core.workflows import Workflow, default_directory, find_workflow, is_link, load_workflows
+from comfy_core.workflows import Workflow, default_directory, find_workflow, load_workflows
 from simulators.comfyui.node_table import NODE_TYPES
+from tests.core.test_graphs import GRAPH
 
 SHIPPED = tuple(sorted(load_workflows(default_directory())))
 FOLDERS = {
@@ -33,15 +34,6 @@ FOLDERS = {
 EXAMPLES = {"seed", "prompt", "image"}
 """Inputs without a default; the graph has an example of each."""
 
-GRAPH: Graph = {
-    "3": {
-        "class_type": "Stylize",
-        "inputs": {"text": "a", "sizes": [64, 128, 256], "again": "a", "picture": ["7", 0], "amount": 2},
-        "_meta": {"title": "Style v1.5"},
-    },
-    "7": {"class_type": "LoadImage", "inputs": {"image": "example.png"}, "_meta": {"title": "Sketch"}},
-    "8": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
-}
 INPUTS: JsonObject = {
     "title": "Stylize",
     "type": "object",

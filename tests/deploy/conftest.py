@@ -1,4 +1,4 @@
-"""An account at RunPod with an empty endpoint's queue, a worker that answers at once, and the command in a folder."""
+"""Fixtures: a RunPod account, a worker that responds at once, and the command in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
 from simulators.runpod.rest import RunPodAccount
 from simulators.runpod.scripted_worker import ScriptedWorker, pictured
-from tests.cli.conftest import Ended, Shell
+from tests.cli.conftest import Completed, Shell
 
 DESCRIPTION = """\
 name = "flux"
@@ -27,8 +27,8 @@ STORED = f'[storage]\ncached_model = "{MODEL}"\nnetwork_volume = "models"\n'
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where somebody deploys from: a folder with a deploy.toml, and an account."""
+class DeploySetup:
+    """A folder with a deploy.toml, and a RunPod account."""
 
     account: RunPodAccount
     platform: RunPodPlatform
@@ -38,25 +38,25 @@ class Desk:
         """Write deploy.toml."""
         Path("deploy.toml").write_text(text + more)
 
-    def deploy(self, *arguments: str, **variables: str) -> Ended:
-        """Deploy without being asked, and without a picture unless that is wanted."""
+    def deploy(self, *arguments: str, **variables: str) -> Completed:
+        """Deploy without confirmation, and without a test image unless it is enabled."""
         flags = arguments if "--picture" in arguments else ("--no-picture", *arguments)
         return self.shell("deploy", "--yes", *flags, **variables)
 
-    def destroy(self) -> Ended:
-        """Destroy without being asked."""
+    def destroy(self) -> Completed:
+        """Destroy without confirmation."""
         return self.shell("destroy", "--yes")
 
     @property
     def endpoint(self) -> dict[str, object]:
-        """The one endpoint of the account."""
+        """The only endpoint of the account."""
         [endpoint] = self.account.endpoints.values()
         return endpoint
 
 
 @pytest.fixture(scope="session")
 def shipped() -> str:
-    """The deploy.toml that ships."""
+    """The shipped deploy.toml."""
     return (ROOT / "deploy.toml").read_text()
 
 
@@ -68,10 +68,10 @@ def platform() -> Iterator[RunPodPlatform]:
 
 
 @pytest.fixture
-def desk(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def deploy_setup(platform: RunPodPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeploySetup]:
     """An empty account, and a folder with a deploy.toml."""
     monkeypatch.chdir(tmp_path)
     with RunPodAccount(platform) as account:
-        desk = Desk(account, platform, Shell(account.environment()))
-        desk.write()
-        yield desk
+        deploy_setup = DeploySetup(account, platform, Shell(account.environment()))
+        deploy_setup.write()
+        yield deploy_setup

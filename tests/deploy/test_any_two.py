@@ -1,4 +1,4 @@
-"""Of any two descriptions: what is made of the one, and changed to the other, is the other. No socket."""
+"""Property test: a deployment of one description, changed to another one, is equal to the other one. No sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSIONS = st.sampled_from(["", "12.8", "13.0"])
 
 @st.composite
 def descriptions(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw the content of a deploy.toml that has no fault."""
+    """Generate the content of a valid deploy.toml."""
     most = draw(st.integers(1, 9))
     pools = draw(st.lists(st.sampled_from(KNOWN), min_size=1, max_size=4, unique=True))
     there = [gpu["id"] for gpu in CATALOGUE if gpu["pool"] in pools]
@@ -51,7 +51,7 @@ def descriptions(draw: st.DrawFn) -> dict[str, Any]:
 def test_a_change_leads_from_any_description_to_any_other(
     first: dict[str, Any], then: dict[str, Any], registry: str, volume: str
 ) -> None:
-    """RunPod takes every create and every patch, and after it no difference is left."""
+    """RunPod accepts every create and every patch, and no difference is left afterwards."""
     assert find_faults(first) == find_faults(then) == []
     account = Account()
     old, new = make_description(first), make_description(then)

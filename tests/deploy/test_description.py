@@ -1,4 +1,4 @@
-"""deploy.toml: what is read, and what is refused, with every fault at once."""
+"""Parsing deploy.toml: valid content, and errors with all faults at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LEAST = 'name = "flux"\nimage = "ghcr.io/me/worker:1.0.0"\n[gpu]\npools = ["ADA_
 
 
 def read(folder: Path, text: str) -> object:
-    """Read a text as deploy.toml."""
+    """Parse a text as deploy.toml."""
     (folder / "deploy.toml").write_text(text)
     return read_description(folder / "deploy.toml")
 
 
-def test_the_shipped_file_is_right_by_its_own_schema(tmp_path: Path, shipped: str) -> None:
-    """It has what the checklist asks for, and no owner yet: that is said before anything is sent."""
+def test_the_shipped_file_is_valid_but_for_the_owner(tmp_path: Path, shipped: str) -> None:
+    """It has every field of the checklist. Its owner must be set, which is reported before anything is sent."""
     (tmp_path / "deploy.toml").write_text(shipped)
     description = read_description(tmp_path / "deploy.toml")
 
@@ -34,8 +34,8 @@ def test_the_shipped_file_is_right_by_its_own_schema(tmp_path: Path, shipped: st
         description.refuse_placeholder()
 
 
-def test_what_stands_behind_the_comments_of_the_shipped_file_is_right_too(tmp_path: Path, shipped: str) -> None:
-    """Each line that is commented out may be taken in as it is."""
+def test_the_commented_lines_of_the_shipped_file_are_valid(tmp_path: Path, shipped: str) -> None:
+    """Each line can be uncommented."""
     keys = {"registry", "secrets", "excluded", "network_volume", "cached_model", "data_centers"}
     lines = [
         line[2:] if line.startswith("# ") and line[2:].split(" ")[0] in keys else line for line in shipped.splitlines()
@@ -49,8 +49,8 @@ def test_what_stands_behind_the_comments_of_the_shipped_file_is_right_too(tmp_pa
     assert len(description.secrets) == 2
 
 
-def test_the_least_file_has_the_defaults(tmp_path: Path, shipped: str) -> None:
-    """Name, image and pools are enough; the defaults are the numbers of the shipped file."""
+def test_a_minimal_file_has_the_defaults(tmp_path: Path, shipped: str) -> None:
+    """Name, image and pools are enough; the defaults are the values in the shipped file."""
     (tmp_path / "deploy.toml").write_text(shipped)
     whole = read_description(tmp_path / "deploy.toml")
     (tmp_path / "deploy.toml").write_text(LEAST)
@@ -69,8 +69,8 @@ def test_the_least_file_has_the_defaults(tmp_path: Path, shipped: str) -> None:
     assert least.storage_cached_model is None
 
 
-def test_all_faults_are_told_at_once_by_their_paths(tmp_path: Path) -> None:
-    """One error names each, with what is right."""
+def test_all_faults_are_reported_at_once_with_their_paths(tmp_path: Path) -> None:
+    """One error lists each, with the remedy."""
     text = """\
 name = "x"
 image = "ghcr.io/me/worker:latest"
@@ -91,9 +91,9 @@ A_B = "c"
 """
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, text)
-    told = str(caught.value)
+    message = str(caught.value)
 
-    assert "12 faults" in told
+    assert "12 faults" in message
     for path in (
         "name:",
         "image: has the tag latest",
@@ -108,9 +108,9 @@ A_B = "c"
         "env.BUCKET_SECRET_ACCESS_KEY: looks like a secret",
         "env.A_B: is also in secrets",
     ):
-        assert path in told, told
-    assert "hf_very_secret" not in told
-    assert "8155321" not in told
+        assert path in message, message
+    assert "hf_very_secret" not in message
+    assert "8155321" not in message
 
 
 @pytest.mark.parametrize(
@@ -124,21 +124,21 @@ A_B = "c"
     ],
 )
 def test_one_fault_is_one_sentence(tmp_path: Path, text: str, problem: str) -> None:
-    """It names the file, the path and the rule."""
+    """It has the file, the path and the rule."""
     with pytest.raises(ConfigError, match=r"deploy\.toml") as caught:
         read(tmp_path, text)
 
     assert problem in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The path and the reason, as of any file."""
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The error has the path and the reason."""
     with pytest.raises(ConfigError, match=r"nowhere.toml cannot be read: No such file"):
         read_description(tmp_path / "nowhere.toml")
 
 
-def test_a_secret_that_runpod_keeps_may_stand_in_env() -> None:
-    """A reference is no secret."""
+def test_a_reference_to_a_runpod_secret_may_be_in_env() -> None:
+    """A reference is not a secret."""
     value = {
         "name": "flux",
         "image": "a/b:1",
@@ -149,15 +149,15 @@ def test_a_secret_that_runpod_keeps_may_stand_in_env() -> None:
     assert find_faults(value) == []
 
 
-def test_secrets_that_are_not_set_are_all_named() -> None:
-    """And those that are come with their values."""
+def test_all_missing_secrets_are_named() -> None:
+    """Secrets that are set are returned with their values."""
     with pytest.raises(ConfigError, match="B, C"):
         secrets_of({"A": "1", "C": ""}, ("A", "B", "C"))
     assert secrets_of({"A": "1"}, ("A",)) == {"A": "1"}
 
 
-def test_every_key_says_what_it_is() -> None:
-    """The table of docs/deploy.md is made of these sentences."""
+def test_every_key_has_a_description() -> None:
+    """The table in docs/deploy.md is generated from these descriptions."""
     tables = [SCHEMA, *(rule for rule in SCHEMA["properties"].values() if "properties" in rule)]
 
     for table in tables:

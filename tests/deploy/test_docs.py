@@ -1,4 +1,4 @@
-"""docs/deploy.md and docs/cost.md: each command is run here or marked as needing an account, figures are computed."""
+"""docs/deploy.md and docs/cost.md: each command is run here or marked as needing an account; figures are computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comfy_client.cli.main import SUMMARIES, all_commands
 from comfy_client.cli.parser import make_parser
 from comfy_client.prices import POOLS, job_usd
 from comfy_core.workflows import default_directory, load_workflows
-from tests.deploy.conftest import Desk
+from tests.deploy.conftest import DeploySetup
 
 pytestmark = pytest.mark.slow
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
@@ -25,20 +25,20 @@ NEEDS = "<!-- Needs an account. -->"
 
 
 def commands_of(mark: str) -> list[list[str]]:
-    """Return the commands of the blocks below a mark, in their order, without comments."""
+    """Return the commands of the blocks below a mark, in order, without comments."""
     lines = [line for block in BLOCK.finditer(PAGE) if block["mark"] == mark for line in block["lines"].splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def test_every_block_of_commands_is_marked() -> None:
-    """A new one has to say whether it is run here."""
+    """A new block must be marked as run here or as needing an account."""
     assert {block["mark"] for block in BLOCK.finditer(PAGE)} == {RUN, NEEDS}
     assert PAGE.count("```sh") == len(BLOCK.findall(PAGE))
 
 
-def test_the_commands_run_one_after_another(desk: Desk, shipped: str) -> None:
-    """As they stand on the page, on the shipped deploy.toml with an owner: each exits 0."""
-    desk.write(text=shipped.replace("OWNER", "me"))
+def test_the_commands_run_one_after_another(deploy_setup: DeploySetup, shipped: str) -> None:
+    """Unchanged from the page, with the shipped deploy.toml and an owner: each exits with 0."""
+    deploy_setup.write(text=shipped.replace("OWNER", "me"))
 
     for program, *arguments in commands_of(RUN):
         if program == "set":
@@ -48,18 +48,18 @@ def test_the_commands_run_one_after_another(desk: Desk, shipped: str) -> None:
             continue
         assert program == "comfy-client"
         given, _, target = " ".join(arguments).partition(" > ")
-        ended = desk.shell(*given.split())
+        ended = deploy_setup.shell(*given.split())
         assert ended.status == 0, (arguments, ended.err)
         if target:
             assert "comfy-client txt2img" in ended.err
             Path(target).write_text(ended.out)
 
     assert Path("flux-comfyui.png").exists()
-    assert desk.account.endpoints == {}
+    assert deploy_setup.account.endpoints == {}
 
 
-def test_commands_that_need_an_account_are_ones() -> None:
-    """Their programs and flags exist as far as they are ours."""
+def test_commands_that_need_an_account_exist() -> None:
+    """Our programs and their flags exist."""
     parser = make_parser(SUMMARIES, all_commands(load_workflows(default_directory())))
 
     for words in commands_of(NEEDS):
@@ -73,16 +73,16 @@ def test_commands_that_need_an_account_are_ones() -> None:
 
 
 @pytest.mark.parametrize("page", ["deploy.md", "cost.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    """Every page and file that is linked is there."""
+def test_linked_files_exist(page: str) -> None:
+    """Every linked page and file exists."""
     text = (ROOT / "docs" / page).read_text()
 
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert (ROOT / "docs" / target).exists(), target
 
 
-def test_the_worked_example_is_right() -> None:
-    """Each row follows from the assumptions above it and the table of prices."""
+def test_the_worked_example_is_correct() -> None:
+    """Each row follows from the assumptions above it and the price table."""
     text = (ROOT / "docs" / "cost.md").read_text()
     found = re.search(r"(\d+) s an image, (\d+) s of cold start,\n(\d+) s idle", text)
     assert found is not None

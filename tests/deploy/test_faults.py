@@ -1,37 +1,37 @@
-"""What goes wrong between a deployment and RunPod, and that the next run goes on where the last one was."""
+"""Faults between a deployment and RunPod, after which the next run continues where the last one stopped."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.deploy.conftest import MODEL, STORED, Desk
+from tests.deploy.conftest import MODEL, STORED, DeploySetup
 
 PROBLEM = {"title": "Internal Server Error", "status": 500, "detail": "oops"}
 
 
-def made(desk: Desk) -> tuple[int, int]:
-    """Return how many templates of ours and endpoints there are."""
-    templates = [each for each in desk.account.templates.values() if each["name"] == "flux"]
-    return len(templates), len(desk.account.endpoints)
+def created(deploy_setup: DeploySetup) -> tuple[int, int]:
+    """Return the number of our templates and endpoints."""
+    templates = [each for each in deploy_setup.account.templates.values() if each["name"] == "flux"]
+    return len(templates), len(deploy_setup.account.endpoints)
 
 
-@pytest.mark.parametrize("asked", ["POST /templates", "POST /serverless"])
-def test_a_create_whose_answer_is_lost_is_not_sent_again(desk: Desk, asked: str) -> None:
-    """The connection is cut behind it: what it made is found by name, and there is one of each."""
-    desk.account.faults.drop_connection(asked, after_handling=True)
-    ended = desk.deploy()
+@pytest.mark.parametrize("route", ["POST /templates", "POST /serverless"])
+def test_a_create_whose_response_is_lost_is_not_repeated(deploy_setup: DeploySetup, route: str) -> None:
+    """The connection is lost after it: the created object is found by name, and there is one of each."""
+    deploy_setup.account.faults.drop_connection(route, after_handling=True)
+    ended = deploy_setup.deploy()
 
     assert ended.status == 0, ended.err
-    assert made(desk) == (1, 1)
-    assert desk.account.writes().count(asked) == 1
+    assert created(deploy_setup) == (1, 1)
+    assert deploy_setup.account.writes().count(route) == 1
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
-def test_a_create_that_fails_at_runpod_is_not_sent_again(desk: Desk, status: int) -> None:
-    """It may have worked: it is looked for, once, and else the error says what to do. Then it goes on."""
-    desk.account.faults.respond("POST /serverless", status, body=PROBLEM)
-    failed = desk.deploy()
-    ended = desk.deploy()
+def test_a_create_with_a_server_error_is_not_repeated(deploy_setup: DeploySetup, status: int) -> None:
+    """It may have worked: the object is looked up once, otherwise the error has the remedy. The next run continues."""
+    deploy_setup.account.faults.respond("POST /serverless", status, body=PROBLEM)
+    failed = deploy_setup.deploy()
+    ended = deploy_setup.deploy()
 
     assert failed.status == 4
     assert f"RunPod responded with {status} to create the endpoint flux: oops" in failed.err
@@ -39,113 +39,119 @@ def test_a_create_that_fails_at_runpod_is_not_sent_again(desk: Desk, status: int
     assert ended.status == 0
     assert "create template" not in ended.err
     assert "create endpoint flux" in ended.err
-    assert made(desk) == (1, 1)
+    assert created(deploy_setup) == (1, 1)
 
 
-def test_a_create_that_fails_and_yet_worked_counts(desk: Desk) -> None:
-    """A gateway's 504 in front of an endpoint that was made."""
-    desk.account.faults.respond("POST /serverless", 504, body="<html>504</html>", after_handling=True)
-    ended = desk.deploy()
-
-    assert ended.status == 0, ended.err
-    assert made(desk) == (1, 1)
-
-
-def test_what_only_reads_or_repeats_is_tried_again(desk: Desk) -> None:
-    """Lists and changes are sent again after a cut connection and a 503."""
-    desk.account.faults.drop_connection("GET /serverless")
-    desk.account.faults.respond("GET /templates", 503)
-    assert desk.deploy().status == 0
-    desk.write("[workers]\nmax = 7\n")
-    desk.account.faults.respond("PATCH /serverless", 502)
-    ended = desk.deploy()
+def test_a_create_that_worked_despite_an_error_is_used(deploy_setup: DeploySetup) -> None:
+    """For example a gateway's 504 for an endpoint that was created."""
+    deploy_setup.account.faults.respond("POST /serverless", 504, body="<html>504</html>", after_handling=True)
+    ended = deploy_setup.deploy()
 
     assert ended.status == 0, ended.err
-    assert desk.endpoint["workers"] == {"min": 0, "max": 7, "idleTimeout": 30}
+    assert created(deploy_setup) == (1, 1)
 
 
-def test_a_rate_limit_is_waited_for(desk: Desk) -> None:
-    """A create that is refused with 429 did not happen, and is sent again after Retry-After."""
-    desk.account.faults.rate_limit("POST /templates")
-    ended = desk.deploy()
+def test_reads_and_updates_are_retried(deploy_setup: DeploySetup) -> None:
+    """Lists and patches are sent again after a lost connection and a 503."""
+    deploy_setup.account.faults.drop_connection("GET /serverless")
+    deploy_setup.account.faults.respond("GET /templates", 503)
+    assert deploy_setup.deploy().status == 0
+    deploy_setup.write("[workers]\nmax = 7\n")
+    deploy_setup.account.faults.respond("PATCH /serverless", 502)
+    ended = deploy_setup.deploy()
 
     assert ended.status == 0, ended.err
-    assert [each.status for each in desk.account.received if each.line == "POST /templates"] == [429, 201]
+    assert deploy_setup.endpoint["workers"] == {"min": 0, "max": 7, "idleTimeout": 30}
 
 
-def test_a_field_that_runpod_no_longer_knows_is_named(desk: Desk) -> None:
+def test_a_rate_limit_is_waited_for(deploy_setup: DeploySetup) -> None:
+    """A create that gets 429 did not happen, and is sent again after Retry-After."""
+    deploy_setup.account.faults.rate_limit("POST /templates")
+    ended = deploy_setup.deploy()
+
+    assert ended.status == 0, ended.err
+    assert [each.status for each in deploy_setup.account.received if each.line == "POST /templates"] == [429, 201]
+
+
+def test_a_field_that_runpod_rejects_is_named(deploy_setup: DeploySetup) -> None:
     """A 422 has the field, and is an error of the request."""
     errors = ["body.flashboot: Additional properties are not allowed"]
     body = {"title": "Unprocessable Entity", "status": 422, "detail": "Request validation failed.", "errors": errors}
-    desk.account.faults.respond("POST /serverless", 422, body=body)
-    ended = desk.deploy()
+    deploy_setup.account.faults.respond("POST /serverless", 422, body=body)
+    ended = deploy_setup.deploy()
 
     assert ended.status == 4
     assert "422 to create the endpoint flux: Request validation failed; body.flashboot: Additional" in ended.err
     assert "RunPod's API has changed" in ended.err
 
 
-def test_a_wrong_key_is_named(desk: Desk) -> None:
-    """401: which variable, where to look; the status of a wrong setting."""
-    ended = desk.deploy(RUNPOD_API_KEY="rpa_wrong")
+def test_a_wrong_key_is_reported(deploy_setup: DeploySetup) -> None:
+    """401: the variable and where to find the key, with the exit status of a wrong setting."""
+    ended = deploy_setup.deploy(RUNPOD_API_KEY="rpa_wrong")
 
     assert ended.status == 3
     assert "RUNPOD_API_KEY" in ended.err
     assert "rpa_wrong" not in ended.err
 
 
-def test_a_key_that_may_only_read_is_named(desk: Desk) -> None:
-    """403: the plan can be seen, and what the key lacks is said."""
-    desk.account.faults.forbids_writing = True
-    ended = desk.deploy("--json")
+def test_a_read_only_key_is_reported(deploy_setup: DeploySetup) -> None:
+    """403: the plan is shown, and the error says which permission the key lacks."""
+    deploy_setup.account.faults.forbids_writing = True
+    ended = deploy_setup.deploy("--json")
 
     assert ended.status == 3
     assert ended.json["error"]["code"] == "auth_failed"
     assert "may read and write Serverless" in ended.json["error"]["message"]
 
 
-def test_nobody_there_is_not_reached(desk: Desk) -> None:
-    """The status of a server that does not answer, and the sentence that nothing is lost by trying again."""
-    ended = desk.deploy(RUNPOD_REST_BASE_URL="http://127.0.0.1:1/v2")
+def test_an_unreachable_api_is_reported(deploy_setup: DeploySetup) -> None:
+    """With the exit status of an unreachable server, and that a retry is safe."""
+    ended = deploy_setup.deploy(RUNPOD_REST_BASE_URL="http://127.0.0.1:1/v2")
 
     assert ended.status == 4
     assert "RunPod was not reached to list the templates" in ended.err
 
 
 @pytest.mark.parametrize("body", [{"templates": {}}, {"templates": [{"name": "flux"}]}, [], "<html>", {"id": 5}])
-def test_an_answer_of_another_shape_is_an_error(desk: Desk, body: object) -> None:
-    """Nothing is taken for an empty list: that would create what is there."""
-    desk.account.faults.respond("GET /templates", 200, body=body)
-    ended = desk.deploy()
+def test_a_response_of_another_shape_is_an_error(deploy_setup: DeploySetup, body: object) -> None:
+    """It does not count as an empty list, which would create existing objects again."""
+    deploy_setup.account.faults.respond("GET /templates", 200, body=body)
+    ended = deploy_setup.deploy()
 
     assert ended.status == 4
-    assert desk.account.writes() == []
+    assert deploy_setup.account.writes() == []
 
 
-def test_destroy_undoes_it_in_order(desk: Desk) -> None:
-    """Workers to 0, the endpoint, the template; what stays is said, and a second time nothing is to do."""
-    desk.write('[storage]\nnetwork_volume = "models"\n')
-    desk.deploy()
-    before = len(desk.account.writes())
-    ended = desk.destroy()
-    again = desk.shell("destroy")
+def test_destroy_deletes_in_order(deploy_setup: DeploySetup) -> None:
+    """Workers to 0, the endpoint, the template. Kept objects are listed, and a second run changes nothing."""
+    deploy_setup.write('[storage]\nnetwork_volume = "models"\n')
+    deploy_setup.deploy()
+    before = len(deploy_setup.account.writes())
+    ended = deploy_setup.destroy()
+    again = deploy_setup.shell("destroy")
 
-    assert desk.account.writes()[before:] == ["PATCH /serverless/ep", "DELETE /serverless/ep", "DELETE /templates/tpl1"]
-    assert made(desk) == (0, 0)
+    assert deploy_setup.account.writes()[before:] == [
+        "PATCH /serverless/ep",
+        "DELETE /serverless/ep",
+        "DELETE /templates/tpl1",
+    ]
+    assert created(deploy_setup) == (0, 0)
     assert "flux is gone" in ended.out
     assert "It stays: the network volume models, which is billed monthly until you delete it." in ended.out
     assert (again.status, "Nothing to do" in again.out) == (0, True)
 
 
-@pytest.mark.parametrize("asked", ["PATCH /serverless", "DELETE /serverless", "DELETE /templates"])
-def test_destroy_goes_on_where_it_was(desk: Desk, asked: str) -> None:
-    """Refused in the middle, it does the rest the next time."""
-    desk.deploy()
-    desk.account.faults.respond(asked, 403, body={"title": "Forbidden", "status": 403, "detail": "access denied"})
+@pytest.mark.parametrize("route", ["PATCH /serverless", "DELETE /serverless", "DELETE /templates"])
+def test_destroy_continues_after_an_error(deploy_setup: DeploySetup, route: str) -> None:
+    """After an error in the middle, the next run does the rest."""
+    deploy_setup.deploy()
+    deploy_setup.account.faults.respond(
+        route, 403, body={"title": "Forbidden", "status": 403, "detail": "access denied"}
+    )
 
-    assert desk.destroy().status == 3
-    assert desk.destroy().status == 0
-    assert made(desk) == (0, 0)
+    assert deploy_setup.destroy().status == 3
+    assert deploy_setup.destroy().status == 0
+    assert created(deploy_setup) == (0, 0)
 
 
 CALLS = (0, 4, 5, 6, 7)
@@ -153,42 +159,42 @@ CALLS = (0, 4, 5, 6, 7)
 
 
 @pytest.mark.parametrize("last_counts", [False, True])
-def test_ended_anywhere_the_next_run_does_the_rest(desk: Desk, *, last_counts: bool) -> None:
-    """After each of its calls, the last done or not: in the end there is one of each, as described, and then none."""
-    desk.write(STORED)
+def test_after_any_failed_call_the_next_run_does_the_rest(deploy_setup: DeploySetup, *, last_counts: bool) -> None:
+    """Whether the failed call took effect or not: in the end there is one of each, and `destroy` leaves none."""
+    deploy_setup.write(STORED)
     for calls in CALLS:
-        desk.account.faults.end_after(calls, handles_last=last_counts)
-        assert desk.deploy().status == 3
-        desk.account.faults.clear()
-        ended = desk.deploy()
+        deploy_setup.account.faults.end_after(calls, handles_last=last_counts)
+        assert deploy_setup.deploy().status == 3
+        deploy_setup.account.faults.clear()
+        ended = deploy_setup.deploy()
         assert ended.status == 0, ended.err
-        assert made(desk) == (1, 1)
-        assert desk.endpoint["networkVolumes"] == ["vol1"]
-        assert list(desk.account.cached_models.values()) == [[MODEL]]
-        assert "Nothing to do" in desk.deploy().err
+        assert created(deploy_setup) == (1, 1)
+        assert deploy_setup.endpoint["networkVolumes"] == ["vol1"]
+        assert list(deploy_setup.account.cached_models.values()) == [[MODEL]]
+        assert "Nothing to do" in deploy_setup.deploy().err
 
-        desk.account.faults.end_after(calls, handles_last=last_counts)
-        desk.destroy()
-        desk.account.faults.clear()
-        assert desk.destroy().status == 0
-        assert made(desk) == (0, 0)
-
-
-def test_destroy_whose_answer_is_lost_has_happened(desk: Desk) -> None:
-    """A DELETE is sent again, and what is gone is no error."""
-    desk.deploy()
-    for asked in ("DELETE /serverless", "DELETE /templates"):
-        desk.account.faults.drop_connection(asked, after_handling=True)
-
-    assert desk.destroy().status == 0
-    assert made(desk) == (0, 0)
+        deploy_setup.account.faults.end_after(calls, handles_last=last_counts)
+        deploy_setup.destroy()
+        deploy_setup.account.faults.clear()
+        assert deploy_setup.destroy().status == 0
+        assert created(deploy_setup) == (0, 0)
 
 
-def test_destroy_asks_first(desk: Desk) -> None:
+def test_a_delete_whose_response_is_lost_is_repeated(deploy_setup: DeploySetup) -> None:
+    """A missing object is not an error."""
+    deploy_setup.deploy()
+    for route in ("DELETE /serverless", "DELETE /templates"):
+        deploy_setup.account.faults.drop_connection(route, after_handling=True)
+
+    assert deploy_setup.destroy().status == 0
+    assert created(deploy_setup) == (0, 0)
+
+
+def test_destroy_needs_a_confirmation(deploy_setup: DeploySetup) -> None:
     """Without a terminal and without --yes nothing is deleted."""
-    desk.deploy()
-    ended = desk.shell("destroy")
+    deploy_setup.deploy()
+    ended = deploy_setup.shell("destroy")
 
     assert ended.status == 3
     assert "delete endpoint flux (ep), its workers and queued jobs" in ended.err
-    assert made(desk) == (1, 1)
+    assert created(deploy_setup) == (1, 1)

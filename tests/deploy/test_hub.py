@@ -1,8 +1,8 @@
-"""RunPod's Hub: .runpod/hub.json and tests.json against the Hub's shapes, and against the worker.
+"""RunPod's Hub: .runpod/hub.json and tests.json match the Hub's schema and the worker.
 
 Source: docs/reference/runpod.md#hub.
 
-The Hub builds the Dockerfile of a release by itself, without weights, and runs tests.json on a GPU of its own.
+The Hub builds a release's Dockerfile itself, without weights, and runs tests.json on its own GPU.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from comfy_core.workflows import default_directory, load_workflows
 from worker.settings import Settings
 
 OF_RUNPOD = {"RUNPOD_INIT_TIMEOUT"}
-"""Variables that the platform reads and not the worker (docs/reference/runpod.md#environment-variables)."""
+"""Variables that the platform reads instead of the worker (docs/reference/runpod.md#environment-variables)."""
 TEXT = {"type": "string", "minLength": 1}
 VERSIONS = {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": r"^\d+\.\d+$"}}
 
 
 def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    """Return the schema of an object with these keys and no other."""
+    """Return the schema of an object with exactly these keys."""
     return {"type": "object", "additionalProperties": False, "required": list(required), "properties": properties}
 
 
@@ -130,8 +130,8 @@ def load(name: str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 @pytest.mark.parametrize(("name", "schema"), [("hub.json", HUB), ("tests.json", TESTS)])
-def test_the_files_have_the_hub_s_shape(name: str, schema: dict[str, Any]) -> None:
-    """Every key is one that RunPod's documentation has."""
+def test_the_files_match_the_hub_s_schema(name: str, schema: dict[str, Any]) -> None:
+    """Every key is in RunPod's documentation."""
     jsonschema.Draft202012Validator(schema).validate(load(name))
 
 
@@ -145,8 +145,8 @@ def test_every_variable_exists() -> None:
     assert set(keys) <= known
 
 
-def test_every_default_is_one_that_the_worker_takes(tmp_path: Path) -> None:
-    """Each default, each choice and each preset is read by the worker's settings."""
+def test_the_worker_accepts_every_default(tmp_path: Path) -> None:
+    """Each default, each choice and each preset is accepted by the worker's settings."""
     (tmp_path / "main.py").touch()
     variables = [each for each in load("hub.json")["config"]["env"] if "input" in each]
     values = [(each["key"], _text(each["input"], each["input"]["default"])) for each in variables]
@@ -165,15 +165,15 @@ def _text(rule: dict[str, Any], default: object) -> str:
     return str(default)
 
 
-def test_the_hub_s_endpoint_is_that_of_deploy_toml(tmp_path: Path, shipped: str) -> None:
-    """The same disk, GPUs and CUDA version, so that there is one answer to what the worker needs."""
+def test_the_hub_s_endpoint_matches_deploy_toml(tmp_path: Path, shipped: str) -> None:
+    """Disk, GPUs and CUDA version are the same."""
     (tmp_path / "deploy.toml").write_text(shipped)
     described = read_description(tmp_path / "deploy.toml")
     config = load("hub.json")["config"]
 
     assert config["containerDiskInGb"] == described.disk_gb
     assert tuple(config["gpuIds"].split(",")) == described.gpu_pools
-    # The Hub has no least version, and matches exactly: a driver of CUDA 13.2 also runs what is built for 13.0.
+    # The Hub has no minimum version and matches exactly; a driver of CUDA 13.2 also runs programs built for 13.0.
     assert config["allowedCudaVersions"] == ["13.0", "13.1", "13.2", "13.3"]
     assert config["allowedCudaVersions"][0] == described.gpu_min_cuda_version
     assert load("tests.json")["config"]["allowedCudaVersions"] == config["allowedCudaVersions"]
@@ -182,8 +182,8 @@ def test_the_hub_s_endpoint_is_that_of_deploy_toml(tmp_path: Path, shipped: str)
     assert config["containerDiskInGb"] == least.disk_gb
 
 
-def test_the_hub_s_tests_are_requests_that_the_worker_takes() -> None:
-    """Each input passes the worker's own check."""
+def test_the_hub_s_tests_are_valid_requests() -> None:
+    """Each input passes the worker's validation."""
     workflows = load_workflows(default_directory())
 
     for each in load("tests.json")["tests"]:
@@ -191,7 +191,7 @@ def test_the_hub_s_tests_are_requests_that_the_worker_takes() -> None:
 
 
 def test_deploy_toml_names_the_image_that_this_version_builds(shipped: str) -> None:
-    """The name of docker-bake.hcl, the version of pyproject.toml, the target with the weights."""
+    """The name in docker-bake.hcl, the version in pyproject.toml, and the target with the weights."""
     [name] = re.findall(r'variable "IMAGE" \{ default = "(.*)" \}', (ROOT / "docker-bake.hcl").read_text())
     [version] = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
@@ -199,7 +199,7 @@ def test_deploy_toml_names_the_image_that_this_version_builds(shipped: str) -> N
     assert 'target "worker-flux1-dev-fp8"' in (ROOT / "docker-bake.hcl").read_text()
 
 
-def test_what_the_hub_needs_beside_is_there() -> None:
-    """handler.py, Dockerfile, README.md."""
+def test_other_files_that_the_hub_needs_exist() -> None:
+    """handler.py, Dockerfile and README.md."""
     for name in ("handler.py", "Dockerfile", "README.md"):
         assert (ROOT / name).is_file()

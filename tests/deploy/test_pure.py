@@ -40,12 +40,12 @@ ENDPOINT = make_endpoint(DESCRIPTION, ResourceIds(), DESCRIPTION.gpu_pools, {"B"
 
 def test_what_is_there_as_described_has_no_difference() -> None:
     """An omitted field, null, and the empty value are equal."""
-    answer = {**ENDPOINT, "id": "ep", "createdAt": "now", "gpu": {**ENDPOINT["gpu"], "minCudaVersion": None}}
+    response = {**ENDPOINT, "id": "ep", "createdAt": "now", "gpu": {**ENDPOINT["gpu"], "minCudaVersion": None}}
     for left_out in ("registry", "networkVolumes", "dataCenterIds"):
-        answer.pop(left_out)
-    answer["gpu"].pop("excludedTypes")
+        response.pop(left_out)
+    response["gpu"].pop("excludedTypes")
 
-    assert changes_of(ENDPOINT, answer, {"A"}) == ()
+    assert changes_of(ENDPOINT, response, {"A"}) == ()
 
 
 def test_secrets_stand_in_the_endpoint_alone() -> None:
@@ -142,7 +142,7 @@ def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "code", "told"),
+    ("status", "body", "code", "expected"),
     [
         (401, {"detail": "invalid api key"}, ErrorCode.AUTH_FAILED, "rejected the API key"),
         (403, {"detail": "access denied"}, ErrorCode.AUTH_FAILED, "may read and write Serverless"),
@@ -160,13 +160,13 @@ def test_a_pool_that_runpod_does_not_have_is_refused() -> None:
         (503, {"title": "Unavailable"}, ErrorCode.NETWORK, "Unavailable"),
     ],
 )
-def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, code: ErrorCode, told: str) -> None:
+def test_an_error_names_what_failed_and_what_to_do(status: int, body: object, code: ErrorCode, expected: str) -> None:
     """For every shape of the error body."""
     text = body if isinstance(body, str) else json.dumps(body)
     error = api_error(RequestError("x", status=status, body=text, retry_after_s=7), "create the endpoint flux")
 
     assert error.code is code
-    assert told in str(error)
+    assert expected in str(error)
     assert "create the endpoint flux" in str(error)
     assert "<html>" not in str(error)
     assert isinstance(error, Unauthorized) == (status in {401, 403})

@@ -8,6 +8,8 @@ import threading
 from typing import Self
 from urllib.parse import urlsplit
 
+from simulators.http_server import free_port
+
 
 class Gate:
     """A port in front of the server at `url`. It refuses connections until `open` is called."""
@@ -16,9 +18,7 @@ class Gate:
         parts = urlsplit(url)
         self._target = (parts.hostname or "", parts.port or 80)
         self._path = parts.path
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port: int = probe.getsockname()[1]
+        self._port = free_port()
         self._listener: socket.socket | None = None
         self._pairs: list[socket.socket] = []
 

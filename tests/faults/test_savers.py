@@ -14,7 +14,8 @@ from comfy_core.comfyui.run import RunResult, run_graphs
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.workflows import Graph, Workflow, render
+from comfy_core.graphs import Graph
+from comfy_core.workflows import Workflow, render
 from simulators.comfyui import Simulator
 from simulators.http_server import HttpHandler, HttpServer
 from tests.comfyui.conftest import png

@@ -12,7 +12,8 @@ import pytest
 import requests
 
 from bench.container import STRICT
-from bench.stage import ROOT, SMALL, free_port
+from bench.stage import ROOT, SMALL
+from simulators.http_server import free_port
 from simulators.waiting import until
 from tests.image.conftest import BAKED, SIMULATOR
 

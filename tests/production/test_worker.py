@@ -49,11 +49,13 @@ def test_progress_arrives_in_order_and_never_after_the_result() -> None:
 def test_progress_has_small_previews_if_enabled() -> None:
     """With WORKER_PREVIEWS, progress contains small previews."""
     with staged(own_comfyui=True, step_s=0.3, environment={"WORKER_PREVIEWS": "true"}) as stage:
-        job = stage.run(steps=16)
+        job_id = stage.submit(steps=100)
 
-        previews = [each["preview"] for each in job.progress if "preview" in each]
-        assert previews
-        assert all(len(preview) < 40_000 for preview in previews)
+        def previews() -> list[str]:
+            progress = stage.platform.jobs[job_id].progress
+            return [each["preview"] for each in progress if isinstance(each, dict) and "preview" in each]
+
+        assert all(len(preview) < 40_000 for preview in stage.platform.wait_until(previews, 60))
 
 
 def test_logs_are_json_with_the_job_s_id_and_without_its_prompt() -> None:

@@ -26,7 +26,7 @@ COMFYUI = frozenset(Ability)
 """The abilities of every provider that uses ComfyUI."""
 
 
-class Backend(Protocol):
+class ProviderBackend(Protocol):
     """The system that generates the images."""
 
     def hold(self) -> None:
@@ -126,7 +126,7 @@ class Backends:
     scenario: ScenarioStandIn
 
 
-def _comfy(backends: Backends) -> Backend:
+def _comfy(backends: Backends) -> ProviderBackend:
     return ComfyBackend(backends.stage, backends.simulator)
 
 
@@ -136,7 +136,7 @@ class ProviderSetup:
 
     provider: str
     variables: Callable[[Backends], dict[str, str]]
-    backend: Callable[[Backends], Backend]
+    backend: Callable[[Backends], ProviderBackend]
     abilities: frozenset[Ability]
 
 
@@ -173,7 +173,7 @@ class ProviderUnderTest:
 
     client: Client
     backends: Backends
-    backend: Backend
+    backend: ProviderBackend
     abilities: frozenset[Ability]
 
     @property

@@ -144,16 +144,6 @@ def test_a_missing_output_is_result_lost(platform: RunPodPlatform, client: Clien
     assert platform.submissions == 2
 
 
-def test_a_result_too_large_for_the_platform_is_lost(platform: RunPodPlatform, client: Client) -> None:
-    """RunPod drops it, and the caller gets the remedy."""
-    platform.result_limit_bytes = 10_000
-    large = {"output": {"images": [entry(noise(64, 64))]}}
-    with ScriptedWorker(platform, lambda _: large), pytest.raises(JobError, match="webp") as info:
-        client.txt2img("a knight")
-
-    assert info.value.code is ErrorCode.RESULT_LOST
-
-
 def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
     """From the worker through S3. Changed or deleted files are result_lost; the signature is not shown."""
     with S3Server() as s3:

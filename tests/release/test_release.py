@@ -1,4 +1,4 @@
-"""What a release is called and what is said of it."""
+"""The names and notes of a release."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ CHANGELOG = """\
 
 
 def test_notes_are_the_section_of_the_version() -> None:
-    """What stands between its heading and the next one, and nothing else; the last section too."""
+    """The text between its heading and the next one; this also works for the last section."""
     assert notes(CHANGELOG, "1.2.0") == "### Added\n\n- Pictures. See [1.1.0]."
     assert notes(CHANGELOG, "1.0.0") == "- First."
 
 
 @pytest.mark.parametrize(
-    ("version", "said"), [("1.3.0", "Rename \\[Unreleased\\]"), ("1.1.0", "says nothing"), ("1.2", "no heading")]
+    ("version", "expected"), [("1.3.0", "Rename \\[Unreleased\\]"), ("1.1.0", "no entry for"), ("1.2", "no heading")]
 )
-def test_a_version_without_notes_is_refused(version: str, said: str) -> None:
-    """No release goes out that says nothing; the error says what to write."""
-    with pytest.raises(ReleaseError, match=said):
+def test_a_version_without_notes_is_rejected(version: str, expected: str) -> None:
+    """A release needs notes; the error says what to write."""
+    with pytest.raises(ReleaseError, match=expected):
         notes(CHANGELOG, version)
 
 
 def test_an_image_is_named_by_version_and_commit() -> None:
-    """At a version's tag both, in each repository, in small letters as registries want them; else the commit alone."""
+    """At a version's tag both, in each repository, in lower case as registries require; otherwise the commit only."""
     both = list(tags("worker-flux1-dev-fp8", ["ghcr.io/Me/x", "docker.io/me/x"], "1.2.0", COMMIT, "refs/tags/v1.2.0"))
     one = list(tags("worker", ["ghcr.io/Me/x"], "1.2.0", COMMIT, "refs/heads/main"))
 
@@ -74,7 +74,7 @@ def test_an_image_is_named_by_version_and_commit() -> None:
 
 
 def test_the_suffixes_are_those_of_the_bake_file() -> None:
-    """A target is called here as docker-bake.hcl calls it."""
+    """A target has the same name as in docker-bake.hcl."""
     bake = (ROOT / "docker-bake.hcl").read_text()
 
     for target, suffix in SUFFIXES.items():
@@ -82,36 +82,36 @@ def test_the_suffixes_are_those_of_the_bake_file() -> None:
         assert f'tags     = ["${{IMAGE}}:${{VERSION}}{suffix}"]' in bake
 
 
-def test_a_tag_that_is_not_the_version_is_refused() -> None:
-    """A tag v1.3.0 on a commit of version 1.2.0 makes no image and no release."""
+def test_a_tag_that_is_not_the_version_is_rejected() -> None:
+    """A tag v1.3.0 on a commit of version 1.2.0 creates no image and no release."""
     with pytest.raises(ReleaseError, match="Delete the tag"):
         list(tags("worker", ["x"], "1.2.0", COMMIT, "refs/tags/v1.3.0"))
-    with pytest.raises(ReleaseError, match="does not fit"):
+    with pytest.raises(ReleaseError, match="is not the tag of"):
         check_tag("refs/heads/main", "1.2.0")
 
 
 @pytest.mark.parametrize(("target", "commit"), [("nothing", COMMIT), ("worker", "main")])
-def test_unknown_targets_and_commits_are_refused(target: str, commit: str) -> None:
-    """A name is made of what is known alone."""
+def test_unknown_targets_and_commits_are_rejected(target: str, commit: str) -> None:
+    """A name is only built from known parts."""
     with pytest.raises(ReleaseError):
         list(tags(target, ["x"], "1.2.0", commit, ""))
 
 
 def test_the_version_is_that_of_the_project() -> None:
-    """Three numbers of pyproject.toml; a file without them is refused."""
+    """Three numbers in pyproject.toml; a file without them is an error."""
     assert version_in((ROOT / "pyproject.toml").read_text()).count(".") == 2
     with pytest.raises(ReleaseError):
         version_in("[project]\n")
 
 
-def test_layers_that_ghcr_does_not_take_are_found() -> None:
-    """The limit itself is taken."""
+def test_layers_over_ghcr_s_limit_are_found() -> None:
+    """A layer of exactly the limit is accepted."""
     sizes = [5, GHCR_LAYER_LIMIT_BYTES, GHCR_LAYER_LIMIT_BYTES + 1]
 
     assert layers_above({"layers": [{"size": size} for size in sizes]}, GHCR_LAYER_LIMIT_BYTES) == sizes[2:]
 
 
-def test_a_fault_is_a_sentence_and_a_status() -> None:
+def test_an_error_is_one_sentence_and_a_status() -> None:
     """The scripts end with status 3 and no traceback."""
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "notes"), "99.0.0"], capture_output=True, text=True, check=False
@@ -132,10 +132,13 @@ def test_a_fault_is_a_sentence_and_a_status() -> None:
     ],
     ids=["enough", "after deleting", "not even then", "on a machine of one's own"],
 )
-def test_disk_space_is_had_or_the_job_ends(
+def test_disk_space_is_freed_or_the_job_fails(
     free: list[str], runner: str, status: int, deletes: bool, tmp_path: Path
 ) -> None:
-    """It deletes only where it must, and only on GitHub's own runners; too little ends the job with what to do."""
+    """It deletes only if necessary, and only on GitHub's own runners.
+
+    Too little space fails the job with the remedy.
+    """
     fakes = FakeCommands(tmp_path, ("df", "sudo", "docker"), {"df": [f"Avail\n {gb}\n" for gb in free]})
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "free_disk_space"), "40"],
@@ -151,8 +154,11 @@ def test_disk_space_is_had_or_the_job_ends(
 
 
 @pytest.mark.parametrize(("size", "is_copied"), [(9 * 10**9, True), (11 * 10**9, False)])
-def test_ghcr_gets_the_image_where_it_takes_its_layers(size: int, is_copied: bool, tmp_path: Path) -> None:
-    """The list of an image with attestations is looked into; one that is too large stays at Docker Hub, and says so."""
+def test_ghcr_gets_the_image_if_its_layers_are_small_enough(size: int, is_copied: bool, tmp_path: Path) -> None:
+    """The manifest list of an image with attestations is followed.
+
+    A larger image stays at Docker Hub, with a notice.
+    """
     programs("jq")
     index = {"manifests": [{"digest": "sha256:a", "platform": {"architecture": "unknown"}}]}
     index["manifests"].append({"digest": "sha256:b", "platform": {"architecture": "amd64"}})
@@ -181,7 +187,7 @@ def test_ghcr_gets_the_image_where_it_takes_its_layers(size: int, is_copied: boo
     assert ("11.0 GB" in ended.stderr) != is_copied
 
 
-def test_nothing_but_python_is_needed() -> None:
-    """The two modules run without any package, as the jobs of CI have it."""
+def test_only_python_is_needed() -> None:
+    """The two modules run without any package, as in the jobs of CI."""
     code = "import sys; sys.path.insert(0, '.'); import scripts.release.metadata, scripts.release.smoke_image"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=ROOT, check=True)

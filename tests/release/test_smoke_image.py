@@ -22,7 +22,7 @@ CONFIG = {"Labels": LABELS, "Healthcheck": {"Test": ["CMD"]}, "User": "1000:1000
 
 
 class LocalApi(HttpServer):
-    """What RunPod's local API answers inside a container."""
+    """The responses of RunPod's local API inside a container."""
 
     def __init__(self) -> None:
         super().__init__(_HealthHandler)
@@ -43,7 +43,7 @@ class _HealthHandler(HttpHandler):
 
 @pytest.fixture
 def api() -> Iterator[LocalApi]:
-    """The API of the container, whichever it is."""
+    """The API of every container."""
     with LocalApi() as server:
         yield server
 
@@ -51,7 +51,7 @@ def api() -> Iterator[LocalApi]:
 def smoke(
     port: int, folder: Path, config: Mapping[str, object] = CONFIG, **changes: str
 ) -> tuple[subprocess.CompletedProcess[str], FakeCommands]:
-    """Run the script on an image of that configuration; return how it ended, and what docker was asked."""
+    """Run the script on an image of that configuration; return the completed process and docker's calls."""
     state = {"Running": "true", "ExitCode": "0", **changes}
     answers = {
         "docker image inspect": json.dumps([{"Config": config}]),
@@ -72,8 +72,11 @@ def smoke(
     return ended, fakes
 
 
-def test_a_good_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path) -> None:
-    """It runs the shipped job; every container and network that it made is removed, each as strict as on a host."""
+def test_a_valid_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path) -> None:
+    """It runs the shipped job.
+
+    Every container and network that it created is removed, each as restricted as on a host.
+    """
     ended, fakes = smoke(api.server_port, tmp_path)
 
     assert ended.returncode == 0, ended.stderr
@@ -90,7 +93,7 @@ def test_a_good_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "expected"),
     [
         ({**CONFIG, "Labels": {**LABELS, "org.opencontainers.image.revision": "unknown"}}, "no label for its revision"),
         ({**CONFIG, "Labels": None}, "no label for its version, revision, licenses"),
@@ -99,19 +102,19 @@ def test_a_good_image_passes_and_nothing_is_left(api: LocalApi, tmp_path: Path) 
         ({**CONFIG, "User": "0:0"}, "runs as root"),
     ],
 )
-def test_an_image_that_does_not_say_what_it_is_fails(
-    api: LocalApi, tmp_path: Path, config: dict[str, object], said: str
+def test_an_image_without_metadata_fails(
+    api: LocalApi, tmp_path: Path, config: dict[str, object], expected: str
 ) -> None:
     """Before any container is started."""
     ended, fakes = smoke(api.server_port, tmp_path, config)
 
     assert ended.returncode == 1
-    assert said in ended.stderr
+    assert expected in ended.stderr
     assert not [call for call in fakes.calls if call.startswith("docker run")]
 
 
-def test_a_job_without_a_picture_fails(api: LocalApi, tmp_path: Path) -> None:
-    """The answer is shown, and the containers are removed all the same."""
+def test_a_job_without_an_image_fails(api: LocalApi, tmp_path: Path) -> None:
+    """The response is printed, and the containers are removed."""
     api.answer = {"status": "FAILED", "error": "no such model"}
 
     ended, fakes = smoke(api.server_port, tmp_path)
@@ -121,8 +124,8 @@ def test_a_job_without_a_picture_fails(api: LocalApi, tmp_path: Path) -> None:
     assert sum(call.startswith("docker rm --force") for call in fakes.calls) == 2
 
 
-def test_a_worker_that_does_not_end_in_order_fails(api: LocalApi, tmp_path: Path) -> None:
-    """Killed after SIGTERM's grace is status 137; the log's end is shown."""
+def test_a_worker_that_must_be_killed_fails(api: LocalApi, tmp_path: Path) -> None:
+    """Killed after SIGTERM's grace period is status 137; the end of the log is printed."""
     ended, _ = smoke(api.server_port, tmp_path, ExitCode="137")
 
     assert ended.returncode == 1
@@ -131,7 +134,7 @@ def test_a_worker_that_does_not_end_in_order_fails(api: LocalApi, tmp_path: Path
 
 
 def test_a_container_that_ends_at_its_boot_fails_at_once(tmp_path: Path) -> None:
-    """Nobody waits for an API that will not come."""
+    """The script does not wait for the API."""
     with LocalApi() as silent:
         port = silent.server_port
 
@@ -141,8 +144,8 @@ def test_a_container_that_ends_at_its_boot_fails_at_once(tmp_path: Path) -> None
     assert "the container ended before its API was served" in ended.stderr
 
 
-def test_docker_that_fails_is_a_sentence(api: LocalApi, tmp_path: Path) -> None:
-    """A missing image, or an engine that does not answer."""
+def test_a_failure_of_docker_is_one_sentence(api: LocalApi, tmp_path: Path) -> None:
+    """A missing image, or an engine that does not respond."""
     fakes = FakeCommands(tmp_path, ("docker",), {"docker image inspect": "1:"})
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "smoke_image"), "a", "b"],

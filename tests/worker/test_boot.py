@@ -33,13 +33,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    """An external ComfyUI."""
-    with Simulator() as simulator:
-        yield simulator
-
-
-@pytest.fixture
 def server(simulator: Simulator) -> Iterator[ComfyServer]:
     """The client of that ComfyUI."""
     server = ComfyServer(simulator.url)

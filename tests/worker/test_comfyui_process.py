@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.stage import CHILD, ROOT, free_port
+from bench.stage import CHILD, ROOT
 from comfy_core.comfyui.prompt_monitor import WaitLimits
 from comfy_core.comfyui.run import run_graphs
 from comfy_core.comfyui.server import ComfyServer
@@ -29,7 +29,9 @@ from comfy_core.errors import JobError, RequestError
 from comfy_core.workflows import Workflow, render
 from handler import make_handler
 from simulators.comfyui import Simulator
+from simulators.http_server import free_port
 from simulators.waiting import until
+from tests.processes import killed_at_end
 from worker.comfyui_environment import comfyui_environment
 from worker.comfyui_log import KEPT_LINES
 from worker.comfyui_process import ComfyProcess, KillTimeouts, ModelsMissing, await_ready
@@ -422,11 +424,13 @@ signal.pause()
 def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     """If the worker itself is killed, the kernel kills ComfyUI."""
     comfyui = Child(tmp_path, WAITS)
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(directory=str(tmp_path))],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
+    with killed_at_end(
+        subprocess.Popen(
+            [sys.executable, "-c", PARENT.format(directory=str(tmp_path))],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     ) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "started\n"
@@ -454,7 +458,7 @@ def stuck_prompts(simulator: Simulator, workflow: Workflow) -> Iterator[ComfySer
             WaitLimits(timeout_s=20, queue_timeout_s=20),
             lambda: CANCELLED if simulator.hanging_step or stopped.is_set() else None,
         )
-    assert server.stuck_prompts
+    assert server.cleanup.stuck_prompts
     yield server
     simulator.faults.go_on()
     server.close()

@@ -8,24 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bench.stage import ROOT, free_port
+from bench.stage import ROOT
 from simulators.comfyui import Simulator
+from simulators.http_server import free_port
+from tests.processes import killed_at_end
 from worker.health import main
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    """A ComfyUI."""
-    with Simulator() as simulator:
-        yield simulator
 
 
 def checked(environment: Mapping[str, str], timeout_s: float = 5.0) -> tuple[int, str]:
@@ -111,12 +106,14 @@ def test_an_invalid_variable_is_named(name: str, value: str) -> None:
 def test_the_command_is_cheap(simulator: Simulator) -> None:
     """It runs every 30 seconds, so it must need little CPU time."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    with subprocess.Popen(
-        [sys.executable, "-m", "worker.health"],
-        cwd=ROOT,
-        env={**env, "COMFYUI_URL": simulator.url},
-        stdout=subprocess.PIPE,
-        text=True,
+    with killed_at_end(
+        subprocess.Popen(
+            [sys.executable, "-m", "worker.health"],
+            cwd=ROOT,
+            env={**env, "COMFYUI_URL": simulator.url},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     ) as process:
         before = psutil.Process().cpu_times()
         said, _ = process.communicate(timeout=30)

@@ -65,13 +65,6 @@ class JobSetup:
 
 
 @pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    """A ComfyUI."""
-    with Simulator() as simulator:
-        yield simulator
-
-
-@pytest.fixture
 def job_setup(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterator[JobSetup]:
     """A service on that ComfyUI."""
     job_setup = JobSetup(simulator, workflows)

@@ -20,9 +20,8 @@ from PIL import Image
 
 from comfy_client.providers.interface import GenerationResult, JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_core.comfyui.outputs import job_outputs
+from comfy_core.comfyui.outputs import PromptResult, SavedImage, job_outputs
 from comfy_core.comfyui.responses import OutputFile
-from comfy_core.comfyui.saved import PromptResult, SavedImage
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
@@ -36,25 +35,9 @@ from tests.core.test_safe_fetch import HERE
 from tests.hostile_images import gif, slow_jpeg, tiff_chain
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
-from worker.settings import Settings
 
 SMALL = {"prompt": "a knight", "steps": 1, "seed": 1}
 TEXT_TO_IMAGE = {**SMALL, "width": 64, "height": 64}
-
-
-@pytest.fixture
-def simulator(tmp_path: Path) -> Iterator[Simulator]:
-    """A simulator of this test's own."""
-    with Simulator(base_directory=tmp_path) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
-    """A worker with access to its ComfyUI's folders, as in the container."""
-    server = ComfyServer(simulator.url, directory=tmp_path)
-    yield Worker(server, workflows, Settings(job_timeout_s=20))
-    server.close()
 
 
 def run(worker: Worker, job_input: dict[str, Any], control: Control | None = None) -> dict[str, Any]:

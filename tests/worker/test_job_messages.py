@@ -9,7 +9,7 @@ import pytest
 
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
-from worker.job_messages import MAX_DEPTH, done_body, read_stops, read_take_response
+from worker.job_messages import MAX_JOB_DEPTH, done_body, read_stops, read_take_response
 
 GOOD = {"id": "good", "input": {"prompt": "a knight"}}
 
@@ -78,7 +78,7 @@ def test_a_job_that_is_nested_too_deeply_is_rejected_alone(levels: int) -> None:
     assert taken.jobs == (GOOD,)
     assert set(taken.refused) == {"deep", "second"}
     assert taken.refused["deep"].code is ErrorCode.INVALID_INPUT
-    assert f"more than {MAX_DEPTH} levels" in taken.refused["deep"].report.message
+    assert f"more than {MAX_JOB_DEPTH} levels" in taken.refused["deep"].report.message
 
 
 def test_brackets_in_strings_are_not_counted_as_levels() -> None:

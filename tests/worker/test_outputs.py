@@ -20,25 +20,22 @@ from PIL import Image
 
 from comfy_client.providers.interface import JobState, JobStatus
 from comfy_client.providers.results import read_result
-from comfy_core.comfyui.outputs import JobOutput, job_outputs
+from comfy_core.comfyui.outputs import JobOutput, PromptResult, SavedFile, SavedImage, job_outputs
 from comfy_core.comfyui.responses import OutputFile
-from comfy_core.comfyui.saved import PromptResult, SavedFile, SavedImage
 from comfy_core.comfyui.server import ComfyServer
 from comfy_core.contract import ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.request.reading import read_request
-from comfy_core.workflows import Workflow, render
+from comfy_core.workflows import Workflow
 from simulators.comfyui import Simulator
 from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, StalledS3
 from tests.worker.workers import configured
 from worker.jobs import Control, Worker, run_job
 from worker.result_packer import ResultPacker, inline_size
-from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
 SMALL = {"prompt": "a knight", "width": 64, "height": 64, "steps": 1, "seed": 1}
-MEGABYTE = 1024 * 1024
 
 
 def encoded_image(image_format: str = "PNG") -> bytes:
@@ -53,21 +50,6 @@ def s3() -> Iterator[S3Server]:
     """An S3 server with two buckets."""
     with S3Server(["pictures", "own"]) as server:
         yield server
-
-
-@pytest.fixture
-def simulator(tmp_path: Path) -> Iterator[Simulator]:
-    """A simulator of this test's own."""
-    with Simulator(base_directory=tmp_path) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def worker(simulator: Simulator, tmp_path: Path, workflows: Mapping[str, Workflow]) -> Iterator[Worker]:
-    """A worker with access to its ComfyUI's folders, as in the container."""
-    server = ComfyServer(simulator.url, directory=tmp_path)
-    yield Worker(server, workflows, Settings(job_timeout_s=20))
-    server.close()
 
 
 def run(worker: Worker, s3_config: object = None, **changes: object) -> dict[str, Any]:
@@ -360,22 +342,6 @@ def test_an_unreadable_image_is_returned_with_a_warning(workflows: Mapping[str, 
     assert outputs.warnings == ("photo_00001_.bin cannot be read as a picture",)
 
 
-@pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
-def test_metadata_is_written_unless_disabled(worker: Worker, output_format: str) -> None:
-    """The file contains the prompt and the seed, or neither if `metadata` is false."""
-    prompt = "a very particular knight"
-    files = [
-        base64.b64decode(run(worker, prompt=prompt, output_format=output_format, metadata=wanted)["images"][0]["data"])
-        for wanted in (True, False)
-    ]
-    metadata_texts = [
-        json.dumps(str(Image.open(io.BytesIO(file)).getexif().get_ifd(0x8769))) + str(file) for file in files
-    ]
-    wide = b"\0".join(letter.encode() for letter in prompt)
-
-    assert [prompt in text or wide in file for text, file in zip(metadata_texts, files, strict=True)] == [True, False]
-
-
 def files_of(workflows: Mapping[str, Workflow], *files: SavedFile) -> list[JobOutput]:
     """Return the `files` of a job that wrote these files."""
     request = read_request({"prompt": "x", "seed": 1}, workflows)
@@ -442,22 +408,3 @@ def test_videos_and_texts_are_returned_with_the_images(worker: Worker, simulator
 def test_missing_outputs_have_no_key(worker: Worker) -> None:
     """A result without other outputs has neither `files` nor `texts`."""
     assert not {"files", "texts"} & run(worker).keys()
-
-
-# --- cleanup
-
-
-def test_uploads_and_outputs_are_deleted(
-    simulator: Simulator, worker: Worker, workflows: Mapping[str, Workflow]
-) -> None:
-    """An upload, a file saved after the websocket was lost, and their folders are deleted with the job."""
-    [graph] = render(workflows["flux-dev-img2img"], {"image": "in.png", "width": 64, "height": 64})
-    simulator.faults.drop_socket(at_step=1)
-    image = base64.b64encode(encoded_image()).decode()
-    job_input = {"workflow": graph, "images": [{"name": "in.png", "image": image}]}
-    result = run_job(worker, {"id": "test", "input": job_input}, Control())
-
-    assert result["images"]
-    assert list(simulator.input_dir.iterdir()) == []
-    assert list(simulator.output_dir.iterdir()) == []
-    assert list(simulator.temp_dir.iterdir()) == []

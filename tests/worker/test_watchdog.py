@@ -19,6 +19,7 @@ from bench.stage import ROOT
 from simulators.comfyui import Simulator
 from simulators.http_server import HttpHandler, HttpServer
 from simulators.waiting import until
+from tests.processes import killed_at_end
 from worker.watchdog import LOADING_FACTOR, Watchdog
 
 pytestmark = pytest.mark.slow
@@ -121,7 +122,7 @@ def test_a_frozen_container_is_not_a_hang(server: ResponseServer) -> None:
     server.pause_s = 1.0
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WATCHES, server.url]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as watching:
+    with killed_at_end(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline() == "True\n"
         server.pause_s = 4.0  # it is paused while the watchdog is, and responds shortly after
@@ -148,7 +149,7 @@ def test_a_process_that_reads_from_disk_gets_more_time() -> None:
     """A process that loads a model from a slow disk may be silent for LOADING_FACTOR times as long."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with subprocess.Popen([sys.executable, "-c", READS]) as loading:
+        with killed_at_end(subprocess.Popen([sys.executable, "-c", READS])) as loading:
             begun_at = time.monotonic()
             assert verdict(Watchdog(url, HUNG_S, loading.pid), HUNG_S * LOADING_FACTOR + 10) is True
             assert time.monotonic() - begun_at >= HUNG_S * LOADING_FACTOR

@@ -1,4 +1,4 @@
-"""Workers with other settings than the fixture's."""
+"""A worker with other settings than the fixture's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that worker-comfyui documents or its callers send, and why this worker's answer differs, if it does."""
+"""Requests that worker-comfyui documents or its callers send, and why this worker's response differs, if it does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulators.comfyui import Simulator
-from tools.stock_worker.graphs import Graph, as_base64, blank, checkpoint, loaded, node, png
+from tools.recorded_graphs import Graph, node
+from tools.stock_worker.graphs import as_base64, blank, checkpoint, loaded, png
 
 PNG = as_base64(png())
 NAME = "in.png"
@@ -20,10 +21,13 @@ def _nothing(_: Simulator) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One request; `before` are requests that the same worker answered first.
+    """One request.
 
-    `why` says why the answers differ. It is empty if they are equal, or if worker-comfyui fails. `prepare` arms a fault
-    of ComfyUI.
+    Attributes:
+        request: what is special about it.
+        why: why the responses differ; empty if they are equal, or if worker-comfyui fails.
+        before: requests that the same worker gets first.
+        prepare: injects a fault into ComfyUI.
     """
 
     request: str
@@ -58,10 +62,10 @@ CASES: tuple[Case, ...] = (
         "ComfyUI runs two equal savers once and names one file twice. Here each image has a name of its own.",
     ),
     Case("`images` with a data URI", _with_image(f"data:image/png;base64,{PNG}")),
-    Case("`images` with base64 alone", _with_image()),
+    Case("`images` with plain base64", _with_image()),
     Case("`images: []`", {"workflow": blank(), "images": []}),
     Case("`comfy_org_api_key`", {"workflow": blank(), "comfy_org_api_key": "key"}),
-    # What callers send beyond it.
+    # Other requests of callers.
     Case(
         "`images: null` and `comfy_org_api_key: null`", {"workflow": blank(), "images": None, "comfy_org_api_key": None}
     ),
@@ -70,14 +74,15 @@ CASES: tuple[Case, ...] = (
     Case("`extra_data` beside the graph", {"workflow": blank(), "extra_data": {"extra_pnginfo": {"workflow": {}}}}),
     Case("unknown keys in an image", _with_image(type="input", overwrite=True)),
     Case("`DATA:image/png;BASE64,`", _with_image(f"DATA:image/png;BASE64,{PNG}")),
-    Case("`data:image/png; base64,` with blanks around it", _with_image(f" data:image/png; base64, {PNG} ")),
+    Case("`data:image/png; base64,` with spaces around it", _with_image(f" data:image/png; base64, {PNG} ")),
     Case("base64 with too much padding", _with_image(f"{PNG}==")),
     Case("base64 in lines", _with_image("\r\n".join(PNG[at : at + 76] for at in range(0, len(PNG), 76)))),
     Case("17 images", {"workflow": loaded("3.png"), "images": _numbered(17)}),
     Case(
-        "a sound in `images`", {"workflow": blank(), "images": [{"name": "a.wav", "image": as_base64(b"RIFF0000WAVE")}]}
+        "an audio file in `images`",
+        {"workflow": blank(), "images": [{"name": "a.wav", "image": as_base64(b"RIFF0000WAVE")}]},
     ),
-    Case("an image's name with blanks and umlauts", _with_image(name="mein Bild ä.png")),
+    Case("an image name with spaces and umlauts", _with_image(name="mein Bild ä.png")),
     Case("`name [input]` in the graph", {**_with_image(), "workflow": loaded(f"{NAME} [input]")}),
     # Outputs.
     Case("a batch of three images", {"workflow": blank(batch_size=3)}),
@@ -92,14 +97,14 @@ CASES: tuple[Case, ...] = (
     ),
     Case("the same job again", {"workflow": blank()}, before=({"workflow": blank()},)),
     Case(
-        "a graph that previews alone",
+        "a graph with only a preview",
         {"workflow": _previewed()},
         "A graph that saves nothing is refused before the GPU runs; the error says to add SaveImage.",
     ),
     Case(
         "a link to a missing node in one of two savers",
         {"workflow": _with_second_saver(["7", 0])},
-        "A graph of which only a part can run is refused, instead of returning a part of the result without a word.",
+        "A graph of which only a part can run is refused, instead of silently returning a part of the result.",
     ),
     Case(
         "a link to a missing node in a node that feeds no output",
@@ -115,9 +120,9 @@ CASES: tuple[Case, ...] = (
     Case("`workflow` as text", {"workflow": json.dumps(blank())}),
     Case("the graph itself as `input`", blank()),
     Case("the editor's format", {"workflow": {"nodes": [], "links": [], "version": 0.4}}),
-    Case("`images` that is no list", {"workflow": blank(), "images": {"name": NAME, "image": PNG}}),
+    Case("`images` that is not a list", {"workflow": blank(), "images": {"name": NAME, "image": PNG}}),
     Case("an image without `name`", {"workflow": blank(), "images": [{"image": PNG}]}),
-    Case("an image that is no base64", _with_image("no base64!")),
+    Case("an image that is not base64", _with_image("no base64!")),
     Case("an unknown model", {"workflow": {**checkpoint(), "30": node("CheckpointLoaderSimple", ckpt_name="x.ckpt")}}),
     Case("an unknown node", {"workflow": {**blank(), "1": node("NoSuchNode")}}),
     Case("an image that was not sent", {"workflow": loaded("absent.png")}),

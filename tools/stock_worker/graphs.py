@@ -1,4 +1,4 @@
-"""Graphs that callers of worker-comfyui send, reduced to what the worker sees of them. Pure."""
+"""Graphs that callers of worker-comfyui send, reduced to what matters to the worker. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-Graph = dict[str, dict[str, Any]]
-
-
-def node(class_type: str, **inputs: object) -> dict[str, Any]:
-    """Return a node as "Export (API)" writes it, without a title."""
-    return {"class_type": class_type, "inputs": inputs}
+from tools.recorded_graphs import Graph, node
 
 
 def blank(size: int = 32, batch_size: int = 1, prefix: str = "ComfyUI") -> Graph:
@@ -48,18 +43,18 @@ def checkpoint(steps: int = 2) -> Graph:
     }
 
 
-def flux(steps: int = 2, picture: str | None = None) -> Graph:
-    """Return Flux from its four files with KSampler: from nothing, or from a loaded picture."""
+def flux(steps: int = 2, image: str | None = None) -> Graph:
+    """Return Flux from its four files with KSampler: from a prompt, or from a loaded image."""
     start = node("EmptySD3LatentImage", width=64, height=64, batch_size=1)
     graph = {
         **_loaders(),
-        "5": start if picture is None else node("VAEEncode", pixels=["1", 0], vae=["12", 0]),
+        "5": start if image is None else node("VAEEncode", pixels=["1", 0], vae=["12", 0]),
         "6": node("CLIPTextEncode", text="a knight", clip=["4", 0]),
         "13": node("FluxGuidance", guidance=3.5, conditioning=["6", 0]),
         "17": _sampler(["10", 0], ["13", 0], ["6", 0], ["5", 0], steps),
         **_decoded(["17", 0]),
     }
-    return graph if picture is None else {"1": node("LoadImage", image=picture), **graph}
+    return graph if image is None else {"1": node("LoadImage", image=image), **graph}
 
 
 def custom_sampler(steps: int = 2) -> Graph:
@@ -128,5 +123,5 @@ def png(size: int = 16) -> bytes:
 
 
 def as_base64(data: bytes) -> str:
-    """Return bytes as JSON carries them."""
+    """Return bytes in base64."""
     return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""What a handler answers to a case, through RunPod's own SDK, without what changes from run to run."""
+"""The response of a handler to a case, through RunPod's SDK, without the parts that differ from run to run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from worker.settings import Settings
 
 MODELS = {"checkpoints": ["flux1-dev-fp8.safetensors"]}
 MAX_LENGTH = 120
-"""Of an error that is recorded."""
+"""Maximum length of a recorded error."""
 Handle = Callable[[Any], Any]
 
 
 def outcome_of(case: Case, handler_on: Callable[[Simulator], Handle]) -> Outcome:
-    """Return the outcome of a case on a ComfyUI of its own."""
+    """Return the outcome of a case on a new ComfyUI."""
     with Simulator(models=MODELS) as simulator:
         handle = handler_on(simulator)
         for number, job_input in enumerate(case.before):
@@ -46,7 +46,7 @@ def our_handler(simulator: Simulator) -> Handle:
 
 
 def described(result: dict[str, Any]) -> Outcome:
-    """Return what a caller sees of the SDK's result: images by kind and size, an error as text or code."""
+    """Return the SDK's result as recorded: images by type and size, an error as text or code."""
     if "error" in result:
         return {"status": "FAILED", "error": _shortened(result["error"])}
     output = result["output"]
@@ -72,7 +72,7 @@ def _kind_of(text: str) -> str:
 
 
 def _shortened(error: str) -> str:
-    """Return the code of an error of ours, the message of an exception, or the first line of another's text."""
+    """Return the code of this worker's error, the message of an exception, or the first line of another error."""
     with contextlib.suppress(ValueError):
         match json.loads(error):
             case {"code": str(code)}:
@@ -88,4 +88,4 @@ def _nothing(*_: object) -> None:
 
 
 def _ignored(_: str) -> None:
-    """Do nothing with a reason."""
+    """Do nothing."""

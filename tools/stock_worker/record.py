@@ -1,4 +1,4 @@
-"""Records what worker-comfyui or this worker answers to each request of CASES; docs/worker-comfyui.md is made from it.
+"""Records the responses of worker-comfyui or of this worker to the requests of CASES, for docs/worker-comfyui.md.
 
 python -m tools.stock_worker.record ours             writes ours.json
 python -m tools.stock_worker.record stock FOLDER     writes stock.json; FOLDER has its handler.py and network_volume.py
@@ -21,8 +21,8 @@ HandlerOn = Callable[[Simulator], Handle]
 
 
 def stock_handler(folder: str) -> HandlerOn:
-    """Return what makes worker-comfyui's handler on a ComfyUI, from a folder that holds its files."""
-    sys.modules.pop("handler", None)  # ours, which tools.stock_worker.outcomes imports
+    """Return a function that makes worker-comfyui's handler, from a folder with its files."""
+    sys.modules.pop("handler", None)  # this project's, which tools.stock_worker.outcomes imports
     sys.path.insert(0, folder)
     module = importlib.import_module("handler")
 
@@ -35,7 +35,7 @@ def stock_handler(folder: str) -> HandlerOn:
 
 
 def main() -> None:
-    """Write the recording that is named."""
+    """Write a recording."""
     handler_on: HandlerOn = our_handler
     match sys.argv[1:]:
         case ["ours"]:

@@ -1,4 +1,4 @@
-"""What both workers answered to the requests of CASES, and how the answers compare. Pure, but for reading two files."""
+"""The recorded responses of both workers to the requests of CASES, and how they compare. Reads two files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Outcome = dict[str, Any]
 
 
 class Verdict(StrEnum):
-    """How this worker's answer compares to worker-comfyui's."""
+    """How this worker's response compares to worker-comfyui's."""
 
     SAME = "same"
     DIFFERENT = "different"
-    ONLY_OURS = "only this worker answers"
+    ONLY_OURS = "only this worker accepts it"
     BOTH_FAIL = "both fail"
 
 

@@ -7,7 +7,6 @@ was killed during a download.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import random
@@ -21,12 +20,12 @@ from pathlib import Path
 from comfy_core.backoff import backoff_s
 from worker.models import files
 from worker.models.files import PartFile, Progress, locked_part
-from worker.models.listing import ModelError, ModelFile, ModelsError, WrongContentError
+from worker.models.listing import ModelError, ModelFile, ModelsError
 from worker.models.source import Hub, ModelSource, RetryableDownloadError
 
 LOG = logging.getLogger(__name__)
 JOBS = 4
-LONGEST_PAUSE_S = 30.0
+LONGEST_BACKOFF_S = 30.0
 LONGEST_RETRY_AFTER_S = 300.0
 """With a longer Retry-After the download fails at once."""
 
@@ -38,7 +37,7 @@ class DownloadRetryPolicy:
     Attributes:
         in_a_row: consecutive failures without a new byte, after which the download fails.
         in_all: total failures of one model.
-        first_s: pause after the first failure; doubled after each further one, up to LONGEST_PAUSE_S.
+        first_s: pause after the first failure; doubled after each further one, up to LONGEST_BACKOFF_S.
     """
 
     in_a_row: int = 6
@@ -110,25 +109,22 @@ def check_models(
     ends = stop or threading.Event()
 
     def check(model: ModelFile) -> None:
-        target = directory / model.path
-        size = files.size_of(target)
-        if size is None:
-            raise ModelError(model, f"does not exist ({target}). Run the same command without --check to download it")
-        if size != model.size:
-            raise WrongContentError(
-                model, f"wrong size: {model.size:,} bytes were expected, {target} has {size:,}. {_REPLACE}"
-            )
-        actual_sha256 = files.verify(model, target, ends, progress)
-        if actual_sha256 != model.sha256:
-            raise WrongContentError(
-                model, f"wrong bytes: sha256 {model.sha256} was expected, {target} has {actual_sha256}. {_REPLACE}"
-            )
+        if fault := _find_fault(model, directory / model.path, ends, progress):
+            raise ModelError(model, f"{fault}. Run the same command without --check to download it")
         LOG.info("%s: verified, %s bytes", model.path, f"{model.size:,}")
 
     _all(check, list(models), jobs, ends)
 
 
-_REPLACE = "Run the same command without --check to replace it"
+def _find_fault(model: ModelFile, target: Path, stop: threading.Event, progress: Progress) -> str:
+    """Return what is wrong with the file at `target`, which is hashed if it has the size. Empty if nothing is."""
+    size = files.size_of(target)
+    if size is None:
+        return f"does not exist ({target})"
+    if size != model.size:
+        return f"wrong size: {model.size:,} bytes were expected, {target} has {size:,}"
+    sha256 = files.verify(model, target, stop, progress)
+    return "" if sha256 == model.sha256 else f"wrong bytes: sha256 {model.sha256} was expected, {target} has {sha256}"
 
 
 def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, stop: threading.Event) -> None:
@@ -144,37 +140,27 @@ def _all(step: Callable[[ModelFile], None], models: list[ModelFile], jobs: int, 
             reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
             errors[model] = ModelError(model, f"its file cannot be read or written ({reason})")
 
-    with ThreadPoolExecutor(max_workers=jobs) as threads, contextlib.ExitStack() as cut_short:
-        # On Ctrl-C or an unexpected error, leaving the pool waits for its threads, so signal them to stop.
-        cut_short.callback(_signal_stop, stop)
-        for _ in threads.map(attempt, models):
-            pass
-        cut_short.pop_all()
+    with ThreadPoolExecutor(max_workers=jobs) as threads:
+        try:
+            list(threads.map(attempt, models))
+        except BaseException:  # leaving the pool waits for its threads, so signal them to stop
+            stop.set()
+            LOG.warning("stopping; running downloads end with their next data or timeout")
+            raise
     if errors:
         raise ModelsError(tuple(errors[model] for model in models if model in errors))
-
-
-def _signal_stop(stop: threading.Event) -> None:
-    stop.set()
-    LOG.warning("stopping; running downloads end with their next data or timeout")
 
 
 def _is_there(model: ModelFile, target: Path, context: FetchContext) -> bool:
     if files.is_verified(model, target):
         LOG.info("%s: already present", model.path)
         return True
-    size = files.size_of(target)
-    if size is None:
+    if files.size_of(target) is None:
         return False
-    problem = f"{size:,} bytes instead of {model.size:,}"
-    if size == model.size:
-        LOG.info("%s: present but not verified yet; hashing it", model.path)
-        actual_sha256 = files.verify(model, target, context.stop, context.progress)
-        if actual_sha256 == model.sha256:
-            return True
-        problem = f"sha256 {actual_sha256} instead of {model.sha256}"
-    LOG.warning("%s: has other content (%s) and will be replaced", model.path, problem)
-    return False
+    LOG.info("%s: present but not verified yet", model.path)
+    if fault := _find_fault(model, target, context.stop, context.progress):
+        LOG.warning("%s: %s; it will be replaced", model.path, fault)
+    return not fault
 
 
 def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
@@ -187,28 +173,21 @@ def _fetch(model: ModelFile, target: Path, context: FetchContext) -> None:
         kept = part.size
         if kept:
             LOG.info("%s: resuming at %s of %s bytes", model.path, f"{kept:,}", f"{model.size:,}")
-        try:
+        _download(model, part, context)
+        if kept and part.sha256() != model.sha256:
+            # The bytes of an earlier run may be corrupt, for example after a power failure.
+            LOG.warning("%s: the %s bytes of an earlier run were wrong; starting over", model.path, f"{kept:,}")
+            part.clear()
             _download(model, part, context)
-            if kept and part.sha256() != model.sha256:
-                # The bytes of an earlier run may be corrupt, for example after a power failure.
-                LOG.warning("%s: the %s bytes of an earlier run were wrong; starting over", model.path, f"{kept:,}")
-                part.clear()
-                _download(model, part, context)
-            _require_sha256(model, part)
-        except WrongContentError:
+        if part.sha256() != model.sha256:
             part.discard()
-            raise
+            raise ModelError(
+                model,
+                f"wrong bytes: sha256 {model.sha256} was expected, {part.sha256()} was received. Nothing was kept. "
+                "The file on the server has changed, the line in the list is wrong, or a proxy changes the content",
+            )
         part.become(target)
     LOG.info("%s: downloaded and verified, %s bytes in %.1f s", model.path, f"{model.size:,}", time.monotonic() - begun)
-
-
-def _require_sha256(model: ModelFile, part: PartFile) -> None:
-    if part.sha256() != model.sha256:
-        raise WrongContentError(
-            model,
-            f"wrong bytes: sha256 {model.sha256} was expected, {part.sha256()} was received. Nothing was "
-            "kept. The file on the server has changed, the line in the list is wrong, or a proxy changes the content",
-        )
 
 
 def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
@@ -228,7 +207,7 @@ def _download(model: ModelFile, part: PartFile, context: FetchContext) -> None:
             is_over = failures >= policy.in_a_row or total >= policy.in_all
             if is_over or retry_after_s > LONGEST_RETRY_AFTER_S:
                 raise _given_up(model, part, error, total) from error
-            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=LONGEST_PAUSE_S)
+            backoff = backoff_s(failures - 1, first_s=policy.first_s, longest_s=LONGEST_BACKOFF_S)
             pause_s = max(retry_after_s, backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
             LOG.warning("%s: %s; retrying in %.1f s", model.path, error, pause_s)
             context.stop.wait(pause_s)
@@ -250,10 +229,11 @@ def _append_rest(model: ModelFile, part: PartFile, context: FetchContext) -> Non
             if context.stop.is_set():
                 raise files.stopped(model)
             if part.size + len(piece) > model.size:
-                raise WrongContentError(
+                part.discard()
+                raise ModelError(
                     model,
-                    f"wrong size: {model.size:,} bytes were expected, more were received. Nothing was "
-                    "kept. The file on the server is a different one, or the line in the list is wrong",
+                    f"wrong size: {model.size:,} bytes were expected, more were received. Nothing was kept. The file "
+                    "on the server is a different one, or the line in the list is wrong",
                 )
             part.append(piece)
             context.progress(model, part.size)

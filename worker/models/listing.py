@@ -57,11 +57,6 @@ class ModelError(ComfyClientError):
 
     def __init__(self, model: ModelFile, problem: str) -> None:
         super().__init__(f"{model.path}: {problem}")
-        self.model = model
-
-
-class WrongContentError(ModelError):
-    """The file or download has another size or hash than listed."""
 
 
 class ModelsError(ComfyClientError):

@@ -25,7 +25,7 @@ from worker.models.listing import ModelError, ModelFile, is_loopback
 HUGGING_FACE = "https://huggingface.co"
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
-CONNECT_TIMEOUT_S = 10.0
+DOWNLOAD_CONNECT_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 5
 # A lost connection loses the current piece. Smaller pieces are 20 % slower, larger ones hardly faster.
 _PIECE = 256 * 1024
@@ -56,19 +56,17 @@ class Hub:
     """The Hugging Face server, and the token for gated files. `token_name` is the variable that the token came from."""
 
     endpoint: str = variable(
-        "HF_ENDPOINT", base_url, HUGGING_FACE, "URL of a mirror of Hugging Face, which replaces it in the list's URLs."
+        "HF_ENDPOINT", base_url, "URL of a mirror of Hugging Face, which replaces it in the list's URLs.", HUGGING_FACE
     )
     token: str = variable(
         "HF_TOKEN",
         str,
-        "",
         "Token for gated files. Sent only to HF_ENDPOINT, only over https, and never after a redirect to another host.",
         secret=True,
     )
     token_file: Path | None = variable(
         "HF_TOKEN_FILE",
         optional(Path),
-        "",
         "File that contains the token, such as `/run/secrets/hf_token` in a build. It may be missing.",
     )
     token_name: str = "HF_TOKEN"  # noqa: S105 - its name
@@ -114,7 +112,7 @@ class ModelSource:
 
     def __init__(self, hub: Hub, *, silence_s: float = 60.0) -> None:
         self._hub = hub
-        self._timeout_s = (CONNECT_TIMEOUT_S, silence_s)
+        self._timeout_s = (DOWNLOAD_CONNECT_TIMEOUT_S, silence_s)
 
     @contextlib.contextmanager
     def open(self, model: ModelFile, offset: int) -> Iterator[Stream]:

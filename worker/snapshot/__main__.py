@@ -66,12 +66,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--comfyui-repo", default=COMFYUI_REPO, metavar="URL", help="default: %(default)s")
     add("--comfyui-ref", default="", metavar="SHA", help="commit to use instead of the snapshot's")
     add("--python", type=Path, metavar="FILE", help="ComfyUI's Python; required if a node needs packages")
-    lock = "constraints file of installed packages that must not change; repeatable"
-    add("--constraints", type=Path, action="append", default=[], metavar="FILE", help=lock)
+    add(
+        "--constraints",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="constraints file of installed packages that must not change; repeatable",
+    )
     add("--keep-git", action="store_true", help="keep the .git folders")
-    fetch, install = "seconds for each call of git; default: %(default)g", "seconds for a run of pip or of a script; "
-    add("--timeout", type=_seconds, default=600.0, metavar="S", help=fetch)
-    add("--install-timeout", type=_seconds, default=3600.0, metavar="S", help=f"{install}default: %(default)g")
+    add("--timeout", type=_seconds, default=600.0, metavar="S", help="seconds for a call of git; default: %(default)g")
+    add(
+        "--install-timeout",
+        type=_seconds,
+        default=3600.0,
+        metavar="S",
+        help="seconds for a run of pip or of a script; default: %(default)g",
+    )
     return parser
 
 

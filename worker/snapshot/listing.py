@@ -168,8 +168,10 @@ class _SnapshotReader:
                     folder = repository.folder
                     if not re.fullmatch(r"\w[\w.+-]*", folder):
                         self.faults.append(f"{place}: its URL must end in a folder name, not in {folder!r}")
-                    elif (first := urls.setdefault(folder.casefold(), shown)) != shown:
-                        self.faults.append(f"{first} and {shown} both use custom_nodes/{folder}. Remove one of them")
+                    elif (first := urls.setdefault(folder.casefold(), url)) != url:
+                        self.faults.append(
+                            f"{redacted(first)} and {shown} both use custom_nodes/{folder}. Remove one of them"
+                        )
                     yield repository
                 case _:
                     self.faults.append(f'{place}: must be {{"hash": commit, "disabled": true or false}}, not {node!r}')
@@ -195,5 +197,5 @@ class _SnapshotReader:
         if parts["pips"]:
             self.faults.append(
                 "pips: not supported, because the nodes' own requirements.txt are installed. Set it to {}. To pin a "
-                " package, add it to a file for --constraints"
+                "package, add it to a file for --constraints"
             )

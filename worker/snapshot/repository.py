@@ -35,7 +35,7 @@ _SETTINGS = (
 _REMEDIES = (
     (
         r"not our ref|unadvertised object",
-        "It has no commit of that hash. Correct the hash, or the URL if the commit is in a fork",
+        "It has no commit of that hash, or its server serves no commits by hash. Correct the hash or the URL",
     ),
     (
         r"not found|not exported|does not appear to be a git|does not exist",

@@ -10,12 +10,12 @@ from starlette.requests import ClientDisconnect, Request
 from comfy_client.gateway.scenario.errors import NOT_FOUND, TIMED_OUT, TOO_LARGE, ShimError
 from comfy_core.error_codes import ErrorCode
 
-GRACE_S = 20.0
+BODY_GRACE_S = 20.0
 """Time limit for a body. Every LEAST_BYTES_PER_S bytes received add one second."""
 LEAST_BYTES_PER_S = 20_000
 
 
-async def read_body(request: Request, most: int, advice: str, grace_s: float = GRACE_S) -> bytes:
+async def read_body(request: Request, most: int, advice: str, grace_s: float = BODY_GRACE_S) -> bytes:
     """Return the whole body.
 
     Raises ShimError: 413 with `advice` as soon as the body exceeds `most` bytes, 408 if it is too slow, 404 if the

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 OWNER = "in-process"
-POLL_S = 0.1
+SHIM_POLL_S = 0.1
 TIMEOUT_S = 600.0
-START_TIMEOUT_S = 30.0
+SHIM_START_TIMEOUT_S = 30.0
 
 
 class ScenarioShim:
@@ -56,7 +56,7 @@ class ScenarioShim:
         self._thread = threading.Thread(target=self._loop.run_forever, name="scenario-shim", daemon=True)
         self._thread.start()
         try:
-            self._do(self._service.__aenter__(), START_TIMEOUT_S)
+            self._do(self._service.__aenter__(), SHIM_START_TIMEOUT_S)
         except BaseException:
             self._service.close()
             self._end_loop()
@@ -119,7 +119,7 @@ class ScenarioShim:
         while not Status((job := self.get_job(job_id))["status"]).is_final:
             if time.monotonic() > deadline:
                 raise WaitTimeout(f"Job {job_id} has not ended after {timeout_s:g} s ({job['status']})", job_id)
-            pause.wait(POLL_S)
+            pause.wait(SHIM_POLL_S)
         return job
 
     def cancel_job(self, job_id: str) -> JsonObject:

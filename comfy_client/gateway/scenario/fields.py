@@ -159,6 +159,8 @@ _EVERYWHERE: Mapping[str, RequestField] = {
         "loras, with the files of SCENARIO_SHIM_LORAS",
     ),
     "hideResults": RequestField(_SWITCH, "the assets are hidden in lists"),
+    "numInferenceSteps": RequestField(_whole(1, 150), f"steps, at most {MOST_STEPS}"),
+    "modelId": RequestField(_TEXT, "Flux.1-dev, or a LoRA of SCENARIO_SHIM_LORAS"),
     "intermediateImages": RequestField(_SWITCH, why_not="intermediate images are not stored"),
     "baseModelId": RequestField(_TEXT, why_not="the only base model is Flux.1-dev"),
     "modelEpoch": RequestField(_TEXT, why_not="a LoRA has only one file"),
@@ -174,25 +176,15 @@ _EVERYWHERE: Mapping[str, RequestField] = {
 }
 
 
-def _steps(most: int) -> RequestField:
-    return RequestField(_whole(1, most), f"steps, at most {MOST_STEPS}")
-
-
-_STRENGTH = RequestField(_number(0.01, 1), "strength (denoise)")
 _PICTURES: Mapping[str, RequestField] = {
     "image": RequestField(_TEXT, _PICTURE_NOTE),
     "imageId": RequestField(_TEXT, "image: an asset id"),
     "imageUrl": RequestField(_TEXT, "image: an https URL"),
-    "strength": _STRENGTH,
+    "strength": RequestField(_number(0.01, 1), "strength (denoise)"),
 }
 _NO_PICTURES: Mapping[str, RequestField] = {
     name: RequestField(_ANY, why_not="txt2img has no start image; use img2img", is_rejected=name != "strength")
     for name in _PICTURES
-}
-_CLASSIC: Mapping[str, RequestField] = {
-    **_EVERYWHERE,
-    "numInferenceSteps": _steps(150),
-    "modelId": RequestField(_TEXT, "Flux.1-dev, or a LoRA of SCENARIO_SHIM_LORAS"),
 }
 
 # numSamples: Scenario's specification says 4, its documentation says 1 (docs/reference/scenario.md#route-b). 1 is the
@@ -207,12 +199,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
             "/generate/custom/{modelId}",
             "Generate images",
             "custom",
-            {
-                **_EVERYWHERE,
-                **_PICTURES,
-                "numInferenceSteps": _steps(150),
-                "modelId": RequestField(_TEXT, "Flux.1-dev, or a LoRA of SCENARIO_SHIM_LORAS"),
-            },
+            {**_EVERYWHERE, **_PICTURES},
             {
                 "width": 1104,
                 "height": 832,
@@ -227,7 +214,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
             "/generate/txt2img",
             "Generate images from a prompt",
             "inference",
-            {**_CLASSIC, **_NO_PICTURES},
+            {**_EVERYWHERE, **_NO_PICTURES},
             _CLASSIC_DEFAULTS,
         ),
         GenerateRoute(
@@ -235,7 +222,7 @@ ROUTES: Mapping[str, GenerateRoute] = {
             "/generate/img2img",
             "Generate images from an image",
             "inference",
-            {**_CLASSIC, **_PICTURES},
+            {**_EVERYWHERE, **_PICTURES},
             {**_CLASSIC_DEFAULTS, "strength": 0.75},
         ),
     )

@@ -50,7 +50,7 @@ FOLLOW_PATIENCE_S = 3600.0
 """How long polling is retried while the endpoint does not respond or responds with errors."""
 LONGEST_S = 7 * 86_400.0
 """The maximum lifetime of a job at RunPod."""
-CANCEL_PATIENCE_S = 10.0
+CANCEL_WAIT_S = 10.0
 STOP_PATIENCE_S = 15.0
 """How long a shutdown waits for submits in progress."""
 LARGE_IMAGE_CHARACTERS = 9_000_000
@@ -98,7 +98,7 @@ class JobRunner:
         """Cancel a job. A finished job does not change.
 
         A job that was not submitted yet ends immediately; otherwise the endpoint is asked to cancel it. Returns after
-        CANCEL_PATIENCE_S at most. The cancel request is retried in the background until the job has ended.
+        CANCEL_WAIT_S at most. The cancel request is retried in the background until the job has ended.
         """
         job = self._job(job_id)
         if job.phase is Phase.ENDED or job.is_cancel_wanted:
@@ -107,7 +107,7 @@ class JobRunner:
         if job.phase is Phase.STORED:
             self._end(job_id, Status.CANCELED)
         elif job.phase is Phase.SENT:
-            await asyncio.wait({self._start_cancel(job)}, timeout=CANCEL_PATIENCE_S)
+            await asyncio.wait({self._start_cancel(job)}, timeout=CANCEL_WAIT_S)
 
     async def stop(self) -> None:
         """Stop submitting, wait for submits in progress, and leave unfinished jobs to the next process."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from comfy_client.gateway.scenario.service import ShimService
 
 BACKLOG = 2048
-STOP_PATIENCE_S = 20
+SERVER_STOP_TIMEOUT_S = 20
 """How long a shutdown waits for responses in progress. Unfinished jobs continue at the next start."""
 
 
@@ -68,7 +68,7 @@ def serve(  # noqa: PLR0913 - one parameter per flag
             server_header=False,
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=list(settings.trusted_proxies),
-            timeout_graceful_shutdown=STOP_PATIENCE_S,
+            timeout_graceful_shutdown=SERVER_STOP_TIMEOUT_S,
         )
         server = uvicorn.Server(config)
         # Handles signals before uvicorn does, and the signal that uvicorn raises again after a graceful shutdown.

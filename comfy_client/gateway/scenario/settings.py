@@ -59,17 +59,17 @@ class CostRules:
     usd_per_s: float = variable(
         "SCENARIO_SHIM_GPU_USD_PER_S",
         _price,
-        f"{POOLS[DEFAULT_POOL].flex_usd_per_s:g}",
         f"Price of one second of a worker, for estimates. The default is the price of {DEFAULT_POOL} on {AS_OF}.",
+        f"{POOLS[DEFAULT_POOL].flex_usd_per_s:g}",
     )
     seconds_per_step: float = variable(
         "SCENARIO_SHIM_SECONDS_PER_STEP",
         _price,
-        "0.6",
         "Seconds for one step of one megapixel, for estimates. Measure it with your own jobs.",
+        "0.6",
     )
     units_per_usd: float = variable(
-        "SCENARIO_SHIM_UNITS_PER_USD", _price, "100", "Creative units per US dollar, for callers that show them."
+        "SCENARIO_SHIM_UNITS_PER_USD", _price, "Creative units per US dollar, for callers that show them.", "100"
     )
     seconds_per_job: float = 2.0
 
@@ -88,13 +88,12 @@ class ShimSettings:
     directory: Path = variable(
         "SCENARIO_SHIM_DATA_DIR",
         Path,
-        "scenario-shim",
         "The folder for jobs, assets and images. It has all of the shim's data: back it up.",
+        "scenario-shim",
     )
     accounts: Mapping[str, str] = variable(
         "SCENARIO_SHIM_ACCOUNTS",
         _pairs,
-        "",
         "Accounts for Basic authentication: `key:secret`, several separated by commas. Each account only sees its own "
         "jobs and assets.",
         secret=True,
@@ -102,39 +101,34 @@ class ShimSettings:
     tokens: tuple[str, ...] = variable(
         "SCENARIO_SHIM_TOKENS",
         names,
-        "",
         "Bearer tokens, separated by commas. Each token only sees its own jobs and assets.",
         secret=True,
     )
     is_strict: bool = variable(
         "SCENARIO_SHIM_STRICT",
         switch,
-        "false",
         "Reject requests with unsupported fields. Otherwise such fields are ignored and listed in the job's "
         "`metadata.hint`.",
+        "false",
     )
     loras: Mapping[str, str] = variable(
         "SCENARIO_SHIM_LORAS",
         _loras,
-        "",
         "A JSON object that maps Scenario's LoRA ids to LoRA files of the worker, or the path of such a JSON file.",
     )
     bucket_prefix: str | None = variable(
         "SCENARIO_SHIM_BUCKET_PREFIX",
         optional(str),
-        "",
         "Store images in the S3 bucket configured by the BUCKET_* variables, under this prefix, instead of on disk.",
     )
     public_url: str = variable(
         "SCENARIO_SHIM_PUBLIC_URL",
         base_url,
-        "",
         "The URL at which callers reach the shim, used in image URLs. Default: the URL of the current request.",
     )
     url_secret: str = variable(
         "SCENARIO_SHIM_URL_SECRET",
         str,
-        "",
         "The secret that signs image URLs. Default: a random secret, created at the first start and stored in the "
         "folder.",
         secret=True,
@@ -142,19 +136,18 @@ class ShimSettings:
     requests_per_minute: int = variable(
         "SCENARIO_SHIM_REQUESTS_PER_MINUTE",
         _rate,
-        "600",
         "Requests per minute for each key, without polls of single jobs and assets. Further requests get 429.",
+        "600",
     )
     polls_per_minute: int = variable(
         "SCENARIO_SHIM_POLLS_PER_MINUTE",
         _rate,
-        "6000",
         "Polls of single jobs, assets and uploads per minute for each key. Polling 45 jobs every 3 s makes 900.",
+        "6000",
     )
     trusted_proxies: tuple[str, ...] = variable(
         "SCENARIO_SHIM_TRUSTED_PROXIES",
         _networks,
-        "",
         "Addresses or networks of your reverse proxies, separated by commas. X-Forwarded-For and X-Forwarded-Proto are "
         "only used from these. Without it, all callers behind a proxy count as one address.",
     )

@@ -23,7 +23,7 @@ from .worker_routes import WorkerRoutes
 Route: TypeAlias = Callable[[web.Request, object], Awaitable[web.Response]]
 _Found = TypeVar("_Found")
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 POLLS = frozenset({"job-take", "job-take-batch", "job-stop"})
 TAKES = frozenset({"job-take", "job-take-batch"})
 READ_AND_REFUSED = frozenset({400, 413})

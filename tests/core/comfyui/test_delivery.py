@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comfy_core.comfyui.graph_rewrite import filled_name, prefix_of, rewrite_graph
-from comfy_core.workflows import Graph
+from comfy_core.graphs import Graph
 
 RUN = "run-" + "0" * 32
 NOON = time.struct_time((2026, 3, 5, 12, 7, 9, 3, 64, 0))

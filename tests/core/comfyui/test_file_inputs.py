@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfy_core.comfyui.file_inputs import FileUse, declared_input, file_use, takes_upload
+from comfy_core.comfyui.file_inputs import FileUse, declared_input, file_use
 
 UPLOAD = [["a.png"], {"image_upload": True}]
 
@@ -78,31 +78,6 @@ def test_an_upload_in_object_info_loads_a_file(declared: Any) -> None:  # noqa: 
     """The names of the node and its input do not matter."""
     assert file_use("Sketchpad", "canvas") is None
     assert file_use("Sketchpad", "canvas", declared) is FileUse.LOADS
-
-
-@pytest.mark.parametrize(
-    ("class_type", "input_name", "takes"),
-    [
-        ("LoadImage", "image", True),
-        ("LoadVideo", "file", True),
-        ("Painter", "mask", True),
-        ("VHS_LoadVideo", "video", True),
-        ("LoadImageMask", "channel", False),
-        ("ETN_LoadImageBase64", "image", False),
-        ("LoadImageFromUrl", "image", False),
-        ("LoraLoader", "lora_name", False),
-        ("LoadImagesFromFolder", "image_folder", False),
-        ("AudioEncoderLoader", "audio_encoder_name", False),
-        ("CLIPTextEncode", "text", False),
-    ],
-)
-def test_which_inputs_accept_an_uploaded_file(
-    class_type: str,
-    input_name: str,
-    takes: bool,
-) -> None:
-    """Inputs for images, videos and sounds do; inputs for models, folders, base64 or URLs do not."""
-    assert takes_upload(class_type, input_name) is takes
 
 
 def test_a_declaration_is_found_in_both_groups_of_inputs() -> None:

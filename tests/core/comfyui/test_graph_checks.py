@@ -9,7 +9,7 @@ import pytest
 from comfy_core.comfyui.graph_checks import check_structure, with_defaults
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.workflows import Graph
+from comfy_core.graphs import Graph
 
 TYPES: dict[str, dict[str, Any]] = {
     "EmptyImage": {"output": ["IMAGE"], "input": {"required": {"width": ["INT", {"default": 512}]}}},

@@ -24,10 +24,11 @@ from PIL import Image
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
+from comfy_core.graphs import Graph
 from comfy_core.images.codec import rounded_size
 from comfy_core.request.reading import read_request
 from comfy_core.validation import MAX_DEPTH, path_of
-from comfy_core.workflows import Graph, Workflow
+from comfy_core.workflows import Workflow
 
 pytestmark = pytest.mark.slow
 Draw: TypeAlias = st.DrawFn

@@ -1,4 +1,4 @@
-"""What strangers and holders of a key send to stop the shim for others: each is limited, and others are answered."""
+"""Hostile calls, with and without a key: each is limited, and other callers are served."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 import requests
 
 from bench.shim_process import KEY, OTHER_KEY, OTHER_SECRET, SECRET, ShimProcess
-from comfy_client.gateway.scenario.bodies_reader import GRACE_S
+from comfy_client.gateway.scenario.bodies_reader import BODY_GRACE_S
 from comfy_client.gateway.scenario.connections import HEAD_TIMEOUT_S
 from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
 from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
@@ -33,29 +32,23 @@ PATH = "/generate/custom/model_bfl-flux-1-dev"
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
-    """A shim over an endpoint that answers at once, behind a proxy on this machine."""
-    folder: Path = tmp_path_factory.mktemp("shim")
-    with (
-        RunPodPlatform(long_poll_s=0.5) as platform,
-        ScriptedWorker(platform, pictured, threads=2),
-        ShimProcess({**platform.client_env(), "SCENARIO_SHIM_TRUSTED_PROXIES": "127.0.0.1"}, folder) as shim,
-    ):
-        yield shim
+@pytest.fixture
+def shim(shared_shim: ShimProcess) -> ShimProcess:
+    """One shim for all tests of this module."""
+    return shared_shim
 
 
-class Others:
-    """Another caller, which asks again and again; `worst_s` is the longest that it waited."""
+class OtherCaller:
+    """Another caller, which sends requests continuously; `worst_s` is its longest response time."""
 
     def __init__(self, shim: ShimProcess) -> None:
         self.worst_s = 0.0
-        self.answers = 0
+        self.responses = 0
         self._url = f"{shim.url}/health"
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._ask)
 
-    def __enter__(self) -> Others:  # noqa: PYI034 - as the other fakes
+    def __enter__(self) -> OtherCaller:  # noqa: PYI034 - as the other fakes
         self._thread.start()
         return self
 
@@ -69,36 +62,42 @@ class Others:
                 begun_at = time.perf_counter()
                 assert session.get(self._url, timeout=30).status_code == 200
                 self.worst_s = max(self.worst_s, time.perf_counter() - begun_at)
-                self.answers += 1
+                self.responses += 1
 
 
-def keys(count: int) -> bytes:
-    """Return a call with so many unknown keys."""
+def unknown_keys(count: int) -> bytes:
+    """Return a call with `count` unknown keys."""
     return json.dumps({"prompt": "a knight", **{f"key{number}": 1 for number in range(count)}}).encode()
 
 
 @pytest.mark.parametrize("query", ["", "?dryRun=true"])
 @pytest.mark.parametrize(
     "body",
-    [keys(900), keys(1_100), keys(20_000), keys(500_000), b'{"prompt": "a", "x": [' + b"{}," * 3_000_000 + b"1]}"],
+    [
+        unknown_keys(900),
+        unknown_keys(1_100),
+        unknown_keys(20_000),
+        unknown_keys(500_000),
+        b'{"prompt": "a", "x": [' + b"{}," * 3_000_000 + b"1]}",
+    ],
     ids=["900 keys", "1,100 keys", "20,000 keys", "500,000 keys", "3,000,000 objects"],
 )
-def test_a_body_of_many_values_stops_nobody(shim: ShimProcess, body: bytes, query: str) -> None:
-    """It is answered at once and in few bytes, and others are answered meanwhile."""
-    with Others(shim) as others:
+def test_a_body_of_many_values_blocks_no_other_caller(shim: ShimProcess, body: bytes, query: str) -> None:
+    """It gets a short response at once."""
+    with OtherCaller(shim) as others:
         begun_at = time.perf_counter()
-        answer = requests.post(f"{shim.base_url}{PATH}{query}", data=body, auth=AUTH, headers=JSON, timeout=30)
+        response = requests.post(f"{shim.base_url}{PATH}{query}", data=body, auth=AUTH, headers=JSON, timeout=30)
         seconds = time.perf_counter() - begun_at
 
-    assert answer.status_code in {200, 269, 400, 413}
-    assert (answer.status_code in {200, 269}) == (len(body) < 13_000)
-    assert len(answer.content) < 5_000
+    assert response.status_code in {200, 269, 400, 413}
+    assert (response.status_code in {200, 269}) == (len(body) < 13_000)
+    assert len(response.content) < 5_000
     assert seconds < 2
     assert others.worst_s < 0.5
 
 
 def test_a_job_keeps_a_bounded_part_of_its_call(shim: ShimProcess) -> None:
-    """Unknown keys are noted by name, the first of them; what a job shows is a few kilobytes."""
+    """The names of the first unknown keys are recorded; a job's record has a few kilobytes."""
     body = {"prompt": "a knight", **{f"key{number}": "x" * 100 for number in range(900)}}
     job = requests.post(shim.base_url + PATH, json=body, auth=AUTH, timeout=30).json()["job"]
 
@@ -106,25 +105,25 @@ def test_a_job_keeps_a_bounded_part_of_its_call(shim: ShimProcess) -> None:
     assert len(json.dumps(job)) < 5_000
 
 
-def test_large_pictures_stop_nobody(shim: ShimProcess) -> None:
-    """Eight pictures of 6 MB as base64 at once: all are stored, and others are answered within half a second."""
+def test_large_images_block_no_other_caller(shim: ShimProcess) -> None:
+    """Eight images of 6 MB as base64 at once: all are stored, and others get a response within half a second."""
     image = base64.b64encode(noise(1400, 1400)).decode()
 
     def upload(_: int) -> int:
         body = {"name": "noise.png", "image": image}
         return requests.post(f"{shim.base_url}/assets", json=body, auth=AUTH, timeout=120).status_code
 
-    with Others(shim) as others, ThreadPoolExecutor(8) as pool:
+    with OtherCaller(shim) as others, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(upload, range(8))) == [200] * 8
     assert others.worst_s < 0.5
-    assert others.answers > 5
+    assert others.responses > 5
 
 
-def test_half_open_connections_are_closed_and_stop_nobody(shim: ShimProcess) -> None:
-    """3,000 connections that send nothing, or the half of a request, are closed in time; others are answered."""
+def test_half_open_connections_are_closed(shim: ShimProcess) -> None:
+    """3,000 connections with no or half a request are closed after the timeout; other callers are served."""
     host, port = shim.url.removeprefix("http://").split(":")
     begun_at = time.monotonic()
-    with Others(shim) as others:
+    with OtherCaller(shim) as others:
         connections = [socket.create_connection((host, int(port))) for _ in range(3_000)]
         for connection in connections[::2]:
             connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n")
@@ -140,15 +139,15 @@ def test_half_open_connections_are_closed_and_stop_nobody(shim: ShimProcess) -> 
 
         assert until(all_are_closed, HEAD_TIMEOUT_S + 15)
     assert time.monotonic() - begun_at >= HEAD_TIMEOUT_S - 1
-    assert others.answers > 100
+    assert others.responses > 100
     assert others.worst_s < 2
 
 
-def test_a_slow_body_is_given_up(shim: ShimProcess) -> None:
-    """A caller that sends a byte now and then is answered 408, and its connection is closed."""
+def test_a_slow_body_times_out(shim: ShimProcess) -> None:
+    """A caller that sends single bytes gets 408, and its connection is closed."""
     host, port = shim.url.removeprefix("http://").split(":")
     key = base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
-    with socket.create_connection((host, int(port)), timeout=GRACE_S + 15) as connection:
+    with socket.create_connection((host, int(port)), timeout=BODY_GRACE_S + 15) as connection:
         head = f"POST /assets HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nContent-Length: 9999\r\n\r\n"
         connection.sendall(head.encode())
         received = b""
@@ -162,13 +161,13 @@ def test_a_slow_body_is_given_up(shim: ShimProcess) -> None:
             received += data
             return not data
 
-        assert until(is_closed, GRACE_S + 15)
+        assert until(is_closed, BODY_GRACE_S + 15)
     assert received.startswith(b"HTTP/1.1 408")
     assert b"arrived too slowly" in received
 
 
 def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:
-    """The address that a trusted proxy names is counted and logged; right keys are not held up."""
+    """The address from a trusted proxy's header is counted and logged; valid keys are not delayed."""
 
     def ask(key: str, address: str) -> requests.Response:
         headers = {"X-Forwarded-For": address}
@@ -185,8 +184,8 @@ def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:
     assert "192.0.2.7: GET '/v1/jobs': 429" in shim.log
 
 
-def test_only_a_trusted_proxy_s_headers_count(tmp_path: Path, shim: ShimProcess) -> None:
-    """Addresses of pictures have the scheme that a trusted proxy names; without one it is the connection's own."""
+def test_only_a_trusted_proxy_s_headers_are_used(tmp_path: Path, shim: ShimProcess) -> None:
+    """Image URLs have the scheme from a trusted proxy's header, otherwise that of the connection."""
     asset = {"name": "a.png", "image": base64.b64encode(png()).decode()}
     headers = {"X-Forwarded-Proto": "https"}
     environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
@@ -199,22 +198,22 @@ def test_only_a_trusted_proxy_s_headers_count(tmp_path: Path, shim: ShimProcess)
     assert [url["asset"]["url"].partition(":")[0] for url in urls] == ["https", "http"]
 
 
-# --- uploads in parts
+# --- multipart uploads
 
 
 def begin(shim: ShimProcess, parts: int, auth: tuple[str, str] = AUTH) -> Any:  # noqa: ANN401 - JSON
-    """Begin an upload; return the answer."""
+    """Begin an upload; return the response."""
     body = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": parts}
     return requests.post(f"{shim.base_url}/uploads", json=body, auth=auth, timeout=10)
 
 
 def put(part: Any, size: int) -> requests.Response:  # noqa: ANN401 - JSON
-    """Put a part of so many bytes."""
+    """Put a part of `size` bytes."""
     return requests.put(part["url"], data=bytes(size), timeout=30)
 
 
 def test_the_parts_of_an_upload_are_limited_together(shim: ShimProcess) -> None:
-    """The part that makes a picture too large is refused when it comes; a part may be put again, smaller."""
+    """The part that exceeds the image limit is rejected when it is sent; a part may be replaced by a smaller one."""
     first, second = begin(shim, 2).json()["upload"]["parts"]
 
     assert put(first, MAX_BYTES - 10).status_code == 200
@@ -227,7 +226,7 @@ def test_the_parts_of_an_upload_are_limited_together(shim: ShimProcess) -> None:
 
 
 def test_the_uploads_of_a_key_are_limited_together(tmp_path: Path) -> None:
-    """So many that are not completed, and so many bytes; another key has its own."""
+    """The number and the bytes of incomplete uploads are limited for each key."""
     environment = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
     with ShimProcess(environment, tmp_path) as shim:
         uploads = [begin(shim, 1).json()["upload"] for _ in range(MOST_PENDING)]
@@ -243,7 +242,10 @@ def test_the_uploads_of_a_key_are_limited_together(tmp_path: Path) -> None:
 
 
 def test_a_failed_upload_leaves_nothing(shim: ShimProcess) -> None:
-    """A file that is no picture makes the upload `failed` with the reason; its parts are gone, and it takes no more."""
+    """A file that is not an image makes the upload `failed` with the reason.
+
+    Its parts are deleted, and it accepts no more.
+    """
     upload = begin(shim, 1).json()["upload"]
     put(upload["parts"][0], 1000)
     url = f"{shim.base_url}/uploads/{upload['id']}"
@@ -255,7 +257,7 @@ def test_a_failed_upload_leaves_nothing(shim: ShimProcess) -> None:
 
 
 def test_parts_count_as_calls(tmp_path: Path) -> None:
-    """A key that has no calls left may put no more parts."""
+    """A key that has used up its calls can put no more parts."""
     environment = {
         "RUNPOD_API_KEY": "x",
         "RUNPOD_COMFYUI_ENDPOINT_ID": "x",
@@ -267,8 +269,8 @@ def test_parts_count_as_calls(tmp_path: Path) -> None:
         assert [put(part, 10).status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_forty_five_jobs_polled_every_three_seconds_are_never_refused(tmp_path: Path) -> None:
-    """A minute of such polls of one key (900), and its submits beside them, pass the default limits."""
+def test_forty_five_jobs_may_be_polled_every_three_seconds(tmp_path: Path) -> None:
+    """The default limits allow a minute of such polls of one key (900), and its submits."""
     with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=4):
         limits = {"SCENARIO_SHIM_REQUESTS_PER_MINUTE": "600", "SCENARIO_SHIM_POLLS_PER_MINUTE": ""}
         with ShimProcess({**platform.client_env(), **limits}, tmp_path) as shim, requests.Session() as session:

@@ -1,4 +1,4 @@
-"""Pictures by their hash, in a folder and in a bucket of a real S3 server; and the addresses that lead to them."""
+"""Storage of images by hash, in a folder and in a bucket of a real S3 server, and the signed URLs for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURE = bytes(range(256)) * 9
 
 @pytest.fixture(params=["folder", "bucket"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
-    """Each place in turn."""
+    """Both kinds of storage."""
     if request.param == "folder":
         yield FolderBlobs(tmp_path)
         return
@@ -31,8 +31,8 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
         yield BucketBlobs(s3.bucket(prefix="shim"))
 
 
-def test_what_is_put_is_there_under_its_hash(blobs: Blobs) -> None:
-    """The same bytes are kept once, come back as they were, and are gone when they are deleted."""
+def test_a_blob_is_stored_under_its_hash(blobs: Blobs) -> None:
+    """The same bytes are stored once, are returned unchanged, and can be deleted."""
     name = blobs.put(PICTURE, "image/png")
 
     assert name == hashlib.sha256(PICTURE).hexdigest() == blobs.put(PICTURE, "image/png")
@@ -43,16 +43,16 @@ def test_what_is_put_is_there_under_its_hash(blobs: Blobs) -> None:
         blobs.get(name)
 
 
-def test_a_name_leads_nowhere_else(tmp_path: Path) -> None:
-    """What is no hash is no file."""
+def test_a_name_that_is_not_a_hash_is_rejected(tmp_path: Path) -> None:
+    """So no other file can be read."""
     (tmp_path / "secret").write_text("x")
 
     with pytest.raises(FileNotFoundError):
         FolderBlobs(tmp_path / "blobs").get("../secret")
 
 
-def test_a_signature_is_of_one_path_and_one_time() -> None:
-    """Another path, another end or a later time are refused; the address is the same all day."""
+def test_a_signature_is_valid_for_one_path_and_one_time() -> None:
+    """Another path, another expiry or a later time are rejected; the URL is the same all day."""
     signer = Signer(b"secret")
     until = picture_expiry(1_000_000.0)
     query = dict(pair.split("=") for pair in signer.query("/pictures/a", until).split("&"))
@@ -65,8 +65,8 @@ def test_a_signature_is_of_one_path_and_one_time() -> None:
     assert picture_expiry(1_000_001.0) == until
 
 
-def test_the_secret_of_addresses_is_kept(tmp_path: Path) -> None:
-    """It is made once, stays over a restart, and nobody else may read it."""
+def test_the_signing_secret_is_persistent(tmp_path: Path) -> None:
+    """It is created once, survives a restart, and is only readable by its owner."""
     first = url_secret("", tmp_path)
 
     assert url_secret("", tmp_path) == first
@@ -79,7 +79,7 @@ def test_the_secret_of_addresses_is_kept(tmp_path: Path) -> None:
     "authorization", ["", "Basic", "Basic !!!", "Basic a2V5Ondyb25n", "Bearer", "Bearer x", "Token t", "Basic a2V5"]
 )
 def test_a_wrong_key_is_401(authorization: str) -> None:
-    """Whatever is no key of ours is refused, and not shown."""
+    """An invalid key is rejected, and not shown."""
     with pytest.raises(ShimError) as refused:
         Keys({"key": "secret"}, ("token",)).owner(authorization)
 
@@ -87,7 +87,7 @@ def test_a_wrong_key_is_401(authorization: str) -> None:
 
 
 def test_each_key_is_an_owner() -> None:
-    """Basic and Bearer lead to owners that do not tell the key."""
+    """Basic and Bearer credentials map to owner ids that do not reveal the key."""
     keys = Keys({"key": "secret"}, ("token",))
 
     assert keys.owner("Basic a2V5OnNlY3JldA==") == owner_of("key")
@@ -109,7 +109,7 @@ def test_each_key_is_an_owner() -> None:
         ("SCENARIO_SHIM_GPU_USD_PER_S", "nan"),
     ],
 )
-def test_a_bad_variable_is_named(name: str, value: str) -> None:
+def test_an_invalid_variable_is_named(name: str, value: str) -> None:
     """The error names the variable; a secret's value is not shown."""
     with pytest.raises(ConfigError, match=name) as wrong:
         ShimSettings.from_env({name: value})
@@ -126,9 +126,9 @@ def test_a_bad_variable_is_named(name: str, value: str) -> None:
         ({"SCENARIO_SHIM_TOKENS": "t"}, "127.0.0.1", True, "cannot be combined"),
     ],
 )
-def test_it_does_not_start_without_a_lock(
+def test_it_does_not_start_without_a_key(
     settings: dict[str, str], host: str, word: str, *, is_open: bool, tmp_path: Path
 ) -> None:
-    """Without a key it refuses, but for `--insecure-local` on loopback."""
+    """Except with `--insecure-local` on loopback."""
     with pytest.raises(ConfigError, match=word):
         serve(settings, host=host, is_open=is_open, directory=tmp_path)

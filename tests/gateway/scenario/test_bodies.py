@@ -1,4 +1,4 @@
-"""JSON bodies within limits: what is parsed, what is cut out, what is refused, and that none of it takes long."""
+"""Parsing of JSON bodies within limits: long images are cut out, invalid bodies are rejected quickly."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TEXT = base64.b64encode(LARGE)
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"{}", b"[1, 2]", b'{"a": {"b": [null, "x"]}}', b'"x"', b"7"])
-def test_a_small_body_is_its_json(body: bytes) -> None:
-    """It is what the standard library reads; nothing is None."""
+def test_a_small_body_is_parsed(body: bytes) -> None:
+    """The result is that of the standard library."""
     assert read_json(body) == (json.loads(body) if body.strip() else None)
 
 
-def test_a_long_picture_is_kept_apart_and_decoded() -> None:
-    """The parsed body has a short text in its place, equal for equal pictures, that leads to the bytes."""
+def test_a_long_image_is_cut_out_and_decoded() -> None:
+    """The parsed body has a short text instead, which maps to the bytes and is equal for equal images."""
     body = b'{"prompt": "a \\"knight\\"", "image": "data:image/png;base64,' + TEXT + b'", "parameters": {"image": "x"}}'
     value = read_json(body)
 
@@ -52,7 +52,7 @@ def test_a_long_picture_is_kept_apart_and_decoded() -> None:
     ids=["plain", "php", "dotnet", "mime", "data-url", "url-safe"],
 )
 def test_base64_is_read_as_every_encoder_writes_it(written: bytes) -> None:
-    """Escapes of JSON and line breaks are no part of the data."""
+    """JSON escapes and line breaks are not part of the data."""
     value = read_json(b'{"image": "' + written + b'"}')
 
     assert isinstance(value, dict)
@@ -60,8 +60,8 @@ def test_base64_is_read_as_every_encoder_writes_it(written: bytes) -> None:
 
 
 @given(data=st.binary(max_size=200))
-def test_short_base64_comes_back(data: bytes) -> None:
-    """Whatever was encoded."""
+def test_short_base64_is_decoded(data: bytes) -> None:
+    """The decoded bytes are those that were encoded."""
     assert decode_picture(base64.b64encode(data)) == data
 
 
@@ -70,8 +70,8 @@ def test_short_base64_comes_back(data: bytes) -> None:
     [b"A", b"A*AA", b"AAA=AAAA", b"data:image/png", TEXT + b"A", TEXT + b"*", b"\\u00", b"asset_1"],
     ids=range(8),
 )
-def test_what_is_no_base64_is_refused(text: bytes) -> None:
-    """Wrong letters, a rest of one letter, and what is no text of JSON."""
+def test_invalid_base64_is_rejected(text: bytes) -> None:
+    """Invalid characters, a single remaining character, and invalid JSON strings."""
     with pytest.raises(ValueError, match=r"."):
         decode_picture(text)
 
@@ -98,8 +98,8 @@ def test_what_is_no_base64_is_refused(text: bytes) -> None:
     ],
     ids=range(16),
 )
-def test_a_hostile_body_is_refused_at_once(body: bytes, status: int) -> None:
-    """Many keys, deep nesting, endless texts: refused with a reason, whatever the size, in far less than a second."""
+def test_a_hostile_body_is_rejected_at_once(body: bytes, status: int) -> None:
+    """Many keys, deep nesting, endless strings: rejected with a reason, at any size, in far less than a second."""
     begun_at = time.process_time()
     with pytest.raises(ShimError) as refused:
         read_json(body)
@@ -109,8 +109,8 @@ def test_a_hostile_body_is_refused_at_once(body: bytes, status: int) -> None:
     assert len(refused.value.reason) < 300
 
 
-def test_the_limits_leave_room_for_what_callers_send() -> None:
-    """A prompt of 4,096 escaped characters with a picture just short of being cut out, and 200 ids, are taken."""
+def test_the_limits_accept_ordinary_calls() -> None:
+    """A prompt of 4,096 escaped characters with an image just below the cut-out size, and 200 ids."""
     prompt, picture = "é" * 4096, "A" * (LONG_TEXT_BYTES - 4)
 
     assert read_json(json.dumps({"prompt": prompt, "image": picture}).encode()) == {"prompt": prompt, "image": picture}

@@ -1,4 +1,4 @@
-"""ScenarioShim: Scenario's calls in this process, on the platform's stand-in."""
+"""ScenarioShim: Scenario's calls in this process, on the simulated platform."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from tests.fakes.s3 import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
 
 @pytest.fixture
 def platform() -> Iterator[RunPodPlatform]:
-    """An endpoint whose worker answers each job with a small picture of its seed."""
+    """An endpoint whose worker returns a small image of each job's seed."""
     with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=2):
         yield platform
 
 
 @pytest.fixture
 def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ScenarioShim]:
-    """A shim with a folder of its own."""
+    """A shim with its own folder."""
     with ScenarioShim(client_from_env(platform.client_env()), ShimSettings(tmp_path / "shim")) as shim:
         yield shim
 
 
 def test_a_prompt_becomes_an_asset(shim: ScenarioShim, tmp_path: Path) -> None:
     """A job is started, ends with `success`, and its asset can be downloaded."""
-    answer = shim.generate_txt2img({"prompt": "a knight", "seed": "7"})
-    job = shim.wait_for_job(answer["job"]["jobId"], 20)
+    response = shim.generate_txt2img({"prompt": "a knight", "seed": "7"})
+    job = shim.wait_for_job(response["job"]["jobId"], 20)
     [asset_id] = job["metadata"]["assetIds"]
 
-    assert answer["creativeUnitsCost"] > 0
+    assert response["creativeUnitsCost"] > 0
     assert job["status"] == "success"
     assert shim.download_asset(asset_id, tmp_path / "knight.png") == png(8, 7) == (tmp_path / "knight.png").read_bytes()
     assert shim.get_asset(asset_id)["metadata"]["seed"] == "7"
 
 
-def test_an_uploaded_picture_is_one_to_start_from(shim: ScenarioShim, platform: RunPodPlatform) -> None:
-    """An asset's id in `image` sends its picture to the endpoint."""
+def test_an_uploaded_image_can_be_the_input(shim: ScenarioShim, platform: RunPodPlatform) -> None:
+    """An asset id in `image` sends its bytes to the endpoint."""
     asset = shim.upload_asset(png(64, 3), "knight.png")
     job = shim.generate_img2img({"prompt": "as an oil painting", "image": asset["id"], "strength": 0.5})["job"]
 
@@ -55,8 +55,8 @@ def test_an_uploaded_picture_is_one_to_start_from(shim: ScenarioShim, platform: 
     assert sent.input["image"]
 
 
-def test_all_faults_are_told_at_once(shim: ScenarioShim, platform: RunPodPlatform) -> None:
-    """A call that cannot work is refused with everything that is wrong; nothing is sent."""
+def test_all_faults_are_reported_at_once(shim: ScenarioShim, platform: RunPodPlatform) -> None:
+    """An invalid call is rejected with every fault, and nothing is sent."""
     with pytest.raises(ShimError, match=r"(?s)width.*numSamples") as refused:
         shim.generate_txt2img({"prompt": "x", "width": 7, "numSamples": 90})
 

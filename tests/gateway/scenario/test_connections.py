@@ -1,4 +1,4 @@
-"""The limits of connections, in one process with uvicorn."""
+"""Connection limits, in one process with uvicorn."""
 
 from __future__ import annotations
 
@@ -38,33 +38,33 @@ async def _serving(protocol: type[LimitedProtocol]) -> tuple[uvicorn.Server, asy
     return server, asyncio.create_task(server.serve(sockets=[listening])), listening.getsockname()[1]
 
 
-def test_the_connection_that_waits_longest_makes_room() -> None:
-    """Beyond the limit the oldest one without a request is closed at once; the newest is answered."""
+def test_the_oldest_idle_connection_is_closed() -> None:
+    """Beyond the limit the oldest connection without a request is closed at once, and the newest is served."""
 
-    async def scene() -> tuple[bytes, bytes]:
+    async def run_client() -> tuple[bytes, bytes]:
         server, task, port = await _serving(limited_protocol(0))
         open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(LEAST_CONNECTIONS + 1)]
         first, last = open_ones[0], open_ones[-1]
         closed = await asyncio.wait_for(first[0].read(), 5)
         last[1].write(_REQUEST)
-        answer = await asyncio.wait_for(last[0].readuntil(b"here"), _WAIT_S)
+        response = await asyncio.wait_for(last[0].readuntil(b"here"), _WAIT_S)
         for _, writer in open_ones:
             writer.close()
         server.should_exit = True
         await task
-        return closed, answer
+        return closed, response
 
-    closed, answer = asyncio.run(scene())
+    closed, response = asyncio.run(run_client())
 
     assert closed == b""
-    assert answer.startswith(b"HTTP/1.1 200")
+    assert response.startswith(b"HTTP/1.1 200")
 
 
 def test_a_caller_that_reads_nothing_is_closed() -> None:
-    """A response that nobody reads ends with its connection, after the time for that."""
+    """A response that is not read is aborted after the timeout, and its connection is closed."""
     protocol = type("Short", (limited_protocol(0),), {"stall_timeout_s": 0.2})
 
-    async def scene() -> None:
+    async def run_client() -> None:
         server, task, port = await _serving(protocol)
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(_REQUEST.replace(b"GET /", b"GET /large"))
@@ -78,4 +78,4 @@ def test_a_caller_that_reads_nothing_is_closed() -> None:
         server.should_exit = True
         await task
 
-    asyncio.run(scene())
+    asyncio.run(run_client())

@@ -1,4 +1,4 @@
-"""The shim over a ComfyUI that is reached directly: kills lose nothing, and a burst does not drown it."""
+"""The shim with a direct ComfyUI: kills lose no job, and a burst of jobs is queued in the shim."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FINAL = {"success", "failure", "canceled"}
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A ComfyUI whose pictures take 40 ms each."""
+    """A ComfyUI that takes 40 ms per image."""
     with Simulator(step_s=0.01) as simulator:
         yield simulator
 
 
 @pytest.fixture
 def shim(simulator: Simulator, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim over it."""
+    """A shim with that ComfyUI."""
     with ShimProcess({"COMFYUI_ENDPOINT": simulator.url}, tmp_path) as shim:
         yield shim
 
@@ -58,7 +58,7 @@ def jobs(shim: ShimProcess) -> list[Any]:
 
 
 def test_kills_lose_no_job(shim: ShimProcess) -> None:
-    """Killed six times, at any moment of its jobs: each that was acknowledged ends once, with its seed's picture."""
+    """Killed six times at random moments: each acknowledged job ends once, with its seed's image."""
     chance = random.Random(7)  # noqa: S311 - the same moments each time
     seeds: dict[str, int] = {}
     for round_ in range(6):
@@ -81,8 +81,8 @@ def test_kills_lose_no_job(shim: ShimProcess) -> None:
     assert made == {job_id: str(seed) for job_id, seed in seeds.items()}
 
 
-def test_a_stop_leaves_jobs_to_the_next_start(shim: ShimProcess) -> None:
-    """SIGTERM in the middle: status 0, and each job ends well after the next start."""
+def test_a_stop_leaves_jobs_for_the_next_start(shim: ShimProcess) -> None:
+    """SIGTERM during jobs: status 0, and each job succeeds after the next start."""
     ids = {generate(shim, seed) for seed in range(8)}
 
     assert shim.stop() == 0
@@ -92,28 +92,29 @@ def test_a_stop_leaves_jobs_to_the_next_start(shim: ShimProcess) -> None:
     assert {job["status"] for job in jobs(shim)} == {"success"}
 
 
-def test_a_cancel_survives_a_kill(shim: ShimProcess, simulator: Simulator) -> None:
-    """A job that was cancelled while it waited for its turn is not run after a restart."""
+def test_a_cancellation_survives_a_kill(shim: ShimProcess, simulator: Simulator) -> None:
+    """A job that was cancelled while it was queued is not run after a restart."""
+    simulator.faults.hang_sampling()
     ids = [generate(shim, seed) for seed in range(12)]
     cancelled = set()
-    for job_id in reversed(ids):
+    for job_id in ids[:1:-1]:
         url = f"{shim.base_url}/jobs/{job_id}/action"
         response = requests.post(url, json={"action": "cancel"}, auth=AUTH, timeout=30)
         assert response.status_code == 200
-        if response.json()["job"]["status"] == "canceled":  # a job that was quicker than its cancel has succeeded
+        if response.json()["job"]["status"] == "canceled":
             cancelled.add(job_id)
     shim.kill()
+    simulator.faults.go_on()
     shim.start()
 
     assert until(lambda: all(job["status"] in FINAL for job in jobs(shim)), 60)
     statuses = {job["jobId"]: job["status"] for job in jobs(shim)}
     assert cancelled
     assert {statuses[job_id] for job_id in cancelled} == {"canceled"}
-    assert simulator.url
 
 
 def test_a_burst_of_jobs_waits_in_the_shim(shim: ShimProcess) -> None:
-    """400 at once: all are acknowledged and end well; ComfyUI has a few at a time."""
+    """400 at once: all are acknowledged and succeed, and ComfyUI has only a few at a time."""
     longest = 0
     with ThreadPoolExecutor(32) as pool:
         ids = set(pool.map(lambda seed: generate(shim, seed), range(400)))

@@ -1,4 +1,7 @@
-"""One process a folder: a second one, a taken port and a damaged database end with a sentence and touch no job."""
+"""One process per folder.
+
+A second process, a taken port and a damaged database end with one error and affect no job.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from comfy_client.gateway.scenario.settings import ShimSettings
 from comfy_client.gateway.scenario.store import Store
 from comfy_core.errors import ConfigError
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured
+from simulators.runpod.scripted_worker import Body
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -31,32 +34,13 @@ SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
 NOWHERE = {"RUNPOD_API_KEY": "x", "RUNPOD_COMFYUI_ENDPOINT_ID": "x"}
 
 
-@pytest.fixture
-def may_answer() -> threading.Event:
-    """Set once the endpoint may answer its jobs."""
-    return threading.Event()
-
-
-@pytest.fixture
-def platform(may_answer: threading.Event) -> Iterator[RunPodPlatform]:
-    """An endpoint that holds its jobs until then."""
-
-    def answer(job: Body) -> Body:
-        assert may_answer.wait(60)
-        return pictured(job)
-
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, threads=4):
-        yield platform
-        may_answer.set()
-
-
-def started(shim: ShimProcess, count: int) -> list[str]:
-    """Start so many jobs; return their ids once all of them are at the endpoint."""
+def start_jobs(shim: ShimProcess, count: int) -> list[str]:
+    """Start `count` jobs; return their ids when all of them are at the endpoint."""
 
     def start(seed: int) -> str:
         url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
-        answer = requests.post(url, json={**SMALL, "seed": seed}, auth=AUTH, timeout=30)
-        return str(answer.json()["job"]["jobId"])
+        response = requests.post(url, json={**SMALL, "seed": seed}, auth=AUTH, timeout=30)
+        return str(response.json()["job"]["jobId"])
 
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(start, range(count)))
@@ -65,61 +49,61 @@ def started(shim: ShimProcess, count: int) -> list[str]:
 
 
 def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
-    """Return how a job stands."""
+    """Return a job's record."""
     return requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30).json()["job"]
 
 
 @pytest.mark.parametrize("same_port", [False, True], ids=["another port", "the same port"])
-def test_a_second_shim_on_a_folder_says_who_has_it_and_touches_nothing(
-    platform: RunPodPlatform, may_answer: threading.Event, tmp_path: Path, *, same_port: bool
+def test_a_second_shim_on_a_folder_exits(
+    platform: RunPodPlatform, released: threading.Event, tmp_path: Path, *, same_port: bool
 ) -> None:
-    """It ends with status 3 and the process's id; all jobs of the first one end well, once."""
+    """With status 3 and the first one's process id. All jobs of the first one succeed, once."""
     with ShimProcess(platform.client_env(), tmp_path) as shim:
-        ids = started(shim, 12)
+        ids = start_jobs(shim, 12)
         flags = [f"--port={shim.url.rpartition(':')[2]}"] if same_port else []
-        status, told = shim.refused(*flags)
-        may_answer.set()
+        status, output = shim.refused(*flags)
+        released.set()
         assert until(lambda: all(job(shim, job_id)["status"] == "success" for job_id in ids), 60)
 
         assert status == 3
-        assert f"process {shim.process_id} on {socket.gethostname()}" in told
-        assert "--data" in told
-        assert "Traceback" not in told
+        assert f"process {shim.process_id} on {socket.gethostname()}" in output
+        assert "--data" in output
+        assert "Traceback" not in output
         assert platform.submissions == 12
         assert {job(shim, job_id)["metadata"].get("error") for job_id in ids} == {None}
         assert len(requests.get(f"{shim.base_url}/assets", auth=AUTH, timeout=30).json()["assets"]) == 12
 
 
 def test_a_lock_ends_with_its_process(platform: RunPodPlatform, tmp_path: Path) -> None:
-    """Killed, it leaves a folder that the next one has at once."""
+    """After a kill the next process gets the folder at once."""
     with ShimProcess(platform.client_env(), tmp_path) as shim:
         shim.kill()
         shim.start()
         assert shim.is_alive
 
 
-def test_a_taken_port_is_a_sentence_and_touches_no_job(
-    platform: RunPodPlatform, may_answer: threading.Event, tmp_path: Path
+def test_a_taken_port_is_an_error_and_affects_no_job(
+    platform: RunPodPlatform, released: threading.Event, tmp_path: Path
 ) -> None:
-    """A start on a port that something else has ends with status 3 before any job of the folder is continued."""
+    """A start on a port in use exits with status 3 before any job of the folder is continued."""
     with ShimProcess(platform.client_env(), tmp_path) as shim, socket.create_server(("127.0.0.1", 0)) as taken:
-        [job_id] = started(shim, 1)
+        [job_id] = start_jobs(shim, 1)
         shim.kill()
         before = Store(tmp_path).job(job_id)
-        status, told = shim.refused(f"--port={taken.getsockname()[1]}")
+        status, output = shim.refused(f"--port={taken.getsockname()[1]}")
 
         assert status == 3
-        assert "Use a free --port" in told
-        assert "Traceback" not in told
+        assert "Use a free --port" in output
+        assert "Traceback" not in output
         assert Store(tmp_path).job(job_id) == before
-        may_answer.set()
+        released.set()
         shim.start()
         assert until(lambda: job(shim, job_id)["status"] == "success", 60)
         assert platform.submissions == 1
 
 
-def test_the_shim_without_http_takes_the_same_lock(tmp_path: Path) -> None:
-    """Two of them in one process, and one beside a server, are refused; after `close` the folder is free."""
+def test_the_shim_without_http_uses_the_same_lock(tmp_path: Path) -> None:
+    """Two in one process, or one next to a server, are rejected; `close` releases the folder."""
     settings = ShimSettings(tmp_path)
     with ScenarioShim(client_from_env(NOWHERE), settings):
         client = client_from_env(NOWHERE)
@@ -138,8 +122,8 @@ def test_the_shim_without_http_takes_the_same_lock(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stopped(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim that has stored some rows, and was stopped."""
+def stopped_shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
+    """A stopped shim that has stored some rows."""
     with ShimProcess(platform.client_env(), tmp_path) as shim:
         for _ in range(50):
             requests.post(f"{shim.base_url}/generate/custom/flux.1-dev", json=SMALL, auth=AUTH, timeout=30)
@@ -152,31 +136,31 @@ def stopped(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
 @pytest.mark.parametrize(
     ("at", "damage"), [(0, b"no database"), (5000, b"\x00" * 20_000), (None, b"")], ids=["header", "pages", "half"]
 )
-def test_a_damaged_database_says_which_file_and_what_to_do(
-    stopped: ShimProcess, tmp_path: Path, at: int | None, damage: bytes
+def test_a_damaged_database_is_reported_with_the_remedies(
+    stopped_shim: ShimProcess, tmp_path: Path, at: int | None, damage: bytes
 ) -> None:
-    """A damaged header, damaged pages, the half of a file: status 3, its name and the ways out; no traceback."""
+    """A damaged header, damaged pages, or half a file: status 3 with its name; no traceback."""
     file = tmp_path / "shim.sqlite3"
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2] if at is None else data[:at] + damage + data[at + len(damage) :])
-    status, told = stopped.refused()
+    status, output = stopped_shim.refused()
 
     assert status == 3
-    assert f"database {file} is damaged" in told
-    assert "backup" in told
-    assert "--port" not in told
-    assert "Traceback" not in told
+    assert f"database {file} is damaged" in output
+    assert "backup" in output
+    assert "--port" not in output
+    assert "Traceback" not in output
 
 
-def test_a_row_that_cannot_be_read_is_damage_too(stopped: ShimProcess, tmp_path: Path) -> None:
-    """A job whose text is no JSON any more: the sentence names the file and the row."""
+def test_a_row_that_cannot_be_parsed_is_damage(stopped_shim: ShimProcess, tmp_path: Path) -> None:
+    """A job whose text is not JSON: the error names the file and the row."""
     file = tmp_path / "shim.sqlite3"
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE jobs SET phase = 'sent', asked = '{\"half\": ' WHERE rowid = 3")
         [row_id] = database.execute("SELECT id FROM jobs WHERE rowid = 3").fetchone()
-    status, told = stopped.refused()
+    status, output = stopped_shim.refused()
 
     assert status == 3
-    assert str(file) in told
-    assert row_id in told
-    assert "Traceback" not in told
+    assert str(file) in output
+    assert row_id in output
+    assert "Traceback" not in output

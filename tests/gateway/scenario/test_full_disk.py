@@ -1,4 +1,4 @@
-"""A full disk: calls are answered 507 with what to do, and jobs under way are stored once there is space again."""
+"""A full disk: calls get 507 with the remedy, and running jobs are stored when there is space again."""
 
 from __future__ import annotations
 
@@ -13,32 +13,13 @@ import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, noise, pictured, png
+from simulators.runpod.scripted_worker import Body, noise, png
 from simulators.waiting import until
 from tests.needs import small_disk
 
 pytestmark = pytest.mark.slow
 AUTH = (KEY, SECRET)
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64}
-
-
-@pytest.fixture
-def may_answer() -> threading.Event:
-    """Set once the endpoint may answer its jobs."""
-    return threading.Event()
-
-
-@pytest.fixture
-def platform(may_answer: threading.Event) -> Iterator[RunPodPlatform]:
-    """An endpoint that holds its jobs until then."""
-
-    def answer(job: Body) -> Body:
-        assert may_answer.wait(60)
-        return pictured(job)
-
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, threads=4):
-        yield platform
-        may_answer.set()
 
 
 @pytest.fixture
@@ -50,7 +31,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def shim(platform: RunPodPlatform, disk: Path) -> Iterator[ShimProcess]:
-    """A shim whose folder is on it."""
+    """A shim whose folder is on that disk."""
     with ShimProcess(platform.client_env(), disk / "shim") as shim:
         yield shim
 
@@ -66,14 +47,14 @@ def generate(shim: ShimProcess, seed: int) -> requests.Response:
 
 
 def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
-    """Return how a job stands."""
-    answer = requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return answer.json()["job"]
+    """Return a job's record."""
+    response = requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30)
+    assert response.status_code == 200, response.text
+    return response.json()["job"]
 
 
 def fill(disk: Path) -> Path:
-    """Leave no byte free; return the file that takes them."""
+    """Fill the disk; return the file that does."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (65_536, 1):
@@ -85,10 +66,10 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_jobs_under_way_outlast_a_full_disk(
-    shim: ShimProcess, platform: RunPodPlatform, disk: Path, may_answer: threading.Event
+def test_running_jobs_survive_a_full_disk(
+    shim: ShimProcess, platform: RunPodPlatform, disk: Path, released: threading.Event
 ) -> None:
-    """They end well once there is space, without a restart, each once; no call during it is a bug or a lost job."""
+    """They succeed once there is space, without a restart, each once; no call meanwhile is a bug or loses a job."""
     ids = [generate(shim, seed).json()["job"]["jobId"] for seed in range(4)]
     assert until(lambda: platform.submissions == 4)
     upload = call(shim, "/uploads", {"fileName": "a.png", "parts": 1}).json()["upload"]
@@ -101,16 +82,16 @@ def test_jobs_under_way_outlast_a_full_disk(
         call(shim, "/uploads", {"fileName": "b.png"}),
         requests.put(upload["parts"][0]["url"], data=noise(500, 500), timeout=30),
     ]
-    may_answer.set()
+    released.set()
     assert until(lambda: "could not be stored, will retry" in shim.log)
     during = [job(shim, job_id) for job_id in ids]
     filler.unlink()
 
     assert until(lambda: all(job(shim, job_id)["status"] == "success" for job_id in ids), 60)
-    for answer in refused:
-        assert answer.status_code == 507, answer.text
-        assert "free disk space" in answer.json()["reason"]
-        assert answer.headers["x-should-retry"] == "false"
+    for response in refused:
+        assert response.status_code == 507, response.text
+        assert "free disk space" in response.json()["reason"]
+        assert response.headers["x-should-retry"] == "false"
     for each in during:
         assert each["status"] != "failure"
     for job_id in ids:
@@ -123,11 +104,11 @@ def test_jobs_under_way_outlast_a_full_disk(
     assert call(shim, "/assets", {"name": "a.png", "image": base64.b64encode(png()).decode()}).status_code == 200
 
 
-def test_a_job_that_was_not_sent_yet_is_sent_once_there_is_space(
-    shim: ShimProcess, platform: RunPodPlatform, disk: Path, may_answer: threading.Event
+def test_a_job_that_was_not_sent_is_sent_once_there_is_space(
+    shim: ShimProcess, platform: RunPodPlatform, disk: Path, released: threading.Event
 ) -> None:
-    """Acknowledged while the endpoint was away, then the disk was full: it is sent once, and ends well."""
-    may_answer.set()
+    """It was acknowledged while the endpoint was unreachable, then the disk was full. It is sent once and succeeds."""
+    released.set()
     platform.faults.outage(60, 429)
     job_id = generate(shim, 1).json()["job"]["jobId"]
     filler = fill(disk)

@@ -1,4 +1,4 @@
-"""Callers of Scenario, unchanged, through four processes: shim, platform stand-in, real worker, ComfyUI."""
+"""Unchanged callers of Scenario with four processes: shim, simulated platform, real worker, simulated ComfyUI."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ KNIGHT = (ROOT / "examples" / "knight.png").read_bytes()
 
 
 @dataclass(frozen=True)
-class HttpScene:
-    """The shim, and what stands behind it."""
+class ShimSetup:
+    """The shim and its platform."""
 
     shim: ShimProcess
     stage: Stage
 
     def sdk(self, *, strict: bool = False, key: str = KEY, secret: str = SECRET, max_retries: int = 2) -> Scenario:
-        """Return the official SDK's client, which knows nothing but another address."""
+        """Return the official SDK's client with only its base URL changed."""
         return Scenario(
             api_key=key,
             api_secret=secret,
@@ -54,25 +54,25 @@ class HttpScene:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Iterator[HttpScene]:
-    """One of each for all tests of this file."""
+def setup() -> Iterator[ShimSetup]:
+    """The servers, shared by all tests of this file."""
     with (
         tempfile.TemporaryDirectory() as folder,
         staged(step_s=0.02) as stage,
         ShimProcess(stage.platform.client_env(), Path(folder)) as shim,
     ):
-        yield HttpScene(shim, stage)
+        yield ShimSetup(shim, stage)
 
 
 @pytest.fixture(params=[False, True], ids=["lax", "strict"])
-def sdk(request: pytest.FixtureRequest, scene: HttpScene) -> Iterator[Scenario]:
+def sdk(request: pytest.FixtureRequest, setup: ShimSetup) -> Iterator[Scenario]:
     """The SDK, as callers have it, and with its strict validation of answers."""
-    with scene.sdk(strict=request.param) as sdk:
+    with setup.sdk(strict=request.param) as sdk:
         yield sdk
 
 
-def ended(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - the SDK's
-    """Return a job once it has ended."""
+def await_end(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - the SDK's
+    """Return a job when it has ended."""
     seen: list[Any] = []
 
     def is_final() -> bool:
@@ -84,34 +84,34 @@ def ended(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - the SDK's
 
 
 def pixels(url: str) -> Image.Image:
-    """Return the picture at an address, which is asked for without a key."""
-    answer = requests.get(url, timeout=10)
-    assert answer.status_code == 200
-    return Image.open(io.BytesIO(answer.content))
+    """Return the image at a URL, requested without a key."""
+    response = requests.get(url, timeout=10)
+    assert response.status_code == 200
+    return Image.open(io.BytesIO(response.content))
 
 
-def test_a_prompt_becomes_pictures(scene: HttpScene, sdk: Scenario) -> None:
-    """txt2img: run_model, poll, retrieve the assets, download them; one job at the endpoint."""
-    before = scene.stage.platform.submissions
-    answer = sdk.generate.run_model(MODEL, body={**SMALL, "numOutputs": 2, "seed": 7})
-    job = ended(sdk, answer.job.job_id)
+def test_txt2img(setup: ShimSetup, sdk: Scenario) -> None:
+    """run_model, poll, retrieve the assets, download them; one job at the endpoint."""
+    before = setup.stage.platform.submissions
+    response = sdk.generate.run_model(MODEL, body={**SMALL, "numOutputs": 2, "seed": 7})
+    job = await_end(sdk, response.job.job_id)
     assets = [sdk.assets.retrieve(each).asset for each in job.metadata.asset_ids]
 
-    assert answer.creative_units_cost is not None
-    assert answer.creative_units_cost > 0
+    assert response.creative_units_cost is not None
+    assert response.creative_units_cost > 0
     assert job.status == "success", job
     assert job.progress == 1
     assert [pixels(asset.url).size for asset in assets] == [(64, 64), (64, 64)]
     assert [asset.metadata.seed for asset in assets] == ["7", "8"]
     assert {entry.status for entry in job.status_history} >= {"queued", "success"}
-    assert scene.stage.platform.submissions == before + 1
+    assert setup.stage.platform.submissions == before + 1
 
 
-def test_an_upload_becomes_another_picture(sdk: Scenario) -> None:
-    """img2img: upload an asset, start from it by its id, download the result."""
+def test_img2img(sdk: Scenario) -> None:
+    """Upload an asset, use its id as the input, download the result."""
     asset = sdk.assets.upload(name="knight.png", image=base64.b64encode(KNIGHT).decode()).asset
-    answer = sdk.generate.run_model(MODEL, body={**SMALL, "image": asset.id, "strength": 0.5, "seed": 3})
-    job = ended(sdk, answer.job.job_id)
+    response = sdk.generate.run_model(MODEL, body={**SMALL, "image": asset.id, "strength": 0.5, "seed": 3})
+    job = await_end(sdk, response.job.job_id)
 
     assert hashlib.sha256(requests.get(asset.url, timeout=10).content).digest() == hashlib.sha256(KNIGHT).digest()
     assert job.status == "success", job
@@ -119,8 +119,8 @@ def test_an_upload_becomes_another_picture(sdk: Scenario) -> None:
     assert dict(job.metadata.input)["image"] == asset.id
 
 
-def test_a_large_upload_comes_in_parts(sdk: Scenario) -> None:
-    """Multipart: create, put each part without a key, complete, and the asset is the picture."""
+def test_a_multipart_upload(sdk: Scenario) -> None:
+    """Create it, put each part without a key, complete it; the asset is the image."""
     half = len(KNIGHT) // 2
     made = sdk.uploads.create(
         file_name="knight.png", content_type="image/png", kind="image", parts=2, file_size=len(KNIGHT)
@@ -136,9 +136,9 @@ def test_a_large_upload_comes_in_parts(sdk: Scenario) -> None:
     assert requests.get(sdk.assets.retrieve(upload.entity_id).asset.url, timeout=10).content == KNIGHT
 
 
-def test_assets_are_listed_fetched_and_deleted(scene: HttpScene) -> None:
-    """The list has pages, get-bulk leaves out what is not there, a deleted asset is gone."""
-    with scene.sdk(strict=True, key=OTHER_KEY, secret=OTHER_SECRET) as sdk:
+def test_assets_are_listed_fetched_and_deleted(setup: ShimSetup) -> None:
+    """The list has pages, get-bulk omits unknown ids, and a deleted asset does not exist."""
+    with setup.sdk(strict=True, key=OTHER_KEY, secret=OTHER_SECRET) as sdk:
         image = base64.b64encode(KNIGHT).decode()
         ids = [sdk.assets.upload(name=f"{number}.png", image=image).asset.id for number in range(5)]
 
@@ -152,37 +152,40 @@ def test_assets_are_listed_fetched_and_deleted(scene: HttpScene) -> None:
             sdk.assets.retrieve(ids[0])
 
 
-def test_a_job_is_cancelled(scene: HttpScene, sdk: Scenario) -> None:
-    """Cancel ends the job at the endpoint too, and it reads `canceled`."""
-    answer = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 100, "numOutputs": 4})
-    job_id = answer.job.job_id
+def test_a_job_is_cancelled(setup: ShimSetup, sdk: Scenario) -> None:
+    """Cancelling also cancels the job at the endpoint, and its status is `canceled`."""
+    response = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 100, "numOutputs": 4})
+    job_id = response.job.job_id
     assert until(lambda: sdk.jobs.retrieve(job_id).job.status == "in-progress", 60)
 
     assert sdk.jobs.trigger_action(job_id, action="cancel").job.job_id == job_id
-    assert ended(sdk, job_id).status == "canceled"
-    simulator = scene.stage.simulator
+    assert await_end(sdk, job_id).status == "canceled"
+    simulator = setup.stage.simulator
     assert simulator is not None
     assert until(lambda: not requests.get(f"{simulator.url}/queue", timeout=5).json()["queue_running"])
 
 
-def test_a_dry_run_costs_nothing(scene: HttpScene) -> None:
-    """`dryRun` answers 269 with units and money, without a job."""
-    before = scene.stage.platform.submissions
-    with scene.sdk() as sdk:
-        answer = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 28}, dry_run="true")
+def test_a_dry_run_costs_nothing(setup: ShimSetup) -> None:
+    """`dryRun` returns status 269 with units and price, without a job."""
+    before = setup.stage.platform.submissions
+    with setup.sdk() as sdk:
+        response = sdk.generate.run_model(MODEL, body={**SMALL, "numInferenceSteps": 28}, dry_run="true")
         raw = sdk.generate.with_raw_response.run_model(MODEL, body=SMALL, dry_run="true")
 
-    assert answer.creative_units_cost is not None
-    assert answer.creative_units_cost > 0
+    assert response.creative_units_cost is not None
+    assert response.creative_units_cost > 0
     assert "job" not in raw.http_response.json()
     assert raw.http_response.status_code == 269
     assert raw.http_response.json()["estimatedUsd"] > 0
-    assert scene.stage.platform.submissions == before
+    assert setup.stage.platform.submissions == before
 
 
-def test_errors_are_scenario_s(scene: HttpScene) -> None:
-    """400 names every fault, 401 the key, 404 what is not there; each has a reason, and is not repeated."""
-    with scene.sdk() as sdk, scene.sdk(secret=OTHER_SECRET) as stranger:
+def test_errors_have_scenario_s_format(setup: ShimSetup) -> None:
+    """400 lists every fault, 401 is about the key, 404 about the id.
+
+    Each has a reason, and is not retried by the SDK.
+    """
+    with setup.sdk() as sdk, setup.sdk(secret=OTHER_SECRET) as stranger:
         with pytest.raises(BadRequestError) as bad:
             sdk.generate.run_model(MODEL, body={"prompt": "", "guidance": 99, "mask": "x"})
         with pytest.raises(AuthenticationError) as unknown:
@@ -199,11 +202,11 @@ def test_errors_are_scenario_s(scene: HttpScene) -> None:
     assert MODEL in str(no_model.value.body)
 
 
-def test_a_key_that_calls_too_often_is_told_when_to_go_on(scene: HttpScene, tmp_path: Path) -> None:
-    """429 has Retry-After and remainingSeconds; another key is not held up."""
-    limits = {**scene.stage.platform.client_env(), "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}
+def test_a_key_over_its_limit_gets_429(setup: ShimSetup, tmp_path: Path) -> None:
+    """It has Retry-After and remainingSeconds; another key is not affected."""
+    limits = {**setup.stage.platform.client_env(), "SCENARIO_SHIM_REQUESTS_PER_MINUTE": "3"}
     with ShimProcess(limits, tmp_path) as shim:
-        limited = HttpScene(shim, scene.stage)
+        limited = ShimSetup(shim, setup.stage)
         with limited.sdk(max_retries=0) as sdk, limited.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
             for _ in range(3):
                 sdk.jobs.list()
@@ -215,11 +218,11 @@ def test_a_key_that_calls_too_often_is_told_when_to_go_on(scene: HttpScene, tmp_
     assert refused.value.response.json()["remainingSeconds"] >= 1
 
 
-def test_a_key_sees_its_own_alone(scene: HttpScene) -> None:
-    """Jobs, assets and uploads of one key are not there for another, whatever the call."""
-    with scene.sdk() as sdk, scene.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
+def test_a_key_only_sees_its_own_objects(setup: ShimSetup) -> None:
+    """Jobs, assets and uploads of one key do not exist for another, in any call."""
+    with setup.sdk() as sdk, setup.sdk(key=OTHER_KEY, secret=OTHER_SECRET) as other:
         job_id = sdk.generate.run_model(MODEL, body=SMALL).job.job_id
-        asset_id = ended(sdk, job_id).metadata.asset_ids[0]
+        asset_id = await_end(sdk, job_id).metadata.asset_ids[0]
         upload_id = sdk.uploads.create(file_name="a.png", content_type="image/png", kind="image", parts=1).upload.id
         asks: list[Callable[[], object]] = [
             lambda: other.jobs.retrieve(job_id),
@@ -238,40 +241,43 @@ def test_a_key_sees_its_own_alone(scene: HttpScene) -> None:
         assert sdk.assets.retrieve(asset_id).asset.id == asset_id
 
 
-def test_the_classic_and_the_oldest_route(scene: HttpScene) -> None:
-    """txt2img with `modelId` in the body, and inferences with `parameters`, give the same kind of job."""
-    with scene.sdk() as sdk:
+def test_the_classic_and_the_oldest_route(setup: ShimSetup) -> None:
+    """txt2img with `modelId` in the body, and inferences with `parameters`, create the same kind of job."""
+    with setup.sdk() as sdk:
         classic: Any = sdk.post("/generate/txt2img", cast_to=object, body={**SMALL, "modelId": "flux.1-dev"})
         oldest: Any = sdk.post(
             "/models/flux.1-dev/inferences", cast_to=object, body={"parameters": {**SMALL, "type": "txt2img"}}
         )
-        for answer in (classic, oldest):
-            assert ended(sdk, answer["job"]["jobId"]).status == "success"
+        for response in (classic, oldest):
+            assert await_end(sdk, response["job"]["jobId"]).status == "success"
         inference_id = oldest["inference"]["id"]
-        told: Any = sdk.get(f"/models/flux.1-dev/inferences/{inference_id}", cast_to=object)
+        shown: Any = sdk.get(f"/models/flux.1-dev/inferences/{inference_id}", cast_to=object)
 
-    assert told["inference"]["status"] == "succeeded"
-    assert pixels(told["inference"]["images"][0]["url"]).size == (64, 64)
+    assert shown["inference"]["status"] == "succeeded"
+    assert pixels(shown["inference"]["images"][0]["url"]).size == (64, 64)
 
 
-def test_a_route_that_is_not_here_says_what_to_do(scene: HttpScene) -> None:
-    """501 names the call and what to use in its place; a wrong method is 405."""
+def test_an_unsupported_route_has_the_remedy(setup: ShimSetup) -> None:
+    """501 names the call and its replacement; a wrong method is 405."""
     auth = (KEY, SECRET)
     for prefix in ("", "/v1"):
-        answer = requests.post(f"{scene.shim.url}{prefix}/generate/remove-background", json={}, auth=auth, timeout=5)
-        assert answer.status_code == 501
-        assert "is not supported" in answer.json()["reason"]
-        assert "upload the image there" in answer.json()["reason"]
-    wrong = requests.delete(f"{scene.shim.base_url}/jobs", auth=auth, timeout=5)
+        response = requests.post(f"{setup.shim.url}{prefix}/generate/remove-background", json={}, auth=auth, timeout=5)
+        assert response.status_code == 501
+        assert "is not supported" in response.json()["reason"]
+        assert "upload the image there" in response.json()["reason"]
+    wrong = requests.delete(f"{setup.shim.base_url}/jobs", auth=auth, timeout=5)
     assert wrong.status_code == 405
     assert wrong.json()["reason"]
 
 
-def test_models_are_listed_by_what_is_asked_for(scene: HttpScene, tmp_path: Path) -> None:
-    """Public ones are Flux.1-dev's ids, private ones the LoRAs of the table; pages and get-bulk work, also by SDK."""
+def test_models_are_listed_by_privacy(setup: ShimSetup, tmp_path: Path) -> None:
+    """Public ones are Flux.1-dev's ids, private ones the configured LoRAs.
+
+    Pages and get-bulk work, also with the SDK.
+    """
     loras = {"SCENARIO_SHIM_LORAS": '{"model_knight": "knight.safetensors"}'}
-    with ShimProcess({**scene.stage.platform.client_env(), **loras}, tmp_path) as shim:
-        with HttpScene(shim, scene.stage).sdk(strict=True) as sdk:
+    with ShimProcess({**setup.stage.platform.client_env(), **loras}, tmp_path) as shim:
+        with ShimSetup(shim, setup.stage).sdk(strict=True) as sdk:
             public = [model.id for model in sdk.models.list(privacy="public")]
             private = [model.id for model in sdk.models.list(privacy="private")]
             paged = [model.id for model in sdk.models.list(page_size=1)]
@@ -288,11 +294,11 @@ def test_models_are_listed_by_what_is_asked_for(scene: HttpScene, tmp_path: Path
     assert wrong.status_code == 400
 
 
-def test_a_model_s_jobs_are_listed_in_the_oldest_way(scene: HttpScene) -> None:
-    """GET /models/{id}/inferences has this key's jobs of that model, and of no other."""
-    with scene.sdk() as sdk:
+def test_a_model_s_jobs_are_listed_by_the_oldest_route(setup: ShimSetup) -> None:
+    """GET /models/{id}/inferences lists this key's jobs of that model only."""
+    with setup.sdk() as sdk:
         job_id = sdk.generate.run_model("flux.1-dev", body=SMALL).job.job_id
-    auth, url = (KEY, SECRET), f"{scene.shim.base_url}/models"
+    auth, url = (KEY, SECRET), f"{setup.shim.base_url}/models"
     listed = requests.get(f"{url}/flux.1-dev/inferences?pageSize=1", auth=auth, timeout=5).json()
     others = requests.get(f"{url}/flux.1-dev/inferences", auth=(OTHER_KEY, OTHER_SECRET), timeout=5).json()
 
@@ -304,40 +310,40 @@ def test_a_model_s_jobs_are_listed_in_the_oldest_way(scene: HttpScene) -> None:
 @pytest.mark.parametrize(
     "path", ["/assets/asset_q9GpkRcHwTx7bLJ2mVz3nFd8", "/assets/get-bulk", "/jobs/job_q9GpkRcHwTx7"]
 )
-def test_an_id_of_scenario_s_is_told_what_to_do(scene: HttpScene, path: str) -> None:
-    """404 says that the id is not the shim's, and how a picture is brought along; get-bulk leaves it out."""
+def test_an_id_of_scenario_is_404_with_the_remedy(setup: ShimSetup, path: str) -> None:
+    """The error says that the id is not the shim's, and how to send the image; get-bulk omits it."""
     auth = (KEY, SECRET)
     if path.endswith("get-bulk"):
         body = {"assetIds": ["asset_q9GpkRcHwTx7bLJ2mVz3nFd8"]}
-        assert requests.post(scene.shim.base_url + path, json=body, auth=auth, timeout=5).json() == {"assets": []}
+        assert requests.post(setup.shim.base_url + path, json=body, auth=auth, timeout=5).json() == {"assets": []}
         return
-    answer = requests.get(scene.shim.base_url + path, auth=auth, timeout=5)
-    reason = answer.json()["reason"]
+    response = requests.get(setup.shim.base_url + path, auth=auth, timeout=5)
+    reason = response.json()["reason"]
 
-    assert answer.status_code == 404
+    assert response.status_code == 404
     assert "Scenario" in reason
     assert "POST /assets" in reason or "Poll a job of Scenario at Scenario" in reason
 
 
-def test_a_multipart_upload_is_told_what_to_send(scene: HttpScene) -> None:
-    """An old page of Scenario's shows multipart: 400 says which JSON goes in its place."""
+def test_a_form_upload_is_400_with_the_remedy(setup: ShimSetup) -> None:
+    """An old page of Scenario documents multipart/form-data: the error has the JSON to send instead."""
     files = {"file": ("knight.png", KNIGHT, "image/png")}
-    answer = requests.post(f"{scene.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)
+    response = requests.post(f"{setup.shim.base_url}/assets", files=files, auth=(KEY, SECRET), timeout=5)
 
-    assert answer.status_code == 400
-    assert '"image"' in answer.json()["reason"]
-    assert "base64" in answer.json()["reason"]
+    assert response.status_code == 400
+    assert '"image"' in response.json()["reason"]
+    assert "base64" in response.json()["reason"]
 
 
-def test_curl_goes_through(scene: HttpScene, tmp_path: Path) -> None:
-    """What the docs of Scenario show with curl: generate, poll, the asset, its bytes."""
+def test_curl_works(setup: ShimSetup, tmp_path: Path) -> None:
+    """The calls that Scenario's docs show with curl: generate, poll, the asset, its bytes."""
     programs("curl")
 
     def curl(*arguments: str) -> bytes:
         return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], check=True, capture_output=True).stdout  # noqa: S607 - Debian's
 
     body = json.dumps({**SMALL, "modelId": "flux.1-dev", "numSamples": 1})
-    base, user = scene.shim.base_url, ["-u", f"{KEY}:{SECRET}"]
+    base, user = setup.shim.base_url, ["-u", f"{KEY}:{SECRET}"]
     job_id = json.loads(curl(*user, f"{base}/generate/txt2img", "-H", "Content-Type: application/json", "-d", body))[
         "job"
     ]["jobId"]
@@ -353,9 +359,9 @@ def test_curl_goes_through(scene: HttpScene, tmp_path: Path) -> None:
     assert Image.open(io.BytesIO((tmp_path / "knight.png").read_bytes())).size == (64, 64)
 
 
-def test_a_picture_s_address_is_signed(scene: HttpScene) -> None:
-    """Nobody changes what an address leads to or when it ends; another format may be asked for."""
-    with scene.sdk() as sdk:
+def test_an_image_url_is_signed(setup: ShimSetup) -> None:
+    """Its path and expiry cannot be changed; the format can."""
+    with setup.sdk() as sdk:
         url = sdk.assets.upload(name="a.png", image=base64.b64encode(KNIGHT).decode()).asset.url
         webp = sdk.assets.download.request(sdk.assets.list(page_size=1).assets[0].id, target_format="webp")
 
@@ -365,10 +371,10 @@ def test_a_picture_s_address_is_signed(scene: HttpScene) -> None:
     assert Image.open(io.BytesIO(requests.get(webp.url, timeout=5).content)).format == "WEBP"
 
 
-def test_nothing_secret_is_logged(scene: HttpScene) -> None:
-    """Neither a key nor a signature stands in the log of the tests above."""
-    log = scene.shim.log
+def test_nothing_secret_is_logged(setup: ShimSetup) -> None:
+    """The log of the tests above contains neither a key nor a signature."""
+    log = setup.shim.log
 
     assert "401" in log
-    for secret in (SECRET, OTHER_SECRET, KEY, "Signature", scene.stage.platform.api_key):
+    for secret in (SECRET, OTHER_SECRET, KEY, "Signature", setup.stage.platform.api_key):
         assert secret not in log

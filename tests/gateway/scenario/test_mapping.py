@@ -1,4 +1,4 @@
-"""From Scenario's fields to a request: by example, and for every field of every route."""
+"""Mapping of Scenario's fields to a request: by examples, and for every field of every route."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = [*ROUTES, INFERENCES]
 
 
 def mapped(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> MappedCall:  # noqa: ANN401 - any JSON value
-    """Return a call with a prompt and what the test gives."""
+    """Return the mapped call with a prompt and the test's fields."""
     return map_call(name, {"prompt": "a knight", **body}, model_id, LORAS)
 
 
@@ -33,14 +33,14 @@ def mapped(name: str = "custom", model_id: str | None = MODEL, **body: Any) -> M
         ("txt2img", {"width": 512, "height": 512, "steps": 30, "guidance": 3.5, "num_images": 1}),
     ],
 )
-def test_what_is_absent_is_scenario_s_default(name: str, expected: Mapping[str, object]) -> None:
-    """A call with a prompt alone gets the defaults of its own route (docs/reference/scenario.md#route-b)."""
+def test_missing_fields_have_scenario_s_defaults(name: str, expected: Mapping[str, object]) -> None:
+    """A call with only a prompt gets the defaults of its own route (docs/reference/scenario.md#route-b)."""
     assert expected.items() <= mapped(name).input.items()
 
 
 @pytest.mark.parametrize(("name", "strength"), [("custom", 0.8), ("img2img", 0.75)])
-def test_a_picture_keeps_its_own_size(name: str, strength: float) -> None:
-    """img2img without a size leaves it to the picture, with the route's own strength."""
+def test_an_image_keeps_its_own_size(name: str, strength: float) -> None:
+    """img2img without a size uses the image's size, and the route's own strength."""
     call = mapped(name, image="asset_1")
 
     assert call.task == "img2img"
@@ -76,8 +76,8 @@ def test_a_picture_keeps_its_own_size(name: str, strength: float) -> None:
         ({"numSamples": "2", "numInferenceSteps": "12"}, {"num_images": 2, "steps": 12}),
     ],
 )
-def test_both_families_of_names_are_understood(body: dict[str, Any], expected: Mapping[str, object]) -> None:
-    """A field becomes what it means; null is absent; a size is rounded to 16."""
+def test_both_families_of_names_are_accepted(body: dict[str, Any], expected: Mapping[str, object]) -> None:
+    """Each field is mapped; null counts as missing; a size is rounded to 16."""
     assert expected.items() <= mapped(**body).input.items()
 
 
@@ -95,8 +95,8 @@ def test_both_families_of_names_are_understood(body: dict[str, Any], expected: M
         ({"strength": 0.5}, "the request has no image"),
     ],
 )
-def test_what_is_not_honoured_is_noted_or_refused(body: dict[str, Any], word: str) -> None:
-    """A lax shim says it in the job; a strict one refuses the call and names the field."""
+def test_an_ignored_field_is_recorded_or_rejected(body: dict[str, Any], word: str) -> None:
+    """A lax shim records it in the job; a strict one rejects the call and names the field."""
     [note] = mapped(**body).notes
 
     assert word in note
@@ -106,12 +106,12 @@ def test_what_is_not_honoured_is_noted_or_refused(body: dict[str, Any], word: st
 
 @pytest.mark.parametrize("seed", [-1, "-1", -1.0, None])
 def test_a_seed_of_minus_one_is_random(seed: object) -> None:
-    """The shim chooses it then, as for a call without a seed."""
+    """The shim chooses it, as for a call without a seed."""
     assert "seed" not in mapped(seed=seed).input
 
 
 def test_many_unknown_keys_are_counted() -> None:
-    """Twenty are named, and a job shows nothing of what is longer than a call."""
+    """Twenty are named; long values are not in the job's record."""
     call = mapped(**{f"key{number}": "x" * 100 for number in range(1000)})
 
     assert len(call.notes) == 21
@@ -121,8 +121,8 @@ def test_many_unknown_keys_are_counted() -> None:
 
 
 @pytest.mark.parametrize("field", ["controlImage", "mask", "maskId", "ipAdapterImageIds"])
-def test_what_would_make_another_picture_is_refused(field: str) -> None:
-    """Nobody pays for a picture without the control, mask or reference that was asked for; `false` asks for nothing."""
+def test_a_field_that_would_change_the_image_is_rejected(field: str) -> None:
+    """An image without the requested control, mask or reference is not generated; `false` requests nothing."""
     with pytest.raises(ShimError, match=field) as refused:
         mapped(**{field: "asset_1"})
 
@@ -147,8 +147,8 @@ def test_what_would_make_another_picture_is_refused(field: str) -> None:
         ({"numSamples": 1, "numOutputs": 2}, ("differ",)),
     ],
 )
-def test_all_faults_are_named_at_once(body: dict[str, Any], words: tuple[str, ...]) -> None:
-    """A call that is wrong is told everything that is, with what would be right."""
+def test_all_faults_are_reported_at_once(body: dict[str, Any], words: tuple[str, ...]) -> None:
+    """The error of an invalid call lists every fault with the remedy."""
     with pytest.raises(ShimError) as refused:
         mapped(**body)
 
@@ -157,8 +157,8 @@ def test_all_faults_are_named_at_once(body: dict[str, Any], words: tuple[str, ..
 
 
 @pytest.mark.parametrize(("model_id", "status"), [("model_sdxl", 404), (None, 400)])
-def test_a_model_that_is_not_here_is_named(model_id: str | None, status: int) -> None:
-    """Another model is 404, none is 400, and both say which there are."""
+def test_an_unknown_model_is_reported(model_id: str | None, status: int) -> None:
+    """An unknown model is 404, a missing one 400, and both errors list the existing ones."""
     with pytest.raises(ShimError, match=MODEL) as refused:
         map_call("txt2img", {"prompt": "x"}, model_id, LORAS)
 
@@ -166,7 +166,7 @@ def test_a_model_that_is_not_here_is_named(model_id: str | None, status: int) ->
 
 
 def test_the_oldest_route_is_txt2img_or_img2img() -> None:
-    """`parameters` are the fields, and their `type` the task."""
+    """`parameters` has the fields, and their `type` is the task."""
     call = map_call(
         INFERENCES, {"parameters": {"type": "img2img", "prompt": "x", "imageId": "asset_1"}}, "flux.1-dev", LORAS
     )
@@ -174,7 +174,7 @@ def test_the_oldest_route_is_txt2img_or_img2img() -> None:
     assert (call.task, call.picture, call.job_type) == ("img2img", "asset_1", "inference")
 
 
-# --- whatever the body
+# --- random bodies
 
 _VALUES = st.one_of(
     st.none(),
@@ -201,14 +201,14 @@ _BODIES = st.fixed_dictionaries(
     is_strict=st.booleans(),
     model=st.sampled_from([MODEL, None, "model_ink"]),
 )
-def test_every_body_is_a_request_or_refused(
+def test_every_body_is_a_request_or_rejected(
     workflows: Mapping[str, Workflow],
     body: Any,  # noqa: ANN401 - any JSON value
     name: str,
     is_strict: bool,
     model: str | None,
 ) -> None:
-    """Whatever comes is a request that the endpoint takes, or the caller's error; nothing is lost in silence."""
+    """Any body becomes a valid request or an error of the caller; no field is dropped silently."""
     body = {"parameters": body} if name == INFERENCES else body
     try:
         call = map_call(name, body, model, LORAS, is_strict=is_strict)
@@ -219,15 +219,15 @@ def test_every_body_is_a_request_or_refused(
     picture = {"image": "https://a.example/x.png"} if call.picture is not None else {}
     read_request({**call.input, **picture}, workflows)
     given_fields = body["parameters"] if name == INFERENCES else body
-    told = " ".join(call.notes)
+    notes = " ".join(call.notes)
     for field, value in given_fields.items():
         known = ROUTES[call.task if name == INFERENCES else name].fields.get(field)
         is_honoured = value in (None, False, "", []) or (known is not None and bool(known.becomes)) or field == "type"
-        assert is_honoured or field in told
+        assert is_honoured or field in notes
 
 
-def test_every_field_says_what_becomes_of_it() -> None:
-    """Each field of each table is honoured or says why not, never both."""
+def test_every_field_is_honoured_or_has_a_reason() -> None:
+    """Each field of each table is honoured or has a reason why not, never both."""
     for route in ROUTES.values():
         for field in route.fields.values():
             assert bool(field.becomes) != bool(field.why_not)
@@ -264,7 +264,7 @@ _TWO_VALUES: Mapping[str, tuple[object, object]] = {
     [(route.name, name) for route in ROUTES.values() for name, field in route.fields.items() if field.becomes],
 )
 def test_every_supported_field_changes_the_request(name: str, field: str) -> None:
-    """A row of the table without code in mapping.py fails here: two values of a field make two different requests."""
+    """Two values of a field result in two different requests. A row of the table without code in mapping.py fails."""
     others: dict[str, object] = {"negativePrompt": "snow", "negativePromptStrength": 3, "loras": ["model_ink"]}
     if ROUTES[name].fields["image"].becomes and not field.startswith("image"):
         others["image"] = "asset_0"

@@ -1,4 +1,4 @@
-"""Which requests a shim without keys takes: those of this machine's programs and of its own page."""
+"""Requests that a shim without keys accepts: those of programs on this machine and of its own page."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HERE = "127.0.0.1:8189"
         ("POST", {"host": "shim.example", "origin": "https://shim.example"}),
     ],
 )
-def test_programs_and_the_own_page_are_let_in(method: str, headers: dict[str, str]) -> None:
-    """Loopback names, the configured address, and a link from another page, which can read nothing."""
+def test_local_programs_and_the_own_page_are_accepted(method: str, headers: dict[str, str]) -> None:
+    """Loopback names, the configured address, and links from other pages, which cannot read the response."""
     assert refusal(method, headers, "https://shim.example") == ""
 
 
@@ -43,8 +43,8 @@ def test_programs_and_the_own_page_are_let_in(method: str, headers: dict[str, st
         ("DELETE", {"host": HERE, "sec-fetch-site": "same-site"}),
     ],
 )
-def test_other_pages_are_refused(method: str, headers: dict[str, str]) -> None:
-    """Another origin, a rebound name, another port of this machine."""
+def test_other_pages_are_rejected(method: str, headers: dict[str, str]) -> None:
+    """Another origin, a rebound name, and another port of this machine."""
     assert "--insecure-local" in refusal(method, headers)
 
 
@@ -61,6 +61,6 @@ def test_other_pages_are_refused(method: str, headers: dict[str, str]) -> None:
         ("", False),
     ],
 )
-def test_what_counts_as_json(content_type: str, *, expected: bool) -> None:
-    """What a page of another origin may send without asking first is none."""
+def test_content_types_of_json(content_type: str, *, expected: bool) -> None:
+    """Types that a page of another origin may send without a preflight request are not accepted as JSON."""
     assert is_json(content_type) == expected

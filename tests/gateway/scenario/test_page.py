@@ -1,4 +1,4 @@
-"""The page at `/` in a real browser: it makes pictures, shows them, and says what went wrong."""
+"""The page at `/` in a real browser: it generates images, shows them, and shows errors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 WAIT_MS = 20_000
 
 
-def answer(job: Body) -> Body:
-    """Make a picture; fail where the prompt says so."""
+def respond(job: Body) -> Body:
+    """Return an image, or an error if the prompt requests it."""
     if "fails" in job["input"]["prompt"]:
         return {
             "error": '{"code": "out_of_memory", "message": "The GPU was full. Request a smaller size.", "details": {}}'
@@ -39,20 +39,13 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def platform() -> Iterator[RunPodPlatform]:
     """An endpoint."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, respond):
         yield platform
-
-
-@pytest.fixture
-def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim that has nothing yet."""
-    with ShimProcess(platform.client_env(), tmp_path) as shim:
-        yield shim
 
 
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, chromium: Browser, shim: ShimProcess) -> Iterator[Page]:
-    """The page in a window of that width, with the key typed in. No script of it may fail."""
+    """The page in a window of that width, with the key entered. An error of its scripts fails the test."""
     problems: list[str] = []
     window = signed_in(chromium, shim, request.param, problems)
     yield window
@@ -62,7 +55,10 @@ def page(request: pytest.FixtureRequest, chromium: Browser, shim: ShimProcess) -
 
 
 def signed_in(chromium: Browser, shim: ShimProcess, width: int, problems: list[str] | None = None) -> Page:
-    """Return the page in a window of that width, with the key typed in; what its scripts do wrong is in `problems`."""
+    """Return the page in a window of that width, with the key entered.
+
+    Errors of its scripts are added to `problems`.
+    """
     found: list[str] = [] if problems is None else problems
     window = chromium.new_page(viewport={"width": width, "height": 900})
     window.on("pageerror", lambda error: found.append(str(error)))
@@ -74,23 +70,23 @@ def signed_in(chromium: Browser, shim: ShimProcess, width: int, problems: list[s
     return window
 
 
-def make(page: Page, prompt: str) -> None:
-    """Ask for a picture."""
+def generate(page: Page, prompt: str) -> None:
+    """Submit a prompt."""
     page.get_by_label("Prompt").fill(prompt)
     page.get_by_label("Seed").fill("42")
     page.get_by_role("button", name="Generate").click()
 
 
-def test_without_jobs_it_says_what_to_do(page: Page) -> None:
-    """It shows that there are none, the endpoint's health, and no cost yet."""
+def test_the_page_without_jobs(page: Page) -> None:
+    """It says that there are none, and shows the endpoint's health and no cost."""
     expect(page.get_by_text("No jobs yet")).to_be_visible()
     expect(page.get_by_role("status")).to_contain_text("worker", timeout=WAIT_MS)
     expect(page.get_by_text("$0.0000")).to_be_visible(timeout=WAIT_MS)
 
 
-def test_a_prompt_becomes_a_picture(page: Page) -> None:
-    """The job appears, ends, and shows its picture with prompt and seed; the picture has really loaded."""
-    make(page, "a pixel art knight")
+def test_a_prompt_becomes_an_image(page: Page) -> None:
+    """The job appears, ends, and shows its image with prompt and seed; the image file is loaded."""
+    generate(page, "a pixel art knight")
     picture = page.get_by_role("img", name="a pixel art knight")
 
     expect(picture).to_be_visible(timeout=WAIT_MS)
@@ -98,32 +94,32 @@ def test_a_prompt_becomes_a_picture(page: Page) -> None:
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
 
 
-def test_a_failed_job_says_why(page: Page) -> None:
-    """The error and its remedy stand in the job."""
-    make(page, "this fails")
+def test_a_failed_job_shows_its_error(page: Page) -> None:
+    """The job shows the error and its remedy."""
+    generate(page, "this fails")
 
     expect(page.locator("[data-status=failure]")).to_contain_text("Request a smaller size", timeout=WAIT_MS)
 
 
-def test_a_call_that_is_refused_says_why(page: Page) -> None:
-    """What the shim refuses is told beside the form, and the form may be used again."""
+def test_a_rejected_call_shows_its_error(page: Page) -> None:
+    """It is shown next to the form, which can be used again."""
     page.get_by_label("Steps").evaluate("field => { field.max = 1000 }")
     page.get_by_label("Steps").fill("500")
-    make(page, "a knight")
+    generate(page, "a knight")
 
     expect(page.get_by_role("alert").filter(has_text="numInferenceSteps")).to_be_visible(timeout=WAIT_MS)
     expect(page.get_by_role("button", name="Generate")).to_be_enabled()
 
 
-def test_a_prompt_is_text_and_no_html(page: Page) -> None:
-    """What is typed is shown as it is."""
-    make(page, "<img src=x onerror=alert(1)><b>bold</b>")
+def test_a_prompt_is_shown_as_text(page: Page) -> None:
+    """HTML in a prompt is escaped."""
+    generate(page, "<img src=x onerror=alert(1)><b>bold</b>")
 
     expect(page.locator(".prompt")).to_have_text("<img src=x onerror=alert(1)><b>bold</b>", timeout=WAIT_MS)
 
 
-def test_a_wrong_key_is_asked_for_again(chromium: Browser, shim: ShimProcess) -> None:
-    """A key that is none is refused with a sentence, and the right one opens the page."""
+def test_a_wrong_key_can_be_corrected(chromium: Browser, shim: ShimProcess) -> None:
+    """A wrong key shows an error, and the right one opens the page."""
     window = chromium.new_page()
     window.goto(f"{shim.url}/")
     for secret in ("wrong", SECRET):
@@ -136,8 +132,8 @@ def test_a_wrong_key_is_asked_for_again(chromium: Browser, shim: ShimProcess) ->
     window.close()
 
 
-def test_a_token_alone_opens_the_page(chromium: Browser, platform: RunPodPlatform, tmp_path: Path) -> None:
-    """With SCENARIO_SHIM_TOKENS and no accounts, the token goes into Secret and the key stays empty."""
+def test_a_token_opens_the_page(chromium: Browser, platform: RunPodPlatform, tmp_path: Path) -> None:
+    """With SCENARIO_SHIM_TOKENS and no accounts, the token is entered as Secret, without a key."""
     tokens = {"SCENARIO_SHIM_ACCOUNTS": "", "SCENARIO_SHIM_TOKENS": "a-long-token"}
     with ShimProcess({**platform.client_env(), **tokens}, tmp_path) as shim:
         window = chromium.new_page()
@@ -149,7 +145,7 @@ def test_a_token_alone_opens_the_page(chromium: Browser, platform: RunPodPlatfor
 
 
 def test_every_job_is_shown_and_updated(page: Page, shim: ShimProcess, platform: RunPodPlatform) -> None:
-    """45 jobs that begin at once: all are on the page, and all end there, also those that have left the newest 30."""
+    """45 jobs start at once: all are updated until they end, not only the newest 30."""
     expect(page.get_by_text("No jobs yet")).to_be_visible(timeout=WAIT_MS)
     platform.faults.cold_start(3)
     url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
@@ -166,7 +162,7 @@ def test_every_job_is_shown_and_updated(page: Page, shim: ShimProcess, platform:
 
 
 def test_older_jobs_are_listed_on_demand(chromium: Browser, shim: ShimProcess) -> None:
-    """A page that opens on 35 jobs shows 30, and the rest when it is asked for them."""
+    """With 35 jobs the page shows 30, and the others on request."""
     url = f"{shim.base_url}/generate/custom/model_bfl-flux-1-dev"
     for number in range(35):
         requests.post(
@@ -192,10 +188,10 @@ def open_shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]
 
 
 def test_the_own_page_needs_no_key(chromium: Browser, open_shim: ShimProcess) -> None:
-    """With --insecure-local the page opens by itself and makes pictures."""
+    """With --insecure-local the page opens without a key and generates images."""
     window = chromium.new_page()
     window.goto(f"{open_shim.url}/")
-    make(window, "a pixel art knight")
+    generate(window, "a pixel art knight")
 
     expect(window.get_by_role("img", name="a pixel art knight")).to_be_visible(timeout=WAIT_MS)
     window.close()
@@ -217,9 +213,9 @@ _ATTACK = """async (url) => {
 def test_a_page_of_another_origin_starts_no_job(
     chromium: Browser, open_shim: ShimProcess, platform: RunPodPlatform
 ) -> None:
-    """Whatever such a page sends to a shim without keys: fetch, beacon and form are refused, and no job begins."""
+    """Fetch, beacon and form of such a page are rejected by a shim without keys, and no job starts."""
     before = platform.submissions
-    with elsewhere() as url:
+    with other_origin() as url:
         window = chromium.new_page()
         window.goto(url)
         with window.expect_navigation(timeout=WAIT_MS):
@@ -233,16 +229,16 @@ def test_a_page_of_another_origin_starts_no_job(
     assert open_shim.log.count("403") >= 4
 
 
-def test_a_name_that_leads_here_reads_nothing(open_shim: ShimProcess) -> None:
-    """After DNS rebinding a page has the shim's origin, but its host's name: every route refuses that."""
+def test_a_rebound_name_is_rejected(open_shim: ShimProcess) -> None:
+    """After DNS rebinding a page has the shim's origin, but another Host header: every route rejects it."""
     for path in ("/", "/v1/jobs", "/openapi.json", "/health"):
-        answer = requests.get(open_shim.url + path, headers={"Host": "evil.example"}, timeout=30)
-        assert answer.status_code == 403
-        assert "localhost" in answer.json()["reason"]
+        response = requests.get(open_shim.url + path, headers={"Host": "evil.example"}, timeout=30)
+        assert response.status_code == 403
+        assert "localhost" in response.json()["reason"]
 
 
 def test_a_body_needs_the_content_type_of_json_without_keys(open_shim: ShimProcess) -> None:
-    """A program that sends another type is told so, and one that sends JSON is served."""
+    """A request with another type gets an error with the remedy; one with JSON is served."""
     url = f"{open_shim.base_url}/generate/txt2img"
     body = '{"prompt": "a knight", "modelId": "flux.1-dev", "width": 64, "height": 64}'
     refused = requests.post(url, data=body, headers={"Content-Type": "text/plain"}, timeout=30)
@@ -253,8 +249,8 @@ def test_a_body_needs_the_content_type_of_json_without_keys(open_shim: ShimProce
 
 
 @contextmanager
-def elsewhere() -> Iterator[str]:
-    """Serve an empty page of another origin; yield its address."""
+def other_origin() -> Iterator[str]:
+    """Serve an empty page of another origin; yield its URL."""
 
     class Empty(HttpHandler):
         def do_GET(self) -> None:
@@ -265,9 +261,9 @@ def elsewhere() -> Iterator[str]:
 
 
 def test_a_job_is_cancelled(page: Page, platform: RunPodPlatform) -> None:
-    """The button ends a job that waits."""
+    """The button cancels a queued job."""
     platform.faults.cold_start(60)
-    make(page, "a knight")
+    generate(page, "a knight")
     page.get_by_role("button", name="Cancel").click(timeout=WAIT_MS)
 
     expect(page.locator("[data-status=canceled]")).to_be_visible(timeout=WAIT_MS)

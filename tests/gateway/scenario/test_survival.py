@@ -1,4 +1,4 @@
-"""The shim is killed, stopped and repeated to; jobs are counted at the platform, where each would be billed."""
+"""Kills, stops and repeated calls of the shim. Jobs are counted at the platform, which would bill each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import requests
 
 from bench.shim_process import KEY, SECRET, ShimProcess
 from simulators.runpod.queue_api import QueueJobState, RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, pictured, png
+from simulators.runpod.scripted_worker import Body, png
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -25,67 +24,34 @@ PATH = "/generate/custom/model_bfl-flux-1-dev"
 SMALL: Body = {"prompt": "a knight", "width": 64, "height": 64, "seed": 5}
 
 
-class HeldWorker:
-    """Answers with a picture, once it may."""
-
-    def __init__(self) -> None:
-        self.may_answer = threading.Event()
-
-    def __call__(self, job: Body) -> Body:
-        """Answer a job."""
-        assert self.may_answer.wait(60)
-        return pictured(job)
-
-
-@pytest.fixture
-def held() -> HeldWorker:
-    """A worker that holds its jobs."""
-    return HeldWorker()
-
-
-@pytest.fixture
-def platform(held: HeldWorker) -> Iterator[RunPodPlatform]:
-    """An endpoint with four such workers."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, held, threads=4):
-        yield platform
-        held.may_answer.set()
-
-
-@pytest.fixture
-def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
-    """A shim over it."""
-    with ShimProcess(platform.client_env(), tmp_path / "shim") as shim:
-        yield shim
-
-
 def generate(shim: ShimProcess, headers: dict[str, str] | None = None, **changes: object) -> Any:  # noqa: ANN401 - JSON
-    """Start a job; return the answer."""
-    answer = requests.post(shim.base_url + PATH, json={**SMALL, **changes}, auth=AUTH, headers=headers, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    """Start a job; return the response's JSON."""
+    response = requests.post(shim.base_url + PATH, json={**SMALL, **changes}, auth=AUTH, headers=headers, timeout=30)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def job(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
-    """Return how a job stands."""
+    """Return a job's record."""
     return requests.get(f"{shim.base_url}/jobs/{job_id}", auth=AUTH, timeout=30).json()["job"]
 
 
-def ended(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
-    """Return a job once it has ended."""
+def await_end(shim: ShimProcess, job_id: str) -> Any:  # noqa: ANN401 - JSON
+    """Return a job when it has ended."""
     assert until(lambda: job(shim, job_id)["status"] in {"success", "failure", "canceled"}, 60)
     return job(shim, job_id)
 
 
-def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
-    """Killed with 20 jobs in flight and started again: each ends with its pictures, and none ran twice."""
+def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform, released: threading.Event) -> None:
+    """Killed with 20 running jobs and started again: each ends with its images, and none ran twice."""
     with ThreadPoolExecutor(8) as pool:
         ids = [each["job"]["jobId"] for each in pool.map(lambda seed: generate(shim, seed=seed), range(20))]
     assert until(lambda: all("endpointJobId" in job(shim, job_id)["metadata"] for job_id in ids))
     shim.kill()
-    held.may_answer.set()
+    released.set()
     shim.start()
 
-    jobs = [ended(shim, job_id) for job_id in ids]
+    jobs = [await_end(shim, job_id) for job_id in ids]
     assert [each["status"] for each in jobs] == ["success"] * 20
     for seed, each in enumerate(jobs):
         [asset_id] = each["metadata"]["assetIds"]
@@ -95,11 +61,11 @@ def test_twenty_jobs_survive_a_kill(shim: ShimProcess, platform: RunPodPlatform,
     assert platform.submissions == 20
 
 
-def test_a_kill_at_any_moment_makes_no_second_job(
-    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+def test_a_kill_during_submits_makes_no_second_job(
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
-    """Killed while it sends: each job that was acknowledged ends, with its picture or saying that it may run."""
-    held.may_answer.set()
+    """Each acknowledged job ends, with its image or with the error that it may run."""
+    released.set()
     acknowledged: list[str] = []
     for round_ in range(4):
         with ThreadPoolExecutor(6) as pool:
@@ -109,7 +75,7 @@ def test_a_kill_at_any_moment_makes_no_second_job(
         acknowledged += [each.result()["job"]["jobId"] for each in done]
         shim.start()
 
-    jobs = [ended(shim, job_id) for job_id in acknowledged]
+    jobs = [await_end(shim, job_id) for job_id in acknowledged]
     unsure = [each for each in jobs if each["status"] == "failure"]
     assert len(jobs) == 24
     for each in unsure:
@@ -119,23 +85,25 @@ def test_a_kill_at_any_moment_makes_no_second_job(
     assert len(seeds) >= len(jobs) - len(unsure)
 
 
-def test_a_stop_lets_submits_end_and_leaves_the_rest(
-    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+def test_a_stop_finishes_submits_and_leaves_the_rest(
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
-    """SIGTERM ends the shim with status 0; what waits goes on at the next start."""
+    """SIGTERM stops the shim with status 0; queued jobs continue at the next start."""
     job_id = generate(shim)["job"]["jobId"]
     platform.wait_until(lambda: platform.submissions == 1)
 
     assert shim.stop() == 0
-    held.may_answer.set()
+    released.set()
     shim.start()
-    assert ended(shim, job_id)["status"] == "success"
+    assert await_end(shim, job_id)["status"] == "success"
     assert platform.submissions == 1
 
 
-def test_a_repeat_of_the_sdk_is_the_same_job(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
-    """`x-stainless-retry-count` above 0 finds the job of the first try; equal calls without it are two jobs."""
-    held.may_answer.set()
+def test_a_retry_of_the_sdk_is_the_same_job(
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
+) -> None:
+    """`x-stainless-retry-count` above 0 finds the job of the first attempt; equal calls without it are two jobs."""
+    released.set()
     first = generate(shim, {"x-stainless-retry-count": "0"})["job"]["jobId"]
     repeats = [generate(shim, {"x-stainless-retry-count": count})["job"]["jobId"] for count in ("1", "2")]
     another = generate(shim, {"x-stainless-retry-count": "0"})["job"]["jobId"]
@@ -144,57 +112,59 @@ def test_a_repeat_of_the_sdk_is_the_same_job(shim: ShimProcess, platform: RunPod
     assert repeats == [first, first]
     assert len({first, another, unseen}) == 3
     for job_id in (first, another, unseen):
-        assert ended(shim, job_id)["status"] == "success"
+        assert await_end(shim, job_id)["status"] == "success"
     assert platform.submissions == 3
 
 
-def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
-    """The same key is the same job, however often and at once; for another call it is refused."""
-    held.may_answer.set()
+def test_an_idempotency_key_is_one_job(shim: ShimProcess, platform: RunPodPlatform, released: threading.Event) -> None:
+    """The same key is the same job, repeated or concurrent; for a different call it is rejected."""
+    released.set()
     headers = {"Idempotency-Key": "order-7"}
     with ThreadPoolExecutor(6) as pool:
         ids = {each["job"]["jobId"] for each in pool.map(lambda _: generate(shim, headers), range(6))}
     other = requests.post(shim.base_url + PATH, json={**SMALL, "seed": 9}, auth=AUTH, headers=headers, timeout=30)
 
     assert len(ids) == 1
-    assert ended(shim, ids.pop())["status"] == "success"
+    assert await_end(shim, ids.pop())["status"] == "success"
     assert platform.submissions == 1
     assert other.status_code == 400
 
 
-def test_an_endpoint_that_is_away_is_waited_for(shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker) -> None:
-    """A job is acknowledged while RunPod answers 429, and goes there once it takes jobs again; once."""
-    held.may_answer.set()
+def test_a_job_waits_for_a_busy_endpoint(
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
+) -> None:
+    """It is acknowledged while RunPod returns 429, and sent once when RunPod accepts jobs again."""
+    released.set()
     platform.faults.outage(60, 429)
     job_id = generate(shim)["job"]["jobId"]
     assert job(shim, job_id)["status"] == "queued"
     platform.faults.clear()
 
-    assert ended(shim, job_id)["status"] == "success"
+    assert await_end(shim, job_id)["status"] == "success"
     assert platform.submissions == 1
 
 
-def test_a_submit_whose_answer_is_lost_is_not_made_again(
-    shim: ShimProcess, platform: RunPodPlatform, held: HeldWorker
+def test_a_submit_whose_response_is_lost_is_not_repeated(
+    shim: ShimProcess, platform: RunPodPlatform, released: threading.Event
 ) -> None:
-    """The connection is cut behind the submit: the job says that it may run, and what to do; nothing is sent twice."""
-    held.may_answer.set()
+    """The connection is lost after the submit: the job's error says that it may run, and what to do."""
+    released.set()
     platform.faults.drop_connection("run", after_handling=True)
-    told = ended(shim, generate(shim)["job"]["jobId"])
+    job_record = await_end(shim, generate(shim)["job"]["jobId"])
 
-    assert told["status"] == "failure"
-    assert "not sent again" in told["metadata"]["error"]
-    assert told["metadata"]["errorCode"] == "network"
+    assert job_record["status"] == "failure"
+    assert "not sent again" in job_record["metadata"]["error"]
+    assert job_record["metadata"]["errorCode"] == "network"
     assert platform.submissions == 1
 
 
-def test_a_job_that_waits_is_cancelled_before_it_is_sent(shim: ShimProcess, platform: RunPodPlatform) -> None:
-    """Cancelled while the endpoint is away: it ends at once and never reaches it."""
+def test_a_queued_job_is_cancelled_before_it_is_sent(shim: ShimProcess, platform: RunPodPlatform) -> None:
+    """Cancelled while the endpoint is unreachable: it ends at once and is never sent."""
     platform.faults.outage(60, 429)
     job_id = generate(shim)["job"]["jobId"]
     url = f"{shim.base_url}/jobs/{job_id}/action"
     requests.post(url, json={"action": "cancel"}, auth=AUTH, timeout=30)
-    ended_as = ended(shim, job_id)["status"]
+    ended_as = await_end(shim, job_id)["status"]
     platform.faults.clear()
 
     assert ended_as == "canceled"
@@ -202,8 +172,8 @@ def test_a_job_that_waits_is_cancelled_before_it_is_sent(shim: ShimProcess, plat
     assert platform.submissions == 0
 
 
-def test_a_cancel_outlasts_an_endpoint_that_is_away(shim: ShimProcess, platform: RunPodPlatform) -> None:
-    """A cancel that the endpoint does not answer is asked again, until the job has ended there too."""
+def test_a_cancellation_is_repeated_until_it_succeeds(shim: ShimProcess, platform: RunPodPlatform) -> None:
+    """A cancellation without a response is repeated until the job has ended at the endpoint."""
     job_id = generate(shim)["job"]["jobId"]
     platform.wait_until(lambda: platform.submissions == 1)
     [endpoint_id] = platform.jobs
@@ -211,38 +181,36 @@ def test_a_cancel_outlasts_an_endpoint_that_is_away(shim: ShimProcess, platform:
     requests.post(f"{shim.base_url}/jobs/{job_id}/action", json={"action": "cancel"}, auth=AUTH, timeout=30)
 
     assert platform.wait_for(endpoint_id, 60).state is QueueJobState.CANCELLED
-    assert ended(shim, job_id)["status"] == "canceled"
+    assert await_end(shim, job_id)["status"] == "canceled"
 
 
-def test_a_picture_that_came_with_a_call_is_kept_no_longer_than_it_is_needed(
-    shim: ShimProcess, held: HeldWorker, tmp_path: Path
-) -> None:
-    """It is there while its job runs, and gone behind it; what was made, and the same picture as an asset, stay."""
+def test_an_input_image_is_deleted_after_its_job(shim: ShimProcess, released: threading.Event, tmp_path: Path) -> None:
+    """Generated images, and the same image as an uploaded asset, are kept."""
     picture = f"data:image/png;base64,{base64.b64encode(png(64, 9)).decode()}"
     upload = requests.post(
         f"{shim.base_url}/assets", json={"name": "a.png", "image": picture}, auth=AUTH, timeout=30
     ).json()["asset"]
     other = f"data:image/png;base64,{base64.b64encode(png(64, 10)).decode()}"
     jobs = [generate(shim, image=source)["job"]["jobId"] for source in (picture, other)]
-    kept = len(pictures(tmp_path))
-    held.may_answer.set()
-    made = [ended(shim, job_id)["metadata"]["assetIds"] for job_id in jobs]
+    kept = len(stored_images(tmp_path))
+    released.set()
+    made = [await_end(shim, job_id)["metadata"]["assetIds"] for job_id in jobs]
 
     assert kept == 2
     assert all(made)
-    assert until(lambda: len(pictures(tmp_path)) == 2)  # the upload, and the one picture that both jobs made
+    assert until(lambda: len(stored_images(tmp_path)) == 2)  # the upload, and the one image that both jobs generated
     assert requests.get(upload["url"], timeout=30).content == png(64, 9)
 
 
-def pictures(directory: Path) -> list[Path]:
-    """Return the pictures that the shim keeps."""
+def stored_images(directory: Path) -> list[Path]:
+    """Return the images that the shim stores."""
     return [path for path in (directory / "shim" / "pictures").rglob("*") if path.is_file()]
 
 
-def test_an_upload_that_a_kill_left_half_way_can_be_completed(shim: ShimProcess, tmp_path: Path) -> None:
-    """Killed while it joined the parts: they are still there, and the upload is completed after the restart."""
-    asked = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": 1}
-    upload = requests.post(f"{shim.base_url}/uploads", json=asked, auth=AUTH, timeout=30).json()["upload"]
+def test_an_interrupted_upload_can_be_completed_after_a_restart(shim: ShimProcess, tmp_path: Path) -> None:
+    """Killed while it joins the parts: they are kept."""
+    body = {"fileName": "a.png", "contentType": "image/png", "kind": "image", "parts": 1}
+    upload = requests.post(f"{shim.base_url}/uploads", json=body, auth=AUTH, timeout=30).json()["upload"]
     requests.put(upload["parts"][0]["url"], data=png(64, 1), timeout=30)
     shim.kill()
     with contextlib.closing(sqlite3.connect(tmp_path / "shim" / "shim.sqlite3")) as kept, kept:

@@ -1,4 +1,4 @@
-"""How often a key may call, and an address may guess."""
+"""Limits on calls per key, and on key guesses per address."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KEYS = Keys({"key": "secret", "other": "secret"}, ("token",))
 
 
 def basic(key: str, secret: str) -> str:
-    """Return a header of that pair."""
+    """Return a Basic authorization header."""
     return f"Basic {base64.b64encode(f'{key}:{secret}'.encode()).decode()}"
 
 
 async def statuses(logins: LoginThrottle, count: int, address: str = "192.0.2.1") -> list[int]:
-    """Guess so often at once; return what each guess was answered."""
+    """Guess at once with all `logins`; return the status of each."""
 
     async def guess(number: int) -> int:
         try:
@@ -33,25 +33,25 @@ async def statuses(logins: LoginThrottle, count: int, address: str = "192.0.2.1"
 
 
 def test_an_address_that_guesses_is_slowed_down() -> None:
-    """Its first wrong keys are 401, all further ones 429, of which only few are even checked."""
+    """Its first wrong keys get 401, all further ones 429, and few of those are checked at all."""
 
-    async def scene() -> tuple[list[int], float]:
+    async def run_client() -> tuple[list[int], float]:
         logins = LoginThrottle(KEYS)
         first = await statuses(logins, FAILURES_PER_MINUTE)
         begun_at = asyncio.get_running_loop().time()
         assert await statuses(logins, AT_ONCE + 50) == [429] * (AT_ONCE + 50)
         return first, asyncio.get_running_loop().time() - begun_at
 
-    first, seconds = asyncio.run(scene())
+    first, seconds = asyncio.run(run_client())
 
     assert first == [401] * FAILURES_PER_MINUTE
     assert seconds >= 0.4
 
 
-def test_right_keys_are_not_held_up_by_guesses() -> None:
-    """Not even from the address that guesses. Keys that were right before pass while its checks are busy, too."""
+def test_valid_keys_are_not_delayed_by_guesses() -> None:
+    """Not even from the same address. Known keys are accepted while the checks are busy."""
 
-    async def scene() -> None:
+    async def run_client() -> None:
         logins = LoginThrottle(KEYS)
         assert await logins.owner(basic("key", "secret"), "192.0.2.1") == owner_of("key")
         await statuses(logins, FAILURES_PER_MINUTE + 5)
@@ -62,25 +62,25 @@ def test_right_keys_are_not_held_up_by_guesses() -> None:
         assert await logins.owner(basic("other", "secret"), "192.0.2.2") == owner_of("other")
         await busy
 
-    asyncio.run(scene())
+    asyncio.run(run_client())
 
 
-def test_guesses_are_counted_by_the_network_that_one_caller_has() -> None:
-    """The addresses of one IPv6 /64 are one caller; another network has its own count."""
+def test_guesses_are_counted_by_network() -> None:
+    """The addresses of one IPv6 /64 count as one caller; another network has its own count."""
 
-    async def scene() -> tuple[list[int], list[int]]:
+    async def run_client() -> tuple[list[int], list[int]]:
         logins = LoginThrottle(KEYS)
         for number in range(FAILURES_PER_MINUTE):
             assert await statuses(logins, 1, f"2001:db8::{number:x}") == [401]
         return await statuses(logins, 1, "2001:db8::ffff"), await statuses(logins, 1, "2001:db8:0:1::1")
 
-    assert asyncio.run(scene()) == ([429], [401])
+    assert asyncio.run(run_client()) == ([429], [401])
 
 
-def test_no_key_at_all_is_no_guess() -> None:
-    """The page asks without a key before it has one; a shim without keys lets everybody in."""
+def test_a_missing_key_is_not_a_guess() -> None:
+    """The page sends requests before a key is entered; a shim without keys accepts all."""
 
-    async def scene() -> str:
+    async def run_client() -> str:
         logins = LoginThrottle(KEYS)
         for _ in range(FAILURES_PER_MINUTE + 1):
             with pytest.raises(ShimError) as refused:
@@ -88,11 +88,11 @@ def test_no_key_at_all_is_no_guess() -> None:
             assert refused.value.status == 401
         return await LoginThrottle(Keys()).owner("", "192.0.2.1")
 
-    assert asyncio.run(scene()) == LOCAL_OWNER
+    assert asyncio.run(run_client()) == LOCAL_OWNER
 
 
-def test_polls_and_other_calls_are_limited_apart() -> None:
-    """A key that has no calls left may poll on; the error says which limit it is."""
+def test_polls_and_other_calls_have_separate_limits() -> None:
+    """A key that has used up its calls may still poll; the error names the limit."""
     limits = CallLimits(2, 5)
     for _ in range(2):
         limits.check("a")

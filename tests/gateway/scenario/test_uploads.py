@@ -1,4 +1,4 @@
-"""Uploads in parts that nobody completes: removed while the shim runs."""
+"""Multipart uploads that are never completed are removed while the shim runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from comfy_client.gateway.scenario.store import Store
 from comfy_client.gateway.scenario.uploads import KEPT_S, Uploads
 
 
-class UploadScene:
-    """Uploads whose clock the test sets."""
+class UploadsWithClock:
+    """Uploads with a clock that the test sets."""
 
     def __init__(self, directory: Path) -> None:
         self.now = 1_000_000.0
@@ -31,9 +31,9 @@ class UploadScene:
         return str(self.uploads.create("owner", {"fileName": "a.png"})["upload"]["id"])
 
 
-def test_what_is_not_completed_is_removed_in_time(tmp_path: Path) -> None:
-    """An hour after it began an upload is `failed` and says why; its parts are gone, a younger one's stay."""
-    scene = UploadScene(tmp_path)
+def test_an_incomplete_upload_expires(tmp_path: Path) -> None:
+    """An hour after its start it is `failed` with the reason, and its parts are deleted; a younger upload is kept."""
+    scene = UploadsWithClock(tmp_path)
     old = scene.begin()
     asyncio.run(scene.uploads.put_part(old, 1, b"x" * 100))
     scene.now += KEPT_S - 1
@@ -54,8 +54,8 @@ def test_what_is_not_completed_is_removed_in_time(tmp_path: Path) -> None:
 
 
 def test_parts_without_an_upload_are_removed(tmp_path: Path) -> None:
-    """What a write left behind that came too late goes at the next sweep."""
-    scene = UploadScene(tmp_path)
+    """A part that was written too late is deleted by the next sweep."""
+    scene = UploadsWithClock(tmp_path)
     (scene.parts / "upload_none").mkdir(parents=True)
     (scene.parts / "upload_none" / "1").write_bytes(b"x")
     asyncio.run(scene.uploads.sweep())

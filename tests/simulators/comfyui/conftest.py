@@ -13,14 +13,14 @@ from .driver import Driver
 
 @pytest.fixture
 def sim() -> Iterator[Simulator]:
-    """Yield a simulator that takes no time for its steps."""
+    """A simulator whose steps take no time."""
     with Simulator() as simulator:
         yield simulator
 
 
 @pytest.fixture
 def driver(sim: Simulator) -> Iterator[Driver]:
-    """Yield a client of the simulator."""
+    """A client of the simulator."""
     client = Driver(sim.url)
     with client.session:
         yield client

@@ -1,4 +1,4 @@
-"""A plain client of a ComfyUI server, for tests: what it was told, as it was told it."""
+"""A plain client of a ComfyUI server for tests: it returns messages as they were received."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ POLL_S = 0.002
 Frame = dict[str, Any]
 
 
-def until(is_so: Callable[[], object]) -> None:
-    """Return when `is_so` is true; fail when it stays false."""
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Return when `is_so` is true; fail if it does not become true in time."""
     deadline = time.monotonic() + PATIENCE_S
     pause = threading.Event()
     while not is_so():
-        assert time.monotonic() < deadline, "it never happened"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         pause.wait(POLL_S)
 
 
 def png(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401  those of Image.save
-    """Return a picture as a PNG file."""
+    """Return an image as a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG", **options)
     return file.getvalue()
 
 
 def parsed(message: str | bytes) -> Frame:
-    """Return a frame as a recording has it."""
+    """Return a frame in the format of the recordings."""
     if isinstance(message, str):
         return {"ws": json.loads(message)}
     event, kind = struct.unpack(">II", message[:8])
@@ -51,7 +51,7 @@ def parsed(message: str | bytes) -> Frame:
 
 
 class Listener:
-    """One websocket."""
+    """One websocket connection."""
 
     def __init__(self, url: str, client_id: str) -> None:
         address = f"{url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
@@ -63,11 +63,11 @@ class Listener:
         return parsed(data.decode() if opcode == websocket.ABNF.OPCODE_TEXT else data)
 
     def frames(self, count: int) -> list[Frame]:
-        """Return so many frames."""
+        """Return the next `count` frames."""
         return [self.frame() for _ in range(count)]
 
     def frames_until(self, kind: str, **data: object) -> list[Frame]:
-        """Return the frames up to one of that type with that data."""
+        """Return the frames up to the first one with this type and data."""
         frames: list[Frame] = []
         while not frames or not _fits(frames[-1], kind, data):
             frames.append(self.frame())
@@ -84,21 +84,21 @@ class Listener:
         return frames
 
     def raw_event(self) -> tuple[int, bytes]:
-        """Return opcode and data of the next event, whatever it is."""
+        """Return opcode and data of the next event of any kind."""
         opcode, data = self._socket.recv_data(control_frame=True)
         return opcode, data
 
     def is_silent(self) -> bool:
-        """Return whether an answer to our ping is the next thing that comes."""
+        """Return whether the reply to our ping is the next message."""
         self._socket.ping()
         return self.raw_event()[0] == int(websocket.ABNF.OPCODE_PONG)
 
     def send(self, message: object) -> None:
-        """Send JSON, or text as it is."""
+        """Send JSON, or a text unchanged."""
         self._socket.send(message if isinstance(message, str) else json.dumps(message))
 
     def close(self) -> None:
-        """Leave in order, or give up what is cut."""
+        """Close the connection in order, or abandon a broken one."""
         self._socket.close()
         self._socket.shutdown()  # type: ignore[no-untyped-call]  # the package is typed but for this
 
@@ -120,7 +120,7 @@ class Driver:
 
     @contextmanager
     def listening(self, client_id: str | None = None) -> Iterator[Listener]:
-        """Listen under our clientId, or another one, for as long as the block lasts."""
+        """Open a websocket under our clientId, or another one, for the `with` block."""
         listener = Listener(self.url, client_id or self.client_id)
         try:
             yield listener
@@ -128,11 +128,11 @@ class Driver:
             listener.close()
 
     def get(self, path: str, **params: str) -> requests.Response:
-        """Return what GET answers."""
+        """Return the response to a GET."""
         return self.session.get(self.url + path, params=params, timeout=PATIENCE_S)
 
     def post(self, path: str, body: object = None) -> requests.Response:
-        """Return what POST of JSON answers."""
+        """Return the response to a POST of JSON."""
         return self.session.post(self.url + path, json=body, timeout=PATIENCE_S)
 
     def queue(self, graph: Graph, **more: object) -> requests.Response:
@@ -145,32 +145,32 @@ class Driver:
         return self.session.post(f"{self.url}/upload/image", files=files, data=form, timeout=PATIENCE_S)
 
     def history(self, prompt_id: str) -> dict[str, Any]:
-        """Return the history entry of a prompt, as soon as there is one."""
+        """Return the history entry of a prompt when it exists."""
         answers: list[dict[str, Any]] = []
 
-        def is_there() -> bool:
+        def has_entry() -> bool:
             answers.append(self.get(f"/history/{prompt_id}").json())
             return bool(answers[-1])
 
-        until(is_there)
+        wait_until(has_entry)
         entry: dict[str, Any] = answers[-1][prompt_id]
         return entry
 
-    def ran(self, graph: Graph, **more: object) -> dict[str, Any]:
+    def run(self, graph: Graph, **more: object) -> dict[str, Any]:
         """Run a graph; return its history entry."""
         answer = self.queue(graph, **more)
         assert answer.status_code == 200, answer.text
         return self.history(answer.json()["prompt_id"])
 
-    def pictures(self, graph: Graph, node_id: str = "out") -> list[bytes]:
-        """Run a graph; return the files that a node of it saved."""
-        saved = self.ran(graph)["outputs"][node_id]["images"]
+    def saved_files(self, graph: Graph, node_id: str = "out") -> list[bytes]:
+        """Run a graph; return the files that one of its nodes saved."""
+        saved = self.run(graph)["outputs"][node_id]["images"]
         return [self.get("/view", **image).content for image in saved]
 
 
 @contextmanager
 def simulated(**settings: Any) -> Iterator[tuple[Simulator, Driver]]:  # noqa: ANN401  those of Simulator
-    """Yield a simulator set up that way, and a client of it."""
+    """Yield a simulator with these options, and a client of it."""
     with Simulator(**settings) as sim:
         driver = Driver(sim.url)
         with driver.session:

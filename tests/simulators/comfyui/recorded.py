@@ -1,9 +1,9 @@
-"""Recordings of a real ComfyUI, and the one place that says what may differ between two of its answers.
+"""Recordings of a real ComfyUI, and what may differ between two of its responses.
 
-Differing by nature: ids (they become <id 1>, <id 2> in order of appearance), times, prompt numbers and file counters
-(they depend on what ran before), host paths, tracebacks, the text of tensors, lengths of pictures. And what the real
-one keeps in a Python set, whose order changes from start to start: `executed`, `current_outputs`, the errors of one
-node. A float stays told from an integer.
+Ids become <id 1>, <id 2> in order of appearance. Removed are times, prompt numbers and file counters (they depend on
+earlier prompts), host paths, tracebacks, the text of tensors, and lengths of images. ComfyUI keeps `executed`,
+`current_outputs` and the errors of a node in Python sets, whose order differs between starts: they are sorted. A float
+remains distinguishable from an integer.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def entry_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def graph_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the graph that was run."""
+    """Return the graph of a recorded run."""
     graph: dict[str, Any] = entry_of(entries)["prompt"][2]
     return graph
 
 
 def normal(value: object) -> Any:  # noqa: ANN401  JSON
-    """Return JSON without what differs by nature."""
+    """Return JSON without the parts that may differ."""
     seen: dict[str, str] = {}
     text = UUID.sub(lambda found: seen.setdefault(found[0], f"<id {len(seen) + 1}>"), json.dumps(_normal(value)))
     return json.loads(COUNTER.sub("_<n>_.png", HOST_PATH.sub(r"'\1'", text)))

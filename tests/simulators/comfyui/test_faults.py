@@ -1,4 +1,4 @@
-"""Each fault does what its row says, over real sockets."""
+"""Each fault of the simulator does what its row says, over real sockets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 import requests
 import websocket
 
-from simulators.comfyui import Faults, Simulator, faults
+from simulators.comfyui import ComfyUIFaults, Simulator, faults
 from tools.recorded_graphs import TXT2IMG, changed, to_websocket
 
-from .driver import Driver, simulated, until
+from .driver import Driver, simulated, wait_until
 
-Verb = Callable[[Faults], None]
+Verb = Callable[[ComfyUIFaults], None]
 
 
 def at_step(step: int) -> dict[str, object]:
@@ -36,16 +36,16 @@ def is_refused(url: str) -> bool:
     return False
 
 
-def test_the_table_names_every_verb() -> None:
-    """The rows of the docstring and the verbs are the same, arguments included."""
+def test_the_table_lists_every_fault() -> None:
+    """The rows of the docstring and the methods are the same, arguments included."""
     rows = re.findall(r"^\| (\w+)\((.*?)\) \|", faults.__doc__ or "", re.MULTILINE)
-    declared = {name: [str(parameter).split(":")[0] for parameter in faults.arguments(name)] for name in faults.VERBS}
+    declared = {name: [str(parameter).split(":")[0] for parameter in faults.arguments(name)] for name in faults.FAULTS}
 
     assert {name: [part.split("=")[0].strip() for part in row.split(",") if part] for name, row in rows} == declared
 
 
 def test_a_dropped_socket_is_closed_in_order(sim: Simulator, driver: Driver) -> None:
-    """The step's progress comes, then a close frame; the run goes on, and a new socket works."""
+    """The step's progress is sent, then a close frame; the run continues, and a new socket works."""
     sim.faults.drop_socket(at_step=2)
     with driver.listening() as listener:
         prompt_id = driver.queue(TXT2IMG).json()["prompt_id"]
@@ -57,7 +57,7 @@ def test_a_dropped_socket_is_closed_in_order(sim: Simulator, driver: Driver) -> 
 
 
 def test_a_reset_socket_ends_with_an_rst(sim: Simulator, driver: Driver) -> None:
-    """The step's progress comes, then a connection reset; the run goes on."""
+    """The step's progress is sent, then the connection is reset; the run continues."""
     sim.faults.reset_socket()
     with driver.listening() as listener:
         prompt_id = driver.queue(TXT2IMG).json()["prompt_id"]
@@ -69,26 +69,26 @@ def test_a_reset_socket_ends_with_an_rst(sim: Simulator, driver: Driver) -> None
 
 
 def test_a_stalled_socket_is_silent_and_a_new_one_is_not(sim: Simulator, driver: Driver) -> None:
-    """A new socket of the same client hears what comes; the stalled one does not, pings included."""
+    """A new socket of the same client gets all frames; the stalled one gets none, not even pings."""
     sim.faults.stall_socket(at_step=1)
     sim.faults.hang_sampling(at_step=3)
     with driver.listening() as silent:
         driver.queue(TXT2IMG)
         silent.frames_until("progress", value=1)
-        until(lambda: sim.hanging_step == 3)
+        wait_until(lambda: sim.hanging_step == 3)
         with driver.listening() as listener:
             assert listener.frames(2)[1]["ws"] == {"type": "executing", "data": {"node": "ks"}}
             sim.faults.go_on()
             listener.frames_until("executing", node=None)
-        assert silent.is_silent(), "what was not sent is lost"
+        assert silent.is_silent(), "frames that were not sent are lost"
 
 
-def test_a_stalled_socket_can_go_on(sim: Simulator, driver: Driver) -> None:
-    """After go_on a stalled socket hears again."""
+def test_a_stalled_socket_can_resume(sim: Simulator, driver: Driver) -> None:
+    """After go_on a stalled socket gets frames again."""
     with driver.listening() as listener:
         listener.frame()
         sim.faults.stall_socket(at_step=None)
-        driver.ran(TXT2IMG, prompt_id="unheard")
+        driver.run(TXT2IMG, prompt_id="unheard")
         sim.faults.go_on()
         driver.queue(TXT2IMG, prompt_id="heard")
         assert listener.frames_until("execution_start")[-1]["ws"]["data"]["prompt_id"] == "heard"
@@ -96,7 +96,7 @@ def test_a_stalled_socket_can_go_on(sim: Simulator, driver: Driver) -> None:
 
 @pytest.mark.parametrize("verb", ["drop_socket", "reset_socket"])
 def test_idle_sockets_can_be_cut_at_once(sim: Simulator, driver: Driver, verb: str) -> None:
-    """With at_step=None the sockets of all clients end now."""
+    """With at_step=None the sockets of all clients are closed immediately."""
     with driver.listening("one") as one, driver.listening("two") as two:
         one.frame()
         two.frame()
@@ -104,11 +104,11 @@ def test_idle_sockets_can_be_cut_at_once(sim: Simulator, driver: Driver, verb: s
         for listener in (one, two):
             with contextlib.suppress(ConnectionResetError):
                 assert listener.raw_event()[0] == websocket.ABNF.OPCODE_CLOSE
-        until(lambda: sim.sockets == 0)
+        wait_until(lambda: sim.sockets == 0)
 
 
 def test_connections_are_refused_for_a_while(sim: Simulator, driver: Driver) -> None:
-    """What is open is cut, new connections are refused, and later the same port answers again."""
+    """Open connections are closed, new ones are refused, and later the same port responds again."""
     with driver.listening() as listener:
         listener.frame()
         sim.faults.refuse_connections(0.2)
@@ -116,67 +116,67 @@ def test_connections_are_refused_for_a_while(sim: Simulator, driver: Driver) -> 
         with pytest.raises((websocket.WebSocketException, ConnectionError)):
             listener.raw_event()
 
-    until(lambda: not is_refused(sim.url))
+    wait_until(lambda: not is_refused(sim.url))
     assert driver.get("/queue").status_code == 200
 
 
-def test_refusing_again_lasts_as_long_as_the_last_says(sim: Simulator) -> None:
-    """A second refusal replaces the first."""
+def test_a_second_refusal_replaces_the_first(sim: Simulator) -> None:
+    """Its duration counts from its own start."""
     sim.faults.refuse_connections(60)
     sim.faults.refuse_connections(0.05)
 
-    until(lambda: not is_refused(sim.url))
+    wait_until(lambda: not is_refused(sim.url))
 
 
 def test_out_of_memory_is_an_execution_error(sim: Simulator, driver: Driver) -> None:
-    """The sampler fails as often as asked, before its first step, and /free is seen."""
+    """The sampler fails the given number of times before its first step, and /free is recorded."""
     sim.faults.run_out_of_memory(times=2)
     for _ in range(2):
-        event, data = driver.ran(TXT2IMG)["status"]["messages"][-1]
+        event, data = driver.run(TXT2IMG)["status"]["messages"][-1]
         assert (event, data["node_id"], data["exception_type"]) == ("execution_error", "ks", "torch.OutOfMemoryError")
         assert "memory" in data["exception_message"].split("\n")[1]
         driver.post("/free", {"free_memory": True})
     assert sim.sampled_steps == 0
     assert sim.requests.count(("POST", "/free")) == 2
 
-    assert driver.ran(TXT2IMG)["status"]["completed"]
+    assert driver.run(TXT2IMG)["status"]["completed"]
 
 
 def test_a_class_of_nodes_can_fail(sim: Simulator, driver: Driver) -> None:
     """The error has the given type and message, names the node, and happens once."""
     sim.faults.fail_node("VAEDecode", "RuntimeError", "boom")
-    status = driver.ran(TXT2IMG)["status"]
+    status = driver.run(TXT2IMG)["status"]
     event, data = status["messages"][-1]
 
     assert (status["status_str"], event, data["node_id"]) == ("error", "execution_error", "dec")
     assert (data["exception_type"], data["exception_message"]) == ("RuntimeError", "boom\n")
-    assert driver.ran(TXT2IMG)["status"]["completed"]
+    assert driver.run(TXT2IMG)["status"]["completed"]
 
 
-def test_death_cuts_everything_and_refuses(driver: Driver, sim: Simulator) -> None:
-    """At that step sockets end without a close frame and the port refuses, for good."""
+def test_die_closes_everything_and_refuses(driver: Driver, sim: Simulator) -> None:
+    """At that step sockets end without a close frame, and the port refuses connections permanently."""
     sim.faults.die(at_step=2)
     with driver.listening() as listener:
         driver.queue(TXT2IMG)
         listener.frames_until("progress", value=2)
         with pytest.raises((websocket.WebSocketConnectionClosedException, ConnectionError)):
             listener.raw_event()
-    until(lambda: is_refused(sim.url))
+    wait_until(lambda: is_refused(sim.url))
 
     assert sim.history_ids == []
     with pytest.raises(requests.ConnectionError):
         driver.get("/queue")
 
 
-def test_death_may_come_at_once(sim: Simulator) -> None:
-    """With at_step=None nothing has to run."""
+def test_die_may_act_at_once(sim: Simulator) -> None:
+    """With at_step=None no prompt needs to run."""
     sim.faults.die(at_step=None)
 
     assert is_refused(sim.url)
 
 
-def test_an_answer_can_be_slow(sim: Simulator, driver: Driver) -> None:
-    """The answer comes late once, and the request takes effect."""
+def test_a_response_can_be_slow(sim: Simulator, driver: Driver) -> None:
+    """One response is delayed, and the request takes effect."""
     sim.faults.answer_slowly("/queue", 0.1)
     began = time.monotonic()
     assert driver.get("/api/queue").status_code == 200
@@ -185,8 +185,8 @@ def test_an_answer_can_be_slow(sim: Simulator, driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("path", ["/history", "GET /history", "/history/some-id"])
-def test_an_answer_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> None:
-    """A path means itself and what is below it, with a method or without; others answer."""
+def test_a_response_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> None:
+    """A path includes the paths below it, with a method or without; other paths respond normally."""
     sim.faults.answer_500(path, times=2)
 
     statuses = [driver.get(asked).status_code for asked in ("/queue", "/history/some-id", "/history/some-id")]
@@ -195,7 +195,7 @@ def test_an_answer_can_be_a_500(sim: Simulator, driver: Driver, path: str) -> No
 
 
 def test_a_500_has_no_effect(sim: Simulator, driver: Driver) -> None:
-    """A prompt that got a 500 is not queued, and the method decides."""
+    """A prompt that got a 500 is not queued; the fault applies to its method only."""
     sim.faults.answer_500("POST /prompt")
 
     assert driver.get("/prompt").status_code == 200
@@ -203,8 +203,8 @@ def test_a_500_has_no_effect(sim: Simulator, driver: Driver) -> None:
     assert sim.executed_prompts == []
 
 
-def test_an_answer_can_be_cut(sim: Simulator, driver: Driver) -> None:
-    """The connection ends in place of an answer, the request has no effect, and the next one is answered."""
+def test_a_response_can_be_cut(sim: Simulator, driver: Driver) -> None:
+    """The connection is closed instead of a response, the request has no effect, and the next one gets a response."""
     sim.faults.cut_answer("POST /prompt")
 
     with pytest.raises(requests.ConnectionError):
@@ -214,15 +214,15 @@ def test_an_answer_can_be_cut(sim: Simulator, driver: Driver) -> None:
 
 
 def test_a_handshake_can_be_a_500(sim: Simulator, driver: Driver) -> None:
-    """The websocket's own path is a path like others."""
+    """The websocket's path is treated like other paths."""
     sim.faults.answer_500("/ws")
 
     with pytest.raises(websocket.WebSocketBadStatusException), driver.listening():
         pass
 
 
-def test_history_can_come_late(sim: Simulator, driver: Driver) -> None:
-    """Between execution_success and the entry is a gap, and `executing null` comes after the entry."""
+def test_history_can_be_late(sim: Simulator, driver: Driver) -> None:
+    """There is a gap between execution_success and the entry; `executing null` is sent after the entry."""
     sim.faults.write_history_late(0.2)
     with driver.listening() as listener:
         prompt_id = driver.queue(TXT2IMG).json()["prompt_id"]
@@ -232,12 +232,15 @@ def test_history_can_come_late(sim: Simulator, driver: Driver) -> None:
         assert prompt_id in driver.get(f"/history/{prompt_id}").json()
 
     sim.faults.go_on()
-    driver.ran(changed(TXT2IMG, ks={"seed": 1}))
+    driver.run(changed(TXT2IMG, ks={"seed": 1}))
 
 
 def test_everything_can_be_forgotten(sim: Simulator, driver: Driver) -> None:
-    """As after a restart: sockets closed; queue, history, cache and the running prompt gone; files stay."""
-    driver.ran(TXT2IMG, prompt_id="done")
+    """As after a restart: sockets are closed, and queue, history, cache and the running prompt are lost.
+
+    Files are kept.
+    """
+    driver.run(TXT2IMG, prompt_id="done")
     sim.faults.hang_sampling(deaf=True)
     with driver.listening() as listener:
         driver.queue(changed(TXT2IMG, ks={"seed": 1}), prompt_id="running")
@@ -249,7 +252,7 @@ def test_everything_can_be_forgotten(sim: Simulator, driver: Driver) -> None:
     assert (sim.queue_ids, sim.history_ids, sim.sockets) == ([], [], 0)
     assert [path.name for path in sim.output_dir.iterdir()] == ["rec_00001_.png"]
     before = sim.sampled_steps
-    assert driver.ran(TXT2IMG)["prompt"][0] == 0
+    assert driver.run(TXT2IMG)["prompt"][0] == 0
     assert sim.sampled_steps == before + 3
 
 
@@ -257,18 +260,18 @@ def test_a_hanging_step_ends_when_interrupted(sim: Simulator, driver: Driver) ->
     """The prompt is interrupted, and the next one runs."""
     sim.faults.hang_sampling(at_step=2)
     driver.queue(TXT2IMG, prompt_id="hangs")
-    until(lambda: sim.hanging_step == 2)
+    wait_until(lambda: sim.hanging_step == 2)
     driver.post("/interrupt", {"prompt_id": "hangs"})
 
     assert driver.history("hangs")["status"]["messages"][-1][0] == "execution_interrupted"
-    assert driver.ran(TXT2IMG)["status"]["completed"]
+    assert driver.run(TXT2IMG)["status"]["completed"]
 
 
-def test_a_deaf_hanging_step_does_not_end_when_interrupted(sim: Simulator, driver: Driver) -> None:
-    """Only go_on lets it end; the interruption then counts."""
+def test_a_hanging_step_may_ignore_an_interrupt(sim: Simulator, driver: Driver) -> None:
+    """Only go_on ends it; the interruption then takes effect."""
     sim.faults.hang_sampling(at_step=2, deaf=True)
     driver.queue(TXT2IMG, prompt_id="hangs")
-    until(lambda: sim.hanging_step == 2)
+    wait_until(lambda: sim.hanging_step == 2)
     driver.post("/interrupt", {"prompt_id": "hangs"})
     assert driver.get("/queue").json()["queue_running"][0][1] == "hangs"
 
@@ -276,28 +279,28 @@ def test_a_deaf_hanging_step_does_not_end_when_interrupted(sim: Simulator, drive
     assert driver.history("hangs")["status"]["status_str"] == "error"
 
 
-def test_a_step_takes_its_time_and_can_be_interrupted_within() -> None:
+def test_a_long_step_can_be_interrupted() -> None:
     """A step of an hour ends at once when interrupted, and with the simulator."""
     with simulated(step_s=3600) as (sim, driver):
         driver.queue(TXT2IMG, prompt_id="a")
         driver.queue(TXT2IMG, prompt_id="b")
-        until(lambda: sim.executed_prompts == ["a"])
+        wait_until(lambda: sim.executed_prompts == ["a"])
         driver.post("/interrupt", {"prompt_id": "a"})
         assert driver.history("a")["status"]["status_str"] == "error"
-        until(lambda: sim.executed_prompts == ["a", "b"])
+        wait_until(lambda: sim.executed_prompts == ["a", "b"])
 
 
-def test_cutting_where_nobody_listens_changes_nothing(sim: Simulator, driver: Driver) -> None:
-    """A prompt without a socket runs through every cut."""
+def test_closing_sockets_without_any_changes_nothing(sim: Simulator, driver: Driver) -> None:
+    """A prompt without a socket runs through every such fault."""
     sim.faults.drop_socket()
     sim.faults.reset_socket()
     sim.faults.stall_socket()
 
-    assert driver.ran(to_websocket(TXT2IMG))["status"]["completed"]
+    assert driver.run(to_websocket(TXT2IMG))["status"]["completed"]
 
 
 @pytest.mark.parametrize(
-    ("words", "same"),
+    ("text", "same"),
     [
         ("drop_socket", lambda faults: faults.drop_socket()),
         ("die:3", lambda faults: faults.die(3)),
@@ -306,24 +309,24 @@ def test_cutting_where_nobody_listens_changes_nothing(sim: Simulator, driver: Dr
         ("fail_node:VAEDecode:RuntimeError:boom", lambda faults: faults.fail_node("VAEDecode", "RuntimeError", "boom")),
     ],
 )
-def test_words_mean_what_the_verbs_do(words: str, same: Verb) -> None:
-    """--fault takes the arguments in order, and their types are the verb's."""
+def test_fault_arguments_are_parsed(text: str, same: Verb) -> None:
+    """--fault takes the arguments in order, with the method's types."""
     by_words, by_verb = Simulator().faults, Simulator().faults
-    faults.parsed(words)(by_words)
+    faults.parsed(text)(by_words)
     same(by_verb)
 
     assert by_words.armed == by_verb.armed
 
 
-@pytest.mark.parametrize("words", ["explode", "armed", "answer_500", "drop_socket:1:2", "drop_socket:soon"])
-def test_words_that_mean_nothing_are_refused(words: str) -> None:
-    """An unknown verb, too few or too many arguments, or a wrong one are a ValueError."""
-    with pytest.raises(ValueError, match=re.escape(words.rsplit(":", maxsplit=1)[-1])):
-        faults.parsed(words)
+@pytest.mark.parametrize("text", ["explode", "armed", "answer_500", "drop_socket:1:2", "drop_socket:soon"])
+def test_invalid_fault_arguments_are_rejected(text: str) -> None:
+    """An unknown fault, too few or too many arguments, or an invalid one are a ValueError."""
+    with pytest.raises(ValueError, match=re.escape(text.rsplit(":", maxsplit=1)[-1])):
+        faults.parsed(text)
 
 
-def test_verbs_that_act_at_once_need_a_running_simulator() -> None:
-    """Before start and after the end they say so."""
+def test_immediate_faults_need_a_running_simulator() -> None:
+    """Before the start and after the end they raise an error."""
     simulator = Simulator()
     with pytest.raises(RuntimeError, match="not running"):
         simulator.faults.forget_everything()

@@ -1,4 +1,4 @@
-"""The placeholder pictures: honest, deterministic, legible."""
+"""The placeholder images: recognisable as placeholders, deterministic, and legible."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ BRIGHT = 180
 SIZES = [(64, 64), (64, 512), (512, 64), (512, 512), (1344, 768), (1024, 1024), (2048, 2048)]
 
 
-def ink(picture: Image.Image) -> int:
-    """Return how many pixels of the dark panel's upper half are bright."""
-    margin = max(1, min(picture.size) // 64)
-    panel = picture.convert("L").crop((2 * margin, 2 * margin, picture.width - 2 * margin, picture.height // 2))
+def ink(image: Image.Image) -> int:
+    """Return the number of bright pixels in the upper half of the dark panel."""
+    margin = max(1, min(image.size) // 64)
+    panel = image.convert("L").crop((2 * margin, 2 * margin, image.width - 2 * margin, image.height // 2))
     return sum(panel.histogram()[BRIGHT:])
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_drawing_has_its_size_and_shows_text(size: tuple[int, int]) -> None:
-    """At every size the pixels are the same each time, and ink is on them."""
-    picture = placeholder(RECIPE, size)
+    """At every size the pixels are reproducible and contain text."""
+    image = placeholder(RECIPE, size)
 
-    assert (picture.size, picture.mode) == (size, "RGB")
-    assert picture.tobytes() == placeholder(RECIPE, size).tobytes()
-    assert ink(picture) > 10
+    assert (image.size, image.mode) == (size, "RGB")
+    assert image.tobytes() == placeholder(RECIPE, size).tobytes()
+    assert ink(image) > 10
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_a_drawing_has_its_size_and_shows_text(size: tuple[int, int]) -> None:
         replace(RECIPE, loras=(("pixel-art.safetensors", 0.8),)),
     ],
 )
-def test_everything_asked_for_can_be_seen(other: Recipe) -> None:
-    """Another seed, prompt, place in the batch or setting gives another picture."""
+def test_every_input_changes_the_image(other: Recipe) -> None:
+    """Another seed, prompt, batch index or setting results in another image."""
     assert placeholder(other, (512, 512)).tobytes() != placeholder(RECIPE, (512, 512)).tobytes()
 
 
-def test_the_text_says_what_it_is_and_what_was_asked() -> None:
-    """The first line is the warning, then seed, settings, LoRAs and the prompt, in letters that the font has."""
+def test_the_text_has_the_warning_and_the_inputs() -> None:
+    """The first line is the warning, then seed, settings, LoRAs and the prompt, in characters that the font has."""
     recipe = replace(RECIPE, prompt="très 猫", loras=(("pixel-art.safetensors", 0.8),), index=1, denoise=0.5)
 
     assert described(recipe, (512, 768)) == [
@@ -74,13 +74,13 @@ def test_the_text_says_what_it_is_and_what_was_asked() -> None:
 
 
 @given(prompt=st.text(max_size=400), side=st.sampled_from([16, 64, 200]))
-def test_any_text_can_be_decoded(prompt: str, side: int) -> None:
+def test_any_prompt_can_be_drawn(prompt: str, side: int) -> None:
     """No prompt makes the drawing fail."""
     assert placeholder(replace(RECIPE, prompt=prompt), (side, side)).size == (side, side)
 
 
 def test_a_long_prompt_is_made_to_fit() -> None:
-    """A long text is set smaller and then cut; the warning stays."""
+    """A long text is drawn smaller and then truncated; the warning stays."""
     long = placeholder(replace(RECIPE, prompt="many words " * 5000), (256, 256))
     short = placeholder(RECIPE, (256, 256))
 
@@ -92,7 +92,7 @@ def test_a_latent_that_was_not_sampled_is_grey() -> None:
     assert decoded(Sketch(16, 16)).getcolors() == [(256, UNSAMPLED)]
 
 
-def test_denoise_decides_between_picture_and_drawing() -> None:
+def test_denoise_mixes_source_and_drawing() -> None:
     """With 1 the result is the drawing, with almost 0 almost the source."""
     start = Image.new("RGB", (64, 64), "teal")
     whole = Sketch(64, 64, RECIPE, source=start)
@@ -103,7 +103,7 @@ def test_denoise_decides_between_picture_and_drawing() -> None:
 
 
 def test_previews_get_clearer() -> None:
-    """A preview is as large as ComfyUI makes it, noise at first and the drawing at last."""
+    """A preview has ComfyUI's size; it is noise at first and the drawing at the end."""
     sketch = Sketch(64, 128, RECIPE)
     last = preview(sketch, 1.0)
 

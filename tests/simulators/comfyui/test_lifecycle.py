@@ -17,21 +17,22 @@ import requests
 
 from simulators.comfyui import Simulator, __main__
 from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
+from tests.processes import killed_at_end
 from tools.recorded_graphs import TXT2IMG
 
-from .driver import Driver, simulated, until
+from .driver import Driver, simulated, wait_until
 
 pytestmark = pytest.mark.slow
 
 
-def test_start_and_end_are_quick_and_leave_nothing() -> None:
-    """Whatever runs at the end is dropped; thread and folder are gone."""
+def test_start_and_end_are_fast_and_leave_nothing() -> None:
+    """Running prompts are dropped; thread and folder are gone."""
     threads = threading.active_count()
     began = time.monotonic()
     with simulated(step_s=3600) as (sim, driver):
         assert time.monotonic() - began < 0.5
         driver.queue(TXT2IMG)
-        until(lambda: sim.executed_prompts)
+        wait_until(lambda: sim.executed_prompts)
         folder = sim.output_dir.parent
         with driver.listening() as listener:
             listener.frame()
@@ -43,17 +44,17 @@ def test_start_and_end_are_quick_and_leave_nothing() -> None:
     assert not folder.exists()
 
 
-def test_a_given_folder_stays(tmp_path: Path) -> None:
-    """input, output and temp are made below it, and kept."""
+def test_a_given_folder_is_kept(tmp_path: Path) -> None:
+    """input, output and temp are created in it, and kept."""
     with simulated(base_directory=tmp_path) as (_, driver):
-        driver.ran(TXT2IMG)
+        driver.run(TXT2IMG)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["input", "output", "temp"]
     assert (tmp_path / "output" / "rec_00001_.png").is_file()
 
 
-def test_a_port_belongs_to_one(sim: Simulator) -> None:
-    """A second simulator on the same port fails at its start; after the end it may have it."""
+def test_a_port_in_use_is_an_error(sim: Simulator) -> None:
+    """A second simulator on the port fails at its start; after the end of the first it succeeds."""
     port = int(sim.url.rsplit(":", 1)[1])
     with pytest.raises(OSError, match="ddress already in use"), Simulator(port=port):
         pass
@@ -62,12 +63,12 @@ def test_a_port_belongs_to_one(sim: Simulator) -> None:
         assert other.url == sim.url
 
 
-def test_what_was_asked_is_remembered(sim: Simulator, driver: Driver) -> None:
-    """Requests in order, connections counted, sockets counted, folders named."""
+def test_requests_and_connections_are_recorded(sim: Simulator, driver: Driver) -> None:
+    """Requests in order, and the numbers of connections and sockets."""
     driver.get("/queue")
-    driver.ran(TXT2IMG, prompt_id="a")
+    driver.run(TXT2IMG, prompt_id="a")
     assert sim.requests[:2] == [("GET", "/queue"), ("POST", "/prompt")]
-    assert sim.connections == 1, "a kept connection is one connection"
+    assert sim.connections == 1, "a reused connection counts once"
 
     requests.get(f"{sim.url}/queue", timeout=5)
     with driver.listening() as listener:
@@ -77,14 +78,14 @@ def test_what_was_asked_is_remembered(sim: Simulator, driver: Driver) -> None:
     assert {path.name for path in (sim.input_dir, sim.output_dir, sim.temp_dir)} == {"input", "output", "temp"}
 
 
-def test_when_prompts_ran_is_remembered() -> None:
-    """Each that ran to an end, well or not, with its times; they do not overlap."""
+def test_the_times_of_prompts_are_recorded() -> None:
+    """For each prompt that ended, successful or not; the times do not overlap."""
     with simulated(step_s=0.01) as (sim, driver):
         sim.faults.run_out_of_memory()
         begun_at = time.monotonic()
         for prompt_id in ("a", "b"):
-            driver.ran(TXT2IMG, prompt_id=prompt_id)
-        until(lambda: len(sim.executions) == 2)
+            driver.run(TXT2IMG, prompt_id=prompt_id)
+        wait_until(lambda: len(sim.executions) == 2)
         first, second = sim.executions
 
     assert (first.prompt_id, second.prompt_id) == ("a", "b")
@@ -92,14 +93,14 @@ def test_when_prompts_ran_is_remembered() -> None:
     assert second.ended_at - second.started_at >= 3 * 0.01
 
 
-def test_nothing_can_be_looked_at_before_the_start() -> None:
-    """A simulator that does not run says so."""
+def test_a_simulator_that_is_not_running_raises_an_error() -> None:
+    """Its properties are not available before the start."""
     with pytest.raises(RuntimeError, match="not running"):
         _ = Simulator().requests
 
 
-def test_history_forgets_the_oldest() -> None:
-    """10,001 entries are the most."""
+def test_history_drops_the_oldest() -> None:
+    """It has at most 10,001 entries."""
     queue = PromptQueue(lambda: None)
 
     async def run_all() -> None:
@@ -115,25 +116,21 @@ def test_history_forgets_the_oldest() -> None:
 
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Yield a simulator's process and its address, as soon as it says that it can be called."""
+    """Yield a simulator's process and its URL, when it is ready."""
     command = [sys.executable, "-m", "simulators.comfyui", "--port", "0", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    with killed_at_end(subprocess.Popen(command, stderr=subprocess.PIPE, text=True)) as running:
         assert running.stderr is not None
         lines = iter(running.stderr.readline, "")
-        try:
-            address = next(line.split()[-1] for line in lines if line.startswith("To see the GUI go to:"))
-            yield running, address
-        finally:
-            running.kill()
+        yield running, next(line.split()[-1] for line in lines if line.startswith("To see the GUI go to:"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_ends_with_0(number: signal.Signals) -> None:
-    """It takes ComfyUI's flags, serves, and ends at a signal."""
+    """It accepts ComfyUI's flags, serves, and exits on a signal."""
     with process("--listen", "127.0.0.1", "--disable-auto-launch", "--lowvram", "--step-s", "0") as (running, address):
         driver = Driver(address)
         with driver.session:
-            assert driver.ran(TXT2IMG)["status"]["completed"]
+            assert driver.run(TXT2IMG)["status"]["completed"]
         running.send_signal(number)
         assert running.wait(10) == 0
 
@@ -147,8 +144,8 @@ def test_a_process_dies_with_137() -> None:
         assert running.wait(10) == 137
 
 
-def test_a_wrong_fault_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """The message names the faults there are."""
+def test_an_unknown_fault_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message lists the existing faults."""
     with pytest.raises(SystemExit, match="2"):
         __main__.main(["--fault", "explode"])
 

@@ -1,4 +1,4 @@
-"""The declared nodes are those that a real ComfyUI declares."""
+"""The simulator declares its nodes like a real ComfyUI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPARED = ("output", "output_is_list", "output_name", "name", "output_node")
 
 @pytest.fixture(scope="module")
 def declared() -> dict[str, dict[str, Any]]:
-    """Return what a simulator with the recording's files declares."""
+    """Return the nodes that a simulator with the recording's files declares."""
     with simulated(models={"loras": ()}) as (sim, driver):
         for name in UPLOADED:
             (sim.input_dir / name).touch()
@@ -29,7 +29,7 @@ def declared() -> dict[str, dict[str, Any]]:
 
 
 def _inputs(info: dict[str, Any]) -> dict[str, Any]:
-    """Return the declared inputs; options that are empty (tooltips are cut) and none are the same."""
+    """Return the declared inputs. Empty options (tooltips are removed) and missing ones are equal."""
     return {
         group: {
             name: [part for part in entry if part != {}] if group != "hidden" else entry
@@ -40,18 +40,18 @@ def _inputs(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_declared_nodes_are_recorded(declared: dict[str, dict[str, Any]]) -> None:
-    """Only a text node and three savers are declared without a recording."""
+    """Only a text node and three save nodes are declared without a recording."""
     assert set(declared) - set(RECORDED) == {"PrimitiveString", "VAESave", "Image Save", "Image Saver"}
 
 
 @pytest.mark.parametrize("name", [name for name in NODE_TYPES if name in RECORDED])
 def test_a_node_is_declared_as_recorded(declared: dict[str, dict[str, Any]], name: str) -> None:
-    """Inputs with types, ranges and choices, and outputs, are those of the real one."""
+    """Inputs with types, ranges and choices, and outputs, are equal."""
     assert _inputs(declared[name]) == _inputs(RECORDED[name])
     assert {key: declared[name][key] for key in COMPARED} == {key: RECORDED[name][key] for key in COMPARED}
     assert declared[name]["input_order"] == {group: list(inputs) for group, inputs in declared[name]["input"].items()}
 
 
-def test_one_node_can_be_asked_for(driver: Driver) -> None:
-    """/object_info/{class} answers that class alone."""
+def test_one_node_can_be_requested(driver: Driver) -> None:
+    """/object_info/{class} returns only that class."""
     assert list(driver.get("/object_info/KSampler").json()) == ["KSampler"]

@@ -1,10 +1,9 @@
-"""What nodes do with pictures, files and the cache."""
+"""What the simulated nodes do with images, files and the cache."""
 
 from __future__ import annotations
 
 import io
 import json
-from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
@@ -12,23 +11,23 @@ from PIL import Image, ImageChops, ImageStat
 from simulators.comfyui import Simulator
 from tools.recorded_graphs import TXT2IMG, Graph, changed, img2img, node, to_websocket
 
-from .driver import Driver, png, simulated, until
+from .driver import Driver, png, simulated, wait_until
 
 
-def opened(file: bytes) -> Image.Image:
-    """Return the picture of a file, read to its end."""
+def decoded(file: bytes) -> Image.Image:
+    """Return the image of a file, completely decoded."""
     image = Image.open(io.BytesIO(file))
     image.load()
     return image
 
 
-def shown(driver: Driver, graph: Graph) -> Image.Image:
-    """Run a graph; return the first picture that it saved."""
-    return opened(driver.pictures(graph)[0])
+def saved_image(driver: Driver, graph: Graph) -> Image.Image:
+    """Run a graph; return the first image that it saved."""
+    return decoded(driver.saved_files(graph)[0])
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Return how far two pictures are from each other, 0 to 255."""
+    """Return the mean difference of two images, 0 to 255."""
     return sum(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean) / 3
 
 
@@ -54,38 +53,38 @@ ONLY_IMAGES: Graph = {
 
 
 def through(class_type: str, **inputs: object) -> Graph:
-    """Return the graph that puts an orange picture of 32 x 16 through a node."""
+    """Return a graph that passes an orange image of 32 x 16 through a node."""
     return {**changed(ONLY_IMAGES, out={"images": ["b", 0]}), "b": node(class_type, **inputs)}
 
 
-def test_the_same_request_gives_the_same_bytes(sim: Simulator) -> None:
-    """Two simulators draw one request alike, and another seed otherwise."""
-    first = Driver(sim.url).pictures(TXT2IMG)
+def test_the_same_request_results_in_the_same_bytes(sim: Simulator) -> None:
+    """Two simulators draw one request alike, and another seed differently."""
+    first = Driver(sim.url).saved_files(TXT2IMG)
     with simulated() as (_, driver):
-        assert driver.pictures(TXT2IMG) == first
-        assert driver.pictures(changed(TXT2IMG, ks={"seed": 8})) != first
+        assert driver.saved_files(TXT2IMG) == first
+        assert driver.saved_files(changed(TXT2IMG, ks={"seed": 8})) != first
 
 
 def test_the_same_graph_names_the_earlier_file(sim: Simulator, driver: Driver) -> None:
     """Nothing is sampled again, and a file that was deleted in between is a 404."""
-    driver.pictures(TXT2IMG)
+    driver.saved_files(TXT2IMG)
     (sim.output_dir / "rec_00001_.png").unlink()
 
     assert driver.session.get(f"{driver.url}/view", params={"filename": "rec_00001_.png"}).status_code == 404
-    assert driver.ran(TXT2IMG)["outputs"]["out"]["images"][0]["filename"] == "rec_00001_.png"
+    assert driver.run(TXT2IMG)["outputs"]["out"]["images"][0]["filename"] == "rec_00001_.png"
     assert sim.sampled_steps == 3
 
 
-def test_only_the_prompt_before_is_kept(sim: Simulator, driver: Driver) -> None:
+def test_only_the_previous_prompt_is_cached(sim: Simulator, driver: Driver) -> None:
     """A graph that ran before another one is sampled again."""
     for graph in (TXT2IMG, ONLY_IMAGES, TXT2IMG):
-        driver.ran(graph)
+        driver.run(graph)
 
     assert sim.sampled_steps == 6
 
 
-def test_twins_run_once(driver: Driver) -> None:
-    """Two nodes that are the same share one result; the second only says so."""
+def test_equal_nodes_run_once(driver: Driver) -> None:
+    """Two equal nodes share one result; the second is only reported."""
     graph = {**TXT2IMG, "twin": TXT2IMG["pos"]}
     with driver.listening() as listener:
         driver.queue(changed(graph, neg={"conditioning": ["twin", 0]}))
@@ -97,7 +96,7 @@ def test_twins_run_once(driver: Driver) -> None:
 
 
 def test_a_file_that_changed_is_loaded_again(driver: Driver) -> None:
-    """The cache knows LoadImage by its file's content."""
+    """The cache key of LoadImage contains its file's content."""
     graph: Graph = {
         "img": node("LoadImage", image="x.png"),
         "out": node("SaveImage", images=["img", 0], filename_prefix="rec"),
@@ -105,17 +104,17 @@ def test_a_file_that_changed_is_loaded_again(driver: Driver) -> None:
     pictures = []
     for color in ("red", "red", "blue"):
         driver.upload("x.png", png(Image.new("RGB", (8, 8), color)), overwrite="true")
-        pictures.append(driver.ran(graph)["outputs"]["out"]["images"][0]["filename"])
+        pictures.append(driver.run(graph)["outputs"]["out"]["images"][0]["filename"])
 
     assert pictures == ["rec_00001_.png", "rec_00001_.png", "rec_00002_.png"]
 
 
-def test_a_saved_picture_carries_its_graph(driver: Driver) -> None:
-    """The text chunks are the graph, with the hash of a loaded file, and the caller's extra_pnginfo."""
+def test_a_saved_image_contains_its_graph(driver: Driver) -> None:
+    """The text chunks have the graph, with the hash of a loaded file, and the caller's extra_pnginfo."""
     driver.upload("x.png", png(Image.new("RGB", (64, 64))))
     graph = img2img("x.png")
-    saved = driver.ran(graph, extra_data={"extra_pnginfo": {"workflow": {"a": 1}}})["outputs"]["out"]["images"][0]
-    text = opened(driver.get("/view", **saved).content).info
+    saved = driver.run(graph, extra_data={"extra_pnginfo": {"workflow": {"a": 1}}})["outputs"]["out"]["images"][0]
+    text = decoded(driver.get("/view", **saved).content).info
 
     assert json.loads(text["workflow"]) == {"a": 1}
     kept = json.loads(text["prompt"])
@@ -133,19 +132,19 @@ def test_a_saved_picture_carries_its_graph(driver: Driver) -> None:
         ("rec_%batch_num%", "rec_0_00001_.png", ""),
     ],
 )
-def test_saved_names_count_on(sim: Simulator, driver: Driver, prefix: str, name: str, subfolder: str) -> None:
+def test_saved_names_are_numbered(sim: Simulator, driver: Driver, prefix: str, name: str, subfolder: str) -> None:
     """The counter is one more than the highest of the prefix in its folder."""
     for taken in ("rec_00003_.png", "rec_x_.png", "record_00009_.png"):
         (sim.output_dir / taken).touch()
-    saved = driver.ran(changed(TXT2IMG, out={"filename_prefix": prefix}))["outputs"]["out"]["images"]
+    saved = driver.run(changed(TXT2IMG, out={"filename_prefix": prefix}))["outputs"]["out"]["images"]
 
     assert saved == [{"filename": name, "subfolder": subfolder, "type": "output"}]
     assert (sim.output_dir / subfolder / name).is_file()
 
 
 def test_nothing_is_saved_outside(sim: Simulator, driver: Driver) -> None:
-    """A prefix that leads out of the folder is an execution error."""
-    status = driver.ran(changed(TXT2IMG, out={"filename_prefix": "../../evil"}))["status"]
+    """A prefix that leaves the folder is an execution error."""
+    status = driver.run(changed(TXT2IMG, out={"filename_prefix": "../../evil"}))["status"]
     error = status["messages"][-1][1]
 
     assert error["exception_type"] == "Exception"
@@ -154,68 +153,29 @@ def test_nothing_is_saved_outside(sim: Simulator, driver: Driver) -> None:
 
 
 def test_previews_go_to_temp(sim: Simulator, driver: Driver) -> None:
-    """PreviewImage shows a file of type temp."""
+    """PreviewImage saves a file of type temp."""
     graph = {**TXT2IMG, "out": node("PreviewImage", images=["dec", 0])}
-    saved = driver.ran(graph)["outputs"]["out"]["images"][0]
+    saved = driver.run(graph)["outputs"]["out"]["images"][0]
 
     assert saved["type"] == "temp"
     assert (sim.temp_dir / saved["filename"]).is_file()
 
 
-def test_pictures_come_over_the_websocket(driver: Driver) -> None:
-    """A batch sends a PNG frame for each picture, and saves nothing."""
+def test_images_are_sent_over_the_websocket(driver: Driver) -> None:
+    """A batch sends a PNG frame for each image, and saves nothing."""
     graph = to_websocket(changed(TXT2IMG, lat={"batch_size": 2}))
     with driver.listening() as listener:
         prompt_id = driver.queue(graph).json()["prompt_id"]
         frames = listener.frames_until("executing", node=None)
     files = [frame["file"] for frame in frames if "file" in frame]
 
-    assert [opened(file).size for file in files] == [(64, 64), (64, 64)]
+    assert [decoded(file).size for file in files] == [(64, 64), (64, 64)]
     assert files[0] != files[1]
     assert driver.history(prompt_id)["outputs"] == {}
 
 
-def test_a_client_that_knows_metadata_gets_them() -> None:
-    """Previews and pictures come as event 4, before `progress`, and not as event 1."""
-    with simulated(previews=True) as (_, driver), driver.listening() as listener:
-        listener.frame()
-        listener.send("no json")
-        listener.send({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
-        driver.queue(TXT2IMG)
-        late = [frame for frame in listener.frames_until("executing", node=None) if "ws_binary" in frame]
-    with simulated(previews=True) as (_, driver), driver.listening() as listener:
-        listener.frame()
-        listener.send({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
-        answer = listener.frame()
-        prompt_id = driver.queue(to_websocket(TXT2IMG)).json()["prompt_id"]
-        frames = listener.frames_until("executing", node=None)
-
-    assert {frame["ws_binary"]["event"] for frame in late} == {1}, "the flags were not the first message"
-    assert answer["ws"]["data"] == {"supports_preview_metadata": True, "max_upload_size": 104857600}
-    pictures = [frame for frame in frames if "ws_binary" in frame]
-    assert [frame["ws_binary"]["event"] for frame in pictures] == [4, 4, 4, 4]
-    assert frames[frames.index(pictures[0]) + 1]["ws"]["type"] == "progress"
-    described = [_metadata(frame) for frame in pictures]
-    assert [data["image_type"] for data, _ in described] == ["image/jpeg"] * 3 + ["image/png"]
-    assert described[-1][0] | {"image_type": ""} == {
-        "node_id": "out",
-        "prompt_id": prompt_id,
-        "display_node_id": "out",
-        "parent_node_id": None,
-        "real_node_id": "out",
-        "image_type": "",
-    }
-    assert [image.size for _, image in described] == [(512, 512)] * 3 + [(64, 64)]
-
-
-def _metadata(frame: dict[str, Any]) -> tuple[dict[str, Any], Image.Image]:
-    length = frame["ws_binary"]["fmt"]
-    file = frame["file"]
-    return json.loads(file[:length]), opened(file[length:])
-
-
-def test_a_prompt_of_nobody_is_told_to_all(driver: Driver) -> None:
-    """Without client_id progress goes to every socket; start, executing and the end go to none."""
+def test_progress_of_a_prompt_without_client_id_goes_to_all(driver: Driver) -> None:
+    """Progress is sent to every socket; start, executing and the end are sent to none."""
     with driver.listening() as listener:
         listener.frame()
         prompt_id = driver.post("/prompt", {"prompt": TXT2IMG}).json()["prompt_id"]
@@ -226,13 +186,13 @@ def test_a_prompt_of_nobody_is_told_to_all(driver: Driver) -> None:
     assert {frame["ws"]["type"] for frame in frames} == {"status", "progress_state", "progress", "feature_flags"}
 
 
-def test_of_two_sockets_with_one_name_the_end_of_either_silences_both(sim: Simulator, driver: Driver) -> None:
-    """As with the real one: the same clientId twice, one of them ends, and the other hears nothing any more."""
+def test_two_sockets_with_one_client_id(sim: Simulator, driver: Driver) -> None:
+    """As in the real one: if either of them closes, the other gets no more frames."""
     with driver.listening() as staying:
         with driver.listening() as leaving:
             leaving.frame()
-        until(lambda: sim.sockets == 1)
-        driver.ran(ONLY_IMAGES)
+        wait_until(lambda: sim.sockets == 1)
+        driver.run(ONLY_IMAGES)
         staying.frame()
         staying.send({"type": "feature_flags"})
 
@@ -241,29 +201,29 @@ def test_of_two_sockets_with_one_name_the_end_of_either_silences_both(sim: Simul
 
 def test_the_custom_sampler_draws_the_same(driver: Driver) -> None:
     """KSampler and SamplerCustomAdvanced with the same settings make the same picture."""
-    assert driver.pictures(CUSTOM)[0] != b""
-    assert difference(shown(driver, CUSTOM), shown(driver, TXT2IMG)) == 0
+    assert driver.saved_files(CUSTOM)[0] != b""
+    assert difference(saved_image(driver, CUSTOM), saved_image(driver, TXT2IMG)) == 0
 
 
 @pytest.mark.parametrize("graph", [img2img("x.png", denoise=0.0), changed(CUSTOM, sigmas={"denoise": 0.0})])
 def test_without_denoise_nothing_is_sampled(sim: Simulator, driver: Driver, graph: Graph) -> None:
-    """Denoise 0 counts no step, and gives the start back."""
+    """Denoise 0 counts no step, and returns the input."""
     driver.upload("x.png", png(Image.new("RGB", (64, 64), "teal")))
-    picture = shown(driver, graph)
+    image = saved_image(driver, graph)
 
     assert sim.sampled_steps == 0
-    assert len(picture.getcolors() or ()) == 1
+    assert len(image.getcolors() or ()) == 1
 
 
-def test_denoise_mixes_picture_and_drawing(driver: Driver) -> None:
-    """A little denoise keeps the given picture, all of it leaves nothing but the drawing."""
+def test_denoise_mixes_image_and_drawing(driver: Driver) -> None:
+    """A low denoise keeps the input image, a full one leaves only the drawing."""
     start = Image.new("RGB", (64, 64), "teal")
     driver.upload("x.png", png(start))
-    distances = [difference(shown(driver, img2img("x.png", denoise=part)), start) for part in (0.01, 0.5, 1.0)]
+    distances = [difference(saved_image(driver, img2img("x.png", denoise=part)), start) for part in (0.01, 0.5, 1.0)]
 
     assert distances[0] < 2
     assert distances == sorted(distances)
-    assert difference(shown(driver, img2img("x.png", denoise=1.0)), shown(driver, TXT2IMG)) == 0
+    assert difference(saved_image(driver, img2img("x.png", denoise=1.0)), saved_image(driver, TXT2IMG)) == 0
 
 
 def test_a_photo_is_turned_upright(driver: Driver) -> None:
@@ -276,15 +236,15 @@ def test_a_photo_is_turned_upright(driver: Driver) -> None:
         "out": node("SaveImage", images=["img", 0], filename_prefix="rec"),
     }
 
-    assert shown(driver, graph).size == (16, 32)
+    assert saved_image(driver, graph).size == (16, 32)
 
 
 @pytest.mark.parametrize("content", [b"no picture", png(Image.effect_noise((64, 64), 99))[:900]])
-def test_an_unreadable_picture_is_an_execution_error(driver: Driver, content: bytes) -> None:
-    """Bytes that are no picture, or half of one, are found out when LoadImage runs."""
+def test_an_unreadable_image_is_an_execution_error(driver: Driver, content: bytes) -> None:
+    """Invalid or truncated images are detected when LoadImage runs."""
     driver.upload("x.png", content)
 
-    assert driver.ran(img2img("x.png"))["status"]["messages"][-1][1]["node_type"] == "LoadImage"
+    assert driver.run(img2img("x.png"))["status"]["messages"][-1][1]["node_type"] == "LoadImage"
 
 
 @pytest.mark.parametrize(
@@ -295,19 +255,19 @@ def test_a_literal_in_place_of_a_link_is_an_execution_error(
 ) -> None:
     """/prompt accepts the literal, the node fails when it runs, and the next prompt succeeds."""
     graph = {**TXT2IMG, node_id: node(TXT2IMG[node_id]["class_type"], **{**TXT2IMG[node_id]["inputs"], name: literal})}
-    error = driver.ran(graph)["status"]["messages"][-1][1]
+    error = driver.run(graph)["status"]["messages"][-1][1]
 
     assert (error["node_id"], error["exception_type"]) == (node_id, "AttributeError")
-    assert driver.pictures(TXT2IMG)
+    assert driver.saved_files(TXT2IMG)
 
 
-def test_a_picture_that_is_gone_is_an_execution_error(sim: Simulator, driver: Driver) -> None:
-    """A file that went away while the prompt waited is not found when its turn comes."""
+def test_a_deleted_image_is_an_execution_error(sim: Simulator, driver: Driver) -> None:
+    """A file that was deleted while the prompt was queued is not found when it runs."""
     driver.upload("x.png", png(Image.new("RGB", (64, 64))))
     sim.faults.hang_sampling()
     driver.queue(TXT2IMG, prompt_id="first")
     driver.queue(img2img("x.png"), prompt_id="second")
-    until(lambda: sim.hanging_step)
+    wait_until(lambda: sim.hanging_step)
     (sim.input_dir / "x.png").unlink()
     sim.faults.go_on()
 
@@ -324,12 +284,12 @@ def test_a_picture_that_is_gone_is_an_execution_error(sim: Simulator, driver: Dr
         (through("ImageScale", image=["a", 0], upscale_method="area", width=9, height=9, crop="center"), (9, 9)),
     ],
 )
-def test_sizes_are_those_asked_for(driver: Driver, graph: Graph, size: tuple[int, int]) -> None:
-    """Scaling keeps the ratio where one side is 0, and orange stays orange."""
-    picture = shown(driver, graph)
+def test_images_are_scaled_to_the_requested_size(driver: Driver, graph: Graph, size: tuple[int, int]) -> None:
+    """Scaling keeps the ratio if one side is 0, and orange stays orange."""
+    image = saved_image(driver, graph)
 
-    assert picture.size == size
-    assert picture.getpixel((0, 0)) == (255, 128, 0)
+    assert image.size == size
+    assert image.getpixel((0, 0)) == (255, 128, 0)
 
 
 def test_a_lora_is_drawn(driver: Driver) -> None:
@@ -337,7 +297,9 @@ def test_a_lora_is_drawn(driver: Driver) -> None:
     large = changed(TXT2IMG, lat={"width": 512, "height": 512})
     lora = node("LoraLoaderModelOnly", model=["unet", 0], lora_name="game-ui.safetensors", strength_model=1.0)
 
-    assert difference(shown(driver, {**changed(large, ks={"model": ["lora", 0]}), "lora": lora}), shown(driver, large))
+    assert difference(
+        saved_image(driver, {**changed(large, ks={"model": ["lora", 0]}), "lora": lora}), saved_image(driver, large)
+    )
 
 
 def test_a_checkpoint_is_all_in_one() -> None:
@@ -348,6 +310,6 @@ def test_a_checkpoint_is_all_in_one() -> None:
         linked = changed(
             graph, pos={"clip": ["one", 1]}, ks={"model": ["one", 0]}, dec={"vae": ["one", 2]}, lat={"width": 72}
         )
-        assert shown(driver, linked).size == (72, 64)
+        assert saved_image(driver, linked).size == (72, 64)
         plain = {**linked, "lat": node("EmptyLatentImage", width=70, height=64, batch_size=1)}
-        assert shown(driver, plain).size == (64, 64)
+        assert saved_image(driver, plain).size == (64, 64)

@@ -1,4 +1,4 @@
-"""The simulator says what a real ComfyUI said, frame by frame, when it is asked the same."""
+"""The simulator sends the same messages as a real ComfyUI, frame by frame, for the same requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from simulators.comfyui import Simulator
 from tools.recorded_graphs import REFUSED, TXT2IMG, Graph, changed, to_websocket
 
-from .driver import Driver, simulated, until
+from .driver import Driver, simulated, wait_until
 from .recorded import frames, graph_of, normal, recording
 
 NOTHING: Graph = {}
@@ -30,15 +30,15 @@ RAN_BEFORE: dict[str, Graph] = {
 }
 
 
-def picture() -> bytes:
+def image() -> bytes:
     """Return a small PNG."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(file, "PNG")
     return file.getvalue()
 
 
-def told(driver: Driver, entries: list[dict[str, Any]], interrupt_at: int | None = None) -> list[dict[str, Any]]:
-    """Post the graph of a recording; return answer, frames and history entry as a recording has them."""
+def replayed(driver: Driver, entries: list[dict[str, Any]], interrupt_at: int | None = None) -> list[dict[str, Any]]:
+    """Post the graph of a recording; return response, frames and history entry in the recordings' format."""
     with driver.listening() as listener:
         heard = [listener.frame()]
         answer = driver.queue(graph_of(entries))
@@ -55,35 +55,35 @@ def told(driver: Driver, entries: list[dict[str, Any]], interrupt_at: int | None
 
 
 @pytest.mark.parametrize("name", [name for name in RAN_BEFORE if name != "interrupted"])
-def test_a_run_is_told_as_it_was_recorded(driver: Driver, name: str) -> None:
-    """Frames, their order and the history entry of a run are those of the real one."""
-    driver.upload("in.png", picture(), subfolder="jobs/abc")
+def test_a_run_matches_its_recording(driver: Driver, name: str) -> None:
+    """Frames, their order and the history entry are equal."""
+    driver.upload("in.png", image(), subfolder="jobs/abc")
     driver.upload("bad.png", b"no picture")
     if RAN_BEFORE[name]:
-        driver.ran(RAN_BEFORE[name])
+        driver.run(RAN_BEFORE[name])
 
-    assert normal(told(driver, recording(name))) == normal(recording(name))
+    assert normal(replayed(driver, recording(name))) == normal(recording(name))
 
 
-def test_an_interrupted_run_is_told_as_it_was_recorded(sim: Simulator, driver: Driver) -> None:
-    """An interruption during step 4 of 30 ends the run without an error, and history says `error`."""
+def test_an_interrupted_run_matches_its_recording(sim: Simulator, driver: Driver) -> None:
+    """An interruption during step 4 of 30 ends the run without an error, and the history has `error`."""
     entries = recording("interrupted")
-    driver.ran(RAN_BEFORE["interrupted"])
+    driver.run(RAN_BEFORE["interrupted"])
     sim.faults.hang_sampling(at_step=4)
 
-    assert normal(told(driver, entries, interrupt_at=len(frames(entries)) - 1)) == normal(entries)
+    assert normal(replayed(driver, entries, interrupt_at=len(frames(entries)) - 1)) == normal(entries)
 
 
-def test_previews_are_told_as_they_were_recorded() -> None:
-    """With previews, every step ends in a JPEG frame."""
+def test_previews_match_their_recording() -> None:
+    """With previews, every step ends with a JPEG frame."""
     entries = recording("txt2img_with_previews")
     with simulated(previews=True) as (_, driver):
-        assert normal(told(driver, entries)) == normal(entries)
+        assert normal(replayed(driver, entries)) == normal(entries)
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
-def test_a_refusal_is_worded_as_it_was_recorded(driver: Driver, name: str) -> None:
-    """Status and body of a refused prompt are those of the real one."""
+def test_a_refusal_matches_its_recording(driver: Driver, name: str) -> None:
+    """Status and body of a rejected prompt are equal."""
     answer = driver.queue(REFUSED[name])
 
     assert normal([{"http": "POST /prompt", "status": answer.status_code, "body": answer.json()}]) == normal(
@@ -91,15 +91,15 @@ def test_a_refusal_is_worded_as_it_was_recorded(driver: Driver, name: str) -> No
     )
 
 
-def test_an_upload_is_answered_as_it_was_recorded(driver: Driver) -> None:
-    """An upload into a subfolder says name, subfolder and type."""
-    answer = driver.upload("in.png", picture(), subfolder="jobs/abc", type="input")
+def test_an_upload_matches_its_recording(driver: Driver) -> None:
+    """The response to an upload into a subfolder has name, subfolder and type."""
+    answer = driver.upload("in.png", image(), subfolder="jobs/abc", type="input")
 
     assert {"status": answer.status_code, "body": answer.json()} == recording("upload_image")
 
 
 def exchanged(driver: Driver, request: dict[str, Any]) -> dict[str, Any]:
-    """Send a recorded request; return the exchange as a recording has it."""
+    """Send a recorded request; return the exchange in the recordings' format."""
     method, path = request["method"], request["path"]
     options = {key: request[key] for key in ("params", "json") if key in request}
     answer = driver.session.request(method, driver.url + path, timeout=10, **options)
@@ -115,16 +115,16 @@ def expected_exchanges(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**entry, "type": entry["content_type"]} for entry in exchanges if "method" in entry["request"]]
 
 
-def test_deleting_and_interrupting_is_told_as_it_was_recorded() -> None:
+def test_deleting_and_interrupting_match_their_recording() -> None:
     """Of three prompts the waiting one is deleted, the running one interrupted, and the last one runs.
 
-    Which status frame falls between which steps is a race in the real one; so steps are held until it is told.
+    The position of status frames between steps depends on timing, so steps are held until the frame was sent.
     """
     entries = recording("queue_delete_interrupt")
     requests = [entry["request"] for entry in expected_exchanges(entries)]
     client_id = requests[0]["json"]["client_id"]
     with simulated(previews=True) as (sim, driver):
-        driver.ran(TXT2IMG)
+        driver.run(TXT2IMG)
         sim.faults.hang_sampling(at_step=1)
         sim.faults.hang_sampling(at_step=2)
         with driver.listening(client_id) as listener:
@@ -133,7 +133,7 @@ def test_deleting_and_interrupting_is_told_as_it_was_recorded() -> None:
             heard += listener.frames_until("executing", node="ks")
             exchanges += [exchanged(driver, requests.pop(0)), exchanged(driver, requests.pop(0))]
             heard += listener.frames(2)
-            until(lambda: sim.hanging_step == 1)
+            wait_until(lambda: sim.hanging_step == 1)
             sim.faults.go_on()
             heard += listener.frames_until("progress", value=1)
             heard.append(listener.frame())
@@ -146,27 +146,27 @@ def test_deleting_and_interrupting_is_told_as_it_was_recorded() -> None:
     assert normal(exchanges) == normal(expected_exchanges(entries))
 
 
-def test_reconnecting_is_told_as_it_was_recorded() -> None:
-    """A client that comes back is told the running node without a prompt_id, and after the end nothing at all."""
+def test_reconnecting_matches_its_recording() -> None:
+    """A client that reconnects gets the running node without a prompt_id, and after the end nothing."""
     entries = recording("reconnect")
     post, history = (entry["request"] for entry in expected_exchanges(entries))
     client_id = post["json"]["client_id"]
     with simulated() as (sim, driver):
-        driver.ran(TXT2IMG)
+        driver.run(TXT2IMG)
         for step in (2, 3, 4):
             sim.faults.hang_sampling(at_step=step)
         with driver.listening(client_id) as listener:
             heard = [listener.frame()]
             exchanges = [exchanged(driver, post)]
             heard += listener.frames_until("progress", value=1)
-        until(lambda: sim.sockets == 0 and sim.hanging_step == 2)
+        wait_until(lambda: sim.sockets == 0 and sim.hanging_step == 2)
         sim.faults.go_on()
-        until(lambda: sim.hanging_step == 3)
+        wait_until(lambda: sim.hanging_step == 3)
         with driver.listening(client_id) as listener:
             heard += listener.frames(2)
             sim.faults.go_on()
             heard += listener.frames_until("progress", value=3)
-        until(lambda: sim.sockets == 0 and sim.hanging_step == 4)
+        wait_until(lambda: sim.sockets == 0 and sim.hanging_step == 4)
         sim.faults.go_on()
         driver.history(exchanges[0]["body"]["prompt_id"])
         with driver.listening(client_id) as listener:

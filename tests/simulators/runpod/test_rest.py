@@ -1,4 +1,4 @@
-"""The stand-in of RunPod's management API, where a mistake of it could hide one of ours."""
+"""The simulator of RunPod's management API. A mistake in it could hide one of ours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def account() -> Iterator[RunPodAccount]:
         yield account
 
 
-def ask(account: RunPodAccount, method: str, path: str, body: object = None) -> requests.Response:
+def call(account: RunPodAccount, method: str, path: str, body: object = None) -> requests.Response:
     """Make one call with the right key."""
     url = account.environment()["RUNPOD_REST_BASE_URL"] + path
     headers = {"Authorization": f"Bearer {account.api_key}"}
@@ -47,9 +47,9 @@ def ask(account: RunPodAccount, method: str, path: str, body: object = None) -> 
         ("/serverless", {key: value for key, value in ENDPOINT.items() if key != "image"}, "image"),
     ],
 )
-def test_a_wrong_body_is_a_422_with_its_field(account: RunPodAccount, path: str, body: object, field: str) -> None:
-    """As a problem of RFC 9457 with a list of errors; nothing is made."""
-    answer = ask(account, "POST", path, body)
+def test_an_invalid_body_is_a_422_with_its_field(account: RunPodAccount, path: str, body: object, field: str) -> None:
+    """The response is a problem of RFC 9457 with a list of errors; nothing is created."""
+    answer = call(account, "POST", path, body)
 
     assert answer.status_code == 422
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -68,19 +68,22 @@ def test_a_wrong_body_is_a_422_with_its_field(account: RunPodAccount, path: str,
         ({"type": "QUEUE"}, 422),
     ],
 )
-def test_what_excludes_itself_is_refused(account: RunPodAccount, change: dict[str, Any], status: int) -> None:
-    """By the rules of RunPod's document, in a PATCH as in a POST."""
-    endpoint_id = ask(account, "POST", "/serverless", ENDPOINT).json()["id"]
+def test_contradicting_fields_are_rejected(account: RunPodAccount, change: dict[str, Any], status: int) -> None:
+    """By the rules of RunPod's documentation, in a PATCH and in a POST."""
+    endpoint_id = call(account, "POST", "/serverless", ENDPOINT).json()["id"]
 
-    assert ask(account, "PATCH", f"/serverless/{endpoint_id}", change).status_code == status
+    assert call(account, "PATCH", f"/serverless/{endpoint_id}", change).status_code == status
 
 
 def test_a_template_is_copied_once(account: RunPodAccount) -> None:
-    """Its container settings and variables come into the endpoint, the body's win, and later changes do not."""
-    template_id = ask(account, "POST", "/templates", TEMPLATE).json()["id"]
+    """The endpoint gets its container settings and variables.
+
+    The body's take precedence, later changes are not copied.
+    """
+    template_id = call(account, "POST", "/templates", TEMPLATE).json()["id"]
     body = {**ENDPOINT, "templateId": template_id, "env": {"B": "mine"}}
-    endpoint = ask(account, "POST", "/serverless", body).json()
-    ask(account, "PATCH", f"/templates/{template_id}", {"disk": 99})
+    endpoint = call(account, "POST", "/serverless", body).json()
+    call(account, "PATCH", f"/templates/{template_id}", {"disk": 99})
 
     assert (endpoint["disk"], endpoint["env"]) == (40, {"A": "1", "B": "mine"})
     assert account.endpoints[endpoint["id"]]["disk"] == 40
@@ -88,22 +91,22 @@ def test_a_template_is_copied_once(account: RunPodAccount) -> None:
 
 
 def test_an_endpoint_with_workers_is_not_deleted(account: RunPodAccount) -> None:
-    """They are set to 0 first; its bound template goes with it, and is not deleted before."""
-    endpoint_id = ask(account, "POST", "/serverless", ENDPOINT).json()["id"]
+    """The workers must be set to 0 first. The bound template is deleted with the endpoint, not before."""
+    endpoint_id = call(account, "POST", "/serverless", ENDPOINT).json()["id"]
     [bound] = account.templates
-    assert ask(account, "DELETE", f"/templates/{bound}").status_code == 400
-    assert ask(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 400
-    ask(account, "PATCH", f"/serverless/{endpoint_id}", {"workers": {"min": 0, "max": 0}})
+    assert call(account, "DELETE", f"/templates/{bound}").status_code == 400
+    assert call(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 400
+    call(account, "PATCH", f"/serverless/{endpoint_id}", {"workers": {"min": 0, "max": 0}})
 
-    assert ask(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 204
+    assert call(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 204
     assert not account.templates
-    assert ask(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 404
+    assert call(account, "DELETE", f"/serverless/{endpoint_id}").status_code == 404
 
 
 def test_graphql_replaces_an_endpoint(account: RunPodAccount) -> None:
-    """What its input leaves out falls back to a default; an unknown field is an error."""
+    """Omitted fields get their defaults; an unknown field is an error."""
     body = {**ENDPOINT, "workers": {"max": 9}, "timeout": 600_000}
-    endpoint_id = ask(account, "POST", "/serverless", body).json()["id"]
+    endpoint_id = call(account, "POST", "/serverless", body).json()["id"]
     url = account.environment()["RUNPOD_GRAPHQL_URL"]
     headers = {"Authorization": f"Bearer {account.api_key}"}
     given = {"id": endpoint_id, "name": "e", "gpuIds": "ADA_24", "modelReferences": ["m"]}
@@ -120,16 +123,16 @@ def test_graphql_replaces_an_endpoint(account: RunPodAccount) -> None:
 
 
 def test_a_key_is_needed(account: RunPodAccount) -> None:
-    """Without one, and with another, 401; rate limits are told to the right one."""
+    """A missing or wrong key is 401; a valid key gets rate limits."""
     url = account.environment()["RUNPOD_REST_BASE_URL"] + "/templates"
 
     assert requests.get(url, timeout=10).status_code == 401
     assert requests.get(url, headers={"Authorization": account.api_key}, timeout=10).status_code == 401
-    assert "RateLimit" in ask(account, "GET", "/templates").headers
+    assert "RateLimit" in call(account, "GET", "/templates").headers
 
 
 def test_availability_needs_a_product(account: RunPodAccount) -> None:
-    """As RunPod's catalogue has it."""
-    assert ask(account, "GET", "/catalog/gpus?include=AVAILABILITY").status_code == 400
-    assert "availability" not in ask(account, "GET", "/catalog/gpus").json()["gpus"][0]
-    assert ask(account, "PUT", "/templates/x").status_code == 501
+    """As in RunPod's catalogue."""
+    assert call(account, "GET", "/catalog/gpus?include=AVAILABILITY").status_code == 400
+    assert "availability" not in call(account, "GET", "/catalog/gpus").json()["gpus"][0]
+    assert call(account, "PUT", "/templates/x").status_code == 501

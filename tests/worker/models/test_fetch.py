@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from simulators.http_server import free_port
 from simulators.hugging_face import ModelResponse
 from simulators.waiting import until
 from tests.needs import skip_visibly
@@ -389,17 +390,9 @@ def test_progress_resets_the_failure_count(models: ModelSetup, tmp_path: Path) -
 # Connection errors
 
 
-def closed_port() -> int:
-    """Return an unused port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def test_a_refused_connection_is_retried_six_times(models: ModelSetup, tmp_path: Path) -> None:
     """A refused connection is tried six times, and the error has the cause and the remedy."""
-    message = failure(models, tmp_path, models.put(), hub=Hub(f"http://127.0.0.1:{closed_port()}"))
+    message = failure(models, tmp_path, models.put(), hub=Hub(f"http://127.0.0.1:{free_port()}"))
 
     assert "the connection to 127.0.0.1 was refused or lost; given up after 6 attempts" in message
     assert "Check the network and its proxies (HTTPS_PROXY), or set HF_ENDPOINT to a mirror" in message
@@ -414,8 +407,8 @@ def test_an_unknown_host_name_is_reported(models: ModelSetup, tmp_path: Path) ->
 
 def test_an_unreachable_proxy_is_reported(models: ModelSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreachable proxy and an unreachable server have different errors; this machine needs no proxy."""
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port()}")
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     served = models.put()
 
     message = failure(models, tmp_path, served, hub=Hub("https://nowhere.invalid"))
@@ -882,10 +875,3 @@ def test_check_hashes_all_models_and_downloads_nothing(models: ModelSetup, tmp_p
 
     fetch_models([flipped.model], tmp_path, models.hub)
     assert target.read_bytes() == flipped.content
-
-
-def test_a_model_error_names_its_model(models: ModelSetup) -> None:
-    """An error has the model that it is about."""
-    model = models.put().model
-
-    assert ModelError(model, "is lost").model is model

@@ -76,22 +76,6 @@ def test_an_existing_model_is_not_downloaded(tmp_path: Path, models: ModelSetup)
     assert [asked.path for asked in models.server.received] == [clip.path]
 
 
-def test_two_workers_on_one_volume_download_once(tmp_path: Path, models: ModelSetup) -> None:
-    """The second waits for the first, and both have the model."""
-    (tmp_path / "volume").mkdir()
-    vae = models.put()
-    hold = models.server.hold(vae.path, SIZE // 2)
-    first, second = (manager_of(tmp_path, models, vae, COMFYUI_DATA_DIR=str(tmp_path / name)) for name in "ab")
-    first.begin()
-    assert hold.reached.wait(30)
-    second.begin()
-    hold.release()
-    first.await_all(lambda: None)
-    second.await_all(lambda: None)
-
-    assert len(models.server.requests(vae.path)) == 1
-
-
 def test_a_download_takes_precedence_over_a_file_of_another_size(tmp_path: Path, models: ModelSetup) -> None:
     """The downloaded file is linked in front of one of another size that ComfyUI would find first."""
     vae = models.put()

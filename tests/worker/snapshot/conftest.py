@@ -77,7 +77,7 @@ class SnapshotSetup:
         return status, err.getvalue()
 
     def node(self, name: str, files: Mapping[str, str]) -> dict[str, object]:
-        """Put a node with one commit on the git server; return its entry of git_custom_nodes."""
+        """Put a node with one commit on the git server; return its entry in git_custom_nodes."""
         [commit] = self.git.put(name, {"__init__.py": "", **files})
         return {self.git.url(name): {"hash": commit, "disabled": False}}
 
@@ -88,19 +88,19 @@ class SnapshotSetup:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nothing of a restore is left, not even temporary files."""
+        """Whether no file of a restore is left, temporary files included."""
         return not self.to.parent.exists() or not list(self.to.parent.iterdir())
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SnapshotSetup]:
-    """A new one, with two commits of a ComfyUI."""
+def snapshot_setup(tmp_path: Path) -> Iterator[SnapshotSetup]:
+    """A new setup, with two commits of a ComfyUI."""
     with GitServer(tmp_path / "git") as git, ModelServer() as web:
         yield SnapshotSetup(tmp_path, git, web)
 
 
-class Installed:
-    """A Python environment of its own, with pip."""
+class PythonEnvironment:
+    """A separate Python environment, with pip."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, with_pip=True)
@@ -122,7 +122,7 @@ class Installed:
                 each.unlink()
 
     def version(self, name: str) -> str:
-        """Return the installed version of a package, or nothing."""
+        """Return the installed version of a package, or an empty text."""
         ended = subprocess.run(
             [self.python, "-c", f"import {name}; print({name}.VERSION)"], capture_output=True, text=True, check=False
         )
@@ -130,22 +130,22 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def _environment(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    return Installed(tmp_path_factory.mktemp("environment") / "venv")
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> PythonEnvironment:
+    return PythonEnvironment(tmp_path_factory.mktemp("environment") / "venv")
 
 
 @pytest.fixture
-def installed(_environment: Installed, bench: SnapshotSetup) -> Iterator[Installed]:
+def installed(_environment: PythonEnvironment, snapshot_setup: SnapshotSetup) -> Iterator[PythonEnvironment]:
     """An environment that has only `locked` 1.0 and pip."""
-    bench.wheels.put("locked", "2.0")
-    _environment.put(bench.wheels.put("locked", "1.0"))
+    snapshot_setup.wheels.put("locked", "2.0")
+    _environment.put(snapshot_setup.wheels.put("locked", "1.0"))
     yield _environment
     _environment.clear()
 
 
 @pytest.fixture
-def lock(bench: SnapshotSetup) -> str:
-    """A lock with hashes of that environment, as scripts/lock writes it."""
-    file = bench.folder / "lock.txt"
+def lock(snapshot_setup: SnapshotSetup) -> str:
+    """A lock file with hashes of that environment, as scripts/lock writes it."""
+    file = snapshot_setup.folder / "lock.txt"
     file.write_text(f"# by scripts/lock\nlocked[extra]==1.0 ; python_version > '3' \\\n    --hash=sha256:{64 * 'a'}\n")
     return str(file)

@@ -32,8 +32,8 @@ SAVED = {
 """A snapshot that ComfyUI-Manager saved, with all of its keys. Its nodes are git repositories; `pips` was emptied."""
 
 
-def written(folder: Path, content: object) -> Path:
-    """Return a file with this content, as JSON if it is not text."""
+def write_snapshot(folder: Path, content: object) -> Path:
+    """Write a file with this content, as JSON unless it is text; return it."""
     file = folder / "snapshot.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     return file
@@ -47,9 +47,9 @@ def test_the_shipped_snapshot_is_one_comfyui_and_nothing_else() -> None:
     assert (snapshot.nodes, snapshot.notices) == ((), ())
 
 
-def test_what_the_manager_saves(tmp_path: Path) -> None:
-    """Each part of a full snapshot is read; ignored entries are reported."""
-    snapshot = read_snapshot(written(tmp_path, SAVED))
+def test_a_full_snapshot_of_the_manager(tmp_path: Path) -> None:
+    """Each part is parsed; ignored entries are reported."""
+    snapshot = read_snapshot(write_snapshot(tmp_path, SAVED))
 
     assert snapshot.comfyui == ONE
     assert snapshot.nodes == (
@@ -65,16 +65,16 @@ def test_what_the_manager_saves(tmp_path: Path) -> None:
     )
 
 
-def test_nodes_alone(tmp_path: Path) -> None:
-    """A snapshot of the nodes only has null for ComfyUI and packages; an old one lacks keys."""
-    snapshot = read_snapshot(written(tmp_path, {"comfyui": None, "pips": None}))
+def test_a_snapshot_of_nodes_only(tmp_path: Path) -> None:
+    """It has null for ComfyUI and packages; an old one lacks the keys."""
+    snapshot = read_snapshot(write_snapshot(tmp_path, {"comfyui": None, "pips": None}))
 
     assert (snapshot.comfyui, snapshot.nodes, snapshot.notices) == ("", (), ())
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
     """Every fault is reported with its location, and none hides another."""
-    file = written(
+    file = write_snapshot(
         tmp_path,
         {
             "comfyui": "v1.2.3",
@@ -90,6 +90,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
                 "https://host/..": {"hash": ONE},
                 "https://a/same": {"hash": ONE},
                 "https://b/Same.git": {"hash": ONE},
+                "https://u:secret@a/same": {"hash": ONE},
             },
             "cnr_custom_nodes": {"some-node": "1.0"},
             "file_custom_nodes": [{"filename": "own.py", "disabled": False}, "x"],
@@ -114,14 +115,15 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ("git_custom_nodes[ext::sh -c x]", "its URL must begin with https://"),
         ("git_custom_nodes[https://host/..]", "must end in a folder name, not in '..'"),
         ("https://a/same and https://b/Same.git", "both use custom_nodes/Same"),
+        ("https://a/same and https://***@a/same", "both use custom_nodes/same"),
         ("cnr_custom_nodes[some-node]", "List the node under git_custom_nodes, with its repository's URL and a commit"),
         ("file_custom_nodes: {'filename': 'own.py'", "Put the file into a git repository"),
         ("file_custom_nodes: 'x'", "Put the file into a git repository"),
-        ("pips", "Set it to {}"),
+        ("pips", "Set it to {}. To pin a package, add it to a file for --constraints"),
         ("hg_custom_nodes", "not supported. List the nodes under git_custom_nodes"),
     ):
         assert [fault for fault in told if fault.startswith(place) and reason in fault], (place, told)
-    assert len(told) == 16
+    assert len(told) == 17
     assert "secret" not in str(info.value)
 
 
@@ -145,7 +147,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 def test_other_shapes(tmp_path: Path, content: object, fault: str) -> None:
     """Other JSON, and text that is not JSON, are errors with the location."""
     with pytest.raises(ConfigError, match=fault):
-        read_snapshot(written(tmp_path, content))
+        read_snapshot(write_snapshot(tmp_path, content))
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -166,5 +168,5 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_logins_are_not_shown(text: str, shown: str) -> None:
-    """Users, passwords and queries of URLs become stars."""
+    """Users, passwords and queries of URLs are replaced by asterisks."""
     assert redacted(text) == shown

@@ -22,180 +22,193 @@ NOWHERE = "1" * 40
 UNAUTHORIZED = ModelResponse(401, {"WWW-Authenticate": 'Basic realm="private"'})
 
 
-def first_commit(bench: SnapshotSetup) -> Repository:
+def first_commit(snapshot_setup: SnapshotSetup) -> Repository:
     """Return ComfyUI's first commit."""
-    return Repository(bench.git.url("ComfyUI"), bench.commits[0])
+    return Repository(snapshot_setup.git.url("ComfyUI"), snapshot_setup.commits[0])
 
 
-# What comes.
+# Restored parts
 
 
-def test_the_pinned_commit_and_not_the_newest(bench: SnapshotSetup) -> None:
+def test_the_pinned_commit_and_not_the_newest(snapshot_setup: SnapshotSetup) -> None:
     """With a pin of the first of two commits, that one is restored."""
-    status, text = bench.restore()
+    status, text = snapshot_setup.restore()
 
     assert status == 0
-    assert (bench.to / "main.py").read_text() == "print('one')\n"
-    assert f"ComfyUI: {bench.commits[0]} of {bench.git.url('ComfyUI')}, fetched and verified in " in text
-    assert text.endswith(f"ComfyUI with 0 custom nodes is in {bench.to}\n")
+    assert (snapshot_setup.to / "main.py").read_text() == "print('one')\n"
+    assert (
+        f"ComfyUI: {snapshot_setup.commits[0]} of {snapshot_setup.git.url('ComfyUI')}, fetched and verified in " in text
+    )
+    assert text.endswith(f"ComfyUI with 0 custom nodes is in {snapshot_setup.to}\n")
 
 
-def test_comfyui_ref_goes_first(bench: SnapshotSetup) -> None:
+def test_comfyui_ref_goes_first(snapshot_setup: SnapshotSetup) -> None:
     """--comfyui-ref overrides the snapshot's commit, and is used if it has none."""
-    assert bench.restore("--comfyui-ref", bench.commits[1], comfyui=None)[0] == 0
-    assert (bench.to / "main.py").read_text() == "print('two')\n"
+    assert snapshot_setup.restore("--comfyui-ref", snapshot_setup.commits[1], comfyui=None)[0] == 0
+    assert (snapshot_setup.to / "main.py").read_text() == "print('two')\n"
 
 
-def test_nodes_at_their_commits(bench: SnapshotSetup) -> None:
+def test_nodes_at_their_commits(snapshot_setup: SnapshotSetup) -> None:
     """Each node is in the folder that the Manager would choose, at its commit; a disabled one is not."""
-    first = bench.git.put("packs/First.git", {"__init__.py": "1"}, {"__init__.py": "2"})
+    first = snapshot_setup.git.put("packs/First.git", {"__init__.py": "1"}, {"__init__.py": "2"})
     nodes = {
-        f"{bench.git.url('packs/First.git')}": {"hash": first[0], "disabled": False},
-        **bench.node("second", {"nodes.py": "x"}),
+        f"{snapshot_setup.git.url('packs/First.git')}": {"hash": first[0], "disabled": False},
+        **snapshot_setup.node("second", {"nodes.py": "x"}),
         "https://example.invalid/third": {"hash": None, "disabled": True},
     }
 
-    status, text = bench.restore(git_custom_nodes=nodes)
+    status, text = snapshot_setup.restore(git_custom_nodes=nodes)
 
     assert status == 0
-    assert (bench.nodes / "First" / "__init__.py").read_text() == "1"
-    assert sorted(each.name for each in bench.nodes.iterdir()) == ["First", "second", "websocket_image_save.py"]
+    assert (snapshot_setup.nodes / "First" / "__init__.py").read_text() == "1"
+    assert sorted(each.name for each in snapshot_setup.nodes.iterdir()) == [
+        "First",
+        "second",
+        "websocket_image_save.py",
+    ]
     assert "git_custom_nodes[https://example.invalid/third]: disabled, not installed" in text
-    assert text.endswith(f"ComfyUI with 2 custom nodes is in {bench.to}\n")
+    assert text.endswith(f"ComfyUI with 2 custom nodes is in {snapshot_setup.to}\n")
 
 
-def test_submodules(bench: SnapshotSetup) -> None:
+def test_submodules(snapshot_setup: SnapshotSetup) -> None:
     """A node's submodule is fetched at the commit that the node pins."""
-    bench.git.put("library", {"code.py": "old"})
-    [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
+    snapshot_setup.git.put("library", {"code.py": "old"})
+    [commit] = snapshot_setup.git.put("node", {"__init__.py": ""}, submodule="library")
 
-    status, text = bench.restore(git_custom_nodes={bench.git.url("node"): {"hash": commit}})
+    status, text = snapshot_setup.restore(git_custom_nodes={snapshot_setup.git.url("node"): {"hash": commit}})
 
     assert status == 0, text
-    assert (bench.nodes / "node" / "part" / "code.py").read_text() == "old"
-    assert not list(bench.to.rglob(".git"))
+    assert (snapshot_setup.nodes / "node" / "part" / "code.py").read_text() == "old"
+    assert not list(snapshot_setup.to.rglob(".git"))
 
 
-def test_submodule_that_is_gone(bench: SnapshotSetup) -> None:
+def test_missing_submodule(snapshot_setup: SnapshotSetup) -> None:
     """A node without its submodule is an error of that node."""
-    bench.git.put("library", {"code.py": "old"})
-    [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library")
-    (bench.git.folder / "library").rename(bench.git.folder / "elsewhere")
+    snapshot_setup.git.put("library", {"code.py": "old"})
+    [commit] = snapshot_setup.git.put("node", {"__init__.py": ""}, submodule="library")
+    (snapshot_setup.git.folder / "library").rename(snapshot_setup.git.folder / "elsewhere")
 
-    status, text = bench.restore(git_custom_nodes={bench.git.url("node"): {"hash": commit}})
+    status, text = snapshot_setup.restore(git_custom_nodes={snapshot_setup.git.url("node"): {"hash": commit}})
 
     assert status == 1
-    assert f"- node: git submodule update of {commit} of {bench.git.url('node')} failed\n" in text
-    assert bench.is_untouched
+    assert f"- node: git submodule update of {commit} of {snapshot_setup.git.url('node')} failed\n" in text
+    assert snapshot_setup.is_untouched
 
 
-def test_no_git_is_left(bench: SnapshotSetup) -> None:
+def test_no_git_is_left(snapshot_setup: SnapshotSetup) -> None:
     """The folder has no .git, and is world-readable; with --keep-git it is a repository at that commit."""
-    node = bench.node("node", {})
+    node = snapshot_setup.node("node", {})
 
-    assert bench.restore(git_custom_nodes=node)[0] == 0
-    assert not list(bench.to.rglob(".git"))
-    assert stat.S_IMODE(bench.to.stat().st_mode) & 0o555 == 0o555
+    assert snapshot_setup.restore(git_custom_nodes=node)[0] == 0
+    assert not list(snapshot_setup.to.rglob(".git"))
+    assert stat.S_IMODE(snapshot_setup.to.stat().st_mode) & 0o555 == 0o555
 
-    bench.to = bench.folder / "kept"
-    assert bench.restore("--keep-git", git_custom_nodes=node)[0] == 0
-    assert (bench.to / ".git").is_dir()
-    assert (bench.nodes / "node" / ".git").is_dir()
-
-
-# What does not come.
+    snapshot_setup.to = snapshot_setup.folder / "kept"
+    assert snapshot_setup.restore("--keep-git", git_custom_nodes=node)[0] == 0
+    assert (snapshot_setup.to / ".git").is_dir()
+    assert (snapshot_setup.nodes / "node" / ".git").is_dir()
 
 
-def test_what_is_missing_is_named(bench: SnapshotSetup) -> None:
+# Parts that cannot be restored
+
+
+def test_what_is_missing_is_named(snapshot_setup: SnapshotSetup) -> None:
     """A repository and a commit that do not exist fail the restore; both are named, and nothing is left."""
-    bench.node("there", {})
+    snapshot_setup.node("there", {})
     nodes = {
-        bench.git.url("gone"): {"hash": NOWHERE, "disabled": False},
-        bench.git.url("there"): {"hash": NOWHERE, "disabled": False},
+        snapshot_setup.git.url("gone"): {"hash": NOWHERE, "disabled": False},
+        snapshot_setup.git.url("there"): {"hash": NOWHERE, "disabled": False},
     }
 
-    status, text = bench.restore(git_custom_nodes=nodes)
+    status, text = snapshot_setup.restore(git_custom_nodes=nodes)
 
     assert status == 1
-    assert f"- gone: git fetch of {NOWHERE} of {bench.git.url('gone')} failed\n" in text
+    assert f"- gone: git fetch of {NOWHERE} of {snapshot_setup.git.url('gone')} failed\n" in text
     assert "The repository does not exist. Correct its URL" in text
-    assert f"- there: git fetch of {NOWHERE} of {bench.git.url('there')} failed\n" in text
-    assert "It has no commit of that hash. Correct the hash, or the URL if the commit is in a fork" in text
+    assert f"- there: git fetch of {NOWHERE} of {snapshot_setup.git.url('there')} failed\n" in text
+    assert "It has no commit of that hash, or its server serves no commits by hash. Correct the hash or the URL" in text
     assert "Retrying" not in text
-    assert bench.is_untouched
+    assert snapshot_setup.is_untouched
 
 
-def test_comfyui_that_is_missing(bench: SnapshotSetup) -> None:
+def test_missing_comfyui(snapshot_setup: SnapshotSetup) -> None:
     """Without ComfyUI nothing else is fetched."""
-    status, text = bench.restore("--comfyui-repo", bench.git.url("gone"), git_custom_nodes=bench.node("node", {}))
+    status, text = snapshot_setup.restore(
+        "--comfyui-repo", snapshot_setup.git.url("gone"), git_custom_nodes=snapshot_setup.node("node", {})
+    )
 
     assert status == 1
     assert "- ComfyUI: git fetch of " in text
     assert "The repository does not exist" in text
     assert "- node: " not in text
-    assert bench.git.connections == 1
+    assert snapshot_setup.git.connections == 1
 
 
-def test_hash_of_a_tag(bench: SnapshotSetup) -> None:
+def test_hash_of_a_tag(snapshot_setup: SnapshotSetup) -> None:
     """The hash of a tag object is not that of a commit."""
-    tag = bench.git.tag("ComfyUI")
+    tag = snapshot_setup.git.tag("ComfyUI")
 
-    status, text = bench.restore("--comfyui-ref", tag)
+    status, text = snapshot_setup.restore("--comfyui-ref", tag)
 
     assert status == 1
-    assert f"checking out {tag} of {bench.git.url('ComfyUI')} resulted in {bench.commits[1]}" in text
+    assert f"checking out {tag} of {snapshot_setup.git.url('ComfyUI')} resulted in {snapshot_setup.commits[1]}" in text
 
 
-def test_submodule_of_this_machine(bench: SnapshotSetup) -> None:
+def test_submodule_of_this_machine(snapshot_setup: SnapshotSetup) -> None:
     """A submodule cannot be a folder of the build machine."""
-    bench.git.put("library", {"code.py": "old"})
-    local = f"file://{bench.git.folder}/library"
-    [commit] = bench.git.put("node", {"__init__.py": ""}, submodule="library", submodule_url=local)
+    snapshot_setup.git.put("library", {"code.py": "old"})
+    local = f"file://{snapshot_setup.git.folder}/library"
+    [commit] = snapshot_setup.git.put("node", {"__init__.py": ""}, submodule="library", submodule_url=local)
 
-    status, text = bench.restore(git_custom_nodes={bench.git.url("node"): {"hash": commit}})
+    status, text = snapshot_setup.restore(git_custom_nodes={snapshot_setup.git.url("node"): {"hash": commit}})
 
     assert status == 1
     assert "transport 'file' not allowed" in text
 
 
-def test_comfyui_of_this_machine(bench: SnapshotSetup) -> None:
+def test_comfyui_of_this_machine(snapshot_setup: SnapshotSetup) -> None:
     """The user who runs the restore may use a folder of this machine."""
-    assert bench.restore("--comfyui-repo", f"file://{bench.git.folder}/ComfyUI")[0] == 0
+    assert snapshot_setup.restore("--comfyui-repo", f"file://{snapshot_setup.git.folder}/ComfyUI")[0] == 0
 
 
-def test_what_passes_is_tried_again(bench: SnapshotSetup) -> None:
+def test_broken_connections_are_retried(snapshot_setup: SnapshotSetup) -> None:
     """Two broken connections are retried."""
-    bench.git.drop(2)
+    snapshot_setup.git.drop(2)
 
-    fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, pause_s=0.01))
+    fetch_commit("ComfyUI", first_commit(snapshot_setup), snapshot_setup.to, Git(snapshot_setup.env, pause_s=0.01))
 
-    assert (bench.to / "main.py").is_file()
-    assert bench.git.connections == 3
+    assert (snapshot_setup.to / "main.py").is_file()
+    assert snapshot_setup.git.connections == 3
 
 
-def test_what_does_not_pass_is_given_up(bench: SnapshotSetup) -> None:
-    """The third broken connection is an error."""
-    bench.git.drop(9)
+def test_the_third_broken_connection_is_an_error(snapshot_setup: SnapshotSetup) -> None:
+    """There are at most three attempts."""
+    snapshot_setup.git.drop(9)
 
     with pytest.raises(RestoreError, match=r"(?s)ComfyUI: git fetch of .*Given up after 3 attempts"):
-        fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, pause_s=0.01))
-    assert bench.git.connections == 3
+        fetch_commit("ComfyUI", first_commit(snapshot_setup), snapshot_setup.to, Git(snapshot_setup.env, pause_s=0.01))
+    assert snapshot_setup.git.connections == 3
 
 
-def test_server_that_never_answers(bench: SnapshotSetup) -> None:
+def test_server_that_never_responds(snapshot_setup: SnapshotSetup) -> None:
     """A server that accepts the connection and sends nothing times out."""
-    bench.git.hang()
+    snapshot_setup.git.hang()
 
     with pytest.raises(RestoreError, match=r"(?s)timed out.*Given up after 3 attempts"):
-        fetch_commit("ComfyUI", first_commit(bench), bench.to, Git(bench.env, timeout_s=0.5, pause_s=0.01))
+        fetch_commit(
+            "ComfyUI",
+            first_commit(snapshot_setup),
+            snapshot_setup.to,
+            Git(snapshot_setup.env, timeout_s=0.5, pause_s=0.01),
+        )
 
 
-def test_nobody_is_asked_for_a_password(bench: SnapshotSetup) -> None:
+def test_a_login_is_never_prompted_for(snapshot_setup: SnapshotSetup) -> None:
     """A server that requires a login ends the restore at once, and the login in the URL is not shown."""
-    address = bench.web.url.replace("://", "://user:hunter2@") + "/private"
-    bench.web.respond("/private/info/refs", *[UNAUTHORIZED] * 9)
+    address = snapshot_setup.web.url.replace("://", "://user:hunter2@") + "/private"
+    snapshot_setup.web.respond("/private/info/refs", *[UNAUTHORIZED] * 9)
 
-    status, text = bench.restore("--comfyui-repo", address)
+    status, text = snapshot_setup.restore("--comfyui-repo", address)
 
     assert status == 1
     assert "It does not exist, or is private" in text
@@ -203,74 +216,81 @@ def test_nobody_is_asked_for_a_password(bench: SnapshotSetup) -> None:
     assert "hunter2" not in text
 
 
-# The folder.
+# The target folder
 
 
-def test_folder_that_is_there(bench: SnapshotSetup) -> None:
+def test_existing_folder(snapshot_setup: SnapshotSetup) -> None:
     """An empty folder is accepted; a non-empty one is an error before anything is fetched."""
-    bench.to.mkdir(parents=True)
-    assert bench.restore()[0] == 0
+    snapshot_setup.to.mkdir(parents=True)
+    assert snapshot_setup.restore()[0] == 0
 
-    connections = bench.git.connections
-    status, text = bench.restore()
-    assert (status, text) == (3, f"--to: {bench.to} already exists. Remove it, or pass a new folder\n")
-    assert bench.git.connections == connections
+    connections = snapshot_setup.git.connections
+    status, text = snapshot_setup.restore()
+    assert (status, text) == (3, f"--to: {snapshot_setup.to} already exists. Remove it, or pass a new folder\n")
+    assert snapshot_setup.git.connections == connections
 
 
-def test_node_that_comfyui_brings(bench: SnapshotSetup) -> None:
+def test_node_that_comfyui_ships(snapshot_setup: SnapshotSetup) -> None:
     """A node does not replace a folder that ComfyUI ships."""
-    commits = bench.git.put("Other", {**MAIN, "custom_nodes/node/__init__.py": ""})
+    commits = snapshot_setup.git.put("Other", {**MAIN, "custom_nodes/node/__init__.py": ""})
 
-    status, text = bench.restore(
+    status, text = snapshot_setup.restore(
         "--comfyui-repo",
-        bench.git.url("Other"),
+        snapshot_setup.git.url("Other"),
         comfyui=commits[0],
-        git_custom_nodes=bench.node("node", {}),
+        git_custom_nodes=snapshot_setup.node("node", {}),
     )
 
     assert status == 1
     assert "- node: ComfyUI ships a node of that name" in text
 
 
-def test_folder_that_cannot_be_made(bench: SnapshotSetup) -> None:
-    """A file where a folder should be is named."""
-    bench.to.parent.write_text("")
+def test_folder_that_cannot_be_created(snapshot_setup: SnapshotSetup) -> None:
+    """The error names a file in the folder's place."""
+    snapshot_setup.to.parent.write_text("")
 
-    status, text = bench.restore()
+    status, text = snapshot_setup.restore()
 
     assert status == 1
-    assert str(bench.to.parent) in text
+    assert str(snapshot_setup.to.parent) in text
 
 
-# The command.
+# The command line
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(bench: SnapshotSetup, sign: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end it soon, git with it, and nothing is left."""
-    bench.git.hang()
-    arguments = ["--snapshot", str(bench.snapshot()), "--to", str(bench.to), "--comfyui-repo", bench.git.url("ComfyUI")]
+def test_interrupted(snapshot_setup: SnapshotSetup, sign: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end it and git soon, and nothing is left."""
+    snapshot_setup.git.hang()
+    arguments = [
+        "--snapshot",
+        str(snapshot_setup.snapshot()),
+        "--to",
+        str(snapshot_setup.to),
+        "--comfyui-repo",
+        snapshot_setup.git.url("ComfyUI"),
+    ]
     process = subprocess.Popen(
         [ROOT / "scripts" / "restore_snapshot", *arguments],
-        env={**os.environ, **bench.env},
-        cwd=bench.folder,
+        env={**os.environ, **snapshot_setup.env},
+        cwd=snapshot_setup.folder,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert until(lambda: bench.git.connections)
+    assert until(lambda: snapshot_setup.git.connections)
 
     process.send_signal(sign)
     said = process.communicate(timeout=60)[1]
 
-    assert (process.returncode, said) == (130, f"Interrupted. {bench.to} was not created\n")
-    assert bench.is_untouched
+    assert (process.returncode, said) == (130, f"Interrupted. {snapshot_setup.to} was not created\n")
+    assert snapshot_setup.is_untouched
 
 
-def test_git_is_needed(bench: SnapshotSetup) -> None:
+def test_git_is_needed(snapshot_setup: SnapshotSetup) -> None:
     """If git is not installed, that is reported first."""
-    bench.env["PATH"] = str(bench.folder)
+    snapshot_setup.env["PATH"] = str(snapshot_setup.folder)
 
-    status, text = bench.restore()
+    status, text = snapshot_setup.restore()
 
     assert (status, text) == (3, "git is not installed. On Debian and Ubuntu: apt-get install git\n")
 
@@ -289,31 +309,34 @@ def test_git_is_needed(bench: SnapshotSetup) -> None:
         (("--branch", "main"), "unrecognized arguments: --branch main"),
     ],
 )
-def test_wrong_options(bench: SnapshotSetup, arguments: tuple[str, ...], fault: str) -> None:
+def test_invalid_options(snapshot_setup: SnapshotSetup, arguments: tuple[str, ...], fault: str) -> None:
     """An invalid option ends with status 3 and its name, before anything is fetched."""
-    status, text = bench.restore(*arguments)
+    status, text = snapshot_setup.restore(*arguments)
 
     assert (status, fault in text) == (3, True), text
     assert "hunter2" not in text
-    assert bench.git.connections == 0
+    assert snapshot_setup.git.connections == 0
 
 
-def test_snapshot_without_comfyui(bench: SnapshotSetup) -> None:
-    """A snapshot of the nodes only needs --comfyui-ref."""
-    status, text = bench.restore(comfyui=None)
+def test_snapshot_without_comfyui(snapshot_setup: SnapshotSetup) -> None:
+    """It needs --comfyui-ref."""
+    status, text = snapshot_setup.restore(comfyui=None)
 
     assert status == 3
     assert text.endswith("comfyui has no commit. Save a complete snapshot, or pass --comfyui-ref\n")
 
 
-def test_disk_that_cannot_be_written(bench: SnapshotSetup) -> None:
+def test_disk_that_cannot_be_written(snapshot_setup: SnapshotSetup) -> None:
     """A disk error is an error of the part that needed the disk."""
-    commits = bench.git.put("Other", {"main.py": "", "custom_nodes": "a file"})
+    commits = snapshot_setup.git.put("Other", {"main.py": "", "custom_nodes": "a file"})
 
-    status, text = bench.restore(
-        "--comfyui-repo", bench.git.url("Other"), comfyui=commits[0], git_custom_nodes=bench.node("node", {})
+    status, text = snapshot_setup.restore(
+        "--comfyui-repo",
+        snapshot_setup.git.url("Other"),
+        comfyui=commits[0],
+        git_custom_nodes=snapshot_setup.node("node", {}),
     )
 
     assert status == 1
     assert "- node: its files cannot be read or written (Not a directory: " in text
-    assert bench.is_untouched
+    assert snapshot_setup.is_untouched

@@ -1,0 +1,29 @@
+"""tools/record_comfyui.py, on the simulator: it records the files of tests/recordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simulators.comfyui import Simulator
+from tests.simulators.comfyui.recorded import RECORDINGS, normal, recording
+from tools.record_comfyui import ComfyUI, lines, with_previews, without_previews
+
+pytestmark = pytest.mark.slow
+OTHER_CONTENT = {"http", "object_info", "queue_delete_interrupt"}
+"""Recordings with facts of the machine, with nodes that the simulator lacks, and with another order of entries."""
+
+
+def test_it_records_what_tests_recordings_has(tmp_path: Path) -> None:
+    """Two runs, one of them with previews, make all files; those that can be equal are equal."""
+    with Simulator(step_s=0.3) as plain, Simulator(step_s=0.3, previews=True) as previewing:
+        made = dict(without_previews(ComfyUI(plain.url))) | dict(with_previews(ComfyUI(previewing.url)))
+
+    assert set(made) == {path.stem for path in RECORDINGS.glob("*.json")}
+    for name, content in made.items():
+        (tmp_path / name).write_text(lines(content))
+        assert json.loads((tmp_path / name).read_text()) == content
+        if name not in OTHER_CONTENT:
+            assert normal(content) == normal(recording(name)), name
