@@ -29,8 +29,8 @@ def respond_in_format(job: Body) -> Body:
     wanted = job["input"].get("output_format", "png")
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, wanted)
-    picture = entry(encoded.getvalue(), 4, mime_type=f"image/{wanted}") | {"filename": f"flux_00001_.{wanted}"}
-    return {"output": {"images": [picture], "workflow": "flux-dev-txt2img"}}
+    written = entry(encoded.getvalue(), 4, mime_type=f"image/{wanted}") | {"filename": f"flux_00001_.{wanted}"}
+    return {"output": {"images": [written], "workflow": "flux-dev-txt2img"}}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_an_image_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_pat
     terminal = Terminal(["txt2img", "a knight", "-o", "-"], platform.client_env(), tmp_path, is_stdout_too=True)
 
     assert terminal.end()[0] == 2
-    assert "terminal" in terminal.shown
+    assert "terminal" in terminal.screen
     assert platform.submissions == 0
 
 
@@ -83,9 +83,9 @@ def test_missing_folders_are_created(shell: Shell, output: str) -> None:
     ended = shell("txt2img", "a knight", "--seed", "7", "-o", output)
 
     assert ended.status == 0, ended.err
-    [picture] = Path("new/folder").iterdir()
-    assert picture.name == ("x.png" if output.endswith("x.png") else "flux-dev-txt2img-7.png")
-    assert picture.read_bytes() == png(8, 7)
+    [written] = Path("new/folder").iterdir()
+    assert written.name == ("x.png" if output.endswith("x.png") else "flux-dev-txt2img-7.png")
+    assert written.read_bytes() == png(8, 7)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
         terminal.process.send_signal(signal.SIGTERM)
 
         assert terminal.end() == (143, "")
-        assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.shown
+        assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.screen
     os.close(reader)
 
 

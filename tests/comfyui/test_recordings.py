@@ -149,13 +149,13 @@ def test_a_cached_run_reports_its_cached_nodes() -> None:
 @pytest.mark.parametrize("name", ["txt2img_ws_save", "txt2img_ws_save_again"])
 def test_a_websocket_image_is_attributed_to_its_node(name: str) -> None:
     """The binary frame of SaveImageWebsocket is a PNG of the node that the previous frame named."""
-    pictures = [each for each in events_of(name) if isinstance(each.event, Image)]
+    images = [each for each in events_of(name) if isinstance(each.event, Image)]
 
-    [picture] = pictures
-    assert isinstance(picture.event, Image)
-    assert picture.node == "out"
-    assert picture.event.is_png
-    assert picture.event.data.startswith(b"\x89PNG")
+    [image] = images
+    assert isinstance(image.event, Image)
+    assert image.node == "out"
+    assert image.event.is_png
+    assert image.event.data.startswith(b"\x89PNG")
     assert history_of(name)[1] == Succeeded((), ())
 
 
@@ -220,8 +220,10 @@ def test_after_a_reconnect_the_end_is_not_reported() -> None:
 
 def test_an_interrupted_prompt_has_a_history_and_a_deleted_one_has_none() -> None:
     """The history has the interrupted prompt as interrupted and the third as succeeded, but not the deleted one."""
-    asked = [entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))]
-    outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in asked]
+    history_entries = [
+        entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))
+    ]
+    outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in history_entries]
     read = [read_history(body, prompt_id) for prompt_id, body in outcomes]
 
     assert read == [

@@ -32,8 +32,8 @@ def test_one_command_from_nothing_to_an_image(deploy_setup: DeploySetup) -> None
     }
     assert endpoint["workers"] == {"min": 0, "max": 3, "idleTimeout": 30}
     assert (endpoint["timeout"], endpoint["flashboot"], endpoint["disk"]) == (600_000, "FLASHBOOT", 40)
-    with Image.open("flux.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open("flux.png") as image:
+        assert image.format == "PNG"
     assert ended.out.splitlines() == [
         "IMAGE_GENERATION_PROVIDER=comfyui",
         f"RUNPOD_COMFYUI_ENDPOINT_ID={endpoint['id']}",
@@ -139,11 +139,11 @@ def test_values_that_runpod_fills_in_are_not_a_difference(deploy_setup: DeploySe
     """Data centres that are not described, such as those of a network volume; an empty list means any."""
     deploy_setup.deploy()
     deploy_setup.endpoint["dataCenterIds"] = ["US-KS-2"]
-    left = deploy_setup.deploy()
+    unchanged = deploy_setup.deploy()
     deploy_setup.write("[storage]\ndata_centers = []\n")
     asked_for = deploy_setup.deploy()
 
-    assert "Nothing to do" in left.err
+    assert "Nothing to do" in unchanged.err
     assert "~ storage.data_centers: US-KS-2 -> none" in asked_for.err
     assert deploy_setup.endpoint["dataCenterIds"] == []
 

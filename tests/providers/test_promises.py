@@ -34,13 +34,13 @@ pytestmark = pytest.mark.slow
 class FailingTwice(HttpHandler):
     """Responds with 502 and 500, and then normally."""
 
-    answers = (502, 500, 200)
-    asked = 0
+    statuses = (502, 500, 200)
+    requests = 0
 
     def do_GET(self) -> None:
         """Send the next response."""
-        status = self.answers[type(self).asked]
-        type(self).asked += 1
+        status = self.statuses[type(self).requests]
+        type(self).requests += 1
         self.respond(status, json.dumps({"jobs": {}, "workers": {"idle": 1}}).encode())
 
 
@@ -65,7 +65,7 @@ def test_row_3_polls_are_repeated_over_https_too(
     with client_from_env(environment) as client:
         assert client.health().why == "idle"
 
-    assert FailingTwice.asked == 3
+    assert FailingTwice.requests == 3
 
 
 def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: Client) -> None:
@@ -130,10 +130,10 @@ def test_row_12_async_calls_fail_like_others(platform: RunPodPlatform) -> None:
 def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
     """Two clients of one process have their own key and URL; the environment is an argument, read when called."""
     with RunPodPlatform(api_key="rpa_other", endpoint_id="other", long_poll_s=0.5) as other:
-        with client_from_env(platform.client_env()) as here, client_from_env(other.client_env()) as there:
-            here.submit(prompt="x")
-            there.submit(prompt="x")
-            there.submit(prompt="x")
+        with client_from_env(platform.client_env()) as first, client_from_env(other.client_env()) as second:
+            first.submit(prompt="x")
+            second.submit(prompt="x")
+            second.submit(prompt="x")
         assert (platform.submissions, other.submissions) == (1, 2)
 
 
@@ -199,7 +199,7 @@ def test_a_lost_poll_is_reported_and_tolerated(platform: RunPodPlatform, client:
     job = client.submit(prompt="x")
     platform.faults.respond("status", 503, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, pictured):
-        told = list(job.events())
+        received = list(job.events())
 
-    assert [type(each) for each in told[:3]] == [Queued, ProviderUnavailable, ProviderUnavailable]
-    assert any(isinstance(each, Running) for each in told)
+    assert [type(each) for each in received[:3]] == [Queued, ProviderUnavailable, ProviderUnavailable]
+    assert any(isinstance(each, Running) for each in received)
