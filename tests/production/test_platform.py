@@ -41,7 +41,7 @@ def take_batch(stage: Stage, *items: str, ids: tuple[str, ...]) -> list[QueueJob
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "item",
     ["null", "5", "[]", '{"input": {}}', '{"id": null, "input": {}}', job_text("x" * 200_000), job_text(["a"])],
     ids=["null", "number", "list", "no id", "null as id", "200 kB of id", "list as id"],
 )

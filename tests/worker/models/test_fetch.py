@@ -175,7 +175,7 @@ def test_a_server_without_ranges_restarts_the_download(models: ModelSetup, tmp_p
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         ModelResponse(416),
         ModelResponse(206, {"Content-Range": f"bytes 0-9/{SIZE}"}, bytes(10)),
