@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from comfy_core.images.codec import invalid_image
-from comfy_core.safe_fetch import FetchRules, Resolve, fetch_picture, resolve_host
+from comfy_core.safe_fetch import FetchRules, Resolve, fetch_image, resolve_host
 
 PARALLEL = 8
 _TICK_S = 0.1
 """Interval between calls of `check`."""
 
 
-def fetch_pictures(
+def fetch_images(
     wanted: Sequence[tuple[str, str]],
     rules: FetchRules,
     check: Callable[[], None],
@@ -32,7 +32,7 @@ def fetch_pictures(
     deadline = time.monotonic() + rules.all_s
     threads = ThreadPoolExecutor(PARALLEL, "fetch")
     futures = [
-        threads.submit(fetch_picture, url, path, rules, resolve=resolve, given_up=given_up) for url, path in wanted
+        threads.submit(fetch_image, url, path, rules, resolve=resolve, given_up=given_up) for url, path in wanted
     ]
     waiting = set(futures)
     try:

@@ -74,7 +74,7 @@ def resolve_host(host: str, port: int) -> Sequence[str]:
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-def fetch_picture(
+def fetch_image(
     url: str,
     path: str,
     rules: FetchRules,

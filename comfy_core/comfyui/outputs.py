@@ -23,8 +23,8 @@ from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import Graph
-from comfy_core.images.child_process import IMAGE_TIMEOUT_S, Check, encode_picture, go_on, identify
-from comfy_core.images.codec import Picture, png_size
+from comfy_core.images.child_process import IMAGE_TIMEOUT_S, Check, encode_image, go_on, identify
+from comfy_core.images.codec import EncodedImage, png_size
 from comfy_core.request.reading import Rendered, Request
 
 ENCODE_S = 60.0
@@ -163,7 +163,7 @@ def job_outputs(
                 images.append(_as_saved(image.filename, image.data, names, {**size, "seed": seed}))
                 continue
             left_s = min(IMAGE_TIMEOUT_S, until - time.monotonic())
-            picture = encode_picture(image.data, request.output_format, request.output_quality, text, check, left_s)
+            picture = encode_image(image.data, request.output_format, request.output_quality, text, check, left_s)
             extension = mimetypes.guess_extension(picture.mime_type) or ""
             numbers[image.prefix] += 1
             filename = _unused(f"{image.prefix}_{numbers[image.prefix]:05}_{extension}", names)
@@ -180,7 +180,7 @@ def _as_saved(filename: str, data: bytes, names: set[str], facts: JsonObject) ->
     return JobOutput(name, data, mimetypes.guess_type(name)[0] or "application/octet-stream", facts)
 
 
-def _size(picture: Picture) -> JsonObject:
+def _size(picture: EncodedImage) -> JsonObject:
     return {"width": picture.width, "height": picture.height} if picture.width else {}
 
 

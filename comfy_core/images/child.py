@@ -21,7 +21,7 @@ from typing import IO
 
 from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.errors import JobError
-from comfy_core.images.codec import Picture, check_picture, converted, encode_picture, identify
+from comfy_core.images.codec import EncodedImage, check_image, converted, encode_image, identify
 
 MEMORY_BYTES = 3 * 1024**3
 """Limit of the process's address space. Flattening and encoding 64 megapixels takes 1.6 GB."""
@@ -29,7 +29,7 @@ _LENGTHS = struct.Struct(">IQ")
 _MAX_HEADER = 16 * 1024 * 1024
 _WATCH_S = 1.0
 
-_FUNCTIONS = {each.__name__: each for each in (check_picture, converted, encode_picture, identify)}
+_FUNCTIONS = {each.__name__: each for each in (check_image, converted, encode_image, identify)}
 
 
 def write_frame(stream: IO[bytes], header: JsonObject, content: bytes = b"") -> None:
@@ -62,7 +62,7 @@ def _read(stream: IO[bytes], length: int) -> bytes:
 def respond(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
     """Return the response to one request: an image, nothing, or an error."""
     try:
-        picture: Picture | None = _FUNCTIONS[header["function"]](content, **header["arguments"])
+        picture: EncodedImage | None = _FUNCTIONS[header["function"]](content, **header["arguments"])
     except JobError as error:
         return {"report": error.report.to_json()}, b""
     except Exception as error:  # noqa: BLE001 - the parent turns it into an error message
@@ -74,7 +74,7 @@ def respond(header: JsonObject, content: bytes) -> tuple[JsonObject, bytes]:
     return {"picture": facts, "is_same": is_same}, b"" if is_same else picture.data
 
 
-def picture_of(header: JsonObject, content: bytes, sent: bytes) -> Picture | None:
+def read_response(header: JsonObject, content: bytes, sent: bytes) -> EncodedImage | None:
     """Return the image in a response to a request with the content `sent`. Raises JobError, ValueError."""
     match header:
         case {"report": str(report)}:
@@ -86,11 +86,11 @@ def picture_of(header: JsonObject, content: bytes, sent: bytes) -> Picture | Non
     return None
 
 
-def _picture(data: bytes, facts: JsonObject) -> Picture:
+def _picture(data: bytes, facts: JsonObject) -> EncodedImage:
     match facts:
         case {"width": int(width), "height": int(height), "mime_type": str(mime_type), "warning": str(warning)}:
             is_animated, is_whole = bool(facts.get("is_animated")), bool(facts.get("is_whole"))
-            return Picture(data, width, height, mime_type, is_animated, is_whole, warning[:300])
+            return EncodedImage(data, width, height, mime_type, is_animated, is_whole, warning[:300])
     raise ValueError("no picture")
 
 

@@ -25,9 +25,9 @@ from typing import TypeAlias
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.images.child import picture_of, read_frame, write_frame
-from comfy_core.images.codec import Picture, invalid_image, kept_as_it_is, png_size, require_size
-from comfy_core.images.codec import encode_picture as encode_here
+from comfy_core.images.child import read_frame, read_response, write_frame
+from comfy_core.images.codec import EncodedImage, invalid_image, kept_as_it_is, png_size, require_size
+from comfy_core.images.codec import encode_image as encode_here
 
 IMAGE_TIMEOUT_S = 20.0
 """Timeout for one image."""
@@ -48,15 +48,15 @@ def go_on() -> None:
     """Do nothing: a `check` that never ends the processing."""
 
 
-class PictureError(Exception):
+class ImageProcessError(Exception):
     """The child failed to process an image. The message is a predicate whose subject is the image."""
 
 
-class NotStartedError(PictureError):
+class NotStartedError(ImageProcessError):
     """No child could be started. The image is not the cause."""
 
 
-class PictureProcesses:
+class ImageProcessPool:
     """A pool of child processes, each of which processes one image at a time."""
 
     def __init__(self, processes: int = PROCESSES, python: str = sys.executable) -> None:
@@ -66,10 +66,10 @@ class PictureProcesses:
 
     def run(
         self, function: str, data: bytes, arguments: JsonObject, check: Check, timeout_s: float = IMAGE_TIMEOUT_S
-    ) -> Picture | None:
+    ) -> EncodedImage | None:
         """Run a function of `codec` on `data` and return its result.
 
-        Raises PictureError, the exceptions of `check`, and the function's own JobError.
+        Raises ImageProcessError, the exceptions of `check`, and the function's own JobError.
         """
         check()
         while not self._turns.acquire(timeout=_TICK_S):
@@ -86,9 +86,9 @@ class PictureProcesses:
         finally:
             self._turns.release()
         try:
-            return picture_of(*response, data)
+            return read_response(*response, data)
         except ValueError as error:
-            raise PictureError(f"failed ({error})") from None
+            raise ImageProcessError(f"failed ({error})") from None
 
     def warm(self) -> None:
         """Start a child if none is idle, so that the next image does not wait for its start."""
@@ -142,7 +142,7 @@ class _Child:
         try:
             return _awaited(self._thread.submit(self._exchange, header, data), check, timeout_s)
         except (OSError, EOFError, ValueError, RecursionError):
-            raise PictureError("crashed the decoder") from None
+            raise ImageProcessError("crashed the decoder") from None
 
     def kill(self) -> None:
         self._process.kill()
@@ -162,42 +162,42 @@ def _awaited(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
     while not wait([future], _TICK_S).done:
         check()
         if time.monotonic() > deadline:
-            raise PictureError(f"takes longer than {timeout_s:g} s")
+            raise ImageProcessError(f"takes longer than {timeout_s:g} s")
     return future.result()
 
 
-def check_picture(
+def check_image(
     data: bytes, path: str, *, flatten: bool, check: Check = go_on, timeout_s: float = IMAGE_TIMEOUT_S
-) -> Picture:
-    """Return the image in `data` in a form that LoadImage accepts: see codec.check_picture."""
+) -> EncodedImage:
+    """Return the image in `data` in a form that LoadImage accepts: see codec.check_image."""
     require_size(data, path)
     arguments = {"path": path, "flatten": flatten}
-    return _some(_run("check_picture", data, arguments, path, check, timeout_s))
+    return _some(_run("check_image", data, arguments, path, check, timeout_s))
 
 
-def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
+def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
     """Return an image as png, webp or jpeg: see codec.converted."""
     arguments = {"output_format": output_format, "width": width, "quality": quality}
     return _some(_run("converted", data, arguments, "image", go_on, IMAGE_TIMEOUT_S))
 
 
-def identify(data: bytes, check: Check = go_on) -> Picture | None:
+def identify(data: bytes, check: Check = go_on) -> EncodedImage | None:
     """Return the image whose header is at the start of `data`, or None if it is not an image or the timeout expires."""
     try:
         return _processes(os.getpid()).run("identify", data, {}, check)
-    except PictureError:
+    except ImageProcessError:
         return None
 
 
-def encode_picture(
+def encode_image(
     data: bytes,
     output_format: str,
     quality: int,
     text: Mapping[str, str],
     check: Check = go_on,
     timeout_s: float = IMAGE_TIMEOUT_S,
-) -> Picture:
-    """Return ComfyUI's image in another format: see codec.encode_picture.
+) -> EncodedImage:
+    """Return ComfyUI's image in another format: see codec.encode_image.
 
     A PNG that stays a PNG is not decoded, so no child is needed.
     """
@@ -208,8 +208,8 @@ def encode_picture(
     used = {key: value for key, value in text.items() if key == "parameters"}
     arguments = {"output_format": output_format, "quality": quality, "text": used}
     try:
-        return _some(_processes(os.getpid()).run("encode_picture", data, arguments, check, timeout_s))
-    except PictureError as error:
+        return _some(_processes(os.getpid()).run("encode_image", data, arguments, check, timeout_s))
+    except ImageProcessError as error:
         return kept_as_it_is(data, text, f"encoding it as {output_format} failed, since it {error}")
 
 
@@ -219,25 +219,25 @@ def warm() -> None:
 
 
 @functools.cache
-def _processes(_pid: int) -> PictureProcesses:
+def _processes(_pid: int) -> ImageProcessPool:
     """Return the child processes of this process. A fork gets its own, because pipes must not be shared."""
-    processes = PictureProcesses()
+    processes = ImageProcessPool()
     atexit.register(processes.close)
     return processes
 
 
 def _run(
     function: str, data: bytes, arguments: JsonObject, path: str, check: Check, timeout_s: float
-) -> Picture | None:
+) -> EncodedImage | None:
     try:
         return _processes(os.getpid()).run(function, data, arguments, check, timeout_s)
     except NotStartedError as error:
         raise JobError.because(ErrorCode.INTERNAL, f"{path} was not decoded: it {error}") from None
-    except PictureError as error:
+    except ImageProcessError as error:
         raise invalid_image(path, f"cannot be decoded: it {error}") from None
 
 
-def _some(picture: Picture | None) -> Picture:
+def _some(picture: EncodedImage | None) -> EncodedImage:
     if picture is None:
         raise ValueError("no picture")
     return picture

@@ -47,7 +47,7 @@ _PNG_HEADER = len(_PNG_SIGNATURE) + 4 + 4 + 13 + 4
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedImage:
     """An image file: its bytes, size in pixels, and MIME type (detected from its content).
 
     Attributes:
@@ -65,7 +65,7 @@ class Picture:
     warning: str = ""
 
 
-def check_picture(data: bytes, path: str, *, flatten: bool) -> Picture:
+def check_image(data: bytes, path: str, *, flatten: bool) -> EncodedImage:
     """Return the image in `data` in a form that LoadImage accepts.
 
     With `flatten`, it becomes a single upright RGB frame (transparent areas on white), as image to image needs it. An
@@ -96,7 +96,7 @@ def require_size(data: bytes, path: str) -> None:
         raise invalid_image(path, f"has {len(data):,} bytes; at most {MAX_BYTES:,} are allowed")
 
 
-def _checked(data: bytes, *, flatten: bool) -> Picture:
+def _checked(data: bytes, *, flatten: bool) -> EncodedImage:
     found = decoded(data)
     image = found.image
     mime_type = Image.MIME.get(image.format or "", "application/octet-stream")
@@ -108,11 +108,11 @@ def _checked(data: bytes, *, flatten: bool) -> Picture:
         require_few_frames(image)
         stays = is_animated or image.format != "AVIF"
     if stays:
-        return Picture(data, image.width, image.height, mime_type, is_animated, found.is_whole)
+        return EncodedImage(data, image.width, image.height, mime_type, is_animated, found.is_whole)
     image = _flattened(image) if flatten else ImageOps.exif_transpose(image)
     encoded = io.BytesIO()
     image.save(encoded, "PNG", compress_level=1)
-    return Picture(encoded.getvalue(), image.width, image.height, "image/png", is_whole=found.is_whole)
+    return EncodedImage(encoded.getvalue(), image.width, image.height, "image/png", is_whole=found.is_whole)
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -155,7 +155,7 @@ def rounded_size(width: int, height: int, *, multiple: int = 16, max_pixels: int
     return min(fitting, key=lambda size: math.dist(size, wanted))
 
 
-def encode_picture(data: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> Picture:
+def encode_image(data: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> EncodedImage:
     """Return ComfyUI's image as png, webp or jpeg, with `text` embedded.
 
     Only PNGs are converted; any other format was chosen by the graph. A PNG that stays a PNG is not decoded: its text
@@ -173,7 +173,7 @@ def encode_picture(data: bytes, output_format: str, quality: int, text: Mapping[
     if max(size) > longest:
         return kept_as_it_is(data, text, f"{output_format} holds at most {longest:,} pixels a side")
     try:
-        return Picture(_encoded(data, output_format, quality, text), *size, f"image/{output_format}")
+        return EncodedImage(_encoded(data, output_format, quality, text), *size, f"image/{output_format}")
     except _UNENCODABLE as error:
         return kept_as_it_is(data, text, f"encoding it as {output_format} failed ({type(error).__name__})")
 
@@ -186,12 +186,12 @@ def png_size(data: bytes) -> tuple[int, int] | None:
     return width, height
 
 
-def kept_as_it_is(data: bytes, text: Mapping[str, str], why: str) -> Picture:
+def kept_as_it_is(data: bytes, text: Mapping[str, str], why: str) -> EncodedImage:
     """Return a picture of ComfyUI's in its own format; `why` it did not become another one, if it was to."""
     if png_size(data) is not None:
         return replace(_png_with_text(data, text), warning=f"is a PNG: {why}")
     found = identify(data)
-    return found or Picture(data, 0, 0, "application/octet-stream", warning="cannot be read as a picture")
+    return found or EncodedImage(data, 0, 0, "application/octet-stream", warning="cannot be read as a picture")
 
 
 def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> bytes:
@@ -209,7 +209,7 @@ def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, st
     return encoded.getvalue()
 
 
-def _png_with_text(png: bytes, text: Mapping[str, str]) -> Picture:
+def _png_with_text(png: bytes, text: Mapping[str, str]) -> EncodedImage:
     """Return `png` with text chunks: tEXt for Latin-1 text, which all readers support, else iTXt."""
     info = PngImagePlugin.PngInfo()
     for key, value in text.items():
@@ -219,7 +219,7 @@ def _png_with_text(png: bytes, text: Mapping[str, str]) -> Picture:
         PngImagePlugin.putchunk(chunks, kind, content)
     width, height = png_size(png) or (0, 0)
     rest = _without_text(png[_PNG_HEADER:], text.keys() or _COMFYUI_TEXT)
-    return Picture(png[:_PNG_HEADER] + chunks.getvalue() + rest, width, height, "image/png")
+    return EncodedImage(png[:_PNG_HEADER] + chunks.getvalue() + rest, width, height, "image/png")
 
 
 def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
@@ -234,7 +234,7 @@ def _without_text(chunks: bytes, keys: Collection[str]) -> bytes:
     return b"".join([*kept, chunks[start:]])
 
 
-def identify(data: bytes) -> Picture | None:
+def identify(data: bytes) -> EncodedImage | None:
     """Return the image at the start of `data`, reading only its header, or None if it is not one of INPUT_FORMATS."""
     try:
         return _identified(data)
@@ -249,10 +249,10 @@ def identify(data: bytes) -> Picture | None:
         return None
 
 
-def _identified(data: bytes) -> Picture:
+def _identified(data: bytes) -> EncodedImage:
     image = Image.open(io.BytesIO(data), formats=INPUT_FORMATS)
     mime_type = Image.MIME.get(image.format or "", "")
-    return Picture(data, image.width, image.height, mime_type, has_more_frames(image, 1))
+    return EncodedImage(data, image.width, image.height, mime_type, has_more_frames(image, 1))
 
 
 def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
@@ -267,12 +267,12 @@ def small_preview(jpeg: bytes, side: int = 256) -> bytes | None:
     return encoded.getvalue()
 
 
-def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> Picture:
+def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
     """Return an image as png, webp or jpeg, scaled down to `width` pixels if `width` is above 0.
 
     Only the first frame is used. For jpeg, transparent areas become white. Raises JobError (invalid_image).
     """
-    check_picture(data, "image", flatten=False)
+    check_image(data, "image", flatten=False)
     image = decoded(data).image
     if 0 < width < image.width:
         image.thumbnail((width, image.height))
@@ -282,4 +282,4 @@ def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90
         picture.save(encoded, output_format, quality=quality)
     except _UNENCODABLE as error:
         raise invalid_image("image", f"cannot be encoded as {output_format} ({type(error).__name__})") from error
-    return Picture(encoded.getvalue(), image.width, image.height, f"image/{output_format}")
+    return EncodedImage(encoded.getvalue(), image.width, image.height, f"image/{output_format}")

@@ -45,14 +45,14 @@ _ANNOTATION = re.compile(r"\s*\[(input|output|temp)\]\s*$")
 class ImageSource:
     """A file of the request: its bytes, or an https URL to be downloaded. `path` is its path in the request.
 
-    `targets` are the inputs that load it. `is_picture` is whether it must be an image; if not, `extension` is its file
+    `targets` are the inputs that load it. `is_image` is whether it must be an image; if not, `extension` is its file
     extension.
     """
 
     path: str
     content: bytes | str
     targets: tuple[Target, ...] = ()
-    is_picture: bool = True
+    is_image: bool = True
     extension: str = ""
 
 
@@ -166,9 +166,9 @@ def _is_small_image(value: str) -> bool:
 
 def _source(path: str, text: str, targets: tuple[Target, ...], graph: Graph, name: str) -> ImageSource:
     """Return the file that `text` contains or links to. Raises ValueError, with a message for the user, if invalid."""
-    is_picture = any((graph[target.node_id]["class_type"], target.input) in _IMAGE_INPUTS for target in targets)
+    is_image = any((graph[target.node_id]["class_type"], target.input) in _IMAGE_INPUTS for target in targets)
     content = bare_address(text) if is_https(text) else decode_base64(text)
-    return ImageSource(path, content, targets, is_picture, "" if is_picture else _extension(name, text))
+    return ImageSource(path, content, targets, is_image, "" if is_image else _extension(name, text))
 
 
 def _extension(name: str, text: str) -> str:

@@ -17,7 +17,7 @@ from comfy_core.contract import ENVELOPE, MAX_FAULTS, MAX_RANDOM_SEED, ErrorRepo
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, invalid_input
 from comfy_core.graphs import Graph, graph_faults, has_nodes, remove_unneeded, with_links, with_random_seeds
-from comfy_core.images.codec import MAX_BYTES, Picture, check_picture, invalid_image, rounded_size
+from comfy_core.images.codec import MAX_BYTES, EncodedImage, check_image, invalid_image, rounded_size
 from comfy_core.request.encoded import bare_address, decode_base64, is_https
 from comfy_core.request.foreign_keys import advice
 from comfy_core.request.graph_files import ImageSource, check_limits, graph_files, is_playlist
@@ -174,10 +174,10 @@ def draw_seed() -> int:
     return secrets.randbelow(MAX_RANDOM_SEED + 1)
 
 
-class CheckPicture(Protocol):
-    """The signature of `check_picture` in images.codec and images.child_process."""
+class CheckImage(Protocol):
+    """The signature of `check_image` in images.codec and images.child_process."""
 
-    def __call__(self, data: bytes, path: str, *, flatten: bool) -> Picture:
+    def __call__(self, data: bytes, path: str, *, flatten: bool) -> EncodedImage:
         """Return the image in `data` in a form that LoadImage accepts. Raises JobError (invalid_image)."""
 
 
@@ -188,7 +188,7 @@ class Upload:
     A file that is not an image has the size 0 x 0 and `own_extension`.
     """
 
-    picture: Picture
+    picture: EncodedImage
     targets: tuple[Target, ...]
     own_extension: str = ""
 
@@ -256,7 +256,7 @@ class Request:
         faults.raise_if_any()
         return replace(self, pictures=pictures)
 
-    def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckPicture = check_picture) -> Rendered:
+    def render(self, random_seed: Callable[[], int] = draw_seed, check: CheckImage = check_image) -> Rendered:
         """Return the graphs and uploads for ComfyUI. All images must be downloaded; `check` decodes them.
 
         Raises JobError: invalid_image if an image is not accepted, invalid_input if an override names a list item that
@@ -266,7 +266,7 @@ class Request:
             return self._render_graph(random_seed, check)
         return self._render_template(self.template, random_seed, check)
 
-    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
+    def _render_template(self, template: Workflow, random_seed: Callable[[], int], check: CheckImage) -> Rendered:
         uploads = [
             _upload(source, template.targets(name), check, flatten=True) for name, source in self.pictures.items()
         ]
@@ -300,7 +300,7 @@ class Request:
                 missing = f"{shown(place.rpartition('.')[0])} has no item {target.index}"
                 faults.add(path_of(["overrides", place]), missing)
 
-    def _render_graph(self, random_seed: Callable[[], int], check: CheckPicture) -> Rendered:
+    def _render_graph(self, random_seed: Callable[[], int], check: CheckImage) -> Rendered:
         graph = copy.deepcopy(self.graph)
         drawn = with_random_seeds(graph, random_seed)
         return Rendered(
@@ -315,10 +315,10 @@ class Request:
         )
 
 
-def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckPicture, *, flatten: bool) -> Upload:
+def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckImage, *, flatten: bool) -> Upload:
     if isinstance(source.content, str):
         raise TypeError(f"{source.path} was not fetched")
-    if source.is_picture:
+    if source.is_image:
         return Upload(check(source.content, source.path, flatten=flatten), targets)
     if len(source.content) > MAX_BYTES:
         raise invalid_image(source.path, f"has {len(source.content):,} bytes; at most {MAX_BYTES:,} are allowed")
@@ -326,10 +326,10 @@ def _upload(source: ImageSource, targets: tuple[Target, ...], check: CheckPictur
         message = f"{source.path} is a playlist; send the video or audio file itself."
         raise JobError(ErrorReport(ErrorCode.INVALID_IMAGE, message, {"path": source.path}))
     mime_type = mimetypes.guess_type(f"file.{source.extension}")[0] or "application/octet-stream"
-    return Upload(Picture(source.content, 0, 0, mime_type), targets, source.extension)
+    return Upload(EncodedImage(source.content, 0, 0, mime_type), targets, source.extension)
 
 
-def _size(inputs: JsonObject, picture: Picture, template: Workflow) -> JsonObject:
+def _size(inputs: JsonObject, picture: EncodedImage, template: Workflow) -> JsonObject:
     """Return the width and height if the request does not set them, with the aspect ratio of its image."""
     if not {"width", "height"} <= template.inputs.keys():
         return {}

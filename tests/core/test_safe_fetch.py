@@ -25,7 +25,7 @@ from PIL import Image
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.public_addresses import is_public
-from comfy_core.safe_fetch import FetchRules, fetch_picture, resolve_host
+from comfy_core.safe_fetch import FetchRules, fetch_image, resolve_host
 from simulators.http_server import InThread
 from tests.fakes.certificate import write_certificate
 
@@ -185,7 +185,7 @@ def refusal(
 ) -> str:
     """Return the problem in the error for `url`, after a check that it has the path and is invalid_image."""
     with pytest.raises(JobError) as info:
-        fetch_picture(url, path, rules, resolve=resolve)
+        fetch_image(url, path, rules, resolve=resolve)
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": path}
     problem, _, _ = info.value.report.message.partition(f" {ErrorCode.INVALID_IMAGE.remedy}")
@@ -204,7 +204,7 @@ def url_of(server: ImageServer, resource: str = "/cat.png", host: str = HERE) ->
 
 def test_an_image_is_fetched(server: ImageServer, rules: FetchRules) -> None:
     """The bytes are returned as the server sent them."""
-    assert fetch_picture(url_of(server), "image", rules) == PNG
+    assert fetch_image(url_of(server), "image", rules) == PNG
 
 
 def test_the_request_has_no_extra_headers(server: ImageServer, rules: FetchRules) -> None:
@@ -219,7 +219,7 @@ def test_the_request_has_no_extra_headers(server: ImageServer, rules: FetchRules
         "\r\n",
     ]
 
-    fetch_picture(url_of(server, "/cat.png?sig=a%2Fb&name=bücher#part"), "image", rules)
+    fetch_image(url_of(server, "/cat.png?sig=a%2Fb&name=bücher#part"), "image", rules)
 
     assert server.requests == ["\r\n".join(lines)]
 
@@ -243,14 +243,14 @@ def test_bodies_of_every_kind(server: ImageServer, rules: FetchRules, response: 
     """A body is complete in every transfer encoding."""
     server.responses["/cat.png"] = response
 
-    assert fetch_picture(url_of(server), "image", rules) == PNG[:5]
+    assert fetch_image(url_of(server), "image", rules) == PNG[:5]
 
 
 def test_an_image_of_the_largest_size(server: ImageServer, rules: FetchRules) -> None:
     """An image of exactly the allowed size is accepted."""
     server.responses["/cat.png"] = reply(b"x" * rules.max_bytes)
 
-    assert len(fetch_picture(url_of(server), "image", rules)) == rules.max_bytes
+    assert len(fetch_image(url_of(server), "image", rules)) == rules.max_bytes
 
 
 def test_environment_is_ignored(
@@ -263,7 +263,7 @@ def test_environment_is_ignored(
     (tmp_path / ".netrc").write_text(f"machine {HERE} login somebody password SECRET\n")
     (tmp_path / ".netrc").chmod(0o600)
 
-    assert fetch_picture(url_of(server), "image", rules) == PNG
+    assert fetch_image(url_of(server), "image", rules) == PNG
     assert "authorization" not in server.requests[0].lower()
     assert private.visits() == 0
 
@@ -272,7 +272,7 @@ def test_cookies_are_not_kept(server: ImageServer, rules: FetchRules) -> None:
     """A cookie of a redirect is not sent."""
     server.responses["/old"] = reply(b"", status="302 Found", extra="Location: /cat.png\r\nSet-Cookie: a=b\r\n")
 
-    assert fetch_picture(url_of(server, "/old"), "image", rules) == PNG
+    assert fetch_image(url_of(server, "/old"), "image", rules) == PNG
     assert "cookie" not in server.requests[1].lower()
 
 
@@ -351,7 +351,7 @@ def test_rebinding(server: ImageServer, private: ImageServer, rules: FetchRules)
     """The connection goes to the address that was checked, whatever DNS returns later."""
     resolve = Resolver([HERE], [OTHER_ADDRESS])
 
-    assert fetch_picture(url_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
+    assert fetch_image(url_of(server, host="rebind.example"), "image", rules, resolve=resolve) == PNG
     assert resolve.hosts == ["rebind.example"]
     assert private.visits() == 0
 
@@ -369,14 +369,14 @@ def test_the_next_address_is_tried(server: ImageServer, rules: FetchRules) -> No
     """If a host's first address does not respond, the second one is used."""
     both = replace(rules, allowed_networks=(ip_network("127.0.0.0/8"),))
 
-    assert fetch_picture(url_of(server), "image", both, resolve=Resolver([OTHER_ADDRESS, HERE])) == PNG
+    assert fetch_image(url_of(server), "image", both, resolve=Resolver([OTHER_ADDRESS, HERE])) == PNG
 
 
 @pytest.mark.parametrize(
     ("written", "resolved"),
     [
         ("bücher.example", "xn--bcher-kva.example"),
-        ("Pictures.Example.", "pictures.example."),
+        ("Images.Example.", "pictures.example."),
         ("[::1%25lo]", "::1%25lo"),
     ],
 )
@@ -391,7 +391,7 @@ def test_host_names(written: str, resolved: str) -> None:
 
 def test_an_ipv6_host_is_written_in_brackets(server: ImageServer, rules: FetchRules) -> None:
     """The Host header has an IPv6 address in brackets."""
-    fetch_picture(url_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([HERE]))
+    fetch_image(url_of(server, host="[2606:4700::1111]"), "image", rules, resolve=Resolver([HERE]))
 
     assert f"\r\nHost: [2606:4700::1111]:{server.port}\r\n" in server.requests[0]
 
@@ -439,14 +439,14 @@ def test_redirects_are_followed(server: ImageServer, rules: FetchRules, status: 
     """An image that has moved is fetched from its new URL."""
     server.responses["/old"] = redirect("/cat.png", status)
 
-    assert fetch_picture(url_of(server, "/old"), "image", rules) == PNG
+    assert fetch_image(url_of(server, "/old"), "image", rules) == PNG
 
 
 def test_a_redirect_keeps_its_bytes(server: ImageServer, rules: FetchRules) -> None:
     """Bytes outside ASCII in a redirect are requested unchanged."""
     server.responses["/old"] = redirect("/cat.png?name=" + "ü".encode().decode("latin-1"))
 
-    fetch_picture(url_of(server, "/old"), "image", rules)
+    fetch_image(url_of(server, "/old"), "image", rules)
 
     assert server.requests[1].startswith("GET /cat.png?name=%C3%BC HTTP/1.1\r\n")
 
@@ -576,7 +576,7 @@ def test_the_deadline_is_checked_at_every_step(server: ImageServer, rules: Fetch
     server.responses["/old"] = redirect("/cat.png")
 
     with pytest.raises(JobError, match="the download took more than 5 s"):
-        fetch_picture(url_of(server, "/old"), "image", rules, clock=lambda: next(times))
+        fetch_image(url_of(server, "/old"), "image", rules, clock=lambda: next(times))
 
 
 # Invalid or missing responses
@@ -626,7 +626,7 @@ def test_any_response_results_in_bytes_or_a_job_error(
     server.responses["/cat.png"] = raw(status + b"".join(headers) + b"\r\n" + b"".join(body))
 
     with contextlib.suppress(JobError):
-        assert isinstance(fetch_picture(url_of(server), "image", rules), bytes)
+        assert isinstance(fetch_image(url_of(server), "image", rules), bytes)
 
 
 @given(st.text() | st.builds("https://{}/{}".format, st.text(), st.text()))
@@ -699,10 +699,10 @@ def secure(certificate: Path) -> Iterator[SecureServer]:
         yield SecureServer(server, rules, names)
 
 
-@pytest.mark.parametrize("host", [CERTIFIED, "Pictures.Example."])
+@pytest.mark.parametrize("host", [CERTIFIED, "Images.Example."])
 def test_an_image_over_tls(secure: SecureServer, host: str) -> None:
     """The certificate is checked for the host's name, although the connection goes to an address."""
-    assert fetch_picture(secure.url(host=host), "image", secure.rules, resolve=Resolver([HERE])) == PNG
+    assert fetch_image(secure.url(host=host), "image", secure.rules, resolve=Resolver([HERE])) == PNG
     assert secure.names == [CERTIFIED]
     assert f"\r\nHost: {CERTIFIED}:{secure.server.port}\r\n" in secure.server.requests[0]
 

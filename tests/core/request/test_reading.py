@@ -16,7 +16,7 @@ from comfy_core.contract import MAX_FAULTS, ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.graphs import EDITOR_FORMAT, Graph
-from comfy_core.images.codec import Picture
+from comfy_core.images.codec import EncodedImage
 from comfy_core.request.encoded import decode_base64
 from comfy_core.request.graph_files import ImageSource
 from comfy_core.request.reading import Rendered, read_request
@@ -121,7 +121,7 @@ def test_an_image_in_base64_is_decoded(workflows: Mapping[str, Workflow], image:
     """Base64 with or without line breaks, and a data URI of any type, are decoded."""
     [upload] = rendered(workflows, {"prompt": "a", "image": image}).uploads
 
-    assert upload.picture == Picture(PNG, 64, 64, "image/png")
+    assert upload.picture == EncodedImage(PNG, 64, 64, "image/png")
     assert upload.targets == (Target("11", "image"),)
 
 
@@ -221,7 +221,7 @@ def test_a_graph_gets_its_images(workflows: Mapping[str, Workflow]) -> None:
     result = rendered(workflows, {"workflow": GRAPH, "images": images, "overrides": {"9.filename_prefix": "mask.png"}})
 
     mask, knight = result.uploads
-    assert mask.picture == Picture(file.getvalue(), 5, 7, "image/png")
+    assert mask.picture == EncodedImage(file.getvalue(), 5, 7, "image/png")
     assert mask.targets == (Target("7", "image"),)
     assert result.graphs[0]["9"]["inputs"]["filename_prefix"] == "mask.png"
     assert knight.targets == (Target("3", "image"),)
