@@ -19,7 +19,7 @@ from comfy_core.contract import JsonObject, is_asset_id
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.codec import MAX_BYTES, check_image, identify
-from comfy_core.request.encoded import is_address, is_data_uri
+from comfy_core.request.encoded import is_data_uri, is_url
 
 ImageInput: TypeAlias = Union[str, bytes, "os.PathLike[str]", Image.Image]
 """The types in which a caller may give an image."""
@@ -35,7 +35,7 @@ def image_text(source: object, path: str) -> str:
     is not an image.
     """
     match source:
-        case str() if is_data_uri(source) or is_address(source) or _is_base64(source):
+        case str() if is_data_uri(source) or is_url(source) or _is_base64(source):
             return source
         case str() if is_asset_id(source) and not _is_file(source):
             return source

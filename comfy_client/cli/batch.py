@@ -18,7 +18,7 @@ from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_bef
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
-from comfy_client.cli.flags import Flag, UsageError, count, is_address, price, seconds
+from comfy_client.cli.flags import Flag, UsageError, count, is_url, price, seconds
 from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
 from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.contract import JsonObject
@@ -124,7 +124,7 @@ def _places(call: Call, plan: AssetPlan) -> tuple[BucketDestination | None, Path
     out = call.options.out
     if out is None:
         return None, Path("assets", plan.game)
-    if is_address(out) and not out.startswith("s3://"):
+    if is_url(out) and not out.startswith("s3://"):
         raise UsageError(f"--out {out}: the only supported URL is s3://bucket/prefix")
     if out.startswith("s3://"):
         destination = bucket_destination(out, call.environment, call.options.upload_timeout)

@@ -139,7 +139,7 @@ def count(text: str) -> int:
     return value
 
 
-def is_address(text: str) -> bool:
+def is_url(text: str) -> bool:
     """Return whether a path is a URL, such as `https://host/x.png`."""
     return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
 

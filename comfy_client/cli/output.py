@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 
-from comfy_client.cli.flags import Flag, UsageError, is_address
+from comfy_client.cli.flags import Flag, UsageError, is_url
 from comfy_client.cli.screen import Screen
 from comfy_client.providers.interface import FORMATS, GeneratedFile, GenerationRequest, GenerationResult
 from comfy_core.contract import ENVELOPE, ErrorReport
@@ -71,7 +71,7 @@ def check_output(text: str, screen: Screen, *, is_forced: bool = False) -> Outpu
                 "-o - would write binary image data to the terminal. Nothing was sent. Use -o FILE, or a pipe"
             )
         return OutputTarget("-", Path(), is_folder=True)
-    if is_address(text):
+    if is_url(text):
         raise UsageError(f"-o {text} is a URL, but images can only be saved to files. Nothing was sent")
     path = _home(Path(text))
     is_folder = text.endswith(("/", os.sep)) or _is_dir(path)

@@ -103,7 +103,7 @@ class ScenarioProvider:
         body = scenario_body(rendered.inputs, self._loras)
         try:
             for upload in rendered.uploads:
-                body["image"] = asset_id or self._uploaded(upload.picture)
+                body["image"] = asset_id or self._uploaded(upload.file)
             response = self._api.generate(self._model_id, body)
         except RequestError as error:
             if error.code is ErrorCode.INVALID_INPUT:

@@ -123,7 +123,7 @@ def _named(graph: Graph, seed: int | None, number: int, mark: str) -> Graph:
 
 
 def _image(upload: Upload, graphs: Sequence[Graph]) -> JsonObject:
-    picture = upload.picture
+    picture = upload.file
     name = f"{uuid.uuid4().hex}.{upload.extension}"
     for graph in graphs:
         for target in upload.targets:

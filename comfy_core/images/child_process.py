@@ -26,7 +26,7 @@ from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
 from comfy_core.images.child import read_frame, read_response, write_frame
-from comfy_core.images.codec import EncodedImage, invalid_image, kept_as_it_is, png_size, require_size
+from comfy_core.images.codec import EncodedImage, invalid_image, png_size, require_size, unconverted
 from comfy_core.images.codec import encode_image as encode_here
 
 IMAGE_TIMEOUT_S = 20.0
@@ -44,7 +44,7 @@ Check: TypeAlias = Callable[[], None]
 """Called 20 times a second while an image is being processed. An exception that it raises ends the processing."""
 
 
-def go_on() -> None:
+def never_stop() -> None:
     """Do nothing: a `check` that never ends the processing."""
 
 
@@ -60,7 +60,7 @@ class ImageProcessPool:
     """A pool of child processes, each of which processes one image at a time."""
 
     def __init__(self, processes: int = PROCESSES, python: str = sys.executable) -> None:
-        self._turns = threading.Semaphore(processes)
+        self._slots = threading.Semaphore(processes)
         self._python = python
         self._idle: list[_Child] = []
 
@@ -72,10 +72,10 @@ class ImageProcessPool:
         Raises ImageProcessError, the exceptions of `check`, and the function's own JobError.
         """
         check()
-        while not self._turns.acquire(timeout=_TICK_S):
+        while not self._slots.acquire(timeout=_TICK_S):
             check()
         try:
-            child = self._taken()
+            child = self._take_child()
             try:
                 header = {"function": function, "arguments": arguments, "timeout_s": timeout_s}
                 response = child.request(header, data, check, timeout_s)
@@ -84,7 +84,7 @@ class ImageProcessPool:
                 raise
             self._idle.append(child)
         finally:
-            self._turns.release()
+            self._slots.release()
         try:
             return read_response(*response, data)
         except ValueError as error:
@@ -100,7 +100,7 @@ class ImageProcessPool:
         while self._idle:
             self._idle.pop().kill()
 
-    def _taken(self) -> _Child:
+    def _take_child(self) -> _Child:
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread took the last one
                 child = self._idle.pop()
@@ -126,7 +126,7 @@ class _Child:
         assert self._process.stdin is not None  # noqa: S101 - for mypy: both are pipes
         assert self._process.stdout is not None  # noqa: S101 - as above
         self._requests, self._responses = self._process.stdin, self._process.stdout
-        self._thread = ThreadPoolExecutor(1, "picture")
+        self._thread = ThreadPoolExecutor(1, "image")
         self._started = self._thread.submit(read_frame, self._responses)
 
     def is_alive(self) -> bool:
@@ -135,12 +135,12 @@ class _Child:
     def request(self, header: JsonObject, data: bytes, check: Check, timeout_s: float) -> _Frame:
         """Send a request and return the response frame. `timeout_s` does not include the start of the process."""
         try:
-            _awaited(self._started, check, timeout_s)
+            _wait_for(self._started, check, timeout_s)
         except EOFError:
             status = self._process.wait()
             raise NotStartedError(f"got no child process (exit status {status})") from None
         try:
-            return _awaited(self._thread.submit(self._exchange, header, data), check, timeout_s)
+            return _wait_for(self._thread.submit(self._exchange, header, data), check, timeout_s)
         except (OSError, EOFError, ValueError, RecursionError):
             raise ImageProcessError("crashed the decoder") from None
 
@@ -157,7 +157,7 @@ class _Child:
         return read_frame(self._responses)
 
 
-def _awaited(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
+def _wait_for(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
     deadline = time.monotonic() + timeout_s
     while not wait([future], _TICK_S).done:
         check()
@@ -167,21 +167,21 @@ def _awaited(future: Future[_Frame], check: Check, timeout_s: float) -> _Frame:
 
 
 def check_image(
-    data: bytes, path: str, *, flatten: bool, check: Check = go_on, timeout_s: float = IMAGE_TIMEOUT_S
+    data: bytes, path: str, *, flatten: bool, check: Check = never_stop, timeout_s: float = IMAGE_TIMEOUT_S
 ) -> EncodedImage:
     """Return the image in `data` in a form that LoadImage accepts: see codec.check_image."""
     require_size(data, path)
     arguments = {"path": path, "flatten": flatten}
-    return _some(_run("check_image", data, arguments, path, check, timeout_s))
+    return _require_image(_run("check_image", data, arguments, path, check, timeout_s))
 
 
 def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90) -> EncodedImage:
     """Return an image as png, webp or jpeg: see codec.converted."""
     arguments = {"output_format": output_format, "width": width, "quality": quality}
-    return _some(_run("converted", data, arguments, "image", go_on, IMAGE_TIMEOUT_S))
+    return _require_image(_run("converted", data, arguments, "image", never_stop, IMAGE_TIMEOUT_S))
 
 
-def identify(data: bytes, check: Check = go_on) -> EncodedImage | None:
+def identify(data: bytes, check: Check = never_stop) -> EncodedImage | None:
     """Return the image whose header is at the start of `data`, or None if it is not an image or the timeout expires."""
     try:
         return _processes(os.getpid()).run("identify", data, {}, check)
@@ -194,7 +194,7 @@ def encode_image(
     output_format: str,
     quality: int,
     text: Mapping[str, str],
-    check: Check = go_on,
+    check: Check = never_stop,
     timeout_s: float = IMAGE_TIMEOUT_S,
 ) -> EncodedImage:
     """Return ComfyUI's image in another format: see codec.encode_image.
@@ -204,13 +204,13 @@ def encode_image(
     if output_format == "png" and png_size(data) is not None:
         return encode_here(data, output_format, quality, text)
     if timeout_s <= 0:
-        return kept_as_it_is(data, text, f"no time was left to encode it as {output_format}")
+        return unconverted(data, text, f"no time was left to encode it as {output_format}")
     used = {key: value for key, value in text.items() if key == "parameters"}
     arguments = {"output_format": output_format, "quality": quality, "text": used}
     try:
-        return _some(_processes(os.getpid()).run("encode_image", data, arguments, check, timeout_s))
+        return _require_image(_processes(os.getpid()).run("encode_image", data, arguments, check, timeout_s))
     except ImageProcessError as error:
-        return kept_as_it_is(data, text, f"encoding it as {output_format} failed, since it {error}")
+        return unconverted(data, text, f"encoding it as {output_format} failed, since it {error}")
 
 
 def warm() -> None:
@@ -237,7 +237,7 @@ def _run(
         raise invalid_image(path, f"cannot be decoded: it {error}") from None
 
 
-def _some(picture: EncodedImage | None) -> EncodedImage:
-    if picture is None:
-        raise ValueError("no picture")
-    return picture
+def _require_image(image: EncodedImage | None) -> EncodedImage:
+    if image is None:
+        raise ValueError("no image")
+    return image

@@ -166,32 +166,32 @@ def encode_image(data: bytes, output_format: str, quality: int, text: Mapping[st
     """
     size = png_size(data)
     if size is None:
-        return kept_as_it_is(data, text, "")
+        return unconverted(data, text, "")
     if output_format == "png":
         return _png_with_text(data, text)
     longest = LONGEST_SIDE[output_format]
     if max(size) > longest:
-        return kept_as_it_is(data, text, f"{output_format} holds at most {longest:,} pixels a side")
+        return unconverted(data, text, f"{output_format} holds at most {longest:,} pixels a side")
     try:
         return EncodedImage(_encoded(data, output_format, quality, text), *size, f"image/{output_format}")
     except _UNENCODABLE as error:
-        return kept_as_it_is(data, text, f"encoding it as {output_format} failed ({type(error).__name__})")
+        return unconverted(data, text, f"encoding it as {output_format} failed ({type(error).__name__})")
 
 
 def png_size(data: bytes) -> tuple[int, int] | None:
-    """Return the width and height of a PNG by its header, or None if `data` is no PNG. Takes no time on any bytes."""
+    """Return the width and height in the header of a PNG, or None if `data` is not a PNG. Decodes no pixels."""
     if len(data) < _PNG_HEADER or not data.startswith(_PNG_SIGNATURE):
         return None
     width, height = struct.unpack_from(">II", data, len(_PNG_SIGNATURE) + 8)
     return width, height
 
 
-def kept_as_it_is(data: bytes, text: Mapping[str, str], why: str) -> EncodedImage:
-    """Return a picture of ComfyUI's in its own format; `why` it did not become another one, if it was to."""
+def unconverted(data: bytes, text: Mapping[str, str], why: str) -> EncodedImage:
+    """Return ComfyUI's image in its own format. For a PNG, the warning says `why` it was not converted."""
     if png_size(data) is not None:
         return replace(_png_with_text(data, text), warning=f"is a PNG: {why}")
     found = identify(data)
-    return found or EncodedImage(data, 0, 0, "application/octet-stream", warning="cannot be read as a picture")
+    return found or EncodedImage(data, 0, 0, "application/octet-stream", warning="cannot be read as an image")
 
 
 def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, str]) -> bytes:
@@ -202,15 +202,15 @@ def _encoded(png: bytes, output_format: str, quality: int, text: Mapping[str, st
             comment = text["parameters"][:_MAX_COMMENT].encode("utf-16-be")
             exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = b"UNICODE\0" + comment
         if output_format == "webp" and image.has_transparency_data:
-            picture = image.convert("RGBA")
+            encodable = image.convert("RGBA")
         else:
-            picture = _flattened(image)
-        picture.save(encoded, output_format, quality=quality, exif=exif)
+            encodable = _flattened(image)
+        encodable.save(encoded, output_format, quality=quality, exif=exif)
     return encoded.getvalue()
 
 
 def _png_with_text(png: bytes, text: Mapping[str, str]) -> EncodedImage:
-    """Return `png` with text chunks: tEXt for Latin-1 text, which all readers support, else iTXt."""
+    """Return `png` with text chunks: tEXt for Latin-1 text, because all readers support it, else iTXt."""
     info = PngImagePlugin.PngInfo()
     for key, value in text.items():
         info.add_text(key, value)
@@ -278,8 +278,8 @@ def converted(data: bytes, output_format: str, width: int = 0, quality: int = 90
         image.thumbnail((width, image.height))
     encoded = io.BytesIO()
     try:
-        picture = image if output_format != "jpeg" and image.mode in _PNG_MODES else _flattened(image)
-        picture.save(encoded, output_format, quality=quality)
+        encodable = image if output_format != "jpeg" and image.mode in _PNG_MODES else _flattened(image)
+        encodable.save(encoded, output_format, quality=quality)
     except _UNENCODABLE as error:
         raise invalid_image("image", f"cannot be encoded as {output_format} ({type(error).__name__})") from error
     return EncodedImage(encoded.getvalue(), image.width, image.height, f"image/{output_format}")

@@ -12,7 +12,7 @@ import pytest
 
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError
-from comfy_core.parallel_fetch import PARALLEL, fetch_images
+from comfy_core.parallel_fetch import MAX_PARALLEL, fetch_images
 from comfy_core.safe_fetch import FetchRules
 from simulators.waiting import until
 from tests.core.test_safe_fetch import HERE, ImageServer, drip, reply, url_of
@@ -44,7 +44,7 @@ def wanted(server: ImageServer, resource: str, count: int) -> list[tuple[str, st
 
 def test_images_are_returned_in_order(server: ImageServer, rules: FetchRules) -> None:
     """Each URL gets its own bytes, however many there are."""
-    pictures = {f"/{number}.png": f"picture {number}".encode() for number in range(PARALLEL + 3)}
+    pictures = {f"/{number}.png": f"picture {number}".encode() for number in range(MAX_PARALLEL + 3)}
     server.responses |= {resource: reply(picture) for resource, picture in pictures.items()}
     addresses = [(url_of(server, resource), resource) for resource in pictures]
 
@@ -68,7 +68,7 @@ def test_all_images_share_one_time_limit(server: ImageServer, rules: FetchRules)
     with pytest.raises(
         JobError, match=r"images\[0\]\.image was not fetched: the request's URLs took more than 1 s in all"
     ):
-        fetch_images(wanted(server, "/slow.png", 16), replace(rules, all_s=1.0), lambda: None)
+        fetch_images(wanted(server, "/slow.png", 16), replace(rules, total_timeout_s=1.0), lambda: None)
 
     assert time.monotonic() - begun < 3
 
@@ -78,7 +78,7 @@ def test_a_cancellation_ends_the_wait_at_once(server: ImageServer, rules: FetchR
     cancelled_at: list[float] = []
 
     def check() -> None:
-        if len(server.requests) >= PARALLEL:
+        if len(server.requests) >= MAX_PARALLEL:
             cancelled_at.append(time.monotonic())
             raise JobError.because(ErrorCode.CANCELLED, "The job was cancelled.")
 
@@ -87,4 +87,4 @@ def test_a_cancellation_ends_the_wait_at_once(server: ImageServer, rules: FetchR
 
     assert time.monotonic() - cancelled_at[0] < 0.5
     assert until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")], 5)
-    assert len(server.requests) == PARALLEL
+    assert len(server.requests) == MAX_PARALLEL

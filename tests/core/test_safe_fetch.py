@@ -33,7 +33,7 @@ HERE = "127.0.0.1"
 OTHER_ADDRESS = "127.0.0.2"
 """A second loopback address, which the tests' rules do not allow."""
 
-CERTIFIED = "pictures.example"
+CERTIFIED = "images.example"
 GRACE_S = 0.5
 _TLS_HELLO = b"\x16"
 
@@ -322,9 +322,9 @@ def test_this_machine_is_rejected_in_every_spelling(server: ImageServer, host: s
 )  # fmt: skip
 def test_private_addresses(address: str) -> None:
     """A host that resolves to a private address is rejected; the error does not contain the address."""
-    message = refusal("https://pictures.example/cat.png", FetchRules(), Resolver([address]))
+    message = refusal("https://images.example/cat.png", FetchRules(), Resolver([address]))
 
-    assert message == "image was not fetched from pictures.example: the host is not on the public internet."
+    assert message == "image was not fetched from images.example: the host is not on the public internet."
 
 
 @pytest.mark.parametrize(
@@ -339,12 +339,12 @@ def test_public_addresses(address: str) -> None:
 @pytest.mark.parametrize("addresses", [["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"], ["1.1.1.1", "::1"]])
 def test_mixed_addresses(addresses: list[str]) -> None:
     """One private address among a host's addresses is enough to reject it."""
-    assert "not on the public internet" in refusal("https://pictures.example/", FetchRules(), Resolver(addresses))
+    assert "not on the public internet" in refusal("https://images.example/", FetchRules(), Resolver(addresses))
 
 
 def test_a_resolver_s_invalid_address() -> None:
     """It is not connected to."""
-    assert "the connection failed" in refusal("https://pictures.example/", FetchRules(), Resolver(["127.1"]))
+    assert "the connection failed" in refusal("https://images.example/", FetchRules(), Resolver(["127.1"]))
 
 
 def test_rebinding(server: ImageServer, private: ImageServer, rules: FetchRules) -> None:
@@ -376,7 +376,7 @@ def test_the_next_address_is_tried(server: ImageServer, rules: FetchRules) -> No
     ("written", "resolved"),
     [
         ("bücher.example", "xn--bcher-kva.example"),
-        ("Images.Example.", "pictures.example."),
+        ("Images.Example.", "images.example."),
         ("[::1%25lo]", "::1%25lo"),
     ],
 )
@@ -402,25 +402,25 @@ def test_an_ipv6_host_is_written_in_brackets(server: ImageServer, rules: FetchRu
         ("", "is not https"),
         ("cat.png", "is not https"),
         ("file:///etc/passwd", "is not https"),
-        ("gopher://pictures.example/", "is not https"),
-        ("http://pictures.example/", "is not https"),
+        ("gopher://images.example/", "is not https"),
+        ("http://images.example/", "is not https"),
         ("https:///cat.png?sig=SECRET", "has no valid host"),
         ("https://a;sig=SECRET/cat.png", "has no valid host"),
         ("https://" + "a." * 200 + "example/", "has no valid host"),
         ("https://a..b/", "is not valid"),
         ("https://[::1/", "is not valid"),
-        ("https://pictures.example:SECRET/", "is not valid"),
-        ("https://pictures.example/\ud800", "is not valid"),
-        ("https://pictures.example/a b", "contains spaces"),
-        ("https://pictures.example/\r\nHost: internal", "contains spaces"),
-        (" https://pictures.example/", "contains spaces"),
-        ("https://pictures.example/" + "a" * 9000, "contains spaces or has more than 8192 characters"),
-        ("https://user:SECRET@pictures.example/", "contains a user name"),
-        ("https://@pictures.example/", "contains a user name"),
-        ("https://pictures.example\\@10.0.0.1/", "contains a user name"),
-        ("https://pictures.example:22/", "has a port other than 443"),
-        ("https://pictures.example:0/", "has a port other than 443"),
-        ("https://pictures.example:80/", "has a port other than 443"),
+        ("https://images.example:SECRET/", "is not valid"),
+        ("https://images.example/\ud800", "is not valid"),
+        ("https://images.example/a b", "contains spaces"),
+        ("https://images.example/\r\nHost: internal", "contains spaces"),
+        (" https://images.example/", "contains spaces"),
+        ("https://images.example/" + "a" * 9000, "contains spaces or has more than 8192 characters"),
+        ("https://user:SECRET@images.example/", "contains a user name"),
+        ("https://@images.example/", "contains a user name"),
+        ("https://images.example\\@10.0.0.1/", "contains a user name"),
+        ("https://images.example:22/", "has a port other than 443"),
+        ("https://images.example:0/", "has a port other than 443"),
+        ("https://images.example:80/", "has a port other than 443"),
     ],
 )
 def test_forbidden_urls(url: str, problem: str) -> None:
@@ -465,11 +465,11 @@ def test_redirect_to_a_private_address(server: ImageServer, private: ImageServer
     ("location", "problem"),
     [
         ("http://169.254.169.254/latest/meta-data/", "from 169.254.169.254: the host is not on the public internet"),
-        ("http://pictures.example:22/", "the redirect's URL has a port other than 80"),
-        ("http://user:SECRET@pictures.example/", "the redirect's URL contains a user name"),
+        ("http://images.example:22/", "the redirect's URL has a port other than 80"),
+        ("http://user:SECRET@images.example/", "the redirect's URL contains a user name"),
         ("file:///etc/passwd", "the redirect's URL is not https"),
         ("http://[SECRET/", "the redirect's URL is not valid"),
-        ("", "it answered 302"),
+        ("", "it returned 302"),
     ],
 )
 def test_redirects_that_are_not_followed(server: ImageServer, rules: FetchRules, location: str, problem: str) -> None:
@@ -561,7 +561,7 @@ def test_a_slow_resolver_ends_at_the_deadline() -> None:
         return []
 
     started = time.monotonic()
-    message = refusal("https://pictures.example/", FetchRules(timeout_s=0.2), silent)
+    message = refusal("https://images.example/", FetchRules(timeout_s=0.2), silent)
     took = time.monotonic() - started
     end.set()
 
@@ -585,7 +585,7 @@ def test_the_deadline_is_checked_at_every_step(server: ImageServer, rules: Fetch
 def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
     """A status other than 200 is in the error."""
     assert refusal(url_of(server, "/gone?sig=SECRET"), rules, path="images[1].image") == (
-        f"images[1].image was not fetched from {HERE}: it answered 404; send a URL that returns 200 without a login."
+        f"images[1].image was not fetched from {HERE}: it returned 404; send a URL that returns 200 without a login."
     )
 
 
@@ -594,7 +594,7 @@ def test_other_statuses(server: ImageServer, rules: FetchRules) -> None:
     [
         (reply(extra="Content-Encoding: gzip\r\n"), "it sent a compressed response"),
         (reply(PNG[:20], length=30), "the response ended 10 bytes early"),
-        (reply(PNG, status="206 Partial Content"), "it answered 206"),
+        (reply(PNG, status="206 Partial Content"), "it returned 206"),
         (raw(), "the connection failed (RemoteDisconnected)"),
         (raw(b"SECRET\r\n\r\n"), "the connection failed (BadStatusLine)"),
         (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n"), "the connection failed (Incompl"),
@@ -654,8 +654,8 @@ def test_dns_failure(error: Exception) -> None:
     def failing(_host: str, _port: int) -> Sequence[str]:
         raise error
 
-    assert "from pictures.example: the host was not found" in refusal(
-        "https://pictures.example/", FetchRules(), failing
+    assert "from images.example: the host was not found" in refusal(
+        "https://images.example/", FetchRules(), failing
     )
 
 

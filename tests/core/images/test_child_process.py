@@ -27,8 +27,8 @@ from comfy_core.images.child_process import (
     check_image,
     converted,
     encode_image,
-    go_on,
     identify,
+    never_stop,
 )
 from simulators.waiting import until
 from tests.hostile_images import gif, slow_jpeg, tiff_chain
@@ -57,7 +57,7 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "comfy_core.images.child" in " ".join(child.cmdline())]
 
 
-def check_here(processes: ImageProcessPool, data: bytes, check: Callable[[], None] = go_on, **more: float) -> None:
+def check_here(processes: ImageProcessPool, data: bytes, check: Callable[[], None] = never_stop, **more: float) -> None:
     """Check `data` in a child of `processes`."""
     processes.run("check_image", data, {"path": "image", "flatten": True}, check, **more)
 
@@ -77,13 +77,13 @@ def test_a_child_returns_the_same_as_the_functions() -> None:
         assert encode_image(plain, output_format, 90, text) == expected
     assert converted(plain, "webp", 8) == codec.converted(plain, "webp", 8)
     assert identify(gif(2)) == codec.identify(gif(2))
-    assert identify(b"no picture") is None
+    assert identify(b"no image") is None
 
 
 def test_an_error_of_a_child_has_the_path() -> None:
     """The caller gets the child's error with code, message and details."""
     with pytest.raises(JobError, match=r"images\[2\]\.image is not an image of a known format") as info:
-        check_image(b"no picture", "images[2].image", flatten=True)
+        check_image(b"no image", "images[2].image", flatten=True)
 
     assert info.value.code is ErrorCode.INVALID_IMAGE
     assert info.value.report.details == {"path": "images[2].image"}
@@ -328,5 +328,5 @@ def test_a_bug_in_a_child_is_reported_by_its_type() -> None:
 )
 def test_an_invalid_response_of_a_child_is_rejected(facts: dict[str, object]) -> None:
     """A compromised child cannot make the parent fail in another way."""
-    with pytest.raises(ValueError, match="no picture"):
-        read_response({"picture": facts, "more": 1}, b"", b"")
+    with pytest.raises(ValueError, match="no image"):
+        read_response({"image": facts, "more": 1}, b"", b"")
