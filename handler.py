@@ -4,7 +4,7 @@ python handler.py                                    runs test_input.json; image
 python handler.py --test_input '{"input": {...}}'    runs that job in the same way
 python handler.py --rp_serve_api                     serves RunPod's local API on port 8000
 SERVE_API_LOCALLY=true                               the same on all interfaces, as in the container
-on RunPod                                            takes jobs until it is told to stop
+on RunPod                                            takes jobs until SIGTERM
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from comfy_core.errors import RequestError
 
 CONNECT_TIMEOUT_S = 5.0
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 530})
-"""Statuses after which a retry may succeed. RunPod's own client retries most of them; its Cloudflare proxy sends 52x and
-530."""
+"""Statuses after which a retry may succeed. RunPod's own client retries most of them. Cloudflare, its proxy, sends
+52x and 530."""
 MAX_RETRY_AFTER_S = 30.0
 _KEPT_CONNECTIONS = 8
 _MAX_BODY_CHARACTERS = 2000

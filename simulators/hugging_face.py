@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Self
 
 from simulators.http_server import HttpHandler, HttpServer
 
@@ -65,95 +64,60 @@ class HeldResponse:
         self._released.wait(60)
 
 
-class ModelServer:
+class ModelServer(HttpServer):
     """Serves files inside its `with` block."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__(_ModelHandler, host)
         self._host = host
         self.received: list[ModelRequest] = []
         """All requests, in order."""
-        self._files: dict[str, bytes | Path] = {}
-        self._responses: dict[str, list[ModelResponse]] = {}
-        self._cuts: dict[str, list[int]] = {}
-        self._holds: dict[str, HeldResponse] = {}
-        self._rangeless: set[str] = set()
-        self._lock = threading.Lock()
-        self._server = _Server(self, host)
-
-    def __enter__(self) -> Self:
-        self._server.__enter__()
-        return self
+        self.files: dict[str, bytes | Path] = {}
+        self.responses: dict[str, list[ModelResponse]] = {}
+        self.cuts: dict[str, list[int]] = {}
+        self.holds: dict[str, HeldResponse] = {}
+        self.rangeless: set[str] = set()
+        self.lock = threading.Lock()
 
     def __exit__(self, *_: object) -> None:
-        for hold in self._holds.values():
+        for hold in self.holds.values():
             hold.release()
-        self._server.__exit__()
+        super().__exit__()
 
     @property
     def url(self) -> str:
         """The URL to use instead of https://huggingface.co."""
-        return f"http://{self._host}:{self._server.server_port}"
+        return f"http://{self._host}:{self.server_port}"
 
     @property
     def other_url(self) -> str:
         """The URL of the same server with another host name."""
-        return f"http://localhost:{self._server.server_port}"
+        return f"http://localhost:{self.server_port}"
 
     def put(self, path: str, content: bytes | Path) -> None:
         """Serve `content` at `path`, which begins with a slash. A file is read for each response."""
-        self._files[path] = content
+        self.files[path] = content
 
     def cut(self, path: str, *after: int) -> None:
         """Close the connections of the next responses, each after `after` bytes of its body."""
-        self._cuts.setdefault(path, []).extend(after)
+        self.cuts.setdefault(path, []).extend(after)
 
     def respond(self, path: str, *responses: ModelResponse) -> None:
         """Send these responses to the next requests for `path`."""
-        self._responses.setdefault(path, []).extend(responses)
+        self.responses.setdefault(path, []).extend(responses)
 
     def ignore_ranges(self, path: str) -> None:
         """Send the whole file, also for a range request."""
-        self._rangeless.add(path)
+        self.rangeless.add(path)
 
     def hold(self, path: str, after: int) -> HeldResponse:
         """Pause every response for `path` after `after` bytes of its body, until the result is released."""
-        hold = self._holds[path] = HeldResponse(after)
+        hold = self.holds[path] = HeldResponse(after)
         return hold
 
     def requests(self, path: str) -> list[ModelRequest]:
         """Return the received requests for `path`, in order."""
         return [request for request in self.received if request.path == path]
-
-    def next_response(self, request: ModelRequest) -> ModelResponse | None:
-        """Record a request; return the response to send instead of the file, if any."""
-        with self._lock:
-            self.received.append(request)
-            responses = self._responses.get(request.path)
-            return responses.pop(0) if responses else None
-
-    def next_cut(self, path: str) -> int | None:
-        """Return the number of bytes after which the next response is cut off, if any."""
-        with self._lock:
-            cuts = self._cuts.get(path)
-            return cuts.pop(0) if cuts else None
-
-    def content(self, path: str) -> bytes | Path | None:
-        """Return the content of a path, or None."""
-        return self._files.get(path)
-
-    def hold_of(self, path: str) -> HeldResponse | None:
-        """Return the pause of a path, or None."""
-        return self._holds.get(path)
-
-    def takes_ranges(self, path: str) -> bool:
-        """Return whether a path supports range requests."""
-        return path not in self._rangeless
-
-
-class _Server(HttpServer):
-    def __init__(self, models: ModelServer, host: str) -> None:
-        super().__init__(_ModelHandler, host)
-        self.models = models
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log nothing: tests kill clients during a response."""
@@ -161,7 +125,7 @@ class _Server(HttpServer):
 
 class _ModelHandler(HttpHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: ModelServer
 
     def do_GET(self) -> None:
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -175,13 +139,17 @@ class _ModelHandler(HttpHandler):
             self.path.partition("?")[2],
         )
         self.close_connection = True
-        content = self.server.models.content(path)
-        if response := self.server.models.next_response(request):
+        content = self.server.files.get(path)
+        with self.server.lock:
+            self.server.received.append(request)
+            responses = self.server.responses.get(path)
+            response = responses.pop(0) if responses else None
+        if response:
             self._respond(response)
         elif content is None:
             self._respond(ModelResponse(404, {"X-Error-Code": "EntryNotFound"}, b"Entry not found"))
         else:
-            self._send_file(path, content, request.offset if self.server.models.takes_ranges(path) else 0)
+            self._send_file(path, content, 0 if path in self.server.rangeless else request.offset)
 
     def _respond(self, response: ModelResponse) -> None:
         length = {"Content-Length": str(len(response.body))} if response.has_length else {}
@@ -202,8 +170,10 @@ class _ModelHandler(HttpHandler):
                 self.connection.sendfile(file, offset)
             return
         body = memoryview(content)[offset:]
-        cut = self.server.models.next_cut(path)
-        if hold := self.server.models.hold_of(path):
+        with self.server.lock:
+            cuts = self.server.cuts.get(path)
+            cut = cuts.pop(0) if cuts else None
+        if hold := self.server.holds.get(path):
             self.wfile.write(body[: hold.after])
             hold.wait()
             body = body[hold.after :]

@@ -64,7 +64,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the image to the front, then the slow modules, so that no process is left with a long file at the end."""
-    items.sort(key=lambda item: (not item.nodeid.startswith(IMAGE), item.get_closest_marker("slow") is None))
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        is_slow = item.parent is not None and item.parent.get_closest_marker("slow") is not None
+        return not item.nodeid.startswith(IMAGE), not is_slow
+
+    items.sort(key=order)
 
 
 @pytest.hookimpl(optionalhook=True)  # also without pytest-xdist (-p no:xdist)

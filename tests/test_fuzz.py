@@ -234,13 +234,13 @@ def encoded(image_format: str, mode: str = "RGB", size: tuple[int, int] = (48, 3
     return file.getvalue()
 
 
-PICTURES = [
+IMAGES = [
     *(encoded(image_format) for image_format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")),
     *(encoded("PNG", mode) for mode in ("1", "L", "LA", "P", "RGBA", "I;16")),
     encoded("JPEG", "CMYK"),
     encoded("TIFF", "F"),
 ]
-BASE64 = st.sampled_from(PICTURES).map(lambda data: base64.b64encode(data).decode())
+BASE64 = st.sampled_from(IMAGES).map(lambda data: base64.b64encode(data).decode())
 VALID: dict[str, st.SearchStrategy[Any]] = {
     "prompt": st.sampled_from(["a knight", "騎士", "👑 of the\nking", "x" * 4096]),
     "negative_prompt": st.sampled_from(["", "blurry"]),
@@ -355,7 +355,7 @@ IMAGE_LISTS = st.lists(
 @bodies(1200)
 @given(
     graph=graphs(),
-    images=mostly([{"name": "in.png", "image": base64.b64encode(PICTURES[0]).decode()}], IMAGE_LISTS),
+    images=mostly([{"name": "in.png", "image": base64.b64encode(IMAGES[0]).decode()}], IMAGE_LISTS),
     changes=mostly(
         {},
         st.dictionaries(
@@ -382,7 +382,7 @@ def test_an_almost_valid_graph_gets_a_response(
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """Generate an image file with some bytes changed, removed or inserted, or random bytes."""
-    data = bytearray(draw(st.sampled_from(PICTURES)))
+    data = bytearray(draw(st.sampled_from(IMAGES)))
     for _ in range(draw(st.integers(0, 4))):
         # Half of the changes are in the header, where they have more effect.
         data[draw(st.integers(0, min(63, len(data) - 1)) | st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
@@ -398,16 +398,16 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 @bodies(1100)
 @given(
-    picture=damaged(),
+    data=damaged(),
     head=mostly("", st.sampled_from(["data:image/png;base64,", "data:text/html;base64,", "data:,"])),
     junk=mostly("", st.sampled_from(["\n", "=", "é", "-_"])),
     for_a_graph=st.booleans(),
 )
 def test_an_almost_valid_image_gets_a_response(
-    fuzzed: FuzzedHandler, picture: bytes, head: str, junk: str, for_a_graph: bool
+    fuzzed: FuzzedHandler, data: bytes, head: str, junk: str, for_a_graph: bool
 ) -> None:
     """A damaged image is accepted, or is invalid_image or invalid_input; ComfyUI accepts every image that we accept."""
-    image = f"{head}{base64.b64encode(picture).decode()}{junk}"
+    image = f"{head}{base64.b64encode(data).decode()}{junk}"
     if for_a_graph:
         body: dict[str, Any] = {"workflow": GRAPHS[3], "images": [{"name": "in.png", "image": image}]}
     else:

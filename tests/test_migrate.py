@@ -172,10 +172,10 @@ def test_an_example_of_the_migration_runs_unchanged(example: Example, setup: Mig
 
 def test_every_kind_of_caller_has_an_example() -> None:
     """The SDK, plain HTTP in Python, TypeScript and curl; the last two also upload."""
-    logged_url = "\n".join(f"# {example.language}\n{example.text}" for example in MIGRATE)
+    all_examples = "\n".join(f"# {example.language}\n{example.text}" for example in MIGRATE)
 
     for part in ("from scenario_sdk", "import requests", "# ts\n", "await fetch(", "curl -sS"):
-        assert part in logged_url
+        assert part in all_examples
     assert {example.language for example in MIGRATE if "/assets" in example.text} >= {"ts", "sh"}
 
 

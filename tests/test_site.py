@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from scripts import check_language
 from tools import site
 
 ROOT = Path(__file__).parent.parent
@@ -48,18 +47,3 @@ def test_links_and_boxes_become_those_of_the_site() -> None:
         "!!! note\n\n    A box.\n"
     )
     assert site.site_page("[a](../a.md)", "docs/guide/b.md", names, "https://g") == "[a](../a.md)"
-
-
-def test_a_banned_phrase_is_found_in_prose_and_not_in_code() -> None:
-    """Comments, docstrings and texts are read; `is None` is Python, and "there is none" is plain English."""
-    source = (
-        '"""Begins\nanew if there is none."""\nassert x is None  # a number that is none\n'
-        '# whoever\nanew = f"what came {x}"\n'
-    )
-
-    assert sorted(check_language.banned_phrases(check_language.prose(source))) == [
-        (2, "anew"),
-        (3, "is none"),
-        (4, "whoever"),
-        (5, "what came"),
-    ]

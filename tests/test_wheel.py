@@ -59,10 +59,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_wheel_is_tried_where_nothing_else_is_installed(built: tuple[Path, str]) -> None:
     """`scripts/release/wheel` installs it into an environment of its own, where it makes an image on the simulator."""
     wheel, printed = built
-    version, picture, path = printed.splitlines()
+    version, image, path = printed.splitlines()
 
     assert wheel.name.startswith(f"flux_comfyui_client-{version}-")
-    assert picture.startswith("a picture of 64 x 64, ")
+    assert image.startswith("a picture of 64 x 64, ")
     assert path == str(wheel)
 
 

@@ -18,11 +18,12 @@ from comfy_client.batch.manifest import GALLERY, MANIFEST, manifest_of, read_bef
 from comfy_client.batch.plan import AssetPlan, read_plan
 from comfy_client.batch.run import AssetOutcome, Batch, BatchSettings, failures
 from comfy_client.cli.call import JSON, Call, Command, status_of
-from comfy_client.cli.flags import Flag, UsageError, count, is_url, price, seconds
+from comfy_client.cli.flags import Flag, UsageError, count, price, seconds
 from comfy_client.cli.progress import ProgressDisplay, TickingDisplay, columns_of
 from comfy_client.prices import DEFAULT_POOL, POOLS
 from comfy_core.contract import JsonObject
 from comfy_core.errors import ComfyClientError, ConfigError
+from comfy_core.request.encoded import is_url
 from comfy_core.workflows import Workflow
 
 STATE = Path(".batch", "journal.jsonl")

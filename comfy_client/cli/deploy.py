@@ -16,7 +16,7 @@ from comfy_client.cli.call import JSON, Call, Command
 from comfy_client.cli.flags import Flag, OnOff, UsageError, number
 from comfy_client.cli.output import OutputTarget, check_output, save_result
 from comfy_client.client import client_from_env
-from comfy_client.deploy.api import RestApi, check_url
+from comfy_client.deploy.api import RestApi
 from comfy_client.deploy.apply import (
     ReadyTimeouts,
     Tell,
@@ -117,9 +117,7 @@ def _rest_api(environment: Mapping[str, str], secrets: tuple[str, ...] = ()) -> 
 
 
 def _cached_models(environment: Mapping[str, str]) -> CachedModels:
-    url = GRAPHQL_URL.read(environment)
-    check_url(GRAPHQL_URL, url)
-    return partial(cached_models, required_api_key(environment), url)
+    return partial(cached_models, required_api_key(environment), GRAPHQL_URL.read(environment))
 
 
 def _reporter(call: Call) -> Tell:

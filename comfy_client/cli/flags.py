@@ -115,43 +115,6 @@ def number(text: str) -> float:
     return value
 
 
-def seconds(text: str) -> float:
-    """Parse a time in seconds. Raises argparse.ArgumentTypeError."""
-    value = number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0, not {text!r}")
-    return value
-
-
-def price(text: str) -> float:
-    """Parse a price. Raises argparse.ArgumentTypeError."""
-    value = number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {text!r}")
-    return value
-
-
-def count(text: str) -> int:
-    """Parse an integer of at least 1. Raises argparse.ArgumentTypeError."""
-    value = whole_number(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text!r}")
-    return value
-
-
-def is_url(text: str) -> bool:
-    """Return whether a path is a URL, such as `https://host/x.png`."""
-    return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
-
-
-def port(text: str) -> int:
-    """Parse a port number. Raises argparse.ArgumentTypeError."""
-    value = whole_number(text)
-    if not 0 <= value <= _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"must be from 0 to {_LAST_PORT}, not {text!r}")
-    return value
-
-
 _Number = TypeVar("_Number", int, float)
 
 
@@ -160,6 +123,24 @@ def _number(text: str, kind: Callable[[str], _Number], name: str) -> _Number:
         return kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be {name}, not {text!r}") from None
+
+
+def _within(parse: Callable[[str], _Number], low: float, high: float, what: str) -> Callable[[str], _Number]:
+    """Return a parser of numbers from `low` to `high`. It raises argparse.ArgumentTypeError."""
+
+    def parsed(text: str) -> _Number:
+        value = parse(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}")
+        return value
+
+    return parsed
+
+
+seconds = _within(number, 0, math.inf, "a number of seconds from 0")
+price = _within(number, 0, math.inf, "at least 0")
+count = _within(whole_number, 1, math.inf, "at least 1")
+port = _within(whole_number, 0, _LAST_PORT, f"from 0 to {_LAST_PORT}")
 
 
 class OnOff(argparse.Action):

@@ -11,12 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 
-from comfy_client.cli.flags import Flag, UsageError, is_url
+from comfy_client.cli.flags import Flag, UsageError
 from comfy_client.cli.screen import Screen
 from comfy_client.providers.interface import FORMATS, GeneratedFile, GenerationRequest, GenerationResult
 from comfy_core.contract import ENVELOPE, ErrorReport
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ComfyClientError
+from comfy_core.request.encoded import is_url
 
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 _STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})

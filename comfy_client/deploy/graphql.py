@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from comfy_client.deploy.api import REST_TIMEOUT_S, TIMES, checked_key
+from comfy_client.deploy.api import REST_TIMEOUT_S, TIMES
 from comfy_client.deploy.responses import api_error
 from comfy_core.contract import JsonObject
 from comfy_core.errors import RequestError
@@ -38,7 +38,7 @@ def cached_models(api_key: str, url: str, endpoint_id: str, wanted: tuple[str, .
 
     Nothing else of the endpoint is changed. Safe to repeat, and retried. Raises RequestError.
     """
-    headers = {"Authorization": f"Bearer {checked_key(api_key)}"}
+    headers = {"Authorization": f"Bearer {api_key}"}
     with closing(HttpApi(url, name="RunPod (GraphQL)", headers=headers, policies={"": retries(TIMES)})) as api:
         endpoint = _endpoint(_call(api, api_key, READ, "read the cached model"), endpoint_id)
         before = tuple(endpoint.get("modelReferences") or ())

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from comfy_client.providers import ENDPOINT_BASE_URL as CLIENT_ENDPOINT_BASE_URL
 from comfy_client.providers import RUNPOD_API_KEY
-from comfy_core.environment import Variable
+from comfy_core.environment import Variable, base_url
 from comfy_core.errors import ConfigError
+
+
+def _https_url(text: str) -> str:
+    """Return a URL to which the API key may be sent."""
+    if not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])(?![^:/])", text):
+        raise ValueError("must be an https URL (http is allowed for this machine only)")
+    return base_url(text)
+
 
 API_KEY = replace(
     RUNPOD_API_KEY,
     help=f"{RUNPOD_API_KEY.help} It needs write access to Serverless (and to GraphQL for `cached_model`).",
 )
-REST_BASE_URL = Variable("RUNPOD_REST_BASE_URL", str, "Base URL of RunPod's REST API v2.", "https://api.runpod.io/v2")
+REST_BASE_URL = Variable(
+    "RUNPOD_REST_BASE_URL", _https_url, "Base URL of RunPod's REST API v2.", "https://api.runpod.io/v2"
+)
 GRAPHQL_URL = Variable(
     "RUNPOD_GRAPHQL_URL",
-    str,
+    _https_url,
     "URL of RunPod's GraphQL API, which only `cached_model` needs. RunPod retires it early in 2027.",
     "https://api.runpod.io/graphql",
 )

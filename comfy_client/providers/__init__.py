@@ -6,6 +6,7 @@ variables to VARIABLES. Then add a fixture for tests/providers/test_contract.py 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,22 +22,39 @@ from comfy_client.providers.scenario_api import ScenarioApi
 from comfy_client.providers.scenario_request import MODEL_ID
 from comfy_client.providers.stock_worker import StockWorkerProvider
 from comfy_client.providers.worker import WorkerProvider
-from comfy_core.environment import Variable, optional, table
+from comfy_core.environment import Variable, base_url, optional, table
 from comfy_core.errors import ConfigError
 from comfy_core.validation import nearest
 from comfy_core.workflows import Workflow, default_directory, load_workflows
 
+
+def _key(text: str) -> str:
+    """Return an API key that is valid in an HTTP header."""
+    if not re.fullmatch(r"[!-~]{0,512}", text):
+        raise ValueError("must be an API key, without spaces or other invalid characters")
+    return text
+
+
+def _key_of_login(text: str) -> str:
+    """Return an API key that is the user name of Basic authentication."""
+    if ":" in text:
+        raise ValueError("must be an API key, without a colon")
+    return _key(text)
+
+
 _ENDPOINT_ID = "RunPod console > Serverless, next to the endpoint's name."
 
 SWITCH = Variable("IMAGE_GENERATION_PROVIDER", str, "The provider that generates the images.", "comfyui")
-RUNPOD_API_KEY = Variable("RUNPOD_API_KEY", str, "RunPod's API key: RunPod console > Settings > API Keys.", secret=True)
+RUNPOD_API_KEY = Variable(
+    "RUNPOD_API_KEY", _key, "RunPod's API key: RunPod console > Settings > API Keys.", secret=True
+)
 COMFYUI_ENDPOINT_ID = Variable(
     "RUNPOD_COMFYUI_ENDPOINT_ID",
     str,
     f"Id of the endpoint of this project's worker: {_ENDPOINT_ID} Default: RUNPOD_ENDPOINT_ID.",
 )
 ENDPOINT_ID = Variable("RUNPOD_ENDPOINT_ID", str, f"Id of the endpoint: {_ENDPOINT_ID}")
-ENDPOINT_BASE_URL = Variable("RUNPOD_ENDPOINT_BASE_URL", str, "Base URL of RunPod's queue API.", BASE_URL)
+ENDPOINT_BASE_URL = Variable("RUNPOD_ENDPOINT_BASE_URL", base_url, "Base URL of RunPod's queue API.", BASE_URL)
 COMFYUI_ENDPOINT = Variable(
     "COMFYUI_ENDPOINT", str, "URL of a ComfyUI to call directly, without RunPod, for example `http://127.0.0.1:8188`."
 )
@@ -48,19 +66,19 @@ COMFYUI_DIR = Variable(
 )
 SCENARIO_API_KEY = Variable(
     "SCENARIO_SDK_API_KEY",
-    str,
+    _key_of_login,
     "Scenario's API key: Scenario's web app, the project's API keys. Scenario's own SDK reads it too.",
     secret=True,
 )
 SCENARIO_API_SECRET = Variable(
     "SCENARIO_SDK_API_SECRET",
-    str,
+    _key,
     "The secret of that key. Scenario's web app shows it once, when the key is created.",
     secret=True,
 )
 SCENARIO_BASE_URL = Variable(
     "SCENARIO_BASE_URL",
-    str,
+    base_url,
     "Base URL of Scenario's API. Scenario's SDK reads it too; with the shim, it is the shim's URL.",
     SCENARIO_URL,
 )

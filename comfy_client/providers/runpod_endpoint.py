@@ -24,7 +24,6 @@ from comfy_core.contract import Fault, JsonObject
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import ConfigError, JobError, RequestError, invalid_input
 from comfy_core.http import HttpApi, error_message, retries
-from comfy_core.urls import is_base_url, quoted_url
 
 BASE_URL = "https://api.runpod.ai/v2"
 RUN_LIMIT_BYTES = 10 * 1024 * 1024
@@ -47,21 +46,12 @@ _TOO_MANY = frozenset({429})
 class RunPodEndpoint:
     """The endpoint `endpoint_id`. Thread-safe. Keeps its connections open until `close`.
 
-    Raises ConfigError for a malformed id, key or URL. The key never appears in messages.
+    Raises ConfigError for a malformed id. The key never appears in messages.
     """
 
     def __init__(self, endpoint_id: str, api_key: str, base_url: str = BASE_URL) -> None:
         if not re.fullmatch(r"[\w.-]{1,128}", endpoint_id):
             raise ConfigError(f"{endpoint_id!r} is not an endpoint id. Copy it from RunPod's console (Serverless)")
-        if not re.fullmatch(r"[!-~]{1,512}", api_key):
-            raise ConfigError(
-                "RUNPOD_API_KEY is not an API key: it is empty, or contains spaces or other invalid characters"
-            )
-        if not is_base_url(base_url):
-            raise ConfigError(
-                f"RUNPOD_ENDPOINT_BASE_URL={quoted_url(base_url)} is not a URL without user name and query. "
-                f"Default: {BASE_URL}"
-            )
         self.endpoint_id = endpoint_id
         self._api = HttpApi(
             f"{base_url.rstrip('/')}/{endpoint_id}",

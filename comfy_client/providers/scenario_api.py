@@ -8,7 +8,6 @@ retried. The other calls are safe to repeat. The SDK is imported only when a Sce
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,9 +17,8 @@ from comfy_client.providers.scenario_responses import retry_after_s
 from comfy_core.backoff import parse_retry_after
 from comfy_core.contract import JsonObject
 from comfy_core.error_codes import ErrorCode
-from comfy_core.errors import ConfigError, RequestError, Unauthorized, missing_extra
+from comfy_core.errors import RequestError, Unauthorized, missing_extra
 from comfy_core.http import MAX_RETRY_AFTER_S, error_message
-from comfy_core.urls import is_base_url, quoted_url
 
 if TYPE_CHECKING:
     import scenario_sdk
@@ -62,21 +60,11 @@ MEANINGS: dict[int, StatusMeaning] = {
 class ScenarioApi:
     """Scenario's API at `base_url`. Thread-safe. Keeps its connections open until `close`.
 
-    Raises ConfigError for a malformed key or URL, and if the SDK is not installed. Methods return the response's JSON
-    and raise RequestError. The keys never appear in messages.
+    Raises ConfigError if the SDK is not installed. Methods return the response's JSON and raise RequestError. The keys
+    never appear in messages.
     """
 
     def __init__(self, api_key: str, api_secret: str, base_url: str = BASE_URL) -> None:
-        for name, value in (("SCENARIO_SDK_API_KEY", api_key), ("SCENARIO_SDK_API_SECRET", api_secret)):
-            if not re.fullmatch(r"[!-~]{1,512}", value) or (name.endswith("KEY") and ":" in value):
-                raise ConfigError(
-                    f"{name} is not a Scenario key: it is empty, or contains spaces or other invalid characters"
-                )
-        if not is_base_url(base_url):
-            raise ConfigError(
-                f"SCENARIO_BASE_URL={quoted_url(base_url)} is not a URL without user name and query. "
-                f"Default: {BASE_URL}"
-            )
         try:
             import scenario_sdk  # noqa: PLC0415 - an optional extra; the import takes half a second
         except ImportError as error:

@@ -24,11 +24,11 @@ logger = logging.getLogger("simulators.comfyui")
 
 def parser(prog: str = "python -m simulators.comfyui") -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    verbs = "\n".join(f"  {':'.join([name, *map(str, faults.arguments(name))])}" for name in faults.VERBS)
+    listed = "\n".join(f"  {':'.join([name, *map(str, faults.arguments(name))])}" for name in faults.FAULTS)
     options = argparse.ArgumentParser(
         prog=prog,
         description="Serve a simulated ComfyUI that needs no GPU. Its images are placeholders.",
-        epilog=f"faults, as in --fault run_out_of_memory or --fault drop_socket:3:\n{verbs}",
+        epilog=f"faults, as in --fault run_out_of_memory or --fault drop_socket:3:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("--host", default="127.0.0.1", help="the address to listen on")
@@ -75,7 +75,7 @@ def main(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        verbs = [faults.parsed(words) for words in options.fault]
+        injections = [faults.parsed(words) for words in options.fault]
     except ValueError as unknown:
         parser(prog).error(str(unknown))
     if ignored:
@@ -100,8 +100,8 @@ def main(
             f"The simulator cannot listen on {options.host}:{options.port} ({error.strerror}). Give it a free --port"
         )
     try:
-        for verb in verbs:
-            verb(simulator.faults)
+        for inject in injections:
+            inject(simulator.faults)
         on_ready(simulator.url)
         stopped.wait()
     finally:

@@ -2,7 +2,7 @@
 
 Steps are counted within one sampling: step 1 is reached when its progress was sent. `None` means at once.
 
-| verb | what a client sees |
+| fault | what a client sees |
 |---|---|
 | drop_socket(at_step=1) | its websocket is closed cleanly at that step; the run continues |
 | reset_socket(at_step=1) | its websocket ends with a TCP RST at that step; the run continues |
@@ -28,32 +28,21 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from simulators.comfyui.core import Core
 
 Cut = Literal["drop", "reset", "stall", "die"]
+Call: TypeAlias = "Callable[[Callable[[Core], Coroutine[Any, Any, None]]], None]"
+"""Runs a coroutine on the running server, from any thread."""
 SAMPLERS = ("KSampler", "SamplerCustomAdvanced")
 OUT_OF_MEMORY = (
     "Allocation of 2.25 GiB on device 0 failed: 23.52 GiB in all, 1.11 GiB free, 21.98 GiB held by this process"
 )
 OUT_OF_MEMORY_TIP = "The graphics card has too little memory for this. A smaller image or batch may fit."
-
-
-class Server(Protocol):
-    """The server's side of the faults. Each method is called in the thread that injects the fault."""
-
-    def cut(self, how: Cut) -> None:
-        """Drop, reset or stall every socket now; or die."""
-
-    def refuse(self, seconds: float) -> None:
-        """Close all connections and refuse new ones."""
-
-    def forget(self) -> None:
-        """Reset all state, as a restarted ComfyUI would."""
-
-    def go_on(self) -> None:
-        """Release hanging steps and stalled sockets."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +100,8 @@ _Kind = TypeVar("_Kind", NodeFault, AnswerFault, Hang, Hold, CutFault)
 class ComfyUIFaults:
     """The methods that inject faults, and the faults that have not happened yet."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, call: Call) -> None:
+        self._call = call
         self._lock = threading.Lock()
         self._armed: list[Fault] = []
         self._history_delay_s = 0.0
@@ -148,7 +137,7 @@ class ComfyUIFaults:
 
     def refuse_connections(self, seconds: float) -> None:
         """Close all connections and refuse new ones for `seconds`."""
-        self._server.refuse(seconds)
+        self._call(lambda core: core.refuse(seconds))
 
     def run_out_of_memory(self, times: int = 1) -> None:
         """Make samplers run out of memory."""
@@ -176,7 +165,7 @@ class ComfyUIFaults:
 
     def forget_everything(self) -> None:
         """Reset all state, as a restarted ComfyUI would."""
-        self._server.forget()
+        self._call(lambda core: core.forget())
 
     def hang_sampling(self, at_step: int = 1, deaf: bool = False, times: int = 1) -> None:
         """Make a step hang."""
@@ -191,7 +180,7 @@ class ComfyUIFaults:
         """End every hang, stall and delay."""
         self._history_delay_s = 0.0
         self.released.set()
-        self._server.go_on()
+        self._call(lambda core: core.go_on())
 
     def clear(self) -> None:
         """Remove the faults that have not happened yet."""
@@ -220,7 +209,7 @@ class ComfyUIFaults:
 
     def _cut(self, how: Cut, at_step: int | None) -> None:
         if at_step is None:
-            self._server.cut(how)
+            self._call(lambda core: core.cut(how))
         else:
             self._arm(CutFault(how, at_step), 1)
 
@@ -237,9 +226,9 @@ class ComfyUIFaults:
         return None
 
 
-def arguments(verb: str) -> list[inspect.Parameter]:
+def arguments(name: str) -> list[inspect.Parameter]:
     """Return the parameters of a fault."""
-    return list(inspect.signature(VERBS[verb]).parameters.values())[1:]
+    return list(inspect.signature(FAULTS[name]).parameters.values())[1:]
 
 
 def parsed(words: str) -> Callable[[ComfyUIFaults], None]:
@@ -248,16 +237,16 @@ def parsed(words: str) -> Callable[[ComfyUIFaults], None]:
     Raises:
         ValueError: the fault does not exist, or does not take these arguments.
     """
-    verb, *given = words.split(":")
-    if verb not in VERBS:
-        raise ValueError(f"{verb!r} is not a fault; the faults are {', '.join(VERBS)}")
-    declared = arguments(verb)
+    name, *given = words.split(":")
+    if name not in FAULTS:
+        raise ValueError(f"{name!r} is not a fault; the faults are {', '.join(FAULTS)}")
+    declared = arguments(name)
     least = sum(parameter.default is parameter.empty for parameter in declared)
     if not least <= len(given) <= len(declared):
-        names = ":".join(parameter.name for parameter in declared)
-        raise ValueError(f"{words!r} has {len(given)} arguments; it is {verb}:{names}")
+        parameters = ":".join(parameter.name for parameter in declared)
+        raise ValueError(f"{words!r} has {len(given)} arguments; it is {name}:{parameters}")
     values = [_WORDS[parameter.annotation](word) for parameter, word in zip(declared, given, strict=False)]
-    return lambda faults: VERBS[verb](faults, *values)
+    return lambda faults: FAULTS[name](faults, *values)
 
 
 _WORDS: dict[str, Callable[[str], object]] = {
@@ -267,8 +256,8 @@ _WORDS: dict[str, Callable[[str], object]] = {
     "bool": lambda word: word.lower() in {"1", "true", "yes"},
     "int | None": lambda word: None if word.lower() == "none" else int(word),
 }
-VERBS: dict[str, Callable[..., None]] = {
-    name: verb
-    for name, verb in vars(ComfyUIFaults).items()
-    if inspect.isfunction(verb) and not name.startswith("_") and inspect.signature(verb).return_annotation == "None"
+FAULTS: dict[str, Callable[..., None]] = {
+    name: method
+    for name, method in vars(ComfyUIFaults).items()
+    if inspect.isfunction(method) and not name.startswith("_") and inspect.signature(method).return_annotation == "None"
 }

@@ -20,19 +20,22 @@ import os
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from simulators.comfyui import validation
-from simulators.comfyui.faults import ComfyUIFaults
-from simulators.comfyui.files import FOLDERS, Folders, OutsideFolderError, inside, name_to_upload
+from simulators.comfyui.files import FOLDERS, OutsideFolderError, inside, name_to_upload
 from simulators.comfyui.node_table import NODE_TYPES
-from simulators.comfyui.queue_and_history import PromptQueue, QueuedPrompt
-from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_SIZE, Sockets
+from simulators.comfyui.queue_and_history import QueuedPrompt
+from simulators.comfyui.sockets import FEATURES, MAX_UPLOAD_SIZE
 from simulators.comfyui.version import pinned_version
+
+if TYPE_CHECKING:
+    from simulators.comfyui.core import Core
 
 PAGE = "<!doctype html><title>ComfyUI simulator</title><p>This server simulates ComfyUI. It has no editor."
 INTERNAL_ERROR = "500 Internal Server Error\n\nServer got itself in trouble"
@@ -49,67 +52,45 @@ MEMORY = 24 * 1024**3
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Backend(Protocol):
-    """The server's side of the routes."""
-
-    folders: Folders
-    faults: ComfyUIFaults
-    queue: PromptQueue
-    sockets: Sockets
-    requests: list[tuple[str, str]]
-
-    def listing(self, folder: str) -> tuple[str, ...]:
-        """Return the files of a model folder, or of `input`."""
-
-    def next_number(self) -> int:
-        """Return the number of the next prompt."""
-
-    def interrupt(self) -> None:
-        """Interrupt the running prompt."""
-
-    def free(self) -> None:
-        """Empty the cache between prompts."""
-
-
-def application(backend: Backend) -> web.Application:
+def application(core: Core) -> web.Application:
     """Return the server's routes."""
-    app = web.Application(client_max_size=MAX_UPLOAD_SIZE, middlewares=[_middleware(backend)])
-    prompts, files, info = _PromptRoutes(backend), _FileRoutes(backend), _InfoRoutes(backend)
+    app = web.Application(client_max_size=MAX_UPLOAD_SIZE, middlewares=[_middleware(core)])
+    handlers = _Handlers(core)
     routes: tuple[tuple[str, str, Handler], ...] = (
-        ("GET", "/", info.root),
-        ("GET", "/ws", backend.sockets.serve),
-        ("GET", "/features", info.features),
-        ("GET", "/system_stats", info.system_stats),
-        ("GET", "/models", info.models),
-        ("GET", "/models/{folder}", info.models_of),
-        ("GET", "/object_info", info.object_info),
-        ("GET", "/object_info/{name}", info.object_info),
-        ("GET", "/prompt", prompts.get_prompt),
-        ("POST", "/prompt", prompts.post_prompt),
-        ("GET", "/queue", prompts.get_queue),
-        ("POST", "/queue", prompts.post_queue),
-        ("POST", "/interrupt", prompts.post_interrupt),
-        ("POST", "/free", prompts.post_free),
-        ("GET", "/history", prompts.get_history),
-        ("GET", "/history/{prompt_id}", prompts.get_history),
-        ("POST", "/history", prompts.post_history),
-        ("POST", "/upload/image", files.upload),
-        ("GET", "/view", files.view),
+        ("GET", "/", handlers.root),
+        ("GET", "/ws", core.sockets.serve),
+        ("GET", "/features", handlers.features),
+        ("GET", "/system_stats", handlers.system_stats),
+        ("GET", "/models", handlers.models),
+        ("GET", "/models/{folder}", handlers.models_of),
+        ("GET", "/object_info", handlers.object_info),
+        ("GET", "/object_info/{name}", handlers.object_info),
+        ("GET", "/prompt", handlers.get_prompt),
+        ("POST", "/prompt", handlers.post_prompt),
+        ("GET", "/queue", handlers.get_queue),
+        ("POST", "/queue", handlers.post_queue),
+        ("POST", "/interrupt", handlers.post_interrupt),
+        ("POST", "/free", handlers.post_free),
+        ("GET", "/history", handlers.get_history),
+        ("GET", "/history/{prompt_id}", handlers.get_history),
+        ("POST", "/history", handlers.post_history),
+        ("POST", "/upload/image", handlers.upload),
+        ("GET", "/view", handlers.view),
     )
     for prefix in ("", "/api"):
         app.add_routes(web.route(method, prefix + path, handler) for method, path, handler in routes)
     return app
 
 
-def _middleware(backend: Backend) -> Any:  # noqa: ANN401  aiohttp's own type of a middleware
+def _middleware(core: Core) -> Any:  # noqa: ANN401  aiohttp's own type of a middleware
     @web.middleware
-    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        backend.requests.append((request.method, request.path))
+    async def with_faults(request: web.Request, handler: Handler) -> web.StreamResponse:
+        core.requests.append((request.method, request.path))
         if _is_foreign(request):
             return web.Response(status=403)
         if request.method == "OPTIONS":
             return web.Response()
-        fault = backend.faults.answer_fault(request.method, request.path)
+        fault = core.faults.answer_fault(request.method, request.path)
         if fault is not None and fault.is_500:
             response = web.Response(status=500, text=INTERNAL_ERROR)
             response.force_close()
@@ -121,7 +102,7 @@ def _middleware(backend: Backend) -> Any:  # noqa: ANN401  aiohttp's own type of
             await asyncio.sleep(fault.seconds)
         return await handler(request)
 
-    return gate
+    return with_faults
 
 
 def _is_foreign(request: web.Request) -> bool:
@@ -131,77 +112,70 @@ def _is_foreign(request: web.Request) -> bool:
     return host.hostname != origin.hostname or (None not in (host.port, origin.port) and host.port != origin.port)
 
 
-class _PromptRoutes:
-    """/prompt, /queue, /history, /interrupt and /free."""
+@dataclass(frozen=True)
+class _Handlers:
+    """The handlers of the routes."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    _core: Core
 
     async def post_prompt(self, request: web.Request) -> web.Response:
         body = await request.json()
         if "number" in body:
             number = float(body["number"])
         else:
-            number = self._backend.next_number()
+            number = self._core.next_number()
             number = -number if body.get("front") else number
         if "prompt" not in body:
             return web.json_response(validation.NO_PROMPT.body(), status=400)
         graph = body["prompt"]
-        folders = self._backend.folders
-        checked = validation.check(graph, self._backend.listing, lambda name: folders.readable(name).exists())
+        folders = self._core.folders
+        checked = validation.check(graph, self._core.listing, lambda name: folders.readable(name).exists())
         if isinstance(checked, validation.PromptRefusal):
             return web.json_response(checked.body(), status=400)
         prompt_id = str(body.get("prompt_id", uuid.uuid4()))
         extra_data = {**body.get("extra_data", {})}
         if "client_id" in body:
             extra_data["client_id"] = body["client_id"]
-        self._backend.queue.put(QueuedPrompt(number, prompt_id, graph, extra_data, checked.outputs))
+        self._core.queue.put(QueuedPrompt(number, prompt_id, graph, extra_data, checked.outputs))
         return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": checked.node_errors})
 
     async def get_prompt(self, _: web.Request) -> web.Response:
-        return web.json_response(self._backend.queue.info())
+        return web.json_response(self._core.queue.info())
 
     async def get_queue(self, _: web.Request) -> web.Response:
-        return web.json_response(self._backend.queue.listed())
+        return web.json_response(self._core.queue.listed())
 
     async def post_queue(self, request: web.Request) -> web.Response:
         body = await request.json()
         for prompt_id in body.get("delete", ()):
-            self._backend.queue.delete(prompt_id)
+            self._core.queue.delete(prompt_id)
         return web.Response()
 
     async def post_interrupt(self, request: web.Request) -> web.Response:
         wanted = _parsed(await request.text()).get("prompt_id")
-        if not wanted or wanted == self._backend.queue.running_id:
-            self._backend.interrupt()
+        if not wanted or wanted == self._core.queue.running_id:
+            self._core.interrupt()
         return web.Response()
 
     async def post_free(self, request: web.Request) -> web.Response:
         body = await request.json()
         if body.get("free_memory"):
-            self._backend.free()
+            self._core.free()
         return web.Response()
 
     async def get_history(self, request: web.Request) -> web.Response:
-        return web.json_response(self._backend.queue.history(request.match_info.get("prompt_id")))
+        return web.json_response(self._core.queue.history(request.match_info.get("prompt_id")))
 
     async def post_history(self, request: web.Request) -> web.Response:
         body = await request.json()
         for prompt_id in body.get("delete", ()):
-            self._backend.queue.forget(prompt_id)
+            self._core.queue.forget(prompt_id)
         return web.Response()
-
-
-class _FileRoutes:
-    """/upload/image, /upload/mask and /view."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
 
     async def upload(self, request: web.Request) -> web.Response:
         form = await request.post()
         kind, image = str(form.get("type", "input")), form.get("image")
-        folder = self._backend.folders.base / FOLDERS[FOLDERS.index(kind)]
+        folder = self._core.folders.base / FOLDERS[FOLDERS.index(kind)]
         if image is None:
             return web.Response(status=400)
         if not isinstance(image, web.FileField):
@@ -221,8 +195,8 @@ class _FileRoutes:
     async def view(self, request: web.Request) -> web.StreamResponse:
         if "filename" not in request.query:
             return web.Response(status=404)
-        name, folder = self._backend.folders.annotated(request.query["filename"])
-        folder = folder or self._backend.folders.of_type(request.query.get("type", "output"))
+        name, folder = self._core.folders.annotated(request.query["filename"])
+        folder = folder or self._core.folders.of_type(request.query.get("type", "output"))
         if not name or name.startswith("/") or ".." in name or folder is None:
             return web.Response(status=400)
         try:
@@ -234,13 +208,6 @@ class _FileRoutes:
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         kind = "application/octet-stream" if kind in DOWNLOAD_ONLY else kind
         return web.FileResponse(file, headers={"Content-Disposition": f'filename="{file.name}"', "Content-Type": kind})
-
-
-class _InfoRoutes:
-    """The page, and information about the server, its models and its nodes."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
 
     async def root(self, _: web.Request) -> web.Response:
         return web.Response(text=PAGE, content_type="text/html")
@@ -256,12 +223,12 @@ class _InfoRoutes:
 
     async def models_of(self, request: web.Request) -> web.Response:
         folder = request.match_info["folder"]
-        return web.json_response(self._backend.listing(folder)) if folder in MODEL_FOLDERS else web.Response(status=404)
+        return web.json_response(self._core.listing(folder)) if folder in MODEL_FOLDERS else web.Response(status=404)
 
     async def object_info(self, request: web.Request) -> web.Response:
         wanted = request.match_info.get("name")
         nodes = [node for node in NODE_TYPES.values() if wanted in (None, node.name)]
-        return web.json_response({node.name: node.described(self._backend.listing) for node in nodes})
+        return web.json_response({node.name: node.described(self._core.listing) for node in nodes})
 
 
 def _stats() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from simulators.comfyui.core import Core, Execution, SimulatorSettings
-from simulators.comfyui.faults import ComfyUIFaults, Cut
+from simulators.comfyui.faults import ComfyUIFaults
 from simulators.comfyui.files import Folders
 from simulators.comfyui.sampling import Pace
 
@@ -56,7 +56,7 @@ class Simulator:
         self._failure: OSError | OverflowError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: Core | None = None
-        self.faults = ComfyUIFaults(_RunningServer(self))
+        self.faults = ComfyUIFaults(self._call)
 
     def __enter__(self) -> Self:
         self.start()
@@ -163,7 +163,7 @@ class Simulator:
         if failure is not None:
             raise failure
 
-    def call(self, action: Callable[[Core], Coroutine[Any, Any, None]]) -> None:
+    def _call(self, action: Callable[[Core], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine on the running server; return when it has finished."""
         loop = self._loop
         if loop is None:
@@ -194,22 +194,3 @@ class Simulator:
     def _ready(self, port: int) -> None:
         self._port = port
         self._started.set()
-
-
-class _RunningServer:
-    """Applies faults to the running server immediately, from any thread."""
-
-    def __init__(self, simulator: Simulator) -> None:
-        self._simulator = simulator
-
-    def cut(self, how: Cut) -> None:
-        self._simulator.call(lambda core: core.cut(how))
-
-    def refuse(self, seconds: float) -> None:
-        self._simulator.call(lambda core: core.refuse(seconds))
-
-    def forget(self) -> None:
-        self._simulator.call(lambda core: core.forget())
-
-    def go_on(self) -> None:
-        self._simulator.call(lambda core: core.go_on())

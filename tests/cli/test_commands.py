@@ -157,12 +157,12 @@ def test_doctor_reports_each_check(shell: Shell, platform: RunPodPlatform) -> No
 def test_doctor_names_missing_models(shell: Shell) -> None:
     """For a direct ComfyUI it checks the workflows' files."""
     with Simulator() as whole, Simulator(models={"vae": ()}) as poor:
-        well = shell("doctor", COMFYUI_ENDPOINT=whole.url)
-        ill = shell("doctor", COMFYUI_ENDPOINT=poor.url)
+        healthy = shell("doctor", COMFYUI_ENDPOINT=whole.url)
+        unhealthy = shell("doctor", COMFYUI_ENDPOINT=poor.url)
 
-    assert well.status == 0
-    assert ill.status == 3
-    assert "!!  models     ComfyUI does not have vae/ae.safetensors" in ill.out
+    assert healthy.status == 0
+    assert unhealthy.status == 3
+    assert "!!  models     ComfyUI does not have vae/ae.safetensors" in unhealthy.out
 
 
 def test_doctor_warns_of_an_endpoint_without_workers(shell: Shell) -> None:
@@ -204,8 +204,8 @@ def test_a_webp_image_has_its_suffix(shell: Shell, platform: RunPodPlatform) -> 
     """The file's suffix is that of its type."""
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, "WEBP")
-    picture: Body = entry(encoded.getvalue(), 4, mime_type="image/webp") | {"filename": "flux-dev_00001_.webp"}
-    response = {"output": {"images": [picture], "workflow": "flux-dev-txt2img"}}
+    image: Body = entry(encoded.getvalue(), 4, mime_type="image/webp") | {"filename": "flux-dev_00001_.webp"}
+    response = {"output": {"images": [image], "workflow": "flux-dev-txt2img"}}
     with RunPodPlatform(long_poll_s=0.1) as other, ScriptedWorker(other, lambda _: response):
         shell("txt2img", "x", "--output-format", "webp", **other.client_env())
 

@@ -29,8 +29,8 @@ def respond_in_format(job: Body) -> Body:
     wanted = job["input"].get("output_format", "png")
     encoded = io.BytesIO()
     Image.new("RGB", (8, 8)).save(encoded, wanted)
-    picture = entry(encoded.getvalue(), 4, mime_type=f"image/{wanted}") | {"filename": f"flux_00001_.{wanted}"}
-    return {"output": {"images": [picture], "workflow": "flux-dev-txt2img"}}
+    written = entry(encoded.getvalue(), 4, mime_type=f"image/{wanted}") | {"filename": f"flux_00001_.{wanted}"}
+    return {"output": {"images": [written], "workflow": "flux-dev-txt2img"}}
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_missing_folders_are_created(shell: Shell, output: str) -> None:
     ended = shell("txt2img", "a knight", "--seed", "7", "-o", output)
 
     assert ended.status == 0, ended.err
-    [picture] = Path("new/folder").iterdir()
-    assert picture.name == ("x.png" if output.endswith("x.png") else "flux-dev-txt2img-7.png")
-    assert picture.read_bytes() == png(8, 7)
+    [written] = Path("new/folder").iterdir()
+    assert written.name == ("x.png" if output.endswith("x.png") else "flux-dev-txt2img-7.png")
+    assert written.read_bytes() == png(8, 7)
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,11 @@ def leaks(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _has_colour(data: bytes) -> bool:
     try:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        image = Image.open(io.BytesIO(data)).convert("RGB")
     except OSError:
         return False
     return any(
         all(abs(value - planted) <= _NEAR for value, planted in zip(colour, COLOUR, strict=True))
-        for _, colour in picture.getcolors(1 << 20) or []
+        for _, colour in image.getcolors(1 << 20) or []
         if isinstance(colour, tuple)
     )

@@ -284,7 +284,7 @@ class Generator:
             given = ["t", self._random.choice((0, 0, 0, 1))] if extra else value
         elif means == "name":
             name = self._random.choice((value, posixpath.basename(value)))
-            job_input["images"] = [{"name": name, "image": PICTURE}]
+            job_input["images"] = [{"name": name, "image": IMAGE}]
         if "LOAD_3D" in file_input.kind and not extra:
             given = {**dict.fromkeys(LOAD_3D_KEYS, given), "camera_info": {}}
         node = {
@@ -339,4 +339,4 @@ class Generator:
 
 
 SIZE = {"width": 64, "height": 64}
-PICTURE = base64.b64encode(png(8, 8)).decode()
+IMAGE = base64.b64encode(png(8, 8)).decode()

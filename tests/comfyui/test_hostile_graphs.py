@@ -103,9 +103,9 @@ def test_no_graph_reaches_a_file_of_others(send: Send, engine: tuple[str, Path |
     reached, log = [], []
     for attack in generator.attacks(COUNT):
         sent_at = time.time()
-        answer = response_to(send, attack)
+        response = response_to(send, attack)
         log.append((sent_at, attack))
-        reached += [f"{attack}: {leak}" for leak in leaks(answer)]
+        reached += [f"{attack}: {leak}" for leak in leaks(response)]
     if FILE_TRACE and directory is not None:
         reached += _traced(Path(FILE_TRACE), directory, canaries, started_at, log)
 

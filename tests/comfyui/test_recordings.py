@@ -149,13 +149,13 @@ def test_a_cached_run_reports_its_cached_nodes() -> None:
 @pytest.mark.parametrize("name", ["txt2img_ws_save", "txt2img_ws_save_again"])
 def test_a_websocket_image_is_attributed_to_its_node(name: str) -> None:
     """The binary frame of SaveImageWebsocket is a PNG of the node that the previous frame named."""
-    pictures = [each for each in events_of(name) if isinstance(each.event, Image)]
+    images = [each for each in events_of(name) if isinstance(each.event, Image)]
 
-    [picture] = pictures
-    assert isinstance(picture.event, Image)
-    assert picture.node == "out"
-    assert picture.event.is_png
-    assert picture.event.data.startswith(b"\x89PNG")
+    [image] = images
+    assert isinstance(image.event, Image)
+    assert image.node == "out"
+    assert image.event.is_png
+    assert image.event.data.startswith(b"\x89PNG")
     assert history_of(name)[1] == Succeeded((), ())
 
 

@@ -47,25 +47,25 @@ def size_of(data: str) -> tuple[int, int]:
         return image.size
 
 
-def finished(stage: Stage, answer: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+def finished(stage: Stage, response: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
     """Return an ended job from /status. Like most callers, it polls only `status`."""
-    seen = [answer]
+    seen = [response]
 
     def has_ended() -> bool:
-        job_id = answer["id"]
+        job_id = response["id"]
         seen.append(requests.get(f"{stage.platform.endpoint_url}/status/{job_id}", headers=headers, timeout=10).json())
         return seen[-1]["status"] not in ("IN_QUEUE", "IN_PROGRESS")
 
-    assert answer["status"] == "COMPLETED" or until(has_ended, 30)
+    assert response["status"] == "COMPLETED" or until(has_ended, 30)
     return seen[-1]
 
 
 def sent(stage: Stage, route: str, body: dict[str, Any]) -> dict[str, Any]:
     """Submit a request with this body; return the ended job."""
     headers = {"Authorization": f"Bearer {stage.platform.api_key}"}
-    answer = requests.post(f"{stage.platform.endpoint_url}{route}", json=body, headers=headers, timeout=100)
-    answer.raise_for_status()
-    return finished(stage, answer.json(), headers)
+    response = requests.post(f"{stage.platform.endpoint_url}{route}", json=body, headers=headers, timeout=100)
+    response.raise_for_status()
+    return finished(stage, response.json(), headers)
 
 
 # --- SillyTavern
@@ -177,8 +177,8 @@ def test_clover_serverless_gets_its_image(image_stage: Stage, name: str) -> None
     """It sends a graph and its image to /runsync, polls /status, and reads `images[].image`."""
     request: dict[str, Any] = {"workflow": custom_sampler() if name == "custom sampler" else flux()}
     if name == "img2img":
-        picture = "input_1764345600000.png"
-        request = {"workflow": flux(image=picture), "images": [{"name": picture, "image": as_base64(png(64))}]}
+        image_name = "input_1764345600000.png"
+        request = {"workflow": flux(image=image_name), "images": [{"name": image_name, "image": as_base64(png(64))}]}
     job = sent(image_stage, "/runsync", {"input": request})
 
     assert job["status"] == "COMPLETED", job
@@ -186,14 +186,14 @@ def test_clover_serverless_gets_its_image(image_stage: Stage, name: str) -> None
     assert (image["filename"], size_of(image["image"])) == ("output_00001_.png", (64, 64))
 
 
-@pytest.mark.parametrize("picture", [None, "input_1764345600000.png"], ids=["txt2img", "img2img"])
-def test_clover_direct_gets_its_image(picture: str | None) -> None:
+@pytest.mark.parametrize("image_name", [None, "input_1764345600000.png"], ids=["txt2img", "img2img"])
+def test_clover_direct_gets_its_image(image_name: str | None) -> None:
     """It uploads, queues and polls /history of a ComfyUI itself, here the simulator, and downloads the saved file."""
     with Simulator(step_s=0.01) as simulator:
-        if picture:
-            upload = {"image": (picture, png(64))}
+        if image_name:
+            upload = {"image": (image_name, png(64))}
             requests.post(f"{simulator.url}/upload/image", files=upload, timeout=10).raise_for_status()
-        entry = _direct(simulator.url, flux(image=picture))
+        entry = _direct(simulator.url, flux(image=image_name))
         saved = [image for output in entry["outputs"].values() for image in output.get("images", [])]
         files = [requests.get(f"{simulator.url}/view", params=image, timeout=10).content for image in saved]
 

@@ -40,7 +40,7 @@ READERS = re.compile(r"(os\.)?_?env(iron(ment)?)?|.*\._?environment")
 
 @dataclass(frozen=True)
 class Group:
-    """Two variables and a field that is none."""
+    """Two variables, and a field that is not a variable."""
 
     port: int = variable("PORT", number(int, 1, 9), "Port of the API.", "8")
     key: str = variable("KEY", str, "Key of the API.", secret=True)

@@ -44,11 +44,11 @@ def wanted(server: ImageServer, resource: str, count: int) -> list[tuple[str, st
 
 def test_images_are_returned_in_order(server: ImageServer, rules: FetchRules) -> None:
     """Each URL gets its own bytes, however many there are."""
-    pictures = {f"/{number}.png": f"picture {number}".encode() for number in range(MAX_PARALLEL + 3)}
-    server.responses |= {resource: reply(picture) for resource, picture in pictures.items()}
-    addresses = [(url_of(server, resource), resource) for resource in pictures]
+    images = {f"/{number}.png": f"picture {number}".encode() for number in range(MAX_PARALLEL + 3)}
+    server.responses |= {resource: reply(image) for resource, image in images.items()}
+    addresses = [(url_of(server, resource), resource) for resource in images]
 
-    assert fetch_images(addresses, rules, lambda: None) == list(pictures.values())
+    assert fetch_images(addresses, rules, lambda: None) == list(images.values())
     assert fetch_images([], rules, lambda: None) == []
 
 

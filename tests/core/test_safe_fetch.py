@@ -504,7 +504,7 @@ def test_too_large_by_its_header(server: ImageServer, rules: FetchRules) -> None
         (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 0xFFFF),
         (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", b"x" * 0xFFFF),
     ],
-    ids=["chunked", "no length", "a length that is none"],
+    ids=["chunked", "no length", "an invalid length"],
 )
 def test_too_large_without_a_header(server: ImageServer, rules: FetchRules, head: bytes, drop: bytes) -> None:
     """A body without a length is aborted when it exceeds the limit."""
@@ -654,9 +654,7 @@ def test_dns_failure(error: Exception) -> None:
     def failing(_host: str, _port: int) -> Sequence[str]:
         raise error
 
-    assert "from images.example: the host was not found" in refusal(
-        "https://images.example/", FetchRules(), failing
-    )
+    assert "from images.example: the host was not found" in refusal("https://images.example/", FetchRules(), failing)
 
 
 # TLS

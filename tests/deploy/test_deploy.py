@@ -32,8 +32,8 @@ def test_one_command_from_nothing_to_an_image(deploy_setup: DeploySetup) -> None
     }
     assert endpoint["workers"] == {"min": 0, "max": 3, "idleTimeout": 30}
     assert (endpoint["timeout"], endpoint["flashboot"], endpoint["disk"]) == (600_000, "FLASHBOOT", 40)
-    with Image.open("flux.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open("flux.png") as image:
+        assert image.format == "PNG"
     assert ended.out.splitlines() == [
         "IMAGE_GENERATION_PROVIDER=comfyui",
         f"RUNPOD_COMFYUI_ENDPOINT_ID={endpoint['id']}",

@@ -86,16 +86,16 @@ def test_the_worked_example_is_correct() -> None:
     text = (ROOT / "docs" / "cost.md").read_text()
     found = re.search(r"(\d+) s an image, (\d+) s of cold start,\n(\d+) s idle", text)
     assert found is not None
-    picture, start, idle = map(int, found.groups())
+    image, start, idle = map(int, found.groups())
     price = POOLS["ADA_24"]
     assert f"`ADA_24`, ${price.flex_usd_per_s} a second" in text
     month_s = 30 * 86_400
     assert price.active_usd_per_s is not None
     wanted = [
-        (picture, job_usd(picture, price.flex_usd_per_s)),
-        (start + picture + idle, (start + picture + idle) * price.flex_usd_per_s),
-        (start + 100 * picture + idle, (start + 100 * picture + idle) * price.flex_usd_per_s),
-        (3 * (start + idle) + 100 * picture, (3 * (start + idle) + 100 * picture) * price.flex_usd_per_s),
+        (image, job_usd(image, price.flex_usd_per_s)),
+        (start + image + idle, (start + image + idle) * price.flex_usd_per_s),
+        (start + 100 * image + idle, (start + 100 * image + idle) * price.flex_usd_per_s),
+        (3 * (start + idle) + 100 * image, (3 * (start + idle) + 100 * image) * price.flex_usd_per_s),
         (month_s, month_s * price.active_usd_per_s),
     ]
     table = text.partition("<!-- Computed by tests/deploy/test_docs.py. -->")[2]

@@ -93,8 +93,8 @@ def test_deploy_switch_and_back_destroy(
     assert not account.templates
     for name in ("before", "moved", "back", "forth"):
         for kind in ("castle", "night"):
-            with Image.open(f"{name}-{kind}.png") as picture:
-                assert picture.size == (256, 256)
-    with Image.open("flux-comfyui.png") as picture:
-        assert picture.size == (1024, 1024)
+            with Image.open(f"{name}-{kind}.png") as image:
+                assert image.size == (256, 256)
+    with Image.open("flux-comfyui.png") as image:
+        assert image.size == (1024, 1024)
     assert Path("moved-castle.png").read_bytes() == Path("forth-castle.png").read_bytes(), "the same seed"

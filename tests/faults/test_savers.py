@@ -21,7 +21,7 @@ from simulators.http_server import HttpHandler, HttpServer
 from tests.comfyui.conftest import png
 from tests.faults.test_following import error_of, remaining
 
-PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
+IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}}
 VAE = {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}}
 TEXT = {"class_type": "PrimitiveString", "inputs": {"value": "lk"}}
 BY_NAME = {"class_type": "Image Save", "inputs": {"images": ["1", 0], "output_path": "", "filename_prefix": "fox"}}
@@ -36,7 +36,7 @@ LINKED = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_pr
 
 def graph_of(saver: dict[str, Any], **others: dict[str, Any]) -> Graph:
     """Return a graph of an image, a text, a VAE and `saver`."""
-    graph = {"1": PICTURE, "3": TEXT, "4": VAE, "9": saver, **others}
+    graph = {"1": IMAGE, "3": TEXT, "4": VAE, "9": saver, **others}
     return {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in graph.items()}
 
 
@@ -128,7 +128,7 @@ def test_a_computed_prefix_is_rejected_for_a_saver_that_reports_no_file(server: 
 def test_files_of_a_failed_job_are_deleted(simulator: Simulator, workflows: Mapping[str, Workflow]) -> None:
     """The history lists the files that nodes wrote before another one failed."""
     [graph] = render(workflows["flux-dev-txt2img"], {"prompt": "x", "seed": 1, "steps": 2, "width": 64, "height": 64})
-    graph["20"] = dict(PICTURE)
+    graph["20"] = dict(IMAGE)
     graph["21"] = {"class_type": "Image Saver", "inputs": {"images": ["20", 0], "filename": "fox", "path": "mine"}}
     simulator.faults.fail_node("KSampler", "RuntimeError", "no")
     server = ComfyServer(simulator.url, directory=simulator.output_dir.parent)

@@ -43,7 +43,7 @@ def fill(folder: Path, models: Path, server: ModelServer, paths: Iterable[str] =
     """Put the models of a list into a folder, with a volume's layout: all, or those in `paths`."""
     for model in read_models(models / "models.txt"):
         if not paths or model.path in paths:
-            content = server.content(model.url.removeprefix(HUGGING_FACE))
+            content = server.files[model.url.removeprefix(HUGGING_FACE)]
             assert isinstance(content, bytes)
             target = folder / model.path
             target.parent.mkdir(parents=True, exist_ok=True)

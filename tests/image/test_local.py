@@ -28,8 +28,8 @@ def _responds(port: int) -> bool:
 
 
 def _run_job(port: int, **inputs: object) -> dict[str, object]:
-    answer = requests.post(f"http://127.0.0.1:{port}/runsync", json={"input": {**SMALL, **inputs}}, timeout=60)
-    answered: dict[str, object] = answer.json()
+    response = requests.post(f"http://127.0.0.1:{port}/runsync", json={"input": {**SMALL, **inputs}}, timeout=60)
+    answered: dict[str, object] = response.json()
     return answered
 
 
@@ -42,11 +42,11 @@ def test_the_local_api_responds_on_a_mapped_port(engine: docker.DockerClient) ->
     try:
         assert until(lambda: _responds(port), 60), container.logs().decode()
 
-        answer = _run_job(port, seed=5)
+        response = _run_job(port, seed=5)
 
-        assert answer["status"] == "COMPLETED", answer
-        assert isinstance(answer["output"], dict)
-        assert answer["output"]["seed"] == 5
+        assert response["status"] == "COMPLETED", response
+        assert isinstance(response["output"], dict)
+        assert response["output"]["seed"] == 5
         container.kill("SIGTERM")
         assert container.wait(timeout=20)["StatusCode"] == 0
     finally:
@@ -85,9 +85,9 @@ def test_compose_runs_without_a_gpu(project: dict[str, str]) -> None:
     """`docker compose --profile cpu up` starts two healthy containers, whose local API returns a placeholder."""
     compose(project, "--profile", "cpu", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "60")
 
-    answer = _run_job(int(project["PORT"]))
+    response = _run_job(int(project["PORT"]))
 
-    assert answer["status"] == "COMPLETED", answer
+    assert response["status"] == "COMPLETED", response
     states = [json.loads(line) for line in compose(project, "ps", "--format", "json").splitlines()]
     assert {(each["Service"], each["Health"]) for each in states} == {
         ("worker-cpu", "healthy"),

@@ -73,8 +73,8 @@ def test_txt2img(worker: WorkerContainer) -> None:
     job = worker.run(width=96)
 
     assert code_of(job) is None
-    picture = Image.open(io.BytesIO(base64.b64decode(job.output["images"][0]["data"])))
-    assert (picture.format, picture.size) == ("PNG", (96, 64))
+    generated = Image.open(io.BytesIO(base64.b64decode(job.output["images"][0]["data"])))
+    assert (generated.format, generated.size) == ("PNG", (96, 64))
 
 
 def test_img2img(worker: WorkerContainer) -> None:

@@ -70,7 +70,7 @@ class ComfyBackend:
         return bool(self.simulator.hanging_step)
 
     def resume(self) -> None:
-        """Sample on."""
+        """Continue sampling."""
         self.simulator.faults.go_on()
 
     def is_idle(self) -> bool:
@@ -78,11 +78,11 @@ class ComfyBackend:
         return not self.simulator.queue_ids
 
     def counts(self) -> tuple[int, ...]:
-        """Return how many jobs the platform took, and how many prompts ComfyUI ran."""
+        """Return the numbers of the platform's jobs and of ComfyUI's prompts."""
         return self.stage.platform.submissions, len(self.simulator.executed_prompts)
 
     def clear(self) -> None:
-        """Undo every fault."""
+        """Remove every fault."""
         self.simulator.faults.clear()
 
 
@@ -93,15 +93,15 @@ class ScenarioBackend:
     scenario: ScenarioStandIn
 
     def hold(self) -> None:
-        """Stay at 40 %."""
+        """Make the next job stop at 40 %."""
         self.scenario.faults.hold_job()
 
     def is_held(self) -> bool:
-        """Return whether a job is there."""
+        """Return whether a job has stopped there."""
         return bool(self.scenario.held())
 
     def resume(self) -> None:
-        """Go on from there."""
+        """Let it continue."""
         self.scenario.faults.go_on()
 
     def is_idle(self) -> bool:
@@ -109,11 +109,11 @@ class ScenarioBackend:
         return not self.scenario.under_way()
 
     def counts(self) -> tuple[int, ...]:
-        """Return how many jobs and pictures it took, and made."""
+        """Return the numbers of its jobs and assets."""
         return self.scenario.submissions, len(self.scenario.assets)
 
     def clear(self) -> None:
-        """Undo every fault."""
+        """Remove every fault."""
         self.scenario.faults.clear()
 
 

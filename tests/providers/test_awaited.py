@@ -66,13 +66,13 @@ def test_img2img_accepts_bytes(platform: RunPodPlatform) -> None:
 
 def test_a_job_is_opened_by_id_and_retried(platform: RunPodPlatform) -> None:
     """In another client: the job fails, is retried, and its events end with the result."""
-    answers = iter([{"error": FULL}])
+    responses = iter([{"error": FULL}])
 
     async def story(client: AsyncClient) -> None:
         started = await client.submit(prompt="x", seed=2)
         job = AsyncJob.from_id(client, started.id)
         assert repr(job) == f"AsyncJob({started.id!r})"
-        with ScriptedWorker(platform, answer):
+        with ScriptedWorker(platform, response):
             with pytest.raises(JobError, match="The GPU is full"):
                 await job.wait()
             assert (await job.retry()).state is JobState.QUEUED
@@ -81,8 +81,8 @@ def test_a_job_is_opened_by_id_and_retried(platform: RunPodPlatform) -> None:
         assert last.result.seed == 2
         assert job.progress is None
 
-    def answer(job: Body) -> Body:
-        return next(answers, None) or image_result(job)
+    def response(job: Body) -> Body:
+        return next(responses, None) or image_result(job)
 
     run_with_client(platform, story)
     assert platform.submissions == 1

@@ -12,7 +12,7 @@ import pytest
 from bench.stage import staged
 from comfy_client.aio import async_client_from_env
 from comfy_client.client import Client, client_from_env
-from comfy_client.job import Waiting
+from comfy_client.job import Done, ProviderUnavailable, Waiting
 from comfy_core.error_codes import ErrorCode
 from comfy_core.errors import JobError, RequestError, WaitTimeout
 from comfy_core.object_store import ObjectStore
@@ -26,18 +26,23 @@ pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
 
 
-def test_a_cold_start_of_20_s_ends_in_an_image(platform: RunPodPlatform) -> None:
+def test_a_cold_start_ends_in_an_image(platform: RunPodPlatform) -> None:
     """The call waits, reports that a worker starts, and returns the image; one job was sent."""
-    told: list[object] = []
+    reasons: list[str] = []
+
+    def end_cold_start(event: object) -> None:
+        if isinstance(event, Waiting):
+            reasons.append(event.why)
+            platform.faults.clear()
+
     with ScriptedWorker(platform, image_result), client_from_env(platform.client_env()) as client:
-        platform.faults.cold_start(20)
-        result = client.txt2img("a knight", observer=told.append)
+        platform.faults.cold_start(60)
+        result = client.txt2img("a knight", observer=end_cold_start)
 
     assert result.images
     assert result.delay_s is not None
-    assert 19 < result.delay_s < 22
-    [why] = [each for each in told if isinstance(each, Waiting)]
-    assert why.why == "cold"
+    assert result.delay_s > 1
+    assert reasons == ["cold"]
     assert platform.submissions == 1
 
 
@@ -55,13 +60,17 @@ def test_throttled_workers_end_in_a_wait_timeout(platform: RunPodPlatform, clien
     assert platform.submissions == 1
 
 
-def test_502_responses_for_5_s_are_tolerated(platform: RunPodPlatform) -> None:
+def test_502_responses_are_tolerated(platform: RunPodPlatform) -> None:
     """Polling continues; the job is not sent again."""
     with client_from_env(platform.client_env(), timeout_s=60.0) as client:
         job = client.submit(prompt="a knight")
-        platform.faults.outage(5.0)
+        platform.faults.outage(60)
+        events = job.events()
+        for _ in range(2):
+            assert any(isinstance(event, ProviderUnavailable) for event in events)
+        platform.faults.clear()
         with ScriptedWorker(platform, image_result):
-            assert job.wait().images
+            assert isinstance(list(events)[-1], Done)
 
     assert platform.submissions == 1
 

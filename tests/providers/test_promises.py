@@ -34,13 +34,13 @@ pytestmark = pytest.mark.slow
 class FailingTwice(HttpHandler):
     """Responds with 502 and 500, and then normally."""
 
-    answers = (502, 500, 200)
-    asked = 0
+    statuses = (502, 500, 200)
+    requests = 0
 
     def do_GET(self) -> None:
         """Send the next response."""
-        status = self.answers[type(self).asked]
-        type(self).asked += 1
+        status = self.statuses[type(self).requests]
+        type(self).requests += 1
         self.respond(status, json.dumps({"jobs": {}, "workers": {"idle": 1}}).encode())
 
 
@@ -65,7 +65,7 @@ def test_row_3_polls_are_repeated_over_https_too(
     with client_from_env(environment) as client:
         assert client.health().why == "idle"
 
-    assert FailingTwice.asked == 3
+    assert FailingTwice.requests == 3
 
 
 def test_row_4_a_slow_platform_is_given_time(platform: RunPodPlatform, client: Client) -> None:

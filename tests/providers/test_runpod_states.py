@@ -381,8 +381,8 @@ def test_the_endpoint_rejects_an_empty_input(platform: RunPodPlatform) -> None:
 
 def test_only_a_failed_job_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
     """The same id runs once more; a retry of a successful job gets 400."""
-    answers = iter([{"error": OURS.to_json()}])
-    with ScriptedWorker(platform, lambda job: next(answers, None) or image_result(job)):
+    responses = iter([{"error": OURS.to_json()}])
+    with ScriptedWorker(platform, lambda job: next(responses, None) or image_result(job)):
         job = job_of(client)
         with pytest.raises(JobError):
             job.wait()
@@ -435,8 +435,8 @@ def test_health_has_the_reason_why_a_job_waits(
 
 def test_an_image_with_another_hash_is_lost(platform: RunPodPlatform, client: Client) -> None:
     """Bytes that differ from the worker's are not a result."""
-    answer = {"output": {"images": [entry(png(), sha256="0" * 64)]}}
-    with ScriptedWorker(platform, lambda _: answer), pytest.raises(JobError, match="SHA-256") as info:
+    response = {"output": {"images": [entry(png(), sha256="0" * 64)]}}
+    with ScriptedWorker(platform, lambda _: response), pytest.raises(JobError, match="SHA-256") as info:
         client.txt2img("a knight")
 
     assert info.value.code is ErrorCode.RESULT_LOST
@@ -446,9 +446,9 @@ def test_an_image_with_another_hash_is_lost(platform: RunPodPlatform, client: Cl
 def test_an_unusable_image_reference_is_lost(platform: RunPodPlatform, client: Client, data: str) -> None:
     """A path on the worker (no bucket configured) and invalid base64 are result_lost."""
     kind = "s3_url" if data.startswith("/") else "base64"
-    picture = entry(png()) | {"type": kind, "data": data}
-    answer = {"output": {"images": [picture]}}
-    with ScriptedWorker(platform, lambda _: answer), pytest.raises(JobError) as info:
+    unusable = entry(png()) | {"type": kind, "data": data}
+    response = {"output": {"images": [unusable]}}
+    with ScriptedWorker(platform, lambda _: response), pytest.raises(JobError) as info:
         client.txt2img("a knight")
 
     assert info.value.code is ErrorCode.RESULT_LOST
@@ -457,8 +457,8 @@ def test_an_unusable_image_reference_is_lost(platform: RunPodPlatform, client: C
 def test_files_texts_and_warnings_are_returned(platform: RunPodPlatform, client: Client, tmp_path: Path) -> None:
     """Outputs that are not images are files or texts."""
     video = entry(b"video", filename="a.mp4", mime_type="video/mp4")
-    answer = {"output": {"images": [], "files": [video], "texts": ["hi"], "warnings": ["w"], "errors": ["e"]}}
-    with ScriptedWorker(platform, lambda _: answer):
+    response = {"output": {"images": [], "files": [video], "texts": ["hi"], "warnings": ["w"], "errors": ["e"]}}
+    with ScriptedWorker(platform, lambda _: response):
         result = client.txt2img("a knight")
 
     assert result.files[0].save(tmp_path).read_bytes() == b"video"

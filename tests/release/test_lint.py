@@ -13,7 +13,7 @@ from bench.stage import ROOT
 from tests.needs import programs, skip_visibly
 
 pytestmark = pytest.mark.slow
-GOOD = """\
+VALID = """\
 name: Good
 on: push
 permissions: {}
@@ -50,7 +50,7 @@ def lint_with_all(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_valid_workflow_passes(tmp_path: Path) -> None:
     """No linter finds anything."""
-    ended = lint_with_all(tmp_path, GOOD)
+    ended = lint_with_all(tmp_path, VALID)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
@@ -66,7 +66,7 @@ def test_a_valid_workflow_passes(tmp_path: Path) -> None:
 )
 def test_each_linter_finds_its_faults(wrong: str, expected: str, tmp_path: Path) -> None:
     """Untrusted text in a script, an unknown key, an unknown value of the context."""
-    ended = lint_with_all(tmp_path, GOOD.replace("echo hello", wrong))
+    ended = lint_with_all(tmp_path, VALID.replace("echo hello", wrong))
 
     assert ended.returncode != 0
     assert expected in ended.stdout + ended.stderr
@@ -82,7 +82,7 @@ def test_without_npm_it_says_so_and_fails_in_ci(ci: str, status: int, tmp_path: 
         assert found
         (tools / name).symlink_to(found)
 
-    ended = lint(tmp_path, GOOD, PATH=str(tools), CI=ci)
+    ended = lint(tmp_path, VALID, PATH=str(tools), CI=ci)
 
     assert ended.returncode == status, ended.stderr
     assert "THE WORKFLOWS WERE NOT LINTED BY ACTIONLINT" in ended.stderr

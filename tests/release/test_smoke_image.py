@@ -16,7 +16,7 @@ from tests.fakes.commands import FakeCommands
 
 pytestmark = pytest.mark.slow
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n...").decode()
-GOOD = {"status": "COMPLETED", "output": {"images": [{"data": PNG}]}}
+VALID = {"status": "COMPLETED", "output": {"images": [{"data": PNG}]}}
 LABELS = {f"org.opencontainers.image.{name}": "1" for name in ("version", "revision", "licenses")}
 CONFIG = {"Labels": LABELS, "Healthcheck": {"Test": ["CMD"]}, "User": "1000:1000"}
 
@@ -26,7 +26,7 @@ class LocalApi(HttpServer):
 
     def __init__(self) -> None:
         super().__init__(_HealthHandler)
-        self.answer: object = GOOD
+        self.response: object = VALID
         self.jobs: list[object] = []
 
 
@@ -38,7 +38,7 @@ class _HealthHandler(HttpHandler):
 
     def do_POST(self) -> None:
         self.server.jobs.append(json.loads(self.body()))
-        self.respond(200, json.dumps(self.server.answer).encode())
+        self.respond(200, json.dumps(self.server.response).encode())
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def smoke(
 ) -> tuple[subprocess.CompletedProcess[str], FakeCommands]:
     """Run the script on an image of that configuration; return the completed process and docker's calls."""
     state = {"Running": "true", "ExitCode": "0", **changes}
-    answers = {
+    responses = {
         "docker image inspect": json.dumps([{"Config": config}]),
         "docker run": "a-container",
         "docker port": f"127.0.0.1:{port}\n",
         "docker logs": "the last line of its log",
         **{f"docker inspect --format {{{{.State.{key}}}}}": value for key, value in state.items()},
     }
-    fakes = FakeCommands(folder, ("docker",), answers)
+    fakes = FakeCommands(folder, ("docker",), responses)
     ended = subprocess.run(
         [str(ROOT / "scripts" / "release" / "smoke_image"), "me/worker:1", "me/worker:1-simulator"],
         env={"PATH": fakes.path},
@@ -115,7 +115,7 @@ def test_an_image_without_metadata_fails(
 
 def test_a_job_without_an_image_fails(api: LocalApi, tmp_path: Path) -> None:
     """The response is printed, and the containers are removed."""
-    api.answer = {"status": "FAILED", "error": "no such model"}
+    api.response = {"status": "FAILED", "error": "no such model"}
 
     ended, fakes = smoke(api.server_port, tmp_path)
 

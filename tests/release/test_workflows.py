@@ -137,8 +137,8 @@ def repository(tmp_path: Path) -> Path:
 def test_every_script_of_a_step_runs(step: WorkflowStep, repository: Path, tmp_path: Path) -> None:
     """It succeeds as GitHub runs it (bash -e -o pipefail), and builds and publishes only what CALLS lists."""
     programs("jq")
-    answers = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
-    fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), answers)
+    responses = {"df": "Avail\n 100\n", "docker buildx imagetools inspect": '{"layers": [{"size": 9000000000}]}'}
+    fakes = FakeCommands(tmp_path / "fakes", ("docker", "gh", "sudo", "df"), responses)
     for name in OURS:
         fakes.put(repository / "scripts" / name)
     github = {"GITHUB_SHA": COMMIT, "GITHUB_REF": f"refs/tags/v{VERSION}", "GITHUB_REF_NAME": f"v{VERSION}"}

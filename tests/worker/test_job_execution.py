@@ -36,7 +36,7 @@ def image_base64() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-PICTURE = image_base64()
+IMAGE = image_base64()
 
 
 class JobSetup:
@@ -79,11 +79,11 @@ def job_setup(simulator: Simulator, workflows: Mapping[str, Workflow]) -> Iterat
 def test_a_comfyui_that_cannot_store_uploads_has_a_full_disk(simulator: Simulator, job_setup: JobSetup) -> None:
     """The error names the disk and its status; another worker may have space."""
     simulator.faults.answer_500("/upload/image")
-    report = job_setup.report(image=PICTURE)
+    report = job_setup.report(image=IMAGE)
 
     assert report.code is ErrorCode.DISK_FULL
     assert report.retryable
-    assert "500 to POST /upload/image" in report.message
+    assert "500 for POST /upload/image" in report.message
     assert "disk" in report.message
 
 
@@ -96,7 +96,7 @@ def test_a_full_disk_is_named_and_old_files_are_deleted(simulator: Simulator, jo
         job_setup.service, full_disk=lambda: "The disk of /tmp/comfyui is full: 0.0 MB are left."
     )
     simulator.faults.answer_500("/upload/image")
-    report = job_setup.report(image=PICTURE)
+    report = job_setup.report(image=IMAGE)
 
     assert report.code is ErrorCode.DISK_FULL
     assert "/tmp/comfyui is full" in report.message  # noqa: S108 - as above
@@ -116,13 +116,13 @@ def test_consecutive_disk_failures_retire_the_worker(simulator: Simulator, job_s
     """A success in between resets the count; the reason is reported to the platform."""
     simulator.faults.answer_500("/upload/image", times=MAX_FAILURES - 1)
     for _ in range(MAX_FAILURES - 1):
-        job_setup.report(image=PICTURE)
+        job_setup.report(image=IMAGE)
     assert job_setup.run()["images"]
     simulator.faults.answer_500("/upload/image", times=MAX_FAILURES)
     for _ in range(MAX_FAILURES - 1):
-        job_setup.report(image=PICTURE)
+        job_setup.report(image=IMAGE)
     assert not job_setup.service.lifecycle.is_ending
-    job_setup.report(image=PICTURE)
+    job_setup.report(image=IMAGE)
 
     assert until(lambda: len(job_setup.ended) == 2)
     assert job_setup.ended[0].startswith(f"{MAX_FAILURES} jobs in a row failed: ComfyUI returned 500")
@@ -164,7 +164,7 @@ def test_a_job_whose_thread_hangs_gets_an_error_and_retires_the_worker(job_setup
         jobs = [handler(stuck), handler({"id": "waiting", "input": SMALL})]
         return list(await asyncio.wait_for(asyncio.gather(*jobs), 30))
 
-    codes = [ErrorReport.from_json(answer["error"]).code for answer in asyncio.run(both())]
+    codes = [ErrorReport.from_json(response["error"]).code for response in asyncio.run(both())]
     stuck.released.set()
 
     assert codes == [ErrorCode.INTERNAL, ErrorCode.INTERRUPTED]

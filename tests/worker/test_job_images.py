@@ -248,12 +248,12 @@ class Animated(ComfyServer):
 
     def history(self, prompt_id: str, *, timeout_s: float = 30) -> object:
         """Return what ComfyUI has, with the outputs of those nodes."""
-        answer: Any = super().history(prompt_id, timeout_s=timeout_s)
+        response: Any = super().history(prompt_id, timeout_s=timeout_s)
         saved = [{"filename": name, "subfolder": "", "type": "output"} for name in self.FILES]
-        if prompt_id in answer:
-            answer[prompt_id]["outputs"]["98"] = {"images": saved, "animated": [True]}
-            answer[prompt_id]["outputs"]["99"] = {"gifs": [{**saved[0], "filename": "other.webp"}]}
-        return answer
+        if prompt_id in response:
+            response[prompt_id]["outputs"]["98"] = {"images": saved, "animated": [True]}
+            response[prompt_id]["outputs"]["99"] = {"gifs": [{**saved[0], "filename": "other.webp"}]}
+        return response
 
     def view(self, file: OutputFile) -> bytes:
         """Return one of those files, or what ComfyUI has."""

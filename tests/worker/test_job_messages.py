@@ -11,12 +11,12 @@ from comfy_core.contract import ErrorReport, JsonObject
 from comfy_core.error_codes import ErrorCode
 from worker.job_messages import MAX_JOB_DEPTH, done_body, read_stops, read_take_response
 
-GOOD = {"id": "good", "input": {"prompt": "a knight"}}
+VALID = {"id": "good", "input": {"prompt": "a knight"}}
 
 
 def batch(*items: str) -> bytes:
     """Return a response with a valid job between two others."""
-    return f"[{', '.join([*items[:1], json.dumps(GOOD), *items[1:]])}]".encode()
+    return f"[{', '.join([*items[:1], json.dumps(VALID), *items[1:]])}]".encode()
 
 
 def deep(levels: int, job_id: str = "deep") -> str:
@@ -48,7 +48,7 @@ def test_an_invalid_item_is_dropped_alone(item: str) -> None:
     """It is dropped with a short reason; the other job is kept."""
     taken = read_take_response(batch(item))
 
-    assert taken.jobs == (GOOD,)
+    assert taken.jobs == (VALID,)
     assert len(taken.dropped) == 1
     assert len(taken.dropped[0]) < 100
 
@@ -67,7 +67,7 @@ def test_a_job_is_converted_to_a_shape_that_the_sdk_can_handle(item: str, job: J
     [kept, good] = read_take_response(batch(item)).jobs
 
     assert kept == {"id": "x", "input": None, **job}
-    assert good == GOOD
+    assert good == VALID
 
 
 @pytest.mark.parametrize("levels", [990, 20_000, 200_000])
@@ -75,7 +75,7 @@ def test_a_job_that_is_nested_too_deeply_is_rejected_alone(levels: int) -> None:
     """However deep it is, it gets an error that says so."""
     taken = read_take_response(batch(deep(levels), deep(levels, "second")))
 
-    assert taken.jobs == (GOOD,)
+    assert taken.jobs == (VALID,)
     assert set(taken.refused) == {"deep", "second"}
     assert taken.refused["deep"].code is ErrorCode.INVALID_INPUT
     assert f"more than {MAX_JOB_DEPTH} levels" in taken.refused["deep"].report.message

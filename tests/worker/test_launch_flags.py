@@ -56,7 +56,7 @@ usage: main.py [-h] [--listen [IP]]
 
 options:
   -h, --help            show this help message and exit
-  --listen [IP]         The address; --not-a-flag is none
+  --listen [IP]         The address; --not-a-flag is no flag
   --fast [FAST ...], --quick [FAST ...]
                         Untested; see --nor-this.
   -v, --verbose {DEBUG,INFO}  How much

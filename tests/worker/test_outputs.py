@@ -376,11 +376,11 @@ class VideoServer(ComfyServer):
 
     def history(self, prompt_id: str, *, timeout_s: float = 30) -> object:
         """Return the simulator's history with the outputs of that node added."""
-        answer: Any = super().history(prompt_id, timeout_s=timeout_s)
+        response: Any = super().history(prompt_id, timeout_s=timeout_s)
         video = {"filename": "knight.mp4", "subfolder": "", "type": "output"}
-        if prompt_id in answer:
-            answer[prompt_id]["outputs"]["99"] = {"gifs": [video], "text": ["a knight in armour"]}
-        return answer
+        if prompt_id in response:
+            response[prompt_id]["outputs"]["99"] = {"gifs": [video], "text": ["a knight in armour"]}
+        return response
 
     def view(self, file: OutputFile) -> bytes:
         """Return the video, or the simulator's file."""

@@ -24,7 +24,7 @@ from worker.job_bucket import job_bucket
 from worker.settings import Settings
 
 pytestmark = pytest.mark.slow
-PICTURE = bytes(range(256)) * 64
+IMAGE = bytes(range(256)) * 64
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def s3() -> Iterator[S3Server]:
 
 def put(bucket: Bucket, key: str = "job-1/knight_00001_.png", mime_type: str = "image/png") -> str:
     """Store the image and return its URL."""
-    return ObjectStore(bucket).put(key, PICTURE, mime_type)
+    return ObjectStore(bucket).put(key, IMAGE, mime_type)
 
 
 def rejected(bucket: Bucket) -> str:
@@ -60,7 +60,7 @@ def test_an_image_is_stored_under_prefix_job_and_name(s3: S3Server) -> None:
     response = requests.get(address, timeout=10)
 
     assert "flux/prod/job-1/knight_00001_.png" in s3.stored()
-    assert hashlib.sha256(response.content).digest() == hashlib.sha256(PICTURE).digest()
+    assert hashlib.sha256(response.content).digest() == hashlib.sha256(IMAGE).digest()
     assert response.headers["Content-Type"] == "image/png"
     assert response.headers["Content-Disposition"] == 'inline; filename="knight_00001_.png"'
     assert "X-Amz-Expires=600&" in address
@@ -78,7 +78,7 @@ def test_any_name_can_be_stored(s3: S3Server, name: str) -> None:
     """A file name with any characters is stored; the header that contains it is plain ASCII."""
     response = requests.get(put(s3.bucket(), f"job-3/{name}"), timeout=10)
 
-    assert response.content == PICTURE
+    assert response.content == IMAGE
     assert response.headers["Content-Disposition"].isascii()
     assert response.headers["Content-Disposition"].startswith("inline; filename*=UTF-8''")
     assert '"' not in response.headers["Content-Disposition"]
@@ -201,7 +201,7 @@ def test_nothing_is_uploaded_for_a_job_that_has_ended(s3: S3Server) -> None:
     with StalledS3() as stalled:
         bucket = stalled.instead_of(s3.bucket())
         with pytest.raises(JobError):
-            ObjectStore(bucket).put("job-1/x.png", PICTURE, "image/png", check)
+            ObjectStore(bucket).put("job-1/x.png", IMAGE, "image/png", check)
 
         assert stalled.paths == []
 
@@ -334,7 +334,7 @@ def test_an_endpoint_that_later_resolves_to_a_private_address_gets_no_request(s3
     with StalledS3() as stalled:
         bucket = replace(stalled.instead_of(s3.bucket()), must_be_public=True)
         with pytest.raises(JobError, match="is not on the public internet"):
-            ObjectStore(bucket).put("job-1/x.png", PICTURE, "image/png")
+            ObjectStore(bucket).put("job-1/x.png", IMAGE, "image/png")
 
         assert stalled.paths == []
 
@@ -350,7 +350,7 @@ def test_the_host_that_boto3_builds_is_checked(s3: S3Server) -> None:
     name = "arn:aws:s3:eu-1:123456789012:accesspoint:inside"
     bucket = replace(s3.bucket(name), endpoint_url="https://s3.example", region="eu-1", must_be_public=True)
     with pytest.raises(JobError, match="is not on the public internet"):
-        ObjectStore(bucket, resolve).put("job-1/x.png", PICTURE, "image/png")
+        ObjectStore(bucket, resolve).put("job-1/x.png", IMAGE, "image/png")
 
     assert resolved_hosts == ["inside-123456789012.s3.example"]
 

@@ -297,15 +297,15 @@ def test_a_computed_prefix_is_accepted_if_the_node_reports_its_files() -> None:
 
 def test_a_linked_image_is_not_a_name() -> None:
     """/object_info declares the types of inputs and outputs."""
-    picture = {"class_type": "EmptyImage", "inputs": {}}
+    image = {"class_type": "EmptyImage", "inputs": {}}
     takes_image = {"input": {"required": {"image": ["IMAGE", {}]}}}
     gives_image = {"output": ["IMAGE"]}
-    assert faults("LoadAndScale", "image", ["2", 0], picture, LoadAndScale=takes_image) == []
-    assert faults("LoadAndScale", "image", ["2", 0], picture, EmptyImage=gives_image) == []
-    assert faults("LoadAndScale", "image", ["2", 0], picture)
+    assert faults("LoadAndScale", "image", ["2", 0], image, LoadAndScale=takes_image) == []
+    assert faults("LoadAndScale", "image", ["2", 0], image, EmptyImage=gives_image) == []
+    assert faults("LoadAndScale", "image", ["2", 0], image)
     anything = {"output": ["*"]}
-    assert faults("LoadAndScale", "image", ["2", 0], picture, EmptyImage=anything)
-    assert faults("UNETLoader", "unet_name", ["2", 0], picture, EmptyImage=anything) == []
+    assert faults("LoadAndScale", "image", ["2", 0], image, EmptyImage=anything)
+    assert faults("UNETLoader", "unet_name", ["2", 0], image, EmptyImage=anything) == []
 
 
 def test_an_upload_declared_only_in_object_info_is_checked() -> None:

@@ -106,11 +106,11 @@ def test_a_child_is_reused(processes: ImageProcessPool) -> None:
 def test_endless_pages_and_frames_are_rejected_quickly(data: bytes) -> None:
     """The number of pages or frames is not counted: 10,000 TIFF pages took minutes, 500,000 GIF frames seconds."""
     begun = time.monotonic()
-    picture = check_image(data, "image", flatten=True)
+    image = check_image(data, "image", flatten=True)
     with pytest.raises(JobError, match="has more than 1,000 frames"):
         check_image(data, "image", flatten=False)
 
-    assert (picture.width, picture.height, picture.mime_type) == (1, 1, "image/png")
+    assert (image.width, image.height, image.mime_type) == (1, 1, "image/png")
     assert identify(data) is not None
     assert time.monotonic() - begun < 10
 
@@ -207,11 +207,11 @@ def test_encoding_that_takes_too_long_returns_the_png() -> None:
     file = io.BytesIO()
     Image.effect_noise((2560, 2560), 90).convert("RGB").save(file, "PNG", compress_level=0)
 
-    picture = encode_image(file.getvalue(), "webp", 90, {"prompt": "{}"}, timeout_s=0.3)
+    image = encode_image(file.getvalue(), "webp", 90, {"prompt": "{}"}, timeout_s=0.3)
 
-    assert (picture.mime_type, picture.width) == ("image/png", 2560)
-    assert picture.warning == "is a PNG: encoding it as webp failed, since it takes longer than 0.3 s"
-    assert Image.open(io.BytesIO(picture.data)).info["prompt"] == "{}"
+    assert (image.mime_type, image.width) == ("image/png", 2560)
+    assert image.warning == "is a PNG: encoding it as webp failed, since it takes longer than 0.3 s"
+    assert Image.open(io.BytesIO(image.data)).info["prompt"] == "{}"
     assert "no time was left" in encode_image(png(), "webp", 90, {}, timeout_s=0).warning
 
 
@@ -245,12 +245,12 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
 
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     """If the parent is killed while an image is decoded, no child is left."""
-    picture = tmp_path / "slow.jpg"
-    picture.write_bytes(slow_jpeg())
+    image = tmp_path / "slow.jpg"
+    image.write_bytes(slow_jpeg())
     program = (
         "import sys, threading, psutil\n"
         "from comfy_core.images.child_process import check_image\n"
-        f"data = open({str(picture)!r}, 'rb').read()\n"
+        f"data = open({str(image)!r}, 'rb').read()\n"
         "threading.Thread(target=check_image, args=(data, 'image'), kwargs={'flatten': True}, daemon=True).start()\n"
         "while not psutil.Process().children(): pass\n"
         "print(psutil.Process().children()[0].pid, flush=True)\n"

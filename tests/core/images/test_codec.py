@@ -73,10 +73,10 @@ def decoded(data: bytes) -> Image.Image:
 
 def flattened(data: bytes) -> Image.Image:
     """Return the PNG that image to image gets from an image, after a check of its size and mode."""
-    picture = check_image(data, "image", flatten=True)
-    image = decoded(picture.data)
-    assert (image.mode, image.size) == ("RGB", (picture.width, picture.height))
-    assert Image.MIME[image.format or ""] == picture.mime_type
+    checked = check_image(data, "image", flatten=True)
+    image = decoded(checked.data)
+    assert (image.mode, image.size) == ("RGB", (checked.width, checked.height))
+    assert Image.MIME[image.format or ""] == checked.mime_type
     return image
 
 
@@ -144,10 +144,10 @@ def test_a_format_is_recognised_by_its_content(file_format: str) -> None:
     """Every documented format is accepted, and its MIME type is determined from its bytes, never from a name."""
     data = FORMATS[file_format](quarters())
 
-    picture = check_image(data, "image", flatten=False)
+    checked = check_image(data, "image", flatten=False)
 
-    assert picture == EncodedImage(data, 32, 16, f"image/{file_format.lower()}")
-    assert identify(data) == picture
+    assert checked == EncodedImage(data, 32, 16, f"image/{file_format.lower()}")
+    assert identify(data) == checked
     assert file_format in INPUT_FORMATS
     assert flattened(data).convert("RGB").getpixel((1, 1)) == pytest.approx(RED, abs=3)
 
@@ -277,8 +277,8 @@ def test_a_truncated_file_is_rejected_or_decoded(file_format: str) -> None:
     for end in [*range(min(64, len(data))), *range(64, len(data), max(1, len(data) // 150))]:
         for flatten in (True, False):
             match outcome(data[:end], flatten=flatten):
-                case EncodedImage(data=taken) as picture:
-                    assert (picture.width, picture.height) == (40, 30)
+                case EncodedImage(data=taken) as checked:
+                    assert (checked.width, checked.height) == (40, 30)
                     assert not flatten or decoded(taken).size == (40, 30)
                 case code:
                     assert code is ErrorCode.INVALID_IMAGE
@@ -336,7 +336,7 @@ def test_identifying_a_damaged_file_does_not_fail() -> None:
     found = [identify(data) for data in damaged(3 * settings().max_examples)]
 
     assert None in found
-    assert any(picture and picture.width == 40 for picture in found)
+    assert any(checked and checked.width == 40 for checked in found)
 
 
 @pytest.mark.parametrize(
@@ -410,12 +410,12 @@ def test_oversized_text_is_not_decompressed(*, flatten: bool) -> None:
     for kind, text in ((b"zTXt", b"a\0\0" + packed), (b"iTXt", b"a\0\1\0\0\0" + packed)):
         whole = data[:33] + png_chunk(kind, text) + data[33:]
         tracemalloc.start()
-        picture = check_image(whole, "image", flatten=flatten)
+        checked = check_image(whole, "image", flatten=flatten)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
 
-        assert (picture.width, picture.height) == (32, 16)
-        assert decoded(picture.data if flatten else data).tobytes() == quarters().tobytes()
+        assert (checked.width, checked.height) == (32, 16)
+        assert decoded(checked.data if flatten else data).tobytes() == quarters().tobytes()
         assert peak < 20_000_000
 
 
@@ -704,9 +704,9 @@ def test_transparent_parts_are_white_in_a_jpeg(mode: str) -> None:
     """With every kind of PNG transparency, from a job and from a stored image."""
     png = transparent(mode)
 
-    for picture in (encode_image(png, "jpeg", 95, {}), converted(png, "jpeg", quality=95)):
-        image = decoded(picture.data)
-        assert (image.format, image.mode, picture.mime_type) == ("JPEG", "RGB", "image/jpeg")
+    for checked in (encode_image(png, "jpeg", 95, {}), converted(png, "jpeg", quality=95)):
+        image = decoded(checked.data)
+        assert (image.format, image.mode, checked.mime_type) == ("JPEG", "RGB", "image/jpeg")
         assert image.getpixel((2, 8)) == pytest.approx((255, 255, 255), abs=2)
 
 
@@ -741,18 +741,18 @@ def test_the_graph_is_in_a_text_chunk_that_every_frontend_reads() -> None:
 )
 def test_an_image_too_long_for_its_format_stays_png(output_format: str, size: tuple[int, int]) -> None:
     """The job has been paid for: the image is returned as PNG, with its metadata and a warning."""
-    picture = encode_image(encoded(Image.new("L", size)), output_format, 90, {"prompt": "{}"})
+    checked = encode_image(encoded(Image.new("L", size)), output_format, 90, {"prompt": "{}"})
 
-    assert (picture.mime_type, picture.width, picture.height) == ("image/png", *size)
-    assert picture.warning.startswith(f"is a PNG: {output_format} holds at most")
-    assert decoded(picture.data).info == {"prompt": "{}"}
+    assert (checked.mime_type, checked.width, checked.height) == ("image/png", *size)
+    assert checked.warning.startswith(f"is a PNG: {output_format} holds at most")
+    assert decoded(checked.data).info == {"prompt": "{}"}
 
 
 def test_the_longest_possible_sides_are_encoded() -> None:
     """The encoders accept 16,383 and 65,500 pixels, so such images are not left as PNG."""
     for output_format, longest in (("webp", 16_383), ("jpeg", 65_500)):
-        picture = encode_image(encoded(Image.new("L", (longest, 1))), output_format, 90, {})
-        assert (picture.mime_type, picture.warning) == (f"image/{output_format}", "")
+        checked = encode_image(encoded(Image.new("L", (longest, 1))), output_format, 90, {})
+        assert (checked.mime_type, checked.warning) == (f"image/{output_format}", "")
 
 
 @pytest.mark.parametrize("output_format", ["webp", "jpeg"])
@@ -760,10 +760,10 @@ def test_an_image_that_cannot_be_encoded_is_returned_unchanged(output_format: st
     """If the encoder raises an exception, ComfyUI's image is returned with a warning."""
     broken = encoded(Image.effect_noise((64, 64), 90))[:2000]
 
-    picture = encode_image(broken, output_format, 90, {})
+    checked = encode_image(broken, output_format, 90, {})
 
-    assert (picture.data, picture.mime_type, picture.width) == (broken, "image/png", 64)
-    assert picture.warning == f"is a PNG: encoding it as {output_format} failed (OSError)"
+    assert (checked.data, checked.mime_type, checked.width) == (broken, "image/png", 64)
+    assert checked.warning == f"is a PNG: encoding it as {output_format} failed (OSError)"
 
 
 @QUIET

@@ -1,4 +1,4 @@
-"""Shims as processes of their own, over an endpoint whose worker is scripted."""
+"""Fixtures: shims as processes, with an endpoint whose worker is scripted."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def released() -> threading.Event:
 def platform(released: threading.Event) -> Iterator[RunPodPlatform]:
     """An endpoint that holds its jobs until `released` is set."""
 
-    def answer(job: Body) -> Body:
+    def response(job: Body) -> Body:
         assert released.wait(60)
         return image_result(job)
 
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, answer, threads=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, response, threads=4):
         yield platform
         released.set()
 
@@ -41,7 +41,7 @@ def shim(platform: RunPodPlatform, tmp_path: Path) -> Iterator[ShimProcess]:
 
 @pytest.fixture(scope="module")
 def shared_shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShimProcess]:
-    """A shim for a whole module, over an endpoint that answers at once. It trusts a proxy on this machine."""
+    """A shim for a whole module, with an endpoint that responds at once. It trusts a proxy on this machine."""
     folder = tmp_path_factory.mktemp("shim")
     with (
         RunPodPlatform(long_poll_s=0.5) as platform,

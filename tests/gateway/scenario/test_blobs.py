@@ -18,7 +18,7 @@ from comfy_core.errors import ConfigError
 from tests.fakes.s3 import S3Server
 
 pytestmark = pytest.mark.slow
-PICTURE = bytes(range(256)) * 9
+IMAGE = bytes(range(256)) * 9
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -33,10 +33,10 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
 
 def test_a_blob_is_stored_under_its_hash(blobs: Blobs) -> None:
     """The same bytes are stored once, are returned unchanged, and can be deleted."""
-    name = blobs.put(PICTURE, "image/png")
+    name = blobs.put(IMAGE, "image/png")
 
-    assert name == hashlib.sha256(PICTURE).hexdigest() == blobs.put(PICTURE, "image/png")
-    assert blobs.get(name) == PICTURE
+    assert name == hashlib.sha256(IMAGE).hexdigest() == blobs.put(IMAGE, "image/png")
+    assert blobs.get(name) == IMAGE
     blobs.delete(name)
     blobs.delete(name)
     with pytest.raises(FileNotFoundError):

@@ -117,9 +117,9 @@ def test_a_hostile_body_is_rejected_at_once(body: bytes, status: int) -> None:
 
 def test_the_limits_accept_ordinary_calls() -> None:
     """A prompt of 4,096 escaped characters with an image just below the cut-out size, and 200 ids."""
-    prompt, picture = "é" * 4096, "A" * (LONG_TEXT_BYTES - 4)
+    prompt, image = "é" * 4096, "A" * (LONG_TEXT_BYTES - 4)
 
-    assert read_json(json.dumps({"prompt": prompt, "image": picture}).encode()) == {"prompt": prompt, "image": picture}
+    assert read_json(json.dumps({"prompt": prompt, "image": image}).encode()) == {"prompt": prompt, "image": image}
     assert read_json(json.dumps({"assetIds": ["asset_" + "x" * 24] * 200}).encode())
     assert MAX_VALUES > 3 * 200
     assert len(noise(64, 64)) < LONG_TEXT_BYTES

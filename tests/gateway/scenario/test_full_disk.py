@@ -74,11 +74,11 @@ def test_running_jobs_survive_a_full_disk(
     assert until(lambda: platform.submissions == 4)
     upload = call(shim, "/uploads", {"fileName": "a.png", "parts": 1}).json()["upload"]
     filler = fill(disk)
-    picture = base64.b64encode(noise(500, 500)).decode()
+    image = base64.b64encode(noise(500, 500)).decode()
     refused = [
         generate(shim, 9),
-        call(shim, "/generate/img2img", {**SMALL, "modelId": "flux.1-dev", "image": picture}),
-        call(shim, "/assets", {"name": "a.png", "image": picture}),
+        call(shim, "/generate/img2img", {**SMALL, "modelId": "flux.1-dev", "image": image}),
+        call(shim, "/assets", {"name": "a.png", "image": image}),
         call(shim, "/uploads", {"fileName": "b.png"}),
         requests.put(upload["parts"][0]["url"], data=noise(500, 500), timeout=30),
     ]

@@ -216,8 +216,8 @@ def test_every_body_is_a_request_or_rejected(
         is_callers = error.status in (400, 404) and bool(error.reason)
         assert is_callers, error  # noqa: PT017 - both ends are right
         return
-    picture = {"image": "https://a.example/x.png"} if call.picture is not None else {}
-    read_request({**call.input, **picture}, workflows)
+    source = {"image": "https://a.example/x.png"} if call.picture is not None else {}
+    read_request({**call.input, **source}, workflows)
     given_fields = body["parameters"] if name == INFERENCES else body
     notes = " ".join(call.notes)
     for field, value in given_fields.items():

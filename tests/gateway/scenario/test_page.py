@@ -87,11 +87,11 @@ def test_the_page_without_jobs(page: Page) -> None:
 def test_a_prompt_becomes_an_image(page: Page) -> None:
     """The job appears, ends, and shows its image with prompt and seed; the image file is loaded."""
     generate(page, "a pixel art knight")
-    picture = page.get_by_role("img", name="a pixel art knight")
+    image = page.get_by_role("img", name="a pixel art knight")
 
-    expect(picture).to_be_visible(timeout=WAIT_MS)
+    expect(image).to_be_visible(timeout=WAIT_MS)
     expect(page.locator("figcaption")).to_contain_text("seed 42")
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
 
 
 def test_a_failed_job_shows_its_error(page: Page) -> None:

@@ -186,12 +186,12 @@ def test_a_cancellation_is_repeated_until_it_succeeds(shim: ShimProcess, platfor
 
 def test_an_input_image_is_deleted_after_its_job(shim: ShimProcess, released: threading.Event, tmp_path: Path) -> None:
     """Generated images, and the same image as an uploaded asset, are kept."""
-    picture = f"data:image/png;base64,{base64.b64encode(png(64, 9)).decode()}"
+    data_uri = f"data:image/png;base64,{base64.b64encode(png(64, 9)).decode()}"
     upload = requests.post(
-        f"{shim.base_url}/assets", json={"name": "a.png", "image": picture}, auth=AUTH, timeout=30
+        f"{shim.base_url}/assets", json={"name": "a.png", "image": data_uri}, auth=AUTH, timeout=30
     ).json()["asset"]
     other = f"data:image/png;base64,{base64.b64encode(png(64, 10)).decode()}"
-    jobs = [generate(shim, image=source)["job"]["jobId"] for source in (picture, other)]
+    jobs = [generate(shim, image=source)["job"]["jobId"] for source in (data_uri, other)]
     kept = len(stored_images(tmp_path))
     released.set()
     made = [await_end(shim, job_id)["metadata"]["assetIds"] for job_id in jobs]

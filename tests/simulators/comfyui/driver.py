@@ -146,21 +146,21 @@ class Driver:
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         """Return the history entry of a prompt when it exists."""
-        answers: list[dict[str, Any]] = []
+        responses: list[dict[str, Any]] = []
 
         def has_entry() -> bool:
-            answers.append(self.get(f"/history/{prompt_id}").json())
-            return bool(answers[-1])
+            responses.append(self.get(f"/history/{prompt_id}").json())
+            return bool(responses[-1])
 
         wait_until(has_entry)
-        entry: dict[str, Any] = answers[-1][prompt_id]
+        entry: dict[str, Any] = responses[-1][prompt_id]
         return entry
 
     def run(self, graph: Graph, **more: object) -> dict[str, Any]:
         """Run a graph; return its history entry."""
-        answer = self.queue(graph, **more)
-        assert answer.status_code == 200, answer.text
-        return self.history(answer.json()["prompt_id"])
+        response = self.queue(graph, **more)
+        assert response.status_code == 200, response.text
+        return self.history(response.json()["prompt_id"])
 
     def saved_files(self, graph: Graph, node_id: str = "out") -> list[bytes]:
         """Run a graph; return the files that one of its nodes saved."""

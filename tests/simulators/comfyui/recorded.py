@@ -33,8 +33,8 @@ def frames(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def entry_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the last history entry of a recording."""
-    answers = [entry["body"] for entry in entries if "history" in str(entry.get("http") or entry.get("request"))]
-    entry: dict[str, Any] = next(iter(answers[-1].values()))
+    responses = [entry["body"] for entry in entries if "history" in str(entry.get("http") or entry.get("request"))]
+    entry: dict[str, Any] = next(iter(responses[-1].values()))
     return entry
 
 

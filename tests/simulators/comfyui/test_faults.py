@@ -39,7 +39,7 @@ def is_refused(url: str) -> bool:
 def test_the_table_lists_every_fault() -> None:
     """The rows of the docstring and the methods are the same, arguments included."""
     rows = re.findall(r"^\| (\w+)\((.*?)\) \|", faults.__doc__ or "", re.MULTILINE)
-    declared = {name: [str(parameter).split(":")[0] for parameter in faults.arguments(name)] for name in faults.VERBS}
+    declared = {name: [str(parameter).split(":")[0] for parameter in faults.arguments(name)] for name in faults.FAULTS}
 
     assert {name: [part.split("=")[0].strip() for part in row.split(",") if part] for name, row in rows} == declared
 

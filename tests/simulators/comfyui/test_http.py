@@ -25,9 +25,9 @@ FACTS_OF_THE_MACHINE = "/system_stats"
 def test_an_upload_gets_the_recorded_response(driver: Driver, entry: dict[str, Any]) -> None:
     """Names outside the folder get 400, a slash in a name gets 500, others are stored."""
     request = entry["request"]
-    answer = driver.upload(request["upload filename"], RECORDED_PNG, subfolder=request["subfolder"])
+    response = driver.upload(request["upload filename"], RECORDED_PNG, subfolder=request["subfolder"])
 
-    assert (answer.status_code, answer.text) == (entry["status"], entry["body"])
+    assert (response.status_code, response.text) == (entry["status"], entry["body"])
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_a_request_gets_the_recorded_response(driver: Driver, entry: dict[str, A
     """Status, content type and body of every route are equal."""
     driver.upload("ok.png", RECORDED_PNG)
     request = entry["request"]
-    answer = driver.session.request(
+    response = driver.session.request(
         request["method"], driver.url + request["path"], params=request.get("params"), json=request.get("json")
     )
-    kind = answer.headers.get("Content-Type")
-    body: Any = answer.json() if kind and "json" in kind else f"<{len(answer.content)} bytes>"
+    kind = response.headers.get("Content-Type")
+    body: Any = response.json() if kind and "json" in kind else f"<{len(response.content)} bytes>"
 
-    assert (answer.status_code, kind) == (entry["status"], entry["content_type"])
+    assert (response.status_code, kind) == (entry["status"], entry["content_type"])
     if request["path"] == FACTS_OF_THE_MACHINE:
         assert _shape(body) == _shape(entry["body"])
         assert body["system"]["comfyui_version"] == entry["body"]["system"]["comfyui_version"]
@@ -102,9 +102,9 @@ def test_an_upload_without_a_file_is_rejected(driver: Driver) -> None:
 def test_a_prompt_that_is_not_json_is_a_500(driver: Driver) -> None:
     """The body is aiohttp's."""
     expected = next(entry for entry in EXCHANGES if entry["request"] == "POST /prompt not json")
-    answer = driver.session.post(f"{driver.url}/prompt", data="{", timeout=5)
+    response = driver.session.post(f"{driver.url}/prompt", data="{", timeout=5)
 
-    assert (answer.status_code, answer.text) == (expected["status"], expected["body"])
+    assert (response.status_code, response.text) == (expected["status"], expected["body"])
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_view_forces_pages_to_be_downloaded(sim: Simulator, driver: Driver) -> N
     """HTML in the output folder is served as bytes, and so are files of unknown type."""
     for name in ("page.html", "x.unknownkind"):
         (sim.output_dir / name).write_text("<p>")
-        answer = driver.get("/view", filename=name)
-        assert answer.headers["Content-Type"] == "application/octet-stream"
-        assert answer.headers["Content-Disposition"] == f'filename="{name}"'
+        response = driver.get("/view", filename=name)
+        assert response.headers["Content-Type"] == "application/octet-stream"
+        assert response.headers["Content-Disposition"] == f'filename="{name}"'
 
 
 def test_view_reads_an_annotated_name(sim: Simulator, driver: Driver) -> None:
@@ -255,27 +255,27 @@ BAD_GRAPHS: dict[str, tuple[Graph, str]] = {
 def test_an_invalid_graph_gets_its_error_type(driver: Driver, name: str) -> None:
     """Every kind of fault has its own type, as observed on a running ComfyUI."""
     graph, kind = BAD_GRAPHS[name]
-    answer = driver.queue(graph)
+    response = driver.queue(graph)
 
-    assert answer.status_code == 400
-    assert {error["type"] for found in answer.json()["node_errors"].values() for error in found["errors"]} == {kind}
+    assert response.status_code == 400
+    assert {error["type"] for found in response.json()["node_errors"].values() for error in found["errors"]} == {kind}
 
 
 def test_a_cycle_is_rejected_without_a_node(driver: Driver) -> None:
     """The error names no node, like that of the real ComfyUI."""
-    answer = driver.queue(changed(TXT2IMG, neg={"conditioning": ["guid", 0]}, guid={"conditioning": ["neg", 0]}))
+    response = driver.queue(changed(TXT2IMG, neg={"conditioning": ["guid", 0]}, guid={"conditioning": ["neg", 0]}))
 
-    assert (answer.status_code, answer.json()["node_errors"]) == (400, {})
+    assert (response.status_code, response.json()["node_errors"]) == (400, {})
 
 
 def test_one_valid_output_is_enough(driver: Driver) -> None:
     """200 with node_errors: the valid output runs, the other is dropped."""
     graph = {**TXT2IMG, "bad": node("PreviewImage", images=["img", 0]), "img": node("LoadImage", image="nope.png")}
-    answer = driver.queue(graph)
+    response = driver.queue(graph)
 
-    assert answer.status_code == 200
-    assert list(answer.json()["node_errors"]) == ["img"]
-    assert list(driver.history(answer.json()["prompt_id"])["outputs"]) == ["out"]
+    assert response.status_code == 200
+    assert list(response.json()["node_errors"]) == ["img"]
+    assert list(driver.history(response.json()["prompt_id"])["outputs"]) == ["out"]
 
 
 def test_values_are_converted_in_place(driver: Driver) -> None:

@@ -101,12 +101,12 @@ def test_a_file_that_changed_is_loaded_again(driver: Driver) -> None:
         "img": node("LoadImage", image="x.png"),
         "out": node("SaveImage", images=["img", 0], filename_prefix="rec"),
     }
-    pictures = []
+    names = []
     for color in ("red", "red", "blue"):
         driver.upload("x.png", png(Image.new("RGB", (8, 8), color)), overwrite="true")
-        pictures.append(driver.run(graph)["outputs"]["out"]["images"][0]["filename"])
+        names.append(driver.run(graph)["outputs"]["out"]["images"][0]["filename"])
 
-    assert pictures == ["rec_00001_.png", "rec_00001_.png", "rec_00002_.png"]
+    assert names == ["rec_00001_.png", "rec_00001_.png", "rec_00002_.png"]
 
 
 def test_a_saved_image_contains_its_graph(driver: Driver) -> None:
@@ -200,7 +200,7 @@ def test_two_sockets_with_one_client_id(sim: Simulator, driver: Driver) -> None:
 
 
 def test_the_custom_sampler_draws_the_same(driver: Driver) -> None:
-    """KSampler and SamplerCustomAdvanced with the same settings make the same picture."""
+    """KSampler and SamplerCustomAdvanced with the same settings generate the same image."""
     assert driver.saved_files(CUSTOM)[0] != b""
     assert difference(saved_image(driver, CUSTOM), saved_image(driver, TXT2IMG)) == 0
 

@@ -41,14 +41,14 @@ def replayed(driver: Driver, entries: list[dict[str, Any]], interrupt_at: int | 
     """Post the graph of a recording; return response, frames and history entry in the recordings' format."""
     with driver.listening() as listener:
         heard = [listener.frame()]
-        answer = driver.queue(graph_of(entries))
+        response = driver.queue(graph_of(entries))
         while len(heard) < len(frames(entries)):
             if len(heard) == interrupt_at:
                 driver.post("/interrupt")
             heard.append(listener.frame())
-        prompt_id = answer.json()["prompt_id"]
+        prompt_id = response.json()["prompt_id"]
         return [
-            {"http": "POST /prompt", "status": answer.status_code, "body": answer.json()},
+            {"http": "POST /prompt", "status": response.status_code, "body": response.json()},
             *heard,
             {"http": "GET /history/{id}", "status": 200, "body": {prompt_id: driver.history(prompt_id)}},
         ]
@@ -84,29 +84,29 @@ def test_previews_match_their_recording() -> None:
 @pytest.mark.parametrize("name", list(REFUSED))
 def test_a_refusal_matches_its_recording(driver: Driver, name: str) -> None:
     """Status and body of a rejected prompt are equal."""
-    answer = driver.queue(REFUSED[name])
+    response = driver.queue(REFUSED[name])
 
-    assert normal([{"http": "POST /prompt", "status": answer.status_code, "body": answer.json()}]) == normal(
+    assert normal([{"http": "POST /prompt", "status": response.status_code, "body": response.json()}]) == normal(
         recording(name)
     )
 
 
 def test_an_upload_matches_its_recording(driver: Driver) -> None:
     """The response to an upload into a subfolder has name, subfolder and type."""
-    answer = driver.upload("in.png", image(), subfolder="jobs/abc", type="input")
+    response = driver.upload("in.png", image(), subfolder="jobs/abc", type="input")
 
-    assert {"status": answer.status_code, "body": answer.json()} == recording("upload_image")
+    assert {"status": response.status_code, "body": response.json()} == recording("upload_image")
 
 
 def exchanged(driver: Driver, request: dict[str, Any]) -> dict[str, Any]:
     """Send a recorded request; return the exchange in the recordings' format."""
     method, path = request["method"], request["path"]
     options = {key: request[key] for key in ("params", "json") if key in request}
-    answer = driver.session.request(method, driver.url + path, timeout=10, **options)
-    is_json = "json" in answer.headers.get("Content-Type", "")
-    body = answer.json() if is_json else f"<{len(answer.content)} bytes>"
-    kind = answer.headers.get("Content-Type")
-    return {"request": request, "status": answer.status_code, "type": kind, "body": body}
+    response = driver.session.request(method, driver.url + path, timeout=10, **options)
+    is_json = "json" in response.headers.get("Content-Type", "")
+    body = response.json() if is_json else f"<{len(response.content)} bytes>"
+    kind = response.headers.get("Content-Type")
+    return {"request": request, "status": response.status_code, "type": kind, "body": body}
 
 
 def expected_exchanges(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -445,7 +445,7 @@ def test_run_and_status(platform: RunPodPlatform, client: Caller, worker: Caller
 
 
 def test_execution_timeout(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:
-    """A job over its execution timeout is TIMED_OUT without an error text, and its worker is told to stop it."""
+    """A job over its execution timeout is TIMED_OUT without an error text, and its worker gets a stop signal."""
     job_id = client.run("x", policy={"executionTimeout": 50})
     worker.take()
     platform.wait_for(job_id)

@@ -49,11 +49,11 @@ def call(account: RunPodAccount, method: str, path: str, body: object = None) ->
 )
 def test_an_invalid_body_is_a_422_with_its_field(account: RunPodAccount, path: str, body: object, field: str) -> None:
     """The response is a problem of RFC 9457 with a list of errors; nothing is created."""
-    answer = call(account, "POST", path, body)
+    response = call(account, "POST", path, body)
 
-    assert answer.status_code == 422
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert field in str(answer.json()["errors"])
+    assert response.status_code == 422
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert field in str(response.json()["errors"])
     assert not account.templates
     assert not account.endpoints
 
@@ -112,10 +112,10 @@ def test_graphql_replaces_an_endpoint(account: RunPodAccount) -> None:
     given = {"id": endpoint_id, "name": "e", "gpuIds": "ADA_24", "modelReferences": ["m"]}
     query = "mutation { saveEndpoint }"
     for more in ({"nonsense": 1}, {}):
-        answer = requests.post(
+        response = requests.post(
             url, json={"query": query, "variables": {"input": given | more}}, headers=headers, timeout=10
         ).json()
-        assert ("errors" in answer) == bool(more)
+        assert ("errors" in response) == bool(more)
 
     assert account.endpoints[endpoint_id]["workers"]["max"] == 3
     assert account.endpoints[endpoint_id]["timeout"] == 0

@@ -183,11 +183,13 @@ def test_a_server_without_ranges_restarts_the_download(models: ModelSetup, tmp_p
     ],
     ids=["416", "206 from elsewhere", "206 without a range"],
 )
-def test_a_response_with_another_range_is_discarded(models: ModelSetup, tmp_path: Path, answer: ModelResponse) -> None:
+def test_a_response_with_another_range_is_discarded(
+    models: ModelSetup, tmp_path: Path, response: ModelResponse
+) -> None:
     """A response that does not continue at the part's end is discarded, and the download starts over."""
     served = models.put()
     write_part(tmp_path, served, served.content[:CUT])
-    models.server.respond(served.path, answer)
+    models.server.respond(served.path, response)
 
     fetch_models([served.model], tmp_path, models.hub, retry_policy=QUICK)
 

@@ -15,7 +15,7 @@ from worker.models.listing import ModelFile, default_list, filter_models, read_m
 pytestmark = pytest.mark.slow
 SHA = "0123456789abcdef" * 4
 URL = "https://huggingface.co/org/repo/resolve/abc/ae.safetensors"
-GOOD = f"{SHA} 12 vae/ae.safetensors {URL} MIT"
+VALID = f"{SHA} 12 vae/ae.safetensors {URL} MIT"
 
 
 def written(folder: Path, *lines: str) -> Path:
@@ -48,7 +48,7 @@ def test_the_shipped_list_is_pinned() -> None:
 
 def test_a_line_is_a_model(tmp_path: Path) -> None:
     """Comments and empty lines are ignored, and the licence is optional."""
-    file = written(tmp_path, "# a comment", "", f"  {GOOD}", f"{SHA} 1 loras/a_B-1.0.safetensors {URL}")
+    file = written(tmp_path, "# a comment", "", f"  {VALID}", f"{SHA} 1 loras/a_B-1.0.safetensors {URL}")
 
     assert read_models(file) == (
         ModelFile(SHA, 12, "vae/ae.safetensors", URL, "MIT"),
@@ -60,26 +60,26 @@ def test_a_line_is_a_model(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("vae/ae.safetensors", "4 or 5 fields, and has 1"),
-        (f"{GOOD} and more", "4 or 5 fields, and has 7"),
-        (GOOD.replace(SHA, SHA[1:]), "sha256 must be 64"),
-        (GOOD.replace(SHA, SHA.upper()), "sha256 must be 64"),
-        (GOOD.replace(" 12 ", " 12k "), "bytes must be a whole number, not '12k'"),
-        (GOOD.replace(" 12 ", " 0 "), "bytes must be 1 or more"),
-        (GOOD.replace("vae/", "../"), "path must be inside ComfyUI's models folder"),
-        (GOOD.replace("vae/", "vae/../../"), "path must be inside"),
-        (GOOD.replace("vae/", "/etc/"), "path must be inside"),
-        (GOOD.replace("vae/", "C:/"), "path must be inside"),
-        (GOOD.replace("vae/", "vae\\"), "path must be inside"),
-        (GOOD.replace("vae/", "vae//"), "path must be inside"),
-        (GOOD.replace("vae/ae.safetensors", "vae/"), "path must be inside"),
-        (GOOD.replace("vae/ae.safetensors", "vae/ae.part"), "path must be inside"),
-        (GOOD.replace("vae/ae.safetensors", "vae/ae.verified"), "path must be inside"),
-        (GOOD.replace("https://", "ftp://"), "url must begin with https://"),
-        (GOOD.replace("https://", "http://"), "url must begin with https://"),
-        (GOOD.replace("https://", "https://user:secret@"), "no password"),
-        (GOOD.replace("huggingface.co", "huggingface.co:port"), "url must begin with https://"),
-        (GOOD.replace("https://huggingface.co", "https://"), "url must begin with https://"),
-        (GOOD.replace("org", "\u00f6rg"), "url must begin with https://"),
+        (f"{VALID} and more", "4 or 5 fields, and has 7"),
+        (VALID.replace(SHA, SHA[1:]), "sha256 must be 64"),
+        (VALID.replace(SHA, SHA.upper()), "sha256 must be 64"),
+        (VALID.replace(" 12 ", " 12k "), "bytes must be a whole number, not '12k'"),
+        (VALID.replace(" 12 ", " 0 "), "bytes must be 1 or more"),
+        (VALID.replace("vae/", "../"), "path must be inside ComfyUI's models folder"),
+        (VALID.replace("vae/", "vae/../../"), "path must be inside"),
+        (VALID.replace("vae/", "/etc/"), "path must be inside"),
+        (VALID.replace("vae/", "C:/"), "path must be inside"),
+        (VALID.replace("vae/", "vae\\"), "path must be inside"),
+        (VALID.replace("vae/", "vae//"), "path must be inside"),
+        (VALID.replace("vae/ae.safetensors", "vae/"), "path must be inside"),
+        (VALID.replace("vae/ae.safetensors", "vae/ae.part"), "path must be inside"),
+        (VALID.replace("vae/ae.safetensors", "vae/ae.verified"), "path must be inside"),
+        (VALID.replace("https://", "ftp://"), "url must begin with https://"),
+        (VALID.replace("https://", "http://"), "url must begin with https://"),
+        (VALID.replace("https://", "https://user:secret@"), "no password"),
+        (VALID.replace("huggingface.co", "huggingface.co:port"), "url must begin with https://"),
+        (VALID.replace("https://huggingface.co", "https://"), "url must begin with https://"),
+        (VALID.replace("org", "\u00f6rg"), "url must begin with https://"),
     ],
 )
 def test_an_invalid_line_is_reported(tmp_path: Path, line: str, message: str) -> None:
@@ -95,7 +95,7 @@ def test_an_invalid_line_is_reported(tmp_path: Path, line: str, message: str) ->
 
 def test_all_invalid_lines_are_reported(tmp_path: Path) -> None:
     """All faults are reported at once."""
-    file = written(tmp_path, "one", GOOD, "three")
+    file = written(tmp_path, "one", VALID, "three")
 
     with pytest.raises(ConfigError, match=r"line 1: .*; .* line 3: "):
         read_models(file)
@@ -103,7 +103,7 @@ def test_all_invalid_lines_are_reported(tmp_path: Path) -> None:
 
 def test_a_duplicate_path_is_an_error(tmp_path: Path) -> None:
     """A duplicate path is an error, even if only its case differs."""
-    file = written(tmp_path, GOOD, GOOD.replace("vae/ae", "VAE/ae"))
+    file = written(tmp_path, VALID, VALID.replace("vae/ae", "VAE/ae"))
 
     with pytest.raises(ConfigError, match=r"line 2: path 'VAE/ae.safetensors' is already in line 1"):
         read_models(file)
@@ -121,7 +121,9 @@ def test_a_missing_or_unreadable_list_is_reported(tmp_path: Path) -> None:
 
 def test_patterns_select_models(tmp_path: Path) -> None:
     """Patterns select by path; one that matches nothing is an error with the known paths."""
-    models = read_models(written(tmp_path, GOOD, GOOD.replace("vae/ae", "loras/x"), GOOD.replace("vae/ae", "loras/y")))
+    models = read_models(
+        written(tmp_path, VALID, VALID.replace("vae/ae", "loras/x"), VALID.replace("vae/ae", "loras/y"))
+    )
 
     assert [model.path for model in filter_models(models, ["loras/*"])] == [
         "loras/x.safetensors",
