@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 
@@ -23,3 +24,11 @@ def is_base_url(text: str) -> bool:
 def quoted_url(text: str) -> str:
     """Return a URL for an error message. A URL that may contain a password is not shown."""
     return repr(text) if not re.search("[@?#]", text) else "the given URL"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or an IP address is this machine's loopback address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

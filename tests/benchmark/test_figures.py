@@ -139,10 +139,10 @@ def test_the_cost_of_an_image() -> None:
     assert cost([succeeded_job(1, 0.0, 2.0, None)], 2.0, PRICE, 1) is None
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0.123, "0.12 s"), (12.34, "12.3 s"), (123.4, "123 s")])
-def test_seconds_have_three_digits(value: float | None, shown: str) -> None:
+@pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.123, "0.12 s"), (12.34, "12.3 s"), (123.4, "123 s")])
+def test_seconds_have_three_digits(value: float | None, text: str) -> None:
     """Also if there is no value."""
-    assert seconds(value) == shown
+    assert seconds(value) == text
 
 
 def test_a_table_is_aligned() -> None:

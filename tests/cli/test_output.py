@@ -73,7 +73,7 @@ def test_an_image_is_not_written_to_a_terminal(platform: RunPodPlatform, tmp_pat
     terminal = Terminal(["txt2img", "a knight", "-o", "-"], platform.client_env(), tmp_path, is_stdout_too=True)
 
     assert terminal.end()[0] == 2
-    assert "terminal" in terminal.shown
+    assert "terminal" in terminal.screen
     assert platform.submissions == 0
 
 
@@ -168,7 +168,7 @@ def test_a_signal_while_a_result_is_saved_names_the_job(tmp_path: Path) -> None:
         terminal.process.send_signal(signal.SIGTERM)
 
         assert terminal.end() == (143, "")
-        assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.shown
+        assert f"while saving the result of job {next(iter(platform.jobs))}" in terminal.screen
     os.close(reader)
 
 

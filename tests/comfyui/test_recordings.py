@@ -220,8 +220,10 @@ def test_after_a_reconnect_the_end_is_not_reported() -> None:
 
 def test_an_interrupted_prompt_has_a_history_and_a_deleted_one_has_none() -> None:
     """The history has the interrupted prompt as interrupted and the third as succeeded, but not the deleted one."""
-    asked = [entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))]
-    outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in asked]
+    history_entries = [
+        entry for entry in recording("queue_delete_interrupt") if "/history/" in str(entry.get("request"))
+    ]
+    outcomes = [(entry["request"]["path"].rpartition("/")[2], entry["body"]) for entry in history_entries]
     read = [read_history(body, prompt_id) for prompt_id, body in outcomes]
 
     assert read == [

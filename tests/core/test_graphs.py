@@ -162,7 +162,7 @@ def test_broken_nodes_that_no_output_needs_are_removed(nodes: Graph, removed: se
     assert not report.listed()
     assert before - set(graph) == removed
     assert len(found) == len(warnings)
-    assert all(told.startswith(start) for told, start in zip(found, warnings, strict=True))
+    assert all(warning.startswith(start) for warning, start in zip(found, warnings, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,10 @@ def test_emptying_a_file_is_tried_three_times(simulator: Simulator, server: Comf
         with pytest.raises(RequestError, match="500 for POST /upload/image"):
             server.cleanup.remove_files(files)
 
-    asked = len(simulator.requests)
+    requests_before = len(simulator.requests)
     server.cleanup.remove_files()
 
-    assert len(simulator.requests) == asked
+    assert len(simulator.requests) == requests_before
     assert (simulator.input_dir / "run-1" / "c.png").is_file()
 
 

@@ -120,7 +120,7 @@ def test_no_repository_or_cache_is_left(saved: Saved, image: str) -> None:
 
 def test_the_token_is_not_in_the_image(engine: docker.DockerClient, saved: Saved, images: BuiltImages) -> None:
     """The token that gave access to the models is in no layer, history, configuration or log."""
-    assert {asked.token for asked in images.server.received} == {TOKEN}
+    assert {request.token for request in images.server.received} == {TOKEN}
 
     with saved(BAKED).open("rb") as archive, mmap.mmap(archive.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         assert whole.find(TOKEN.encode()) == -1

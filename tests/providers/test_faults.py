@@ -174,11 +174,11 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
             with pytest.raises(JobError, match="SHA-256") as changed:
                 job.wait()
             ObjectStore(bucket).delete(key)
-            with pytest.raises(JobError, match="no longer in its bucket") as gone:
+            with pytest.raises(JobError, match="no longer in its bucket") as deleted:
                 job.wait()
             assert stage.platform.submissions == 3
 
-    for info in (changed, gone):
+    for info in (changed, deleted):
         assert info.value.code is ErrorCode.RESULT_LOST
         assert "Signature" not in str(info.value)
 
@@ -186,8 +186,8 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
 def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
     """It is a RequestError, the job is not lost, and a later call returns the image."""
     data = png()
-    with Gate("http://127.0.0.1:1") as nobody:
-        stored = entry(data) | {"type": "s3_url", "data": f"{nobody.url}/x.png?X-Amz-Signature=abc"}
+    with Gate("http://127.0.0.1:1") as closed_port:
+        stored = entry(data) | {"type": "s3_url", "data": f"{closed_port.url}/x.png?X-Amz-Signature=abc"}
         with ScriptedWorker(platform, lambda _: {"output": {"images": [stored]}}):
             job = client.submit(prompt="a knight")
             with pytest.raises(RequestError, match="bucket") as info:

@@ -130,10 +130,10 @@ def test_row_12_async_calls_fail_like_others(platform: RunPodPlatform) -> None:
 def test_row_13_nothing_is_global(platform: RunPodPlatform) -> None:
     """Two clients of one process have their own key and URL; the environment is an argument, read when called."""
     with RunPodPlatform(api_key="rpa_other", endpoint_id="other", long_poll_s=0.5) as other:
-        with client_from_env(platform.client_env()) as here, client_from_env(other.client_env()) as there:
-            here.submit(prompt="x")
-            there.submit(prompt="x")
-            there.submit(prompt="x")
+        with client_from_env(platform.client_env()) as first, client_from_env(other.client_env()) as second:
+            first.submit(prompt="x")
+            second.submit(prompt="x")
+            second.submit(prompt="x")
         assert (platform.submissions, other.submissions) == (1, 2)
 
 
@@ -199,7 +199,7 @@ def test_a_lost_poll_is_reported_and_tolerated(platform: RunPodPlatform, client:
     job = client.submit(prompt="x")
     platform.faults.respond("status", 503, times=2, headers={"Retry-After": "0"})
     with ScriptedWorker(platform, image_result):
-        told = list(job.events())
+        received = list(job.events())
 
-    assert [type(each) for each in told[:3]] == [Queued, ProviderUnavailable, ProviderUnavailable]
-    assert any(isinstance(each, Running) for each in told)
+    assert [type(each) for each in received[:3]] == [Queued, ProviderUnavailable, ProviderUnavailable]
+    assert any(isinstance(each, Running) for each in received)

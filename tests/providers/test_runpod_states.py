@@ -156,9 +156,9 @@ def test_a_wrong_endpoint_is_reported(platform: RunPodPlatform) -> None:
     """The error names the id and where to find the right one, for every call."""
     environment = {**platform.client_env(), "RUNPOD_ENDPOINT_ID": "nowhere"}
     with client_from_env(environment) as client:
-        for ask in (client.health, lambda: job_of(client), lambda: client.job("x").status()):
+        for call in (client.health, lambda: job_of(client), lambda: client.job("x").status()):
             with pytest.raises(RequestError, match="nowhere") as info:
-                ask()
+                call()
             assert info.value.code is ErrorCode.ENDPOINT_NOT_FOUND
 
 

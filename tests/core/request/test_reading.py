@@ -63,7 +63,7 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
 
 
 @pytest.mark.parametrize(
-    ("own", "asked", "size"),
+    ("own", "requested", "size"),
     [
         ((640, 480), {}, (640, 480)),
         ((650, 471), {}, (656, 464)),
@@ -79,12 +79,12 @@ def faults_of(workflows: Mapping[str, Workflow], body: object) -> dict[str, str]
     ],
 )
 def test_image_to_image_keeps_the_image_s_proportions(
-    workflows: Mapping[str, Workflow], own: tuple[int, int], asked: JsonObject, size: tuple[int, int]
+    workflows: Mapping[str, Workflow], own: tuple[int, int], requested: JsonObject, size: tuple[int, int]
 ) -> None:
     """A missing side is computed from the image, as a multiple of 16 within the limits."""
     image = b64encode(image_file(*own)).decode("ascii")
 
-    result = rendered(workflows, {"prompt": "a", "image": image, **asked})
+    result = rendered(workflows, {"prompt": "a", "image": image, **requested})
 
     scale = result.graphs[0]["12"]["inputs"]
     assert (scale["width"], scale["height"]) == size
@@ -187,15 +187,15 @@ def test_an_invalid_image_is_reported_with_its_path(
 def test_a_url_is_fetched_before_rendering(workflows: Mapping[str, Workflow]) -> None:
     """An image URL is fetched once, with its path for errors, and is then treated like other images."""
     request = read_request({"prompt": "a", "image": "HTTPS://example.com/a.png"}, workflows)
-    asked: list[tuple[str, str]] = []
+    requested: list[tuple[str, str]] = []
 
     def fetch(wanted: Sequence[tuple[str, str]]) -> list[bytes]:
-        asked.extend(wanted)
+        requested.extend(wanted)
         return [PNG]
 
     fetched = request.with_fetched(fetch)
 
-    assert asked == [("HTTPS://example.com/a.png", "image")]
+    assert requested == [("HTTPS://example.com/a.png", "image")]
     assert fetched.files == {"image": ImageSource("image", PNG)}
     assert fetched.render(lambda: SEED).uploads[0].file.data == PNG
     with pytest.raises(TypeError, match="image was not fetched"):

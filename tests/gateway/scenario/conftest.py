@@ -23,11 +23,11 @@ def released() -> threading.Event:
 def platform(released: threading.Event) -> Iterator[RunPodPlatform]:
     """An endpoint that holds its jobs until `released` is set."""
 
-    def response(job: Body) -> Body:
+    def respond(job: Body) -> Body:
         assert released.wait(60)
         return image_result(job)
 
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, response, threads=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, respond, threads=4):
         yield platform
         released.set()
 

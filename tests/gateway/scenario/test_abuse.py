@@ -169,17 +169,17 @@ def test_a_slow_body_times_out(shim: ShimProcess) -> None:
 def test_guesses_are_limited_by_the_caller_s_address(shim: ShimProcess) -> None:
     """The address from a trusted proxy's header is counted and logged; valid keys are not delayed."""
 
-    def ask(key: str, address: str) -> requests.Response:
+    def call(key: str, address: str) -> requests.Response:
         headers = {"X-Forwarded-For": address}
         return requests.get(f"{shim.base_url}/jobs", auth=(KEY, key), headers=headers, timeout=10)
 
-    guesses = [ask(f"guess {number}", "192.0.2.7") for number in range(FAILURES_PER_MINUTE + 2)]
+    guesses = [call(f"guess {number}", "192.0.2.7") for number in range(FAILURES_PER_MINUTE + 2)]
 
     assert [guess.status_code for guess in guesses] == [401] * FAILURES_PER_MINUTE + [429] * 2
     assert int(guesses[-1].headers["retry-after"]) >= 1
     assert {"reason", "message", "trace_id", "remainingSeconds"} <= guesses[-1].json().keys()
-    assert ask(SECRET, "192.0.2.7").status_code == 200
-    assert ask("guess", "192.0.2.8").status_code == 401
+    assert call(SECRET, "192.0.2.7").status_code == 200
+    assert call("guess", "192.0.2.8").status_code == 401
     assert "wrong key from 192.0.2.7" in shim.log
     assert "192.0.2.7: GET '/v1/jobs': 429" in shim.log
 

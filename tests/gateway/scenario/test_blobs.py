@@ -111,11 +111,11 @@ def test_each_key_is_an_owner() -> None:
 )
 def test_an_invalid_variable_is_named(name: str, value: str) -> None:
     """The error names the variable; a secret's value is not shown."""
-    with pytest.raises(ConfigError, match=name) as wrong:
+    with pytest.raises(ConfigError, match=name) as info:
         ShimSettings.from_env({name: value})
 
     if next(variable.secret for variable in variables_of(ShimSettings, CostRules) if variable.name == name):
-        assert value not in str(wrong.value)
+        assert value not in str(info.value)
 
 
 @pytest.mark.parametrize(
