@@ -113,12 +113,14 @@ def test_a_chain_uses_the_earlier_image(platform: RunPodPlatform, file: Path) ->
         batch(platform, file)
         file.write_text(FILE.replace('"a knight"', '"an old knight"'))
         status, report = batch(platform, file, "--type=entity")
-    [gold, anew] = [job.input for job in platform.jobs.values() if isinstance(job.input, dict) and "image" in job.input]
+    [first, again] = [
+        job.input for job in platform.jobs.values() if isinstance(job.input, dict) and "image" in job.input
+    ]
 
     assert status == 0
     assert report["counts"] == {"made": 4}
-    assert gold["prompt"] == anew["prompt"] == "a golden knight"
-    assert "image" in gold
+    assert first["prompt"] == again["prompt"] == "a golden knight"
+    assert "image" in first
     assert platform.submissions == 10
 
 
@@ -190,7 +192,7 @@ def test_a_submit_whose_response_is_lost_is_not_repeated(platform: RunPodPlatfor
 def test_killed_five_times_each_asset_is_generated_once(platform: RunPodPlatform, file: Path) -> None:
     """SIGKILL at random moments: the next run continues, and only jobs that the owner allows are paid twice."""
     file.write_text(FILE.replace("variations = 3", "variations = 16"))
-    chance = random.Random(5)  # noqa: S311 - the same moments each time
+    chance = random.Random(5)  # noqa: S311 - reproducible, not secret
     held = threading.Semaphore(0)
 
     def respond(job: Body) -> Body:
@@ -202,7 +204,7 @@ def test_killed_five_times_each_asset_is_generated_once(platform: RunPodPlatform
             process = start_process(platform, file)
             wanted = len(platform.jobs) + chance.randint(0, 3)
             held.release(chance.randint(1, 3))
-            assert until(lambda: len(platform.jobs) >= wanted or process.poll() is not None, 60)  # noqa: B023 - asked at once
+            assert until(lambda: len(platform.jobs) >= wanted or process.poll() is not None, 60)  # noqa: B023 - called in the same iteration
             process.kill()
             process.wait()
         held.release(1000)

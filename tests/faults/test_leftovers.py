@@ -1,4 +1,7 @@
-"""Cleanup that failed while ComfyUI failed is repeated by the next run."""
+"""Cleanup that failed while ComfyUI failed is repeated by the next run.
+
+ComfyUI cannot delete an upload, so cleanup empties it: it uploads an empty file with the same name.
+"""
 
 from __future__ import annotations
 

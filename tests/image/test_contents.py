@@ -187,7 +187,7 @@ def test_the_worker_adds_at_most_100_mb(engine: docker.DockerClient, capsys: pyt
     with capsys.disabled():
         lines = [f"{image.attrs['Size'] / MIB:9.1f} MiB  {WORKER}, ComfyUI's own packages {own / MIB:.1f} of it"]
         lines += [f"{size / MIB:9.1f} MiB  {name}" for name, size in sizes.items() if size]
-        print("", *lines, sep="\n")  # noqa: T201 - to be seen in each run
+        print("", *lines, sep="\n")  # noqa: T201 - shown in the output of each run
 
     base = engine.images.get(BASE_IMAGE).attrs["Size"]
     runtime = next(size for name, size in sizes.items() if "apt-get install" in name)

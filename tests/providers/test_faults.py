@@ -236,7 +236,7 @@ def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: C
     with ScriptedWorker(platform, respond, threads=4):  # as many as are sent at once: any of them may come first
         outcomes = client.map(({"prompt": "x", "seed": seed} for seed in range(50)), 4)
         assert next(outcomes).unwrap().seed == 0
-        outcomes.close()  # type: ignore[attr-defined] # a generator, which the type does not promise
+        outcomes.close()  # type: ignore[attr-defined] # it is a generator
         release.set()
 
     sent = platform.submissions

@@ -102,7 +102,7 @@ def test_a_public_url_is_used_if_there_is_one(s3: S3Server) -> None:
 
 def test_a_wrong_key_is_reported(s3: S3Server) -> None:
     """A wrong secret ends in the server's own error."""
-    assert "SignatureDoesNotMatch" in rejected(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - of this test
+    assert "SignatureDoesNotMatch" in rejected(replace(s3.bucket(), secret_access_key="wrong-wrong"))  # noqa: S106 - not a real secret
     assert "InvalidAccessKeyId" in rejected(replace(s3.bucket(), access_key_id="another-key"))
 
 

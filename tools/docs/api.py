@@ -188,7 +188,10 @@ def errors() -> Iterator[str]:
     )
     yield errors_table(is_raised_by_client=False)
     yield "## Made by the client\n"
-    yield "Caused by the platform, the network or a setting. Every exception has the same report as `.report`.\n"
+    yield (
+        "Caused by the platform, the network or a setting. Every exception has the same report as `.report`, and its "
+        "word as `.report.retry`.\n"
+    )
     yield errors_table(is_raised_by_client=True)
 
 

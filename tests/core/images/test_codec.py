@@ -292,7 +292,7 @@ def test_a_truncated_file_is_rejected_or_decoded(file_format: str) -> None:
 
 def damaged(count: int) -> Iterator[bytes]:
     """Yield files of every format with some bytes changed; the changes are reproducible."""
-    chance = random.Random(20)  # noqa: S311 - damage, no secret
+    chance = random.Random(20)  # noqa: S311 - reproducible, not secret
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"x" * 40
@@ -665,7 +665,7 @@ def test_avif_becomes_png_with_its_transparency() -> None:
     for_graph = decoded(check_image(data, "image", flatten=False).data)
 
     assert (for_graph.format, for_graph.mode, for_graph.size) == ("PNG", "RGBA", (64, 32))
-    assert [for_graph.getpixel((x, 16))[3] for x in (8, 56)] == [255, 0]  # type: ignore[index] # RGBA
+    assert [for_graph.getpixel((x, 16))[3] for x in (8, 56)] == [255, 0]  # type: ignore[index] # a pixel of RGBA is a tuple
     assert flattened(data).getpixel((56, 16)) == pytest.approx((255, 255, 255), abs=3)
     assert identify(data) == EncodedImage(data, 64, 32, "image/avif")
     assert converted(data, "jpeg").mime_type == "image/jpeg"

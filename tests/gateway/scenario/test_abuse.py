@@ -48,7 +48,7 @@ class OtherCaller:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._ask)
 
-    def __enter__(self) -> OtherCaller:  # noqa: PYI034 - as the other fakes
+    def __enter__(self) -> OtherCaller:  # noqa: PYI034 - like the other fakes
         self._thread.start()
         return self
 

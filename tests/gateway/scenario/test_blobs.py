@@ -122,7 +122,7 @@ def test_an_invalid_variable_is_named(name: str, value: str) -> None:
     ("settings", "host", "is_open", "word"),
     [
         ({}, "127.0.0.1", False, "SCENARIO_SHIM_ACCOUNTS"),
-        ({}, "0.0.0.0", True, "loopback"),  # noqa: S104 - it is refused
+        ({}, "0.0.0.0", True, "loopback"),  # noqa: S104 - the test expects an error
         ({"SCENARIO_SHIM_TOKENS": "t"}, "127.0.0.1", True, "cannot be combined"),
     ],
 )

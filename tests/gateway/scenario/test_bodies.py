@@ -21,7 +21,7 @@ from comfy_client.gateway.scenario.bodies import (
 from comfy_client.gateway.scenario.errors import ShimError
 from simulators.runpod.scripted_worker import noise
 
-LARGE = random.Random(1).randbytes(3_000_000)  # noqa: S311 - the same bytes each time
+LARGE = random.Random(1).randbytes(3_000_000)  # noqa: S311 - reproducible, not secret
 TEXT = base64.b64encode(LARGE)
 
 

@@ -71,7 +71,7 @@ def sdk(request: pytest.FixtureRequest, setup: ShimSetup) -> Iterator[Scenario]:
         yield sdk
 
 
-def await_end(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - the SDK's
+def await_end(sdk: Scenario, job_id: str) -> Any:  # noqa: ANN401 - a type of the SDK
     """Return a job when it has ended."""
     seen: list[Any] = []
 
@@ -340,7 +340,7 @@ def test_curl_works(setup: ShimSetup, tmp_path: Path) -> None:
     programs("curl")
 
     def curl(*arguments: str) -> bytes:
-        return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], check=True, capture_output=True).stdout  # noqa: S607 - Debian's
+        return subprocess.run(["curl", "-sS", "--fail-with-body", *arguments], check=True, capture_output=True).stdout  # noqa: S607 - found on PATH
 
     body = json.dumps({**SMALL, "modelId": "flux.1-dev", "numSamples": 1})
     base, user = setup.shim.base_url, ["-u", f"{KEY}:{SECRET}"]

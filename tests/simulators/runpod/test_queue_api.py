@@ -94,7 +94,7 @@ class Caller:
         """POST to a route of the endpoint."""
         return self.call("POST", f"{self.platform.endpoint_url}/{path}", data=json.dumps(body))
 
-    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpResponse:  # noqa: ANN401 - of requests
+    def call(self, method: str, url: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> HttpResponse:  # noqa: ANN401 - arguments of requests
         """Send a request to any URL."""
         headers = {"Authorization": self.authorization, **(headers or {})}
         response = self.session.request(method, url, headers=headers, timeout=10, **arguments)
@@ -476,7 +476,7 @@ def test_health_counts(client: Caller, worker: Caller) -> None:
 def test_unknown_route_is_an_error(platform: RunPodPlatform) -> None:
     """A fault for a route that does not exist is a mistake of the test."""
     with pytest.raises(ValueError, match="'stat' is not a route"):
-        platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the mistake
+        platform.faults.respond("stat", 500)  # type: ignore[arg-type] # the tested mistake
 
 
 def test_round_trip(platform: RunPodPlatform, client: Caller, worker: Caller) -> None:

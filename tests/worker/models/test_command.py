@@ -30,7 +30,7 @@ from worker.models.__main__ import main
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 HALF = SIZE // 2
-TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
+TOKEN = "hf_secret"  # noqa: S105 - not a real secret
 
 
 class FakeTerminal(io.StringIO):

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 QUICK = DownloadRetryPolicy(first_s=0.001)
 CUT = SIZE * 3 // 10
 PIECE = 256 * 1024
-TOKEN = "hf_secret"  # noqa: S105 - it opens nothing
+TOKEN = "hf_secret"  # noqa: S105 - not a real secret
 
 
 class Pauses(threading.Event):
