@@ -184,7 +184,7 @@ def test_a_result_in_a_bucket_is_downloaded_and_verified() -> None:
 
 
 def test_an_unreachable_bucket_can_be_retried(platform: RunPodPlatform, client: Client) -> None:
-    """It is a RequestError, the job is not lost, and a later call returns the image."""
+    """It is a RequestError and not a lost result, without the signature; no second job is sent."""
     data = png()
     with Gate("http://127.0.0.1:1") as closed_port:
         stored = entry(data) | {"type": "s3_url", "data": f"{closed_port.url}/x.png?X-Amz-Signature=abc"}
@@ -233,7 +233,7 @@ def test_leaving_a_map_leaves_no_running_job(platform: RunPodPlatform, client: C
             release.wait(20)
         return image_result(job)
 
-    with ScriptedWorker(platform, respond, threads=4):  # as many as are sent at once: any of them may come first
+    with ScriptedWorker(platform, respond, threads=4):  # one thread for each job that is sent at once
         outcomes = client.map(({"prompt": "x", "seed": seed} for seed in range(50)), 4)
         assert next(outcomes).unwrap().seed == 0
         outcomes.close()  # type: ignore[attr-defined] # it is a generator

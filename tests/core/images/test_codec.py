@@ -81,7 +81,7 @@ def flattened(data: bytes) -> Image.Image:
 
 
 def refusal(data: bytes, *, flatten: bool = True) -> str:
-    """Return the error message for an image, after a check of its report."""
+    """Return the problem in the error for `data`, after a check of the rest of the report."""
     with pytest.raises(JobError) as info:
         check_image(data, "images[2].image", flatten=flatten)
     assert info.value.code is ErrorCode.INVALID_IMAGE

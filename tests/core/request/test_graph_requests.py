@@ -391,7 +391,7 @@ def test_any_file_is_uploaded_for_the_node_that_loads_it(
 
 
 def test_many_files_within_limits(workflows: Mapping[str, Workflow]) -> None:
-    """More than 16 files are accepted; their number, their total bytes and the number of URLs are limited."""
+    """More than 16 files are accepted; their number and the number of URLs are limited."""
     graph: Graph = {
         str(number): {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}} for number in range(300)
     }
