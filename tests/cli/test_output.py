@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.stage import ROOT
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, pictured, png
+from simulators.runpod.scripted_worker import Body, ScriptedWorker, entry, image_result, png
 from simulators.waiting import until
 from tests.cli.conftest import Shell
 from tests.cli.test_terminal import COMMAND, Terminal
@@ -189,7 +189,7 @@ def test_a_full_disk_loses_no_image(shell: Shell, tmp_path: Path, flags: list[st
 
         def respond(job: Body) -> Body:
             (disk / "filler").write_bytes(bytes(free_bytes(disk)))
-            return pictured(job)
+            return image_result(job)
 
         with ScriptedWorker(other, respond):
             ended = shell("txt2img", "x", "--seed", "7", "-o", str(disk / "x.png"), *flags, **other.client_env())

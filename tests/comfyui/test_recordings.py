@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from comfy_core.comfyui.events import (
-    Addressed,
+    AttributedEvent,
     Attribution,
     Cached,
     Executing,
@@ -62,7 +62,7 @@ def recording(name: str) -> list[dict[str, Any]]:
     return entries
 
 
-def events_of(name: str) -> list[Addressed]:
+def events_of(name: str) -> list[AttributedEvent]:
     """Return the events of a recording.
 
     A reconnect (a note) resets the node attribution, as our websocket client does.
@@ -74,7 +74,7 @@ def events_of(name: str) -> list[Addressed]:
         frame = frame_of(entry)
         event = parse_frame(frame) if frame is not None else None
         if event is not None:
-            events.append(attribution.address(event))
+            events.append(attribution.attribute(event))
     return events
 
 
@@ -213,7 +213,7 @@ def test_after_a_reconnect_the_end_is_not_reported() -> None:
 
     first = next(number for number, each in enumerate(events) if each.prompt_id is None)
     assert events[first].event == Executing(None, "ks")
-    assert events[first + 1] == Addressed(prompt_id, "ks", StepProgress(prompt_id, "ks", 3, 6))
+    assert events[first + 1] == AttributedEvent(prompt_id, "ks", StepProgress(prompt_id, "ks", 3, 6))
     assert not any(isinstance(each.event, Finished) for each in events)
     assert isinstance(outcome, Succeeded)
 

@@ -69,7 +69,7 @@ def test_emptying_a_file_is_tried_three_times(simulator: Simulator, server: Comf
     """A file that ComfyUI never overwrites is tried three times, and does not block other files."""
     refused = [OutputFile("", "", "a/b.png", "run-1", "input")]  # ComfyUI returns 500 for a slash in a name
     for files in ([*refused, OutputFile("", "", "c.png", "run-1", "input")], [], []):
-        with pytest.raises(RequestError, match="500 to POST /upload/image"):
+        with pytest.raises(RequestError, match="500 for POST /upload/image"):
             server.cleanup.remove_files(files)
 
     requests_before = len(simulator.requests)

@@ -146,7 +146,7 @@ class JobRunner:
                     ErrorReport.because(ErrorCode.INTERNAL, "The job failed because of a bug in the shim"),
                 )
         with suppress(OSError, ComfyClientError):
-            await self._delete_unused_picture(self._job(job_id))
+            await self._delete_unused_image(self._job(job_id))
 
     async def _advance(self, job_id: str) -> None:
         if self._job(job_id).phase is Phase.SENDING:
@@ -156,7 +156,7 @@ class JobRunner:
         if self._job(job_id).phase is Phase.SENT:
             await self._follow(job_id)
 
-    async def _delete_unused_picture(self, job: ShimJob) -> None:
+    async def _delete_unused_image(self, job: ShimJob) -> None:
         """Delete a finished job's start image, unless another job or asset uses it."""
         if job.phase is Phase.ENDED and job.picture and not _is_address(job.picture):
             await self._storage.delete_unused(job.picture)

@@ -22,7 +22,7 @@ from comfy_client.gateway.scenario.throttle import FAILURES_PER_MINUTE
 from comfy_client.gateway.scenario.uploads import MOST_PENDING, MOST_PENDING_BYTES
 from comfy_core.images.codec import MAX_BYTES
 from simulators.runpod.queue_api import RunPodPlatform
-from simulators.runpod.scripted_worker import ScriptedWorker, noise, pictured, png
+from simulators.runpod.scripted_worker import ScriptedWorker, image_result, noise, png
 from simulators.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -271,7 +271,7 @@ def test_parts_count_as_calls(tmp_path: Path) -> None:
 
 def test_forty_five_jobs_may_be_polled_every_three_seconds(tmp_path: Path) -> None:
     """The default limits allow a minute of such polls of one key (900), and its submits."""
-    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, pictured, threads=4):
+    with RunPodPlatform(long_poll_s=0.5) as platform, ScriptedWorker(platform, image_result, threads=4):
         limits = {"SCENARIO_SHIM_REQUESTS_PER_MINUTE": "600", "SCENARIO_SHIM_POLLS_PER_MINUTE": ""}
         with ShimProcess({**platform.client_env(), **limits}, tmp_path) as shim, requests.Session() as session:
             session.auth = AUTH
